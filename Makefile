@@ -1,0 +1,98 @@
+# The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
+.DEFAULT_GOAL := help
+.PHONY: help up stack down status logs keys backup restore test test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke test-ready lint image engine venv setup lock clean
+SHELL := /bin/bash
+ARGS ?=
+
+COMPOSE := docker compose
+CLI := $(COMPOSE) --progress quiet run --rm cli
+
+# testcontainers' reaper is an image of its own, which a machine without a registry cannot have; the tests clean up themselves.
+export TESTCONTAINERS_RYUK_DISABLED ?= true
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: image ## put in place what is missing, start both hosts, wait until they are healthy, and show them
+	@scripts/setup/up.sh
+
+stack: ## deploy both hosts to a Docker Swarm, from its manager (docs/swarm.md)
+	@scripts/setup/stack.sh
+
+down: ## stop both hosts; keys and state stay
+	@$(COMPOSE) --profile tools down --remove-orphans
+
+status: ## both agents, as they are now
+	@$(CLI) status
+
+logs: ## follow the logs of both hosts
+	@$(COMPOSE) logs --follow --tail 50
+
+keys: image ## make the keys that are missing and show every fingerprint
+	@$(COMPOSE) --progress quiet run --rm certs-init
+
+backup: ## write mainpc's whole state, secrets too, into a new file (FILE=mainpc.backup), while it runs
+	@scripts/setup/backup.sh "$$FILE" $(ARGS)
+
+restore: engine ## put such a file (FILE=...) in the place of mainpc's state, once mainpc is stopped (ARGS=--replace: over another)
+	@scripts/setup/restore.sh "$$FILE" $(ARGS)
+
+test: test-ready ## run the whole test suite (ARGS="-k name" for a part), also beside a running stack
+	@.venv/bin/python -m pytest $(ARGS)
+
+test-two-hosts: test-ready ## two engines in two network namespaces, joined by a cable; and both as a swarm (five minutes)
+	@TWINHOST_TWO_HOSTS=all .venv/bin/python -m pytest tests/two_hosts $(ARGS)
+
+test-faults: test-ready ## every fault, while clients keep ledgers (ten minutes; FAULT_SEED=... repeats a run's choices)
+	@TWINHOST_FAULTS=all .venv/bin/python -m pytest tests/faults $(ARGS)
+
+test-adversary: venv ## every attack, while clients work: their p99, and mainpc's memory (five minutes)
+	@.venv/bin/python -m pytest -s tests/adversary/full_siege.py $(ARGS)
+
+fuzz: INPUTS ?= 1000000
+fuzz: venv ## inputs that nobody sends, to decoders, key loader, and port (INPUTS=1000000; ARGS="--seed N" repeats a run)
+	@scripts/setup/fuzz.sh $(INPUTS) $(ARGS)
+
+soak: MINUTES ?= 30
+soak: venv ## both agents at half their rate (MINUTES=30), and whether anything grows: build/soak/soak.csv and .svg
+	@PYTHONPATH=services:. .venv/bin/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+
+audit: venv ## known vulnerabilities in the locks, and bandit on the code
+	@scripts/setup/audit.sh
+
+sbom: venv ## write a CycloneDX list of what the image ships (FILE=twinhost.cdx.json)
+	@scripts/setup/sbom.sh "$$FILE"
+
+repeatable: venv ## whether two installations of the image's lock are the same, file by file
+	@scripts/setup/repeatable.sh
+
+bench: image venv ## this project beside its peers (nine minutes; ARGS="--out FOLDER"): table, CSV, and plot (docs/benchmarks.md)
+	@scripts/setup/bench_tools.sh
+	@PYTHONPATH=services:. build/tools/bench/bin/python -m tests.benchmarks.speed $(ARGS)
+
+bench-smoke: image venv ## the same, as short as can be: fails where a row is not produced, whatever its figure
+	@scripts/setup/bench_tools.sh
+	@PYTHONPATH=services:. build/tools/bench/bin/python -m tests.benchmarks.speed --rounds 1 --seconds 0.2 --stack-idle 3 --every-row $(ARGS)
+
+test-ready: image venv
+	@scripts/setup/test_tools.sh
+
+lint: venv ## formatting, types, import rules, Dockerfile and Compose file
+	@scripts/setup/lint.sh
+
+image: engine ## build the image
+	@scripts/setup/image.sh
+
+engine:
+	@scripts/setup/engine.sh
+
+venv:
+	@scripts/setup/venv.sh
+
+setup: image venv ## put engine, base image, image and .venv in place, and start nothing
+
+lock: ## resolve the dependencies of pyproject.toml anew into the locks (needs uv)
+	@scripts/setup/lock.sh
+
+clean: ## stop both hosts and DELETE their keys and state (asks first, unless YES=1)
+	@scripts/setup/clean.sh $(YES)

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""A simplified client of SystemDigitalTwin: connect, ping, register an agent if asked to, print the replies as JSON.
+
+Exit status: 0 answered, 1 refused or unreachable (one sentence on stderr), 2 usage.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "services"))
+
+from network_config.model import Host, is_address
+from secure_zmq.certificates import certificates_folder, load_certificates
+from secure_zmq.client import Client
+from secure_zmq.errors import TwinhostError
+from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
+
+DEFAULT_PORT = 7120  # SystemDigitalTwin's in config/network_config.yaml
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the client and return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        with Client(_address(options)) as client:
+            _show(client.call("ping"))
+            if options.register:
+                _show(client.call("register_agent", agent_name=options.agent_name, status="HEALTHY"))
+    except TwinhostError as error:
+        print(f"secure_sdt_client: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--secure", action="store_true", help="use CURVE; without it the connection is in the open")
+    parser.add_argument("--host", type=_host, default="127.0.0.1", help="name or address (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="default: %(default)s")
+    parser.add_argument("--register", action="store_true", help="register an agent too")
+    parser.add_argument("--agent-name", default="secure_sdt_client", help="whom to register (default: %(default)s)")
+    parser.add_argument(
+        "--certificates", type=Path, default=certificates_folder(), help="own secret, server.key (default: %(default)s)"
+    )
+    return parser
+
+
+def _address(options: argparse.Namespace) -> ServerAddress:
+    endpoint = Host("SystemDigitalTwin", options.host).endpoint(options.port)
+    if not options.secure:
+        return UnencryptedAddress(endpoint)
+    keys = load_certificates(options.certificates)
+    return SecuredAddress(endpoint, keys.own_keys, keys.public_key())
+
+
+def _host(text: str) -> str:
+    if not is_address(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a host name or an IP address")
+    return text
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65_536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
+
+
+def _show(reply: dict[str, object]) -> None:
+    print(json.dumps(reply, indent=2).replace("\x7f", "\\u007f"), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

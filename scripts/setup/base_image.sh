@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Prints the name of the image to build on: the official one where it is here or can be pulled, else one made from Debian's
+# packages, of the same release, so that Python and libc are the same either way.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. scripts/setup/progress.sh
+
+readonly RELEASE=trixie
+readonly OFFICIAL=python:3.13-slim-$RELEASE # the Dockerfile's default
+readonly FALLBACK=twinhost-base:$RELEASE
+readonly PULL_TIMEOUT_S=300 # an unreachable registry fails by itself much sooner; this bounds one that stalls
+
+image_is_here() { docker image inspect "$1" >/dev/null 2>&1; }
+
+pull_official() {
+    local limit=()
+    command -v timeout >/dev/null && limit=(timeout "$PULL_TIMEOUT_S")
+    step "Pulling $OFFICIAL"
+    ${limit[@]+"${limit[@]}"} docker pull --quiet "$OFFICIAL" >/dev/null 2>&1
+}
+
+make_fallback() {
+    on_debian_13 || die "$OFFICIAL could not be pulled: give this machine a way to the registry, or set BASE_IMAGE to an image with Python 3.13 that is here."
+    if ! command -v mmdebstrap >/dev/null; then
+        is_root || die "$OFFICIAL could not be pulled, and the other way needs mmdebstrap: run this once as root (sudo make setup)."
+        step "Installing mmdebstrap"
+        install_packages mmdebstrap
+    fi
+    step "No registry in reach: making $FALLBACK from Debian's packages (about half a minute)"
+
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    # python3-venv is what the builder stage needs; manual pages, translations and documents are a third of the size.
+    mmdebstrap --quiet --variant=minbase --include=python3,python3-venv \
+        --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+        "$RELEASE" "$work/root.tar" 2>"$work/log" || {
+        tail -n 20 "$work/log" >&2
+        die "mmdebstrap could not make $FALLBACK: see the lines above; it needs a way to Debian's packages."
+    }
+    docker import --change 'CMD ["/bin/bash"]' "$work/root.tar" "$FALLBACK" >/dev/null
+}
+
+chosen=$(setting BASE_IMAGE)
+if [ -z "$chosen" ]; then
+    if image_is_here "$OFFICIAL"; then
+        chosen=$OFFICIAL
+    elif image_is_here "$FALLBACK"; then
+        chosen=$FALLBACK
+    elif pull_official; then
+        chosen=$OFFICIAL
+    else
+        make_fallback
+        chosen=$FALLBACK
+    fi
+fi
+printf '%s\n' "$chosen"

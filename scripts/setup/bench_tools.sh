@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Puts in place what `make bench` compares with: the packages of requirements-bench.lock in a venv of their own, a C compiler
+# with libzmq's headers, nats-server, and openssl. What can't be had here is named in the report as missing.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. scripts/setup/progress.sh
+
+scripts/setup/tool_venv.sh bench
+
+packages=()
+command -v gcc >/dev/null || packages+=(gcc libc6-dev)
+[ -e /usr/include/zmq.h ] || packages+=(libzmq3-dev)
+command -v openssl >/dev/null || packages+=(openssl)
+PATH=$PATH:/usr/sbin command -v nats-server >/dev/null || packages+=(nats-server)
+[ ${#packages[@]} -gt 0 ] || exit 0
+if ! on_debian_13 || ! is_root; then
+    step "Not here, and not to be installed by this user on this system: ${packages[*]}; the report names what is missing"
+    exit 0
+fi
+step "Installing ${packages[*]} (about a minute)"
+# nats-server's package starts a server of its own; the benchmark starts one when it needs it.
+had_policy=$([ -e /usr/sbin/policy-rc.d ] && printf yes || true)
+if [ -z "$had_policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod +x /usr/sbin/policy-rc.d
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+fi
+install_packages "${packages[@]}"

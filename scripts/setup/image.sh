@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Builds the project's image on whichever base this machine can have; a second or two when nothing has changed.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. scripts/setup/progress.sh
+
+# Where the distributions keep the certificates that this machine trusts. pip in the build needs them behind a proxy that
+# inspects TLS, and loses nothing by them elsewhere.
+readonly CA_BUNDLES=(/etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem)
+
+find_ca_bundle() {
+    local bundle
+    for bundle in "$(setting TWINHOST_CA_BUNDLE)" "${CA_BUNDLES[@]}" /dev/null; do
+        [ ! -r "$bundle" ] || break
+    done
+    printf '%s' "$bundle"
+}
+
+build() {
+    # A terminal gets the live display; a log gets the build's output only when it went wrong.
+    if [ -t 2 ]; then
+        docker compose build
+        return
+    fi
+    local log status=0
+    log=$(mktemp)
+    docker compose build >"$log" 2>&1 || status=$?
+    [ "$status" -eq 0 ] || tail -n 40 "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
+
+BASE_IMAGE=$(scripts/setup/base_image.sh)
+TWINHOST_CA_BUNDLE=$(find_ca_bundle)
+export BASE_IMAGE TWINHOST_CA_BUNDLE
+step "Building the image on $BASE_IMAGE"
+build || die "The image could not be built: see the lines above; a failed download there means no way to the Python package index, or a proxy whose certificate TWINHOST_CA_BUNDLE in .env must name."

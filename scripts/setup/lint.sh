@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Every check that runs nothing, from the quickest to the slowest. All of them run, so that one look shows all there is to mend.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+. scripts/setup/progress.sh
+
+export PATH=$PWD/.venv/bin:$PATH PYTHONPATH=services
+failed=()
+
+check() {
+    step "$*"
+    "$@" || failed+=("$1")
+}
+
+check ruff check .
+check ruff format --check .
+check hadolint --failure-threshold style Dockerfile
+check compose-lint check --strict-config --no-env --skip-suppressed --fail-on low docker-compose.yml
+check lint-imports
+check mypy
+[ ${#failed[@]} -eq 0 ] || die "Not clean: ${failed[*]} (see above)."

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Resolves pyproject.toml anew into the locks: hashes for every platform and Python, and no index named.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. scripts/setup/progress.sh
+
+command -v uv >/dev/null || die "Locking needs uv: install it (pip install uv), and run this again."
+
+# lock FILE WHAT...: written beside and renamed, so that a failure leaves the old lock.
+lock() {
+    local file=$1
+    shift
+    step "Locking $file"
+    uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+        --generate-hashes --no-annotate --no-header "$@" --output-file "$file.new" >/dev/null
+    mv "$file.new" "$file"
+}
+
+lock requirements.lock pyproject.toml
+lock requirements-dev.lock pyproject.toml --group dev
+lock requirements-assets.lock --group assets
+lock requirements-audit.lock --group audit
+lock requirements-fuzz.lock --group fuzz
+lock requirements-bench.lock pyproject.toml --group bench

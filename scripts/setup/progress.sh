@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# Sourced by the set-up scripts, so that each of them reports and fails in the same way: one line per step, on stderr
+# (stdout belongs to a script's result).
+
+step() { printf '==> %s\n' "$*" >&2; }
+
+# The reason and the next thing to do, in one sentence.
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# setting NAME: its value in the environment, or else in .env, as Compose itself would look it up.
+setting() {
+    if [ -n "${!1+set}" ]; then
+        printf '%s' "${!1}"
+    elif [ -f .env ]; then
+        sed -n "s/^$1=[\"']\{0,1\}\([^\"']*\).*/\1/p" .env | tail -n 1
+    fi
+}
+
+# Packages are installed without asking only where their names and versions are known to fit: Debian 13 and later.
+on_debian_13() {
+    [ -r /etc/os-release ] && command -v apt-get >/dev/null && (
+        . /etc/os-release
+        [ "${ID:-}" = debian ] && [ "${VERSION_ID:-0}" -ge 13 ]
+    )
+}
+
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
+# install_packages NAME...: the log is shown only when it went wrong. The index is fetched afresh, because an old one names versions that are gone.
+install_packages() {
+    local log
+    log=$(mktemp)
+    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "$@"; } >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        die "apt-get could not install $*: see the lines above, $log has the rest."
+    fi
+    rm -f "$log"
+}

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Starts this machine's hosts, waits until they are healthy, and shows what a person wants to see next.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. scripts/setup/progress.sh
+
+readonly HEALTHY_TIMEOUT_S=60
+readonly REGISTERED_TIMEOUT_S=30
+
+# Which host this is: from the environment or .env, as Compose sees it; empty for both.
+host=$(docker compose config --format json certs-init |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["services"]["certs-init"]["environment"]["TWINHOST_HOST"])')
+case $host in
+    '') hosts=(mainpc pc2) ;;
+    mainpc | pc2) hosts=("$host") ;;
+    *) die "TWINHOST_HOST is '$host'; set it to mainpc or pc2, or leave it empty for both on this machine." ;;
+esac
+
+step "Making the keys and starting ${hosts[*]}"
+if ! docker compose up --detach --wait --wait-timeout "$HEALTHY_TIMEOUT_S" "${hosts[@]}"; then
+    docker compose ps --all >&2
+    docker compose --ansi never logs --tail 8 >&2
+    die "The hosts are not healthy: the lines above say why; a port that is taken is changed in .env (.env.example lists them)."
+fi
+
+if [ -z "$host" ]; then
+    step "Asking both agents"
+    docker compose --progress quiet run --rm --no-deps cli status --wait "$REGISTERED_TIMEOUT_S"
+else
+    # The other machine may be off, or not there yet: that is told and is no failure of this start.
+    step "Asking both agents, from $host"
+    keys=operator
+    [ "$host" = mainpc ] || keys=$host
+    TWINHOST_CLI_KEYS=$keys docker compose --progress quiet run --rm --no-deps cli status || true
+fi
+
+echo
+for each in "${hosts[@]}"; do
+    case $each in
+        mainpc) printf 'Page             http://%s/\nHTTP on mainpc   http://%s/healthz\n' \
+            "$(docker compose port mainpc 8120)" "$(docker compose port mainpc 8120)" ;;
+        pc2) printf 'HTTP on pc2      http://%s/healthz\n' "$(docker compose port pc2 8230)" ;;
+    esac
+done
+cat <<TEXT
+Ask an agent     docker compose run --rm cli ping
+Follow the logs  make logs
+Stop             make down    (keys and state stay)
+TEXT

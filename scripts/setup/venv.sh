@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Makes .venv with everything that tests and linters need, from the lock; again only when the lock or the Python has changed.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. scripts/setup/progress.sh
+
+readonly LOCK=requirements-dev.lock
+readonly STAMP=.venv/made-from
+
+# A Python that can make a venv: Debian's python3 alone cannot, and a version manager's may be a name with nothing behind it.
+find_python() {
+    local name
+    for name in python3 python3.13 python3.12 python3.11; do
+        if "$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            printf '%s' "$name"
+            return
+        fi
+    done
+    return 1
+}
+
+python=$(find_python) || {
+    on_debian_13 || die "No Python 3.11 or later with a venv module is here: install one (on Debian and Ubuntu: python3-venv), and run this again."
+    is_root || die "Python's venv module is missing: run this once as root (sudo make setup), or install python3-venv."
+    step "Installing python3-venv"
+    install_packages python3-venv
+    python=$(find_python) || die "python3-venv is installed, and yet no Python 3.11 or later makes a venv: 'python3 -m venv /tmp/try' says why."
+}
+
+wanted=$("$python" -c 'import hashlib, sys; print(sys.executable, sys.version.split()[0], hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$LOCK")
+if [ -x .venv/bin/python ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$wanted" ]; then
+    exit 0
+fi
+
+step "Making .venv from $LOCK with $("$python" --version) (about half a minute)"
+"$python" -m venv --clear .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    --no-deps --require-hashes --only-binary :all: --requirement "$LOCK" ||
+    die "The packages of $LOCK could not be installed: see the lines above; it needs a way to the Python package index."
+# Last, so that an interrupted run starts over.
+printf '%s\n' "$wanted" >"$STAMP"

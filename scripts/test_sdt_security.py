@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+"""Test SystemDigitalTwin's security: run the tests marked `sdt_security` and print a verdict.
+
+Arguments are pytest's. Exit status: pytest's; 1 too where nothing was checked.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.marked_tests import run_marked
+
+if __name__ == "__main__":
+    sys.exit(run_marked("sdt_security", "SystemDigitalTwin security", sys.argv[1:]))

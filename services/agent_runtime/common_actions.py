@@ -1,0 +1,76 @@
+"""The actions that every agent answers: ping, health, and who is connected."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agent_runtime.health import iso_time
+from secure_zmq.actions import Action
+from secure_zmq.callers import Caller
+from secure_zmq.handshakes import Handshakes
+from secure_zmq.peers import AuthorizedPeers
+from secure_zmq.sessions import CallerSource
+from secure_zmq.validity import format_moment
+from secure_zmq.wire import Reply, Request
+
+
+class Ping(Request, tag="ping"):
+    """Is anybody there?"""
+
+
+class GetHealth(Request, tag="health"):
+    """The health document."""
+
+
+class HealthCheck(Request, tag="health_check"):
+    """The health document, under its older name."""
+
+
+class GetPeers(Request, tag="get_peers"):
+    """The authorised peers, their sessions, and what became of handshakes; an operator's action."""
+
+
+def pong(_: Request, __: Caller) -> Reply:
+    """Answer a ping."""
+    return {"status": "ok", "message": "pong", "timestamp": iso_time(time.time())}
+
+
+def health_actions(document: Callable[[], dict[str, Any]]) -> list[Action[Any]]:
+    """Return the two names of the health action."""
+
+    def answer(_: Request, __: Caller) -> Reply:
+        return document()
+
+    return [Action(GetHealth, answer, forwardable=True), Action(HealthCheck, answer, forwardable=True)]
+
+
+def _moment(seconds: int | None) -> str | None:
+    return None if seconds is None else format_moment(seconds)
+
+
+def peers_action(peers: AuthorizedPeers, sessions: CallerSource, handshakes: Handshakes, success: str) -> Action[Any]:
+    """Return the action that tells an operator who is connected; `success` is the agent's word for it."""
+
+    def answer(_: GetPeers, __: Caller) -> Reply:
+        counts, last_seen = sessions.counts(), sessions.last_seen()
+        return {
+            "status": success,
+            "peers": [
+                {
+                    "name": peer.name,
+                    "host": peer.host,
+                    "roles": sorted(peer.roles),
+                    "fingerprint": peer.fingerprint,
+                    "not_before": _moment(peer.validity.not_before),
+                    "not_after": _moment(peer.validity.not_after),
+                    "standing": peer.standing(time.time()).name.lower(),
+                    "sessions": counts.get(peer.name, 0),
+                    "last_seen": iso_time(last_seen[peer.name]) if peer.name in last_seen else None,
+                }
+                for peer in peers.all()
+            ],
+            "revoked": sorted(peers.contents.revoked),
+            "handshakes": handshakes.counts(),
+        }
+
+    return Action(GetPeers, answer)

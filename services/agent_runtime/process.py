@@ -1,0 +1,238 @@
+"""One agent as one process: start in the safe order, serve on the main thread, stop when told.
+
+Nothing is bound before the settings, the keys, and the store are in order. A thread that
+dies takes the process with it, and the engine's restart policy brings a whole one back.
+"""
+
+import functools
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import structlog
+
+from agent_runtime.assembly import Assembly, Companion, Foundation, Publisher
+from agent_runtime.common_actions import health_actions, peers_action
+from agent_runtime.gauges import Gauges
+from agent_runtime.grants_watch import GrantsWatch
+from agent_runtime.health import Health
+from agent_runtime.healthcheck import note_port
+from agent_runtime.host_keys import HostKeys
+from agent_runtime.http import HttpServer
+from agent_runtime.listening import Vital, listen
+from agent_runtime.logs import configure_logging
+from agent_runtime.settings import Settings, load_settings
+from agent_runtime.start_again import StartAgain
+from agent_runtime.telemetry import Telemetry
+from durable_store import set_aside
+from durable_store.damage import make_way, require_whole
+from durable_store.database import Database
+from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from durable_store.reply_log import ReplyLog
+from durable_store.restoring import require_no_restore
+from durable_store.sole_user import hold
+from secure_zmq.dispatch import Counters, Dispatcher
+from secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
+from secure_zmq.grants import Grants
+from secure_zmq.handshakes import Handshakes
+from secure_zmq.keys import KeyPair
+from secure_zmq.server import Server
+
+_log = structlog.get_logger(__name__)
+
+_STORE_RETRY_S = 1.0  # how often a store that failed is tried again
+
+
+def run_agent(
+    name: str,
+    migrations: Sequence[str],
+    assemble: Callable[[Foundation], Assembly],
+    *,
+    set_aside_damage: bool = False,
+) -> int:
+    """Run an agent until SIGTERM or SIGINT; return the process's exit status.
+
+    Args:
+        name: the agent's name in the network configuration.
+        migrations: its tables, as `Database` takes them; those of the stored replies come first.
+        assemble: builds its actions.
+        set_aside_damage: put a staged backup in place, and serve with an empty database where the one there is can't
+            be read; without it a damaged one stops the start.
+    """
+    configure_logging(name)
+    told_to_stop = threading.Event()
+    _on_signal(told_to_stop.set)
+    with ExitStack() as stack:
+        try:
+            server = _prepare(name, migrations, assemble, set_aside_damage, stack)
+        except (ConfigurationError, SocketMisuse, StoreUnavailable) as error:
+            print(f"{name} does not start: {error}", file=sys.stderr)  # noqa: T201 - one sentence for a person
+            return ConfigurationError.EXIT_STATUS
+        _on_signal(server.stop)
+        if told_to_stop.is_set():  # while it was being prepared
+            server.stop()
+        try:
+            server.serve_forever()
+        except StartAgain as reason:
+            _log.warning("starting_again", reason=str(reason))
+            return StartAgain.EXIT_STATUS
+        _log.info("stopped")
+    return 0
+
+
+def _on_signal(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
+
+
+def _prepare(
+    name: str,
+    migrations: Sequence[str],
+    assemble: Callable[[Foundation], Assembly],
+    set_aside_damage: bool,
+    stack: ExitStack,
+) -> Server:
+    settings = load_settings(name)
+    database, replies = _open_store(settings, migrations, set_aside_damage, stack)
+    health = Health(name, settings.secure)
+    keys = HostKeys(settings)
+    handshakes = Handshakes()
+    counters = Counters()
+    publisher = Publisher()
+    telemetry = Telemetry(name)
+    assembly = assemble(Foundation(settings, database, keys, handshakes, health, counters, publisher, telemetry))
+    stack.callback(assembly.on_stop)
+    grants = Grants(settings.config.grants)
+    grants_watch = GrantsWatch(settings.config.source, grants, assembly.on_grants)
+    health.warn(lambda: [grants_watch.fault] if grants_watch.fault else [])
+    health.warn(keys.warnings)
+    document = assembly.document or health.document
+    http = HttpServer(settings.agent.http_port, document, telemetry.render, assembly.routes)
+    stack.callback(http.stop)
+    vital: Vital = {}
+    listening = listen(settings, keys, grants, handshakes, health, vital, stack)
+    feed = listening.feed
+    server_socket = listening.requests
+    dispatcher = Dispatcher(
+        [
+            *assembly.actions,
+            *health_actions(document),
+            peers_action(keys.peers, server_socket.sessions, handshakes, assembly.success),
+        ],
+        grants,
+        database,
+        replies,
+        settings.config.limits.max_payload_bytes,
+        translate=assembly.translate,
+        sentence_fields=assembly.sentence_fields,
+        counters=counters,
+        on_refusal=assembly.on_refusal,
+        on_answer=telemetry.answered,
+        caller_named=keys.peers.caller_named,
+    )
+    gauges = Gauges(settings.secure, database, handshakes, keys.peers, server_socket.sessions)
+    companions: list[Companion] = [http, grants_watch, *([feed] if feed else []), *assembly.companions]
+    for companion in companions:
+        vital[type(companion).__name__] = functools.partial(getattr, companion, "responsive")
+
+    def change_key(pair: KeyPair) -> None:
+        server.request_rekey(pair)
+        if feed is not None:
+            feed.request_rekey(pair)
+
+    def on_tick() -> None:
+        keys.tell_of_ends()
+        telemetry.gather(gauges.read)
+        assembly.on_tick()
+
+    opened_with = settings.certificates.own_keys if settings.certificates else None
+    tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
+    server = Server(server_socket, dispatcher, tick)
+    gauges.follow(server.take_longest_turn_s)
+    health.add("socket_loop", lambda: None if server.responsive else "no turn within 5 s", essential=True)
+    health.add("store", lambda: database.fault, essential=True)
+    if set_aside_damage:
+        health.add("store_damage", lambda: set_aside.told(database.path), essential=False)
+    if feed is not None:
+        publisher.bind(feed)
+    for companion in companions:
+        companion.start()
+    for companion in companions[1:]:
+        stack.callback(companion.stop)
+    try:
+        note_port(settings.state, name, settings.agent.zmq_port)
+    except OSError as error:
+        raise StoreUnavailable(f"{settings.state} can't be written ({error}); free space on the volume") from None
+    _log.info("serving", address=server_socket.address, http_port=settings.agent.http_port, secure=settings.secure)
+    return server
+
+
+def _open_store(
+    settings: Settings, migrations: Sequence[str], set_aside_damage: bool, stack: ExitStack
+) -> tuple[Database, ReplyLog]:
+    """Open the agent's database, which is its alone for as long as it runs."""
+    name, limits = settings.agent.name, settings.config.limits
+    stack.callback(hold(settings.state / f"{name}.lock"))
+    require_no_restore(settings.state)
+    path = settings.state / f"{name}.sqlite3"
+    if set_aside_damage:
+        make_way(path)
+    else:
+        require_whole(path)
+    database = Database(path, [REPLY_LOG_SCHEMA, *migrations])
+    stack.callback(database.close)
+    return database, ReplyLog(database, limits.stored_replies_s, limits.stored_replies_per_caller)
+
+
+def _housekeeping(
+    database: Database,
+    replies: ReplyLog,
+    on_tick: Callable[[], None],
+    vital: Vital,
+    follow_own_key: Callable[[], None],
+) -> Callable[[], None]:
+    store_due = 0.0
+
+    def tick() -> None:
+        nonlocal store_due
+        for what, lives in vital.items():
+            if not lives():
+                raise RuntimeError(f"{what} died; the process ends so that it is started whole")
+        follow_own_key()
+        try:
+            on_tick()
+            if database.fault is not None:
+                if time.monotonic() < store_due:
+                    return
+                store_due = time.monotonic() + _STORE_RETRY_S
+                _write_again(database)
+            replies.forget_old()
+        except StoreUnavailable as error:
+            _log.error("housekeeping_not_stored", reason=str(error))
+
+    return tick
+
+
+def _own_key_follower(
+    keys: HostKeys, opened_with: KeyPair | None, change_key: Callable[[KeyPair], None]
+) -> Callable[[], None]:
+    """Return what lets the server change to this host's other pair, once a rotation has put it in place."""
+    in_use = opened_with  # and not what lies there by now: it may have changed since the socket was opened
+
+    def follow() -> None:
+        nonlocal in_use
+        if keys.own is not None and keys.own() != in_use:
+            in_use = keys.own()
+            change_key(in_use)
+
+    return follow
+
+
+def _write_again(database: Database) -> None:
+    """Write the schema's version in its own place: where nobody else writes, health would stay red for ever."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    with database.transaction():
+        database.execute(f"PRAGMA user_version = {version}")

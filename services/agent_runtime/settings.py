@@ -1,0 +1,81 @@
+"""Everything that must be right before an agent starts, read and checked once."""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from network_config import Agent, NetworkConfig, load_network_config
+from secure_zmq.certificates import Certificates, certificates_folder, load_certificates
+from secure_zmq.errors import ConfigurationError
+from secure_zmq.security_mode import is_secure_zmq_enabled
+
+STATE_VARIABLE = "TWINHOST_STATE"
+DEFAULT_STATE = "/var/lib/twinhost"
+PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"
+UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One agent's settings; `certificates` is None exactly where SECURE_ZMQ=0 was asked for."""
+
+    config: NetworkConfig
+    agent: Agent
+    certificates: Certificates | None
+    state: Path
+
+    @property
+    def secure(self) -> bool:
+        return self.certificates is not None
+
+
+def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings of a named agent.
+
+    Raises:
+        ConfigurationError: something is missing or wrong; the message is one sentence.
+    """
+    secure = is_secure_zmq_enabled(environment)
+    if not secure:
+        _require_private(environment)
+    config = load_network_config(environment=environment)
+    agent = config.agent(agent_name)
+    certificates = _own_certificates(agent, environment) if secure else None
+    state = Path(environment.get(STATE_VARIABLE) or DEFAULT_STATE)
+    if not (state.is_dir() and os.access(state, os.W_OK | os.X_OK)):
+        raise ConfigurationError(f"{state} is not a folder that this process can write; mount a volume there")
+    return Settings(config, agent, certificates, state)
+
+
+def _require_private(environment: Mapping[str, str]) -> None:
+    """Refuse to serve the open link to other machines, unless that was asked for by name.
+
+    Raises:
+        ConfigurationError: the ports are published on an address that is not loopback's.
+    """
+    address = environment.get(PUBLISH_VARIABLE, "127.0.0.1")  # an empty one publishes on every address
+    allowed = environment.get(UNENCRYPTED_VARIABLE, "")
+    if allowed not in ("", "0", "1"):
+        raise ConfigurationError(f"{UNENCRYPTED_VARIABLE} is {allowed!r}; set it to 1, or leave it out")
+    try:
+        loopback = ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        loopback = address == "localhost"
+    if not loopback and allowed != "1":
+        raise ConfigurationError(
+            f"SECURE_ZMQ is 0 and {PUBLISH_VARIABLE} is {address or 'empty'}: everybody who reaches that address "
+            f"would read and write everything; set SECURE_ZMQ=1, or {UNENCRYPTED_VARIABLE}=1 if that is meant"
+        )
+
+
+def _own_certificates(agent: Agent, environment: Mapping[str, str]) -> Certificates:
+    certificates = load_certificates(certificates_folder(environment))
+    owner = certificates.own_keys.certificate.owner
+    if (owner.name, owner.host) != (agent.name, agent.host.name):
+        raise ConfigurationError(
+            f"{certificates.folder} holds the secret key of {owner.name} on {owner.host}, "
+            f"this is {agent.name} on {agent.host.name}; mount its own folder"
+        )
+    return certificates

@@ -1,0 +1,10 @@
+"""What runs here: twinhost's version, in this one place, and those of the libraries that the link rests on."""
+
+import zmq
+
+VERSION = "0.1.0"  # pyproject.toml and the image's tag say the same, and a test compares them
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each, by name."""
+    return {"twinhost": VERSION, "pyzmq": zmq.pyzmq_version(), "libzmq": zmq.zmq_version()}

@@ -1,0 +1,28 @@
+"""The command of certs-init: make keys, verify them, let machines in, and keep keys out."""
+
+import sys
+from collections.abc import Sequence
+
+from certificate_tree.arguments import HOST_VARIABLE, only_host, parser
+from certificate_tree.commands.command import Tree
+from certificate_tree.layout import plan_layout
+from network_config import load_network_config
+from secure_zmq.errors import TwinhostError
+
+__all__ = ["HOST_VARIABLE", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0 where all is well, 1 where something is wrong, 2 for a wrong usage."""
+    options = parser().parse_args(arguments)
+    try:
+        config = load_network_config()
+        status: int = options.run(options, Tree(plan_layout(options.root, config, only_host()), config))
+    except TwinhostError as error:
+        sys.stderr.write(f"certs-init: {error}\n")
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

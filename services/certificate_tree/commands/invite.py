@@ -1,0 +1,69 @@
+"""`certs-init invite` and `join`: a machine comes in over the network, by a line that is good once."""
+
+import argparse
+
+from certificate_tree.admission import invite
+from certificate_tree.commands.command import RUN, Commands, Tree, add_command, add_owner, bounded, owner_of
+from certificate_tree.invitation import MAX_LINE_CHARACTERS, parse_invitation
+from certificate_tree.join import join
+from certificate_tree.layout import described
+from certificate_tree.place import secret_path
+from certificate_tree.terminal import note, read_line_of_standard_input, say
+from secure_zmq.validity import format_moment
+
+DEFAULT_MINUTES = 15
+MAX_MINUTES = 7 * 24 * 60
+
+
+def add(commands: Commands) -> None:
+    """Put the commands on the command line."""
+    inviting = add_command(
+        commands, "invite", run_invite, "on mainpc: print a line by which one new machine can join, once"
+    )
+    add_owner(inviting)
+    inviting.add_argument(
+        "--minutes",
+        type=bounded(MAX_MINUTES),
+        default=DEFAULT_MINUTES,
+        metavar="N",
+        help="how long the line is good (default: %(default)s)",
+    )
+    joining = add_command(
+        commands, "join", run_join, "on the new machine: make its key here, and enrol it with mainpc by that line"
+    )
+    joining.add_argument(
+        "line", nargs="?", default="-", metavar="LINE", help="what invite printed; - or none reads standard input"
+    )
+    joining.add_argument("--replace", action="store_true", help="put the new key in the place of one that is here")
+
+
+def run_invite(options: argparse.Namespace, tree: Tree) -> int:
+    """Print the line alone."""
+    owner = owner_of(options)
+    invitation = invite(tree.layout, tree.config, owner, options.minutes)
+    say(invitation.render())
+    note(
+        f"It lets one machine in as {described(owner)}, until {format_moment(invitation.not_after)}; it is shown once."
+    )
+    note(f"There: {RUN} join   and the line on standard input. To withdraw it: {RUN} reject {owner.name}")
+    if owner.host not in tree.config.hosts:
+        note(f"{tree.config.source} has no host {owner.host}: nobody else can call an agent there.")
+    return 0
+
+
+def run_join(options: argparse.Namespace, tree: Tree) -> int:
+    """Enrol, and say what lies where."""
+    line = options.line
+    if line == "-":
+        line = read_line_of_standard_input("The line that invite printed: ", MAX_LINE_CHARACTERS + 2)
+    layout = tree.layout
+    joined = join(layout, parse_invitation(line), may_replace=options.replace)
+    certificate, owner = joined.certificate, joined.certificate.owner
+    how = "had joined already" if joined.already else "has joined"
+    say(f"{owner.name} on {owner.host} {how} as {certificate.public.fingerprint}")
+    if certificate.validity.not_after is not None:
+        say(f"The key is good until {format_moment(certificate.validity.not_after)}.")
+    say(f"SystemDigitalTwin is trusted as {joined.server_key.fingerprint}")
+    path = secret_path(layout, joined.place)
+    say(f"{path.parent}: {path.name} (made here, stays here, mode 0600) and the public keys that mainpc knows")
+    return 0

@@ -1,0 +1,105 @@
+"""`certs-init request`, `accept`, `pending`, `reject`: who may come in, by files that somebody carries."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from certificate_tree.admission import accept, check_request, keep_request, kept_request, pending, reject
+from certificate_tree.bundle import render_bundle
+from certificate_tree.commands.command import RUN_PIPED, Commands, Tree, add_command, add_days, add_owner, owner_of
+from certificate_tree.commands.public import read_public_file
+from certificate_tree.layout import described
+from certificate_tree.request import request
+from certificate_tree.terminal import ask, is_terminal, note, say
+from secure_zmq.key_writer import render_certificate
+from secure_zmq.keys import Certificate
+from secure_zmq.validity import format_moment
+
+
+def add(commands: Commands) -> None:
+    """Put the commands on the command line."""
+    add_owner(
+        add_command(
+            commands, "request", run_request, "on a machine with no path to mainpc: print the key that it may accept"
+        )
+    )
+    accepting = add_command(commands, "accept", run_accept, "on mainpc: let a requested key in, and print the answer")
+    accepting.add_argument("file", metavar="FILE", help="what request printed, - for standard input, or a kept NAME")
+    accepting.add_argument("--fingerprint", metavar="SHA256:...", help="that of the key, in the place of a yes")
+    add_days(accepting)
+    add_command(commands, "pending", run_pending, "on mainpc: list open invitations and kept requests")
+    rejecting = add_command(commands, "reject", run_reject, "on mainpc: withdraw an invitation, or drop a request")
+    rejecting.add_argument("name", metavar="NAME", help="as pending shows it")
+
+
+def run_request(options: argparse.Namespace, tree: Tree) -> int:
+    """Print the request alone."""
+    certificate = request(tree.layout, tree.config, owner_of(options))
+    sys.stdout.write(render_certificate(certificate))
+    note(f"{described(certificate.owner)} asks with the key {certificate.public.fingerprint}")
+    note(f"Carry that file to mainpc: {RUN_PIPED} accept - --fingerprint {certificate.public.fingerprint}")
+    note(f"and its answer back here: {RUN_PIPED} trust -")
+    return 0
+
+
+def run_accept(options: argparse.Namespace, tree: Tree) -> int:
+    """Show who asks, and print the answer alone where a person, or a fingerprint, says yes; otherwise return 1."""
+    tree = tree.lasting(options.days)
+    layout, config = tree.layout, tree.config
+    source, certificate = _request(options.file, tree)
+    check_request(layout, config, certificate, source)
+    fingerprint = certificate.public.fingerprint
+    note(f"{described(certificate.owner)} asks to be let in with the key {fingerprint}")
+    if options.fingerprint is None and options.file != "-" and is_terminal():
+        if not ask("Is that the fingerprint that request showed there, and may it come in?"):
+            note("certs-init: it was not accepted, and nothing was changed")
+            return 1
+    elif (options.fingerprint or "").rstrip("=") != fingerprint:
+        path = keep_request(layout, certificate)
+        why = "no --fingerprint was given" if options.fingerprint is None else "--fingerprint is of another key"
+        name = certificate.owner.name
+        note(
+            f"certs-init: {why}, so the request is kept as {path}; compare the fingerprint with the one that "
+            f"request showed there, then: certs-init accept {name} --fingerprint ..., or: certs-init reject {name}"
+        )
+        return 1
+    material = accept(layout, config, certificate, source)
+    sys.stdout.write(render_bundle(material))
+    until = material.own.validity.not_after
+    note(f"{certificate.owner.name} is let in" + (f" until {format_moment(until)}." if until is not None else "."))
+    note(f"Carry the answer there: {RUN_PIPED} trust -")
+    return 0
+
+
+def run_pending(_: argparse.Namespace, tree: Tree) -> int:
+    """List who may come in, and who asks."""
+    found = pending(tree.layout)
+    if not found:
+        say("nothing is pending")
+    for one in found:
+        owner, validity = one.certificate.owner, one.certificate.validity
+        roles = " ".join(sorted(owner.roles))
+        until = "-"
+        if one.what == "invitation" and validity.not_after is not None:
+            until = "over" if validity.has_ended(time.time()) else format_moment(validity.not_after)
+        fingerprint = one.certificate.public.fingerprint
+        say(f"{one.what:<10} {owner.name:<28} {owner.host:<8} {roles:<16} {until:<20} {fingerprint}")
+    return 0
+
+
+def run_reject(options: argparse.Namespace, tree: Tree) -> int:
+    """Say what was withdrawn, or dropped."""
+    for one in reject(tree.layout, options.name):
+        done = "is withdrawn; nobody can enrol by it any more" if one.what == "invitation" else "is dropped"
+        say(f"the {one.what} of {described(one.certificate.owner)} {done}")
+    return 0
+
+
+def _request(file: str, tree: Tree) -> tuple[str, Certificate]:
+    """Return the request in a file, or the one that was kept under that name."""
+    if file != "-" and not Path(file).exists():
+        kept = kept_request(tree.layout, file)
+        if kept is not None:
+            return f"the request of {file}", kept
+    return read_public_file(file)

@@ -1,0 +1,159 @@
+"""What a rotation asks of the running agents."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from network_config import Agent
+from secure_zmq.client import Client
+from secure_zmq.errors import (
+    ConfigurationError,
+    ConnectionRefused,
+    NotAuthorized,
+    PeerNotLive,
+    SecurityMismatch,
+    ServerUnreachable,
+    WrongServerKey,
+)
+from secure_zmq.keys import KeyPair, PublicKey, parse_certificate
+from secure_zmq.server_address import FollowedAddress, SecuredAddress
+
+DEADLINE_S = 10.0  # of a call that must succeed
+PROBE_S = 3.0  # of one that may fail
+SWITCH_S = 60.0  # for an agent to use its other key; one that is just being started again takes some
+_STEP_S = 0.1
+NO_RESPONSE = "NO_RESPONSE"  # the status of an agent that is silent, in SystemDigitalTwin's registry
+
+Say = Callable[[str], None]
+
+
+def client_of(agent: Agent, own_keys: KeyPair, pins: Sequence[PublicKey]) -> Client:
+    """Return a client of an agent that may have any of these keys."""
+    return Client(FollowedAddress(agent.endpoint, lambda: own_keys, lambda: pins))
+
+
+def answers(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> bool:
+    """Return whether an agent proves to have exactly this key."""
+    try:
+        with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
+            client.call("ping", deadline_s=PROBE_S)
+    except ConnectionRefused:
+        return False
+    return True
+
+
+def is_reached(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> bool:
+    """Return whether there is an agent with CURVE, whatever its key is and whomever it lets in at this moment."""
+    try:
+        with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
+            client.call("ping", deadline_s=PROBE_S)
+    except (ServerUnreachable, SecurityMismatch):
+        return False
+    except ConnectionRefused:
+        return True
+    return True
+
+
+def wait_until_served_with(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> None:
+    """Wait until an agent uses its other key.
+
+    Raises:
+        ServerUnreachable: it does not within SWITCH_S; both keys are good until the command is run again.
+    """
+    _wait(
+        lambda: answers(agent, own_keys, pin),
+        f"{agent.name} at {agent.endpoint} does not use {pin.fingerprint} yet; see its log, and run the command again",
+    )
+
+
+def require_dead_pin(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> None:
+    """Prove that an agent no longer has a key.
+
+    Raises:
+        ConfigurationError: it still answers to it.
+    """
+    try:
+        with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
+            client.call("ping", deadline_s=DEADLINE_S)
+    except WrongServerKey:
+        return
+    except ConnectionRefused as error:
+        raise ServerUnreachable(f"{agent.name} could not be asked for its retired key: {error}") from None
+    raise ConfigurationError(f"{agent.name} still answers to its retired key {pin.fingerprint}; see its log")
+
+
+def require_dead_key(agent: Agent, retired: KeyPair, pins: Sequence[PublicKey]) -> None:
+    """Prove that an agent, which has one of `pins`, lets a retired key in no longer.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        try:
+            with client_of(agent, retired, pins) as client:
+                client.call("ping", deadline_s=PROBE_S)
+        except (NotAuthorized, PeerNotLive):
+            return
+        except ConnectionRefused as error:
+            raise ServerUnreachable(f"{agent.name} could not be asked about the retired key: {error}") from None
+        time.sleep(_STEP_S)  # it sees the folder within a moment
+    raise ConfigurationError(f"{agent.name} still lets the retired key {retired.public.fingerprint} in; see its log")
+
+
+def wait_until_followed(client: Client, server_name: str, patience_s: float, say: Say) -> None:
+    """Wait until every agent that is alive has taken over whom to trust, the next key with it.
+
+    Args:
+        client: SystemDigitalTwin's.
+        server_name: SystemDigitalTwin's name.
+        patience_s: for an agent with a key to tell how far it follows: not before its next heartbeat, where it or
+            SystemDigitalTwin was just started.
+        say: told of agents that are away or follow nothing.
+
+    Raises:
+        ServerUnreachable: somebody does not within SWITCH_S; nothing was switched.
+    """
+    told: set[str] = set()
+    patient_until = time.monotonic() + patience_s
+
+    def behind() -> list[str]:
+        trust = client.call("get_trust", deadline_s=DEADLINE_S)
+        owners = {parse_certificate(text, "mainpc's answer").owner.name for text in trust["current"]}
+        waiting = []
+        for agent in client.call("get_registered_agents", deadline_s=DEADLINE_S)["agents"]:
+            name, follows = str(agent["name"]), agent.get("trust_revision")
+            if name == server_name:
+                continue
+            away = agent["status"] == NO_RESPONSE
+            if follows is None and not away and name in owners and time.monotonic() < patient_until:
+                waiting.append(name)
+            elif follows is None or away:
+                how = "does not answer" if away else "does not follow mainpc's keys"
+                if name not in told:
+                    say(f"{name} {how}: it needs the new public key by hand (certs-init trust, on its machine)")
+                    told.add(name)
+            elif follows != trust["revision"]:
+                waiting.append(name)
+        return waiting
+
+    last: list[str] = []
+
+    def done() -> bool:
+        last[:] = behind()
+        return not last
+
+    try:
+        _wait(done, "")
+    except ServerUnreachable:
+        raise ServerUnreachable(
+            f"{', '.join(last)} did not take over the next key within {SWITCH_S:g} s; nothing was switched: "
+            "see its log, and run the command again"
+        ) from None
+
+
+def _wait(done: Callable[[], bool], sentence: str) -> None:
+    deadline = time.monotonic() + SWITCH_S
+    while not done():
+        if time.monotonic() > deadline:
+            raise ServerUnreachable(sentence)
+        time.sleep(_STEP_S)

@@ -1,0 +1,67 @@
+"""What is worth a look in a tree and is no damage: keys that are revoked, at their end, or wait for somebody."""
+
+import time
+from collections.abc import Iterator
+from itertools import chain
+
+from certificate_tree.layout import Layout
+from certificate_tree.replaced import replaced_folders
+from certificate_tree.survey import REQUESTS_FOLDER, found_keys, is_revoked, joined_folders, keys_in, own_pairs
+from secure_zmq.key_folders import INVITES_FOLDER
+from secure_zmq.keys import Certificate
+from secure_zmq.validity import format_moment
+
+
+def remarks_on(layout: Layout) -> list[str]:
+    """Return one sentence for each."""
+    return list(chain(_revoked(layout), _pending(layout), _exported(layout), _replaced(layout), _ending(layout)))
+
+
+def _revoked(layout: Layout) -> Iterator[str]:
+    for path, pair in own_pairs(layout):
+        if is_revoked(layout, pair.certificate):
+            name = pair.certificate.owner.name
+            yield f"{path} was revoked and lets {name} in nowhere; for a new key: certs-init replace {name}"
+    for key in found_keys(layout):
+        if is_revoked(layout, key.certificate):
+            yield f"{key.path} is a revoked key of {key.certificate.owner.name}, and lets nobody in"
+
+
+def _pending(layout: Layout) -> Iterator[str]:
+    folder = layout.server_folder
+    if folder is None:
+        return
+    now = time.time()
+    for key in keys_in(folder / INVITES_FOLDER):
+        name, validity = key.certificate.owner.name, key.certificate.validity
+        if not is_revoked(layout, key.certificate):  # it was not used
+            end = None if validity.has_ended(now) else validity.not_after
+            until = "is over" if end is None else f"is open until {format_moment(end)}"
+            yield f"the invitation of {name} {until}; to withdraw it: certs-init reject {name}"
+    for key in keys_in(folder / REQUESTS_FOLDER):
+        yield f"{key.certificate.owner.name} asks to be let in; see: certs-init pending"
+
+
+def _exported(layout: Layout) -> Iterator[str]:
+    theirs = {identity.folder for identity in layout.remote}
+    for folder in joined_folders(layout):
+        if folder.name in theirs:
+            yield f"{folder} holds the secret of another host; once it is there, remove it here"
+
+
+def _replaced(layout: Layout) -> Iterator[str]:
+    for folder in replaced_folders(layout.root):
+        yield f"{folder} holds the keys that a restore replaced, secrets too; once nobody needs them, remove it"
+
+
+def _ending(layout: Layout) -> Iterator[str]:
+    """Yield a sentence for every key that is over, or near its end, each key once."""
+    now = time.time()
+    keys: dict[bytes, Certificate] = {key.certificate.public.raw: key.certificate for key in found_keys(layout)}
+    for key in keys.values():
+        end = key.validity.not_after
+        if end is None or not key.validity.ends_soon(now) or is_revoked(layout, key):
+            continue
+        how = "ended {}, and nobody lets it in" if key.validity.has_ended(now) else "ends {}"
+        owner = f"{key.owner.name} on {key.owner.host}"
+        yield f"the key of {owner} ({key.public.fingerprint}) {how.format(format_moment(end))}; rotate or replace it"

@@ -1,0 +1,1 @@
+"""An agent's SQLite database: one writer, group commit, schema versions."""

@@ -1,0 +1,121 @@
+"""Is a database whole? Looked at before it is opened for use, and without changing a byte of it or of its log."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import structlog
+
+from durable_store.set_aside import DAMAGED, REPLACED, acknowledge, part, set_aside, sync_folder
+from durable_store.wal_damage import find_wal_damage, read_wal_index
+from secure_zmq.errors import ConfigurationError
+
+_log = structlog.get_logger(__name__)
+
+STAGED = ".restore"  # of a checked backup that waits for the next start
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_FORMATS = (1, 2)  # of the header's bytes 18 and 19: with a rollback journal, with a write-ahead log
+_MOST_FINDINGS = 3  # that are told
+
+
+def find_damage(path: Path) -> str | None:
+    """Return what is wrong with a database, or None where it is whole, or not there at all.
+
+    A file that this process can't read, or that another program has locked, is not damaged: opening it for use says
+    what is the matter. Neither is one with the schema of a newer program.
+    """
+    wal, shm = part(path, "-wal"), part(path, "-shm")
+    index = read_wal_index(shm)
+    try:
+        header, size = _header(path)
+        if size == 0:
+            return "the database is gone and its write-ahead log is there" if _holds_something(wal) else None
+        if not header.startswith(_MAGIC) or size < _HEADER_BYTES or not {*header[18:20]} <= {*_FORMATS}:
+            return "its header can't be read: file is not a database"
+        with closing(connect_to_read(path)) as connection:
+            findings = [str(row[0]) for row in connection.execute(f"PRAGMA quick_check({_MOST_FINDINGS})")]
+            if findings != ["ok"]:
+                return "; ".join(" ".join(each.split()) for each in findings)
+            found = read_wal_index(shm)
+            return find_wal_damage(wal, index, found.frames if found else 0)
+    except sqlite3.Error as error:
+        return str(error) if is_damage(error) else None
+    except OSError:
+        return None
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether SQLite says that a file is no database, or a broken one."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in _DAMAGE or "unsupported file format" in str(error)
+
+
+def connect_to_read(path: Path, *, as_it_lies: bool = False) -> sqlite3.Connection:
+    """Open a database that this connection can't change; closing it folds no log in.
+
+    Args:
+        path: the database.
+        as_it_lies: leave its log out of account, and touch nothing beside it.
+
+    Raises:
+        sqlite3.Error: it can't be opened.
+    """
+    how = "mode=ro&immutable=1" if as_it_lies else "mode=ro"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
+
+
+def require_whole(path: Path) -> None:
+    """Before a start of an agent whose database must not be replaced by an empty one.
+
+    Raises:
+        ConfigurationError: it is damaged; neither it nor its log is touched.
+    """
+    if (why := find_damage(path)) is not None:
+        raise ConfigurationError(f"{path} is damaged ({why}) and left as it is; restore a backup, or move it away")
+
+
+def make_way(path: Path) -> None:
+    """Before a start: put a staged backup in place, and set a damaged database aside, so that a whole one is opened.
+
+    Nothing is deleted. Whoever restores a backup knows of the damage before it, which is acknowledged by that.
+
+    Raises:
+        ConfigurationError: a file can't be moved.
+        StoreUnavailable: nor can a note be written.
+    """
+    staged = part(path, STAGED)
+    if staged.exists():
+        if (why := find_damage(staged)) is not None:
+            _log.error("staged_backup_damaged", kept_as=set_aside(staged, DAMAGED).name, reason=why)
+        else:
+            _put_in_place(staged, path)
+    if (why := find_damage(path)) is not None:
+        _log.error("database_damaged", kept_as=set_aside(path, DAMAGED).name, reason=why)
+
+
+def _put_in_place(staged: Path, path: Path) -> None:
+    # A time that a start which was cut short finds again, so that one database's files get one name.
+    before = set_aside(path, REPLACED, staged.stat().st_mtime)
+    try:
+        staged.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{staged} can't be put in place ({error.strerror}); see the mode of its volume"
+        ) from None
+    acknowledge(path)
+    _log.warning("backup_restored", database=path.name, kept_as=before.name)
+
+
+def _header(path: Path) -> tuple[bytes, int]:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_HEADER_BYTES), path.stat().st_size
+    except FileNotFoundError:
+        return b"", 0
+
+
+def _holds_something(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0

@@ -1,0 +1,1 @@
+"""The package paths that existing agents import from."""

@@ -1,0 +1,27 @@
+"""`secure_zmq` under the path that existing agents import."""
+
+from secure_zmq import (
+    ZMQAuthenticator,
+    configure_secure_client,
+    configure_secure_server,
+    create_secure_context,
+    is_secure_zmq_enabled,
+    load_certificates,
+    secure_client_socket,
+    secure_server_socket,
+    start_auth,
+    stop_auth,
+)
+
+__all__ = [
+    "ZMQAuthenticator",
+    "configure_secure_client",
+    "configure_secure_server",
+    "create_secure_context",
+    "is_secure_zmq_enabled",
+    "load_certificates",
+    "secure_client_socket",
+    "secure_server_socket",
+    "start_auth",
+    "stop_auth",
+]

@@ -1,0 +1,90 @@
+"""What an agent does beside its own work: it is registered and measured, tells mainpc what happens, and asks others."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from agent_runtime.assembly import Companion, Foundation
+from agent_runtime.trust import TRUST_TOPIC, TrustFolder
+from host_metrics.sampler import SamplerThread
+from membership.addresses import addresses
+from membership.coordination import Coordinator
+from membership.errands import Errand
+from membership.faults import LINK_CHECK, Faults, status_of
+from membership.mainpc_link import MainpcLink
+from membership.outbox import MIGRATION, Outbox
+from secure_zmq.callers import Caller
+from secure_zmq.certificates import TRUST_FOLDER
+from secure_zmq.errors import RequestError
+from secure_zmq.subscriber import Subscriber
+from secure_zmq.wire import Reply
+
+__all__ = ["MIGRATION", "Membership"]
+
+MAINPC_AGENT = "SystemDigitalTwin"
+_NORMAL = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What an agent says of itself when it registers."""
+
+    agent_type: str
+    capabilities: Sequence[str] = ()
+    dependencies: Sequence[str] = (MAINPC_AGENT,)
+
+
+class Membership:
+    """An agent's place in the system; `MIGRATION` is the table that it needs."""
+
+    def __init__(self, foundation: Foundation, description: Description) -> None:
+        """Prepare it; `companions` start it."""
+        settings, limits = foundation.settings, foundation.settings.config.limits
+        mainpc_agent = settings.config.agent(MAINPC_AGENT)
+        mainpc, feed = foundation.keys.address_of(mainpc_agent), foundation.keys.feed_address_of(mainpc_agent)
+        trust = TrustFolder(settings.certificates.folder / TRUST_FOLDER) if settings.certificates else None
+        self.outbox = Outbox(foundation.database, settings.agent.name)
+        link = MainpcLink(
+            mainpc,
+            settings.agent,
+            limits.heartbeat_s,
+            limits.max_payload_bytes,
+            trust,
+            self.outbox.queue,
+            status_of(foundation.health),
+            description.agent_type,
+            description.capabilities,
+            description.dependencies,
+        )
+        sampler = SamplerThread(limits.metrics_interval_s, link.take)
+        self._coordinator = Coordinator(mainpc, addresses(settings.config, foundation.keys), limits.max_payload_bytes)
+        followers = [Subscriber(feed, [TRUST_TOPIC], lambda _: link.wake())] if trust and feed else []
+        self.companions: list[Companion] = [link, sampler, self._coordinator, *followers]
+        foundation.health.add(LINK_CHECK, lambda: link.fault, essential=False)
+        foundation.health.add("metrics", lambda: sampler.fault, essential=False)
+        foundation.health.warn(self.outbox.queue.warnings)
+        self.on_refusal: Callable[[Caller | None, str | None, RequestError], None] = Faults(self.outbox).on_refusal
+        with foundation.database.transaction():
+            self.outbox.tell("agent_started", {"host": settings.agent.host.name})
+
+    def tell(self, event_type: str, data: dict[str, Any]) -> None:
+        """Owe mainpc an event: once what is under way is on disk, it will arrive, and once."""
+        self.outbox.tell(event_type, data)
+
+    def ask(self, agent: str, operation: str, caller: Caller, **fields: Any) -> "Future[Reply]":
+        """Return another agent's answer to come, asked in the caller's name; a handler may return it as it is."""
+        return self.send(Errand(agent, operation, fields, _NORMAL, caller.name, caller.authenticated, None))
+
+    def send(self, errand: Errand) -> "Future[Reply]":
+        """Return the answer to come of what is asked of another agent.
+
+        Raises:
+            LimitReached: too many wait, of this caller or of all.
+            RequestIdReused: the same id is under way for something else.
+        """
+        return self._coordinator.send(errand)
+
+    def on_tick(self) -> None:
+        """Note what has arrived, and keep what other threads left."""
+        self.outbox.tick()

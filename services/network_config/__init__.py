@@ -1,0 +1,15 @@
+"""Where everything is: hosts, agents, addresses, ports, limits, from one YAML file."""
+
+from network_config.load import get_mainpc_address, get_pc2_address, load_network_config
+from network_config.model import Agent, Host, Limits, NetworkConfig, Recall
+
+__all__ = [
+    "Agent",
+    "Host",
+    "Limits",
+    "NetworkConfig",
+    "Recall",
+    "get_mainpc_address",
+    "get_pc2_address",
+    "load_network_config",
+]

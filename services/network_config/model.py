@@ -1,0 +1,109 @@
+"""What the configuration says, as types; after loading there are no dicts."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from secure_zmq.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine: its name, and the name or address that others reach it at."""
+
+    name: str
+    address: str
+
+    def endpoint(self, port: int) -> str:
+        """Return the ZeroMQ endpoint of a port on this host; IPv6 addresses get their brackets."""
+        return f"tcp://{self.authority(port)}"
+
+    def authority(self, port: int) -> str:
+        """Return `address:port`, as URLs and endpoints write it."""
+        return f"[{self.address}]:{port}" if ":" in self.address else f"{self.address}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent: its host, the stem of its key files, and its TCP ports."""
+
+    name: str
+    host: Host
+    key: str
+    zmq_port: int
+    http_port: int
+    events_port: int | None
+
+    @property
+    def endpoint(self) -> str:
+        """The ZeroMQ endpoint that others connect to."""
+        return self.host.endpoint(self.zmq_port)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds; bytes, seconds, and counts as the names say."""
+
+    max_payload_bytes: int
+    heartbeat_s: float
+    registration_ttl_s: float
+    stored_replies_s: float
+    stored_replies_per_caller: int
+    key_lifetime_days: int
+    metrics_interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What a search of the memory counts and how much: weights from 0 to 1, `bm25` over 0; the half-life in days."""
+
+    bm25: float
+    importance: float
+    recency: float
+    strength: float
+    recency_half_life_days: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """The whole file."""
+
+    source: str
+    hosts: Mapping[str, Host]
+    agents: Mapping[str, Agent]
+    limits: Limits
+    grants: Mapping[str, frozenset[str]]  # the actions that may be asked for, by role; "*" is all of them
+    recall: Recall
+
+    def host(self, name: str) -> Host:
+        """Return a host by name, or raise ConfigurationError."""
+        if name not in self.hosts:
+            raise ConfigurationError(f"{self.source}: there is no host {name!r}; there are: {', '.join(self.hosts)}")
+        return self.hosts[name]
+
+    def agent(self, name: str) -> Agent:
+        """Return an agent by name, or raise ConfigurationError."""
+        if name not in self.agents:
+            raise ConfigurationError(f"{self.source}: there is no agent {name!r}; there are: {', '.join(self.agents)}")
+        return self.agents[name]
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an IPv4 or IPv6 address, or could be a DNS name."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        labels = text.rstrip(".").split(".")
+        misspelt_ipv4 = len(labels) > 1 and labels[-1].isdigit()  # no top-level domain is a number
+        return (
+            len(text) <= 253
+            and not misspelt_ipv4
+            and all(
+                0 < len(label) <= 63
+                and label.isascii()
+                and label.replace("-", "").replace("_", "").isalnum()
+                and not label.startswith("-")
+                for label in labels
+            )
+        )
+    return True

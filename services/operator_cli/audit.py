@@ -1,0 +1,149 @@
+"""`audit tail | verify`: what happened to keys, and whether the log of it is whole."""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from audit_log.verify import Findings
+from operator_cli import output
+from operator_cli.arguments import AsJson
+from operator_cli.audit_pages import AuditReader, verify_over_the_wire
+from operator_cli.connect import load_settings
+from operator_cli.failures import Failure
+from operator_cli.printable import printable, to_json
+from secure_zmq.errors import ServerUnreachable
+
+audit = typer.Typer(help="The audit log of mainpc, read with the operator's key.", no_args_is_help=True)
+
+DEFAULT_LINES = 20
+MAX_LINES = 100_000
+MAX_VALUE_CHARACTERS = 72  # shown to people; a fingerprint has 50
+CUT = "\u2026"
+_LOOK_EVERY_S = 1.0
+_LOOK_DEADLINE_S = 2.0  # the next look comes anyway
+_NOT_SHOWN = frozenset({"seq", "time", "event", "prev", "hash"})
+
+
+@audit.command("tail")
+def tail(
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", metavar="N", min=0, max=MAX_LINES, help="How many of the newest lines.")
+    ] = DEFAULT_LINES,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are added, until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show the newest lines of the audit log: number, time, event, and what belongs to it, long values cut short.
+
+    With --json each line stands whole, as it is in the log.
+    """
+    settings = load_settings()
+    with settings.client(settings.registry_agent) as client:
+        reader = AuditReader(client)
+        position = _show_newest(reader, lines, as_json=as_json)
+        reader.deadline_s = _LOOK_DEADLINE_S
+        while follow:
+            time.sleep(_LOOK_EVERY_S)
+            position = _show_more(reader, position, as_json=as_json)
+    return 0
+
+
+@audit.command("verify")
+def verify(as_json: AsJson = False) -> int:
+    """Check the whole audit log: nothing removed, reordered, edited, put in, or cut off.
+
+    It is read over the wire and checked here. Exit status 1 if anything is wrong with it.
+    """
+    settings = load_settings()
+    with settings.client(settings.registry_agent) as client:
+        findings = verify_over_the_wire(client)
+    if as_json:
+        output.show_value(findings_document(findings), as_json=True)
+    else:
+        output.show_line(printable(told(findings)))
+    for finding in findings.findings:
+        output.say(f"line {finding.seq}:", output.BAD, finding.sentence)
+    if findings.more:
+        output.say("and", output.BAD, f"{findings.more} more")
+    return 0 if findings.whole else 1
+
+
+def told(findings: Findings) -> str:
+    """Return how many lines were read, from which to which, and what came of it."""
+    read = "1 line was" if findings.lines == 1 else f"{findings.lines} lines were"
+    return f"{read} checked, from {findings.starts_at} to {findings.head.seq}: {findings.summary()}"
+
+
+def findings_document(findings: Findings) -> dict[str, Any]:
+    """Return a verification's result for programs."""
+    verdict: dict[str, Any] = {"status": "ok"}
+    if not findings.whole:
+        verdict = Failure("audit_log_broken", findings.summary()).as_reply()
+    return {
+        **verdict,
+        "lines": findings.lines,
+        "first_seq": findings.starts_at,
+        "last_seq": findings.head.seq,
+        "findings": [{"seq": finding.seq, "sentence": finding.sentence} for finding in findings.findings],
+        "more_findings": findings.more,
+    }
+
+
+def _show_newest(reader: AuditReader, count: int, *, as_json: bool) -> str:
+    head = reader.page().head.seq
+    newest: deque[str] = deque(maxlen=count)
+    position = ""
+    for page in reader.pages(max(0, head - count)):
+        newest.extend(page.lines)
+        position = page.position
+    _show(newest, as_json=as_json)
+    return position
+
+
+def _show_more(reader: AuditReader, position: str, *, as_json: bool) -> str:
+    """Show what was added; an agent that is away for a while comes back to the same place."""
+    try:
+        page = reader.page(position=position)
+    except ServerUnreachable as error:
+        output.say("waiting:", output.FAINT, str(error))
+        return position
+    _show(page.lines, as_json=as_json)
+    return page.position
+
+
+def _show(lines: Iterable[str], *, as_json: bool) -> None:
+    for line in lines:
+        output.show_line(_as_json(line) if as_json else _as_text(line))
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _as_json(line: str) -> str:
+    """Return a line as it stands in the log, if it is one; somebody may have written others into the files."""
+    if _record(line) is not None and line.isascii() and line.isprintable():
+        return line
+    return to_json({"unreadable": line}, ascii_only=True)
+
+
+def _as_text(line: str) -> str:
+    record = _record(line)
+    if record is None:
+        return printable(f"no line of a log: {_value(line)}")
+    fields = " ".join(f"{name}={_value(value)}" for name, value in record.items() if name not in _NOT_SHOWN)
+    return printable(f"{record.get('seq')}  {record.get('time')}  {record.get('event')}  {fields}".rstrip())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(_value(item) for item in value)
+    if isinstance(value, str) and len(value) > MAX_VALUE_CHARACTERS:
+        value = value[: MAX_VALUE_CHARACTERS - 1] + CUT
+    return to_json(value) if not isinstance(value, str) or " " in value or not value else value

@@ -1,0 +1,1 @@
+"""`doctor`: a running deployment, examined from either host."""

@@ -1,0 +1,103 @@
+"""A peer with a good key that claims to be another: in the body, in its metadata, and by a routing-id."""
+
+import secrets
+from typing import Any
+
+from network_config import Agent
+from operator_cli.handmade.clients import PlainClient, Refused
+from operator_cli.handmade.zmtp import HungUp, Silent
+from operator_cli.intruder.attack import OPERATORS_KEY, Attack, Outcome, broken, held, not_played
+from operator_cli.intruder.target import GOOD_CALL_S, Target
+from secure_zmq.errors import NotGranted
+
+_OPERATORS_ACTIONS = ("get_peers", "get_audit")  # what an agent does not have it need not refuse
+_UNKNOWN = "unknown_action"
+_SHORT_S = 1.0
+
+
+def _name_in_the_body(target: Target) -> Outcome:
+    if target.operator:
+        return not_played(OPERATORS_KEY)
+    another = _somebody_else(target)
+    with target.insider() as client:
+        claimed = client.call("get_peers", source_agent="operator", agent_name="operator", role="operator")
+        heartbeat = client.call("heartbeat", agent_name=another.name)  # harmless, should it be granted
+    if claimed.get("code") != NotGranted.code:
+        return broken(f"`source_agent` in the body made it answer as to an operator: {_told(claimed)}")
+    if heartbeat.get("code") not in (NotGranted.code, _UNKNOWN):
+        return broken(f"it took a heartbeat for {another.name} from somebody else: {_told(heartbeat)}")
+    return held("the body's names are ignored: not_granted")
+
+
+def _not_granted(target: Target) -> Outcome:
+    if target.operator:
+        return not_played(OPERATORS_KEY)
+    with target.insider() as client:
+        replies = {action: client.call(action) for action in _OPERATORS_ACTIONS}
+    for action, reply in replies.items():
+        if reply.get("code") not in (NotGranted.code, _UNKNOWN):
+            return broken(f"{action} was granted: {_told(reply)}")
+    if replies["get_peers"].get("code") != NotGranted.code:
+        return broken(f"get_peers was not refused as not granted: {_told(replies['get_peers'])}")
+    return held("; ".join(f"{action}: {reply['code']}" for action, reply in replies.items()))
+
+
+def _forged_metadata(target: Target) -> Outcome:
+    """Claim another's name where ZAP puts the true one; whoever is believed loses or gains an operator's rights."""
+    claimed = _somebody_else(target).name if target.operator else "operator"
+    properties = {"User-Id": claimed.encode(), "Key-Fingerprint": b"SHA256:" + b"A" * 43}
+    try:
+        with target.insider(properties) as client:
+            reply = client.call("get_peers")
+    except (HungUp, Refused) as end:
+        return held(f"it ended the connection: {end}")
+    granted = reply.get("code") is None
+    if granted is target.operator:
+        return held(f"the claim to be {claimed} is ignored")
+    return broken(f"a peer that claimed to be {claimed} in its metadata was believed: {_told(reply)}")
+
+
+def _stolen_routing_id(target: Target) -> Outcome:
+    routing_id = {"Identity": b"victim-" + secrets.token_hex(8).encode()}
+    with target.insider(routing_id) as victim:
+        victim.call("ping")
+        try:
+            with target.insider(routing_id) as thief:
+                return _share(victim, thief)
+        except (HungUp, Refused):
+            return _still_served(victim)
+
+
+def _share(victim: PlainClient, thief: PlainClient) -> Outcome:
+    try:
+        thief.call("ping", within_s=_SHORT_S)
+    except (HungUp, Silent, Refused):
+        return _still_served(victim)
+    outcome = _still_served(victim)
+    return broken(f"a second connection took over a routing-id and was answered; {outcome.sentence}")
+
+
+def _still_served(victim: PlainClient) -> Outcome:
+    try:
+        victim.call("ping", within_s=GOOD_CALL_S)
+    except (HungUp, Silent, Refused) as end:
+        return broken(f"whoever had the routing-id first got its reply no more: {end}")
+    return held("the second to claim it is told nothing, and the first one keeps its replies")
+
+
+def _somebody_else(target: Target) -> Agent:
+    mine = target.own_keys.certificate.owner.name if target.own_keys else ""
+    others = [agent for agent in target.settings.config.agents.values() if agent.name != mine]
+    return others[0] if others else target.agent
+
+
+def _told(reply: dict[str, Any]) -> str:
+    return str({name: value for name, value in reply.items() if name in ("status", "code", "error")})[:160]
+
+
+ATTACKS = (
+    Attack("another's name in the body", "who asks is what the connection proved", _name_in_the_body),
+    Attack("an action not granted", "an agent's key does not do what is an operator's", _not_granted),
+    Attack("forged metadata", "what a peer claims in its handshake is overruled by its key", _forged_metadata),
+    Attack("stolen routing-id", "nobody's replies can be drawn to another connection", _stolen_routing_id),
+)

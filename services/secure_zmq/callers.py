@@ -1,0 +1,30 @@
+"""The sender of a request, as handlers see it."""
+
+from dataclasses import dataclass
+
+OPERATOR_ROLE = "operator"
+INVITATION_ROLE = "invitation"  # of a one-time key that may enrol somebody
+CANDIDATE_ROLE = "candidate"  # of a key that is proposed, and proves by its handshake that its holder has the secret
+FINGERPRINT_PROPERTY = "Key-Fingerprint"  # the ZAP handler sets it, beside User-Id, for every session
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: proven by the connection, never taken from the body; no fingerprint, no proof."""
+
+    name: str
+    host: str
+    roles: frozenset[str]
+    fingerprint: str | None
+    via: str | None = None  # who passed the request on, where it was not the caller itself
+
+    @property
+    def authenticated(self) -> bool:
+        return self.fingerprint is not None
+
+    @property
+    def operator(self) -> bool:
+        return OPERATOR_ROLE in self.roles
+
+
+UNAUTHENTICATED = Caller("unauthenticated", "Unknown", frozenset(), None)

@@ -1,0 +1,73 @@
+"""The folder of one host: its own secret, and the public keys of those it may talk to."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from secure_zmq.errors import ConfigurationError, KeyFileMissing
+from secure_zmq.key_folders import read_folders
+from secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyPair, PublicKey, load_certificate, load_key_pair
+
+FOLDER_VARIABLE = "TWINHOST_CERTIFICATES"
+DEFAULT_FOLDER = "/certificates"
+NEXT_SECRET_SUFFIX = f".next{SECRET_SUFFIX}"  # of a rotation that has not come to its switch
+ENROLLED_FOLDER = "enrolled"  # in SystemDigitalTwin's folder: the keys that it let in itself
+TRUST_FOLDER = "trust"  # in another agent's folder: whom mainpc has told it to trust
+SERVER_KEY_STEM = "server"  # SystemDigitalTwin's
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """One agent's identity, and the folder that lists whom it knows."""
+
+    folder: Path
+    own_keys: KeyPair
+
+    def public_key(self, stem: str = SERVER_KEY_STEM) -> PublicKey:
+        """Return the public key in `STEM.key`, to be pinned.
+
+        Raises:
+            KeyFileMissing, KeyFileMalformed: it is not there, or can't be believed.
+        """
+        return load_certificate(self.folder / f"{stem}{PUBLIC_SUFFIX}").public
+
+
+def pins_of(folder: Path, name: str) -> list[PublicKey]:
+    """Return the keys of a named peer that are good now, the current one and then the next, as its folder has them."""
+    contents = read_folders(folders_of_keys(folder))
+    now = time.time()
+    found = [keys[name] for keys in (contents.current, contents.next) if name in keys]
+    good = [key.public for key in found if key.validity.has_begun(now) and not key.validity.has_ended(now)]
+    return list(dict.fromkeys(good))
+
+
+def certificates_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder that TWINHOST_CERTIFICATES names, `/certificates` where it is unset."""
+    return Path(environment.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)
+
+
+def folders_of_keys(folder: Path) -> list[Path]:
+    """Return where a host's keys lie: in its own folder, and in those below it that its agent writes."""
+    return [folder, folder / ENROLLED_FOLDER, folder / TRUST_FOLDER]
+
+
+def load_certificates(folder: Path | None = None) -> Certificates:
+    """Return this host's keys.
+
+    Args:
+        folder: where they lie; the default is `certificates_folder()`.
+
+    Raises:
+        KeyFileMissing: there is no secret key.
+        ConfigurationError: there are several, or the one there is can't be believed.
+    """
+    folder = folder or certificates_folder()
+    secrets = [path for path in sorted(folder.glob(f"*{SECRET_SUFFIX}")) if not path.name.endswith(NEXT_SECRET_SUFFIX)]
+    if not secrets:
+        raise KeyFileMissing(f"{folder} holds no secret key; run: docker compose run --rm certs-init")
+    if len(secrets) > 1:
+        names = ", ".join(path.name for path in secrets)
+        raise ConfigurationError(f"{folder} holds {len(secrets)} secret keys ({names}); keep this host's own alone")
+    return Certificates(folder, load_key_pair(secrets[0]))

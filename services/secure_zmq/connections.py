@@ -1,0 +1,228 @@
+"""The open connections of one server socket, and the end of those whose key is no longer live.
+
+libzmq asks ZAP at the handshake alone and closes no session for us, so the connection itself is
+shut down. Its descriptor comes with its first message (`SRCFD`), beside the address that the
+message came from (`Peer-Address`); libzmq sets both before it reads what a peer claims. The number
+may have been reused since, so the address of whoever has it now is compared first.
+
+A connection that made its handshake and never said anything has told no descriptor: neither ZAP's
+question nor libzmq's HANDSHAKE_SUCCEEDED carries one. When a key that got in is live no longer,
+every connection that has not yet said whose it is goes with it. Whoever is closed by mistake
+reconnects, and a request that was on its way is repeated under its own id.
+
+What is left: a descriptor is taken for the key of the last message read from it, which may come
+from a predecessor with the same address and number. A connection that hides behind that is
+closed when it says something, and until then is told nothing.
+"""
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from secure_zmq.handshakes import Outcome
+from secure_zmq.log_budget import LogBudget
+from secure_zmq.monitor import Happening, SocketEvent
+
+_log = structlog.get_logger(__name__)
+
+_RESET = struct.pack("=ii", 1, 0)  # what the kernel still holds for the peer is dropped when libzmq closes
+_UNREPORTED_FOR_S = 3.0  # after an unbind: libzmq ends those sessions within LINGER and reports none of them
+
+Live = Callable[[str], object]  # of a fingerprint; None: it may not go on
+
+
+@dataclass(slots=True)
+class _Connection:
+    serial: int
+    port: int | None  # ours, where the monitor has told it
+    fingerprint: str | None = None
+    address: str | None = None  # the peer's; None: it has said nothing yet
+    doomed: str | None = None  # why
+
+
+class Connections:
+    """Written by the monitor's and the ZAP handler's threads, read and closed by the one that owns the socket."""
+
+    def __init__(self, live: Live) -> None:
+        """Know no connection yet.
+
+        Args:
+            live: tells whether the key of a fingerprint may go on; asked at every `kick()`.
+        """
+        self.kicked = 0  # since the start
+        self._live = live
+        self._lock = threading.Lock()
+        self._open: dict[int, _Connection] = {}
+        self._serial = 0
+        self._admitted: set[str] = set()  # keys that made a handshake and were live since
+        self._dying: set[str] = set()  # looked for once more: the monitor may tell of a connection late
+        self._unreported_until = 0.0
+        self._budget = LogBudget()
+
+    def observe(self, event: SocketEvent) -> bool:
+        """Note a connection's begin or end, from the monitor's thread; return whether one on this descriptor ended."""
+        with self._lock:
+            if event.happening is Happening.DISCONNECTED:
+                self._open.pop(event.value, None)
+                return True
+            if event.happening is not Happening.ACCEPTED:
+                return False
+            known, port = self._open.get(event.value), int(event.endpoint.rpartition(":")[2])
+            if known is not None and known.port is None:  # its first message was quicker than this event
+                known.port = port
+                return False
+            self._open[event.value] = self._new(port)
+            return known is not None
+
+    def observe_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
+        """Note a key that gets in, from the ZAP handler's thread, before libzmq hears of it."""
+        if outcome is Outcome.ACCEPTED:
+            with self._lock:
+                self._admitted.add(fields["fingerprint"])
+
+    def heard(self, fd: int, address: str, fingerprint: str | None) -> int:
+        """Note whose a connection is, from its message; return a number that no other connection has or had."""
+        with self._lock:
+            connection = self._of(fd, address)
+            connection.address, connection.fingerprint = address, fingerprint
+            return connection.serial
+
+    def doom(self, fd: int, address: str, reason: str) -> None:
+        """Let the next `kick()` close a connection, whatever its key."""
+        with self._lock:
+            connection = self._of(fd, address)
+            connection.address, connection.doomed = address, reason
+
+    @staticmethod
+    def holds(fd: int, address: str) -> bool:
+        """Return whether a connection from this address is open under this descriptor."""
+        with _held(fd) as held:
+            return held is not None and _address(held) == _bare(address)
+
+    @staticmethod
+    def remote(fd: int) -> tuple[str, int] | None:
+        """Return address and port of whoever is on the other end of a descriptor; no two at a time have the same."""
+        with _held(fd) as held, contextlib.suppress(OSError):
+            if held is not None:
+                address, port = held.getpeername()[:2]
+                return str(address), int(port)
+        return None
+
+    def serials(self) -> frozenset[int]:
+        """Return the numbers of the connections that are open."""
+        with self._lock:
+            return frozenset(connection.serial for connection in self._open.values())
+
+    def kick(self) -> list[int]:
+        """Close what is doomed and what belongs to keys that are no longer live; on the socket's own thread.
+
+        Returns:
+            The descriptors of connections that ended without a word of libzmq's.
+        """
+        with self._lock:
+            dead = {fingerprint for fingerprint in self._admitted if self._live(fingerprint) is None}
+            suspects = dead | self._dying
+            self._admitted -= dead
+            self._dying = dead
+            chosen = [(fd, each, why) for fd, each in self._open.items() if (why := _reason(each, suspects))]
+        for fd, connection, why in chosen:
+            self._hang_up(fd, connection, why)
+        return self._drop_unreported() if time.monotonic() < self._unreported_until else []
+
+    def unbound(self) -> None:
+        """Note that the socket's address was unbound, which ends its sessions without an event."""
+        self._unreported_until = time.monotonic() + _UNREPORTED_FOR_S
+
+    def _new(self, port: int | None) -> _Connection:
+        self._serial += 1
+        return _Connection(self._serial, port)
+
+    def _of(self, fd: int, address: str) -> _Connection:
+        connection = self._open.get(fd)
+        if connection is not None:
+            return connection
+        connection = self._new(None)
+        if self.holds(fd, address):  # else it is over already, and has no end to come
+            self._open[fd] = connection
+        return connection
+
+    def _drop_unreported(self) -> list[int]:
+        with self._lock:
+            gone = []
+            for fd, connection in tuple(self._open.items()):
+                with _held(fd) as held:
+                    if held is None or _address(held) is None or connection.port not in {None, held.getsockname()[1]}:
+                        del self._open[fd]
+                        gone.append(fd)
+        return gone
+
+    def _hang_up(self, fd: int, connection: _Connection, reason: str) -> None:
+        """Hang up on whoever has this number now, if on our port and, where that is known, at the same address."""
+        with _held(fd) as held:
+            if held is None or (address := _address(held)) is None:
+                return
+            if connection.port not in {None, held.getsockname()[1]}:
+                return
+            if connection.address is not None and _bare(connection.address) != address:
+                return
+            with contextlib.suppress(OSError):
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                held.shutdown(socket.SHUT_RDWR)
+                self.kicked += 1
+                left_out = self._budget.admit(reason)
+                if left_out is not None:
+                    _log.warning(
+                        "connection_closed",
+                        reason=reason,
+                        fingerprint=connection.fingerprint,
+                        address=address.removeprefix("::ffff:"),
+                        not_logged_before=left_out,
+                    )
+
+
+def _reason(connection: _Connection, suspects: set[str]) -> str | None:
+    if connection.doomed is not None:
+        return connection.doomed
+    if not suspects:
+        return None
+    if connection.address is None:
+        return "a key was withdrawn, and this connection has not said whose it is"
+    return "its key is no longer authorised" if connection.fingerprint in suspects else None
+
+
+@contextlib.contextmanager
+def _held(fd: int) -> Iterator[socket.socket | None]:
+    """Hold whatever has this number under a number of our own, so that it stays what it is while it is looked at."""
+    try:
+        own = os.dup(fd)
+    except OSError:
+        yield None
+        return
+    try:
+        held = socket.socket(fileno=own)
+    except OSError:
+        os.close(own)
+        yield None
+        return
+    with held:
+        yield held if held.family in {socket.AF_INET, socket.AF_INET6} else None
+
+
+def _address(held: socket.socket) -> str | None:
+    """Return who is on the other end; None where nobody is."""
+    try:
+        return _bare(str(held.getpeername()[0]))
+    except OSError:
+        return None
+
+
+def _bare(address: str) -> str:
+    """Return an address without its scope, which Python leaves out and libzmq does not."""
+    return address.partition("%")[0]

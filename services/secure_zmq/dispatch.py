@@ -1,0 +1,308 @@
+"""A decoded batch to its replies: is the caller allowed, was it seen before, what does the handler say.
+
+All of a batch's mutating requests share one transaction of the store, each in a savepoint of
+its own; replies are handed back only after the commit, so whatever was answered is durable.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import structlog
+
+from secure_zmq.actions import Action, Translation, Translator, no_dialect
+from secure_zmq.callers import Caller
+from secure_zmq.errors import (
+    InternalError,
+    MessageTooLarge,
+    RequestError,
+    RequestIdReused,
+    StoreUnavailable,
+    TransactionLost,
+)
+from secure_zmq.forwarding import CallerNamed, first_caller, nobody
+from secure_zmq.grants import Grants
+from secure_zmq.log_budget import LogBudget
+from secure_zmq.wire import Reply, Request, RequestDecoder, encode_error, encode_reply, request_id_of
+
+_log = structlog.get_logger(__name__)
+
+_FAILED = "the agent failed on this request; its log has the traceback"
+
+
+class Inbound(NamedTuple):
+    """One message as it came: its bytes, and its caller or the reason why it has none."""
+
+    payload: bytes
+    caller: Caller | None
+    fault: RequestError | None = None
+
+
+class StoredReply(Protocol):
+    """A reply that was given before."""
+
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def reply(self) -> bytes: ...
+
+
+class Store(Protocol):
+    """What the dispatcher needs of a durable store."""
+
+    def transaction(self) -> AbstractContextManager[None]: ...
+    def savepoint(self) -> AbstractContextManager[None]: ...
+
+
+class ReplyLog(Protocol):
+    """The replies to mutating requests, kept in the same store."""
+
+    def find(self, caller: str, request_id: str) -> StoredReply | None: ...
+    def add(self, caller: str, request_id: str, digest: bytes, reply: bytes) -> None: ...
+
+
+RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # who, which action, why
+AnswerListener = Callable[[str | None, str, float], None]  # which action, `ok` or an error code, seconds
+
+
+@dataclass(slots=True)
+class Counters:
+    """Requests since the start; `last_request_time` in seconds since the epoch."""
+
+    requests: int = 0
+    errors: int = 0
+    last_request_time: float | None = None
+
+
+class _Job(NamedTuple):
+    request: Request
+    action: Action[Any]
+    caller: Caller
+    payload: bytes
+    translation: Translation | None
+
+    def encode(self, reply: Reply) -> bytes:
+        if self.translation is not None:
+            return encode_reply(self.translation.render(reply), None)
+        return encode_reply(reply, self.request.request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A request whose answer comes from another thread."""
+
+    job: _Job
+    answer: "Future[Reply]"
+    since: float
+
+    @property
+    def caller(self) -> Caller:
+        """Who asked."""
+        return self.job.caller
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    inbound: Inbound
+    error: RequestError
+    translation: Translation | None = None
+
+
+class Dispatcher:
+    """Answers batches of requests for one agent."""
+
+    def __init__(
+        self,
+        actions: Iterable[Action[Any]],
+        grants: Grants,
+        store: Store,
+        reply_log: ReplyLog,
+        max_payload_bytes: int,
+        translate: Translator = no_dialect,
+        sentence_fields: tuple[str, ...] = ("error",),
+        counters: Counters | None = None,
+        on_refusal: RefusalListener = lambda *_: None,
+        on_answer: AnswerListener = lambda *_: None,
+        caller_named: CallerNamed = nobody,
+    ) -> None:
+        self._actions = {action.request: action for action in actions}
+        self._decoder = RequestDecoder(self._actions, max_payload_bytes)
+        self._grants = grants
+        self._store = store
+        self._replies = reply_log
+        self._translate = translate
+        self._sentence_fields = sentence_fields
+        self._max_payload_bytes = max_payload_bytes
+        self._on_refusal = on_refusal
+        self._on_answer = on_answer
+        self._caller_named = caller_named
+        self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
+        self._owed: dict[int, Owed] = {}  # of the batch, by place
+        self._budget = LogBudget()  # by caller
+        self.counters = counters or Counters()
+
+    def answer(self, batch: Sequence[Inbound]) -> list[bytes]:
+        """Return the replies, in the batch's order; what they acknowledge is on disk.
+
+        One that is empty comes later: `take_owed()` has it.
+        """
+        started = time.perf_counter()
+        replies = self._answer_all(batch)
+        seconds = time.perf_counter() - started
+        for action, outcome in self._outcomes:
+            self._on_answer(action, outcome, seconds)
+        return replies
+
+    def take_owed(self) -> dict[int, Owed]:
+        """Return the answers of the last batch that come later, by their places in it."""
+        owed, self._owed = self._owed, {}
+        return owed
+
+    def settle(self, owed: Owed) -> bytes:
+        """Return the reply that was owed and is there now."""
+        self._outcomes.clear()
+        try:
+            reply = self._encode(owed.job, owed.answer.result(timeout=0))
+            self._outcomes.append((owed.job.action.name, "ok"))
+        except RequestError as error:
+            reply = self._refuse(owed.job, error)
+        except Exception:  # boundary: one request's fault is that request's alone
+            _log.exception("request_failed", peer=owed.job.caller.name, action=owed.job.action.name)
+            reply = self._refuse(owed.job, InternalError(_FAILED))
+        for action, outcome in self._outcomes:
+            self._on_answer(action, outcome, time.perf_counter() - owed.since)
+        return reply
+
+    def _answer_all(self, batch: Sequence[Inbound]) -> list[bytes]:
+        self._outcomes.clear()
+        self._owed.clear()
+        jobs = [self._decode(inbound) for inbound in batch]
+        self.counters.requests += len(jobs)
+        self.counters.last_request_time = time.time()
+        if not any(_mutates(job) for job in jobs):
+            return [self._answer(job, place) for place, job in enumerate(jobs)]
+        try:
+            with self._store.transaction():
+                return [self._answer(job, place) for place, job in enumerate(jobs)]
+        except StoreUnavailable as error:
+            _log.error("batch_not_stored", reason=str(error), requests=len(jobs))
+            self._outcomes.clear()
+            return [
+                self._refuse(job, error) if _mutates(job) else self._answer(job, place)
+                for place, job in enumerate(jobs)
+            ]
+
+    def _decode(self, inbound: Inbound) -> _Job | _Refused:
+        if inbound.caller is None or inbound.fault is not None:
+            return _Refused(inbound, inbound.fault or InternalError("the message has no caller"))
+        try:
+            return self._typed(inbound, inbound.caller)
+        except RequestError as error:
+            return _Refused(inbound, error)
+        except Exception:  # boundary: no input ends the loop, not even through a translator's fault
+            _log.exception("request_not_read", peer=inbound.caller.name)
+            return _Refused(inbound, InternalError(_FAILED))
+
+    def _typed(self, inbound: Inbound, caller: Caller) -> _Job | _Refused:
+        payload, translation = inbound.payload, None
+        request: Request | RequestError
+        try:
+            request = self._decoder.decode(payload)
+        except RequestError:
+            translation = self._translate(payload)
+            if translation is None:
+                raise
+            request = translation.request
+        if isinstance(request, RequestError):
+            return _Refused(inbound, request, translation)
+        return _Job(request, self._actions[type(request)], caller, payload, translation)
+
+    def _answer(self, job: _Job | _Refused, place: int) -> bytes:
+        if isinstance(job, _Refused):
+            return self._refuse(job, job.error)
+        if place in self._owed:  # asked for already, in the transaction that failed: that was not undone
+            return b""
+        try:
+            self._grants.require(job.caller, job.action.name)
+            if job.action.mutates:
+                reply = self._execute_once(job)
+            else:
+                answer = job.action.handle(job.request, self._acting(job))
+                if isinstance(answer, Future):
+                    self._owed[place] = Owed(job._replace(payload=b""), answer, time.perf_counter())
+                    return b""
+                reply = self._encode(job, answer)
+        except TransactionLost:
+            raise
+        except RequestError as error:
+            return self._refuse(job, error)
+        except Exception:  # boundary: one request's fault is that request's alone
+            _log.exception("request_failed", peer=job.caller.name, action=job.action.name)
+            return self._refuse(job, InternalError(_FAILED))
+        self._outcomes.append((job.action.name, "ok"))
+        return reply
+
+    def _acting(self, job: _Job) -> Caller:
+        """Return for whom a request is done: its caller, or whom that one passes it on for."""
+        name, action = job.request.on_behalf_of, job.action
+        if name is None:
+            return job.caller
+        return first_caller(name, job.caller, action.name, action.forwardable, self._grants, self._caller_named)
+
+    def _handle(self, job: _Job) -> bytes:
+        answer = job.action.handle(job.request, self._acting(job))
+        if isinstance(answer, Future):
+            raise TypeError(f"{job.action.name} mutates, and its answer is not there when the transaction ends")
+        return self._encode(job, answer)
+
+    def _encode(self, job: _Job, answer: Reply) -> bytes:
+        reply = job.encode(answer)
+        if len(reply) > self._max_payload_bytes:  # the client would cut the connection, and ask again for ever
+            raise MessageTooLarge(
+                f"the reply has {len(reply)} bytes and {self._max_payload_bytes} are allowed; ask for less at once"
+            )
+        return reply
+
+    def _execute_once(self, job: _Job) -> bytes:
+        request_id, caller = job.request.request_id, job.caller.name
+        if request_id is None:
+            with self._store.savepoint():
+                return self._handle(job)
+        digest = hashlib.blake2b(job.payload, digest_size=16).digest()
+        stored = self._replies.find(caller, request_id)
+        if stored is not None:
+            if stored.digest != digest:
+                raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a fresh one")
+            return stored.reply
+        with self._store.savepoint():
+            reply = self._handle(job)
+            self._replies.add(caller, request_id, digest, reply)
+        return reply
+
+    def _refuse(self, job: _Job | _Refused, error: RequestError) -> bytes:
+        self.counters.errors += 1
+        if isinstance(job, _Refused):
+            caller, request_id = job.inbound.caller, request_id_of(job.inbound.payload)
+        else:
+            caller, request_id = job.caller, job.request.request_id
+        peer, action = caller.name if caller else None, job.action.name if isinstance(job, _Job) else None
+        self._outcomes.append((action, error.code))
+        try:
+            self._on_refusal(caller, action, error)
+        except Exception:  # boundary: who only listens ends no loop
+            _log.exception("refusal_listener_fault", peer=peer)
+        left_out = self._budget.admit(peer)
+        if left_out is not None:
+            fields = {"not_logged_before": left_out} if left_out else {}
+            _log.info("request_refused", peer=peer, request_id=request_id, code=error.code, **fields)
+        if job.translation is not None:
+            return encode_reply(job.translation.render_error(error), None)
+        return encode_error(error, request_id, self._sentence_fields)
+
+
+def _mutates(job: _Job | _Refused) -> bool:
+    return isinstance(job, _Job) and job.action.mutates

@@ -1,0 +1,52 @@
+"""Who may ask for what: actions by role; what no role of a caller is granted is refused."""
+
+from collections.abc import Mapping, Set
+
+from secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
+from secure_zmq.errors import NotGranted
+
+EVERY_ACTION = "*"
+UNAUTHENTICATED_ROLE = "unauthenticated"  # whoever comes over an open link
+ENROL = "enrol"
+CONFIRM_KEY = "confirm_key"
+RESERVED_GRANTS: Mapping[str, Set[str]] = {
+    INVITATION_ROLE: frozenset({ENROL}),
+    CANDIDATE_ROLE: frozenset({CONFIRM_KEY}),
+}  # of keys that act for nobody yet; no configuration widens them
+
+
+_Held = tuple[Mapping[str, Set[str]], dict[frozenset[str], frozenset[str]]]  # by role; by all of a caller's, as asked
+
+
+class Grants:
+    """The grants that hold at this moment; `replace()` swaps them in one step, from any thread."""
+
+    def __init__(self, by_role: Mapping[str, Set[str]]) -> None:
+        self._held: _Held = ({}, {})
+        self.replace(by_role)
+
+    def replace(self, by_role: Mapping[str, Set[str]]) -> bool:
+        """Let other grants hold from now on; return whether they differ."""
+        complete = {**by_role, **RESERVED_GRANTS}
+        changed = complete != self._held[0]
+        self._held = complete, {}
+        return changed
+
+    def allows(self, caller: Caller, action: str) -> bool:
+        """Return whether a caller may ask for an action."""
+        roles = caller.roles if caller.authenticated else frozenset({UNAUTHENTICATED_ROLE})
+        by_role, by_roles = self._held  # together: what is worked out from older grants must not outlive them
+        granted = by_roles.get(roles)
+        if granted is None:
+            granted = frozenset(action for role in roles for action in by_role.get(role, ()))
+            by_roles[roles] = granted
+        return action in granted or EVERY_ACTION in granted
+
+    def require(self, caller: Caller, action: str) -> None:
+        """Raise NotGranted where a caller may not ask for an action."""
+        if not self.allows(caller, action):
+            roles = " ".join(sorted(caller.roles)) or UNAUTHENTICATED_ROLE
+            raise NotGranted(
+                f"{action} is not granted to {caller.name} (role {roles}); "
+                "an operator may ask for it, or grant it in network_config.yaml"
+            )

@@ -1,0 +1,134 @@
+"""The documented names, for agents that make their own sockets.
+
+Each name is kept and the holes it had are not: the handler runs on the socket's own Context,
+a socket that is bound already is refused, nothing falls back to plain, and a handler that a
+socket relies on can't be stopped. An agent that calls these gets CURVE and the list of
+authorised keys at the handshake; the check of every message is the business of `Server`.
+"""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from secure_zmq.authenticator import Authenticator
+from secure_zmq.certificates import certificates_folder, folders_of_keys, load_certificates
+from secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
+from secure_zmq.errors import SocketMisuse
+from secure_zmq.peers import AuthorizedPeers
+from secure_zmq.sockets import limit_socket, require_fresh, secure_unbound_server, secure_unconnected_client
+
+_lock = threading.Lock()
+_handlers: dict[int, "ZMQAuthenticator"] = {}  # by the address of the underlying Context
+
+
+class ZMQAuthenticator:
+    """The one ZAP handler of a Context; asking for it again returns the same one."""
+
+    def __new__(cls, context: "zmq.Context[Any] | None" = None, certificates: Path | None = None) -> "ZMQAuthenticator":
+        if context is None:
+            raise SocketMisuse("say which Context is meant: ZMQAuthenticator(socket.context)")
+        folder = certificates or certificates_folder()
+        with _lock:
+            known = _handlers.get(context.underlying)
+            if known is not None and known.authenticator.responsive:
+                if known.folder != folder:
+                    raise SocketMisuse(f"this Context has a handler for {known.folder}; use another for {folder}")
+                return known
+            handler = super().__new__(cls)
+            handler._start(context, folder)
+            _handlers[context.underlying] = handler
+            return handler
+
+    authenticator: Authenticator
+    folder: Path
+
+    def _start(self, context: "zmq.Context[Any]", folder: Path) -> None:
+        self.folder = folder
+        self._peers = AuthorizedPeers(folders_of_keys(folder))
+        self.authenticator = Authenticator(context, self._peers, on_end=self._end)
+        self._peers.watch()
+
+    def stop(self) -> None:
+        """End the handler.
+
+        Raises:
+            SocketMisuse: a socket that relies on it is still open.
+        """
+        self.authenticator.stop()
+        self._peers.close()
+
+    def _end(self) -> None:
+        """Let everything go with the Context, also where nobody calls `stop_auth`; on the handler's thread."""
+        self._peers.stop_watching()
+        with _lock:
+            for key in [key for key, handler in _handlers.items() if handler is self]:
+                del _handlers[key]
+
+
+def start_auth(context: "zmq.Context[Any] | None" = None) -> ZMQAuthenticator | None:
+    """Start the handler of a Context; without one, only prove that the keys are in order.
+
+    Older agents call it before they make a socket secure. Which Context counts is known
+    when the socket is: `configure_secure_server(socket)` starts the handler there.
+
+    Raises:
+        ConfigurationError: the keys are missing or wrong.
+    """
+    load_certificates()
+    return ZMQAuthenticator(context) if context is not None else None
+
+
+def stop_auth(context: "zmq.Context[Any] | None" = None) -> None:
+    """Stop the handler of a Context, or every one.
+
+    Raises:
+        SocketMisuse: a socket that relies on it is still open.
+    """
+    with _lock:
+        chosen = [h for key, h in _handlers.items() if context is None or key == context.underlying]
+    for handler in chosen:
+        handler.stop()
+
+
+def create_secure_context() -> "zmq.Context[Any]":
+    """Return a new Context on which the handler runs."""
+    context: zmq.Context[Any] = zmq.Context()
+    ZMQAuthenticator(context)
+    return context
+
+
+def secure_server_socket(socket: "zmq.Socket[Any]", certificates: Path | None = None) -> "zmq.Socket[Any]":
+    """Make a socket that is not bound yet a CURVE server for authorised keys, and return it.
+
+    Raises:
+        ConfigurationError: the keys are missing or wrong.
+        SocketMisuse: the socket is bound or connected already.
+    """
+    require_fresh(socket)
+    keys = load_certificates(certificates)
+    handler = ZMQAuthenticator(socket.context, keys.folder)
+    limit_socket(socket, DEFAULT_MAX_PAYLOAD_BYTES)
+    secure_unbound_server(socket, handler.authenticator, keys.own_keys)
+    return socket
+
+
+def secure_client_socket(
+    socket: "zmq.Socket[Any]", certificates: Path | None = None, server: str = "server"
+) -> "zmq.Socket[Any]":
+    """Make a socket that is not connected yet a CURVE client of the holder of `SERVER.key`, and return it.
+
+    Raises:
+        ConfigurationError: the keys are missing or wrong.
+        SocketMisuse: the socket is bound or connected already.
+    """
+    require_fresh(socket)
+    keys = load_certificates(certificates)
+    limit_socket(socket, DEFAULT_MAX_PAYLOAD_BYTES)
+    secure_unconnected_client(socket, keys.own_keys, keys.public_key(server))
+    return socket
+
+
+configure_secure_server = secure_server_socket
+configure_secure_client = secure_client_socket

@@ -1,0 +1,102 @@
+"""What happened on a socket's connections, as typed events from libzmq's monitor.
+
+A thread of its own drains each monitor: one that is not drained, or is closed in the wrong
+order, freezes the whole context.
+"""
+
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import zmq
+
+
+class Happening(Enum):
+    """What a monitor saw."""
+
+    CONNECTED = auto()  # TCP only
+    ACCEPTED = auto()  # TCP only, by a server; value is the descriptor
+    RETRIED = auto()
+    SUCCEEDED = auto()  # the handshake
+    DISCONNECTED = auto()
+    REFUSED = auto()  # a ZAP status; value 300, 400, 500
+    WRONG_KEYS = auto()
+    MECHANISM_MISMATCH = auto()
+    NOT_ZMTP = auto()
+    BROKEN_OFF = auto()  # the other side hung up in the handshake; value is an errno
+
+
+@dataclass(frozen=True, slots=True)
+class SocketEvent:
+    """One event: what happened, libzmq's value for it, and the endpoint."""
+
+    happening: Happening
+    value: int
+    endpoint: str
+
+
+_EVENT = struct.Struct("=Hi")  # zmq_socket_monitor(3): a 16-bit event, a 32-bit value; the endpoint is the next frame
+_SIMPLE = {
+    zmq.Event.CONNECTED: Happening.CONNECTED,
+    zmq.Event.ACCEPTED: Happening.ACCEPTED,
+    zmq.Event.CONNECT_RETRIED: Happening.RETRIED,
+    zmq.Event.HANDSHAKE_SUCCEEDED: Happening.SUCCEEDED,
+    zmq.Event.DISCONNECTED: Happening.DISCONNECTED,
+    zmq.Event.HANDSHAKE_FAILED_AUTH: Happening.REFUSED,
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: Happening.BROKEN_OFF,
+}
+_WATCHED = sum(_SIMPLE) | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.MONITOR_STOPPED
+_PROTOCOL_ERRORS: dict[int, Happening] = {
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: Happening.WRONG_KEYS,
+    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: Happening.MECHANISM_MISMATCH,
+}
+
+
+class Monitor:
+    """Drains one socket's monitor and hands every event to a callback, on its own thread."""
+
+    def __init__(self, socket: "zmq.Socket[bytes]", on_event: Callable[[SocketEvent], None]) -> None:
+        self.faults = 0  # of the callback
+        self._socket = socket
+        self._on_event = on_event
+        self._pair = socket.get_monitor_socket(_WATCHED)
+        self._thread = threading.Thread(target=self._drain, name="socket-monitor", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop before the socket is closed, from the thread that owns the socket."""
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+        self._thread.join()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the thread is at work; where it is not, libzmq will soon stand still."""
+        return self._thread.is_alive()
+
+    def _tell(self, event: SocketEvent) -> None:
+        try:
+            self._on_event(event)
+        except Exception:  # boundary: an undrained monitor freezes every socket of the context
+            self.faults += 1
+
+    def _drain(self) -> None:
+        try:
+            while True:
+                header, endpoint = self._pair.recv_multipart()
+                event, value = _EVENT.unpack(header)
+                if event == zmq.Event.MONITOR_STOPPED:
+                    return
+                self._tell(_typed(event, value, endpoint.decode()))
+        except zmq.ContextTerminated:
+            return
+        finally:
+            self._pair.close(0)
+
+
+def _typed(event: int, value: int, endpoint: str) -> SocketEvent:
+    if event == zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
+        return SocketEvent(_PROTOCOL_ERRORS.get(value, Happening.NOT_ZMTP), value, endpoint)
+    return SocketEvent(_SIMPLE[zmq.Event(event)], value, endpoint)

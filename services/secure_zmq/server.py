@@ -1,0 +1,192 @@
+"""The loop that owns the ROUTER: block for one message, drain what else has come, answer all, reply.
+
+Blocking receives and a drain to EAGAIN beat a poller by half, and a batch shares one commit.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import structlog
+import zmq
+
+from secure_zmq.callers import Caller
+from secure_zmq.dispatch import Dispatcher, Inbound, Owed
+from secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
+from secure_zmq.keys import KeyPair
+from secure_zmq.log_budget import LogBudget
+from secure_zmq.rekeying import RekeyRequests
+from secure_zmq.sessions import CallerSource
+from secure_zmq.sockets import ServerSocket
+
+_log = structlog.get_logger(__name__)
+
+MAX_BATCH = 256  # requests that share one commit
+ENOUGH_BYTES = 256 * 1024  # in a batch; a decoded request takes many times its size, so large ones go by themselves
+_TICK_MS = 200
+_OWED_TICK_MS = 5  # while an answer is owed that comes from another thread
+_QUIET_MS = 50  # without a message, and what was on its way when the loop was stopped has come
+_DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
+_STALLED_AFTER_S = 5.0
+_AT_ONCE = int(zmq.NOBLOCK)  # plain numbers: an enumeration's `|` costs as much as decoding a request
+_MORE_AT_ONCE = int(zmq.SNDMORE | zmq.NOBLOCK)
+
+
+class _Envelope(NamedTuple):
+    route: list[bytes]
+    inbound: Inbound
+
+
+class Server:
+    """Serves one socket with one dispatcher, on the thread that calls `serve_forever()`."""
+
+    def __init__(self, server_socket: ServerSocket, dispatcher: Dispatcher, on_tick: Callable[[], None]) -> None:
+        self._server_socket = server_socket
+        self._socket = server_socket.socket
+        self._socket.rcvtimeo = _TICK_MS
+        self._sessions: CallerSource = server_socket.sessions
+        self._dispatcher = dispatcher
+        self._on_tick = on_tick
+        self._budget = LogBudget()
+        self._rekeying = RekeyRequests()
+        self._owed: list[tuple[list[bytes], Owed]] = []
+        self._stop = threading.Event()
+        self._turned_at = time.monotonic()
+        self._longest_turn_s = 0.0
+
+    @property
+    def responsive(self) -> bool:
+        """Whether the loop has turned within the last 5 s."""
+        return time.monotonic() - self._turned_at < _STALLED_AFTER_S
+
+    def take_longest_turn_s(self) -> float:
+        """Return how long the loop was busy at most, and a message could wait, since this was asked; on its thread."""
+        longest, self._longest_turn_s = self._longest_turn_s, 0.0
+        return longest
+
+    def stop(self) -> None:
+        """Let the loop end after the requests that have come; may be called from any thread."""
+        self._stop.set()
+
+    def request_rekey(self, own_keys: KeyPair) -> "Future[float]":
+        """Have the loop change the socket's key, from any thread, within 200 ms of its current batch.
+
+        What has come is answered first; what is on its way then is repeated by the clients, under its own id.
+
+        Returns:
+            The seconds for which the socket was not bound. Don't wait for them in a handler: the loop is there.
+
+        Raises:
+            SocketMisuse: another change waits, or the server stops.
+        """
+        return self._rekeying.ask(own_keys)
+
+    def serve_forever(self) -> None:
+        """Answer requests until `stop()`, then what has come by then, and close the socket.
+
+        Connections whose key is no longer live are closed every 200 ms, also without traffic.
+
+        Raises:
+            SocketMisuse: the key was changed and the address can't be bound again; the process must end.
+        """
+        ticked_at = time.monotonic()
+        try:
+            while not self._stop.is_set():
+                batch = self._receive_batch(0)
+                busy_since = time.monotonic()
+                self._answer(batch)
+                if self._owed:
+                    self._answer_owed()
+                self._turned_at = time.monotonic()
+                if self._turned_at - ticked_at >= _TICK_MS / 1_000:
+                    ticked_at = self._turned_at
+                    self._server_socket.kick()
+                    self._on_tick()
+                self._longest_turn_s = max(self._longest_turn_s, time.monotonic() - busy_since)
+                if self._rekeying.waiting:
+                    self._drain(_AT_ONCE)
+                    self._rekeying.carry_out(self._server_socket.rekey)
+            self._socket.rcvtimeo = _QUIET_MS
+            self._drain(0)
+        finally:
+            self._rekeying.end()
+            self._server_socket.close()
+
+    def _drain(self, flags: int) -> None:
+        drained_by = time.monotonic() + _DRAIN_S
+        while time.monotonic() < drained_by and (batch := self._receive_batch(flags)):
+            self._answer(batch)
+
+    def _receive_batch(self, flags: int) -> list[_Envelope]:
+        batch: list[_Envelope] = []
+        try:
+            batch.append(self._receive(flags))
+            size = len(batch[0].inbound.payload)
+            while len(batch) < MAX_BATCH and size < ENOUGH_BYTES:
+                batch.append(self._receive(_AT_ONCE))
+                size += len(batch[-1].inbound.payload)
+        except zmq.Again:
+            pass
+        return batch
+
+    def _receive(self, flags: int) -> _Envelope:
+        """Return one message; its later frames are there as soon as its first one is."""
+        routing_id = self._socket.recv(flags)
+        frame = self._socket.recv(copy=False)
+        route = [routing_id]
+        if frame.more and not len(frame):  # the empty delimiter of a REQ peer
+            route.append(b"")
+            frame = self._socket.recv(copy=False)
+        fault: RequestError | None = self._discard_rest() if frame.more else None
+        caller: Caller | None = None
+        try:
+            caller = self._sessions.caller_of(routing_id, frame)
+        except PeerNotLive as error:
+            fault = error
+        return _Envelope(route, Inbound(frame.bytes, caller, fault))
+
+    def _discard_rest(self) -> MalformedRequest:
+        """Drop surplus frames one at a time; libzmq holds them already, and Python must not hold them as well."""
+        frames, more = 1, True
+        while more:  # asked of the frame, not of the socket: that takes half as long, and meanwhile nobody is served
+            more = self._socket.recv(copy=False).more
+            frames += 1
+        return MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
+
+    def _answer(self, batch: list[_Envelope]) -> None:
+        if not batch:
+            return
+        replies = self._dispatcher.answer([envelope.inbound for envelope in batch])
+        owed = self._dispatcher.take_owed()
+        for place, (envelope, reply) in enumerate(zip(batch, replies, strict=True)):
+            if place in owed:
+                self._owed.append((envelope.route, owed[place]))
+            else:
+                self._send(envelope.route, reply)
+
+    def _answer_owed(self) -> None:
+        """Send what has come by now of the answers from other threads; look again soon for the others."""
+        waiting = []
+        if any(owed.answer.done() for _, owed in self._owed):
+            self._server_socket.kick()  # whoever asked may have been revoked since
+        for route, owed in self._owed:
+            if not owed.answer.done():
+                waiting.append((route, owed))
+                continue
+            reply = self._dispatcher.settle(owed)
+            if self._sessions.leads_to(route[0], owed.caller):  # and not to another who chose the same routing-id since
+                self._send(route, reply)
+        self._owed = waiting
+        self._socket.rcvtimeo = _OWED_TICK_MS if waiting else _TICK_MS
+
+    def _send(self, route: list[bytes], reply: bytes) -> None:
+        try:
+            for part in route:
+                self._socket.send(part, _MORE_AT_ONCE)
+            self._socket.send(reply, _AT_ONCE)
+        except zmq.ZMQError as error:  # gone, or not reading: its retry finds the stored reply
+            left_out = self._budget.admit("reply_not_delivered")
+            if left_out is not None:
+                _log.info("reply_not_delivered", reason=str(error), not_logged_before=left_out)

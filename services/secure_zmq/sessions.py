@@ -1,0 +1,171 @@
+"""Who sent a message: what its connection proved, checked against the live list for every message."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import zmq
+
+from secure_zmq.callers import FINGERPRINT_PROPERTY, UNAUTHENTICATED, Caller
+from secure_zmq.connections import Connections
+from secure_zmq.errors import PeerNotLive
+
+if TYPE_CHECKING:
+    from secure_zmq.peers import AuthorizedPeers, Peer
+
+
+class CallerSource(Protocol):
+    """Tells the caller of a message, and counts sessions."""
+
+    @property
+    def connections(self) -> Connections:
+        """The socket's open connections."""
+        ...
+
+    def caller_of(self, routing_id: bytes, frame: zmq.Frame) -> Caller:
+        """Return the caller, or raise PeerNotLive, and have the connection closed."""
+        ...
+
+    def caller_now(self, fingerprint: str | None) -> Caller | None:
+        """Return who the holder of a key is at this moment; None where the key is no longer live."""
+        ...
+
+    def leads_to(self, routing_id: bytes, caller: Caller) -> bool:
+        """Return whether a routing-id is still that of a connection of this caller's; on the socket's own thread."""
+        ...
+
+    def disconnected(self, fd: int) -> None:
+        """Note, from any thread, that a connection ended."""
+        ...
+
+    def forget_ended(self) -> None:
+        """Let go what is known of connections that ended; on the thread that owns the socket."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of live sessions by caller's name."""
+        ...
+
+    def last_seen(self) -> dict[str, float]:
+        """Return when each caller was heard last, in seconds since the epoch."""
+        ...
+
+
+def origin(frame: zmq.Frame) -> tuple[int, str]:
+    """Return the descriptor and the address that a message came from; a peer can claim neither.
+
+    Raises:
+        zmq.ZMQError: the message did not come over a connection.
+    """
+    return int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
+
+
+class OpenSessions:
+    """SECURE_ZMQ=0: nobody is authenticated, whatever a message's metadata claims."""
+
+    def __init__(self) -> None:
+        self.connections = Connections(lambda _: True)
+
+    def caller_of(self, routing_id: bytes, frame: zmq.Frame) -> Caller:
+        return UNAUTHENTICATED
+
+    def caller_now(self, fingerprint: str | None) -> Caller | None:
+        return UNAUTHENTICATED
+
+    def leads_to(self, routing_id: bytes, caller: Caller) -> bool:
+        return True
+
+    def disconnected(self, fd: int) -> None:
+        pass
+
+    def forget_ended(self) -> None:
+        pass
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+    def last_seen(self) -> dict[str, float]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    name: str
+    fd: int
+
+
+class SecuredSessions:
+    """The caller is the key that ZAP accepted for the connection, as long as that key is listed.
+
+    It is read from every message: a routing-id proves nothing, since a peer may choose one, also
+    one that begins with a zero byte as those that libzmq assigns. Sessions are only counted by it.
+    """
+
+    def __init__(self, peers: "AuthorizedPeers") -> None:
+        self.connections = Connections(peers.live)
+        self._peers = peers
+        self._callers: dict[str, tuple[Peer, Caller]] = {}  # by fingerprint
+        self._sessions: dict[bytes, _Session] = {}
+        self._ended: deque[int] = deque()
+        self._last_seen: dict[str, float] = {}
+
+    def caller_of(self, routing_id: bytes, frame: zmq.Frame) -> Caller:
+        self.forget_ended()
+        try:
+            fingerprint, name = str(frame.get(FINGERPRINT_PROPERTY)), str(frame.get("User-Id"))
+        except zmq.ZMQError:
+            raise PeerNotLive("the connection carries no authenticated identity; use an authorised key") from None
+        peer = self._peers.live(fingerprint)
+        if peer is None or peer.name != name:
+            self.connections.doom(*origin(frame), "its key is no longer authorised")
+            raise PeerNotLive(f"the key of {name} is no longer authorised here; enrol a new key")
+        caller = self._caller(peer)
+        if routing_id not in self._sessions:
+            fd, address = origin(frame)
+            self.connections.heard(fd, address, fingerprint)
+            self._sessions[routing_id] = _Session(caller.name, fd)
+        self._last_seen[caller.name] = time.time()
+        return caller
+
+    def caller_now(self, fingerprint: str | None) -> Caller | None:
+        peer = self._peers.live(fingerprint) if fingerprint is not None else None
+        return None if peer is None else self._caller(peer)
+
+    def leads_to(self, routing_id: bytes, caller: Caller) -> bool:
+        self.forget_ended()
+        session = self._sessions.get(routing_id)
+        return session is not None and session.name == caller.name
+
+    def disconnected(self, fd: int) -> None:
+        self._ended.append(fd)
+
+    def counts(self) -> dict[str, int]:
+        ended = set(self._ended)
+        counts: dict[str, int] = {}
+        for session in tuple(self._sessions.values()):
+            if session.fd in ended:
+                continue
+            counts[session.name] = counts.get(session.name, 0) + 1
+        return counts
+
+    def last_seen(self) -> dict[str, float]:
+        return dict(self._last_seen)
+
+    def forget_ended(self) -> None:
+        """Drop the sessions whose connections ended; a newcomer on the same number is counted anew."""
+        if not self._ended:
+            return
+        ended = set()
+        while self._ended:
+            ended.add(self._ended.popleft())
+        for routing_id in [key for key, session in self._sessions.items() if session.fd in ended]:
+            del self._sessions[routing_id]
+
+    def _caller(self, peer: "Peer") -> Caller:
+        known = self._callers.get(peer.fingerprint)
+        if known is not None and (known[0] is peer or known[0] == peer):
+            return known[1]
+        caller = Caller(peer.name, peer.host, peer.roles, peer.fingerprint)
+        self._callers[peer.fingerprint] = (peer, caller)
+        return caller

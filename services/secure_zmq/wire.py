@@ -1,0 +1,149 @@
+"""Bytes to typed requests and replies to bytes; pure: no socket, no clock, no state.
+
+One request is one JSON object in one frame, named by its `action`; one reply likewise. The
+request types of an agent form one tagged union, so that size, shape, action, and field
+types are checked in a single pass by msgspec.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from secure_zmq.errors import MalformedRequest, MessageTooLarge, RequestError, UnknownAction
+
+MAX_REQUEST_ID_CHARACTERS = 128
+NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+Reply = dict[str, Any]
+
+
+class Request(msgspec.Struct, kw_only=True, tag_field="action"):
+    """The base of every request type; a subclass gives its action as `tag`.
+
+    `source_agent` and `timestamp`, which a request may carry, are ignored like any unknown
+    field: who asks is what the connection proved, never what the body claims. `on_behalf_of` names
+    for whom a request is passed on, which widens nobody's rights (see `forwarding`).
+    """
+
+    request_id: Annotated[str, msgspec.Meta(max_length=MAX_REQUEST_ID_CHARACTERS)] | None = None
+    on_behalf_of: NAME | None = None
+
+
+class _Envelope(msgspec.Struct):
+    action: Any = msgspec.UNSET
+    request_id: Any = None
+
+
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_encoder = msgspec.json.Encoder()
+
+
+def tag_of(request_type: type[Request]) -> str:
+    """Return the action that a request type stands for."""
+    return str(request_type.__struct_config__.tag)
+
+
+class RequestDecoder:
+    """Decodes the requests of one agent."""
+
+    def __init__(self, request_types: Iterable[type[Request]], max_payload_bytes: int) -> None:
+        types = tuple(request_types)
+        self._actions = sorted(tag_of(request_type) for request_type in types)
+        self._max_payload_bytes = max_payload_bytes
+        union: Any = types[0]
+        for request_type in types[1:]:
+            union = union | request_type
+        self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(union)
+
+    def decode(self, payload: bytes | memoryview) -> Request:
+        """Return the typed request.
+
+        Args:
+            payload: one frame; at most `max_payload_bytes`.
+
+        Raises:
+            MessageTooLarge, MalformedRequest, UnknownAction: with the field's path where there is one.
+        """
+        if len(payload) > self._max_payload_bytes:
+            raise MessageTooLarge(
+                f"the request has {len(payload)} bytes and {self._max_payload_bytes} are allowed; send less at once"
+            )
+        try:
+            return self._decoder.decode(str(payload, "utf-8"))  # msgspec alone would pass bad bytes in unknown fields
+        except msgspec.ValidationError as error:
+            raise self._explain(payload, error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MalformedRequest(f"the request is not JSON in UTF-8: {error}; send one JSON object") from None
+        except RecursionError:
+            raise MalformedRequest("the request is nested too deep; send a flatter JSON object") from None
+
+    def _explain(self, payload: bytes | memoryview, error: msgspec.ValidationError) -> RequestError:
+        action = _envelope(payload).action
+        if action is msgspec.UNSET:
+            return MalformedRequest(f"the request names no action: {error}; send a JSON object with `action`")
+        if isinstance(action, str) and action not in self._actions:
+            return UnknownAction(f"there is no action {action[:64]!r} here; there are: {', '.join(self._actions)}")
+        return MalformedRequest(f"{error}; see the action's fields")
+
+
+def request_id_of(payload: bytes | memoryview) -> str | None:
+    """Return the request's id where one can be read, even from a request that is refused."""
+    request_id = _envelope(payload).request_id
+    if isinstance(request_id, str) and len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
+        return request_id
+    return None
+
+
+def encode_request(action: str, fields: Mapping[str, Any], request_id: str, max_payload_bytes: int) -> bytes:
+    """Return a request's bytes.
+
+    Raises:
+        MessageTooLarge: it would be over `max_payload_bytes`.
+        MalformedRequest: a field has no form in JSON, or the id is too long for the server to repeat.
+    """
+    if len(request_id) > MAX_REQUEST_ID_CHARACTERS:
+        raise MalformedRequest(f"a request_id has at most {MAX_REQUEST_ID_CHARACTERS} characters; use a shorter one")
+    try:
+        payload = _encoder.encode({**fields, "action": action, "request_id": request_id})
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise MalformedRequest(f"the fields of {action} can't be written as JSON: {error}") from None
+    if len(payload) > max_payload_bytes:
+        raise MessageTooLarge(
+            f"{action} has {len(payload)} bytes and {max_payload_bytes} are allowed; send less at once"
+        )
+    return payload
+
+
+def encode_reply(reply: Reply, request_id: str | None) -> bytes:
+    """Return a reply's bytes, the request's id repeated."""
+    if request_id is not None:
+        reply = {**reply, "request_id": request_id}
+    return _encoder.encode(reply)
+
+
+def encode_error(error: RequestError, request_id: str | None, sentence_fields: tuple[str, ...]) -> bytes:
+    """Return an error reply's bytes; the sentence stands under every one of `sentence_fields`."""
+    reply: Reply = {"status": "error", "code": error.code}
+    for name in sentence_fields:
+        reply[name] = str(error)
+    return encode_reply(reply, request_id)
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Return a reply.
+
+    Raises:
+        MalformedRequest: the server's answer is not a JSON object.
+    """
+    try:
+        return msgspec.json.decode(payload, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequest(f"the answer is not a JSON object ({error}); is this a twinhost agent?") from None
+
+
+def _envelope(payload: bytes | memoryview) -> _Envelope:
+    try:
+        return _envelope_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Envelope()

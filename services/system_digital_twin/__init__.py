@@ -1,0 +1,1 @@
+"""SystemDigitalTwin, on mainpc: it knows the whole system."""

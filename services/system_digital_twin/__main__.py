@@ -1,0 +1,100 @@
+"""`python -m system_digital_twin`: the agent on mainpc."""
+
+import sys
+import time
+
+from agent_runtime.assembly import MAX_PAGE_BYTES, Assembly, Foundation
+from agent_runtime.common_actions import GetHealth
+from agent_runtime.dialects import all_status, commands, first_of, raw_strings
+from agent_runtime.process import run_agent
+from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
+from system_digital_twin.commands import COMMANDS
+from system_digital_twin.event_actions import EventActions
+from system_digital_twin.events import MIGRATION as EVENTS_MIGRATION
+from system_digital_twin.events import MIGRATION_IDS as EVENTS_MIGRATION_IDS
+from system_digital_twin.events import Events
+from system_digital_twin.handlers import ITSELF, SUCCESS, Handlers
+from system_digital_twin.http.page import assets_folder, page_routes
+from system_digital_twin.http.state import StateBoard
+from system_digital_twin.http.stream import Stream
+from system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
+from system_digital_twin.keys_and_audit import KeysAndAudit
+from system_digital_twin.messages import GetAllAgents
+from system_digital_twin.metrics_and_leases import MIGRATIONS as METRICS_MIGRATIONS
+from system_digital_twin.metrics_and_leases import MetricsAndLeases
+from system_digital_twin.registry import HEALTHY, MIGRATION, AgentRecord, Registry
+
+NAME = ITSELF
+MIGRATIONS = [
+    MIGRATION,
+    LEDGER_MIGRATION,
+    KEY_AUDIT_MIGRATION,
+    *METRICS_MIGRATIONS,
+    EVENTS_MIGRATION,
+    EVENTS_MIGRATION_IDS,
+]  # in the order they came about
+
+
+def assemble(foundation: Foundation) -> Assembly:
+    """Build the agent's actions on its registry."""
+    settings = foundation.settings
+    registry = Registry(foundation.database, settings.config.limits.registration_ttl_s, foundation.publisher.publish)
+    with foundation.database.transaction():
+        registry.put(_itself(foundation))
+    peers = foundation.keys.peers
+    security = KeysAndAudit(foundation)
+    hosts = MetricsAndLeases(foundation)
+    events = Events(foundation.database, foundation.publisher.publish)
+    handlers = Handlers(registry, peers.public_key_of, security.trust_revision)
+    state = StateBoard(foundation, registry, hosts.metrics, hosts.leases, events)
+
+    def on_tick() -> None:
+        registry.keep_alive(NAME)
+        state.on_tick()
+        hosts.on_tick()
+        events.on_tick()
+        security.on_tick()
+
+    def on_stop() -> None:
+        hosts.close()
+        security.close()
+
+    return Assembly(
+        actions=[
+            *handlers.actions(),
+            *security.actions(),
+            *hosts.actions(),
+            *EventActions(events, min(MAX_PAGE_BYTES, settings.config.limits.max_payload_bytes)).actions(),
+        ],
+        success=SUCCESS,
+        translate=first_of(
+            raw_strings({b"ping": (GetHealth(), None), b"GET_ALL_STATUS": (GetAllAgents(), all_status)}),
+            commands(COMMANDS),
+        ),
+        on_tick=on_tick,
+        on_refusal=security.on_refusal,
+        on_grants=security.on_grants,
+        on_stop=on_stop,
+        companions=[hosts.sampler],
+        routes=[*Stream(state.board).routes(), *page_routes(assets_folder())],
+    )
+
+
+def _itself(foundation: Foundation) -> AgentRecord:
+    agent = foundation.settings.agent
+    return AgentRecord(
+        name=NAME,
+        status=HEALTHY,
+        location=agent.host.name,
+        registered_by=NAME,
+        last_updated=time.time(),
+        host=agent.host.address,
+        port=agent.zmq_port,
+        health_check_port=agent.http_port,
+        agent_type="system_twin",
+        capabilities=("registry", "discovery"),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble))

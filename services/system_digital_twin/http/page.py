@@ -1,0 +1,81 @@
+"""The dashboard's files: a fixed list that is read at the start, so that no request names a path."""
+
+import gzip
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+ASSETS_VARIABLE = "TWINHOST_ASSETS"
+DEFAULT_ASSETS = "/opt/twinhost/assets"  # what the image's build puts there: the chart library, and the schemas
+STATIC = Path(__file__).parent / "static"
+
+# Nothing but what this server sends: no inline script or style, no other site, no frame around it, no form.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+    "Vary": "Accept-Encoding",
+}
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/schema+json",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    body: bytes
+    packed: bytes
+    media_type: str
+    tag: str
+
+
+def assets_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the image's build put what is not this project's own."""
+    return Path(environment.get(ASSETS_VARIABLE) or DEFAULT_ASSETS)
+
+
+def page_routes(assets: Path) -> list[Route]:
+    """Return a route for every file: `/`, `/assets/NAME`, and the schemas, which `/api/schema` lists."""
+    schemas = _known_in(assets / "schema")
+    listed = JSONResponse({path.stem: f"/api/schema/{path.name}" for path in schemas}, headers=_HEADERS)
+    routes = [Route("/", _serve(_read(STATIC / "index.html"))), Route("/api/schema", lambda _: listed)]
+    routes += [Route(f"/assets/{path.name}", _serve(_read(path))) for path in (*_known_in(STATIC), *_known_in(assets))]
+    return routes + [Route(f"/api/schema/{path.name}", _serve(_read(path))) for path in schemas]
+
+
+def _known_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.*") if path.suffix in _TYPES and path.is_file())
+
+
+def _read(path: Path) -> _File:
+    body = path.read_bytes()
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    return _File(body, gzip.compress(body, mtime=0), _TYPES[path.suffix], tag)
+
+
+def _serve(file: _File) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        headers = {**_HEADERS, "ETag": file.tag}
+        if request.headers.get("if-none-match") == file.tag:
+            return Response(status_code=304, headers=headers)
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            return Response(file.packed, headers={**headers, "Content-Encoding": "gzip"}, media_type=file.media_type)
+        return Response(file.body, headers=headers, media_type=file.media_type)
+
+    return answer

@@ -1,0 +1,220 @@
+// The tables and lists below the machines.
+
+import { agoElement, now } from "./clock.js";
+import { absent, badge, byId, draw, el, keyed, setText, table } from "./dom.js";
+import { clock, count, days, duration, isNumber, memory, plain } from "./text.js";
+import { wordOfSeverity, wordOfStatus, wordsOfCause } from "./words.js";
+
+export const ENDS_SOON_S = 14 * 86400; // from then on, mainpc itself warns
+const MOST_ROWS = 300;
+const MOST_DATA = 140;
+const MOST_DATA_OPENED = 4000;
+
+const name = (text) => (text ? el("bdi", { class: "name" }, text) : absent("no name"));
+const lastSeen = (iso) => (iso ? agoElement(iso) : absent("never"));
+const textOr = (reason) => (text) => (text ? el("bdi", {}, text) : absent(reason));
+const monoOr = (reason) => (text) => (text ? el("bdi", { class: "mono" }, text) : absent(reason));
+
+const fingerprint = (text) => (text ? el("bdi", { class: "mono fingerprint" }, text) : absent("no key"));
+
+const AGENTS = {
+  caption: "Agents with their status and last sign of life",
+  empty: "No agent has reported for duty yet.",
+  keyOf: (agent) => agent.name,
+  rowState: (agent) => wordOfStatus(agent.status).tone,
+  columns: [
+    {
+      title: "Agent",
+      value: (agent) => [plain(agent.name, 60), plain(agent.agent_type, 30)],
+      draw: ([who, kind]) => [name(who), kind ? el("bdi", { class: "under" }, kind) : null].filter(Boolean),
+    },
+    {
+      title: "Status",
+      value: (agent) => agent.status,
+      draw: (status) => {
+        const { tone, sign, word } = wordOfStatus(status);
+        return badge(tone, sign, word);
+      },
+    },
+    { title: "Last seen", kind: "short", value: (agent) => agent.last_seen, draw: lastSeen },
+    { title: "Machine", value: (agent) => plain(agent.location, 30), draw: textOr("not told") },
+    { title: "Address", value: (agent) => plain(agent.endpoint, 50), draw: monoOr("none") },
+    { title: "Registered by", value: (agent) => (agent.registered_by === agent.name ? "itself" : plain(agent.registered_by, 40)), draw: textOr("nobody known") },
+    {
+      title: "Depends on",
+      value: (agent) => (agent.dependencies ?? []).slice(0, 12).map((one) => plain(one, 30)),
+      draw: (others) => (others.length > 0 ? others.map((one) => el("bdi", { class: "chip" }, one)) : absent("nothing")),
+    },
+  ],
+};
+
+const SESSIONS = {
+  caption: "Identities with their connections and keys",
+  empty: "Nobody is let in yet.",
+  keyOf: (session) => `${session.name} ${session.fingerprint}`,
+  rowState: (session) => (isNumber(session.key_left_s) && session.key_left_s < ENDS_SOON_S ? "warn" : "good"),
+  columns: [
+    { title: "Name", value: (session) => plain(session.name, 60), draw: name },
+    { title: "Machine", value: (session) => plain(session.host, 30), draw: textOr("any") },
+    {
+      title: "May act as",
+      value: (session) => (session.roles ?? []).slice(0, 8).map((role) => plain(role, 24)),
+      draw: (roles) => (roles.length > 0 ? roles.map((role) => el("bdi", { class: "chip" }, role)) : absent("no role")),
+    },
+    {
+      title: "Connections",
+      kind: "short",
+      value: (session) => session.sessions,
+      draw: (open) => (open > 0 ? `${count(open)} open` : el("span", { class: "quiet" }, "none open")),
+    },
+    { title: "Last seen", kind: "short", value: (session) => session.last_seen, draw: lastSeen },
+    { title: "Key", value: (session) => plain(session.fingerprint, 80), draw: fingerprint },
+    {
+      title: "Key age",
+      kind: "short",
+      value: (session) => (isNumber(session.key_age_s) ? duration(session.key_age_s) : null),
+      draw: (age) => age ?? absent("not known"),
+    },
+    { title: "Key valid for", value: keyLeft, draw: drawKeyLeft },
+  ],
+};
+
+function keyLeft({ key_left_s: left, key_age_s: age }) {
+  if (!isNumber(left)) return null;
+  const share = isNumber(age) && age + left > 0 ? Math.round((100 * Math.max(0, left)) / (age + left)) : null;
+  return [left <= 0 ? "ended" : left < ENDS_SOON_S ? "soon" : "long", left < 86400 ? duration(left) : days(left), share];
+}
+
+function drawKeyLeft(value) {
+  if (value === null) return absent("not known");
+  const [state, text, share] = value;
+  if (state === "ended") return badge("bad", "bad", "Expired");
+  const bar = share === null ? null : el("span", { class: "bar", "aria-hidden": "true" }, el("i"));
+  bar?.firstChild.style.setProperty("width", `${share}%`);
+  const words = state === "soon" ? badge("warn", "warn", `${text}, renew it`) : el("span", {}, text);
+  return [words, bar].filter(Boolean);
+}
+
+const LEASES = {
+  caption: "Memory that is set aside, for whom and for how long",
+  empty: "No memory is set aside.",
+  keyOf: (lease) => lease.lease_id,
+  columns: [
+    { title: "For", value: (lease) => plain(lease.holder, 60), draw: name },
+    { title: "Amount", kind: "short", value: (lease) => (isNumber(lease.amount_mb) ? memory(lease.amount_mb) : null), draw: textOr("not told") },
+    {
+      title: "Kind",
+      value: (lease) => ({ vram: "Graphics memory", ram: "Memory" })[lease.resource] ?? plain(lease.resource, 20),
+      draw: textOr("not told"),
+    },
+    { title: "Machine", value: (lease) => plain(lease.host, 30), draw: textOr("not told") },
+    {
+      title: "State",
+      value: (lease) => lease.state,
+      draw: (state) =>
+        state === "committed" ? badge("good", "ok", "In use") : badge("calm", "unknown", state === "reserved" ? "Reserved" : plain(state, 20)),
+    },
+    {
+      title: "Ends in",
+      kind: "short",
+      value: (lease) => (isNumber(lease.expires_in_s) ? duration(lease.expires_in_s) : null),
+      draw: (left) => left ?? absent("no end"),
+    },
+  ],
+};
+
+export function drawAgents({ agents = [], counts = {} }) {
+  const all = counts.agents ?? agents.length;
+  const shown = agents.length <= MOST_ROWS ? agents : troubledFirst(agents).slice(0, MOST_ROWS);
+  setText(byId("agents-count"), shown.length < all ? `${count(shown.length)} of ${count(all)}` : count(all));
+  table(byId("agents-table"), AGENTS, shown);
+}
+
+function troubledFirst(agents) {
+  const well = (agent) => Number(wordOfStatus(agent.status).tone === "good");
+  return [...agents].sort((a, b) => well(a) - well(b));
+}
+
+export function drawSessions({ sessions = [], counts = {} }) {
+  setText(byId("identities-count"), count(counts.sessions ?? sessions.length));
+  table(byId("identities-table"), SESSIONS, sessions.slice(0, MOST_ROWS));
+}
+
+export function drawLeases({ leases = [], counts = {} }) {
+  setText(byId("leases-count"), count(counts.leases ?? leases.length));
+  table(byId("leases-table"), LEASES, leases.slice(0, MOST_ROWS));
+}
+
+export function drawRefused({ refused = {} }) {
+  const causes = Object.entries(refused)
+    .filter(([, times]) => times > 0)
+    .sort(([, a], [, b]) => b - a);
+  setText(byId("refused-count"), count(causes.reduce((sum, [, times]) => sum + times, 0)));
+  const most = causes[0]?.[1] ?? 1;
+  const columns = [
+    {
+      title: "Why",
+      value: ([cause]) => wordsOfCause(cause),
+      draw: ([title, why]) => [el("bdi", { class: "name" }, title), why ? el("span", { class: "under" }, why) : null].filter(Boolean),
+    },
+    {
+      title: "How often",
+      kind: "number",
+      value: ([, times]) => [times, Math.max(2, Math.round((100 * times) / most))],
+      draw: ([times, share]) => {
+        const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i"));
+        bar.firstChild.style.setProperty("width", `${share}%`);
+        return [el("span", { class: "times" }, count(times)), bar];
+      },
+    },
+  ];
+  const caption = "Refused connections by cause";
+  table(byId("refused-list"), { caption, columns, keyOf: ([cause]) => cause, empty: "Nobody has been turned away." }, causes);
+}
+
+export function drawEvents({ events = [] }) {
+  setText(byId("events-count"), events.length > 0 ? `newest ${count(events.length)}` : "");
+  drawFeed(byId("events-list"), "Events, newest first", "Nothing has happened yet.", events, (event) => [
+    el("p", { class: "feed-head" }, el("bdi", { class: "name" }, plain(event.type, 80)), whenElement(event.time)),
+    el("p", { class: "under" }, "from ", el("bdi", {}, plain(event.source, 80))),
+    longText(event.data),
+  ]);
+}
+
+export function drawErrors({ errors = [] }) {
+  setText(byId("errors-count"), errors.length > 0 ? `newest ${count(errors.length)}` : "");
+  drawFeed(byId("errors-list"), "Errors, newest first", "Nothing has gone wrong.", errors, (error) => {
+    const { tone, sign, word } = wordOfSeverity(error.severity);
+    return [
+      el("p", { class: "feed-head" }, badge(tone, sign, word), el("bdi", { class: "name" }, plain(error.type, 80)), whenElement(error.time)),
+      el("p", { class: "under" }, "from ", el("bdi", {}, plain(error.agent, 80))),
+      longText(error.message),
+    ];
+  });
+}
+
+/** A list that scrolls within itself; it takes the focus so that the keyboard can scroll it too. */
+function drawFeed(place, label, empty, items, parts) {
+  const any = items.length > 0;
+  draw(place, any, () =>
+    any
+      ? el("div", { class: "feed", tabindex: "0", role: "region", "aria-label": label }, el("ol", { role: "list" }))
+      : el("p", { class: "empty" }, empty),
+  );
+  if (any) keyed(place.querySelector("ol"), items, (item) => item.seq, (item) => el("li", {}, ...parts(item).filter(Boolean)));
+}
+
+function whenElement(iso) {
+  const element = el("time", { datetime: plain(iso, 40) }, clock(iso, now()));
+  return element;
+}
+
+function longText(value) {
+  const empty = value === null || value === undefined || value === "" || (typeof value === "object" && Object.keys(value).length === 0);
+  if (empty) return null;
+  const short = plain(value, MOST_DATA);
+  const whole = plain(value, MOST_DATA_OPENED);
+  const kind = typeof value === "string" ? "data" : "data mono";
+  if (short === whole) return el("p", { class: kind }, el("bdi", {}, whole));
+  return el("details", { class: kind }, el("summary", {}, el("bdi", {}, short)), el("p", {}, el("bdi", {}, whole)));
+}

@@ -1,0 +1,77 @@
+// One sentence on how things are; it is what a screen reader is told when it changes.
+
+import { byId, draw, el, setAttribute, setText } from "./dom.js";
+import { duration, isNumber, listed, many, plain } from "./text.js";
+import { ENDS_SOON_S } from "./sections.js";
+import { wordOfStatus } from "./words.js";
+
+const SIGNS = { good: "ok", warn: "warn", bad: "bad", silent: "unknown" };
+
+/** Show the sentence for the state, or for the silence since `lostAt`. */
+export function drawSummary(state) {
+  const { level, title, text } = summaryOf(state);
+  setAttribute(byId("summary"), "data-level", level);
+  setAttribute(byId("summary-icon"), "href", `#i-${SIGNS[level]}`);
+  setText(byId("summary-title"), title);
+  setText(byId("summary-text"), text);
+  document.title = level === "good" ? "twinhost" : `${title} · twinhost`;
+  announce(`${title} ${text}`);
+}
+
+export function drawBanners(state) {
+  byId("banner-insecure").hidden = state.secure !== false;
+  const warnings = (state.warnings ?? []).slice(0, 20).map((warning) => plain(warning, 300));
+  byId("banner-warnings").hidden = warnings.length === 0;
+  draw(byId("warnings"), warnings, () => warnings.map((warning) => el("li", {}, el("bdi", {}, warning))));
+  setText(byId("uptime"), isNumber(state.uptime_s) ? `mainpc’s agent has been up for ${duration(state.uptime_s)}.` : "");
+}
+
+/** Show that what is on the page is old, or that it no longer is. */
+export function drawLost(lostFor, everSeen) {
+  const lost = lostFor !== null;
+  byId("banner-stale").hidden = !lost;
+  if (!lost) return;
+  const title = everSeen ? "Connection to mainpc lost" : "mainpc does not answer";
+  const old = everSeen ? `What you see below is ${duration(lostFor)} old. ` : "";
+  setText(byId("stale-title"), title);
+  setText(byId("stale-text"), `${old}The page keeps trying and comes back by itself.`);
+  document.title = `${title} · twinhost`;
+  announce(`${title}. The page keeps trying.`);
+}
+
+function announce(text) {
+  setText(byId("announce"), text);
+}
+
+function summaryOf(state) {
+  const hosts = state.hosts ?? [];
+  const agents = state.agents ?? [];
+  const ofHosts = new Set(hosts.map((host) => host.agent));
+  const silentHosts = hosts.filter((host) => host.status === "NO_RESPONSE");
+  const newHosts = hosts.filter((host) => host.status === "unknown");
+  const silent = agents.filter((agent) => agent.status === "NO_RESPONSE" && !ofHosts.has(agent.name));
+  const odd = agents.filter((agent) => wordOfStatus(agent.status).tone === "warn");
+  const mute = hosts.filter((host) => host.stale && wordOfStatus(host.status).tone === "good");
+  const ending = (state.sessions ?? []).filter((one) => isNumber(one.key_left_s) && one.key_left_s < ENDS_SOON_S);
+  const names = (list) => listed(list.map((one) => one.name));
+  const troubles = [
+    state.secure === false && ["bad", "Encryption is off."],
+    silentHosts.length > 0 && ["bad", `${names(silentHosts)} ${silentHosts.length === 1 ? "gives" : "give"} no response.`],
+    state.status === "error" && ["bad", "mainpc’s own check says that something is broken."],
+    newHosts.length > 0 && ["warn", `${names(newHosts)} ${newHosts.length === 1 ? "has" : "have"} not reported yet.`],
+    silent.length > 0 && ["warn", `No response from ${many(silent.length, "agent", "agents")}: ${names(silent)}.`],
+    odd.length > 0 && ["warn", `Not healthy, by ${odd.length === 1 ? "its" : "their"} own word: ${names(odd)}.`],
+    mute.length > 0 && ["warn", `No figures come from ${names(mute)}.`],
+    ending.length > 0 && ["warn", `${ending.length === 1 ? "A key ends" : "Keys end"} soon: ${names(ending)}.`],
+    state.status === "degraded" && ["warn", "mainpc’s own check says that something is amiss."],
+  ].filter(Boolean);
+  if (troubles.length === 0) {
+    return {
+      level: "good",
+      title: "All is well.",
+      text: `${many(hosts.length, "machine", "machines")} and ${many(state.counts?.agents ?? agents.length, "agent", "agents")} respond, and every message between them is encrypted.`,
+    };
+  }
+  const [[level, title], ...others] = troubles;
+  return { level, title, text: others.map(([, text]) => text).join(" ") || "Everything else is well." };
+}

@@ -1,0 +1,202 @@
+"""The registry of agents: the sole owner of who is registered; in SQLite, and in memory for reading."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from durable_store.database import Database
+from secure_zmq.errors import LimitReached, NotFound
+
+MIGRATION = """
+CREATE TABLE agents (
+    name TEXT PRIMARY KEY NOT NULL,
+    record BLOB NOT NULL,
+    last_seen REAL NOT NULL
+) STRICT;
+"""
+MAX_REGISTRATIONS = 10_000
+NO_RESPONSE = "NO_RESPONSE"
+HEALTHY = "HEALTHY"
+AGENT_TOPIC = b"AGENT:"  # of the event that says who came or went
+Publish = Callable[..., None]  # a topic, and the event's fields
+_OK_STATUSES = frozenset({"HEALTHY", "ok"})
+
+
+class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One registration. Times are seconds since the epoch; `revision` counts the registrations under this name."""
+
+    name: str
+    status: str
+    location: str
+    registered_by: str
+    last_updated: float
+    revision: int = 1
+    host: str | None = None
+    port: int | None = None
+    health_check_port: int | None = None
+    agent_type: str | None = None
+    capabilities: tuple[str, ...] = ()
+    dependencies: tuple[str, ...] = ()
+    script_path: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """The last sign of life: `wall` seconds since the epoch to show, `clock` monotonic seconds to count from."""
+
+    wall: float
+    clock: float
+
+
+class Registry:
+    """Registrations by name. An agent that is silent for longer than its TTL reads as NO_RESPONSE.
+
+    Silence is counted by the monotonic clock, so that a change of the wall clock silences nobody.
+    """
+
+    def __init__(self, database: Database, ttl_s: float, publish: Publish = lambda *_, **__: None) -> None:
+        self._database = database
+        self._publish = publish
+        self._ttl_s = ttl_s
+        self._encoder = msgspec.json.Encoder()
+        self._records: dict[str, AgentRecord] = {}
+        self._seen: dict[str, Seen] = {}
+        self._trust: dict[str, str] = {}  # told with every heartbeat, so in memory alone
+        wall, clock = time.time(), time.monotonic()
+        decoder = msgspec.json.Decoder(AgentRecord)
+        for name, record, last_seen in database.execute("SELECT name, record, last_seen FROM agents"):
+            self._records[name] = decoder.decode(record)
+            self._seen[name] = Seen(last_seen, clock - max(0.0, wall - last_seen))
+
+    def put(self, record: AgentRecord) -> AgentRecord:
+        """Register, or register again; return the record with its revision.
+
+        Raises:
+            LimitReached: it would be one more than MAX_REGISTRATIONS.
+        """
+        known = self._records.get(record.name)
+        if known is None and len(self._records) >= MAX_REGISTRATIONS:
+            raise LimitReached(f"{MAX_REGISTRATIONS} agents are registered and no more are taken; `unregister` some")
+        if known is not None:
+            record = msgspec.structs.replace(record, revision=known.revision + 1)
+        self._write(record)
+        self._tell(record.name, "registered", record.registered_by)
+        return record
+
+    def heartbeat(self, name: str, status: str | None) -> Seen:
+        """Note a sign of life, and a new status where there is one.
+
+        Raises:
+            NotFound: nobody registered under this name.
+        """
+        record = self.get(name)
+        if status is not None and status != record.status:
+            self._write(msgspec.structs.replace(record, status=status, last_updated=time.time()))
+            return self._seen[name]
+        seen = self._remember(name)
+        self._database.execute("UPDATE agents SET last_seen = ? WHERE name = ?", (seen.wall, name))
+        return seen
+
+    def note_trust(self, name: str, revision: str | None) -> None:
+        """Note which revision of the trust document a registered agent follows; None where it follows none."""
+        if revision is None:
+            self._trust.pop(name, None)
+        else:
+            self._trust[name] = revision
+
+    def trust_revision(self, name: str) -> str | None:
+        """Return the revision that a registered agent has told."""
+        return self._trust.get(name)
+
+    def keep_alive(self, name: str) -> None:
+        """Note a sign of life in memory alone: the registry's own agent lives as long as this process."""
+        self._seen[name] = Seen(time.time(), time.monotonic())
+
+    def remove(self, name: str) -> None:
+        """Forget a registration.
+
+        Raises:
+            NotFound: nobody registered under this name.
+        """
+        record, seen = self.get(name), self._seen[name]
+        self._trust.pop(name, None)
+        self._database.execute("DELETE FROM agents WHERE name = ?", (name,))
+        del self._records[name], self._seen[name]
+
+        def undo() -> None:
+            self._records[name], self._seen[name] = record, seen
+
+        self._database.on_rollback(undo)
+        self._tell(name, "unregistered", record.registered_by)
+
+    def get(self, name: str) -> AgentRecord:
+        """Return one registration.
+
+        Raises:
+            NotFound: nobody registered under this name.
+        """
+        record = self._records.get(name)
+        if record is None:
+            raise NotFound(f"no agent {name[:64]!r} is registered; `get_all_agents` lists those that are")
+        return record
+
+    def all(self) -> list[AgentRecord]:
+        """Return every registration, by name."""
+        return [self._records[name] for name in sorted(self._records)]
+
+    def last_seen(self, name: str) -> float:
+        """Return a registered agent's last sign of life in seconds since the epoch."""
+        return self._seen[name].wall
+
+    def status(self, record: AgentRecord) -> str:
+        """Return the registered status, or NO_RESPONSE after more than the TTL of silence."""
+        silent_s = time.monotonic() - self._seen[record.name].clock
+        return NO_RESPONSE if silent_s > self._ttl_s else record.status
+
+    def missing_dependencies(self, record: AgentRecord) -> list[str]:
+        """Return what a registered agent says that it needs and nobody registered, or nobody hears of any more."""
+        return [
+            name
+            for name in record.dependencies
+            if name not in self._records or self.status(self._records[name]) == NO_RESPONSE
+        ]
+
+    def is_ok(self, record: AgentRecord) -> bool:
+        return self.status(record) in _OK_STATUSES
+
+    def _tell(self, name: str, what: str, registered_by: str) -> None:
+        event = {"agent_name": name, "what": what, "registered_by": registered_by}
+        self._database.after_commit(lambda: self._publish(AGENT_TOPIC, **event))
+
+    def _write(self, record: AgentRecord) -> None:
+        known = self._records.get(record.name)
+        seen = self._remember(record.name)
+        self._database.execute(
+            "INSERT INTO agents VALUES (?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET record = excluded.record, last_seen = excluded.last_seen",
+            (record.name, self._encoder.encode(record), seen.wall),
+        )
+        self._records[record.name] = record
+
+        def undo() -> None:
+            if known is None:
+                del self._records[record.name]
+            else:
+                self._records[record.name] = known
+
+        self._database.on_rollback(undo)
+
+    def _remember(self, name: str) -> Seen:
+        known = self._seen.get(name)
+        seen = self._seen[name] = Seen(time.time(), time.monotonic())
+
+        def undo() -> None:
+            if known is None:
+                del self._seen[name]
+            else:
+                self._seen[name] = known
+
+        self._database.on_rollback(undo)
+        return seen

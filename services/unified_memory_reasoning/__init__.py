@@ -1,0 +1,1 @@
+"""UnifiedMemoryReasoningAgent, on pc2: it remembers for the system."""

@@ -1,0 +1,63 @@
+"""`python -m unified_memory_reasoning`: the agent on pc2."""
+
+import sys
+from typing import Any
+
+from agent_runtime.assembly import Assembly, Foundation
+from agent_runtime.dialects import commands
+from agent_runtime.health import iso_time
+from agent_runtime.process import run_agent
+from durable_store import set_aside
+from membership.member import MIGRATION as MEMBERSHIP_MIGRATION
+from membership.member import Description, Membership
+from unified_memory_reasoning.commands import COMMANDS
+from unified_memory_reasoning.memory import MIGRATIONS as MEMORY_MIGRATIONS
+from unified_memory_reasoning.memory import Memory
+from unified_memory_reasoning.messages import SUCCESS
+from unified_memory_reasoning.other_agents.coordination_actions import CoordinationActions
+
+NAME = "UnifiedMemoryReasoningAgent"
+MIGRATIONS = (*MEMORY_MIGRATIONS, MEMBERSHIP_MIGRATION)
+DESCRIPTION = Description("memory", ["contexts", "search", "memories", "error_patterns", "twins", "coordination"])
+
+
+def assemble(foundation: Foundation) -> Assembly:
+    """Build the agent's actions on its store, and its membership."""
+    settings, counters = foundation.settings, foundation.counters
+    limits = settings.config.limits
+    member = Membership(foundation, DESCRIPTION)
+    if (damage := set_aside.told(foundation.database.path)) is not None:
+        with foundation.database.transaction():
+            member.outbox.tell_error("store_damage", damage, severity="critical")
+    memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.tell)
+
+    def document() -> dict[str, Any]:
+        last = counters.last_request_time
+        return {
+            **foundation.health.document(),
+            "request_count": counters.requests,
+            "error_count": counters.errors,
+            "last_request_time": iso_time(last) if last is not None else None,
+            **memory.totals(),
+            "outbox": member.outbox.queue.document(),
+        }
+
+    def on_tick() -> None:
+        member.on_tick()
+        memory.on_tick()  # the last: it may end the process, to start with a restored backup
+
+    return Assembly(
+        actions=[*memory.actions(document), *CoordinationActions(member, NAME).actions()],
+        success=SUCCESS,
+        sentence_fields=("error", "reason"),
+        translate=commands(COMMANDS, max_bytes=limits.max_payload_bytes, anywhere=True, not_found="ERROR"),
+        document=document,
+        on_tick=on_tick,
+        on_refusal=member.on_refusal,
+        on_stop=memory.on_stop,
+        companions=member.companions,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble, set_aside_damage=True))

@@ -1,0 +1,1 @@
+"""Who wrote what, what is hidden, backups, and restores."""

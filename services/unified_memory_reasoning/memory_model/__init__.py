@@ -1,0 +1,1 @@
+"""Memories that fade, are reinforced, and merge with those of another store."""

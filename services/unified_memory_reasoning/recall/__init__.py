@@ -1,0 +1,1 @@
+"""Finding what was said and stored by its words."""

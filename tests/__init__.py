@@ -1,0 +1,1 @@
+"""The promises of twinhost, each as a test."""

@@ -1,0 +1,1 @@
+"""Every entry of the adversary's list, played while a legitimate client works, and what that costs it."""

@@ -1,0 +1,1 @@
+"""Measurements, run by hand: they print what they find, and assert nothing about speed."""

@@ -1,0 +1,184 @@
+"""`python -m tests.benchmarks.bench_agents`: what agents cost one mainpc, and how they come back when it was away.
+
+Mainpc runs as its own process with real keys; the agents are the product's own links in a few processes beside it.
+Everything is on the loopback of this machine and ends by itself. Prints a table for people, or JSON; it asserts nothing
+of speed: the figures are of the machine that it runs on.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from network_config import load_network_config
+from network_config.load import DEFAULT_PATH
+from secure_zmq.keys import KeyPair
+from tests.benchmarks import agent_phases as phases
+from tests.benchmarks.agent_fleet import raise_file_limit
+from tests.benchmarks.agent_report import Latency, Report, Restart
+from tests.benchmarks.loaded_mainpc import LoadedMainpc, new_pairs
+
+SWEEP = (100, 300, 1_000)
+AWAY_S = (1.0, 20.0)  # the first is a restart policy's, after the second every back-off is at its longest
+_DEADLINE_S = 180.0  # for all agents to come, or to be back
+
+Figure = Callable[[Report], float | str]
+_FIGURES: dict[str, Figure] = {
+    "bring-up: all are in touch, s": lambda each: each.bring_up.seconds,
+    "  agents per s": lambda each: each.bring_up.per_s,
+    "  mainpc's CPU for an agent, ms": lambda each: each.bring_up.cpu_ms,
+    "  (of the load generator, ms)": lambda each: each.bring_up.fleet_cpu_ms,
+    "  register then, p50 / p99 / max, ms": lambda each: _latency(each.bring_up.register),
+    "  failed calls": lambda each: sum(each.bring_up.failures.values()),
+    "  RSS before, with the keys, MB": lambda each: each.bring_up.idle_mb,
+    "  RSS at most, MB": lambda each: each.bring_up.peak_mb,
+    "  RSS after, MB": lambda each: each.bring_up.rss_mb,
+    "  RSS for an agent, KB": lambda each: each.bring_up.kb_per_agent,
+    "  open files of mainpc": lambda each: each.bring_up.files,
+    "steady: mainpc's CPU, % of a core": lambda each: each.steady.cpu_percent,
+    "  (before the agents, %)": lambda each: each.steady.idle_cpu_percent,
+    "  (the whole machine, %)": lambda each: each.steady.machine_busy_percent,
+    "  heartbeats answered": lambda each: each.steady.heartbeat.calls,
+    "  heartbeat p50 / p99 / max, ms": lambda each: _latency(each.steady.heartbeat),
+    "  register p50 / p99 / max, ms": lambda each: _latency(each.steady.register),
+    "  failed / late / NO_RESPONSE": lambda each: (
+        f"{each.steady.failures} / {each.steady.late} / {each.steady.no_response}"
+    ),
+    "  RSS, MB": lambda each: each.steady.rss_mb,
+    "  RSS for a stored answer, KB": lambda each: each.steady.kb_per_reply,
+    "one more key: all follow, s": lambda each: each.key_change.seconds,
+    "  mainpc's CPU in all, ms": lambda each: each.key_change.cpu_ms,
+    "  RSS grown by at most, MB": lambda each: each.key_change.grown_mb,
+    "  the list, bytes": lambda each: each.key_change.document_bytes,
+}
+_OF_A_RESTART: dict[str, Callable[[Restart], float | str]] = {
+    "from start to serving, s": lambda each: each.start_s,
+    "then: half are back, s": lambda each: each.half_back_s,
+    "then: all are back, s": lambda each: each.all_back_s,
+    "most first answers in 100 ms": lambda each: each.most_in_a_slice,
+    "failed calls, begun after it": lambda each: each.failed_after,
+    "mainpc's CPU for an agent, ms": lambda each: each.cpu_ms,
+    "RSS at most, MB": lambda each: each.peak_mb,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to measure."""
+
+    processes: int
+    seconds: float
+    heartbeat_s: float
+    away_s: Sequence[float]
+    subscribed: bool
+    limits: dict[str, float]
+
+
+def measure(pairs: Sequence[KeyPair], settings: Settings) -> Report:
+    """Measure with one agent for each pair, against a mainpc that starts with an empty store."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LoadedMainpc(
+            Path(folder),
+            pairs,
+            settings.processes,
+            heartbeat_s=settings.heartbeat_s,
+            subscribed=settings.subscribed,
+            settings=settings.limits,
+        ) as load,
+    ):
+        load.start_mainpc()
+        idle_percent = phases.idle_cpu_percent(load, min(settings.seconds, 10.0))
+        came = phases.bring_up(load, _DEADLINE_S)
+        stayed = phases.steady(load, settings.seconds, idle_percent)
+        read = phases.reads(load)
+        changed = phases.key_change(load, _DEADLINE_S)
+        restarts = [phases.restart(load, away_s, _DEADLINE_S) for away_s in settings.away_s]
+        return Report(len(pairs), came, stayed, restarts, changed, read)
+
+
+def lines(reports: Sequence[Report]) -> list[str]:
+    """Return the table: a column for each number of agents."""
+    table = [_line("agents", [each.agents for each in reports])]
+    table += [_line(name, [figure(each) for each in reports]) for name, figure in _FIGURES.items()]
+    for place, first in enumerate(reports[0].restarts):
+        table.append(f"killed, away for {first.away_s:g} s:")
+        of_this = [each.restarts[place] for each in reports]
+        table += [_line(f"  {name}", [figure(each) for each in of_this]) for name, figure in _OF_A_RESTART.items()]
+        for report in reports:
+            by_second = " ".join(str(count) for count in report.restarts[place].by_second)
+            table.append(f"  back in each second from the start on, {report.agents} agents: {by_second}")
+    table.append("read, bytes and ms:")
+    for what in reports[0].reads:
+        cells = ["{} {:.1f}".format(*report.reads[what]) for report in reports]
+        table.append(_line(f"  {what}", cells))
+    return table
+
+
+def model(reports: Sequence[Report]) -> list[str]:
+    """Return the straight lines that fit the reports best, from two of them on."""
+    if len(reports) < 2:
+        return []
+    fitted: dict[str, Figure] = {
+        "RSS after the bring-up, MB": lambda each: each.bring_up.rss_mb,
+        "RSS with the keys alone, MB": lambda each: each.bring_up.idle_mb,
+        "RSS at most, all back, MB": lambda each: max((one.peak_mb for one in each.restarts), default=0.0),
+        "CPU with heartbeats, % of a core": lambda each: each.steady.cpu_percent,
+        "bring-up, s": lambda each: each.bring_up.seconds,
+        "bring-up, mainpc's CPU, s": lambda each: each.bring_up.cpu_ms * each.agents / 1_000,
+        "get_registered_agents, bytes": lambda each: each.reads["get_registered_agents"][0],
+        "get_trust, bytes": lambda each: each.reads["get_trust"][0],
+    }
+    found = ["the model, a + b agents:"]
+    counts = [float(report.agents) for report in reports]
+    for name, figure in fitted.items():
+        slope, start = statistics.linear_regression(counts, [float(figure(each)) for each in reports])
+        found.append(f"  {name:<36} {start:10.3f} + {slope:.5f} agents")
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_agents", description=__doc__)
+    parser.add_argument("--agents", type=int, default=1_000, help="how many (default: 1000)")
+    parser.add_argument("--sweep", action="store_true", help="measure 100, 300, and as many as --agents says")
+    parser.add_argument("--processes", type=int, default=3, help="that the agents are spread over (default: 3)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of nothing but heartbeats (default: 60)")
+    parser.add_argument("--heartbeat", type=float, help="seconds between two (default: as shipped)")
+    parser.add_argument("--away", type=float, nargs="*", default=AWAY_S, help="seconds that mainpc is away, each time")
+    parser.add_argument("--subscribed", action="store_true", help="every agent follows the event feed too")
+    parser.add_argument("--stored-replies", type=float, help="seconds that answers are stored (default: as shipped)")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    arguments = parser.parse_args()
+    raise_file_limit()
+    shipped = load_network_config(DEFAULT_PATH, {}).limits
+    settings = Settings(
+        arguments.processes,
+        arguments.seconds,
+        arguments.heartbeat or shipped.heartbeat_s,
+        arguments.away,
+        arguments.subscribed,
+        {"stored_replies_s": arguments.stored_replies or shipped.stored_replies_s},
+    )
+    pairs = new_pairs(arguments.agents)
+    counts = [*(count for count in SWEEP if arguments.sweep and count < arguments.agents), arguments.agents]
+    reports = [measure(pairs[:count], settings) for count in counts]
+    if arguments.json:
+        print(json.dumps([asdict(report) for report in reports]))
+    else:
+        print("\n".join([*lines(reports), *model(reports)]))
+
+
+def _latency(latency: Latency) -> str:
+    return f"{latency.p50:.1f} / {latency.p99:.1f} / {latency.most:.1f}"
+
+
+def _line(name: str, cells: Sequence[float | str]) -> str:
+    return f"{name:<36}" + "".join(f"{cell:>26}" for cell in cells)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""This project's link as it ships beside its peers: `python -m tests.benchmarks.speed`."""

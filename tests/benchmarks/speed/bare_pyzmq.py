@@ -1,0 +1,100 @@
+"""Bare pyzmq with CURVE: a ROUTER without ZAP, identity, codec, or dispatch; and clients that know libzmq alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import zmq
+
+from tests.benchmarks.speed.child import ready
+from tests.benchmarks.speed.messages import request
+from tests.benchmarks.speed.task import ANSWER_WITHIN_S, Outcome, Task, one_by_one
+
+_SOCKETS = 4_096  # of a context
+_held: list[Any] = []
+
+
+def serve(endpoint: str, secret: str, reply: str) -> None:
+    """Answer every request with the same bytes, on a ROUTER that nobody is kept from."""
+    socket = zmq.Context().socket(zmq.ROUTER)
+    socket.backlog = 1_024
+    socket.curve_server = True
+    socket.curve_secretkey = secret.encode()
+    socket.bind(endpoint)
+    ready()
+    answer = reply.encode()
+    while True:
+        route = socket.recv()
+        socket.recv()
+        socket.send(route, zmq.SNDMORE)
+        socket.send(answer)
+
+
+def blocking(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    """Load a server over one connection: one request at a time, or several in flight."""
+    asked = Task(**task)
+    payload = request(asked)
+    with zmq.Context() as context, _connected(context, target, 0) as socket:
+        for _ in range(asked.in_flight - 1):
+            socket.send(payload)
+
+        def call() -> None:
+            socket.send(payload)
+            socket.recv()
+
+        outcome = one_by_one(call, asked.seconds)
+    return asdict(outcome)
+
+
+def connecting(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    """Connect, have one request answered, close; with every key in turn."""
+    asked = Task(**task)
+    payload = request(asked)
+    turn = 0
+    with zmq.Context() as context:
+
+        def call() -> None:
+            nonlocal turn
+            with _connected(context, target, turn) as socket:
+                socket.send(payload)
+                socket.recv()
+            turn += 1
+
+        outcome = one_by_one(call, asked.seconds)
+    return asdict(outcome)
+
+
+def holding(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    """Open connections, each with a key of its own, have one request of each answered, and hold them."""
+    asked = Task(**task)
+    context = zmq.Context()
+    context.max_sockets = _SOCKETS
+    _held.append(context)
+    for turn in range(asked.clients):
+        socket = _open(context, target, turn)
+        _held.append(socket)
+        socket.send(request(asked))
+        socket.recv()
+    return asdict(Outcome(asked.clients, 0, 1.0, 0.0))
+
+
+@contextmanager
+def _connected(
+    context: "zmq.Context[zmq.Socket[bytes]]", target: dict[str, Any], turn: int
+) -> "Iterator[zmq.Socket[bytes]]":
+    socket = _open(context, target, turn)
+    try:
+        yield socket
+    finally:
+        socket.close(0)
+
+
+def _open(context: "zmq.Context[zmq.Socket[bytes]]", target: dict[str, Any], turn: int) -> "zmq.Socket[bytes]":
+    socket = context.socket(zmq.DEALER)
+    socket.rcvtimeo = round(1_000 * ANSWER_WITHIN_S)
+    public, secret = target["keys"][turn % len(target["keys"])]
+    socket.curve_serverkey = target["pin"].encode()
+    socket.curve_publickey, socket.curve_secretkey = public.encode(), secret.encode()
+    socket.connect(target["endpoint"])
+    return socket

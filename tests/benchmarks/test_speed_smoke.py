@@ -1,0 +1,46 @@
+"""The speed benchmark runs to its end; of the figures nothing is required but that they are there."""
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.speed.goals import GOALS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Of what needs nothing beyond the tests' own environment.
+FIGURES = {
+    *(f"sequential/{name}" for name in ("ours", "ours-open", "ours-aio", "pyzmq", "raw-mtls")),
+    *(f"in flight/{name}" for name in ("ours-aio", "pyzmq", "raw-mtls")),
+    *(f"clients/{name}" for name in ("ours-aio", "raw-mtls")),
+    *(f"connect/{name}-connecting" for name in ("ours", "pyzmq", "raw-mtls")),
+    *(f"{size}/{name}" for size in ("64 KiB", "1 MiB") for name in ("ours", "pyzmq")),
+    *(f"idle/{name}" for name in ("ours", "pyzmq")),
+}
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make TLS certificates")
+def test_every_row_is_produced(tmp_path: Path) -> None:
+    """As CSV, table, and plot, with the project's own server, bare pyzmq, and TLS; the rest is said to be missing."""
+    command = [sys.executable, "-m", "tests.benchmarks.speed", "--out", str(tmp_path), "--rounds", "1"]
+    options = ["--seconds", "0.02", "--authorised", "20", "--without-stack", "--only", "pyzmq", "raw-mtls"]
+    environment = {"PYTHONPATH": "services:.", "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    ran = subprocess.run(
+        [*command, *options], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    with (tmp_path / "rounds.csv").open() as stream:
+        assert {row["figure"]: float(row["value"]) > 0 for row in csv.DictReader(stream)} == dict.fromkeys(
+            FIGURES, True
+        )
+    with (tmp_path / "goals.csv").open() as stream:
+        rows = {(row["row"], row["measure"]): row["reached"] for row in csv.DictReader(stream)}
+    assert rows.keys() == {(goal.row, goal.text) for goal in GOALS}
+    for goal in GOALS:
+        sides = {goal.figure, goal.beside or goal.figure}
+        assert (rows[goal.row, goal.text] != "missing") == (sides <= FIGURES)
+        assert goal.row in ran.stdout
+    assert (tmp_path / "benchmarks.svg").read_text().rstrip().endswith("</svg>")

@@ -1,0 +1,34 @@
+"""A real Chromium, and the real stack behind the page."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.containers.conftest import engine, open_stack, stack
+
+__all__ = ["browser", "engine", "open_stack", "stack"]
+
+CHROMIUM = shutil.which("chromium")
+# Without a sandbox, since it runs as root and opens this project's page alone; drawn by the processor, and with its
+# shared memory on the disk: a test machine has no graphics card, and in a container often 64 MB of the other.
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+FIRST_FRAME_MS = 120_000  # a Chromium that was just installed reads hundreds of megabytes before it draws anything
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, which has drawn a first frame.
+
+    It ends with these tests: until then an event loop runs in this thread, in which no other test could run its own.
+    """
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (Debian: chromium), as `make test` installs it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page()
+        page.wait_for_function("new Promise(drawn => requestAnimationFrame(drawn))", timeout=FIRST_FRAME_MS)
+        page.close()
+        yield browser
+        browser.close()

@@ -1,0 +1,224 @@
+"""The dashboard of a running system, in a real browser: what happens while it is open is seen on it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import TimeoutError as NotInTime
+
+from secure_zmq.client import Client
+from secure_zmq.errors import ConnectionRefused
+from tests.containers.stack import HTTP_PORTS, Stack
+from tests.identities import new_pair
+from tests.waiting import PATIENCE_S
+
+UMRA = "UnifiedMemoryReasoningAgent"
+SOON_MS = 5_000
+SILENT_MS = 40_000  # a registration's TTL of 15 s, and what a paused container takes
+PATIENCE_MS = PATIENCE_S * 1_000
+HOSTILE = '<img src=x onerror="document.title=1">\u202eevil'
+WIDTHS = [380, 1_440]
+THEMES = ["light", "dark"]
+
+
+class Open:
+    """A page, and all that it said and asked for."""
+
+    def __init__(self, browser: Browser, stack: Stack, width: int = 1_440, theme: str = "light") -> None:
+        self.url = f"http://{stack.published('mainpc', HTTP_PORTS['mainpc'])}"
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=theme,  # type: ignore[arg-type]
+        )
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.asked: list[Request] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._ask)
+        self.page.goto(self.url)
+        self.wait_until_live()
+
+    def _ask(self, request: Request) -> None:
+        self.asked.append(request)
+
+    def wait_until_live(self) -> None:
+        try:
+            self.page.wait_for_selector("html[data-stream=live] #hosts > *", timeout=PATIENCE_MS)
+        except NotInTime as error:
+            stream = self.page.evaluate("document.documentElement.dataset.stream")
+            asked = [f"{request.url} {request.failure or request.timing['responseEnd']}" for request in self.asked]
+            shown = self.page.inner_text("body")
+            raise AssertionError(f"{stream}; console: {self.complaints}; asked: {asked}; shown: {shown}") from error
+
+    def close(self) -> None:
+        self.context.close()
+
+
+@pytest.fixture
+def opened(browser: Browser, stack: Stack) -> Iterator[Open]:
+    with closing(Open(browser, stack)) as opened:
+        yield opened
+
+
+def test_it_shows_the_system_as_it_is(opened: Open) -> None:
+    """Both machines, their agents and identities; the link is encrypted; nothing is made up where there is no GPU."""
+    page = opened.page
+    for host in ("mainpc", "pc2"):
+        expect(page.locator("#hosts").get_by_text(host, exact=True).first).to_be_visible()
+    expect(page.locator("#hosts")).to_contain_text("Encrypted")
+    expect(page.locator("#hosts")).to_contain_text("no GPU")
+    for section in ("agents", "identities"):
+        for name in ("SystemDigitalTwin", UMRA):
+            expect(page.locator(f"#{section}-table")).to_contain_text(name)
+    expect(page.locator("#banner-insecure")).to_be_hidden()
+    expect(page.locator("#hosts canvas").first).to_be_visible()
+
+
+def test_it_asks_nobody_but_mainpc_and_has_nothing_to_complain_of(opened: Open) -> None:
+    """No other site, no word on the console: the strict policy stops nothing of its own."""
+    opened.page.wait_for_timeout(2_000)
+    assert {request.url.split("/")[2] for request in opened.asked} == {opened.url.split("/")[2]}
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_fits_every_width_in_both_themes(browser: Browser, stack: Stack, width: int, theme: str) -> None:
+    """Nothing is wider than the window, and the background is the theme's."""
+    with closing(Open(browser, stack, width, theme)) as opened:
+        page = opened.page
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        channels = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3)")
+        assert (sum(map(float, channels)) / 3 > 128) == (theme == "light")
+
+
+def test_it_is_used_by_keyboard(opened: Open) -> None:
+    """The first stop leads past the navigation, every stop is visible, and no stop is a trap."""
+    page = opened.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#content"
+    seen = []
+    for _ in range(60):
+        style = page.evaluate("(e => [getComputedStyle(e).outlineStyle, e.outerHTML])(document.activeElement)")
+        if style[1].startswith("<body"):
+            break
+        assert style[0] != "none", style[1]
+        seen.append(style[1])
+        page.keyboard.press("Tab")
+    assert len(seen) > 8
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_screen_reader_finds_its_way(opened: Open) -> None:
+    """Landmarks, headings in order, tables with captions and headers, and a text for every chart."""
+    expect(opened.page.locator("#hosts canvas").first).to_be_visible()
+    found = opened.page.evaluate(
+        """() => ({
+            language: document.documentElement.lang,
+            landmarks: ['header', 'nav', 'main', 'footer'].map(name => document.querySelectorAll(name).length),
+            levels: [...document.querySelectorAll('h1,h2,h3')].map(heading => Number(heading.tagName[1])),
+            tables: [...document.querySelectorAll('table')].filter(table => !table.closest('[hidden]')).map(table =>
+                [!!table.caption, [...table.querySelectorAll('thead th')].every(cell => cell.scope === 'col')]),
+            charts: [...document.querySelectorAll('canvas')].map(canvas =>
+                !!canvas.closest('[role=img][aria-label], [aria-hidden=true], figure')),
+            live: document.querySelector('#announce').getAttribute('aria-live'),
+        })"""
+    )
+    assert (found["language"], found["live"]) == ("en", "polite")
+    assert all(found["landmarks"])
+    assert found["levels"][0] == 1
+    assert all(after - before <= 1 for before, after in zip(found["levels"], found["levels"][1:], strict=False))
+    assert found["tables"]
+    assert all(caption and headers for caption, headers in found["tables"])
+    assert found["charts"]
+    assert all(found["charts"])
+
+
+def test_an_agent_that_registers_appears_and_its_hostile_name_is_text(opened: Open, stack: Stack) -> None:
+    """Within seconds, without a reload; what it is called is shown and not run."""
+    with stack.client("mainpc") as client:
+        client.call("register_agent", agent_name=HOSTILE, status="HEALTHY")
+        cell = opened.page.locator("#agents-table tbody tr").filter(has_text="<img src=x")
+        expect(cell).to_be_visible(timeout=SOON_MS)
+        assert opened.page.locator("#agents-table img").count() == 0
+        assert opened.page.title() != "1"
+        client.call("unregister", agent_name=HOSTILE)
+        expect(cell).to_be_hidden(timeout=SOON_MS)
+    assert opened.complaints == []
+
+
+def test_events_errors_and_leases_appear(opened: Open, stack: Stack) -> None:
+    """As they come."""
+    event = {"event_id": "e", "event_type": "browser_saw", "source_agent": "operator", "data": {"<b>": "</b>"}}
+    error = {"error_id": "x", "agent_id": "operator", "severity": "critical", "error_type": "test", "message": "<i>"}
+    with stack.client("mainpc") as client:
+        client.call("publish_event", event=event)
+        client.call("report_error", error=error)
+        lease = client.call("reserve_ram", amount_mb=7, ttl_s=60)["lease_id"]
+        expect(opened.page.locator("#events-list")).to_contain_text("browser_saw", timeout=SOON_MS)
+        expect(opened.page.locator("#errors-list")).to_contain_text("<i>", timeout=SOON_MS)
+        expect(opened.page.locator("#leases-table")).to_contain_text("7 MB", timeout=SOON_MS)
+        client.call("release_lease", lease_id=lease)
+        expect(opened.page.locator("#leases-table")).not_to_contain_text("7 MB", timeout=SOON_MS)
+
+
+def test_a_refused_intruder_shows(opened: Open, stack: Stack) -> None:
+    """Among those who were turned away, with the cause in plain words and one more than before."""
+
+    def unknown_keys() -> int:
+        text = opened.page.locator("#refused-list tr").filter(has_text="Unknown key").all_inner_texts()
+        return int(re.findall(r"\d+", text[0])[0]) if text else 0
+
+    before = unknown_keys()
+    with Client(stack.secured("mainpc", new_pair("intruder"))) as intruder, pytest.raises(ConnectionRefused):
+        intruder.call("ping")
+    expect(opened.page.locator("#refused-list")).to_contain_text("Unknown key", timeout=SOON_MS)
+    opened.page.wait_for_timeout(2_000)
+    assert unknown_keys() > before
+
+
+def test_a_paused_agent_turns_grey_and_comes_back(opened: Open, stack: Stack) -> None:
+    """In words and not in colour alone; the other machine's stays as it is."""
+    row = opened.page.locator("#agents-table tbody tr").filter(has_text=UMRA)
+    expect(row).to_contain_text("Healthy", timeout=PATIENCE_MS)
+    container = stack.container("pc2")
+    container.pause()
+    try:
+        expect(row).to_contain_text("No response", timeout=SILENT_MS)
+        expect(row).to_have_attribute("data-state", "silent")
+        mainpc = opened.page.locator("#agents-table tbody tr").filter(has_text="SystemDigitalTwin").first
+        expect(mainpc).to_contain_text("Healthy")
+    finally:
+        container.unpause()
+    expect(row).to_contain_text("Healthy", timeout=PATIENCE_MS)
+
+
+def test_it_outlives_a_restart_of_mainpc(opened: Open, stack: Stack) -> None:
+    """It says that what it shows is old, and goes on by itself when mainpc is back."""
+    stack.container("mainpc").stop()
+    expect(opened.page.locator("#banner-stale")).to_be_visible(timeout=PATIENCE_MS)
+    stack.container("mainpc").start()
+    stack.wait_until_ready()
+    opened.wait_until_live()
+    expect(opened.page.locator("#banner-stale")).to_be_hidden(timeout=PATIENCE_MS)
+    expect(opened.page.locator("#agents-table")).to_contain_text(UMRA)
+
+
+def test_an_open_link_is_shouted(browser: Browser, open_stack: Stack) -> None:
+    """SECURE_ZMQ=0: a red banner that can't be missed, and a link that is called what it is."""
+    with closing(Open(browser, open_stack)) as opened:
+        banner = opened.page.locator("#banner-insecure")
+        expect(banner).to_be_visible()
+        expect(banner).to_contain_text("Encryption is off")
+        red, green, blue = map(
+            float,
+            opened.page.evaluate(
+                "getComputedStyle(document.querySelector('#banner-insecure')).backgroundColor.match(/[0-9.]+/g)"
+            )[:3],
+        )
+        assert red > green + 20
+        assert red > blue + 20
+        expect(opened.page.locator("#hosts")).not_to_contain_text("Encrypted")

@@ -1,0 +1,13 @@
+"""Parts of a network configuration for tests that make one of their own."""
+
+import json
+from dataclasses import asdict
+
+from network_config import load_network_config
+from network_config.load import DEFAULT_PATH
+
+_SHIPPED = load_network_config(DEFAULT_PATH, environment={})
+SHIPPED_GRANTS = {role: sorted(actions) for role, actions in _SHIPPED.grants.items()}
+SHIPPED_RECALL = _SHIPPED.recall
+GRANTS_LINE = f"grants: {json.dumps(SHIPPED_GRANTS)}\n"  # JSON is YAML
+RECALL_LINE = f"recall: {json.dumps(asdict(SHIPPED_RECALL))}\n"

@@ -1,0 +1,94 @@
+"""The container that makes the keys: any number of times, never twice, and it says what lies where."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.containers.stack import Stack
+
+FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
+NAMES = ["SystemDigitalTwin", "UnifiedMemoryReasoningAgent", "operator"]
+
+
+@pytest.fixture
+def keys(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Stack]:
+    """A project of which nothing runs yet."""
+    stack = Stack(tmp_path, {})
+    yield stack
+    stack.stop()
+
+
+def test_a_second_run_changes_nothing_and_says_so(keys: Stack) -> None:
+    """Same fingerprints, `already present`, and which file lies where."""
+    first, second = keys.run("certs-init"), keys.run("certs-init")
+    assert (first.status, second.status) == (0, 0)
+    assert first.out.count("created") == second.out.count("already present") == len(NAMES)
+    assert FINGERPRINT.findall(first.out) == FINGERPRINT.findall(second.out)
+    assert len(set(FINGERPRINT.findall(first.out))) == len(NAMES)
+    for folder, secret in (("mainpc", "server"), ("pc2", "client"), ("operator", "operator")):
+        assert f"/certificates/{folder}: {secret}.key_secret" in second.out
+
+
+def test_verify_finds_a_new_tree_right(keys: Stack) -> None:
+    """`certs-init verify` ends with 0 after `certs-init`, and with 1 before."""
+    assert keys.run("certs-init", "verify").status == 1
+    assert keys.run("certs-init").status == 0
+    verified = keys.run("certs-init", "verify")
+    assert verified.status == 0
+    assert "3 folders are right" in verified.out
+
+
+def test_verify_says_what_is_wrong(keys: Stack) -> None:
+    """A secret that others can read, and one on a host that it is not of, are named."""
+    keys.run("certs-init")
+    damage = (
+        "chmod 640 /certificates/mainpc/server.key_secret; cp /certificates/pc2/client.key_secret /certificates/mainpc"
+    )
+    assert keys.run_shell("certs-init", damage).status == 0
+    verified = keys.run("certs-init", "verify")
+    assert verified.status == 1
+    assert "chmod 600 /certificates/mainpc/server.key_secret" in verified.out
+    assert "/certificates/mainpc/client.key_secret is another's secret" in verified.out
+
+
+def test_a_removed_peer_stays_removed(keys: Stack) -> None:
+    """The file taken out of mainpc's folder does not come back by the next run, and does by `public | trust`."""
+    keys.run("certs-init")
+    assert keys.run_shell("certs-init", "rm /certificates/mainpc/client.key").status == 0
+    again = keys.run("certs-init")
+    assert again.status == 0
+    assert "/certificates/mainpc/client.key was removed and stays so" in again.out
+    assert keys.run_shell("certs-init", "ls /certificates/mainpc/client.key").status != 0
+    verified = keys.run("certs-init", "verify")
+    assert verified.status == 0
+    assert "remark: /certificates/mainpc/client.key was removed" in verified.out
+    public = keys.run("certs-init", "public", "client").out
+    assert keys.run("certs-init", "trust", "-", given=public).status == 0
+    assert keys.run_shell("certs-init", "cat /certificates/mainpc/client.key").out == public
+    assert "was removed" not in keys.run("certs-init").out
+
+
+def test_a_real_host_gets_its_own_secret_alone(engine: docker.DockerClient, tmp_path: Path) -> None:
+    """TWINHOST_HOST=pc2 makes pc2's pair, and mainpc's public key comes in by `trust`."""
+    (tmp_path / "mainpc").mkdir()
+    (tmp_path / "pc2").mkdir()
+    mainpc = Stack(tmp_path / "mainpc", {"TWINHOST_HOST": "mainpc"})
+    pc2 = Stack(tmp_path / "pc2", {"TWINHOST_HOST": "pc2"})
+    try:
+        assert mainpc.run("certs-init").status == 0
+        made = pc2.run("certs-init")
+        assert made.status == 0
+        assert "SystemDigitalTwin on mainpc is not known here yet" in made.out
+        for source, target, stem in ((mainpc, pc2, "server"), (mainpc, pc2, "operator"), (pc2, mainpc, "client")):
+            public = source.run("certs-init", "public", stem)
+            assert target.run("certs-init", "trust", "-", given=public.out).status == 0
+        for stack in (mainpc, pc2):
+            assert stack.run("certs-init", "verify").status == 0, stack.run("certs-init", "verify").out
+        secrets = pc2.run_shell("certs-init", "find /certificates -name '*_secret'").out.split()
+        assert secrets == ["/certificates/pc2/client.key_secret"]
+    finally:
+        mainpc.stop()
+        pc2.stop()

@@ -1,0 +1,153 @@
+"""`cli doctor` on the real stack, from either host: good as it is, clear after a sabotage; and the attack itself."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from operator_cli.intruder import out_of_reach
+from operator_cli.intruder.campaign import ATTACKS, GOOD_CLIENT
+from tests.containers.stack import AGENTS, REPOSITORY, Finished, Stack
+from tests.waiting import PATIENCE_S, wait_until
+
+pytestmark = pytest.mark.sdt_security
+
+KEYS = ("operator", "pc2")
+PUBLIC_FILE = "/certificates/operator/client.key"
+OPERATORS = "needs an operator's key"
+
+
+def cli(stack: Stack, *arguments: str, **variables: str) -> Finished:
+    """Run the cli's container, with other variables than the stack's."""
+    return with_variables(stack, "run", "--rm", "-T", "--no-deps", "cli", *arguments, **variables)
+
+
+def with_variables(stack: Stack, *arguments: str, **variables: str) -> Finished:
+    """Run docker compose on the stack, with other variables than its own."""
+    done = subprocess.run(
+        [*stack._compose.compose_command_property, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def examined(stack: Stack, keys: str) -> tuple[int, list[dict[str, Any]]]:
+    """Return the exit status and the checks of an examination."""
+    done = cli(stack, "doctor", "--json", TWINHOST_CLI_KEYS=keys)
+    checks: list[dict[str, Any]] = json.loads(done.out)["checks"]
+    return done.status, checks
+
+
+def failed(checks: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    return [(each["check"], each["where"], each["sentence"]) for each in checks if each["verdict"] == "failed"]
+
+
+@pytest.mark.parametrize("keys", KEYS)
+def test_a_good_stack_is_good_from_either_host(stack: Stack, keys: str) -> None:
+    """Every check is ok; with pc2's own key, those that take an operator's say so and nothing else is left out."""
+    status, checks = examined(stack, keys)
+    assert (status, failed(checks)) == (0, [])
+    rest = [each for each in checks if each["verdict"] != "ok"]
+    assert all(keys == "pc2" and each["verdict"] == "not played" and OPERATORS in each["sentence"] for each in rest), (
+        rest
+    )
+    assert {each["where"] for each in checks} >= {"here", *AGENTS.values()}
+
+
+def test_a_person_gets_a_table(stack: Stack) -> None:
+    """The same as text: a table of each place, and the sum of it."""
+    done = cli(stack, "doctor")
+    assert done.status == 0
+    for words in ("modes and owners", "wrong pin refused", "audit log", "Examination: ", " ok, 0 warning, 0 failed"):
+        assert words in done.out
+
+
+def test_a_file_that_others_can_change_is_found(stack: Stack) -> None:
+    """A public key file that its group may write: who changes it lets anybody in."""
+    assert stack.run_shell("certs-init", f"chmod g+w {PUBLIC_FILE}").status == 0
+    try:
+        status, checks = examined(stack, "operator")
+    finally:
+        assert stack.run_shell("certs-init", f"chmod 644 {PUBLIC_FILE}").status == 0
+    ((check, where, sentence),) = failed(checks)
+    assert (status, check, where) == (1, "modes and owners", "here")
+    assert "client.key has mode 0664, so others can change what it holds; run: chmod 644" in sentence
+
+
+def test_an_agent_that_does_not_run_is_found(stack: Stack) -> None:
+    """pc2 is stopped: its name or its port leads nowhere, and mainpc is examined all the same."""
+    stack.container("pc2").stop()
+    try:
+        status, checks = examined(stack, "operator")
+    finally:
+        stack.container("pc2").start()
+        stack.wait_until_ready()
+    assert status == 1
+    assert {(check, where) for check, where, _ in failed(checks)} <= {
+        ("address", AGENTS["pc2"]),
+        ("port", AGENTS["pc2"]),
+    }
+    assert failed(checks)
+    assert any(each["check"] == "wrong pin refused" and each["verdict"] == "ok" for each in checks)
+
+
+def test_a_host_with_security_off_is_found(stack: Stack) -> None:
+    """pc2 with SECURE_ZMQ=0: the one word says what is the matter, and what to do."""
+    with restarted(stack, SECURE_ZMQ="0"):
+        status, checks = examined(stack, "operator")
+    told = {(check, where): sentence for check, where, sentence in failed(checks)}
+    assert status == 1
+    assert "set SECURE_ZMQ=1 in .env on both hosts" in told["SECURE_ZMQ the same", AGENTS["pc2"]]
+    assert "it served a client that has no key" in told["plain client refused", AGENTS["pc2"]]
+    assert {where for _, where in told} == {AGENTS["pc2"]}
+
+
+@contextmanager
+def restarted(stack: Stack, **variables: str) -> Iterator[None]:
+    """Have pc2 run with other variables meanwhile."""
+    up = ("up", "--detach", "--no-deps", "pc2")
+    try:
+        assert with_variables(stack, *up, **variables).status == 0
+        wait_until_alive(stack)
+        yield
+    finally:
+        assert with_variables(stack, *up).status == 0
+        stack.wait_until_ready()
+
+
+def wait_until_alive(stack: Stack) -> None:
+    wait_until(lambda: stack.http("pc2", "/healthz")[0] == 200, PATIENCE_S, "pc2 is alive")
+
+
+def test_the_intruder_gets_nowhere(stack: Stack) -> None:
+    """The adversary's list against both agents, with an operator's key and with pc2's: all is played, and held."""
+
+    def attack(keys: str) -> Finished:
+        return cli(stack, "doctor", "--intruder", "--format", "junit", TWINHOST_CLI_KEYS=keys)
+
+    with ThreadPoolExecutor() as pool:  # at once: most of it is waiting
+        reports = list(pool.map(attack, KEYS))
+    listed: set[tuple[str, str]] = set()
+    played: set[tuple[str, str]] = set()
+    for keys, done in zip(KEYS, reports, strict=True):
+        suites = ElementTree.fromstring(done.out)
+        assert [dict(each.attrib) for each in suites.iter("failure")] == [], keys
+        assert done.status == 0, keys
+        cases = {(case.attrib["classname"], case.attrib["name"]): case for case in suites.iter("testcase")}
+        assert int(suites.attrib["tests"]) == len(cases)
+        listed |= set(cases)
+        played |= {each for each, case in cases.items() if case.find("skipped") is None}
+    wanted = {(agent, name) for agent in AGENTS.values() for name in (GOOD_CLIENT, *(each.name for each in ATTACKS))}
+    assert listed >= wanted
+    assert {name for _, name in listed - played} == {attack.name for attack in out_of_reach.ATTACKS}
+    stack.wait_until_ready()

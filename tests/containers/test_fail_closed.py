@@ -1,0 +1,213 @@
+"""What must be right before a start and is not: one sentence, a non-zero status, and nothing that listens."""
+
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from certificate_tree.generate import make_keys
+from certificate_tree.layout import plan_layout
+from network_config import load_network_config
+from secure_zmq.errors import ConfigurationError
+from tests.containers.stack import IMAGE, REPOSITORY, Stack
+from tests.waiting import wait_until
+
+UID = 10001  # of the image's user
+MODULES = {"mainpc": "system_digital_twin", "pc2": "unified_memory_reasoning"}
+SECRETS = {"mainpc": "server.key_secret", "pc2": "client.key_secret"}
+LISTENING = "0A"  # a socket's state in /proc/net/tcp
+
+pytestmark = pytest.mark.sdt_security
+
+
+class Start:
+    """One attempt to start an agent in a network namespace that outlives it, so that listeners can be seen."""
+
+    def __init__(self, engine: docker.DockerClient, folder: Path) -> None:
+        self._engine = engine
+        self._folder = folder
+        self.more_volumes: dict[str, dict[str, str]] = {}
+        make_keys(plan_layout(folder / "keys", load_network_config(REPOSITORY / "config/network_config.yaml"), None))
+        (folder / "config").mkdir()
+        text = (REPOSITORY / "config/network_config.yaml").read_text()
+        (folder / "config/network_config.yaml").write_text(text)
+
+    def certificates(self, host: str) -> Path:
+        return self._folder / "keys" / host
+
+    @property
+    def config_file(self) -> Path:
+        return self._folder / "config/network_config.yaml"
+
+    @contextmanager
+    def running(self, host: str, namespace: Container, environment: Mapping[str, str]) -> Iterator[Container]:
+        """Start a host's agent, and remove its container in the end."""
+        subprocess.run(["chown", "-R", f"{UID}:{UID}", self._folder], check=True)
+        container = self._engine.containers.run(
+            IMAGE,
+            ["python", "-m", MODULES[host]],
+            environment=dict(environment),
+            network_mode=f"container:{namespace.id}",
+            volumes={
+                str(self.certificates(host)): {"bind": "/certificates", "mode": "ro"},
+                str(self._folder / "config"): {"bind": "/app/config", "mode": "ro"},
+                **self.more_volumes,
+            },
+            detach=True,
+        )
+        try:
+            yield container
+        finally:
+            container.remove(force=True)
+
+    def run(self, host: str, namespace: Container, environment: Mapping[str, str]) -> tuple[int, str]:
+        """Start a host's agent that is to end by itself; return its exit status and its output."""
+        with self.running(host, namespace, environment) as container:
+            return container.wait(timeout=15)["StatusCode"], container.logs().decode()
+
+
+@pytest.fixture
+def start(engine: docker.DockerClient, tmp_path: Path) -> Start:
+    """A start in which everything is right."""
+    return Start(engine, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def namespace(engine: docker.DockerClient) -> Iterator[Container]:
+    """A network namespace of its own."""
+    container = engine.containers.run(IMAGE, ["sleep", "infinity"], init=True, detach=True)
+    yield container
+    container.remove(force=True)
+
+
+def listeners(namespace: Container) -> list[str]:
+    """Return the local addresses that somebody listens on."""
+    output = cast(bytes, namespace.exec_run(["cat", "/proc/net/tcp", "/proc/net/tcp6"]).output)
+    rows = [line.split() for line in output.decode().splitlines()]
+    return [row[1] for row in rows if len(row) > 3 and row[3] == LISTENING]
+
+
+def remove_secret(start: Start, host: str) -> None:
+    (start.certificates(host) / SECRETS[host]).unlink()
+
+
+def expose_secret(start: Start, host: str) -> None:
+    (start.certificates(host) / SECRETS[host]).chmod(0o640)
+
+
+def truncate_secret(start: Start, host: str) -> None:
+    path = start.certificates(host) / SECRETS[host]
+    path.write_text(path.read_text().replace('secret-key = "', 'secret-key = "abc" #'))
+
+
+def zero_secret(start: Start, host: str) -> None:
+    path = start.certificates(host) / SECRETS[host]
+    lines = [line for line in path.read_text().splitlines() if "secret-key" not in line]
+    path.write_text("\n".join([*lines, f'    secret-key = "{"0" * 40}"']) + "\n")
+
+
+def mismatch_halves(start: Start, host: str) -> None:
+    path = start.certificates(host) / SECRETS[host]
+    public = (start.certificates(host) / "operator.key").read_text().splitlines()[-1]
+    lines = [public if "public-key" in line else line for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def add_secret_of_another(start: Start, host: str) -> None:
+    other = {"mainpc": "pc2", "pc2": "mainpc"}[host]
+    path = start.certificates(host) / SECRETS[other]
+    path.write_text((start.certificates(other) / SECRETS[other]).read_text())
+    path.chmod(0o600)
+
+
+def swap_identity(start: Start, host: str) -> None:
+    remove_secret(start, host)
+    add_secret_of_another(start, host)
+
+
+def add_unknown_key(start: Start, host: str) -> None:
+    start.config_file.write_text(start.config_file.read_text() + "\nfallback_to_plain: true\n")
+
+
+def remove_limit(start: Start, host: str) -> None:
+    lines = start.config_file.read_text().splitlines()
+    start.config_file.write_text("\n".join(line for line in lines if "heartbeat_s" not in line) + "\n")
+
+
+def forbid_writing_state(start: Start, _: str) -> None:
+    start.more_volumes = {str(start.certificates("operator")): {"bind": "/var/lib/twinhost", "mode": "ro"}}
+
+
+Breakage = Callable[[Start, str], None]
+BREAKAGES: list[tuple[Breakage, str]] = [
+    (remove_secret, "holds no secret key"),
+    (expose_secret, "chmod 600"),
+    (truncate_secret, "expected name"),
+    (zero_secret, "all zero"),
+    (mismatch_halves, "not halves of one pair"),
+    (add_secret_of_another, "keep this host's own alone"),
+    (swap_identity, "mount its own folder"),
+    (forbid_writing_state, "/var/lib/twinhost is not a folder that this process can write"),
+    (add_unknown_key, "unknown key 'fallback_to_plain'"),
+    (remove_limit, "limits lacks the key 'heartbeat_s'"),
+]
+
+
+def assert_refused(status: int, output: str, sentence: str, namespace: Container) -> None:
+    assert status == ConfigurationError.EXIT_STATUS
+    assert sentence in output
+    said = [line for line in output.splitlines() if not line.startswith('{"')]  # the rest are events of the log
+    assert len(said) == 1, output
+    assert listeners(namespace) == []
+
+
+@pytest.mark.parametrize("host", MODULES)
+@pytest.mark.parametrize(("breakage", "sentence"), BREAKAGES, ids=[breakage.__name__ for breakage, _ in BREAKAGES])
+def test_what_is_wrong_stops_the_start(
+    start: Start, namespace: Container, host: str, breakage: Breakage, sentence: str
+) -> None:
+    """Keys or configuration that can't be believed: the agent says which and does not start."""
+    breakage(start, host)
+    assert_refused(*start.run(host, namespace, {"SECURE_ZMQ": "1"}), sentence, namespace)
+
+
+@pytest.mark.parametrize("host", MODULES)
+@pytest.mark.parametrize("value", ["yes", "", "true", "01", " 1"])
+def test_a_switch_that_is_neither_1_nor_0_stops_the_start(
+    start: Start, namespace: Container, host: str, value: str
+) -> None:
+    """SECURE_ZMQ is 1 or 0; a slip never means off."""
+    assert_refused(*start.run(host, namespace, {"SECURE_ZMQ": value}), "set it to 1", namespace)
+
+
+def test_umra_without_mainpcs_public_key_does_not_start(start: Start, namespace: Container) -> None:
+    """There is nothing to pin, and nothing is talked to without a pin."""
+    (start.certificates("pc2") / "server.key").unlink()
+    assert_refused(*start.run("pc2", namespace, {"SECURE_ZMQ": "1"}), "server.key is missing", namespace)
+
+
+def test_an_empty_switch_in_env_stops_both_hosts(engine: docker.DockerClient, tmp_path: Path) -> None:
+    """`SECURE_ZMQ=` in .env reaches the agents as empty, and neither starts."""
+    stack = Stack(tmp_path, {"SECURE_ZMQ": ""})
+    try:
+        stack.start()
+        for host in MODULES:
+            container = stack.container(host)
+            container.wait(timeout=15, condition="not-running")
+            assert "SECURE_ZMQ is ''" in stack.logs(host)
+            assert container.attrs["State"]["Status"] != "created"
+    finally:
+        stack.stop()
+
+
+def test_the_right_settings_start_it(engine: docker.DockerClient, start: Start, namespace: Container) -> None:
+    """The same start with nothing broken listens, so the refusals above have their cause and would be seen."""
+    with start.running("mainpc", namespace, {"SECURE_ZMQ": "1"}) as container:
+        wait_until(lambda: len(listeners(namespace)) == 3, 10, "requests, events, and HTTP listen")
+        status, output = container.exec_run(["python", "-m", "agent_runtime.healthcheck", "SystemDigitalTwin"])
+        assert status == 0, output

@@ -1,0 +1,232 @@
+"""pc2's memory in the real stack: every action of its table, the older dialect, and what an operator does with it."""
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import zmq
+
+from secure_zmq.client import Client
+from secure_zmq.errors import NotGranted
+from tests.containers.stack import Stack
+from tests.waiting import PATIENCE_S, wait_until
+
+SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
+pytestmark = pytest.mark.unified_memory_agent
+
+
+@pytest.fixture(scope="module")
+def own(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of its own, since pc2's memory is replaced in it."""
+    stack = Stack(tmp_path_factory.mktemp("memory"), {"SECURE_ZMQ": "1"})
+    try:
+        stack.start()
+        stack.wait_until_ready()
+        yield stack
+    finally:
+        stack.stop()
+
+
+@pytest.fixture
+def client(own: Stack) -> Iterator[Client]:
+    """A client of pc2's agent with the key of mainpc's, which is an agent as any other there."""
+    with own.client("pc2", "mainpc") as client:
+        yield client
+
+
+def say(client: Client, content: str, session: str = "s", kind: str = "user_query", speaker: str = "Ana") -> int:
+    fields: dict[str, Any] = {"session_id": session, "interaction_type": kind, "content": content, "speaker": speaker}
+    return int(client.call("add_interaction", **fields)["interaction_id"])
+
+
+def test_what_is_said_is_remembered_and_found(client: Client) -> None:
+    """In the context, within its budget; in a search, also by another form of a Filipino word; until it is cleared."""
+    session = uuid.uuid4().hex
+    number = say(client, "Remember: we decided to keep the Kalapati schedule in Postgres.", session)
+    say(client, "Tandaan mo, bumili si Ana ng bagong router.", session)
+    context = client.call("get_context", session_id=session, max_tokens=40)["context"]
+    assert "[Ana]: Remember" in context["text"]
+    assert context["tokens"] <= 40
+    assert any("Postgres" in decision for decision in context["key_decisions"])
+    (first, *_) = client.call("search_memory", query="kalapati schedule", session_id=session)["results"]
+    assert (first["id"], first["written_by"]) == (number, SDT)
+    found = client.call("search_memory", query="Sino ang bibili ng router?", session_id=session)["results"]
+    assert "bumili" in found[0]["content"]
+    assert client.call("clear_context", session_id=session)["cleared"] == 2
+    assert client.call("search_memory", query="kalapati", session_id=session)["results"] == []
+
+
+def test_an_error_finds_its_solution(client: Client) -> None:
+    """The specific pattern, scored by how often it helped; a hostile one is refused."""
+    client.call("add_error_pattern", error_type="any", pattern="timeout", solution="wait")
+    added = client.call("add_error_pattern", error_type="gpu", pattern=r"CUDA timeout on device \d+", solution="reset")
+    found = client.call("get_error_solution", error_message="CUDA timeout on device 3")
+    assert (found["error_type"], found["solution"]) == ("gpu", "reset")
+    client.call("report_solution_outcome", pattern_id=added["pattern_id"], success=True)
+    assert client.call("get_error_solution", error_message="CUDA timeout on device 3")["success_rate"] > 0.5
+    assert client.call("get_error_solution", error_message="nothing of the kind")["solution"] is None
+
+
+def test_an_unknown_error_that_comes_again_is_proposed_to_everybody(own: Stack, client: Client) -> None:
+    """As an event on mainpc, with pc2's name under it."""
+    word = uuid.uuid4().hex[:8].translate(str.maketrans("0123456789", "ghijklmnop"))
+    for number in range(3):
+        client.call("get_error_solution", error_message=f"the {word} broke at row {number}")
+    with own.client("mainpc") as mainpc:
+
+        def proposed() -> list[dict[str, Any]]:
+            events = mainpc.call("get_events", limit=50)["events"]
+            return [each for each in events if word in str(each["data"])]
+
+        (event,) = wait_until(proposed, PATIENCE_S, "the proposal is an event on mainpc")
+    assert (event["event_type"], event["written_by"]) == ("error_pattern_proposed", UMRA)
+
+
+def test_cut_off_from_mainpc_it_serves_and_tells_the_rest_once_in_order(own: Stack, client: Client) -> None:
+    """Both ways, by taking pc2 off the link; what it owes waits on its disk, and health says how much."""
+    pc2, (link,) = own.container("pc2"), own.networks([f"{own.project}_link"])
+    words = [uuid.uuid4().hex[:8].translate(str.maketrans("0123456789", "ghijklmnop")) for _ in range(5)]
+    link.disconnect(pc2)
+    try:
+        wait_until(lambda: own.http("pc2", "/readyz")[0] == 503, PATIENCE_S, "pc2 is out of touch")
+        for word in words:
+            for number in range(3):
+                client.call("get_error_solution", error_message=f"the {word} was cut off after {number} s")
+        health = own.http("pc2", "/healthz")[1]
+        assert health["outbox"]["waiting"] >= len(words)
+        assert not health["checks"]["mainpc_link"]["ok"]
+    finally:
+        link.connect(pc2, aliases=["pc2"])
+    own.wait_until_ready()
+    with own.client("mainpc") as mainpc:
+
+        def told() -> list[str]:
+            shapes = [str(each["data"]) for each in mainpc.call("get_events", limit=100)["events"]]
+            return [word for shape in reversed(shapes) for word in words if word in shape]
+
+        wait_until(lambda: len(told()) >= len(words), PATIENCE_S, "all of it is on mainpc")
+        wait_until(lambda: own.http("pc2", "/healthz")[1]["outbox"]["waiting"] == 0, PATIENCE_S, "nothing is owed")
+        assert told() == words
+
+
+def test_another_agent_is_asked_through_it(client: Client) -> None:
+    """mainpc's answer, for mainpc's own key; and nothing that has to be asked for directly."""
+    fields: dict[str, Any] = {"agent_name": SDT, "operation": "get_agent_endpoint", "data": {"agent_name": UMRA}}
+    assert client.call("coordinate_memory", priority="high", **fields)["port"] == 7230
+    with pytest.raises(NotGranted):
+        client.call("coordinate_memory", agent_name=SDT, operation="unregister", data={"agent_name": UMRA})
+
+
+def test_the_older_dialect_is_served_unchanged(own: Stack) -> None:
+    """A REQ socket with CURVE and JSON, as its clients have it; fields in `payload`, `data`, or beside the command."""
+    keys = own.keys("mainpc").own_keys
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.REQ)
+    try:
+        address = own.secured("pc2", keys)
+        socket.curve_serverkey = address.server_key.z85
+        socket.curve_secretkey, socket.curve_publickey = keys.secret_z85, keys.public.z85
+        socket.rcvtimeo, socket.linger = int(PATIENCE_S * 1_000), 0
+        socket.connect(address.address)
+
+        def ask(message: dict[str, Any]) -> dict[str, Any]:
+            socket.send_json(message)
+            reply: dict[str, Any] = json.loads(socket.recv())
+            return reply
+
+        assert ask({"command": "TEST_PING"})["status"] == "SUCCESS"
+        memory = {"id": "old-1", "content": "the older agent's", "keywords": ["old"], "source": "test"}
+        assert ask({"command": "STORE_MEMORY", "payload": memory})["status"] == "SUCCESS"
+        found = ask({"command": "QUERY_MEMORY", "data": {"keywords": ["old"]}})
+        assert [each["id"] for each in found["data"]["memories"]] == ["old-1"]
+        assert ask({"command": "REINFORCE_MEMORY", "memory_id": "old-1"})["status"] == "SUCCESS"
+        assert ask({"command": "GET_MEMORY_STATUS"})["data"]["total_memories"] == 1
+        assert ask({"command": "DELETE_MEMORY", "payload": {"memory_id": "old-1"}})["status"] == "SUCCESS"
+        assert ask({"command": "DELETE_MEMORY", "payload": {"memory_id": "old-1"}})["status"] == "ERROR"
+        assert ask({"command": "HEALTH_CHECK"})["data"]["status"] == "ok"
+    finally:
+        context.destroy(linger=0)
+
+
+def test_health_counts_what_there_is(own: Stack, client: Client) -> None:
+    """As the older agent's clients read it."""
+    before = own.http("pc2", "/healthz")[1]
+    say(client, "one more", uuid.uuid4().hex)
+    after = own.http("pc2", "/healthz")[1]
+    assert after["total_sessions"] == before["total_sessions"] + 1
+    assert {"request_count", "error_count", "last_request_time", "total_twins", "total_error_patterns"} <= after.keys()
+
+
+def test_what_a_caller_wrote_is_listed_hidden_and_shown_again(own: Stack, client: Client) -> None:
+    """By commands of the operator; the agent itself may not."""
+    session, word = uuid.uuid4().hex, uuid.uuid4().hex
+    say(client, f"the word is {word}", session)
+    assert word in own.run("cli", "memory", "by", SDT).out
+    assert own.run("cli", "memory", "quarantine", SDT, "--reason", "its key was stolen").status == 0
+    try:
+        assert client.call("search_memory", query=word)["results"] == []
+        assert client.call("get_context", session_id=session)["context"]["text"] == ""
+    finally:
+        assert own.run("cli", "memory", "release", SDT).status == 0
+    assert word in client.call("get_context", session_id=session)["context"]["text"]
+    for action in ("memory_by", "quarantine_memory", "release_memory"):
+        with pytest.raises(NotGranted):
+            client.call(action, name=SDT)
+
+
+def test_a_backup_is_made_and_restored_while_it_runs(own: Stack, client: Client, tmp_path: Path) -> None:
+    """What came after it is gone, and counted; the agent starts by itself with what the backup holds."""
+    kept, lost = uuid.uuid4().hex, uuid.uuid4().hex
+    say(client, kept, kept)
+    backup = tmp_path / "umra.backup"
+    made = own.compose_bytes("run", "--rm", "-T", "cli", "memory", "backup", "-")
+    assert made.returncode == 0, made.stderr
+    backup.write_bytes(made.stdout)
+    with sqlite3.connect(backup) as database:
+        assert database.execute("SELECT count(*) FROM interactions WHERE content = ?", (kept,)).fetchone() == (1,)
+    say(client, lost, lost)
+    restored = own.compose_bytes("run", "--rm", "-T", "cli", "memory", "restore", "-", "--yes", given=made.stdout)
+    assert restored.returncode == 0, restored.stderr
+    assert b"interactions" in restored.stdout
+    own.wait_until_ready()
+    with own.client("pc2", "mainpc") as again:
+        assert kept in again.call("get_context", session_id=kept)["context"]["text"]
+        assert again.call("get_context", session_id=lost)["context"]["text"] == ""
+
+
+def test_the_older_agents_files_are_taken_over_once(own: Stack, client: Client, tmp_path: Path) -> None:
+    """All three of them, and a second time nothing is added."""
+    session, user = uuid.uuid4().hex, uuid.uuid4().hex
+    files = {
+        "memory_store.json": {session: [{"type": "user_query", "content": "from before", "speaker": "Ana"}]},
+        "error_patterns.json": {"disk": [{"pattern": "No space left on device", "solution": "free space"}]},
+        "digital_twin_store.json": {user: {"language": "fil"}},
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        path.write_text(json.dumps(content))
+        path.chmod(0o644)
+    tmp_path.chmod(0o755)
+    command = (
+        "run",
+        "--rm",
+        "-T",
+        "-v",
+        f"{tmp_path}:/old:ro",
+        "cli",
+        "memory",
+        "import",
+        *(f"/old/{name}" for name in files),
+    )
+    first, second = own.compose(*command), own.compose(*command)
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert first.out.count("1 added, 0 there already") == len(files)
+    assert second.out.count("0 added, 1 there already") == len(files)
+    assert "[Ana]: from before" in client.call("get_context", session_id=session)["context"]["text"]
+    assert client.call("get_error_solution", error_message="No space left on device")["solution"] == "free space"
+    assert client.call("get_twin", user_id=user)["twin"] == {"language": "fil"}

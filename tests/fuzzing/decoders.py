@@ -1,0 +1,94 @@
+"""What takes bytes apart: the decoders of requests and replies, and the loader of keys; and good inputs of both."""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+import zmq
+from zmq.utils import z85
+
+from message_schema.__main__ import _COMMON, AGENTS, _request_types, schema_of
+from secure_zmq.errors import KeyFileMalformed, MalformedRequest, RequestError
+from secure_zmq.key_writer import render_certificate
+from secure_zmq.keys import Certificate, KeyOwner, KeyPair, PublicKey, parse_certificate
+from secure_zmq.validity import Validity
+from secure_zmq.wire import Request, RequestDecoder, decode_reply, encode_error, request_id_of
+from tests.unit.message_schema.json_schema import Schema
+
+PAYLOAD_LIMIT = 4 * 1024 * 1024
+_OWNERS = (
+    KeyOwner("SystemDigitalTwin", "mainpc", frozenset({"agent"})),
+    KeyOwner("operator", "mainpc", frozenset({"operator", "agent"})),
+    KeyOwner("a" * 64, "pc2", frozenset()),
+)
+_VALIDITIES = (Validity(), Validity(1_700_000_000, 1_800_000_000), Validity(not_after=1))
+
+
+def request_decoders() -> list[RequestDecoder]:
+    """Return the decoders of both agents' requests."""
+    return [RequestDecoder(_types_of(package), PAYLOAD_LIMIT) for package in AGENTS.values()]
+
+
+def requests_corpus() -> list[bytes]:
+    """Return the least and the whole of every request of both agents, as their schemas say."""
+    found: list[bytes] = [b"ping", b"GET_ALL_STATUS", b'{"command":"REGISTER","payload":{"name":"x"}}']
+    for agent in AGENTS:
+        schema = Schema(msgspec.json.decode(msgspec.json.encode(schema_of(agent))))
+        for reference in schema.root["discriminator"]["mapping"].values():
+            for whole in (False, True):
+                found.append(msgspec.json.encode(schema.instance(schema.definition(reference), whole=whole)))
+    return found
+
+
+def keys_corpus() -> list[bytes]:
+    """Return public key files of several owners, with and without dates, and a secret one, which is to be refused."""
+    found: list[bytes] = []
+    for number, owner in enumerate(_OWNERS, start=1):
+        secret = z85.encode(bytes([number]) * 32)
+        public = PublicKey(z85.decode(zmq.curve_public(secret)))
+        for validity in _VALIDITIES:
+            pair = KeyPair(Certificate(owner, public, validity), secret)
+            found.append(render_certificate(pair.certificate).encode())
+    return [*found, found[0] + b'    secret-key = "' + secret + b'"\n']
+
+
+def take_request() -> Callable[[bytes], None]:
+    """Return what decodes an input as a request to each agent, and as a reply; typed errors pass, others don't."""
+    decoders = request_decoders()
+
+    def take(content: bytes) -> None:
+        for decoder in decoders:
+            try:
+                decoder.decode(content)
+            except RequestError as error:
+                encode_error(error, request_id_of(content), ("error", "reason"))
+        with contextlib.suppress(MalformedRequest):
+            decode_reply(content)
+
+    return take
+
+
+def take_key() -> Callable[[bytes], None]:
+    """Return what reads an input as a public key file; what is taken must be written and read again to the same."""
+
+    def take(content: bytes) -> None:
+        text = content.decode("utf-8", "surrogateescape")
+        try:
+            certificate = parse_certificate(text, "an input")
+        except KeyFileMalformed:
+            return
+        assert parse_certificate(render_certificate(certificate), "again") == certificate
+
+    return take
+
+
+TARGETS: dict[str, tuple[Callable[[], Callable[[bytes], None]], Callable[[], list[bytes]]]] = {
+    "request decoder": (take_request, requests_corpus),
+    "key loader": (take_key, keys_corpus),
+}
+
+
+def _types_of(package: str) -> Sequence[type[Request]]:
+    importlib.import_module(f"{package}.__main__")
+    return [each for each in _request_types(Request) if each.__module__.split(".")[0] in (package, _COMMON)]

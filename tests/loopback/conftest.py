@@ -1,0 +1,83 @@
+"""An agent with a key, a peer that it knows, and a stranger."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from secure_zmq.client import Client
+from secure_zmq.keys import KeyPair
+from tests.identities import authorize, host_folder, new_pair
+from tests.loopback.agent import ServedAgent, serving
+from tests.loopback.bare_zmq import Clients
+
+Folders = tuple[Path, Path]
+
+
+@pytest.fixture
+def server_keys() -> KeyPair:
+    return new_pair("SystemDigitalTwin", "mainpc")
+
+
+@pytest.fixture
+def peer_keys() -> KeyPair:
+    return new_pair("UnifiedMemoryReasoningAgent", "pc2")
+
+
+@pytest.fixture
+def stranger_keys() -> KeyPair:
+    return new_pair("stranger", "elsewhere", "operator")
+
+
+@pytest.fixture
+def home(tmp_path: Path, peer_keys: KeyPair) -> Path:
+    """The agent's folder, in which the peer's public key lies."""
+    authorize(tmp_path, peer_keys)
+    return tmp_path
+
+
+@pytest.fixture
+def folders(tmp_path: Path, server_keys: KeyPair, peer_keys: KeyPair) -> Folders:
+    """The folders of mainpc and pc2, as certs-init makes them."""
+    return (
+        host_folder(tmp_path / "mainpc", "server", server_keys, client=peer_keys),
+        host_folder(tmp_path / "pc2", "client", peer_keys, server=server_keys),
+    )
+
+
+@pytest.fixture
+def agent(home: Path, server_keys: KeyPair) -> Iterator[ServedAgent]:
+    """An agent on a CURVE socket."""
+    with serving(home, server_keys) as served:
+        yield served
+
+
+@pytest.fixture
+def open_agent(home: Path) -> Iterator[ServedAgent]:
+    """An agent on an open socket, as SECURE_ZMQ=0 makes it."""
+    with serving(home, None) as served:
+        yield served
+
+
+@pytest.fixture
+def client(agent: ServedAgent, peer_keys: KeyPair) -> Iterator[Client]:
+    """A client of the agent that holds the peer's keys."""
+    with Client(agent.secured(peer_keys)) as client:
+        yield client
+
+
+@pytest.fixture
+def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
+    """A Context of the test's own, whose sockets are closed at its end."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    yield context
+    context.destroy(linger=0)
+
+
+@pytest.fixture
+def clients() -> Iterator[Clients]:
+    """Clients that a server of bare pyzmq, or ours, may meet."""
+    clients = Clients()
+    yield clients
+    clients.context.destroy(linger=0)

@@ -1,0 +1,216 @@
+"""The asyncio client: many calls in flight, and the promises of the blocking one."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secure_zmq.aio import AsyncClient
+from secure_zmq.errors import (
+    ConnectionRefused,
+    MalformedRequest,
+    MessageTooLarge,
+    NotAuthorized,
+    PeerNotLive,
+    SecurityMismatch,
+    ServerUnreachable,
+    UnknownAction,
+    WrongServerKey,
+)
+from secure_zmq.keys import KeyPair
+from secure_zmq.server_address import SecuredAddress, ServerAddress
+from tests.identities import authorize, new_pair
+from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
+from tests.loopback.test_client import DiesAfterCommit, Killed, again
+from tests.waiting import PATIENCE_S, REFUSAL_S, at_most
+
+Use = Callable[[AsyncClient], Awaitable[Any]]
+
+
+def run(server: ServerAddress, use: Use) -> Any:
+    """Use a client on an event loop of its own; nothing may be left running or unheard afterwards."""
+
+    async def main() -> Any:
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with AsyncClient(server) as client:
+            result = await use(client)
+        await asyncio.sleep(0)
+        assert complaints == []
+        return result
+
+    return asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_64_calls_in_flight_each_get_their_own_reply(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """Good and bad calls on one connection, many rounds: every reply reaches the call that asked for it."""
+
+    async def one(client: AsyncClient, number: int) -> None:
+        if number % 4 == 3:
+            with pytest.raises(UnknownAction):
+                await client.call(f"no_such_{number}", deadline_s=PATIENCE_S)
+        elif number % 4 == 2:
+            await client.call("add", amount=1, deadline_s=PATIENCE_S)
+        else:
+            assert (await client.call("echo", text=str(number), deadline_s=PATIENCE_S))["text"] == str(number)
+
+    async def use(client: AsyncClient) -> None:
+        for _ in range(10):
+            await asyncio.gather(*(one(client, number) for number in range(64)))
+        assert (await client.call("total"))["total"] == 160
+
+    run(agent.secured(peer_keys), use)
+    assert agent.server_socket.handshakes.counts()["accepted"] == 1
+
+
+def test_a_slow_call_does_not_hold_up_its_errors(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """While one call is held, another that ends at its deadline ends there; the held one comes through."""
+
+    async def use(client: AsyncClient) -> None:
+        held = asyncio.create_task(client.call("hold", deadline_s=PATIENCE_S))
+        assert await asyncio.to_thread(agent.entered.wait, PATIENCE_S)
+        with at_most(1.5), pytest.raises(ServerUnreachable, match="it took the request and did not reply"):
+            await client.call("echo", text="late", deadline_s=0.5)
+        agent.gate.set()
+        assert (await held)["status"] == "ok"
+        assert (await client.call("echo", text="next"))["text"] == "next"
+
+    run(agent.secured(peer_keys), use)
+
+
+def refusal(server: ServerAddress, deadline_s: float = 30.0) -> ConnectionRefused:
+    """Return the error that several calls at once end with; it must come within the promised time."""
+
+    async def use(client: AsyncClient) -> list[Any]:
+        with at_most(REFUSAL_S):
+            calls = (client.call("who_am_i", deadline_s=deadline_s) for _ in range(5))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    errors = run(server, use)
+    assert len({(type(error), str(error)) for error in errors}) == 1
+    error = errors[0]
+    assert isinstance(error, ConnectionRefused)
+    return error
+
+
+def test_an_unlisted_key_is_refused(agent: ServedAgent, stranger_keys: KeyPair) -> None:
+    """Every call in flight ends with NotAuthorized, at once."""
+    assert type(refusal(agent.secured(stranger_keys))) is NotAuthorized
+
+
+def test_a_wrong_server_pin_is_refused(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """Every call in flight ends with WrongServerKey, at once, and says `most likely`."""
+    error = refusal(SecuredAddress(agent.address, peer_keys, new_pair().public))
+    assert type(error) is WrongServerKey
+    assert "most likely" in str(error)
+
+
+def test_a_link_that_is_secured_on_one_side_is_refused(
+    agent: ServedAgent, open_agent: ServedAgent, peer_keys: KeyPair
+) -> None:
+    """Every call in flight ends with SecurityMismatch, at once, from either side."""
+    assert type(refusal(agent.unencrypted())) is SecurityMismatch
+    assert type(refusal(SecuredAddress(open_agent.address, peer_keys, new_pair().public))) is SecurityMismatch
+
+
+def test_a_mute_server_and_nobody_are_unreachable_at_the_deadline(peer_keys: KeyPair) -> None:
+    """ServerUnreachable when the time is over, whether somebody listens or not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        server = SecuredAddress(address, peer_keys, new_pair().public)
+        assert type(refusal(server, deadline_s=0.5)) is ServerUnreachable
+    assert type(refusal(server, deadline_s=0.5)) is ServerUnreachable
+
+
+def test_a_refused_client_may_call_again(agent: ServedAgent, stranger_keys: KeyPair, home: Path) -> None:
+    """After a refusal the connection is made anew; once the key is listed, the same client comes through."""
+
+    async def use(client: AsyncClient) -> None:
+        for _ in range(2):
+            with pytest.raises(NotAuthorized):
+                await client.call("who_am_i")
+        authorize(home, stranger_keys)
+        agent.peers.reload()
+        assert (await client.call("who_am_i"))["name"] == "stranger"
+
+    run(agent.secured(stranger_keys), use)
+
+
+def test_a_removed_peers_live_session_is_refused(agent: ServedAgent, peer_keys: KeyPair, home: Path) -> None:
+    """PeerNotLive at the next message."""
+
+    async def use(client: AsyncClient) -> None:
+        await client.call("who_am_i")
+        (home / f"{peer_keys.certificate.owner.name}.key").unlink()
+        agent.peers.reload()
+        with at_most(REFUSAL_S), pytest.raises(PeerNotLive):
+            await client.call("who_am_i")
+
+    run(agent.secured(peer_keys), use)
+
+
+def test_calls_in_flight_come_through_a_restart_once(home: Path, server_keys: KeyPair, peer_keys: KeyPair) -> None:
+    """The agent dies between commit and reply with 64 changes in flight; each is done exactly once all the same."""
+    first = ServedAgent(home, server_keys, wrap_store=DiesAfterCommit)
+
+    async def use(client: AsyncClient) -> ServedAgent:
+        calls = [asyncio.create_task(client.call("add", amount=1, deadline_s=PATIENCE_S)) for _ in range(64)]
+        assert isinstance(await asyncio.to_thread(first.join), Killed)
+        second = await asyncio.to_thread(again, home, server_keys, first.address)
+        replies = await asyncio.gather(*calls)
+        assert sorted(reply["total"] for reply in replies) == list(range(1, 65))
+        return second
+
+    second = run(first.secured(peer_keys), use)
+    second.stop()
+    assert first.executions
+    assert len(first.executions) + len(second.executions) == 64
+
+
+def test_bad_fields_and_too_much_are_refused_before_they_are_sent(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """The caller gets the typed error, and the client goes on."""
+
+    async def use(client: AsyncClient) -> None:
+        with pytest.raises(MalformedRequest):
+            await client.call("echo", text=object())
+        with pytest.raises(MessageTooLarge):
+            await client.call("echo", text="x" * PAYLOAD_LIMIT)
+        assert (await client.call("echo", text="good"))["text"] == "good"
+
+    run(agent.secured(peer_keys), use)
+
+
+def test_closing_ends_the_calls_in_flight(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """Nobody waits for a connection that is gone."""
+
+    async def use(client: AsyncClient) -> None:
+        held = asyncio.create_task(client.call("hold", deadline_s=PATIENCE_S))
+        assert await asyncio.to_thread(agent.entered.wait, PATIENCE_S)
+        client.close()
+        with at_most(1.0), pytest.raises(ConnectionRefused, match="closed while the call was in flight"):
+            await held
+        agent.gate.set()
+
+    async def main() -> None:
+        await use(AsyncClient(agent.secured(peer_keys)))
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_cancelled_call_leaves_nothing_behind(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """Its late reply is dropped, and the next call gets its own."""
+
+    async def use(client: AsyncClient) -> None:
+        held = asyncio.create_task(client.call("hold", deadline_s=PATIENCE_S))
+        assert await asyncio.to_thread(agent.entered.wait, PATIENCE_S)
+        held.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await held
+        agent.gate.set()
+        assert (await client.call("echo", text="next", deadline_s=PATIENCE_S))["text"] == "next"
+        assert client._pending == {}
+
+    run(agent.secured(peer_keys), use)

@@ -1,0 +1,221 @@
+"""Events between processes: on disk before they are acknowledged, heard at once, and asked for by who was away."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from secure_zmq.client import Client
+from secure_zmq.errors import ConnectionRefused, NotGranted
+from secure_zmq.server_address import SecuredAddress, UnencryptedAddress
+from secure_zmq.subscriber import Subscriber
+from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
+from tests.waiting import PATIENCE_S, at_most, wait_until
+
+HEARD_WITHIN_S = 1.0
+CALL_S = 1.0  # beside a subscriber that does not read
+LARGE = {"text": "x" * 50_000}
+MANY = 4_000  # of the large ones: 200 MB
+MOST_MORE_KB = 150_000  # what a subscriber that does not read may cost: 1,000 of them in libzmq, as many in the feed
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """Two hosts of which nothing runs yet."""
+    with Hosts(tmp_path) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def open_hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """Two hosts with SECURE_ZMQ=0."""
+    with Hosts(tmp_path, secure=False) as hosts:
+        yield hosts
+
+
+@contextmanager
+def subscribed(hosts: Hosts, *topics: bytes, by: str = UMRA) -> Iterator[Subscriber]:
+    """Subscribe to the feed of mainpc, and wait until it is heard."""
+    port = hosts.config.agent(SDT).events_port
+    address = hosts.address(SDT, by)
+    assert isinstance(address, SecuredAddress | UnencryptedAddress)
+    subscriber = Subscriber(replace(address, address=f"tcp://127.0.0.1:{port}"), topics)
+    subscriber.start()
+    try:
+        with hosts.client(SDT) as client:
+            wait_until(lambda: _is_heard(client, subscriber, topics), PATIENCE_S, "the subscriber hears")
+        yield subscriber
+    finally:
+        subscriber.stop()
+
+
+def _is_heard(client: Client, subscriber: Subscriber, topics: Sequence[bytes]) -> bool:
+    """Whether every topic comes through: a probe is sent under each."""
+    publish(client, "probe", source="prober")
+    client.call("report_error", error=error("probe", agent="prober"))
+    heard = set()
+    while (event := subscriber.get(0.1)) is not None:
+        heard.add(event.topic)
+    return heard >= set(topics)
+
+
+def publish(client: Client, event_id: str, source: str = UMRA, **fields: Any) -> int:
+    """Publish an event, and return its number."""
+    event = {"event_id": event_id, "event_type": "t", "source_agent": source, **fields}
+    return int(client.call("publish_event", event=event)["seq"])
+
+
+def error(error_id: str, agent: str = UMRA) -> dict[str, Any]:
+    return {"error_id": error_id, "agent_id": agent, "severity": "error", "error_type": "t", "message": "m"}
+
+
+def heard(subscriber: Subscriber) -> tuple[bytes, dict[str, Any]]:
+    event = subscriber.get(PATIENCE_S)
+    assert event is not None
+    return event.topic, json.loads(event.payload)
+
+
+def ids(client: Client, **fields: Any) -> list[str]:
+    """Return the ids of the events that are answered, newest first."""
+    return [each["event_id"] for each in client.call("get_events", **fields)["events"]]
+
+
+def memory_kb(agent: AgentProcess) -> int:
+    """Return the memory that an agent's process holds."""
+    lines = Path(f"/proc/{agent.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+@pytest.mark.parametrize("link", ["secured", "open"])
+def test_what_is_published_is_heard(link: str, request: pytest.FixtureRequest) -> None:
+    """At once, by who subscribes to the topic, with its number and who wrote it; asked for, it is the same."""
+    hosts: Hosts = request.getfixturevalue("hosts" if link == "secured" else "open_hosts")
+    hosts.start(SDT).wait_until_serving()
+    with subscribed(hosts, b"EVENT:", b"ERROR:") as subscriber, hosts.client(SDT, by=UMRA) as client:
+        with at_most(HEARD_WITHIN_S):
+            seq = publish(client, "e1", data={"a": [1]}, timestamp="2026-01-02T03:04:05Z")
+            topic, event = heard(subscriber)
+        writer = UMRA if hosts.secure else "unauthenticated"
+        assert (topic, event["seq"], event["written_by"]) == (b"EVENT:", seq, writer)
+        assert (event["event_id"], event["data"], event["timestamp"]) == ("e1", {"a": [1]}, "2026-01-02T03:04:05Z")
+        (kept,) = client.call("get_events", limit=1)["events"]
+        assert {**kept, "previous_seq": event["previous_seq"]} == event
+        told = client.call("report_error", error=error("x1"))
+        assert heard(subscriber)[0] == b"ERROR:"
+        assert client.call("get_errors", since=seq)["errors"][0]["seq"] == told["seq"] == seq + 1
+
+
+def test_nobody_speaks_for_another(hosts: Hosts) -> None:
+    """The name in the event is that of the key; nothing of a refused one is kept or heard."""
+    hosts.start(SDT).wait_until_serving()
+    with subscribed(hosts, b"EVENT:") as subscriber, hosts.client(SDT, by=UMRA) as client:
+        for name in (SDT, "SomebodyElse"):
+            with pytest.raises(NotGranted):
+                publish(client, "forged", source=name)
+            with pytest.raises(NotGranted):
+                client.call("report_error", error=error("forged", agent=name))
+        publish(client, "own")
+        assert heard(subscriber)[1]["event_id"] == "own"
+        assert "forged" not in ids(client)
+
+
+def test_propagate_and_ttl_mean_what_they_say(hosts: Hosts) -> None:
+    """Kept and not sent; sent, and not told any more once its time is over."""
+    hosts.start(SDT).wait_until_serving()
+    with subscribed(hosts, b"EVENT:") as subscriber, hosts.client(SDT, by=UMRA) as client:
+        quiet = publish(client, "quiet", propagate=False)
+        publish(client, "short", ttl=1)
+        assert heard(subscriber)[1]["event_id"] == "short"
+        told_at = time.monotonic()
+        assert ids(client, since=quiet - 1) == ["short", "quiet"]
+        wait_until(lambda: ids(client, since=quiet - 1) == ["quiet"], PATIENCE_S, "its time is over")
+        assert 0.5 < time.monotonic() - told_at < 1.5
+
+
+def test_who_was_away_asks_for_what_it_missed(hosts: Hosts) -> None:
+    """From the last number that it heard on, over a restart of mainpc: heard and asked for together are everything."""
+    agent = hosts.start(SDT).wait_until_serving()
+    with hosts.client(SDT, by=UMRA) as client:
+        with subscribed(hosts, b"EVENT:") as subscriber:
+            for number in range(10):
+                publish(client, f"{number}")
+            known = [heard(subscriber)[1] for _ in range(10)]
+        for number in range(10, 150):
+            publish(client, f"{number}")
+        agent.terminate()
+        hosts.start(SDT).wait_until_serving()
+        for number in range(150, 160):
+            publish(client, f"{number}")
+        missed: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"more": True}
+        while page["more"]:
+            before = {"before": missed[-1]["seq"]} if missed else {}
+            page = client.call("get_events", since=known[-1]["seq"], limit=40, **before)
+            missed += page["events"]
+    assert [each["event_id"] for each in [*known, *reversed(missed)]] == [f"{number}" for number in range(160)]
+
+
+def test_what_was_acknowledged_survives_kill_9(hosts: Hosts) -> None:
+    """Every one of them, once, and the numbers go on; a call that was cut off is retried and stored once."""
+    agent = hosts.start(SDT).wait_until_serving()
+    acknowledged: dict[str, int] = {}
+    enough = threading.Event()
+
+    def publish_without_end() -> None:
+        with hosts.client(SDT, by=UMRA) as client:
+            number = 0
+            while not enough.is_set():
+                name = f"{number}"
+                event = {"event_id": name, "event_type": "t", "source_agent": UMRA}
+                try:
+                    reply = client.call("publish_event", event=event, request_id=name, deadline_s=1)
+                except ConnectionRefused:
+                    continue
+                acknowledged[name] = reply["seq"]
+                number += 1
+
+    publisher = threading.Thread(target=publish_without_end)
+    publisher.start()
+    for _ in range(3):
+        before = len(acknowledged)
+        wait_until(lambda: len(acknowledged) > before + 20, PATIENCE_S, "events are acknowledged")  # noqa: B023
+        agent.kill()
+        agent = hosts.start(SDT)
+    enough.set()
+    publisher.join(PATIENCE_S)
+    agent.wait_until_serving()
+    with hosts.client(SDT) as client:
+        kept = {each["event_id"]: each["seq"] for each in client.call("get_events", limit=1_000)["events"]}
+        assert len(client.call("get_events", limit=1_000)["events"]) == len(kept)
+    assert acknowledged.items() <= kept.items()
+    assert sorted(acknowledged.values()) == list(acknowledged.values())
+
+
+def test_a_subscriber_that_does_not_read_harms_nobody(hosts: Hosts) -> None:
+    """Others hear every event, calls stay fast, and what waits for it is bounded."""
+    agent = hosts.start(SDT).wait_until_serving()
+    keys = hosts.address(SDT, UMRA)
+    assert isinstance(keys, SecuredAddress)
+    with zmq.Context() as context, context.socket(zmq.SUB) as slow, hosts.client(SDT, by=UMRA) as client:
+        slow.linger = 0
+        slow.rcvhwm, slow.rcvbuf = 1, 4_096
+        slow.curve_serverkey = keys.server_key.z85
+        slow.curve_secretkey, slow.curve_publickey = keys.own_keys.secret_z85, keys.own_keys.public.z85
+        slow.subscribe(b"EVENT:")
+        slow.connect(f"tcp://127.0.0.1:{hosts.config.agent(SDT).events_port}")
+        assert wait_until(lambda: publish(client, "probe") and slow.poll(100), PATIENCE_S, "it is subscribed")
+        with subscribed(hosts, b"EVENT:") as subscriber:
+            before_kb = memory_kb(agent)
+            for number in range(MANY):
+                with at_most(CALL_S):
+                    seq = publish(client, f"{number}", data=LARGE)
+                    assert heard(subscriber)[1]["seq"] == seq
+            assert memory_kb(agent) - before_kb < MOST_MORE_KB
+        assert agent.health()["status"] in ("ok", "degraded")

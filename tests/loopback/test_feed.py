@@ -1,0 +1,544 @@
+"""The event feed: who is granted a topic hears it, nobody else does, and a key that is live no longer hears nothing."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+
+from secure_zmq.authenticator import Authenticator
+from secure_zmq.callers import UNAUTHENTICATED, Caller
+from secure_zmq.errors import MessageTooLarge, NotAuthorized, WrongServerKey
+from secure_zmq.feed import MAX_COMMANDS, MAX_EVENT_BYTES, MAX_QUEUED, MAX_TOPIC_BYTES, MAX_TOPICS, Feed
+from secure_zmq.handshakes import Handshakes, Outcome
+from secure_zmq.keys import KeyPair
+from secure_zmq.monitor import Happening, SocketEvent
+from secure_zmq.peers import AuthorizedPeers
+from secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
+from secure_zmq.sockets import open_feed_socket, open_unencrypted_feed_socket
+from secure_zmq.subscriber import MAX_WAITING, Subscriber
+from tests.identities import authorize, new_pair
+from tests.loopback.agent import ANY_PORT
+from tests.loopback.bare_zmq import endpoint
+from tests.waiting import PATIENCE_S, wait_until
+
+Context = zmq.Context[zmq.Socket[bytes]]
+Socket = zmq.Socket[bytes]
+REVOKED_WITHIN_S = 1.0  # the promise, from the file's removal
+QUIET_S = 0.3  # without an event, and none comes: publishers pause for milliseconds
+
+
+class ServedFeed:
+    """A feed on 127.0.0.1, and who may subscribe to what; the topics that a test changes at will."""
+
+    def __init__(self, home: Path, own_keys: KeyPair | None) -> None:
+        self.granted: set[bytes] = {b"EVENT:", b"ERROR:"}
+        self.asked: list[Caller] = []
+        self.own_keys = own_keys
+        self.context: Context = zmq.Context()
+        self.peers = AuthorizedPeers([home])
+        self.authenticator = Authenticator(self.context, self.peers) if own_keys else None
+        if self.authenticator is not None and own_keys is not None:
+            self.socket = open_feed_socket(self.authenticator, own_keys, ANY_PORT, MAX_EVENT_BYTES)
+        else:
+            self.socket = open_unencrypted_feed_socket(self.context, ANY_PORT, MAX_EVENT_BYTES, Handshakes())
+        self.feed = Feed(self.socket, self.may_subscribe)
+        self.address = self.feed.address
+        self.feed.start()
+
+    def may_subscribe(self, caller: Caller, topic: bytes) -> bool:
+        self.asked.append(caller)
+        return topic in self.granted
+
+    def secured(self, keys: KeyPair) -> SecuredAddress:
+        assert self.own_keys is not None
+        return SecuredAddress(self.address, keys, self.own_keys.public)
+
+    @property
+    def kicked(self) -> int:
+        return self.socket.sessions.connections.kicked
+
+    def stop(self) -> None:
+        self.feed.stop()
+        self.context.term()
+        if self.authenticator is not None:
+            self.authenticator.stop()
+        self.peers.close()
+
+
+@contextmanager
+def serving(home: Path, own_keys: KeyPair | None) -> Iterator[ServedFeed]:
+    served = ServedFeed(home, own_keys)
+    try:
+        yield served
+    finally:
+        served.stop()
+
+
+@pytest.fixture
+def neighbour_keys(home: Path) -> KeyPair:
+    keys = new_pair("neighbour", "pc3")
+    authorize(home, keys)
+    return keys
+
+
+@pytest.fixture
+def served(neighbour_keys: KeyPair, home: Path, server_keys: KeyPair) -> Iterator[ServedFeed]:
+    with serving(home, server_keys) as served:
+        yield served
+
+
+@contextmanager
+def subscribed(served: ServedFeed, keys: KeyPair, *topics: bytes) -> Iterator[Subscriber]:
+    """Subscribe, and wait until the feed has granted all of it."""
+    granted = served.feed.counters.granted
+    subscriber = Subscriber(served.secured(keys), topics)
+    subscriber.start()
+    try:
+        wait_until(lambda: served.feed.counters.granted >= granted + len(topics), PATIENCE_S, "it is subscribed")
+        yield subscriber
+    finally:
+        subscriber.stop()
+
+
+Connect = Callable[..., Socket]
+
+
+@pytest.fixture
+def connect(context: Context, served: ServedFeed, peer_keys: KeyPair) -> Connect:
+    """Connect an XSUB of bare pyzmq, which sends what it likes."""
+
+    def connect(keys: KeyPair = peer_keys) -> Socket:
+        assert served.own_keys is not None
+        socket = context.socket(zmq.XSUB)
+        socket.curve_serverkey = served.own_keys.public.z85
+        socket.curve_secretkey, socket.curve_publickey = keys.secret_z85, keys.public.z85
+        socket.rcvtimeo = int(PATIENCE_S * 1_000)
+        socket.sndhwm = 0
+        socket.reconnect_ivl = -1
+        accepted = served.socket.handshakes.counts()[Outcome.ACCEPTED]
+        socket.connect(served.address)
+        wait_until(lambda: served.socket.handshakes.counts()[Outcome.ACCEPTED] > accepted, PATIENCE_S, "it is let in")
+        return socket
+
+    return connect
+
+
+def number(subscriber: Subscriber) -> int:
+    event = subscriber.get(PATIENCE_S)
+    assert event is not None
+    return int(json.loads(event.payload)["number"])
+
+
+class Publishing(threading.Thread):
+    """Publishes numbers, a thousand a second at most."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__(name="publisher")
+        self.published = 0
+        self._feed = feed
+        self._enough = threading.Event()
+
+    def run(self) -> None:
+        while not self._enough.wait(0.001):
+            self._feed.publish(b"EVENT:", b'{"number": %d}' % self.published)
+            self.published += 1
+
+    def end(self) -> None:
+        self._enough.set()
+        self.join()
+
+
+def test_a_granted_subscriber_hears_its_topics(served: ServedFeed, peer_keys: KeyPair) -> None:
+    """Two frames, in the order of publication, and no other topic."""
+    with subscribed(served, peer_keys, b"EVENT:") as subscriber:
+        served.feed.publish(b"ERROR:", b"{}")
+        for index in range(100):
+            served.feed.publish(b"EVENT:", b'{"number": %d}' % index)
+        assert [number(subscriber) for _ in range(100)] == list(range(100))
+        assert (subscriber.connected, subscriber.responsive, served.feed.responsive) == (True, True, True)
+    assert {caller.name for caller in served.asked} == {peer_keys.certificate.owner.name}
+    assert {caller.fingerprint for caller in served.asked} == {peer_keys.public.fingerprint}
+
+
+def test_a_topic_that_is_not_granted_is_refused_and_the_connection_closed(
+    served: ServedFeed, peer_keys: KeyPair, neighbour_keys: KeyPair, connect: Connect
+) -> None:
+    """Also the empty one, which would be everything; the topics it had before go with the connection."""
+    with subscribed(served, neighbour_keys, b"EVENT:") as neighbour:
+        for refused, topic in enumerate((b"TRUST:", b"", b"E"), 1):
+            greedy = connect()
+            greedy.send(b"\1EVENT:")
+            wait_until(lambda: served.feed.subscriptions == 2, PATIENCE_S, "what is granted is granted")
+            greedy.send(b"\1" + topic)
+            wait_until(lambda: served.kicked == refused, PATIENCE_S, "it is closed")  # noqa: B023 - called at once
+            served.feed.publish(b"TRUST:", b"{}")
+            served.feed.publish(b"EVENT:", b'{"number": 7}')
+            assert number(neighbour) == 7
+            assert not greedy.poll(int(QUIET_S * 1_000))
+            wait_until(lambda: served.feed.subscriptions == 1, PATIENCE_S, "it is forgotten")
+    assert (served.feed.counters.refused, served.feed.counters.granted) == (3, 4)
+
+
+def test_a_stranger_hears_nothing(served: ServedFeed, stranger_keys: KeyPair) -> None:
+    subscriber = Subscriber(served.secured(stranger_keys), [b"EVENT:"])
+    subscriber.start()
+    wait_until(lambda: isinstance(subscriber.fault, NotAuthorized), PATIENCE_S, "it is told why")
+    assert subscriber.get(0) is None
+    subscriber.stop()
+    assert served.asked == []
+
+
+def test_a_withdrawn_key_hears_nothing_more_and_its_neighbour_loses_nothing(
+    neighbour_keys: KeyPair, home: Path, server_keys: KeyPair, peer_keys: KeyPair
+) -> None:
+    """Within a second of the file's removal, under steady traffic."""
+    with ExitStack() as stack:
+        served = stack.enter_context(serving(home, server_keys))
+        served.peers.watch()
+        withdrawn = stack.enter_context(subscribed(served, peer_keys, b"EVENT:"))
+        neighbour = stack.enter_context(subscribed(served, neighbour_keys, b"EVENT:"))
+        publisher = Publishing(served.feed)
+        publisher.start()
+        stack.callback(publisher.end)
+        assert [number(withdrawn) for _ in range(50)] == list(range(50))
+        (home / f"{peer_keys.certificate.owner.name}.key").unlink()
+        silent_from = time.monotonic() + REVOKED_WITHIN_S
+        heard_at = time.monotonic()
+        while (event := withdrawn.get(QUIET_S)) is not None:
+            heard_at = time.monotonic()
+            assert heard_at < silent_from, event
+        wait_until(lambda: isinstance(withdrawn.fault, NotAuthorized), PATIENCE_S, "it does not get in again")
+        published = publisher.published
+        assert published > json.loads(event.payload)["number"] if event else True
+        heard = [number(neighbour) for _ in range(published)]
+        assert heard == list(range(published))
+        assert served.kicked == 1
+
+
+def test_nothing_is_published_between_noticing_and_closing(
+    served: ServedFeed, home: Path, peer_keys: KeyPair, neighbour_keys: KeyPair
+) -> None:
+    """What is published after the list has changed reaches nobody who is off it, not even within the tick."""
+    for round_number in range(10):
+        authorize(home, peer_keys)
+        served.peers.reload()
+        with (
+            subscribed(served, peer_keys, b"EVENT:") as withdrawn,
+            subscribed(served, neighbour_keys, b"EVENT:") as neighbour,
+        ):
+            served.feed.publish(b"EVENT:", b'{"number": 1}')
+            assert number(withdrawn) == number(neighbour) == 1
+            (home / f"{peer_keys.certificate.owner.name}.key").unlink()
+            served.peers.reload()
+            served.feed.publish(b"EVENT:", b'{"number": 2}')
+            assert number(neighbour) == 2
+            assert served.kicked == round_number + 1
+            assert withdrawn.get(0.05) is None
+
+
+def test_a_grant_that_is_withdrawn_ends_the_subscription(served: ServedFeed, peer_keys: KeyPair) -> None:
+    with subscribed(served, peer_keys, b"EVENT:") as subscriber:
+        served.granted.clear()
+        wait_until(lambda: served.kicked, REVOKED_WITHIN_S, "it is closed")
+        served.feed.publish(b"EVENT:", b"{}")
+        assert subscriber.get(QUIET_S) is None
+
+
+def test_a_subscriber_whose_predecessor_s_end_is_told_late_does_not_escape(
+    served: ServedFeed, peer_keys: KeyPair
+) -> None:
+    """It has the same descriptor, and spoke before the monitor's thread found time for the other's end."""
+    monitor, told = served.socket.monitor, threading.Event()
+    tell = monitor._on_event
+
+    def tell_late(event: SocketEvent) -> None:
+        if event.happening is Happening.DISCONNECTED:
+            told.wait(PATIENCE_S)
+        tell(event)
+
+    monitor._on_event = tell_late
+    with subscribed(served, peer_keys, b"EVENT:"):
+        (before,) = served.feed._subscribers.values()
+    with subscribed(served, peer_keys, b"EVENT:") as subscriber:
+        assert [each.fd for each in served.feed._subscribers.values()] == [before.fd]
+        granted = served.feed.counters.granted
+        told.set()
+        wait_until(lambda: served.feed.counters.granted > granted, PATIENCE_S, "it has to subscribe again")
+        served.granted.clear()
+        wait_until(lambda: not subscriber.connected, REVOKED_WITHIN_S, "and is closed with its grant")
+        served.feed.publish(b"EVENT:", b"{}")
+        assert subscriber.get(QUIET_S) is None
+
+
+def test_a_subscriber_that_is_closed_comes_back(served: ServedFeed, peer_keys: KeyPair) -> None:
+    """Closed by mistake, say: it subscribes again by itself."""
+    with subscribed(served, peer_keys, b"EVENT:") as subscriber:
+        (known,) = served.feed._subscribers.values()
+        served.socket.sessions.connections.doom(known.fd, known.address, "by mistake")
+        wait_until(lambda: served.feed.counters.granted == 2, PATIENCE_S, "it is back")
+        served.feed.publish(b"EVENT:", b'{"number": 3}')
+        assert number(subscriber) == 3
+
+
+def test_a_grant_can_not_be_diverted(
+    served: ServedFeed, connect: Connect, peer_keys: KeyPair, neighbour_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer without a grant sends a message that is no subscription, so that the neighbour's grant goes astray."""
+    served.feed._may_subscribe = lambda caller, topic: caller.name == "neighbour" or topic == b"EVENT:"
+    thief, victim, accomplice = connect(), connect(neighbour_keys), connect()
+    read, go_on = threading.Event(), threading.Event()
+    read_subscriptions = served.feed._read_subscriptions
+
+    def when_all_have_come() -> None:  # on the feed's thread: nothing is read until all wait in libzmq
+        read.set()
+        assert go_on.wait(PATIENCE_S)
+        read_subscriptions()
+
+    monkeypatch.setattr(served.feed, "_read_subscriptions", when_all_have_come)
+    served.feed._wake()
+    assert read.wait(PATIENCE_S)
+    thief.send(b"no subscription")
+    time.sleep(0.1)  # the order of arrival is what the attack lives on
+    victim.send(b"\1TRUST:")
+    time.sleep(0.1)
+    accomplice.send(b"\1EVENT:")
+    time.sleep(0.1)
+    go_on.set()
+    wait_until(lambda: served.kicked, PATIENCE_S, "the thief is closed")
+    served.feed.publish(b"TRUST:", b"{}")
+    for socket in (thief, accomplice):
+        assert not socket.poll(int(QUIET_S * 1_000))
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [b"\1" + b"T" * (MAX_TOPIC_BYTES + 1)],
+        [b"\1%d" % index for index in range(MAX_TOPICS + 1)],
+        [b"\1EVENT:", b"\0EVENT:"] * (MAX_COMMANDS // 2 + 1),
+        [b"no subscription"],
+        [b""],
+    ],
+    ids=["a long topic", "many topics", "much change", "a message", "an empty message"],
+)
+def test_what_a_subscriber_costs_is_bounded(
+    served: ServedFeed, connect: Connect, neighbour_keys: KeyPair, commands: list[bytes]
+) -> None:
+    """Whoever wants more is closed, and its neighbour hears on."""
+    served.feed._may_subscribe = lambda _, __: True
+    with subscribed(served, neighbour_keys, b"EVENT:") as neighbour:
+        greedy = connect()
+        for command in commands[:-1]:
+            greedy.send(command)
+        assert served.kicked == 0
+        greedy.send(commands[-1])
+        wait_until(lambda: served.kicked, PATIENCE_S, "it is closed")
+        served.feed.publish(b"EVENT:", b'{"number": 4}')
+        assert number(neighbour) == 4
+        assert served.kicked == 1
+
+
+def test_a_million_topics_are_not_held(served: ServedFeed, connect: Connect) -> None:
+    """The connection ends long before; what libzmq had taken from it is let go."""
+    served.feed._may_subscribe = lambda _, __: True
+    greedy = connect()
+    greedy.sndtimeo = 100
+    sender = threading.Thread(target=_subscribe_to_all, args=(greedy, 1_000_000), daemon=True)
+    sender.start()
+    wait_until(lambda: served.kicked, PATIENCE_S, "it is closed")
+    sender.join(PATIENCE_S)
+    wait_until(lambda: served.feed.subscriptions == 0, PATIENCE_S, "nothing of it is left")
+    assert served.feed.counters.granted <= MAX_TOPICS
+
+
+def _subscribe_to_all(socket: Socket, count: int) -> None:
+    for index in range(count):
+        try:
+            socket.send(b"\1%d" % index, zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+
+def test_an_unsubscribed_topic_is_heard_no_more(served: ServedFeed, connect: Connect) -> None:
+    socket = connect()
+    socket.send(b"\1EVENT:")
+    socket.send(b"\1ERROR:")
+    wait_until(lambda: served.feed.subscriptions == 2, PATIENCE_S, "it is subscribed")
+    socket.send(b"\0EVENT:")
+    wait_until(lambda: served.feed.subscriptions == 1, PATIENCE_S, "it is unsubscribed")
+    served.feed.publish(b"EVENT:", b"{}")
+    served.feed.publish(b"ERROR:", b"{}")
+    assert socket.recv_multipart() == [b"ERROR:", b"{}"]
+
+
+def test_a_slow_subscriber_harms_nobody(served: ServedFeed, connect: Connect, neighbour_keys: KeyPair) -> None:
+    """Who does not read misses events; the feed and the others go on."""
+    slow = connect()
+    slow.send(b"\1EVENT:")
+    wait_until(lambda: served.feed.subscriptions, PATIENCE_S, "the slow one is subscribed")
+    with subscribed(served, neighbour_keys, b"EVENT:") as neighbour:
+        payload = b'{"number": 5, "text": "%s"}' % (b"x" * 20_000)
+        for _ in range(3_000):
+            served.feed.publish(b"EVENT:", payload)
+            assert number(neighbour) == 5
+    assert served.feed.counters.dropped == 0
+
+
+def test_the_oldest_event_gives_way(home: Path, server_keys: KeyPair) -> None:
+    """A publisher never waits."""
+    with serving(home, server_keys) as served:
+        served.feed.stop()
+        for _ in range(MAX_QUEUED + 5):
+            served.feed.publish(b"EVENT:", b"{}")
+        assert served.feed.counters.dropped == 5
+        with pytest.raises(MessageTooLarge):
+            served.feed.publish(b"EVENT:", bytes(MAX_EVENT_BYTES + 1))
+
+
+def test_a_subscriber_that_is_not_read_drops_the_oldest(served: ServedFeed, peer_keys: KeyPair) -> None:
+    with subscribed(served, peer_keys, b"EVENT:") as subscriber:
+        for index in range(MAX_WAITING + 100):
+            served.feed.publish(b"EVENT:", b'{"number": %d}' % index)
+            if index % 100 == 0:
+                wait_until(lambda: served.feed.counters.published > index, PATIENCE_S, "it is sent")  # noqa: B023
+        wait_until(lambda: subscriber.dropped == 100, PATIENCE_S, "the oldest are dropped")
+        assert number(subscriber) == 100
+
+
+def test_a_callback_and_an_iterator(served: ServedFeed, peer_keys: KeyPair) -> None:
+    heard: list[bytes] = []
+    calling = Subscriber(served.secured(peer_keys), [b"EVENT:"], lambda event: heard.append(event.topic))
+    calling.start()
+    with subscribed(served, peer_keys, b"EVENT:") as iterated:
+        wait_until(lambda: served.feed.counters.granted == 2, PATIENCE_S, "both are subscribed")
+        served.feed.publish(b"EVENT:more", b"{}")
+        wait_until(lambda: heard, PATIENCE_S, "the callback is called")
+        for event in iterated:
+            assert event.topic == b"EVENT:more"
+            iterated.stop()
+    calling.stop()
+    assert heard == [b"EVENT:more"]
+
+
+def test_the_key_is_changed_and_subscribers_move(served: ServedFeed, peer_keys: KeyPair) -> None:
+    """The subscriber learns of the next pin beforehand, and of the old one's end afterwards."""
+    assert served.own_keys is not None
+    old, new = served.own_keys.public, new_pair("SystemDigitalTwin", "mainpc")
+    pins = [old, new.public]
+    subscriber = Subscriber(FollowedAddress(served.address, lambda: peer_keys, lambda: pins), [b"EVENT:"])
+    pinned = Subscriber(served.secured(peer_keys), [b"EVENT:"])
+    for each in (subscriber, pinned):
+        each.start()
+    wait_until(lambda: served.feed.counters.granted == 2, PATIENCE_S, "both are subscribed")
+    assert served.feed.request_rekey(new).result(PATIENCE_S) < 1
+    wait_until(lambda: isinstance(pinned.fault, WrongServerKey), PATIENCE_S, "the old pin is dead")
+    wait_until(lambda: served.feed.counters.granted == 3, PATIENCE_S, "it is subscribed again")
+    pins.remove(old)
+    served.feed.publish(b"EVENT:", b'{"number": 6}')
+    assert number(subscriber) == 6
+    assert pinned.get(0) is None
+    for each in (subscriber, pinned):
+        each.stop()
+
+
+def test_an_open_feed_knows_nobody(home: Path) -> None:
+    """SECURE_ZMQ=0: whoever subscribes is unauthenticated, and is judged as that."""
+    with serving(home, None) as served:
+        subscriber = Subscriber(UnencryptedAddress(served.address), [b"EVENT:"])
+        subscriber.start()
+        wait_until(lambda: served.feed.counters.granted, PATIENCE_S, "it is subscribed")
+        served.feed.publish(b"EVENT:", b'{"number": 8}')
+        assert number(subscriber) == 8
+        assert set(served.asked) == {UNAUTHENTICATED}
+        served.granted.clear()
+        wait_until(lambda: served.kicked, PATIENCE_S, "it is closed")
+        subscriber.stop()
+
+
+def test_a_feed_that_was_never_started_can_be_stopped(context: Context) -> None:
+    feed = Feed(open_unencrypted_feed_socket(context, ANY_PORT, MAX_EVENT_BYTES, Handshakes()), lambda _, __: True)
+    assert not feed.responsive
+    feed.stop()
+    feed.stop()
+
+
+class Manual:
+    """A bare XPUB whose subscriptions are granted one by one, and three peers of it."""
+
+    def __init__(self, context: Context) -> None:
+        self.socket = context.socket(zmq.XPUB)
+        self.socket.xpub_manual = True
+        self.socket.rcvtimeo = int(PATIENCE_S * 1_000)
+        self.socket.bind("tcp://127.0.0.1:*")
+        self.peers = [context.socket(zmq.XSUB) for _ in range(3)]
+        self.fds = []
+        for peer in self.peers:
+            peer.connect(endpoint(self.socket))
+            peer.send(b"\1first")
+            self.fds.append(self.read()[1])
+
+    def read(self) -> tuple[bytes, int]:
+        frame = self.socket.recv(copy=False)
+        return frame.bytes, int(frame.get(zmq.SRCFD))
+
+    def hears(self, topic: bytes) -> list[int]:
+        """Publish, and return which of the peers hear it."""
+        self.socket.send(topic)
+        return [index for index, peer in enumerate(self.peers) if peer.poll(int(QUIET_S * 1_000)) and peer.recv()]
+
+
+def test_a_manual_grant_goes_to_whose_message_was_read_last(context: Context) -> None:
+    """Nobody has anything by itself; a duplicate comes again; and no other subscriber of the topic is granted it."""
+    manual = Manual(context)
+    assert manual.hears(b"first") == []
+    for peer in manual.peers[:2]:
+        peer.send(b"\1T")
+    first = manual.read()
+    manual.socket.setsockopt(zmq.SUBSCRIBE, b"T")
+    assert manual.read()[1] != first[1]
+    assert manual.hears(b"T") == [manual.fds.index(first[1])]
+
+
+def test_behind_a_message_that_is_no_subscription_a_manual_grant_goes_astray(context: Context) -> None:
+    """libzmq 4.3.5 has two queues and gives such a message a place in one alone; both are empty together."""
+    manual = Manual(context)
+    other, mine, astray = manual.peers
+    other.send(b"no subscription")
+    time.sleep(0.1)
+    mine.send(b"\1T")
+    time.sleep(0.1)
+    astray.send(b"\1T")
+    time.sleep(0.1)
+    assert [manual.read() for _ in range(2)] == [(b"no subscription", manual.fds[0]), (b"\1T", manual.fds[1])]
+    manual.socket.setsockopt(zmq.SUBSCRIBE, b"T")
+    assert manual.hears(b"T") == [2]
+    manual.read()
+    mine.send(b"\1again")
+    manual.read()
+    manual.socket.setsockopt(zmq.SUBSCRIBE, b"again")
+    assert manual.hears(b"again") == [1]
+
+
+def test_the_end_of_a_connection_comes_as_unsubscriptions_without_an_origin(context: Context) -> None:
+    """They are libzmq's own, and a grant behind one goes to nobody."""
+    manual = Manual(context)
+    manual.peers[0].close(0)
+    frame = manual.socket.recv(copy=False)
+    assert frame.bytes == b"\0first"
+    assert frame.get(zmq.SRCFD) == -1 if _has_origin(frame) else True
+    manual.socket.setsockopt(zmq.SUBSCRIBE, b"T")
+    manual.peers.pop(0)
+    assert manual.hears(b"T") == []
+
+
+def _has_origin(frame: zmq.Frame) -> bool:
+    try:
+        frame.get("Peer-Address")
+    except zmq.ZMQError:
+        return False
+    return True

@@ -1,0 +1,145 @@
+"""The documented names: what they do, and the holes that are gone."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from secure_zmq.errors import ConfigurationError, KeyFileMissing, SocketMisuse
+from secure_zmq.legacy import (
+    ZMQAuthenticator,
+    configure_secure_client,
+    configure_secure_server,
+    create_secure_context,
+    start_auth,
+    stop_auth,
+)
+from tests.loopback.conftest import Folders
+from tests.waiting import PATIENCE_S, wait_until
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
+
+@pytest.fixture
+def mainpc(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This process is mainpc."""
+    monkeypatch.setenv("TWINHOST_CERTIFICATES", str(folders[0]))
+    return folders[0]
+
+
+@pytest.fixture
+def pc2_socket(folders: Folders) -> Iterator["zmq.Socket[bytes]"]:
+    """A REQ socket of pc2 on a Context of its own, secured and not connected yet."""
+    context: Context = zmq.Context()
+    socket = context.socket(zmq.REQ)
+    socket.rcvtimeo = int(PATIENCE_S * 1_000)
+    configure_secure_client(socket, folders[1])
+    socket.linger = 0
+    yield socket
+    context.destroy(linger=0)
+
+
+def test_the_handler_runs_on_the_sockets_own_context(context: "Context", mainpc: Path, pc2_socket: Any) -> None:
+    """Whichever Context the agent made its socket on, peers are asked for; the socket is returned, secured."""
+    socket = context.socket(zmq.REP)
+    assert configure_secure_server(socket) is socket
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    pc2_socket.connect(f"tcp://127.0.0.1:{port}")
+    pc2_socket.send(b"hello")
+    assert socket.poll(int(PATIENCE_S * 1_000))
+    frame = socket.recv(copy=False)
+    assert (frame.bytes, frame.get("User-Id")) == (b"hello", "UnifiedMemoryReasoningAgent")
+    socket.close()
+    stop_auth(context)
+
+
+@pytest.mark.parametrize("configure", [configure_secure_server, configure_secure_client])
+def test_a_socket_in_use_is_refused(context: "Context", mainpc: Path, configure: Any) -> None:
+    """Bound or connected before, it would go on in the open."""
+    bound, connected = context.socket(zmq.REP), context.socket(zmq.REQ)
+    port = bound.bind_to_random_port("tcp://127.0.0.1")
+    connected.connect(f"tcp://127.0.0.1:{port}")
+    for socket in (bound, connected):
+        with pytest.raises(SocketMisuse, match="bound or connected already"):
+            configure(socket)
+    stop_auth(context)
+
+
+def test_asking_again_for_a_handler_returns_it(context: "Context", mainpc: Path, tmp_path: Path) -> None:
+    """The documented singleton, per Context; for another folder it is refused."""
+    first = ZMQAuthenticator(context)
+    assert ZMQAuthenticator(context) is start_auth(context) is first
+    with pytest.raises(SocketMisuse, match="this Context has a handler for"):
+        ZMQAuthenticator(context, tmp_path)
+    first.stop()
+    second = ZMQAuthenticator(context)
+    assert second is not first
+    second.stop()
+
+
+def test_stopping_under_an_open_socket_is_refused(context: "Context", mainpc: Path) -> None:
+    """`stop_auth()` keeps its name and loses its hole: a socket that relies on the handler keeps it."""
+    socket = configure_secure_server(context.socket(zmq.REP))
+    stops: list[Callable[[], None]] = [stop_auth, lambda: stop_auth(context), ZMQAuthenticator(context).stop]
+    for stop in stops:
+        with pytest.raises(SocketMisuse, match="still relies on this ZAP handler"):
+            stop()
+    assert ZMQAuthenticator(context).authenticator.responsive
+    socket.close()
+    stop_auth()
+    stop_auth()
+
+
+def test_a_secure_context_has_a_running_handler(mainpc: Path) -> None:
+    """`create_secure_context()` is ready for sockets."""
+    context = create_secure_context()
+    assert ZMQAuthenticator(context).authenticator.responsive
+    stop_auth(context)
+    context.term()
+
+
+def test_start_auth_without_a_context_proves_the_keys(
+    mainpc: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Older agents call it first; missing or wrong keys are an error there already."""
+    before = set(threading.enumerate())  # of which some, another test's, may end meanwhile
+    assert start_auth() is None
+    assert set(threading.enumerate()) <= before
+    monkeypatch.setenv("TWINHOST_CERTIFICATES", str(tmp_path / "absent"))
+    with pytest.raises(KeyFileMissing):
+        start_auth()
+
+
+def test_nothing_falls_back_to_plain(context: "Context", mainpc: Path) -> None:
+    """With keys that are missing or exposed, the socket stays unsecured and unusable: the error comes first."""
+    (mainpc / "server.key_secret").chmod(0o644)
+    with pytest.raises(ConfigurationError, match="so others can use the secret"):
+        configure_secure_server(context.socket(zmq.REP))
+    (mainpc / "server.key_secret").unlink()
+    with pytest.raises(KeyFileMissing):
+        configure_secure_client(context.socket(zmq.REQ))
+
+
+def test_contexts_come_and_go(mainpc: Path) -> None:
+    """A new Context at an old one's address gets a handler of its own, not the dead one."""
+    for _ in range(30):
+        context: Context = zmq.Context()
+        socket = configure_secure_server(context.socket(zmq.REP))
+        assert ZMQAuthenticator(context).authenticator.responsive
+        socket.close()
+        context.term()
+    stop_auth()
+
+
+def test_a_context_that_ends_takes_its_watch_along(mainpc: Path) -> None:
+    """Nobody called `stop_auth`, and no thread and no inotify instance, of which a user has few, is left."""
+    context: Context = zmq.Context()
+    socket = configure_secure_server(context.socket(zmq.REP))
+    handler = ZMQAuthenticator(context)
+    wait_until(lambda: handler._peers.watching, PATIENCE_S, "the keys are followed")
+    socket.close()
+    context.term()
+    wait_until(lambda: not handler._peers.watching, PATIENCE_S, "the watch ends")

@@ -1,0 +1,130 @@
+"""An answer that comes from another thread: the loop goes on meanwhile, and everybody gets what is theirs."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import zmq
+
+from secure_zmq.client import Client
+from secure_zmq.errors import InternalError, LimitReached, MessageTooLarge
+from secure_zmq.key_writer import write_revocation
+from secure_zmq.keys import KeyPair
+from tests.identities import authorize, new_pair
+from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
+from tests.loopback.raw_zmtp import CurveDealer
+from tests.waiting import PATIENCE_S, at_most, wait_until
+
+SENT_WITHIN_S = 0.5  # of its being there
+
+
+def asked(agent: ServedAgent, name: str) -> None:
+    wait_until(lambda: name in agent.asked, PATIENCE_S, f"{name} is asked for")
+
+
+def test_the_loop_goes_on_while_an_answer_is_owed(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """Another client is served meanwhile, and the answer is sent when it is there."""
+    with ThreadPoolExecutor() as pool, Client(agent.secured(peer_keys)) as other:
+
+        def call() -> object:
+            with Client(agent.secured(peer_keys)) as client:
+                return client.call("ask_another", name="a", deadline_s=PATIENCE_S)["answer"]
+
+        answer = pool.submit(call)
+        asked(agent, "a")
+        assert other.call("echo", text="meanwhile")["text"] == "meanwhile"
+        assert not answer.done()
+        with at_most(SENT_WITHIN_S):
+            agent.asked["a"].set_result({"status": "ok", "answer": 42})
+            assert answer.result(PATIENCE_S) == 42
+
+
+def test_answers_go_to_those_who_asked(
+    agent: ServedAgent, peer_keys: KeyPair, context: "zmq.Context[zmq.Socket[bytes]]"
+) -> None:
+    """Two on one connection, answered in the other order, beside one that is answered at once."""
+    with context.socket(zmq.DEALER) as socket:
+        socket.curve_serverkey = agent.public_key.z85
+        socket.curve_secretkey, socket.curve_publickey = peer_keys.secret_z85, peer_keys.public.z85
+        socket.rcvtimeo, socket.linger = int(PATIENCE_S * 1_000), 0
+        socket.connect(agent.address)
+        for name in ("a", "b"):
+            socket.send(json.dumps({"action": "ask_another", "name": name, "request_id": name}).encode())
+        socket.send(json.dumps({"action": "echo", "text": "x", "request_id": "c"}).encode())
+        assert json.loads(socket.recv())["request_id"] == "c"
+        for name in ("b", "a"):
+            asked(agent, name)
+            agent.asked[name].set_result({"status": "ok", "answer": name})
+            reply = json.loads(socket.recv())
+            assert (reply["request_id"], reply["answer"]) == (name, name)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (LimitReached("too many wait"), LimitReached),
+        (ZeroDivisionError("a fault of the program"), InternalError),
+        (None, MessageTooLarge),
+    ],
+)
+def test_an_owed_answer_may_be_an_error(
+    agent: ServedAgent, peer_keys: KeyPair, fault: Exception | None, expected: type[Exception]
+) -> None:
+    """With its code; a fault of the program says nothing of itself, and one that is too large is not sent."""
+    with ThreadPoolExecutor() as pool, Client(agent.secured(peer_keys)) as client:
+        call = pool.submit(client.call, "ask_another", name="a", deadline_s=PATIENCE_S)
+        asked(agent, "a")
+        if fault is None:
+            agent.asked["a"].set_result({"status": "ok", "text": "x" * PAYLOAD_LIMIT})
+        else:
+            agent.asked["a"].set_exception(fault)
+        with pytest.raises(expected) as caught:
+            call.result(PATIENCE_S)
+        assert "a fault of the program" not in str(caught.value)
+
+
+def test_who_is_revoked_meanwhile_gets_no_answer(agent: ServedAgent, peer_keys: KeyPair, home: Path) -> None:
+    """Not even where the answer is there at the same moment: its connection is closed first."""
+    with closing(CurveDealer(agent.address, {}, peer_keys, agent.public_key)) as dealer:
+        dealer.send(b'{"action": "ask_another", "name": "a"}')
+        asked(agent, "a")
+        write_revocation(peer_keys.certificate, home / "revoked")
+        agent.peers.reload()
+        agent.asked["a"].set_result({"status": "ok", "answer": "secret"})
+        with pytest.raises((ConnectionError, EOFError)):
+            print(dealer.receive())
+
+
+def test_who_takes_the_routing_id_over_gets_no_answer(
+    agent: ServedAgent, peer_keys: KeyPair, home: Path, context: "zmq.Context[zmq.Socket[bytes]]"
+) -> None:
+    """A peer may choose its routing-id, and another the same one when that connection has ended."""
+    other = new_pair("neighbour", "pc3")
+    authorize(home, other)
+    agent.peers.reload()
+
+    def connect(keys: KeyPair) -> "zmq.Socket[bytes]":
+        socket = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.ROUTING_ID, b"known")
+        socket.curve_serverkey = agent.public_key.z85
+        socket.curve_secretkey, socket.curve_publickey = keys.secret_z85, keys.public.z85
+        socket.rcvtimeo, socket.linger = int(PATIENCE_S * 1_000), 0
+        socket.connect(agent.address)
+        return socket
+
+    victim = connect(peer_keys)
+    victim.send(b'{"action": "ask_another", "name": "a"}')
+    asked(agent, "a")
+    victim.close()
+    wait_until(lambda: agent.server_socket.sessions.counts() == {}, PATIENCE_S, "the connection has ended")
+    with connect(other) as taker:
+        taker.send(b'{"action": "echo", "text": "first"}')
+        assert json.loads(taker.recv())["text"] == "first"
+        agent.asked["a"].set_result({"status": "ok", "answer": "for the victim alone"})
+        taker.send(b'{"action": "echo", "text": "second"}')
+        assert json.loads(taker.recv())["text"] == "second"
+        taker.rcvtimeo = 300
+        with pytest.raises(zmq.Again):
+            print(taker.recv())

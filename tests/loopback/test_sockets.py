@@ -1,0 +1,164 @@
+"""Sockets leave their module secured and limited, and the options really took."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from secure_zmq.authenticator import Authenticator
+from secure_zmq.errors import SocketMisuse
+from secure_zmq.handshakes import Handshakes
+from secure_zmq.keys import KeyPair
+from secure_zmq.monitor import SocketEvent
+from secure_zmq.peers import AuthorizedPeers
+from secure_zmq.sockets import (
+    open_client_socket,
+    open_server_socket,
+    open_unencrypted_server_socket,
+    secure_unconnected_client,
+)
+from tests.loopback.agent import ANY_PORT
+
+PAYLOAD = 1_000_000
+ZAP_ENFORCE_DOMAIN = 93
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
+
+@pytest.fixture
+def authenticator(context: "Context", home: Path) -> Iterator[Authenticator]:
+    handler = Authenticator(context, AuthorizedPeers([home]))
+    yield handler
+    context.destroy(linger=0)
+
+
+def ignore(_: SocketEvent) -> None:
+    """Take an event of a monitor that nobody waits for."""
+
+
+def option(socket: "zmq.Socket[Any]", number: int) -> Any:
+    value = socket.getsockopt(number)
+    return value.rstrip(b"\0") if isinstance(value, bytes) else value
+
+
+LIMITS = {
+    zmq.MAXMSGSIZE: 2 * PAYLOAD + 33,
+    zmq.HANDSHAKE_IVL: 4_000,
+    zmq.HEARTBEAT_IVL: 5_000,
+    zmq.HEARTBEAT_TIMEOUT: 10_000,
+    zmq.HEARTBEAT_TTL: 20_000,
+    zmq.SNDHWM: 1_000,
+    zmq.RCVHWM: 1_000,
+    zmq.LINGER: 1_000,
+    zmq.IPV6: 1,
+    zmq.TCP_KEEPALIVE: -1,  # as the system has it
+}
+BOUND_LIMITS = LIMITS | {zmq.HEARTBEAT_IVL: 0, zmq.TCP_KEEPALIVE: 1, zmq.SNDHWM: 512}  # clients send the heartbeats
+
+
+def limits_of(socket: "zmq.Socket[Any]") -> dict[int, Any]:
+    return {number: option(socket, number) for number in LIMITS}
+
+
+def test_a_server_socket_is_a_curve_server_with_zap(authenticator: Authenticator, server_keys: KeyPair) -> None:
+    """Mechanism, role, domain, and the enforcement of the domain are on when it is bound."""
+    server = open_server_socket(authenticator, server_keys, ANY_PORT, PAYLOAD)
+    socket = server.socket
+    assert option(socket, zmq.MECHANISM) == zmq.CURVE
+    assert option(socket, zmq.CURVE_SERVER) == 1
+    assert option(socket, zmq.ZAP_DOMAIN) == b"twinhost"
+    assert option(socket, ZAP_ENFORCE_DOMAIN) == 1
+    assert limits_of(socket) == BOUND_LIMITS
+    assert server.address.startswith("tcp://")
+    assert not server.address.endswith(("*", ":0"))
+    server.close()
+
+
+def test_a_client_socket_is_a_curve_client(context: "Context", server_keys: KeyPair, peer_keys: KeyPair) -> None:
+    """It can't speak in the open, and queues nothing for a server that is not there."""
+    client = open_client_socket(context, peer_keys, server_keys.public, "tcp://127.0.0.1:1", PAYLOAD, ignore)
+    assert option(client.socket, zmq.MECHANISM) == zmq.CURVE
+    assert option(client.socket, zmq.CURVE_SERVER) == 0
+    assert option(client.socket, zmq.IMMEDIATE) == 1
+    assert limits_of(client.socket) == LIMITS
+    client.close()
+
+
+def test_an_open_server_socket_has_the_same_limits(context: "Context") -> None:
+    """SECURE_ZMQ=0 opens the link, and not the door to floods."""
+    server = open_unencrypted_server_socket(context, ANY_PORT, PAYLOAD, Handshakes())
+    assert option(server.socket, zmq.MECHANISM) == zmq.NULL
+    assert limits_of(server.socket) == BOUND_LIMITS
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://127.0.0.1", "tcp://no.such.host.invalid:1", "nonsense", "tcp://192.0.2.1:1"]
+)
+def test_an_address_that_can_not_be_bound_is_refused(
+    authenticator: Authenticator, server_keys: KeyPair, address: str
+) -> None:
+    """One sentence, no half-open socket: the handler may stop afterwards."""
+    with pytest.raises(SocketMisuse, match=f"{address} can't be bound"):
+        open_server_socket(authenticator, server_keys, address, PAYLOAD)
+    authenticator.stop()
+
+
+def test_a_taken_port_is_refused(context: "Context", authenticator: Authenticator, server_keys: KeyPair) -> None:
+    """A second agent on the same port says which port to free."""
+    first = open_unencrypted_server_socket(context, ANY_PORT, PAYLOAD, Handshakes())
+    with pytest.raises(SocketMisuse, match=r"in use.*free the port"):
+        open_server_socket(authenticator, server_keys, first.address, PAYLOAD)
+    first.close()
+
+
+def test_a_client_of_nonsense_is_refused(context: "Context", server_keys: KeyPair, peer_keys: KeyPair) -> None:
+    """An address that is no endpoint is an error at once."""
+    with pytest.raises(SocketMisuse, match="nonsense is no endpoint"):
+        open_client_socket(context, peer_keys, server_keys.public, "nonsense", PAYLOAD, ignore)
+
+
+def test_a_connected_socket_is_not_made_a_client(context: "Context", server_keys: KeyPair, peer_keys: KeyPair) -> None:
+    """It would go on in the open."""
+    socket = context.socket(zmq.DEALER)
+    socket.connect("tcp://127.0.0.1:1")
+    with pytest.raises(SocketMisuse, match="bound or connected already"):
+        secure_unconnected_client(socket, peer_keys, server_keys.public)
+
+
+def test_a_server_socket_is_not_made_a_client(context: "Context", server_keys: KeyPair, peer_keys: KeyPair) -> None:
+    """A socket has one role; the last word on it is checked."""
+    socket = context.socket(zmq.DEALER)
+    socket.curve_server = True
+    secure_unconnected_client(socket, peer_keys, server_keys.public)
+    assert option(socket, zmq.CURVE_SERVER) == 0
+
+
+class Deaf(zmq.Socket[bytes]):
+    """A socket that takes some options without doing anything about them."""
+
+    ignored: frozenset[int] = frozenset()
+
+    def setsockopt(self, option: int, optval: int | bytes) -> None:
+        if option not in self.ignored:
+            super().setsockopt(option, optval)
+
+    set = setsockopt  # type: ignore[assignment]  # its two bases disagree about the name of an argument
+
+
+@pytest.mark.parametrize("ignored", [zmq.ZAP_DOMAIN, ZAP_ENFORCE_DOMAIN])
+def test_a_server_option_that_did_not_take_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+    context: "Context",
+    authenticator: Authenticator,
+    server_keys: KeyPair,
+    ignored: int,
+) -> None:
+    """Without its domain, or the enforcement, libzmq may skip the handler; such a socket is not bound."""
+    monkeypatch.setattr(Deaf, "ignored", frozenset({ignored}))
+    monkeypatch.setattr(context, "_socket_class", Deaf)
+    with pytest.raises(SocketMisuse, match="did not take CURVE with ZAP"):
+        open_server_socket(authenticator, server_keys, ANY_PORT, PAYLOAD)
+    authenticator.stop()

@@ -1,0 +1,1 @@
+"""Tests of services/agent_runtime."""

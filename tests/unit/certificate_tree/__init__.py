@@ -1,0 +1,1 @@
+"""Tests of services/certificate_tree."""

@@ -1,0 +1,236 @@
+"""The database: schema versions, damage, and what a failed transaction leaves behind."""
+
+import os
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from durable_store.database import Database
+from secure_zmq.errors import ConfigurationError, NotFound, StoreUnavailable, TransactionLost
+
+FIRST = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"
+SECOND = "ALTER TABLE notes ADD COLUMN author TEXT; UPDATE notes SET author = 'unknown'"
+CHILDREN = "CREATE TABLE children (note INTEGER REFERENCES notes (id) DEFERRABLE INITIALLY DEFERRED) STRICT"
+
+
+def texts(database: Database) -> list[str]:
+    return [text for (text,) in database.execute("SELECT text FROM notes ORDER BY id")]
+
+
+def add(database: Database, text: str) -> None:
+    database.execute("INSERT INTO notes (text) VALUES (?)", (text,))
+
+
+def open_with(path: Path, *migrations: str) -> "closing[Database]":
+    return closing(Database(path, migrations))
+
+
+def test_a_new_file_gets_the_whole_schema(tmp_path: Path) -> None:
+    """Every migration runs once, in order."""
+    with open_with(tmp_path / "db", FIRST, SECOND) as database:
+        database.execute("INSERT INTO notes (text, author) VALUES ('a', 'b')")
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+def test_an_older_file_is_brought_up_to_date_with_its_rows(tmp_path: Path) -> None:
+    """Rows of the older schema live on in the newer one, and reopening migrates nothing again."""
+    with open_with(tmp_path / "db", FIRST) as database:
+        add(database, "kept")
+    for _ in range(2):
+        with open_with(tmp_path / "db", FIRST, SECOND) as database:
+            assert database.execute("SELECT text, author FROM notes").fetchall() == [("kept", "unknown")]
+
+
+def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """A program that is rolled back does not guess at a schema that it does not know."""
+    with open_with(tmp_path / "db", FIRST, SECOND) as database:
+        database.execute("INSERT INTO notes (text) VALUES ('kept')")
+    with pytest.raises(ConfigurationError, match="has schema version 2 and this program knows 1; run the newer"):
+        Database(tmp_path / "db", [FIRST])
+    with open_with(tmp_path / "db", FIRST, SECOND) as database:
+        assert texts(database) == ["kept"]
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
+    """Half of a migration does not stay; the repaired one starts from where the last good one ended."""
+    with open_with(tmp_path / "db", FIRST) as database:
+        add(database, "kept")
+    broken = "ALTER TABLE notes ADD COLUMN author TEXT; UPDATE nothing SET nowhere = 1"
+    with pytest.raises(ConfigurationError, match="can't be used as a database"):
+        Database(tmp_path / "db", [FIRST, broken])
+    with open_with(tmp_path / "db", FIRST, SECOND) as database:
+        assert database.execute("SELECT text, author FROM notes").fetchall() == [("kept", "unknown")]
+
+
+@pytest.mark.parametrize("content", [b"not a database, " * 50, b"\0" * 4096, b"SQLite format 3\0" + b"\xff" * 200])
+def test_a_damaged_file_is_refused_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+    """The message names the file and what to do, and the file is not made over."""
+    path = tmp_path / "db"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="move the file away or restore a backup") as refusal:
+        Database(path, [FIRST])
+    assert str(refusal.value).startswith(f"{path} can't be used as a database (")
+    assert "\n" not in str(refusal.value)
+    assert path.read_bytes() == content
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    """A volume that is not mounted stops the start."""
+    with pytest.raises(ConfigurationError, match="unable to open database file"):
+        Database(tmp_path / "absent" / "db", [FIRST])
+
+
+def test_what_was_committed_is_durable(tmp_path: Path) -> None:
+    """Write-ahead log, and a sync before every commit returns."""
+    with open_with(tmp_path / "db", FIRST) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        with database.transaction():
+            add(database, "kept")
+        with closing(sqlite3.connect(tmp_path / "db")) as other:
+            assert other.execute("SELECT text FROM notes").fetchall() == [("kept",)]
+
+
+def test_a_transaction_that_raises_leaves_nothing(tmp_path: Path) -> None:
+    """File and memory go back together, the newest change first."""
+    undone: list[str] = []
+    with open_with(tmp_path / "db", FIRST) as database:
+
+        def batch() -> None:
+            with database.transaction():
+                for text in ("older", "newer"):
+                    add(database, text)
+                    database.on_rollback(partial(undone.append, text))
+                raise KeyError("a fault of the program")
+
+        with pytest.raises(KeyError):
+            batch()
+        assert texts(database) == []
+        assert undone == ["newer", "older"]
+
+
+def test_a_savepoint_undoes_itself_alone(tmp_path: Path) -> None:
+    """One failed request of a batch takes back its own changes, in the file and in memory, and no other's."""
+    memory: list[str] = []
+
+    def put(text: str) -> None:
+        add(database, text)
+        memory.append(text)
+        database.on_rollback(lambda: memory.remove(text))
+
+    def failing() -> None:
+        with database.savepoint():
+            put("undone")
+            put("undone too")
+            raise NotFound("no such agent")
+
+    with open_with(tmp_path / "db", FIRST) as database:
+        with database.transaction():
+            with database.savepoint():
+                put("first")
+            with pytest.raises(NotFound):
+                failing()
+            with database.savepoint():
+                put("last")
+        assert texts(database) == memory == ["first", "last"]
+
+
+def test_a_commit_that_fails_undoes_everything(tmp_path: Path) -> None:
+    """A constraint that is checked at the commit takes back what each savepoint had kept, in memory too."""
+    memory: list[str] = []
+    with open_with(tmp_path / "db", FIRST, CHILDREN) as database:
+
+        def batch() -> None:
+            with database.transaction():
+                with database.savepoint():
+                    add(database, "a")
+                    memory.append("a")
+                    database.on_rollback(memory.clear)
+                database.execute("INSERT INTO children VALUES (999)")
+
+        with pytest.raises(TransactionLost, match=r"FOREIGN KEY .*nothing of this request was kept"):
+            batch()
+        assert (texts(database), memory) == ([], [])
+        assert "FOREIGN KEY" in (database.fault or "")
+
+
+def test_an_undo_is_not_run_for_what_lasted(tmp_path: Path) -> None:
+    """A later failure does not take back an earlier transaction's change of memory."""
+    memory: list[str] = ["kept"]
+
+    def failing() -> None:
+        with database.transaction():
+            raise KeyError("a fault of the program")
+
+    with open_with(tmp_path / "db", FIRST) as database:
+        with database.transaction():
+            database.on_rollback(memory.clear)
+        with pytest.raises(KeyError):
+            failing()
+    assert memory == ["kept"]
+
+
+def test_a_full_disk_is_an_unavailable_store_and_passes(tmp_path: Path) -> None:
+    """A statement that finds no space fails with what to do; with space again, the fault is over."""
+    with open_with(tmp_path / "db", FIRST) as database:
+
+        def fill() -> None:
+            with database.transaction():
+                for _ in range(100):
+                    add(database, "x" * 10_000)
+
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        database.execute(f"PRAGMA max_page_count = {pages + 2}")
+        with pytest.raises(StoreUnavailable, match=r"full.*free space on the agent's volume"):
+            fill()
+        assert texts(database) == []
+        assert database.fault is not None
+        database.execute("PRAGMA max_page_count = 100000")
+        fill()
+        assert len(texts(database)) == 100
+        assert database.fault is None
+
+
+def test_a_lock_of_another_program_is_an_unavailable_store(tmp_path: Path) -> None:
+    """Somebody's open transaction on the file is waited for, then named; nothing crashes."""
+    with open_with(tmp_path / "db", FIRST) as database, closing(sqlite3.connect(tmp_path / "db")) as other:
+        database.execute("PRAGMA busy_timeout = 50")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TransactionLost, match=r"can't be written .*locked"), database.transaction():
+            pass
+        assert "locked" in (database.fault or "")
+        other.rollback()
+        with database.transaction():
+            add(database, "kept")
+        assert (texts(database), database.fault) == (["kept"], None)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+def test_a_database_is_its_owners_alone(tmp_path: Path, umask: int) -> None:
+    """With its log and the log's index, whatever the process's umask is."""
+    before = os.umask(umask)
+    try:
+        with open_with(tmp_path / "db", FIRST) as database:
+            add(database, "secret")
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"db": 0o600, "db-wal": 0o600, "db-shm": 0o600}
+
+
+def test_a_database_of_an_older_version_becomes_its_owners_alone(tmp_path: Path) -> None:
+    """With what a killed process left beside it; who may do less than the owner gets no more."""
+    path = tmp_path / "db"
+    connection = sqlite3.connect(path)
+    connection.executescript(f"PRAGMA journal_mode=WAL; {FIRST}; PRAGMA user_version = 1")
+    for each in tmp_path.iterdir():
+        each.chmod(0o644)
+    with open_with(path, FIRST):
+        assert {each.stat().st_mode & 0o777 for each in tmp_path.iterdir()} == {0o600}
+    connection.close()
+    path.chmod(0o440)
+    with open_with(path, FIRST):
+        assert path.stat().st_mode & 0o777 == 0o400

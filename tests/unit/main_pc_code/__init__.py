@@ -1,0 +1,1 @@
+"""Tests of main_pc_code."""

@@ -1,0 +1,110 @@
+"""Where a host is reached: the file, the environment, and how an endpoint is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from network_config import Host, get_mainpc_address, get_pc2_address, load_network_config
+from network_config.load import DEFAULT_PATH
+from secure_zmq.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MAINPC_IP", "PC2_IP", "NETWORK_CONFIG_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_service_it_is_the_hosts_address() -> None:
+    """The names of the file, which compose resolves."""
+    assert (get_mainpc_address(), get_pc2_address()) == ("mainpc", "pc2")
+
+
+def test_with_a_service_it_is_the_agents_endpoint() -> None:
+    """What `socket.connect` takes."""
+    assert get_mainpc_address("SystemDigitalTwin") == "tcp://mainpc:7120"
+    assert get_pc2_address("UnifiedMemoryReasoningAgent") == "tcp://pc2:7230"
+
+
+def test_a_service_of_the_other_host_is_refused() -> None:
+    """A wrong guess is an error and no endpoint that nobody listens at."""
+    with pytest.raises(ConfigurationError, match="UnifiedMemoryReasoningAgent runs on pc2, not on mainpc"):
+        get_mainpc_address("UnifiedMemoryReasoningAgent")
+    with pytest.raises(ConfigurationError, match="SystemDigitalTwin runs on mainpc, not on pc2"):
+        get_pc2_address("SystemDigitalTwin")
+
+
+def test_an_unknown_service_or_host_is_refused_with_those_there_are() -> None:
+    """The message is the list to choose from."""
+    known = "SystemDigitalTwin, UnifiedMemoryReasoningAgent"
+    with pytest.raises(ConfigurationError, match=f"there is no agent 'Sdt'; there are: {known}"):
+        get_mainpc_address("Sdt")
+    with pytest.raises(ConfigurationError, match="there is no host 'pc3'; there are: mainpc, pc2"):
+        load_network_config(DEFAULT_PATH, {}).host("pc3")
+
+
+@pytest.mark.parametrize(("variable", "get"), [("MAINPC_IP", get_mainpc_address), ("PC2_IP", get_pc2_address)])
+@pytest.mark.parametrize(
+    ("value", "endpoint"),
+    [
+        ("192.168.1.20", "tcp://192.168.1.20:"),
+        ("host.lan", "tcp://host.lan:"),
+        ("fd00::20", "tcp://[fd00::20]:"),
+        ("::1", "tcp://[::1]:"),
+    ],
+)
+def test_the_environment_overrides_the_address(
+    monkeypatch: pytest.MonkeyPatch, variable: str, get: Callable[..., str], value: str, endpoint: str
+) -> None:
+    """A real machine's address is one line in `.env`, as a name, IPv4, or IPv6 with its brackets added."""
+    monkeypatch.setenv(variable, value)
+    agent = "SystemDigitalTwin" if variable == "MAINPC_IP" else "UnifiedMemoryReasoningAgent"
+    assert get() == value
+    assert get(agent).startswith(endpoint)
+
+
+def test_each_override_is_for_its_own_host() -> None:
+    """Neither variable moves the other host."""
+    config = load_network_config(DEFAULT_PATH, {"MAINPC_IP": "10.0.0.1"})
+    assert (config.host("mainpc").address, config.host("pc2").address) == ("10.0.0.1", "pc2")
+    config = load_network_config(DEFAULT_PATH, {"PC2_IP": "10.0.0.2"})
+    assert (config.host("mainpc").address, config.host("pc2").address) == ("mainpc", "10.0.0.2")
+
+
+def test_an_empty_override_is_none() -> None:
+    """Compose passes an empty text where `.env` says nothing."""
+    config = load_network_config(DEFAULT_PATH, {"MAINPC_IP": "", "PC2_IP": ""})
+    assert (config.host("mainpc").address, config.host("pc2").address) == ("mainpc", "pc2")
+
+
+@pytest.mark.parametrize("value", ["tcp://10.0.0.1", "10.0.0.1:7120", "[::1]", "a b", "10.0.0.256", " "])
+@pytest.mark.parametrize("variable", ["MAINPC_IP", "PC2_IP"])
+def test_an_override_that_is_no_address_is_refused_by_name(variable: str, value: str) -> None:
+    """The message names the variable, since the file is not to blame."""
+    with pytest.raises(ConfigurationError, match=f"^{variable} must be a host name or an IP address"):
+        load_network_config(DEFAULT_PATH, {variable: value})
+
+
+def test_the_path_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NETWORK_CONFIG_PATH, and the repository's file where it is unset or empty."""
+    other = tmp_path / "other.yaml"
+    other.write_text(DEFAULT_PATH.read_text().replace("address: mainpc", "address: 10.9.9.9"))
+    monkeypatch.setenv("NETWORK_CONFIG_PATH", str(other))
+    assert get_mainpc_address() == "10.9.9.9"
+    monkeypatch.setenv("NETWORK_CONFIG_PATH", "")
+    assert get_mainpc_address() == "mainpc"
+
+
+@pytest.mark.parametrize(
+    ("address", "endpoint"),
+    [
+        ("mainpc", "tcp://mainpc:7120"),
+        ("10.0.0.1", "tcp://10.0.0.1:7120"),
+        ("::1", "tcp://[::1]:7120"),
+        ("fe80::1%eth0", "tcp://[fe80::1%eth0]:7120"),
+    ],
+)
+def test_an_ipv6_address_gets_its_brackets(address: str, endpoint: str) -> None:
+    """The endpoint is what ZeroMQ understands."""
+    assert Host("mainpc", address).endpoint(7120) == endpoint

@@ -1,0 +1,108 @@
+"""The grants of the configuration file, and what else it can't say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from network_config import load_network_config
+from secure_zmq.errors import ConfigurationError
+from tests.unit.network_config.test_load import GOOD, changed, refused
+
+
+def loaded(tmp_path: Path, document: dict[str, Any]) -> dict[str, frozenset[str]]:
+    path = tmp_path / "network_config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return dict(load_network_config(path, {}).grants)
+
+
+def test_grants_are_sets_of_actions_by_role(tmp_path: Path) -> None:
+    """The roles' names are the user's own, a list may be empty, and twice is once."""
+    document = {**GOOD, "grants": {"agent": ["ping", "ping"], "auditor": ["get_audit"], "nobody": [], "boss": ["*"]}}
+    assert loaded(tmp_path, document) == {
+        "agent": {"ping"},
+        "auditor": {"get_audit"},
+        "nobody": frozenset(),
+        "boss": {"*"},
+    }
+    assert loaded(tmp_path, {**GOOD, "grants": {}}) == {}
+
+
+@pytest.mark.parametrize("role", ["invitation", "candidate"])
+@pytest.mark.parametrize("actions", [["*"], ["ping"], [], ["enrol"]])
+def test_the_roles_of_keys_that_act_for_nobody_can_not_be_granted_anything(
+    tmp_path: Path, role: str, actions: list[str]
+) -> None:
+    """Not even less: they are what enrolment is made of."""
+    complaint = refused(tmp_path, {**GOOD, "grants": {role: actions}})
+    assert complaint.startswith(
+        f"grants.{role} can't be changed: the role {role} is that of a key which acts for nobody"
+    )
+
+
+def test_nobody_is_an_operator_of_an_open_link(tmp_path: Path) -> None:
+    """Where SECURE_ZMQ=0 each action must be named."""
+    complaint = refused(tmp_path, {**GOOD, "grants": {"unauthenticated": ["ping", "*"]}})
+    assert complaint.startswith("grants.unauthenticated must name its actions")
+    assert loaded(tmp_path, {**GOOD, "grants": {"unauthenticated": ["ping"]}}) == {"unauthenticated": {"ping"}}
+
+
+@pytest.mark.parametrize(
+    "action", ["", "Ping", "ping ", "**", "*ping", "ping*", "get-peers", "1ping", "a" * 65, 5, None, True, ["ping"]]
+)
+def test_an_action_is_named_to_the_letter(tmp_path: Path, action: object) -> None:
+    """There are no patterns: one star is all, and part of a name is nothing."""
+    complaint = refused(tmp_path, {**GOOD, "grants": {"agent": ["ping", action]}})
+    assert complaint.startswith("grants.agent must list actions by name")
+    assert complaint.endswith(f"not {action!r}")
+
+
+@pytest.mark.parametrize("actions", [None, "*", "ping", {"ping": True}, 5, True])
+def test_grants_are_lists(tmp_path: Path, actions: object) -> None:
+    """A bare word is a slip."""
+    assert refused(tmp_path, {**GOOD, "grants": {"agent": actions}}).startswith(
+        "grants.agent must be a list of actions"
+    )
+
+
+def test_a_role_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """Half of what is granted would not be in force."""
+    text = yaml.safe_dump({key: value for key, value in GOOD.items() if key != "grants"})
+    text += "grants:\n  agent: [ping]\n  operator: ['*']\n  agent: []\n"
+    assert "the key 'agent' is there twice" in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("days", [0, -1, 36_501, 10**12, 365.5, "365", True, None])
+def test_a_keys_life_has_an_end_that_can_be_written_down(tmp_path: Path, days: object) -> None:
+    """From a day to a hundred years."""
+    document = changed(lambda limits: limits.update(key_lifetime_days=days), "limits")
+    assert refused(tmp_path, document).startswith("limits.key_lifetime_days must be ")
+
+
+@pytest.mark.parametrize("days", [1, 36_500])
+def test_the_ends_of_what_is_allowed_are_allowed(tmp_path: Path, days: int) -> None:
+    """To the day."""
+    path = tmp_path / "network_config.yaml"
+    path.write_text(yaml.safe_dump(changed(lambda limits: limits.update(key_lifetime_days=days), "limits")))
+    assert load_network_config(path, {}).limits.key_lifetime_days == days
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 2026-99-99",
+        "a: !!int x",
+        "a: !!int ''",
+        "a: !!timestamp x",
+        "a: !!bool x",
+        "a: !!float x",
+        "a: " + "9" * 5_000,
+    ],
+)
+def test_a_value_that_the_reader_of_yaml_chokes_on_is_refused_too(tmp_path: Path, text: str) -> None:
+    """PyYAML lets foreign errors through; the watch of a running agent's file would die of one."""
+    path = tmp_path / "network_config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"network_config\.yaml"):
+        load_network_config(path, {})

@@ -1,0 +1,1 @@
+"""The command line, against agents that serve real sockets on loopback."""

@@ -1,0 +1,115 @@
+"""A small agent without a socket: a dispatcher over a real database, with a counter kept in memory too."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from durable_store.database import Database
+from durable_store.reply_log import SCHEMA, ReplyLog
+from secure_zmq.actions import Action, Translation
+from secure_zmq.callers import Caller
+from secure_zmq.dispatch import Dispatcher, Inbound, Store
+from secure_zmq.errors import NotFound
+from secure_zmq.grants import Grants
+from secure_zmq.wire import Reply, Request
+
+LIMIT = 10_000
+TABLES = (
+    "CREATE TABLE sums (seq INTEGER PRIMARY KEY, amount INTEGER NOT NULL, written_by TEXT NOT NULL) STRICT;"
+    "CREATE TABLE debts (sum INTEGER REFERENCES sums (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"
+)
+AGENT = Caller("agent", "pc2", frozenset({"agent"}), "SHA256:agent")
+OPERATOR = Caller("operator", "operator", frozenset({"operator"}), "SHA256:operator")
+
+
+class Read(Request, tag="read"):
+    """The sum so far."""
+
+
+class Add(Request, tag="add"):
+    """Add to the sum; 13 is refused and 0 is a fault of the program, each after the change was made."""
+
+    amount: int
+
+
+class Reset(Request, tag="reset"):
+    """An operator's action."""
+
+
+class Doom(Request, tag="doom"):
+    """Leave something behind that makes the commit of the whole batch fail."""
+
+
+class Bench:
+    """The dispatcher, the database under it, and what its handlers did."""
+
+    def __init__(self, path: Path, store: Store | None = None) -> None:
+        self.database = Database(path, [SCHEMA, TABLES])
+        self.sum = self.rows()
+        self.executions: list[int] = []
+        self.dispatcher = Dispatcher(
+            [
+                Action(Read, self._read),
+                Action(Add, self._add, mutates=True),
+                Action(Reset, self._reset, mutates=True),
+                Action(Doom, self._doom, mutates=True),
+            ],
+            Grants({"agent": {"read", "add", "doom"}, "operator": {"*"}}),
+            store or self.database,
+            ReplyLog(self.database, 600, 100),
+            LIMIT,
+            translate=translate,
+            sentence_fields=("error", "reason"),
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self.database.close()
+
+    def rows(self) -> int:
+        """Return the sum as the file has it."""
+        (amount,) = self.database.execute("SELECT coalesce(sum(amount), 0) FROM sums").fetchone()
+        return int(amount)
+
+    def ask(self, *messages: dict[str, Any] | bytes, caller: Caller = AGENT) -> list[dict[str, Any]]:
+        """Return the replies to one batch of messages of one caller."""
+        return self.answer([inbound(message, caller) for message in messages])
+
+    def answer(self, batch: Sequence[Inbound]) -> list[dict[str, Any]]:
+        """Return the replies to one batch."""
+        return [json.loads(reply) for reply in self.dispatcher.answer(batch)]
+
+    def _read(self, _: Read, __: Caller) -> Reply:
+        return {"status": "ok", "sum": self.sum}
+
+    def _add(self, request: Add, caller: Caller) -> Reply:
+        self.executions.append(request.amount)
+        before = self.sum
+        self.database.execute("INSERT INTO sums (amount, written_by) VALUES (?, ?)", (request.amount, caller.name))
+        self.sum += request.amount
+        self.database.on_rollback(lambda: setattr(self, "sum", before))
+        if request.amount == 13:
+            raise NotFound("there is no 13")
+        return {"status": "ok", "sum": self.sum, "inverse": 1 / request.amount}
+
+    def _reset(self, _: Reset, __: Caller) -> Reply:
+        return {"status": "ok"}
+
+    def _doom(self, _: Doom, __: Caller) -> Reply:
+        self.database.execute("INSERT INTO debts VALUES (-1)")
+        return {"status": "ok"}
+
+
+def inbound(message: dict[str, Any] | bytes, caller: Caller = AGENT) -> Inbound:
+    """Return a message as the server's loop hands it in."""
+    return Inbound(message if isinstance(message, bytes) else json.dumps(message).encode(), caller)
+
+
+def translate(payload: bytes) -> Translation | None:
+    """Speak an older dialect: a bare word."""
+    if payload == b"READ":
+        return Translation(Read(), lambda reply: {"SUM": reply["sum"]}, lambda error: {"ERROR": str(error)})
+    if payload == b"BREAK":
+        raise KeyError("a fault of the translator")
+    return None

@@ -1,0 +1,181 @@
+"""One batch to its replies: permission, once-only execution, and each request's own fate."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from secure_zmq.callers import UNAUTHENTICATED, Caller
+from secure_zmq.dispatch import Inbound
+from secure_zmq.errors import MalformedRequest, PeerNotLive
+from tests.unit.secure_zmq.bench import AGENT, LIMIT, OPERATOR, Bench, inbound
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with closing(Bench(tmp_path / "db")) as bench:
+        yield bench
+
+
+def test_a_batch_is_answered_in_its_order(bench: Bench) -> None:
+    """Good and bad requests of a batch each get their own reply, at their own place."""
+    replies = bench.ask({"action": "add", "amount": 2}, b"garbage", {"action": "read"}, {"action": "nope"})
+    assert [reply.get("code", reply.get("sum")) for reply in replies] == [2, "malformed_request", 2, "unknown_action"]
+
+
+def test_a_repeated_request_is_executed_once(bench: Bench) -> None:
+    """Same caller, same id, same body: the same reply, byte for byte, and nothing done twice."""
+    message = inbound({"action": "add", "amount": 2, "request_id": "1"})
+    first = bench.dispatcher.answer([message])
+    bench.ask({"action": "add", "amount": 5})
+    assert bench.dispatcher.answer([message]) == first
+    assert bench.executions == [2, 5]
+    assert bench.sum == bench.rows() == 7
+
+
+def test_a_repeated_request_within_one_batch_is_executed_once(bench: Bench) -> None:
+    """A resend that is drained together with its original is no second execution."""
+    message = {"action": "add", "amount": 2, "request_id": "1"}
+    first, second = bench.ask(message, message)
+    assert first == second
+    assert bench.executions == [2]
+
+
+def test_a_repeated_request_is_executed_once_over_a_restart(tmp_path: Path) -> None:
+    """The stored reply is on disk with what it acknowledged."""
+    message = inbound({"action": "add", "amount": 2, "request_id": "1"})
+    with closing(Bench(tmp_path / "db")) as bench:
+        first = bench.dispatcher.answer([message])
+    with closing(Bench(tmp_path / "db")) as bench:
+        assert bench.dispatcher.answer([message]) == first
+        assert bench.executions == []
+        assert bench.rows() == 2
+
+
+def test_an_id_with_another_body_is_refused(bench: Bench) -> None:
+    """An id names one request; the first one's reply stands and the second is not executed."""
+    bench.ask({"action": "add", "amount": 2, "request_id": "1"})
+    for message in ({"action": "add", "amount": 5, "request_id": "1"}, {"action": "doom", "request_id": "1"}):
+        (reply,) = bench.ask(message)
+        assert reply["code"] == "request_id_reused"
+        assert reply["request_id"] == "1"
+    assert bench.executions == [2]
+
+
+def test_the_same_id_of_another_caller_is_another_request(bench: Bench) -> None:
+    """Nobody gets, or blocks, somebody else's reply."""
+    for caller in (AGENT, OPERATOR):
+        bench.ask({"action": "add", "amount": 2, "request_id": "1"}, caller=caller)
+    assert bench.executions == [2, 2]
+
+
+def test_without_an_id_every_request_is_a_new_one(bench: Bench) -> None:
+    """A client that sends no id asked for no once-only execution."""
+    bench.ask({"action": "add", "amount": 2}, {"action": "add", "amount": 2})
+    assert bench.executions == [2, 2]
+
+
+def test_a_reading_request_is_answered_afresh(bench: Bench) -> None:
+    """Only replies to changes are stored; a read with a known id sees the present."""
+    message = {"action": "read", "request_id": "1"}
+    bench.ask(message)
+    bench.ask({"action": "add", "amount": 2})
+    assert bench.ask(message) == [{"status": "ok", "sum": 2, "request_id": "1"}]
+
+
+@pytest.mark.parametrize(("amount", "code"), [(13, "not_found"), (0, "internal")])
+def test_a_failing_request_rolls_back_alone(bench: Bench, amount: int, code: str) -> None:
+    """Its neighbours in the batch stay, and its own change is undone in the file and in memory."""
+    replies = bench.ask(
+        {"action": "add", "amount": 2, "request_id": "1"},
+        {"action": "add", "amount": amount, "request_id": "2"},
+        {"action": "add", "amount": 3, "request_id": "3"},
+    )
+    assert [reply.get("code", reply.get("sum")) for reply in replies] == [2, code, 5]
+    assert bench.sum == bench.rows() == 5
+
+
+def test_a_failed_request_may_be_tried_again(bench: Bench) -> None:
+    """A refusal is not stored: the same id is executed when it comes again."""
+    message = {"action": "add", "amount": 13, "request_id": "1"}
+    for _ in range(2):
+        assert bench.ask(message)[0]["code"] == "not_found"
+    assert bench.executions == [13, 13]
+
+
+def test_a_fault_of_the_program_is_internal_and_says_nothing_else(bench: Bench) -> None:
+    """The caller gets one sentence; the traceback is in the log, and the agent goes on."""
+    with capture_logs() as lines:
+        (reply,) = bench.ask({"action": "add", "amount": 0, "request_id": "1"})
+    assert reply["code"] == "internal"
+    assert "ZeroDivision" not in json.dumps(reply)
+    failed = [line for line in lines if line["event"] == "request_failed"]
+    assert [(line["peer"], line["action"], line["exc_info"]) for line in failed] == [("agent", "add", True)]
+    assert bench.ask({"action": "read"})[0]["sum"] == 0
+
+
+def test_an_operators_action_is_refused_to_others(bench: Bench) -> None:
+    """Neither another agent, nor one called operator without the role, nor an unauthenticated caller may."""
+    impostor = Caller("operator", "pc2", frozenset({"agent"}), "SHA256:x")
+    for caller in (AGENT, impostor, UNAUTHENTICATED):
+        (reply,) = bench.ask({"action": "reset"}, caller=caller)
+        assert reply["code"] == "not_granted"
+        assert f"reset is not granted to {caller.name} (role " in reply["error"]
+    assert bench.ask({"action": "reset"}, caller=OPERATOR) == [{"status": "ok"}]
+
+
+def test_the_caller_comes_from_the_connection(bench: Bench) -> None:
+    """A name, a role, or a source_agent in the body changes nothing."""
+    claim = {"source_agent": "operator", "caller": "operator", "roles": ["operator"], "User-Id": "operator"}
+    assert bench.ask({"action": "reset", **claim})[0]["code"] == "not_granted"
+    bench.ask({"action": "add", "amount": 2, **claim})
+    assert bench.database.execute("SELECT written_by FROM sums").fetchall() == [("agent",)]
+
+
+def test_a_message_without_a_live_caller_is_refused_unread(bench: Bench) -> None:
+    """A revoked peer's request is not executed; the fault that the loop found is the reply."""
+    payload = json.dumps({"action": "add", "amount": 2, "request_id": "1"}).encode()
+    (reply,) = bench.answer([Inbound(payload, None, PeerNotLive("the key of agent is no longer authorised here"))])
+    assert (reply["code"], reply["request_id"]) == ("peer_not_live", "1")
+    (reply,) = bench.answer([Inbound(payload, AGENT, MalformedRequest("the message has 3 frames"))])
+    assert reply["code"] == "malformed_request"
+    (reply,) = bench.answer([Inbound(payload, None, None)])
+    assert reply["code"] == "internal"
+    assert bench.executions == []
+
+
+def test_the_sentence_stands_under_every_field_that_clients_read(bench: Bench) -> None:
+    """`error` here, and `reason` beside it for pc2's clients."""
+    (reply,) = bench.ask({"action": "nope", "request_id": "1"})
+    assert reply["reason"] == reply["error"]
+    assert (reply["status"], reply["code"], reply["request_id"]) == ("error", "unknown_action", "1")
+
+
+def test_a_request_over_the_limit_gets_a_reply(bench: Bench) -> None:
+    """Too much is an answer, not a silence."""
+    (reply,) = bench.ask({"action": "read", "request_id": "1", "padding": "x" * LIMIT})
+    assert (reply["code"], reply["request_id"]) == ("message_too_large", "1")
+
+
+def test_an_older_dialect_is_translated_and_answered_in_its_own_words(bench: Bench) -> None:
+    """What today's dialect does not know is looked up in the older one."""
+    bench.ask({"action": "add", "amount": 2})
+    assert bench.ask(b"READ") == [{"SUM": 2}]
+
+
+def test_a_fault_of_the_translator_is_that_requests_alone(bench: Bench) -> None:
+    """No input ends the loop, not even through the edge where older dialects are read."""
+    replies = bench.ask({"action": "read"}, b"BREAK", {"action": "read"})
+    assert [reply.get("code", reply.get("sum")) for reply in replies] == [0, "internal", 0]
+
+
+def test_requests_and_errors_are_counted(bench: Bench) -> None:
+    """Health shows them."""
+    counters = bench.dispatcher.counters
+    assert (counters.requests, counters.errors, counters.last_request_time) == (0, 0, None)
+    bench.ask({"action": "read"}, b"garbage", {"action": "add", "amount": 13})
+    assert (counters.requests, counters.errors) == (3, 2)
+    assert counters.last_request_time is not None

@@ -1,0 +1,117 @@
+"""A store that fails: what was changed is refused and undone, what was only read is answered."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from durable_store.database import Database
+from secure_zmq.errors import StoreUnavailable, TransactionLost
+from tests.unit.secure_zmq.bench import Bench
+
+
+class FailingStore:
+    """A store whose transactions fail, before they begin or when they commit, as long as it is broken."""
+
+    def __init__(self, fails_at: str) -> None:
+        self.fails_at = fails_at
+        self.broken = True
+        self.database: Database | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        assert self.database is not None
+        if self.broken and self.fails_at == "begin":
+            raise TransactionLost("the store can't be written (disk I/O error)")
+        with self.database.transaction():
+            yield
+            if self.broken:
+                raise TransactionLost("the store failed (disk I/O error)")
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        assert self.database is not None
+        with self.database.savepoint():
+            if self.broken and self.fails_at == "savepoint":
+                raise StoreUnavailable("the store failed (database or disk is full)")
+            yield
+
+
+def broken_bench(path: Path, fails_at: str) -> tuple[Bench, FailingStore]:
+    store = FailingStore(fails_at)
+    bench = Bench(path, store)
+    store.database = bench.database
+    return bench, store
+
+
+MIXED = (
+    {"action": "read", "request_id": "1"},
+    {"action": "add", "amount": 2, "request_id": "2"},
+    b"garbage",
+    {"action": "read", "request_id": "3"},
+    {"action": "add", "amount": 3, "request_id": "4"},
+)
+CODES = ["ok", "store_unavailable", "malformed_request", "ok", "store_unavailable"]
+
+
+@pytest.mark.parametrize("fails_at", ["begin", "commit"])
+def test_a_lost_transaction_refuses_changes_and_answers_the_rest(tmp_path: Path, fails_at: str) -> None:
+    """Mutating requests get `store_unavailable`, reading ones their reply from before, and nothing is kept."""
+    bench, _ = broken_bench(tmp_path / "db", fails_at)
+    with closing(bench):
+        replies = bench.ask(*MIXED)
+        assert [reply.get("code", reply["status"]) for reply in replies] == CODES
+        assert [reply["sum"] for reply in replies if reply["status"] == "ok"] == [0, 0]
+        assert bench.sum == bench.rows() == 0
+        assert bench.database.execute("SELECT count(*) FROM replies").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("fails_at", ["begin", "commit", "savepoint"])
+def test_a_retry_after_the_store_came_back_is_executed(tmp_path: Path, fails_at: str) -> None:
+    """`store_unavailable` means not done: the same id and body are then done, once."""
+    bench, store = broken_bench(tmp_path / "db", fails_at)
+    with closing(bench):
+        message = {"action": "add", "amount": 2, "request_id": "1"}
+        assert bench.ask(message)[0]["code"] == "store_unavailable"
+        store.broken = False
+        for _ in range(2):
+            assert bench.ask(message)[0]["sum"] == 2
+        assert bench.sum == bench.rows() == 2
+
+
+def test_a_store_that_refuses_one_statement_refuses_one_request(tmp_path: Path) -> None:
+    """Where the transaction itself lives on, the neighbours in the batch do too."""
+    bench, _ = broken_bench(tmp_path / "db", "savepoint")
+    with closing(bench):
+        replies = bench.ask(*MIXED)
+        assert [reply.get("code", reply["status"]) for reply in replies] == CODES
+        assert bench.sum == bench.rows() == 0
+
+
+def test_a_commit_that_the_database_refuses_keeps_nothing_of_the_batch(tmp_path: Path) -> None:
+    """SQLite's own refusal at COMMIT: every change of the batch is undone, also those that had gone well."""
+    with closing(Bench(tmp_path / "db")) as bench:
+        bench.ask({"action": "add", "amount": 1})
+        replies = bench.ask({"action": "add", "amount": 2, "request_id": "1"}, {"action": "doom"}, {"action": "read"})
+        assert [reply.get("code", reply["status"]) for reply in replies] == ["store_unavailable"] * 2 + ["ok"]
+        assert replies[2]["sum"] == 1
+        assert bench.sum == bench.rows() == 1
+        assert "nothing of this request was kept" in replies[0]["error"]
+        assert bench.ask({"action": "add", "amount": 2, "request_id": "1"})[0]["sum"] == 3
+
+
+def test_a_full_disk_keeps_nothing_and_passes(tmp_path: Path) -> None:
+    """SQLite's own `full`: the request is refused whole, and goes through once there is space."""
+    with closing(Bench(tmp_path / "db")) as bench:
+        bench.ask(*({"action": "add", "amount": 1} for _ in range(3)))
+        (pages,) = bench.database.execute("PRAGMA page_count").fetchone()
+        bench.database.execute(f"PRAGMA max_page_count = {pages}")
+        done = 3
+        while (reply := bench.ask({"action": "add", "amount": 1, "request_id": f"{done}" * 60})[0]).get("sum"):
+            done += 1
+            assert done < 10_000
+        assert reply["code"] == "store_unavailable"
+        assert bench.sum == bench.rows() == done
+        bench.database.execute("PRAGMA max_page_count = 100000")
+        assert bench.ask({"action": "add", "amount": 1, "request_id": f"{done}" * 60})[0]["sum"] == done + 1

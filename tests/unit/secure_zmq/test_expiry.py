@@ -1,0 +1,125 @@
+"""Keys that begin and end, in the live list: every look counts the clock of that moment."""
+
+from pathlib import Path
+
+import pytest
+import zmq
+
+from secure_zmq.authenticator import Authenticator
+from secure_zmq.handshakes import Outcome
+from secure_zmq.key_writer import write_certificate, write_revocation
+from secure_zmq.keys import KeyOwner, KeyPair
+from secure_zmq.peers import AuthorizedPeers, Standing
+from secure_zmq.sockets import ZAP_DOMAIN
+from secure_zmq.validity import Validity
+from tests.identities import authorize, new_pair
+from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    return set_clock(monkeypatch, "secure_zmq.peers")
+
+
+def dated(not_before: int | None, not_after: int | None, name: str = "agent") -> KeyPair:
+    return KeyPair.generate(KeyOwner(name, "pc2", frozenset({"agent"})), Validity(not_before, not_after))
+
+
+@pytest.mark.parametrize("where", [".key", ".next.key", "invites"])
+@pytest.mark.parametrize(
+    ("now", "standing"),
+    [
+        (NOW - 100_000, Standing.NOT_YET_VALID),
+        (NOW - 61, Standing.NOT_YET_VALID),
+        (NOW - 60.001, Standing.NOT_YET_VALID),
+        (NOW - 60, Standing.LIVE),
+        (NOW, Standing.LIVE),
+        (NOW + 1_000, Standing.LIVE),
+        (NOW + 1_060, Standing.LIVE),
+        (NOW + 1_060.001, Standing.EXPIRED),
+        (NOW + 100_000, Standing.EXPIRED),
+    ],
+)
+def test_a_key_is_good_within_its_time_and_the_tolerance(
+    tmp_path: Path, clock: WallClock, now: float, standing: Standing, where: str
+) -> None:
+    """Handshake and message ask alike, at every call anew, for each kind of key; no file has to change."""
+    pair = dated(NOW, NOW + 1_000)
+    path = authorize(tmp_path, pair)
+    (tmp_path / "invites").mkdir()
+    path.rename(tmp_path / "invites/agent.key" if where == "invites" else tmp_path / f"agent{where}")
+    peers = AuthorizedPeers([tmp_path])
+    clock.now = now
+    assert peers.standing(pair.public.fingerprint) is standing
+    assert (peers.find(pair.public.raw) is not None) is (standing is Standing.LIVE)
+    assert (peers.live(pair.public.fingerprint) is not None) is (standing is Standing.LIVE)
+
+
+def test_a_key_that_is_over_stays_listed(tmp_path: Path, clock: WallClock) -> None:
+    """So that an operator sees it, and nobody else enrols under its name unseen."""
+    pair = dated(None, NOW - 100_000)
+    authorize(tmp_path, pair)
+    peers = AuthorizedPeers([tmp_path])
+    assert [peer.name for peer in peers.all()] == ["agent"]
+    assert peers.keys_of("agent") == [pair.public]
+
+
+def test_a_key_that_is_over_is_nobodys_pin(tmp_path: Path, clock: WallClock) -> None:
+    """Neither here nor where somebody asks mainpc whom to pin."""
+    over, good = dated(None, NOW + 1_000), dated(None, NOW + 9_000)
+    authorize(tmp_path, over)
+    write_certificate(good.certificate, tmp_path / "agent.next.key")
+    peers = AuthorizedPeers([tmp_path])
+    assert (peers.pins_of("agent"), peers.public_key_of("agent")) == ([over.public, good.public], over.public.z85)
+    clock.now = NOW + 1_061
+    assert (peers.pins_of("agent"), peers.public_key_of("agent")) == ([good.public], None)
+
+
+def test_standing_knows_strangers_and_the_revoked(tmp_path: Path, clock: WallClock) -> None:
+    """Revoked says more than expired, and unknown is what was never listed."""
+    over = dated(None, NOW - 100_000)
+    authorize(tmp_path, over)
+    write_revocation(over.certificate, tmp_path / "revoked")
+    peers = AuthorizedPeers([tmp_path])
+    assert peers.standing(over.public.fingerprint) is Standing.REVOKED
+    assert peers.standing(new_pair().public.fingerprint) is Standing.UNKNOWN
+    assert peers.standing("") is Standing.UNKNOWN
+
+
+def test_a_handshake_is_refused_with_its_cause_and_counted(tmp_path: Path, clock: WallClock) -> None:
+    """The other side learns nothing but `key not authorized`; the log and the counters know why."""
+    live, over, early = dated(None, None, "live"), dated(None, NOW - 100, "over"), dated(NOW + 100, None, "early")
+    revoked, stranger = dated(None, None, "revoked"), new_pair()
+    for pair in (live, over, early, revoked):
+        authorize(tmp_path, pair)
+    write_revocation(revoked.certificate, tmp_path / "revoked")
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    authenticator = Authenticator(context, AuthorizedPeers([tmp_path]))
+    told: list[tuple[str, str | None]] = []
+    authenticator.handshakes.listen(lambda outcome, fields: told.append((outcome.value, fields.get("fingerprint"))))
+    try:
+        verdicts = {
+            pair.certificate.owner.name: authenticator._judge(
+                [b"1.0", b"1", ZAP_DOMAIN, b"192.0.2.1", b"", b"CURVE", pair.public.raw]
+            )
+            for pair in (live, over, early, revoked, stranger)
+        }
+    finally:
+        authenticator.stop()
+        context.term()
+    assert verdicts.pop("live").status == b"200"
+    assert {(verdict.status, verdict.text) for verdict in verdicts.values()} == {(b"400", b"key not authorized")}
+    assert told == [
+        (outcome.value, pair.public.fingerprint)
+        for outcome, pair in (
+            (Outcome.ACCEPTED, live),
+            (Outcome.KEY_EXPIRED, over),
+            (Outcome.KEY_NOT_YET_VALID, early),
+            (Outcome.KEY_REVOKED, revoked),
+            (Outcome.KEY_NOT_AUTHORIZED, stranger),
+        )
+    ]
+    counts = authenticator.handshakes.counts()
+    assert {name: count for name, count in counts.items() if count} == dict.fromkeys(
+        ("accepted", "key_expired", "key_not_yet_valid", "key_revoked", "key_not_authorized"), 1
+    )

@@ -1,0 +1,106 @@
+"""Who may ask for what."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from network_config import load_network_config
+from network_config.load import DEFAULT_PATH
+from secure_zmq.callers import UNAUTHENTICATED, Caller
+from secure_zmq.errors import NotGranted
+from secure_zmq.grants import Grants
+
+ROLES = st.sampled_from(["agent", "operator", "auditor", "invitation", "candidate", "unauthenticated", "*"])
+ACTIONS = st.sampled_from(["ping", "enrol", "confirm_key", "reset", "*"])
+
+
+def caller(*roles: str, name: str = "somebody") -> Caller:
+    return Caller(name, "pc2", frozenset(roles), "SHA256:x")
+
+
+def test_what_no_role_is_granted_is_refused() -> None:
+    """The sentence says who, as what, and what to do; no grant at all is the default."""
+    grants = Grants({"agent": {"ping"}})
+    assert grants.allows(caller("agent"), "ping")
+    with pytest.raises(NotGranted, match=r"reset is not granted to somebody \(role agent\); .*network_config\.yaml"):
+        grants.require(caller("agent"), "reset")
+    with pytest.raises(NotGranted, match="role nobody"):
+        Grants({}).require(caller("nobody"), "ping")
+
+
+def test_several_roles_add_up() -> None:
+    """And `*` of one of them is everything."""
+    grants = Grants({"agent": {"ping"}, "auditor": {"get_audit"}, "operator": {"*"}, "nothing": set()})
+    both = caller("agent", "auditor", "unheard-of", "nothing")
+    assert [grants.allows(both, action) for action in ("ping", "get_audit", "reset")] == [True, True, False]
+    assert grants.allows(caller("agent", "operator"), "reset")
+
+
+def test_a_name_a_host_or_a_role_called_star_gives_nothing() -> None:
+    """Only what the configuration grants to a role that the key has."""
+    grants = Grants({"agent": {"ping"}, "operator": {"*"}})
+    for somebody in (caller("*"), caller(name="operator"), caller(), caller("Operator"), caller("operators")):
+        assert not grants.allows(somebody, "ping")
+
+
+def test_whoever_is_not_authenticated_has_one_role() -> None:
+    """Whatever else it claims; and a key can have no part of it but by that name."""
+    grants = Grants({"unauthenticated": {"ping"}, "operator": {"*"}})
+    claimed = Caller("operator", "mainpc", frozenset({"operator"}), None)
+    for nobody in (UNAUTHENTICATED, claimed):
+        assert grants.allows(nobody, "ping")
+        assert not grants.allows(nobody, "reset")
+    assert not grants.allows(caller(), "ping")
+
+
+def test_a_replacement_holds_at_once() -> None:
+    """What was worked out from the grants before does not live on; the answer says whether anything changed."""
+    grants = Grants({"agent": {"ping"}})
+    assert grants.allows(caller("agent"), "ping")
+    assert grants.replace({"agent": {"reset"}})
+    assert not grants.allows(caller("agent"), "ping")
+    assert grants.allows(caller("agent"), "reset")
+    assert not grants.replace({"agent": frozenset({"reset"})})
+    assert not grants.replace({"agent": {"reset"}, "candidate": {"*"}})
+
+
+def test_a_replacement_in_the_midst_of_a_question_leaves_nothing_behind() -> None:
+    """The watch's thread replaces while the server's asks: the older answer must not be remembered as the newer."""
+    by_role: dict[str, set[str]] = {}
+    grants = Grants(by_role)
+
+    class Slow(set[str]):
+        """Grants during whose reading others come into force."""
+
+        def __iter__(self) -> Iterator[str]:
+            grants.replace({"agent": set()})
+            return super().__iter__()
+
+    grants.replace({"agent": Slow({"reset"})})
+    grants.allows(caller("agent"), "reset")
+    assert not grants.allows(caller("agent"), "reset")
+
+
+@given(st.dictionaries(ROLES, st.frozensets(ACTIONS)), st.frozensets(ROLES), ACTIONS)
+def test_a_caller_has_what_its_roles_have_and_no_configuration_widens_the_reserved_ones(
+    by_role: dict[str, frozenset[str]], roles: frozenset[str], action: str
+) -> None:
+    """The rule itself, for any configuration."""
+    effective = {**by_role, "invitation": {"enrol"}, "candidate": {"confirm_key"}}
+    expected = any({action, "*"} & set(effective.get(role, ())) for role in roles)
+    assert Grants(by_role).allows(caller(*roles), action) is expected
+
+
+def test_the_shipped_grants_are_sane() -> None:
+    """An agent does its own things and reads; an operator may do all; nobody of an open link is an operator."""
+    grants = Grants(load_network_config(DEFAULT_PATH, {}).grants)
+    for action in ("ping", "register_agent", "heartbeat", "get_trust", "propose_key", "retire_keys", "update_twin"):
+        assert grants.allows(caller("agent"), action)
+    for action in ("get_peers", "get_audit", "enrol", "anything_new"):
+        assert not grants.allows(caller("agent"), action)
+        assert not grants.allows(UNAUTHENTICATED, action)
+        assert grants.allows(caller("operator"), action)
+    for action in ("get_trust", "propose_key", "confirm_key", "retire_keys"):
+        assert not grants.allows(UNAUTHENTICATED, action)

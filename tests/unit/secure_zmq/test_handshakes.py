@@ -1,0 +1,67 @@
+"""What became of handshakes: every one counted, and no more logged than a budget allows."""
+
+from types import SimpleNamespace
+
+import pytest
+from structlog.testing import capture_logs
+
+from secure_zmq.handshakes import Handshakes, Outcome
+from secure_zmq.log_budget import LINES_PER_WINDOW, WINDOW_S
+
+
+def test_every_outcome_is_counted_from_the_start() -> None:
+    """An operator sees a zero where nothing happened."""
+    assert Handshakes().counts() == {outcome.value: 0 for outcome in Outcome}
+
+
+def test_each_handshake_is_counted_under_its_cause() -> None:
+    """Acceptances and each kind of refusal have a number of their own."""
+    handshakes = Handshakes()
+    handshakes.accepted("agent", "SHA256:x", "127.0.0.1")
+    for outcome in Outcome:
+        if outcome is not Outcome.ACCEPTED:
+            handshakes.refused(outcome)
+            handshakes.refused(outcome)
+    assert handshakes.counts() == {o.value: 1 if o is Outcome.ACCEPTED else 2 for o in Outcome}
+
+
+def test_a_refusal_is_logged_with_cause_address_and_fingerprint() -> None:
+    """The line says who was refused and why."""
+    with capture_logs() as lines:
+        Handshakes().refused(Outcome.KEY_NOT_AUTHORIZED, address="10.0.0.1", fingerprint="SHA256:x")
+    assert lines == [
+        {
+            "event": "handshake_refused",
+            "log_level": "warning",
+            "cause": "key_not_authorized",
+            "address": "10.0.0.1",
+            "fingerprint": "SHA256:x",
+        }
+    ]
+
+
+def test_a_stranger_can_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals beyond the budget are counted, and the next window says how many were not logged."""
+    now = 1_000.0
+    monkeypatch.setattr("secure_zmq.log_budget.time", SimpleNamespace(monotonic=lambda: now))
+    handshakes = Handshakes()
+    with capture_logs() as lines:
+        for _ in range(LINES_PER_WINDOW + 450):
+            handshakes.refused(Outcome.NOT_ZMTP)
+    assert len(lines) == LINES_PER_WINDOW
+    assert handshakes.counts()["not_zmtp"] == LINES_PER_WINDOW + 450
+    now += WINDOW_S
+    with capture_logs() as lines:
+        handshakes.refused(Outcome.NOT_ZMTP)
+    assert [line["event"] for line in lines] == ["handshake_refused"]
+    assert lines[0]["not_logged_before"] == 450
+
+
+def test_many_refusals_of_one_kind_hide_none_of_another() -> None:
+    """A port scan does not keep an unknown key's fingerprint out of the log."""
+    handshakes = Handshakes()
+    with capture_logs() as lines:
+        for _ in range(10 * LINES_PER_WINDOW):
+            handshakes.refused(Outcome.NOT_ZMTP)
+        handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, fingerprint="SHA256:x")
+    assert lines[-1]["fingerprint"] == "SHA256:x"

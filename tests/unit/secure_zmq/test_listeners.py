@@ -1,0 +1,114 @@
+"""Those that only listen to what was refused: they are told all of it, and their faults are theirs alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from durable_store.reply_log import ReplyLog
+from secure_zmq.actions import Action
+from secure_zmq.authenticator import Authenticator
+from secure_zmq.callers import Caller
+from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.errors import PeerNotLive, RequestError
+from secure_zmq.grants import Grants
+from secure_zmq.handshakes import Handshakes, Outcome
+from secure_zmq.monitor import Happening, SocketEvent
+from secure_zmq.peers import AuthorizedPeers
+from secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT
+from tests.identities import authorize, new_pair
+from tests.unit.secure_zmq.bench import AGENT, LIMIT, Bench, Read, Reset, inbound
+
+Told = tuple[str | None, str | None, str]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "bench.sqlite3")
+    yield bench
+    bench.close()
+
+
+def listened_to(bench: Bench, listener: Any) -> Dispatcher:
+    return Dispatcher(
+        [Action(Read, bench._read), Action(Reset, bench._reset, mutates=True)],
+        Grants({"agent": {"read"}}),
+        bench.database,
+        ReplyLog(bench.database, 600, 100),
+        LIMIT,
+        on_refusal=listener,
+    )
+
+
+def test_a_refusal_tells_who_and_which_action_and_why(bench: Bench) -> None:
+    """Also of a message without a caller, and of one that names no action; a reply tells nobody."""
+    told: list[Told] = []
+
+    def listener(caller: Caller | None, action: str | None, error: RequestError) -> None:
+        told.append((caller.name if caller else None, action, error.code))
+
+    dispatcher = listened_to(bench, listener)
+    dead = Inbound(b'{"action": "read"}', None, PeerNotLive("gone"))
+    dispatcher.answer([inbound({"action": "read"}), inbound({"action": "reset"}), dead, inbound(b"rubbish")])
+    assert told == [
+        ("agent", "reset", "not_granted"),
+        (None, None, "peer_not_live"),
+        ("agent", None, "malformed_request"),
+    ]
+
+
+def test_a_listener_that_fails_costs_nobody_a_reply(bench: Bench) -> None:
+    """The loop goes on, and the refusal stays a refusal."""
+
+    def listener(*_: object) -> None:
+        raise KeyError("a fault of the listener")
+
+    dispatcher = listened_to(bench, listener)
+    refused, answered = dispatcher.answer([inbound({"action": "reset"}, AGENT), inbound({"action": "read"}, AGENT)])
+    assert b"not_granted" in refused
+    assert b'"sum":0' in answered
+
+
+def test_a_listener_hears_of_every_handshake() -> None:
+    """Of those that ZAP decides, with who it was, and of those that it never hears of."""
+    handshakes, told = Handshakes(), list[tuple[Outcome, dict[str, str]]]()
+    handshakes.listen(lambda outcome, fields: told.append((outcome, dict(fields))))
+    handshakes.accepted("agent", "SHA256:x", "192.0.2.1")
+    handshakes.refused(Outcome.KEY_REVOKED, fingerprint="SHA256:y")
+    handshakes.observe(SocketEvent(Happening.WRONG_KEYS, 0, ""))
+    assert told == [
+        (Outcome.ACCEPTED, {"peer": "agent", "fingerprint": "SHA256:x", "address": "192.0.2.1"}),
+        (Outcome.KEY_REVOKED, {"fingerprint": "SHA256:y"}),
+        (Outcome.WRONG_KEYS, {}),
+    ]
+
+
+@pytest.mark.sdt_security
+def test_a_listener_that_fails_locks_nobody_out(tmp_path: Path) -> None:
+    """The ZAP handler answers as before, and lives; so does the next listener."""
+    pair = new_pair("agent")
+    authorize(tmp_path, pair)
+    handshakes, told = Handshakes(), list[Outcome]()
+
+    def failing(*_: object) -> None:
+        raise KeyError("a fault of the listener")
+
+    handshakes.listen(failing)
+    handshakes.listen(lambda outcome, _: told.append(outcome))
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    authenticator = Authenticator(context, AuthorizedPeers([tmp_path]), handshakes)
+    try:
+        with context.socket(zmq.DEALER) as asker:  # as libzmq asks
+            asker.connect(ZAP_ENDPOINT)
+            asker.rcvtimeo = 10_000
+            for key, status in ((pair.public.raw, b"200"), (new_pair().public.raw, b"400"), (pair.public.raw, b"200")):
+                asker.send_multipart([b"", b"1.0", b"1", ZAP_DOMAIN, b"192.0.2.1", b"", b"CURVE", key])
+                assert asker.recv_multipart()[3] == status
+            asker.close(0)
+        assert authenticator.responsive
+    finally:
+        authenticator.stop()
+        context.term()
+    assert told == [Outcome.ACCEPTED, Outcome.KEY_NOT_AUTHORIZED, Outcome.ACCEPTED]

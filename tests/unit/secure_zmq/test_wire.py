@@ -1,0 +1,226 @@
+"""Bytes to typed requests, and replies to bytes."""
+
+import contextlib
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from secure_zmq.errors import MalformedRequest, MessageTooLarge, NotFound, RequestError, UnknownAction
+from secure_zmq.wire import (
+    MAX_REQUEST_ID_CHARACTERS,
+    NAME,
+    Request,
+    RequestDecoder,
+    decode_reply,
+    encode_error,
+    encode_reply,
+    encode_request,
+    request_id_of,
+    tag_of,
+)
+
+LIMIT = 1_000_000
+DEEP = 100_000  # levels
+
+
+class Ping(Request, tag="ping"):
+    """A request without fields."""
+
+
+class Register(Request, tag="register"):
+    """A request with fields of several types."""
+
+    agent_name: NAME
+    port: int = 0
+    capabilities: list[str] = msgspec.field(default_factory=list)
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+DECODER = RequestDecoder([Ping, Register], LIMIT)
+
+BAD_INPUTS: dict[str, tuple[bytes, type[RequestError], str]] = {
+    "empty": (b"", MalformedRequest, "not JSON in UTF-8"),
+    "a word": (b"hello", MalformedRequest, "not JSON in UTF-8"),
+    "HTTP": (b"GET / HTTP/1.1\r\n\r\n", MalformedRequest, "not JSON in UTF-8"),
+    "not UTF-8": (b'{"action": "register", "agent_name": "\xff"}', MalformedRequest, "not JSON in UTF-8"),
+    "not UTF-8 where nobody looks": (b'{"action": "ping", "extra": "\xff"}', MalformedRequest, "not JSON in UTF-8"),
+    "half a surrogate": (b'{"action": "register", "agent_name": "\\ud800"}', MalformedRequest, "not JSON in UTF-8"),
+    "cut off": (b'{"action": "ping"', MalformedRequest, "not JSON in UTF-8"),
+    "two objects": (b'{"action": "ping"}{"action": "ping"}', MalformedRequest, "not JSON in UTF-8"),
+    "NaN": (b'{"action": "register", "agent_name": "a", "port": NaN}', MalformedRequest, "not JSON in UTF-8"),
+    "a number": (b"1", MalformedRequest, "names no action: Expected `object`, got `int`"),
+    "null": (b"null", MalformedRequest, "names no action: Expected `object`, got `null`"),
+    "a list": (b'[{"action": "ping"}]', MalformedRequest, "names no action: Expected `object`, got `array`"),
+    "a text": (b'"ping"', MalformedRequest, "names no action: Expected `object`, got `str`"),
+    "no action": (b'{"request_id": "1"}', MalformedRequest, "names no action"),
+    "action of a wrong type": (b'{"action": 5}', MalformedRequest, "Expected `str` - at `$.action`"),
+    "action null": (b'{"action": null}', MalformedRequest, "at `$.action`"),
+    "unknown action": (b'{"action": "reboot"}', UnknownAction, "no action 'reboot' here; there are: ping, register"),
+    "action in capitals": (b'{"action": "PING"}', UnknownAction, "no action 'PING' here"),
+    "field missing": (b'{"action": "register"}', MalformedRequest, "missing required field `agent_name`"),
+    "field of a wrong type": (
+        b'{"action": "register", "agent_name": 5}',
+        MalformedRequest,
+        "Expected `str`, got `int` - at `$.agent_name`",
+    ),
+    "field too short": (b'{"action": "register", "agent_name": ""}', MalformedRequest, "at `$.agent_name`"),
+    "inner wrong type": (
+        b'{"action": "register", "agent_name": "a", "capabilities": ["x", 5]}',
+        MalformedRequest,
+        "Expected `str`, got `int` - at `$.capabilities[1]`",
+    ),
+    "id of a wrong type": (b'{"action": "ping", "request_id": 5}', MalformedRequest, "at `$.request_id`"),
+    "id too long": (
+        b'{"action": "ping", "request_id": "%s"}' % (b"x" * (MAX_REQUEST_ID_CHARACTERS + 1)),
+        MalformedRequest,
+        "at `$.request_id`",
+    ),
+    "deep lists": (b"[" * DEEP, MalformedRequest, "names no action"),
+    "deep in an unknown field": (
+        b'{"action": "ping", "extra": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+        MalformedRequest,
+        "nested too deep",
+    ),
+    "deep in a known field": (
+        b'{"action": "register", "agent_name": "a", "metadata": ' + b'{"a":' * DEEP + b"1" + b"}" * (DEEP + 1),
+        MalformedRequest,
+        "nested too deep",
+    ),
+    "too large": (b'{"action": "ping"}' + b" " * LIMIT, MessageTooLarge, "1000018 bytes and 1000000 are allowed"),
+}
+
+
+@pytest.mark.parametrize(("payload", "kind", "complaint"), BAD_INPUTS.values(), ids=BAD_INPUTS.keys())
+def test_a_bad_input_gets_its_typed_error(payload: bytes, kind: type[RequestError], complaint: str) -> None:
+    """Each way to be wrong has its type, and the sentence names the field's path where there is one."""
+    with pytest.raises(RequestError) as refusal:
+        DECODER.decode(payload)
+    assert type(refusal.value) is kind
+    assert complaint in str(refusal.value)
+
+
+def test_a_good_request_is_typed() -> None:
+    """The fields come as what they were declared."""
+    request = DECODER.decode(b'{"action": "register", "agent_name": "a", "port": 7120, "request_id": "1"}')
+    assert request == Register(agent_name="a", port=7120, request_id="1")
+    assert tag_of(type(request)) == "register"
+
+
+def test_unknown_fields_are_ignored() -> None:
+    """What older and newer clients add, `source_agent` and `timestamp` among it, does no harm."""
+    payload = b'{"action": "ping", "source_agent": 5, "timestamp": [1], "caller": "operator", "more": {}}'
+    assert DECODER.decode(payload) == Ping()
+
+
+def test_the_largest_request_is_accepted() -> None:
+    """The limit itself is allowed."""
+    payload = b'{"action": "ping"}'
+    assert DECODER.decode(payload + b" " * (LIMIT - len(payload))) == Ping()
+
+
+@pytest.mark.parametrize(
+    ("payload", "found"),
+    [
+        (b'{"action": "reboot", "request_id": "1"}', "1"),
+        (b'{"request_id": "1"}', "1"),
+        (b'{"action": "register", "agent_name": 5, "request_id": "1"}', "1"),
+        (b'{"request_id": "%s"}' % (b"x" * MAX_REQUEST_ID_CHARACTERS), "x" * MAX_REQUEST_ID_CHARACTERS),
+        (b'{"request_id": "%s"}' % (b"x" * (MAX_REQUEST_ID_CHARACTERS + 1)), None),
+        (b'{"request_id": 5}', None),
+        (b'{"request_id": null}', None),
+        (b'["request_id"]', None),
+        (b'{"request_id": "1"', None),
+        (b'{"request_id": "1", "deep": ' + b"[" * DEEP, None),
+        (b"\xff", None),
+        (b"", None),
+    ],
+)
+def test_a_refused_request_keeps_its_id_where_one_can_be_read(payload: bytes, found: str | None) -> None:
+    """A client that pipelines learns which of its requests was wrong."""
+    assert request_id_of(payload) == found
+
+
+@given(st.binary(max_size=400))
+@example(b'{"action": "register", "port": ' + b"9" * 5_000 + b"}")
+def test_no_bytes_at_all_break_the_decoder(payload: bytes) -> None:
+    """Arbitrary bytes are a request or a RequestError, and their error reply can be written."""
+    try:
+        DECODER.decode(payload)
+    except RequestError as error:
+        encode_error(error, request_id_of(payload), ("error",))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=20), inner, max_size=4),
+    max_leaves=10,
+)
+KEYS = st.sampled_from(["action", "request_id", "agent_name", "port", "capabilities", "metadata"]) | st.text(max_size=9)
+ACTIONS = st.sampled_from(["ping", "register"]) | JSON
+
+
+@given(st.dictionaries(KEYS, JSON, max_size=6), ACTIONS)
+def test_no_object_at_all_breaks_the_decoder(fields: dict[str, Any], action: object) -> None:
+    """Arbitrary JSON objects are a request or a RequestError, and their error reply can be written."""
+    payload = json.dumps({**fields, "action": action}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    try:
+        DECODER.decode(payload)
+    except RequestError as error:
+        encode_error(error, request_id_of(payload), ("error", "reason"))
+
+
+@given(st.dictionaries(st.text(max_size=9), JSON, max_size=6))
+def test_what_is_encoded_decodes_to_itself(fields: dict[str, Any]) -> None:
+    """A request carries its action and its id beside the fields, and fields can't replace them."""
+    payload = encode_request("ping", {**fields, "action": "reboot", "request_id": "other"}, "1", LIMIT)
+    decoded = json.loads(payload)
+    assert (decoded["action"], decoded["request_id"]) == ("ping", "1")
+    assert DECODER.decode(payload) == Ping(request_id="1")
+
+
+def test_a_request_over_the_limit_is_not_sent() -> None:
+    """The client finds out by itself what the server would refuse."""
+    with pytest.raises(MessageTooLarge, match=r"ping has \d+ bytes and 100 are allowed"):
+        encode_request("ping", {"text": "x" * 100}, "1", 100)
+
+
+def circular() -> list[Any]:
+    inner: list[Any] = []
+    inner.append(inner)
+    return inner
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2, object()}, 2**70, circular(), "\ud800"], ids=repr)
+def test_what_has_no_form_in_json_is_refused_before_it_is_sent(value: object) -> None:
+    """No foreign exception leaves `encode_request`; whatever it can write, it may."""
+    with contextlib.suppress(MalformedRequest):
+        json.loads(encode_request("ping", {"value": value}, "1", LIMIT))
+
+
+def test_an_error_reply_repeats_the_id_and_the_code() -> None:
+    """The sentence stands under every field that the agent's clients read."""
+    reply = json.loads(encode_error(NotFound("no such agent"), "1", ("error", "reason")))
+    assert reply == {
+        "status": "error",
+        "code": "not_found",
+        "error": "no such agent",
+        "reason": "no such agent",
+        "request_id": "1",
+    }
+
+
+def test_a_reply_without_an_id_carries_none() -> None:
+    """A client that sends no request_id gets none back."""
+    assert json.loads(encode_reply({"status": "ok"}, None)) == {"status": "ok"}
+    assert json.loads(encode_reply({"status": "ok"}, "1")) == {"status": "ok", "request_id": "1"}
+
+
+@pytest.mark.parametrize("payload", [b"", b"1", b"[]", b"null", b"\xff", b"[" * DEEP, b'{"a":' * DEEP])
+def test_an_answer_that_is_no_object_is_refused(payload: bytes) -> None:
+    """A client that reached something else than an agent says so."""
+    with pytest.raises(MalformedRequest, match="is this a twinhost agent"):
+        decode_reply(payload)

@@ -1,0 +1,112 @@
+"""Events and errors without a socket: their actions on a real database, and what would go to the feed."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from durable_store.database import Database
+from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from durable_store.reply_log import ReplyLog
+from secure_zmq.callers import Caller
+from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.grants import Grants
+from system_digital_twin import events as events_module
+from system_digital_twin.event_actions import EventActions
+from system_digital_twin.events import MIGRATION, MIGRATION_IDS, MOST, MOST_BYTES, Events
+from tests.configuration import SHIPPED_GRANTS
+from tests.unit.system_digital_twin.twin import UMRA, Clock
+
+MAX_REPLY_BYTES = 262_144
+
+
+class EventBench:
+    """The four actions; `sent` is what went to the feed, topic and fields."""
+
+    def __init__(self, path: Path, clock: Clock, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+        self.clock = clock
+        self.sent: list[tuple[bytes, dict[str, Any]]] = []
+        self._path, self._most, self._most_bytes = path, most, most_bytes
+        self.open()
+
+    def open(self) -> None:
+        """Open the database, as a start of the agent does."""
+        self.database = Database(self._path, [REPLY_LOG_SCHEMA, MIGRATION, MIGRATION_IDS])
+        self.events = Events(self.database, self._publish, most=self._most, most_bytes=self._most_bytes)
+        replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
+        actions = EventActions(self.events, MAX_REPLY_BYTES).actions()
+        self._dispatcher = Dispatcher(
+            actions,
+            Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()}),
+            self.database,
+            replies,
+            MAX_REPLY_BYTES,
+        )
+
+    def reopen(self) -> None:
+        """Close the database and open it again, as a restart does."""
+        self.database.close()
+        self.open()
+
+    def ask(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
+        """Return the reply to one request."""
+        (reply,) = self.ask_together((action, caller, fields))
+        return reply
+
+    def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the replies to requests that were drained together."""
+        batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
+        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
+
+    def publish(self, event_id: str = "e", caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
+        """Publish an event of the caller's own."""
+        return self.ask("publish_event", caller, event=event(event_id, **{"source_agent": caller.name, **fields}))
+
+    def report(self, error_id: str = "x", caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
+        """Report an error of the caller's own."""
+        return self.ask("report_error", caller, error=error(error_id, **{"agent_id": caller.name, **fields}))
+
+    def ids(self, **fields: Any) -> list[str]:
+        """Return the ids of the events that are answered, newest first."""
+        return [each["event_id"] for each in self.ask("get_events", **fields)["events"]]
+
+    def rows(self) -> int:
+        """Return how many events and errors are on disk."""
+        return int(self.database.execute("SELECT count(*) FROM happenings").fetchone()[0])
+
+    def _publish(self, topic: bytes, **fields: Any) -> None:
+        self.sent.append((topic, fields))
+
+    def __enter__(self) -> "EventBench":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.database.close()
+
+
+def event(event_id: str = "e", **fields: Any) -> dict[str, Any]:
+    """Return an event as it is published."""
+    return {"event_id": event_id, "event_type": "model_loaded", "source_agent": UMRA.name, **fields}
+
+
+def error(error_id: str = "x", **fields: Any) -> dict[str, Any]:
+    """Return an error as it is reported."""
+    return {
+        "error_id": error_id,
+        "agent_id": UMRA.name,
+        "severity": "error",
+        "error_type": "Timeout",
+        "message": "no answer",
+        **fields,
+    }
+
+
+def setable_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return real time that a test can let pass, as events see it."""
+    clock = Clock()
+    monkeypatch.setattr(events_module, "time", clock)
+    return clock

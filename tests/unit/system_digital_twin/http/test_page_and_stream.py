@@ -1,0 +1,207 @@
+"""What mainpc shows over HTTP, on a real port: the page's files, the state, and the stream of it."""
+
+import gzip
+import http.client
+import json
+import re
+import socket
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_runtime import http_limits
+from agent_runtime.http import HttpServer
+from system_digital_twin.http import stream as stream_module
+from system_digital_twin.http.board import Board
+from system_digital_twin.http.page import STATIC, page_routes
+from system_digital_twin.http.stream import MAX_LISTENERS, Stream
+from tests.ports import free_ports
+from tests.waiting import PATIENCE_S, at_most, wait_until
+
+MAX_PAGE_BYTES = 150_000  # the promise, for everything that the page asks for
+
+
+class Shown:
+    """The routes on a port, with a board that a test writes on."""
+
+    def __init__(self, assets: Path) -> None:
+        self.board = Board()
+        (self.port,) = free_ports(1)
+        self.server = HttpServer(self.port, dict, bytes, [*Stream(self.board).routes(), *page_routes(assets)])
+        self.server.start()
+        self._open: list[http.client.HTTPConnection] = []
+
+    def ask(self, path: str, method: str = "GET", **headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        self._open.append(connection)
+        connection.request(method, path, headers=headers)
+        return connection.getresponse()
+
+    @property
+    def connections(self) -> Collection[object]:
+        return self.server._server.server_state.connections
+
+    def hang_up(self) -> None:
+        while self._open:
+            self._open.pop().close()
+
+
+@pytest.fixture
+def assets(tmp_path: Path) -> Path:
+    """As the image's build leaves them; the library's text is not looked at."""
+    (tmp_path / "schema").mkdir()
+    (tmp_path / "uplot.js").write_text("var uPlot;\n")
+    (tmp_path / "uplot.css").write_text(".uplot {}\n")
+    (tmp_path / "schema/Agent.json").write_text("{}\n")
+    (tmp_path / "notes.txt").write_text("not for the page\n")
+    return tmp_path
+
+
+@pytest.fixture
+def shown(assets: Path) -> Iterator[Shown]:
+    shown = Shown(assets)
+    yield shown
+    shown.hang_up()
+    shown.server.stop()
+
+
+def next_state(answer: http.client.HTTPResponse) -> Any:
+    """Return the next state of a stream."""
+    while (line := answer.readline()) and not line.startswith(b"data: "):
+        pass
+    assert line, "the stream has ended"
+    return json.loads(line.removeprefix(b"data: "))
+
+
+def test_the_page_and_all_it_asks_for_is_there_and_small(shown: Shown) -> None:
+    """Every file that the page or a script of it names, and nothing from elsewhere."""
+    wanted, seen, size = ["/"], set[str](), 0
+    while wanted:
+        path = wanted.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        answer = shown.ask(path, **{"Accept-Encoding": "gzip"})
+        packed = answer.read()
+        assert answer.status == 200, path
+        size += len(packed)
+        text = gzip.decompress(packed).decode()
+        if path == "/" or path.endswith(".js"):
+            wanted += re.findall(r'(?:src|href)="(/[^"#]+)"', text) if path == "/" else []
+            wanted += [f"/assets/{name}" for name in re.findall(r'from "\./([^"]+)"', text)]
+        wanted = [path for path in wanted if not path.startswith(("/api", "/metrics"))]
+        assert not re.findall(r"https?://(?!www\.w3\.org)", text), f"{path} names another site"
+    assert {"/assets/app.js", "/assets/style.css", "/assets/uplot.js"} <= seen
+    assert size < MAX_PAGE_BYTES
+
+
+def test_the_page_may_load_nothing_but_its_own_and_run_nothing_inline(shown: Shown) -> None:
+    """The policy is strict, and the page keeps to it."""
+    answer = shown.ask("/")
+    text = answer.read().decode()
+    policy = dict(part.strip().split(" ", 1) for part in (answer.getheader("Content-Security-Policy") or "").split(";"))
+    assert policy["default-src"] == "'none'"
+    assert {policy[name] for name in ("script-src", "style-src", "connect-src")} == {"'self'"}
+    assert {policy[name] for name in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}
+    assert "unsafe" not in str(policy)
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=", text)
+    scripts = "".join(path.read_text() for path in STATIC.glob("*.js"))
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", scripts)
+
+
+def test_a_file_is_not_sent_twice(shown: Shown) -> None:
+    """A browser that has it is told so."""
+    tag = shown.ask("/assets/app.js").getheader("ETag")
+    assert tag
+    again = shown.ask("/assets/app.js", **{"If-None-Match": tag})
+    assert (again.status, again.read()) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "path", ["/assets/notes.txt", "/assets/../page.py", "/assets/%2e%2e/page.py", "/assets/", "/static/app.js", "/x"]
+)
+def test_no_other_file_is_reached(shown: Shown, path: str) -> None:
+    """Files are a fixed list; a path is never one of the disk."""
+    assert shown.ask(path).status == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/api/state", "/api/stream", "/api/schema", "/assets/app.js"])
+def test_nothing_can_be_written(shown: Shown, path: str) -> None:
+    """Read-only."""
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        assert shown.ask(path, method).status == 405
+
+
+def test_the_schemas_are_listed(shown: Shown) -> None:
+    """By agent, with where each is."""
+    listed = json.loads(shown.ask("/api/schema").read())
+    assert listed == {"Agent": "/api/schema/Agent.json"}
+    assert json.loads(shown.ask(listed["Agent"]).read()) == {}
+
+
+def test_the_state_is_the_newest(shown: Shown) -> None:
+    """And the stream begins with it, and goes on with each one after that."""
+    shown.board.put({"n": 1})
+    answer = shown.ask("/api/state")
+    assert (json.loads(answer.read()), answer.getheader("Cache-Control")) == ({"n": 1}, "no-store")
+    stream = shown.ask("/api/stream")
+    assert stream.getheader("Content-Type", "").startswith("text/event-stream")
+    assert next_state(stream) == {"n": 1}
+    with at_most(1.0):
+        shown.board.put({"n": 2})
+        assert next_state(stream) == {"n": 2}
+
+
+def test_a_stream_goes_on_past_the_deadline_of_other_answers(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as its client reads; comments keep it from being taken for dead."""
+    monkeypatch.setattr(http_limits, "ANSWER_DEADLINE_S", 0.3)
+    monkeypatch.setattr(stream_module, "KEEP_ALIVE_S", 0.2)
+    shown.board.put({"n": 1})
+    stream = shown.ask("/api/stream")
+    assert next_state(stream) == {"n": 1}
+    comments, until = 0, time.monotonic() + 1.5
+    while time.monotonic() < until:
+        comments += stream.readline() == b": keep-alive\n"
+    assert comments >= 3
+    shown.board.put({"n": 2})
+    assert next_state(stream) == {"n": 2}
+
+
+def test_a_listener_that_does_not_read_is_dropped_and_harms_nobody(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its buffer is bounded, and its place is free again.
+
+    The reader's deadline is out of reach: on a busy machine it may be looked at while a part of a state is on its way
+    to it, and whoever is looked at just then counts as one that does not read.
+    """
+    shown.board.put({"n": 1})
+    monkeypatch.setattr(http_limits, "ANSWER_DEADLINE_S", 10 * PATIENCE_S)
+    reader = shown.ask("/api/stream")
+    assert next_state(reader) == {"n": 1}
+    monkeypatch.setattr(http_limits, "ANSWER_DEADLINE_S", 0.5)
+    with socket.create_connection(("127.0.0.1", shown.port)) as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        lazy.sendall(b"GET /api/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: len(shown.connections) == 2, PATIENCE_S, "both are there")
+
+        def is_dropped() -> bool:
+            shown.board.put({"x": "x" * 1_000_000, "at": time.monotonic()})
+            assert next_state(reader)["x"]
+            return len(shown.connections) == 1
+
+        wait_until(is_dropped, PATIENCE_S, "the one that does not read is dropped")
+
+
+def test_listeners_are_so_many_and_the_rest_still_get_in(shown: Shown) -> None:
+    """One more is told, and the state is answered all the same; who leaves makes room."""
+    shown.board.put({"n": 1})
+    streams = [shown.ask("/api/stream") for _ in range(MAX_LISTENERS)]
+    assert [next_state(stream) for stream in streams] == [{"n": 1}] * MAX_LISTENERS
+    assert shown.ask("/api/stream").status == 503
+    assert shown.ask("/api/state").status == 200
+    shown.hang_up()
+    wait_until(lambda: shown.ask("/api/stream").status == 200, PATIENCE_S, "there is room again")

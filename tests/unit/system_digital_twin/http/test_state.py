@@ -1,0 +1,362 @@
+"""The state document: true values of real stores in every part, null where nothing is known, and never a large one."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from starlette.requests import Request
+from starlette.routing import Route
+
+from secure_zmq.callers import Caller
+from secure_zmq.client import Client
+from secure_zmq.errors import ConnectionRefused
+from secure_zmq.server_address import SecuredAddress, UnencryptedAddress
+from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
+from system_digital_twin.http import state as state_module
+from system_digital_twin.http.state import MAX_ROWS, MAX_SHOWN_BYTES, SHOWN
+from system_digital_twin.metrics import KEPT_IN_MEMORY, MAX_HOSTS
+from tests.identities import new_pair
+from tests.loopback.agent_processes import SDT, Hosts
+from tests.loopback.agent_processes import UMRA as UMRA_NAME
+from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.system_digital_twin.metrics_bench import set_clock
+from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
+from tests.waiting import PATIENCE_S, wait_until
+
+MAX_STATE_BYTES = 1_500_000  # of the worst that agents can bring about
+YEAR_S = 365 * 86_400
+GPUS = [{"index": index, "name": "H100", "used_mb": 100 + index, "total_mb": 81_920} for index in range(2)]
+NOTHING = dict.fromkeys(
+    ("cpu_percent", "ram_used_mb", "ram_total_mb", "vram_used_mb", "vram_total_mb", "latency_ms"), None
+)
+
+
+class Twin(Assembled):
+    """SystemDigitalTwin without a socket; `state()` is what `/api/state` answers after its next turn."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        super().__init__(NAME, MIGRATIONS, assemble, environment)
+
+    def state(self) -> Any:
+        return json.loads(self.body())
+
+    def body(self) -> bytes:
+        self.assembly.on_tick()
+        return self.answered()
+
+    def answered(self) -> bytes:
+        (route,) = (each for each in self.assembly.routes if isinstance(each, Route) and each.path == "/api/state")
+        return bytes(asyncio.run(route.endpoint(Request({"type": "http"}))).body)
+
+    def told(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
+        """Ask for something that is done."""
+        reply = self.ask(action, caller, **fields)
+        assert reply["status"] == "success", reply
+        return reply
+
+    def measured(self, caller: Caller = UMRA, **fields: Any) -> None:
+        self.told("report_metrics", caller, **{"ram_used_mb": 300, "ram_total_mb": 1_000, **fields})
+
+
+@pytest.fixture(autouse=True)
+def _every_turn_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "DRAW_EVERY_S", 0.0)
+
+
+@pytest.fixture
+def twin(tmp_path: Path) -> Iterator[Twin]:
+    twin = Twin(environment_of(tmp_path, "mainpc"))
+    with twin:
+        yield twin
+
+
+@pytest.fixture
+def open_twin(tmp_path: Path) -> Iterator[Twin]:
+    twin = Twin(environment_of(tmp_path, "mainpc", secure=False))
+    with twin:
+        yield twin
+
+
+def host(state: Any, name: str) -> Any:
+    (found,) = (each for each in state["hosts"] if each["name"] == name)
+    return found
+
+
+def seconds_ago(moment: str) -> float:
+    return time.time() - datetime.fromisoformat(moment).timestamp()
+
+
+def test_a_twin_that_has_heard_nothing_makes_nothing_up(twin: Twin) -> None:
+    """Both hosts are there with null for every figure; nobody is refused, and nothing has happened."""
+    state = twin.state()
+    assert [(each["name"], each["agent"]) for each in state["hosts"]] == [("mainpc", NAME), ("pc2", UMRA.name)]
+    assert [each["status"] for each in state["hosts"]] == ["HEALTHY", "unknown"]
+    for each in state["hosts"]:
+        assert (each["stale"], each["limited"], each["gpus"], each["now"]) == (True, None, [], NOTHING)
+        assert set(map(len, each["history"].values())) == {0}
+    assert state["link"] == {"encrypted": True, "latency_ms": None, "messages_per_s": 0.0}
+    assert [each["name"] for each in state["agents"]] == [NAME]
+    assert [state[part] for part in ("refused", "sessions", "events", "errors", "leases")] == [{}, [], [], [], []]
+
+
+def test_there_is_a_state_before_the_first_turn(open_twin: Twin) -> None:
+    """A page that is opened at the start must not read of an empty state that all is well."""
+    state = json.loads(open_twin.answered())
+    assert (state["secure"], len(state["hosts"])) == (False, 2)
+    assert state.keys() == open_twin.state().keys()
+
+
+def test_a_host_is_shown_as_it_reported(twin: Twin) -> None:
+    """Figures, GPUs, and the course of them, under the host of the key."""
+    twin.measured(cpu_percent=10, latency_ms=1.25, vram_used_mb=201, vram_total_mb=163_840, gpus=GPUS, limited=True)
+    twin.measured(cpu_percent=20.5, latency_ms=2.5, vram_used_mb=201, vram_total_mb=163_840, gpus=GPUS, limited=True)
+    state = twin.state()
+    pc2 = host(state, "pc2")
+    assert pc2["now"] == {
+        "cpu_percent": 20.5,
+        "ram_used_mb": 300,
+        "ram_total_mb": 1_000,
+        "vram_used_mb": 201,
+        "vram_total_mb": 163_840,
+        "latency_ms": 2.5,
+    }
+    assert (pc2["stale"], pc2["limited"], pc2["endpoint"]) == (False, True, "pc2:7230")
+    assert pc2["gpus"] == [{"name": "H100", "used_mb": 100 + at, "total_mb": 81_920} for at in range(2)]
+    times = pc2["history"].pop("t")
+    assert times == sorted(times)
+    assert all(abs(time.time() - each) < PATIENCE_S for each in times)
+    assert pc2["history"] == {
+        "cpu_percent": [10, 20.5],
+        "ram_used_mb": [300, 300],
+        "vram_used_mb": [201, 201],
+        "latency_ms": [1.25, 2.5],
+    }
+    assert state["link"]["latency_ms"] == 2.5
+
+
+def test_a_host_that_fell_silent_has_no_figures_but_a_past(
+    twin: Twin, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three intervals on, its figures are null; its agent's status is that of the registry."""
+    twin.told("register_agent", agent_name=UMRA.name, status="HEALTHY")
+    twin.measured(cpu_percent=10, latency_ms=1.25)
+    assert (host(twin.state(), "pc2")["status"], host(twin.state(), "pc2")["stale"]) == ("HEALTHY", False)
+    set_clock(monkeypatch).let_pass(16)
+    clock.let_pass(16)
+    state = twin.state()
+    pc2 = host(state, "pc2")
+    assert (pc2["status"], pc2["stale"], pc2["now"], pc2["history"]["cpu_percent"]) == (
+        "NO_RESPONSE",
+        True,
+        NOTHING,
+        [10],
+    )
+    assert state["link"]["latency_ms"] is None
+    assert {each["name"]: each["status"] for each in state["agents"]} == {NAME: "HEALTHY", UMRA.name: "NO_RESPONSE"}
+
+
+def test_an_agent_is_shown_as_it_registered(twin: Twin) -> None:
+    """By whom, what it needs, and when it was last seen; no longer once it has left."""
+    data = {
+        "agent_id": "planner",
+        "agent_type": "llm",
+        "host": "pc2",
+        "port": 7300,
+        "dependencies": ["memory"],
+        "metadata": {"location": "pc2"},
+    }
+    twin.told("register_agent", OPERATOR, registration_data=data)
+    (planner,) = (each for each in twin.state()["agents"] if each["name"] == "planner")
+    assert seconds_ago(planner.pop("last_seen")) < PATIENCE_S
+    assert planner == {
+        "name": "planner",
+        "location": "pc2",
+        "status": "HEALTHY",
+        "endpoint": "pc2:7300",
+        "registered_by": OPERATOR.name,
+        "agent_type": "llm",
+        "dependencies": ["memory"],
+    }
+    twin.told("unregister", OPERATOR, agent_name="planner")
+    assert [each["name"] for each in twin.state()["agents"]] == [NAME]
+
+
+@pytest.mark.parametrize(("link", "caller"), [("twin", UMRA), ("open_twin", NOBODY)], ids=["secured", "open"])
+def test_events_and_errors_are_the_newest_and_say_who_wrote_them(
+    link: str, caller: Caller, request: pytest.FixtureRequest
+) -> None:
+    """By the name of the key; on an open link by the name that was given, since nobody has proved one."""
+    twin: Twin = request.getfixturevalue(link)
+    last = 0
+    for number in range(SHOWN + 5):
+        event = {"event_id": f"{number}", "event_type": "loaded", "source_agent": UMRA.name, "data": {"n": number}}
+        last = twin.told("publish_event", caller, event=event)["seq"]
+    error = {"error_id": "x", "agent_id": UMRA.name, "severity": "critical", "error_type": "OOM", "message": "m"}
+    told = twin.told("report_error", caller, error=error)["seq"]
+    state = twin.state()
+    assert [each["data"]["n"] for each in state["events"]] == list(range(SHOWN + 4, 4, -1))
+    newest, (failed,) = state["events"][0], state["errors"]
+    assert max(seconds_ago(newest.pop("time")), seconds_ago(failed.pop("time"))) < PATIENCE_S
+    assert newest == {"seq": last, "type": "loaded", "source": UMRA.name, "data": {"n": SHOWN + 4}}
+    assert failed == {"seq": told, "severity": "critical", "type": "OOM", "agent": UMRA.name, "message": "m"}
+
+
+def test_leases_are_those_that_are_open(twin: Twin) -> None:
+    """Reserved with the time that is left, committed without an end; a released one is gone."""
+    twin.measured()
+    reserved, committed, released = (
+        twin.told("reserve_ram", amount_mb=amount, host="pc2", ttl_s=60)["lease_id"] for amount in (10, 20, 30)
+    )
+    twin.told("commit_lease", lease_id=committed)
+    twin.told("release_lease", lease_id=released)
+    first, second = twin.state()["leases"]
+    assert 60 - PATIENCE_S < first.pop("expires_in_s") <= 60
+    same = {"resource": "ram", "host": "pc2", "holder": UMRA.name}
+    assert first == {**same, "lease_id": reserved, "amount_mb": 10, "state": "reserved"}
+    assert second == {**same, "lease_id": committed, "amount_mb": 20, "state": "committed", "expires_in_s": None}
+
+
+def test_an_open_link_is_told_as_open(open_twin: Twin) -> None:
+    """Both places that the page looks at say so, and so does a warning."""
+    state = open_twin.state()
+    assert (state["secure"], state["link"]["encrypted"]) == (False, False)
+    assert any("SECURE_ZMQ=0" in warning for warning in state["warnings"])
+
+
+def test_health_is_that_of_the_health_document(twin: Twin) -> None:
+    """Status, warnings, and version; a check that fails is seen on the page."""
+    twin.health.warn(lambda: ["a key ends soon"])
+    document, state = twin.ask("health", UMRA), twin.state()
+    for name in ("agent", "secure", "status", "version", "warnings"):
+        assert state[name] == document[name]
+    assert (state["status"], state["warnings"]) == ("ok", ["a key ends soon"])
+    assert 0 <= state["uptime_s"] - document["uptime_s"] < PATIENCE_S
+    assert seconds_ago(state["time"]) < PATIENCE_S
+    twin.health.add("broken", lambda: "no", essential=True)
+    assert twin.state()["status"] == "error"
+
+
+def test_messages_are_counted_by_the_second(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was answered since the last drawing, over the time since then."""
+    clock = Clock()
+    monkeypatch.setattr(state_module, "time", clock)
+    twin.state()
+    for _ in range(30):
+        twin.ask("ping", UMRA)
+    clock.let_pass(10)
+    assert twin.state()["link"]["messages_per_s"] == pytest.approx(3, abs=0.3)
+    clock.let_pass(10)
+    assert twin.state()["link"]["messages_per_s"] == 0
+
+
+def test_it_is_drawn_once_a_second(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns of the server come more often than that, and a drawing costs time."""
+    clock = Clock()
+    monkeypatch.setattr(state_module, "time", clock)
+    monkeypatch.setattr(state_module, "DRAW_EVERY_S", 60.0)
+    before = twin.state()["time"]
+    assert [twin.state()["time"] for _ in range(5)] == [before] * 5
+    clock.let_pass(61)
+    assert twin.state()["time"] != before
+
+
+def test_it_stays_small_whatever_agents_do(open_twin: Twin) -> None:
+    """Thousands register with long names and many needs, and large events come: the rest is counted, not sent."""
+    long, count = "x" * 240, 2_000
+    for number in range(count):
+        data = {
+            "agent_id": f"{number:04}{long}",
+            "agent_type": long,
+            "host": long,
+            "port": 1,
+            "dependencies": [long] * 64,
+            "metadata": {"location": long, "more": long * 60},
+        }
+        open_twin.told("register_agent", NOBODY, registration_data=data)
+    gpus = [{"index": index, "name": long, "used_mb": 1, "total_mb": 2} for index in range(64)]
+    for number in range(MAX_HOSTS - 2):
+        caller = Caller(f"agent-{number}", f"{number:02}{long}", frozenset({"agent"}), "SHA256:of-one")
+        for _ in range(KEPT_IN_MEMORY):
+            open_twin.measured(caller, cpu_percent=100 / 3, latency_ms=4 / 3, vram_used_mb=10**6 / 3, gpus=gpus)
+    event = {"event_id": "e", "event_type": long, "source_agent": long, "data": {"text": "x" * 50_000}}
+    error = {"error_id": "e", "agent_id": long, "severity": "info", "error_type": long, "message": "x" * 16_000}
+    for _ in range(SHOWN):
+        open_twin.told("publish_event", NOBODY, event=event)
+        open_twin.told("report_error", NOBODY, error=error)
+    body = open_twin.body()
+    state = json.loads(body)
+    assert len(body) < MAX_STATE_BYTES
+    for part in ("agents", "events", "errors"):
+        assert 0 < len(json.dumps(state[part], separators=(",", ":"))) <= MAX_SHOWN_BYTES
+    assert state["counts"]["agents"] == count + 1
+    assert len(state["agents"]) <= MAX_ROWS
+    assert len(state["events"]) > 1
+    assert len(state["hosts"]) == MAX_HOSTS
+
+
+def test_of_too_many_agents_the_troubled_are_shown(twin: Twin) -> None:
+    """Those of the two hosts are among them in any case; by name, as where all of them fit."""
+    twin.told("register_agent", agent_name=UMRA.name, status="HEALTHY")
+    for number in range(MAX_ROWS + 100):
+        status = "BROKEN" if number % 40 == 39 else "HEALTHY"
+        twin.told("register_agent", OPERATOR, agent_name=f"agent-{number:03}", status=status)
+    state = twin.state()
+    shown = {each["name"]: each["status"] for each in state["agents"]}
+    assert (len(shown), state["counts"]["agents"]) == (MAX_ROWS, MAX_ROWS + 102)
+    assert list(shown) == sorted(shown)
+    assert {NAME, UMRA.name} <= shown.keys()
+    assert list(shown.values()).count("BROKEN") == (MAX_ROWS + 100) // 40
+
+
+def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None:
+    """Who is connected with which key, who was turned away and why, and what both machines measure."""
+    with Hosts(tmp_path, metrics_interval_s=0.3) as hosts:
+        mainpc, _ = hosts.start_both()
+        address = hosts.address(SDT)
+        assert isinstance(address, SecuredAddress)
+        intruders = (
+            SecuredAddress(address.address, new_pair("stranger", "pc9"), address.server_key),
+            UnencryptedAddress(address.address),
+        )
+        for intruder in intruders:
+            with Client(intruder) as client, pytest.raises(ConnectionRefused):
+                client.call("ping")
+
+        def state() -> Any:
+            return mainpc.http("/api/state")[1]
+
+        with hosts.client(SDT) as client:
+            client.call("ping")
+            wait_until(lambda: not any(each["stale"] for each in state()["hosts"]), PATIENCE_S, "both have figures")
+            wait_until(lambda: len(state()["refused"]) >= 2, PATIENCE_S, "the intruders are counted")
+            wait_until(lambda: state()["link"]["latency_ms"], PATIENCE_S, "the link is measured")
+            peers, shown = client.call("get_peers"), state()
+        counted = {cause: count for cause, count in peers["handshakes"].items() if count and cause != "accepted"}
+        assert shown["refused"] == counted
+        assert counted["key_not_authorized"] >= 1
+        by_name = {each["name"]: each for each in shown["sessions"]}
+        assert by_name.keys() == {each["name"] for each in peers["peers"]}
+        for peer in peers["peers"]:
+            session = by_name[peer["name"]]
+            assert [session[key] for key in ("host", "roles", "fingerprint")] == [
+                peer[key] for key in ("host", "roles", "fingerprint")
+            ]
+            assert 0 <= session["key_age_s"] < 3_600
+            assert session["key_age_s"] + session["key_left_s"] == pytest.approx(YEAR_S, abs=3_600)
+        assert by_name[UMRA_NAME]["sessions"] >= 1
+        assert seconds_ago(by_name[UMRA_NAME]["last_seen"]) < PATIENCE_S
+        assert 0 < shown["link"]["latency_ms"] < 1_000
+        assert shown["link"]["messages_per_s"] > 0
+        for each in shown["hosts"]:
+            assert each["status"] == "HEALTHY"
+            assert 0 <= each["now"]["cpu_percent"] <= 100
+            assert 0 < each["now"]["ram_used_mb"] <= each["now"]["ram_total_mb"]
+            assert each["now"]["ram_total_mb"] <= psutil.virtual_memory().total / 2**20 + 1
+            assert each["history"]["t"]
+        assert {each["name"] for each in shown["agents"]} == {SDT, UMRA_NAME}

@@ -1,0 +1,162 @@
+"""SystemDigitalTwin's key actions on real folders, without a socket: who connects is whom the live list lets in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from audit_log.events import Event
+from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
+from audit_log.log import AuditLog
+from durable_store.database import Database
+from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from durable_store.reply_log import ReplyLog
+from network_config import load_network_config
+from network_config.load import DEFAULT_PATH
+from secure_zmq.actions import Action
+from secure_zmq.callers import Caller
+from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.grants import Grants
+from secure_zmq.key_writer import write_certificate, write_revocation
+from secure_zmq.keys import KeyOwner, KeyPair
+from secure_zmq.peers import AuthorizedPeers, Standing
+from secure_zmq.validity import Validity
+from secure_zmq.wire import Reply, Request
+from system_digital_twin.enrolled_keys import EnrolledKeys
+from system_digital_twin.key_actions import KeyActions
+from system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
+from system_digital_twin.key_audit import KeyAudit
+from tests.identities import new_pair
+
+LIFETIME_DAYS = 365
+DEBTS = (
+    "CREATE TABLE sums (seq INTEGER PRIMARY KEY) STRICT;"
+    "CREATE TABLE debts (sum INTEGER REFERENCES sums (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"
+)
+
+
+class Doom(Request, tag="doom"):
+    """Leave something behind that makes the commit of the whole batch fail."""
+
+
+class KeyBench:
+    """mainpc's folder of keys, its `enrolled` folder, and an agent on them that can be started again."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "mainpc"
+        self.enrolled_folder = self.folder / "enrolled"
+        for folder in (self.folder, self.enrolled_folder, self.folder / "invites"):
+            folder.mkdir()
+        self.start()
+
+    def start(self) -> None:
+        """Begin as a process does."""
+        migrations = [REPLY_LOG_SCHEMA, LEDGER_MIGRATION, KEY_AUDIT_MIGRATION, DEBTS]
+        self.database = Database(self.root / "twin.sqlite3", migrations)
+        self.audit = AuditLog(self.database, self.root / "audit")
+        self.peers = AuthorizedPeers([self.folder, self.enrolled_folder])
+        self.key_audit = KeyAudit(self.database, self.audit, self.peers)
+        self.enrolled = EnrolledKeys(self.enrolled_folder)
+        self.actions = KeyActions(
+            self.peers,
+            self.enrolled,
+            lambda event, **fields: self.audit.record(Event(event), **fields),
+            "success",
+            LIFETIME_DAYS,
+        )
+        self._dispatcher = Dispatcher(
+            [*self.actions.actions(), Action(Doom, self._doom, mutates=True)],
+            Grants({**load_network_config(DEFAULT_PATH, {}).grants, "doomed": {"doom"}}),
+            self.database,
+            ReplyLog(self.database, 600, 100),
+            65_536,
+        )
+
+    def stop(self) -> None:
+        self.database.close()
+
+    def restart(self) -> None:
+        """Begin anew: what was in memory is gone."""
+        self.stop()
+        self.start()
+
+    def list_key(self, name: str = "agent", *roles: str, validity: Validity | None = None) -> KeyPair:
+        """Authorise a fresh key, as certs-init does, and have it seen."""
+        owner = KeyOwner(name, "pc2", frozenset(roles or ("agent",)))
+        pair = KeyPair.generate(owner, validity or Validity())
+        write_certificate(pair.certificate, self.folder / f"{name}.key")
+        self.peers.reload()
+        return pair
+
+    def invite(self, name: str = "newcomer", *roles: str, not_after: int | None = None, stem: str = "") -> KeyPair:
+        """Make an invitation, as certs-init does, and have it seen; the pair is the token."""
+        owner = KeyOwner(name, "pc3", frozenset(roles or ("agent",)))
+        token = KeyPair.generate(owner, Validity(None, not_after))
+        write_certificate(token.certificate, self.folder / "invites" / f"{stem or name}.key")
+        self.peers.reload()
+        return token
+
+    def withdraw(self, name: str = "newcomer") -> None:
+        (self.folder / "invites" / f"{name}.key").unlink()
+        self.peers.reload()
+
+    def revoke(self, *pairs: KeyPair) -> None:
+        """Revoke keys, as certs-init does."""
+        for pair in pairs:
+            write_revocation(pair.certificate, self.folder / "revoked")
+        self.peers.reload()
+
+    def caller(self, pair: KeyPair) -> Caller:
+        """Return who a connection made with this pair is at this moment; fail where it is not let in."""
+        peer = self.peers.find(pair.public.raw)
+        assert peer is not None, f"{pair.certificate.owner.name} is not let in"
+        return Caller(peer.name, peer.host, peer.roles, peer.fingerprint)
+
+    def is_in(self, pair: KeyPair) -> bool:
+        return self.peers.find(pair.public.raw) is not None
+
+    def standing(self, pair: KeyPair) -> Standing:
+        return self.peers.standing(pair.public.fingerprint)
+
+    def ask(self, action: str, by: KeyPair | Caller, **fields: Any) -> dict[str, Any]:
+        """Return the reply to one request of whoever connects with a pair."""
+        (reply,) = self.ask_together((action, by, fields))
+        return reply
+
+    def ask_together(self, *requests: tuple[str, KeyPair | Caller, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the replies to requests that were drained together."""
+        batch = [
+            Inbound(
+                json.dumps({"action": action, **fields}).encode(), self.caller(by) if isinstance(by, KeyPair) else by
+            )
+            for action, by, fields in requests
+        ]
+        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
+
+    def propose(self, action: str, by: KeyPair, pair: KeyPair) -> dict[str, Any]:
+        return self.ask(action, by, public_key=pair.public.z85.decode())
+
+    def enrol(self, token: KeyPair, pair: KeyPair | None = None) -> KeyPair:
+        """Propose a key with a token and prove it; return the pair."""
+        pair = pair or new_pair("made-on-its-host")
+        assert self.propose("enrol", token, pair)["status"] == "success"
+        assert self.ask("confirm_key", pair)["status"] == "success"
+        return pair
+
+    def look(self) -> None:
+        """Do what the loop's tick does."""
+        self.key_audit.look()
+        self.audit.flush()
+
+    def audited(self) -> list[dict[str, Any]]:
+        """Return every line of the log so far."""
+        self.audit.flush()
+        return [json.loads(line) for line in self.audit.read_page(0, 2_000).lines]
+
+    def events(self) -> list[tuple[str, str]]:
+        """Return event and name of every line."""
+        return [(line["event"], line.get("name", "")) for line in self.audited()]
+
+    def _doom(self, _: Doom, __: Caller) -> Reply:
+        self.database.execute("INSERT INTO debts VALUES (-1)")
+        return {"status": "success"}

@@ -1,0 +1,152 @@
+"""The actions on metrics, loads, and leases on a real database, without a socket; and a clock that can be set."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable_store.database import Database
+from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from durable_store.reply_log import ReplyLog
+from host_metrics.sample import GpuSample, HostSample
+from network_config import load_network_config
+from network_config.load import DEFAULT_PATH
+from secure_zmq.actions import Action
+from secure_zmq.callers import Caller
+from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.grants import Grants
+from secure_zmq.wire import Reply, Request
+from system_digital_twin import leases as leases_module
+from system_digital_twin import load_actions as load_actions_module
+from system_digital_twin import metrics as metrics_module
+from system_digital_twin import metrics_history, state_documents, vram_reports
+from system_digital_twin.leases import Leases
+from system_digital_twin.load_actions import LoadActions
+from system_digital_twin.metrics import Metrics
+from system_digital_twin.metrics_actions import MetricsActions
+from system_digital_twin.metrics_and_leases import MIGRATIONS
+from system_digital_twin.taken_once import MIGRATION as TAKEN_ONCE_MIGRATION
+from system_digital_twin.vram_reports import VramReports
+from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
+
+INTERVAL_S = 5.0
+NEWCOMER = Caller("newcomer", "pc3", frozenset({"agent"}), "SHA256:of-the-newcomer")
+DEBTS = (
+    "CREATE TABLE sums (seq INTEGER PRIMARY KEY) STRICT;"
+    "CREATE TABLE debts (sum INTEGER REFERENCES sums (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"
+)
+
+
+class Doom(Request, tag="doom"):
+    """Leave something behind that makes the commit of the whole batch fail."""
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let every module here see one clock that a test can move."""
+    clock = Clock()
+    for module in (
+        leases_module,
+        load_actions_module,
+        metrics_module,
+        metrics_history,
+        state_documents,
+        vram_reports,
+    ):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def sample(**changed: Any) -> HostSample:
+    """Return a sample of a host with 1,000 MB of RAM and no GPU."""
+    fields: dict[str, Any] = {"wall": 0.0, "cpu_percent": 10.0, "ram_used_mb": 300.0, "ram_total_mb": 1_000.0}
+    return HostSample(**(fields | changed))
+
+
+def with_gpu(used_mb: float, total_mb: float, **changed: Any) -> HostSample:
+    """Return a sample of a host with one GPU."""
+    gpu = GpuSample(index=0, name="GPU", used_mb=used_mb, total_mb=total_mb)
+    return sample(vram_used_mb=used_mb, vram_total_mb=total_mb, gpus=(gpu,), **changed)
+
+
+class MetricsBench:
+    """The twin's part in metrics and leases; it can be started again on the same database."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.open()
+
+    def open(self) -> None:
+        """Begin as a process does."""
+        self.database = Database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, TAKEN_ONCE_MIGRATION, DEBTS])
+        self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
+        self.leases = Leases(self.database)
+        self.reports = VramReports(self.database)
+        grants = load_network_config(DEFAULT_PATH, {}).grants
+        self._dispatcher = Dispatcher(
+            [
+                *MetricsActions(self.metrics, self.reports).actions(),
+                *LoadActions(self.metrics, self.leases).actions(),
+                Action(Doom, self._doom, mutates=True),
+            ],
+            Grants({**grants, "agent": {*grants["agent"], "doom"}}),
+            self.database,
+            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
+            4 * 2**20,
+        )
+
+    def restart(self, *, killed: bool = False) -> None:
+        """End and begin again; a killed process writes nothing at its end."""
+        if not killed:
+            self.metrics.close()
+        self.database.close()
+        self.open()
+
+    def measured(self, host: str = "mainpc", what: HostSample | None = None) -> None:
+        """Let a host have measured itself, the own one through its queue."""
+        if host == self.metrics.own_host:
+            self.metrics.queue(what or sample())
+            self.metrics.on_tick()
+        else:
+            self.metrics.ingest(host, what or sample())
+
+    def both_measured(self, mainpc: HostSample | None = None, pc2: HostSample | None = None) -> None:
+        """Let both hosts have measured themselves, twice, so that what was there before is in the figures."""
+        for _ in range(2):
+            self.measured("pc2", pc2)
+            self.measured("mainpc", mainpc)
+
+    def on_tick(self) -> None:
+        self.metrics.on_tick()
+        self.leases.on_tick()
+
+    def ask(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
+        """Return the reply to one request."""
+        (reply,) = self.ask_together((action, caller, fields))
+        return reply
+
+    def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the replies to requests that were drained together."""
+        batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
+        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
+
+    def rows(self, table: str) -> list[tuple[Any, ...]]:
+        """Return a table as the file has it."""
+        rows: list[tuple[Any, ...]] = self.database.execute(f"SELECT * FROM {table}").fetchall()
+        return rows
+
+    def stop(self) -> None:
+        self.database.close()
+
+    def _doom(self, _: Doom, __: Caller) -> Reply:
+        self.database.execute("INSERT INTO debts VALUES (1)")
+        return {"status": "success"}
+
+
+def names(leases: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the leases' ids."""
+    return [lease["lease_id"] for lease in leases]
+
+
+__all__ = ["INTERVAL_S", "NEWCOMER", "NOBODY", "OPERATOR", "SDT", "UMRA", "Clock", "MetricsBench"]

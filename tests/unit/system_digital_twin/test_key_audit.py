@@ -1,0 +1,307 @@
+"""What became of keys stands in the audit log once, whoever changed them, and whether or not the agent ran."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secure_zmq.errors import StoreUnavailable
+from secure_zmq.key_folders import REVOKED_FOLDER
+from secure_zmq.key_writer import (
+    replace_certificate,
+    write_certificate,
+    write_revocation,
+    write_revoked_fingerprint,
+)
+from secure_zmq.keys import Certificate, KeyOwner, KeyPair
+from secure_zmq.peers import AuthorizedPeers
+from secure_zmq.validity import Validity
+from system_digital_twin import key_audit
+from tests.identities import new_pair
+from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
+from tests.unit.system_digital_twin.key_bench import KeyBench
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    return set_clock(monkeypatch, "secure_zmq.peers", "system_digital_twin.key_actions")
+
+
+class AuditClock(WallClock):
+    """Both clocks, so that each look looks."""
+
+    def __init__(self, wall: WallClock) -> None:
+        super().__init__()
+        self._wall = wall
+        self.turns = 0.0
+
+    def time(self) -> float:
+        return self._wall.now
+
+    def monotonic(self) -> float:
+        self.turns += key_audit._LOOK_AT_CLOCK_S
+        return self.turns
+
+
+@pytest.fixture
+def bench(tmp_path: Path, clock: WallClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyBench]:
+    monkeypatch.setattr(key_audit, "time", AuditClock(clock))
+    bench = KeyBench(tmp_path)
+    yield bench
+    bench.stop()
+
+
+def new_events(bench: KeyBench, seen: int = 0) -> list[tuple[str, str]]:
+    """Look as often as it may please, also across a restart, and return what was told beyond the first lines."""
+    bench.peers.reload()
+    for _ in range(3):
+        bench.look()
+    bench.restart()
+    bench.look()
+    return bench.events()[seen:]
+
+
+def test_a_key_that_comes_and_one_that_goes_are_told_once(bench: KeyBench) -> None:
+    """Name, host, roles, fingerprint; a removal is no revocation."""
+    pair = bench.list_key("agent", "auditor", "agent")
+    assert new_events(bench) == [("key_authorized", "agent")]
+    (line,) = bench.audited()
+    facts = {"name": "agent", "host": "pc2", "roles": "agent auditor", "fingerprint": pair.public.fingerprint}
+    assert facts.items() <= line.items()
+    (bench.folder / "agent.key").unlink()
+    assert new_events(bench, 1) == [("key_removed", "agent")]
+    assert facts.items() <= bench.audited()[1].items()
+    write_certificate(pair.certificate, bench.folder / "agent.key")
+    assert new_events(bench, 2) == [("key_authorized", "agent")]
+
+
+def test_a_revocation_is_told_with_whose_key_it_was(bench: KeyBench) -> None:
+    """Once, whatever becomes of the key's file afterwards."""
+    pair = bench.list_key("agent")
+    bench.look()
+    bench.revoke(pair)
+    assert new_events(bench, 1) == [("key_revoked", "agent")]
+    assert bench.audited()[1]["fingerprint"] == pair.public.fingerprint
+    (bench.folder / "agent.key").unlink()
+    assert new_events(bench, 2) == []
+
+
+def test_a_key_of_which_only_the_fingerprint_is_known_is_told_by_it(bench: KeyBench) -> None:
+    """It was revoked before anybody here saw it."""
+    fingerprint = new_pair().public.fingerprint
+    write_revoked_fingerprint(fingerprint, bench.folder / "revoked")
+    assert new_events(bench) == [("key_revoked", "")]
+    assert bench.audited()[0]["fingerprint"] == fingerprint
+
+
+def test_what_happened_while_the_agent_was_down_is_told_at_its_start(bench: KeyBench) -> None:
+    """One came, one went, one was revoked, one was invited."""
+    gone, revoked = bench.list_key("gone"), bench.list_key("revoked")
+    bench.look()
+    bench.stop()
+    (bench.folder / "gone.key").unlink()
+    bench.start()
+    bench.stop()
+    bench.revoke(revoked)
+    bench.list_key("came")
+    bench.invite("newcomer")
+    bench.start()
+    bench.look()
+    assert sorted(bench.events()[2:]) == [
+        ("invitation_made", "newcomer"),
+        ("key_authorized", "came"),
+        ("key_removed", "gone"),
+        ("key_revoked", "revoked"),
+    ]
+    assert not bench.is_in(gone)
+
+
+def test_a_revocation_that_somebody_undid_by_hand_is_told(bench: KeyBench) -> None:
+    """There is no unrevoke: whoever deletes the file is seen to have let the key in again."""
+    pair = bench.list_key("agent")
+    bench.look()
+    bench.revoke(pair)
+    bench.look()
+    for path in (bench.folder / "revoked").iterdir():
+        path.unlink()
+    assert new_events(bench, 2) == [("key_authorized", "agent")]
+
+
+def test_other_roles_another_host_another_name_are_authorisations(bench: KeyBench) -> None:
+    """The same key with more rights is news."""
+    pair = bench.list_key("agent")
+    bench.look()
+    owner = pair.certificate.owner
+    for number, changed in enumerate(
+        (
+            KeyOwner("agent", "pc2", owner.roles | {"operator"}),
+            KeyOwner("agent", "pc3", owner.roles | {"operator"}),
+            KeyOwner("agent2", "pc3", owner.roles),
+        )
+    ):
+        replace_certificate(Certificate(changed, pair.public), bench.folder / "agent.key")
+        assert new_events(bench, 1 + number) == [("key_authorized", changed.name)]
+        assert bench.audited()[-1]["roles"] == " ".join(sorted(changed.roles))
+
+
+@pytest.mark.parametrize("roles", [("candidate",), ("candidate", "operator"), ("invitation",), ("agent", "invitation")])
+def test_a_role_hides_no_key_from_the_log(bench: KeyBench, roles: tuple[str, ...]) -> None:
+    """A listed key with the role of one that acts for nobody is a listed key: it comes, and is revoked."""
+    pair = bench.list_key("agent", *roles)
+    assert new_events(bench) == [("key_authorized", "agent")]
+    bench.revoke(pair)
+    assert new_events(bench, 1) == [("key_revoked", "agent")]
+
+
+def test_an_expiry_is_told_when_it_comes(bench: KeyBench, clock: WallClock) -> None:
+    """No file changes; after a longer life was written, the key is in again, and told."""
+    pair = bench.list_key("agent", validity=Validity(None, NOW + 1_000))
+    bench.look()
+    clock.now = NOW + 1_060
+    assert new_events(bench, 1) == []
+    clock.now = NOW + 1_061
+    assert new_events(bench, 1) == [("key_expired", "agent")]
+    renewed = Certificate(pair.certificate.owner, pair.public, Validity(None, NOW + 9_000))
+    replace_certificate(renewed, bench.folder / "agent.key")
+    assert new_events(bench, 2) == [("key_authorized", "agent")]
+    clock.now = NOW + 99_000
+    bench.revoke(pair)
+    assert new_events(bench, 3) == [("key_revoked", "agent")]
+
+
+@pytest.mark.parametrize("end", ["used", "withdrawn", "expired", "called back"])
+def test_an_invitation_is_told_from_its_beginning_to_its_end(bench: KeyBench, clock: WallClock, end: str) -> None:
+    """Made, and how it ended; with the name that it was for."""
+    token = bench.invite("newcomer", not_after=NOW + 100)
+    assert new_events(bench) == [("invitation_made", "newcomer")]
+    assert bench.audited()[0]["fingerprint"] == token.public.fingerprint
+    expected = {
+        "used": [("key_authorized", "newcomer"), ("invitation_used", "newcomer")],
+        "withdrawn": [("invitation_withdrawn", "newcomer")],
+        "expired": [("invitation_expired", "newcomer")],
+        "called back": [("invitation_withdrawn", "newcomer")],
+    }
+    if end == "used":
+        bench.enrol(token)
+    elif end == "withdrawn":
+        bench.withdraw()
+    elif end == "expired":
+        clock.now = NOW + 161
+    else:
+        bench.revoke(token)
+    assert new_events(bench, 1) == expected[end]
+    for path in (bench.folder / "invites").glob("*.key"):
+        path.unlink()
+    if end != "expired":
+        assert new_events(bench, 1) == expected[end], "the file that is cleared away is no news"
+
+
+def test_an_invitation_that_is_used_at_once_is_told_as_used(bench: KeyBench) -> None:
+    """Between two looks: by the name that it was for, and not as the revocation of nobody's key."""
+    bench.enrol(bench.invite("newcomer"))
+    assert new_events(bench) == [("key_authorized", "newcomer"), ("invitation_used", "newcomer")]
+
+
+def test_a_rotation_is_told(bench: KeyBench) -> None:
+    """The new key, the change, and the end of the old one."""
+    old = bench.list_key("agent")
+    bench.look()
+    new = new_pair()
+    bench.propose("propose_key", old, new)
+    bench.look()
+    assert bench.events()[1:] == [], "a proposal is no authorisation"
+    bench.ask("confirm_key", new)
+    bench.look()
+    bench.ask("retire_keys", new)
+    assert new_events(bench, 1) == [("key_authorized", "agent"), ("key_rotated", "agent"), ("key_revoked", "agent")]
+    rotated = bench.audited()[2]
+    assert (rotated["fingerprint"], rotated["retired"]) == (new.public.fingerprint, old.public.fingerprint)
+
+
+def test_what_could_not_be_recorded_is_recorded_by_the_next_look(
+    bench: KeyBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, once: a transaction that is undone leaves neither the lines nor the belief that they are there."""
+    for name in ("one", "two", "three"):
+        bench.list_key(name)
+    record, calls = bench.audit.record, 0
+
+    def failing(*arguments: Any, **fields: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise StoreUnavailable("the disk is full")
+        record(*arguments, **fields)
+
+    monkeypatch.setattr(bench.audit, "record", failing)
+    with pytest.raises(StoreUnavailable):
+        bench.look()
+    assert bench.events() == []
+    assert sorted(new_events(bench)) == [("key_authorized", name) for name in ("one", "three", "two")]
+
+
+def test_many_changes_are_recorded_a_thousand_at_a_time(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no turn of the loop is long; nothing is left out."""
+    monkeypatch.setattr(key_audit, "_AT_ONCE", 3)
+    for number in range(8):
+        bench.list_key(f"agent-{number}")
+    counts = []
+    for _ in range(4):
+        bench.key_audit.look()
+        counts.append(len(bench.audited()))
+    assert counts == [3, 6, 8, 8]
+
+
+def test_a_look_at_what_did_not_change_asks_nothing(
+    bench: KeyBench, clock: WallClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five times a second: but once a second the clock is compared."""
+    pair = bench.list_key("agent", validity=Validity(None, NOW))
+    now = 1_000.0
+    monkeypatch.setattr("system_digital_twin.key_audit.time.monotonic", lambda: now)
+    bench.look()
+    clock.now = NOW + 100
+    bench.look()
+    assert bench.events() == [("key_authorized", "agent")]
+    now += key_audit._LOOK_AT_CLOCK_S
+    bench.look()
+    assert bench.events()[1:] == [("key_expired", "agent")]
+    assert not bench.is_in(pair)
+
+
+def test_a_change_in_the_midst_of_a_look_is_told_as_what_it_was(
+    bench: KeyBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch reads the folders on a thread of its own: a revocation must not be taken for a removal."""
+    pair: KeyPair = bench.list_key("agent")
+    bench.look()
+    bench.list_key("another")
+    contents = AuthorizedPeers.contents
+    done = False
+
+    def revoked_meanwhile(peers: AuthorizedPeers) -> Any:
+        nonlocal done
+        found = contents.__get__(peers)
+        if not done:
+            done = True
+            bench.revoke(pair)
+        return found
+
+    monkeypatch.setattr(AuthorizedPeers, "contents", property(revoked_meanwhile))
+    bench.look()
+    bench.look()
+    assert bench.events()[1:] == [("key_authorized", "another"), ("key_revoked", "agent")]
+
+
+def test_the_rotation_of_its_own_key_is_told(bench: KeyBench) -> None:
+    """`rotate server` works on the folders alone; the log tells which key gave way to which."""
+    old, new = new_pair("SystemDigitalTwin"), new_pair("SystemDigitalTwin")
+    replace_certificate(old.certificate, bench.folder / "server.key")
+    new_events(bench)
+    replace_certificate(new.certificate, bench.folder / "server.next.key")
+    new_events(bench)
+    write_revocation(old.certificate, bench.folder / REVOKED_FOLDER)
+    assert [event for event, _ in new_events(bench, 2)] == ["key_rotated", "key_revoked"]
+    rotated = bench.audited()[2]
+    assert (rotated["fingerprint"], rotated["retired"]) == (new.public.fingerprint, old.public.fingerprint)

@@ -1,0 +1,191 @@
+"""Leases: promised once, to one, for as long as was said; across restarts, and whatever the clocks do."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from secure_zmq.callers import Caller
+from secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
+from system_digital_twin import leases as leases_module
+from system_digital_twin.forecast import Leased
+from system_digital_twin.leases import Lease
+from tests.unit.system_digital_twin.metrics_bench import NEWCOMER, OPERATOR, UMRA, Clock, MetricsBench, set_clock
+
+TTL_S = 30.0
+Act = Callable[[MetricsBench, Lease], Lease]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return set_clock(monkeypatch)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
+    bench = MetricsBench(tmp_path / "twin.sqlite3")
+    yield bench
+    bench.stop()
+
+
+def reserve(bench: MetricsBench, caller: Caller = UMRA, ttl_s: float = TTL_S) -> Lease:
+    with bench.database.transaction():
+        return bench.leases.reserve("ram", "pc2", 100.0, ttl_s, caller)
+
+
+def commit(bench: MetricsBench, lease: Lease, caller: Caller = UMRA) -> Lease:
+    with bench.database.transaction():
+        return bench.leases.commit(lease.lease_id, caller)
+
+
+def release(bench: MetricsBench, lease: Lease, caller: Caller = UMRA) -> Lease:
+    with bench.database.transaction():
+        return bench.leases.release(lease.lease_id, caller)
+
+
+def test_a_lease_lapses_at_its_time_and_not_before(bench: MetricsBench, clock: Clock) -> None:
+    """At once for who asks, and with the next tick on disk."""
+    lease = reserve(bench)
+    left_s = bench.leases.expires_in_s(lease)
+    assert left_s is not None
+    assert TTL_S - 1 < left_s <= TTL_S
+    clock.let_pass(TTL_S - 1)
+    bench.on_tick()
+    assert bench.leases.all() == [lease]
+    clock.let_pass(1)
+    assert bench.leases.all() == []
+    assert bench.leases.leased("ram", "pc2", 0) == Leased()
+    assert len(bench.rows("leases")) == 1
+    bench.on_tick()
+    assert bench.rows("leases") == []
+
+
+@pytest.mark.parametrize("act", [commit, release])
+def test_a_lapsed_lease_is_found_no_more(bench: MetricsBench, clock: Clock, act: Act) -> None:
+    lease = reserve(bench)
+    clock.let_pass(TTL_S)
+    with pytest.raises(NotFound, match="it has lapsed, was released, or never was"):
+        act(bench, lease)
+
+
+def test_a_committed_lease_lasts_until_it_is_released(bench: MetricsBench, clock: Clock) -> None:
+    """Twice is once."""
+    lease = commit(bench, reserve(bench))
+    assert (lease.state, lease.deadline, bench.leases.expires_in_s(lease)) == ("committed", None, None)
+    assert commit(bench, lease) == lease
+    clock.let_pass(10 * TTL_S)
+    bench.on_tick()
+    assert bench.leases.all() == [lease]
+    assert release(bench, lease) == lease
+    assert (bench.leases.all(), bench.rows("leases")) == ([], [])
+    with pytest.raises(NotFound):
+        release(bench, lease)
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_leases_survive_a_restart(bench: MetricsBench, clock: Clock, killed: bool) -> None:
+    """Reserved and committed; the time while nothing ran counts."""
+    reserved, committed = reserve(bench), commit(bench, reserve(bench))
+    clock.let_pass(TTL_S / 2)
+    bench.restart(killed=killed)
+    assert bench.leases.all() == [reserved, committed]
+    left_s = bench.leases.expires_in_s(reserved)
+    assert left_s is not None
+    assert TTL_S / 2 - 1 < left_s <= TTL_S / 2
+    clock.let_pass(TTL_S / 2)
+    bench.restart(killed=killed)
+    assert bench.leases.all() == [committed]
+    bench.on_tick()
+    assert len(bench.rows("leases")) == 1
+
+
+@pytest.mark.parametrize("by_seconds", [-86_400, 86_400])
+def test_a_wall_clock_that_is_set_ends_no_lease(bench: MetricsBench, clock: Clock, by_seconds: float) -> None:
+    """Nor does it make one longer."""
+    lease = reserve(bench)
+    clock.set_wall_clock(by_seconds)
+    bench.on_tick()
+    assert bench.leases.all() == [lease]
+    clock.let_pass(TTL_S)
+    assert bench.leases.all() == []
+
+
+def test_a_wall_clock_that_was_set_back_over_a_restart_makes_no_lease_longer(bench: MetricsBench, clock: Clock) -> None:
+    reserve(bench)
+    clock.set_wall_clock(-86_400)
+    bench.restart()
+    clock.let_pass(TTL_S)
+    assert bench.leases.all() == []
+
+
+@pytest.mark.sdt_security
+def test_only_its_holder_or_an_operator_touches_a_lease(bench: MetricsBench) -> None:
+    """To everybody else it is another's, committed or not."""
+    for act in (commit, release):
+        lease = reserve(bench)
+        with pytest.raises(NotGranted, match="only its holder or an operator may commit or release it"):
+            act(bench, lease, NEWCOMER)
+        assert lease in bench.leases.all()
+        act(bench, lease, OPERATOR)
+    (left,) = bench.leases.all()
+    assert (left.state, left.holder) == ("committed", UMRA.name)
+
+
+def test_what_a_sample_can_not_contain_yet_is_to_come(bench: MetricsBench, clock: Clock) -> None:
+    """A lease is in the measured figures only once it was committed and the host has been measured since."""
+    lease = reserve(bench)
+    assert bench.leases.leased("ram", "pc2", clock.monotonic()) == Leased(to_come_mb=100.0)
+    commit(bench, lease)
+    before = clock.monotonic() - 1
+    assert bench.leases.leased("ram", "pc2", before) == Leased(to_come_mb=100.0)
+    assert bench.leases.leased("ram", "pc2", clock.monotonic()) == Leased(in_use_mb=100.0)
+    assert bench.leases.leased("ram", "mainpc", 0) == bench.leases.leased("vram", "pc2", 0) == Leased()
+
+
+def test_after_a_restart_the_host_must_be_measured_again(bench: MetricsBench, clock: Clock) -> None:
+    commit(bench, reserve(bench))
+    bench.restart()
+    assert bench.leases.leased("ram", "pc2", 0) == Leased(to_come_mb=100.0)
+    assert bench.leases.leased("ram", "pc2", clock.monotonic()) == Leased(in_use_mb=100.0)
+
+
+def test_leases_are_bounded(bench: MetricsBench, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder has 100, everybody together 1,000; a lapsed one takes no place."""
+    assert (leases_module.MAX_LEASES, leases_module.MAX_OF_A_HOLDER) == (1_000, 100)
+    monkeypatch.setattr(leases_module, "MAX_LEASES", 5)
+    monkeypatch.setattr(leases_module, "MAX_OF_A_HOLDER", 3)
+    first, _, _ = reserve(bench), reserve(bench, ttl_s=2 * TTL_S), reserve(bench, ttl_s=2 * TTL_S)
+    with pytest.raises(LimitReached, match="holds 3 leases and gets no more"):
+        reserve(bench)
+    reserve(bench, NEWCOMER)
+    reserve(bench, NEWCOMER)
+    with pytest.raises(LimitReached, match="5 leases are open and no more are given"):
+        reserve(bench, OPERATOR)
+    release(bench, first)
+    reserve(bench)
+    clock.let_pass(TTL_S)
+    reserve(bench)
+
+
+def test_a_store_that_fails_promises_nothing_and_forgets_nothing(bench: MetricsBench, clock: Clock) -> None:
+    """What can't be written is undone in memory too; the end of a lease is tried again."""
+    lease = reserve(bench)
+    bench.database.execute("ALTER TABLE leases RENAME TO away")
+    acts: list[Callable[[], Lease]] = [
+        lambda: reserve(bench),
+        lambda: commit(bench, lease),
+        lambda: release(bench, lease),
+    ]
+    for act in acts:
+        with pytest.raises(StoreUnavailable):
+            act()
+        assert bench.leases.all() == [lease]
+    clock.let_pass(TTL_S)
+    with pytest.raises(StoreUnavailable):
+        bench.leases.on_tick()
+    bench.leases.on_tick()  # not yet due
+    assert bench.leases.all() == []
+    bench.database.execute("ALTER TABLE away RENAME TO leases")
+    clock.let_pass(2)
+    bench.leases.on_tick()
+    assert bench.rows("leases") == []

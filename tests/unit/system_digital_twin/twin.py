@@ -1,0 +1,110 @@
+"""SystemDigitalTwin without a socket: its handlers on a real database, and a clock that can be set forward."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from durable_store.database import Database
+from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from durable_store.reply_log import ReplyLog
+from network_config import load_network_config
+from network_config.load import DEFAULT_PATH
+from secure_zmq.callers import UNAUTHENTICATED, Caller
+from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.grants import Grants
+from system_digital_twin import registry as registry_module
+from system_digital_twin.handlers import Handlers
+from system_digital_twin.registry import MIGRATION, Registry
+
+TTL_S = 15.0
+SDT = Caller("SystemDigitalTwin", "mainpc", frozenset({"agent"}), "SHA256:of-sdt")
+UMRA = Caller("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}), "SHA256:of-umra")
+OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
+NOBODY = UNAUTHENTICATED
+PUBLIC_KEYS = {UMRA.name: b"rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"}
+
+
+class Clock:
+    """The time module as the registry sees it: real time, plus what a test has let pass."""
+
+    def __init__(self) -> None:
+        self._passed_s = 0.0
+        self._set_by_s = 0.0
+
+    def let_pass(self, seconds: float) -> None:
+        """Let time pass, on both clocks."""
+        self._passed_s += seconds
+
+    def set_wall_clock(self, by_seconds: float) -> None:
+        """Set the wall clock, as NTP or a person does; no time passes."""
+        self._set_by_s += by_seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._passed_s
+
+    def time(self) -> float:
+        return time.time() + self._passed_s + self._set_by_s
+
+
+class Twin:
+    """The agent's actions; `ask` is what a client of it would see."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.open()
+
+    def open(self) -> None:
+        """Open the database, as a start of the agent does."""
+        self.database = Database(self._path, [REPLY_LOG_SCHEMA, MIGRATION])
+        self.registry = Registry(self.database, TTL_S)
+        handlers = Handlers(self.registry, PUBLIC_KEYS.get)
+        replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
+        self._dispatcher = Dispatcher(
+            handlers.actions(), Grants(load_network_config(DEFAULT_PATH, {}).grants), self.database, replies, 65_536
+        )
+
+    def reopen(self) -> None:
+        """Close the database and open it again, as a restart does."""
+        self.close()
+        self.open()
+
+    def close(self) -> None:
+        self.database.close()
+
+    def __enter__(self) -> "Twin":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ask(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
+        """Return the reply to one request."""
+        (reply,) = self.ask_together((action, caller, fields))
+        return reply
+
+    def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the replies to requests that were drained together."""
+        batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
+        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
+
+    def register(self, caller: Caller = UMRA, name: str | None = None, **data: Any) -> dict[str, Any]:
+        """Register with the longer form."""
+        registration = {"agent_id": name or caller.name, "agent_type": "memory", "host": "pc2", "port": 7230, **data}
+        return self.ask("register_agent", caller, registration_data=registration)
+
+    def status_of(self, name: str) -> str:
+        """Return an agent's status as everybody sees it."""
+        agents = self.ask("get_all_agents")["agents"]
+        return str(agents[name]["status"])
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Return the registrations as the file has them."""
+        rows = self.database.execute("SELECT name, record FROM agents").fetchall()
+        return {name: json.loads(record) for name, record in rows}
+
+
+__all__ = ["NOBODY", "OPERATOR", "PUBLIC_KEYS", "SDT", "TTL_S", "UMRA", "Clock", "Twin", "registry_module"]

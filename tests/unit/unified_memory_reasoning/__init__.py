@@ -1,0 +1,1 @@
+"""Tests of services/unified_memory_reasoning."""

@@ -1,0 +1,171 @@
+"""The memory model without a socket: its actions and its older dialect on a real database, with a settable clock."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from agent_runtime.common_actions import Ping, health_actions
+from agent_runtime.dialects import commands
+from durable_store.database import Database
+from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from durable_store.reply_log import ReplyLog
+from secure_zmq.actions import Action
+from secure_zmq.callers import Caller
+from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.grants import Grants
+from unified_memory_reasoning.commands import COMMANDS
+from unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE_MIGRATION
+from unified_memory_reasoning.keeping.quarantine import Quarantine
+from unified_memory_reasoning.memory_model import memory_actions as actions_module
+from unified_memory_reasoning.memory_model import memory_upkeep as upkeep_module
+from unified_memory_reasoning.memory_model.memories import MIGRATION, Memories
+from unified_memory_reasoning.memory_model.memory_actions import MemoryActions
+from unified_memory_reasoning.memory_model.memory_rows import MOST, MOST_OF_A_WRITER
+from unified_memory_reasoning.other_agents import conflicts as conflicts_module
+from unified_memory_reasoning.other_agents.conflict_actions import ConflictActions
+from unified_memory_reasoning.other_agents.conflicts import MIGRATION as CONFLICTS_MIGRATION
+from unified_memory_reasoning.other_agents.conflicts import MOST as MOST_CLAIMS
+from unified_memory_reasoning.other_agents.conflicts import MOST_OF_A_HOLDER, Conflicts
+
+MAX_BYTES = 262_144
+ANA = Caller("Ana", "pc2", frozenset({"agent"}), "SHA256:of-ana")
+BEN = Caller("Ben", "pc2", frozenset({"agent"}), "SHA256:of-ben")
+OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
+
+
+class Clock:
+    """The time module as the stores see it: real time, plus what a test has let pass."""
+
+    def __init__(self) -> None:
+        self._passed_s = 0.0
+        self._set_by_s = 0.0
+
+    def let_pass(self, seconds: float) -> None:
+        """Let time pass, on both clocks."""
+        self._passed_s += seconds
+
+    def set_wall_clock(self, by_seconds: float) -> None:
+        """Set the wall clock, as NTP or a person does; no time passes."""
+        self._set_by_s += by_seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._passed_s
+
+    def time(self) -> float:
+        return time.time() + self._passed_s + self._set_by_s
+
+
+class MemoryBench:
+    """Memories and claims; `ask` is what a client of them would see."""
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        most: int = MOST,
+        most_of_a_writer: int = MOST_OF_A_WRITER,
+        most_claims: int = MOST_CLAIMS,
+        most_of_a_holder: int = MOST_OF_A_HOLDER,
+    ) -> None:
+        self.clock = clock
+        self._path, self._most, self._most_of_a_writer = path, most, most_of_a_writer
+        self._most_claims, self._most_of_a_holder = most_claims, most_of_a_holder
+        self.open()
+
+    def open(self) -> None:
+        """Open the database, as a start of the agent does."""
+        migrations = [REPLY_LOG_SCHEMA, QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION]
+        self.database = Database(self._path, migrations)
+        self.memories = Memories(self.database, most=self._most, most_of_a_writer=self._most_of_a_writer)
+        self.conflicts = Conflicts(self.database, most=self._most_claims, most_of_a_holder=self._most_of_a_holder)
+        self.quarantine = Quarantine(self.database)
+        actions: list[Action[Any]] = [
+            *MemoryActions(self.memories, MAX_BYTES).actions(),
+            *ConflictActions(self.conflicts).actions(),
+            Action(Ping, lambda *_: {"status": "ok", "agent": "UMRA"}),
+            *health_actions(lambda: {"status": "degraded", "agent": "UMRA"}),
+        ]
+        self._dispatcher = Dispatcher(
+            actions,
+            Grants({"agent": {action.name for action in actions}, "operator": {"*"}}),
+            self.database,
+            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
+            MAX_BYTES,
+            translate=commands(COMMANDS, max_bytes=MAX_BYTES, anywhere=True, not_found="ERROR"),
+        )
+
+    def reopen(self) -> None:
+        """Close the database and open it again, as a restart does."""
+        self.database.close()
+        self.open()
+
+    def ask(self, action: str, caller: Caller = ANA, **fields: Any) -> dict[str, Any]:
+        """Return the reply to one request."""
+        return self.send({"action": action, **fields}, caller)
+
+    def send(self, message: Mapping[str, Any], caller: Caller = ANA) -> dict[str, Any]:
+        """Return the JSON that one message is answered with."""
+        (reply,) = self._dispatcher.answer([Inbound(json.dumps(message).encode(), caller)])
+        answer: dict[str, Any] = json.loads(reply)
+        return answer
+
+    def store(self, memory_id: str = "m", content: str = "text", caller: Caller = ANA, **fields: Any) -> dict[str, Any]:
+        """Store a memory, which must succeed."""
+        reply = self.ask("store_memory", caller, id=memory_id, content=content, **fields)
+        assert reply["status"] == "ok", reply
+        return reply
+
+    def get(self, memory_id: str = "m") -> dict[str, Any]:
+        """Return a memory as it is answered."""
+        memory: dict[str, Any] = self.ask("get_memory", memory_id=memory_id)["memory"]
+        return memory
+
+    def ids(self, **fields: Any) -> list[str]:
+        """Return the ids of what a query answers, in its order."""
+        return [each["id"] for each in self.ask("query_memory", **fields)["memories"]]
+
+    def all(self, since: int = 0) -> list[dict[str, Any]]:
+        """Return everything that changed, tombstones too, page by page, as another store asks for it."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.ask("query_memory", changed_since=since)
+            found += page["memories"]
+            since = page["last_change"]
+            if not page["more"]:
+                return found
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Return what the store knows, by id, without who told it: what two stores may differ in."""
+        return {each.pop("id"): {**each, "written_by": None} for each in self.all()}
+
+    def tell(self, other: "MemoryBench", caller: Caller = OPERATOR) -> dict[str, Any]:
+        """Tell another store all that this one has."""
+        return other.ask("sync_memories", caller, memories=self.all())
+
+    def decay(self, passes: int = 1) -> None:
+        """Let so many decay passes come, 300 s apart."""
+        for _ in range(passes):
+            self.clock.let_pass(300.1)
+            self.memories.upkeep.on_tick()
+
+    def __enter__(self) -> "MemoryBench":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.database.close()
+
+
+def setable_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return real time that a test can let pass, as the stores see it."""
+    clock = Clock()
+    for module in (upkeep_module, actions_module, conflicts_module):
+        monkeypatch.setattr(module, "time", clock)
+    return clock

@@ -1,0 +1,152 @@
+"""Twins, interactions and error patterns, their writers' quarantine, and backups: without a socket, on a real store."""
+
+import hashlib
+import json
+from base64 import b64decode, b64encode
+from operator import attrgetter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from durable_store.damage import make_way
+from durable_store.database import Database
+from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from durable_store.reply_log import ReplyLog
+from secure_zmq.callers import UNAUTHENTICATED, Caller
+from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.grants import Grants
+from tests.configuration import SHIPPED_GRANTS
+from tests.waiting import PATIENCE_S, wait_until
+from unified_memory_reasoning import twins
+from unified_memory_reasoning.conversations import interactions
+from unified_memory_reasoning.conversations.interactions import Interactions
+from unified_memory_reasoning.handlers import Handlers
+from unified_memory_reasoning.keeping import quarantine
+from unified_memory_reasoning.keeping.backup_actions import BackupActions
+from unified_memory_reasoning.keeping.provenance_actions import ProvenanceActions, Shelf
+from unified_memory_reasoning.keeping.quarantine import Quarantine
+from unified_memory_reasoning.known_errors import error_patterns
+from unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
+from unified_memory_reasoning.twins import Twins
+
+MIGRATIONS = [
+    REPLY_LOG_SCHEMA,
+    twins.MIGRATION,
+    quarantine.MIGRATION,
+    interactions.MIGRATION,
+    error_patterns.MIGRATION,
+    twins.BY_WRITER_MIGRATION,
+]
+MAX_REPLY_BYTES = 262_144
+OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
+ADA = Caller("ada", "pc3", frozenset({"agent"}), "SHA256:of-ada")
+BOB = Caller("bob", "pc4", frozenset({"agent"}), "SHA256:of-bob")
+NOBODY = UNAUTHENTICATED
+REVOKED = Caller("revoked", "pc5", frozenset({"agent"}), "SHA256:of-the-revoked-one")
+
+
+class SafetyBench:
+    """The operator's actions and those on twins; stores are filled by hand where their actions are others'."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.open()
+
+    def open(self, migrations: list[str] | None = None) -> None:
+        """Open the database, as a start of the agent does."""
+        make_way(self.path)
+        self.database = Database(self.path, migrations or MIGRATIONS)
+        self.quarantine = Quarantine(self.database)
+        self.twins, self.interactions = Twins(self.database), Interactions(self.database)
+        self.patterns = ErrorPatterns(self.database)
+        self.backups = BackupActions(self.database, MAX_REPLY_BYTES)
+        shelves = {
+            "twins": Shelf(self.twins.written_by, attrgetter("number")),
+            "interactions": Shelf(self.interactions.written_by, attrgetter("id")),
+            "error_patterns": Shelf(self.patterns.written_by, attrgetter("pattern_id")),
+        }
+        self._dispatcher = Dispatcher(
+            [
+                *Handlers(self.twins, dict).actions(),
+                *ProvenanceActions(self.quarantine, shelves, MAX_REPLY_BYTES).actions(),
+                *self.backups.actions(),
+            ],
+            Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()}),
+            self.database,
+            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
+            4 * MAX_REPLY_BYTES,
+        )
+
+    def reopen(self) -> None:
+        """Close the database and open it again, as a restart does."""
+        self.database.close()
+        self.open()
+
+    def ask(self, action: str, caller: Caller = OPERATOR, **fields: Any) -> dict[str, Any]:
+        """Return the reply to one request."""
+        inbound = Inbound(json.dumps({"action": action, **fields}).encode(), caller)
+        (reply,) = self._dispatcher.answer([inbound])
+        return dict(json.loads(reply))
+
+    def say(self, session: str, content: str, caller: Caller) -> int:
+        """Store an interaction; return its number."""
+        with self.database.transaction():
+            return self.interactions.add(session, "user_query", content, caller.name).id
+
+    def update_twin(self, user: str, data: dict[str, Any], caller: Caller, **fields: Any) -> dict[str, Any]:
+        return self.ask("update_twin", caller, user_id=user, twin_data=data, **fields)
+
+    def twin(self, user: str) -> dict[str, Any]:
+        return dict(self.ask("get_twin", ADA, user_id=user)["twin"])
+
+    def backed_up(self) -> bytes:
+        """Return a whole backup, as an operator reads it."""
+        begun = self.ask("begin_backup")
+        status = self.ready(begun["backup_id"])
+        content = b""
+        while len(content) < status["size"]:
+            page = self.ask("read_backup", backup_id=begun["backup_id"], offset=len(content))
+            content += b64decode(page["data"])
+        assert hashlib.sha256(content).hexdigest() == status["sha256"]
+        return content
+
+    def ready(self, backup_id: str) -> dict[str, Any]:
+        """Wait for a backup and return its status."""
+        wait_until(lambda: self.ask("backup_status", backup_id=backup_id)["state"] != "copying", PATIENCE_S, "backup")
+        return self.ask("backup_status", backup_id=backup_id)
+
+    def send(self, content: bytes, part_bytes: int = 100_000) -> str:
+        """Send a backup, and return the id of its restore."""
+        restore_id = str(self.ask("begin_restore")["restore_id"])
+        for offset in range(0, len(content), part_bytes):
+            data = b64encode(content[offset : offset + part_bytes]).decode()
+            reply = self.ask("write_restore", restore_id=restore_id, offset=offset, data=data)
+            assert reply["status"] == "ok", reply
+        return restore_id
+
+    def finish(self, restore_id: str, content: bytes, **fields: Any) -> dict[str, Any]:
+        """Return what finally becomes of a restore."""
+        told = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), **fields}
+        reply: dict[str, Any] = {}
+
+        def over() -> bool:
+            nonlocal reply
+            reply = self.ask("finish_restore", restore_id=restore_id, **told)
+            return reply.get("state") != "checking"
+
+        wait_until(over, PATIENCE_S, "the restore is checked")
+        return reply
+
+    def files(self) -> set[str]:
+        """Return what lies beside the database."""
+        return {path.name for path in self.path.parent.iterdir()} - {
+            self.path.name + each for each in ("", "-wal", "-shm")
+        }
+
+    def __enter__(self) -> "SafetyBench":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.database.close()

@@ -1,0 +1,118 @@
+"""`search_memory` without a socket: the action on a real database, whose rows a test puts in."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from durable_store.database import Database
+from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from durable_store.reply_log import ReplyLog
+from network_config.model import Recall
+from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.grants import Grants
+from tests.unit.unified_memory_reasoning.memory import SDT
+from unified_memory_reasoning.conversations import interactions
+from unified_memory_reasoning.keeping import quarantine
+from unified_memory_reasoning.memory_model import memory_rows
+from unified_memory_reasoning.recall import search_index
+from unified_memory_reasoning.recall.search import Search
+from unified_memory_reasoning.recall.search_actions import SearchActions
+
+MAX_REPLY_BYTES = 262_144
+WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)
+STORES = [quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION]
+DAY_S = 86_400.0
+
+
+class SearchBench:
+    """The action, and rows as the stores would have written them."""
+
+    def __init__(self, path: Path, weights: Recall = WORDS_ALONE, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
+        self.database = Database(path, [REPLY_LOG_SCHEMA, *STORES, search_index.MIGRATION])
+        self.weigh(weights, max_reply_bytes)
+
+    def weigh(self, weights: Recall, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
+        """Search with other weights from now on."""
+        self._dispatcher = Dispatcher(
+            SearchActions(Search(self.database, weights), max_reply_bytes).actions(),
+            Grants({"agent": frozenset({"search_memory"})}),
+            self.database,
+            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
+            max_reply_bytes,
+        )
+
+    def ask(self, **fields: Any) -> dict[str, Any]:
+        """Return the reply to one search."""
+        request = {"action": "search_memory", **fields}
+        (reply,) = self._dispatcher.answer([Inbound(json.dumps(request).encode(), SDT)])
+        assert len(reply) <= MAX_REPLY_BYTES
+        return dict(json.loads(reply))
+
+    def ids(self, query: str, **fields: Any) -> list[int | str]:
+        """Return the ids that a search answers with, best first."""
+        reply = self.ask(query=query, **fields)
+        assert reply["status"] == "ok", reply
+        return [result["id"] for result in reply["results"]]
+
+    def interaction(
+        self,
+        content: str,
+        *,
+        session_id: str = "s",
+        speaker: str = "",
+        importance: float = 0.5,
+        strength: float = 1.0,
+        age_days: float = 0.0,
+        written_by: str = "A",
+    ) -> int:
+        """Put an interaction in; return its id."""
+        return int(
+            self.database.execute(
+                "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, "
+                "created, tier, written_by) VALUES (?, ?, 'code', ?, x'7b7d', ?, ?, ?, 0, ?)",
+                (session_id, speaker, content, importance, strength, time.time() - age_days * DAY_S, written_by),
+            ).lastrowid
+            or 0
+        )
+
+    def memory(
+        self,
+        name: str,
+        content: str,
+        *,
+        keywords: tuple[str, ...] = (),
+        strength: float = 1.0,
+        age_days: float = 0.0,
+        forgotten: bool = False,
+        written_by: str = "A",
+    ) -> str:
+        """Put a memory in; return its id."""
+        moment = time.time() - age_days * DAY_S
+        self.database.execute(
+            "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
+            "written_by) VALUES (?, ?, ?, '', ?, ?, ?, ?, ?)",
+            (name, content, msgspec.json.encode(keywords), strength, moment, moment, forgotten, written_by),
+        )
+        return name
+
+    def quarantine(self, *names: str) -> None:
+        """Hide what these wrote."""
+        self.database.execute_many("INSERT INTO quarantined VALUES (?, 0, 'operator')", [(name,) for name in names])
+
+    def fill(self, count: int, content: str = "talk of the day", **fields: Any) -> None:
+        """Put many interactions in that are not asked for, so that no word of a test is in most of the texts."""
+        with self.database.transaction():
+            for _ in range(count):
+                self.interaction(content, **fields)
+
+    def __enter__(self) -> "SearchBench":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.database.close()

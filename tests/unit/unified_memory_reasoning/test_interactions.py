@@ -1,0 +1,338 @@
+"""The store of interactions: tiers, windows, counters and summaries, whatever is added, cleared, hidden, and undone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from durable_store.database import Database
+from tests.unit.unified_memory_reasoning.memory import SDT
+from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
+from unified_memory_reasoning.conversations import session_counts
+from unified_memory_reasoning.conversations.interactions import MIGRATION, Interactions
+from unified_memory_reasoning.conversations.window import Item, window_of
+from unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "add", "add", "add", "clear", "undone"]),
+        st.sampled_from(["s", "t"]),
+        st.sampled_from(["", "ann", "bob"]),
+        st.sampled_from(["x", "remember x", "we decided on x"]),
+        st.integers(1, 12),
+    ),
+    max_size=30,
+)
+_SESSION = "SELECT id, speaker, importance, tier, written_by FROM interactions WHERE session_id = ? ORDER BY id DESC"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[ContextBench]:
+    with ContextBench(tmp_path / "db") as bench:
+        yield bench
+
+
+def session(database: Database, session_id: str = "s") -> list[Any]:
+    """Return the rows of a session, newest first."""
+    return database.execute(_SESSION, (session_id,)).fetchall()
+
+
+def fill(store: Interactions, database: Database, number: int, **fields: Any) -> None:
+    with database.transaction():
+        for place in range(number):
+            store.add("s", "user_query", f"number {place}", SDT.name, **fields)
+
+
+def words(number: int) -> str:
+    """Return what somebody says: decisions among it, fewer than a summary holds."""
+    return f"agreed {number}" if number % 10 == 0 else f"number {number}"
+
+
+def require_consistent(store: Interactions, database: Database, small: tuple[int, ...]) -> None:
+    """Require that counters, tiers, and totals say what the rows say, as a start would find them."""
+    total = 0
+    for session_id in ("s", "t"):
+        rows = session(database, session_id)
+        total += len(rows)
+        for speaker in (None, "ann", "bob"):
+            in_view = sum(speaker in (None, row[1]) for row in rows)
+            assert store.context(session_id, speaker).in_view == in_view
+        bounds = [sum(small[: tier + 1]) for tier in range(len(small))]
+        assert [row[3] for row in rows] == [sum(place >= bound for bound in bounds) for place in range(len(rows))]
+        counted = database.execute("SELECT * FROM context_sessions WHERE session_id = ?", (session_id,)).fetchall()
+        if not rows:
+            assert counted == []
+            assert store.context(session_id).summary == type(store.context(session_id).summary)()
+            continue
+        oldest = [min((row[0] for row in rows if row[3] == tier), default=0) for tier in range(3)]
+        assert counted == [(session_id, len(rows), *oldest)]
+    assert (store.count, store.session_count) == (total, sum(bool(session(database, each)) for each in ("s", "t")))
+    again = Interactions(database)
+    assert (again.count, again.session_count) == (store.count, store.session_count)
+
+
+@settings(max_examples=60)
+@given(STEPS)
+def test_tiers_and_counters_follow_every_change(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str, str, int]]
+) -> None:
+    """Added, cleared by session and by speaker, and undone; with tiers small enough for all of them to fill."""
+    small = (3, 4, 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_counts, "TIERS", small)
+        patch.setattr(session_counts, "UP_TO_TIER", (3, 7, 13))
+        rank = "WHEN place <= 3 THEN 0 WHEN place <= 7 THEN 1 WHEN place <= 13 THEN 2"
+        from unified_memory_reasoning.conversations import interactions
+
+        patch.setattr(interactions, "_RANK_AGAIN", interactions._RANK_AGAIN.replace(interactions._TIER_OF_PLACE, rank))
+        database = Database(tmp_path_factory.mktemp("db") / "db", [QUARANTINE, MIGRATION])
+        store = Interactions(database)
+        for what, session_id, speaker, content, number in steps:
+            try:
+                with database.transaction():
+                    if what == "clear":
+                        store.clear(session_id, speaker or None)
+                    for _ in range(number if what != "clear" else 0):
+                        store.add(session_id, "user_query", content, SDT.name, speaker=speaker)
+                    if what == "undone":
+                        store.clear("s")
+                        raise KeyError("a fault of the program")
+            except KeyError:
+                pass
+            require_consistent(store, database, small)
+        database.close()
+
+
+def test_tiers_are_50_200_1000_and_the_rest(bench: ContextBench) -> None:
+    """By recency in the session; every row stays, with its content."""
+    fill(bench.interactions, bench.database, 1_300)
+    tiers = [row[3] for row in session(bench.database)]
+    assert tiers == [0] * 50 + [1] * 200 + [2] * 1_000 + [3] * 50
+    assert bench.rows("interactions") == bench.interactions.count == 1_300
+    contents = [each.content for each in bench.interactions.written_by(SDT.name, None, 2_000)]
+    assert contents == [f"number {place}" for place in reversed(range(1_300))]
+
+
+def test_an_interaction_is_folded_as_it_moves(bench: ContextBench) -> None:
+    """The 51st makes the first a line of the summary; the window and the summary are there after a restart."""
+    fill(bench.interactions, bench.database, 50)
+    assert bench.context()["conversation_summary"] == ""
+    fill(bench.interactions, bench.database, 2)
+    assert bench.context()["conversation_summary"] == "[user_query]: number 0\n[user_query]: number 1"
+    before = bench.context()
+    bench.reopen()
+    assert bench.context() == before
+
+
+def test_decisions_and_errors_outlive_every_tier(bench: ContextBench) -> None:
+    """After 1,300 more interactions, nothing else of that time is in the summary."""
+    with bench.database.transaction():
+        for kind, content in (("user_query", "We decided on red."), ("error", "read timed out"), ("user_query", "bye")):
+            bench.interactions.add("s", kind, content, SDT.name)
+    fill(bench.interactions, bench.database, 1_300)
+    context = bench.context()
+    assert context["key_decisions"] == ["We decided on red."]
+    assert context["errors_encountered"] == [{"type": "timeout", "message": "read timed out"}]
+    assert "bye" not in context["conversation_summary"]
+
+
+def test_adding_does_as_much_work_in_a_large_store_as_in_a_small_one(bench: ContextBench) -> None:
+    """Counted in steps of SQLite's machine, for a session that fills all tiers."""
+
+    def steps_of_adding() -> int:
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        bench.database._connection.set_progress_handler(count, 1)
+        fill(bench.interactions, bench.database, 1, speaker="ann")
+        bench.database._connection.set_progress_handler(None, 0)
+        return steps
+
+    fill(bench.interactions, bench.database, 1_400, speaker="ann")
+    small = steps_of_adding()
+    bench.database.execute(
+        "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, tier, "
+        "written_by) SELECT 'other' || (value % 100), '', 'code', 'x', '{}', 0.5, 1.0, 0.0, 3, 'x' FROM "
+        "(WITH RECURSIVE numbers (value) AS (VALUES (1) UNION ALL SELECT value + 1 FROM numbers LIMIT 60000) "
+        "SELECT value FROM numbers)".replace("'{}'", "CAST('{}' AS BLOB)")
+    )
+    fill(bench.interactions, bench.database, 49, speaker="ann")  # the next one has its elder before all those
+    assert small / 1.1 < steps_of_adding() < small * 1.1
+
+
+def test_a_given_importance_and_moment_are_kept(bench: ContextBench) -> None:
+    """As an import gives them; the window goes by them."""
+    with bench.database.transaction():
+        for importance in (0.1, 0.1, 0.1):
+            added = bench.interactions.add("s", "code", "x", SDT.name, importance=importance, created=1.5)
+    assert added.window_size == 7
+    (row, *_) = bench.interactions.written_by(SDT.name, None, 1)
+    assert (row.importance, row.created, row.strength) == (0.1, 1.5, 1.0)
+    assert bench.context()["last_updated"] == "1970-01-01T00:00:01.500+00:00"
+
+
+def test_a_writers_rows_are_listed_newest_first_in_pages(bench: ContextBench) -> None:
+    """Also when the writer is hidden from every recall: the list is for those who look into it."""
+    for number in range(5):
+        bench.say(f"m{number}", MALLORY)
+        bench.say(f"a{number}", ANN)
+    bench.hide(MALLORY)
+    page = bench.interactions.written_by(MALLORY.name, None, 3)
+    assert [row.content for row in page] == ["m4", "m3", "m2"]
+    assert [row.content for row in bench.interactions.written_by(MALLORY.name, page[-1].id, 3)] == ["m1", "m0"]
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([ANN, MALLORY]),
+            st.sampled_from(["", "bob"]),
+            st.sampled_from(["plain", "remember this?", "we decided on red", "Agreed."]),
+        ),
+        max_size=80,
+    )
+)
+def test_a_quarantine_leaves_what_there_is_without_the_writer(
+    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[Any, str, str]]
+) -> None:
+    """Windows and decisions are as if the writer had never said a word; released, all is as it was."""
+    folder = tmp_path_factory.mktemp("quarantine")
+    with ContextBench(folder / "with") as bench, ContextBench(folder / "without") as without:
+        numbers = {}
+        for caller, speaker, content in told:
+            reply = bench.say(content, caller, speaker=speaker)
+            if caller is ANN:
+                numbers[without.say(content, caller, speaker=speaker)["interaction_id"]] = reply["interaction_id"]
+        for view in (None, "bob"):
+            before = bench.context(speaker=view)
+            bench.hide(MALLORY)
+            seen, expected = bench.context(speaker=view), without.context(speaker=view)
+            for name in ("text", "tokens", "window", "stored", "key_decisions", "errors_encountered"):
+                assert seen[name] == expected[name]
+            assert seen["dropped_ids"] == [numbers[number] for number in expected["dropped_ids"]]
+            bench.release(MALLORY)
+            assert bench.context(speaker=view) == before
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([ANN, MALLORY]),
+            st.sampled_from(["", "bob", "eve"]),
+            st.sampled_from(["plain", "remember this?", "we decided on red", "Agreed."]),
+        ),
+        max_size=40,
+    ),
+    st.sampled_from([None, "bob"]),
+)
+def test_clearing_takes_nothing_that_a_quarantine_hides(
+    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[Any, str, str]], cleared: str | None
+) -> None:
+    """Released afterwards, what the hidden writer said is there as if the cleared words had never been said."""
+    folder = tmp_path_factory.mktemp("cleared")
+    with ContextBench(folder / "with") as bench, ContextBench(folder / "without") as without:
+        for caller, speaker, content in told:
+            bench.say(content, caller, speaker=speaker)
+            if caller is MALLORY or cleared not in (None, speaker):
+                without.say(content, caller, speaker=speaker)
+        bench.hide(MALLORY)
+        visible = sum(caller is ANN and cleared in (None, speaker) for caller, speaker, _ in told)
+        assert bench.ask("clear_context", session_id="s", speaker=cleared)["cleared"] == visible
+        bench.release(MALLORY)
+        for view in (None, "bob", "eve"):
+            seen, expected = bench.context(speaker=view), without.context(speaker=view)
+            for name in ("text", "stored", "key_decisions", "errors_encountered"):
+                assert seen[name] == expected[name], name
+
+
+def test_a_quarantined_writer_is_in_no_line_of_the_summary(bench: ContextBench) -> None:
+    """Nor among errors and code; the others' folded lines stay."""
+    for caller, word in ((MALLORY, "evil"), (ANN, "good")):
+        for kind in ("user_query", "error", "code"):
+            bench.say(f"we agreed on {word}", caller, kind)
+    fill(bench.interactions, bench.database, 60)
+    assert "evil" in str(bench.context())
+    bench.hide(MALLORY)
+    context = bench.context()
+    assert "evil" not in str(context)
+    assert context["key_decisions"] == ["we agreed on good"]
+    assert "good" in context["conversation_summary"]
+    assert context["stored"] == 63
+
+
+def test_rows_are_found_by_number_unless_hidden(bench: ContextBench) -> None:
+    """In the order of the numbers; those that are not there, or a quarantined writer's, are left out."""
+    for caller, content in ((ANN, "one"), (MALLORY, "two"), (ANN, "three")):
+        bench.say(content, caller)
+    assert [row.content for row in bench.interactions.visible([3, 2, 9, 1])] == ["three", "two", "one"]
+    bench.hide(MALLORY)
+    assert [row.content for row in bench.interactions.visible([3, 2, 9, 1])] == ["three", "one"]
+
+
+def test_clearing_takes_time_in_proportion_to_the_session(tmp_path: Path) -> None:
+    """Counted in steps of SQLite's machine, where a hidden writer's rows are left, each of another speaker."""
+
+    def steps_of_clearing(rows: int) -> int:
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        with ContextBench(tmp_path / f"{rows}") as bench:
+            with bench.database.transaction():
+                for number in range(rows):
+                    bench.interactions.add("s", "user_query", "x", MALLORY.name, speaker=f"p{number}")
+            bench.hide(MALLORY)
+            bench.say("mine", ANN)
+            bench.database._connection.set_progress_handler(count, 1)
+            assert bench.ask("clear_context", session_id="s")["cleared"] == 1
+            bench.database._connection.set_progress_handler(None, 0)
+            assert bench.rows("context_windows") == rows + 1
+        return steps
+
+    assert steps_of_clearing(400) < 2.5 * steps_of_clearing(200)
+
+
+@pytest.mark.parametrize(("said_since", "back"), [(240, True), (260, False)])
+def test_what_a_cleared_speaker_crowded_out_comes_back_from_250_rows(
+    bench: ContextBench, said_since: int, back: bool
+) -> None:
+    """From tiers 0 and 1, of those that are left; so that clearing reads no thousand contents for decisions."""
+    bench.say("We decided on red.", speaker="ann")
+    with bench.database.transaction():
+        for number in range(32):
+            bench.interactions.add("s", "user_query", f"We decided on {number}.", SDT.name, speaker="bob")
+    fill(bench.interactions, bench.database, said_since)
+    assert "We decided on red." not in bench.context()["key_decisions"]
+    assert bench.ask("clear_context", session_id="s", speaker="bob")["cleared"] == 32
+    assert bench.context()["key_decisions"] == (["We decided on red."] if back else [])
+
+
+def test_clearing_a_speaker_leaves_the_others_as_if_alone(bench: ContextBench) -> None:
+    """Rows, window, decisions and tiers; what is in tier 0 again is in no line."""
+    with bench.database.transaction():
+        for number in range(60):
+            for speaker in ("ann", "bob"):
+                bench.interactions.add("s", "user_query", f"{speaker} {words(number)}", SDT.name, speaker=speaker)
+    assert bench.interactions.clear("s", "bob") == 60
+    with bench.database.transaction():
+        for number in range(60):
+            bench.interactions.add("alone", "user_query", f"ann {words(number)}", SDT.name, speaker="ann")
+    left, alone = bench.context(), bench.context(session_id="alone")
+    assert left["text"] == alone["text"]
+    assert left["key_decisions"] == alone["key_decisions"]
+    assert left["conversation_summary"].splitlines() == alone["conversation_summary"].splitlines()
+    assert "bob" not in str(left)
+    assert bench.context(speaker="bob")["text"] == ""
+    rows = session(bench.database)
+    assert bench.interactions._contexts.window("s", "") == window_of(Item(row[0], row[2]) for row in reversed(rows))

@@ -1,0 +1,233 @@
+"""What a search finds, in which order, and what nobody may find."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from durable_store.database import Database
+from tests.unit.unified_memory_reasoning.search_bench import STORES, WORDS_ALONE, SearchBench
+from unified_memory_reasoning.recall import search_index
+from unified_memory_reasoning.recall.search_index import MOST_RANKED, SearchIndex
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[SearchBench]:
+    with SearchBench(tmp_path / "db") as bench:
+        bench.fill(20)
+        yield bench
+
+
+def test_what_fits_the_words_better_comes_first(bench: SearchBench) -> None:
+    one = bench.interaction("the gateway was restarted")
+    both = bench.interaction("the gateway lost its certificate")
+    assert bench.ids("certificate of the gateway?") == [both, one]
+
+
+def test_interactions_and_memories_are_found_together(bench: SearchBench) -> None:
+    """With the kind of each; a memory has no session and no speaker, and its id is a text."""
+    number = bench.interaction("the gateway is red", session_id="s-1", speaker="Ana", importance=0.7)
+    bench.memory("m-1", "the gateway is blue", strength=2.0)
+    found = {each["id"]: each for each in bench.ask(query="gateway")["results"]}
+    assert set(found) == {number, "m-1"}
+    told = ("kind", "session_id", "speaker", "content", "importance", "strength", "written_by")
+    assert [found[number][name] for name in told] == ["interaction", "s-1", "Ana", "the gateway is red", 0.7, 1.0, "A"]
+    assert [found["m-1"][name] for name in told] == ["memory", None, None, "the gateway is blue", 0.5, 2.0, "A"]
+
+
+def test_the_keywords_of_a_memory_are_found(bench: SearchBench) -> None:
+    bench.memory("m", "it is in the second drawer", keywords=("spanner", "susì"))
+    assert bench.ids("spanner") == bench.ids("susi") == ["m"]
+
+
+@pytest.mark.parametrize("part", ["importance", "recency", "strength"])
+def test_each_weight_moves_the_ranking(bench: SearchBench, part: str) -> None:
+    """Of two that fit alike, the one with more of it comes first once it has a weight, and by as much as stated."""
+    more = bench.interaction("the gateway is open", importance=0.9, strength=5.0, age_days=0)
+    less = bench.interaction("the gateway is open", importance=0.5, strength=1.0, age_days=30)
+    shares = {"importance": (0.9, 0.5), "recency": (1.0, 0.5), "strength": (1.0, 0.2)}[part]
+    bench.weigh(replace(WORDS_ALONE, bm25=0.5, **{part: 0.5}))
+    first, second = bench.ask(query="gateway")["results"]
+    assert (first["id"], second["id"]) == (more, less)
+    assert first["score"] == pytest.approx(0.5 + 0.5 * shares[0], abs=1e-4)
+    assert second["score"] == pytest.approx(0.5 + 0.5 * shares[1], abs=1e-4)
+
+
+def test_the_weight_of_the_words_moves_the_ranking(bench: SearchBench) -> None:
+    fits = bench.interaction("gateway certificate", importance=0.5)
+    matters = bench.interaction("gateway and many other things that are of no concern", importance=1.0)
+    bench.weigh(replace(WORDS_ALONE, importance=0.1))
+    assert bench.ids("gateway certificate") == [fits, matters]
+    bench.weigh(replace(WORDS_ALONE, bm25=0.01, importance=1.0))
+    assert bench.ids("gateway certificate") == [matters, fits]
+
+
+def test_of_two_that_score_alike_the_newer_comes_first(bench: SearchBench) -> None:
+    ages = (2, 1, 3)
+    middle, newest, oldest = [bench.interaction("gateway", age_days=age) for age in ages]
+    assert bench.ids("gateway") == [newest, middle, oldest]
+
+
+def test_a_memory_is_as_recent_as_its_last_access(bench: SearchBench) -> None:
+    bench.memory("used", "gateway", age_days=90)
+    bench.memory("old", "gateway", age_days=89)
+    bench.database.execute("UPDATE memories SET last_accessed = last_accessed + 90 * 86400 WHERE id = 'used'")
+    bench.weigh(replace(WORDS_ALONE, recency=1.0))
+    assert bench.ids("gateway") == ["used", "old"]
+
+
+def test_what_a_quarantined_caller_wrote_is_not_found_until_it_is_released(bench: SearchBench) -> None:
+    """Nor does it take a place among the candidates, however well it fits."""
+    kept = bench.interaction("the gateway has a door, and somebody wrote so")
+    bench.fill(search_index.CANDIDATES + 1, "gateway", written_by="Mallory")
+    bench.memory("m", "gateway", written_by="Mallory")
+    assert len(bench.ids("gateway", limit=100)) == 100
+    bench.quarantine("Mallory")
+    assert bench.ids("gateway", limit=100) == [kept]
+    bench.database.execute("DELETE FROM quarantined")
+    assert "m" in bench.ids("gateway", limit=100)
+
+
+@pytest.mark.parametrize("others", [0, 15, 16, 300])
+def test_any_number_of_writers_can_be_hidden(bench: SearchBench, others: int) -> None:
+    """Few are part of the match and many are looked up by row; what is answered is the same."""
+    kept = bench.interaction("gateway")
+    bench.fill(search_index.CANDIDATES + 1, "gateway gateway", written_by="Mallory")
+    bench.quarantine("Mallory", *(f"other-{number}" for number in range(others)))
+    assert bench.ids("gateway") == [kept]
+
+
+def test_a_forgotten_memory_is_not_found_until_it_is_recovered(bench: SearchBench) -> None:
+    bench.memory("gone", "gateway", forgotten=True)
+    bench.memory("here", "gateway")
+    assert bench.ids("gateway") == ["here"]
+    bench.database.execute("UPDATE memories SET forgotten = 1 - forgotten")
+    assert bench.ids("gateway") == ["gone"]
+
+
+def test_forgotten_memories_take_no_place_among_the_candidates(bench: SearchBench) -> None:
+    """However many there are, and however well they fit; those too that were forgotten after a while."""
+    kept = bench.interaction("the gateway has a door, and somebody wrote so")
+    for number in range(search_index.CANDIDATES + 1):
+        bench.memory(f"born-{number}", "gateway", forgotten=True)
+        bench.memory(f"grown-{number}", "gateway")
+    bench.database.execute("UPDATE memories SET forgotten = 1")
+    assert bench.ids("gateway") == [kept]
+
+
+def test_the_index_keeps_step_with_every_change(bench: SearchBench) -> None:
+    """Of both tables; what only the ranking reads changes nothing in it."""
+    number = bench.interaction("gateway", session_id="a", speaker="Ana")
+    bench.memory("m", "gateway", keywords=("door",))
+    bench.database.execute("UPDATE interactions SET strength = 2, tier = 1")
+    bench.database.execute("UPDATE memories SET strength = 2, last_accessed = 0")
+    assert len(bench.ids("gateway")) == 2
+    bench.database.execute(
+        "UPDATE interactions SET content = 'bridge', session_id = 'b', speaker = 'Ben' WHERE id = ?", (number,)
+    )
+    bench.database.execute("""UPDATE memories SET content = 'bridge', keywords = x'5b2277616c6c225d'""")
+    assert (bench.ids("gateway"), bench.ids("door")) == ([], [])
+    assert (bench.ids("wall"), len(bench.ids("bridge"))) == (["m"], 2)
+    assert bench.ids("bridge", session_id="b") == bench.ids("bridge", speaker="Ben") == [number]
+    assert bench.ids("bridge", session_id="a") == bench.ids("bridge", speaker="Ana") == []
+    bench.database.execute("DELETE FROM memories")
+    assert bench.ids("bridge") == [number]
+    bench.database.execute("DELETE FROM interactions")
+    assert bench.ids("bridge") == bench.ids("talk") == []
+    bench.database.execute("INSERT INTO recall_words (recall_words) VALUES ('integrity-check')")
+
+
+def test_what_is_deleted_leaves_the_file(bench: SearchBench) -> None:
+    """With its words: a backup made afterwards holds none of them."""
+
+    def held(part: bytes) -> bool:
+        blocks = bench.database.execute("SELECT block FROM recall_words_data")
+        return any(part in (block or b"") for (block,) in blocks)
+
+    bench.interaction("the kumquat of the gateway")
+    bench.memory("m", "pumpkin", keywords=("zebu",))
+    parts = (b"umquat", b"umpkin", b"ebu")  # a first letter may stand with the word before
+    assert all(held(part) for part in parts)
+    bench.database.execute("DELETE FROM interactions WHERE content LIKE '%kumquat%'")
+    bench.database.execute("DELETE FROM memories")
+    assert not any(held(part) for part in parts)
+    assert len(bench.ids("talk")) > 0
+    bench.database.execute("INSERT INTO recall_words (recall_words) VALUES ('integrity-check')")
+
+
+def test_rows_that_were_there_before_the_index_are_found(tmp_path: Path) -> None:
+    database = Database(tmp_path / "db", STORES)
+    database.execute(
+        "INSERT INTO interactions VALUES (7, 's', '', 'code', 'gateway', x'7b7d', 0.5, 1.0, 0, 0, 'A'), "
+        "(8, 's', '', 'code', 'talk', x'7b7d', 0.5, 1.0, 0, 0, 'A')"
+    )
+    database.close()
+    database = Database(tmp_path / "db", [*STORES, search_index.MIGRATION])
+    assert list(SearchIndex(database).candidates("gateway", None, None).fits) == [7]
+    database.close()
+
+
+def test_a_rolled_back_addition_is_not_found(bench: SearchBench) -> None:
+    bench.database.execute("BEGIN")
+    bench.interaction("gateway")
+    assert len(bench.ids("gateway")) == 1
+    bench.database.execute("ROLLBACK")
+    assert bench.ids("gateway") == []
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchBench]:
+    """More texts with `common` and with `usual` than a search ranks; some have both, and some one other word."""
+    with SearchBench(tmp_path_factory.mktemp("large") / "db") as bench:
+        bench.interaction("common usual at the very beginning")
+        bench.fill(MOST_RANKED + 1, "common talk and other things")
+        bench.fill(MOST_RANKED + 1, "usual talk and other things")
+        bench.memory("m", "usual memory")
+        bench.interaction("rare thing with a common word")
+        bench.interaction("rare thing and no other")
+        yield bench
+
+
+def test_a_common_word_is_left_out_beside_a_rarer_one(large: SearchBench) -> None:
+    """And the reply says so."""
+    reply = large.ask(query="the common rare")
+    assert [each["content"] for each in reply["results"]] == [
+        "rare thing and no other",
+        "rare thing with a common word",
+    ]
+    assert (reply["words"], reply["words_left_out"]) == (["rare"], ["common", "the"])
+
+
+def test_where_every_word_is_common_those_with_all_of_them_come_first(large: SearchBench) -> None:
+    """However old they are; then the newest, memories among them."""
+    reply = large.ask(query="usual common", limit=100)
+    assert reply["words"] == ["usual", "common"]
+    assert reply["results"][0]["content"] == "common usual at the very beginning"
+    assert len(reply["results"]) == 100
+    assert "m" in large.ids("usual", limit=100)
+    assert large.ids("usual common talk thing")
+
+
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [
+        ("nagpadala si Ana ng kontrata", "ipinadala"),
+        ("lutuin mo ang isda", "nagluto"),
+        ("aalis ang tren", "umalis"),
+        ("bumili siya ng bigas", "binili"),
+        ("ang bagong kontratang pinirmahan", "kontrata"),
+        ("uminom siya ng gamot", "inumin"),
+        ("ang señor ay nasa opisina", "SENOR"),
+        ("sasabihin ko kay Ana", "sinabi"),
+        ("binibili niya ang bahay", "bumili"),
+    ],
+)
+def test_other_forms_of_a_filipino_word_are_found(bench: SearchBench, told: str, asked: str) -> None:
+    number = bench.interaction(told)
+    assert bench.ids(asked) == [number]
+
+
+def test_other_forms_of_an_english_word_are_found(bench: SearchBench) -> None:
+    number = bench.interaction("backups are running")
+    assert bench.ids("the backup runs") == [number]
