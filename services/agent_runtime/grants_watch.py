@@ -13,7 +13,7 @@ from secure_zmq.grants import Grants
 
 _log = structlog.get_logger(__name__)
 
-_STEP_MS = 50
+_STEP_MS = 200  # a change is seen within two steps; each costs a waking
 _IDLE_MS = 1_000
 
 Told = Callable[[str | None, Mapping[str, Set[str]]], None]  # what is wrong with the file, or None; what holds now
@@ -94,7 +94,8 @@ class GrantsWatch:
                     recursive=False,
                     raise_interrupt=False,
                 ):
-                    if changes or self._signature() != self._seen:
+                    named = any(Path(path).name == self._path.name for _, path in changes)
+                    if named or self._signature() != self._seen:
                         self._look_again()
             except (OSError, RuntimeError):  # the folder is gone, or the kernel's watches are used up
                 if self._signature() != self._seen:

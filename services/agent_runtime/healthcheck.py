@@ -1,15 +1,13 @@
 """`python -m agent_runtime.healthcheck AGENT`: one authenticated call to this host's own agent.
 
 A TCP probe proves nothing and fills the log with failed handshakes; this uses the host's own
-key pair and imports little, since it runs again and again.
+key pair and imports little, since it runs again and again: most of what it costs is its start.
 """
 
-import os
 import sys
 from pathlib import Path
 
-from agent_runtime.settings import DEFAULT_STATE, STATE_VARIABLE
-from network_config import load_network_config
+from agent_runtime.state_folder import state_folder
 from secure_zmq.certificates import load_certificates
 from secure_zmq.client import Client
 from secure_zmq.errors import TwinhostError
@@ -44,8 +42,10 @@ def main(agent_name: str) -> int:
 def _port(agent_name: str) -> int:
     """Return where the running agent listens, whatever has become of the configuration since."""
     try:
-        return int(_port_file(Path(os.environ.get(STATE_VARIABLE) or DEFAULT_STATE), agent_name).read_text())
+        return int(_port_file(state_folder(), agent_name).read_text())
     except (OSError, ValueError):  # it never ran here
+        from network_config import load_network_config  # noqa: PLC0415 - seldom needed, and half of the start
+
         return load_network_config().agent(agent_name).zmq_port
 
 

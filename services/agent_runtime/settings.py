@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_runtime.state_folder import state_folder
 from network_config import Agent, NetworkConfig, load_network_config
 from secure_zmq.certificates import Certificates, certificates_folder, load_certificates
 from secure_zmq.errors import ConfigurationError
 from secure_zmq.security_mode import is_secure_zmq_enabled
 
-STATE_VARIABLE = "TWINHOST_STATE"
-DEFAULT_STATE = "/var/lib/twinhost"
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"
 UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
 
@@ -43,7 +42,7 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
     config = load_network_config(environment=environment)
     agent = config.agent(agent_name)
     certificates = _own_certificates(agent, environment) if secure else None
-    state = Path(environment.get(STATE_VARIABLE) or DEFAULT_STATE)
+    state = state_folder(environment)
     if not (state.is_dir() and os.access(state, os.W_OK | os.X_OK)):
         raise ConfigurationError(f"{state} is not a folder that this process can write; mount a volume there")
     return Settings(config, agent, certificates, state)

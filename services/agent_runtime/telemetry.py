@@ -66,15 +66,16 @@ class Telemetry:
         self._registry.register(self._state)
         self._gathered_at = 0.0
 
-    def answered(self, action: str | None, outcome: str, seconds: float) -> None:
-        """Count one request; on the server's thread.
+    def answered(self, action: str | None, outcome: str, seconds: float, number: int = 1) -> None:
+        """Count requests; on the server's thread.
 
         Args:
             action: what was asked for; None where it was not to be read, or is no action.
             outcome: `ok`, or an error code.
-            seconds: how long it took.
+            seconds: how long each took.
+            number: how many they are.
         """
-        self._requests.count(action or UNKNOWN_ACTION, outcome, seconds)
+        self._requests.count(action or UNKNOWN_ACTION, outcome, seconds, number)
 
     @property
     def state(self) -> State | None:
@@ -108,15 +109,15 @@ class _RequestCollector(Collector):
         self._outcomes: dict[tuple[str, str], int] = {}
         self._durations: dict[str, _Durations] = {}
 
-    def count(self, action: str, outcome: str, seconds: float) -> None:
-        """Count one request."""
+    def count(self, action: str, outcome: str, seconds: float, number: int) -> None:
+        """Count so many requests that took as long."""
         key = action, outcome
-        self._outcomes[key] = self._outcomes.get(key, 0) + 1
+        self._outcomes[key] = self._outcomes.get(key, 0) + number
         durations = self._durations.get(action)
         if durations is None:
             durations = self._durations[action] = _Durations()
-        durations.buckets[bisect_left(_BUCKETS_S, seconds)] += 1
-        durations.sum_s += seconds
+        durations.buckets[bisect_left(_BUCKETS_S, seconds)] += number
+        durations.sum_s += seconds * number
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_runtime.settings import DEFAULT_STATE, STATE_VARIABLE
+from agent_runtime.state_folder import state_folder
 from certificate_tree.arguments import HOST_VARIABLE
 from certificate_tree.layout import SERVER, Layout, plan_layout
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
@@ -79,7 +79,7 @@ def find_places(config: NetworkConfig, environment: Mapping[str, str] = os.envir
             f"this machine is {here} ({HOST_VARIABLE}), and this is for the state of {server}; for {here} there are "
             f"`cli memory backup -`, for what it remembers, and `certs-init export-host {here}`, for its keys"
         )
-    state = Path(environment.get(STATE_VARIABLE) or DEFAULT_STATE)
+    state = state_folder(environment)
     root = certificates_folder(environment)
     for folder in (state, root):
         if not (os.access(folder, os.R_OK | os.W_OK | os.X_OK) and folder.is_dir()):

@@ -18,7 +18,6 @@ from secure_zmq.wire import Reply
 
 WORKERS = 4
 _CLIENTS_OF_A_WORKER = 8
-_LOOK_EVERY_S = 0.2
 
 # An agent's, by its name; the client is one of mainpc's agent, and there are so many seconds left to ask it.
 AddressOf = Callable[[str, Client, float], ServerAddress]
@@ -33,7 +32,6 @@ class Coordinator:
         self._address_of = address_of
         self._max_payload_bytes = max_payload_bytes
         self._errands = Errands(WORKERS)
-        self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, name=f"coordinator-{number}", daemon=True) for number in range(WORKERS)
         ]
@@ -47,7 +45,7 @@ class Coordinator:
             thread.start()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._errands.end()
         for thread in self._threads:
             thread.join(timeout=1.0)
 
@@ -63,10 +61,8 @@ class Coordinator:
     def _work(self) -> None:
         clients = _Clients(self._mainpc, self._address_of, self._max_payload_bytes)
         try:
-            while not self._stop.is_set():
-                waiting = self._errands.take(_LOOK_EVERY_S)
-                if waiting is not None:
-                    self._carry_out(clients, waiting)
+            while (waiting := self._errands.take()) is not None:
+                self._carry_out(clients, waiting)
         finally:
             clients.close()
 

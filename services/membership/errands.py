@@ -61,6 +61,7 @@ class Errands:
         self._under_way: Counter[str] = Counter()  # errands by caller that a thread is on
         self._by_id: dict[tuple[str, str], Waiting] = {}
         self._changed = threading.Condition()
+        self._ended = False
 
     def add(self, errand: Errand) -> "Future[Reply]":
         """Return the answer to come; the same one where the request is under way already.
@@ -79,15 +80,23 @@ class Errands:
         waiting.answer.add_done_callback(lambda _: self._close(errand.caller))
         return waiting.answer
 
-    def take(self, timeout_s: float) -> Waiting | None:
-        """Return the next one for a thread that is free; None where there is none within the time."""
+    def take(self) -> Waiting | None:
+        """Wait for the next one, for a thread that is free; None once `end()` was called."""
         with self._changed:
-            self._changed.wait_for(lambda: self._next() is not None, timeout_s)
-            chosen = self._next()
-            if chosen is not None:
-                self._waiting.remove(chosen)
-                self._under_way[chosen.errand.caller] += 1
-        return chosen
+            while not self._ended:
+                chosen = self._next()
+                if chosen is not None:
+                    self._waiting.remove(chosen)
+                    self._under_way[chosen.errand.caller] += 1
+                    return chosen
+                self._changed.wait(min((each.left_s for each in self._waiting), default=None))
+        return None
+
+    def end(self) -> None:
+        """Let those who wait for an errand go; nobody gets another one."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
     def done(self, waiting: Waiting) -> None:
         """Note that a thread is free again; the answer is set after that."""

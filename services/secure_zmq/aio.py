@@ -6,6 +6,7 @@ again after every send, since that descriptor is edge-triggered.
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import zmq
 
 from secure_zmq.client import (
+    AT_ONCE,
     DEFAULT_DEADLINE_S,
     DEFAULT_MAX_PAYLOAD_BYTES,
+    LOOK_S,
     REBUILD_AFTER_S,
     back_off_s,
     new_request_id,
@@ -26,8 +29,6 @@ from secure_zmq.monitor import SocketEvent
 from secure_zmq.server_address import ServerAddress, TargetChoice
 from secure_zmq.sockets import ClientSocket
 from secure_zmq.wire import Reply, decode_reply, encode_request
-
-_AT_ONCE = int(zmq.NOBLOCK)
 
 
 @dataclass(slots=True)
@@ -63,7 +64,8 @@ class AsyncClient:
         self._failures = 0
         self._heard_at = 0.0  # the loop's time of the last reply on this socket
         self._watch: asyncio.TimerHandle | None = None  # for silence, while anything is in flight
-        self._looking = False  # a look at the socket is due in this turn of the loop
+        self._looking = False  # a look at the socket is due in the loop's next turn
+        self._look_until = 0.0
 
     async def call(
         self, action: str, /, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None, **fields: Any
@@ -81,14 +83,16 @@ class AsyncClient:
             self._watch = loop.call_at(now + REBUILD_AFTER_S, self._watch_for_silence)
         timer = loop.call_at(deadline, self._time_out, pending, action, deadline_s)
         try:
-            await self._connect(deadline)
+            if self._connection is None:
+                await self._connect(deadline)
             if self._choice.withdrawn():
                 self._reconnect()
             self._send(pending)
             reply = await pending.future
         finally:
             timer.cancel()
-            self._pending.pop(request_id, None)
+            if self._pending.get(request_id) is pending:  # not another call that repeats it since
+                del self._pending[request_id]
         if reply.get("status") == "error" and "code" in reply:
             raise error_from_reply(str(reply["code"]), str(reply.get("error", "no reason given")))
         return reply
@@ -183,21 +187,27 @@ class AsyncClient:
         if pending.sent_in == generation:
             return
         with contextlib.suppress(zmq.Again):  # the pipe is full: the next look or the resend timer tries again
-            self._connection.socket.send(pending.payload, _AT_ONCE)
+            self._connection.send(pending.payload, AT_ONCE)
             pending.sent_in = generation
+        self._look_until = time.perf_counter() + LOOK_S
         if not self._looking:  # once for all that are sent in this turn
             self._looking = True
             asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
-        self._looking = False
+        """Drain, and look again in the loop's next turns, until a reply must have come: being woken costs more."""
         self._drain()
+        self._looking = bool(self._pending) and time.perf_counter() < self._look_until
+        if self._looking:
+            asyncio.get_running_loop().call_soon(self._look)
 
     def _drain(self) -> None:
+        if self._connection is None or not self._connection.readable:
+            return
         with contextlib.suppress(zmq.Again):
             while self._connection is not None:
                 try:
-                    reply = decode_reply(self._connection.socket.recv(_AT_ONCE))
+                    reply = decode_reply(self._connection.socket.recv(AT_ONCE))
                 except MalformedRequest as error:  # no agent of ours: whose reply it was can't be told
                     self._fail_all(error)
                     continue
@@ -208,9 +218,11 @@ class AsyncClient:
                 self._choice.worked()
                 if "request_id" not in reply and reply.get("status") == "error":  # whose it was can't be told
                     self._fail_all(MalformedRequest(f"the server could not read a request: {reply.get('error')}"))
-                pending = self._pending.get(str(reply.get("request_id")))
+                pending = self._pending.pop(str(reply.get("request_id")), None)
                 if pending is not None and not pending.future.done():
                     pending.future.set_result(reply)
+                if not self._pending:  # nothing more to come; the next send looks again
+                    return
 
     def _fail_all(self, error: TwinhostError) -> None:
         for pending in self._pending.values():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 import zmq
 
-from secure_zmq.callers import FINGERPRINT_PROPERTY
+from secure_zmq.callers import IDENTITY_PROPERTY
 from secure_zmq.errors import SocketMisuse
 from secure_zmq.handshakes import Handshakes, Outcome
 from secure_zmq.keys import KEY_BYTES, PublicKey
@@ -73,6 +73,7 @@ class Authenticator:
         self._stop = threading.Event()
         self._turned_at = time.monotonic()
         self._socket = open_zap_socket(context)
+        self._socket.rcvtimeo = _TURN_MS
         self._thread = threading.Thread(target=self._serve, name="zap-handler", daemon=True)
         self._thread.start()
 
@@ -113,8 +114,8 @@ class Authenticator:
         try:
             while not self._stop.is_set():
                 self._turned_at = time.monotonic()
-                if self._socket.poll(_TURN_MS):
-                    self._answer(self._socket.recv_multipart())
+                with contextlib.suppress(zmq.Again):
+                    self._answer(self._receive())
         except zmq.ContextTerminated:
             return
         finally:
@@ -122,6 +123,14 @@ class Authenticator:
                 self._socket.unbind(ZAP_ENDPOINT)  # free at once; close() frees it when libzmq finds the time
             self._socket.close(0)
             self._on_end()
+
+    def _receive(self) -> list[bytes]:
+        frame = self._socket.recv(copy=False)
+        frames = [frame.bytes]
+        while frame.more:  # asked of the frame, not of the socket: a client waits for this
+            frame = self._socket.recv(copy=False)
+            frames.append(frame.bytes)
+        return frames
 
     def _answer(self, frames: list[bytes]) -> None:
         request_id = frames[1] if len(frames) > 1 else b""
@@ -155,6 +164,7 @@ class Authenticator:
 
 
 def _accept(peer: Peer) -> _Verdict:
-    name, value = FINGERPRINT_PROPERTY.encode(), peer.fingerprint.encode()
-    metadata = bytes([len(name)]) + name + len(value).to_bytes(4, "big") + value  # RFC 23, one property
+    value = f"{peer.fingerprint} {peer.name}".encode()
+    name = bytes([len(IDENTITY_PROPERTY)]) + IDENTITY_PROPERTY
+    metadata = name + len(value).to_bytes(4, "big") + value  # RFC 23, one property
     return _Verdict(b"200", b"OK", peer.name.encode(), metadata)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 OPERATOR_ROLE = "operator"
 INVITATION_ROLE = "invitation"  # of a one-time key that may enrol somebody
 CANDIDATE_ROLE = "candidate"  # of a key that is proposed, and proves by its handshake that its holder has the secret
-FINGERPRINT_PROPERTY = "Key-Fingerprint"  # the ZAP handler sets it, beside User-Id, for every session
+IDENTITY_PROPERTY = b"Peer-Identity"  # FINGERPRINT NAME: the ZAP handler sets it, beside User-Id, for every session
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from secure_zmq.wire import Reply, decode_reply, encode_request
 
 DEFAULT_DEADLINE_S = 5.0
 DEFAULT_MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
+LOOK_S = 0.000_1  # how long to look before sleeping: about what a reply takes
+AT_ONCE = int(zmq.NOBLOCK)  # a plain number, as in `sockets`
 _SLICE_MS = 20  # how long to wait before looking at the diagnosis again
 REBUILD_AFTER_S = 2.0  # libzmq gives some sockets up without a word; the id makes a second copy harmless
 _BACK_OFF_S = 0.1
@@ -41,6 +43,15 @@ def new_request_id() -> str:
 def refused_as_retired(reply: Reply, choice: TargetChoice) -> bool:
     """Whether a reply refuses a key of ours that we have changed since: not executed, and worth another try."""
     return reply.get("code") == PeerNotLive.code and choice.withdrawn()
+
+
+def _look_briefly(connection: ClientSocket) -> bytes | None:
+    """Return what comes while one looks again and again; to be woken from sleep takes half as long as a reply."""
+    until = time.perf_counter() + LOOK_S
+    while time.perf_counter() < until:
+        if connection.readable:
+            return connection.socket.recv(AT_ONCE)
+    return None
 
 
 class Client:
@@ -117,7 +128,7 @@ class Client:
         sent_in, tried_at = 0, time.monotonic()
         while True:
             unsent = not sent_in or sent_in != diagnosis.generation
-            if unsent and diagnosis.wait_until_settled(_SLICE_MS / 1_000):
+            if unsent and (diagnosis.connected or diagnosis.wait_until_settled(_SLICE_MS / 1_000)):
                 generation = diagnosis.generation
                 if not self._choice.withdrawn() and self._send(connection, payload):
                     sent_in, tried_at = generation, time.monotonic()
@@ -142,7 +153,7 @@ class Client:
     @staticmethod
     def _send(connection: ClientSocket, payload: bytes) -> bool:
         try:
-            connection.socket.send(payload, zmq.NOBLOCK)
+            connection.send(payload, AT_ONCE)
         except zmq.Again:  # no session yet
             return False
         return True
@@ -151,10 +162,10 @@ class Client:
     def _receive(connection: ClientSocket, request_id: str) -> Reply | None:
         """Return the reply to this request; one to an earlier request came too late and is dropped."""
         try:
-            frames = connection.socket.recv_multipart()
+            payload = _look_briefly(connection) or connection.socket.recv()
         except zmq.Again:
             return None
-        reply = decode_reply(frames[-1])
+        reply = decode_reply(payload)
         answered = reply.get("request_id")
         if answered is None and reply.get("status") == "error":
             raise MalformedRequest(f"the server could not read the request: {reply.get('error')}")

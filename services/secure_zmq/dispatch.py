@@ -5,13 +5,16 @@ its own; replies are handed back only after the commit, so whatever was answered
 """
 
 import hashlib
+import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from secure_zmq.actions import Action, Translation, Translator, no_dialect
@@ -34,7 +37,7 @@ _log = structlog.get_logger(__name__)
 _FAILED = "the agent failed on this request; its log has the traceback"
 
 
-class Inbound(NamedTuple):
+class Inbound(msgspec.Struct, gc=False):
     """One message as it came: its bytes, and its caller or the reason why it has none."""
 
     payload: bytes
@@ -66,7 +69,7 @@ class ReplyLog(Protocol):
 
 
 RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # who, which action, why
-AnswerListener = Callable[[str | None, str, float], None]  # which action, `ok` or an error code, seconds
+AnswerListener = Callable[[str | None, str, float, int], None]  # action, `ok` or an error code, seconds, how many
 
 
 @dataclass(slots=True)
@@ -78,7 +81,7 @@ class Counters:
     last_request_time: float | None = None
 
 
-class _Job(NamedTuple):
+class _Job(msgspec.Struct):
     request: Request
     action: Action[Any]
     caller: Caller
@@ -153,8 +156,7 @@ class Dispatcher:
         started = time.perf_counter()
         replies = self._answer_all(batch)
         seconds = time.perf_counter() - started
-        for action, outcome in self._outcomes:
-            self._on_answer(action, outcome, seconds)
+        self._tell(seconds)
         return replies
 
     def take_owed(self) -> dict[int, Owed]:
@@ -173,9 +175,13 @@ class Dispatcher:
         except Exception:  # boundary: one request's fault is that request's alone
             _log.exception("request_failed", peer=owed.job.caller.name, action=owed.job.action.name)
             reply = self._refuse(owed.job, InternalError(_FAILED))
-        for action, outcome in self._outcomes:
-            self._on_answer(action, outcome, time.perf_counter() - owed.since)
+        self._tell(time.perf_counter() - owed.since)
         return reply
+
+    def _tell(self, seconds: float) -> None:
+        """Tell the listener what became of the batch; all of it has the same duration, so alike ones are one call."""
+        for (action, outcome), number in Counter(self._outcomes).items():
+            self._on_answer(action, outcome, seconds, number)
 
     def _answer_all(self, batch: Sequence[Inbound]) -> list[bytes]:
         self._outcomes.clear()
@@ -183,8 +189,8 @@ class Dispatcher:
         jobs = [self._decode(inbound) for inbound in batch]
         self.counters.requests += len(jobs)
         self.counters.last_request_time = time.time()
-        if not any(_mutates(job) for job in jobs):
-            return [self._answer(job, place) for place, job in enumerate(jobs)]
+        if not any(map(_mutates, jobs)):
+            return list(map(self._answer, jobs, itertools.count()))
         try:
             with self._store.transaction():
                 return [self._answer(job, place) for place, job in enumerate(jobs)]
@@ -233,7 +239,7 @@ class Dispatcher:
             else:
                 answer = job.action.handle(job.request, self._acting(job))
                 if isinstance(answer, Future):
-                    self._owed[place] = Owed(job._replace(payload=b""), answer, time.perf_counter())
+                    self._owed[place] = Owed(msgspec.structs.replace(job, payload=b""), answer, time.perf_counter())
                     return b""
                 reply = self._encode(job, answer)
         except TransactionLost:

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 import structlog
 import zmq
 
+from secure_zmq.bound_socket import ServerSocket
 from secure_zmq.callers import Caller
 from secure_zmq.errors import MessageTooLarge, PeerNotLive
 from secure_zmq.keys import KeyPair
 from secure_zmq.log_budget import LogBudget
 from secure_zmq.rekeying import RekeyRequests
 from secure_zmq.sessions import origin
-from secure_zmq.sockets import ServerSocket
 
 _log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""What lies in the folders of keys, and when it changes.
+"""What lies in the folders of keys.
 
 In a folder: `STEM.key` lets its owner in; `STEM.next.key` does so too, for the key that a rotation
 brings; `revoked/SHA256.key` keeps a key out for ever, by its file name alone; `invites/NAME.key` is a
@@ -6,28 +6,17 @@ one-time key that may enrol NAME.
 """
 
 import base64
-import contextlib
-import os
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import structlog
-import watchfiles
 
 from secure_zmq.errors import TwinhostError
 from secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, PublicKey, load_certificate
 
-_log = structlog.get_logger(__name__)
-
 NEXT_SUFFIX = f".next{PUBLIC_SUFFIX}"
 REVOKED_FOLDER = "revoked"
 INVITES_FOLDER = "invites"
-WATCH_STEP_MS = 50  # a change is seen within two steps
-WATCH_IDLE_MS = 250  # how long it may sleep where nothing changes; so late is seen what changed as the watch began
-WATCH_POLL_S = 0.5  # how often the folders are looked at where they can't be watched
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -122,84 +111,3 @@ def _admit(
         rejected.append(f"{path} gives one key to two owners; remove one of the two")
     else:
         by_name[owner.name] = known  # of two files of one key, the first one's validity counts
-
-
-class FolderWatch:
-    """Calls back, from a thread of its own, whenever something in the folders may have changed."""
-
-    def __init__(self, folders: Sequence[Path], changed: Callable[[], object]) -> None:
-        self._folders = [
-            folder / inner for folder in folders for inner in ("", REVOKED_FOLDER, INVITES_FOLDER)
-        ]  # not recursive: an agent's own folder may hold others' mounts
-        self._changed = changed
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="keys-watch", daemon=True)
-
-    @property
-    def alive(self) -> bool:
-        """Whether changes are being followed."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def let_go(self) -> None:
-        """Have the thread end, without waiting for it."""
-        self._stop.set()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=WATCH_IDLE_MS / 1_000 + 1)
-
-    def _follow(self) -> None:
-        unwatched = ""
-        while not self._stop.is_set():
-            watched = self._identities()
-            self._changed()  # what changed while nobody watched
-            try:
-                self._watch_while_same(watched)
-            except FileNotFoundError:  # gone since the look at it
-                continue
-            except (OSError, RuntimeError) as error:  # no right to it, or the kernel's watches are used up, by anybody
-                if str(error) != unwatched:
-                    _log.warning("folders_not_watched", reason=str(error), effect="they are looked at twice a second")
-                    unwatched = str(error)
-                self._stop.wait(WATCH_POLL_S)
-
-    def _watch_while_same(self, watched: Mapping[Path, tuple[int, int]]) -> None:
-        """Follow the folders until one is made, or put in another's place, as a restore or a sync does."""
-        if not watched:
-            self._stop.wait(WATCH_IDLE_MS / 1_000)
-            return
-        rounds = watchfiles.watch(
-            *watched,
-            stop_event=self._stop,
-            step=WATCH_STEP_MS,
-            debounce=WATCH_STEP_MS,
-            rust_timeout=WATCH_IDLE_MS,
-            yield_on_timeout=True,
-            recursive=False,
-            raise_interrupt=False,
-        )
-        before: Mapping[Path, int] = {}
-        for changes in rounds:  # at the first one: what changed before the watch was in place
-            times = self._times()
-            if changes or times != before:  # some file systems tell of no change that was made beyond them
-                self._changed()
-            before = times
-            if self._identities() != watched:
-                return
-
-    def _identities(self) -> dict[Path, tuple[int, int]]:
-        """Return device and inode of the folders that are there."""
-        return {folder: (status.st_dev, status.st_ino) for folder, status in self._statuses()}
-
-    def _times(self) -> dict[Path, int]:
-        """Return when a file last came into, or went out of, each folder that is there."""
-        return {folder: status.st_mtime_ns for folder, status in self._statuses()}
-
-    def _statuses(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for folder in self._folders:
-            with contextlib.suppress(OSError):
-                yield folder, folder.stat()

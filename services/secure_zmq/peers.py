@@ -11,7 +11,8 @@ import structlog
 
 from secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
 from secure_zmq.errors import LimitReached
-from secure_zmq.key_folders import NOTHING, FolderContents, FolderWatch, read_folders
+from secure_zmq.folder_watch import FolderWatch
+from secure_zmq.key_folders import NOTHING, FolderContents, read_folders
 from secure_zmq.keys import Certificate, PublicKey
 from secure_zmq.validity import UNLIMITED, Validity
 
@@ -93,12 +94,14 @@ class AuthorizedPeers:
     def find(self, raw_public_key: bytes) -> Peer | None:
         """Return the peer of a 32-byte public key that is authorised at this moment, as the handshake shows it."""
         peer = self._snapshot.by_key.get(raw_public_key)
-        return peer if peer is not None and peer.standing(time.time()) is Standing.LIVE else None
+        return peer if peer is not None and peer.validity.holds(time.time()) else None
 
     def live(self, fingerprint: str) -> Peer | None:
         """Return the peer of a key that is authorised at this moment; asked for every message."""
         peer = self._snapshot.by_fingerprint.get(fingerprint)
-        return peer if peer is not None and peer.standing(time.time()) is Standing.LIVE else None
+        if peer is None:
+            return None
+        return peer if peer.validity is UNLIMITED or peer.validity.holds(time.time()) else None
 
     def standing(self, fingerprint: str) -> Standing:
         """Return whether a key gets in, and why not."""

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import NamedTuple
 
 import structlog
 import zmq
 
+from secure_zmq.bound_socket import ServerSocket
 from secure_zmq.callers import Caller
 from secure_zmq.dispatch import Dispatcher, Inbound, Owed
 from secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
@@ -19,7 +19,7 @@ from secure_zmq.keys import KeyPair
 from secure_zmq.log_budget import LogBudget
 from secure_zmq.rekeying import RekeyRequests
 from secure_zmq.sessions import CallerSource
-from secure_zmq.sockets import ServerSocket
+from secure_zmq.sockets import plain_send
 
 _log = structlog.get_logger(__name__)
 
@@ -34,9 +34,7 @@ _AT_ONCE = int(zmq.NOBLOCK)  # plain numbers: an enumeration's `|` costs as much
 _MORE_AT_ONCE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
-class _Envelope(NamedTuple):
-    route: list[bytes]
-    inbound: Inbound
+_Batch = tuple[list[list[bytes]], list[Inbound]]  # the routes back, and what came, in one order
 
 
 class Server:
@@ -46,6 +44,7 @@ class Server:
         self._server_socket = server_socket
         self._socket = server_socket.socket
         self._socket.rcvtimeo = _TICK_MS
+        self._send_frame = plain_send(server_socket.socket)
         self._sessions: CallerSource = server_socket.sessions
         self._dispatcher = dispatcher
         self._on_tick = on_tick
@@ -116,36 +115,44 @@ class Server:
 
     def _drain(self, flags: int) -> None:
         drained_by = time.monotonic() + _DRAIN_S
-        while time.monotonic() < drained_by and (batch := self._receive_batch(flags)):
+        while time.monotonic() < drained_by:
+            batch = self._receive_batch(flags)
+            if not batch[0]:
+                break
             self._answer(batch)
 
-    def _receive_batch(self, flags: int) -> list[_Envelope]:
-        batch: list[_Envelope] = []
+    def _receive_batch(self, flags: int) -> _Batch:
+        routes: list[list[bytes]] = []
+        inbounds: list[Inbound] = []
+        receive, size = self._socket.recv, 0
         try:
-            batch.append(self._receive(flags))
-            size = len(batch[0].inbound.payload)
-            while len(batch) < MAX_BATCH and size < ENOUGH_BYTES:
-                batch.append(self._receive(_AT_ONCE))
-                size += len(batch[-1].inbound.payload)
+            while len(routes) < MAX_BATCH and size < ENOUGH_BYTES:
+                routing_id = receive(flags)
+                size += self._take_in(routing_id, receive(copy=False), routes, inbounds)
+                flags = _AT_ONCE
         except zmq.Again:
             pass
-        return batch
+        return routes, inbounds
 
-    def _receive(self, flags: int) -> _Envelope:
-        """Return one message; its later frames are there as soon as its first one is."""
-        routing_id = self._socket.recv(flags)
-        frame = self._socket.recv(copy=False)
+    def _take_in(self, routing_id: bytes, frame: zmq.Frame, routes: list[list[bytes]], inbounds: list[Inbound]) -> int:
+        """Take one message in, return its size; its later frames are there as soon as its first one is."""
         route = [routing_id]
-        if frame.more and not len(frame):  # the empty delimiter of a REQ peer
-            route.append(b"")
-            frame = self._socket.recv(copy=False)
-        fault: RequestError | None = self._discard_rest() if frame.more else None
+        fault: RequestError | None = None
+        if frame.more:
+            if not len(frame):  # the empty delimiter of a REQ peer
+                route.append(b"")
+                frame = self._socket.recv(copy=False)
+            if frame.more:
+                fault = self._discard_rest()
         caller: Caller | None = None
         try:
             caller = self._sessions.caller_of(routing_id, frame)
         except PeerNotLive as error:
             fault = error
-        return _Envelope(route, Inbound(frame.bytes, caller, fault))
+        payload = frame.bytes
+        routes.append(route)
+        inbounds.append(Inbound(payload, caller, fault))
+        return len(payload)
 
     def _discard_rest(self) -> MalformedRequest:
         """Drop surplus frames one at a time; libzmq holds them already, and Python must not hold them as well."""
@@ -155,16 +162,17 @@ class Server:
             frames += 1
         return MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
 
-    def _answer(self, batch: list[_Envelope]) -> None:
-        if not batch:
+    def _answer(self, batch: _Batch) -> None:
+        routes, inbounds = batch
+        if not routes:
             return
-        replies = self._dispatcher.answer([envelope.inbound for envelope in batch])
+        replies = self._dispatcher.answer(inbounds)
         owed = self._dispatcher.take_owed()
-        for place, (envelope, reply) in enumerate(zip(batch, replies, strict=True)):
+        for place, (route, reply) in enumerate(zip(routes, replies, strict=True)):
             if place in owed:
-                self._owed.append((envelope.route, owed[place]))
+                self._owed.append((route, owed[place]))
             else:
-                self._send(envelope.route, reply)
+                self._send(route, reply)
 
     def _answer_owed(self) -> None:
         """Send what has come by now of the answers from other threads; look again soon for the others."""
@@ -184,8 +192,8 @@ class Server:
     def _send(self, route: list[bytes], reply: bytes) -> None:
         try:
             for part in route:
-                self._socket.send(part, _MORE_AT_ONCE)
-            self._socket.send(reply, _AT_ONCE)
+                self._send_frame(part, _MORE_AT_ONCE)
+            self._send_frame(reply, _AT_ONCE)
         except zmq.ZMQError as error:  # gone, or not reading: its retry finds the stored reply
             left_out = self._budget.admit("reply_not_delivered")
             if left_out is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import zmq
 
-from secure_zmq.callers import FINGERPRINT_PROPERTY, UNAUTHENTICATED, Caller
+from secure_zmq.callers import IDENTITY_PROPERTY, UNAUTHENTICATED, Caller
 from secure_zmq.connections import Connections
 from secure_zmq.errors import PeerNotLive
 
@@ -95,6 +95,12 @@ class _Session:
     fd: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    peer: "Peer"
+    caller: Caller
+
+
 class SecuredSessions:
     """The caller is the key that ZAP accepted for the connection, as long as that key is listed.
 
@@ -105,32 +111,32 @@ class SecuredSessions:
     def __init__(self, peers: "AuthorizedPeers") -> None:
         self.connections = Connections(peers.live)
         self._peers = peers
-        self._callers: dict[str, tuple[Peer, Caller]] = {}  # by fingerprint
+        self._known: dict[str, _Known] = {}  # by what ZAP said of a session
         self._sessions: dict[bytes, _Session] = {}
         self._ended: deque[int] = deque()
         self._last_seen: dict[str, float] = {}
 
     def caller_of(self, routing_id: bytes, frame: zmq.Frame) -> Caller:
-        self.forget_ended()
+        if self._ended:
+            self.forget_ended()
         try:
-            fingerprint, name = str(frame.get(FINGERPRINT_PROPERTY)), str(frame.get("User-Id"))
+            identity = str(frame.get(IDENTITY_PROPERTY))
         except zmq.ZMQError:
             raise PeerNotLive("the connection carries no authenticated identity; use an authorised key") from None
-        peer = self._peers.live(fingerprint)
-        if peer is None or peer.name != name:
-            self.connections.doom(*origin(frame), "its key is no longer authorised")
-            raise PeerNotLive(f"the key of {name} is no longer authorised here; enrol a new key")
-        caller = self._caller(peer)
+        known = self._known.get(identity)
+        if known is None or self._peers.live(known.peer.fingerprint) is not known.peer:
+            known = self._recognise(identity, frame)
+        caller = known.caller
         if routing_id not in self._sessions:
             fd, address = origin(frame)
-            self.connections.heard(fd, address, fingerprint)
+            self.connections.heard(fd, address, caller.fingerprint)
             self._sessions[routing_id] = _Session(caller.name, fd)
         self._last_seen[caller.name] = time.time()
         return caller
 
     def caller_now(self, fingerprint: str | None) -> Caller | None:
         peer = self._peers.live(fingerprint) if fingerprint is not None else None
-        return None if peer is None else self._caller(peer)
+        return None if peer is None else _caller(peer)
 
     def leads_to(self, routing_id: bytes, caller: Caller) -> bool:
         self.forget_ended()
@@ -162,10 +168,17 @@ class SecuredSessions:
         for routing_id in [key for key, session in self._sessions.items() if session.fd in ended]:
             del self._sessions[routing_id]
 
-    def _caller(self, peer: "Peer") -> Caller:
-        known = self._callers.get(peer.fingerprint)
-        if known is not None and (known[0] is peer or known[0] == peer):
-            return known[1]
-        caller = Caller(peer.name, peer.host, peer.roles, peer.fingerprint)
-        self._callers[peer.fingerprint] = (peer, caller)
-        return caller
+    def _recognise(self, identity: str, frame: zmq.Frame) -> _Known:
+        """Look up whom ZAP let in, in the list as it is now; or raise PeerNotLive, and have the connection closed."""
+        self._known.pop(identity, None)
+        fingerprint, _, name = identity.partition(" ")
+        peer = self._peers.live(fingerprint)
+        if peer is None or peer.name != name:
+            self.connections.doom(*origin(frame), "its key is no longer authorised")
+            raise PeerNotLive(f"the key of {name} is no longer authorised here; enrol a new key")
+        known = self._known[identity] = _Known(peer, _caller(peer))
+        return known
+
+
+def _caller(peer: "Peer") -> Caller:
+    return Caller(peer.name, peer.host, peer.roles, peer.fingerprint)

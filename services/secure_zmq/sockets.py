@@ -5,8 +5,6 @@ and binds with an all-zero key where the secret was forgotten. So no half-made s
 this module, and the order of the steps is not the caller's business.
 """
 
-import errno
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -14,26 +12,22 @@ from typing import TYPE_CHECKING, cast
 import zmq
 
 from secure_zmq.errors import SocketMisuse
-from secure_zmq.handshake_guard import SAID_TO_STRANGER_CURVE, SAID_TO_STRANGER_NULL, HandshakeGuard
 from secure_zmq.hardening import (
     ZAP_DOMAIN,
     ZAP_ENDPOINT,
     RunningAuthenticator,
-    last_endpoint,
     limit_feed,
     limit_router,
     limit_socket,
-    put_server_key,
     require_fresh,
     secure_unbound_server,
     secure_unconnected_client,
-    speaks_curve,
 )
 from secure_zmq.keys import KeyPair, PublicKey
-from secure_zmq.monitor import Happening, Monitor, SocketEvent
-from secure_zmq.sessions import OpenSessions, SecuredSessions
+from secure_zmq.monitor import Monitor, SocketEvent
 
 if TYPE_CHECKING:
+    from secure_zmq.bound_socket import ServerSocket
     from secure_zmq.handshakes import Handshakes
 
 __all__ = [
@@ -42,7 +36,6 @@ __all__ = [
     "ClientSocket",
     "EventCallback",
     "RunningAuthenticator",
-    "ServerSocket",
     "limit_router",
     "limit_socket",
     "open_client_socket",
@@ -54,60 +47,16 @@ __all__ = [
     "open_unencrypted_server_socket",
     "open_unencrypted_subscriber_socket",
     "open_zap_socket",
+    "plain_send",
     "require_fresh",
     "secure_unbound_server",
     "secure_unconnected_client",
 ]
 
-_BIND_AGAIN_S = 5.0  # libzmq's I/O thread frees an unbound address when it finds the time
-_BIND_AGAIN_EVERY_S = 0.001
+_READABLE = int(zmq.POLLIN)  # a plain number: an enumeration's `&` costs as much as the look
 
 EventCallback = Callable[[SocketEvent], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSocket:
-    """A bound ROUTER or XPUB with its sessions: identity is believed only where this module put CURVE and ZAP on."""
-
-    socket: "zmq.Socket[bytes]"
-    monitor: Monitor
-    sessions: SecuredSessions | OpenSessions
-    handshakes: "Handshakes"
-    guard: HandshakeGuard
-    authenticator: RunningAuthenticator | None  # None: an open link
-
-    @property
-    def address(self) -> str:
-        """The endpoint that it is bound to, with the real port."""
-        return last_endpoint(self.socket)
-
-    def kick(self) -> None:
-        """Close the connections whose key is no longer live; on the thread that owns the socket."""
-        for fd in self.sessions.connections.kick():
-            self.sessions.disconnected(fd)
-        self.sessions.forget_ended()
-
-    def rekey(self, own_keys: KeyPair) -> None:
-        """Go on at the same address under another pair; every session ends, and its peer must know the new key.
-
-        On the thread that owns the socket.
-
-        Raises:
-            SocketMisuse: the link is open; or the key did not take, or the address can't be bound again
-                within 5 s, and then the socket is bound nowhere and the process must end.
-        """
-        if self.authenticator is None:
-            raise SocketMisuse("the link is open and has no key that could be changed")
-        address = self.address
-        self.socket.unbind(address)
-        put_server_key(self.socket, self.authenticator, own_keys)
-        _bind_again(self.socket, address)
-        self.sessions.connections.unbound()
-
-    def close(self) -> None:
-        self.guard.close()
-        self.monitor.close()
-        self.socket.close()
+PlainSend = Callable[[bytes, int], object]  # data, flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +65,12 @@ class ClientSocket:
 
     socket: "zmq.Socket[bytes]"
     monitor: Monitor
+    send: PlainSend
+
+    @property
+    def readable(self) -> bool:
+        """Whether something has come; a look that does not wait, and a third of what a failing `recv` costs."""
+        return bool(cast(int, self.socket.get(zmq.EVENTS)) & _READABLE)
 
     @property
     def fd(self) -> int:
@@ -129,7 +84,7 @@ class ClientSocket:
 
 def open_server_socket(
     authenticator: RunningAuthenticator, own_keys: KeyPair, address: str, max_payload_bytes: int
-) -> ServerSocket:
+) -> "ServerSocket":
     """Bind a CURVE ROUTER on the authenticator's context.
 
     Args:
@@ -148,16 +103,16 @@ def open_server_socket(
 
 def open_unencrypted_server_socket(
     context: "zmq.Context[zmq.Socket[bytes]]", address: str, max_payload_bytes: int, handshakes: "Handshakes"
-) -> ServerSocket:
+) -> "ServerSocket":
     """Bind a ROUTER that anybody can read and nobody is authenticated on; SECURE_ZMQ=0 alone leads here."""
     socket = context.socket(zmq.ROUTER)
     limit_router(socket, max_payload_bytes)
-    return _bind(socket, address, OpenSessions(), handshakes, None)
+    return _bind_open(socket, address, handshakes)
 
 
 def open_feed_socket(
     authenticator: RunningAuthenticator, own_keys: KeyPair, address: str, max_payload_bytes: int
-) -> ServerSocket:
+) -> "ServerSocket":
     """Bind a CURVE XPUB that grants no subscription by itself; arguments and errors as of `open_server_socket`."""
     socket = authenticator.context.socket(zmq.XPUB)
     limit_feed(socket, max_payload_bytes)
@@ -166,11 +121,11 @@ def open_feed_socket(
 
 def open_unencrypted_feed_socket(
     context: "zmq.Context[zmq.Socket[bytes]]", address: str, max_payload_bytes: int, handshakes: "Handshakes"
-) -> ServerSocket:
+) -> "ServerSocket":
     """Bind an XPUB whose subscribers nobody knows; SECURE_ZMQ=0 alone leads here."""
     socket = context.socket(zmq.XPUB)
     limit_feed(socket, max_payload_bytes)
-    return _bind(socket, address, OpenSessions(), handshakes, None)
+    return _bind_open(socket, address, handshakes)
 
 
 def open_client_socket(
@@ -221,6 +176,11 @@ def open_unencrypted_subscriber_socket(
     return _connect(socket, address, on_event)
 
 
+def plain_send(socket: "zmq.Socket[bytes]") -> PlainSend:
+    """Return the socket's `send(data, flags)` without pyzmq's options: their handling costs as much as sending."""
+    return cast(PlainSend, super(zmq.Socket, socket).send)
+
+
 def open_zap_socket(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]":
     """Bind the context's ZAP endpoint.
 
@@ -240,57 +200,16 @@ def open_zap_socket(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[by
 
 def _bind_secured(
     socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator, own_keys: KeyPair, address: str
-) -> ServerSocket:
-    try:
-        secure_unbound_server(socket, authenticator, own_keys)
-    except BaseException:
-        socket.close(0)
-        raise
-    sessions = SecuredSessions(authenticator.peers)
-    authenticator.handshakes.listen(sessions.connections.observe_handshake)
-    return _bind(socket, address, sessions, authenticator.handshakes, authenticator)
+) -> "ServerSocket":
+    from secure_zmq.bound_socket import bind_secured  # noqa: PLC0415 - a client does without, and starts twice as fast
+
+    return bind_secured(socket, authenticator, own_keys, address)
 
 
-def _bind(
-    socket: "zmq.Socket[bytes]",
-    address: str,
-    sessions: SecuredSessions | OpenSessions,
-    handshakes: "Handshakes",
-    authenticator: RunningAuthenticator | None,
-) -> ServerSocket:
-    guard = HandshakeGuard(handshakes, SAID_TO_STRANGER_CURVE if speaks_curve(socket) else SAID_TO_STRANGER_NULL)
+def _bind_open(socket: "zmq.Socket[bytes]", address: str, handshakes: "Handshakes") -> "ServerSocket":
+    from secure_zmq.bound_socket import bind_open  # noqa: PLC0415 - as above
 
-    def on_event(event: SocketEvent) -> None:
-        own_doing = guard.observe(event)
-        if sessions.connections.observe(event):
-            sessions.disconnected(event.value)
-        if event.happening is not Happening.DISCONNECTED and not own_doing:
-            handshakes.observe(event)
-
-    monitor = Monitor(socket, on_event)
-    try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
-        guard.close()
-        monitor.close()
-        socket.close(0)
-        raise SocketMisuse(f"{address} can't be bound ({error}); free the port or change network_config.yaml") from None
-    return ServerSocket(socket, monitor, sessions, handshakes, guard, authenticator)
-
-
-def _bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:
-    deadline = time.monotonic() + _BIND_AGAIN_S
-    while True:
-        try:
-            socket.bind(address)
-        except zmq.ZMQError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                raise SocketMisuse(
-                    f"{address} can't be bound again under the new key ({error}); start the agent again"
-                ) from None
-            time.sleep(_BIND_AGAIN_EVERY_S)
-        else:
-            return
+    return bind_open(socket, address, handshakes)
 
 
 def _connect(socket: "zmq.Socket[bytes]", address: str, on_event: EventCallback) -> ClientSocket:
@@ -302,4 +221,4 @@ def _connect(socket: "zmq.Socket[bytes]", address: str, on_event: EventCallback)
         monitor.close()
         socket.close(0)
         raise SocketMisuse(f"{address} is no endpoint that can be connected to ({error})") from None
-    return ClientSocket(socket, monitor)
+    return ClientSocket(socket, monitor, plain_send(socket))

@@ -33,6 +33,10 @@ class Validity:
         """Return whether it is over at `now`, the clocks' tolerance granted."""
         return self.not_after is not None and now > self.not_after + CLOCK_TOLERANCE_S
 
+    def holds(self, now: float) -> bool:
+        """Return whether it has begun and has not ended."""
+        return self.has_begun(now) and not self.has_ended(now)
+
     def days_left(self, now: float) -> float | None:
         """Return the days until `not_after`, negative after it; None where there is no end."""
         return None if self.not_after is None else (self.not_after - now) / DAY_S

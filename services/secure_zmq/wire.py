@@ -37,6 +37,7 @@ class _Envelope(msgspec.Struct):
 
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 _encoder = msgspec.json.Encoder()
+_reply_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 def tag_of(request_type: type[Request]) -> str:
@@ -137,7 +138,7 @@ def decode_reply(payload: bytes) -> Reply:
         MalformedRequest: the server's answer is not a JSON object.
     """
     try:
-        return msgspec.json.decode(payload, type=dict[str, Any])
+        return _reply_decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest(f"the answer is not a JSON object ({error}); is this a twinhost agent?") from None
 

@@ -165,11 +165,12 @@ def test_a_lasting_fault_of_the_handler_is_among_the_causes_that_the_client_name
 def test_a_listed_key_is_answered_with_its_name_and_fingerprint(
     context: "Context", authenticator: Authenticator, peer_keys: KeyPair
 ) -> None:
-    """200, the peer's name as User-Id, and the fingerprint as a property."""
+    """200, the peer's name as User-Id, and the fingerprint with the name as a property."""
+    identity = f"{peer_keys.public.fingerprint} {peer_keys.certificate.owner.name}".encode()
     version, request_id, status, _, user_id, properties = ask(context, *question(peer_keys.public.raw))
     assert (version, request_id, status) == (b"1.0", b"1", b"200")
     assert user_id == peer_keys.certificate.owner.name.encode()
-    assert properties == b"\x0fKey-Fingerprint\x00\x00\x00\x32" + peer_keys.public.fingerprint.encode()
+    assert properties == b"\rPeer-Identity" + len(identity).to_bytes(4, "big") + identity
     assert authenticator.handshakes.counts()["accepted"] == 1
 
 

@@ -52,7 +52,8 @@ def operator_keys(home: Path) -> KeyPair:
 
 def claims(keys: KeyPair) -> dict[str, str]:
     """Return the properties by which the agent knows a holder of `keys`."""
-    return {"User-Id": keys.certificate.owner.name, "Key-Fingerprint": keys.public.fingerprint}
+    name = keys.certificate.owner.name
+    return {"User-Id": name, "Peer-Identity": f"{keys.public.fingerprint} {name}"}
 
 
 def test_a_listed_key_is_served_under_its_owners_name(client: Client, peer_keys: KeyPair) -> None:

@@ -45,7 +45,7 @@ def _not_granted(target: Target) -> Outcome:
 def _forged_metadata(target: Target) -> Outcome:
     """Claim another's name where ZAP puts the true one; whoever is believed loses or gains an operator's rights."""
     claimed = _somebody_else(target).name if target.operator else "operator"
-    properties = {"User-Id": claimed.encode(), "Key-Fingerprint": b"SHA256:" + b"A" * 43}
+    properties = {"User-Id": claimed.encode(), "Peer-Identity": b"SHA256:" + b"A" * 43 + b" " + claimed.encode()}
     try:
         with target.insider(properties) as client:
             reply = client.call("get_peers")

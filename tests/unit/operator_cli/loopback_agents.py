@@ -19,6 +19,7 @@ from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
 from secure_zmq.actions import Action
 from secure_zmq.authenticator import Authenticator
+from secure_zmq.bound_socket import ServerSocket
 from secure_zmq.callers import Caller
 from secure_zmq.certificates import load_certificates
 from secure_zmq.client import Client
@@ -32,7 +33,6 @@ from secure_zmq.peers import AuthorizedPeers
 from secure_zmq.server import Server
 from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from secure_zmq.sockets import (
-    ServerSocket,
     open_feed_socket,
     open_server_socket,
     open_unencrypted_feed_socket,

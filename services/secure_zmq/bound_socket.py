@@ -1,0 +1,144 @@
+"""A bound socket with all that watches it: its connections, their handshakes, and whose they are.
+
+`sockets` makes the socket and has it bound here, in one step; nobody else does.
+"""
+
+import errno
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import zmq
+
+from secure_zmq.errors import SocketMisuse
+from secure_zmq.handshake_guard import SAID_TO_STRANGER_CURVE, SAID_TO_STRANGER_NULL, HandshakeGuard
+from secure_zmq.hardening import (
+    RunningAuthenticator,
+    last_endpoint,
+    put_server_key,
+    secure_unbound_server,
+    speaks_curve,
+)
+from secure_zmq.keys import KeyPair
+from secure_zmq.monitor import Happening, Monitor, SocketEvent
+from secure_zmq.sessions import OpenSessions, SecuredSessions
+
+if TYPE_CHECKING:
+    from secure_zmq.handshakes import Handshakes
+
+_BIND_AGAIN_S = 5.0  # libzmq's I/O thread frees an unbound address when it finds the time
+_BIND_AGAIN_EVERY_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSocket:
+    """A bound ROUTER or XPUB with its sessions: identity is believed only where this module put CURVE and ZAP on."""
+
+    socket: "zmq.Socket[bytes]"
+    monitor: Monitor
+    sessions: SecuredSessions | OpenSessions
+    handshakes: "Handshakes"
+    guard: HandshakeGuard
+    authenticator: RunningAuthenticator | None  # None: an open link
+
+    @property
+    def address(self) -> str:
+        """The endpoint that it is bound to, with the real port."""
+        return last_endpoint(self.socket)
+
+    def kick(self) -> None:
+        """Close the connections whose key is no longer live; on the thread that owns the socket."""
+        for fd in self.sessions.connections.kick():
+            self.sessions.disconnected(fd)
+        self.sessions.forget_ended()
+
+    def rekey(self, own_keys: KeyPair) -> None:
+        """Go on at the same address under another pair; every session ends, and its peer must know the new key.
+
+        On the thread that owns the socket.
+
+        Raises:
+            SocketMisuse: the link is open; or the key did not take, or the address can't be bound again
+                within 5 s, and then the socket is bound nowhere and the process must end.
+        """
+        if self.authenticator is None:
+            raise SocketMisuse("the link is open and has no key that could be changed")
+        address = self.address
+        self.socket.unbind(address)
+        put_server_key(self.socket, self.authenticator, own_keys)
+        _bind_again(self.socket, address)
+        self.sessions.connections.unbound()
+
+    def close(self) -> None:
+        self.guard.close()
+        self.monitor.close()
+        self.socket.close()
+
+
+def bind_secured(
+    socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator, own_keys: KeyPair, address: str
+) -> ServerSocket:
+    """Secure a fresh socket, prove that it took, bind it, and watch its connections.
+
+    Raises:
+        SocketMisuse: the handler does not run, or the address can't be bound.
+    """
+    try:
+        secure_unbound_server(socket, authenticator, own_keys)
+    except BaseException:
+        socket.close(0)
+        raise
+    sessions = SecuredSessions(authenticator.peers)
+    authenticator.handshakes.listen(sessions.connections.observe_handshake)
+    return _bind(socket, address, sessions, authenticator.handshakes, authenticator)
+
+
+def bind_open(socket: "zmq.Socket[bytes]", address: str, handshakes: "Handshakes") -> ServerSocket:
+    """Bind a socket whose peers nobody knows, and watch its connections.
+
+    Raises:
+        SocketMisuse: the address can't be bound.
+    """
+    return _bind(socket, address, OpenSessions(), handshakes, None)
+
+
+def _bind(
+    socket: "zmq.Socket[bytes]",
+    address: str,
+    sessions: SecuredSessions | OpenSessions,
+    handshakes: "Handshakes",
+    authenticator: RunningAuthenticator | None,
+) -> ServerSocket:
+    guard = HandshakeGuard(handshakes, SAID_TO_STRANGER_CURVE if speaks_curve(socket) else SAID_TO_STRANGER_NULL)
+
+    def on_event(event: SocketEvent) -> None:
+        own_doing = guard.observe(event)
+        if sessions.connections.observe(event):
+            sessions.disconnected(event.value)
+        if event.happening is not Happening.DISCONNECTED and not own_doing:
+            handshakes.observe(event)
+
+    monitor = Monitor(socket, on_event)
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        guard.close()
+        monitor.close()
+        socket.close(0)
+        raise SocketMisuse(f"{address} can't be bound ({error}); free the port or change network_config.yaml") from None
+    return ServerSocket(socket, monitor, sessions, handshakes, guard, authenticator)
+
+
+def _bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:
+    deadline = time.monotonic() + _BIND_AGAIN_S
+    while True:
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                raise SocketMisuse(
+                    f"{address} can't be bound again under the new key ({error}); start the agent again"
+                ) from None
+            time.sleep(_BIND_AGAIN_EVERY_S)
+        else:
+            return
