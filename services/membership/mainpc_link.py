@@ -23,7 +23,7 @@ from secure_zmq.server_address import ServerAddress
 
 _log = structlog.get_logger(__name__)
 
-_LOOK_S = 0.25  # how often it looks for what is to be told
+_LOOK_S = 0.1  # how often it looks for what is to be told
 _RETRY_S = 1.0  # with jitter, so that many agents don't come back at one moment
 
 

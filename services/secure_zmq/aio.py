@@ -30,6 +30,8 @@ from secure_zmq.server_address import ServerAddress, TargetChoice
 from secure_zmq.sockets import ClientSocket
 from secure_zmq.wire import Reply, decode_reply, encode_request
 
+MAX_UNANSWERED = 256  # requests of a connection; half of the replies that a server keeps for a peer before it drops one
+
 
 @dataclass(slots=True)
 class _Pending:
@@ -61,6 +63,9 @@ class AsyncClient:
         self._connection: ClientSocket | None = None
         self._diagnosis = Diagnosis.blank()
         self._pending: dict[str, _Pending] = {}
+        self._session = 0  # its number; requests are counted by it:
+        self._unanswered = 0  # sent in it
+        self._some_wait = False  # for their turn to be sent
         self._failures = 0
         self._heard_at = 0.0  # the loop's time of the last reply on this socket
         self._watch: asyncio.TimerHandle | None = None  # for silence, while anything is in flight
@@ -92,7 +97,7 @@ class AsyncClient:
         finally:
             timer.cancel()
             if self._pending.get(request_id) is pending:  # not another call that repeats it since
-                del self._pending[request_id]
+                self._settle(request_id)
         if reply.get("status") == "error" and "code" in reply:
             raise error_from_reply(str(reply["code"]), str(reply.get("error", "no reason given")))
         return reply
@@ -109,8 +114,7 @@ class AsyncClient:
         elif verdict is not None or self._choice.withdrawn():
             self._reconnect()
         else:
-            for pending in tuple(self._pending.values()):
-                self._send(pending)
+            self._send_what_waits()
 
     def close(self) -> None:
         """Let the connection go; calls in flight end with ConnectionRefused."""
@@ -139,6 +143,7 @@ class AsyncClient:
         target, self._diagnosis = self._choice.choose()
         feed = _Feed(self, self._diagnosis, loop)
         self._connection = target.open(self._context, feed, self._max_payload_bytes)
+        self._session = self._unanswered = 0  # the new diagnosis counts anew
         self._heard_at = loop.time()
         loop.add_reader(self._connection.fd, self._drain)
 
@@ -184,11 +189,17 @@ class AsyncClient:
         if self._connection is None or not self._diagnosis.connected or pending.future.done():
             return
         generation = self._diagnosis.generation
+        if generation != self._session:
+            self._session, self._unanswered, self._some_wait = generation, 0, False
         if pending.sent_in == generation:
             return
-        with contextlib.suppress(zmq.Again):  # the pipe is full: the next look or the resend timer tries again
+        if self._some_wait or self._unanswered >= MAX_UNANSWERED:
+            self._some_wait = True
+            return
+        with contextlib.suppress(zmq.Again):  # the pipe is full: the next reply or the resend timer tries again
             self._connection.send(pending.payload, AT_ONCE)
             pending.sent_in = generation
+            self._unanswered += 1
         self._look_until = time.perf_counter() + LOOK_S
         if not self._looking:  # once for all that are sent in this turn
             self._looking = True
@@ -218,11 +229,25 @@ class AsyncClient:
                 self._choice.worked()
                 if "request_id" not in reply and reply.get("status") == "error":  # whose it was can't be told
                     self._fail_all(MalformedRequest(f"the server could not read a request: {reply.get('error')}"))
-                pending = self._pending.pop(str(reply.get("request_id")), None)
+                pending = self._settle(str(reply.get("request_id")))
                 if pending is not None and not pending.future.done():
                     pending.future.set_result(reply)
                 if not self._pending:  # nothing more to come; the next send looks again
                     return
+
+    def _settle(self, request_id: str) -> _Pending | None:
+        """Wait for a reply no longer; what waits for its turn to be sent gets it."""
+        pending = self._pending.pop(request_id, None)
+        if pending is not None and pending.sent_in and pending.sent_in == self._session:
+            self._unanswered -= 1
+            if self._some_wait and self._unanswered <= MAX_UNANSWERED // 2:
+                self._send_what_waits()
+        return pending
+
+    def _send_what_waits(self) -> None:
+        self._some_wait = False
+        for pending in tuple(self._pending.values()):
+            self._send(pending)
 
     def _fail_all(self, error: TwinhostError) -> None:
         for pending in self._pending.values():

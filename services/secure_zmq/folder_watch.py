@@ -13,7 +13,7 @@ from secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
 
 _log = structlog.get_logger(__name__)
 
-WATCH_STEP_MS = 100  # a change is seen within two steps; each costs a waking
+WATCH_STEP_MS = 50  # a change is seen within two steps
 WATCH_IDLE_MS = 250  # how long it may sleep where nothing changes; so late is seen what changed as the watch began
 WATCH_POLL_S = 0.5  # how often the folders are looked at where they can't be watched
 

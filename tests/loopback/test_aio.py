@@ -1,14 +1,16 @@
 """The asyncio client: many calls in flight, and the promises of the blocking one."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
-from secure_zmq.aio import AsyncClient
+from secure_zmq.aio import MAX_UNANSWERED, AsyncClient
 from secure_zmq.errors import (
     ConnectionRefused,
     MalformedRequest,
@@ -21,9 +23,10 @@ from secure_zmq.errors import (
     WrongServerKey,
 )
 from secure_zmq.keys import KeyPair
-from secure_zmq.server_address import SecuredAddress, ServerAddress
+from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
+from tests.loopback.bare_zmq import endpoint
 from tests.loopback.test_client import DiesAfterCommit, Killed, again
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most
 
@@ -214,3 +217,35 @@ def test_a_cancelled_call_leaves_nothing_behind(agent: ServedAgent, peer_keys: K
         assert client._pending == {}
 
     run(agent.secured(peer_keys), use)
+
+
+def test_more_calls_than_a_server_keeps_replies_for_take_turns() -> None:
+    """No more than MAX_UNANSWERED are on their way, and every call is answered without a repetition."""
+    calls = 4 * MAX_UNANSWERED
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as server:
+        server.bind("tcp://127.0.0.1:*")
+        held: list[tuple[bytes, dict[str, Any]]] = []
+        most = answered = 0
+
+        def take(patience_ms: int) -> None:
+            nonlocal most
+            while server.poll(patience_ms):
+                route, payload = server.recv_multipart()
+                held.append((route, json.loads(payload)))
+                most = max(most, len(held))
+
+        async def use(client: AsyncClient) -> None:
+            nonlocal answered
+            asked = [asyncio.create_task(client.call("echo", deadline_s=PATIENCE_S)) for _ in range(calls)]
+            while answered < calls:
+                await asyncio.to_thread(take, 100)
+                for route, request in held[: MAX_UNANSWERED // 2]:
+                    server.send_multipart([route, json.dumps({"request_id": request["request_id"]}).encode()])
+                    answered += 1
+                del held[: MAX_UNANSWERED // 2]
+                await asyncio.sleep(0)
+            replies = await asyncio.gather(*asked)
+            assert len({reply["request_id"] for reply in replies}) == calls
+
+        run(UnencryptedAddress(endpoint(server)), use)
+    assert (most, answered) == (MAX_UNANSWERED, calls)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from secure_zmq import bound_socket, hardening, sockets
+from secure_zmq import bound_socket, hardening
 from secure_zmq.client import Client
 from secure_zmq.errors import ConnectionRefused, SocketMisuse, WrongServerKey
 from secure_zmq.keys import KeyPair
@@ -172,7 +172,7 @@ def test_an_address_that_is_taken_meanwhile_ends_the_server(
         wait_until(bound, PATIENCE_S, "the thief has the address")
         put_key(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sockets, "put_server_key", steal)
+    monkeypatch.setattr(bound_socket, "put_server_key", steal)
     future = doomed_agent.server.request_rekey(next_keys)
     with pytest.raises(SocketMisuse, match="can't be bound again under the new key"):
         future.result(PATIENCE_S)
