@@ -17,6 +17,7 @@ from tests.waiting import PATIENCE_S
 UMRA = "UnifiedMemoryReasoningAgent"
 SOON_MS = 5_000
 SILENT_MS = 40_000  # a registration's TTL of 15 s, and what a paused container takes
+NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
 PATIENCE_MS = PATIENCE_S * 1_000
 HOSTILE = '<img src=x onerror="document.title=1">\u202eevil'
 WIDTHS = [380, 1_440]
@@ -39,10 +40,18 @@ class Open:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", self._ask)
         self.page.goto(self.url)
+        self.load_again_where_the_network_changed()
         self.wait_until_live()
 
     def _ask(self, request: Request) -> None:
         self.asked.append(request)
+
+    def load_again_where_the_network_changed(self) -> None:
+        """Chromium gives up what it is loading when the host gets an interface, as it does while a stack starts."""
+        if any(NETWORK_CHANGED in (request.failure or "") for request in self.asked):
+            self.complaints.clear()
+            self.asked.clear()
+            self.page.goto(self.url)
 
     def wait_until_live(self) -> None:
         try:
