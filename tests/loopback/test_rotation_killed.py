@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from certificate_tree.layout import plan_layout
+from certificate_tree.rotation.live import client_of, wait_until_followed
 from certificate_tree.rotation.server import rotate_server
 from secure_zmq.certificates import load_certificates, pins_of
 from secure_zmq.client import Client
 from secure_zmq.errors import NotAuthorized, PeerNotLive, WrongServerKey
 from secure_zmq.key_folders import REVOKED_FOLDER
-from secure_zmq.key_writer import revoked_file_name
-from secure_zmq.keys import KeyPair
+from secure_zmq.key_writer import replace_certificate, revoked_file_name
+from secure_zmq.keys import KeyPair, load_certificate
 from secure_zmq.server_address import SecuredAddress
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.unit.certificate_tree.trees import Ran, certs_init, files
@@ -126,6 +127,27 @@ def test_an_agent_of_which_a_restarted_mainpc_knows_nothing_is_waited_for(site: 
     thread.join()
     assert (failures, at_the_switch) == ([], [True])
     site.assert_ready()
+
+
+def test_a_key_that_mainpc_has_not_read_yet_is_waited_for(site: Site) -> None:
+    """Until mainpc has read its folder again, everybody agrees on a list without the next key: that is no consent."""
+    site.assert_ready()
+    present, name = site.pair(SDT), f"{SDT}.next.key"
+    following = KeyPair.generate(present.certificate.owner, present.certificate.validity).certificate
+    known = threading.Event()
+
+    def wait() -> None:
+        with client_of(site.hosts.config.agent(SDT), site.pair(OPERATOR), [present.public]) as client:
+            wait_until_followed(client, SDT, following.public, PATIENCE_S, print)
+        known.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert not known.wait(1.0), "nobody has the key"
+    replace_certificate(following, site.hosts.folder(SDT) / name)
+    thread.join()
+    assert known.is_set()
+    assert load_certificate(site.hosts.keys / "pc2/trust" / name) == following
 
 
 def test_an_agent_that_does_not_run_starts_with_its_new_key(tmp_path: Path) -> None:

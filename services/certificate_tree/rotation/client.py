@@ -89,7 +89,7 @@ def _switch(
         replace_certificate(own, folder / f"{place.stem}{NEXT_SUFFIX}")
     with client_of(mainpc, new, pins) as client:
         say("waiting until every agent knows the next key")
-        wait_until_followed(client, SERVER, config.limits.registration_ttl_s, say)
+        wait_until_followed(client, SERVER, new.public, config.limits.registration_ttl_s, say)
     next_secret_path(layout, place).rename(secret_path(layout, place))
     fsync_folder(layout.root / place.folder)
     say(f"{place.owner.name} changes from {old.public.fingerprint} to {new.public.fingerprint}")

@@ -100,12 +100,14 @@ def require_dead_key(agent: Agent, retired: KeyPair, pins: Sequence[PublicKey]) 
     raise ConfigurationError(f"{agent.name} still lets the retired key {retired.public.fingerprint} in; see its log")
 
 
-def wait_until_followed(client: Client, server_name: str, patience_s: float, say: Say) -> None:
-    """Wait until every agent that is alive has taken over whom to trust, the next key with it.
+def wait_until_followed(client: Client, server_name: str, next_key: PublicKey, patience_s: float, say: Say) -> None:
+    """Wait until SystemDigitalTwin tells of the next key, and every agent that is alive has taken over what it tells.
 
     Args:
         client: SystemDigitalTwin's.
         server_name: SystemDigitalTwin's name.
+        next_key: what has to be known; SystemDigitalTwin may not have read its folder since it was put there, and
+            until then every agent agrees with it on a list without it.
         patience_s: for an agent with a key to tell how far it follows: not before its next heartbeat, where it or
             SystemDigitalTwin was just started.
         say: told of agents that are away or follow nothing.
@@ -115,31 +117,15 @@ def wait_until_followed(client: Client, server_name: str, patience_s: float, say
     """
     told: set[str] = set()
     patient_until = time.monotonic() + patience_s
-
-    def behind() -> list[str]:
-        trust = client.call("get_trust", deadline_s=DEADLINE_S)
-        owners = {parse_certificate(text, "mainpc's answer").owner.name for text in trust["current"]}
-        waiting = []
-        for agent in client.call("get_registered_agents", deadline_s=DEADLINE_S)["agents"]:
-            name, follows = str(agent["name"]), agent.get("trust_revision")
-            if name == server_name:
-                continue
-            away = agent["status"] == NO_RESPONSE
-            if follows is None and not away and name in owners and time.monotonic() < patient_until:
-                waiting.append(name)
-            elif follows is None or away:
-                how = "does not answer" if away else "does not follow mainpc's keys"
-                if name not in told:
-                    say(f"{name} {how}: it needs the new public key by hand (certs-init trust, on its machine)")
-                    told.add(name)
-            elif follows != trust["revision"]:
-                waiting.append(name)
-        return waiting
-
     last: list[str] = []
 
+    def tell(name: str, how: str) -> None:
+        if name not in told:
+            say(f"{name} {how}: it needs the new public key by hand (certs-init trust, on its machine)")
+            told.add(name)
+
     def done() -> bool:
-        last[:] = behind()
+        last[:] = _behind(client, server_name, next_key, time.monotonic() < patient_until, tell)
         return not last
 
     try:
@@ -149,6 +135,30 @@ def wait_until_followed(client: Client, server_name: str, patience_s: float, say
             f"{', '.join(last)} did not take over the next key within {SWITCH_S:g} s; nothing was switched: "
             "see its log, and run the command again"
         ) from None
+
+
+def _behind(
+    client: Client, server_name: str, next_key: PublicKey, patient: bool, tell: Callable[[str, str], None]
+) -> list[str]:
+    """Return who does not know the next key yet and will; `tell` is told of those who won't."""
+    trust = client.call("get_trust", deadline_s=DEADLINE_S)
+    current = [parse_certificate(text, "mainpc's answer") for text in trust["current"]]
+    following = [parse_certificate(text, "mainpc's answer") for text in trust["next"]]
+    if next_key not in {certificate.public for certificate in (*current, *following)}:
+        return [server_name]
+    owners = {certificate.owner.name for certificate in current}
+    waiting = []
+    for agent in client.call("get_registered_agents", deadline_s=DEADLINE_S)["agents"]:
+        name, follows = str(agent["name"]), agent.get("trust_revision")
+        if name == server_name:
+            continue
+        if agent["status"] == NO_RESPONSE:
+            tell(name, "does not answer")
+        elif follows is None and not (patient and name in owners):
+            tell(name, "does not follow mainpc's keys")
+        elif follows != trust["revision"]:
+            waiting.append(name)
+    return waiting
 
 
 def _wait(done: Callable[[], bool], sentence: str) -> None:

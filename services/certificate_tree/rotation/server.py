@@ -78,7 +78,7 @@ def rotate_server(layout: Layout, config: NetworkConfig, say: Say) -> None:
         if files.next_secret.exists():
             with client_of(agent, operator, [old.public]) as client:
                 say("waiting until every agent knows the next key")
-                wait_until_followed(client, SERVER, config.limits.registration_ttl_s, say)
+                wait_until_followed(client, SERVER, pair.public, config.limits.registration_ttl_s, say)
             retired = load_key_pair(files.secret)
             files.next_secret.rename(files.secret)
             fsync_folder(files.folder)
