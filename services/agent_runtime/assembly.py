@@ -43,7 +43,7 @@ class Publisher:
 
     def publish(self, topic: bytes, **fields: Any) -> None:
         """Send an event to whoever subscribes to its topic; safe to call from any thread."""
-        if self._feed is not None:
+        if self._feed is not None and self._feed.wants(topic):
             self._feed.publish(topic, msgspec.json.encode({"timestamp": iso_time(time.time()), **fields}))
 
 

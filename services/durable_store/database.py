@@ -6,14 +6,13 @@ leaves neither the file nor the memory changed. The file is its owner's alone; S
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from durable_store.savepoints import WHAT_TO_DO, Changes, Savepoints
 from durable_store.set_aside import make_private
 from secure_zmq.errors import ConfigurationError, StoreUnavailable, TransactionLost
-
-_WHAT_TO_DO = "nothing of this request was kept; free space on the agent's volume and look at its log"
 
 
 class Database:
@@ -31,8 +30,8 @@ class Database:
         """
         self._path = path
         self._migrations = tuple(migrations)
-        self._undo: list[Callable[[], None]] = []
-        self._afterwards: list[Callable[[], None]] = []
+        self._changes = Changes()
+        self._pending: list[Callable[[], None]] = []
         self._fault: str | None = None
         try:
             if not path.exists():
@@ -48,6 +47,7 @@ class Database:
             except BaseException:
                 self._connection.close()  # and with it the transaction that a failed migration left open
                 raise
+            self._savepoints = Savepoints(self._connection, self._changes)
         except OSError as error:
             raise ConfigurationError(
                 f"{path} can't be made a file of its owner alone ({error.strerror}); see who owns it"
@@ -79,9 +79,11 @@ class Database:
             StoreUnavailable: SQLite refused it.
         """
         try:
+            if self._savepoints.unknown:
+                self._savepoints.open_all()
             return self._connection.execute(sql, parameters)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"the store failed ({error}); {_WHAT_TO_DO}") from error
+            raise StoreUnavailable(f"the store failed ({error}); {WHAT_TO_DO}") from error
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run one statement for every row of parameters.
@@ -90,13 +92,22 @@ class Database:
             StoreUnavailable: SQLite refused it.
         """
         try:
+            if self._savepoints.unknown:
+                self._savepoints.open_all()
             self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"the store failed ({error}); {_WHAT_TO_DO}") from error
+            raise StoreUnavailable(f"the store failed ({error}); {WHAT_TO_DO}") from error
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
         """Register how to undo a change of memory if the transaction under way does not last."""
-        self._undo.append(undo)
+        self._changes.undo.append(undo)
+
+    def before_every_commit(self, write: Callable[[], None]) -> None:
+        """Have rows written that wait in memory: at the end of every transaction, where they are one statement.
+
+        What waits is seen by nobody who asks the database; whoever keeps it answers from memory.
+        """
+        self._pending.append(write)
 
     @property
     def size_bytes(self) -> int:
@@ -111,7 +122,7 @@ class Database:
 
     def after_commit(self, do: Callable[[], None]) -> None:
         """Have something done once the transaction under way is durable, and not at all if it is undone."""
-        self._afterwards.append(do)
+        self._changes.afterwards.append(do)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -120,43 +131,32 @@ class Database:
         Raises:
             TransactionLost: the commit failed, or SQLite ended the transaction by itself.
         """
-        self._undo.clear()
-        self._afterwards.clear()
+        self._changes.clear()
+        self._savepoints.clear()
         self._begin()
         try:
             yield
+            for write in self._pending:
+                write()
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._abandon(str(error))
-            raise TransactionLost(f"the store failed ({error}); {_WHAT_TO_DO}") from error
+            raise TransactionLost(f"the store failed ({error}); {WHAT_TO_DO}") from error
         except BaseException as error:
             self._abandon(str(error))
             raise
-        self._undo.clear()
+        self._changes.undo.clear()
         self._fault = None
-        while self._afterwards:
-            self._afterwards.pop(0)()
+        while self._changes.afterwards:
+            self._changes.afterwards.pop(0)()
 
-    @contextmanager
-    def savepoint(self) -> Iterator[None]:
+    def savepoint(self) -> AbstractContextManager[None]:
         """Undo what happens inside, and that alone, if it raises.
 
         Raises:
             TransactionLost: SQLite ended the whole transaction.
         """
-        mark, mark_afterwards = len(self._undo), len(self._afterwards)
-        self.execute("SAVEPOINT request")
-        try:
-            yield
-        except BaseException:
-            if not self._connection.in_transaction:
-                raise TransactionLost(f"the store ended the transaction; {_WHAT_TO_DO}") from None
-            self._or_lose_all("ROLLBACK TO request")
-            self._or_lose_all("RELEASE request")
-            self._undo_to(mark)
-            del self._afterwards[mark_afterwards:]
-            raise
-        self._or_lose_all("RELEASE request")
+        return self._savepoints
 
     def close(self) -> None:
         """Fold the write-ahead log in and close the file."""
@@ -167,14 +167,7 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             self._fault = str(error)
-            raise TransactionLost(f"the store can't be written ({error}); {_WHAT_TO_DO}") from error
-
-    def _or_lose_all(self, sql: str) -> None:
-        """Run a step without which one request can't be told from the others of its transaction."""
-        try:
-            self._connection.execute(sql)
-        except sqlite3.Error as error:
-            raise TransactionLost(f"the store failed ({error}); {_WHAT_TO_DO}") from error
+            raise TransactionLost(f"the store can't be written ({error}); {WHAT_TO_DO}") from error
 
     def _abandon(self, why: str) -> None:
         self._fault = why
@@ -182,11 +175,7 @@ class Database:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         finally:
-            self._undo_to(0)
-
-    def _undo_to(self, mark: int) -> None:
-        while len(self._undo) > mark:
-            self._undo.pop()()
+            self._changes.undo_to(0)
 
     def _migrate(self, migrations: Sequence[str]) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()

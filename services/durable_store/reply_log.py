@@ -1,12 +1,14 @@
 """The replies to mutating requests, so that a retry is answered and never executed again.
 
-Rows are appended in order, and found through a dictionary that is loaded at the start: with
-random ids as the table's key the same server made a fifth of the commits.
+Rows are appended in order, all of a transaction's at its end, and found through a dictionary that is loaded at the
+start: with random ids as the table's key the same server made a fifth of the commits.
 """
 
 import time
 from collections import deque
 from dataclasses import dataclass, field
+
+import msgspec
 
 from durable_store.database import Database
 
@@ -23,16 +25,14 @@ KEEP_BYTES_PER_CALLER = 67_108_864
 _FORGET_AT_ONCE = 20_000  # rows a tick of 0.2 s: more than can be added, and no tick is long
 
 
-@dataclass(frozen=True, slots=True)
-class StoredReply:
+class StoredReply(msgspec.Struct, frozen=True, gc=False):
     """What was answered, and the digest of the body it was an answer to."""
 
     digest: bytes
     reply: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True, gc=False):
     seq: int
     digest: bytes
 
@@ -73,7 +73,9 @@ class ReplyLog:
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._shares: dict[str, _Share] = {}
         self._forgotten: deque[int] = deque()
+        self._waiting: dict[int, tuple[int, str, str, bytes, bytes]] = {}  # rows of the transaction under way
         self._next_seq = 1
+        database.before_every_commit(self._write)
         now = time.monotonic()
         for seq, caller, request_id, digest, size in database.execute(
             "SELECT seq, caller, request_id, digest, length(reply) FROM replies ORDER BY seq"
@@ -90,19 +92,23 @@ class ReplyLog:
         entry = self._entries.get((caller, request_id))
         if entry is None:
             return None
+        waiting = self._waiting.get(entry.seq)
+        if waiting is not None:
+            return StoredReply(entry.digest, waiting[-1])
         (reply,) = self._database.execute("SELECT reply FROM replies WHERE seq = ?", (entry.seq,)).fetchone()
         return StoredReply(entry.digest, reply)
 
     def add(self, caller: str, request_id: str, digest: bytes, reply: bytes) -> None:
         """Store a reply in the transaction under way."""
         seq = self._next_seq
-        self._database.execute("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", (seq, caller, request_id, digest, reply))
+        self._waiting[seq] = (seq, caller, request_id, digest, reply)
         self._next_seq = seq + 1
         self._entries[caller, request_id] = _Entry(seq, digest)
         share = self._shares.setdefault(caller, _Share())
         share.append(time.monotonic(), seq, request_id, len(reply))
 
         def undo() -> None:
+            self._waiting.pop(seq, None)
             share.order.pop()
             share.size -= len(reply)
             del self._entries[caller, request_id]
@@ -127,6 +133,11 @@ class ReplyLog:
             self._database.execute_many("DELETE FROM replies WHERE seq = ?", ((seq,) for seq in chosen))
         for _ in chosen:
             self._forgotten.popleft()
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._database.execute_many("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", self._waiting.values())
+            self._waiting.clear()
 
     def _is_too_much(self, share: _Share) -> bool:
         too_large = share.size > self._keep_bytes_per_caller and len(share.order) > 1

@@ -84,6 +84,7 @@ class Feed:
         self._may_subscribe = may_subscribe
         self._max_payload_bytes = max_payload_bytes
         self._subscribers: dict[int, _Subscriber] = {}  # by the connection's number
+        self._wanted: tuple[bytes, ...] = ()  # every topic that somebody subscribes to, or did until the last tick
         self._in_step = True  # libzmq's two queues
         self._events: deque[tuple[bytes, bytes]] = deque()
         self._closed = False
@@ -123,6 +124,10 @@ class Feed:
             self._thread.join()
         elif not self._closed:
             self._close()
+
+    def wants(self, topic: bytes) -> bool:
+        """Return whether anybody subscribes to a topic, from any thread; an event that nobody wants costs nothing."""
+        return topic.startswith(self._wanted)
 
     def publish(self, topic: bytes, payload: bytes) -> None:
         """Queue an event, from any thread; the oldest gives way where too many wait.
@@ -234,8 +239,10 @@ class Feed:
         if (fault := self._fault(subscriber, caller, topic, subscribes=command[:1] == b"\1")) is not None:
             self._refuse(fd, address, caller, fault)
         elif command[:1] == b"\1":
-            self._socket.setsockopt(zmq.SUBSCRIBE, topic)
             subscriber.topics.add(topic)
+            if topic not in self._wanted:  # before the grant: from that on, nothing is left out
+                self._wanted = (*self._wanted, topic)
+            self._socket.setsockopt(zmq.SUBSCRIBE, topic)
             subscriber.remote = self._sessions.connections.remote(fd)
             self.counters.granted += 1
         else:
@@ -285,3 +292,4 @@ class Feed:
             caller = self._sessions.caller_now(subscriber.fingerprint)
             if caller is not None and not all(self._may_subscribe(caller, topic) for topic in subscriber.topics):
                 self._refuse(subscriber.fd, subscriber.address, caller, "its grant was withdrawn")
+        self._wanted = tuple({topic for subscriber in self._subscribers.values() for topic in subscriber.topics})

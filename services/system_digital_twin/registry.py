@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -43,7 +44,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
 
 
-class Seen(msgspec.Struct, frozen=True):
+class Seen(msgspec.Struct, frozen=True, gc=False):
     """The last sign of life: `wall` seconds since the epoch to show, `clock` monotonic seconds to count from."""
 
     wall: float
@@ -63,12 +64,14 @@ class Registry:
         self._encoder = msgspec.json.Encoder()
         self._records: dict[str, AgentRecord] = {}
         self._seen: dict[str, Seen] = {}
+        self._waiting: set[str] = set()  # whose row is written at the end of the transaction under way
         self._trust: dict[str, str] = {}  # told with every heartbeat, so in memory alone
         wall, clock = time.time(), time.monotonic()
         decoder = msgspec.json.Decoder(AgentRecord)
         for name, record, last_seen in database.execute("SELECT name, record, last_seen FROM agents"):
             self._records[name] = decoder.decode(record)
             self._seen[name] = Seen(last_seen, clock - max(0.0, wall - last_seen))
+        database.before_every_commit(self._write_rows)
 
     def put(self, record: AgentRecord) -> AgentRecord:
         """Register, or register again; return the record with its revision.
@@ -95,9 +98,7 @@ class Registry:
         if status is not None and status != record.status:
             self._write(msgspec.structs.replace(record, status=status, last_updated=time.time()))
             return self._seen[name]
-        seen = self._remember(name)
-        self._database.execute("UPDATE agents SET last_seen = ? WHERE name = ?", (seen.wall, name))
-        return seen
+        return self._remember(name)
 
     def note_trust(self, name: str, revision: str | None) -> None:
         """Note which revision of the trust document a registered agent follows; None where it follows none."""
@@ -167,30 +168,27 @@ class Registry:
         return self.status(record) in _OK_STATUSES
 
     def _tell(self, name: str, what: str, registered_by: str) -> None:
-        event = {"agent_name": name, "what": what, "registered_by": registered_by}
-        self._database.after_commit(lambda: self._publish(AGENT_TOPIC, **event))
+        publish = partial(self._publish, AGENT_TOPIC, agent_name=name, what=what, registered_by=registered_by)
+        self._database.after_commit(publish)
 
     def _write(self, record: AgentRecord) -> None:
-        known = self._records.get(record.name)
-        seen = self._remember(record.name)
-        self._database.execute(
-            "INSERT INTO agents VALUES (?, ?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET record = excluded.record, last_seen = excluded.last_seen",
-            (record.name, self._encoder.encode(record), seen.wall),
-        )
-        self._records[record.name] = record
+        name = record.name
+        known = self._records.get(name)
+        self._remember(name)
+        self._records[name] = record
 
         def undo() -> None:
             if known is None:
-                del self._records[record.name]
+                del self._records[name]
             else:
-                self._records[record.name] = known
+                self._records[name] = known
 
         self._database.on_rollback(undo)
 
     def _remember(self, name: str) -> Seen:
         known = self._seen.get(name)
         seen = self._seen[name] = Seen(time.time(), time.monotonic())
+        self._waiting.add(name)
 
         def undo() -> None:
             if known is None:
@@ -200,3 +198,19 @@ class Registry:
 
         self._database.on_rollback(undo)
         return seen
+
+    def _write_rows(self) -> None:
+        """Write each agent's row once, as it is at the end of the transaction, however often it was changed in it."""
+        if not self._waiting:
+            return
+        rows = [
+            (name, self._encoder.encode(self._records[name]), self._seen[name].wall)
+            for name in self._waiting
+            if name in self._records  # and was not removed since
+        ]
+        self._database.execute_many(
+            "INSERT INTO agents VALUES (?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET record = excluded.record, last_seen = excluded.last_seen",
+            rows,
+        )
+        self._waiting.clear()

@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -136,6 +136,91 @@ def test_a_savepoint_undoes_itself_alone(tmp_path: Path) -> None:
             with database.savepoint():
                 put("last")
         assert texts(database) == memory == ["first", "last"]
+
+
+def test_a_savepoint_in_which_nothing_is_asked_of_the_database_costs_it_nothing(tmp_path: Path) -> None:
+    """SQLite hears of a savepoint with the first statement in it, and what fails before is undone in memory."""
+    memory: list[str] = []
+
+    def failing() -> None:
+        with database.savepoint():
+            memory.append("undone")
+            database.on_rollback(memory.clear)
+            database.after_commit(lambda: memory.append("told"))
+            raise NotFound("no such agent")
+
+    with open_with(tmp_path / "db", FIRST) as database:
+        statements: list[str] = []
+        database._connection.set_trace_callback(statements.append)
+        with database.transaction():
+            with pytest.raises(NotFound):
+                failing()
+            with database.savepoint():
+                memory.append("kept")
+            with database.savepoint():
+                add(database, "a")
+        assert [statement.split()[0] for statement in statements] == [
+            "BEGIN",
+            "SAVEPOINT",
+            "INSERT",
+            "RELEASE",
+            "COMMIT",
+        ]
+        assert (texts(database), memory) == (["a"], ["kept"])
+
+
+@pytest.mark.parametrize("outer_writes", [False, True])
+@pytest.mark.parametrize("inner_writes", [False, True])
+def test_a_savepoint_within_another_undoes_itself_alone(tmp_path: Path, outer_writes: bool, inner_writes: bool) -> None:
+    """Whichever of them SQLite has heard of."""
+
+    def failing() -> None:
+        with database.savepoint():
+            if inner_writes:
+                add(database, "undone")
+            raise NotFound("no such agent")
+
+    with open_with(tmp_path / "db", FIRST) as database:
+        with database.transaction():
+            with database.savepoint():
+                if outer_writes:
+                    add(database, "before")
+                with pytest.raises(NotFound):
+                    failing()
+                add(database, "after")
+            with pytest.raises(NotFound):
+                failing()
+        assert texts(database) == ["before"] * outer_writes + ["after"]
+
+
+def test_rows_that_wait_are_written_with_every_commit(tmp_path: Path) -> None:
+    """At its end, once, and what is undone with a savepoint or the whole transaction is not among them."""
+    waiting: list[str] = []
+
+    def put(text: str) -> None:
+        waiting.append(text)
+        database.on_rollback(lambda: waiting.remove(text) if text in waiting else None)
+
+    def write() -> None:
+        database.execute_many("INSERT INTO notes (text) VALUES (?)", [(text,) for text in waiting])
+        waiting.clear()
+
+    def fail(context: AbstractContextManager[None]) -> None:
+        with suppress(NotFound), context:
+            put("undone")
+            raise NotFound("no such agent")
+
+    with open_with(tmp_path / "db", FIRST) as database:
+        database.before_every_commit(write)
+        fail(database.transaction())
+        with database.transaction():
+            put("a")
+            fail(database.savepoint())
+            assert texts(database) == []
+            put("b")
+        with database.transaction():
+            pass
+        assert (texts(database), waiting) == (["a", "b"], [])
 
 
 def test_a_commit_that_fails_undoes_everything(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA, ReplyLog, StoredReply
+from secure_zmq.errors import NotFound, TransactionLost
 from tests.waiting import PATIENCE_S, wait_until
 
 LONG_S = 600.0
+CHILDREN = "CREATE TABLE children (reply INTEGER REFERENCES replies (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"
 
 
 @pytest.fixture
@@ -43,6 +45,51 @@ def test_a_stored_reply_is_found_for_its_caller_alone(database: Database) -> Non
     assert log.find("agent", "1") == StoredReply(b"digest of 1", b"reply to 1")
     assert log.find("another", "1") is None
     assert log.find("agent", "2") is None
+
+
+def test_a_reply_is_found_in_the_transaction_that_stores_it(database: Database, path: Path) -> None:
+    """Its row comes at the end; a retry in the same batch finds it all the same."""
+    log = ReplyLog(database, LONG_S, 100)
+    with database.transaction():
+        log.add("agent", "1", b"digest", b"reply")
+        assert log.find("agent", "1") == StoredReply(b"digest", b"reply")
+        assert database.execute("SELECT count(*) FROM replies").fetchone() == (0,)
+    assert rows(path) == ["1"]
+    assert log.find("agent", "1") == StoredReply(b"digest", b"reply")
+
+
+def test_a_reply_whose_savepoint_is_undone_is_not_stored(database: Database, path: Path) -> None:
+    """Nor found; the others of the transaction are."""
+    log = ReplyLog(database, LONG_S, 100)
+
+    def failing() -> None:
+        with database.savepoint():
+            log.add("agent", "2", b"digest", b"reply")
+            raise NotFound("no such agent")
+
+    with database.transaction():
+        log.add("agent", "1", b"digest", b"reply")
+        with pytest.raises(NotFound):
+            failing()
+        assert log.find("agent", "2") is None
+    assert rows(path) == ["1"]
+
+
+def test_a_commit_that_fails_stores_no_reply(path: Path) -> None:
+    """After the rows were written too; the next transaction has its own alone."""
+    with closing(Database(path, [SCHEMA, CHILDREN])) as database:
+        log = ReplyLog(database, LONG_S, 100)
+
+        def failing() -> None:
+            with database.transaction():
+                log.add("agent", "1", b"digest", b"reply")
+                database.execute("INSERT INTO children VALUES (999)")
+
+        with pytest.raises(TransactionLost):
+            failing()
+        assert (log.find("agent", "1"), len(log)) == (None, 0)
+        add(database, log, "2")
+        assert rows(path) == ["2"]
 
 
 def test_a_stored_reply_survives_a_restart(path: Path) -> None:

@@ -156,6 +156,26 @@ def test_an_unregistered_agent_is_gone_for_good(twin: Twin) -> None:
     assert twin.ask("get_agent_info", agent_name=UMRA.name)["agent_info"]["revision"] == 1
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_the_last_word_of_a_batch_is_what_is_kept(twin: Twin, known: bool) -> None:
+    """A row is written once, at the end of the transaction, and as it is then: in the file as in memory."""
+    if known:
+        twin.register()
+    comes = ("register_agent", UMRA, {"agent_name": UMRA.name, "status": "HEALTHY"})
+    changes = ("heartbeat", UMRA, {"agent_name": UMRA.name, "status": "DEGRADED"})
+    goes = ("unregister", UMRA, {"agent_name": UMRA.name})
+    assert [reply["status"] for reply in twin.ask_together(comes, changes, goes)] == ["success"] * 3
+    assert twin.rows() == {}
+    assert [reply["status"] for reply in twin.ask_together(comes, goes, comes, changes)] == ["success"] * 4
+    before = twin.ask("get_registered_agents")["agents"]
+    assert [(agent["name"], agent["status"], agent["revision"]) for agent in before] == [(UMRA.name, "DEGRADED", 1)]
+    twin.reopen()
+    assert twin.ask("get_registered_agents")["agents"] == before
+    assert [reply["status"] for reply in twin.ask_together(goes, comes)] == ["success"] * 2
+    twin.reopen()
+    assert twin.status_of(UMRA.name) == "HEALTHY"
+
+
 def test_keeping_itself_alive_writes_nothing(twin: Twin, clock: Clock) -> None:
     """The registry's own agent lives as long as its process does, without a write five times a second."""
     twin.register(SDT)
