@@ -25,8 +25,9 @@ def fields_of(task: Task) -> dict[str, str]:
 
 def around_the_id(task: Task) -> tuple[str, str]:
     """Return what stands before and after the id in a request's JSON, written as the product's clients write it."""
-    text = json.dumps({**fields_of(task), "action": task.action, "request_id": ""}, separators=(",", ":"))
-    return text[:-2], text[-2:]
+    text = json.dumps({"action": task.action, "request_id": "", **fields_of(task)}, separators=(",", ":"))
+    before, after = text.split('"",', 1)
+    return f'{before}"', f'",{after}'
 
 
 def request(task: Task) -> bytes:
