@@ -1,7 +1,8 @@
 """A decoded batch to its replies: is the caller allowed, was it seen before, what does the handler say.
 
 All of a batch's mutating requests share one transaction of the store, each in a savepoint of
-its own; replies are handed back only after the commit, so whatever was answered is durable.
+its own, with what comes while they are carried out; replies are handed back only after the commit,
+so whatever was answered is durable.
 """
 
 import hashlib
@@ -148,13 +149,17 @@ class Dispatcher:
         self._budget = LogBudget()  # by caller
         self.counters = counters or Counters()
 
-    def answer(self, batch: Sequence[Inbound]) -> list[bytes]:
+    def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]] = tuple) -> list[bytes]:
         """Return the replies, in the batch's order; what they acknowledge is on disk.
 
         One that is empty comes later: `take_owed()` has it.
+
+        Args:
+            batch: what has come.
+            more: before a commit, asked for what has come since, until that is nothing; its replies come behind.
         """
         started = time.perf_counter()
-        replies = self._answer_all(batch)
+        replies = self._answer_all(batch, more)
         seconds = time.perf_counter() - started
         self._tell(seconds)
         return replies
@@ -180,20 +185,26 @@ class Dispatcher:
 
     def _tell(self, seconds: float) -> None:
         """Tell the listener what became of the batch; all of it has the same duration, so alike ones are one call."""
+        if len(self._outcomes) == 1:
+            self._on_answer(*self._outcomes[0], seconds, 1)
+            return
         for (action, outcome), number in Counter(self._outcomes).items():
             self._on_answer(action, outcome, seconds, number)
 
-    def _answer_all(self, batch: Sequence[Inbound]) -> list[bytes]:
+    def _answer_all(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
         self._outcomes.clear()
         self._owed.clear()
-        jobs = [self._decode(inbound) for inbound in batch]
-        self.counters.requests += len(jobs)
+        jobs = self._read(batch)
         self.counters.last_request_time = time.time()
         if not any(map(_mutates, jobs)):
             return list(map(self._answer, jobs, itertools.count()))
         try:
             with self._store.transaction():
-                return [self._answer(job, place) for place, job in enumerate(jobs)]
+                replies = list(map(self._answer, jobs, itertools.count()))
+                while further := self._read(more()):
+                    jobs += further
+                    replies += map(self._answer, further, itertools.count(len(replies)))
+                return replies
         except StoreUnavailable as error:
             _log.error("batch_not_stored", reason=str(error), requests=len(jobs))
             self._outcomes.clear()
@@ -201,6 +212,10 @@ class Dispatcher:
                 self._refuse(job, error) if _mutates(job) else self._answer(job, place)
                 for place, job in enumerate(jobs)
             ]
+
+    def _read(self, batch: Sequence[Inbound]) -> list[_Job | _Refused]:
+        self.counters.requests += len(batch)
+        return [self._decode(inbound) for inbound in batch]
 
     def _decode(self, inbound: Inbound) -> _Job | _Refused:
         if inbound.caller is None or inbound.fault is not None:

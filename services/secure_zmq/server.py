@@ -1,6 +1,7 @@
-"""The loop that owns the ROUTER: block for one message, drain what else has come, answer all, reply.
+"""The loop that owns the ROUTER: block for one message, take what else has come, answer all, reply.
 
-Blocking receives and a drain to EAGAIN beat a poller by half, and a batch shares one commit.
+Blocking receives and a drain to EAGAIN beat a poller by half. Changes share a commit with all that has come by
+then; what only reads is answered in small batches, so that clients go on while the next one is read.
 """
 
 import threading
@@ -24,6 +25,7 @@ from secure_zmq.sockets import plain_send
 _log = structlog.get_logger(__name__)
 
 MAX_BATCH = 256  # requests that share one commit
+MAX_READS = 32  # requests that are received before any is answered
 ENOUGH_BYTES = 256 * 1024  # in a batch; a decoded request takes many times its size, so large ones go by themselves
 _TICK_MS = 200
 _OWED_TICK_MS = 5  # while an answer is owed that comes from another thread
@@ -34,7 +36,15 @@ _AT_ONCE = int(zmq.NOBLOCK)  # plain numbers: an enumeration's `|` costs as much
 _MORE_AT_ONCE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
-_Batch = tuple[list[list[bytes]], list[Inbound]]  # the routes back, and what came, in one order
+class _Batch:
+    """What came, and the routes back, in one order."""
+
+    __slots__ = ("inbounds", "routes", "size")
+
+    def __init__(self) -> None:
+        self.routes: list[list[bytes]] = []
+        self.inbounds: list[Inbound] = []
+        self.size = 0  # bytes
 
 
 class Server:
@@ -51,6 +61,7 @@ class Server:
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
         self._owed: list[tuple[list[bytes], Owed]] = []
+        self._room = 1  # for how many the next batch has room: who asks one by one does not wait for a look behind it
         self._stop = threading.Event()
         self._turned_at = time.monotonic()
         self._longest_turn_s = 0.0
@@ -117,25 +128,30 @@ class Server:
         drained_by = time.monotonic() + _DRAIN_S
         while time.monotonic() < drained_by:
             batch = self._receive_batch(flags)
-            if not batch[0]:
+            if not batch.routes:
                 break
             self._answer(batch)
 
     def _receive_batch(self, flags: int) -> _Batch:
-        routes: list[list[bytes]] = []
-        inbounds: list[Inbound] = []
-        receive, size = self._socket.recv, 0
+        batch = _Batch()
+        came = len(self._receive(batch, self._room, flags))
+        self._room = max(1, min(MAX_READS, 2 * came if came == self._room else came))
+        return batch
+
+    def _receive(self, batch: _Batch, room: int, flags: int) -> list[Inbound]:
+        """Take in what has come, until the batch holds `room` messages or enough bytes; return what came."""
+        receive, known = self._socket.recv, len(batch.routes)
         try:
-            while len(routes) < MAX_BATCH and size < ENOUGH_BYTES:
+            while len(batch.routes) < room and batch.size < ENOUGH_BYTES:
                 routing_id = receive(flags)
-                size += self._take_in(routing_id, receive(copy=False), routes, inbounds)
+                self._take_in(routing_id, receive(copy=False), batch)
                 flags = _AT_ONCE
         except zmq.Again:
             pass
-        return routes, inbounds
+        return batch.inbounds[known:]
 
-    def _take_in(self, routing_id: bytes, frame: zmq.Frame, routes: list[list[bytes]], inbounds: list[Inbound]) -> int:
-        """Take one message in, return its size; its later frames are there as soon as its first one is."""
+    def _take_in(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch) -> None:
+        """Take one message in; its later frames are there as soon as its first one is."""
         route = [routing_id]
         fault: RequestError | None = None
         if frame.more:
@@ -150,9 +166,9 @@ class Server:
         except PeerNotLive as error:
             fault = error
         payload = frame.bytes
-        routes.append(route)
-        inbounds.append(Inbound(payload, caller, fault))
-        return len(payload)
+        batch.routes.append(route)
+        batch.inbounds.append(Inbound(payload, caller, fault))
+        batch.size += len(payload)
 
     def _discard_rest(self) -> MalformedRequest:
         """Drop surplus frames one at a time; libzmq holds them already, and Python must not hold them as well."""
@@ -163,12 +179,11 @@ class Server:
         return MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
 
     def _answer(self, batch: _Batch) -> None:
-        routes, inbounds = batch
-        if not routes:
+        if not batch.routes:
             return
-        replies = self._dispatcher.answer(inbounds)
+        replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive(batch, MAX_BATCH, _AT_ONCE))
         owed = self._dispatcher.take_owed()
-        for place, (route, reply) in enumerate(zip(routes, replies, strict=True)):
+        for place, (route, reply) in enumerate(zip(batch.routes, replies, strict=True)):
             if place in owed:
                 self._owed.append((route, owed[place]))
             else:

@@ -1,14 +1,17 @@
 """A store that fails: what was changed is refused and undone, what was only read is answered."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from durable_store.database import Database
+from secure_zmq.dispatch import Inbound
 from secure_zmq.errors import StoreUnavailable, TransactionLost
-from tests.unit.secure_zmq.bench import Bench
+from tests.unit.secure_zmq.bench import Bench, inbound
 
 
 class FailingStore:
@@ -115,3 +118,47 @@ def test_a_full_disk_keeps_nothing_and_passes(tmp_path: Path) -> None:
         assert bench.sum == bench.rows() == done
         bench.database.execute("PRAGMA max_page_count = 100000")
         assert bench.ask({"action": "add", "amount": 1, "request_id": f"{done}" * 60})[0]["sum"] == done + 1
+
+
+class Arriving:
+    """What comes while a batch is carried out, a group at a time."""
+
+    def __init__(self, *groups: list[dict[str, Any] | bytes]) -> None:
+        self._groups = list(groups)
+
+    def __call__(self) -> list[Inbound]:
+        return [inbound(message) for message in self._groups.pop(0)] if self._groups else []
+
+
+ADDS = [{"action": "add", "amount": amount, "request_id": str(amount)} for amount in (1, 2, 3, 4)]
+
+
+def test_what_comes_meanwhile_shares_the_commit(tmp_path: Path) -> None:
+    """In its order, answered behind the batch, and one transaction for all; a retry among it is not done again."""
+    with closing(Bench(tmp_path / "db")) as bench:
+        statements: list[str] = []
+        bench.database._connection.set_trace_callback(statements.append)
+        more = Arriving([ADDS[1], {"action": "read"}], [b"garbage", ADDS[0], ADDS[2]])
+        replies = [json.loads(reply) for reply in bench.dispatcher.answer([inbound(ADDS[0])], more)]
+        assert [reply.get("sum", reply.get("code")) for reply in replies] == [1, 3, 3, "malformed_request", 1, 6]
+        assert statements.count("COMMIT") == 1
+        assert bench.rows() == 6
+        assert bench.dispatcher.counters.requests == 6
+
+
+def test_what_only_reads_is_answered_without_looking_for_more(tmp_path: Path) -> None:
+    """There is no commit to share, and who asked would wait."""
+    with closing(Bench(tmp_path / "db")) as bench:
+        more = Arriving([ADDS[0]])
+        assert len(bench.dispatcher.answer([inbound({"action": "read"})], more)) == 1
+        assert len(more()) == 1
+
+
+def test_a_commit_that_fails_fails_for_what_came_meanwhile_too(tmp_path: Path) -> None:
+    """Each is answered, and nothing is kept of any."""
+    with closing(Bench(tmp_path / "db")) as bench:
+        more = Arriving([{"action": "doom"}, {"action": "read"}], [ADDS[1]])
+        replies = [json.loads(reply) for reply in bench.dispatcher.answer([inbound(ADDS[0])], more)]
+        codes = [reply.get("code", reply["status"]) for reply in replies]
+        assert codes == ["store_unavailable", "store_unavailable", "ok", "store_unavailable"]
+        assert bench.sum == bench.rows() == 0
