@@ -60,7 +60,7 @@ class Ledger:
 
     @property
     def in_transaction(self) -> bool:
-        return self._database.execute("SELECT 1").connection.in_transaction
+        return self._database.in_transaction
 
     def add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
         """Make the next lines durable: with the transaction under way, or else in one of their own.
