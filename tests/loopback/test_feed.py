@@ -184,6 +184,26 @@ def test_a_topic_that_is_not_granted_is_refused_and_the_connection_closed(
     assert (served.feed.counters.refused, served.feed.counters.granted) == (3, 4)
 
 
+def test_it_is_known_which_topics_somebody_wants(served: ServedFeed, peer_keys: KeyPair) -> None:
+    """So that nobody makes an event for no one; what was asked for and not granted counts as little as an end."""
+    assert not served.feed.wants(b"EVENT:")
+    with subscribed(served, peer_keys, b"EVENT:"):
+        assert served.feed.wants(b"EVENT:")
+        assert not served.feed.wants(b"ERROR:")
+        served.granted.add(b"")
+        with subscribed(served, peer_keys, b""):
+            assert served.feed.wants(b"AGENT:"), "the empty prefix is everything"
+        wait_until(lambda: not served.feed.wants(b"AGENT:"), PATIENCE_S, "the end of it is seen")
+        served.granted.remove(b"")
+        refused = Subscriber(served.secured(peer_keys), [b"TRUST:"])
+        refused.start()
+        wait_until(lambda: served.feed.counters.refused, PATIENCE_S, "it is refused")
+        refused.stop()
+        assert not served.feed.wants(b"TRUST:")
+        assert served.feed.wants(b"EVENT:")
+    wait_until(lambda: not served.feed.wants(b"EVENT:"), PATIENCE_S, "nobody is left")
+
+
 def test_a_stranger_hears_nothing(served: ServedFeed, stranger_keys: KeyPair) -> None:
     subscriber = Subscriber(served.secured(stranger_keys), [b"EVENT:"])
     subscriber.start()
