@@ -4,7 +4,7 @@ libzmq tells a client nothing of a wrong server key: the server hangs up, and th
 tries for ever. A handshake that breaks off several times in a row, and never succeeded in
 between, is what that looks like from here. An open server, or one that is just starting
 behind a port proxy, may look the same, so the server's greeting decides: without one there is
-no verdict.
+no verdict, and what broke off before the first one was not the server's doing.
 """
 
 import errno
@@ -54,6 +54,7 @@ class Diagnosis:
         self._changed = threading.Condition()
         self._verdict: ConnectionRefused | None = None
         self._broken_off = 0
+        self._absent = False  # when it was asked last, nobody greeted
         self._connected = False
         self._last_seen = "nothing answered at that address"
         self.generation = 0  # sessions that came about so far
@@ -65,12 +66,13 @@ class Diagnosis:
 
     def feed(self, event: SocketEvent) -> None:
         """Take one monitor event in, and wake who waits; called by the monitor's thread alone."""
-        suspicious = event.happening is Happening.BROKEN_OFF and self._broken_off + 1 >= self._enough()
-        mechanism = self._ask_mechanism(self._address) if suspicious and self._verdict is None else None
+        broken_off = self._broken_off + 1 if event.happening is Happening.BROKEN_OFF else 0
+        suspicious = broken_off > 0 and broken_off >= self._enough() - 1 and self._verdict is None
+        mechanism = self._ask_mechanism(self._address) if suspicious else None
         with self._changed:
             self._feed(event)
-            if mechanism is not None:
-                self._verdict = self._judge(mechanism) or self._verdict
+            if suspicious:
+                self._hear(mechanism)
             self._changed.notify_all()
 
     @property
@@ -104,7 +106,7 @@ class Diagnosis:
     def _feed(self, event: SocketEvent) -> None:
         match event.happening:
             case Happening.SUCCEEDED:
-                self._connected, self._broken_off, self._verdict = True, 0, None
+                self._connected, self._broken_off, self._absent, self._verdict = True, 0, False, None
                 self.generation += 1
             case Happening.DISCONNECTED:
                 if self._connected:
@@ -138,11 +140,21 @@ class Diagnosis:
             case _:
                 return None
 
-    def _judge(self, mechanism: str) -> ConnectionRefused | None:
-        """Return the error for a server that breaks handshakes off and greets with this mechanism.
+    def _hear(self, mechanism: str | None) -> None:
+        """Take in how the server greets that just broke a handshake off; None is not at all.
 
-        One that does not greet is stopping, starting, or behind a port proxy: no reason to give up.
+        One that does not greet is stopping, starting, or behind a port proxy: no reason to give up. When it
+        greets again, what broke off meanwhile is held against it no more.
         """
+        if mechanism is None:
+            self._absent = True
+        elif self._absent:
+            self._absent, self._broken_off = False, 0
+        else:
+            self._verdict = self._judge(mechanism)
+
+    def _judge(self, mechanism: str) -> ConnectionRefused | None:
+        """Return the error for a server that breaks handshakes off and greets with this mechanism."""
         if self._broken_off < self._enough():  # this one was a mute peer's
             return None
         if self._own is not None and mechanism == "CURVE":

@@ -128,33 +128,46 @@ def test_an_open_server_that_hangs_up_is_a_mismatch_and_no_wrong_key() -> None:
     assert type(secured(*hung_up, greeting="CURVE").verdict()) is WrongServerKey
 
 
+def greeted(*greetings: str | None) -> tuple[Diagnosis, list[str]]:
+    """Return the diagnosis of a server that greets like this whenever it is asked, and whom it asked so far."""
+    coming, asked = iter(greetings), list[str]()
+
+    def ask(address: str) -> str | None:
+        asked.append(address)
+        return next(coming)
+
+    return Diagnosis(ADDRESS, OWN, PIN, ask), asked
+
+
 def test_a_server_that_does_not_greet_is_waited_for() -> None:
-    """One that is just starting behind a port proxy hangs up too; as soon as it greets, there is a verdict."""
+    """One that is away behind a port proxy hangs up too, however often."""
     hung_up = [CONNECTED, HUNG_UP] * ENOUGH
     assert secured(*hung_up * 5, greeting=None).verdict() is None
     assert unencrypted(*hung_up * 5, greeting=None).verdict() is None
-    greetings = iter([None, None, "CURVE"])
-    diagnosis = Diagnosis(ADDRESS, OWN, PIN, lambda _: next(greetings))
-    for each in [CONNECTED, HUNG_UP] * (ENOUGH + 2):
+
+
+@pytest.mark.parametrize("away", range(1, ENOUGH + 3))
+def test_what_broke_off_before_a_server_was_back_is_not_held_against_it(away: int) -> None:
+    """It may have come back between the last of them and its greeting; from then on, each counts."""
+    diagnosis, _ = greeted(*[None] * away, *["CURVE"] * ENOUGH)
+    for each in [CONNECTED, HUNG_UP] * (1 + away + ENOUGH):
         diagnosis.feed(each)
+        assert diagnosis.verdict() is None
+    diagnosis.feed(CONNECTED)
+    diagnosis.feed(HUNG_UP)
     assert type(diagnosis.verdict()) is WrongServerKey
 
 
-def test_the_greeting_is_asked_for_once_and_only_before_a_verdict() -> None:
-    """A server that restarts is not asked, and one that hangs up for ever is asked one time."""
-    asked: list[str] = []
-
-    def ask(address: str) -> str:
-        asked.append(address)
-        return "CURVE"
-
-    diagnosis = Diagnosis(ADDRESS, OWN, PIN, ask)
-    for each in [CONNECTED, HUNG_UP] * (ENOUGH - 1) + [CONNECTED, SUCCEEDED, LOST]:
+def test_the_greeting_is_asked_for_only_before_a_verdict() -> None:
+    """A server that restarts is not asked, and one that hangs up for ever is asked twice: it was there all along."""
+    diagnosis, asked = greeted("CURVE", "CURVE")
+    for each in [CONNECTED, HUNG_UP] * (ENOUGH - 2) + [CONNECTED, SUCCEEDED, LOST]:
         diagnosis.feed(each)
     assert asked == []
     for each in [CONNECTED, HUNG_UP] * (ENOUGH + 5):
         diagnosis.feed(each)
-    assert asked == [ADDRESS]
+    assert asked == [ADDRESS, ADDRESS]
+    assert type(diagnosis.verdict()) is WrongServerKey
 
 
 def test_a_client_with_another_key_to_try_needs_one_handshake_alone() -> None:
