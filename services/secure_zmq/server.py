@@ -25,7 +25,7 @@ from secure_zmq.sockets import plain_send
 _log = structlog.get_logger(__name__)
 
 MAX_BATCH = 256  # requests that share one commit
-MAX_READS = 32  # requests that are received before any is answered
+MAX_READS = 16  # requests that are received before any is answered; 8 to 40 were tried
 ENOUGH_BYTES = 256 * 1024  # in a batch; a decoded request takes many times its size, so large ones go by themselves
 _TICK_MS = 200
 _OWED_TICK_MS = 5  # while an answer is owed that comes from another thread
