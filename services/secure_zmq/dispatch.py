@@ -5,15 +5,13 @@ its own, with what comes while they are carried out; replies are handed back onl
 so whatever was answered is durable.
 """
 
-import hashlib
 import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
@@ -24,13 +22,13 @@ from secure_zmq.errors import (
     InternalError,
     MessageTooLarge,
     RequestError,
-    RequestIdReused,
     StoreUnavailable,
     TransactionLost,
 )
 from secure_zmq.forwarding import CallerNamed, first_caller, nobody
 from secure_zmq.grants import Grants
 from secure_zmq.log_budget import LogBudget
+from secure_zmq.once_only import OnceOnly, ReplyLog, Store
 from secure_zmq.wire import Reply, Request, RequestDecoder, encode_error, encode_reply, request_id_of
 
 _log = structlog.get_logger(__name__)
@@ -44,29 +42,6 @@ class Inbound(msgspec.Struct, gc=False):
     payload: bytes
     caller: Caller | None
     fault: RequestError | None = None
-
-
-class StoredReply(Protocol):
-    """A reply that was given before."""
-
-    @property
-    def digest(self) -> bytes: ...
-    @property
-    def reply(self) -> bytes: ...
-
-
-class Store(Protocol):
-    """What the dispatcher needs of a durable store."""
-
-    def transaction(self) -> AbstractContextManager[None]: ...
-    def savepoint(self) -> AbstractContextManager[None]: ...
-
-
-class ReplyLog(Protocol):
-    """The replies to mutating requests, kept in the same store."""
-
-    def find(self, caller: str, request_id: str) -> StoredReply | None: ...
-    def add(self, caller: str, request_id: str, digest: bytes, reply: bytes) -> None: ...
 
 
 RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # who, which action, why
@@ -137,7 +112,7 @@ class Dispatcher:
         self._decoder = RequestDecoder(self._actions, max_payload_bytes)
         self._grants = grants
         self._store = store
-        self._replies = reply_log
+        self._once = OnceOnly(store, reply_log)
         self._translate = translate
         self._sentence_fields = sentence_fields
         self._max_payload_bytes = max_payload_bytes
@@ -250,7 +225,9 @@ class Dispatcher:
         try:
             self._grants.require(job.caller, job.action.name)
             if job.action.mutates:
-                reply = self._execute_once(job)
+                reply = self._once.execute(
+                    job.caller.name, job.request.request_id, job.payload, lambda: self._handle(job)
+                )
             else:
                 answer = job.action.handle(job.request, self._acting(job))
                 if isinstance(answer, Future):
@@ -286,22 +263,6 @@ class Dispatcher:
             raise MessageTooLarge(
                 f"the reply has {len(reply)} bytes and {self._max_payload_bytes} are allowed; ask for less at once"
             )
-        return reply
-
-    def _execute_once(self, job: _Job) -> bytes:
-        request_id, caller = job.request.request_id, job.caller.name
-        if request_id is None:
-            with self._store.savepoint():
-                return self._handle(job)
-        digest = hashlib.blake2b(job.payload, digest_size=16).digest()
-        stored = self._replies.find(caller, request_id)
-        if stored is not None:
-            if stored.digest != digest:
-                raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a fresh one")
-            return stored.reply
-        with self._store.savepoint():
-            reply = self._handle(job)
-            self._replies.add(caller, request_id, digest, reply)
         return reply
 
     def _refuse(self, job: _Job | _Refused, error: RequestError) -> bytes:

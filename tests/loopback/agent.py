@@ -15,10 +15,11 @@ from durable_store.reply_log import SCHEMA, ReplyLog
 from secure_zmq.actions import Action
 from secure_zmq.authenticator import Authenticator
 from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher, Store
+from secure_zmq.dispatch import Dispatcher
 from secure_zmq.grants import Grants
 from secure_zmq.handshakes import Handshakes, Outcome
 from secure_zmq.keys import KeyPair, PublicKey
+from secure_zmq.once_only import Store
 from secure_zmq.peers import AuthorizedPeers
 from secure_zmq.server import Server
 from secure_zmq.server_address import SecuredAddress, UnencryptedAddress
