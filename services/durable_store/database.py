@@ -136,8 +136,7 @@ class Database:
         self._begin()
         try:
             yield
-            for write in self._pending:
-                write()
+            self._write_pending()
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._abandon(str(error))
@@ -161,6 +160,18 @@ class Database:
     def close(self) -> None:
         """Fold the write-ahead log in and close the file."""
         self._connection.close()
+
+    def _write_pending(self) -> None:
+        """Have the rows written that wait in memory, into the transaction that they belong to or not at all."""
+        if not self._connection.in_transaction:  # an I/O error in a mere look ended it, and its changes are gone
+            raise TransactionLost(f"the store ended the transaction; {WHAT_TO_DO}")
+        try:
+            for write in self._pending:
+                write()
+        except (sqlite3.Error, StoreUnavailable):
+            raise
+        except Exception as error:  # boundary: a row that can't be made refuses the batch, and ends no agent
+            raise TransactionLost(f"rows could not be made ({error!r}); nothing of this request was kept") from error
 
     def _begin(self) -> None:
         try:

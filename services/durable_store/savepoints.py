@@ -53,7 +53,10 @@ class Savepoints:
 
         Raises:
             sqlite3.Error: it refuses.
+            TransactionLost: SQLite has ended the transaction; a savepoint would now be one of its own.
         """
+        if not self._connection.in_transaction:
+            raise TransactionLost(f"the store ended the transaction; {WHAT_TO_DO}")
         for _ in self._marks[self._known :]:
             self._connection.execute("SAVEPOINT request")
             self._known += 1

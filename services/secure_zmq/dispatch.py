@@ -33,6 +33,7 @@ from secure_zmq.wire import Reply, Request, RequestDecoder, encode_error, encode
 
 _log = structlog.get_logger(__name__)
 
+_COMPANY_S = 0.05  # how long a change may wait for the commit while others come
 _FAILED = "the agent failed on this request; its log has the traceback"
 
 
@@ -131,7 +132,8 @@ class Dispatcher:
 
         Args:
             batch: what has come.
-            more: before a commit, asked for what has come since, until that is nothing; its replies come behind.
+            more: before a commit, asked for what has come since, until that is nothing or 50 ms are over; its replies
+                come behind.
         """
         started = time.perf_counter()
         replies = self._answer_all(batch, more)
@@ -176,7 +178,8 @@ class Dispatcher:
         try:
             with self._store.transaction():
                 replies = list(map(self._answer, jobs, itertools.count()))
-                while further := self._read(more()):
+                until = time.perf_counter() + _COMPANY_S
+                while time.perf_counter() < until and (further := self._read(more())):
                     jobs += further
                     replies += map(self._answer, further, itertools.count(len(replies)))
                 return replies

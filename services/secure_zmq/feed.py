@@ -126,7 +126,10 @@ class Feed:
             self._close()
 
     def wants(self, topic: bytes) -> bool:
-        """Return whether anybody subscribes to a topic, from any thread; an event that nobody wants costs nothing."""
+        """Return whether anybody is granted a topic, from any thread; an event that nobody wants costs nothing.
+
+        A subscription counts when the feed's thread has granted it, milliseconds after it came.
+        """
         return topic.startswith(self._wanted)
 
     def publish(self, topic: bytes, payload: bytes) -> None:

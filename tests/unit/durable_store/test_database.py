@@ -223,6 +223,48 @@ def test_rows_that_wait_are_written_with_every_commit(tmp_path: Path) -> None:
         assert (texts(database), waiting) == (["a", "b"], [])
 
 
+@pytest.mark.parametrize("savepoint_after", [False, True])
+def test_rows_that_wait_never_outlive_their_transaction(tmp_path: Path, savepoint_after: bool) -> None:
+    """SQLite may end a transaction by itself, in a mere look too: nothing of it is written afterwards by itself."""
+    memory: list[str] = []
+
+    def batch() -> None:
+        with database.transaction():
+            add(database, "lost")
+            memory.append("a")
+            database.on_rollback(memory.clear)
+            database._connection.execute("ROLLBACK")  # as it does on an I/O error
+            if savepoint_after:
+                with database.savepoint():
+                    add(database, "of its own")
+
+    with open_with(tmp_path / "db", FIRST) as database:
+        database.before_every_commit(lambda: add(database, "waiting") if memory else None)
+        with pytest.raises(TransactionLost, match="ended the transaction"):
+            batch()
+        assert (texts(database), memory) == ([], [])
+        with database.transaction():
+            add(database, "kept")
+        assert texts(database) == ["kept"]
+
+
+def test_a_row_that_can_not_be_made_refuses_the_batch_alone(tmp_path: Path) -> None:
+    """Whatever is wrong with it: the next transaction is none the worse."""
+    waiting = [object()]
+
+    def write() -> None:
+        while waiting:
+            raise KeyError(waiting.pop())
+
+    with open_with(tmp_path / "db", FIRST) as database:
+        database.before_every_commit(write)
+        with pytest.raises(TransactionLost, match="rows could not be made"), database.transaction():
+            add(database, "undone")
+        with database.transaction():
+            add(database, "kept")
+        assert (texts(database), database.fault) == (["kept"], None)
+
+
 def test_a_commit_that_fails_undoes_everything(tmp_path: Path) -> None:
     """A constraint that is checked at the commit takes back what each savepoint had kept, in memory too."""
     memory: list[str] = []

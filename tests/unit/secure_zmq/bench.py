@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ class Reset(Request, tag="reset"):
     """An operator's action."""
 
 
+class Owe(Request, tag="owe"):
+    """Answered later, from somewhere else."""
+
+
 class Doom(Request, tag="doom"):
     """Leave something behind that makes the commit of the whole batch fail."""
 
@@ -49,14 +54,16 @@ class Bench:
         self.database = Database(path, [SCHEMA, TABLES])
         self.sum = self.rows()
         self.executions: list[int] = []
+        self.owed: list[Future[Reply]] = []
         self.dispatcher = Dispatcher(
             [
                 Action(Read, self._read),
                 Action(Add, self._add, mutates=True),
                 Action(Reset, self._reset, mutates=True),
                 Action(Doom, self._doom, mutates=True),
+                Action(Owe, self._owe),
             ],
-            Grants({"agent": {"read", "add", "doom"}, "operator": {"*"}}),
+            Grants({"agent": {"read", "add", "doom", "owe"}, "operator": {"*"}}),
             store or self.database,
             ReplyLog(self.database, 600, 100),
             LIMIT,
@@ -96,6 +103,10 @@ class Bench:
 
     def _reset(self, _: Reset, __: Caller) -> Reply:
         return {"status": "ok"}
+
+    def _owe(self, _: Owe, __: Caller) -> "Future[Reply]":
+        self.owed.append(Future())
+        return self.owed[-1]
 
     def _doom(self, _: Doom, __: Caller) -> Reply:
         self.database.execute("INSERT INTO debts VALUES (-1)")

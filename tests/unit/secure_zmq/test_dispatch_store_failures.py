@@ -162,3 +162,30 @@ def test_a_commit_that_fails_fails_for_what_came_meanwhile_too(tmp_path: Path) -
         codes = [reply.get("code", reply["status"]) for reply in replies]
         assert codes == ["store_unavailable", "store_unavailable", "ok", "store_unavailable"]
         assert bench.sum == bench.rows() == 0
+
+
+def test_a_change_waits_for_a_moment_at_most_while_others_come(tmp_path: Path) -> None:
+    """However many there are, the commit comes."""
+
+    class Endless:
+        def __call__(self) -> list[Inbound]:
+            return [inbound({"action": "read"})]
+
+    with closing(Bench(tmp_path / "db")) as bench:
+        assert len(bench.dispatcher.answer([inbound(ADDS[0])], Endless())) > 1
+        assert bench.rows() == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_answered_later_keeps_its_place_behind_the_batch(tmp_path: Path, fails: bool) -> None:
+    """Also where the commit fails: it was asked for already, and is not asked for twice."""
+    with closing(Bench(tmp_path / "db")) as bench:
+        last: dict[str, Any] = {"action": "doom"} if fails else ADDS[1]
+        more = Arriving([{"action": "read"}, {"action": "owe", "request_id": "later"}], [last])
+        replies = bench.dispatcher.answer([inbound(ADDS[0])], more)
+        assert [reply == b"" for reply in replies] == [False, False, True, False]
+        owed = bench.dispatcher.take_owed()
+        assert (list(owed), len(bench.owed)) == ([2], 1)
+        bench.owed[0].set_result({"status": "ok"})
+        assert json.loads(bench.dispatcher.settle(owed[2])) == {"status": "ok", "request_id": "later"}
+        assert bench.rows() == (0 if fails else 3)

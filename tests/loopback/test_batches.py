@@ -1,0 +1,94 @@
+"""How many requests the loop takes in before it answers: few that only read, and before a commit all there are."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+import zmq
+
+from secure_zmq.dispatch import Dispatcher, Inbound, Owed
+from secure_zmq.handshakes import Handshakes
+from secure_zmq.server import MAX_BATCH, MAX_READS, Server
+from secure_zmq.sockets import open_unencrypted_server_socket
+from tests.loopback.agent import ANY_PORT
+from tests.waiting import PATIENCE_S
+
+Context = zmq.Context[zmq.Socket[bytes]]
+MANY = MAX_BATCH + 100  # fewer than the replies that a server keeps for a peer
+
+
+class Answerer:
+    """In the dispatcher's place: answers with the payload, and notes how many came at once, and before a commit."""
+
+    def __init__(self, *, commits: bool) -> None:
+        self.first: list[int] = []
+        self.all: list[int] = []
+        self._commits = commits
+
+    def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
+        inbounds = list(batch)
+        self.first.append(len(inbounds))
+        until = time.monotonic() + 1.0  # for the rest to come
+        while self._commits and time.monotonic() < until and len(inbounds) < MAX_BATCH:
+            inbounds += more()
+        assert not (self._commits and len(inbounds) == MAX_BATCH and more()), "there is room for no more"
+        self.all.append(len(inbounds))
+        return [inbound.payload for inbound in inbounds]
+
+    def take_owed(self) -> dict[int, Owed]:
+        return {}
+
+
+@pytest.fixture
+def asked(context: Context) -> Iterator[Callable[..., list[bytes]]]:
+    """Ask a server that answers only once all of it has been sent; return the replies in their order."""
+    ends: list[Callable[[], None]] = []
+
+    def ask(answerer: Answerer, messages: list[bytes]) -> list[bytes]:
+        bound = open_unencrypted_server_socket(context, ANY_PORT, 1 << 20, Handshakes())
+        server = Server(bound, cast(Dispatcher, answerer), lambda: None)
+        peer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        peer.sndhwm = peer.rcvhwm = peer.linger = 0
+        peer.rcvtimeo = int(PATIENCE_S * 1_000)
+        peer.connect(bound.address)
+        for message in messages:
+            peer.send(message)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        ends.extend([peer.close, thread.join, server.stop])
+        return [peer.recv() for _ in messages]
+
+    yield ask
+    while ends:
+        ends.pop()()
+
+
+def numbered(count: int, size: int = 0) -> list[bytes]:
+    return [b"%d" % number + bytes(size) for number in range(count)]
+
+
+def test_what_only_reads_comes_in_small_batches(asked: Callable[..., Any]) -> None:
+    """The first is answered alone, and never are more than a few taken in before any is answered."""
+    answerer = Answerer(commits=False)
+    assert asked(answerer, numbered(MANY)) == numbered(MANY)
+    assert answerer.first[0] == 1
+    assert 1 < max(answerer.first) <= MAX_READS
+    assert sum(answerer.first) == MANY
+
+
+def test_a_commit_is_shared_by_what_has_come_and_by_no_more_than_is_allowed(asked: Callable[..., Any]) -> None:
+    """Asked for more, the loop hands over what is there, in its order."""
+    answerer = Answerer(commits=True)
+    assert asked(answerer, numbered(MANY)) == numbered(MANY)
+    assert answerer.all[0] == MAX_BATCH
+    assert max(answerer.all) <= MAX_BATCH
+
+
+def test_large_requests_share_nothing_beyond_their_bytes(asked: Callable[..., Any]) -> None:
+    """A batch is full with the request that brings it to 256 KiB."""
+    answerer = Answerer(commits=True)
+    messages = numbered(6, 200 * 1024)
+    assert asked(answerer, messages) == messages
+    assert max(answerer.all) == 2
