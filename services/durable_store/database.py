@@ -105,7 +105,8 @@ class Database:
     def before_every_commit(self, write: Callable[[], None]) -> None:
         """Have rows written that wait in memory: at the end of every transaction, where they are one statement.
 
-        What waits is seen by nobody who asks the database; whoever keeps it answers from memory.
+        What waits is seen by nobody who asks the database; whoever keeps it answers from memory. `write` raises
+        StoreUnavailable for a row that can't be made, which refuses the whole transaction.
         """
         self._pending.append(write)
 
@@ -165,13 +166,8 @@ class Database:
         """Have the rows written that wait in memory, into the transaction that they belong to or not at all."""
         if not self._connection.in_transaction:  # an I/O error in a mere look ended it, and its changes are gone
             raise TransactionLost(f"the store ended the transaction; {WHAT_TO_DO}")
-        try:
-            for write in self._pending:
-                write()
-        except (sqlite3.Error, StoreUnavailable):
-            raise
-        except Exception as error:  # boundary: a row that can't be made refuses the batch, and ends no agent
-            raise TransactionLost(f"rows could not be made ({error!r}); nothing of this request was kept") from error
+        for write in self._pending:
+            write()
 
     def _begin(self) -> None:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from durable_store.database import Database
-from secure_zmq.errors import LimitReached, NotFound
+from secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 
 MIGRATION = """
 CREATE TABLE agents (
@@ -203,11 +203,16 @@ class Registry:
         """Write each agent's row once, as it is at the end of the transaction, however often it was changed in it."""
         if not self._waiting:
             return
-        rows = [
-            (name, self._encoder.encode(self._records[name]), self._seen[name].wall)
-            for name in self._waiting
-            if name in self._records  # and was not removed since
-        ]
+        try:
+            rows = [
+                (name, self._encoder.encode(self._records[name]), self._seen[name].wall)
+                for name in self._waiting
+                if name in self._records  # and was not removed since
+            ]
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise StoreUnavailable(
+                f"a registration can't be written ({error}); nothing of this request was kept"
+            ) from None
         self._database.execute_many(
             "INSERT INTO agents VALUES (?, ?, ?) "
             "ON CONFLICT (name) DO UPDATE SET record = excluded.record, last_seen = excluded.last_seen",

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secure_zmq.errors import StoreUnavailable
 from system_digital_twin.registry import AgentRecord
 from tests.unit.system_digital_twin.twin import OPERATOR, SDT, TTL_S, UMRA, Clock, Twin
 
@@ -174,6 +175,31 @@ def test_the_last_word_of_a_batch_is_what_is_kept(twin: Twin, known: bool) -> No
     assert [reply["status"] for reply in twin.ask_together(goes, comes)] == ["success"] * 2
     twin.reopen()
     assert twin.status_of(UMRA.name) == "HEALTHY"
+
+
+def test_a_registration_that_can_not_be_written_is_refused_and_kept_nowhere(twin: Twin) -> None:
+    """What no request can bring would refuse its batch, and end no agent."""
+    twin.register()
+    before = twin.ask("get_registered_agents")
+
+    def batch() -> None:
+        with twin.database.transaction():
+            twin.registry.put(
+                AgentRecord(
+                    name="odd",
+                    status="HEALTHY",
+                    location="pc2",
+                    registered_by="odd",
+                    last_updated=0.0,
+                    metadata={"odd": object()},
+                )
+            )
+
+    with pytest.raises(StoreUnavailable, match="can't be written"):
+        batch()
+    assert twin.ask("get_registered_agents") == before
+    assert list(twin.rows()) == [UMRA.name]
+    assert twin.ask("heartbeat", agent_name=UMRA.name)["status"] == "success"
 
 
 def test_keeping_itself_alive_writes_nothing(twin: Twin, clock: Clock) -> None:
