@@ -6,13 +6,14 @@ from contextlib import closing
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as NotInTime
 
 from secure_zmq.client import Client
 from secure_zmq.errors import ConnectionRefused
 from tests.containers.stack import HTTP_PORTS, Stack
 from tests.identities import new_pair
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, wait_until
 
 UMRA = "UnifiedMemoryReasoningAgent"
 SOON_MS = 5_000
@@ -36,22 +37,30 @@ class Open:
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
         self.asked: list[Request] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda message: self._complain(message.text))
+        self.page.on("pageerror", lambda error: self._complain(str(error)))
         self.page.on("request", self._ask)
-        self.page.goto(self.url)
-        self.load_again_where_the_network_changed()
+        wait_until(self._loads_undisturbed, PATIENCE_S, "a load that no change of the host's network breaks off")
         self.wait_until_live()
 
     def _ask(self, request: Request) -> None:
         self.asked.append(request)
 
-    def load_again_where_the_network_changed(self) -> None:
-        """Chromium gives up what it is loading when the host gets an interface, as it does while a stack starts."""
-        if any(NETWORK_CHANGED in (request.failure or "") for request in self.asked):
-            self.complaints.clear()
-            self.asked.clear()
+    def _complain(self, words: str) -> None:
+        if NETWORK_CHANGED not in words:  # Chromium's word about the host, not the page's about itself
+            self.complaints.append(words)
+
+    def _loads_undisturbed(self) -> bool:
+        """Chromium gives up all that it is loading when the host gets an address, as it does while a stack starts."""
+        self.complaints.clear()
+        self.asked.clear()
+        try:
             self.page.goto(self.url)
+        except PlaywrightError as error:
+            if NETWORK_CHANGED not in error.message:
+                raise
+            return False
+        return not any(NETWORK_CHANGED in (request.failure or "") for request in self.asked)
 
     def wait_until_live(self) -> None:
         try:
