@@ -97,7 +97,11 @@ def test_the_folders_that_agents_watch_are_there_from_the_first_run(tmp_path: Pa
     certs_init(tmp_path)
     inner = {"mainpc/enrolled", "mainpc/enrolled/revoked", "mainpc/invites", "pc2/trust", "pc2/trust/revoked"}
     inner |= {f"{folder}/revoked" for folder in ("mainpc", "pc2", "operator")}
-    found = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("*/**")}
+    found = {
+        str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode)
+        for path in tmp_path.rglob("*")
+        if path.is_dir()
+    }
     assert dict.fromkeys(inner | {"mainpc", "pc2", "operator"}, 448) == found
 
 
