@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 from starlette.routing import BaseRoute
@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 from agent_runtime.grants_watch import Told
 from agent_runtime.health import Health, iso_time
 from agent_runtime.host_keys import HostKeys
+from agent_runtime.replies import HealthDocument
 from agent_runtime.settings import Settings
 from agent_runtime.telemetry import Telemetry
 from durable_store.database import Database
@@ -66,10 +67,10 @@ class Assembly:
     """What makes an agent this agent."""
 
     actions: Sequence[Action[Any]]
-    success: str  # the word in `status` that its clients know
+    success: Literal["ok", "success"]  # the word in `status` that its clients know
     sentence_fields: tuple[str, ...] = ("error",)
     translate: Translator = no_dialect
-    document: Callable[[], dict[str, Any]] | None = None  # the health document, where it says more
+    document: Callable[[], HealthDocument] | None = None  # the health document, where it says more
     on_tick: Callable[[], None] = lambda: None
     on_refusal: RefusalListener = lambda *_: None
     on_grants: Told = lambda *_: None

@@ -1,17 +1,18 @@
 """The actions that every agent answers: ping, health, and who is connected."""
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from agent_runtime.health import iso_time
+from agent_runtime.replies import Peers, Pong
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.handshakes import Handshakes
 from secure_zmq.peers import AuthorizedPeers
 from secure_zmq.sessions import CallerSource
 from secure_zmq.validity import format_moment
-from secure_zmq.wire import Reply, Request
+from secure_zmq.wire import Request
 
 
 class Ping(Request, tag="ping"):
@@ -30,15 +31,15 @@ class GetPeers(Request, tag="get_peers"):
     """The authorised peers, their sessions, and what became of handshakes; an operator's action."""
 
 
-def pong(_: Request, __: Caller) -> Reply:
+def pong(_: Request, __: Caller) -> Pong:
     """Answer a ping."""
     return {"status": "ok", "message": "pong", "timestamp": iso_time(time.time())}
 
 
-def health_actions(document: Callable[[], dict[str, Any]]) -> list[Action[Any]]:
+def health_actions(document: Callable[[], Mapping[str, Any]]) -> list[Action[Any]]:
     """Return the two names of the health action."""
 
-    def answer(_: Request, __: Caller) -> Reply:
+    def answer(_: Request, __: Caller) -> Mapping[str, Any]:
         return document()
 
     return [Action(GetHealth, answer, forwardable=True), Action(HealthCheck, answer, forwardable=True)]
@@ -48,10 +49,12 @@ def _moment(seconds: int | None) -> str | None:
     return None if seconds is None else format_moment(seconds)
 
 
-def peers_action(peers: AuthorizedPeers, sessions: CallerSource, handshakes: Handshakes, success: str) -> Action[Any]:
+def peers_action(
+    peers: AuthorizedPeers, sessions: CallerSource, handshakes: Handshakes, success: Literal["ok", "success"]
+) -> Action[Any]:
     """Return the action that tells an operator who is connected; `success` is the agent's word for it."""
 
-    def answer(_: GetPeers, __: Caller) -> Reply:
+    def answer(_: GetPeers, __: Caller) -> Peers:
         counts, last_seen = sessions.counts(), sessions.last_seen()
         return {
             "status": success,

@@ -8,7 +8,7 @@ import msgspec
 
 from secure_zmq.actions import Translation, Translator
 from secure_zmq.errors import MalformedRequest, NotFound, RequestError, UnknownAction
-from secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, Reply, Request
+from secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, Answer, Reply, Request
 
 MAX_COMMAND_BYTES = 65_536  # of the dialect of commands, whose requests are small
 
@@ -22,7 +22,7 @@ def first_of(*translators: Translator) -> Translator:
     return translate
 
 
-def raw_strings(requests: Mapping[bytes, tuple[Request, Callable[[Reply], Reply] | None]]) -> Translator:
+def raw_strings(requests: Mapping[bytes, tuple[Request, Callable[[Answer], Answer] | None]]) -> Translator:
     """Return a translator for messages that are a bare word instead of JSON.
 
     Args:
@@ -39,7 +39,7 @@ def raw_strings(requests: Mapping[bytes, tuple[Request, Callable[[Reply], Reply]
     return translate
 
 
-def all_status(reply: Reply) -> dict[str, Any]:
+def all_status(reply: Answer) -> dict[str, Any]:
     """Return the bare map of agents that GET_ALL_STATUS is answered with."""
     agents: dict[str, Any] = reply["agents"]
     return agents
@@ -50,7 +50,7 @@ class Command:
     """One word of the dialect of commands."""
 
     translate: Callable[[dict[str, Any]], Request]  # of its payload; raises msgspec's error for a field that is wrong
-    render: Callable[[Reply], Reply]  # what stands beside `status`
+    render: Callable[[Answer], Answer]  # what stands beside `status`
 
 
 class _Envelope(msgspec.Struct):
@@ -100,7 +100,7 @@ def commands(
         if not isinstance(request_id, str) or len(request_id) > MAX_REQUEST_ID_CHARACTERS:
             request_id = None
 
-        def render_error(error: RequestError) -> Reply:
+        def render_error(error: RequestError) -> Answer:
             return _repeated(request_id, _command_error(error, not_found))
 
         if command is None:
@@ -133,11 +133,11 @@ def _unknown(word: str, known: Iterable[str]) -> RequestError:
     return UnknownAction(f"there is no command {word[:64]!r} here; there are: {', '.join(sorted(known))}")
 
 
-def _repeated(request_id: str | None, reply: Reply) -> Reply:
+def _repeated(request_id: str | None, reply: Answer) -> Answer:
     return reply if request_id is None else {**reply, "request_id": request_id}
 
 
-def _as_is(reply: Reply) -> Reply:
+def _as_is(reply: Answer) -> Answer:
     return reply
 
 

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Literal
 
+from agent_runtime.replies import HealthDocument
 from agent_runtime.version import versions
 
 OPEN_LINK = "SECURE_ZMQ=0: the link is open, nobody is authenticated and nothing is encrypted"
@@ -50,11 +51,11 @@ class Health:
         looked_at = [check for name, check in self._checks.items() if name not in without]
         return _status([check for check in looked_at if check.probe() is not None])
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> HealthDocument:
         """Run the checks and return the document."""
         faults = {name: check.probe() for name, check in self._checks.items()}
         failed = [self._checks[name] for name, fault in faults.items() if fault is not None]
-        document: dict[str, Any] = {
+        document: HealthDocument = {
             "status": _status(failed),
             "ready": not failed,
             "agent": self._agent,
@@ -71,5 +72,5 @@ class Health:
         return document
 
 
-def _status(failed: Collection[_Check]) -> str:
+def _status(failed: Collection[_Check]) -> Literal["ok", "degraded", "error"]:
     return "error" if any(check.essential for check in failed) else "degraded" if failed else "ok"

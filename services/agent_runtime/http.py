@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import uvicorn
@@ -45,7 +45,7 @@ class HttpServer:
     def __init__(
         self,
         port: int,
-        health: Callable[[], dict[str, Any]],
+        health: Callable[[], Mapping[str, Any]],
         metrics: Callable[[], bytes] = bytes,
         routes: Sequence[BaseRoute] = (),
     ) -> None:
@@ -98,7 +98,7 @@ class HttpServer:
 
 
 def _application(
-    health: Callable[[], dict[str, Any]], metrics: Callable[[], bytes], routes: Sequence[BaseRoute]
+    health: Callable[[], Mapping[str, Any]], metrics: Callable[[], bytes], routes: Sequence[BaseRoute]
 ) -> Starlette:
     def healthz(_: Request) -> JSONResponse:
         document = health()

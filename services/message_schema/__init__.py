@@ -1,1 +1,1 @@
-"""The agents' requests as JSON Schema, generated from the types that decode them."""
+"""The agents' messages as JSON Schema, generated from the types that decode them."""

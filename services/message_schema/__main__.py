@@ -1,13 +1,14 @@
-"""`python -m message_schema FOLDER`: write one schema per agent."""
+"""`python -m message_schema FOLDER`: write the schemas of each agent's requests, replies, and feed."""
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
+from agent_runtime.replies import Refusal, Replies
 from secure_zmq.wire import Request, tag_of
 
 AGENTS = {
@@ -15,6 +16,9 @@ AGENTS = {
     "UnifiedMemoryReasoningAgent": "unified_memory_reasoning",
 }
 _COMMON = "agent_runtime"  # what every agent answers
+_FEEDER = "SystemDigitalTwin"  # the agent that has a feed
+_DEFINITIONS = "#/$defs/"
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema_of(agent: str) -> dict[str, Any]:
@@ -28,9 +32,49 @@ def schema_of(agent: str) -> dict[str, Any]:
     for each in types[1:]:
         union = union | each
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": _DIALECT,
         "title": f"Requests to {agent}",
         **msgspec.json.schema(union),
+    }
+
+
+def replies_of(agent: str) -> dict[str, Any]:
+    """Return the schema of an object that has, by the action, a reply to it: what the action gives, or a refusal."""
+    table: Replies = importlib.import_module(f"{AGENTS[agent]}.replies").REPLIES
+    kinds = {tag_of(request): (*alternatives(reply), Refusal) for request, reply in table.items()}
+    schema = _by_name(f"Replies of {agent}, by the request's action", kinds)
+    for references in schema["properties"].values():
+        for each in references["anyOf"]:  # the dispatcher adds it
+            definition = schema["$defs"][each["$ref"].removeprefix(_DEFINITIONS)]
+            definition["properties"]["request_id"] = {"type": "string"}
+    return schema
+
+
+def feed_of(agent: str) -> dict[str, Any] | None:
+    """Return the schema of an object that has, by the topic, an event of the agent's feed; None where it has none."""
+    if agent != _FEEDER:
+        return None
+    table: Mapping[str, type] = importlib.import_module(f"{AGENTS[agent]}.feed_events").FEED
+    return _by_name(f"Events on the feed of {agent}, by topic", {topic: (kind,) for topic, kind in table.items()})
+
+
+def alternatives(reply: Any) -> tuple[type, ...]:
+    """Return what may be answered: the members of a union, or the type alone."""
+    return get_args(reply) or (reply,)
+
+
+def _by_name(title: str, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    """Return the schema of an object that has one of the types under each name."""
+    types = list(dict.fromkeys(kind for several in kinds.values() for kind in several))
+    references, definitions = msgspec.json.schema_components(types, ref_template=_DEFINITIONS + "{name}")
+    reference_of = dict(zip(types, references, strict=True))
+    return {
+        "$schema": _DIALECT,
+        "title": title,
+        "type": "object",
+        "properties": {name: {"anyOf": [reference_of[kind] for kind in kinds[name]]} for name in sorted(kinds)},
+        "additionalProperties": False,
+        "$defs": definitions,
     }
 
 
@@ -44,8 +88,11 @@ def main(folder: Path) -> None:
     """Write the schemas into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     for agent in AGENTS:
-        text = msgspec.json.format(msgspec.json.encode(schema_of(agent)), indent=2)
-        (folder / f"{agent}.json").write_bytes(text + b"\n")
+        schemas = {agent: schema_of(agent), f"{agent}.replies": replies_of(agent), f"{agent}.feed": feed_of(agent)}
+        for name, schema in schemas.items():
+            if schema is not None:
+                text = msgspec.json.format(msgspec.json.encode(schema), indent=2)
+                (folder / f"{name}.json").write_bytes(text + b"\n")
 
 
 if __name__ == "__main__":

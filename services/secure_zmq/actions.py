@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from secure_zmq.callers import Caller
 from secure_zmq.errors import RequestError
-from secure_zmq.wire import Reply, Request, tag_of
+from secure_zmq.wire import Answer, Reply, Request, tag_of
 
 R = TypeVar("R", bound=Request)
 
@@ -21,7 +21,7 @@ class Action(Generic[R]):
     """
 
     request: type[R]
-    handle: Callable[[R, Caller], "Reply | Future[Reply]"]
+    handle: Callable[[R, Caller], "Answer | Future[Reply]"]
     mutates: bool = False
     forwardable: bool = False  # whether a peer may pass it on for another
     name: str = field(init=False)  # what the wire calls it, and what a grant names
@@ -35,8 +35,8 @@ class Translation:
     """A request of an older dialect as today's request, or what is wrong with it, and its words for the answers."""
 
     request: Request | RequestError
-    render: Callable[[Reply], Reply]
-    render_error: Callable[[RequestError], Reply]
+    render: Callable[[Answer], Answer]
+    render_error: Callable[[RequestError], Answer]
 
 
 Translator = Callable[[bytes], Translation | None]

@@ -29,7 +29,7 @@ from secure_zmq.forwarding import CallerNamed, first_caller, nobody
 from secure_zmq.grants import Grants
 from secure_zmq.log_budget import LogBudget
 from secure_zmq.once_only import OnceOnly, ReplyLog, Store
-from secure_zmq.wire import Reply, Request, RequestDecoder, encode_error, encode_reply, request_id_of
+from secure_zmq.wire import Answer, Reply, Request, RequestDecoder, encode_error, encode_reply, request_id_of
 
 _log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ class _Job(msgspec.Struct):
     payload: bytes
     translation: Translation | None
 
-    def encode(self, reply: Reply) -> bytes:
+    def encode(self, reply: Answer) -> bytes:
         if self.translation is not None:
             return encode_reply(self.translation.render(reply), None)
         return encode_reply(reply, self.request.request_id)
@@ -260,7 +260,7 @@ class Dispatcher:
             raise TypeError(f"{job.action.name} mutates, and its answer is not there when the transaction ends")
         return self._encode(job, answer)
 
-    def _encode(self, job: _Job, answer: Reply) -> bytes:
+    def _encode(self, job: _Job, answer: Answer) -> bytes:
         reply = job.encode(answer)
         if len(reply) > self._max_payload_bytes:  # the client would cut the connection, and ask again for ever
             raise MessageTooLarge(

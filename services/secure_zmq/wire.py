@@ -15,7 +15,8 @@ from secure_zmq.errors import MalformedRequest, MessageTooLarge, RequestError, U
 MAX_REQUEST_ID_CHARACTERS = 128
 NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
-Reply = dict[str, Any]
+Reply = dict[str, Any]  # as a client reads it
+Answer = Mapping[str, Any]  # as a handler gives it: a dict, which its TypedDict describes
 
 
 class Request(msgspec.Struct, kw_only=True, tag_field="action"):
@@ -118,7 +119,7 @@ def encode_request(action: str, fields: Mapping[str, Any], request_id: str, max_
     return payload
 
 
-def encode_reply(reply: Reply, request_id: str | None) -> bytes:
+def encode_reply(reply: Answer, request_id: str | None) -> bytes:
     """Return a reply's bytes, the request's id repeated."""
     if request_id is not None:
         reply = {**reply, "request_id": request_id}

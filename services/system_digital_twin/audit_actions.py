@@ -1,14 +1,14 @@
 """The audit log as an operator reads it: raw lines in pages, to be verified by the reader and not by the writer."""
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from audit_log.log import AuditLog
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
-from secure_zmq.wire import Reply, Request
+from secure_zmq.wire import Request
+from system_digital_twin.key_replies import AuditPage
 
 
 class GetAudit(Request, tag="get_audit"):
@@ -19,17 +19,17 @@ class GetAudit(Request, tag="get_audit"):
     position: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
-def audit_actions(audit: AuditLog, success: str) -> list[Action[Any]]:
+def audit_actions(audit: AuditLog, success: Literal["success"]) -> list[Action[Any]]:
     """Return the action that reads the log; `success` is the agent's word for it."""
 
-    def answer(request: GetAudit, _: Caller) -> Reply:
+    def answer(request: GetAudit, _: Caller) -> AuditPage:
         page = audit.read_page(request.after_seq, request.limit, request.position)
         return {
             "status": success,
             "lines": page.lines,
             "position": page.position,
-            "anchor": asdict(page.anchor),
-            "head": asdict(page.head),
+            "anchor": {"seq": page.anchor.seq, "prev": page.anchor.prev},
+            "head": {"seq": page.head.seq, "hash": page.head.hash},
         }
 
     return [Action(GetAudit, answer)]

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from agent_runtime.dialects import Command
-from secure_zmq.wire import NAME, Reply
+from secure_zmq.wire import NAME, Answer
 from system_digital_twin.messages import PORT, GetAgentInfo, RegisterAgent, RegistrationData
 from system_digital_twin.registry import HEALTHY
 
@@ -49,7 +49,7 @@ def _discover(payload: dict[str, Any]) -> GetAgentInfo:
     return GetAgentInfo(agent_name=msgspec.convert(payload, _Discover).name)
 
 
-def _found(reply: Reply) -> Reply:
+def _found(reply: Answer) -> Answer:
     info = reply["agent_info"]
     return {"payload": {**info, "ip": info["host"]}}
 

@@ -1,15 +1,16 @@
 """The actions on events and errors: told by whom they concern, kept, sent on the feed, and asked for afterwards."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.errors import MalformedRequest
-from secure_zmq.wire import Reply
 from system_digital_twin.event_messages import GetErrors, GetEvents, PublishEvent, ReportError
+from system_digital_twin.event_records import Page
+from system_digital_twin.event_replies import ErrorsTold, ErrorStored, EventsTold, EventStored, KeptError, KeptEvent
 from system_digital_twin.events import Events, Topic
 from system_digital_twin.handlers import SUCCESS, require_speaks_for
 
@@ -26,11 +27,11 @@ class EventActions:
         return [
             Action(PublishEvent, self.publish, mutates=True),
             Action(ReportError, self.report, mutates=True),
-            Action(GetEvents, lambda request, _: self._answer("events", Topic.EVENT, request), forwardable=True),
-            Action(GetErrors, lambda request, _: self._answer("errors", Topic.ERROR, request), forwardable=True),
+            Action(GetEvents, self.events, forwardable=True),
+            Action(GetErrors, self.errors, forwardable=True),
         ]
 
-    def publish(self, request: PublishEvent, caller: Caller) -> Reply:
+    def publish(self, request: PublishEvent, caller: Caller) -> EventStored:
         event = request.event
         require_speaks_for(caller, event.source_agent)
         fields = _told(event)
@@ -42,7 +43,7 @@ class EventActions:
             "seq": seq,
         }
 
-    def report(self, request: ReportError, caller: Caller) -> Reply:
+    def report(self, request: ReportError, caller: Caller) -> ErrorStored:
         error = request.error
         require_speaks_for(caller, error.agent_id)
         seq = self._events.add(Topic.ERROR, _told(error), caller.name)
@@ -53,9 +54,29 @@ class EventActions:
             "seq": seq,
         }
 
-    def _answer(self, name: str, topic: Topic, request: GetEvents | GetErrors) -> Reply:
+    def events(self, request: GetEvents, _: Caller) -> EventsTold:
+        page = self._page(Topic.EVENT, request)
+        return {
+            "status": SUCCESS,
+            "events": [cast("KeptEvent", entry.document()) for entry in page.entries],  # as its teller's request was
+            "more": page.more,
+            "last_seq": page.last_seq,
+            "let_go_to": page.let_go_to,
+        }
+
+    def errors(self, request: GetErrors, _: Caller) -> ErrorsTold:
+        page = self._page(Topic.ERROR, request)
+        return {
+            "status": SUCCESS,
+            "errors": [cast("KeptError", entry.document()) for entry in page.entries],
+            "more": page.more,
+            "last_seq": page.last_seq,
+            "let_go_to": page.let_go_to,
+        }
+
+    def _page(self, topic: Topic, request: GetEvents | GetErrors) -> Page:
         since = request.since
-        page = self._events.newest(
+        return self._events.newest(
             topic,
             since_seq=since if isinstance(since, int) else 0,
             since_time=_moment(since) if isinstance(since, str) else None,
@@ -63,13 +84,6 @@ class EventActions:
             limit=request.limit,
             max_bytes=self._max_bytes,
         )
-        return {
-            "status": SUCCESS,
-            name: [entry.document() for entry in page.entries],
-            "more": page.more,
-            "last_seq": page.last_seq,
-            "let_go_to": page.let_go_to,
-        }
 
 
 def _told(told: msgspec.Struct) -> dict[str, Any]:

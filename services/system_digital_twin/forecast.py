@@ -1,9 +1,11 @@
 """What a load would do to a host, and which host it fits on: figures in, a recommendation out; no state, no clock."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
+
+from system_digital_twin.load_replies import Projection
 
 LoadType = Literal["cpu", "ram", "vram", "network"]
 Resource = Literal["ram", "vram"]
@@ -51,7 +53,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     recommendation: str
     reason: str
-    projection: dict[str, Any]
+    projection: Projection
     headroom: float | None
 
     @property
@@ -130,7 +132,7 @@ def _memory(
 ) -> Forecast:
     name = resource.upper()
     if used_mb is None or total_mb is None:
-        return _unknown(state, DENY, name, {f"projected_{resource}_mb": None, f"{resource}_capacity_mb": total_mb})
+        return _unknown(state, DENY, name, _memory_projection(resource, None, total_mb))
     projected, allowed = leased.on(used_mb) + value, total_mb * percent / 100
     fits = projected <= allowed
     reason = (
@@ -141,12 +143,18 @@ def _memory(
         host=state.host,
         recommendation=PROCEED if fits else DENY,
         reason=reason,
-        projection={f"projected_{resource}_mb": round(projected, 2), f"{resource}_capacity_mb": round(total_mb, 2)},
+        projection=_memory_projection(resource, round(projected, 2), round(total_mb, 2)),
         headroom=allowed - projected,
     )
 
 
-def _unknown(state: HostState, recommendation: str, what: str, projection: dict[str, Any]) -> Forecast:
+def _memory_projection(resource: Resource, projected_mb: float | None, capacity_mb: float | None) -> Projection:
+    if resource == "ram":
+        return {"projected_ram_mb": projected_mb, "ram_capacity_mb": capacity_mb}
+    return {"projected_vram_mb": projected_mb, "vram_capacity_mb": capacity_mb}
+
+
+def _unknown(state: HostState, recommendation: str, what: str, projection: Projection) -> Forecast:
     return Forecast(
         host=state.host,
         recommendation=recommendation,

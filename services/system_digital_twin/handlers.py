@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -11,7 +11,7 @@ from agent_runtime.health import iso_time
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.errors import MalformedRequest, NotGranted
-from secure_zmq.wire import Reply, Request
+from secure_zmq.wire import Request
 from system_digital_twin.messages import (
     MAX_METADATA_BYTES,
     Discover,
@@ -26,9 +26,23 @@ from system_digital_twin.messages import (
     Unregister,
 )
 from system_digital_twin.registry import HEALTHY, AgentRecord, Registry
+from system_digital_twin.registry_replies import (
+    AgentBrief,
+    AgentFound,
+    AgentInfo,
+    AllAgents,
+    Beaten,
+    Discovery,
+    Endpoint,
+    EndpointFound,
+    OkAgents,
+    Registered,
+    RegisteredAgents,
+    Unregistered,
+)
 
 ITSELF = "SystemDigitalTwin"
-SUCCESS = "success"  # the word that this agent's clients test for
+SUCCESS: Final = "success"  # the word that this agent's clients test for
 
 PublicKeyOf = Callable[[str], bytes | None]
 
@@ -61,7 +75,7 @@ class Handlers:
             Action(GetAgentEndpoint, self.agent_endpoint, forwardable=True),
         ]
 
-    def register(self, request: RegisterAgent, caller: Caller) -> Reply:
+    def register(self, request: RegisterAgent, caller: Caller) -> Registered:
         data = request.registration_data
         if data is not None:
             record = self._registry.put(_from_data(data, caller))
@@ -82,20 +96,20 @@ class Handlers:
         )
         return {"status": SUCCESS, "message": f"agent {record.name} registered", "agent": self._brief(record)}
 
-    def heartbeat(self, request: Heartbeat, caller: Caller) -> Reply:
+    def heartbeat(self, request: Heartbeat, caller: Caller) -> Beaten:
         require_speaks_for(caller, request.agent_name)
         seen = self._registry.heartbeat(request.agent_name, request.status)
         self._registry.note_trust(request.agent_name, request.trust_revision)
         return {"status": SUCCESS, "timestamp": iso_time(seen.wall), "trust_revision": self._trust_revision()}
 
-    def unregister(self, request: Unregister, caller: Caller) -> Reply:
+    def unregister(self, request: Unregister, caller: Caller) -> Unregistered:
         require_speaks_for(caller, request.agent_name)
         if request.agent_name == ITSELF:
             raise NotGranted(f"{ITSELF} is registered for as long as it runs; stop the agent instead")
         self._registry.remove(request.agent_name)
         return {"status": SUCCESS, "message": f"agent {request.agent_name} unregistered"}
 
-    def discover(self, request: Discover, _: Caller) -> Reply:
+    def discover(self, request: Discover, _: Caller) -> Discovery:
         return {
             "status": SUCCESS,
             "agents": [
@@ -105,30 +119,30 @@ class Handlers:
             ],
         }
 
-    def all_agents(self, _: Request, __: Caller) -> Reply:
+    def all_agents(self, _: Request, __: Caller) -> AllAgents:
         return {"status": SUCCESS, "agents": {record.name: self._brief(record) for record in self._registry.all()}}
 
-    def registered_agents(self, _: Request, __: Caller) -> Reply:
+    def registered_agents(self, _: Request, __: Caller) -> RegisteredAgents:
         return {"status": SUCCESS, "agents": [self._whole(record) for record in self._registry.all()]}
 
-    def ok_agents(self, _: Request, __: Caller) -> Reply:
+    def ok_agents(self, _: Request, __: Caller) -> OkAgents:
         names = [record.name for record in self._registry.all() if self._registry.is_ok(record)]
         return {"status": SUCCESS, "count": len(names), "agents": names}
 
-    def agent_info(self, request: GetAgentInfo, _: Caller) -> Reply:
+    def agent_info(self, request: GetAgentInfo, _: Caller) -> AgentFound:
         return {"status": SUCCESS, "agent_info": self._whole(self._registry.get(request.agent_name))}
 
-    def agent_endpoint(self, request: GetAgentEndpoint, _: Caller) -> Reply:
+    def agent_endpoint(self, request: GetAgentEndpoint, _: Caller) -> EndpointFound:
         return {"status": SUCCESS, **self._endpoint(self._registry.get(request.agent_name))}
 
-    def _brief(self, record: AgentRecord) -> dict[str, Any]:
+    def _brief(self, record: AgentRecord) -> AgentBrief:
         return {
             "location": record.location,
             "status": self._registry.status(record),
             "last_seen": iso_time(self._registry.last_seen(record.name)),
         }
 
-    def _whole(self, record: AgentRecord) -> dict[str, Any]:
+    def _whole(self, record: AgentRecord) -> AgentInfo:
         return {
             "name": record.name,
             **self._brief(record),
@@ -147,7 +161,7 @@ class Handlers:
             "revision": record.revision,
         }
 
-    def _endpoint(self, record: AgentRecord) -> dict[str, Any]:
+    def _endpoint(self, record: AgentRecord) -> Endpoint:
         key = self._public_key_of(record.name)
         return {
             "agent_name": record.name,

@@ -8,7 +8,7 @@ Every step may be repeated; what was confirmed is on disk before the answer.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import structlog
 
@@ -22,10 +22,10 @@ from secure_zmq.key_writer import render_certificate
 from secure_zmq.keys import Certificate, KeyOwner, PublicKey
 from secure_zmq.peers import AuthorizedPeers, Standing
 from secure_zmq.validity import DAY_S, Validity
-from secure_zmq.wire import Reply
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.key_limits import Rate
 from system_digital_twin.key_messages import ConfirmKey, Enrol, GetTrust, ProposeKey, RetireKeys, public_key_in
+from system_digital_twin.key_replies import Confirmed, Enrolled, Proposed, Retired, Trust, TrustTold
 
 _log = structlog.get_logger(__name__)
 
@@ -40,7 +40,12 @@ class KeyActions:
     """The actions on keys; the folders are the only record, so a restart forgets nothing but open proposals."""
 
     def __init__(
-        self, peers: AuthorizedPeers, enrolled: EnrolledKeys, audit: Audit, success: str, lifetime_days: int
+        self,
+        peers: AuthorizedPeers,
+        enrolled: EnrolledKeys,
+        audit: Audit,
+        success: Literal["success"],
+        lifetime_days: int,
     ) -> None:
         self._peers = peers
         self._enrolled = enrolled
@@ -68,7 +73,7 @@ class KeyActions:
             Action(GetTrust, self.trust),
         ]
 
-    def enrol(self, request: Enrol, caller: Caller) -> Reply:
+    def enrol(self, request: Enrol, caller: Caller) -> Enrolled:
         invite = self._invitation_of(caller)
         self._limit(invite)
         owner, key = invite.owner, public_key_in(request.public_key)
@@ -78,7 +83,7 @@ class KeyActions:
             self._propose(owner, key, invite)
         return {"status": self._success, "name": owner.name, "host": owner.host, "roles": sorted(owner.roles)}
 
-    def propose(self, request: ProposeKey, caller: Caller) -> Reply:
+    def propose(self, request: ProposeKey, caller: Caller) -> Proposed:
         current = self._own_certificate(caller)
         key = public_key_in(request.public_key)
         if key not in self._peers.keys_of(caller.name):
@@ -87,7 +92,7 @@ class KeyActions:
             self._propose(current.owner, key, current)
         return {"status": self._success, "fingerprint": key.fingerprint}
 
-    def confirm(self, _: ConfirmKey, caller: Caller) -> Reply:
+    def confirm(self, _: ConfirmKey, caller: Caller) -> Confirmed:
         fingerprint = caller.fingerprint or ""
         candidate = self._peers.candidate(fingerprint)
         if CANDIDATE_ROLE in caller.roles and candidate is not None:
@@ -99,7 +104,7 @@ class KeyActions:
                     self._end_if_used(invite)  # the disk was full, and that could not be noted
         return {"status": self._success, "certificate": render_certificate(certificate), **self._trust()}
 
-    def retire(self, _: RetireKeys, caller: Caller) -> Reply:
+    def retire(self, _: RetireKeys, caller: Caller) -> Retired:
         own, before = self._own_certificate(caller), self._peers.contents
         others = [certificate for certificate in self._listed(caller.name) if certificate.public != own.public]
         for certificate in others:
@@ -116,16 +121,21 @@ class KeyActions:
             self._peers.reload()
         return {"status": self._success, "retired": [certificate.public.fingerprint for certificate in others]}
 
-    def trust(self, _: GetTrust, caller: Caller) -> Reply:
+    def trust(self, _: GetTrust, caller: Caller) -> TrustTold:
         return {"status": self._success, **self._trust()}
 
     def revision(self) -> str:
         """Return the revision of the list of whom to trust."""
         return self._document().revision
 
-    def _trust(self) -> Reply:
+    def _trust(self) -> Trust:
         document = self._document()
-        return {name: getattr(document, name) for name in document.__struct_fields__}
+        return {
+            "revision": document.revision,
+            "current": document.current,
+            "next": document.next,
+            "revoked": document.revoked,
+        }
 
     def _document(self) -> TrustDocument:
         """Return the document; every heartbeat asks for its revision, so it is made once for each change."""

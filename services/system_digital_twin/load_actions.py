@@ -8,7 +8,6 @@ from agent_runtime.health import iso_time
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.errors import LimitReached, MalformedRequest, NotFound
-from secure_zmq.wire import Reply
 from system_digital_twin.forecast import Forecast, HostState, LoadType, Placement, Resource, forecast, place
 from system_digital_twin.handlers import SUCCESS
 from system_digital_twin.leases import Lease, Leases
@@ -19,6 +18,18 @@ from system_digital_twin.load_messages import (
     ReserveRam,
     ReserveVram,
     SimulateLoad,
+)
+from system_digital_twin.load_replies import (
+    Committed,
+    Considered,
+    CurrentState,
+    LeasesTold,
+    LeaseTold,
+    LoadSimulated,
+    Placed,
+    PlacementTold,
+    Released,
+    Reserved,
 )
 from system_digital_twin.metrics import Metrics
 from system_digital_twin.state_documents import rounded
@@ -35,21 +46,21 @@ class LoadActions:
         """Return the table of actions."""
         return [
             Action(SimulateLoad, self.simulate, forwardable=True),
-            Action(ReserveVram, lambda request, caller: self._reserve("vram", request, caller), mutates=True),
-            Action(ReserveRam, lambda request, caller: self._reserve("ram", request, caller), mutates=True),
+            Action(ReserveVram, self.reserve_vram, mutates=True),
+            Action(ReserveRam, self.reserve_ram, mutates=True),
             Action(CommitLease, self.commit, mutates=True),
             Action(ReleaseLease, self.release, mutates=True),
             Action(ListLeases, self.list_leases, forwardable=True),
         ]
 
-    def simulate(self, request: SimulateLoad, _: Caller) -> Reply:
+    def simulate(self, request: SimulateLoad, _: Caller) -> LoadSimulated:
         value = request.value if request.value is not None else request.value_mb
         if value is None:
             raise MalformedRequest("Object missing required field `value`; give how much load it is")
         forecasts = self._forecasts(request.host, request.load_type, value)
         placement = place(forecasts)
         chosen = placement.best
-        reply: Reply = {
+        reply: LoadSimulated = {
             "status": SUCCESS,
             "timestamp": iso_time(time.time()),
             "host": chosen.host,
@@ -57,35 +68,42 @@ class LoadActions:
             "load_type": request.load_type,
             "requested_value": value,
             "recommendation": chosen.recommendation,
-            **chosen.projection,
         }
+        reply.update(chosen.projection)  # type: ignore[typeddict-item] # which has some of its fields
         if not chosen.fits:
             reply["reason"] = chosen.reason
         if request.host is None:
             reply["placement"] = _placement(placement, forecasts)
         return reply
 
-    def commit(self, request: CommitLease, caller: Caller) -> Reply:
+    def reserve_vram(self, request: ReserveVram, caller: Caller) -> Reserved | Placed:
+        return self._reserve("vram", request, caller)
+
+    def reserve_ram(self, request: ReserveRam, caller: Caller) -> Reserved | Placed:
+        return self._reserve("ram", request, caller)
+
+    def commit(self, request: CommitLease, caller: Caller) -> Committed:
         return {"status": SUCCESS, **self._document(self._leases.commit(request.lease_id, caller))}
 
-    def release(self, request: ReleaseLease, caller: Caller) -> Reply:
+    def release(self, request: ReleaseLease, caller: Caller) -> Released:
         lease = self._leases.release(request.lease_id, caller)
         message = f"{lease.amount_mb:g} MB of {lease.resource.upper()} on {lease.host} are free again"
         return {"status": SUCCESS, "lease_id": lease.lease_id, "message": message}
 
-    def list_leases(self, _: ListLeases, __: Caller) -> Reply:
+    def list_leases(self, _: ListLeases, __: Caller) -> LeasesTold:
         return {"status": SUCCESS, "leases": [self._document(lease) for lease in self._leases.all()]}
 
-    def _reserve(self, resource: Resource, request: ReserveVram | ReserveRam, caller: Caller) -> Reply:
+    def _reserve(self, resource: Resource, request: ReserveVram | ReserveRam, caller: Caller) -> Reserved | Placed:
         forecasts = self._forecasts(request.host, resource, request.amount_mb)
         placement = place(forecasts)
         if placement.host is None:
             self._refuse(resource, request.amount_mb, forecasts)
         lease = self._leases.reserve(resource, placement.best.host, request.amount_mb, request.ttl_s, caller)
-        reply = {"status": SUCCESS, **self._document(lease)}
-        if request.host is None:
-            reply["placement"] = _placement(placement, forecasts)
-        return reply
+        reserved: Reserved = {"status": SUCCESS, **self._document(lease)}
+        if request.host is not None:
+            return reserved
+        placed: Placed = {**reserved, "placement": _placement(placement, forecasts)}
+        return placed
 
     def _refuse(self, resource: Resource, amount_mb: float, forecasts: Sequence[Forecast]) -> NoReturn:
         reasons = "; ".join(each.reason for each in forecasts)
@@ -112,7 +130,7 @@ class LoadActions:
             vram_leased=self._leases.leased("vram", host, since),
         )
 
-    def _document(self, lease: Lease) -> dict[str, Any]:
+    def _document(self, lease: Lease) -> LeaseTold:
         return {
             "lease_id": lease.lease_id,
             "resource": lease.resource,
@@ -126,7 +144,7 @@ class LoadActions:
         }
 
 
-def _current(state: HostState) -> dict[str, Any]:
+def _current(state: HostState) -> CurrentState:
     return {
         "cpu_usage": rounded(state.cpu_percent),
         "ram_usage_mb": rounded(state.ram_used_mb),
@@ -137,8 +155,8 @@ def _current(state: HostState) -> dict[str, Any]:
     }
 
 
-def _placement(placement: Placement, forecasts: Sequence[Forecast]) -> dict[str, Any]:
-    considered = [
+def _placement(placement: Placement, forecasts: Sequence[Forecast]) -> PlacementTold:
+    considered: list[Considered] = [
         {"host": each.host, "recommendation": each.recommendation, "reason": each.reason} for each in forecasts
     ]
     return {"host": placement.host, "reason": placement.reason, "considered": considered}

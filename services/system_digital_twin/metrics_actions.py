@@ -13,11 +13,20 @@ from host_metrics.sample import GpuSample, HostSample
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.errors import MalformedRequest, NotFound, NotGranted
-from secure_zmq.wire import Reply
 from system_digital_twin.handlers import SUCCESS, require_speaks_for
 from system_digital_twin.metrics import Metrics
 from system_digital_twin.metrics_history import Bucket
 from system_digital_twin.metrics_messages import GetHistory, GetMetrics, ReportMetrics, UpdateVramMetrics
+from system_digital_twin.metrics_replies import (
+    Course,
+    HistoriesTold,
+    HistoryTold,
+    MetricsNoted,
+    MetricsNow,
+    MetricsSoFar,
+    VramNoted,
+    VramReported,
+)
 from system_digital_twin.state_documents import host_document, rounded
 from system_digital_twin.vram_reports import VramReport, VramReports
 
@@ -38,7 +47,7 @@ class MetricsActions:
             Action(UpdateVramMetrics, self.update_vram, mutates=True),
         ]
 
-    def metrics(self, request: GetMetrics, _: Caller) -> Reply:
+    def metrics(self, request: GetMetrics, _: Caller) -> MetricsNow | MetricsSoFar:
         own, names = self._metrics.own_host, self._metrics.hosts()
         if request.metrics_type == "history":
             courses = {name: _course(self._metrics.samples(name)) for name in names}
@@ -47,14 +56,14 @@ class MetricsActions:
         reports = [_report(each) for each in self._reports.all()]
         return {"status": SUCCESS, "metrics": {**hosts[own], "hosts": hosts, "vram_reports": reports}}
 
-    def history(self, request: GetHistory, _: Caller) -> Reply:
+    def history(self, request: GetHistory, _: Caller) -> HistoryTold | HistoriesTold:
         if request.host is not None:
             return {"status": SUCCESS, "history": {**self._course_of(request.host, request), "host": request.host}}
         courses = {name: self._course_of(name, request) for name in self._metrics.hosts()}
         own = self._metrics.own_host
         return {"status": SUCCESS, "history": {**courses[own], "host": own, "hosts": courses}}
 
-    def report(self, request: ReportMetrics, caller: Caller) -> Reply:
+    def report(self, request: ReportMetrics, caller: Caller) -> MetricsNoted:
         host = self._reporting_host(request.host, caller)
         gpus = tuple(
             GpuSample(
@@ -83,7 +92,7 @@ class MetricsActions:
             return {"status": SUCCESS, "message": f"metrics of {host} were noted before", "host": host}
         return {"status": SUCCESS, "message": f"metrics of {host} noted", "host": host}
 
-    def update_vram(self, request: UpdateVramMetrics, caller: Caller) -> Reply:
+    def update_vram(self, request: UpdateVramMetrics, caller: Caller) -> VramNoted:
         told = request.payload
         require_speaks_for(caller, told.agent_name)
         devices: dict[str, float] = {}
@@ -117,14 +126,14 @@ class MetricsActions:
             raise NotGranted(f"{host} measures itself, and nobody else reports its metrics")
         return host
 
-    def _course_of(self, host: str, request: GetHistory) -> dict[str, Any]:
+    def _course_of(self, host: str, request: GetHistory) -> Course:
         samples = self._metrics.samples(host)  # also finds out whether there is such a host
         if request.resolution == "sample":
             return _course(samples)
         return _downsampled_course(self._metrics.history_on_disk.read(host, request.resolution))
 
 
-def _course(samples: Sequence[HostSample]) -> dict[str, Any]:
+def _course(samples: Sequence[HostSample]) -> Course:
     return {
         "timestamps": [iso_time(each.wall) for each in samples],
         "cpu_usage": [rounded(each.cpu_percent) for each in samples],
@@ -134,7 +143,7 @@ def _course(samples: Sequence[HostSample]) -> dict[str, Any]:
     }
 
 
-def _downsampled_course(rows: Sequence[Bucket]) -> dict[str, Any]:
+def _downsampled_course(rows: Sequence[Bucket]) -> Course:
     """Return means under the contract's names, and the greatest sample of each row beside them."""
     return {
         "timestamps": [iso_time(row.start) for row in rows],
@@ -149,7 +158,7 @@ def _downsampled_course(rows: Sequence[Bucket]) -> dict[str, Any]:
     }
 
 
-def _report(report: VramReport) -> dict[str, Any]:
+def _report(report: VramReport) -> VramReported:
     return {
         "agent_name": report.agent_name,
         "host": report.host,

@@ -1,10 +1,10 @@
 """A host's present state in the words of the contract, for whoever answers with it."""
 
 import time
-from typing import Any
 
 from agent_runtime.health import iso_time
 from system_digital_twin.metrics import Metrics
+from system_digital_twin.metrics_replies import HostMetrics
 
 
 def rounded(value: float | None, digits: int = 2) -> float | None:
@@ -12,7 +12,7 @@ def rounded(value: float | None, digits: int = 2) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def host_document(metrics: Metrics, host: str) -> dict[str, Any]:
+def host_document(metrics: Metrics, host: str) -> HostMetrics:
     """Return how a host is now; null where nothing is measured, and all of it while the host is silent."""
     sample, heard = metrics.current(host), metrics.last_heard(host)
     return {

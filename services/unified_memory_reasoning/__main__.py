@@ -1,7 +1,6 @@
 """`python -m unified_memory_reasoning`: the agent on pc2."""
 
 import sys
-from typing import Any
 
 from agent_runtime.assembly import Assembly, Foundation
 from agent_runtime.dialects import commands
@@ -13,6 +12,7 @@ from membership.member import Description, Membership
 from unified_memory_reasoning.commands import COMMANDS
 from unified_memory_reasoning.memory import MIGRATIONS as MEMORY_MIGRATIONS
 from unified_memory_reasoning.memory import Memory
+from unified_memory_reasoning.memory_health import MemoryHealth, OutboxDocument
 from unified_memory_reasoning.messages import SUCCESS
 from unified_memory_reasoning.other_agents.coordination_actions import CoordinationActions
 
@@ -31,7 +31,16 @@ def assemble(foundation: Foundation) -> Assembly:
             member.outbox.tell_error("store_damage", damage, severity="critical")
     memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.tell)
 
-    def document() -> dict[str, Any]:
+    def outbox() -> OutboxDocument:
+        owed = member.outbox.queue.document()
+        return {
+            "waiting": owed["waiting"],
+            "oldest": owed["oldest"],
+            "set_aside": owed["set_aside"],
+            "let_go": owed["let_go"],
+        }
+
+    def document() -> MemoryHealth:
         last = counters.last_request_time
         return {
             **foundation.health.document(),
@@ -39,7 +48,7 @@ def assemble(foundation: Foundation) -> Assembly:
             "error_count": counters.errors,
             "last_request_time": iso_time(last) if last is not None else None,
             **memory.totals(),
-            "outbox": member.outbox.queue.document(),
+            "outbox": outbox(),
         }
 
     def on_tick() -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from agent_runtime.common_actions import HealthCheck, Ping
 from agent_runtime.dialects import Command
-from secure_zmq.wire import Reply, Request
+from secure_zmq.wire import Answer, Request
 from unified_memory_reasoning.memory_model.memory_messages import (
     DeleteMemory,
     MemoryStatus,
@@ -34,21 +34,21 @@ def _translator(request: type[R]) -> Callable[[dict[str, Any]], R]:
     return translate
 
 
-def _render(sentence: Callable[[Reply], str]) -> Callable[[Reply], Reply]:
+def _render(sentence: Callable[[Answer], str]) -> Callable[[Answer], Answer]:
     """Return what makes an older answer of a reply."""
 
-    def render(reply: Reply) -> Reply:
+    def render(reply: Answer) -> Answer:
         data = {name: value for name, value in reply.items() if name not in {"status", "message"}}
         return {"message": sentence(reply), "data": data}
 
     return render
 
 
-def _told(reply: Reply) -> str:
+def _told(reply: Answer) -> str:
     return str(reply["message"])
 
 
-def _health(sentence: Callable[[Reply], str]) -> Callable[[Reply], Reply]:
+def _health(sentence: Callable[[Answer], str]) -> Callable[[Answer], Answer]:
     """Return what makes an older answer of the health document, which has a status of its own."""
     return lambda reply: {"message": sentence(reply), "data": reply}
 

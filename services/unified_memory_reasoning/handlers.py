@@ -7,15 +7,16 @@ from agent_runtime.common_actions import Ping
 from agent_runtime.health import iso_time
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
-from secure_zmq.wire import Reply
+from unified_memory_reasoning.memory_health import MemoryHealth
 from unified_memory_reasoning.messages import SUCCESS, DeleteTwin, GetTwin, UpdateTwin
+from unified_memory_reasoning.twin_replies import TwinDeleted, TwinFound, TwinUpdated
 from unified_memory_reasoning.twins import Twins
 
 
 class Handlers:
     """The actions on the twins."""
 
-    def __init__(self, twins: Twins, document: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, twins: Twins, document: Callable[[], MemoryHealth]) -> None:
         self._twins = twins
         self._document = document
 
@@ -28,15 +29,15 @@ class Handlers:
             Action(DeleteTwin, self.delete_twin, mutates=True),
         ]
 
-    def ping(self, _: Ping, __: Caller) -> Reply:
+    def ping(self, _: Ping, __: Caller) -> MemoryHealth:
         """Answer with the health document, as this agent's clients expect of a ping."""
         return self._document()
 
-    def update_twin(self, request: UpdateTwin, caller: Caller) -> Reply:
+    def update_twin(self, request: UpdateTwin, caller: Caller) -> TwinUpdated:
         revision = self._twins.put(request.user_id, request.twin_data, caller.name)
         return {"status": SUCCESS, "user_id": request.user_id, "revision": revision}
 
-    def get_twin(self, request: GetTwin, _: Caller) -> Reply:
+    def get_twin(self, request: GetTwin, _: Caller) -> TwinFound:
         twin = self._twins.find(request.user_id)
         if twin is None:
             return {"status": SUCCESS, "twin": {}, "revision": 0}
@@ -48,6 +49,6 @@ class Handlers:
             "updated": iso_time(twin.updated),
         }
 
-    def delete_twin(self, request: DeleteTwin, caller: Caller) -> Reply:
+    def delete_twin(self, request: DeleteTwin, caller: Caller) -> TwinDeleted:
         self._twins.remove(request.user_id, caller.name)
         return {"status": SUCCESS, "user_id": request.user_id}

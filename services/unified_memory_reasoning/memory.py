@@ -1,6 +1,6 @@
 """The whole memory: its stores on one database, in the order of their schema, and the actions on them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -21,6 +21,7 @@ from unified_memory_reasoning.known_errors import error_patterns, pattern_propos
 from unified_memory_reasoning.known_errors.error_pattern_actions import ErrorPatternActions
 from unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
 from unified_memory_reasoning.known_errors.pattern_proposals import PatternProposals
+from unified_memory_reasoning.memory_health import MemoryHealth, Totals
 from unified_memory_reasoning.memory_model import memories
 from unified_memory_reasoning.memory_model.memories import Memories
 from unified_memory_reasoning.memory_model.memory_actions import MemoryActions
@@ -74,7 +75,7 @@ class Memory:
         self._quarantine = Quarantine(database)
         self._backups = BackupActions(database, max_reply_bytes)
 
-    def actions(self, document: Callable[[], dict[str, Any]]) -> list[Action[Any]]:
+    def actions(self, document: Callable[[], MemoryHealth]) -> list[Action[Any]]:
         """Return the table of actions; `document` is the health document, with which this agent answers a ping."""
         return [
             *Handlers(self._twins, document).actions(),
@@ -87,7 +88,7 @@ class Memory:
             *self._backups.actions(),
         ]
 
-    def totals(self) -> Mapping[str, int]:
+    def totals(self) -> Totals:
         """Return how much there is of what; kept in memory, for any thread to read."""
         return {
             "total_twins": self._twins.count,

@@ -1,13 +1,13 @@
 """What UnifiedMemoryReasoningAgent is asked: every field with its type and its bounds."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from secure_zmq.wire import NAME, Request
 
 DEFAULT_USER = "default"
-SUCCESS = "ok"  # the word that this agent's clients test for
+SUCCESS: Final = "ok"  # the word that this agent's clients test for
 MAX_TWIN_BYTES = 262_144  # of JSON
 
 

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
-from message_schema.__main__ import schema_of
+from message_schema.__main__ import replies_of, schema_of
 from secure_zmq.client import Client
 from secure_zmq.errors import NotFound, RequestError
 from tests.containers.stack import Stack
+from tests.unit.message_schema.json_schema import Schema, closed
 from tests.waiting import PATIENCE_S, wait_until
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
@@ -139,6 +141,7 @@ CALLS = {
         Call("backup_status", needs=backup, by="operator"),
     ],
 }
+REPLIES = {agent: Schema(closed(msgspec.json.decode(msgspec.json.encode(replies_of(agent))))) for agent in CALLS}
 ELSEWHERE = {  # what takes more than one call, or ends the agent
     SDT: {"enrol", "propose_key", "confirm_key", "retire_keys"},
     UMRA: {"begin_backup", "read_backup", "begin_restore", "write_restore", "finish_restore", "acknowledge_damage"},
@@ -175,7 +178,7 @@ def test_no_action_is_left_out(agent: str) -> None:
     [pytest.param(agent, call, id=f"{agent}-{call.action}") for agent, calls in CALLS.items() for call in calls],
 )
 def test_it_answers(clients: Callable[[str, Call], Client], agent: str, call: Call) -> None:
-    """With what its answer must have, and the word for success that the agent's clients know."""
+    """With what its answer must have, no field that its schema lacks, and the word for success that clients know."""
     client = clients(agent, call)
     fields = {**call.fields, **call.needs(client)}
     if call.refused is not None:
@@ -185,6 +188,7 @@ def test_it_answers(clients: Callable[[str, Call], Client], agent: str, call: Ca
     reply = client.call(call.action, deadline_s=10, request_id=None, **fields)
     assert set(call.has) <= reply.keys()
     assert reply["status"] in {"ok", "success", "degraded"}
+    assert REPLIES[agent].allows({call.action: reply}), reply
 
 
 def test_mainpcs_older_dialects_are_served_unchanged(stack: Stack) -> None:

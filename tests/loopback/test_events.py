@@ -12,17 +12,22 @@ from typing import Any
 import pytest
 import zmq
 
+from message_schema.__main__ import feed_of
 from secure_zmq.client import Client
 from secure_zmq.errors import ConnectionRefused, NotGranted
+from secure_zmq.key_writer import write_revocation
 from secure_zmq.server_address import SecuredAddress, UnencryptedAddress
 from secure_zmq.subscriber import Subscriber
+from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
+from tests.unit.message_schema.json_schema import Schema, closed
 from tests.waiting import PATIENCE_S, at_most, wait_until
 
 HEARD_WITHIN_S = 1.0
 CALL_S = 1.0  # beside a subscriber that does not read
 LARGE = {"text": "x" * 50_000}
 MANY = 4_000  # of the large ones: 200 MB
+FEED = Schema(closed(json.loads(json.dumps(feed_of(SDT)))))
 MOST_MORE_KB = 150_000  # what a subscriber that does not read may cost: 1,000 of them in libzmq, as many in the feed
 
 
@@ -41,8 +46,10 @@ def open_hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 
 @contextmanager
-def subscribed(hosts: Hosts, *topics: bytes, by: str = UMRA) -> Iterator[Subscriber]:
-    """Subscribe to the feed of mainpc, and wait until it is heard."""
+def subscribed(
+    hosts: Hosts, *topics: bytes, by: str = UMRA, probed: Sequence[bytes] | None = None
+) -> Iterator[Subscriber]:
+    """Subscribe to the feed of mainpc, and wait until it is heard; only some topics can be probed."""
     port = hosts.config.agent(SDT).events_port
     address = hosts.address(SDT, by)
     assert isinstance(address, SecuredAddress | UnencryptedAddress)
@@ -50,7 +57,7 @@ def subscribed(hosts: Hosts, *topics: bytes, by: str = UMRA) -> Iterator[Subscri
     subscriber.start()
     try:
         with hosts.client(SDT) as client:
-            wait_until(lambda: _is_heard(client, subscriber, topics), PATIENCE_S, "the subscriber hears")
+            wait_until(lambda: _is_heard(client, subscriber, probed or topics), PATIENCE_S, "the subscriber hears")
         yield subscriber
     finally:
         subscriber.stop()
@@ -77,9 +84,12 @@ def error(error_id: str, agent: str = UMRA) -> dict[str, Any]:
 
 
 def heard(subscriber: Subscriber) -> tuple[bytes, dict[str, Any]]:
+    """Return the next event, which has every field that the feed's schema tells of, and no other."""
     event = subscriber.get(PATIENCE_S)
     assert event is not None
-    return event.topic, json.loads(event.payload)
+    told = json.loads(event.payload)
+    assert FEED.allows({event.topic.decode(): told}), event
+    return event.topic, told
 
 
 def ids(client: Client, **fields: Any) -> list[str]:
@@ -110,6 +120,22 @@ def test_what_is_published_is_heard(link: str, request: pytest.FixtureRequest) -
         told = client.call("report_error", error=error("x1"))
         assert heard(subscriber)[0] == b"ERROR:"
         assert client.call("get_errors", since=seq)["errors"][0]["seq"] == told["seq"] == seq + 1
+
+
+def test_who_comes_and_goes_is_heard_and_so_is_a_change_of_whom_to_trust(hosts: Hosts) -> None:
+    """Under topics of their own, with who said so, and with the revision that `get_trust` answers from then on."""
+    hosts.start(SDT).wait_until_serving()
+    topics = [b"EVENT:", b"ERROR:", b"AGENT:", b"TRUST:"]
+    with subscribed(hosts, *topics, probed=topics[:2]) as subscriber, hosts.client(SDT, by=UMRA) as client:
+        client.call("register_agent", agent_name=UMRA, status="HEALTHY")
+        topic, event = heard(subscriber)
+        assert (topic, event["agent_name"], event["what"]) == (b"AGENT:", UMRA, "registered")
+        client.call("unregister", agent_name=UMRA)
+        topic, event = heard(subscriber)
+        assert (topic, event["what"], event["registered_by"]) == (b"AGENT:", "unregistered", UMRA)
+        write_revocation(new_pair("Sensor", "pc3").certificate, hosts.keys / "mainpc" / "revoked")
+        topic, event = heard(subscriber)
+        assert (topic, event["revision"]) == (b"TRUST:", client.call("get_trust")["revision"])
 
 
 def test_nobody_speaks_for_another(hosts: Hosts) -> None:

@@ -8,8 +8,8 @@ import msgspec
 from agent_runtime.health import iso_time
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
-from secure_zmq.wire import Reply
 from unified_memory_reasoning.conversations.context_messages import AddInteraction, ClearContext, GetContext
+from unified_memory_reasoning.conversations.context_replies import ContextCleared, ContextFound, InteractionAdded
 from unified_memory_reasoning.conversations.context_text import Line, text_of
 from unified_memory_reasoning.conversations.interaction import Interaction
 from unified_memory_reasoning.conversations.interactions import Interactions
@@ -35,7 +35,7 @@ class ContextActions:
             Action(ClearContext, self.clear, mutates=True),
         ]
 
-    def add(self, request: AddInteraction, caller: Caller) -> Reply:
+    def add(self, request: AddInteraction, caller: Caller) -> InteractionAdded:
         added = self._interactions.add(
             request.session_id,
             request.interaction_type,
@@ -51,7 +51,7 @@ class ContextActions:
             "window_size": added.window_size,
         }
 
-    def get(self, request: GetContext, _: Caller) -> Reply:
+    def get(self, request: GetContext, _: Caller) -> ContextFound:
         found = self._interactions.context(request.session_id, request.speaker or None)
         summary = found.summary.document()
         bytes_left = self._max_bytes - len(msgspec.json.encode(summary)) - _AROUND_TEXT_BYTES
@@ -76,7 +76,7 @@ class ContextActions:
             },
         }
 
-    def clear(self, request: ClearContext, _: Caller) -> Reply:
+    def clear(self, request: ClearContext, _: Caller) -> ContextCleared:
         cleared = self._interactions.clear(request.session_id, request.speaker or None)
         return {"status": SUCCESS, "session_id": request.session_id, "cleared": cleared}
 

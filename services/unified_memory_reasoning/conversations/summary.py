@@ -14,10 +14,10 @@ So lines go first, and decisions and errors last. Noting or folding an interacti
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
 
 import msgspec
 
+from unified_memory_reasoning.conversations.context_replies import SummaryDocument
 from unified_memory_reasoning.conversations.decisions import decisions_in
 from unified_memory_reasoning.conversations.error_kinds import error_kind, error_message
 from unified_memory_reasoning.conversations.rendering import label, one_line
@@ -112,7 +112,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
         """Return the part with nothing folded in."""
         return msgspec.structs.replace(self, lines=(), older_lines=())
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> SummaryDocument:
         """Return the summary as it is answered; what was said twice stands once, where it was said last."""
         return {
             "code_context": "\n".join(_labelled(entry) for entry in self.code),

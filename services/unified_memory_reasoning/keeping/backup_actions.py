@@ -10,7 +10,6 @@ from durable_store import set_aside
 from durable_store.database import Database
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
-from secure_zmq.wire import Reply
 from unified_memory_reasoning.keeping.backup import Backup, Backups
 from unified_memory_reasoning.keeping.backup_messages import (
     MAX_CHUNK_BYTES,
@@ -21,6 +20,15 @@ from unified_memory_reasoning.keeping.backup_messages import (
     FinishRestore,
     ReadBackup,
     WriteRestore,
+)
+from unified_memory_reasoning.keeping.backup_replies import (
+    BackupDocument,
+    BackupPart,
+    DamageAcknowledged,
+    RestoreBegun,
+    RestoreFinished,
+    RestoreReceived,
+    TableRows,
 )
 from unified_memory_reasoning.keeping.restore import Exchange, Restores
 from unified_memory_reasoning.messages import SUCCESS
@@ -44,7 +52,7 @@ class BackupActions:
         """Return the table of actions."""
         return [
             Action(BeginBackup, self.begin_backup, mutates=True),  # so that a retry gets the same one
-            Action(BackupStatus, lambda request, _: _status(self._backups.find(request.backup_id))),
+            Action(BackupStatus, self.backup_status),
             Action(ReadBackup, self.read_backup),
             Action(BeginRestore, self.begin_restore),  # these change no row, and may be repeated
             Action(WriteRestore, self.write_restore),
@@ -61,12 +69,15 @@ class BackupActions:
         self._backups.on_tick()
         self._restores.on_tick()
 
-    def begin_backup(self, _: BeginBackup, caller: Caller) -> Reply:
+    def begin_backup(self, _: BeginBackup, caller: Caller) -> BackupDocument:
         backup = self._backups.begin()
         _log.info("backup_begun", backup_id=backup.backup_id, by=caller.name)
         return _status(backup)
 
-    def read_backup(self, request: ReadBackup, _: Caller) -> Reply:
+    def backup_status(self, request: BackupStatus, _: Caller) -> BackupDocument:
+        return _status(self._backups.find(request.backup_id))
+
+    def read_backup(self, request: ReadBackup, _: Caller) -> BackupPart:
         data = self._backups.read(request.backup_id, request.offset, self._chunk_bytes)
         copy = self._backups.find(request.backup_id).copy
         assert copy is not None
@@ -79,23 +90,22 @@ class BackupActions:
             "data": b64encode(data).decode("ascii"),
         }
 
-    def begin_restore(self, request: BeginRestore, caller: Caller) -> Reply:
+    def begin_restore(self, request: BeginRestore, caller: Caller) -> RestoreBegun:
         restore_id = self._restores.begin(request.size, request.sha256)
         _log.warning("restore_begun", restore_id=restore_id, by=caller.name)
         return {"status": SUCCESS, "restore_id": restore_id, "chunk_bytes": self._chunk_bytes}
 
-    def write_restore(self, request: WriteRestore, _: Caller) -> Reply:
+    def write_restore(self, request: WriteRestore, _: Caller) -> RestoreReceived:
         received = self._restores.write(request.restore_id, request.offset, request.data)
         return {"status": SUCCESS, "restore_id": request.restore_id, "received": received}
 
-    def finish_restore(self, request: FinishRestore, _: Caller) -> Reply:
+    def finish_restore(self, request: FinishRestore, _: Caller) -> RestoreFinished:
         exchange = self._restores.finish(request.restore_id, request.size, request.sha256)
-        reply: Reply = {"status": SUCCESS, "restore_id": request.restore_id}
         if exchange is None:
-            return {**reply, "state": "checking"}
-        return {**reply, "state": "staged", "rows": _rows(exchange)}
+            return {"status": SUCCESS, "restore_id": request.restore_id, "state": "checking"}
+        return {"status": SUCCESS, "restore_id": request.restore_id, "state": "staged", "rows": _rows(exchange)}
 
-    def acknowledge_damage(self, _: AcknowledgeDamage, caller: Caller) -> Reply:
+    def acknowledge_damage(self, _: AcknowledgeDamage, caller: Caller) -> DamageAcknowledged:
         news = set_aside.acknowledge(self._database.path)
         for each in news:
             _log.warning("damage_acknowledged", kept_as=each.name, by=caller.name)
@@ -107,8 +117,8 @@ class BackupActions:
         }
 
 
-def _status(backup: Backup) -> Reply:
-    reply: Reply = {
+def _status(backup: Backup) -> BackupDocument:
+    reply: BackupDocument = {
         "status": SUCCESS,
         "backup_id": backup.backup_id,
         "state": backup.state,
@@ -121,18 +131,19 @@ def _status(backup: Backup) -> Reply:
     return reply
 
 
-def _rows(exchange: Exchange) -> dict[str, dict[str, int | None]]:
+def _rows(exchange: Exchange) -> dict[str, TableRows]:
     """Return what each table has: here, in the backup, and in the damaged database where there is one.
 
     `lost` is by how many rows the backup has fewer than the damaged one, or than the present one where none is damaged;
     None where the damaged one can't be counted.
     """
-    told: dict[str, dict[str, int | None]] = {}
+    told: dict[str, TableRows] = {}
     for table in sorted(exchange.present.keys() | exchange.backup.keys()):
         present, backup = exchange.present.get(table, 0), exchange.backup.get(table, 0)
-        before: int | None = present
-        told[table] = {"present": present, "backup": backup}
-        if exchange.damaged is not None:
-            before = told[table]["damaged"] = exchange.damaged.get(table)
-        told[table]["lost"] = None if before is None else max(0, before - backup)
+        if exchange.damaged is None:
+            told[table] = {"present": present, "backup": backup, "lost": max(0, present - backup)}
+            continue
+        damaged = exchange.damaged.get(table)
+        lost = None if damaged is None else max(0, damaged - backup)
+        told[table] = {"present": present, "backup": backup, "damaged": damaged, "lost": lost}
     return told

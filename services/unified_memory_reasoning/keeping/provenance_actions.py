@@ -11,12 +11,19 @@ from agent_runtime.health import iso_time
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.errors import MalformedRequest
-from secure_zmq.wire import Reply
 from unified_memory_reasoning.keeping.provenance_messages import (
     ListQuarantine,
     MemoryBy,
     QuarantineMemory,
     ReleaseMemory,
+)
+from unified_memory_reasoning.keeping.provenance_replies import (
+    MemoryQuarantined,
+    MemoryReleased,
+    MemoryWritten,
+    QuarantinedDocument,
+    QuarantineList,
+    WrittenPage,
 )
 from unified_memory_reasoning.keeping.quarantine import Quarantine
 from unified_memory_reasoning.messages import SUCCESS
@@ -63,14 +70,15 @@ class ProvenanceActions:
             Action(ListQuarantine, self.list),
         ]
 
-    def memory_by(self, request: MemoryBy, _: Caller) -> Reply:
+    def memory_by(self, request: MemoryBy, _: Caller) -> MemoryWritten:
         kinds = list(self._shelves) if request.kind is None else [request.kind]
         if request.kind is not None and request.kind not in self._shelves:
             known = ", ".join(self._shelves)
             raise MalformedRequest(f"Expected one of {known}, got {request.kind[:64]!r} - at `$.kind`")
         if request.before is not None and request.kind is None:
             raise MalformedRequest("`before` is a number of one kind; name it in `kind` - at `$.before`")
-        left, written = self._max_bytes, {}
+        left = self._max_bytes
+        written: Any = {}  # rows are told as they are stored; `Written` says how that is
         for kind in kinds:
             written[kind], left = self._page(self._shelves[kind], request, left)
         return {
@@ -80,18 +88,18 @@ class ProvenanceActions:
             "written": written,
         }
 
-    def quarantine(self, request: QuarantineMemory, caller: Caller) -> Reply:
+    def quarantine(self, request: QuarantineMemory, caller: Caller) -> MemoryQuarantined:
         new = self._quarantine.add(request.name, caller.name, request.reason)
         _log.warning("memory_quarantined", name=request.name, by=caller.name, reason=request.reason, new=new)
         return {"status": SUCCESS, "name": request.name, "new": new}
 
-    def release(self, request: ReleaseMemory, caller: Caller) -> Reply:
+    def release(self, request: ReleaseMemory, caller: Caller) -> MemoryReleased:
         self._quarantine.lift(request.name)
         _log.warning("memory_released", name=request.name, by=caller.name)
         return {"status": SUCCESS, "name": request.name}
 
-    def list(self, _: ListQuarantine, __: Caller) -> Reply:
-        entries = [
+    def list(self, _: ListQuarantine, __: Caller) -> QuarantineList:
+        entries: list[QuarantinedDocument] = [
             {
                 "name": each.name,
                 "since": iso_time(each.since),
@@ -102,7 +110,7 @@ class ProvenanceActions:
         ]
         return {"status": SUCCESS, "quarantined": entries}
 
-    def _page(self, shelf: Shelf, request: MemoryBy, left: int) -> tuple[dict[str, Any], int]:
+    def _page(self, shelf: Shelf, request: MemoryBy, left: int) -> tuple[WrittenPage[dict[str, Any]], int]:
         """Return a page of a shelf that takes at most `left` bytes, and how many are left then."""
         rows = shelf.written_by(request.name, request.before, request.limit + 1)
         entries: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
 """The actions on error patterns: told, looked up, scored by what helped, and proposed where none knows an error."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -9,7 +9,6 @@ from agent_runtime.health import iso_time
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.errors import MalformedRequest, NotGranted
-from secure_zmq.wire import Reply
 from unified_memory_reasoning.known_errors.error_pattern_messages import (
     AddErrorPattern,
     DeleteErrorPattern,
@@ -19,11 +18,27 @@ from unified_memory_reasoning.known_errors.error_pattern_messages import (
     ListErrorPatterns,
     ReportSolutionOutcome,
 )
+from unified_memory_reasoning.known_errors.error_pattern_replies import (
+    ErrorPatternAdded,
+    ErrorPatternDeleted,
+    ErrorPatternDocument,
+    ErrorPatternPage,
+    ErrorSolution,
+    OutcomeReported,
+    ProposalDismissed,
+    ProposalDocument,
+    ProposalPage,
+    ScoreDocument,
+    SpecificityDocument,
+)
 from unified_memory_reasoning.known_errors.error_patterns import ErrorPattern, ErrorPatterns
 from unified_memory_reasoning.known_errors.pattern_proposals import PatternProposals, Proposal
+from unified_memory_reasoning.known_errors.pattern_specificity import Specificity
 from unified_memory_reasoning.known_errors.search_allowance import SearchAllowance
 from unified_memory_reasoning.known_errors.solution_outcomes import Score
 from unified_memory_reasoning.messages import SUCCESS
+
+D = TypeVar("D")
 
 
 class ErrorPatternActions:
@@ -53,7 +68,7 @@ class ErrorPatternActions:
             Action(DismissPatternProposal, self.dismiss, mutates=True),
         ]
 
-    def add(self, request: AddErrorPattern, caller: Caller) -> Reply:
+    def add(self, request: AddErrorPattern, caller: Caller) -> ErrorPatternAdded:
         with self._allowance.spending(caller.name):
             added = self._patterns.add(request.error_type, request.pattern, request.solution, caller.name)
             general = added.requirement.general
@@ -62,12 +77,12 @@ class ErrorPatternActions:
             "status": SUCCESS,
             "pattern_id": added.pattern_id,
             "new": added.new,
-            "specificity": added.requirement.specificity._asdict(),
+            "specificity": _specificity(added.requirement.specificity),
             "reads_bytes": added.reads,
             "settled_proposals": settled,
         }
 
-    def get_solution(self, request: GetErrorSolution, caller: Caller) -> Reply:
+    def get_solution(self, request: GetErrorSolution, caller: Caller) -> ErrorSolution:
         """Answer with the most specific pattern's solution; an error that none knows counts towards a proposal.
 
         One that only a pattern without a required text knows counts as well: `.*` tells no error from another.
@@ -77,10 +92,11 @@ class ErrorPatternActions:
             unknown = match.complete and (match.known is None or match.general)
             proposal_id = self._proposals.count(request.error_message, caller.name) if unknown else None
         known = match.known
-        told = _document(known) if known is not None else _NOTHING_KNOWN
-        return {"status": SUCCESS, **told, "complete": match.complete, "proposal_id": proposal_id}
+        if known is None:
+            return _nothing_known(proposal_id, complete=match.complete)
+        return {"status": SUCCESS, **_document(known), "complete": match.complete, "proposal_id": proposal_id}
 
-    def report_outcome(self, request: ReportSolutionOutcome, caller: Caller) -> Reply:
+    def report_outcome(self, request: ReportSolutionOutcome, caller: Caller) -> OutcomeReported:
         known = self._patterns.find(request.pattern_id)
         if known.solution is None:
             raise MalformedRequest(
@@ -91,11 +107,12 @@ class ErrorPatternActions:
         score = self._patterns.outcomes.score(known.pattern_id)
         return {"status": SUCCESS, "pattern_id": known.pattern_id, **_scored(score)}
 
-    def list_patterns(self, request: ListErrorPatterns, _: Caller) -> Reply:
+    def list_patterns(self, request: ListErrorPatterns, _: Caller) -> ErrorPatternPage:
         patterns = self._patterns.newest(request.before, request.limit + 1)
-        return self._page("patterns", request.limit, (_document(known) for known in patterns))
+        entries, more = self._fitting(request.limit, (_document(known) for known in patterns))
+        return {"status": SUCCESS, "patterns": entries, "more": more}
 
-    def delete(self, request: DeleteErrorPattern, caller: Caller) -> Reply:
+    def delete(self, request: DeleteErrorPattern, caller: Caller) -> ErrorPatternDeleted:
         known = self._patterns.find(request.pattern_id, even_hidden=caller.operator)
         if caller.authenticated and not caller.operator and caller.name != known.written_by:
             raise NotGranted(
@@ -105,48 +122,52 @@ class ErrorPatternActions:
         self._patterns.remove(known.pattern_id)
         return {"status": SUCCESS, "pattern_id": known.pattern_id}
 
-    def get_proposals(self, request: GetPatternProposals, _: Caller) -> Reply:
+    def get_proposals(self, request: GetPatternProposals, _: Caller) -> ProposalPage:
         proposals = self._proposals.newest(request.before, request.limit + 1)
-        return self._page("proposals", request.limit, (_proposal(proposal) for proposal in proposals))
+        entries, more = self._fitting(request.limit, (_proposal(proposal) for proposal in proposals))
+        return {"status": SUCCESS, "proposals": entries, "more": more}
 
-    def dismiss(self, request: DismissPatternProposal, caller: Caller) -> Reply:
+    def dismiss(self, request: DismissPatternProposal, caller: Caller) -> ProposalDismissed:
         dismissed = self._proposals.dismiss(request.proposal_id, caller.name)
         return {"status": SUCCESS, "proposal_id": dismissed.proposal_id, "pattern": dismissed.pattern}
 
-    def _page(self, name: str, limit: int, documents: Iterable[dict[str, Any]]) -> Reply:
-        """Answer with as many as were asked for and fit: at least one, where there is one."""
-        entries: list[dict[str, Any]] = []
-        size, more = 0, False
+    def _fitting(self, limit: int, documents: Iterable[D]) -> tuple[list[D], bool]:
+        """Return as many as were asked for and fit, at least one where there is one, and whether there are more."""
+        entries: list[D] = []
+        size = 0
         for document in documents:
             size += len(msgspec.json.encode(document))
             if len(entries) == limit or (entries and size > self._max_bytes):
-                more = True
-                break
+                return entries, True
             entries.append(document)
-        return {"status": SUCCESS, name: entries, "more": more}
+        return entries, False
 
 
-_NOTHING_KNOWN: dict[str, Any] = {
-    "solution": None,
-    "error_type": None,
-    "pattern_id": None,
-    "pattern": None,
-    "written_by": None,
-    "occurrence_count": 0,
-    "last_seen": None,
-    "success_rate": None,
-    "successes": 0,
-    "failures": 0,
-}
+def _nothing_known(proposal_id: int | None, *, complete: bool) -> ErrorSolution:
+    return {
+        "status": SUCCESS,
+        "solution": None,
+        "error_type": None,
+        "pattern_id": None,
+        "pattern": None,
+        "written_by": None,
+        "occurrence_count": 0,
+        "last_seen": None,
+        "success_rate": None,
+        "successes": 0,
+        "failures": 0,
+        "complete": complete,
+        "proposal_id": proposal_id,
+    }
 
 
-def _document(known: ErrorPattern) -> dict[str, Any]:
+def _document(known: ErrorPattern) -> ErrorPatternDocument:
     return {
         "pattern_id": known.pattern_id,
         "error_type": known.error_type,
         "pattern": known.pattern,
         "solution": known.solution,
-        "specificity": known.specificity._asdict(),
+        "specificity": _specificity(known.specificity),
         "occurrence_count": known.occurrence_count,
         "last_seen": _moment(known.last_seen),
         "created": iso_time(known.created),
@@ -156,11 +177,15 @@ def _document(known: ErrorPattern) -> dict[str, Any]:
     }
 
 
-def _scored(score: Score) -> dict[str, Any]:
+def _specificity(told: Specificity) -> SpecificityDocument:
+    return {"literals": told.literals, "classes": told.classes, "anchors": told.anchors}
+
+
+def _scored(score: Score) -> ScoreDocument:
     return {"success_rate": round(score.success_rate, 3), "successes": score.successes, "failures": score.failures}
 
 
-def _proposal(proposal: Proposal) -> dict[str, Any]:
+def _proposal(proposal: Proposal) -> ProposalDocument:
     return {
         "proposal_id": proposal.proposal_id,
         "pattern": proposal.pattern,

@@ -1,6 +1,7 @@
 """The actions of the memory model."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +12,6 @@ from agent_runtime.health import iso_time
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.errors import MalformedRequest
-from secure_zmq.wire import Reply
 from unified_memory_reasoning.memory_model.memories import Memories, Merged, Told
 from unified_memory_reasoning.memory_model.memory_merge import Memory
 from unified_memory_reasoning.memory_model.memory_messages import (
@@ -25,6 +25,17 @@ from unified_memory_reasoning.memory_model.memory_messages import (
     ToldMemory,
 )
 from unified_memory_reasoning.memory_model.memory_recall import Selection
+from unified_memory_reasoning.memory_model.memory_replies import (
+    MemoriesFound,
+    MemoriesMerged,
+    MemoryDeleted,
+    MemoryDocument,
+    MemoryFound,
+    MemoryReinforced,
+    MemoryStatusDocument,
+    MemoryStored,
+    MergeCounts,
+)
 from unified_memory_reasoning.memory_model.stored_memory import Kept
 from unified_memory_reasoning.messages import SUCCESS
 
@@ -51,7 +62,7 @@ class MemoryActions:
             Action(MemoryStatus, self.status),
         ]
 
-    def store(self, request: StoreMemory, caller: Caller) -> Reply:
+    def store(self, request: StoreMemory, caller: Caller) -> MemoryStored:
         told = Told(
             content=request.content,
             keywords=_unique(request.keywords) if request.keywords is not None else None,
@@ -67,11 +78,11 @@ class MemoryActions:
             "strength": entry.memory.strength,
         }
 
-    def get(self, request: GetMemory, _: Caller) -> Reply:
+    def get(self, request: GetMemory, _: Caller) -> MemoryFound:
         (entry,) = self._memories.upkeep.access([self._memories.find(request.name)])
         return {"status": SUCCESS, "memory_id": entry.memory.id, "memory": document(entry)}
 
-    def query(self, request: QueryMemory, _: Caller) -> Reply:
+    def query(self, request: QueryMemory, _: Caller) -> MemoriesFound:
         if request.changed_since is not None:
             return self._changes(request, request.changed_since)
         ids = [each for each in (request.memory_id, request.id, *(request.ids or ())) if each is not None]
@@ -96,7 +107,7 @@ class MemoryActions:
             "next_before": entries[-1].number if page.more else None,
         }
 
-    def reinforce(self, request: ReinforceMemory, _: Caller) -> Reply:
+    def reinforce(self, request: ReinforceMemory, _: Caller) -> MemoryReinforced:
         entry, recovered = self._memories.reinforce(request.name)
         return {
             "status": SUCCESS,
@@ -107,17 +118,20 @@ class MemoryActions:
             "recovered": recovered,
         }
 
-    def delete(self, request: DeleteMemory, caller: Caller) -> Reply:
+    def delete(self, request: DeleteMemory, caller: Caller) -> MemoryDeleted:
         self._memories.remove(request.name, caller)
         return {"status": SUCCESS, "message": f"memory {request.name} deleted", "memory_id": request.name}
 
-    def sync(self, request: SyncMemories, caller: Caller) -> Reply:
+    def sync(self, request: SyncMemories, caller: Caller) -> MemoriesMerged:
         latest = time.time() + MAX_AHEAD_S
         records = [_record(told, number, latest) for number, told in enumerate(request.memories)]
         merged = self._memories.merge(records, caller)
-        counts = {
-            outcome: sum(each.outcome == outcome for each in merged)
-            for outcome in ("added", "changed", "unchanged", "refused")
+        outcomes = Counter(each.outcome for each in merged)
+        counts: MergeCounts = {
+            "added": outcomes["added"],
+            "changed": outcomes["changed"],
+            "unchanged": outcomes["unchanged"],
+            "refused": outcomes["refused"],
         }
         told_back, left_out = self._told_back(merged)
         return {
@@ -129,7 +143,7 @@ class MemoryActions:
             "left_out": left_out,
         }
 
-    def status(self, _: MemoryStatus, __: Caller) -> Reply:
+    def status(self, _: MemoryStatus, __: Caller) -> MemoryStatusDocument:
         counted, last = self._memories.recall.counted(), self._memories.upkeep.last_pass
         return {
             "status": SUCCESS,
@@ -147,7 +161,7 @@ class MemoryActions:
             else {"time": iso_time(last.ran), "decayed": last.decayed, "forgotten": last.forgotten},
         }
 
-    def _changes(self, request: QueryMemory, since: int) -> Reply:
+    def _changes(self, request: QueryMemory, since: int) -> MemoriesFound:
         if msgspec.structs.replace(request, limit=100) != QueryMemory(
             changed_since=since, request_id=request.request_id, on_behalf_of=request.on_behalf_of
         ):
@@ -164,10 +178,10 @@ class MemoryActions:
             "last_change": page.last_change,
         }
 
-    def _told_back(self, merged: Sequence[Merged]) -> tuple[list[dict[str, Any]], list[str]]:
+    def _told_back(self, merged: Sequence[Merged]) -> tuple[list[MemoryDocument], list[str]]:
         """Return what is stored now of what was told, as far as there is room, and the ids of the rest."""
         last = {each.kept.memory.id: each for each in merged}  # an id that was told twice is told back once
-        told_back: list[dict[str, Any]] = []
+        told_back: list[MemoryDocument] = []
         left_out: list[str] = []
         size = 0
         for memory_id, each in last.items():
@@ -182,10 +196,10 @@ class MemoryActions:
         return told_back, left_out
 
 
-def document(entry: Kept) -> dict[str, Any]:
+def document(entry: Kept) -> MemoryDocument:
     """Return a memory as it is answered; `sync_memories` of another store takes it as it is."""
     memory = entry.memory
-    told = {
+    told: MemoryDocument = {
         "id": memory.id,
         "content": memory.content,
         "keywords": list(memory.keywords),
@@ -197,7 +211,9 @@ def document(entry: Kept) -> dict[str, Any]:
         "revised": iso_time(memory.revised),
         "written_by": entry.written_by,
     }
-    return {**told, "deleted": True} if memory.deleted else told
+    if memory.deleted:
+        told["deleted"] = True
+    return told
 
 
 def _record(told: ToldMemory, number: int, latest: float) -> Memory:

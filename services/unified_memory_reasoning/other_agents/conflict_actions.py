@@ -5,9 +5,10 @@ from typing import Any
 from agent_runtime.health import iso_time
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
-from secure_zmq.wire import NAME, Reply, Request
+from secure_zmq.wire import NAME, Request
 from unified_memory_reasoning.messages import SUCCESS
 from unified_memory_reasoning.other_agents.conflicts import Conflicts
+from unified_memory_reasoning.other_agents.coordination_replies import ConflictResolved
 from unified_memory_reasoning.other_agents.priorities import PRIORITY, number_of
 
 
@@ -28,7 +29,7 @@ class ConflictActions:
         """Return the table of actions."""
         return [Action(ResolveConflict, self.resolve, mutates=True)]
 
-    def resolve(self, request: ResolveConflict, caller: Caller) -> Reply:
+    def resolve(self, request: ResolveConflict, caller: Caller) -> ConflictResolved:
         resolved, claim = self._conflicts.resolve(request.op_id, number_of(request.priority), caller.name)
         return {
             "status": SUCCESS,

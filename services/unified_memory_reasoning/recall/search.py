@@ -16,6 +16,7 @@ The formula orders the CANDIDATES best by BM25 (see `search_index`). Of two with
 import json
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from durable_store.database import Database
 from network_config.model import Recall
@@ -57,7 +58,7 @@ class Found:
     written_by: str
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["interaction", "memory"]:
         return "interaction" if isinstance(self.id, int) else "memory"
 
 

@@ -8,10 +8,10 @@ from agent_runtime.health import iso_time
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.errors import MalformedRequest
-from secure_zmq.wire import Reply
 from unified_memory_reasoning.messages import SUCCESS
 from unified_memory_reasoning.recall.search import Found, Search
 from unified_memory_reasoning.recall.search_messages import MAX_QUERY_BYTES, SearchMemory
+from unified_memory_reasoning.recall.search_replies import FoundDocument, SearchResults
 
 MAX_CONTENT_BYTES = 16_384  # of one result; of a longer content, only its beginning is answered
 _DIGITS = 6  # of a score
@@ -30,7 +30,7 @@ class SearchActions:
         """Return the table of actions."""
         return [Action(SearchMemory, self.search, forwardable=True)]
 
-    def search(self, request: SearchMemory, _: Caller) -> Reply:
+    def search(self, request: SearchMemory, _: Caller) -> SearchResults:
         if (size := len(request.query.encode())) > MAX_QUERY_BYTES:
             raise MalformedRequest(
                 f"Expected `str` of at most {MAX_QUERY_BYTES} bytes, got {size} - at `$.query`; ask with fewer words"
@@ -42,7 +42,7 @@ class SearchActions:
             limit=request.limit,
             max_content_bytes=self._max_content_bytes,
         )
-        results: list[dict[str, Any]] = []
+        results: list[FoundDocument] = []
         left = self._max_bytes
         for found in findings.results:
             document = _document(found)
@@ -59,7 +59,7 @@ class SearchActions:
         }
 
 
-def _document(found: Found) -> dict[str, Any]:
+def _document(found: Found) -> FoundDocument:
     return {
         "id": found.id,
         "kind": found.kind,

@@ -34,14 +34,26 @@ BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 
 
+def closed(schema: Any) -> Any:
+    """Return a schema by which an object has no field that isn't told of; a map of any names stays one."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: closed(each) for name, each in schema.items()}
+    return {"additionalProperties": False, **made} if isinstance(made.get("properties"), dict) else made
+
+
 class Schema:
     """A schema with its definitions."""
 
     def __init__(self, root: dict[str, Any]) -> None:
         self.root = root
 
-    def allows(self, value: Any, schema: dict[str, Any] | None = None) -> bool:
+    def allows(self, value: Any, schema: dict[str, Any] | bool | None = None) -> bool:
         """Return whether a value is an instance."""
+        if isinstance(schema, bool):
+            return schema
         schema = self.root if schema is None else schema
         return all(self._allows(value, keyword, schema) for keyword in schema)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent_runtime.trust import TrustDocument, read_document
 from certificate_tree.bundle import _Texts, read_answer
-from message_schema.__main__ import AGENTS, schema_of
+from message_schema.__main__ import AGENTS, replies_of, schema_of
 from operator_cli import documents, memory_import, memory_transfer
 from operator_cli.documents import read
 from secure_zmq import errors
@@ -22,7 +22,7 @@ from secure_zmq.dispatch import Inbound
 from secure_zmq.errors import ConfigurationError, InternalError, MalformedRequest, RequestError, error_from_reply
 from secure_zmq.wire import decode_reply
 from tests.unit.agent_runtime.assembled import Assembled, environment_of
-from tests.unit.message_schema.json_schema import Schema, places, replaced
+from tests.unit.message_schema.json_schema import Schema, closed, places, replaced
 from tests.unit.message_schema.test_schema import ANYTHING, ASSEMBLE, HOST
 
 EXAMPLES = 100  # of requests to each agent
@@ -39,7 +39,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 VALUES = JSON | st.sampled_from([value for value in ANYTHING if len(str(value)) < 30_000])
-Asked = tuple[Assembled, Schema]
+Asked = tuple[Assembled, Schema, Schema]
 KINDS = [
     kind
     for module in (documents, memory_import, memory_transfer)
@@ -62,16 +62,15 @@ def changed(data: st.DataObject, good: Any) -> Any:
 
 
 @pytest.fixture(scope="module", params=sorted(AGENTS))
-def agent(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Assembled, Schema]]:
-    """One of both agents on its real store, and the schema of what it may be asked."""
+def agent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    """One of both agents on its real store, and the schemas of what it may be asked and of nothing but its answers."""
     name = request.param
     migrations, assemble = ASSEMBLE[name]
     schema = Schema(json.loads(msgspec.json.encode(schema_of(name))))
+    replies = Schema(closed(json.loads(msgspec.json.encode(replies_of(name)))))
     with ExitStack() as stack:
         environment = environment_of(tmp_path_factory.mktemp("agent"), HOST[name])
-        yield stack.enter_context(Assembled(name, migrations, assemble, environment)), schema
+        yield stack.enter_context(Assembled(name, migrations, assemble, environment)), schema, replies
 
 
 @settings(
@@ -79,8 +78,8 @@ def agent(
 )
 @given(data=st.data())
 def test_any_request_is_answered_in_form(agent: Asked, data: st.DataObject) -> None:
-    """Of every type, good or not, by anybody: a reply with a documented code, and never `internal`."""
-    assembled, schema = agent
+    """Of every type, good or not, by anybody: a reply of the documented form and code, and never `internal`."""
+    assembled, schema, replies = agent
     mapping = schema.root["discriminator"]["mapping"]
     action = data.draw(st.sampled_from(sorted(mapping)))
     request = changed(data, schema.instance(schema.definition(mapping[action]), whole=data.draw(st.booleans())))
@@ -92,7 +91,8 @@ def test_any_request_is_answered_in_form(agent: Asked, data: st.DataObject) -> N
         answer = json.loads(reply)
         assert isinstance(answer, dict), request
         assert answer.get("code") != InternalError.code, request
-        assert answer.get("status") != "error" or answer["code"] in CODES, answer
+        assert "code" not in answer or answer["code"] in CODES, answer
+        assert replies.allows({action: answer}), (request, answer)
 
 
 @pytest.mark.parametrize("name", READERS)

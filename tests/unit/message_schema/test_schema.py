@@ -91,14 +91,17 @@ def agent(request: pytest.FixtureRequest, written: dict[str, bytes], tmp_path_fa
     return Agent(types, Schema(json.loads(written[f"{name}.json"])), msgspec.json.Decoder(union))
 
 
-def test_there_is_a_file_for_each_agent(written: dict[str, bytes]) -> None:
-    """By the name of the agent in the configuration, in a folder that is made."""
+def test_there_are_files_for_each_agent(written: dict[str, bytes]) -> None:
+    """By the name of the agent in the configuration, for requests, replies, and the feed, in a folder that is made."""
     agents = load_network_config(DEFAULT_PATH, {}).agents
-    assert written.keys() == {f"{name}.json" for name in agents}
+    titles = {f"{name}.json": f"Requests to {name}" for name in agents}
+    titles |= {f"{name}.replies.json": f"Replies of {name}, by the request's action" for name in agents}
+    titles[f"{twin.NAME}.feed.json"] = f"Events on the feed of {twin.NAME}, by topic"
+    assert written.keys() == titles.keys()
     for name, content in written.items():
         document = json.loads(content)
         assert document["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-        assert document["title"] == f"Requests to {name.removesuffix('.json')}"
+        assert document["title"] == titles[name]
         assert content.endswith(b"}\n")
         assert content.count(b"\n") > 100  # indented, for people
 

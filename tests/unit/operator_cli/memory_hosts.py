@@ -1,8 +1,9 @@
 """Both agents, and pc2's has a memory: its operator's actions on real stores, beside the actions that fill them."""
 
+from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agent_runtime.common_actions import health_actions, peers_action
 from agent_runtime.start_again import StartAgain
@@ -28,6 +29,7 @@ from unified_memory_reasoning.keeping.quarantine import Quarantine
 from unified_memory_reasoning.known_errors import error_patterns
 from unified_memory_reasoning.known_errors.error_pattern_messages import AddErrorPattern
 from unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
+from unified_memory_reasoning.memory_health import MemoryHealth
 from unified_memory_reasoning.memory_model import memory_rows
 from unified_memory_reasoning.memory_model.memories import Memories
 from unified_memory_reasoning.memory_model.memory_actions import MemoryActions
@@ -70,7 +72,7 @@ class MemoryAgent(LoopbackAgent):
             "error_patterns": Shelf(self.patterns.written_by, attrgetter("pattern_id")),
         }
         actions: list[Action[Any]] = [
-            *Handlers(self.twins, self._health_document).actions(),
+            *Handlers(self.twins, cast("Callable[[], MemoryHealth]", self._health_document)).actions(),
             *ProvenanceActions(Quarantine(self.memory), shelves, PAYLOAD_BYTES).actions(),
             *self.backups.actions(),
             *MemoryActions(self.memories, PAYLOAD_BYTES).actions(),

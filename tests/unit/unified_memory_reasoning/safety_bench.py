@@ -3,10 +3,11 @@
 import hashlib
 import json
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from durable_store.damage import make_way
 from durable_store.database import Database
@@ -27,6 +28,7 @@ from unified_memory_reasoning.keeping.provenance_actions import ProvenanceAction
 from unified_memory_reasoning.keeping.quarantine import Quarantine
 from unified_memory_reasoning.known_errors import error_patterns
 from unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
+from unified_memory_reasoning.memory_health import MemoryHealth
 from unified_memory_reasoning.twins import Twins
 
 MIGRATIONS = [
@@ -67,7 +69,7 @@ class SafetyBench:
         }
         self._dispatcher = Dispatcher(
             [
-                *Handlers(self.twins, dict).actions(),
+                *Handlers(self.twins, cast("Callable[[], MemoryHealth]", dict)).actions(),
                 *ProvenanceActions(self.quarantine, shelves, MAX_REPLY_BYTES).actions(),
                 *self.backups.actions(),
             ],

@@ -35,7 +35,7 @@ def test_ping_and_health_give_the_document_with_the_counts(agent: Assembled, act
 def test_before_the_first_request_there_is_no_time_of_it(agent: Assembled) -> None:
     """Looking at the document over HTTP is no request."""
     assert agent.assembly.document is not None
-    document = agent.assembly.document()
+    document = dict(agent.assembly.document())
     assert (document["request_count"], document["last_request_time"]) == (0, None)
 
 

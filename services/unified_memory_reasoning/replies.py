@@ -1,0 +1,120 @@
+"""What UnifiedMemoryReasoningAgent answers to each request."""
+
+from agent_runtime.common_actions import GetHealth, GetPeers, HealthCheck, Ping
+from agent_runtime.replies import Peers, Replies
+from unified_memory_reasoning.conversations.context_messages import AddInteraction, ClearContext, GetContext
+from unified_memory_reasoning.conversations.context_replies import ContextCleared, ContextFound, InteractionAdded
+from unified_memory_reasoning.keeping.backup_messages import (
+    AcknowledgeDamage,
+    BackupStatus,
+    BeginBackup,
+    BeginRestore,
+    FinishRestore,
+    ReadBackup,
+    WriteRestore,
+)
+from unified_memory_reasoning.keeping.backup_replies import (
+    BackupDocument,
+    BackupPart,
+    DamageAcknowledged,
+    RestoreBegun,
+    RestoreFinished,
+    RestoreReceived,
+)
+from unified_memory_reasoning.keeping.provenance_messages import (
+    ListQuarantine,
+    MemoryBy,
+    QuarantineMemory,
+    ReleaseMemory,
+)
+from unified_memory_reasoning.keeping.provenance_replies import (
+    MemoryQuarantined,
+    MemoryReleased,
+    MemoryWritten,
+    QuarantineList,
+)
+from unified_memory_reasoning.known_errors.error_pattern_messages import (
+    AddErrorPattern,
+    DeleteErrorPattern,
+    DismissPatternProposal,
+    GetErrorSolution,
+    GetPatternProposals,
+    ListErrorPatterns,
+    ReportSolutionOutcome,
+)
+from unified_memory_reasoning.known_errors.error_pattern_replies import (
+    ErrorPatternAdded,
+    ErrorPatternDeleted,
+    ErrorPatternPage,
+    ErrorSolution,
+    OutcomeReported,
+    ProposalDismissed,
+    ProposalPage,
+)
+from unified_memory_reasoning.memory_health import MemoryHealth
+from unified_memory_reasoning.memory_model.memory_messages import (
+    DeleteMemory,
+    GetMemory,
+    MemoryStatus,
+    QueryMemory,
+    ReinforceMemory,
+    StoreMemory,
+    SyncMemories,
+)
+from unified_memory_reasoning.memory_model.memory_replies import (
+    MemoriesFound,
+    MemoriesMerged,
+    MemoryDeleted,
+    MemoryFound,
+    MemoryReinforced,
+    MemoryStatusDocument,
+    MemoryStored,
+)
+from unified_memory_reasoning.messages import DeleteTwin, GetTwin, UpdateTwin
+from unified_memory_reasoning.other_agents.conflict_actions import ResolveConflict
+from unified_memory_reasoning.other_agents.coordination_messages import CoordinateMemory
+from unified_memory_reasoning.other_agents.coordination_replies import ConflictResolved, OtherAgentsAnswer
+from unified_memory_reasoning.recall.search_messages import SearchMemory
+from unified_memory_reasoning.recall.search_replies import SearchResults
+from unified_memory_reasoning.twin_replies import TwinDeleted, TwinFound, TwinUpdated
+
+REPLIES: Replies = {
+    Ping: MemoryHealth,
+    GetHealth: MemoryHealth,
+    HealthCheck: MemoryHealth,
+    GetPeers: Peers,
+    UpdateTwin: TwinUpdated,
+    GetTwin: TwinFound,
+    DeleteTwin: TwinDeleted,
+    AddInteraction: InteractionAdded,
+    GetContext: ContextFound,
+    ClearContext: ContextCleared,
+    SearchMemory: SearchResults,
+    StoreMemory: MemoryStored,
+    GetMemory: MemoryFound,
+    QueryMemory: MemoriesFound,
+    ReinforceMemory: MemoryReinforced,
+    DeleteMemory: MemoryDeleted,
+    SyncMemories: MemoriesMerged,
+    MemoryStatus: MemoryStatusDocument,
+    AddErrorPattern: ErrorPatternAdded,
+    GetErrorSolution: ErrorSolution,
+    ReportSolutionOutcome: OutcomeReported,
+    ListErrorPatterns: ErrorPatternPage,
+    DeleteErrorPattern: ErrorPatternDeleted,
+    GetPatternProposals: ProposalPage,
+    DismissPatternProposal: ProposalDismissed,
+    ResolveConflict: ConflictResolved,
+    CoordinateMemory: OtherAgentsAnswer,
+    MemoryBy: MemoryWritten,
+    QuarantineMemory: MemoryQuarantined,
+    ReleaseMemory: MemoryReleased,
+    ListQuarantine: QuarantineList,
+    BeginBackup: BackupDocument,
+    BackupStatus: BackupDocument,
+    ReadBackup: BackupPart,
+    BeginRestore: RestoreBegun,
+    WriteRestore: RestoreReceived,
+    FinishRestore: RestoreFinished,
+    AcknowledgeDamage: DamageAcknowledged,
+}
