@@ -33,6 +33,7 @@ class Database:
         self._changes = Changes()
         self._pending: list[Callable[[], None]] = []
         self._fault: str | None = None
+        self._under_way = False
         try:
             if not path.exists():
                 with suppress(OSError):  # SQLite says why it can't be made
@@ -77,10 +78,10 @@ class Database:
 
         Raises:
             StoreUnavailable: SQLite refused it.
+            TransactionLost: SQLite has ended the transaction under way by itself.
         """
         try:
-            if self._savepoints.unknown:
-                self._savepoints.open_all()
+            self._prepare()
             return self._connection.execute(sql, parameters)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the store failed ({error}); {WHAT_TO_DO}") from error
@@ -92,8 +93,7 @@ class Database:
             StoreUnavailable: SQLite refused it.
         """
         try:
-            if self._savepoints.unknown:
-                self._savepoints.open_all()
+            self._prepare()
             self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the store failed ({error}); {WHAT_TO_DO}") from error
@@ -118,8 +118,8 @@ class Database:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is under way."""
-        return self._connection.in_transaction
+        """Whether a transaction is under way; also where SQLite has ended it by itself, and it will be lost."""
+        return self._under_way
 
     def after_commit(self, do: Callable[[], None]) -> None:
         """Have something done once the transaction under way is durable, and not at all if it is undone."""
@@ -131,10 +131,14 @@ class Database:
 
         Raises:
             TransactionLost: the commit failed, or SQLite ended the transaction by itself.
+            RuntimeError: one is under way; what belongs to it takes a savepoint.
         """
+        if self._under_way:
+            raise RuntimeError("a transaction is under way; what belongs to it takes a savepoint")
         self._changes.clear()
         self._savepoints.clear()
         self._begin()
+        self._under_way = True
         try:
             yield
             self._write_pending()
@@ -145,10 +149,11 @@ class Database:
         except BaseException as error:
             self._abandon(str(error))
             raise
+        finally:
+            self._under_way = False
         self._changes.undo.clear()
         self._fault = None
-        while self._changes.afterwards:
-            self._changes.afterwards.pop(0)()
+        self._changes.go_on()
 
     def savepoint(self) -> AbstractContextManager[None]:
         """Undo what happens inside, and that alone, if it raises.
@@ -161,6 +166,13 @@ class Database:
     def close(self) -> None:
         """Fold the write-ahead log in and close the file."""
         self._connection.close()
+
+    def _prepare(self) -> None:
+        """Have SQLite know what a statement belongs to: it would commit one by itself that has lost its transaction."""
+        if self._under_way and not self._connection.in_transaction:
+            raise TransactionLost(f"the store ended the transaction; {WHAT_TO_DO}")
+        if self._savepoints.unknown:
+            self._savepoints.open_all()
 
     def _write_pending(self) -> None:
         """Have the rows written that wait in memory, into the transaction that they belong to or not at all."""

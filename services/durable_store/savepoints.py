@@ -8,7 +8,11 @@ import sqlite3
 from collections.abc import Callable
 from types import TracebackType
 
+import structlog
+
 from secure_zmq.errors import TransactionLost
+
+_log = structlog.get_logger(__name__)
 
 WHAT_TO_DO = "nothing of this request was kept; free space on the agent's volume and look at its log"
 
@@ -23,6 +27,14 @@ class Changes:
     def clear(self) -> None:
         self.undo.clear()
         self.afterwards.clear()
+
+    def go_on(self) -> None:
+        """Do what was to be done once all of it is durable. No fault of that undoes it, or keeps the rest from it."""
+        while self.afterwards:
+            try:
+                self.afterwards.pop(0)()
+            except Exception:  # boundary: what was acknowledged must be answered
+                _log.exception("after_commit_fault")
 
     def undo_to(self, mark: int) -> None:
         """Undo what came after the first `mark` changes, the newest first."""

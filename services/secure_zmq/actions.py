@@ -23,6 +23,7 @@ class Action(Generic[R]):
     request: type[R]
     handle: Callable[[R, Caller], "Answer | Future[Reply]"]
     mutates: bool = False
+    apart: bool = False  # whether it has transactions of its own, and no part in that of the changes that came with it
     forwardable: bool = False  # whether a peer may pass it on for another
     name: str = field(init=False)  # what the wire calls it, and what a grant names
 

@@ -2,7 +2,7 @@
 
 All of a batch's mutating requests share one transaction of the store, each in a savepoint of
 its own, with what comes while they are carried out; replies are handed back only after the commit,
-so whatever was answered is durable.
+so whatever was answered is durable. What has transactions of its own (keys are files) has its turn behind that one.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from secure_zmq.actions import Action, Translation, Translator, no_dialect
+from secure_zmq.actions import Action, Translator, no_dialect
 from secure_zmq.callers import Caller
 from secure_zmq.errors import (
     InternalError,
@@ -27,22 +27,14 @@ from secure_zmq.errors import (
 )
 from secure_zmq.forwarding import CallerNamed, first_caller, nobody
 from secure_zmq.grants import Grants
+from secure_zmq.inbound import FAILED, Inbound, InboundReader, Job, Refused
 from secure_zmq.log_budget import LogBudget
 from secure_zmq.once_only import OnceOnly, ReplyLog, Store
-from secure_zmq.wire import Answer, Reply, Request, RequestDecoder, encode_error, encode_reply, request_id_of
+from secure_zmq.wire import Answer, Reply, encode_error, encode_reply, request_id_of
 
 _log = structlog.get_logger(__name__)
 
 _COMPANY_S = 0.05  # how long a change may wait for the commit while others come
-_FAILED = "the agent failed on this request; its log has the traceback"
-
-
-class Inbound(msgspec.Struct, gc=False):
-    """One message as it came: its bytes, and its caller or the reason why it has none."""
-
-    payload: bytes
-    caller: Caller | None
-    fault: RequestError | None = None
 
 
 RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # who, which action, why
@@ -58,24 +50,11 @@ class Counters:
     last_request_time: float | None = None
 
 
-class _Job(msgspec.Struct):
-    request: Request
-    action: Action[Any]
-    caller: Caller
-    payload: bytes
-    translation: Translation | None
-
-    def encode(self, reply: Answer) -> bytes:
-        if self.translation is not None:
-            return encode_reply(self.translation.render(reply), None)
-        return encode_reply(reply, self.request.request_id)
-
-
 @dataclass(frozen=True, slots=True)
 class Owed:
     """A request whose answer comes from another thread."""
 
-    job: _Job
+    job: Job
     answer: "Future[Reply]"
     since: float
 
@@ -83,13 +62,6 @@ class Owed:
     def caller(self) -> Caller:
         """Who asked."""
         return self.job.caller
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    inbound: Inbound
-    error: RequestError
-    translation: Translation | None = None
 
 
 class Dispatcher:
@@ -109,12 +81,10 @@ class Dispatcher:
         on_answer: AnswerListener = lambda *_: None,
         caller_named: CallerNamed = nobody,
     ) -> None:
-        self._actions = {action.request: action for action in actions}
-        self._decoder = RequestDecoder(self._actions, max_payload_bytes)
+        self._reader = InboundReader({action.request: action for action in actions}, max_payload_bytes, translate)
         self._grants = grants
         self._store = store
         self._once = OnceOnly(store, reply_log)
-        self._translate = translate
         self._sentence_fields = sentence_fields
         self._max_payload_bytes = max_payload_bytes
         self._on_refusal = on_refusal
@@ -156,7 +126,7 @@ class Dispatcher:
             reply = self._refuse(owed.job, error)
         except Exception:  # boundary: one request's fault is that request's alone
             _log.exception("request_failed", peer=owed.job.caller.name, action=owed.job.action.name)
-            reply = self._refuse(owed.job, InternalError(_FAILED))
+            reply = self._refuse(owed.job, InternalError(FAILED))
         self._tell(time.perf_counter() - owed.since)
         return reply
 
@@ -173,55 +143,46 @@ class Dispatcher:
         self._owed.clear()
         jobs = self._read(batch)
         self.counters.last_request_time = time.time()
-        if not any(map(_mutates, jobs)):
-            return list(map(self._answer, jobs, itertools.count()))
+        if not any(job.mutates for job in jobs):
+            return list(map(self._answer_apart, jobs, itertools.count()))
+        errors = self.counters.errors
         try:
             with self._store.transaction():
-                replies = list(map(self._answer, jobs, itertools.count()))
+                replies = list(map(self._answer_together, jobs, itertools.count()))
                 until = time.perf_counter() + _COMPANY_S
                 while time.perf_counter() < until and (further := self._read(more())):
                     jobs += further
-                    replies += map(self._answer, further, itertools.count(len(replies)))
-                return replies
+                    replies += map(self._answer_together, further, itertools.count(len(replies)))
         except StoreUnavailable as error:
             _log.error("batch_not_stored", reason=str(error), requests=len(jobs))
             self._outcomes.clear()
+            self.counters.errors = errors
             return [
-                self._refuse(job, error) if _mutates(job) else self._answer(job, place)
+                self._refuse(job, error) if job.mutates else self._answer_apart(job, place)
                 for place, job in enumerate(jobs)
             ]
+        for place, job in enumerate(jobs):
+            if job.apart:
+                replies[place] = self._answer_apart(job, place)
+        return replies
 
-    def _read(self, batch: Sequence[Inbound]) -> list[_Job | _Refused]:
+    def _answer_together(self, job: Job | Refused, place: int) -> bytes:
+        """Answer within the transaction of all changes of the batch; what goes apart has its turn behind it."""
+        return b"" if job.apart else self._answer(job, place)
+
+    def _answer_apart(self, job: Job | Refused, place: int) -> bytes:
+        """Answer between transactions: one that the action had of its own is lost for nobody else."""
+        try:
+            return self._answer(job, place)
+        except TransactionLost as error:
+            return self._refuse(job, error)
+
+    def _read(self, batch: Sequence[Inbound]) -> list[Job | Refused]:
         self.counters.requests += len(batch)
-        return [self._decode(inbound) for inbound in batch]
+        return [self._reader.read(inbound) for inbound in batch]
 
-    def _decode(self, inbound: Inbound) -> _Job | _Refused:
-        if inbound.caller is None or inbound.fault is not None:
-            return _Refused(inbound, inbound.fault or InternalError("the message has no caller"))
-        try:
-            return self._typed(inbound, inbound.caller)
-        except RequestError as error:
-            return _Refused(inbound, error)
-        except Exception:  # boundary: no input ends the loop, not even through a translator's fault
-            _log.exception("request_not_read", peer=inbound.caller.name)
-            return _Refused(inbound, InternalError(_FAILED))
-
-    def _typed(self, inbound: Inbound, caller: Caller) -> _Job | _Refused:
-        payload, translation = inbound.payload, None
-        request: Request | RequestError
-        try:
-            request = self._decoder.decode(payload)
-        except RequestError:
-            translation = self._translate(payload)
-            if translation is None:
-                raise
-            request = translation.request
-        if isinstance(request, RequestError):
-            return _Refused(inbound, request, translation)
-        return _Job(request, self._actions[type(request)], caller, payload, translation)
-
-    def _answer(self, job: _Job | _Refused, place: int) -> bytes:
-        if isinstance(job, _Refused):
+    def _answer(self, job: Job | Refused, place: int) -> bytes:
+        if isinstance(job, Refused):
             return self._refuse(job, job.error)
         if place in self._owed:  # asked for already, in the transaction that failed: that was not undone
             return b""
@@ -243,24 +204,24 @@ class Dispatcher:
             return self._refuse(job, error)
         except Exception:  # boundary: one request's fault is that request's alone
             _log.exception("request_failed", peer=job.caller.name, action=job.action.name)
-            return self._refuse(job, InternalError(_FAILED))
+            return self._refuse(job, InternalError(FAILED))
         self._outcomes.append((job.action.name, "ok"))
         return reply
 
-    def _acting(self, job: _Job) -> Caller:
+    def _acting(self, job: Job) -> Caller:
         """Return for whom a request is done: its caller, or whom that one passes it on for."""
         name, action = job.request.on_behalf_of, job.action
         if name is None:
             return job.caller
         return first_caller(name, job.caller, action.name, action.forwardable, self._grants, self._caller_named)
 
-    def _handle(self, job: _Job) -> bytes:
+    def _handle(self, job: Job) -> bytes:
         answer = job.action.handle(job.request, self._acting(job))
         if isinstance(answer, Future):
             raise TypeError(f"{job.action.name} mutates, and its answer is not there when the transaction ends")
         return self._encode(job, answer)
 
-    def _encode(self, job: _Job, answer: Answer) -> bytes:
+    def _encode(self, job: Job, answer: Answer) -> bytes:
         reply = job.encode(answer)
         if len(reply) > self._max_payload_bytes:  # the client would cut the connection, and ask again for ever
             raise MessageTooLarge(
@@ -268,13 +229,13 @@ class Dispatcher:
             )
         return reply
 
-    def _refuse(self, job: _Job | _Refused, error: RequestError) -> bytes:
+    def _refuse(self, job: Job | Refused, error: RequestError) -> bytes:
         self.counters.errors += 1
-        if isinstance(job, _Refused):
+        if isinstance(job, Refused):
             caller, request_id = job.inbound.caller, request_id_of(job.inbound.payload)
         else:
             caller, request_id = job.caller, job.request.request_id
-        peer, action = caller.name if caller else None, job.action.name if isinstance(job, _Job) else None
+        peer, action = caller.name if caller else None, job.action.name if isinstance(job, Job) else None
         self._outcomes.append((action, error.code))
         try:
             self._on_refusal(caller, action, error)
@@ -287,7 +248,3 @@ class Dispatcher:
         if job.translation is not None:
             return encode_reply(job.translation.render_error(error), None)
         return encode_error(error, request_id, self._sentence_fields)
-
-
-def _mutates(job: _Job | _Refused) -> bool:
-    return isinstance(job, _Job) and job.action.mutates

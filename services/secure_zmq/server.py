@@ -14,8 +14,9 @@ import zmq
 
 from secure_zmq.bound_socket import ServerSocket
 from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher, Inbound, Owed
+from secure_zmq.dispatch import Dispatcher, Owed
 from secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
+from secure_zmq.inbound import Inbound
 from secure_zmq.keys import KeyPair
 from secure_zmq.log_budget import LogBudget
 from secure_zmq.rekeying import RekeyRequests

@@ -64,12 +64,12 @@ class KeyActions:
         peers.reload()
 
     def actions(self) -> list[Action[Any]]:
-        """Return the table of actions; none takes part in a transaction, since files have none."""
+        """Return the table of actions; none takes part in a batch's transaction, since files have none."""
         return [
-            Action(Enrol, self.enrol),
-            Action(ProposeKey, self.propose),
-            Action(ConfirmKey, self.confirm),
-            Action(RetireKeys, self.retire),
+            Action(Enrol, self.enrol, apart=True),
+            Action(ProposeKey, self.propose, apart=True),
+            Action(ConfirmKey, self.confirm, apart=True),
+            Action(RetireKeys, self.retire, apart=True),
             Action(GetTrust, self.trust),
         ]
 

@@ -122,12 +122,13 @@ class Registry:
             NotFound: nobody registered under this name.
         """
         record, seen = self.get(name), self._seen[name]
-        self._trust.pop(name, None)
+        trust = self._trust.pop(name, None)
         self._database.execute("DELETE FROM agents WHERE name = ?", (name,))
         del self._records[name], self._seen[name]
 
         def undo() -> None:
             self._records[name], self._seen[name] = record, seen
+            self.note_trust(name, trust)
 
         self._database.on_rollback(undo)
         self._tell(name, "unregistered", record.registered_by)

@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 import zmq
 
-from secure_zmq.dispatch import Dispatcher, Inbound, Owed
+from secure_zmq.dispatch import Dispatcher, Owed
 from secure_zmq.handshakes import Handshakes
+from secure_zmq.inbound import Inbound
 from secure_zmq.server import MAX_BATCH, MAX_READS, Server
 from secure_zmq.sockets import open_unencrypted_server_socket
 from tests.loopback.agent import ANY_PORT

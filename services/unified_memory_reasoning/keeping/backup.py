@@ -58,6 +58,7 @@ class Backups:
         if before is not None and before.state == "copying":
             raise LimitReached(f"backup {before.backup_id} is being made; wait for it, or read that one")
         self._remove()
+        self._current = None
         require_space(self._database.path.parent, self._database.size_bytes)
         backup = self._current = Backup(uuid.uuid4().hex, time.time())
 
@@ -65,8 +66,7 @@ class Backups:
             self._current = None
 
         self._database.on_rollback(forget)
-        worker = threading.Thread(target=self._make, args=(backup,), name="backup", daemon=True)
-        self._database.after_commit(worker.start)
+        self._database.after_commit(lambda: self._start(backup))
         return backup
 
     def find(self, backup_id: str) -> Backup:
@@ -111,6 +111,15 @@ class Backups:
         if current is not None and current.state != "copying" and time.monotonic() - self._read_at > KEEP_S:
             self._remove()
             self._current = None
+
+    def _start(self, backup: Backup) -> None:
+        try:
+            threading.Thread(target=self._make, args=(backup,), name="backup", daemon=True).start()
+        except RuntimeError as error:  # no thread is to be had
+            _log.error("backup_failed", backup_id=backup.backup_id, reason=str(error))
+            failure = f"the backup can't be made ({error}); free memory on the agent's host and begin another"
+            self._current = Backup(backup.backup_id, backup.begun, failure=failure)
+            self._read_at = time.monotonic()
 
     def _make(self, backup: Backup) -> None:
         began = time.monotonic()

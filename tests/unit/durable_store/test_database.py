@@ -248,6 +248,53 @@ def test_rows_that_wait_never_outlive_their_transaction(tmp_path: Path, savepoin
         assert texts(database) == ["kept"]
 
 
+def test_one_that_sqlite_has_ended_is_under_way_until_it_is_lost(tmp_path: Path) -> None:
+    """No statement of it is committed by itself, and none begins another one in its place."""
+
+    def batch(database: Database) -> None:
+        with database.transaction():
+            add(database, "lost")
+            database._connection.execute("ROLLBACK")  # as it does on an I/O error
+            assert database.in_transaction
+            for ask in (partial(add, database, "by itself"), partial(texts, database)):
+                with pytest.raises(TransactionLost, match="ended the transaction"):
+                    ask()
+            with pytest.raises(RuntimeError, match="under way"), database.transaction():
+                add(database, "in another one")
+
+    with open_with(tmp_path / "db", FIRST) as database:
+        with pytest.raises(TransactionLost, match="ended the transaction"):
+            batch(database)
+        assert (texts(database), database.in_transaction) == ([], False)
+
+
+def test_one_within_another_is_a_fault_of_the_program_that_costs_nothing(tmp_path: Path) -> None:
+    """The outer one goes on with all that it has done."""
+    memory: list[str] = []
+    with open_with(tmp_path / "db", FIRST) as database:
+        with database.transaction():
+            add(database, "kept")
+            database.after_commit(partial(memory.append, "told"))
+            with pytest.raises(RuntimeError, match="savepoint"), database.transaction():
+                pass
+        assert (texts(database), memory) == (["kept"], ["told"])
+
+
+def test_a_fault_in_what_comes_after_a_commit_keeps_nobody_from_it(tmp_path: Path) -> None:
+    """What is durable was acknowledged: it is answered, and the rest is done."""
+    memory: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    with open_with(tmp_path / "db", FIRST) as database:
+        with database.transaction():
+            add(database, "kept")
+            database.after_commit(fail)
+            database.after_commit(partial(memory.append, "told"))
+        assert (texts(database), memory) == (["kept"], ["told"])
+
+
 def test_a_row_that_can_not_be_made_refuses_the_batch_alone(tmp_path: Path) -> None:
     """Whatever is wrong with it: the next transaction is none the worse."""
     waiting = ["a row that can't be made"]

@@ -18,8 +18,8 @@ from operator_cli import documents, memory_import, memory_transfer
 from operator_cli.documents import read
 from secure_zmq import errors
 from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Inbound
 from secure_zmq.errors import ConfigurationError, InternalError, MalformedRequest, RequestError, error_from_reply
+from secure_zmq.inbound import Inbound
 from secure_zmq.wire import decode_reply
 from tests.unit.agent_runtime.assembled import Assembled, environment_of
 from tests.unit.message_schema.json_schema import Schema, closed, places, replaced

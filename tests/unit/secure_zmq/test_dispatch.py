@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.dispatch import Inbound
 from secure_zmq.errors import MalformedRequest, PeerNotLive
+from secure_zmq.inbound import Inbound
 from tests.unit.secure_zmq.bench import AGENT, LIMIT, OPERATOR, Bench, inbound
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from durable_store.database import Database
-from secure_zmq.dispatch import Inbound
 from secure_zmq.errors import StoreUnavailable, TransactionLost
+from secure_zmq.inbound import Inbound
 from tests.unit.secure_zmq.bench import Bench, inbound
 
 
@@ -68,6 +68,7 @@ def test_a_lost_transaction_refuses_changes_and_answers_the_rest(tmp_path: Path,
         assert [reply["sum"] for reply in replies if reply["status"] == "ok"] == [0, 0]
         assert bench.sum == bench.rows() == 0
         assert bench.database.execute("SELECT count(*) FROM replies").fetchone() == (0,)
+        assert bench.dispatcher.counters.errors == CODES.count("store_unavailable") + CODES.count("malformed_request")
 
 
 @pytest.mark.parametrize("fails_at", ["begin", "commit", "savepoint"])

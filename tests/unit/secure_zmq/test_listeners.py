@@ -11,10 +11,11 @@ from durable_store.reply_log import ReplyLog
 from secure_zmq.actions import Action
 from secure_zmq.authenticator import Authenticator
 from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.dispatch import Dispatcher
 from secure_zmq.errors import PeerNotLive, RequestError
 from secure_zmq.grants import Grants
 from secure_zmq.handshakes import Handshakes, Outcome
+from secure_zmq.inbound import Inbound
 from secure_zmq.monitor import Happening, SocketEvent
 from secure_zmq.peers import AuthorizedPeers
 from secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT

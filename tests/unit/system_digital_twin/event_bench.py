@@ -11,8 +11,9 @@ from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
 from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.dispatch import Dispatcher
 from secure_zmq.grants import Grants
+from secure_zmq.inbound import Inbound
 from system_digital_twin import events as events_module
 from system_digital_twin.event_actions import EventActions
 from system_digital_twin.events import MIGRATION, MIGRATION_IDS, MOST, MOST_BYTES, Events

@@ -14,8 +14,9 @@ from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.dispatch import Dispatcher
 from secure_zmq.grants import Grants
+from secure_zmq.inbound import Inbound
 from secure_zmq.key_writer import write_certificate, write_revocation
 from secure_zmq.keys import KeyOwner, KeyPair
 from secure_zmq.peers import AuthorizedPeers, Standing

@@ -15,8 +15,9 @@ from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.dispatch import Dispatcher
 from secure_zmq.grants import Grants
+from secure_zmq.inbound import Inbound
 from secure_zmq.wire import Reply, Request
 from system_digital_twin import leases as leases_module
 from system_digital_twin import load_actions as load_actions_module

@@ -289,3 +289,19 @@ def test_whatever_is_accepted_is_read_back_the_same_after_a_restart(
         twin.reopen()
         assert twin.ask("get_registered_agents")["agents"] == before
         assert (before[0]["name"], before[0]["status"], before[0]["metadata"]) == (name, status, metadata)
+
+
+def test_an_unregistration_that_is_undone_forgets_nothing(twin: Twin) -> None:
+    """Which list of whom to trust an agent follows is told with heartbeats alone, and the next may be 5 s away."""
+    twin.register()
+    twin.ask("heartbeat", agent_name=UMRA.name, trust_revision="r1")
+
+    def batch() -> None:
+        with twin.database.transaction():
+            twin.registry.remove(UMRA.name)
+            assert twin.registry.trust_revision(UMRA.name) is None
+            raise StoreUnavailable("no space")
+
+    with pytest.raises(StoreUnavailable):
+        batch()
+    assert twin.registry.trust_revision(UMRA.name) == "r1"

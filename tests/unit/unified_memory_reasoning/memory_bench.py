@@ -11,8 +11,9 @@ from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.dispatch import Dispatcher
 from secure_zmq.grants import EVERY_ACTION, Grants
+from secure_zmq.inbound import Inbound
 from tests.unit.unified_memory_reasoning.memory import SDT
 from unified_memory_reasoning.conversations.context_actions import ContextActions
 from unified_memory_reasoning.conversations.interactions import MIGRATION as INTERACTIONS

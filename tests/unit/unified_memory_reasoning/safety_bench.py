@@ -14,8 +14,9 @@ from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
 from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.dispatch import Dispatcher
 from secure_zmq.grants import Grants
+from secure_zmq.inbound import Inbound
 from tests.configuration import SHIPPED_GRANTS
 from tests.waiting import PATIENCE_S, wait_until
 from unified_memory_reasoning import twins

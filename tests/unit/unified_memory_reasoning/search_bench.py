@@ -12,8 +12,9 @@ from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
 from network_config.model import Recall
-from secure_zmq.dispatch import Dispatcher, Inbound
+from secure_zmq.dispatch import Dispatcher
 from secure_zmq.grants import Grants
+from secure_zmq.inbound import Inbound
 from tests.unit.unified_memory_reasoning.memory import SDT
 from unified_memory_reasoning.conversations import interactions
 from unified_memory_reasoning.keeping import quarantine

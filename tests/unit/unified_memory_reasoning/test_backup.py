@@ -124,6 +124,35 @@ def test_a_retry_gets_the_same_backup(bench: SafetyBench) -> None:
     assert len(bench.files()) == 1
 
 
+def test_where_no_thread_is_to_be_had_it_has_failed_and_the_agent_goes_on(
+    bench: SafetyBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for its state is told, and the next one is begun as if nothing had been."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        backup_id = bench.ask("begin_backup")["backup_id"]
+    status = bench.ask("backup_status", backup_id=backup_id)
+    assert status["state"] == "failed"
+    assert "can't start new thread" in status["failure"]
+    assert bench.ready(bench.ask("begin_backup")["backup_id"])["state"] == "ready"
+
+
+def test_without_space_the_backup_before_is_not_told_of_any_more(
+    bench: SafetyBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It made room for the one that then found too little."""
+    first = bench.ask("begin_backup")["backup_id"]
+    bench.ready(first)
+    usage = shutil.disk_usage(bench.path.parent)
+    monkeypatch.setattr("durable_store.copies.shutil.disk_usage", lambda _: usage._replace(free=1_000))
+    assert bench.ask("begin_backup")["code"] == "store_unavailable"
+    assert bench.ask("backup_status", backup_id=first)["code"] == "not_found"
+
+
 def test_without_space_it_is_refused_with_a_sentence(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says how much is needed and how much is there, and nothing is made."""
     usage = shutil.disk_usage(bench.path.parent)

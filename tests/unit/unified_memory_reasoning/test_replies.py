@@ -138,7 +138,7 @@ def test_a_page_of_a_list_has_256_kib_at_most(
 
 def test_the_operators_page_tells_the_largest_row_whole(agent: Assembled) -> None:
     """Of what a caller wrote; an import knows by its metadata what is there. It has 2 MiB at most."""
-    agent._dispatcher._decoder._max_payload_bytes = agent._dispatcher._max_payload_bytes = 4_194_304
+    agent._dispatcher._reader._decoder._max_payload_bytes = agent._dispatcher._max_payload_bytes = 4_194_304
     content, metadata = "\x01" * 65_536, {"imported": "x" * 16_000}
     for _ in range(6):
         fields = {"session_id": "s", "interaction_type": "code", "content": content, "metadata": metadata}

@@ -1,0 +1,99 @@
+"""A message as it came, to the job that it asks for: decoded, translated from an older dialect, or refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+import structlog
+
+from secure_zmq.actions import Action, Translation, Translator
+from secure_zmq.callers import Caller
+from secure_zmq.errors import InternalError, RequestError
+from secure_zmq.wire import Answer, Request, RequestDecoder, encode_reply
+
+_log = structlog.get_logger(__name__)
+
+FAILED = "the agent failed on this request; its log has the traceback"
+
+
+class Inbound(msgspec.Struct, gc=False):
+    """One message as it came: its bytes, and its caller or the reason why it has none."""
+
+    payload: bytes
+    caller: Caller | None
+    fault: RequestError | None = None
+
+
+class Job(msgspec.Struct):
+    """A request that can be carried out, if its caller may."""
+
+    request: Request
+    action: Action[Any]
+    caller: Caller
+    payload: bytes
+    translation: Translation | None
+
+    def encode(self, reply: Answer) -> bytes:
+        if self.translation is not None:
+            return encode_reply(self.translation.render(reply), None)
+        return encode_reply(reply, self.request.request_id)
+
+    @property
+    def mutates(self) -> bool:
+        """Whether it takes part in the batch's transaction."""
+        return self.action.mutates
+
+    @property
+    def apart(self) -> bool:
+        """Whether it has its turn between transactions."""
+        return self.action.apart
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A message that asks for nothing that could be carried out, and why."""
+
+    mutates: ClassVar[bool] = False
+    apart: ClassVar[bool] = False
+
+    inbound: Inbound
+    error: RequestError
+    translation: Translation | None = None
+
+
+class InboundReader:
+    """Reads the messages of one agent."""
+
+    def __init__(
+        self, actions: Mapping[type[Request], Action[Any]], max_payload_bytes: int, translate: Translator
+    ) -> None:
+        self._actions = actions
+        self._decoder = RequestDecoder(actions, max_payload_bytes)
+        self._translate = translate
+
+    def read(self, inbound: Inbound) -> Job | Refused:
+        """Return what a message asks for; nothing in it raises."""
+        if inbound.caller is None or inbound.fault is not None:
+            return Refused(inbound, inbound.fault or InternalError("the message has no caller"))
+        try:
+            return self._typed(inbound, inbound.caller)
+        except RequestError as error:
+            return Refused(inbound, error)
+        except Exception:  # boundary: no input ends the loop, not even through a translator's fault
+            _log.exception("request_not_read", peer=inbound.caller.name)
+            return Refused(inbound, InternalError(FAILED))
+
+    def _typed(self, inbound: Inbound, caller: Caller) -> Job | Refused:
+        payload, translation = inbound.payload, None
+        request: Request | RequestError
+        try:
+            request = self._decoder.decode(payload)
+        except RequestError:
+            translation = self._translate(payload)
+            if translation is None:
+                raise
+            request = translation.request
+        if isinstance(request, RequestError):
+            return Refused(inbound, request, translation)
+        return Job(request, self._actions[type(request)], caller, payload, translation)
