@@ -58,11 +58,6 @@ class Owed:
     answer: "Future[Reply]"
     since: float
 
-    @property
-    def caller(self) -> Caller:
-        """Who asked."""
-        return self.job.caller
-
 
 class Dispatcher:
     """Answers batches of requests for one agent."""

@@ -20,7 +20,7 @@ from secure_zmq.inbound import Inbound
 from secure_zmq.keys import KeyPair
 from secure_zmq.log_budget import LogBudget
 from secure_zmq.rekeying import RekeyRequests
-from secure_zmq.sessions import CallerSource
+from secure_zmq.sessions import CallerSource, Session
 from secure_zmq.sockets import plain_send
 
 _log = structlog.get_logger(__name__)
@@ -38,12 +38,13 @@ _MORE_AT_ONCE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
 class _Batch:
-    """What came, and the routes back, in one order."""
+    """What came, the routes back, and the sessions that they led to, in one order."""
 
-    __slots__ = ("inbounds", "routes", "size")
+    __slots__ = ("inbounds", "routes", "sessions", "size")
 
     def __init__(self) -> None:
         self.routes: list[list[bytes]] = []
+        self.sessions: list[Session | None] = []
         self.inbounds: list[Inbound] = []
         self.size = 0  # bytes
 
@@ -61,7 +62,7 @@ class Server:
         self._on_tick = on_tick
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
-        self._owed: list[tuple[list[bytes], Owed]] = []
+        self._owed: list[tuple[list[bytes], Session | None, Owed]] = []
         self._room = 1  # for how many the next batch has room: who asks one by one does not wait for a look behind it
         self._stop = threading.Event()
         self._turned_at = time.monotonic()
@@ -168,6 +169,7 @@ class Server:
             fault = error
         payload = frame.bytes
         batch.routes.append(route)
+        batch.sessions.append(self._sessions.session_of(routing_id))
         batch.inbounds.append(Inbound(payload, caller, fault))
         batch.size += len(payload)
 
@@ -184,29 +186,30 @@ class Server:
             return
         replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive(batch, MAX_BATCH, _AT_ONCE))
         owed = self._dispatcher.take_owed()
-        for place, (route, reply) in enumerate(zip(batch.routes, replies, strict=True)):
+        for place, (route, session, reply) in enumerate(zip(batch.routes, batch.sessions, replies, strict=True)):
             if place in owed:
-                self._owed.append((route, owed[place]))
+                self._owed.append((route, session, owed[place]))
             else:
-                self._send(route, reply)
+                self._send(route, session, reply)
 
     def _answer_owed(self) -> None:
         """Send what has come by now of the answers from other threads; look again soon for the others."""
         waiting = []
-        if any(owed.answer.done() for _, owed in self._owed):
+        if any(owed.answer.done() for _, _, owed in self._owed):
             self._server_socket.kick()  # whoever asked may have been revoked since
-        for route, owed in self._owed:
-            if not owed.answer.done():
-                waiting.append((route, owed))
-                continue
-            reply = self._dispatcher.settle(owed)
-            if self._sessions.leads_to(route[0], owed.caller):  # and not to another who chose the same routing-id since
-                self._send(route, reply)
+        for route, session, owed in self._owed:
+            if owed.answer.done():
+                self._send(route, session, self._dispatcher.settle(owed))
+            else:
+                waiting.append((route, session, owed))
         self._owed = waiting
         self._socket.rcvtimeo = _OWED_TICK_MS if waiting else _TICK_MS
 
-    def _send(self, route: list[bytes], reply: bytes) -> None:
+    def _send(self, route: list[bytes], session: Session | None, reply: bytes) -> None:
+        """Send a reply to who asked, and not to another who chose the same routing-id since."""
         try:
+            if not self._sessions.leads_to(route[0], session):
+                raise zmq.ZMQError(zmq.EHOSTUNREACH)
             for part in route:
                 self._send_frame(part, _MORE_AT_ONCE)
             self._send_frame(reply, _AT_ONCE)

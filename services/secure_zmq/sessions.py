@@ -1,5 +1,6 @@
 """Who sent a message: what its connection proved, checked against the live list for every message."""
 
+import socket
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from secure_zmq.errors import PeerNotLive
 
 if TYPE_CHECKING:
     from secure_zmq.peers import AuthorizedPeers, Peer
+
+
+_ESTABLISHED = 1  # Linux's TCP_ESTABLISHED, in the first byte of TCP_INFO
 
 
 class CallerSource(Protocol):
@@ -31,8 +35,12 @@ class CallerSource(Protocol):
         """Return who the holder of a key is at this moment; None where the key is no longer live."""
         ...
 
-    def leads_to(self, routing_id: bytes, caller: Caller) -> bool:
-        """Return whether a routing-id is still that of a connection of this caller's; on the socket's own thread."""
+    def session_of(self, routing_id: bytes) -> "Session | None":
+        """Return the session that the last message under a routing-id belongs to; None where none is known."""
+        ...
+
+    def leads_to(self, routing_id: bytes, session: "Session | None") -> bool:
+        """Return whether a routing-id is still that of this session, as far as is known; on the socket's own thread."""
         ...
 
     def disconnected(self, fd: int) -> None:
@@ -61,6 +69,21 @@ def origin(frame: zmq.Frame) -> tuple[int, str]:
     return int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
 
 
+def _far_end(fd: int) -> object:
+    """Return the address of whom a descriptor is connected with; None where it is connected with nobody any more."""
+    try:
+        connection = socket.socket(fileno=fd)
+    except OSError:
+        return None
+    try:
+        established = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
+        return connection.getpeername() if established else None
+    except OSError:
+        return None
+    finally:
+        connection.detach()  # it is libzmq's
+
+
 class OpenSessions:
     """SECURE_ZMQ=0: nobody is authenticated, whatever a message's metadata claims."""
 
@@ -73,7 +96,10 @@ class OpenSessions:
     def caller_now(self, fingerprint: str | None) -> Caller | None:
         return UNAUTHENTICATED
 
-    def leads_to(self, routing_id: bytes, caller: Caller) -> bool:
+    def session_of(self, routing_id: bytes) -> "Session | None":
+        return None
+
+    def leads_to(self, routing_id: bytes, session: "Session | None") -> bool:
         return True
 
     def disconnected(self, fd: int) -> None:
@@ -90,9 +116,16 @@ class OpenSessions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Session:
+class Session:
+    """A connection over which messages came: whose key it proved, its descriptor, and its far end."""
+
     name: str
     fd: int
+    far_end: object
+
+    def is_open(self) -> bool:
+        """Return whether the descriptor still is that connection, and not a newer one's."""
+        return self.far_end is not None and _far_end(self.fd) == self.far_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +145,7 @@ class SecuredSessions:
         self.connections = Connections(peers.live)
         self._peers = peers
         self._known: dict[str, _Known] = {}  # by what ZAP said of a session
-        self._sessions: dict[bytes, _Session] = {}
+        self._sessions: dict[bytes, Session] = {}
         self._ended: deque[int] = deque()
         self._last_seen: dict[str, float] = {}
 
@@ -127,10 +160,11 @@ class SecuredSessions:
         if known is None or self._peers.live(known.peer.fingerprint) is not known.peer:
             known = self._recognise(identity, frame)
         caller = known.caller
-        if routing_id not in self._sessions:
+        session = self._sessions.get(routing_id)
+        if session is None or session.name != caller.name:  # who takes over another's routing-id is not that other
             fd, address = origin(frame)
             self.connections.heard(fd, address, caller.fingerprint)
-            self._sessions[routing_id] = _Session(caller.name, fd)
+            self._sessions[routing_id] = Session(caller.name, fd, _far_end(fd))
         self._last_seen[caller.name] = time.time()
         return caller
 
@@ -138,10 +172,19 @@ class SecuredSessions:
         peer = self._peers.live(fingerprint) if fingerprint is not None else None
         return None if peer is None else _caller(peer)
 
-    def leads_to(self, routing_id: bytes, caller: Caller) -> bool:
-        self.forget_ended()
-        session = self._sessions.get(routing_id)
-        return session is not None and session.name == caller.name
+    def session_of(self, routing_id: bytes) -> Session | None:
+        return self._sessions.get(routing_id)
+
+    def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
+        if self._ended:
+            self.forget_ended()
+        known = self._sessions.get(routing_id)
+        if known is not None or session is None:
+            return known is session
+        if not session.is_open():
+            return False
+        self._sessions[routing_id] = session  # what had ended was an older connection with the same descriptor
+        return True
 
     def disconnected(self, fd: int) -> None:
         self._ended.append(fd)

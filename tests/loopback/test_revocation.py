@@ -331,6 +331,12 @@ class _Spied:
     def __init__(self, caller_of: Callable[[bytes, zmq.Frame], object]) -> None:
         self.caller_of = caller_of
 
+    def session_of(self, _: bytes) -> None:
+        return None
+
+    def leads_to(self, _: bytes, __: None) -> bool:
+        return True
+
 
 def test_libzmq_tells_no_descriptor_with_a_handshake(context: "zmq.Context[zmq.Socket[bytes]]") -> None:
     """HANDSHAKE_SUCCEEDED carries 0 and the server's own endpoint: who has been silent since can't be told by it."""
