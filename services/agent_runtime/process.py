@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from types import MappingProxyType
 
 import structlog
 
@@ -52,6 +53,7 @@ def run_agent(
     assemble: Callable[[Foundation], Assembly],
     *,
     set_aside_damage: bool = False,
+    rebuilds: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Run an agent until SIGTERM or SIGINT; return the process's exit status.
 
@@ -61,13 +63,14 @@ def run_agent(
         assemble: builds its actions.
         set_aside_damage: put a staged backup in place, and serve with an empty database where the one there is can't
             be read; without it a damaged one stops the start.
+        rebuilds: with `set_aside_damage`, how a broken full-text index is made anew, as `make_way` takes it.
     """
     configure_logging(name)
     told_to_stop = threading.Event()
     _on_signal(told_to_stop.set)
     with ExitStack() as stack:
         try:
-            server = _prepare(name, migrations, assemble, set_aside_damage, stack)
+            server = _prepare(name, migrations, assemble, rebuilds if set_aside_damage else None, stack)
         except (ConfigurationError, SocketMisuse, StoreUnavailable) as error:
             print(f"{name} does not start: {error}", file=sys.stderr)  # noqa: T201 - one sentence for a person
             return ConfigurationError.EXIT_STATUS
@@ -92,11 +95,11 @@ def _prepare(
     name: str,
     migrations: Sequence[str],
     assemble: Callable[[Foundation], Assembly],
-    set_aside_damage: bool,
+    rebuilds: Mapping[str, str] | None,  # None: a damaged database stops the start
     stack: ExitStack,
 ) -> Server:
     settings = load_settings(name)
-    database, replies = _open_store(settings, migrations, set_aside_damage, stack)
+    database, replies = _open_store(settings, migrations, rebuilds, stack)
     health = Health(name, settings.secure)
     keys = HostKeys(settings)
     handshakes = Handshakes()
@@ -154,7 +157,7 @@ def _prepare(
     gauges.follow(server.take_longest_turn_s)
     health.add("socket_loop", lambda: None if server.responsive else "no turn within 5 s", essential=True)
     health.add("store", lambda: database.fault, essential=True)
-    if set_aside_damage:
+    if rebuilds is not None:
         health.add("store_damage", lambda: set_aside.told(database.path), essential=False)
     if feed is not None:
         publisher.bind(feed)
@@ -171,15 +174,15 @@ def _prepare(
 
 
 def _open_store(
-    settings: Settings, migrations: Sequence[str], set_aside_damage: bool, stack: ExitStack
+    settings: Settings, migrations: Sequence[str], rebuilds: Mapping[str, str] | None, stack: ExitStack
 ) -> tuple[Database, ReplyLog]:
     """Open the agent's database, which is its alone for as long as it runs."""
     name, limits = settings.agent.name, settings.config.limits
     stack.callback(hold(settings.state / f"{name}.lock"))
     require_no_restore(settings.state)
     path = settings.state / f"{name}.sqlite3"
-    if set_aside_damage:
-        make_way(path)
+    if rebuilds is not None:
+        make_way(path, rebuilds)
     else:
         require_whole(path)
     database = Database(path, [REPLY_LOG_SCHEMA, *migrations])

@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from durable_store.damage import connect_to_read, find_damage
+from durable_store.damage import connect_to_read, find_damage_of_rows
 from secure_zmq.errors import MalformedRequest, StoreUnavailable
 
 SPARE_BYTES = 16 * 1024 * 1024  # that a copy leaves free on the volume, for the database itself
@@ -57,7 +57,7 @@ def copy_database(source: Path, target: Path) -> Copy:
         with closing(connect_to_read(source)) as reading, closing(sqlite3.connect(target)) as writing:
             reading.backup(writing)  # in one step, under one snapshot: no writer makes it begin anew
         _make_self_contained(target)
-        if (why := find_damage(target)) is not None:
+        if (why := find_damage_of_rows(target)) is not None:
             raise StoreUnavailable(f"the database itself is damaged ({why}); start the agent anew, which sets it aside")
         rows = count_rows(target)
         return Copy(target.stat().st_size, digest_of(target), rows)
@@ -80,7 +80,7 @@ def check_copy(path: Path, migrations: Sequence[str], sha256: str) -> Rows:
         found = digest_of(path)
         if found != sha256.lower():
             raise MalformedRequest(f"the file arrived with SHA-256 {found} and {sha256} was told; send it again")
-        if (why := find_damage(path)) is not None:
+        if (why := find_damage_of_rows(path)) is not None:
             raise MalformedRequest(f"the file is no whole database ({why}); take another backup")
         _check_schema(path, migrations)
         _make_self_contained(path)

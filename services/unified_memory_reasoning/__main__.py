@@ -10,14 +10,14 @@ from durable_store import set_aside
 from membership.member import MIGRATION as MEMBERSHIP_MIGRATION
 from membership.member import Description, Membership
 from unified_memory_reasoning.commands import COMMANDS
+from unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS, Memory
 from unified_memory_reasoning.memory import MIGRATIONS as MEMORY_MIGRATIONS
-from unified_memory_reasoning.memory import Memory
 from unified_memory_reasoning.memory_health import MemoryHealth, OutboxDocument
 from unified_memory_reasoning.messages import SUCCESS
 from unified_memory_reasoning.other_agents.coordination_actions import CoordinationActions
 
 NAME = "UnifiedMemoryReasoningAgent"
-MIGRATIONS = (*MEMORY_MIGRATIONS, MEMBERSHIP_MIGRATION)
+MIGRATIONS = (*MEMORY_MIGRATIONS, MEMBERSHIP_MIGRATION, *LATER_MIGRATIONS)
 DESCRIPTION = Description("memory", ["contexts", "search", "memories", "error_patterns", "twins", "coordination"])
 
 
@@ -69,4 +69,4 @@ def assemble(foundation: Foundation) -> Assembly:
 
 
 if __name__ == "__main__":
-    sys.exit(run_agent(NAME, MIGRATIONS, assemble, set_aside_damage=True))
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble, set_aside_damage=True, rebuilds=REBUILDS))

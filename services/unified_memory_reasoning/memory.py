@@ -44,6 +44,8 @@ MIGRATIONS = (
     pattern_proposals.MIGRATION,
     conflicts.MIGRATION,
 )
+LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION,)  # which come after those of the agent's membership
+REBUILDS = search_index.REBUILDS  # how a broken full-text index is made anew
 _OPERATOR_PAGE_BYTES = 2_097_152  # so that the largest row is told whole, by which an import knows it again
 
 

@@ -108,6 +108,23 @@ def test_a_damaged_memory_is_found_set_aside_told_and_restored_by_one_command(
     assert len(kept(database, DAMAGED)) == len(kept(database, REPLACED)) == 1
 
 
+def test_a_broken_index_of_words_is_rebuilt_and_nothing_is_set_aside(hosts: Hosts) -> None:
+    """The rows it is made of are whole: the start costs none, and there is no loss to tell."""
+    agent = hosts.start(UMRA).wait_until_serving()
+    with hosts.client(UMRA) as client:
+        client.call("add_interaction", session_id="s", interaction_type="code", content="the gateway is open")
+    agent.kill()
+    with closing(sqlite3.connect(hosts.database(UMRA))) as connection, connection:
+        connection.execute("DELETE FROM recall_words_data WHERE id > 10")
+    agent = hosts.start(UMRA).wait_until_serving()
+    assert len(agent.logged("index_rebuilt")) == 1
+    assert (store_damage(agent)["ok"], kept(hosts.database(UMRA), DAMAGED)) == (True, [])
+    with hosts.client(UMRA) as client:
+        assert [found["content"] for found in client.call("search_memory", query="gateway")["results"]] == [
+            "the gateway is open"
+        ]
+
+
 def test_a_loss_that_is_acknowledged_is_told_no_more(hosts: Hosts) -> None:
     """Where there is no backup; the damaged file stays."""
     hosts.database(UMRA).write_bytes(b"not a database")

@@ -37,6 +37,10 @@ def _changed(columns: str) -> str:
 
 _OF_INTERACTION = "id, session_id, speaker, content, written_by"
 _OF_MEMORY = "number, content, keywords, forgotten, written_by"
+_FILL = f"""
+INSERT INTO recall_words ({_COLUMNS}) SELECT {_interaction("interactions")} FROM interactions;
+INSERT INTO recall_words ({_COLUMNS}) SELECT {_memory("memories")} FROM memories WHERE forgotten = 0;
+""".strip()  # noqa: S608 - of this module's constants alone
 MIGRATION = f"""
 CREATE VIRTUAL TABLE recall_words USING fts5 (
     words, scope, content = '', tokenize = 'porter unicode61 remove_diacritics 2'
@@ -62,10 +66,14 @@ CREATE TRIGGER recall_memory_changed AFTER UPDATE OF {_OF_MEMORY} ON memories WH
     INSERT INTO recall_words (recall_words, {_COLUMNS}) SELECT 'delete', {_memory("old")} WHERE old.forgotten = 0;
     INSERT INTO recall_words ({_COLUMNS}) SELECT {_memory("new")} WHERE new.forgotten = 0;
 END;
-INSERT INTO recall_words ({_COLUMNS}) SELECT {_interaction("interactions")} FROM interactions;
-INSERT INTO recall_words ({_COLUMNS}) SELECT {_memory("memories")} FROM memories WHERE forgotten = 0;
+{_FILL}
 INSERT INTO recall_words (recall_words, rank) VALUES ('secure-delete', 1);
 """  # noqa: S608 - of this module's constants alone
+# FTS5 notes the format that secure deletes write at the first of them, and believes that it has done so also where that
+# transaction is undone: what it deletes then is damage in an index whose format is still said to be the older one.
+FORMAT_MIGRATION = "UPDATE recall_words_config SET v = 5 WHERE k = 'version'"
+_REBUILD = f"INSERT INTO recall_words (recall_words) VALUES ('delete-all'); {_FILL} {FORMAT_MIGRATION}"  # noqa: S608
+REBUILDS = {"recall_words": _REBUILD}  # as `make_way` takes them
 MOST_RANKED = 6_000  # texts whose BM25 one search works out; about 1 us each
 NEWEST = 2_000  # of the interactions, and of the memories, where every word is common
 MOST_COMMON_WORDS = 4  # that are looked for where every word is common; each costs a walk along all its texts

@@ -1,8 +1,10 @@
 """Databases as a killed process leaves them, and ways to break them."""
 
+import resource
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from durable_store.database import Database
@@ -55,3 +57,14 @@ def flip(path: Path, offset: int) -> None:
 def files_of(path: Path) -> dict[str, bytes]:
     """Return the content of a database's files, but for the log's index, which SQLite makes anew at any look."""
     return {suffix: part(path, suffix).read_bytes() for suffix in ("", "-wal") if part(path, suffix).exists()}
+
+
+@contextmanager
+def no_file_beyond(size_bytes: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size: what does fails as on a full volume."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durable_store.copies import copy_database
-from durable_store.damage import STAGED, find_damage, make_way
+from durable_store.damage import STAGED, find_damage, find_damage_of_rows, make_way
 from durable_store.database import Database
 from durable_store.set_aside import (
     DAMAGED,
@@ -25,7 +25,25 @@ from durable_store.set_aside import (
 from durable_store.wal_damage import read_wal_index
 from secure_zmq.errors import ConfigurationError
 from tests.other_user import not_root
-from tests.unit.durable_store.broken import FRAME_BYTES, NOTES, count, files_of, flip, killed_after, whole
+from tests.unit.durable_store.broken import (
+    FRAME_BYTES,
+    NOTES,
+    count,
+    files_of,
+    flip,
+    killed_after,
+    no_file_beyond,
+    whole,
+)
+
+INDEX = """
+CREATE VIRTUAL TABLE words USING fts5 (text, content = '');
+CREATE TRIGGER note_added AFTER INSERT ON notes BEGIN
+    INSERT INTO words (rowid, text) VALUES (new.id, new.text);
+END
+"""
+EMPTIED = "INSERT INTO words (words) VALUES ('delete-all')"
+REBUILDS = {"words": f"{EMPTIED}; INSERT INTO words (rowid, text) SELECT id, text FROM notes"}
 
 
 @pytest.fixture
@@ -218,6 +236,87 @@ def test_a_second_damage_in_the_same_second_overwrites_nothing(path: Path) -> No
     assert sorted(path.with_name(name).read_bytes() for name in names) == [b"first", b"second", b"third"]
     assert names[0] == "db.damaged-20010909T014640Z"
     assert [each.name for each in not_acknowledged(path)] == names[1:]
+
+
+def indexed(path: Path, notes: int) -> None:
+    """Make a database with some notes, closed in order, whose index of their words lacks what it says it has."""
+    with closing(Database(path, [NOTES, INDEX])) as database:
+        with database.transaction():
+            for number in range(notes):
+                database.execute("INSERT INTO notes (text) VALUES (?)", (f"note{number} " + f"{number:03}" * 1_000,))
+        database.execute("DELETE FROM words_data WHERE id > 10")  # its segments; below are its totals and its structure
+
+
+def found(path: Path, word: str) -> list[int]:
+    """Return the notes that have a word, by the index."""
+    with closing(Database(path, [NOTES, INDEX])) as database:
+        return [number for (number,) in database.execute("SELECT rowid FROM words WHERE words MATCH ?", (word,))]
+
+
+def test_an_index_that_is_broken_alone_is_made_anew_of_the_rows(path: Path) -> None:
+    """No row leaves its place, and nobody has a loss to acknowledge."""
+    indexed(path, 20)
+    assert find_damage(path) == "malformed inverted index for FTS5 table main.words"
+    assert find_damage_of_rows(path) is None
+    make_way(path, REBUILDS)
+    assert find_damage(path) is None
+    assert (found(path, "note7"), len(found(path, "note*"))) == ([8], 20)
+    assert (kept(path, DAMAGED), told(path)) == ([], None)
+
+
+@pytest.mark.parametrize(
+    "rebuilds", [{}, {"words": "SELECT 1"}, {"words": f"{EMPTIED}; INSERT INTO words SELECT a FROM nothing"}]
+)
+def test_an_index_that_stays_broken_is_damage(path: Path, rebuilds: dict[str, str]) -> None:
+    """Nobody knows how it is made, what makes it changes nothing, or that fails."""
+    indexed(path, 20)
+    before = path.read_bytes()
+    make_way(path, rebuilds)
+    (damaged,) = kept(path, DAMAGED)
+    assert path.with_name(damaged.name).read_bytes() == before
+
+
+@pytest.mark.parametrize("where", ["page", "log"])
+def test_a_broken_index_beside_other_damage_is_set_aside_untouched(path: Path, where: str) -> None:
+    """A rebuild would write over what the log has, or upon pages that can't be trusted."""
+    indexed(path, 200)
+    if where == "page":
+        flip(path, 4096 + 7)  # how much of it lies idle in bits
+    else:
+        database = Database(path, [NOTES, INDEX])
+        for number in range(20):
+            database.execute("UPDATE notes SET text = text || '!' WHERE id = ?", (number + 1,))
+        content = files_of(path)
+        database.close()
+        for suffix, each in content.items():
+            part(path, suffix).write_bytes(each)
+        flip(part(path, "-wal"), frame(frames(path) // 2) + 500)
+    before = files_of(path)
+    why = find_damage_of_rows(path)
+    assert why is not None
+    assert "malformed inverted index" in why
+    make_way(path, REBUILDS)
+    (damaged,) = kept(path, DAMAGED)
+    assert before.items() <= files_of(path.with_name(damaged.name)).items()  # SQLite makes an empty log at a look
+
+
+def test_a_full_volume_on_which_no_index_can_be_rebuilt_stops_the_start(path: Path) -> None:
+    """And no database is set aside for it: the next start, with some space, has every row."""
+    indexed(path, 20)
+    with no_file_beyond(40_000), pytest.raises(ConfigurationError, match=r"can't be rebuilt.*free space"):
+        make_way(path, REBUILDS)
+    assert kept(path, DAMAGED) == []
+    make_way(path, REBUILDS)
+    assert (find_damage(path), len(found(path, "note*"))) == (None, 20)
+
+
+def test_a_staged_backup_whose_index_is_broken_takes_its_place_and_is_mended(path: Path) -> None:
+    """It was a copy of a database that is in use: the index alone stops no backup."""
+    indexed(path, 20)
+    copy_database(path, part(path, STAGED))
+    make_way(path, REBUILDS)
+    assert (find_damage(path), len(found(path, "note*"))) == (None, 20)
+    assert (len(kept(path, REPLACED)), kept(path, DAMAGED), kept(part(path, STAGED), DAMAGED)) == (1, [], [])
 
 
 @pytest.mark.parametrize("word", [DAMAGED, REPLACED])

@@ -26,6 +26,7 @@ from unified_memory_reasoning.recall.search_actions import SearchActions
 MAX_REPLY_BYTES = 262_144
 WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)
 STORES = [quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION]
+INDEX = [search_index.MIGRATION, search_index.FORMAT_MIGRATION]
 DAY_S = 86_400.0
 
 
@@ -33,7 +34,7 @@ class SearchBench:
     """The action, and rows as the stores would have written them."""
 
     def __init__(self, path: Path, weights: Recall = WORDS_ALONE, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
-        self.database = Database(path, [REPLY_LOG_SCHEMA, *STORES, search_index.MIGRATION])
+        self.database = Database(path, [REPLY_LOG_SCHEMA, *STORES, *INDEX])
         self.weigh(weights, max_reply_bytes)
 
     def weigh(self, weights: Recall, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:

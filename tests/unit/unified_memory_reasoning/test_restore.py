@@ -2,12 +2,11 @@
 
 import hashlib
 import os
-import resource
 import shutil
 import sqlite3
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.set_aside import DAMAGED, REPLACED, kept, part, told
 from secure_zmq.errors import MalformedRequest
+from tests.unit.durable_store.broken import no_file_beyond
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, MIGRATIONS, REVOKED, SafetyBench
 from unified_memory_reasoning.__main__ import MIGRATIONS as ALL_MIGRATIONS
 from unified_memory_reasoning.keeping import restore
@@ -348,17 +348,6 @@ def test_without_space_it_is_refused_with_a_sentence(bench: SafetyBench, monkeyp
         bench.ask("begin_restore", size=11),
     ):
         assert (reply["code"], "bytes are needed on the volume of" in reply["error"]) == ("store_unavailable", True)
-
-
-@contextmanager
-def no_file_beyond(size_bytes: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a size: what does fails as on a full volume."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_on_a_full_volume_a_restore_is_refused_and_another_can_be_begun(bench: SafetyBench) -> None:
