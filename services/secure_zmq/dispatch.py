@@ -8,9 +8,11 @@ so whatever was answered is durable. What has transactions of its own (keys are 
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -34,6 +36,7 @@ from secure_zmq.wire import Answer, Reply, encode_error, encode_reply, request_i
 
 _log = structlog.get_logger(__name__)
 
+_mutates = attrgetter("mutates")
 _COMPANY_S = 0.05  # how long a change may wait for the commit while others come
 
 
@@ -87,6 +90,7 @@ class Dispatcher:
         self._caller_named = caller_named
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
         self._owed: dict[int, Owed] = {}  # of the batch, by place
+        self._together = False  # in one transaction
         self._budget = LogBudget()  # by caller
         self.counters = counters or Counters()
 
@@ -138,11 +142,11 @@ class Dispatcher:
         self._owed.clear()
         jobs = self._read(batch)
         self.counters.last_request_time = time.time()
-        if not any(job.mutates for job in jobs):
-            return list(map(self._answer_apart, jobs, itertools.count()))
+        if not any(map(_mutates, jobs)):
+            return list(map(self._answer, jobs, itertools.count()))
         errors = self.counters.errors
         try:
-            with self._store.transaction():
+            with self._store.transaction(), self._all_together():
                 replies = list(map(self._answer_together, jobs, itertools.count()))
                 until = time.perf_counter() + _COMPANY_S
                 while time.perf_counter() < until and (further := self._read(more())):
@@ -153,24 +157,25 @@ class Dispatcher:
             self._outcomes.clear()
             self.counters.errors = errors
             return [
-                self._refuse(job, error) if job.mutates else self._answer_apart(job, place)
-                for place, job in enumerate(jobs)
+                self._refuse(job, error) if job.mutates else self._answer(job, place) for place, job in enumerate(jobs)
             ]
         for place, job in enumerate(jobs):
             if job.apart:
-                replies[place] = self._answer_apart(job, place)
+                replies[place] = self._answer(job, place)
         return replies
 
     def _answer_together(self, job: Job | Refused, place: int) -> bytes:
         """Answer within the transaction of all changes of the batch; what goes apart has its turn behind it."""
         return b"" if job.apart else self._answer(job, place)
 
-    def _answer_apart(self, job: Job | Refused, place: int) -> bytes:
-        """Answer between transactions: one that the action had of its own is lost for nobody else."""
+    @contextmanager
+    def _all_together(self) -> Iterator[None]:
+        """Within, a transaction that is lost is that of the whole batch, and not one that an action had of its own."""
+        self._together = True
         try:
-            return self._answer(job, place)
-        except TransactionLost as error:
-            return self._refuse(job, error)
+            yield
+        finally:
+            self._together = False
 
     def _read(self, batch: Sequence[Inbound]) -> list[Job | Refused]:
         self.counters.requests += len(batch)
@@ -193,9 +198,9 @@ class Dispatcher:
                     self._owed[place] = Owed(msgspec.structs.replace(job, payload=b""), answer, time.perf_counter())
                     return b""
                 reply = self._encode(job, answer)
-        except TransactionLost:
-            raise
         except RequestError as error:
+            if self._together and isinstance(error, TransactionLost):
+                raise
             return self._refuse(job, error)
         except Exception:  # boundary: one request's fault is that request's alone
             _log.exception("request_failed", peer=job.caller.name, action=job.action.name)

@@ -33,21 +33,13 @@ class Job(msgspec.Struct):
     caller: Caller
     payload: bytes
     translation: Translation | None
+    mutates: bool  # as its action
+    apart: bool
 
     def encode(self, reply: Answer) -> bytes:
         if self.translation is not None:
             return encode_reply(self.translation.render(reply), None)
         return encode_reply(reply, self.request.request_id)
-
-    @property
-    def mutates(self) -> bool:
-        """Whether it takes part in the batch's transaction."""
-        return self.action.mutates
-
-    @property
-    def apart(self) -> bool:
-        """Whether it has its turn between transactions."""
-        return self.action.apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +88,5 @@ class InboundReader:
             request = translation.request
         if isinstance(request, RequestError):
             return Refused(inbound, request, translation)
-        return Job(request, self._actions[type(request)], caller, payload, translation)
+        action = self._actions[type(request)]
+        return Job(request, action, caller, payload, translation, action.mutates, action.apart)

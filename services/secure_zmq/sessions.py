@@ -176,8 +176,9 @@ class SecuredSessions:
         return self._sessions.get(routing_id)
 
     def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
-        if self._ended:
-            self.forget_ended()
+        if not self._ended and self._sessions.get(routing_id) is session:
+            return True
+        self.forget_ended()
         known = self._sessions.get(routing_id)
         if known is not None or session is None:
             return known is session
