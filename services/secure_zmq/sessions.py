@@ -1,6 +1,5 @@
 """Who sent a message: what its connection proved, checked against the live list for every message."""
 
-import socket
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -14,9 +13,6 @@ from secure_zmq.errors import PeerNotLive
 
 if TYPE_CHECKING:
     from secure_zmq.peers import AuthorizedPeers, Peer
-
-
-_ESTABLISHED = 1  # Linux's TCP_ESTABLISHED, in the first byte of TCP_INFO
 
 
 class CallerSource(Protocol):
@@ -69,21 +65,6 @@ def origin(frame: zmq.Frame) -> tuple[int, str]:
     return int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
 
 
-def _far_end(fd: int) -> object:
-    """Return the address of whom a descriptor is connected with; None where it is connected with nobody any more."""
-    try:
-        connection = socket.socket(fileno=fd)
-    except OSError:
-        return None
-    try:
-        established = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
-        return connection.getpeername() if established else None
-    except OSError:
-        return None
-    finally:
-        connection.detach()  # it is libzmq's
-
-
 class OpenSessions:
     """SECURE_ZMQ=0: nobody is authenticated, whatever a message's metadata claims."""
 
@@ -117,15 +98,11 @@ class OpenSessions:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A connection over which messages came: whose key it proved, its descriptor, and its far end."""
+    """A connection over which messages came: whose key it proved, its descriptor, and its other end."""
 
     name: str
     fd: int
-    far_end: object
-
-    def is_open(self) -> bool:
-        """Return whether the descriptor still is that connection, and not a newer one's."""
-        return self.far_end is not None and _far_end(self.fd) == self.far_end
+    remote: tuple[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +141,7 @@ class SecuredSessions:
         if session is None or session.name != caller.name:  # who takes over another's routing-id is not that other
             fd, address = origin(frame)
             self.connections.heard(fd, address, caller.fingerprint)
-            self._sessions[routing_id] = Session(caller.name, fd, _far_end(fd))
+            self._sessions[routing_id] = Session(caller.name, fd, self.connections.remote(fd))
         self._last_seen[caller.name] = time.time()
         return caller
 
@@ -182,7 +159,7 @@ class SecuredSessions:
         known = self._sessions.get(routing_id)
         if known is not None or session is None:
             return known is session
-        if not session.is_open():
+        if session.remote is None or self.connections.remote(session.fd) != session.remote:
             return False
         self._sessions[routing_id] = session  # what had ended was an older connection with the same descriptor
         return True
