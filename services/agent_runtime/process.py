@@ -180,12 +180,12 @@ def _open_store(
     name, limits = settings.agent.name, settings.config.limits
     stack.callback(hold(settings.state / f"{name}.lock"))
     require_no_restore(settings.state)
-    path = settings.state / f"{name}.sqlite3"
+    path, schema = settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations]
     if rebuilds is not None:
-        make_way(path, rebuilds)
+        make_way(path, rebuilds, len(schema))
     else:
         require_whole(path)
-    database = Database(path, [REPLY_LOG_SCHEMA, *migrations])
+    database = Database(path, schema)
     stack.callback(database.close)
     return database, ReplyLog(database, limits.stored_replies_s, limits.stored_replies_per_caller)
 

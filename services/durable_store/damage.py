@@ -105,7 +105,7 @@ def require_whole(path: Path) -> None:
         raise ConfigurationError(f"{path} is damaged ({why}) and left as it is; restore a backup, or move it away")
 
 
-def make_way(path: Path, rebuilds: Mapping[str, str] = MappingProxyType({})) -> None:
+def make_way(path: Path, rebuilds: Mapping[str, str] = MappingProxyType({}), newest: int | None = None) -> None:
     """Before a start: put a staged backup in place, and set a damaged database aside, so that a whole one is opened.
 
     Nothing is deleted. Whoever restores a backup knows of the damage before it, which is acknowledged by that.
@@ -114,6 +114,8 @@ def make_way(path: Path, rebuilds: Mapping[str, str] = MappingProxyType({})) -> 
         path: the database.
         rebuilds: by full-text index, the SQL script that makes it anew of the rows. A database in which these alone
             are broken stays where it is.
+        newest: the newest schema version that these scripts know. A database of a newer program is not touched for
+            its indexes: opening it says what is the matter.
 
     Raises:
         ConfigurationError: a file can't be moved, or there is no space to rebuild an index.
@@ -128,9 +130,17 @@ def make_way(path: Path, rebuilds: Mapping[str, str] = MappingProxyType({})) -> 
     findings = _findings(path)
     scripts = [rebuilds.get(_broken_index(each) or "") for each in findings]
     if findings and None not in scripts:
+        if newest is not None and _schema_version(path) > newest:
+            return
         findings = _rebuilt(path, findings, [script for script in scripts if script is not None])
     if findings:
         _log.error("database_damaged", kept_as=set_aside(path, DAMAGED).name, reason="; ".join(findings))
+
+
+def _schema_version(path: Path) -> int:
+    with closing(connect_to_read(path)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def _rebuilt(path: Path, findings: list[str], scripts: list[str]) -> list[str]:

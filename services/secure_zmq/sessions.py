@@ -36,7 +36,7 @@ class CallerSource(Protocol):
         ...
 
     def leads_to(self, routing_id: bytes, session: "Session | None") -> bool:
-        """Return whether a routing-id is still that of this session, as far as is known; on the socket's own thread."""
+        """Return whether a routing-id still leads to whose session this was, as far as is known; on the loop's thread."""
         ...
 
     def disconnected(self, fd: int) -> None:
@@ -157,8 +157,10 @@ class SecuredSessions:
             return True
         self.forget_ended()
         known = self._sessions.get(routing_id)
-        if known is not None or session is None:
-            return known is session
+        if session is None:
+            return known is None
+        if known is not None:
+            return known.name == session.name
         if session.remote is None or self.connections.remote(session.fd) != session.remote:
             return False
         self._sessions[routing_id] = session  # what had ended was an older connection with the same descriptor

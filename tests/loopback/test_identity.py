@@ -309,3 +309,40 @@ def test_a_newer_connection_with_the_descriptor_of_an_older_one_is_answered(
             asking.join()
         assert replies[0]["status"] == "ok"
         assert sessions.counts() == {peer_keys.certificate.owner.name: 1}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["one connection", "it came back"])
+def test_who_asks_twice_gets_both_replies_whatever_is_heard_of_ends(
+    agent: ServedAgent,
+    collected: tuple[str, ServerSocket, Collector],
+    peer_keys: KeyPair,
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    again: bool,
+) -> None:
+    """Late word of an older connection on its descriptor, or one of its own that broke: it is the same peer."""
+    address, bound, collector = collected
+    assert isinstance(bound.sessions, SecuredSessions)
+
+    def connected() -> "zmq.Socket[bytes]":
+        peer = context.socket(zmq.DEALER)
+        peer.routing_id = b"known"
+        peer.curve_serverkey = agent.public_key.z85
+        peer.curve_secretkey, peer.curve_publickey = peer_keys.secret_z85, peer_keys.public.z85
+        peer.rcvtimeo, peer.linger = int(PATIENCE_S * 1_000), 0
+        peer.connect(address)
+        return peer
+
+    peer = connected()
+    peer.send(b"one")
+    assert collector.entered.wait(PATIENCE_S)
+    if again:
+        peer.close()
+        wait_until(lambda: bound.sessions.counts() == {}, PATIENCE_S, "its end is noticed")
+        peer = connected()
+    else:
+        (session,) = bound.sessions._sessions.values()
+        bound.sessions.disconnected(session.fd)  # as the monitor does
+    peer.send(b"two")
+    time.sleep(0.2)  # it is taken in
+    collector.gate.set()
+    assert [peer.recv(), peer.recv()] == [b"one", b"two"]

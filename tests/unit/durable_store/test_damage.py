@@ -300,6 +300,18 @@ def test_a_broken_index_beside_other_damage_is_set_aside_untouched(path: Path, w
     assert before.items() <= files_of(path.with_name(damaged.name)).items()  # SQLite makes an empty log at a look
 
 
+def test_an_index_of_a_newer_program_is_left_alone(path: Path) -> None:
+    """Its script may be another one: the database is opened, which says that it is newer, and no byte is changed."""
+    indexed(path, 20)
+    before = path.read_bytes()
+    make_way(path, REBUILDS, newest=1)
+    assert (path.read_bytes(), kept(path, DAMAGED)) == (before, [])
+    with pytest.raises(ConfigurationError, match="schema version 2 and this program knows 1"):
+        Database(path, [NOTES])
+    make_way(path, REBUILDS, newest=2)
+    assert find_damage(path) is None
+
+
 def test_a_full_volume_on_which_no_index_can_be_rebuilt_stops_the_start(path: Path) -> None:
     """And no database is set aside for it: the next start, with some space, has every row."""
     indexed(path, 20)
