@@ -36,7 +36,7 @@ class CallerSource(Protocol):
         ...
 
     def leads_to(self, routing_id: bytes, session: "Session | None") -> bool:
-        """Return whether a routing-id still leads to whose session this was, as far as is known; on the loop's thread."""
+        """Return whether a routing-id leads to whose session this was, as far as is known; on the loop's thread."""
         ...
 
     def disconnected(self, fd: int) -> None:
