@@ -221,6 +221,12 @@ class Collector:
 
     def __init__(self) -> None:
         self.entered, self.gate = threading.Event(), threading.Event()
+        self.looks = 0  # for what has come
+
+    def wait_for_looks(self) -> None:
+        """Wait until libzmq has let an ended connection go, which takes it some: until then its routing-id is taken."""
+        before = self.looks
+        wait_until(lambda: self.looks > before + 50, PATIENCE_S, "it looks for messages")
 
     def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
         self.entered.set()
@@ -228,6 +234,7 @@ class Collector:
         until = time.monotonic() + PATIENCE_S
         while not self.gate.wait(0.001) and time.monotonic() < until:
             inbounds += more()
+            self.looks += 1
         return [inbound.payload for inbound in inbounds]
 
     def take_owed(self) -> dict[int, Owed]:
@@ -279,11 +286,12 @@ def test_a_reply_is_nobody_elses_who_took_over_the_routing_id(
     assert collector.entered.wait(PATIENCE_S)
     victim.close()
     wait_until(lambda: bound.sessions.counts() == {}, PATIENCE_S, "the victim's end is noticed")
+    collector.wait_for_looks()
     taker = connected(neighbour)
     if not silent:
         taker.send(b"of the taker")
     wait_until(lambda: bound.handshakes.counts()["accepted"] == 2, PATIENCE_S, "the taker is let in")
-    time.sleep(0.1)  # and its connection is the one that the routing-id leads to
+    collector.wait_for_looks()  # and its connection is the one that the routing-id leads to
     collector.gate.set()
     if silent:
         time.sleep(0.1)  # what was to be sent is sent
@@ -338,11 +346,12 @@ def test_who_asks_twice_gets_both_replies_whatever_is_heard_of_ends(
     if again:
         peer.close()
         wait_until(lambda: bound.sessions.counts() == {}, PATIENCE_S, "its end is noticed")
+        collector.wait_for_looks()
         peer = connected()
     else:
         (session,) = bound.sessions._sessions.values()
         bound.sessions.disconnected(session.fd)  # as the monitor does
     peer.send(b"two")
-    time.sleep(0.2)  # it is taken in
+    wait_until(lambda: bound.sessions.counts() != {}, PATIENCE_S, "it is taken in")
     collector.gate.set()
     assert [peer.recv(), peer.recv()] == [b"one", b"two"]
