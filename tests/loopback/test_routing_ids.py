@@ -1,0 +1,158 @@
+"""Where a reply goes: to who asked, whoever has the routing-id or the descriptor of that connection by now."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import zmq
+
+from secure_zmq.bound_socket import ServerSocket
+from secure_zmq.client import Client
+from secure_zmq.dispatch import Dispatcher, Owed
+from secure_zmq.inbound import Inbound
+from secure_zmq.keys import KeyPair
+from secure_zmq.server import Server
+from secure_zmq.sessions import SecuredSessions
+from secure_zmq.sockets import open_server_socket
+from tests.identities import authorize, new_pair
+from tests.loopback.agent import ANY_PORT, ServedAgent
+from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
+
+class Collector:
+    """In the dispatcher's place: answers with the payload, and takes in what comes until the test has it answer."""
+
+    def __init__(self) -> None:
+        self.entered, self.gate = threading.Event(), threading.Event()
+        self.looks = 0  # for what has come
+
+    def wait_for_looks(self) -> None:
+        """Wait until libzmq has let an ended connection go, which takes it some: until then its routing-id is taken."""
+        before = self.looks
+        wait_until(lambda: self.looks > before + 50, PATIENCE_S, "it looks for messages")
+
+    def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
+        self.entered.set()
+        inbounds = list(batch)
+        until = time.monotonic() + PATIENCE_S
+        while not self.gate.wait(0.001) and time.monotonic() < until:
+            inbounds += more()
+            self.looks += 1
+        return [inbound.payload for inbound in inbounds]
+
+    def take_owed(self) -> dict[int, Owed]:
+        return {}
+
+
+def connected(agent: ServedAgent, address: str, keys: KeyPair, context: Context) -> "zmq.Socket[bytes]":
+    """Return a DEALER of a key holder's that chose the routing-id which everybody here chooses."""
+    peer = context.socket(zmq.DEALER)
+    peer.routing_id = b"known"
+    peer.curve_serverkey = agent.public_key.z85
+    peer.curve_secretkey, peer.curve_publickey = keys.secret_z85, keys.public.z85
+    peer.rcvtimeo, peer.linger = int(PATIENCE_S * 1_000), 0
+    peer.connect(address)
+    return peer
+
+
+@pytest.fixture
+def collected(agent: ServedAgent) -> Iterator[tuple[str, ServerSocket, Collector]]:
+    """A second socket of the agent's, its keys and peers the same, and what answers there."""
+    assert agent.authenticator is not None
+    assert agent.own_keys is not None
+    bound = open_server_socket(agent.authenticator, agent.own_keys, ANY_PORT, 65_536)
+    collector = Collector()
+    server = Server(bound, cast(Dispatcher, collector), lambda: None)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield bound.address, bound, collector
+    collector.gate.set()
+    server.stop()
+    thread.join()
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["silent", "asking at once"])
+def test_a_reply_is_nobody_elses_who_took_over_the_routing_id(
+    agent: ServedAgent,
+    collected: tuple[str, ServerSocket, Collector],
+    home: Path,
+    peer_keys: KeyPair,
+    context: Context,
+    silent: bool,
+) -> None:
+    """A peer may choose its routing-id: one that chose another's, and came when that one had gone, gets its own."""
+    address, bound, collector = collected
+    neighbour = new_pair("neighbour", "pc3")
+    authorize(home, neighbour)
+    agent.peers.reload()
+
+    victim = connected(agent, address, peer_keys, context)
+    victim.send(b"of the victim")
+    assert collector.entered.wait(PATIENCE_S)
+    victim.close()
+    wait_until(lambda: bound.sessions.counts() == {}, PATIENCE_S, "the victim's end is noticed")
+    collector.wait_for_looks()
+    taker = connected(agent, address, neighbour, context)
+    if not silent:
+        taker.send(b"of the taker")
+    wait_until(lambda: bound.handshakes.counts()["accepted"] == 2, PATIENCE_S, "the taker is let in")
+    collector.wait_for_looks()  # and its connection is the one that the routing-id leads to
+    collector.gate.set()
+    if silent:
+        time.sleep(0.1)  # what was to be sent is sent
+        taker.send(b"of the taker")
+    assert taker.recv() == b"of the taker"
+
+
+def test_a_newer_connection_with_the_descriptor_of_an_older_one_is_answered(
+    agent: ServedAgent, peer_keys: KeyPair
+) -> None:
+    """The end of the older one may be heard of late: it is not taken for that of who has its descriptor now."""
+    sessions = agent.server_socket.sessions
+    assert isinstance(sessions, SecuredSessions)
+    replies: list[dict[str, Any]] = []
+    with Client(agent.secured(peer_keys)) as client:
+        asking = threading.Thread(target=lambda: replies.append(client.call("hold", deadline_s=PATIENCE_S)))
+        asking.start()
+        assert agent.entered.wait(PATIENCE_S)
+        (session,) = sessions._sessions.values()
+        sessions.disconnected(session.fd)  # as the monitor does
+        with at_most(REFUSAL_S):
+            agent.gate.set()
+            asking.join()
+        assert replies[0]["status"] == "ok"
+        assert sessions.counts() == {peer_keys.certificate.owner.name: 1}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["one connection", "it came back"])
+def test_who_asks_twice_gets_both_replies_whatever_is_heard_of_ends(
+    agent: ServedAgent,
+    collected: tuple[str, ServerSocket, Collector],
+    peer_keys: KeyPair,
+    context: Context,
+    again: bool,
+) -> None:
+    """Late word of an older connection on its descriptor, or one of its own that broke: it is the same peer."""
+    address, bound, collector = collected
+    assert isinstance(bound.sessions, SecuredSessions)
+
+    peer = connected(agent, address, peer_keys, context)
+    peer.send(b"one")
+    assert collector.entered.wait(PATIENCE_S)
+    if again:
+        peer.close()
+        wait_until(lambda: bound.sessions.counts() == {}, PATIENCE_S, "its end is noticed")
+        collector.wait_for_looks()
+        peer = connected(agent, address, peer_keys, context)
+    else:
+        (session,) = bound.sessions._sessions.values()
+        bound.sessions.disconnected(session.fd)  # as the monitor does
+    peer.send(b"two")
+    wait_until(lambda: bound.sessions.counts() != {}, PATIENCE_S, "it is taken in")
+    collector.gate.set()
+    assert [peer.recv(), peer.recv()] == [b"one", b"two"]
