@@ -7,6 +7,8 @@ every few seconds and needs a fraction of them.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import secure_zmq.routing_ids  # noqa: F401 - before the first socket of the process
+
 if TYPE_CHECKING:
     from secure_zmq.actions import Action
     from secure_zmq.aio import AsyncClient

@@ -1,6 +1,7 @@
 """A peer with a good key that claims to be another: in the body, in its metadata, and by a routing-id."""
 
 import secrets
+from contextlib import ExitStack
 from typing import Any
 
 from network_config import Agent
@@ -13,6 +14,9 @@ from secure_zmq.errors import NotGranted
 _OPERATORS_ACTIONS = ("get_peers", "get_audit")  # what an agent does not have it need not refuse
 _UNKNOWN = "unknown_action"
 _SHORT_S = 1.0
+_SOCKETS = 4  # of the first ROUTERs and REPs of a process; an agent's request socket is the second
+_TAKEN = 10  # routing-ids that are taken in each of their sequences
+_APART = 100  # how far from one to the next
 
 
 def _name_in_the_body(target: Target) -> Outcome:
@@ -68,6 +72,46 @@ def _stolen_routing_id(target: Target) -> Outcome:
             return _still_served(victim)
 
 
+def _coming_routing_ids(target: Target) -> Outcome:
+    """Take the routing-ids that libzmq would hand out after a start without a seed, and let it come to one of them."""
+    starts = predicted_starts(_SOCKETS)
+    coming = [(start + _APART * number) & 0xFFFFFFFF for start in starts for number in range(1, _TAKEN + 1)]
+    with ExitStack() as stack:
+        holders = []
+        for number in coming:
+            try:
+                holders.append(stack.enter_context(target.insider({"Identity": b"\0" + number.to_bytes(4)})))
+            except (HungUp, Refused):  # somebody has this one already
+                continue
+        try:
+            for _ in range(_APART + 1):
+                target.insider().line.close()
+            for holder in holders:
+                holder.answers_ping(GOOD_CALL_S)
+        except (HungUp, Silent, Refused, OSError) as end:
+            return broken(f"connections ended when their routing-ids came up, so the agent's process aborted: {end}")
+    return held(f"{len(holders)} predictable routing-ids were taken, and none came up in {_APART + 1} connections")
+
+
+def predicted_starts(count: int) -> list[int]:
+    """Return where the first sockets of a process that nobody seeded start to number their peers.
+
+    The generator is that of glibc's `rand()` (random_r.c, TYPE_3) with its default seed, 1; libzmq joins two values
+    (random.cpp).
+
+    Args:
+        count: how many ROUTER or REP sockets, in the order in which they are made.
+    """
+    values = [1]
+    for _ in range(30):
+        values.append(values[-1] * 16_807 % 2_147_483_647)
+    values += values[:3]
+    while len(values) < 344 + 2 * count:
+        values.append((values[-3] + values[-31]) & 0xFFFFFFFF)
+    drawn = [value >> 1 for value in values[344:]]
+    return [(low | high << 31) & 0xFFFFFFFF for low, high in zip(drawn[::2], drawn[1::2], strict=True)]
+
+
 def _share(victim: PlainClient, thief: PlainClient) -> Outcome:
     try:
         thief.call("ping", within_s=_SHORT_S)
@@ -99,5 +143,6 @@ ATTACKS = (
     Attack("another's name in the body", "who asks is what the connection proved", _name_in_the_body),
     Attack("an action not granted", "an agent's key does not do what is an operator's", _not_granted),
     Attack("forged metadata", "what a peer claims in its handshake is overruled by its key", _forged_metadata),
+    Attack("coming routing-ids", "nobody aborts the agent by a routing-id that is to come", _coming_routing_ids),
     Attack("stolen routing-id", "nobody's replies can be drawn to another connection", _stolen_routing_id),
 )
