@@ -16,6 +16,7 @@ from secure_zmq.callers import Caller
 from secure_zmq.feed import MAX_EVENT_BYTES, Feed
 from secure_zmq.grants import Grants
 from secure_zmq.handshakes import Handshakes
+from secure_zmq.session_limits import SessionLimits
 from secure_zmq.sockets import (
     open_feed_socket,
     open_server_socket,
@@ -65,7 +66,9 @@ def listen(
             feed_socket = open_unencrypted_feed_socket(context, feed_at, MAX_EVENT_BYTES, handshakes)
     else:
         own_keys = settings.certificates.own_keys
-        authenticator = _authenticate(context, keys, handshakes, health, vital, stack)
+        authenticator = _authenticate(
+            context, keys, handshakes, health, vital, stack, settings.config.limits.sessions_per_key
+        )
         requests = open_server_socket(authenticator, own_keys, requests_at, payload_bytes)
         stack.callback(requests.close)
         if agent.events_port is not None:
@@ -87,12 +90,13 @@ def _authenticate(
     health: Health,
     vital: Vital,
     stack: ExitStack,
+    sessions_per_key: int,
 ) -> Authenticator:
     """Start the ZAP handler, before anything is bound on its context."""
     peers = keys.peers
     keys.watch()
     stack.callback(peers.close)
-    authenticator = Authenticator(context, peers, handshakes)
+    authenticator = Authenticator(context, peers, handshakes, limits=SessionLimits(sessions_per_key))
     stack.callback(authenticator.stop)
     vital |= {"the ZAP handler": lambda: authenticator.alive, "the watch of the key files": lambda: peers.watching}
     health.add("zap_handler", lambda: None if authenticator.responsive else "it does not answer", essential=True)

@@ -236,8 +236,10 @@ def _limits(node: _Node) -> Limits:
         "key_lifetime_days": _Node.days,
         "metrics_interval_s": _Node.seconds,
     }
-    node.only(*readers)
+    newer = {"sessions_per_key": _Node.count}  # older files lack it
+    node.only(*readers, *newer)
     values: dict[str, Any] = {name: read(node.child(name)) for name, read in readers.items()}
+    values |= {name: read(child) for name, read in newer.items() if (child := node.optional(name)) is not None}
     return Limits(**values)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from secure_zmq.errors import ConfigurationError
 
+SESSIONS_PER_KEY = 64  # where the file does not say, as those of version 0.1.0 do not
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -51,6 +53,7 @@ class Limits:
     stored_replies_per_caller: int
     key_lifetime_days: int
     metrics_interval_s: float
+    sessions_per_key: int = SESSIONS_PER_KEY
 
 
 @dataclass(frozen=True, slots=True)

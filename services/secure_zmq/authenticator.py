@@ -18,6 +18,7 @@ from secure_zmq.errors import SocketMisuse
 from secure_zmq.handshakes import Handshakes, Outcome
 from secure_zmq.keys import KEY_BYTES, PublicKey
 from secure_zmq.peers import AuthorizedPeers, Peer, Standing
+from secure_zmq.session_limits import SessionLimits
 from secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_zap_socket
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ class _Verdict:
 
 
 _REFUSED = _Verdict(b"400", b"key not authorized")
+_TOO_MANY = _Verdict(b"500", b"too many sessions")  # a client shows the status, and tries again
 _FAULT = _Verdict(b"300", b"handler fault, try again")
 _REFUSALS = {
     Standing.REVOKED: Outcome.KEY_REVOKED,
@@ -53,6 +55,7 @@ class Authenticator:
         peers: AuthorizedPeers,
         handshakes: Handshakes | None = None,
         on_end: Callable[[], None] = lambda: None,
+        limits: SessionLimits | None = None,
     ) -> None:
         """Start the handler on a context.
 
@@ -60,6 +63,7 @@ class Authenticator:
             context: where it answers for every CURVE server socket.
             peers: who gets in.
             handshakes: where it is counted what became of them.
+            limits: how many connections a key may have; those of `SessionLimits()` where none are given.
             on_end: called on the handler's thread when that ends, with the context at the latest.
 
         Raises:
@@ -68,6 +72,7 @@ class Authenticator:
         self.context = context
         self.peers = peers
         self.handshakes = handshakes or Handshakes()
+        self.limits = limits or SessionLimits()
         self._on_end = on_end
         self._guarded: list[zmq.Socket[bytes]] = []
         self._stop = threading.Event()
@@ -159,6 +164,10 @@ class Authenticator:
             outcome = _REFUSALS.get(self.peers.standing(fingerprint), Outcome.KEY_NOT_AUTHORIZED)
             self.handshakes.refused(outcome, address=address, fingerprint=fingerprint)
             return _REFUSED
+        if not self.limits.admit(peer.fingerprint, address):
+            known = {"peer": peer.name, "fingerprint": peer.fingerprint, "address": address}
+            self.handshakes.refused(Outcome.TOO_MANY_SESSIONS, **known)
+            return _TOO_MANY
         self.handshakes.accepted(peer.name, peer.fingerprint, address)
         return _accept(peer)
 

@@ -88,7 +88,7 @@ def bind_secured(
     except BaseException:
         socket.close(0)
         raise
-    sessions = SecuredSessions(authenticator.peers)
+    sessions = SecuredSessions(authenticator.peers, authenticator.limits)
     authenticator.handshakes.listen(sessions.connections.observe_handshake)
     return _bind(socket, address, sessions, authenticator.handshakes, authenticator)
 
@@ -109,12 +109,13 @@ def _bind(
     handshakes: "Handshakes",
     authenticator: RunningAuthenticator | None,
 ) -> ServerSocket:
-    guard = HandshakeGuard(handshakes, SAID_TO_STRANGER_CURVE if speaks_curve(socket) else SAID_TO_STRANGER_NULL)
+    said_to_stranger = SAID_TO_STRANGER_CURVE if speaks_curve(socket) else SAID_TO_STRANGER_NULL
+    guard = HandshakeGuard(handshakes, said_to_stranger, sessions.connections.finished)
 
     def on_event(event: SocketEvent) -> None:
-        own_doing = guard.observe(event)
-        if sessions.connections.observe(event):
+        if sessions.connections.observe(event):  # first: the guard's thread may find the handshake over at once
             sessions.disconnected(event.value)
+        own_doing = guard.observe(event)
         if event.happening is not Happening.DISCONNECTED and not own_doing:
             handshakes.observe(event)
 

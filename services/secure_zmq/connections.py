@@ -15,24 +15,21 @@ from a predecessor with the same address and number. A connection that hides beh
 closed when it says something, and until then is told nothing.
 """
 
-import contextlib
-import os
-import socket
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
+from secure_zmq.descriptors import bare_address, held, remote, shut
 from secure_zmq.handshakes import Outcome
 from secure_zmq.log_budget import LogBudget
 from secure_zmq.monitor import Happening, SocketEvent
+from secure_zmq.session_limits import SessionLimits
 
 _log = structlog.get_logger(__name__)
 
-_RESET = struct.pack("=ii", 1, 0)  # what the kernel still holds for the peer is dropped when libzmq closes
 _UNREPORTED_FOR_S = 3.0  # after an unbind: libzmq ends those sessions within LINGER and reports none of them
 
 Live = Callable[[str], object]  # of a fingerprint; None: it may not go on
@@ -50,13 +47,16 @@ class _Connection:
 class Connections:
     """Written by the monitor's and the ZAP handler's threads, read and closed by the one that owns the socket."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, limits: SessionLimits | None = None) -> None:
         """Know no connection yet.
 
         Args:
             live: tells whether the key of a fingerprint may go on; asked at every `kick()`.
+            limits: where the connections of each key are counted; None on an open link.
         """
         self.kicked = 0  # since the start
+        self.unclosed = 0  # connections that the last `kick()` could not close; the next one tries again
+        self._limits = limits
         self._live = live
         self._lock = threading.Lock()
         self._open: dict[int, _Connection] = {}
@@ -70,10 +70,13 @@ class Connections:
         """Note a connection's begin or end, from the monitor's thread; return whether one on this descriptor ended."""
         with self._lock:
             if event.happening is Happening.DISCONNECTED:
-                self._open.pop(event.value, None)
+                self._forget(event.value)
                 return True
             if event.happening is not Happening.ACCEPTED:
                 return False
+            if self._limits is not None:
+                peer = self.remote(event.value)
+                self._limits.opened(event.value, peer[0] if peer else "")
             known, port = self._open.get(event.value), int(event.endpoint.rpartition(":")[2])
             if known is not None and known.port is None:  # its first message was quicker than this event
                 known.port = port
@@ -87,11 +90,18 @@ class Connections:
             with self._lock:
                 self._admitted.add(fields["fingerprint"])
 
+    def finished(self, fd: int) -> None:
+        """Note that a connection's handshake is over, from the guard's thread."""
+        if self._limits is not None:
+            self._limits.finished(fd)
+
     def heard(self, fd: int, address: str, fingerprint: str | None) -> int:
         """Note whose a connection is, from its message; return a number that no other connection has or had."""
         with self._lock:
             connection = self._of(fd, address)
             connection.address, connection.fingerprint = address, fingerprint
+            if self._limits is not None and fingerprint is not None and fd in self._open:
+                self._limits.proven(fd, address, fingerprint)
             return connection.serial
 
     def doom(self, fd: int, address: str, reason: str) -> None:
@@ -100,20 +110,17 @@ class Connections:
             connection = self._of(fd, address)
             connection.address, connection.doomed = address, reason
 
-    @staticmethod
-    def holds(fd: int, address: str) -> bool:
+    @classmethod
+    def holds(cls, fd: int, address: str) -> bool:
         """Return whether a connection from this address is open under this descriptor."""
-        with _held(fd) as held:
-            return held is not None and _address(held) == _bare(address)
+        peer = cls.remote(fd)
+        return peer is not None and peer[0] == bare_address(address)
 
     @staticmethod
     def remote(fd: int) -> tuple[str, int] | None:
         """Return address and port of whoever is on the other end of a descriptor; no two at a time have the same."""
-        with _held(fd) as held, contextlib.suppress(OSError):
-            if held is not None:
-                address, port = held.getpeername()[:2]
-                return str(address), int(port)
-        return None
+        with held(fd) as connection:
+            return None if connection is None else remote(connection)
 
     def serials(self) -> frozenset[int]:
         """Return the numbers of the connections that are open."""
@@ -132,8 +139,7 @@ class Connections:
             self._admitted -= dead
             self._dying = dead
             chosen = [(fd, each, why) for fd, each in self._open.items() if (why := _reason(each, suspects))]
-        for fd, connection, why in chosen:
-            self._hang_up(fd, connection, why)
+        self.unclosed = sum(not self._hang_up(fd, connection, why) for fd, connection, why in chosen)
         return self._drop_unreported() if time.monotonic() < self._unreported_until else []
 
     def unbound(self) -> None:
@@ -155,36 +161,48 @@ class Connections:
 
     def _drop_unreported(self) -> list[int]:
         with self._lock:
-            gone = []
-            for fd, connection in tuple(self._open.items()):
-                with _held(fd) as held:
-                    if held is None or _address(held) is None or connection.port not in {None, held.getsockname()[1]}:
-                        del self._open[fd]
-                        gone.append(fd)
+            gone = [fd for fd, connection in self._open.items() if not _is(fd, connection)]
+            for fd in gone:
+                self._forget(fd)
         return gone
 
-    def _hang_up(self, fd: int, connection: _Connection, reason: str) -> None:
-        """Hang up on whoever has this number now, if on our port and, where that is known, at the same address."""
-        with _held(fd) as held:
-            if held is None or (address := _address(held)) is None:
-                return
-            if connection.port not in {None, held.getsockname()[1]}:
-                return
-            if connection.address is not None and _bare(connection.address) != address:
-                return
-            with contextlib.suppress(OSError):
-                held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                held.shutdown(socket.SHUT_RDWR)
-                self.kicked += 1
-                left_out = self._budget.admit(reason)
-                if left_out is not None:
-                    _log.warning(
-                        "connection_closed",
-                        reason=reason,
-                        fingerprint=connection.fingerprint,
-                        address=address.removeprefix("::ffff:"),
-                        not_logged_before=left_out,
-                    )
+    def _forget(self, fd: int) -> None:
+        self._open.pop(fd, None)
+        if self._limits is not None:
+            self._limits.ended(fd)
+
+    def _hang_up(self, fd: int, connection: _Connection, reason: str) -> bool:
+        """Hang up on whoever has this number now, if on our port and, where that is known, at the same address.
+
+        Returns:
+            False where that could not be done; the connection is tried again then.
+        """
+        with held(fd) as found:
+            peer = None if found is None else remote(found)
+            if found is None or peer is None or connection.port not in {None, found.getsockname()[1]}:
+                return True
+            if connection.address is not None and bare_address(connection.address) != peer[0]:
+                return True
+            if not shut(found):
+                connection.doomed = reason
+                return False
+        self.kicked += 1
+        left_out = self._budget.admit(reason)
+        if left_out is not None:
+            _log.warning(
+                "connection_closed",
+                reason=reason,
+                fingerprint=connection.fingerprint,
+                address=peer[0],
+                not_logged_before=left_out,
+            )
+        return True
+
+
+def _is(fd: int, connection: _Connection) -> bool:
+    """Return whether a connection on the same port of ours is open under its descriptor."""
+    with held(fd) as found:
+        return found is not None and remote(found) is not None and connection.port in {None, found.getsockname()[1]}
 
 
 def _reason(connection: _Connection, suspects: set[str]) -> str | None:
@@ -195,34 +213,3 @@ def _reason(connection: _Connection, suspects: set[str]) -> str | None:
     if connection.address is None:
         return "a key was withdrawn, and this connection has not said whose it is"
     return "its key is no longer authorised" if connection.fingerprint in suspects else None
-
-
-@contextlib.contextmanager
-def _held(fd: int) -> Iterator[socket.socket | None]:
-    """Hold whatever has this number under a number of our own, so that it stays what it is while it is looked at."""
-    try:
-        own = os.dup(fd)
-    except OSError:
-        yield None
-        return
-    try:
-        held = socket.socket(fileno=own)
-    except OSError:
-        os.close(own)
-        yield None
-        return
-    with held:
-        yield held if held.family in {socket.AF_INET, socket.AF_INET6} else None
-
-
-def _address(held: socket.socket) -> str | None:
-    """Return who is on the other end; None where nobody is."""
-    try:
-        return _bare(str(held.getpeername()[0]))
-    except OSError:
-        return None
-
-
-def _bare(address: str) -> str:
-    """Return an address without its scope, which Python leaves out and libzmq does not."""
-    return address.partition("%")[0]

@@ -16,9 +16,14 @@ from secure_zmq.monitor import Happening, SocketEvent
 
 BROKEN_OFF_BEFORE_VERDICT = 3  # attempts, 0.1 to 0.4 s apart: one may be a server that stops just then
 _ZAP_TRY_AGAIN = 300
+_ZAP_TOO_MANY_SESSIONS = 500
 _MUTE = (
     "a TCP connection was made and no handshake came about "
     "(something else listens there, or the agent's ZAP handler has a fault)"
+)
+_TOO_MANY_SESSIONS = (
+    "this key has as many connections there as it may have; "
+    "close some, or raise limits.sessions_per_key in the agent's network_config.yaml"
 )
 _ENDED = (
     "the other side ends every handshake (the agent's ZAP handler has a fault, its key is not the pinned one, "
@@ -118,6 +123,8 @@ class Diagnosis:
                 self._last_seen = _ENDED
                 if event.value != errno.EAGAIN:  # a mute peer is not a wrong key
                     self._broken_off += 1
+            case Happening.REFUSED if event.value == _ZAP_TOO_MANY_SESSIONS:
+                self._last_seen = _TOO_MANY_SESSIONS
             case Happening.WRONG_KEYS if self._connected:  # a damaged message ended a session that was good
                 self._connected, self._last_seen = False, "the session was broken by a damaged message"
             case _:

@@ -181,7 +181,7 @@ class Feed:
         ticked_at = time.monotonic()
         try:
             while not self._stop.is_set():
-                if not self._events:
+                if not self._events or self._sessions.connections.unclosed:
                     poller.poll(_TICK_MS)
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 4_096)
@@ -200,8 +200,13 @@ class Feed:
             self._close()
 
     def _publish(self, at_most: int) -> None:
-        """Hand events to libzmq, which drops them for whoever is slow; nobody is left who must not have them."""
+        """Hand events to libzmq, which drops them for a slow subscriber.
+
+        First the connections of revoked keys are closed; while one can't be closed, nothing is published.
+        """
         self._feed_socket.kick()
+        if self._sessions.connections.unclosed:
+            return
         for _ in range(at_most):
             with self._lock:
                 if not self._events:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -15,13 +16,26 @@ _log = structlog.get_logger(__name__)
 
 WATCH_STEP_MS = 50  # a change is seen within two steps
 WATCH_IDLE_MS = 250  # how long it may sleep where nothing changes; so late is seen what changed as the watch began
+RETRY_S, RETRY_MAX_S = 0.25, 30.0  # the first and the longest wait after a look that could not read everything
 WATCH_POLL_S = 0.5  # how often the folders are looked at where they can't be watched
 
 
 class FolderWatch:
     """Calls back, from a thread of its own, whenever something in the folders may have changed."""
 
-    def __init__(self, folders: Sequence[Path], changed: Callable[[], object]) -> None:
+    def __init__(
+        self, folders: Sequence[Path], changed: Callable[[], object], complete: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Watch nothing yet.
+
+        Args:
+            folders: of keys.
+            changed: reads them.
+            complete: whether all of them could be read; while it is False, `changed` is called again, with a backoff.
+        """
+        self._complete = complete
+        self._retry_s = RETRY_S
+        self._retry_at: float | None = None
         self._folders = [
             folder / inner for folder in folders for inner in ("", REVOKED_FOLDER, INVITES_FOLDER)
         ]  # not recursive: an agent's own folder may hold others' mounts
@@ -79,11 +93,25 @@ class FolderWatch:
         before: Mapping[Path, int] = {}
         for changes in rounds:  # at the first one: what changed before the watch was in place
             times = self._times()
-            if changes or times != before:  # some file systems tell of no change that was made beyond them
+            # The times count too, since some file systems report no change that was made beyond them.
+            if changes or times != before or self._retry_is_due():
                 self._changed()
             before = times
             if self._identities() != watched:
                 return
+
+    def _retry_is_due(self) -> bool:
+        """Return whether what could not be read is to be read again now."""
+        if self._complete():
+            self._retry_s, self._retry_at = RETRY_S, None
+            return False
+        now = time.monotonic()
+        if self._retry_at is not None and now < self._retry_at:
+            return False
+        due, self._retry_at = self._retry_at is not None, now + self._retry_s
+        if due:
+            self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
+        return due
 
     def _identities(self) -> dict[Path, tuple[int, int]]:
         """Return device and inode of the folders that are there."""

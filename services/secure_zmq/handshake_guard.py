@@ -10,18 +10,19 @@ On an open link READY comes with the greeting and anybody may send a large messa
 the number of connections that have not greeted is bounded. Elsewhere than on Linux the guard is off.
 """
 
-import contextlib
 import ctypes
-import os
 import socket
 import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from secure_zmq.descriptors import held, remote, shut
 from secure_zmq.handshakes import Handshakes, Outcome
 from secure_zmq.monitor import Happening, SocketEvent
+from secure_zmq.session_limits import most_pending
 
 _GREETING_BYTES = 64
 _WELCOME_BYTES = 170
@@ -29,13 +30,11 @@ _ERROR_BYTES = 12
 SAID_TO_STRANGER_CURVE = _GREETING_BYTES + _WELCOME_BYTES + _ERROR_BYTES  # READY adds 67 to greeting and WELCOME
 SAID_TO_STRANGER_NULL = _GREETING_BYTES
 MAX_HANDSHAKE_BYTES = 16 * 1024  # a real one takes less than 1 KiB
-MAX_PENDING = 4_096  # connections in their handshake; beyond it the oldest goes
 _LOOK_EVERY_S = 0.010
 _REST = 4  # times as long as a look took, so that a flood costs little; but not so long that much comes meanwhile
 _LONGEST_REST_S = 0.050
 _LOOK_AT_ONCE = 64  # connections; then whoever waits for the interpreter has it, which it would wait 5 ms for
 _CROWDED_OUT_PER_LOOK = 1_024
-_RESET = struct.pack("=ii", 1, 0)  # libzmq's close ends it for the kernel too: no minute of FIN_WAIT2
 _TCP_INFO = 11  # linux/tcp.h; the module `socket` has it only on Linux
 _libc = ctypes.pythonapi  # a PyDLL of the whole process
 _BYTES_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # of struct tcp_info, since Linux 4.1
@@ -55,13 +54,18 @@ class _Traffic:
 class HandshakeGuard:
     """Cuts connections that cost too much before their handshake is over, on a thread that sleeps while none is."""
 
-    def __init__(self, handshakes: Handshakes, said_to_stranger: int) -> None:
+    def __init__(
+        self, handshakes: Handshakes, said_to_stranger: int, finished: Callable[[int], None] = lambda _: None
+    ) -> None:
         """Watch from now on.
 
         Args:
             handshakes: where a cut is counted.
             said_to_stranger: the bytes that the server has said at most to somebody whose handshake is not over.
+            finished: called with the descriptor of a connection whose handshake is over, on the guard's thread.
         """
+        self._finished = finished
+        self._most_pending = most_pending()  # beyond it the oldest goes
         self.looks = 0  # at all that is pending; none while nothing is
         self._handshakes = handshakes
         self._said_to_stranger = said_to_stranger
@@ -130,13 +134,16 @@ class HandshakeGuard:
             if number % _LOOK_AT_ONCE == 0:
                 time.sleep(0)
             traffic = _traffic(fd)
-            if traffic is None or traffic.acknowledged > self._said_to_stranger:
+            if traffic is None:
+                self._forget(fd, connection)
+            elif traffic.acknowledged > self._said_to_stranger:
+                self._finished(fd)
                 self._forget(fd, connection)
             elif traffic.received > MAX_HANDSHAKE_BYTES:
                 self._shut_down(fd, connection, Outcome.OVERSIZED, MAX_HANDSHAKE_BYTES)
             else:
                 unfinished.append((fd, connection))
-        for fd, connection in unfinished[: min(_CROWDED_OUT_PER_LOOK, max(0, len(unfinished) - MAX_PENDING))]:
+        for fd, connection in unfinished[: min(_CROWDED_OUT_PER_LOOK, max(0, len(unfinished) - self._most_pending))]:
             self._shut_down(fd, connection, Outcome.CROWDED_OUT, -1)
         with self._lock:
             if not self._pending and not self._closing.is_set():
@@ -149,22 +156,25 @@ class HandshakeGuard:
 
     def _shut_down(self, fd: int, connection: _Pending, outcome: Outcome, more_than: int) -> None:
         """Hang up on whoever has this number now, if it too is a stranger on our port that sent too much."""
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as held:
-            traffic = _traffic(held.fileno())
-            if (
-                traffic is not None
-                and traffic.acknowledged <= self._said_to_stranger
-                and traffic.received > more_than
-                and held.getsockname()[1] == int(connection.endpoint.rpartition(":")[2])
-            ):
-                address = str(held.getpeername()[0]).removeprefix("::ffff:")
-                held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        with held(fd) as stranger:
+            address = None if stranger is None else self._address_of(stranger, connection, more_than)
+            if stranger is not None and address is not None:
                 with self._lock:  # before libzmq can report it
-                    held.shutdown(socket.SHUT_RDWR)
+                    if not shut(stranger):
+                        return  # still pending: the next look tries again
                     self._cut.add(fd)
                     self._unheard += 1
-                self._handshakes.refused(outcome, address=address)
+        if address is not None:
+            self._handshakes.refused(outcome, address=address)
         self._forget(fd, connection)
+
+    def _address_of(self, stranger: socket.socket, connection: _Pending, more_than: int) -> str | None:
+        """Return the address of a stranger on our port that sent too much; None for whoever else has its number now."""
+        traffic, peer = _traffic(stranger.fileno()), remote(stranger)
+        if peer is None or traffic is None or traffic.acknowledged > self._said_to_stranger:
+            return None
+        ours = stranger.getsockname()[1] == int(connection.endpoint.rpartition(":")[2])
+        return peer[0] if ours and traffic.received > more_than else None
 
 
 def _rest_s(took_s: float) -> float:

@@ -22,6 +22,7 @@ class Outcome(StrEnum):
     KEY_REVOKED = "key_revoked"
     KEY_EXPIRED = "key_expired"
     KEY_NOT_YET_VALID = "key_not_yet_valid"
+    TOO_MANY_SESSIONS = "too_many_sessions"
     HANDLER_FAULT = "handler_fault"
     WRONG_KEYS = "wrong_server_key_or_mismatched_halves"
     MECHANISM_MISMATCH = "mechanism_mismatch"

@@ -14,6 +14,7 @@ from secure_zmq.keys import KeyPair, PublicKey
 if TYPE_CHECKING:
     from secure_zmq.handshakes import Handshakes
     from secure_zmq.peers import AuthorizedPeers
+    from secure_zmq.session_limits import SessionLimits
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # RFC 27
 ZAP_DOMAIN = b"twinhost"  # never empty: an empty one skips the handler
@@ -45,6 +46,8 @@ class RunningAuthenticator(Protocol):
     def peers(self) -> "AuthorizedPeers": ...
     @property
     def handshakes(self) -> "Handshakes": ...
+    @property
+    def limits(self) -> "SessionLimits": ...
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
         """Raise SocketMisuse unless the handler runs on the socket's own Context; then outlive the socket."""
         ...

@@ -6,6 +6,7 @@ one-time key that may enrol NAME.
 """
 
 import base64
+import errno
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,9 @@ def _key_files(folders: Sequence[Path], rejected: list[str], subfolder: str = ""
         except FileNotFoundError:
             continue
         except OSError as error:
-            rejected.append(f"{place} can't be read ({error.strerror}); mend its owner and mode")
+            too_many = error.errno in {errno.EMFILE, errno.ENFILE}
+            advice = "it is tried again; raise TWINHOST_NOFILE in .env" if too_many else "mend its owner and mode"
+            rejected.append(f"{place} can't be read ({error.strerror}); {advice}")
     return found
 
 

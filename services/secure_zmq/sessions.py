@@ -13,6 +13,7 @@ from secure_zmq.errors import PeerNotLive
 
 if TYPE_CHECKING:
     from secure_zmq.peers import AuthorizedPeers, Peer
+    from secure_zmq.session_limits import SessionLimits
 
 
 class CallerSource(Protocol):
@@ -118,8 +119,8 @@ class SecuredSessions:
     one that begins with a zero byte as those that libzmq assigns. Sessions are only counted by it.
     """
 
-    def __init__(self, peers: "AuthorizedPeers") -> None:
-        self.connections = Connections(peers.live)
+    def __init__(self, peers: "AuthorizedPeers", limits: "SessionLimits | None" = None) -> None:
+        self.connections = Connections(peers.live, limits)
         self._peers = peers
         self._known: dict[str, _Known] = {}  # by what ZAP said of a session
         self._sessions: dict[bytes, Session] = {}

@@ -23,6 +23,7 @@ from secure_zmq.once_only import Store
 from secure_zmq.peers import AuthorizedPeers
 from secure_zmq.server import Server
 from secure_zmq.server_address import SecuredAddress, UnencryptedAddress
+from secure_zmq.session_limits import SESSIONS_PER_KEY, SessionLimits
 from secure_zmq.sockets import open_server_socket, open_unencrypted_server_socket
 from secure_zmq.wire import Reply, Request
 from tests.waiting import PATIENCE_S, wait_until
@@ -89,6 +90,7 @@ class ServedAgent:
         peers: AuthorizedPeers | None = None,
         address: str = ANY_PORT,
         wrap_store: Callable[[Database], Store] = lambda database: database,
+        sessions_per_key: int = SESSIONS_PER_KEY,
     ) -> None:
         """Bind and serve; without `own_keys`, an open link. Authorised keys lie in `home`, as does the database."""
         self.own_keys = own_keys
@@ -99,7 +101,8 @@ class ServedAgent:
         self.database = Database(home / "agent.sqlite3", [SCHEMA, TABLES])
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.peers = peers or AuthorizedPeers([home])
-        self.authenticator = Authenticator(self.context, self.peers) if own_keys else None
+        limits = SessionLimits(sessions_per_key)
+        self.authenticator = Authenticator(self.context, self.peers, limits=limits) if own_keys else None
         if self.authenticator is not None and own_keys is not None:
             self.server_socket = open_server_socket(self.authenticator, own_keys, address, PAYLOAD_LIMIT)
         else:

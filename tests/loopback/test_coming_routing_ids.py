@@ -105,4 +105,4 @@ def test_a_coming_routing_id_aborts_only_without_it(tmp_path: Path, seed: str) -
             assert process.wait(PATIENCE_S) == -signal.SIGABRT
         else:
             assert (outcome.verdict, process.poll()) == (Verdict.OK, None), outcome
-            assert "40 predictable routing-ids" in outcome.sentence
+            assert "20 predictable routing-ids" in outcome.sentence

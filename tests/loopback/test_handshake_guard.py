@@ -20,7 +20,7 @@ import structlog
 import zmq
 from structlog.testing import capture_logs
 
-from secure_zmq import handshake_guard
+from secure_zmq import handshake_guard, session_limits
 from secure_zmq.client import Client
 from secure_zmq.handshakes import Handshakes, Outcome
 from secure_zmq.key_writer import write_key_pair
@@ -196,7 +196,7 @@ def test_it_looks_no_longer_once_a_stranger_has_gone(agent: ServedAgent) -> None
 def test_the_oldest_of_too_many_goes(
     home: Path, server_keys: KeyPair, peer_keys: KeyPair, monkeypatch: pytest.MonkeyPatch, secured: bool
 ) -> None:
-    monkeypatch.setattr(handshake_guard, "MAX_PENDING", 5)
+    monkeypatch.setattr(session_limits, "MAX_PENDING", 5)
     with serving(home, server_keys if secured else None) as agent, ExitStack() as stack:
         served = stack.enter_context(Client(agent.secured(peer_keys) if secured else agent.unencrypted()))
         served.call("who_am_i")

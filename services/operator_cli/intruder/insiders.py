@@ -1,13 +1,14 @@
 """A peer with a good key that claims to be another: in the body, in its metadata, and by a routing-id."""
 
 import secrets
+import time
 from contextlib import ExitStack
 from typing import Any
 
 from network_config import Agent
 from operator_cli.handmade.clients import PlainClient, Refused
 from operator_cli.handmade.zmtp import HungUp, Silent
-from operator_cli.intruder.attack import OPERATORS_KEY, Attack, Outcome, broken, held, not_played
+from operator_cli.intruder.attack import OPEN_LINK, OPERATORS_KEY, Attack, Outcome, broken, held, not_played
 from operator_cli.intruder.target import GOOD_CALL_S, Target
 from secure_zmq.errors import NotGranted
 
@@ -15,7 +16,7 @@ _OPERATORS_ACTIONS = ("get_peers", "get_audit")  # what an agent does not have i
 _UNKNOWN = "unknown_action"
 _SHORT_S = 1.0
 _SOCKETS = 4  # of the first ROUTERs and REPs of a process; an agent's request socket is the second
-_TAKEN = 10  # routing-ids that are taken in each of their sequences
+_TAKEN = 5  # routing-ids that are taken in each of their sequences
 _APART = 100  # how far from one to the next
 
 
@@ -85,12 +86,41 @@ def _coming_routing_ids(target: Target) -> Outcome:
                 continue
         try:
             for _ in range(_APART + 1):
-                target.insider().line.close()
+                _connect_again(target).line.close()
             for holder in holders:
                 holder.answers_ping(GOOD_CALL_S)
         except (HungUp, Silent, Refused, OSError) as end:
             return broken(f"connections ended when their routing-ids came up, so the agent's process aborted: {end}")
     return held(f"{len(holders)} predictable routing-ids were taken, and none came up in {_APART + 1} connections")
+
+
+def _too_many_sessions(target: Target) -> Outcome:
+    """Hold more connections with one key than it may have; they end together, and then it may connect again."""
+    if not target.secure:
+        return not_played(OPEN_LINK)
+    limit = target.settings.config.limits.sessions_per_key
+    with ExitStack() as stack:
+        try:
+            for _ in range(limit + 1):
+                stack.enter_context(target.insider())
+        except Refused as end:
+            refusal = str(end)
+        else:
+            return broken(f"one key holds {limit + 1} connections, and network_config.yaml allows {limit}")
+    _connect_again(target).line.close()
+    return held(f"one key may have {limit} connections; the one after them was refused: {refusal}")
+
+
+def _connect_again(target: Target) -> PlainClient:
+    """Return a session, once the agent has noticed the end of those before it."""
+    until = time.monotonic() + GOOD_CALL_S
+    while True:
+        try:
+            return target.insider()
+        except Refused:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def predicted_starts(count: int) -> list[int]:
@@ -144,5 +174,6 @@ ATTACKS = (
     Attack("an action not granted", "an agent's key does not do what is an operator's", _not_granted),
     Attack("forged metadata", "what a peer claims in its handshake is overruled by its key", _forged_metadata),
     Attack("coming routing-ids", "nobody aborts the agent by a routing-id that is to come", _coming_routing_ids),
+    Attack("too many sessions", "one key can't use up the connections of all", _too_many_sessions),
     Attack("stolen routing-id", "nobody's replies can be drawn to another connection", _stolen_routing_id),
 )

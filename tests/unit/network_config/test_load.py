@@ -66,6 +66,15 @@ def refused(tmp_path: Path, content: Any) -> str:
     return sentence.removeprefix(f"{path}").removeprefix(": ").removeprefix(" ")
 
 
+def test_a_file_may_limit_the_sessions_of_a_key(tmp_path: Path) -> None:
+    """A file of version 0.1.0 does not, and gets the default."""
+    path = tmp_path / "network_config.yaml"
+    path.write_text(yaml.safe_dump(changed(lambda limits: limits.update(sessions_per_key=7), "limits")))
+    assert load_network_config(path, {}).limits.sessions_per_key == 7
+    wrong = changed(lambda limits: limits.update(sessions_per_key=0), "limits")
+    assert refused(tmp_path, wrong) == "limits.sessions_per_key must be more than 0, not 0"
+
+
 def test_a_good_file_is_typed(tmp_path: Path) -> None:
     """Hosts, agents, ports, and limits come out as frozen values."""
     path = tmp_path / "network_config.yaml"
@@ -75,7 +84,7 @@ def test_a_good_file_is_typed(tmp_path: Path) -> None:
     assert config.hosts == {"mainpc": mainpc, "pc2": Host("pc2", "10.0.0.2")}
     assert config.agent("SystemDigitalTwin") == Agent("SystemDigitalTwin", mainpc, "server", 7120, 8120, 7150)
     assert config.agent("UnifiedMemoryReasoningAgent").events_port is None
-    assert config.limits == Limits(4_194_304, 5.0, 15.5, 600.0, 100_000, 365, 2.5)
+    assert config.limits == Limits(4_194_304, 5.0, 15.5, 600.0, 100_000, 365, 2.5, 64)
     assert config.recall == Recall(0.7, 0.1, 1.0, 0.0, 30.0)
     assert config.source == str(path)
 

@@ -64,7 +64,6 @@ def unencrypted(*events: SocketEvent, greeting: str | None = "CURVE") -> Diagnos
     ("events", "kind"),
     [
         ([CONNECTED, ZAP_400], NotAuthorized),
-        ([CONNECTED, ZAP_500], NotAuthorized),
         ([CONNECTED, SUCCEEDED, LOST, CONNECTED, ZAP_400], NotAuthorized),
         ([CONNECTED, MISMATCH], SecurityMismatch),
         ([CONNECTED, NOT_ZMTP], SecurityMismatch),

@@ -1,0 +1,141 @@
+"""How many connections one key may have: counted whether they say something or not, and one more is refused."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from operator_cli.handmade.clients import CurveClient, Refused
+from operator_cli.handmade.zmtp import Line
+from secure_zmq.client import Client
+from secure_zmq.errors import ServerUnreachable
+from secure_zmq.handshakes import Outcome
+from secure_zmq.keys import KeyPair
+from secure_zmq.session_limits import SessionLimits
+from tests.identities import authorize, new_pair
+from tests.loopback.agent import ServedAgent, serving
+from tests.waiting import PATIENCE_S, wait_until
+
+LIMIT = 5
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def neighbour_keys(home: Path) -> KeyPair:
+    keys = new_pair("neighbour", "pc3")
+    authorize(home, keys)
+    return keys
+
+
+@pytest.fixture
+def limited(neighbour_keys: KeyPair, home: Path, server_keys: KeyPair) -> Iterator[ServedAgent]:
+    """An agent that allows five connections to each key."""
+    with serving(home, server_keys, sessions_per_key=LIMIT) as agent:
+        yield agent
+
+
+def session(agent: ServedAgent, keys: KeyPair, *, speaks: bool) -> CurveClient:
+    """Return a session with a good key that has said something, or nothing."""
+    address = urlsplit(agent.address)
+    assert address.hostname is not None
+    assert address.port is not None
+    client = CurveClient(Line(address.hostname, address.port), keys, agent.public_key)
+    try:
+        client.shake_hands()
+    except BaseException:
+        client.line.close()
+        raise
+    if speaks:
+        assert client.call("who_am_i")["status"] == "ok"
+    return client
+
+
+def count(agent: ServedAgent, keys: KeyPair) -> int:
+    assert agent.authenticator is not None
+    return agent.authenticator.limits.count(keys.public.fingerprint)
+
+
+@pytest.mark.parametrize("speaks", [True, False], ids=["speaking", "silent"])
+def test_one_more_than_a_key_may_have_is_refused(
+    limited: ServedAgent, peer_keys: KeyPair, neighbour_keys: KeyPair, speaks: bool
+) -> None:
+    """Other keys connect all the same, and so does this one when a connection of its own has ended."""
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(session(limited, peer_keys, speaks=speaks)) for _ in range(LIMIT)]
+        with pytest.raises(Refused, match="ERROR 500"):
+            session(limited, peer_keys, speaks=False)
+        assert limited.counted(Outcome.TOO_MANY_SESSIONS) == 1
+        with Client(limited.secured(neighbour_keys)) as client:
+            assert client.call("who_am_i")["name"] == "neighbour"
+        sessions[0].line.close()
+        wait_until(lambda: count(limited, peer_keys) == LIMIT - 1, PATIENCE_S, "the end is noticed")
+        stack.enter_context(session(limited, peer_keys, speaks=True))
+
+
+def test_a_client_says_that_its_key_has_too_many(limited: ServedAgent, peer_keys: KeyPair) -> None:
+    """It tries until its deadline, since a connection may end meanwhile; then it names the limit."""
+    with ExitStack() as stack:
+        for _ in range(LIMIT):
+            stack.enter_context(session(limited, peer_keys, speaks=True))
+        client = stack.enter_context(Client(limited.secured(peer_keys)))
+        with pytest.raises(ServerUnreachable, match="sessions_per_key"):
+            client.call("who_am_i", deadline_s=0.5)
+    wait_until(lambda: count(limited, peer_keys) <= 1, PATIENCE_S, "the others have ended")
+    with Client(limited.secured(peer_keys)) as client:
+        assert client.call("who_am_i")["status"] == "ok"
+
+
+def test_counts_are_exact_when_keys_mix(limited: ServedAgent, peer_keys: KeyPair, neighbour_keys: KeyPair) -> None:
+    """From one address, silent and speaking, each key has what it has, and at the end nothing."""
+    with ExitStack() as stack:
+        for number in range(LIMIT):
+            for keys in (peer_keys, neighbour_keys):
+                stack.enter_context(session(limited, keys, speaks=number % 2 == 0))
+        for keys in (peer_keys, neighbour_keys):
+            wait_until(lambda keys=keys: count(limited, keys) == LIMIT, PATIENCE_S, "each has five")  # type: ignore[misc]
+    for keys in (peer_keys, neighbour_keys):
+        wait_until(lambda keys=keys: count(limited, keys) == 0, PATIENCE_S, "none is left")  # type: ignore[misc]
+
+
+def test_connections_that_come_and_go_leave_no_count(limited: ServedAgent, peer_keys: KeyPair) -> None:
+    """However quickly they end, silent or not."""
+    for number in range(60):
+        wait_until(lambda: count(limited, peer_keys) < LIMIT, PATIENCE_S, "there is room")
+        session(limited, peer_keys, speaks=number % 3 == 0).line.close()
+    wait_until(lambda: count(limited, peer_keys) == 0, PATIENCE_S, "none is left")
+
+
+def test_all_keys_together_stay_below_the_open_files() -> None:
+    """With `nofile` at 1,024: there is room for handshakes, and for the agent's own files."""
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024));"
+        "from secure_zmq.session_limits import SessionLimits, most_pending;"
+        "limits = SessionLimits(10_000);"
+        "print(most_pending(), sum(limits.admit(f'key {n}', '127.0.0.1') for n in range(5000)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}/services"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    pending, admitted = map(int, done.stdout.split())
+    assert (pending, admitted) == (128, 1024 - 2 * 128 - 64 - 128)
+
+
+def test_the_first_message_corrects_what_was_assumed() -> None:
+    """Two keys from one address, placed the wrong way round: each is counted once, before and after."""
+    limits = SessionLimits()
+    limits.opened(8, "10.0.0.1")
+    limits.opened(9, "10.0.0.1")
+    assert limits.admit("first", "10.0.0.1")
+    assert limits.admit("second", "10.0.0.1")
+    limits.finished(9)
+    limits.finished(8)
+    limits.proven(9, "10.0.0.1", "second")
+    assert (limits.count("first"), limits.count("second")) == (1, 1)
+    limits.ended(9)
+    assert (limits.count("first"), limits.count("second")) == (1, 0)
+    limits.ended(8)
+    assert (limits.count("first"), limits.count("second")) == (0, 0)
