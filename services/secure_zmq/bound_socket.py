@@ -5,11 +5,13 @@
 
 import errno
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zmq
 
+from secure_zmq.connections import Connections
 from secure_zmq.errors import SocketMisuse
 from secure_zmq.handshake_guard import SAID_TO_STRANGER_CURVE, SAID_TO_STRANGER_NULL, HandshakeGuard
 from secure_zmq.hardening import (
@@ -75,6 +77,15 @@ class ServerSocket:
         self.socket.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What watches a socket's connections."""
+
+    connections: Connections
+    guard: HandshakeGuard
+    monitor: Monitor
+
+
 def bind_secured(
     socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator, own_keys: KeyPair, address: str
 ) -> ServerSocket:
@@ -109,17 +120,8 @@ def _bind(
     handshakes: "Handshakes",
     authenticator: RunningAuthenticator | None,
 ) -> ServerSocket:
-    said_to_stranger = SAID_TO_STRANGER_CURVE if speaks_curve(socket) else SAID_TO_STRANGER_NULL
-    guard = HandshakeGuard(handshakes, said_to_stranger, sessions.connections.finished)
-
-    def on_event(event: SocketEvent) -> None:
-        if sessions.connections.observe(event):  # first: the guard's thread may find the handshake over at once
-            sessions.disconnected(event.value)
-        own_doing = guard.observe(event)
-        if event.happening is not Happening.DISCONNECTED and not own_doing:
-            handshakes.observe(event)
-
-    monitor = Monitor(socket, on_event)
+    watch = _watch(socket, sessions.connections, handshakes, sessions.disconnected)
+    guard, monitor = watch.guard, watch.monitor
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
@@ -128,6 +130,35 @@ def _bind(
         socket.close(0)
         raise SocketMisuse(f"{address} can't be bound ({error}); free the port or change network_config.yaml") from None
     return ServerSocket(socket, monitor, sessions, handshakes, guard, authenticator)
+
+
+def watch_unbound(socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator) -> Watch:
+    """Watch a socket that another program secured, and will bind and serve by itself.
+
+    No message is seen here, so it is not known whose a connection is: when a key is revoked or expires, `kick()` closes
+    every connection of the socket, and the good ones come again.
+    """
+    connections = Connections(authenticator.peers.live, authenticator.limits)
+    return _watch(socket, connections, authenticator.handshakes, lambda _: None)
+
+
+def _watch(
+    socket: "zmq.Socket[bytes]",
+    connections: Connections,
+    handshakes: "Handshakes",
+    disconnected: Callable[[int], None],
+) -> Watch:
+    said_to_stranger = SAID_TO_STRANGER_CURVE if speaks_curve(socket) else SAID_TO_STRANGER_NULL
+    guard = HandshakeGuard(handshakes, said_to_stranger, connections.finished)
+
+    def on_event(event: SocketEvent) -> None:
+        if connections.observe(event):  # first: the guard's thread may find the handshake over at once
+            disconnected(event.value)
+        own_doing = guard.observe(event)
+        if event.happening is not Happening.DISCONNECTED and not own_doing:
+            handshakes.observe(event)
+
+    return Watch(connections, guard, Monitor(socket, on_event))
 
 
 def _bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:

@@ -114,7 +114,7 @@ def limit_socket(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
 def limit_router(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
     """Bound a ROUTER; an answer to a peer that is gone is an error, not a silence."""
     limit_socket(socket, max_payload_bytes)
-    _let_clients_send_heartbeats(socket)
+    let_clients_send_heartbeats(socket)
     socket.router_mandatory = True
     socket.sndhwm = _REPLIES_HIGH_WATER_MARK
     socket.backlog = _BACKLOG
@@ -123,14 +123,14 @@ def limit_router(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
 def limit_feed(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
     """Bound an XPUB; it receives nothing but subscriptions, and grants none by itself."""
     limit_socket(socket, max_payload_bytes)
-    _let_clients_send_heartbeats(socket)
+    let_clients_send_heartbeats(socket)
     socket.maxmsgsize = _MAX_SUBSCRIPTION_BYTES
     socket.rcvhwm = _SUBSCRIPTIONS_HIGH_WATER_MARK
     socket.backlog = _BACKLOG
     socket.xpub_manual = True
 
 
-def _let_clients_send_heartbeats(socket: "zmq.Socket[bytes]") -> None:
+def let_clients_send_heartbeats(socket: "zmq.Socket[bytes]") -> None:
     """Have a bound socket send none: libzmq aborts the process where its timer meets a connection that failed.
 
     Seen with frames that came twice (stream_engine_base.cpp, `!_io_error`), which an authorised peer, or whoever is on

@@ -3,32 +3,42 @@
 Each name is kept and the holes it had are not: the handler runs on the socket's own Context,
 a socket that is bound already is refused, nothing falls back to plain, and a handler that a
 socket relies on can't be stopped. An agent that calls these gets CURVE and the list of
-authorised keys at the handshake; the check of every message is the business of `Server`.
+authorised keys at the handshake, the limits and the guard of our own server, and the end of every session whose key is
+revoked or expires; the check of every message is the business of `Server`.
 """
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import zmq
 
 from secure_zmq.authenticator import Authenticator
+from secure_zmq.bound_socket import Watch, watch_unbound
 from secure_zmq.certificates import certificates_folder, folders_of_keys, load_certificates
 from secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from secure_zmq.errors import SocketMisuse
+from secure_zmq.handshakes import Outcome
+from secure_zmq.hardening import let_clients_send_heartbeats
 from secure_zmq.peers import AuthorizedPeers
 from secure_zmq.sockets import limit_socket, require_fresh, secure_unbound_server, secure_unconnected_client
+
+_KICK_EVERY_S = 0.2
 
 _lock = threading.Lock()
 _handlers: dict[int, "ZMQAuthenticator"] = {}  # by the address of the underlying Context
 
 
 class ZMQAuthenticator:
-    """The one ZAP handler of a Context; asking for it again returns the same one."""
+    """The one ZAP handler of a Context, of `zmq.Context.instance()` where none is given; it runs from the start.
+
+    Asking for it again returns the same one.
+    """
 
     def __new__(cls, context: "zmq.Context[Any] | None" = None, certificates: Path | None = None) -> "ZMQAuthenticator":
         if context is None:
-            raise SocketMisuse("say which Context is meant: ZMQAuthenticator(socket.context)")
+            context = zmq.Context.instance()
         folder = certificates or certificates_folder()
         with _lock:
             known = _handlers.get(context.underlying)
@@ -37,18 +47,50 @@ class ZMQAuthenticator:
                     raise SocketMisuse(f"this Context has a handler for {known.folder}; use another for {folder}")
                 return known
             handler = super().__new__(cls)
-            handler._start(context, folder)
-            _handlers[context.underlying] = handler
+            handler._context, handler.folder = context, folder
+            handler._run()
             return handler
 
     authenticator: Authenticator
     folder: Path
+    _context: "zmq.Context[Any]"
 
-    def _start(self, context: "zmq.Context[Any]", folder: Path) -> None:
-        self.folder = folder
-        self._peers = AuthorizedPeers(folders_of_keys(folder))
-        self.authenticator = Authenticator(context, self._peers, on_end=self._end)
+    def _run(self) -> None:
+        """Start what a stopped handler lacks; under the module's lock."""
+        self._peers = AuthorizedPeers(folders_of_keys(self.folder))
+        self._watches: list[Watch] = []
+        self._ended = threading.Event()
+        self.authenticator = Authenticator(self._context, self._peers, on_end=self._end)
+        self.authenticator.handshakes.listen(self._observe_handshake)
         self._peers.watch()
+        threading.Thread(target=self._close_revoked, name="legacy-sessions", daemon=True).start()
+        _handlers[self._context.underlying] = self
+
+    def start(self) -> None:
+        """Start the handler again after `stop()`; does nothing while it runs."""
+        with _lock:
+            if not self.authenticator.responsive:
+                self._run()
+
+    def protect(self, socket: "zmq.Socket[Any]") -> None:
+        """Watch the connections of a secured socket that is not bound yet."""
+        self._watches.append(watch_unbound(socket, self.authenticator))
+
+    def _observe_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
+        for watch in tuple(self._watches):
+            watch.connections.observe_handshake(outcome, fields)
+
+    def _close_revoked(self) -> None:
+        """Close sessions whose key is no longer live, until the handler ends; forget closed sockets."""
+        while not self._ended.wait(_KICK_EVERY_S):
+            for watch in tuple(self._watches):
+                if watch.monitor.draining:
+                    watch.connections.kick()
+                else:
+                    self._watches.remove(watch)
+                    watch.guard.close()
+        for watch in self._watches:
+            watch.guard.close()
 
     def stop(self) -> None:
         """End the handler.
@@ -61,6 +103,7 @@ class ZMQAuthenticator:
 
     def _end(self) -> None:
         """Let everything go with the Context, also where nobody calls `stop_auth`; on the handler's thread."""
+        self._ended.set()
         self._peers.stop_watching()
         with _lock:
             for key in [key for key, handler in _handlers.items() if handler is self]:
@@ -110,7 +153,9 @@ def secure_server_socket(socket: "zmq.Socket[Any]", certificates: Path | None = 
     keys = load_certificates(certificates)
     handler = ZMQAuthenticator(socket.context, keys.folder)
     limit_socket(socket, DEFAULT_MAX_PAYLOAD_BYTES)
+    let_clients_send_heartbeats(socket)
     secure_unbound_server(socket, handler.authenticator, keys.own_keys)
+    handler.protect(socket)
     return socket
 
 

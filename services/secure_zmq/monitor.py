@@ -4,6 +4,7 @@ A thread of its own drains each monitor: one that is not drained, or is closed i
 order, freezes the whole context.
 """
 
+import secrets
 import struct
 import threading
 from collections.abc import Callable
@@ -61,7 +62,12 @@ class Monitor:
         self.faults = 0  # of the callback
         self._socket = socket
         self._on_event = on_event
-        self._pair = socket.get_monitor_socket(_WATCHED)
+        address = f"inproc://monitor-{secrets.token_hex(16)}"
+        socket.monitor(address, _WATCHED)
+        # On a Context object of its own: destroying the other one would close this socket, which is in use here.
+        shadow: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(socket.context.underlying)
+        self._pair = shadow.socket(zmq.PAIR)
+        self._pair.connect(address)
         self._thread = threading.Thread(target=self._drain, name="socket-monitor", daemon=True)
         self._thread.start()
 

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from secure_zmq.client import Client
 from secure_zmq.errors import NotAuthorized, SecurityMismatch
+from secure_zmq.key_writer import write_revocation
 from secure_zmq.keys import KeyPair
+from secure_zmq.legacy import secure_client_socket
 from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from tests.loopback.conftest import Folders
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most
@@ -112,6 +115,22 @@ def test_a_stranger_is_refused_by_the_documented_server(
     for server, refusal in ((unknown_key, NotAuthorized), (UnencryptedAddress(rep_address), SecurityMismatch)):
         with Client(server) as client, at_most(REFUSAL_S), pytest.raises(refusal):
             client.call("ping", deadline_s=30)
+
+
+def test_a_revoked_clients_session_ends_within_1_s(
+    rep_address: str, folders: Folders, peer_keys: KeyPair, context: "zmq.Context[zmq.Socket[bytes]]"
+) -> None:
+    """Existing agents are served by the excerpt's socket alone, and it too ends the session of a revoked key."""
+    client = secure_client_socket(context.socket(zmq.REQ), folders[1])
+    client.linger, client.rcvtimeo = 0, int(PATIENCE_S * 1_000)
+    monitor = client.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    client.connect(rep_address)
+    client.send_json({"action": "ping"})
+    assert b'"status": "ok"' in client.recv()
+    write_revocation(peer_keys.certificate, folders[0] / "revoked")
+    assert monitor.poll(1_000), "the session was not ended within 1 s"
+    client.send_json({"action": "ping"})
+    assert not client.poll(500)
 
 
 def test_a_documented_server_without_keys_does_not_start(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """The documented names: what they do, and the holes that are gone."""
 
+import contextlib
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 
 import pytest
 import zmq
 
 from secure_zmq.errors import ConfigurationError, KeyFileMissing, SocketMisuse
+from secure_zmq.handshakes import Outcome
 from secure_zmq.legacy import (
     ZMQAuthenticator,
     configure_secure_client,
@@ -18,6 +22,7 @@ from secure_zmq.legacy import (
     stop_auth,
 )
 from tests.loopback.conftest import Folders
+from tests.loopback.test_handshake_guard import GREETING
 from tests.waiting import PATIENCE_S, wait_until
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -91,6 +96,54 @@ def test_stopping_under_an_open_socket_is_refused(context: "Context", mainpc: Pa
     socket.close()
     stop_auth()
     stop_auth()
+
+
+def test_the_singleton_works_as_the_original_did(mainpc: Path, pc2_socket: Any) -> None:
+    """`ZMQAuthenticator()` is that of the process's Context; `start()` and `stop()` can be called in turns."""
+    authenticator = ZMQAuthenticator()
+    authenticator.start()
+    assert ZMQAuthenticator() is authenticator
+    authenticator.stop()
+    assert not authenticator.authenticator.responsive
+    authenticator.start()
+    socket = configure_secure_server(zmq.Context.instance().socket(zmq.REP))
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    assert ZMQAuthenticator() is authenticator
+    pc2_socket.connect(f"tcp://127.0.0.1:{port}")
+    pc2_socket.send(b"hello")
+    assert socket.poll(int(PATIENCE_S * 1_000))
+    socket.close(0)
+    authenticator.stop()
+
+
+@pytest.mark.parametrize("kind", [zmq.REP, zmq.ROUTER, zmq.PUB])
+def test_a_server_socket_has_the_defences_of_our_own(context: "Context", mainpc: Path, kind: int) -> None:
+    """No heartbeats, on which libzmq can abort; a handshake is guarded; a key has a number of sessions."""
+    socket = configure_secure_server(context.socket(kind))
+    assert (socket.heartbeat_ivl, socket.tcp_keepalive) == (0, 1)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    handshakes = ZMQAuthenticator(context).authenticator.handshakes
+    with create_connection(("127.0.0.1", port)) as stranger, contextlib.suppress(OSError):
+        stranger.sendall(GREETING)
+        stranger.recv(64)
+        stranger.sendall(b"\x06" + struct.pack(">Q", 1 << 20) + b"\x05HELLO" + bytes(1 << 18))
+        while stranger.recv(64):
+            pass
+    wait_until(lambda: handshakes.counts()[Outcome.OVERSIZED] == 1, PATIENCE_S, "the guard cut it")
+    socket.close()
+
+
+def test_a_closed_socket_takes_its_threads_along(context: "Context", mainpc: Path) -> None:
+    """What watched it ends with it, while the handler goes on."""
+    before = {thread.name for thread in threading.enumerate()}
+    sockets = [configure_secure_server(context.socket(zmq.REP)) for _ in range(3)]
+    for socket in sockets:
+        socket.close()
+    left = {"handshake-guard", "socket-monitor"} - before
+    wait_until(
+        lambda: not left & {thread.name for thread in threading.enumerate()}, PATIENCE_S, "guards and monitors end"
+    )
+    assert ZMQAuthenticator(context).authenticator.responsive
 
 
 def test_a_secure_context_has_a_running_handler(mainpc: Path) -> None:
