@@ -46,9 +46,16 @@ def write_revoked_fingerprint(fingerprint: str, folder: Path) -> bool:
 
 
 def move_to_revoked(path: Path, fingerprint: str, folder: Path) -> None:
-    """Turn a public key file into the file that revokes its key: one rename, which needs no space on the disk."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path.replace(folder / revoked_file_name(fingerprint))
+    """Turn a public key file into the file that revokes its key: one rename, which needs no space for a file.
+
+    Where that fails, the folder being full too, the public key file is removed all the same.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path.replace(folder / revoked_file_name(fingerprint))
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     for changed in (folder, path.parent):
         _fsync_directory(changed)
 
