@@ -6,7 +6,7 @@ authenticated link. A revocation that was told once is never taken back.
 
 import contextlib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import structlog
 from secure_zmq.errors import ConfigurationError, KeyFileMalformed, MalformedRequest, TwinhostError
 from secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, FolderContents
 from secure_zmq.key_writer import (
+    move_to_revoked,
     render_certificate,
     replace_certificate,
     revoked_file_name,
     sweep_drafts,
     write_revoked_fingerprint,
 )
-from secure_zmq.keys import PUBLIC_SUFFIX, Certificate, load_certificate, parse_certificate
+from secure_zmq.keys import NEXT_MARK, PUBLIC_SUFFIX, Certificate, load_certificate, parse_certificate
 
 _log = structlog.get_logger(__name__)
 
@@ -61,13 +62,18 @@ def read_document(reply: dict[str, Any]) -> TrustDocument:
 class TrustFolder:
     """A folder of keys that follows mainpc's document."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, refuse: Callable[[frozenset[str]], object]) -> None:
         """Make the folder where it is missing.
+
+        Args:
+            folder: where the keys lie.
+            refuse: makes this process refuse keys, by their fingerprints; when it returns, it does.
 
         Raises:
             ConfigurationError: it can't be made.
         """
         self._folder = folder
+        self._refuse = refuse
         try:
             for each in (folder, folder / REVOKED_FOLDER):
                 each.mkdir(mode=0o700, exist_ok=True)
@@ -78,27 +84,45 @@ class TrustFolder:
     def apply(self, document: TrustDocument) -> None:
         """Put in place what the document says; a run that is cut short is finished by the next one.
 
-        The next keys come first and old ones go last, so that at no moment a host is unknown whose key changes.
+        Keys that are revoked or no longer listed go first, which needs no space on the disk. Then the next keys come
+        before the current ones, and replaced ones go last: at no moment a host is unknown whose key changes.
 
         Raises:
             MalformedRequest: something in it is no public key file, or no fingerprint; nothing was changed.
-            OSError: the folder can't be written.
+            OSError: the folder can't be written; the revoked keys are refused all the same.
         """
+        revoked = frozenset(document.revoked)
         following = {f"{key.owner.name}{NEXT_SUFFIX}": key for key in _certificates(document.next)}
         current = {f"{key.owner.name}{PUBLIC_SUFFIX}": key for key in _certificates(document.current)}
         for fingerprint in document.revoked:
             _require_fingerprint(fingerprint)
-        wanted = following | current
+        wanted = {name: key for name, key in (following | current).items() if key.public.fingerprint not in revoked}
         try:
-            for name in sorted(wanted, key=lambda name: name not in following):
-                self._put(self._folder / name, wanted[name])
-        finally:  # a key that can't be put in place keeps no other one in
+            self._remove({key.owner.name for key in wanted.values()}, revoked)
             for fingerprint in document.revoked:
                 write_revoked_fingerprint(fingerprint, self._folder / REVOKED_FOLDER)
-        for path in self._folder.glob(f"*{PUBLIC_SUFFIX}"):
+        finally:
+            self._refuse(revoked)
+        for name in sorted(wanted, key=lambda name: name not in following):
+            self._put(self._folder / name, wanted[name])
+        for path in self._files():
             if path.name not in wanted:
                 path.unlink()
-        _log.info("trust_updated", revision=document.revision, keys=len(wanted), revoked=len(document.revoked))
+        _log.info("trust_updated", revision=document.revision, keys=len(wanted), revoked=len(revoked))
+
+    def _remove(self, owners: Collection[str], revoked: Collection[str]) -> None:
+        """Remove the files of revoked keys, and of everybody who has no key any more."""
+        for path in self._files():
+            fingerprint = None
+            with contextlib.suppress(TwinhostError):  # a file that can't be believed authorises nobody
+                fingerprint = load_certificate(path).public.fingerprint
+            if fingerprint is not None and fingerprint in revoked:
+                move_to_revoked(path, fingerprint, self._folder / REVOKED_FOLDER)
+            elif path.name.removesuffix(PUBLIC_SUFFIX).removesuffix(NEXT_MARK) not in owners:
+                path.unlink()
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob(f"*{PUBLIC_SUFFIX}"))
 
     def _put(self, path: Path, certificate: Certificate) -> None:
         with contextlib.suppress(TwinhostError):  # no such file, or one that is not that key

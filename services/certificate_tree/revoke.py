@@ -1,7 +1,11 @@
-"""Keep keys out for ever: first the markers, SystemDigitalTwin's first of all, then the public files go."""
+"""Revoke keys, and the keys that they vouched for: SystemDigitalTwin's folder comes first, and the others follow it.
+
+A public key file is renamed to the file that revokes the key, so a full disk keeps no revoked key alive.
+"""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +14,22 @@ from certificate_tree.generate import complete
 from certificate_tree.layout import SERVER, Identity, Layout
 from certificate_tree.place import discard_next, install_secret, secret_path
 from certificate_tree.record import DistributionRecord
-from certificate_tree.survey import FoundKey, found_keys, is_revoked, keys_in, own_folders, own_pairs, revoked_folders
-from certificate_tree.tree_lock import fsync_folder, locked
+from certificate_tree.survey import (
+    FoundKey,
+    enrolled_folder,
+    found_keys,
+    is_revoked,
+    keys_in,
+    own_folders,
+    own_pairs,
+    revoked_folders,
+    vouchers,
+)
+from certificate_tree.tree_lock import locked
+from secure_zmq.certificates import ENROLLED_FOLDER
 from secure_zmq.errors import ConfigurationError
 from secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
-from secure_zmq.key_writer import revoked_file_name, write_revocation, write_revoked_fingerprint
+from secure_zmq.key_writer import move_to_revoked, revoked_file_name, write_revocation, write_revoked_fingerprint
 from secure_zmq.keys import Certificate, KeyPair, load_key_pair
 
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
@@ -22,40 +37,63 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A key that is to be kept out; nothing but the fingerprint may be known of it."""
+    """A key to revoke; `certificate` is None where only its fingerprint is known, `voucher` where nobody vouched."""
 
     fingerprint: str
     certificate: Certificate | None
+    voucher: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What was done: the keys that were not kept out before, those that were, and the files that went."""
+    """What was done: the keys that were not revoked before, those that were, the removed files, and what failed."""
 
     revoked: Sequence[Target]
     before: Sequence[Target]
     removed: Sequence[Path]
+    failures: Sequence[str]  # a sentence for each folder in which a revocation could not be written
+    others: Sequence[Target]  # keys of the same owner that stay
 
 
-def revoke(layout: Layout, whom: str) -> Revocation:
-    """Keep out every key of a name, or the one of a fingerprint; run again, it finishes what a killed run began.
+def revoke(layout: Layout, whom: str, *, only: bool = False) -> Revocation:
+    """Revoke every key of a name, or the one of a fingerprint; run again, it finishes what a killed run began.
+
+    Args:
+        layout: mainpc's tree.
+        whom: the name, or the fingerprint.
+        only: whether the keys stay that the key of the fingerprint vouched for, directly or through others.
 
     Raises:
         ConfigurationError: nobody has that name, or it is SystemDigitalTwin.
     """
     server_folder(layout, "revoke")
-    revoked: list[Target] = []
-    before: list[Target] = []
+    if only and not _FINGERPRINT.fullmatch(whom):
+        raise ConfigurationError(f"--only keeps other keys of an owner, and {whom!r} is a name; give it a fingerprint")
+    found: dict[str, Target] = {}
+    before: set[str] = set()
     removed: list[Path] = []
     with locked(layout):
-        targets = _targets(layout, whom)
-        while targets:  # SystemDigitalTwin may have let another key of that name in meanwhile
-            for target in targets:
-                (before if _kept_out(layout, target) else revoked).append(target)
-                _keep_out(layout, target)
-            removed += _remove_public_files(layout, {target.fingerprint for target in targets})
-            targets = [target for target in _named(_present(layout), whom) if target not in (*revoked, *before)]
-    return Revocation(revoked, before, removed)
+        wave = _targets(layout, whom)
+        failures: list[str] = []
+        while wave:  # SystemDigitalTwin may authorise another key meanwhile
+            before |= {target.fingerprint for target in wave if _kept_out(layout, target)}
+            found |= {target.fingerprint: target for target in wave}
+            for folder in own_folders(layout):  # SystemDigitalTwin's first: every host learns of it from there
+                for target in wave:
+                    removed += _keep_out(layout, folder, target, failures)
+            present = _present(layout)
+            more = _named(present, whom) + ([] if only else _descendants(layout, found, present))
+            wave = [target for target in more if target.fingerprint not in found]
+        owners = {target.certificate.owner.name for target in found.values() if target.certificate is not None}
+        others = [
+            target
+            for name in sorted(owners)
+            for target in _named(present, name)
+            if target.certificate is not None and not is_revoked(layout, target.certificate)
+        ]
+        new = [t for t in found.values() if t.fingerprint not in before and _kept_out(layout, t)]
+    old = [target for target in found.values() if target.fingerprint in before]
+    return Revocation(new, old, removed, failures, others)
 
 
 def replace_revoked(layout: Layout, name: str) -> KeyPair:
@@ -111,7 +149,7 @@ def _targets(layout: Layout, whom: str) -> list[Target]:
     if _FINGERPRINT.fullmatch(whom):
         whom = whom.removesuffix("=")
         revoked_file_name(whom)
-        targets = [Target(whom, (gone | _invited(layout) | present).get(whom))]
+        targets = [Target(whom, (_retired(layout) | gone | _invited(layout) | present).get(whom))]
     else:
         targets = _named(present, whom) or _named(gone, whom)
     if whom == SERVER or any(t.certificate is not None and t.certificate.owner.name == SERVER for t in targets):
@@ -140,6 +178,35 @@ def _revoked_by_hand(layout: Layout) -> dict[str, Certificate]:
     return {key.public.fingerprint: key for key in keys}
 
 
+def _retired(layout: Layout) -> dict[str, Certificate]:
+    """Return the keys that SystemDigitalTwin revoked itself."""
+    folder = enrolled_folder(layout)
+    keys = keys_in(folder / REVOKED_FOLDER) if folder else ()
+    return {key.certificate.public.fingerprint: key.certificate for key in keys}
+
+
+def _descendants(layout: Layout, found: Mapping[str, Target], present: Mapping[str, Certificate]) -> list[Target]:
+    """Return the keys that the found ones vouched for, those of these, and so on, each after its voucher."""
+    by_voucher: dict[str, list[str]] = {}
+    for fingerprint, voucher in sorted(vouchers(layout).items()):
+        by_voucher.setdefault(voucher, []).append(fingerprint)
+    if by_voucher.keys().isdisjoint(found):
+        return []
+    certificates = {**_retired(layout), **_revoked_by_hand(layout), **present}
+    descendants: dict[str, Target] = {}
+    wave = list(found)
+    while wave:
+        children = [
+            Target(fingerprint, certificates.get(fingerprint), voucher)
+            for voucher in wave
+            for fingerprint in by_voucher.get(voucher, [])
+            if fingerprint not in found and fingerprint not in descendants
+        ]
+        descendants |= {target.fingerprint: target for target in children}
+        wave = [target.fingerprint for target in children]
+    return list(descendants.values())
+
+
 def _invited(layout: Layout) -> dict[str, Certificate]:
     """Return the one-time keys."""
     return {key.certificate.public.fingerprint: key.certificate for key in _invitations(layout)}
@@ -157,19 +224,30 @@ def _kept_out(layout: Layout, target: Target) -> bool:
     return any((place / name).exists() for place in revoked_folders(layout) if folder in place.parents)
 
 
-def _keep_out(layout: Layout, target: Target) -> None:
-    for folder in own_folders(layout):  # SystemDigitalTwin's first: of what it refuses, everybody is told
-        if target.certificate is not None:
-            write_revocation(target.certificate, folder / REVOKED_FOLDER)
-        else:
-            write_revoked_fingerprint(target.fingerprint, folder / REVOKED_FOLDER)
-
-
-def _remove_public_files(layout: Layout, fingerprints: set[str]) -> list[Path]:
-    keys = [*found_keys(layout), *_invitations(layout)]
-    found = [key.path for key in keys if key.certificate.public.fingerprint in fingerprints]
+def _keep_out(layout: Layout, folder: Path, target: Target, failures: list[str]) -> list[Path]:
+    """Revoke a key in one folder; return the public files that went, and note where a volume is full."""
+    revoked = folder / REVOKED_FOLDER
+    found = [
+        key.path for key in _public_files(layout, folder) if key.certificate.public.fingerprint == target.fingerprint
+    ]
     for path in found:
-        path.unlink(missing_ok=True)
-    for folder in {path.parent for path in found}:
-        fsync_folder(folder)
-    return found
+        with suppress(OSError):  # it is removed all the same, and what revokes the key is tried again below
+            move_to_revoked(path, target.fingerprint, revoked)
+    try:
+        if target.certificate is not None:
+            write_revocation(target.certificate, revoked)
+        else:
+            write_revoked_fingerprint(target.fingerprint, revoked)
+    except OSError as error:
+        failures.append(
+            f"{revoked} can't be written ({error.strerror}), so {target.fingerprint} is not revoked there; free space "
+            f"on the volume, and run: certs-init revoke {target.fingerprint}"
+        )
+    return [path for path in found if not path.exists()]
+
+
+def _public_files(layout: Layout, folder: Path) -> Iterator[FoundKey]:
+    yield from keys_in(folder)
+    if folder == layout.server_folder:
+        for inner in (ENROLLED_FOLDER, INVITES_FOLDER):
+            yield from keys_in(folder / inner)

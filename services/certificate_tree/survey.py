@@ -9,9 +9,10 @@ from pathlib import Path
 from certificate_tree.layout import Identity, Layout
 from secure_zmq.certificates import ENROLLED_FOLDER, TRUST_FOLDER
 from secure_zmq.errors import TwinhostError
-from secure_zmq.key_folders import REVOKED_FOLDER
+from secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER
 from secure_zmq.key_writer import revoked_file_name
 from secure_zmq.keys import (
+    MAX_KEY_FILE_BYTES,
     PUBLIC_SUFFIX,
     SECRET_SUFFIX,
     Certificate,
@@ -21,6 +22,7 @@ from secure_zmq.keys import (
 )
 
 REQUESTS_FOLDER = "requests"  # public keys that somebody has yet to accept
+_VOUCHING = re.compile(r"(SHA256:[A-Za-z0-9+/]{43}) (SHA256:[A-Za-z0-9+/]{43})\n")
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -91,6 +93,25 @@ def revoked_folders(layout: Layout) -> list[Path]:
     own = own_folders(layout)
     written = [folder / name for folder in own for name in (ENROLLED_FOLDER, TRUST_FOLDER)]
     return [folder / REVOKED_FOLDER for folder in (*own, *(folder for folder in written if folder.is_dir()))]
+
+
+def vouchers(layout: Layout) -> dict[str, str]:
+    """Return which key or invitation each key was authorised by; both by fingerprint.
+
+    There is none of keys that a person authorised, or that were authorised before this was recorded.
+    """
+    enrolled = enrolled_folder(layout)
+    records = [read_vouching(path) for path in sorted((enrolled / VOUCHED_FOLDER).glob("*.key"))] if enrolled else []
+    return dict(record for record in records if record is not None)
+
+
+def read_vouching(path: Path) -> tuple[str, str] | None:
+    """Return a key and what vouched for it, as a file in `vouched/` records it; None where it can't be believed."""
+    try:
+        match = _VOUCHING.fullmatch(path.read_bytes()[:MAX_KEY_FILE_BYTES].decode("ascii", "replace"))
+        return (match[1], match[2]) if match and path.name == revoked_file_name(match[1]) else None
+    except (OSError, TwinhostError):
+        return None
 
 
 def live_keys(layout: Layout, name: str) -> list[Certificate]:

@@ -21,6 +21,7 @@ from certificate_tree.verify_files import (
     another_owner,
     folder_of_keys,
     folder_of_revocations,
+    folder_of_vouchers,
     mode_and_owner,
     told_here,
 )
@@ -28,7 +29,7 @@ from certificate_tree.verify_remarks import remarks_on
 from durable_store.restoring import RESTORING
 from secure_zmq.certificates import ENROLLED_FOLDER, NEXT_SECRET_SUFFIX, TRUST_FOLDER
 from secure_zmq.errors import TwinhostError
-from secure_zmq.key_folders import INVITES_FOLDER, NEXT_SUFFIX, REVOKED_FOLDER
+from secure_zmq.key_folders import INVITES_FOLDER, NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
 from secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate, load_key_pair
 
 
@@ -166,9 +167,10 @@ def _inner_folder(server_folder: Path | None, path: Path) -> list[str] | None:
     if at_server and path.name in (INVITES_FOLDER, REQUESTS_FOLDER):
         return folder_of_keys(path)[0]
     if path.name == (ENROLLED_FOLDER if at_server else TRUST_FOLDER):
-        revoked = path / REVOKED_FOLDER
+        revoked, vouched = path / REVOKED_FOLDER, path / VOUCHED_FOLDER
         problems, _ = folder_of_keys(path, ignore_drafts=True)
-        return problems + (folder_of_revocations(revoked) if revoked.is_dir() else [])
+        problems += folder_of_revocations(revoked) if revoked.is_dir() else []
+        return problems + (folder_of_vouchers(vouched) if vouched.is_dir() else [])
     return None
 
 

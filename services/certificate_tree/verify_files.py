@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from certificate_tree.layout import described
-from certificate_tree.survey import SHA256_HEX
+from certificate_tree.survey import SHA256_HEX, read_vouching
 from secure_zmq.errors import TwinhostError
 from secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, load_certificate
 
@@ -61,6 +61,18 @@ def folder_of_revocations(folder: Path) -> list[str]:
             problems += mode_and_owner(path)
         else:
             problems.append(f"{path} revokes nothing, since its name is no SHA-256 in hex; move it away")
+    return problems
+
+
+def folder_of_vouchers(folder: Path) -> list[str]:
+    """Look at the records of which key authorised which; a revocation follows only those that can be believed."""
+    problems = mode_and_owner(folder)
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith(".draft"):
+            continue
+        problems += mode_and_owner(path)
+        if read_vouching(path) is None:
+            problems.append(f"{path} does not say which key authorised the one of its name; move it away")
     return problems
 
 

@@ -11,7 +11,7 @@ from certificate_tree.record import RECORD_FILE, DistributionRecord
 from certificate_tree.survey import joined_folders
 from host_archive.members import KEY_FILE, KEYS, RECORDS
 from secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch, TwinhostError
-from secure_zmq.key_folders import REVOKED_FOLDER
+from secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER
 from secure_zmq.keys import MAX_KEY_FILE_BYTES, SECRET_SUFFIX, KeyPair, load_certificate, load_key_pair
 
 _LOOKS = 20  # at the keys, until two in a row saw the same: the agent writes some of them and knows no lock
@@ -71,7 +71,7 @@ def check_keys(layout: Layout, names: Iterable[str]) -> KeyPair:
                 raise ConfigurationError(f"{name} is a secret of {pair.certificate.owner.host}, which belongs there")
             if place is not None and path == layout.secret_file(place):
                 server = pair
-        elif path.parent.name != REVOKED_FOLDER:
+        elif path.parent.name not in (REVOKED_FOLDER, VOUCHED_FOLDER):
             load_certificate(path)
     if place is None or server is None:
         raise KeyFileMissing(f"the secret of {SERVER} is missing, without which mainpc's clients have nobody to ask")
@@ -138,7 +138,7 @@ def _add(layout: Layout, path: Path, found: KeyFiles) -> None:
         if host != layout.server_host:
             found.left_out.append(f"{path} is left out: it is a secret of {host}, which belongs there alone")
             return
-    elif path.parent.name != REVOKED_FOLDER:
+    elif path.parent.name not in (REVOKED_FOLDER, VOUCHED_FOLDER):
         try:
             load_certificate(path)
         except KeyFileMissing:

@@ -32,7 +32,7 @@ _AUDIT = re.compile(rf"{STATE}/{AUDIT_FOLDER}/{FILE_NAME}")
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 KEY_FILE = re.compile(
     rf"{KEYS}/(?P<folder>{_NAME})/"
-    r"(?:(?:(?:enrolled|trust)/)?revoked/[0-9a-f]{64}\.key"
+    r"(?:(?:(?:(?:enrolled|trust)/)?revoked|enrolled/vouched)/[0-9a-f]{64}\.key"
     rf"|(?:(?:enrolled|trust|invites|requests)/)?{_NAME}\.key"
     rf"|{_NAME}\.key_secret)"
 )

@@ -43,7 +43,9 @@ class Membership:
         settings, limits = foundation.settings, foundation.settings.config.limits
         mainpc_agent = settings.config.agent(MAINPC_AGENT)
         mainpc, feed = foundation.keys.address_of(mainpc_agent), foundation.keys.feed_address_of(mainpc_agent)
-        trust = TrustFolder(settings.certificates.folder / TRUST_FOLDER) if settings.certificates else None
+        trust = None
+        if settings.certificates is not None:
+            trust = TrustFolder(settings.certificates.folder / TRUST_FOLDER, foundation.keys.peers.reload)
         self.outbox = Outbox(foundation.database, settings.agent.name)
         link = MainpcLink(
             mainpc,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from certificate_tree.acknowledgement import Follower
 from operator_cli.documents import Peer, Peers, seconds_between
 from secure_zmq.callers import INVITATION_ROLE
 from secure_zmq.validity import DAY_S
@@ -81,6 +82,40 @@ def merge(reports: Sequence[KeyReport]) -> list[Key]:
         if key.invitation:  # mainpc's alone
             key.standing = {host: standing for host, standing in key.standing.items() if standing != NOT_LISTED}
     return sorted(keys.values(), key=lambda key: (key.peer.name, key.peer.fingerprint))
+
+
+@dataclass(frozen=True, slots=True)
+class Unacknowledged:
+    """An agent that may accept keys which mainpc has revoked; `revoked` is None where it is not known which."""
+
+    agent: str
+    host: str
+    revoked: tuple[str, ...] | None
+
+    def as_document(self) -> dict[str, Any]:
+        """Return it for programs."""
+        revoked = None if self.revoked is None else list(self.revoked)
+        return {"agent": self.agent, "host": self.host, "revoked": revoked}
+
+
+def unacknowledged(
+    mainpc: KeyReport, others: Mapping[str, KeyReport], following: Sequence[Follower], revision: str
+) -> list[Unacknowledged]:
+    """Return who has not acknowledged every revocation.
+
+    Args:
+        mainpc: what mainpc's agent said.
+        others: what others said, by the agent's name: these say themselves what they have as revoked.
+        following: who follows mainpc's list; of those that were not asked, their last heartbeat told the revision.
+        revision: of mainpc's list.
+    """
+    found = []
+    for name, report in others.items():
+        missing = sorted(set(mainpc.peers.revoked) - set(report.peers.revoked))
+        if missing:
+            found.append(Unacknowledged(name, report.host, tuple(missing)))
+    behind = [one for one in following if one.name not in others and one.follows != revision]
+    return [*found, *(Unacknowledged(one.name, one.host, None) for one in behind)]
 
 
 def told_standing(standing: Mapping[str, str]) -> Iterable[str]:

@@ -1,20 +1,22 @@
 """`keys list`: every key that either agent knows, how long it is good, and who uses it now."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from certificate_tree.acknowledgement import followers
 from operator_cli import output
 from operator_cli.arguments import DEADLINE_S, AsJson
 from operator_cli.connect import Settings, load_settings
 from operator_cli.documents import Peers, Pong, days, duration, read
 from operator_cli.failures import Failure
-from operator_cli.keyring import LIVE, Key, KeyReport, merge, told_standing
+from operator_cli.keyring import LIVE, Key, KeyReport, Unacknowledged, merge, told_standing, unacknowledged
 from operator_cli.polling import ask_every_agent
 from secure_zmq.client import Client
+from secure_zmq.errors import TwinhostError
 from secure_zmq.validity import DAY_S, WARN_BEFORE_S
 
 keys = typer.Typer(help="The keys that the agents know; certs-init changes them.", no_args_is_help=True)
@@ -34,27 +36,52 @@ def list_keys(as_json: AsJson = False) -> int:
     Exit status 1 if an agent can't be asked, so that the list may lack something.
     """
     settings = load_settings()
-    reports, failures = _ask(settings) if settings.secure else ([], [_NO_KEYS])
-    listed = merge(reports)
+    by_agent, failures = _ask(settings) if settings.secure else ({}, [_NO_KEYS])
+    reports, listed = list(by_agent.values()), merge(list(by_agent.values()))
+    behind = _unacknowledged(settings, by_agent, failures)
     if as_json:
-        output.show_value(_document(listed, reports, failures), as_json=True)
+        output.show_value(_document(listed, reports, behind, failures), as_json=True)
     elif reports:
-        output.show(*_view(listed, reports))
+        output.show(*_view(listed, reports, behind))
     for failure in failures:
         output.say("warning", output.WARN, f"[{failure.code}]: {failure.sentence}")
     return 1 if failures else 0
 
 
-def _ask(settings: Settings) -> tuple[list[KeyReport], list[Failure]]:
+def _ask(settings: Settings) -> tuple[dict[str, KeyReport], list[Failure]]:
     def question(client: Client) -> tuple[Peers, str]:
         return read(client.call("get_peers", deadline_s=DEADLINE_S), Peers), read(client.call("ping"), Pong).timestamp
 
     answers = ask_every_agent(settings, question)
-    reports = [KeyReport(answer.agent.host.name, *answer.value) for answer in answers if answer.value]
+    reports = {one.agent.name: KeyReport(one.agent.host.name, *one.value) for one in answers if one.value}
     return reports, [answer.failure for answer in answers if answer.failure]
 
 
-def _document(listed: Sequence[Key], reports: Sequence[KeyReport], failures: Sequence[Failure]) -> dict[str, Any]:
+def _unacknowledged(
+    settings: Settings, by_agent: Mapping[str, KeyReport], failures: list[Failure]
+) -> list[Unacknowledged]:
+    """Return who has not acknowledged a revocation; where mainpc can't be asked, a failure says so."""
+    registry = settings.registry_agent
+    mainpc = by_agent.get(registry.name)
+    if mainpc is None or not mainpc.peers.revoked:
+        return []
+    others = {name: report for name, report in by_agent.items() if name != registry.name}
+    try:
+        with settings.client(registry) as client:
+            trust = client.call("get_trust", deadline_s=DEADLINE_S)
+            agents = client.call("get_registered_agents", deadline_s=DEADLINE_S)["agents"]
+        return unacknowledged(mainpc, others, followers(trust, agents, settings.config), trust["revision"])
+    except TwinhostError as error:
+        failures.append(Failure.of(error).about(registry.name))
+        return unacknowledged(mainpc, others, [], "")
+
+
+def _document(
+    listed: Sequence[Key],
+    reports: Sequence[KeyReport],
+    behind: Sequence[Unacknowledged],
+    failures: Sequence[Failure],
+) -> dict[str, Any]:
     verdict: dict[str, Any] = {"status": "ok"}
     if failures:
         verdict = Failure(failures[0].code, "; ".join(failure.sentence for failure in failures)).as_reply()
@@ -63,10 +90,13 @@ def _document(listed: Sequence[Key], reports: Sequence[KeyReport], failures: Seq
         "keys": [key.as_document() for key in listed if not key.invitation],
         "invitations": [key.as_document() for key in listed if key.invitation],
         "revoked": {report.host: list(report.peers.revoked) for report in reports},
+        "unacknowledged": [one.as_document() for one in behind],
     }
 
 
-def _view(listed: Sequence[Key], reports: Sequence[KeyReport]) -> list[RenderableType]:
+def _view(
+    listed: Sequence[Key], reports: Sequence[KeyReport], behind: Sequence[Unacknowledged]
+) -> list[RenderableType]:
     keys_rows = [_row(key) for key in listed if not key.invitation]
     invitations = [_invitation_row(key) for key in listed if key.invitation]
     columns = ("name", "host", "role", "age", "left", "sessions", "last seen", "standing")
@@ -76,6 +106,10 @@ def _view(listed: Sequence[Key], reports: Sequence[KeyReport]) -> list[Renderabl
         parts.append(output.table(title, ("for", "host", "left", "one-time key"), invitations, whole=("one-time key",)))
     revoked = {fingerprint for report in reports for fingerprint in report.peers.revoked}
     parts.append(output.words("Revoked for ever:", str(len(revoked)), "keys" if len(revoked) != 1 else "key"))
+    for one in behind:
+        which = "the newest" if one.revoked is None else f"{len(one.revoked)} of them"
+        sentence = f"Not acknowledged on {one.host} by {one.agent}: {which}; it may accept what mainpc has revoked"
+        parts.append(output.styled(sentence, output.BAD))
     return parts
 
 

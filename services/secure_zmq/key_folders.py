@@ -18,6 +18,7 @@ from secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, PublicKey, loa
 NEXT_SUFFIX = f".next{PUBLIC_SUFFIX}"
 REVOKED_FOLDER = "revoked"
 INVITES_FOLDER = "invites"
+VOUCHED_FOLDER = "vouched"  # a file for each key that mainpc authorised by itself: by which key or invitation
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,8 +53,8 @@ def read_folders(folders: Sequence[Path], known_revoked: frozenset[str] = frozen
     revoked = found | known_revoked
     for fingerprint in sorted(revoked - found):
         rejected.append(
-            f"the file that revokes {fingerprint} is gone; until this agent ends the key is kept out all the same: "
-            f"run certs-init revoke {fingerprint}"
+            f"no file here revokes {fingerprint} (it was removed, or the volume is full); this agent refuses the key "
+            f"until it is restarted: free space on the volume, and on mainpc run certs-init revoke {fingerprint}"
         )
     current: dict[str, Certificate] = {}
     following: dict[str, Certificate] = {}

@@ -45,6 +45,27 @@ def write_revoked_fingerprint(fingerprint: str, folder: Path) -> bool:
     return not path.exists() and _write_new(path, f"#   twinhost revoked key\n#   {fingerprint}\n", 0o644)
 
 
+def move_to_revoked(path: Path, fingerprint: str, folder: Path) -> None:
+    """Turn a public key file into the file that revokes its key: one rename, which needs no space for a file.
+
+    Where that fails, the folder being full too, the public key file is removed all the same.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path.replace(folder / revoked_file_name(fingerprint))
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    for changed in (folder, path.parent):
+        _fsync_directory(changed)
+
+
+def write_vouching(fingerprint: str, voucher: str, folder: Path) -> None:
+    """Record in `folder`, which is made where it is missing, which key or invitation authorised a key."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _replace(folder / revoked_file_name(fingerprint), f"{fingerprint} {voucher}\n", 0o644)
+
+
 def revoked_file_name(fingerprint: str) -> str:
     """Return the name of the file that keeps a key out: its SHA-256 in hex.
 

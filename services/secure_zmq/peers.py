@@ -179,11 +179,15 @@ class AuthorizedPeers:
                 return Caller(peer.name, peer.host, peer.roles, peer.fingerprint)
         return None
 
-    def reload(self) -> ReloadReport:
-        """Read the folders, swap the list in one step, and say what changed."""
+    def reload(self, revoked: frozenset[str] = frozenset()) -> ReloadReport:
+        """Read the folders, swap the list in one step, and say what changed.
+
+        Keys in `revoked` are refused from now until this process ends, whether or not a file revokes them. When it
+        returns, every listener has been called.
+        """
         with self._lock:
             before = self._snapshot
-            contents = read_folders(self._folders, before.contents.revoked)
+            contents = read_folders(self._folders, before.contents.revoked | revoked)
             peers = self._take_in(contents)
             report = ReloadReport(
                 authorized=self.all(),

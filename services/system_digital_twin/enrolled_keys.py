@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from secure_zmq.errors import StoreUnavailable
-from secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
-from secure_zmq.key_writer import replace_certificate, sweep_drafts, write_revocation
-from secure_zmq.keys import PUBLIC_SUFFIX, Certificate
+from secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
+from secure_zmq.key_writer import replace_certificate, sweep_drafts, write_revocation, write_vouching
+from secure_zmq.keys import PUBLIC_SUFFIX, Certificate, PublicKey
 
 
 class EnrolledKeys:
@@ -16,7 +16,7 @@ class EnrolledKeys:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         with contextlib.suppress(OSError):  # `fault` tells of a folder that can't be written
-            for each in (folder, folder / REVOKED_FOLDER):
+            for each in (folder, folder / REVOKED_FOLDER, folder / VOUCHED_FOLDER):
                 sweep_drafts(each)
 
     @property
@@ -25,16 +25,18 @@ class EnrolledKeys:
         writable = self._folder.is_dir() and os.access(self._folder, os.W_OK | os.X_OK)
         return None if writable else f"{self._folder} can't be written, so nobody can enrol; run certs-init"
 
-    def put(self, certificate: Certificate) -> None:
-        """Authorise a key as the current one of its owner.
+    def put(self, certificate: Certificate, voucher: PublicKey) -> None:
+        """Authorise a key as the current one of its owner, and record the invitation that it came by.
 
         Raises:
             StoreUnavailable: the folder can't be written.
         """
+        self._vouch(certificate, voucher)
         self._replace(certificate, PUBLIC_SUFFIX)
 
-    def put_next(self, certificate: Certificate) -> None:
-        """Authorise a key beside the current one of its owner."""
+    def put_next(self, certificate: Certificate, voucher: PublicKey) -> None:
+        """Authorise a key beside the current one of its owner, which vouched for it, and record that."""
+        self._vouch(certificate, voucher)
         self._replace(certificate, NEXT_SUFFIX)
 
     def promote(self, certificate: Certificate) -> None:
@@ -49,6 +51,12 @@ class EnrolledKeys:
         """Keep a key out for ever."""
         try:
             write_revocation(certificate, self._folder / REVOKED_FOLDER)
+        except OSError as error:
+            raise self._told(error) from None
+
+    def _vouch(self, certificate: Certificate, voucher: PublicKey) -> None:
+        try:
+            write_vouching(certificate.public.fingerprint, voucher.fingerprint, self._folder / VOUCHED_FOLDER)
         except OSError as error:
             raise self._told(error) from None
 

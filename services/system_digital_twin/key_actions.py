@@ -169,9 +169,9 @@ class KeyActions:
             if known := self._peers.keys_of(name):  # it came another way since the proposal
                 self._peers.dismiss_candidate(certificate.public)
                 self._refuse_second_key(voucher, known[0])
-            self._enrolled.put(certificate)
+            self._enrolled.put(certificate, voucher.public)
         elif self._is_good(voucher, self._listed(name)):
-            self._enrolled.put_next(certificate)
+            self._enrolled.put_next(certificate, voucher.public)
         else:
             self._refuse_over(voucher, certificate)
         self._peers.reload()

@@ -9,12 +9,14 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.containers.kept import kept
+from secure_zmq.key_writer import render_certificate
+from tests.containers.kept import Kept, kept
 from tests.containers.stack import Stack
 from tests.faults.house import HOSTS, House
 from tests.faults.ledger_clients import DEADLINE_S, LedgerClients
 from tests.faults.seen import ROWS
 from tests.faults.small_volumes import OVERRIDE, NoLoopDevice, ext4_volumes, fill, give_back, tmpfs_volumes
+from tests.identities import new_pair
 from tests.waiting import wait_until
 
 HEALTHY_AFTER_FULL_S = 30.0  # the promise
@@ -43,6 +45,17 @@ def kind(house: House, host: str, folder: str) -> str:
     """Return what the file system of a folder is called."""
     done = house.stack.execute(host, "stat", "--file-system", "--format", "%T", folder)
     return "ext4, on a loop device" if done.out.startswith("ext") else done.out.strip()
+
+
+def put_key(tree: Kept, name: str) -> str:
+    """Authorise a fresh key on mainpc and wait until pc2 has it too; return its fingerprint."""
+    pair = new_pair(name, "pc3")
+    place = f"/certificates/mainpc/enrolled/{name}"
+    put = tree.shell(f"cat > {place}.draft && mv {place}.draft {place}.key", render_certificate(pair.certificate))
+    assert put.status == 0, put.err
+    known = f"test -e /certificates/pc2/trust/{name}.key"
+    wait_until(lambda: tree.shell(known).status == 0, DEADLINE_S, "pc2 knows the key")
+    return pair.public.fingerprint
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -77,6 +90,7 @@ def test_an_agents_volume_is_full(small: House, tmp_path: Path, chance: random.R
 def test_the_volume_of_the_keys_is_full(small: House, tmp_path: Path) -> None:
     """Nobody who writes notices; a change of keys is refused with one sentence, and made once there is space."""
     with kept(small.stack, "certs-init") as tree:
+        spare = put_key(tree, "spare")
         invite = ("invite", "newcomer", "--host", "pc3", "--role", "agent")
 
         def fill_it(clients: LedgerClients) -> None:
@@ -87,11 +101,17 @@ def test_the_volume_of_the_keys_is_full(small: House, tmp_path: Path) -> None:
                 assert (refused.status, refused.out) == (1, "")
                 assert "No space left on device" in refused.err
                 assert len(refused.err.strip().splitlines()) == 1
+                revoked = tree.run("revoke", "spare")
+                assert (revoked.status, f"revoked: {spare}" in revoked.out) == (1, True)
+                assert f"so {spare} is not revoked there; free space" in revoked.err
+                assert tree.shell("ls /certificates/*/spare.key /certificates/*/*/spare.key").out == ""
             finally:
                 give_back(small.stack, "mainpc", "/certificates/enrolled")
 
         remark = kind(small, "mainpc", "/certificates")
         small.withstands("full disk: the keys", fill_it, tmp_path, within_s=HEALTHY_AFTER_FULL_S, remark=remark)
+        again = tree.run("revoke", "spare")
+        assert again.status == 0, again.out + again.err
         invited = tree.run(*invite)
         assert invited.status == 0, invited.err
         verified = tree.run("verify")

@@ -9,6 +9,7 @@ import pytest
 
 from secure_zmq.client import Client
 from secure_zmq.errors import NotAuthorized, PeerNotLive, TwinhostError
+from secure_zmq.key_folders import read_folders
 from secure_zmq.key_writer import replace_certificate, write_revocation
 from secure_zmq.keys import KeyPair
 from secure_zmq.server_address import SecuredAddress
@@ -129,3 +130,31 @@ def test_a_revocation_outlives_both_agents(hosts: Hosts, tmp_path: Path) -> None
     assert not gets_in(hosts, UMRA, third)
     hosts.start(SDT).wait_until_serving()
     assert not gets_in(hosts, SDT, third)
+
+
+def test_a_full_disk_on_pc2_keeps_no_revoked_key_alive(hosts: Hosts) -> None:
+    """It refuses the key from memory, its health says so, and what revokes the key is written once there is space."""
+    third = new_pair("third", "laptop")
+    _, pc2 = hosts.processes
+    replace_certificate(third.certificate, hosts.keys / "pc2" / "third.key")
+    wait_until(lambda: gets_in(hosts, UMRA, third), PATIENCE_S, "pc2 knows the key")
+    pc2.forbid_files_to_grow()
+    write_revocation(third.certificate, hosts.keys / "mainpc" / "revoked")
+    with Client(address(hosts, UMRA, third)) as client:
+        wait_until(lambda: is_refused(client), PATIENCE_S, "pc2 refuses the key")
+    sentence = f"no file here revokes {third.public.fingerprint} "
+    wait_until(lambda: sentence in str(pc2.health()["warnings"]), PATIENCE_S, "health says so")
+    pc2.allow_files_to_grow()
+    wait_until(lambda: sentence not in str(pc2.health()["warnings"]), PATIENCE_S, "it is written")
+    assert third.public.fingerprint in read_folders([hosts.keys / "pc2" / "trust"]).revoked
+    pc2.kill()
+    hosts.start(UMRA).wait_until_serving()
+    assert not gets_in(hosts, UMRA, third)
+
+
+def is_refused(client: Client) -> bool:
+    try:
+        client.call("ping")
+    except (PeerNotLive, NotAuthorized):
+        return True
+    return False

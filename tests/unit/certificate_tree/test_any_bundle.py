@@ -64,7 +64,7 @@ def test_any_trust_document_is_followed_or_refused_whole(
 ) -> None:
     """Where it is refused for what is in it nothing is changed; whatever is put in place is what it says."""
     folder = tmp_path_factory.mktemp("trust") / "trust"
-    trust = TrustFolder(folder)
+    trust = TrustFolder(folder, lambda _: None)
     try:
         trust.apply(TrustDocument("r", current, following, revoked))
     except MalformedRequest:

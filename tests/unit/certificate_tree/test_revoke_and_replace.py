@@ -1,4 +1,4 @@
-"""Revoking: the markers come first, the public files go, and there is no way back but a new key."""
+"""Revoking: a public file becomes what revokes its key, mainpc's first; there is no way back but a new key."""
 
 import shutil
 from pathlib import Path
@@ -10,10 +10,16 @@ from secure_zmq.key_folders import read_folders
 from secure_zmq.key_writer import render_certificate, replace_certificate, revoked_file_name, write_key_pair
 from secure_zmq.keys import load_certificate, load_key_pair
 from tests.identities import new_pair
+from tests.loopback.agent_processes import SmallVolume
 from tests.unit.certificate_tree.trees import BOTH_HOSTS, certs_init, dies_at, files, tree_layout
 
 UMRA = "UnifiedMemoryReasoningAgent"
+pytestmark = pytest.mark.usefixtures("nothing_listens")
 FOLDERS = ("mainpc", "pc2", "operator")
+NOTHING_RUNS = [
+    f"{host}: {agent} does not run; the revocation is in its folder here and holds from its next start"
+    for host, agent in (("mainpc", "SystemDigitalTwin"), ("pc2", UMRA))
+]
 
 
 @pytest.fixture
@@ -40,7 +46,8 @@ def test_a_revoked_key_is_kept_out_everywhere(tree: Path) -> None:
     key = load_certificate(tree / "pc2/client.key").public.fingerprint
     ran = certs_init(tree, "revoke", UMRA)
     assert (ran.status, ran.lines[0]) == (0, f"revoked: {key} {UMRA} on pc2 (agent)")
-    assert ran.lines[1:] == [f"removed: {tree}/{folder}/client.key" for folder in FOLDERS]
+    assert ran.lines[1:4] == [f"removed: {tree}/{folder}/client.key" for folder in FOLDERS]
+    assert ran.lines[4:] == NOTHING_RUNS
     assert kept_out(tree, key) == list(FOLDERS)
     assert let_in(tree) == {"SystemDigitalTwin", "operator"}
     assert list(tree.rglob("client.key")) == []
@@ -48,8 +55,8 @@ def test_a_revoked_key_is_kept_out_everywhere(tree: Path) -> None:
     assert f"certs-init replace {UMRA}" in ran.err
 
 
-def test_the_markers_come_before_anything_else(tree: Path) -> None:
-    """Wherever a kill comes, whatever public file is gone is kept out as well, by mainpc first of all."""
+def test_mainpc_refuses_it_before_any_file_goes(tree: Path) -> None:
+    """Wherever a kill comes, a folder has the public file or what revokes the key, and mainpc's is the first to."""
     key, step, alive = load_certificate(tree / "pc2/client.key").public.fingerprint, 1, False
     while not alive:
         root = tree.parent / str(step)
@@ -57,12 +64,51 @@ def test_the_markers_come_before_anything_else(tree: Path) -> None:
         alive = not dies_at(step, revoke, tree_layout(root), UMRA)
         out = kept_out(root, key)
         assert out == list(FOLDERS)[: len(out)] or out in (["mainpc", "operator"], ["mainpc", "operator", "pc2"])
-        assert len(list(root.rglob("client.key"))) == 3 or out == list(FOLDERS)
-        assert certs_init(root, "revoke", UMRA).status == 0
+        assert [folder for folder in FOLDERS if (root / folder / "client.key").exists()] == [
+            folder for folder in FOLDERS if folder not in out
+        ]
+        revoke(tree_layout(root), UMRA)
         assert (kept_out(root, key), list(root.rglob("client.key"))) == (list(FOLDERS), [])
         assert certs_init(root, "verify").status == 0
         step += 1
-    assert step > 10
+    assert step > 6
+
+
+def test_a_full_volume_keeps_no_revoked_key_alive(tmp_path: Path) -> None:
+    """The public files go all the same; what could not be written is named, and written by the next run."""
+    root, pair = tmp_path / "tree", new_pair("Sensor", "pc3")
+    root.mkdir()
+    with SmallVolume(root) as volume:
+        certs_init(root)
+        replace_certificate(pair.certificate, root / "mainpc/enrolled/Sensor.key")
+        volume.fill()
+        ran = certs_init(root, "revoke", "Sensor")
+        assert (ran.status, "Sensor" in let_in(root)) == (1, False)
+        assert kept_out(root, pair.public.fingerprint) == ["mainpc"]
+        assert ran.lines[:2] == [
+            f"revoked: {pair.public.fingerprint} Sensor on pc3 (agent)",
+            f"removed: {root}/mainpc/enrolled/Sensor.key",
+        ]
+        sentence = (
+            f"certs-init: {root}/pc2/revoked can't be written (No space left on device), so {pair.public.fingerprint} "
+            f"is not revoked there; free space on the volume, and run: certs-init revoke {pair.public.fingerprint}"
+        )
+        assert sentence in ran.err.splitlines()
+        volume.empty()
+        assert certs_init(root, "revoke", pair.public.fingerprint).status == 0
+        assert kept_out(root, pair.public.fingerprint) == list(FOLDERS)
+
+
+def test_a_fingerprint_alone_is_not_revoked_on_a_full_volume(tmp_path: Path) -> None:
+    """Nothing says that it is, and the exit status and a sentence say that it is not."""
+    root, key = tmp_path / "tree", new_pair().public.fingerprint
+    root.mkdir()
+    with SmallVolume(root) as volume:
+        certs_init(root)
+        volume.fill()
+        ran = certs_init(root, "revoke", key)
+        assert (ran.status, ran.out) == (1, "")
+        assert ran.err.count(f"so {key} is not revoked there") == len(FOLDERS)
 
 
 def test_a_second_time_it_says_so(tree: Path) -> None:
@@ -71,7 +117,8 @@ def test_a_second_time_it_says_so(tree: Path) -> None:
     before = files(tree)
     ran = certs_init(tree, "revoke", UMRA)
     assert (ran.status, files(tree)) == (0, before)
-    assert [line.startswith("revoked before: SHA256:") for line in ran.lines] == [True]
+    assert ran.lines[0].startswith("revoked before: SHA256:")
+    assert ran.lines[1:] == NOTHING_RUNS
 
 
 def test_a_key_of_another_machine_is_revoked_by_name_a_second_time_too(tmp_path: Path) -> None:
@@ -81,7 +128,11 @@ def test_a_key_of_another_machine_is_revoked_by_name_a_second_time_too(tmp_path:
     certs_init(root, "trust", "-", host="mainpc", stdin=render_certificate(pair.certificate).encode())
     first, second = (certs_init(root, "revoke", UMRA, host="mainpc") for _ in range(2))
     assert (first.status, second.status) == (0, 0)
-    assert second.out == f"revoked before: {pair.public.fingerprint} {UMRA} on pc2 (agent)\n"
+    assert second.lines[:2] == [f"revoked before: {pair.public.fingerprint} {UMRA} on pc2 (agent)", NOTHING_RUNS[0]]
+    assert second.lines[2:] == [
+        f"pc2: {UMRA} has no key any more, so mainpc can't notify it, and it may accept the key itself; stop it, or "
+        "give it a new key"
+    ]
 
 
 def test_by_fingerprint(tree: Path) -> None:
@@ -96,7 +147,7 @@ def test_a_fingerprint_that_nobody_here_has_is_kept_out_and_told_as_such(tree: P
     """A key that was removed long ago, or comes later."""
     key = new_pair().public.fingerprint
     ran = certs_init(tree, "revoke", key)
-    assert (ran.status, ran.out) == (0, f"revoked: {key}, which nobody here is known by\n")
+    assert (ran.status, ran.out) == (0, "\n".join([f"revoked: {key} of nobody known here", *NOTHING_RUNS, ""]))
     assert kept_out(tree, key) == list(FOLDERS)
     assert "revoked before" in certs_init(tree, "revoke", key).out
     assert certs_init(tree, "verify").status == 0

@@ -33,7 +33,7 @@ def linked(hosts: Hosts, folder: Path) -> Iterator[MainpcLink]:
     """Run pc2's link for the length of the block, with a folder that follows."""
     keys = load_certificates(hosts.folder(UMRA))
     server = SecuredAddress(hosts.config.agent(SDT).endpoint, keys.own_keys, keys.public_key())
-    link = MainpcLink(server, hosts.config.agent(UMRA), HEARTBEAT_S, 65_536, TrustFolder(folder))
+    link = MainpcLink(server, hosts.config.agent(UMRA), HEARTBEAT_S, 65_536, TrustFolder(folder, lambda _: None))
     link.start()
     try:
         yield link
@@ -91,7 +91,7 @@ def turns(hosts: Hosts, folder: Path, mainpc: LyingMainpc, times: int) -> tuple[
     """Let a link take turns by hand; return it, and how long it would wait now."""
     keys = load_certificates(hosts.folder(UMRA))
     server = SecuredAddress(hosts.config.agent(SDT).endpoint, keys.own_keys, keys.public_key())
-    link = MainpcLink(server, hosts.config.agent(UMRA), HEARTBEAT_S, 65_536, TrustFolder(folder))
+    link = MainpcLink(server, hosts.config.agent(UMRA), HEARTBEAT_S, 65_536, TrustFolder(folder, lambda _: None))
     wait_s = 0.0
     for _ in range(times):
         wait_s = link._turn(cast(Client, mainpc))

@@ -21,7 +21,7 @@ from secure_zmq.actions import Action
 from secure_zmq.authenticator import Authenticator
 from secure_zmq.bound_socket import ServerSocket
 from secure_zmq.callers import Caller
-from secure_zmq.certificates import load_certificates
+from secure_zmq.certificates import ENROLLED_FOLDER, load_certificates
 from secure_zmq.client import Client
 from secure_zmq.dispatch import Dispatcher
 from secure_zmq.errors import NotFound
@@ -41,7 +41,9 @@ from secure_zmq.sockets import (
 from secure_zmq.validity import UNLIMITED, Validity
 from secure_zmq.wire import Reply, Request
 from system_digital_twin.audit_actions import audit_actions
+from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.handlers import Handlers
+from system_digital_twin.key_actions import KeyActions
 from system_digital_twin.registry import MIGRATION, Registry
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
@@ -145,7 +147,13 @@ class LoopbackAgent:
             return [Action(Ping, pong)]
         assert self.audit is not None
         handlers = Handlers(Registry(self._database, ttl_s=15), self.peers.public_key_of)
-        return [*handlers.actions(), *audit_actions(self.audit, "success")]
+        return [*handlers.actions(), *audit_actions(self.audit, "success"), *self._key_actions(self.audit)]
+
+    def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:
+        if self._keys is None:
+            return []
+        record = lambda event, **fields: audit.record(Event(event), **fields)  # noqa: E731
+        return KeyActions(self.peers, EnrolledKeys(self._keys / ENROLLED_FOLDER), record, "success", 365).actions()
 
     def _on_tick(self) -> None:
         if self.audit is not None:

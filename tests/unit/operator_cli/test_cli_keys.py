@@ -7,13 +7,17 @@ import time
 import pytest
 
 from operator_cli import keys
+from secure_zmq.client import Client
 from secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
 from secure_zmq.key_writer import write_certificate, write_revocation
 from secure_zmq.keys import KeyOwner, KeyPair
+from secure_zmq.server_address import SecuredAddress
 from secure_zmq.validity import DAY_S, Validity
 from tests.identities import new_pair
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli, run_on_terminal
+
+REGISTRATION = {"agent_id": "third", "agent_type": "agent", "host": "192.0.2.30", "port": 7330}
 
 
 @pytest.fixture
@@ -107,9 +111,43 @@ def test_a_revocation_that_one_host_has_not_heard_of_shows(hosts: TwoHosts, cli:
     (pc2,) = (key for key in document["keys"] if key["name"] == UMRA)
     assert pc2["standing"] == {"mainpc": "revoked", "pc2": "live"}
     assert document["revoked"] == {"mainpc": [hosts.fingerprints[UMRA]], "pc2": []}
+    assert document["unacknowledged"] == [{"agent": UMRA, "host": "pc2", "revoked": [hosts.fingerprints[UMRA]]}]
     shown = cli(hosts, "keys", "list").out
     assert "revoked" in shown
-    assert shown.endswith("Revoked for ever: 1 key\n")
+    assert "Revoked for ever: 1 key\n" in shown
+    assert " ".join(shown.split()).endswith(
+        f"Not acknowledged on pc2 by {UMRA}: 1 of them; it may accept what mainpc has revoked"
+    )
+
+
+def test_an_acknowledged_revocation_is_no_warning(hosts: TwoHosts, cli: Cli) -> None:
+    """Both have it."""
+    gone = new_pair("gone")
+    for stem, agent in (("server", hosts.mainpc), ("client", hosts.pc2)):
+        write_revocation(gone.certificate, hosts.folders[stem] / REVOKED_FOLDER)
+        agent.reload_peers()
+    assert json.loads(cli(hosts, "keys", "list", "--json").out)["unacknowledged"] == []
+    assert cli(hosts, "keys", "list").out.endswith("Revoked for ever: 1 key\n")
+
+
+@pytest.mark.parametrize("follows", ["the newest list", "an older list", "none"])
+def test_an_agent_that_cannot_be_asked_itself_is_judged_by_its_heartbeat(
+    hosts: TwoHosts, cli: Cli, follows: str
+) -> None:
+    """An agent of a third machine, which no configuration names."""
+    third, gone = new_pair("third", "pc3"), new_pair("gone")
+    write_certificate(third.certificate, hosts.folders["server"] / "third.key")
+    for stem, agent in (("server", hosts.mainpc), ("client", hosts.pc2)):
+        write_revocation(gone.certificate, hosts.folders[stem] / REVOKED_FOLDER)
+        agent.reload_peers()
+    server = SecuredAddress(hosts.mainpc.address, third, hosts.pairs["server"].public)
+    with Client(server) as client:
+        client.call("register_agent", registration_data=REGISTRATION)
+        newest = client.call("get_trust")["revision"]
+        told = {"the newest list": newest, "an older list": "0" * 32, "none": None}[follows]
+        client.call("heartbeat", agent_name="third", trust_revision=told)
+    behind = json.loads(cli(hosts, "keys", "list", "--json").out)["unacknowledged"]
+    assert behind == ([] if follows == "the newest list" else [{"agent": "third", "host": "pc3", "revoked": None}])
 
 
 def test_a_key_that_one_host_does_not_know_shows(hosts: TwoHosts, cli: Cli) -> None:

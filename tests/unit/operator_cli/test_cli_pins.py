@@ -35,7 +35,7 @@ def join_by_invite(hosts: TwoHosts) -> None:
         if path.stem in {"operator"}:
             path.unlink()
     texts = tuple(render_certificate(pair.certificate) for pair in hosts.pairs.values())
-    TrustFolder(folder_of(hosts) / TRUST_FOLDER).apply(TrustDocument("1", texts, (), ()))
+    TrustFolder(folder_of(hosts) / TRUST_FOLDER, lambda _: None).apply(TrustDocument("1", texts, (), ()))
 
 
 def test_the_folder_comes_first(hosts: TwoHosts) -> None:
@@ -58,7 +58,7 @@ def test_the_next_key_of_a_rotation_is_pinned_too(hosts: TwoHosts) -> None:
     following = new_pair(SDT, "mainpc")
     texts = tuple(render_certificate(pair.certificate) for pair in hosts.pairs.values())
     document = TrustDocument("1", texts, (render_certificate(following.certificate),), ())
-    TrustFolder(folder_of(hosts) / TRUST_FOLDER).apply(document)
+    TrustFolder(folder_of(hosts) / TRUST_FOLDER, lambda _: None).apply(document)
     assert pinned(hosts, SDT) == [hosts.fingerprints[SDT], following.public.fingerprint]
 
 

@@ -8,16 +8,18 @@ import pytest
 
 from secure_zmq.errors import StoreUnavailable
 from secure_zmq.key_folders import read_folders
+from secure_zmq.key_writer import revoked_file_name
 from secure_zmq.keys import Certificate, load_certificate
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from tests.identities import new_pair
 from tests.other_user import not_root
 
 FIRST, SECOND = new_pair("agent").certificate, new_pair("agent").certificate
+VOUCHER = new_pair("agent").public
 Change = Callable[[EnrolledKeys, Certificate], None]
 CHANGES: dict[str, Change] = {
-    "put": EnrolledKeys.put,
-    "put_next": EnrolledKeys.put_next,
+    "put": lambda enrolled, key: enrolled.put(key, VOUCHER),
+    "put_next": lambda enrolled, key: enrolled.put_next(key, VOUCHER),
     "promote": EnrolledKeys.promote,
     "revoke": EnrolledKeys.revoke,
 }
@@ -36,11 +38,13 @@ def names(folder: Path) -> list[str]:
 def test_a_key_is_put_beside_and_then_in_the_place_of_another(folder: Path) -> None:
     """By the owner's name, whatever else the key files here are called."""
     enrolled = EnrolledKeys(folder)
-    enrolled.put(FIRST)
-    enrolled.put_next(SECOND)
+    enrolled.put(FIRST, VOUCHER)
+    enrolled.put_next(SECOND, FIRST.public)
     assert (load_certificate(folder / "agent.key"), load_certificate(folder / "agent.next.key")) == (FIRST, SECOND)
     enrolled.promote(SECOND)
-    assert (load_certificate(folder / "agent.key"), names(folder)) == (SECOND, ["agent.key"])
+    vouched = [f"vouched/{revoked_file_name(key.public.fingerprint)}" for key in (FIRST, SECOND)]
+    assert (load_certificate(folder / "agent.key"), names(folder)) == (SECOND, sorted(["agent.key", *vouched]))
+    assert (folder / vouched[1]).read_text() == f"{SECOND.public.fingerprint} {FIRST.public.fingerprint}\n"
     enrolled.revoke(FIRST)
     assert read_folders([folder]).revoked == {FIRST.public.fingerprint}
     assert read_folders([folder]).rejected == []

@@ -9,7 +9,7 @@ import pytest
 from secure_zmq.callers import Caller
 from secure_zmq.errors import StoreUnavailable
 from secure_zmq.key_writer import write_certificate, write_revocation
-from secure_zmq.keys import Certificate, load_certificate
+from secure_zmq.keys import Certificate, PublicKey, load_certificate
 from secure_zmq.peers import Standing
 from secure_zmq.validity import DAY_S
 from system_digital_twin.key_actions import ENROLMENTS_PER_MINUTE, PROOF_WITHIN_S
@@ -154,9 +154,9 @@ def test_an_invitation_that_ended_this_moment_enrols_nobody(
 
     put = bench.enrolled.put
 
-    def put_after_the_end(certificate: Certificate) -> None:
+    def put_after_the_end(certificate: Certificate, voucher: PublicKey) -> None:
         end_it()
-        put(certificate)
+        put(certificate, voucher)
 
     if when == "at the very moment":
         monkeypatch.setattr(bench.enrolled, "put", put_after_the_end)

@@ -8,7 +8,7 @@ import pytest
 
 from secure_zmq.callers import Caller
 from secure_zmq.key_writer import write_certificate, write_revocation
-from secure_zmq.keys import Certificate, KeyPair, load_certificate
+from secure_zmq.keys import Certificate, KeyPair, PublicKey, load_certificate
 from secure_zmq.peers import Standing
 from secure_zmq.validity import DAY_S
 from system_digital_twin.key_actions import PROPOSALS_PER_DAY
@@ -155,9 +155,9 @@ def test_a_revocation_at_the_very_moment_of_the_proof_counts(bench: KeyBench, mo
     thiefs = propose(bench, stolen)
     put_next = bench.enrolled.put_next
 
-    def revoked_just_then(certificate: Certificate) -> None:
+    def revoked_just_then(certificate: Certificate, voucher: PublicKey) -> None:
         write_revocation(stolen.certificate, bench.folder / "revoked")
-        put_next(certificate)
+        put_next(certificate, voucher)
 
     monkeypatch.setattr(bench.enrolled, "put_next", revoked_just_then)
     refused(bench.ask("confirm_key", thiefs), "not_granted", "what proposed this key was used, withdrawn, or is over")
@@ -302,3 +302,26 @@ def test_a_life_is_as_long_as_configured(bench: KeyBench, clock: WallClock) -> N
     assert bench.is_in(new)
     clock.now += 1
     assert bench.standing(new) is Standing.EXPIRED
+
+
+def test_it_is_recorded_which_key_authorised_which(bench: KeyBench) -> None:
+    """Of a rotation the key before it, of an enrolment the invitation; before the key is good, and for ever."""
+    old, token = bench.list_key("agent"), bench.invite("newcomer")
+    new = confirm(bench, old)
+    bench.ask("retire_keys", new)
+    newcomer = bench.enrol(token)
+    records = {path.read_text() for path in (bench.enrolled_folder / "vouched").iterdir()}
+    assert records == {
+        f"{key.public.fingerprint} {by.public.fingerprint}\n" for key, by in ((new, old), (newcomer, token))
+    }
+
+
+def test_a_key_is_not_authorised_where_that_cannot_be_recorded(bench: KeyBench) -> None:
+    """A file stands in the folder's place; the proposal stays open, and is authorised once the record can be made."""
+    old = bench.list_key("agent")
+    new = propose(bench, old)
+    (bench.enrolled_folder / "vouched").touch()
+    refused(bench.ask("confirm_key", new), "store_unavailable", "can't be written")
+    assert bench.peers.keys_of("agent") == [old.public]
+    (bench.enrolled_folder / "vouched").unlink()
+    assert bench.ask("confirm_key", new)["status"] == "success"
