@@ -46,8 +46,7 @@ class PublicKey:
     @property
     def fingerprint(self) -> str:
         """`SHA256:` and unpadded base64 of the hash, as OpenSSH prints a key."""
-        digest = hashlib.sha256(self.raw).digest()
-        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+        return fingerprint_of(self.raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,11 @@ class KeyPair:
         """Return a new pair from libsodium's random generator."""
         public, secret = zmq.curve_keypair()
         return cls(Certificate(owner, PublicKey(z85.decode(public)), validity), secret)
+
+
+def fingerprint_of(content: bytes) -> str:
+    """Return `SHA256:` and the unpadded base64 of the hash of some bytes."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
 
 
 def load_certificate(path: Path) -> Certificate:
