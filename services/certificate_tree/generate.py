@@ -7,12 +7,13 @@ from pathlib import Path
 
 from certificate_tree.layout import Identity, Layout, described
 from certificate_tree.record import DistributionRecord
-from certificate_tree.survey import enrolled_key, is_revoked, is_revoked_fingerprint
+from certificate_tree.survey import enrolled_key, found_keys, is_revoked, is_revoked_fingerprint
 from certificate_tree.tree_lock import locked
 from secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch
 from secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
 from secure_zmq.keys import Certificate, KeyPair, load_certificate, load_key_pair
+from secure_zmq.validity import Validity, format_moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,11 @@ def complete(layout: Layout) -> list[Outcome]:
 def trust(layout: Layout, certificate: Certificate, source: str) -> Identity:
     """Put a public key into this tree's folders: another host's, or one that was removed from some of them.
 
+    Another host's is valid for as long as keys are valid here, or until the sender's own end where that is earlier.
+
     Raises:
-        ConfigurationError: it is nobody's of the configuration, it is revoked, another key is trusted under its
-            name, or the tree can't be written.
+        ConfigurationError: it is nobody's of the configuration, it is revoked or expired, another key is trusted under
+            its name, or the tree can't be written.
         KeyFileMissing: its secret belongs here, and was not made yet.
         KeyMismatch: its secret is here, and has another public half.
     """
@@ -58,6 +61,8 @@ def trust(layout: Layout, certificate: Certificate, source: str) -> Identity:
                 certificate = _check_own(layout.secret_file(identity), certificate, source)
             require_not_revoked(layout, certificate, source)
             with locked(layout):
+                if identity not in layout.local:
+                    certificate = _reissued(layout, certificate, source)
                 distribute(layout, DistributionRecord(layout.root), identity, certificate)
             return identity
     expected = ", ".join(described(identity.owner) for identity in layout.everybody)
@@ -65,6 +70,23 @@ def trust(layout: Layout, certificate: Certificate, source: str) -> Identity:
         f"{source} is the key of {described(certificate.owner)}; expected: {expected}; "
         "on mainpc, certs-init accept lets others in"
     )
+
+
+def _reissued(layout: Layout, certificate: Certificate, source: str) -> Certificate:
+    """Return a key with a validity that this machine gave it: the one that it has here already, or a new one."""
+    for key in found_keys(layout):
+        if _same_key(key.certificate, certificate) and key.certificate.validity.not_after is not None:
+            return key.certificate
+    here, end = layout.new_validity(), certificate.validity.not_after
+    assert here.not_before is not None
+    assert here.not_after is not None
+    if end is not None and end <= here.not_before:
+        raise ConfigurationError(
+            f"{source} is the key {certificate.public.fingerprint} of {certificate.owner.name}, which expired "
+            f"{format_moment(end)}; get a new one from {certificate.owner.host}"
+        )
+    end = here.not_after if end is None else min(end, here.not_after)
+    return replace(certificate, validity=Validity(here.not_before, end))
 
 
 def require_not_revoked(layout: Layout, certificate: Certificate, source: str) -> None:
@@ -83,11 +105,20 @@ def distribute(
     certificate: Certificate,
     but_not: Collection[Path] = (),
 ) -> None:
-    """Put a public key into every folder that lacks it; into none, where one of them holds another that is good."""
+    """Put a public key into every folder that lacks it; into none, where one of them holds another that is good.
+
+    A copy without an end, as an older version wrote it, gets the key's end.
+    """
     files = [path for path in _public_files(layout, identity) if path not in but_not]
     missing = [path for path in files if not _holds_good_key(layout, path)]
     for path in files:
-        if path not in missing and not _same_key(load_certificate(path), certificate):
+        if path in missing:
+            continue
+        found = load_certificate(path)
+        if _same_key(found, certificate):
+            if found.validity.not_after is None and certificate.validity.not_after is not None:
+                missing.append(path)
+        else:
             raise KeyMismatch(
                 f"{path} holds another key than {certificate.public.fingerprint} for {identity.owner.name}; "
                 "run certs-init verify, and remove the wrong one by hand"

@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 
-from certificate_tree.layout import Layout
+from certificate_tree.layout import SERVER, Layout
 from certificate_tree.replaced import replaced_folders
 from certificate_tree.survey import REQUESTS_FOLDER, found_keys, is_revoked, joined_folders, keys_in, own_pairs
+from secure_zmq import advice
 from secure_zmq.key_folders import INVITES_FOLDER
 from secure_zmq.keys import Certificate
 from secure_zmq.validity import format_moment
@@ -60,8 +61,23 @@ def _ending(layout: Layout) -> Iterator[str]:
     keys: dict[bytes, Certificate] = {key.certificate.public.raw: key.certificate for key in found_keys(layout)}
     for key in keys.values():
         end = key.validity.not_after
-        if end is None or not key.validity.ends_soon(now) or is_revoked(layout, key):
+        owner = f"{key.owner.name} on {key.owner.host}"
+        if is_revoked(layout, key):
+            continue
+        if end is None:
+            yield f"the key of {owner} ({key.public.fingerprint}) never expires; {_to_limit(layout, key)}"
+            continue
+        if not key.validity.ends_soon(now):
             continue
         how = "ended {}, and nobody lets it in" if key.validity.has_ended(now) else "ends {}"
-        owner = f"{key.owner.name} on {key.owner.host}"
         yield f"the key of {owner} ({key.public.fingerprint}) {how.format(format_moment(end))}; rotate or replace it"
+
+
+def _to_limit(layout: Layout, key: Certificate) -> str:
+    """Return what gives a key an end that has none, as keys of older versions do."""
+    remote = next((one for one in layout.remote if one.owner == key.owner), None)
+    if remote is not None:
+        public = advice.certs_init(layout.root, "public", remote.stem, piped=True)
+        return f"to give it an end: {public} | {advice.certs_init(layout.root, 'trust', '-', piped=True)}"
+    rotate = ("rotate", "server") if key.owner.name == SERVER else ("rotate", "client", key.owner.name)
+    return f"to change it for one that does: {advice.certs_init(layout.root, *rotate)}"

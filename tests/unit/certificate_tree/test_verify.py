@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from certificate_tree.verify_files import mode_and_owner
 from secure_zmq.key_writer import write_certificate, write_key_pair
 from secure_zmq.keys import KeyOwner, KeyPair
+from secure_zmq.validity import DAY_S, Validity
 from tests.unit.certificate_tree.trees import RECORD, certs_init, files
 
 SDT = KeyOwner("SystemDigitalTwin", "mainpc", frozenset({"agent"}))
 UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))
+DATED = Validity(not_after=int(time.time()) + 100 * DAY_S)
 STRANGER = 65_534
 
 Damage = Callable[[Path], object]
@@ -39,7 +42,7 @@ def complaints(root: Path, host: str = "") -> list[str]:
 
 def other_key(owner: KeyOwner) -> Callable[[Path], object]:
     """Return a damage: the public file of `owner` replaced by one with another key."""
-    certificate = KeyPair.generate(owner).certificate
+    certificate = KeyPair.generate(owner, DATED).certificate
 
     def replace(path: Path) -> None:
         path.unlink()
@@ -57,7 +60,7 @@ def swapped_secret(path: Path) -> None:
 def another_pair(path: Path) -> None:
     """Replace a secret file by a whole pair of the same owner; its public half everywhere stays the old one."""
     path.unlink()
-    write_key_pair(KeyPair.generate(SDT), path)
+    write_key_pair(KeyPair.generate(SDT, DATED), path)
 
 
 def lost(path: Path) -> None:
@@ -140,7 +143,7 @@ def test_the_advised_command_mends_it(tree: Path, name: str, mode: int) -> None:
 
 def test_a_public_key_that_differs_everywhere_is_found_by_its_owner(tree: Path) -> None:
     """All published copies agree on a key, and it is not the one that the owner's secret has."""
-    certificate = KeyPair.generate(SDT).certificate
+    certificate = KeyPair.generate(SDT, DATED).certificate
     for path in tree.rglob("server.key"):
         path.unlink()
         write_certificate(certificate, path)
@@ -199,7 +202,7 @@ def test_two_different_keys_of_another_host_are_found(tmp_path: Path) -> None:
     """mainpc's two folders must hold the same key of pc2, though pc2's own folder is not here."""
     certs_init(tmp_path, host="mainpc")
     for folder in ("mainpc", "operator"):
-        write_certificate(KeyPair.generate(UMRA).certificate, tmp_path / folder / "client.key")
+        write_certificate(KeyPair.generate(UMRA, DATED).certificate, tmp_path / folder / "client.key")
     (complaint,) = complaints(tmp_path, host="mainpc")
     assert complaint.startswith(f"{tmp_path}/operator/client.key has the key SHA256:")
     assert f" and {tmp_path}/mainpc/client.key has SHA256:" in complaint
