@@ -54,11 +54,13 @@ def environment_of(host: str = "", config: str = "") -> dict[str, str]:
     return {HOST_VARIABLE: host, "NETWORK_CONFIG_PATH": config, "MAINPC_IP": "", "PC2_IP": ""}
 
 
-def certs_init(root: Path, *arguments: str, host: str = "", stdin: bytes = b"", config: str = "") -> Ran:
-    """Run `certs-init ARGUMENTS` on a tree, in this process."""
+def certs_init(
+    root: Path, *arguments: str, host: str = "", stdin: bytes = b"", config: str = "", **settings: str
+) -> Ran:
+    """Run `certs-init ARGUMENTS` on a tree, in this process; `settings` are more of the environment."""
     out, err = io.StringIO(), io.StringIO()
     with (
-        mock.patch.dict(os.environ, environment_of(host, config)),
+        mock.patch.dict(os.environ, {**environment_of(host, config), **settings}),
         mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
         redirect_stdout(out),
         redirect_stderr(err),
