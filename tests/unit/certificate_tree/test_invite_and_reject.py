@@ -176,7 +176,7 @@ def test_the_way_to_show_it_again_is_named(tree: Path) -> None:
 )
 def test_an_address_that_no_other_machine_reaches(tree: Path, settings: dict[str, str], variables: list[str]) -> None:
     """A warning names exactly the variables to set; the line is printed all the same, for this machine's containers."""
-    ran = certs_init(tree, "invite", *SENSOR, host="mainpc", **settings)
+    ran = certs_init(tree, "invite", *SENSOR, host="mainpc", settings=settings)
     assert (ran.status, ran.out.count("\n")) == (0, 1)
     warnings = [line for line in ran.err.splitlines() if line.startswith("Warning: ")]
     assert len(warnings) == bool(variables)

@@ -7,10 +7,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from unittest import mock
 
 from certificate_tree.__main__ import HOST_VARIABLE, main
@@ -55,7 +56,12 @@ def environment_of(host: str = "", config: str = "") -> dict[str, str]:
 
 
 def certs_init(
-    root: Path, *arguments: str, host: str = "", stdin: bytes = b"", config: str = "", **settings: str
+    root: Path,
+    *arguments: str,
+    host: str = "",
+    stdin: bytes = b"",
+    config: str = "",
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Ran:
     """Run `certs-init ARGUMENTS` on a tree, in this process; `settings` are more of the environment."""
     out, err = io.StringIO(), io.StringIO()
