@@ -26,7 +26,7 @@ from certificate_tree.verify_files import (
 )
 from certificate_tree.verify_remarks import remarks_on
 from durable_store.restoring import RESTORING
-from secure_zmq.certificates import ENROLLED_FOLDER, NEXT_SECRET_SUFFIX, TRUST_FOLDER
+from secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE, NEXT_SECRET_SUFFIX, TRUST_FOLDER
 from secure_zmq.errors import TwinhostError
 from secure_zmq.key_folders import INVITES_FOLDER, NEXT_SUFFIX, REVOKED_FOLDER
 from secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate, load_key_pair
@@ -281,4 +281,4 @@ def _told_interrupted(path: Path) -> str:
 
 
 def _listing(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir())
+    return sorted(path for path in folder.iterdir() if path.name not in (FAILURE_FILE, f"{FAILURE_FILE}.draft"))

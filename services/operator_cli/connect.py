@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from network_config import Agent, NetworkConfig, load_network_config
 from operator_cli.documents import Endpoint, read
 from secure_zmq.certificates import (
+    FAILURE_FILE,
     Certificates,
     certificates_folder,
     folders_of_keys,
@@ -120,3 +121,11 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     secure = is_secure_zmq_enabled(environment)
     config = load_network_config(environment=environment)
     return Settings(config, load_certificates(certificates_folder(environment)) if secure else None)
+
+
+def certs_init_failure(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return why certs-init failed the last time that it was to make keys; None where it did not."""
+    try:
+        return (certificates_folder(environment) / FAILURE_FILE).read_text("utf-8", "replace").strip()
+    except OSError:
+        return None

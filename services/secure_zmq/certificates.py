@@ -15,6 +15,7 @@ DEFAULT_FOLDER = "/certificates"
 NEXT_SECRET_SUFFIX = f".next{SECRET_SUFFIX}"  # of a rotation that has not come to its switch
 ENROLLED_FOLDER = "enrolled"  # in SystemDigitalTwin's folder: the keys that it let in itself
 TRUST_FOLDER = "trust"  # in another agent's folder: whom mainpc has told it to trust
+FAILURE_FILE = ".certs-init-failed"  # why certs-init, which makes the keys, failed the last time
 SERVER_KEY_STEM = "server"  # SystemDigitalTwin's
 
 

@@ -1,6 +1,7 @@
 """The container that makes the keys: any number of times, never twice, and it says what lies where."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,32 @@ def test_verify_says_what_is_wrong(keys: Stack) -> None:
     assert verified.status == 1
     assert "chmod 600 /certificates/mainpc/server.key_secret" in verified.out
     assert "/certificates/mainpc/client.key_secret is another's secret" in verified.out
+
+
+def test_where_it_fails_its_sentence_is_seen(keys: Stack) -> None:
+    """In the output of `docker compose up`, and by the cli, which runs all the same."""
+    keys.run("certs-init")
+    assert keys.run_shell("certs-init", "rm /certificates/mainpc/server.key_secret").status == 0
+    sentence = keys.run("certs-init").err.removeprefix("certs-init: ").strip()
+    assert "/certificates/mainpc/server.key_secret is missing" in sentence
+    up = keys.compose("up")
+    assert (up.status != 0, sentence in up.out + up.err) == (True, True), up.out + up.err
+    status = keys.compose("run", "--rm", "-T", "cli", "status")
+    assert (status.status, f"certs-init failed: {sentence}" in status.err) == (1, True), status.err
+
+
+@pytest.mark.parametrize("service", ["certs-init", "cli", "archive"])
+def test_the_engine_keeps_nothing_of_what_a_tool_prints(keys: Stack, service: str) -> None:
+    """An invitation, a folder of keys, a backup: nothing of it is in a log of the engine; the caller gets it whole."""
+    assert keys.run("certs-init").status == 0
+    name = f"{keys.project}-{service}-kept"
+    printed = keys.compose("run", "-T", "--no-deps", "--name", name, service, "--help")
+    try:
+        assert (printed.status, "usage" in printed.out.lower()) == (0, True), printed.err
+        logs = subprocess.run(["docker", "logs", name], capture_output=True, text=True, check=False)
+        assert (logs.returncode != 0, logs.stdout) == (True, "")
+    finally:
+        subprocess.run(["docker", "rm", name], capture_output=True, check=True)
 
 
 def test_a_removed_peer_stays_removed(keys: Stack) -> None:

@@ -18,6 +18,7 @@ from certificate_tree.__main__ import HOST_VARIABLE, main
 from certificate_tree.layout import Layout, plan_layout
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
+from secure_zmq.certificates import FAILURE_FILE
 from secure_zmq.keys import SECRET_SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -118,11 +119,11 @@ def tree_layout(root: Path, only_host: str | None = None) -> Layout:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """Return every file of a tree but the lock and the record, by its path below the root."""
+    """Return every file of a tree but the lock, the record, and the note of a failure, by its path below the root."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in (".lock", RECORD)
+        if path.is_file() and path.name not in (".lock", RECORD, FAILURE_FILE)
     }
 
 
