@@ -5,10 +5,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from certificate_tree.layout import Identity, Layout, described
+from certificate_tree.layout import SERVER, Identity, Layout, described
 from certificate_tree.record import DistributionRecord
 from certificate_tree.survey import enrolled_key, found_keys, is_revoked, is_revoked_fingerprint
 from certificate_tree.tree_lock import locked
+from secure_zmq import advice
 from secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch
 from secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
@@ -111,18 +112,15 @@ def distribute(
     """
     files = [path for path in _public_files(layout, identity) if path not in but_not]
     missing = [path for path in files if not _holds_good_key(layout, path)]
-    for path in files:
-        if path in missing:
-            continue
-        found = load_certificate(path)
-        if _same_key(found, certificate):
-            if found.validity.not_after is None and certificate.validity.not_after is not None:
-                missing.append(path)
-        else:
-            raise KeyMismatch(
-                f"{path} holds another key than {certificate.public.fingerprint} for {identity.owner.name}; "
-                "run certs-init verify, and remove the wrong one by hand"
-            )
+    present = {path: load_certificate(path) for path in files if path not in missing}
+    different = [path for path, found in present.items() if not _same_key(found, certificate)]
+    if different:
+        raise KeyMismatch(
+            f"{different[0]} holds another key than {certificate.public.fingerprint} for {identity.owner.name}; where "
+            f"that is the wrong one, remove the wrong one by hand: {advice.to_remove(*different)}, then run this again"
+        )
+    if certificate.validity.not_after is not None:
+        missing += [path for path, found in present.items() if found.validity.not_after is None]
     for path in missing:
         if os.path.lexists(path):
             replace_certificate(certificate, path)
@@ -165,20 +163,34 @@ def _require_free(layout: Layout, identity: Identity, secret_file: Path) -> None
     if os.path.lexists(following):
         raise KeyFileMissing(
             f"{secret_file} is missing and {following} is of a certs-init join that was interrupted: run join again "
-            "with the same line, or remove that file"
+            f"with the same line, or remove that file: {advice.to_remove(following)}"
         )
-    for public_file in layout.public_files(identity):
-        if os.path.lexists(public_file):
-            raise KeyFileMissing(
-                f"{secret_file} is missing and {public_file} is there: restore the secret from a backup, "
-                "or remove the public key from every folder to make a new identity"
-            )
+    if any(map(os.path.lexists, layout.public_files(identity))):
+        raise KeyFileMissing(told_of_lost_secret(layout, identity))
     enrolled = enrolled_key(layout, identity)
     if enrolled is not None:
         raise KeyFileMissing(
             f"{secret_file} is missing, and {identity.owner.name} enrolled with {enrolled.public.fingerprint} from "
-            "another machine: set TWINHOST_HOST in .env to the host that this one is, or revoke that key"
+            "another machine: set TWINHOST_HOST in .env to the host that this one is, or revoke that key: "
+            f"{advice.certs_init(secret_file, 'revoke', identity.owner.name)}"
         )
+
+
+def told_of_lost_secret(layout: Layout, identity: Identity) -> str:
+    """Return what to do about a secret that is missing while its public half is in the tree."""
+    secret_file, owner = layout.secret_file(identity), identity.owner
+    public_files = [path for path in layout.public_files(identity) if os.path.lexists(path)]
+    make, revoke = advice.certs_init(secret_file), advice.certs_init(secret_file, "revoke", owner.name)
+    if owner.name == SERVER:
+        new = f"make a new key, which every other machine then needs by hand; run: {advice.to_remove(*public_files)}, "
+        new += f"then: {make}"
+    elif layout.server_folder is not None:
+        new = f"make a new key; run: {revoke}, then: {make}"
+    else:
+        invite = f"certs-init invite {owner.name} --host {owner.host} --role {' --role '.join(sorted(owner.roles))}"
+        join = advice.certs_init(secret_file, "join", "-", piped=True)
+        new = f"enrol a new key; on mainpc: certs-init revoke {owner.name}, and {invite}, then here: {join}"
+    return f"{secret_file} is missing and {public_files[0]} is there: restore the secret from a backup, or {new}"
 
 
 def _known_certificate(layout: Layout, identity: Identity) -> tuple[str, Certificate | None]:

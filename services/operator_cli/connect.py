@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from network_config import Agent, NetworkConfig, load_network_config
 from operator_cli.documents import Endpoint, read
+from secure_zmq import advice
 from secure_zmq.certificates import (
     FAILURE_FILE,
     Certificates,
@@ -80,7 +81,9 @@ class Settings:
             lying = load_certificate(path)
             if lying.owner.name != agent.name:
                 owner = lying.owner.name
-                raise KeyMismatch(f"{path} is the key of {owner}, and not of {agent.name}; run certs-init verify")
+                raise KeyMismatch(
+                    f"{path} is the key of {owner}, and not of {agent.name}; run: {advice.certs_init(path, 'verify')}"
+                )
         except KeyFileMissing:
             if agent == self.registry_agent:
                 raise

@@ -19,24 +19,30 @@ def certs_init(path: Path, *arguments: str, piped: bool = False) -> str:
     return " ".join([command if _in_volume(path) else "certs-init", *arguments])
 
 
-def to_run(path: Path, program: str, *arguments: str, paths: tuple[Path, ...] = ()) -> str:
-    """Return the command line of a program that changes a path as certs-init sees it, or more of them."""
-    command = f"docker compose run --rm --entrypoint {program} certs-init" if _in_volume(path) else program
-    return " ".join([command, *arguments, str(path), *map(str, paths)])
+def to_protect(path: Path, mode: str = "600") -> str:
+    """Return what gives a file the mode that it must have, for a reader that may see a part of the tree only."""
+    return certs_init(path, "verify") if _in_volume(path) else f"chmod {mode} {path}"
+
+
+def to_change_mode(path: Path, mode: str) -> str:
+    """Return what gives a path of certs-init's tree a mode."""
+    return _in_tree(path, "chmod", mode, str(path))
+
+
+def to_remove(*paths: Path) -> str:
+    """Return what removes paths of certs-init's tree."""
+    return _in_tree(paths[0], "rm", "-r", *map(str, paths))
 
 
 def to_own(path: Path) -> str:
-    """Return the command line that gives a path as certs-init sees it to this process's user; it takes root."""
-    change = f"chown -R {os.getuid()} {path}"
-    if not _in_volume(path):
-        return change
-    capabilities = "--cap-add CHOWN --cap-add DAC_READ_SEARCH"
-    return change.replace("chown", f"docker compose run --rm --user 0 {capabilities} --entrypoint chown certs-init", 1)
+    """Return what gives a path of certs-init's tree to this process's user; that takes root."""
+    root = "--user 0 --cap-add CHOWN --cap-add DAC_READ_SEARCH "
+    return _in_tree(path, "chown", str(os.getuid()), str(path), options=root)
 
 
-def to_protect(path: Path) -> str:
-    """Return what makes a secret its owner's alone, for whoever reads it there."""
-    return certs_init(path, "verify") if _in_volume(path) else f"chmod 600 {path}"
+def _in_tree(path: Path, program: str, *arguments: str, options: str = "") -> str:
+    inside = f"docker compose run --rm {options}--entrypoint {program} certs-init"
+    return " ".join([inside if _in_volume(path) else program, *arguments])
 
 
 def _in_volume(path: Path) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from secure_zmq import advice
 from secure_zmq.errors import TwinhostError
 from secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, PublicKey, load_certificate
 
@@ -77,7 +78,7 @@ def _key_files(folders: Sequence[Path], rejected: list[str], subfolder: str = ""
         except FileNotFoundError:
             continue
         except OSError as error:
-            rejected.append(f"{place} can't be read ({error.strerror}); mend its owner and mode")
+            rejected.append(f"{place} can't be read ({error.strerror}); run: {advice.certs_init(place, 'verify')}")
     return found
 
 
@@ -106,8 +107,13 @@ def _admit(
     owner = certificate.owner
     known = by_name.get(owner.name, certificate)
     if (known.owner, known.public) != (owner, certificate.public):
-        rejected.append(f"{path} gives {owner.name} a second, different key; remove one of the two")
+        rejected.append(
+            f"{path} gives {owner.name} a second, different key; revoke the wrong one: certs-init revoke "
+            f"{known.public.fingerprint} or {certificate.public.fingerprint}"
+        )
     elif owners.setdefault(certificate.public, owner) != owner:
-        rejected.append(f"{path} gives one key to two owners; remove one of the two")
+        rejected.append(
+            f"{path} gives one key to two owners; revoke it: certs-init revoke {certificate.public.fingerprint}"
+        )
     else:
         by_name[owner.name] = known  # of two files of one key, the first one's validity counts

@@ -211,7 +211,11 @@ def test_a_damaged_copy_is_replaced_as_the_commands_advise(tree: Path) -> None:
     """verify says to remove it and to run certs-init, which says how to bring the right one back."""
     before = files(tree)
     (tree / "pc2/server.key").write_text("half a fi")
-    assert certs_init(tree, "verify").lines[0].endswith("remove it and run certs-init, which says how to go on")
+    assert (
+        certs_init(tree, "verify")
+        .lines[0]
+        .endswith(f"remove it: rm -r {tree}/pc2/server.key, then run certs-init, which says how to go on")
+    )
     (tree / "pc2/server.key").unlink()
     assert "certs-init public server | " in certs_init(tree).out
     assert brought_back(tree, "server").status == 0

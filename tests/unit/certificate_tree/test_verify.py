@@ -82,7 +82,11 @@ def test_a_new_tree_is_right(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "sentence"),
     [
-        ("mainpc/server.key_secret", Path.unlink, "is missing; run: docker compose run --rm certs-init"),
+        (
+            "mainpc/server.key_secret",
+            Path.unlink,
+            "is missing and .* is there: restore the secret from a backup, or make",
+        ),
         ("pc2/server.key", lost, "is missing; run: docker compose run --rm certs-init"),
         (".distributed", lambda p: p.chmod(0o622), r"has mode 0622, .*; run: chmod 644 {path}"),
         (
@@ -96,11 +100,15 @@ def test_a_new_tree_is_right(tree: Path) -> None:
         ("pc2/operator.key", lambda p: p.chmod(0o664), r"has mode 0664, .*; run: chmod 644 {path}"),
         ("pc2", lambda p: p.chmod(0o777), r"has mode 0777, .*; run: chmod 700 {path}"),
         ("operator", lambda p: p.chmod(0o770), r"has mode 0770, .*; run: chmod 700 {path}"),
-        ("mainpc/client.key_secret", copied_secret, "is another's secret .*; remove it and replace that key"),
-        ("mainpc/notes.txt", Path.touch, "does not belong here; move it away"),
-        ("mainpc/intruder.key", Path.touch, "does not belong here; move it away"),
-        ("pc2/.client.key_secret.7.draft", Path.touch, "does not belong here; move it away"),
-        ("pc3", Path.mkdir, "does not belong to this tree; move it away"),
+        (
+            "mainpc/client.key_secret",
+            copied_secret,
+            "is another's secret .*; remove it: rm -r {path}, then revoke that key",
+        ),
+        ("mainpc/notes.txt", Path.touch, "does not belong here; to remove it: rm -r {path}"),
+        ("mainpc/intruder.key", Path.touch, "does not belong here; to remove it: rm -r {path}"),
+        ("pc2/.client.key_secret.7.draft", Path.touch, "does not belong here; to remove it: rm -r {path}"),
+        ("pc3", Path.mkdir, "does not belong to this tree; to remove it: rm -r {path}"),
         ("pc2/server.key", other_key(SDT), r"has the key SHA256:.* and .*/mainpc/server.key has SHA256:.*; remove"),
         ("pc2/server.key", other_key(UMRA), r"is the key of Unified.* on pc2 \(agent\), not of System.*; remove"),
         (
@@ -193,7 +201,8 @@ def test_another_hosts_missing_public_key_is_told_as_such(tmp_path: Path) -> Non
     """On a real machine the other's key is not made by certs-init; the sentence says where it is to be had."""
     certs_init(tmp_path, host="pc2")
     assert complaints(tmp_path, host="pc2") == [
-        f"{tmp_path}/pc2/{stem}.key is missing: get {name}'s public key from mainpc; see README"
+        f"{tmp_path}/pc2/{stem}.key is missing: get {name}'s public key from mainpc; "
+        f"there: certs-init public {stem} > {stem}.key, here: certs-init trust - < {stem}.key"
         for stem, name in (("server", "SystemDigitalTwin"), ("operator", "operator"))
     ]
 
