@@ -69,8 +69,11 @@ def _ending(layout: Layout) -> Iterator[str]:
             continue
         if not key.validity.ends_soon(now):
             continue
-        how = "ended {}, and nobody lets it in" if key.validity.has_ended(now) else "ends {}"
-        yield f"the key of {owner} ({key.public.fingerprint}) {how.format(format_moment(end))}; rotate or replace it"
+        if key.validity.has_ended(now):
+            how, to_do = f"ended {format_moment(end)}, and is refused everywhere", _to_replace(layout, key)
+        else:
+            how, to_do = f"ends {format_moment(end)}", f"where its secret is, run: {_to_rotate(layout, key)}"
+        yield f"the key of {owner} ({key.public.fingerprint}) {how}; {to_do}"
 
 
 def _to_limit(layout: Layout, key: Certificate) -> str:
@@ -79,5 +82,21 @@ def _to_limit(layout: Layout, key: Certificate) -> str:
     if remote is not None:
         public = advice.certs_init(layout.root, "public", remote.stem, piped=True)
         return f"to give it an end: {public} | {advice.certs_init(layout.root, 'trust', '-', piped=True)}"
+    return f"to change it for one that does: {_to_rotate(layout, key)}"
+
+
+def _to_rotate(layout: Layout, key: Certificate) -> str:
     rotate = ("rotate", "server") if key.owner.name == SERVER else ("rotate", "client", key.owner.name)
-    return f"to change it for one that does: {advice.certs_init(layout.root, *rotate)}"
+    return advice.certs_init(layout.root, *rotate)
+
+
+def _to_replace(layout: Layout, key: Certificate) -> str:
+    """Return what brings another key in the place of one that expired."""
+    name, roles = key.owner.name, " --role ".join(sorted(key.owner.roles))
+    if name == SERVER:
+        return f"run: {_to_rotate(layout, key)}"
+    revoke = advice.certs_init(layout.root, "revoke", name)
+    if any(one.owner == key.owner for one in layout.local):
+        return f"run: {revoke}, then: {advice.certs_init(layout.root, 'replace', name)}"
+    invite = advice.certs_init(layout.root, "invite", name, "--host", key.owner.host, "--role", roles)
+    return f"on mainpc, run: {revoke}, then: {invite}, and on {key.owner.host}: certs-init join --replace -"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from certificate_tree.layout import to_rotate
 from operator_cli.doctor.scene import HERE, Scene
 from operator_cli.documents import days, duration
 from operator_cli.findings import Finding, Verdict
@@ -126,8 +127,8 @@ def told_time(certificate: Certificate, now: float) -> tuple[Verdict, str]:
     if validity.has_ended(now):
         return (
             Verdict.FAILED,
-            f"it ended {duration(-left)} ago and is refused everywhere; rotate it, or enrol a new key",
+            f"it ended {duration(-left)} ago and is refused everywhere; on mainpc, run: {advice.CERTS_INIT} verify",
         )
     if validity.ends_soon(now):
-        return Verdict.WARNING, f"it ends in {duration(max(0.0, left))}; run: certs-init rotate"
+        return Verdict.WARNING, f"it ends in {duration(max(0.0, left))}; run: {to_rotate(certificate.owner.name)}"
     return Verdict.OK, f"it is good for another {days(left)}"

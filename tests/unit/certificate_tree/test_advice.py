@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from secure_zmq import advice
 from secure_zmq.certificates import folders_of_keys, load_certificates
 from secure_zmq.errors import TwinhostError
 from secure_zmq.key_folders import read_folders
-from secure_zmq.key_writer import write_certificate, write_key_pair
+from secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
 from secure_zmq.keys import KeyOwner, KeyPair, load_certificate
 from secure_zmq.validity import Validity
 from tests.identities import new_pair
@@ -213,3 +214,22 @@ def test_the_advice_about_two_keys_of_one_name_ends_it(tree: Path, whose: str) -
 def test_where_keys_are_in_the_volume_the_commands_go_through_certs_init(given: str, expected: str) -> None:
     """No path of the machine leads there, and an agent's mount is read-only; test_certs_init.py runs them for real."""
     assert given == expected
+
+
+@pytest.mark.parametrize("name", [UMRA, "operator"])
+def test_the_remark_on_an_expired_key_brings_another(tree: Path, name: str) -> None:
+    """Its key is refused, so that it can't rotate itself; revoking and replacing it needs no agent."""
+    folder, stem = ("pc2", "client") if name == UMRA else ("operator", "operator")
+    ended = Validity(not_after=int(time.time()) - 3_600)
+    old = load_certificates(tree / folder).own_keys
+    secret = tree / folder / f"{stem}.key_secret"
+    secret.unlink()
+    for path in tree.rglob(f"{stem}.key"):
+        replace_certificate(replace(old.certificate, validity=ended), path)
+    write_key_pair(KeyPair(replace(old.certificate, validity=ended), old.secret_z85), secret)
+    (remark,) = [line for line in certs_init(tree, "verify").lines if "is refused everywhere" in line]
+    assert len(advised(remark)) == 2
+    follow(tree, remark)
+    new = load_certificates(tree / folder).own_keys.certificate
+    assert (new.public != old.public, new.validity.has_ended(time.time())) == (True, False)
+    assert "is refused everywhere" not in certs_init(tree, "verify").out
