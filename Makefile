@@ -26,7 +26,7 @@ status: ## both agents, as they are now
 	@$(CLI) status
 
 logs: ## follow the logs of both hosts
-	@$(COMPOSE) logs --follow --tail 50
+	@$(COMPOSE) logs --follow --tail 50 mainpc pc2
 
 keys: image ## make the keys that are missing and show every fingerprint
 	@$(COMPOSE) --progress quiet run --rm certs-init

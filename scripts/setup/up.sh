@@ -19,7 +19,9 @@ esac
 step "Making the keys and starting ${hosts[*]}"
 if ! docker compose up --detach --wait --wait-timeout "$HEALTHY_TIMEOUT_S" "${hosts[@]}"; then
     docker compose ps --all >&2
-    docker compose --ansi never logs --tail 8 >&2
+    docker compose --ansi never logs --tail 8 "${hosts[@]}" >&2
+    # The containers of certs-init keep no log; where it failed, another run says why.
+    docker compose --progress quiet run --rm -T certs-init >/dev/null || true
     die "The hosts are not healthy: the lines above say why; a port that is taken is changed in .env (.env.example lists them)."
 fi
 

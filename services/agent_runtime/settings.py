@@ -1,6 +1,5 @@
 """Everything that must be right before an agent starts, read and checked once."""
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +7,12 @@ from pathlib import Path
 
 from agent_runtime.state_folder import state_folder
 from network_config import Agent, NetworkConfig, load_network_config
+from network_config.load import PUBLISH_VARIABLE
+from network_config.model import is_loopback
 from secure_zmq.certificates import Certificates, certificates_folder, load_certificates
 from secure_zmq.errors import ConfigurationError
 from secure_zmq.security_mode import is_secure_zmq_enabled
 
-PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"
 UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
 
 
@@ -58,11 +58,7 @@ def _require_private(environment: Mapping[str, str]) -> None:
     allowed = environment.get(UNENCRYPTED_VARIABLE, "")
     if allowed not in ("", "0", "1"):
         raise ConfigurationError(f"{UNENCRYPTED_VARIABLE} is {allowed!r}; set it to 1, or leave it out")
-    try:
-        loopback = ipaddress.ip_address(address.strip("[]")).is_loopback
-    except ValueError:
-        loopback = address == "localhost"
-    if not loopback and allowed != "1":
+    if not is_loopback(address) and allowed != "1":
         raise ConfigurationError(
             f"SECURE_ZMQ is 0 and {PUBLISH_VARIABLE} is {address or 'empty'}: everybody who reaches that address "
             f"would read and write everything; set SECURE_ZMQ=1, or {UNENCRYPTED_VARIABLE}=1 if that is meant"

@@ -4,7 +4,9 @@ import sys
 from collections.abc import Sequence
 
 from certificate_tree.arguments import HOST_VARIABLE, only_host, parser
+from certificate_tree.commands import make
 from certificate_tree.commands.command import Tree
+from certificate_tree.failure import forget_failure, record_failure
 from certificate_tree.layout import plan_layout
 from network_config import load_network_config
 from secure_zmq.errors import TwinhostError
@@ -15,12 +17,17 @@ __all__ = ["HOST_VARIABLE", "main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0 where all is well, 1 where something is wrong, 2 for a wrong usage."""
     options = parser().parse_args(arguments)
+    makes_keys = options.run is make.run
     try:
         config = load_network_config()
         status: int = options.run(options, Tree(plan_layout(options.root, config, only_host()), config))
     except TwinhostError as error:
         sys.stderr.write(f"certs-init: {error}\n")
+        if makes_keys:
+            record_failure(options.root, str(error), only_host())
         return 1
+    if makes_keys:
+        forget_failure(options.root)
     return status
 
 

@@ -54,8 +54,15 @@ def server_folder(layout: Layout, command: str) -> Path:
     return folder
 
 
-def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int) -> Invitation:
+def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int, *, again: bool = False) -> Invitation:
     """Authorise a one-time key to enrol somebody; its secret is in the returned invitation and nowhere else.
+
+    Args:
+        layout: mainpc's tree.
+        config: which roles there are.
+        owner: whose name, host, and roles the new key gets.
+        minutes: how long the invitation is good.
+        again: whether an open invitation of that name is withdrawn for the new one.
 
     Raises:
         ConfigurationError: nobody of that kind can be let in, or somebody has that name already.
@@ -67,9 +74,10 @@ def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int)
         server_key = load_certificate(folder / f"{server.key}{PUBLIC_SUFFIX}").public
         _require_unknown(layout, owner.name)
         path = folder / INVITES_FOLDER / f"{owner.name}{PUBLIC_SUFFIX}"
-        if _open_invitation(layout, path):
+        if _open_invitation(layout, path) and not again:
             raise ConfigurationError(
-                f"{owner.name} has an open invitation; use that one, or withdraw it: certs-init reject {owner.name}"
+                f"{owner.name} has an open invitation, whose line was shown once; for a new line in its place, repeat "
+                f"this with --again; to withdraw it: certs-init reject {owner.name}"
             )
         now = int(time.time())
         token = KeyPair.generate(owner, Validity(now, now + minutes * 60))

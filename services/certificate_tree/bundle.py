@@ -12,7 +12,7 @@ import msgspec
 from secure_zmq.errors import ConfigurationError, KeyFileMalformed
 from secure_zmq.key_folders import FolderContents
 from secure_zmq.key_writer import render_certificate, revoked_file_name
-from secure_zmq.keys import Certificate, parse_certificate
+from secure_zmq.keys import Certificate, fingerprint_of, parse_certificate
 
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 BUNDLE_MARK = "twinhost trust bundle"  # by which a file is known as one
@@ -60,6 +60,11 @@ def render_bundle(material: TrustMaterial) -> str:
         tuple(sorted(material.revoked)),
     )
     return msgspec.json.format(msgspec.json.encode(bundle), indent=2).decode() + "\n"
+
+
+def bundle_fingerprint(material: TrustMaterial) -> str:
+    """Return the fingerprint of everything in a bundle, for two people to compare."""
+    return fingerprint_of(render_bundle(material).encode())
 
 
 def parse_bundle(text: str, source: str) -> TrustMaterial:

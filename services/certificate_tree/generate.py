@@ -5,14 +5,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from certificate_tree.layout import Identity, Layout, described
+from certificate_tree.layout import SERVER, Identity, Layout, described
 from certificate_tree.record import DistributionRecord
-from certificate_tree.survey import enrolled_key, is_revoked, is_revoked_fingerprint
+from certificate_tree.survey import enrolled_key, found_keys, is_revoked, is_revoked_fingerprint
 from certificate_tree.tree_lock import locked
+from secure_zmq import advice
 from secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch
 from secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
 from secure_zmq.keys import Certificate, KeyPair, load_certificate, load_key_pair
+from secure_zmq.validity import Validity, format_moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,11 @@ def complete(layout: Layout) -> list[Outcome]:
 def trust(layout: Layout, certificate: Certificate, source: str) -> Identity:
     """Put a public key into this tree's folders: another host's, or one that was removed from some of them.
 
+    Another host's is valid for as long as keys are valid here, or until the sender's own end where that is earlier.
+
     Raises:
-        ConfigurationError: it is nobody's of the configuration, it is revoked, another key is trusted under its
-            name, or the tree can't be written.
+        ConfigurationError: it is nobody's of the configuration, it is revoked or expired, another key is trusted under
+            its name, or the tree can't be written.
         KeyFileMissing: its secret belongs here, and was not made yet.
         KeyMismatch: its secret is here, and has another public half.
     """
@@ -58,6 +62,8 @@ def trust(layout: Layout, certificate: Certificate, source: str) -> Identity:
                 certificate = _check_own(layout.secret_file(identity), certificate, source)
             require_not_revoked(layout, certificate, source)
             with locked(layout):
+                if identity not in layout.local:
+                    certificate = _reissued(layout, certificate, source)
                 distribute(layout, DistributionRecord(layout.root), identity, certificate)
             return identity
     expected = ", ".join(described(identity.owner) for identity in layout.everybody)
@@ -65,6 +71,23 @@ def trust(layout: Layout, certificate: Certificate, source: str) -> Identity:
         f"{source} is the key of {described(certificate.owner)}; expected: {expected}; "
         "on mainpc, certs-init accept lets others in"
     )
+
+
+def _reissued(layout: Layout, certificate: Certificate, source: str) -> Certificate:
+    """Return a key with a validity that this machine gave it: the one that it has here already, or a new one."""
+    for key in found_keys(layout):
+        if _same_key(key.certificate, certificate) and key.certificate.validity.not_after is not None:
+            return key.certificate
+    here, end = layout.new_validity(), certificate.validity.not_after
+    assert here.not_before is not None
+    assert here.not_after is not None
+    if end is not None and end <= here.not_before:
+        raise ConfigurationError(
+            f"{source} is the key {certificate.public.fingerprint} of {certificate.owner.name}, which expired "
+            f"{format_moment(end)}; get a new one from {certificate.owner.host}"
+        )
+    end = here.not_after if end is None else min(end, here.not_after)
+    return replace(certificate, validity=Validity(here.not_before, end))
 
 
 def require_not_revoked(layout: Layout, certificate: Certificate, source: str) -> None:
@@ -83,15 +106,21 @@ def distribute(
     certificate: Certificate,
     but_not: Collection[Path] = (),
 ) -> None:
-    """Put a public key into every folder that lacks it; into none, where one of them holds another that is good."""
+    """Put a public key into every folder that lacks it; into none, where one of them holds another that is good.
+
+    A copy without an end, as an older version wrote it, gets the key's end.
+    """
     files = [path for path in _public_files(layout, identity) if path not in but_not]
     missing = [path for path in files if not _holds_good_key(layout, path)]
-    for path in files:
-        if path not in missing and not _same_key(load_certificate(path), certificate):
-            raise KeyMismatch(
-                f"{path} holds another key than {certificate.public.fingerprint} for {identity.owner.name}; "
-                "run certs-init verify, and remove the wrong one by hand"
-            )
+    present = {path: load_certificate(path) for path in files if path not in missing}
+    different = [path for path, found in present.items() if not _same_key(found, certificate)]
+    if different:
+        raise KeyMismatch(
+            f"{different[0]} holds another key than {certificate.public.fingerprint} for {identity.owner.name}; where "
+            f"that is the wrong one, remove the wrong one by hand: {advice.to_remove(*different)}, then run this again"
+        )
+    if certificate.validity.not_after is not None:
+        missing += [path for path, found in present.items() if found.validity.not_after is None]
     for path in missing:
         if os.path.lexists(path):
             replace_certificate(certificate, path)
@@ -134,20 +163,34 @@ def _require_free(layout: Layout, identity: Identity, secret_file: Path) -> None
     if os.path.lexists(following):
         raise KeyFileMissing(
             f"{secret_file} is missing and {following} is of a certs-init join that was interrupted: run join again "
-            "with the same line, or remove that file"
+            f"with the same line, or remove that file: {advice.to_remove(following)}"
         )
-    for public_file in layout.public_files(identity):
-        if os.path.lexists(public_file):
-            raise KeyFileMissing(
-                f"{secret_file} is missing and {public_file} is there: restore the secret from a backup, "
-                "or remove the public key from every folder to make a new identity"
-            )
+    if any(map(os.path.lexists, layout.public_files(identity))):
+        raise KeyFileMissing(told_of_lost_secret(layout, identity))
     enrolled = enrolled_key(layout, identity)
     if enrolled is not None:
         raise KeyFileMissing(
             f"{secret_file} is missing, and {identity.owner.name} enrolled with {enrolled.public.fingerprint} from "
-            "another machine: set TWINHOST_HOST in .env to the host that this one is, or revoke that key"
+            "another machine: set TWINHOST_HOST in .env to the host that this one is, or revoke that key: "
+            f"{advice.certs_init(secret_file, 'revoke', identity.owner.name)}"
         )
+
+
+def told_of_lost_secret(layout: Layout, identity: Identity) -> str:
+    """Return what to do about a secret that is missing while its public half is in the tree."""
+    secret_file, owner = layout.secret_file(identity), identity.owner
+    public_files = [path for path in layout.public_files(identity) if os.path.lexists(path)]
+    make, revoke = advice.certs_init(secret_file), advice.certs_init(secret_file, "revoke", owner.name)
+    if owner.name == SERVER:
+        new = f"make a new key, which every other machine then needs by hand; run: {advice.to_remove(*public_files)}, "
+        new += f"then: {make}"
+    elif layout.server_folder is not None:
+        new = f"make a new key; run: {revoke}, then: {make}"
+    else:
+        invite = f"certs-init invite {owner.name} --host {owner.host} --role {' --role '.join(sorted(owner.roles))}"
+        join = advice.certs_init(secret_file, "join", "-", piped=True)
+        new = f"enrol a new key; on mainpc: certs-init revoke {owner.name}, and {invite}, then here: {join}"
+    return f"{secret_file} is missing and {public_files[0]} is there: restore the secret from a backup, or {new}"
 
 
 def _known_certificate(layout: Layout, identity: Identity) -> tuple[str, Certificate | None]:

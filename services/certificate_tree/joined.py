@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from certificate_tree.record import replace_file
+from secure_zmq import advice
 from secure_zmq.errors import ConfigurationError
 
 JOINED_FILE = ".joined"
@@ -56,7 +57,7 @@ def _load(path: Path) -> list[Joining]:
     matches = [_LINE.fullmatch(line) for line in lines]
     if None in matches:
         raise ConfigurationError(
-            f"{path} is not certs-init's record (line {matches.index(None) + 1}); remove it, and ask for another "
-            "invitation where a join was interrupted"
+            f"{path} is not certs-init's record (line {matches.index(None) + 1}); remove it: "
+            f"{advice.to_remove(path)}; then ask for another invitation where a join was interrupted"
         )
     return [Joining(*match.groups()) for match in matches if match is not None]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from network_config import NetworkConfig
+from secure_zmq import advice
 from secure_zmq.errors import ConfigurationError
 from secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner
 from secure_zmq.validity import DAY_S, Validity
@@ -75,6 +76,11 @@ class Layout:
 def described(owner: KeyOwner) -> str:
     """Return whose key it is, in the words of a complaint."""
     return f"{owner.name} on {owner.host} ({' '.join(sorted(owner.roles))})"
+
+
+def to_rotate(name: str) -> str:
+    """Return the command line that changes a key while it is valid and in use."""
+    return f"{advice.CERTS_INIT} rotate " + ("server" if name == SERVER else f"client {name}")
 
 
 def plan_layout(root: Path, config: NetworkConfig, only_host: str | None) -> Layout:

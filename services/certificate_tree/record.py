@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from certificate_tree.layout import Identity
+from secure_zmq import advice
 from secure_zmq.errors import ConfigurationError
 from secure_zmq.keys import Certificate
 
@@ -61,8 +62,8 @@ def _load(path: Path) -> frozenset[str]:
     for number, line in enumerate(lines, start=1):
         if not _LINE.fullmatch(line):
             raise ConfigurationError(
-                f"{path} is not certs-init's record (line {number}); restore it from a backup, or remove it, "
-                "and certs-init takes no missing public key for a removed one"
+                f"{path} is not certs-init's record (line {number}); restore it from a backup, or remove it: "
+                f"{advice.to_remove(path)}; then certs-init takes no missing public key for a removed one"
             )
     return frozenset(lines)
 

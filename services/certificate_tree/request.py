@@ -11,7 +11,7 @@ from certificate_tree.tree_lock import locked, make_host_folder
 from network_config import NetworkConfig
 from secure_zmq.errors import ConfigurationError, KeyFileMissing
 from secure_zmq.key_writer import write_key_pair
-from secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_key_pair
+from secure_zmq.keys import Certificate, KeyOwner, KeyPair, fingerprint_of, load_key_pair
 
 
 def request(layout: Layout, config: NetworkConfig, owner: KeyOwner) -> Certificate:
@@ -34,6 +34,17 @@ def request(layout: Layout, config: NetworkConfig, owner: KeyOwner) -> Certifica
         )
     require_not_revoked(layout, certificate, str(path))
     return certificate
+
+
+def request_fingerprint(certificate: Certificate) -> str:
+    """Return the fingerprint that two people compare: of name, host, roles, and key together.
+
+    No name, host, or role can hold a line break or a space, so two requests never have the same text. The validity is
+    not part of it, because mainpc ignores what a request says of it.
+    """
+    owner = certificate.owner
+    lines = ["twinhost request", owner.name, owner.host, " ".join(sorted(owner.roles)), certificate.public.z85.decode()]
+    return fingerprint_of("\n".join(lines).encode())
 
 
 def take_in(layout: Layout, material: TrustMaterial, source: str) -> Certificate:

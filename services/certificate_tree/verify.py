@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from certificate_tree.generate import told_of_lost_secret
 from certificate_tree.joined import JOINED_FILE, JoinRecord
 from certificate_tree.layout import Identity, Layout
 from certificate_tree.record import RECORD_FILE, DistributionRecord, told_removed
@@ -27,7 +28,8 @@ from certificate_tree.verify_files import (
 )
 from certificate_tree.verify_remarks import remarks_on
 from durable_store.restoring import RESTORING
-from secure_zmq.certificates import ENROLLED_FOLDER, NEXT_SECRET_SUFFIX, TRUST_FOLDER
+from secure_zmq import advice
+from secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE, NEXT_SECRET_SUFFIX, TRUST_FOLDER
 from secure_zmq.errors import TwinhostError
 from secure_zmq.key_folders import INVITES_FOLDER, NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
 from secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate, load_key_pair
@@ -71,7 +73,7 @@ def verify_tree(layout: Layout, looks: int = 3) -> Findings:
         known = {folder.name for folder in (*layout.folders, *joined, *replaced)}
         known |= {LOCK_FILE, RECORD_FILE, JOINED_FILE, RESTORING}
         problems += [
-            f"{path} does not belong to this tree; move it away"
+            f"{path} does not belong to this tree; to remove it: {advice.to_remove(path)}"
             for path in _listing(layout.root)
             if path.name not in known
         ]
@@ -90,11 +92,11 @@ def _record(layout: Layout, problems: list[str]) -> DistributionRecord | None:
     try:
         JoinRecord(layout.root)
     except TwinhostError as error:
-        problems.append(told_here(error))
+        problems.append(told_here(error, layout.root / JOINED_FILE))
     try:
         return DistributionRecord(layout.root)
     except TwinhostError as error:
-        problems.append(told_here(error))
+        problems.append(told_here(error, layout.root / RECORD_FILE))
         return None
 
 
@@ -153,7 +155,7 @@ def _verify_joined(folder: Path) -> list[str]:
             else:
                 load_certificate(path)
         except TwinhostError as error:
-            problems.append(told_here(error))
+            problems.append(told_here(error, path))
     return problems
 
 
@@ -181,13 +183,16 @@ def _verify_stray_secret(path: Path, own: Sequence[Identity]) -> list[str]:
             try:
                 return another_owner(path, load_key_pair(path).certificate, identity.owner)
             except TwinhostError as error:
-                return [told_here(error)]
-    return [f"{path} is another's secret and must not be on this host; remove it and replace that key"]
+                return [told_here(error, path)]
+    return [
+        f"{path} is another's secret and must not be on this host; remove it: {advice.to_remove(path)}, "
+        "then revoke that key, and make or invite a new one"
+    ]
 
 
 def _verify_other(layout: Layout, path: Path, record: DistributionRecord | None) -> list[str]:
     """Look at a public file of none of the configuration: the next key of one, or of somebody who was let in."""
-    stranger = [f"{path} does not belong here; move it away"]
+    stranger = [f"{path} does not belong here; to remove it: {advice.to_remove(path)}"]
     following = path.name.endswith(NEXT_SUFFIX)
     stem = path.name.removesuffix(NEXT_SUFFIX)
     identity = next((one for one in layout.everybody if following and one.stem == stem), None)
@@ -196,7 +201,7 @@ def _verify_other(layout: Layout, path: Path, record: DistributionRecord | None)
             return mode_and_owner(path) + another_owner(path, load_certificate(path), identity.owner)
         certificate = load_certificate(path)
     except TwinhostError as error:
-        return stranger if identity is None else [told_here(error)]
+        return stranger if identity is None else [told_here(error, path)]
     if record is None or not record.was_distributed(path, certificate):
         return stranger
     return mode_and_owner(path)
@@ -206,10 +211,12 @@ def _verify_secret(layout: Layout, path: Path, identity: Identity) -> list[str]:
     following = path.with_name(f"{identity.stem}{NEXT_SECRET_SUFFIX}")
     if not os.path.lexists(path) and os.path.lexists(following):
         return [_told_interrupted(following)]
+    if not os.path.lexists(path) and any(map(os.path.lexists, layout.public_files(identity))):
+        return [told_of_lost_secret(layout, identity)]
     try:
         pair = load_key_pair(path)
     except TwinhostError as error:
-        return [told_here(error)]
+        return [told_here(error, path)]
     if is_revoked(layout, pair.certificate):
         return []
     return _compare(path, pair.certificate, identity, _published(layout, identity))
@@ -219,11 +226,16 @@ def _verify_public(layout: Layout, path: Path, identity: Identity) -> list[str]:
     if not path.exists() and _needs_no_file(layout, path, identity):
         return []
     if identity in layout.remote and not path.exists():
-        return [f"{path} is missing: get {identity.owner.name}'s public key from {identity.owner.host}; see README"]
+        public = f"{advice.certs_init(path, 'public', identity.stem, piped=True)} > {identity.stem}.key"
+        take = f"{advice.certs_init(path, 'trust', '-', piped=True)} < {identity.stem}.key"
+        return [
+            f"{path} is missing: get {identity.owner.name}'s public key from {identity.owner.host}; "
+            f"there: {public}, here: {take}"
+        ]
     try:
         certificate = load_certificate(path)
     except TwinhostError as error:
-        return [told_here(error)]
+        return [told_here(error, path)]
     if is_revoked(layout, certificate):
         return another_owner(path, certificate, identity.owner)
     return _compare(path, certificate, identity, _published(layout, identity))
@@ -273,14 +285,18 @@ def _compare(
     if not wrong and published is not None and found.public != published[1].public:
         return [
             f"{path} has the key {found.public.fingerprint} and {published[0]} has "
-            f"{published[1].public.fingerprint}; remove the wrong one and run certs-init, which says how to go on"
+            f"{published[1].public.fingerprint}; remove the wrong one, {advice.to_remove(path)} or "
+            f"{advice.to_remove(published[0])}, then run certs-init, which says how to go on"
         ]
     return wrong
 
 
 def _told_interrupted(path: Path) -> str:
-    return f"{path} is of a join that was interrupted; run certs-init join again with the same line, or remove it"
+    return (
+        f"{path} is of a join that was interrupted; run certs-init join again with the same line, or remove it: "
+        f"{advice.to_remove(path)}"
+    )
 
 
 def _listing(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir())
+    return sorted(path for path in folder.iterdir() if path.name not in (FAILURE_FILE, f"{FAILURE_FILE}.draft"))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from certificate_tree.layout import described
 from certificate_tree.survey import SHA256_HEX, read_vouching
-from secure_zmq.errors import TwinhostError
+from secure_zmq import advice
+from secure_zmq.errors import KeyFileExposed, KeyFileMissing, TwinhostError
 from secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, load_certificate
 
 
@@ -15,10 +16,10 @@ def mode_and_owner(path: Path) -> list[str]:
     status = path.lstat()
     mode, uid = stat.S_IMODE(status.st_mode), status.st_uid
     if uid != os.getuid():
-        return [f"{path} belongs to uid {uid} and not to {os.getuid()}; run: chown {os.getuid()} {path}"]
+        return [f"{path} belongs to uid {uid} and not to {os.getuid()}; run: {advice.to_own(path)}"]
     if mode & 0o022 and not path.name.endswith(SECRET_SUFFIX):  # of a secret the loader asks for more
-        wanted = 700 if stat.S_ISDIR(status.st_mode) else 644
-        return [f"{path} has mode {mode:04o}, so others can change what it holds; run: chmod {wanted} {path}"]
+        change = advice.to_change_mode(path, "700" if stat.S_ISDIR(status.st_mode) else "644")
+        return [f"{path} has mode {mode:04o}, so others can change what it holds; run: {change}"]
     return []
 
 
@@ -37,17 +38,20 @@ def folder_of_keys(folder: Path, *, ignore_drafts: bool = False) -> tuple[list[s
         if ignore_drafts and path.name.endswith(".draft"):
             continue
         if path.suffix != ".key":
-            problems.append(f"{path} does not belong here; move it away")
+            problems.append(f"{path} does not belong here; to remove it: {advice.to_remove(path)}")
             continue
         problems += mode_and_owner(path)
         try:
             certificate = load_certificate(path)
         except TwinhostError as error:
-            problems.append(told_here(error))
+            problems.append(told_here(error, path))
             continue
         keys.append((path, certificate))
         if certificate.owner.name != path.stem.removesuffix(".next"):
-            problems.append(f"{path} is the key of {described(certificate.owner)}, not of {path.stem}; move it away")
+            problems.append(
+                f"{path} is the key of {described(certificate.owner)}, not of {path.stem}; "
+                f"to remove it: {advice.to_remove(path)}"
+            )
     return problems, keys
 
 
@@ -60,7 +64,9 @@ def folder_of_revocations(folder: Path) -> list[str]:
         if path.suffix == ".key" and SHA256_HEX.fullmatch(path.stem):
             problems += mode_and_owner(path)
         else:
-            problems.append(f"{path} revokes nothing, since its name is no SHA-256 in hex; move it away")
+            problems.append(
+                f"{path} revokes nothing, since its name is no SHA-256 in hex; to remove it: {advice.to_remove(path)}"
+            )
     return problems
 
 
@@ -82,13 +88,17 @@ def another_owner(path: Path, found: Certificate, owner: KeyOwner) -> list[str]:
         return []
     return [
         f"{path} is the key of {described(found.owner)}, not of {described(owner)}; "
-        "remove it and run certs-init, which says how to go on"
+        f"remove it: {advice.to_remove(path)}, then run certs-init, which says how to go on"
     ]
 
 
-def told_here(error: TwinhostError) -> str:
-    """Return the loader's sentence; its advice to come here, or none, is no help to who is here already."""
-    what, _, advice = str(error).partition("; ")
-    if not advice or "certs-init verify" in advice:
-        advice = "restore it from a backup, or remove it and run certs-init, which says how to go on"
-    return f"{what}; {advice}"
+def told_here(error: TwinhostError, path: Path) -> str:
+    """Return the loader's sentence; its advice to run verify, or none, is no help to who has run it."""
+    what, _, to_do = str(error).partition("; ")
+    unreadable = isinstance(error, KeyFileMissing) and path.is_file() and not path.is_symlink()
+    if isinstance(error, KeyFileExposed) or unreadable:
+        to_do = f"run: {advice.to_change_mode(path, '600' if path.name.endswith(SECRET_SUFFIX) else '644')}"
+    elif not to_do or "certs-init verify" in to_do:
+        to_do = f"restore it from a backup, or remove it: {advice.to_remove(path)}, then run certs-init, which says "
+        to_do += "how to go on"
+    return f"{what}; {to_do}"

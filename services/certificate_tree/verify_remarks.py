@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 
-from certificate_tree.layout import Layout
+from certificate_tree.layout import SERVER, Layout
 from certificate_tree.replaced import replaced_folders
 from certificate_tree.survey import REQUESTS_FOLDER, found_keys, is_revoked, joined_folders, keys_in, own_pairs
+from secure_zmq import advice
 from secure_zmq.key_folders import INVITES_FOLDER
 from secure_zmq.keys import Certificate
 from secure_zmq.validity import format_moment
@@ -60,8 +61,42 @@ def _ending(layout: Layout) -> Iterator[str]:
     keys: dict[bytes, Certificate] = {key.certificate.public.raw: key.certificate for key in found_keys(layout)}
     for key in keys.values():
         end = key.validity.not_after
-        if end is None or not key.validity.ends_soon(now) or is_revoked(layout, key):
-            continue
-        how = "ended {}, and nobody lets it in" if key.validity.has_ended(now) else "ends {}"
         owner = f"{key.owner.name} on {key.owner.host}"
-        yield f"the key of {owner} ({key.public.fingerprint}) {how.format(format_moment(end))}; rotate or replace it"
+        if is_revoked(layout, key):
+            continue
+        if end is None:
+            yield f"the key of {owner} ({key.public.fingerprint}) never expires; {_to_limit(layout, key)}"
+            continue
+        if not key.validity.ends_soon(now):
+            continue
+        if key.validity.has_ended(now):
+            how, to_do = f"ended {format_moment(end)}, and is refused everywhere", _to_replace(layout, key)
+        else:
+            how, to_do = f"ends {format_moment(end)}", f"where its secret is, run: {_to_rotate(layout, key)}"
+        yield f"the key of {owner} ({key.public.fingerprint}) {how}; {to_do}"
+
+
+def _to_limit(layout: Layout, key: Certificate) -> str:
+    """Return what gives a key an end that has none, as keys of older versions do."""
+    remote = next((one for one in layout.remote if one.owner == key.owner), None)
+    if remote is not None:
+        public = advice.certs_init(layout.root, "public", remote.stem, piped=True)
+        return f"to give it an end: {public} | {advice.certs_init(layout.root, 'trust', '-', piped=True)}"
+    return f"to change it for one that does: {_to_rotate(layout, key)}"
+
+
+def _to_rotate(layout: Layout, key: Certificate) -> str:
+    rotate = ("rotate", "server") if key.owner.name == SERVER else ("rotate", "client", key.owner.name)
+    return advice.certs_init(layout.root, *rotate)
+
+
+def _to_replace(layout: Layout, key: Certificate) -> str:
+    """Return what brings another key in the place of one that expired."""
+    name, roles = key.owner.name, " --role ".join(sorted(key.owner.roles))
+    if name == SERVER:
+        return f"run: {_to_rotate(layout, key)}"
+    revoke = advice.certs_init(layout.root, "revoke", name)
+    if any(one.owner == key.owner for one in layout.local):
+        return f"run: {revoke}, then: {advice.certs_init(layout.root, 'replace', name)}"
+    invite = advice.certs_init(layout.root, "invite", name, "--host", key.owner.host, "--role", roles)
+    return f"on mainpc, run: {revoke}, then: {invite}, and on {key.owner.host}: certs-init join --replace -"

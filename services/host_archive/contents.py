@@ -1,15 +1,18 @@
 """What a state comes to, in the figures that a person can compare."""
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from audit_log.verify import Findings
-from certificate_tree.layout import Layout
+from certificate_tree.layout import AGENT_ROLE, Layout, described
 from certificate_tree.survey import enrolled_folder, is_revoked, keys_in
 from durable_store.copies import count_rows
+from secure_zmq.certificates import folders_of_keys
 from secure_zmq.errors import MalformedRequest, StoreUnavailable
-from secure_zmq.keys import KeyPair
+from secure_zmq.key_folders import NOTHING, read_folders
+from secure_zmq.keys import Certificate, KeyPair
 
 BROKEN_LOG = "--broken-audit"  # by which a person says that a log which is not whole is to be taken as it is
 
@@ -40,6 +43,36 @@ def contents_of(layout: Layout, server: KeyPair, database: Path, audit: Findings
     except sqlite3.Error as error:
         raise StoreUnavailable(f"{database} can't be read ({error}); see its volume") from None
     return Contents(server.public.fingerprint, agents, len(keys), audit.lines, audit.starts_at, audit.head.seq)
+
+
+def told_of_trust(tree: Layout, here: Layout) -> list[str]:
+    """Return that a received tree must be trusted, and every key and invitation in it of more than an agent.
+
+    Args:
+        tree: what was received.
+        here: the present tree of this machine.
+    """
+    folder, present = tree.server_folder, here.server_folder
+    assert folder is not None  # `check_keys` found the secret in it
+    received = read_folders(folders_of_keys(folder))
+    known = read_folders(folders_of_keys(present)) if present else NOTHING
+    authorised = {key.public for key in (*known.current.values(), *known.next.values())}
+    lines = [
+        "Nothing proves who wrote this archive: restore it only if you trust it, since it says who is an operator."
+    ]
+    for key in (*_operators(received.current.values()), *_operators(received.next.values())):
+        how = "is authorised here already" if key.public in authorised else "is not authorised here now"
+        how = "is revoked here and stays so" if is_revoked(here, key) else how
+        lines.append(f"It authorises {described(key.owner)} with {key.public.fingerprint}, which {how}.")
+    for key in _operators(received.invites):
+        lines.append(f"It authorises {described(key.owner)} with an open invitation, {key.public.fingerprint}.")
+    return lines
+
+
+def _operators(certificates: Iterable[Certificate]) -> list[Certificate]:
+    """Return those with any other role than an agent's, by name."""
+    more = (key for key in certificates if key.owner.roles - {AGENT_ROLE})
+    return sorted(more, key=lambda key: key.owner.name)
 
 
 def require_whole(audit: Findings, *, broken_log: bool) -> list[str]:

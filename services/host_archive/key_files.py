@@ -10,6 +10,7 @@ from certificate_tree.layout import SERVER, Layout
 from certificate_tree.record import RECORD_FILE, DistributionRecord
 from certificate_tree.survey import joined_folders
 from host_archive.members import KEY_FILE, KEYS, RECORDS
+from secure_zmq.certificates import FAILURE_FILE
 from secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch, TwinhostError
 from secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER
 from secure_zmq.keys import MAX_KEY_FILE_BYTES, SECRET_SUFFIX, KeyPair, load_certificate, load_key_pair
@@ -127,7 +128,7 @@ def _add(layout: Layout, path: Path, found: KeyFiles) -> None:
     name = f"{KEYS}/{path.relative_to(layout.root)}"
     if path.is_dir() and not path.is_symlink():
         return
-    if path.name.startswith(".") and path.name.endswith(".draft"):
+    if path.name == FAILURE_FILE or (path.name.startswith(".") and path.name.endswith(".draft")):
         return
     if not KEY_FILE.fullmatch(name) or path.is_symlink() or not path.is_file():
         if path.exists() or path.is_symlink():

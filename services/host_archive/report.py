@@ -25,6 +25,7 @@ def told_of_check(checked: Checked) -> list[str]:
         *(f"remark: {remark}" for remark in checked.remarks),
         f"the archive is whole: {manifest.host} as of {manifest.moment}, by twinhost {manifest.program}",
         str(checked.contents),
+        *checked.trust,
     ]
 
 

@@ -13,7 +13,7 @@ from certificate_tree.tree_lock import fsync_folder, locked, make_host_folder
 from durable_store.copies import check_copy, require_space
 from durable_store.restoring import require_no_restore
 from durable_store.set_aside import PARTS, part
-from host_archive.contents import Contents, contents_of, require_whole
+from host_archive.contents import Contents, contents_of, require_whole, told_of_trust
 from host_archive.exchange import Commit, drop, exchange, finish, free_stamp, holds_files, unfinished
 from host_archive.key_files import check_keys, merge_records, received_tree
 from host_archive.mark import mark_restored
@@ -38,6 +38,7 @@ class Checked:
     manifest_sha256: str
     contents: Contents
     remarks: list[str]
+    trust: list[str]  # what a person has to know before it is put in place
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def restore(places: Places, stream: BinaryIO, say: Say, *, may_replace: bool, br
     Args:
         places: where the state is to be.
         stream: the archive.
-        say: told of what is finished first.
+        say: takes a line about what is finished first, and about the operators before anything is changed.
         may_replace: whether a state that is there gives way; it is kept beside the new one.
         broken_log: whether an audit log that is not whole is taken as it is.
 
@@ -80,6 +81,8 @@ def restore(places: Places, stream: BinaryIO, say: Say, *, may_replace: bool, br
             _require_free(places, manifest)
         with _received(places):
             checked = _receive(places, reader, content, broken_log=broken_log)
+            for line in checked.trust:
+                say(line)
             mark_restored(places.received_state / DATABASE_FILE, places.received_state / AUDIT_FOLDER, manifest)
             carried = carry_revocations(places)
             commit = Commit(checked.manifest_sha256, free_stamp(places), manifest.moment, carried)
@@ -147,7 +150,8 @@ def _receive(places: Places, reader: Reader, content: bytes, *, broken_log: bool
     remarks = require_whole(audit, broken_log=broken_log)
     _complete(places.layout, tree)
     contents = contents_of(tree, server, database, audit)
-    return Checked(manifest, hashlib.sha256(content).hexdigest(), contents, remarks)
+    trust = told_of_trust(tree, places.layout)
+    return Checked(manifest, hashlib.sha256(content).hexdigest(), contents, remarks, trust)
 
 
 def _room_for(member: Member) -> int:

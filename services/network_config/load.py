@@ -15,6 +15,7 @@ from secure_zmq.grants import EVERY_ACTION, RESERVED_GRANTS, UNAUTHENTICATED_ROL
 
 PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
+PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # on which docker-compose.yml publishes ports
 DEFAULT_PATH = Path(__file__).resolve().parents[2] / "config" / "network_config.yaml"
 
 MAX_DAYS = 36_500  # a hundred years

@@ -110,3 +110,11 @@ def is_address(text: str) -> bool:
             )
         )
     return True
+
+
+def is_loopback(text: str) -> bool:
+    """Return whether an address, with or without brackets, is one at which only this machine reaches itself."""
+    try:
+        return ipaddress.ip_address(text.strip("[]")).is_loopback
+    except ValueError:
+        return text == "localhost"

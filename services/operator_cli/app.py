@@ -15,6 +15,7 @@ from operator_cli.agents import agents
 from operator_cli.arguments import JSON_FLAG
 from operator_cli.audit import audit
 from operator_cli.call import call
+from operator_cli.connect import certs_init_failure
 from operator_cli.doctor.command import doctor
 from operator_cli.failures import Failure
 from operator_cli.keys import keys
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever the locale, no answer fails to be shown
+    if (failure := certs_init_failure()) is not None:
+        output.say("warning", output.WARN, f"certs-init failed: {failure}")
     try:
         exit_status = _run(list(arguments) or ["--help"])
         sys.stdout.flush()

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from network_config import Agent, NetworkConfig, load_network_config
 from operator_cli.documents import Endpoint, read
+from secure_zmq import advice
 from secure_zmq.certificates import (
+    FAILURE_FILE,
     Certificates,
     certificates_folder,
     folders_of_keys,
@@ -79,7 +81,9 @@ class Settings:
             lying = load_certificate(path)
             if lying.owner.name != agent.name:
                 owner = lying.owner.name
-                raise KeyMismatch(f"{path} is the key of {owner}, and not of {agent.name}; run certs-init verify")
+                raise KeyMismatch(
+                    f"{path} is the key of {owner}, and not of {agent.name}; run: {advice.certs_init(path, 'verify')}"
+                )
         except KeyFileMissing:
             if agent == self.registry_agent:
                 raise
@@ -120,3 +124,11 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     secure = is_secure_zmq_enabled(environment)
     config = load_network_config(environment=environment)
     return Settings(config, load_certificates(certificates_folder(environment)) if secure else None)
+
+
+def certs_init_failure(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return why certs-init failed the last time that it was to make keys; None where it did not."""
+    try:
+        return (certificates_folder(environment) / FAILURE_FILE).read_text("utf-8", "replace").strip()
+    except OSError:
+        return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from secure_zmq import advice
 from secure_zmq.errors import ConfigurationError, KeyFileMissing
 from secure_zmq.key_folders import read_folders
 from secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyPair, PublicKey, load_certificate, load_key_pair
@@ -15,6 +16,7 @@ DEFAULT_FOLDER = "/certificates"
 NEXT_SECRET_SUFFIX = f".next{SECRET_SUFFIX}"  # of a rotation that has not come to its switch
 ENROLLED_FOLDER = "enrolled"  # in SystemDigitalTwin's folder: the keys that it let in itself
 TRUST_FOLDER = "trust"  # in another agent's folder: whom mainpc has told it to trust
+FAILURE_FILE = ".certs-init-failed"  # why certs-init, which makes the keys, failed the last time
 SERVER_KEY_STEM = "server"  # SystemDigitalTwin's
 
 
@@ -66,8 +68,14 @@ def load_certificates(folder: Path | None = None) -> Certificates:
     folder = folder or certificates_folder()
     secrets = [path for path in sorted(folder.glob(f"*{SECRET_SUFFIX}")) if not path.name.endswith(NEXT_SECRET_SUFFIX)]
     if not secrets:
-        raise KeyFileMissing(f"{folder} holds no secret key; run: docker compose run --rm certs-init")
+        # Where public keys are, the secret was lost, and certs-init makes no second one by itself.
+        lost = any(folder.glob(f"*{PUBLIC_SUFFIX}"))
+        run = advice.certs_init(folder, "verify") if lost else advice.CERTS_INIT
+        raise KeyFileMissing(f"{folder} holds no secret key; run: {run}")
     if len(secrets) > 1:
         names = ", ".join(path.name for path in secrets)
-        raise ConfigurationError(f"{folder} holds {len(secrets)} secret keys ({names}); keep this host's own alone")
+        raise ConfigurationError(
+            f"{folder} holds {len(secrets)} secret keys ({names}); keep this host's own alone: "
+            f"run: {advice.certs_init(folder, 'verify')}"
+        )
     return Certificates(folder, load_key_pair(secrets[0]))

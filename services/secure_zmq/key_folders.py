@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from secure_zmq import advice
 from secure_zmq.errors import TwinhostError
 from secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, PublicKey, load_certificate
 
@@ -80,8 +81,9 @@ def _key_files(folders: Sequence[Path], rejected: list[str], subfolder: str = ""
             continue
         except OSError as error:
             too_many = error.errno in {errno.EMFILE, errno.ENFILE}
-            advice = "it is tried again; raise TWINHOST_NOFILE in .env" if too_many else "mend its owner and mode"
-            rejected.append(f"{place} can't be read ({error.strerror}); {advice}")
+            run = f"run: {advice.certs_init(place, 'verify')}"
+            step = "it is tried again; raise TWINHOST_NOFILE in .env" if too_many else run
+            rejected.append(f"{place} can't be read ({error.strerror}); {step}")
     return found
 
 
@@ -110,8 +112,13 @@ def _admit(
     owner = certificate.owner
     known = by_name.get(owner.name, certificate)
     if (known.owner, known.public) != (owner, certificate.public):
-        rejected.append(f"{path} gives {owner.name} a second, different key; remove one of the two")
+        rejected.append(
+            f"{path} gives {owner.name} a second, different key; revoke the wrong one: certs-init revoke "
+            f"{known.public.fingerprint} or {certificate.public.fingerprint}"
+        )
     elif owners.setdefault(certificate.public, owner) != owner:
-        rejected.append(f"{path} gives one key to two owners; remove one of the two")
+        rejected.append(
+            f"{path} gives one key to two owners; revoke it: certs-init revoke {certificate.public.fingerprint}"
+        )
     else:
         by_name[owner.name] = known  # of two files of one key, the first one's validity counts

@@ -15,6 +15,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
+from secure_zmq import advice
 from secure_zmq.errors import KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyMismatch
 from secure_zmq.validity import UNLIMITED, Validity, parse_moment
 from secure_zmq.zcert import decode_z85_key, parse_zcert
@@ -46,8 +47,7 @@ class PublicKey:
     @property
     def fingerprint(self) -> str:
         """`SHA256:` and unpadded base64 of the hash, as OpenSSH prints a key."""
-        digest = hashlib.sha256(self.raw).digest()
-        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+        return fingerprint_of(self.raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,11 @@ class KeyPair:
         return cls(Certificate(owner, PublicKey(z85.decode(public)), validity), secret)
 
 
+def fingerprint_of(content: bytes) -> str:
+    """Return `SHA256:` and the unpadded base64 of the hash of some bytes."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+
+
 def load_certificate(path: Path) -> Certificate:
     """Read a public key file.
 
@@ -112,7 +117,10 @@ def load_certificate(path: Path) -> Certificate:
         KeyFileMalformed: it is not a key file to the letter, or it holds a secret.
     """
     text, _ = _read(path)
-    return parse_certificate(text, str(path))
+    try:
+        return parse_certificate(text, str(path))
+    except KeyFileMalformed as error:
+        raise KeyFileMalformed(str(error) if "; " in str(error) else f"{error}; {_to_verify(path)}") from None
 
 
 def parse_certificate(text: str, source: str) -> Certificate:
@@ -141,16 +149,21 @@ def load_key_pair(path: Path) -> KeyPair:
     """
     text, mode = _read(path)
     if mode & 0o077:
-        raise KeyFileExposed(f"{path} has mode {mode & 0o777:04o}, so others can use the secret; run: chmod 600 {path}")
-    sections = parse_zcert(str(path), text)
+        raise KeyFileExposed(
+            f"{path} has mode {mode & 0o777:04o}, so others can use the secret; run: {advice.to_protect(path)}"
+        )
+    try:
+        sections = parse_zcert(str(path), text)
+        certificate = _certificate(str(path), sections)
+    except KeyFileMalformed as error:
+        raise KeyFileMalformed(f"{error}; {_to_verify(path)}") from None
     secret = sections["curve"].get("secret-key")
     if secret is None:
-        raise KeyFileMalformed(f"{path} has no secret-key; run certs-init to make the key")
-    certificate = _certificate(str(path), sections)
+        raise KeyFileMalformed(f"{path} has no secret-key; {_to_verify(path)}")
     try:
         return KeyPair(certificate, _characters(secret))
     except (KeyFileMalformed, KeyMismatch) as error:
-        raise type(error)(f"{path}: {error}; run certs-init verify") from None
+        raise type(error)(f"{path}: {error}; {_to_verify(path)}") from None
 
 
 def _read(path: Path) -> tuple[str, int]:
@@ -159,7 +172,7 @@ def _read(path: Path) -> tuple[str, int]:
     except FileNotFoundError:
         raise KeyFileMissing(f"{path} is missing; run: docker compose run --rm certs-init") from None
     except OSError as error:
-        raise KeyFileMissing(f"{path} can't be read ({error.strerror}); run certs-init verify") from None
+        raise KeyFileMissing(f"{path} can't be read ({error.strerror}); {_to_verify(path)}") from None
     try:  # no file object yet: making one of a folder raises
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_KEY_FILE_BYTES:
@@ -170,7 +183,7 @@ def _read(path: Path) -> tuple[str, int]:
     try:
         return content.decode("ascii"), status.st_mode
     except UnicodeDecodeError:
-        raise KeyFileMalformed(f"{path} holds bytes that are not ASCII; run certs-init verify") from None
+        raise KeyFileMalformed(f"{path} holds bytes that are not ASCII; {_to_verify(path)}") from None
 
 
 def _certificate(source: str, sections: dict[str, dict[str, str]]) -> Certificate:
@@ -181,7 +194,11 @@ def _certificate(source: str, sections: dict[str, dict[str, str]]) -> Certificat
         moments = {name: parse_moment(metadata[name]) for name in ("not_before", "not_after") if name in metadata}
         return Certificate(owner, public, Validity(**moments))
     except KeyFileMalformed as error:
-        raise KeyFileMalformed(f"{source}: {error}; run certs-init verify") from None
+        raise KeyFileMalformed(f"{source}: {error}") from None
+
+
+def _to_verify(path: Path) -> str:
+    return f"run: {advice.certs_init(path, 'verify')}"
 
 
 def _characters(value: str) -> bytes:

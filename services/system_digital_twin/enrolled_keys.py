@@ -4,6 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from secure_zmq import advice
 from secure_zmq.errors import StoreUnavailable
 from secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
 from secure_zmq.key_writer import replace_certificate, sweep_drafts, write_revocation, write_vouching
@@ -23,7 +24,8 @@ class EnrolledKeys:
     def fault(self) -> str | None:
         """Why nobody can enrol at this moment."""
         writable = self._folder.is_dir() and os.access(self._folder, os.W_OK | os.X_OK)
-        return None if writable else f"{self._folder} can't be written, so nobody can enrol; run certs-init"
+        run = advice.certs_init(self._folder, "verify")
+        return None if writable else f"{self._folder} can't be written, so nobody can enrol; run: {run}"
 
     def put(self, certificate: Certificate, voucher: PublicKey) -> None:
         """Authorise a key as the current one of its owner, and record the invitation that it came by.

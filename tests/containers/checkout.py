@@ -44,14 +44,20 @@ class Machine:
         text = "".join(f"{name}={value}\n" for name, value in self.variables.items())
         (self.folder / ".env").write_text(text, encoding="utf-8")
 
-    def run(self, command: str) -> Finished:
-        """Run a line in a shell, in the checkout."""
+    def run(self, command: str, given: str = "") -> Finished:
+        """Run a line in a shell, in the checkout; `given` is its standard input."""
         if "() {" in command:
             self._functions.append(command)
             return Finished(0, "", "")
         script = "\n".join([*self._functions, command])
         done = subprocess.run(
-            ["bash", "-c", script], cwd=self.folder, capture_output=True, text=True, check=False, env=self._environment
+            ["bash", "-c", script],
+            cwd=self.folder,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self._environment,
         )
         return Finished(done.returncode, done.stdout, done.stderr)
 

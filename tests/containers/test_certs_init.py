@@ -1,6 +1,8 @@
 """The container that makes the keys: any number of times, never twice, and it says what lies where."""
 
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,8 +52,101 @@ def test_verify_says_what_is_wrong(keys: Stack) -> None:
     assert keys.run_shell("certs-init", damage).status == 0
     verified = keys.run("certs-init", "verify")
     assert verified.status == 1
-    assert "chmod 600 /certificates/mainpc/server.key_secret" in verified.out
+    assert "chmod certs-init 600 /certificates/mainpc/server.key_secret" in verified.out
     assert "/certificates/mainpc/client.key_secret is another's secret" in verified.out
+
+
+DAMAGES = {
+    "exposed": "chmod 644 /certificates/mainpc/server.key_secret",
+    "folder open": "chmod 777 /certificates/pc2",
+    "lost": "rm /certificates/pc2/client.key_secret",
+    "mainpc's lost": "rm /certificates/mainpc/server.key_secret",
+    "cut off": "echo half > /certificates/pc2/server.key",
+    "stray": "touch /certificates/mainpc/notes.txt",
+}
+BRING_BACK = re.compile(r"To bring it back: .* public (\S+) \| .* trust -")
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_the_advice_about_keys_works_as_printed(keys: Stack, damage: str) -> None:
+    """Command by command, on the volume, as the services' user: in the end an agent would start."""
+    keys.run("certs-init")
+    assert keys.run_shell("certs-init", damage).status == 0
+    for _ in range(4):
+        verified = keys.run("certs-init", "verify")
+        wrong = [line for line in verified.out.splitlines()[:-1] if not line.startswith("remark")]
+        if not wrong:
+            break
+        commands = re.findall(r"docker compose (run --rm [^,;\n]*)", wrong[0])
+        assert commands, wrong[0]
+        for command in commands:
+            done = keys.compose(*shlex.split(command))
+            assert done.status == 0, f"{command}: {done.err}"
+        if "then run certs-init" in wrong[0]:
+            for stem in BRING_BACK.findall(keys.run("certs-init").out):
+                public = keys.run("certs-init", "public", stem).out
+                assert keys.run("certs-init", "trust", "-", given=public).status == 0
+    assert (keys.run("certs-init", "verify").status, keys.run("certs-init").status) == (0, 0)
+    secrets = keys.run_shell("certs-init", "stat -c %a /certificates/*/*.key_secret").out.split()
+    assert secrets == ["600"] * 3
+
+
+def test_a_file_of_another_user_is_given_back_as_advised(keys: Stack) -> None:
+    """As a copy made by root leaves it; the command that verify names takes root, and nothing else of the machine."""
+    keys.run("certs-init")
+    as_root = ("--user", "0", "--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE")
+    path = "/certificates/pc2/server.key"
+    chown = keys.compose("run", "--rm", "-T", "--no-deps", *as_root, "--entrypoint", "chown", "certs-init", "0", path)
+    assert chown.status == 0, chown.err
+    verified = keys.run("certs-init", "verify")
+    (sentence,) = [line for line in verified.out.splitlines() if "belongs to uid 0" in line]
+    done = keys.compose(*shlex.split(sentence.partition("run: docker compose ")[2]))
+    assert done.status == 0, done.err
+    assert keys.run("certs-init", "verify").status == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("chmod 644 /certificates/mainpc/server.key_secret", "so others can use the secret; run: "),
+        ("rm /certificates/mainpc/server.key_secret", "/certificates holds no secret key; run: "),
+    ],
+)
+def test_what_an_agent_advises_leads_to_the_command(keys: Stack, damage: str, sentence: str) -> None:
+    """Its own mount is read-only, and it sees a part of the tree; verify sees all of it and says what to do."""
+    keys.run("certs-init")
+    assert keys.run_shell("certs-init", damage).status == 0
+    said = keys.run("mainpc")
+    assert said.status == 78
+    assert f"{sentence}docker compose run --rm certs-init verify" in said.out + said.err
+    advised = keys.compose("run", "--rm", "certs-init", "verify")
+    assert (advised.status, "docker compose run --rm" in advised.out) == (1, True)
+
+
+def test_where_it_fails_its_sentence_is_seen(keys: Stack) -> None:
+    """In the output of `docker compose up`, and by the cli, which runs all the same."""
+    keys.run("certs-init")
+    assert keys.run_shell("certs-init", "rm /certificates/mainpc/server.key_secret").status == 0
+    sentence = keys.run("certs-init").err.removeprefix("certs-init: ").strip()
+    assert "/certificates/mainpc/server.key_secret is missing" in sentence
+    up = keys.compose("up")
+    assert (up.status != 0, sentence in up.out + up.err) == (True, True), up.out + up.err
+    status = keys.compose("run", "--rm", "-T", "cli", "status")
+    assert (status.status, f"certs-init failed: {sentence}" in status.err) == (1, True), status.err
+
+
+@pytest.mark.parametrize("service", ["certs-init", "cli", "archive"])
+def test_the_engine_keeps_nothing_of_what_a_tool_prints(keys: Stack, service: str) -> None:
+    """An invitation, a folder of keys, a backup: nothing of it is in a log of the engine; the caller gets it whole."""
+    assert keys.run("certs-init").status == 0
+    name = f"{keys.project}-{service}-kept"
+    printed = keys.compose("run", "-T", "--no-deps", "--name", name, service, "--help")
+    try:
+        assert (printed.status, "usage" in printed.out.lower()) == (0, True), printed.err
+        logs = subprocess.run(["docker", "logs", name], capture_output=True, text=True, check=False)
+        assert (logs.returncode != 0, logs.stdout) == (True, "")
+    finally:
+        subprocess.run(["docker", "rm", name], capture_output=True, check=True)
 
 
 def test_a_removed_peer_stays_removed(keys: Stack) -> None:

@@ -146,7 +146,7 @@ def forbid_writing_state(start: Start, _: str) -> None:
 Breakage = Callable[[Start, str], None]
 BREAKAGES: list[tuple[Breakage, str]] = [
     (remove_secret, "holds no secret key"),
-    (expose_secret, "chmod 600"),
+    (expose_secret, "others can use the secret; run: docker compose run --rm certs-init verify"),
     (truncate_secret, "expected name"),
     (zero_secret, "all zero"),
     (mismatch_halves, "not halves of one pair"),

@@ -12,6 +12,7 @@ import docker
 import pytest
 
 from certificate_tree.invitation import Invitation, parse_invitation, token_pair
+from certificate_tree.request import request_fingerprint
 from secure_zmq.client import Client
 from secure_zmq.errors import LimitReached, NotAuthorized, NotGranted
 from secure_zmq.keys import KeyOwner, KeyPair
@@ -265,15 +266,20 @@ def test_a_machine_without_a_path_comes_in_by_two_files(site: Site) -> None:
     for options in ([], ["--fingerprint", fresh_pair().public.fingerprint]):
         not_yet = site.tree.run("accept", "-", *options, given=asked.out)
         assert (not_yet.status, not_yet.out) == (1, "")
+    fingerprint = request_fingerprint(own.certificate)
+    assert f"--fingerprint {fingerprint}" in asked.err
     pending = site.tree.run("pending").out
     assert "request" in pending
-    assert own.public.fingerprint in pending
+    assert fingerprint in pending
     refused(site.held_by(own))
     site.told("handshake_refused", cause="key_not_authorized", fingerprint=own.public.fingerprint)
-    accepted = site.tree.run("accept", "carried", "--fingerprint", own.public.fingerprint)
+    raised = asked.out.replace('roles = "agent"', 'roles = "operator"')
+    assert site.tree.run("accept", "-", "--fingerprint", fingerprint, given=raised).status == 1
+    assert site.tree.run("accept", "-", given=asked.out).status == 1  # keeps the unedited one again
+    accepted = site.tree.run("accept", "carried", "--fingerprint", fingerprint)
     assert accepted.status == 0, accepted.err
     assert "secret-key" not in accepted.out
-    assert own.public.fingerprint not in site.tree.run("pending").out
+    assert fingerprint not in site.tree.run("pending").out
     trusted = site.new.run("trust", "-", given=accepted.out)
     assert trusted.status == 0, trusted.err
     site.stack.audited("key_authorized", name="carried", fingerprint=own.public.fingerprint)
@@ -285,11 +291,11 @@ def test_a_machine_without_a_path_comes_in_by_two_files(site: Site) -> None:
 def test_a_dropped_request_is_gone(site: Site) -> None:
     """`reject` drops it, and its name can be accepted no more."""
     asked = site.new.run("request", "dropped", "--host", "pc3", "--role", "agent")
-    own = site.new.keys("dropped", site.copies).own_keys.public
+    own = site.new.keys("dropped", site.copies).own_keys.certificate
     assert site.tree.run("accept", "-", given=asked.out).status == 1
     assert site.tree.run("reject", "dropped").status == 0
     assert "dropped" not in site.tree.run("pending").out
-    again = site.tree.run("accept", "dropped", "--fingerprint", own.fingerprint)
+    again = site.tree.run("accept", "dropped", "--fingerprint", request_fingerprint(own))
     assert (again.status, again.out) == (1, "")
     assert "dropped" not in site.tree.shell("ls /certificates/mainpc /certificates/mainpc/enrolled").out
 

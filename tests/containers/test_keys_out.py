@@ -15,6 +15,7 @@ import docker
 import pytest
 
 from certificate_tree.invitation import parse_invitation
+from certificate_tree.request import request_fingerprint
 from secure_zmq.client import Client
 from secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive, TwinhostError
 from secure_zmq.key_writer import render_certificate
@@ -269,7 +270,7 @@ def test_there_is_no_way_back_for_a_key_and_one_for_its_owner(site: Site) -> Non
     assert site.third.run("join", given=line).status == 1
     for attempt in (
         ("trust", "-"),
-        ("accept", "-", "--fingerprint", pair.public.fingerprint),
+        ("accept", "-", "--fingerprint", request_fingerprint(pair.certificate)),
         ("replace", "returning"),
         ("public", "returning"),
     ):

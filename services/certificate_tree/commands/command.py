@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 from certificate_tree.layout import Layout
 from network_config import NetworkConfig
+from secure_zmq import advice
 from secure_zmq.keys import KeyOwner
 
-RUN = "docker compose run --rm certs-init"
-RUN_PIPED = "docker compose run --rm -T certs-init"  # -T: no terminal, so that bytes pass unchanged
+RUN, RUN_PIPED = advice.CERTS_INIT, advice.CERTS_INIT_PIPED
 MAX_DAYS = 3_650
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no public name

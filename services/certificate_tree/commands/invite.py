@@ -1,14 +1,18 @@
 """`certs-init invite` and `join`: a machine comes in over the network, by a line that is good once."""
 
 import argparse
+import os
+from collections.abc import Mapping
 
 from certificate_tree.admission import invite
-from certificate_tree.commands.command import RUN, Commands, Tree, add_command, add_owner, bounded, owner_of
+from certificate_tree.commands.command import RUN, RUN_PIPED, Commands, Tree, add_command, add_owner, bounded, owner_of
 from certificate_tree.invitation import MAX_LINE_CHARACTERS, parse_invitation
 from certificate_tree.join import join
-from certificate_tree.layout import described
+from certificate_tree.layout import SERVER, described
 from certificate_tree.place import secret_path
 from certificate_tree.terminal import note, read_line_of_standard_input, say
+from network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE
+from network_config.model import is_loopback
 from secure_zmq.validity import format_moment
 
 DEFAULT_MINUTES = 15
@@ -28,6 +32,9 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="how long the line is good (default: %(default)s)",
     )
+    inviting.add_argument(
+        "--again", action="store_true", help="withdraw the open invitation of that name, and print a new line for it"
+    )
     joining = add_command(
         commands, "join", run_join, "on the new machine: make its key here, and enrol it with mainpc by that line"
     )
@@ -40,15 +47,35 @@ def add(commands: Commands) -> None:
 def run_invite(options: argparse.Namespace, tree: Tree) -> int:
     """Print the line alone."""
     owner = owner_of(options)
-    invitation = invite(tree.layout, tree.config, owner, options.minutes)
+    invitation = invite(tree.layout, tree.config, owner, options.minutes, again=options.again)
     say(invitation.render())
     note(
         f"It lets one machine in as {described(owner)}, until {format_moment(invitation.not_after)}; it is shown once."
     )
-    note(f"There: {RUN} join   and the line on standard input. To withdraw it: {RUN} reject {owner.name}")
+    note(f"There: {RUN_PIPED} join -   with the line on standard input. To withdraw it: {RUN} reject {owner.name}")
+    note(f"To see open invitations: {RUN} pending   To print a new line in place of this one: the same with --again")
+    if options.again:
+        note("The line before is withdrawn.")
+    if owner.host != tree.layout.server_host and (variables := _to_be_set(tree)):
+        note(
+            f"Warning: another machine can't reach {invitation.authority}; for one that is not this, set "
+            f"{' and '.join(variables)} in .env to an address of this machine that it reaches, start mainpc again, and "
+            "repeat this with --again."
+        )
     if owner.host not in tree.config.hosts:
         note(f"{tree.config.source} has no host {owner.host}: nobody else can call an agent there.")
     return 0
+
+
+def _to_be_set(tree: Tree, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the variables without which no other machine reaches mainpc."""
+    host = tree.config.agent(SERVER).host
+    variable = ADDRESS_VARIABLES.get(host.name)
+    by_default = variable is not None and not environment.get(variable) and not set(host.address) & set(".:")
+    return [
+        *([variable] if variable is not None and (by_default or is_loopback(host.address)) else []),
+        *([PUBLISH_VARIABLE] if is_loopback(environment.get(PUBLISH_VARIABLE, "")) else []),
+    ]
 
 
 def run_join(options: argparse.Namespace, tree: Tree) -> int:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from certificate_tree.bundle import BUNDLE_MARK, MAX_BUNDLE_BYTES, parse_bundle
+from certificate_tree.bundle import BUNDLE_MARK, MAX_BUNDLE_BYTES, bundle_fingerprint, parse_bundle
 from certificate_tree.commands.command import Commands, Tree, add_command
 from certificate_tree.generate import require_not_revoked, trust
 from certificate_tree.layout import Identity, Layout
@@ -55,7 +55,7 @@ def run_trust(options: argparse.Namespace, tree: Tree) -> int:
         own = material.own
         say(f"{own.owner.name} on {own.owner.host} is known to mainpc as {own.public.fingerprint}")
         say(f"{server.owner.name} on {server.owner.host} is trusted as {server.public.fingerprint}")
-        say("Compare the last with the fingerprint that certs-init shows on that machine.")
+        say(f"The answer's fingerprint is {bundle_fingerprint(material)}; compare it with the one that accept printed.")
         return 0
     certificate = parse_certificate(text, source)
     identity = trust(layout, certificate, source)

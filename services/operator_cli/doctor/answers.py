@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from agent_runtime.version import versions
+from certificate_tree.layout import to_rotate
 from network_config import Agent
 from operator_cli.audit import told as told_of_chain
 from operator_cli.audit_pages import verify_over_the_wire
@@ -118,12 +119,16 @@ class AgentAnswers:
         keys = [key for key in merge([self.report]) if not key.invitation]
         left = {key.peer.name: key.left_s for key in keys if key.left_s is not None and key.left_s < WARN_BEFORE_S}
         over = [f"{name}: over, and refused" for name, left_s in left.items() if left_s <= 0]
-        soon = [f"{name}: ends in {duration(left_s)}" for name, left_s in left.items() if left_s > 0]
+        soon = [
+            f"{name}: ends in {duration(left_s)}, where its secret is, run: {to_rotate(name)}"
+            for name, left_s in left.items()
+            if left_s > 0
+        ]
         if over:
             told = f"{'; '.join(over + soon)}; let a new key in: certs-init invite, and certs-init join --replace there"
             return self._finding(KEYS_TIME, Verdict.FAILED, told)
         if soon:
-            return self._finding(KEYS_TIME, Verdict.WARNING, f"{'; '.join(soon)}; run: certs-init rotate")
+            return self._finding(KEYS_TIME, Verdict.WARNING, "; ".join(soon))
         return self._finding(KEYS_TIME, Verdict.OK, f"none of {len(keys)} ends within 14 days")
 
     def _audit(self, client: Client) -> Finding:

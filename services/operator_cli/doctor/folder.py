@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from certificate_tree.layout import to_rotate
 from operator_cli.doctor.scene import HERE, Scene
 from operator_cli.documents import days, duration
 from operator_cli.findings import Finding, Verdict
+from secure_zmq import advice
 from secure_zmq.certificates import Certificates, folders_of_keys, load_certificates
 from secure_zmq.errors import ConfigurationError, TwinhostError
 from secure_zmq.key_folders import FolderContents, read_folders
@@ -54,7 +56,8 @@ def _require_same_public_half(certificates: Certificates) -> None:
             found, own = load_certificate(public).public, certificates.own_keys.public
             if found != own:
                 raise ConfigurationError(
-                    f"{public} has the key {found.fingerprint} and {path} has {own.fingerprint}; run certs-init verify"
+                    f"{public} has the key {found.fingerprint} and {path} has {own.fingerprint}; "
+                    f"run: {advice.certs_init(path, 'verify')}"
                 )
 
 
@@ -75,12 +78,14 @@ def _mode_fault(path: Path) -> str | None:
     if stat.S_ISLNK(status.st_mode):
         return f"{path} is a link, which key files must not be; put the file itself there"
     if status.st_uid != os.getuid():
-        return f"{path} belongs to uid {status.st_uid} and not to {os.getuid()}; run certs-init verify"
+        return (
+            f"{path} belongs to uid {status.st_uid} and not to {os.getuid()}; run: {advice.certs_init(path, 'verify')}"
+        )
     if path.name.endswith(SECRET_SUFFIX) and mode & 0o077:
-        return f"{path} has mode {mode:04o}, so others can use the secret; run: chmod 600 {path}"
+        return f"{path} has mode {mode:04o}, so others can use the secret; run: {advice.to_protect(path)}"
     if mode & 0o022:
-        wanted = 700 if path.is_dir() else 644
-        return f"{path} has mode {mode:04o}, so others can change what it holds; run: chmod {wanted} {path}"
+        wanted = "700" if path.is_dir() else "644"
+        return f"{path} has mode {mode:04o}, so others can change what it holds; run: {advice.to_protect(path, wanted)}"
     return None
 
 
@@ -122,8 +127,8 @@ def told_time(certificate: Certificate, now: float) -> tuple[Verdict, str]:
     if validity.has_ended(now):
         return (
             Verdict.FAILED,
-            f"it ended {duration(-left)} ago and is refused everywhere; rotate it, or enrol a new key",
+            f"it ended {duration(-left)} ago and is refused everywhere; on mainpc, run: {advice.CERTS_INIT} verify",
         )
     if validity.ends_soon(now):
-        return Verdict.WARNING, f"it ends in {duration(max(0.0, left))}; run: certs-init rotate"
+        return Verdict.WARNING, f"it ends in {duration(max(0.0, left))}; run: {to_rotate(certificate.owner.name)}"
     return Verdict.OK, f"it is good for another {days(left)}"

@@ -106,7 +106,7 @@ def file_for_state(host: Host) -> None:
     [
         *((variable("SECURE_ZMQ", word), "SECURE_ZMQ is .*; set it to 1") for word in ("", "yes", "true", "2", " 1")),
         (lambda h: shutil.rmtree(h.home / "certificates"), "mainpc holds no secret key; run: .* certs-init"),
-        (lambda h: h.secret.unlink(), "mainpc holds no secret key; run: .* certs-init"),
+        (lambda h: h.secret.unlink(), "mainpc holds no secret key; run: certs-init verify"),
         (lambda h: h.secret.chmod(0o640), r"server.key_secret has mode 0640, .*; run: chmod 600"),
         (lambda h: h.secret.write_text("half a fi"), "server.key_secret, line 1: expected"),
         (lambda h: h.secret.write_bytes(b"\xff" * 40), "server.key_secret holds bytes that are not ASCII"),

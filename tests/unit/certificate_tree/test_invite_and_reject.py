@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from certificate_tree.invitation import parse_invitation
+from secure_zmq.key_folders import read_folders
 from secure_zmq.key_writer import replace_certificate, write_revocation
 from secure_zmq.keys import load_certificate
 from secure_zmq.validity import Validity
@@ -132,6 +133,63 @@ def test_an_open_invitation_is_not_made_twice(tree: Path) -> None:
     second = certs_init(tree, "invite", *SENSOR, host="mainpc")
     assert (first.status, second.status, second.out, files(tree)) == (0, 1, "", before)
     assert "withdraw it: certs-init reject Sensor" in ends_with(second.err)
+
+
+def test_an_open_invitation_is_shown_again_as_a_new_line(tree: Path) -> None:
+    """The secret is kept nowhere: `--again` ends the first line and prints another for the same name."""
+    first = certs_init(tree, "invite", *SENSOR, host="mainpc")
+    again = certs_init(tree, "invite", *SENSOR, "--again", host="mainpc")
+    assert (again.status, again.out.count("\n")) == (0, 1), again.err
+    old, new = parse_invitation(first.out).token.public, parse_invitation(again.out).token.public
+    assert [key.public for key in read_folders([tree / "mainpc"]).invites] == [new]
+    assert old != new
+    assert "The line before is withdrawn." in again.err
+    assert len(certs_init(tree, "pending", host="mainpc").lines) == 1
+    key = new_pair("Sensor", "pc3").certificate
+    replace_certificate(key, tree / "mainpc/enrolled/Sensor.key")  # it joined by the line
+    joined = certs_init(tree, "invite", *SENSOR, "--again", host="mainpc")
+    assert (joined.status, joined.out) == (1, "")
+
+
+def test_the_way_to_show_it_again_is_named(tree: Path) -> None:
+    """By invite itself, and where an invitation is open already; the command that is named works."""
+    first = certs_init(tree, "invite", *SENSOR, host="mainpc")
+    assert "To see open invitations: docker compose run --rm certs-init pending" in first.err
+    second = certs_init(tree, "invite", *SENSOR, host="mainpc")
+    assert "for a new line in its place, repeat this with --again" in second.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables"),
+    [
+        ({}, ["MAINPC_IP"]),
+        ({"TWINHOST_PUBLISH_ADDRESS": "127.0.0.1"}, ["MAINPC_IP", "TWINHOST_PUBLISH_ADDRESS"]),
+        ({"MAINPC_IP": "192.0.2.10", "TWINHOST_PUBLISH_ADDRESS": "127.0.0.1"}, ["TWINHOST_PUBLISH_ADDRESS"]),
+        ({"MAINPC_IP": "192.0.2.10", "TWINHOST_PUBLISH_ADDRESS": "::1"}, ["TWINHOST_PUBLISH_ADDRESS"]),
+        ({"MAINPC_IP": "localhost", "TWINHOST_PUBLISH_ADDRESS": "192.0.2.10"}, ["MAINPC_IP"]),
+        ({"MAINPC_IP": "127.0.0.1", "TWINHOST_PUBLISH_ADDRESS": "192.0.2.10"}, ["MAINPC_IP"]),
+        ({"MAINPC_IP": "192.0.2.10", "TWINHOST_PUBLISH_ADDRESS": "192.0.2.10"}, []),
+        ({"MAINPC_IP": "2001:db8::1", "TWINHOST_PUBLISH_ADDRESS": "::"}, []),
+        ({"MAINPC_IP": "mainpc.example", "TWINHOST_PUBLISH_ADDRESS": "0.0.0.0"}, []),
+        ({"MAINPC_IP": "desk", "TWINHOST_PUBLISH_ADDRESS": "192.0.2.10"}, []),
+    ],
+)
+def test_an_address_that_no_other_machine_reaches(tree: Path, settings: dict[str, str], variables: list[str]) -> None:
+    """A warning names exactly the variables to set; the line is printed all the same, for this machine's containers."""
+    ran = certs_init(tree, "invite", *SENSOR, host="mainpc", settings=settings)
+    assert (ran.status, ran.out.count("\n")) == (0, 1)
+    warnings = [line for line in ran.err.splitlines() if line.startswith("Warning: ")]
+    assert len(warnings) == bool(variables)
+    for warning in warnings:
+        assert warning.startswith(f"Warning: another machine can't reach {parse_invitation(ran.out).authority}")
+        assert re.findall(r"[A-Z_]*(?:_IP|_ADDRESS)", warning) == variables
+        assert "--again" in warning
+
+
+def test_whoever_runs_on_mainpc_itself_is_not_warned(tree: Path) -> None:
+    """Its containers know the name."""
+    ran = certs_init(tree, "invite", "Helper", "--host", "mainpc", "--role", "agent", host="mainpc")
+    assert (ran.status, "Warning" in ran.err) == (0, False)
 
 
 @pytest.mark.parametrize("end", ["over", "used"])

@@ -3,17 +3,23 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import KeyOwner, KeyPair, load_certificate
+from certificate_tree.record import DistributionRecord
+from network_config import load_network_config
+from network_config.load import DEFAULT_PATH
+from secure_zmq.key_writer import render_certificate, replace_certificate
+from secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_certificate
+from secure_zmq.validity import DAY_S, UNLIMITED, Validity, parse_moment
 from tests.unit.certificate_tree.trees import ENTRY_POINT, Ran, certs_init, environment_of, files
 from tests.waiting import PATIENCE_S
 
+LIFETIME_DAYS = load_network_config(DEFAULT_PATH, {}).limits.key_lifetime_days
 UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))
 
 
@@ -151,6 +157,64 @@ def test_the_same_key_twice_is_welcome(machines: TwoMachines, trust: Callable[..
     assert trust(machines.mainpc, public, "mainpc").status == 0
     before = files(machines.mainpc)
     assert (trust(machines.mainpc, public, "mainpc").status, files(machines.mainpc)) == (0, before)
+
+
+def sent(validity: Validity) -> tuple[str, Certificate]:
+    """Return a public key file of pc2's agent with a validity of the sender's choice."""
+    certificate = KeyPair.generate(UMRA, validity).certificate
+    return render_certificate(certificate), certificate
+
+
+@pytest.mark.parametrize("end", [None, parse_moment("2099-01-01T00:00:00Z")])
+def test_this_machine_limits_how_long_a_key_is_valid(machines: TwoMachines, end: int | None) -> None:
+    """A sender that names no end, or a far one, gets this machine's key_lifetime_days from now on."""
+    text, certificate = sent(Validity(not_after=end))
+    now = int(time.time())
+    assert certs_init(machines.mainpc, "trust", "-", host="mainpc", stdin=text.encode()).status == 0
+    for folder in ("mainpc", "operator"):
+        trusted = load_certificate(machines.mainpc / folder / "client.key")
+        assert trusted.public == certificate.public
+        assert trusted.validity.not_before is not None
+        assert now <= trusted.validity.not_before <= now + 60
+        assert trusted.validity.not_after == trusted.validity.not_before + LIFETIME_DAYS * DAY_S
+
+
+def test_an_earlier_end_of_the_sender_stays(machines: TwoMachines) -> None:
+    """Trusting a key never makes it valid for longer than its owner wants."""
+    end = int(time.time()) + DAY_S
+    text, _ = sent(Validity(not_after=end))
+    assert certs_init(machines.mainpc, "trust", "-", host="mainpc", stdin=text.encode()).status == 0
+    assert load_certificate(machines.mainpc / "mainpc/client.key").validity.not_after == end
+
+
+def test_an_expired_key_is_not_trusted(machines: TwoMachines) -> None:
+    """One sentence with the way to another key, and nothing is written."""
+    before = files(machines.mainpc)
+    text, certificate = sent(Validity(not_after=int(time.time()) - 1))
+    ran = certs_init(machines.mainpc, "trust", "-", host="mainpc", stdin=text.encode())
+    assert (ran.status, ran.out, files(machines.mainpc)) == (1, "", before)
+    assert f"standard input is the key {certificate.public.fingerprint} of {UMRA.name}, which expired " in ran.err
+    assert "get a new one" in ran.err
+
+
+def test_an_undated_copy_of_an_older_version_gets_an_end(machines: TwoMachines) -> None:
+    """`verify` remarks on it with a command, and that command gives every copy an end."""
+    _, certificate = sent(UNLIMITED)
+    for folder in ("mainpc", "operator"):  # as the version before put it there
+        replace_certificate(certificate, machines.mainpc / folder / "client.key")
+    DistributionRecord(machines.mainpc).add(
+        [machines.mainpc / folder / "client.key" for folder in ("mainpc", "operator")], certificate
+    )
+    verified = certs_init(machines.mainpc, "verify", host="mainpc")
+    (remark,) = [line for line in verified.lines if "never expires" in line]
+    assert verified.status == 0
+    assert UMRA.name in remark
+    assert "certs-init public client | " in remark
+    public = certs_init(machines.mainpc, "public", "client", host="mainpc").out
+    assert certs_init(machines.mainpc, "trust", "-", host="mainpc", stdin=public.encode()).status == 0
+    for folder in ("mainpc", "operator"):
+        assert load_certificate(machines.mainpc / folder / "client.key").validity.not_after is not None
+    assert "never expires" not in certs_init(machines.mainpc, "verify", host="mainpc").out
 
 
 def test_a_tree_with_all_keys_takes_no_other_in(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from certificate_tree import terminal
 from certificate_tree.admission import accept
 from certificate_tree.place import put_in_place
-from certificate_tree.request import request
+from certificate_tree.request import request, request_fingerprint
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
 from secure_zmq.key_folders import read_folders
@@ -25,6 +25,7 @@ from secure_zmq.validity import DAY_S
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import (
     ENTRY_POINT,
+    FINGERPRINT,
     Ran,
     certs_init,
     dies_at,
@@ -69,7 +70,7 @@ def asked(new: Path, *arguments: str, host: str = "") -> Ran:
 
 def accepted(mainpc: Path, text: str, *options: str) -> Ran:
     """Accept a request on mainpc, by its fingerprint."""
-    fingerprint = parse_certificate(text, "the request").public.fingerprint
+    fingerprint = request_fingerprint(parse_certificate(text, "the request"))
     return certs_init(mainpc, "accept", "-", "--fingerprint", fingerprint, *options, host="mainpc", stdin=text.encode())
 
 
@@ -157,11 +158,11 @@ def test_accepted_again_it_stays_as_it_was(mainpc: Path, new: Path) -> None:
 def test_without_the_right_fingerprint_it_is_kept_and_nobody_is_let_in(whole: Path, new: Path, given: str) -> None:
     """Exit 1, and what to do; from then on it is pending, and can be accepted by name, or rejected."""
     text = asked(new).out
-    key = parse_certificate(text, "it").public.fingerprint
+    key = request_fingerprint(parse_certificate(text, "it"))
     options = ["--fingerprint", new_pair().public.fingerprint] if given == "another" else []
     ran = certs_init(whole, "accept", "-", *options, host="mainpc", stdin=text.encode())
     assert (ran.status, ran.out) == (1, "")
-    assert "Sensor on pc3 (agent) asks to be let in with the key " + key in ran.err
+    assert "Sensor on pc3 (agent) asks to be let in; the request's fingerprint is " + key in ran.err
     assert "certs-init accept Sensor --fingerprint" in ran.err
     assert not (whole / "mainpc/Sensor.key").exists()
     (row,) = certs_init(whole, "pending", host="mainpc").lines
@@ -174,6 +175,55 @@ def test_without_the_right_fingerprint_it_is_kept_and_nobody_is_let_in(whole: Pa
     assert by_name.status == 0, by_name.err
     assert (whole / "mainpc/Sensor.key").exists()
     assert certs_init(whole, "pending", host="mainpc").out == "nothing is pending\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('name = "Sensor"', 'name = "Senser"'),
+        ('host = "pc3"', 'host = "pc4"'),
+        ('roles = "agent"', 'roles = "operator"'),
+        ('roles = "agent"', 'roles = "agent operator"'),
+    ],
+)
+def test_a_carrier_cannot_edit_a_request(mainpc: Path, new: Path, before: str, after: str) -> None:
+    """The fingerprint that request printed covers name, host, and roles: an edited file is not accepted."""
+    ran = asked(new)
+    (printed,) = set(FINGERPRINT.findall(ran.err.splitlines()[0]))
+    edited = ran.out.replace(before, after)
+    assert edited != ran.out
+    refused = certs_init(mainpc, "accept", "-", "--fingerprint", printed, host="mainpc", stdin=edited.encode())
+    assert (refused.status, refused.out) == (1, "")
+    assert "--fingerprint is of another request" in refused.err
+    assert not [key for key in read_folders([mainpc / "mainpc"]).current if key.startswith("Sens")]
+    unedited = certs_init(mainpc, "accept", "-", "--fingerprint", printed, host="mainpc", stdin=ran.out.encode())
+    assert unedited.status == 0, unedited.err
+
+
+def test_the_answers_fingerprint_covers_all_that_is_in_it(mainpc: Path, new: Path) -> None:
+    """`accept` and `trust` show the same one; with a key that a carrier added, `trust` shows another."""
+    answer = accepted(mainpc, asked(new).out)
+    printed = FINGERPRINT.findall(answer.err)[-1]
+    trusted = certs_init(new, "trust", "-", stdin=answer.out.encode())
+    assert (trusted.status, trusted.fingerprints[-1]) == (0, printed)
+    bundle = json.loads(answer.out)
+    bundle["current"].append(render_certificate(new_pair("Intruder", "pc3", "operator").certificate))
+    edited = certs_init(new, "trust", "-", stdin=json.dumps(bundle).encode())
+    assert edited.fingerprints[-1] != printed
+
+
+def test_the_keys_own_fingerprint_accepts_nothing(mainpc: Path, new: Path) -> None:
+    """It says nothing of the role; the sentence says what to do where an older version printed it."""
+    text = asked(new).out
+    key = parse_certificate(text, "it").public.fingerprint
+    ran = certs_init(mainpc, "accept", "-", "--fingerprint", key, host="mainpc", stdin=text.encode())
+    assert (ran.status, ran.out) == (1, "")
+    assert "--fingerprint is that of the key alone" in ran.err
+    assert "run request there again" in ran.err
+    again = asked(new)
+    printed = FINGERPRINT.findall(again.err)[-1]
+    accepted_again = certs_init(mainpc, "accept", "Sensor", "--fingerprint", printed, host="mainpc")
+    assert accepted_again.status == 0, accepted_again.err
 
 
 def test_a_kept_request_can_be_dropped(mainpc: Path, new: Path) -> None:
@@ -206,7 +256,7 @@ def test_a_person_is_shown_the_fingerprint_and_asked(mainpc: Path, new: Path, an
     os.close(slave)
     os.close(master)
     assert (process.returncode, bool(out)) == (status, status == 0)
-    assert parse_certificate(file.read_text(), "it").public.fingerprint in err
+    assert request_fingerprint(parse_certificate(file.read_text(), "it")) in err
     assert "[yes/no]" in err
     assert status == 0 or files(mainpc) == before
 

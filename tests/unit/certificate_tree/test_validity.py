@@ -49,7 +49,7 @@ def test_a_wrong_number_of_days_is_a_wrong_usage(tmp_path: Path, days: str) -> N
 
 
 def test_a_key_of_before_there_was_an_end_has_none(tree: Path) -> None:
-    """It stays what it is: make neither changes nor refuses it, and verify has no remark."""
+    """It stays what it is: make neither changes nor refuses it; verify remarks that it never expires."""
     for path in list(tree.rglob("client.key*")):
         path.unlink()
     old = new_pair("UnifiedMemoryReasoningAgent", "pc2")
@@ -59,12 +59,15 @@ def test_a_key_of_before_there_was_an_end_has_none(tree: Path) -> None:
     before = files(tree)
     assert certs_init(tree, "make", "--days", "3").status == 0
     assert files(tree) == before
-    assert certs_init(tree, "verify").lines == [f"{tree}: 3 folders are right"]
+    (remark, _) = certs_init(tree, "verify").lines
+    assert remark.endswith(
+        "never expires; to change it for one that does: certs-init rotate client " + old.certificate.owner.name
+    )
 
 
 @pytest.mark.parametrize(
     ("ends_in_days", "sentence"),
-    [(-1, "ended 2"), (13, "ends 2"), (15, None), (None, None)],
+    [(-1, "ended 2"), (13, "ends 2"), (15, None), (None, "never expires; ")],
 )
 def test_verify_remarks_on_a_key_near_its_end(tree: Path, ends_in_days: int | None, sentence: str | None) -> None:
     """From 14 days before; one remark a key, however many folders have it, and no problem."""
@@ -131,8 +134,10 @@ def test_verify_names_what_does_not_belong_into_the_inner_folders(tree: Path, fi
 def test_verify_knows_who_enrolled_and_the_next_key_of_a_rotation(tree: Path) -> None:
     """As SystemDigitalTwin writes them; a file under another's name is a problem."""
     umra = load_key_pair(tree / "pc2/client.key_secret").certificate.owner
-    following = replace(new_pair().certificate, owner=umra)
-    replace_certificate(new_pair("Sensor", "pc3").certificate, tree / "mainpc/enrolled/Sensor.key")
+    dated = Validity(not_after=int(time.time()) + 100 * DAY_S)
+    following = replace(new_pair().certificate, owner=umra, validity=dated)
+    sensor = replace(new_pair("Sensor", "pc3").certificate, validity=dated)
+    replace_certificate(sensor, tree / "mainpc/enrolled/Sensor.key")
     replace_certificate(following, tree / f"mainpc/enrolled/{umra.name}.next.key")
     replace_certificate(following, tree / "operator/client.next.key")
     (tree / "mainpc/enrolled/.Sensor.key.7.draft").touch()

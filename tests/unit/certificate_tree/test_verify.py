@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from certificate_tree.verify_files import mode_and_owner
 from secure_zmq.key_writer import write_certificate, write_key_pair
 from secure_zmq.keys import KeyOwner, KeyPair
+from secure_zmq.validity import DAY_S, Validity
 from tests.unit.certificate_tree.trees import RECORD, certs_init, files
 
 SDT = KeyOwner("SystemDigitalTwin", "mainpc", frozenset({"agent"}))
 UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))
+DATED = Validity(not_after=int(time.time()) + 100 * DAY_S)
 STRANGER = 65_534
 
 Damage = Callable[[Path], object]
@@ -39,7 +42,7 @@ def complaints(root: Path, host: str = "") -> list[str]:
 
 def other_key(owner: KeyOwner) -> Callable[[Path], object]:
     """Return a damage: the public file of `owner` replaced by one with another key."""
-    certificate = KeyPair.generate(owner).certificate
+    certificate = KeyPair.generate(owner, DATED).certificate
 
     def replace(path: Path) -> None:
         path.unlink()
@@ -57,7 +60,7 @@ def swapped_secret(path: Path) -> None:
 def another_pair(path: Path) -> None:
     """Replace a secret file by a whole pair of the same owner; its public half everywhere stays the old one."""
     path.unlink()
-    write_key_pair(KeyPair.generate(SDT), path)
+    write_key_pair(KeyPair.generate(SDT, DATED), path)
 
 
 def lost(path: Path) -> None:
@@ -79,7 +82,11 @@ def test_a_new_tree_is_right(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "sentence"),
     [
-        ("mainpc/server.key_secret", Path.unlink, "is missing; run: docker compose run --rm certs-init"),
+        (
+            "mainpc/server.key_secret",
+            Path.unlink,
+            "is missing and .* is there: restore the secret from a backup, or make",
+        ),
         ("pc2/server.key", lost, "is missing; run: docker compose run --rm certs-init"),
         (".distributed", lambda p: p.chmod(0o622), r"has mode 0622, .*; run: chmod 644 {path}"),
         (
@@ -93,11 +100,15 @@ def test_a_new_tree_is_right(tree: Path) -> None:
         ("pc2/operator.key", lambda p: p.chmod(0o664), r"has mode 0664, .*; run: chmod 644 {path}"),
         ("pc2", lambda p: p.chmod(0o777), r"has mode 0777, .*; run: chmod 700 {path}"),
         ("operator", lambda p: p.chmod(0o770), r"has mode 0770, .*; run: chmod 700 {path}"),
-        ("mainpc/client.key_secret", copied_secret, "is another's secret .*; remove it and replace that key"),
-        ("mainpc/notes.txt", Path.touch, "does not belong here; move it away"),
-        ("mainpc/intruder.key", Path.touch, "does not belong here; move it away"),
-        ("pc2/.client.key_secret.7.draft", Path.touch, "does not belong here; move it away"),
-        ("pc3", Path.mkdir, "does not belong to this tree; move it away"),
+        (
+            "mainpc/client.key_secret",
+            copied_secret,
+            "is another's secret .*; remove it: rm -r {path}, then revoke that key",
+        ),
+        ("mainpc/notes.txt", Path.touch, "does not belong here; to remove it: rm -r {path}"),
+        ("mainpc/intruder.key", Path.touch, "does not belong here; to remove it: rm -r {path}"),
+        ("pc2/.client.key_secret.7.draft", Path.touch, "does not belong here; to remove it: rm -r {path}"),
+        ("pc3", Path.mkdir, "does not belong to this tree; to remove it: rm -r {path}"),
         ("pc2/server.key", other_key(SDT), r"has the key SHA256:.* and .*/mainpc/server.key has SHA256:.*; remove"),
         ("pc2/server.key", other_key(UMRA), r"is the key of Unified.* on pc2 \(agent\), not of System.*; remove"),
         (
@@ -140,7 +151,7 @@ def test_the_advised_command_mends_it(tree: Path, name: str, mode: int) -> None:
 
 def test_a_public_key_that_differs_everywhere_is_found_by_its_owner(tree: Path) -> None:
     """All published copies agree on a key, and it is not the one that the owner's secret has."""
-    certificate = KeyPair.generate(SDT).certificate
+    certificate = KeyPair.generate(SDT, DATED).certificate
     for path in tree.rglob("server.key"):
         path.unlink()
         write_certificate(certificate, path)
@@ -190,7 +201,8 @@ def test_another_hosts_missing_public_key_is_told_as_such(tmp_path: Path) -> Non
     """On a real machine the other's key is not made by certs-init; the sentence says where it is to be had."""
     certs_init(tmp_path, host="pc2")
     assert complaints(tmp_path, host="pc2") == [
-        f"{tmp_path}/pc2/{stem}.key is missing: get {name}'s public key from mainpc; see README"
+        f"{tmp_path}/pc2/{stem}.key is missing: get {name}'s public key from mainpc; "
+        f"there: certs-init public {stem} > {stem}.key, here: certs-init trust - < {stem}.key"
         for stem, name in (("server", "SystemDigitalTwin"), ("operator", "operator"))
     ]
 
@@ -199,7 +211,7 @@ def test_two_different_keys_of_another_host_are_found(tmp_path: Path) -> None:
     """mainpc's two folders must hold the same key of pc2, though pc2's own folder is not here."""
     certs_init(tmp_path, host="mainpc")
     for folder in ("mainpc", "operator"):
-        write_certificate(KeyPair.generate(UMRA).certificate, tmp_path / folder / "client.key")
+        write_certificate(KeyPair.generate(UMRA, DATED).certificate, tmp_path / folder / "client.key")
     (complaint,) = complaints(tmp_path, host="mainpc")
     assert complaint.startswith(f"{tmp_path}/operator/client.key has the key SHA256:")
     assert f" and {tmp_path}/mainpc/client.key has SHA256:" in complaint

@@ -7,16 +7,18 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from unittest import mock
 
 from certificate_tree.__main__ import HOST_VARIABLE, main
 from certificate_tree.layout import Layout, plan_layout
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
+from secure_zmq.certificates import FAILURE_FILE
 from secure_zmq.keys import SECRET_SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -54,11 +56,18 @@ def environment_of(host: str = "", config: str = "") -> dict[str, str]:
     return {HOST_VARIABLE: host, "NETWORK_CONFIG_PATH": config, "MAINPC_IP": "", "PC2_IP": ""}
 
 
-def certs_init(root: Path, *arguments: str, host: str = "", stdin: bytes = b"", config: str = "") -> Ran:
-    """Run `certs-init ARGUMENTS` on a tree, in this process."""
+def certs_init(
+    root: Path,
+    *arguments: str,
+    host: str = "",
+    stdin: bytes = b"",
+    config: str = "",
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Ran:
+    """Run `certs-init ARGUMENTS` on a tree, in this process; `settings` are more of the environment."""
     out, err = io.StringIO(), io.StringIO()
     with (
-        mock.patch.dict(os.environ, environment_of(host, config)),
+        mock.patch.dict(os.environ, {**environment_of(host, config), **settings}),
         mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
         redirect_stdout(out),
         redirect_stderr(err),
@@ -110,11 +119,11 @@ def tree_layout(root: Path, only_host: str | None = None) -> Layout:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """Return every file of a tree but the lock and the record, by its path below the root."""
+    """Return every file of a tree but the lock, the record, and the note of a failure, by its path below the root."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in (".lock", RECORD)
+        if path.is_file() and path.name not in (".lock", RECORD, FAILURE_FILE)
     }
 
 

@@ -17,10 +17,11 @@ from certificate_tree.survey import vouchers
 from durable_store.copies import copy_database
 from durable_store.set_aside import REPLACED, kept
 from host_archive.state import check_audit
-from secure_zmq.key_writer import revoked_file_name, write_key_pair, write_vouching
-from secure_zmq.keys import KeyOwner, KeyPair, load_key_pair
+from secure_zmq.key_writer import replace_certificate, revoked_file_name, write_key_pair, write_vouching
+from secure_zmq.keys import KeyOwner, KeyPair, load_certificate, load_key_pair
 from system_digital_twin.event_records import Topic
 from system_digital_twin.events import SKIPPED, Events
+from tests.identities import new_pair
 from tests.other_user import not_root
 from tests.unit.certificate_tree.trees import certs_init, tree_layout
 from tests.unit.durable_store.broken import flip
@@ -76,6 +77,46 @@ def test_the_restored_tree_is_one_of_certs_init(here: Mainpc, there: Mainpc) -> 
     revoked = certs_init(there.keys, "revoke", "operator", host="mainpc")
     assert revoked.out.startswith("revoked: ")
     assert "pc2: NOT ACKNOWLEDGED" in revoked.out  # mainpc, which would notify it, does not run
+
+
+def test_a_restore_lists_who_will_be_operator(here: Mainpc, there: Mainpc) -> None:
+    """And open invitations for one, and says that the file must be trusted; `check` does the same."""
+    intruder = new_pair("Intruder", "pc9", "operator", "agent").certificate
+    replace_certificate(intruder, here.keys / "mainpc/enrolled/Intruder.key")
+    assert certs_init(here.keys, "invite", "Ops", "--host", "desk", "--role", "operator").status == 0
+    own = load_certificate(here.keys / "mainpc/operator.key").public.fingerprint
+    archive = here.backup()
+    for command in ("check", "restore"):
+        ran = there.run(command, "-", given=archive)
+        assert ran.status == 0, ran.err
+        assert "Nothing proves who wrote this archive: restore it only if you trust it" in ran.err
+        lines = [line for line in ran.err.splitlines() if line.startswith("It authorises")]
+        assert [line.partition(" with ")[0] for line in lines] == [
+            "It authorises Intruder on pc9 (agent operator)",
+            "It authorises operator on mainpc (operator)",
+            "It authorises Ops on desk (operator)",
+        ]
+        assert f"with {intruder.public.fingerprint}, which is not authorised here now" in lines[0]
+        assert f"with {own}, which is not authorised here now" in lines[1]
+        assert "with an open invitation" in lines[2]
+    again = there.run("restore", "-", "--replace", given=archive)
+    assert f"with {own}, which is authorised here already" in again.err
+
+
+def test_who_will_be_operator_is_listed_before_anything_changes(
+    here: Mainpc, there: Mainpc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the time of the first line about it, the machine has no key of the archive."""
+    seen: list[list[str]] = []
+
+    def note(line: str) -> None:
+        if line.startswith("It authorises"):
+            seen.append([name for name in there.files() if not name.startswith((".", "certificates/.", "state/."))])
+
+    monkeypatch.setattr("host_archive.__main__.note", note)
+    assert there.run("restore", "-", given=here.backup()).status == 0
+    assert seen == [[]]
+    assert there.secrets()
 
 
 def test_every_restored_folder_is_its_owners_alone(here: Mainpc, there: Mainpc) -> None:

@@ -101,7 +101,7 @@ def test_a_public_file_is_no_secret_file(tmp_path: Path) -> None:
     path = tmp_path / "client.key_secret"
     path.write_text(TEXT)
     path.chmod(0o600)
-    with pytest.raises(KeyFileMalformed, match="has no secret-key; run certs-init"):
+    with pytest.raises(KeyFileMalformed, match="has no secret-key; run: certs-init verify"):
         load_key_pair(path)
 
 

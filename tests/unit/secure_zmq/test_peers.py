@@ -110,7 +110,8 @@ def test_a_second_key_for_a_name_is_refused(tmp_path: Path) -> None:
     assert peers.find(second.public.raw) is None
     assert peers.public_key_of("agent") == first.public.z85
     assert peers.reload().rejected == (
-        f"{tmp_path / 'b.key'} gives agent a second, different key; remove one of the two",
+        f"{tmp_path / 'b.key'} gives agent a second, different key; revoke the wrong one: "
+        f"certs-init revoke {first.public.fingerprint} or {second.public.fingerprint}",
     )
 
 

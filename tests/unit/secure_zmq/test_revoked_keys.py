@@ -241,7 +241,8 @@ def test_two_next_keys_of_one_name_are_one_too_many(tmp_path: Path) -> None:
     peers = AuthorizedPeers([tmp_path / "a", tmp_path / "b"])
     assert peers.keys_of("agent") == [first.public]
     assert peers.reload().rejected == (
-        f"{tmp_path / 'b' / 'agent.next.key'} gives agent a second, different key; remove one of the two",
+        f"{tmp_path / 'b' / 'agent.next.key'} gives agent a second, different key; revoke the wrong one: "
+        f"certs-init revoke {first.public.fingerprint} or {second.public.fingerprint}",
     )
 
 
