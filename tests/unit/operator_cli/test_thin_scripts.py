@@ -155,6 +155,19 @@ def test_the_verdict_says_what_came_of_the_marked_tests(
     assert (ran.status, ran.out.splitlines()[-1]) == (status, verdict)
 
 
+@pytest.mark.parametrize("script", ["test_sdt_security.py", "test_unified_memory_agent.py"])
+def test_the_scripts_run_beside_several_conftests(tmp_path: Path, script: str) -> None:
+    """As in this repository: pytest hashes every plugin once it has to leave the conftest of another folder out."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "conftest.py").write_text("")
+        marked = f"import pytest\n\n\n@pytest.mark.{script.removeprefix('test_').removesuffix('.py')}\n"
+        (tmp_path / folder / f"test_{folder}.py").write_text(marked + PASSES.replace("{name}", folder))
+    ran = run_script(script, "-q", "-p", "no:cacheprovider", str(tmp_path))
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.splitlines()[-1].endswith(": 2 checks passed")
+
+
 def test_the_other_verdict_takes_the_other_marker(tmp_path: Path) -> None:
     """UnifiedMemoryReasoningAgent's tests alone."""
     marked = "import pytest\n\n\n@pytest.mark.unified_memory_agent\ndef test_one(): pass\n"
