@@ -13,7 +13,7 @@ from typing import Any
 import zmq
 
 from secure_zmq.authenticator import Authenticator
-from secure_zmq.certificates import certificates_folder, folders_of_keys, load_certificates
+from secure_zmq.certificates import client_folder, folders_of_keys, load_certificates
 from secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from secure_zmq.errors import SocketMisuse
 from secure_zmq.peers import AuthorizedPeers
@@ -29,7 +29,7 @@ class ZMQAuthenticator:
     def __new__(cls, context: "zmq.Context[Any] | None" = None, certificates: Path | None = None) -> "ZMQAuthenticator":
         if context is None:
             raise SocketMisuse("say which Context is meant: ZMQAuthenticator(socket.context)")
-        folder = certificates or certificates_folder()
+        folder = certificates or client_folder()
         with _lock:
             known = _handlers.get(context.underlying)
             if known is not None and known.authenticator.responsive:

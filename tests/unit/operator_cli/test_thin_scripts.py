@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 def run_script(name: str, *arguments: str, **settings: str) -> Ran:
     """Run a script of scripts/ as a checkout does: by path, from somewhere else, with no PYTHONPATH."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SECURE_ZMQ")}
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "scripts" / name), *arguments],
         cwd="/",
@@ -77,6 +78,35 @@ def test_the_client_without_secure_is_refused_by_a_secured_server(hosts: TwoHost
     assert "wants CURVE" in sentence
 
 
+def test_the_environment_makes_the_client_secure(hosts: TwoHosts) -> None:
+    """SECURE_ZMQ=1 is `--secure`; another value than 1 and 0 is refused."""
+    settings = {"TWINHOST_CERTIFICATES": str(hosts.folders["operator"])}
+    ran = run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="1", **settings)
+    assert (ran.status, json_documents(ran.out)[0]["message"]) == (0, "pong")
+    assert "wants CURVE" in run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="0", **settings).err
+    assert "set it to 1" in run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="yes", **settings).err
+
+
+def test_the_client_finds_key_and_address_by_default(hosts: TwoHosts, tmp_path: Path) -> None:
+    """In the user's configuration folder, where enrol_program.py puts them."""
+    shutil.copytree(hosts.folders["operator"], tmp_path / "twinhost")
+    (tmp_path / "twinhost" / "endpoints.yaml").write_text(
+        "hosts: {mainpc: {address: 127.0.0.1}}\n"
+        f"agents: {{SystemDigitalTwin: {{ports: {{zmq: {hosts.mainpc.port}, http: 8120}}}}}}\n"
+    )
+    ran = run_script("secure_sdt_client.py", "--secure", XDG_CONFIG_HOME=str(tmp_path), TWINHOST_CERTIFICATES="")
+    assert (ran.status, json_documents(ran.out)[0]["message"]) == (0, "pong"), ran.err
+
+
+@pytest.mark.parametrize("name", ["SystemDigitalTwin", "UnifiedMemoryReasoningAgent", "operator", "a b", "server"])
+def test_a_program_takes_nobodys_name(name: str, tmp_path: Path) -> None:
+    """One sentence, before anything is made."""
+    ran = run_script("enrol_program.py", name, XDG_CONFIG_HOME=str(tmp_path))
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("enrol_program: ")
+    assert list(tmp_path.rglob("*.key*")) == []
+
+
 def test_the_client_without_secure_speaks_to_an_open_server(open_hosts: TwoHosts) -> None:
     """In the open, as it was asked to."""
     ran = run_script("secure_sdt_client.py", *port_of(open_hosts))
@@ -87,7 +117,8 @@ def test_the_client_without_keys_is_refused(hosts: TwoHosts, tmp_path: Path) -> 
     """--secure never turns into the open."""
     ran = run_script("secure_sdt_client.py", "--secure", *port_of(hosts), "--certificates", str(tmp_path))
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(f"secure_sdt_client: {tmp_path} holds no secret key")
+    expected = f"{tmp_path} holds no secret key; run: .venv/bin/python scripts/enrol_program.py NAME"
+    assert ran.err.splitlines() == [f"secure_sdt_client: {expected}"]
 
 
 @pytest.mark.parametrize(
