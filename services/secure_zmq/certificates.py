@@ -100,4 +100,4 @@ def _command_that_makes_keys(folder: Path) -> str:
     shared = Path(DEFAULT_FOLDER)
     if shared in (folder, *folder.parents):
         return "docker compose run --rm certs-init"
-    return ".venv/bin/python scripts/enrol_program.py NAME"
+    return ".venv/bin/python scripts/enrol_program.py NAME (for an agent: certs-init)"

@@ -117,8 +117,8 @@ def test_the_client_without_keys_is_refused(hosts: TwoHosts, tmp_path: Path) -> 
     """--secure never turns into the open."""
     ran = run_script("secure_sdt_client.py", "--secure", *port_of(hosts), "--certificates", str(tmp_path))
     assert (ran.status, ran.out) == (1, "")
-    expected = f"{tmp_path} holds no secret key; run: .venv/bin/python scripts/enrol_program.py NAME"
-    assert ran.err.splitlines() == [f"secure_sdt_client: {expected}"]
+    way_on = "run: .venv/bin/python scripts/enrol_program.py NAME (for an agent: certs-init)"
+    assert ran.err.splitlines() == [f"secure_sdt_client: {tmp_path} holds no secret key; {way_on}"]
 
 
 @pytest.mark.parametrize(
