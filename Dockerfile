@@ -1,5 +1,6 @@
 # One image for every role. BASE_IMAGE is a build argument because a machine without a registry makes its own base of the
 # same Debian release (scripts/setup/base_image.sh); both have Python 3.13 and a venv module, and nothing else is asked of it.
+# `make lock`, where a registry is in reach, writes the digest of the image into this line.
 ARG BASE_IMAGE=python:3.13-slim-trixie
 
 FROM ${BASE_IMAGE} AS builder

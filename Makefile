@@ -91,7 +91,7 @@ venv:
 
 setup: image venv ## put engine, base image, image and .venv in place, and start nothing
 
-lock: ## resolve the dependencies of pyproject.toml anew into the locks (needs uv)
+lock: ## resolve the dependencies of pyproject.toml again into the locks (needs uv), and pin the base image by digest
 	@scripts/setup/lock.sh
 
 clean: ## stop both hosts and DELETE their keys and state (asks first, unless YES=1)

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,32 +13,31 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@dataclass
 class _Tally:
-    """A pytest plugin: the tests by what became of them."""
+    """A pytest plugin: the tests by their outcome. It is no dataclass, since pytest hashes its plugins."""
 
-    passed: set[str] = field(default_factory=set)
-    failed: set[str] = field(default_factory=set)
-    skipped: set[str] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.passed: set[str] = set()
+        self.failed: set[str] = set()
+        self.skipped: set[str] = set()
 
-    def pytest_runtest_logreport(self, report: "pytest.TestReport") -> None:
-        """Take in one phase of one test: a set-up or tear-down that breaks fails the test."""
-        if report.failed:
-            self.failed.add(report.nodeid)
-        elif report.skipped:
-            self.skipped.add(report.nodeid)
-        elif report.when == "call":
-            self.passed.add(report.nodeid)
+    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
+        """Take the outcomes from pytest's own summary: a set-up or tear-down that breaks fails the test."""
+        found = {
+            category: {report.nodeid for report in terminalreporter.stats.get(category, [])}
+            for category in ("passed", "failed", "error", "skipped")
+        }
+        self.failed = found["failed"] | found["error"]
+        self.passed, self.skipped = found["passed"] - self.failed, found["skipped"]
 
     def verdict(self, subject: str) -> str:
         """Return one line; a test that was skipped checked nothing."""
-        passed, checks = self.passed - self.failed, self.passed | self.failed
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         if self.failed:
-            return f"{subject} FAILED: {len(self.failed)} of {len(checks)}{skipped}"
-        if not passed:
+            return f"{subject} FAILED: {len(self.failed)} of {len(self.passed | self.failed)}{skipped}"
+        if not self.passed:
             return f"{subject} FAILED: nothing was checked{skipped}"
-        return f"{subject}: {len(passed)} checks passed{skipped}"
+        return f"{subject}: {len(self.passed)} checks passed{skipped}"
 
 
 def run_marked(marker: str, subject: str, arguments: Sequence[str]) -> int:
@@ -47,7 +45,7 @@ def run_marked(marker: str, subject: str, arguments: Sequence[str]) -> int:
 
     Args:
         marker: a marker of pyproject.toml.
-        subject: whom the verdict is about.
+        subject: what the verdict is about.
         arguments: more arguments for pytest.
     """
     if importlib.util.find_spec("pytest") is None:

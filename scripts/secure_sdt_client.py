@@ -1,24 +1,29 @@
 #!/usr/bin/env python3
 """A simplified client of SystemDigitalTwin: connect, ping, register an agent if asked to, print the replies as JSON.
 
-Exit status: 0 answered, 1 refused or unreachable (one sentence on stderr), 2 usage.
+It uses CURVE with `--secure`, or where SECURE_ZMQ is 1 in the environment. Key and address are where
+`scripts/enrol_program.py` puts them. Exit status: 0 answered, 1 refused or unreachable (one sentence on stderr),
+2 usage.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "services"))
 
+from network_config.load import ENDPOINTS_FILE, load_network_config
 from network_config.model import Host, is_address
-from secure_zmq.certificates import certificates_folder, load_certificates
+from secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates
 from secure_zmq.client import Client
 from secure_zmq.errors import TwinhostError
+from secure_zmq.security_mode import VARIABLE, is_secure_zmq_enabled
 from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
-DEFAULT_PORT = 7120  # SystemDigitalTwin's in config/network_config.yaml
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7120  # as docker-compose.yml publishes SystemDigitalTwin
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,20 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--secure", action="store_true", help="use CURVE; without it the connection is in the open")
-    parser.add_argument("--host", type=_host, default="127.0.0.1", help="name or address (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="default: %(default)s")
+    parser.add_argument("--secure", action="store_true", help="use CURVE; the default is to, where SECURE_ZMQ=1 is set")
+    where = f"default: as {ENDPOINTS_FILE} beside the key says, or else "
+    parser.add_argument("--host", type=_host, help=f"name or address ({where}{DEFAULT_HOST})")
+    parser.add_argument("--port", type=_port, help=f"{where}{DEFAULT_PORT}")
     parser.add_argument("--register", action="store_true", help="register an agent too")
-    parser.add_argument("--agent-name", default="secure_sdt_client", help="whom to register (default: %(default)s)")
+    parser.add_argument("--agent-name", default="secure_sdt_client", help="the name to register (default: %(default)s)")
     parser.add_argument(
-        "--certificates", type=Path, default=certificates_folder(), help="own secret, server.key (default: %(default)s)"
+        "--certificates", type=Path, default=client_folder(), help="own secret, server.key (default: %(default)s)"
     )
     return parser
 
 
 def _address(options: argparse.Namespace) -> ServerAddress:
-    endpoint = Host("SystemDigitalTwin", options.host).endpoint(options.port)
-    if not options.secure:
+    host, port = DEFAULT_HOST, DEFAULT_PORT
+    if (options.certificates / ENDPOINTS_FILE).exists():
+        twin = load_network_config(environment={FOLDER_VARIABLE: str(options.certificates)}).agent("SystemDigitalTwin")
+        host, port = twin.host.address, twin.zmq_port
+    endpoint = Host("SystemDigitalTwin", options.host or host).endpoint(options.port or port)
+    if not options.secure and not (VARIABLE in os.environ and is_secure_zmq_enabled()):
         return UnencryptedAddress(endpoint)
     keys = load_certificates(options.certificates)
     return SecuredAddress(endpoint, keys.own_keys, keys.public_key())

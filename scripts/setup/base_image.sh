@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Prints the name of the image to build on: the official one where it is here or can be pulled, else one made from Debian's
-# packages, of the same release, so that Python and libc are the same either way.
+# Prints the name of the image to build on: the Dockerfile's where it is here or can be pulled, else one made from Debian's
+# packages, of the same release, so that Python and libc are the same either way. An image of a registry is printed with
+# its digest, so that the build takes these bytes and no others; `make lock` writes that digest into the Dockerfile.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
 
 readonly RELEASE=trixie
-readonly OFFICIAL=python:3.13-slim-$RELEASE # the Dockerfile's default
+OFFICIAL=$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile)
+readonly OFFICIAL
 readonly FALLBACK=twinhost-base:$RELEASE
 readonly PULL_TIMEOUT_S=300 # an unreachable registry fails by itself much sooner; this bounds one that stalls
 
@@ -17,6 +19,11 @@ pull_official() {
     command -v timeout >/dev/null && limit=(timeout "$PULL_TIMEOUT_S")
     step "Pulling $OFFICIAL"
     ${limit[@]+"${limit[@]}"} docker pull --quiet "$OFFICIAL" >/dev/null 2>&1
+}
+
+# digest_of NAME: the sha256 that the registry knew it by; nothing for an image that was loaded or made here.
+digest_of() {
+    docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$1" | sed -n "s|^${1%:*}@||p" | head -n 1
 }
 
 make_fallback() {
@@ -43,6 +50,15 @@ make_fallback() {
     docker import --change 'CMD ["/bin/bash"]' "$work/root.tar" "$FALLBACK" >/dev/null
 }
 
+if [ "${1:-}" = --pin ]; then
+    tag=${OFFICIAL%@*}
+    docker pull --quiet "$tag" >/dev/null || die "$tag could not be pulled: its digest is that of the last time, if any."
+    digest=$(digest_of "$tag")
+    [ -n "$digest" ] || die "The registry gave no digest for $tag: pin it by hand in the Dockerfile."
+    sed -i "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$tag@$digest|" Dockerfile
+    exit
+fi
+
 chosen=$(setting BASE_IMAGE)
 if [ -z "$chosen" ]; then
     if image_is_here "$OFFICIAL"; then
@@ -55,5 +71,9 @@ if [ -z "$chosen" ]; then
         make_fallback
         chosen=$FALLBACK
     fi
+fi
+if [ "$chosen" = "$OFFICIAL" ] && [ "$chosen" = "${chosen%@*}" ]; then
+    digest=$(digest_of "$chosen")
+    chosen=$chosen${digest:+@$digest}
 fi
 printf '%s\n' "$chosen"

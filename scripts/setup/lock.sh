@@ -16,6 +16,10 @@ lock() {
     mv "$file.new" "$file"
 }
 
+# The base image too, where a registry is in reach: the Dockerfile's line has its digest then, and every build pulls that.
+step "Pinning the base image"
+scripts/setup/base_image.sh --pin || step "The base image's pin stays as it is"
+
 lock requirements.lock pyproject.toml
 lock requirements-dev.lock pyproject.toml --group dev
 lock requirements-assets.lock --group assets

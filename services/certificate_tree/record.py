@@ -11,7 +11,8 @@ from secure_zmq.errors import ConfigurationError
 from secure_zmq.keys import Certificate
 
 RECORD_FILE = ".distributed"
-_LINE = re.compile(r"([^/]+/[^/]+) (SHA256:[A-Za-z0-9+/]{43})")  # a file below the root, the key that was put there
+# A file in a folder below the root, or in a program's own folder, and the key that was put there.
+_LINE = re.compile(r"((?:[^/]+/)?[^/]+) (SHA256:[A-Za-z0-9+/]{43})")
 
 
 class DistributionRecord:

@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 import yaml
 
 from network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_address
+from secure_zmq.certificates import client_folder
 from secure_zmq.errors import ConfigurationError
 from secure_zmq.grants import EVERY_ACTION, RESERVED_GRANTS, UNAUTHENTICATED_ROLE
 
 PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # on which docker-compose.yml publishes ports
+ENDPOINTS_FILE = "endpoints.yaml"  # beside the key of a program: where the agents are published on its machine
 DEFAULT_PATH = Path(__file__).resolve().parents[2] / "config" / "network_config.yaml"
 
 MAX_DAYS = 36_500  # a hundred years
@@ -29,17 +31,20 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     """Return the configuration.
 
     Args:
-        path: the YAML file; the default is NETWORK_CONFIG_PATH, then `config/network_config.yaml`.
+        path: the YAML file; the default is NETWORK_CONFIG_PATH, then `config/network_config.yaml`. The addresses and
+            ports of the last give way to those in `endpoints.yaml` beside the program's key, where there is one.
         environment: where MAINPC_IP and PC2_IP, if set and not empty, replace the hosts' addresses.
 
     Raises:
         ConfigurationError: the file is missing or wrong; the message names the file and the path in it.
     """
-    path = path or Path(environment.get(PATH_VARIABLE) or DEFAULT_PATH)
+    named = path or environment.get(PATH_VARIABLE)
+    path = Path(named or DEFAULT_PATH)
+    endpoints = None if named else _endpoints(client_folder(environment) / ENDPOINTS_FILE)
     root = _Node(str(path), "", _read(path))
     root.only("hosts", "agents", "grants", "limits", "recall")
-    hosts = {name: _host(name, node, environment) for name, node in root.child("hosts").children()}
-    agents = {name: _agent(name, node, hosts) for name, node in root.child("agents").children()}
+    hosts = {name: _host(name, node, environment, endpoints) for name, node in root.child("hosts").children()}
+    agents = {name: _agent(name, node, hosts, endpoints) for name, node in root.child("agents").children()}
     grants = {role: _granted(role, node) for role, node in root.child("grants").children()}
     limits, recall = root.child("limits"), root.child("recall")
     return NetworkConfig(str(path), hosts, agents, _limits(limits), grants, _recall(recall))
@@ -188,9 +193,19 @@ class _Node:
         return self._value
 
 
-def _host(name: str, node: _Node, environment: Mapping[str, str]) -> Host:
+def _endpoints(path: Path) -> _Node | None:
+    """Return what a file says of addresses and ports, with the keys of the configuration; None where there is none."""
+    if not os.path.isfile(path):  # noqa: PTH113 - never raises
+        return None
+    root = _Node(str(path), "", _read(path))
+    root.only("hosts", "agents")
+    return root
+
+
+def _host(name: str, node: _Node, environment: Mapping[str, str], endpoints: _Node | None) -> Host:
     node.only("address")
-    host = Host(name, node.child("address").address())
+    published = endpoints.child("hosts").optional(name) if endpoints else None
+    host = Host(name, (published or node).child("address").address())
     variable = ADDRESS_VARIABLES.get(name, "")
     override = environment.get(variable)
     if not override:
@@ -200,12 +215,13 @@ def _host(name: str, node: _Node, environment: Mapping[str, str]) -> Host:
     return replace(host, address=override)
 
 
-def _agent(name: str, node: _Node, hosts: Mapping[str, Host]) -> Agent:
+def _agent(name: str, node: _Node, hosts: Mapping[str, Host], endpoints: _Node | None) -> Agent:
     node.only("host", "key", "ports")
     host_name = node.child("host").text()
     if host_name not in hosts:
         raise node.child("host").fail(f"must be one of the hosts ({', '.join(hosts)}), not {host_name!r}")
-    ports = node.child("ports")
+    published = endpoints.child("agents").optional(name) if endpoints else None
+    ports = (published or node).child("ports")
     ports.only("zmq", "http", "events")
     events = ports.optional("events")
     return Agent(

@@ -12,7 +12,8 @@ from secure_zmq.key_folders import read_folders
 from secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyPair, PublicKey, load_certificate, load_key_pair
 
 FOLDER_VARIABLE = "TWINHOST_CERTIFICATES"
-DEFAULT_FOLDER = "/certificates"
+DEFAULT_FOLDER = "/certificates"  # of the containers
+USER_FOLDER = "twinhost"  # in the user's configuration folder: the key of a program outside the containers
 NEXT_SECRET_SUFFIX = f".next{SECRET_SUFFIX}"  # of a rotation that has not come to its switch
 ENROLLED_FOLDER = "enrolled"  # in SystemDigitalTwin's folder: the keys that it let in itself
 TRUST_FOLDER = "trust"  # in another agent's folder: whom mainpc has told it to trust
@@ -50,6 +51,24 @@ def certificates_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)
 
 
+def user_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the key of a program lies that runs outside the containers."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - never raises
+    return Path(environment.get("XDG_CONFIG_HOME") or f"{home}/.config") / USER_FOLDER
+
+
+def client_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where a program finds its key: the folder that TWINHOST_CERTIFICATES names.
+
+    Where it is unset: `/certificates` in a container, or where it holds a secret; the user's folder otherwise.
+    """
+    named, shared, users = environment.get(FOLDER_VARIABLE), Path(DEFAULT_FOLDER), user_folder(environment)
+    if named:
+        return Path(named)
+    in_container = os.path.isdir(shared) and not os.path.isdir(users)  # noqa: PTH112 - never raises
+    return shared if in_container or _secrets_in(shared) else users
+
+
 def folders_of_keys(folder: Path) -> list[Path]:
     """Return where a host's keys lie: in its own folder, and in those below it that its agent writes."""
     return [folder, folder / ENROLLED_FOLDER, folder / TRUST_FOLDER]
@@ -59,19 +78,16 @@ def load_certificates(folder: Path | None = None) -> Certificates:
     """Return this host's keys.
 
     Args:
-        folder: where they lie; the default is `certificates_folder()`.
+        folder: where they lie; the default is `client_folder()`.
 
     Raises:
         KeyFileMissing: there is no secret key.
         ConfigurationError: there are several, or the one there is can't be believed.
     """
-    folder = folder or certificates_folder()
-    secrets = [path for path in sorted(folder.glob(f"*{SECRET_SUFFIX}")) if not path.name.endswith(NEXT_SECRET_SUFFIX)]
+    folder = folder or client_folder()
+    secrets = _secrets_in(folder)
     if not secrets:
-        # Where public keys are, the secret was lost, and certs-init makes no second one by itself.
-        lost = any(folder.glob(f"*{PUBLIC_SUFFIX}"))
-        run = advice.certs_init(folder, "verify") if lost else advice.CERTS_INIT
-        raise KeyFileMissing(f"{folder} holds no secret key; run: {run}")
+        raise KeyFileMissing(f"{folder} holds no secret key; run: {_command_that_makes_keys(folder)}")
     if len(secrets) > 1:
         names = ", ".join(path.name for path in secrets)
         raise ConfigurationError(
@@ -79,3 +95,15 @@ def load_certificates(folder: Path | None = None) -> Certificates:
             f"run: {advice.certs_init(folder, 'verify')}"
         )
     return Certificates(folder, load_key_pair(secrets[0]))
+
+
+def _secrets_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob(f"*{SECRET_SUFFIX}")) if not path.name.endswith(NEXT_SECRET_SUFFIX)]
+
+
+def _command_that_makes_keys(folder: Path) -> str:
+    if advice.VOLUME not in (folder, *folder.parents):
+        return ".venv/bin/python scripts/enrol_program.py NAME (for an agent: certs-init)"
+    # Where public keys are, the secret was lost, and certs-init makes no second one by itself.
+    lost = any(folder.glob(f"*{PUBLIC_SUFFIX}"))
+    return advice.certs_init(folder, "verify") if lost else advice.CERTS_INIT

@@ -16,7 +16,7 @@ import zmq
 
 from secure_zmq.authenticator import Authenticator
 from secure_zmq.bound_socket import Watch, watch_unbound
-from secure_zmq.certificates import certificates_folder, folders_of_keys, load_certificates
+from secure_zmq.certificates import client_folder, folders_of_keys, load_certificates
 from secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from secure_zmq.errors import SocketMisuse
 from secure_zmq.handshakes import Outcome
@@ -39,7 +39,7 @@ class ZMQAuthenticator:
     def __new__(cls, context: "zmq.Context[Any] | None" = None, certificates: Path | None = None) -> "ZMQAuthenticator":
         if context is None:
             context = zmq.Context.instance()
-        folder = certificates or certificates_folder()
+        folder = certificates or client_folder()
         with _lock:
             known = _handlers.get(context.underlying)
             if known is not None and known.authenticator.responsive:

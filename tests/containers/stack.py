@@ -57,7 +57,7 @@ class Stack:
         self.secure = settings.get("SECURE_ZMQ", "1") == "1"
         self._keys_folder = folder / "keys"
         env_file = folder / "stack.env"
-        variables = {"COMPOSE_PROJECT_NAME": self.project, **free_ports(), **settings}
+        self.variables = variables = {"COMPOSE_PROJECT_NAME": self.project, **free_ports(), **settings}
         env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
         self._compose = DockerCompose(
             REPOSITORY, list(files), env_file=str(env_file), wait=False, services=list(services) or None

@@ -1,16 +1,19 @@
 """The README is true: its commands run, its output is what is printed, its code works."""
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
-from tests.containers.stack import REPOSITORY, Stack, free_ports
+from secure_zmq.certificates import load_certificates
+from tests.containers.stack import REPOSITORY, Finished, Stack, free_ports
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMPOSE = "docker compose "
@@ -67,12 +70,98 @@ def test_every_make_target_of_the_readme_is_there() -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_the_readmes_python_works(stack: Stack) -> None:
-    """The agent of your own registers and reads."""
+class Checkout:
+    """A program's user on this machine: a checkout, beside the stack, and an empty configuration folder."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self.folder, self.config = folder / "checkout", folder / "config"
+        self.folder.mkdir()
+        for name in (".venv", "config", "scripts", "services"):
+            (self.folder / name).symlink_to(REPOSITORY / name)
+        self._environment = {**os.environ, **stack.variables, "XDG_CONFIG_HOME": str(self.config)}
+        for name in ("PYTHONPATH", "SECURE_ZMQ", "NETWORK_CONFIG_PATH", "TWINHOST_CERTIFICATES"):
+            self._environment.pop(name, None)
+
+    @property
+    def secret(self) -> Path:
+        (path,) = (self.config / "twinhost").glob("*.key_secret")
+        return path
+
+    def run(self, command: str) -> Finished:
+        """Run a line as it stands."""
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+
+ENROL = next(command for command in commands("$ ") if "enrol_program.py" in command)
+NAME = ENROL.split()[-1]
+
+
+@pytest.fixture
+def checkout(stack: Stack, tmp_path: Path) -> Iterator[Checkout]:
+    """Nothing is enrolled in it; what a test enrols is revoked in the end."""
+    yield Checkout(stack, tmp_path)
+    stack.run("certs-init", "revoke", NAME)
+
+
+def test_the_readmes_python_works(stack: Stack, checkout: Checkout) -> None:
+    """The three commands and the example, as printed: a program of this machine registers and reads."""
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    done = stack.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "python", "cli", "-c", code)
-    assert done.status == 0, done.err
+    (checkout.folder / "example.py").write_text(code)
+    (block,) = [block for block in blocks("console") if ENROL in block]
+    for line in block.splitlines():
+        done = checkout.run(line.removeprefix("$ "))
+        assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
     assert "UnifiedMemoryReasoningAgent" in done.out
+    honoured = checkout.run("SECURE_ZMQ=1 .venv/bin/python scripts/secure_sdt_client.py")
+    assert (honoured.status, '"pong"' in honoured.out) == (0, True), honoured.err
+
+
+def test_a_programs_secret_stays_where_it_was_made(stack: Stack, checkout: Checkout) -> None:
+    """Modes 0700 and 0600, role agent, an ordinary end; no volume and no log has the secret."""
+    assert checkout.run(ENROL).status == 0
+    own = load_certificates(checkout.config / "twinhost").own_keys
+    modes = [path.stat().st_mode & 0o777 for path in (checkout.secret.parent, checkout.secret)]
+    assert modes == [0o700, 0o600]
+    listed = json.loads(stack.run("cli", "keys", "list", "--json").out)["keys"]
+    (mine,) = [key for key in listed if key["fingerprint"] == own.public.fingerprint]
+    assert (mine["name"], mine["roles"]) == (NAME, ["agent"])
+    validity = own.certificate.validity
+    assert validity.not_before is not None
+    assert validity.not_after is not None
+    assert validity.not_after - validity.not_before == 365 * 86_400
+    secret = own.secret_z85.decode()
+    found = stack.compose(
+        *("run", "--rm", "-T", "--no-deps", "--entrypoint", "grep", "certs-init", "-rlF", "--", secret, "/certificates")
+    )
+    assert (found.status, found.out) == (1, "")
+    assert all(secret not in stack.logs(service) for service in ("mainpc", "pc2", "certs-init"))
+
+
+def test_enrolling_a_program_again_does_no_harm(stack: Stack, checkout: Checkout) -> None:
+    """The key stays; a key that was revoked is refused with the way on, which works."""
+    assert checkout.run(ENROL).status == 0
+    before = checkout.secret.read_bytes()
+    (checkout.config / "twinhost" / "endpoints.yaml").unlink()
+    (checkout.config / "twinhost" / "server.key").unlink()
+    assert checkout.run(ENROL).status == 0
+    assert checkout.secret.read_bytes() == before
+    early = checkout.run(f"{ENROL} --replace")
+    assert (early.status, "revoke it first" in early.err) == (1, True), early.err
+    assert checkout.secret.read_bytes() == before
+    assert stack.run("certs-init", "revoke", NAME).status == 0
+    asked = checkout.run(".venv/bin/python scripts/secure_sdt_client.py --secure")
+    assert asked.status == 1
+    refused = checkout.run(ENROL)
+    assert (refused.status, "--replace" in refused.err) == (1, True), refused.err
+    replaced = checkout.run(f"{ENROL} --replace")
+    assert replaced.status == 0, replaced.err
+    assert checkout.secret.read_bytes() != before
+    assert checkout.run(".venv/bin/python scripts/secure_sdt_client.py --secure").status == 0
+    another = checkout.run(ENROL.replace(NAME, "another"))
+    assert (another.status, "--folder" in another.err) == (1, True), another.err
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ SAYS_ITSELF = {
     "pull_policy",
     "security_opt",
     "mem_limit",
+    "memswap_limit",
+    "dns",
     "pids_limit",
     "tmpfs",
     "volumes",
@@ -41,6 +43,7 @@ def test_a_stack_has_all_that_compose_has() -> None:
         assert other.pop("environment") == environment
         limits = other["deploy"]["resources"]["limits"]
         assert (int(limits["memory"]), limits["pids"]) == (int(own["mem_limit"]), own["pids_limit"])
+        assert own["memswap_limit"] == own["mem_limit"]
         tmp = {"type": "tmpfs", "target": "/tmp", "tmpfs": {"size": str(16 * 1024 * 1024)}}
         assert other["volumes"] == [*own["volumes"], tmp]
         assert own["tmpfs"] == ["/tmp:size=16m,mode=1777,noexec,nosuid,nodev"]

@@ -1,5 +1,11 @@
-"""How hypothesis runs here: the same examples every time, and no deadline that a busy machine could miss."""
+"""How hypothesis runs here: the same examples every time, and no deadline that a busy machine could miss.
 
+And no configuration folder of whoever runs the tests: a key and addresses of their own are not the tests'.
+"""
+
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -11,3 +17,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_configuration_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Point XDG_CONFIG_HOME to an empty folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield

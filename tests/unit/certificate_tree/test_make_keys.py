@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from certificate_tree.record import DistributionRecord
 from secure_zmq.keys import load_certificate, load_key_pair
+from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import BOTH_HOSTS, RECORD, certs_init, files, secrets
 
 OF_MAINPC = {
@@ -119,3 +121,10 @@ def test_a_whole_identity_can_be_replaced_by_hand(tmp_path: Path) -> None:
     assert second.fingerprints[0] != first.fingerprints[0]
     assert second.fingerprints[1:] == first.fingerprints[1:]
     assert certs_init(tmp_path, "verify").status == 0
+
+
+def test_a_folder_of_one_key_has_a_record_too(tmp_path: Path) -> None:
+    """A program's key lies in the root itself, without a folder for a host."""
+    pair = new_pair("program")
+    DistributionRecord(tmp_path).add([tmp_path / "server.key"], pair.certificate)
+    assert DistributionRecord(tmp_path).was_distributed(tmp_path / "server.key", pair.certificate)

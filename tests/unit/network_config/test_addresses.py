@@ -108,3 +108,43 @@ def test_the_path_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest
 def test_an_ipv6_address_gets_its_brackets(address: str, endpoint: str) -> None:
     """The endpoint is what ZeroMQ understands."""
     assert Host("mainpc", address).endpoint(7120) == endpoint
+
+
+ENDPOINTS = """
+hosts: {mainpc: {address: 127.0.0.1}}
+agents: {SystemDigitalTwin: {ports: {zmq: 17120, events: 17150, http: 18120}}}
+"""
+
+
+def test_a_program_finds_the_published_endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside its key, and only for the default configuration; a host that is not there stays as it is."""
+    monkeypatch.setenv("TWINHOST_CERTIFICATES", str(tmp_path))
+    (tmp_path / "endpoints.yaml").write_text(ENDPOINTS)
+    twin = load_network_config().agent("SystemDigitalTwin")
+    assert (twin.endpoint, twin.events_port, twin.http_port) == ("tcp://127.0.0.1:17120", 17150, 18120)
+    assert get_mainpc_address("SystemDigitalTwin") == twin.endpoint
+    assert get_pc2_address("UnifiedMemoryReasoningAgent") == "tcp://pc2:7230"
+    assert load_network_config(DEFAULT_PATH).agent("SystemDigitalTwin").endpoint == "tcp://mainpc:7120"
+    monkeypatch.setenv("NETWORK_CONFIG_PATH", str(DEFAULT_PATH))
+    assert get_mainpc_address("SystemDigitalTwin") == "tcp://mainpc:7120"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("hosts: {mainpc: {address: 127.0.0.1}}", r"endpoints\.yaml: the top level lacks the key 'agents'"),
+        (
+            ENDPOINTS.replace("17120", "0"),
+            r"endpoints\.yaml: agents\.SystemDigitalTwin\.ports\.zmq must be a port",
+        ),
+        (ENDPOINTS.replace("127.0.0.1", "a b"), r"endpoints\.yaml: hosts\.mainpc\.address must be a host name"),
+    ],
+)
+def test_a_wrong_endpoints_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
+) -> None:
+    """With its own name, and the path in it."""
+    monkeypatch.setenv("TWINHOST_CERTIFICATES", str(tmp_path))
+    (tmp_path / "endpoints.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=complaint):
+        load_network_config()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 def run_script(name: str, *arguments: str, **settings: str) -> Ran:
     """Run a script of scripts/ as a checkout does: by path, from somewhere else, with no PYTHONPATH."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SECURE_ZMQ")}
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "scripts" / name), *arguments],
         cwd="/",
@@ -77,6 +78,35 @@ def test_the_client_without_secure_is_refused_by_a_secured_server(hosts: TwoHost
     assert "wants CURVE" in sentence
 
 
+def test_the_environment_makes_the_client_secure(hosts: TwoHosts) -> None:
+    """SECURE_ZMQ=1 is `--secure`; another value than 1 and 0 is refused."""
+    settings = {"TWINHOST_CERTIFICATES": str(hosts.folders["operator"])}
+    ran = run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="1", **settings)
+    assert (ran.status, json_documents(ran.out)[0]["message"]) == (0, "pong")
+    assert "wants CURVE" in run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="0", **settings).err
+    assert "set it to 1" in run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="yes", **settings).err
+
+
+def test_the_client_finds_key_and_address_by_default(hosts: TwoHosts, tmp_path: Path) -> None:
+    """In the user's configuration folder, where enrol_program.py puts them."""
+    shutil.copytree(hosts.folders["operator"], tmp_path / "twinhost")
+    (tmp_path / "twinhost" / "endpoints.yaml").write_text(
+        "hosts: {mainpc: {address: 127.0.0.1}}\n"
+        f"agents: {{SystemDigitalTwin: {{ports: {{zmq: {hosts.mainpc.port}, http: 8120}}}}}}\n"
+    )
+    ran = run_script("secure_sdt_client.py", "--secure", XDG_CONFIG_HOME=str(tmp_path), TWINHOST_CERTIFICATES="")
+    assert (ran.status, json_documents(ran.out)[0]["message"]) == (0, "pong"), ran.err
+
+
+@pytest.mark.parametrize("name", ["SystemDigitalTwin", "UnifiedMemoryReasoningAgent", "operator", "a b", "server"])
+def test_a_program_takes_nobodys_name(name: str, tmp_path: Path) -> None:
+    """One sentence, before anything is made."""
+    ran = run_script("enrol_program.py", name, XDG_CONFIG_HOME=str(tmp_path))
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("enrol_program: ")
+    assert list(tmp_path.rglob("*.key*")) == []
+
+
 def test_the_client_without_secure_speaks_to_an_open_server(open_hosts: TwoHosts) -> None:
     """In the open, as it was asked to."""
     ran = run_script("secure_sdt_client.py", *port_of(open_hosts))
@@ -87,7 +117,8 @@ def test_the_client_without_keys_is_refused(hosts: TwoHosts, tmp_path: Path) -> 
     """--secure never turns into the open."""
     ran = run_script("secure_sdt_client.py", "--secure", *port_of(hosts), "--certificates", str(tmp_path))
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(f"secure_sdt_client: {tmp_path} holds no secret key")
+    way_on = "run: .venv/bin/python scripts/enrol_program.py NAME (for an agent: certs-init)"
+    assert ran.err.splitlines() == [f"secure_sdt_client: {tmp_path} holds no secret key; {way_on}"]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +184,19 @@ def test_the_verdict_says_what_came_of_the_marked_tests(
     (tmp_path / "test_sample.py").write_text("\n".join(["import pytest", *parts, unmarked]))
     ran = run_script("test_sdt_security.py", "-q", "-p", "no:cacheprovider", str(tmp_path))
     assert (ran.status, ran.out.splitlines()[-1]) == (status, verdict)
+
+
+@pytest.mark.parametrize("script", ["test_sdt_security.py", "test_unified_memory_agent.py"])
+def test_the_scripts_run_beside_several_conftests(tmp_path: Path, script: str) -> None:
+    """As in this repository: pytest hashes every plugin once it has to leave the conftest of another folder out."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "conftest.py").write_text("")
+        marked = f"import pytest\n\n\n@pytest.mark.{script.removeprefix('test_').removesuffix('.py')}\n"
+        (tmp_path / folder / f"test_{folder}.py").write_text(marked + PASSES.replace("{name}", folder))
+    ran = run_script(script, "-q", "-p", "no:cacheprovider", str(tmp_path))
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.splitlines()[-1].endswith(": 2 checks passed")
 
 
 def test_the_other_verdict_takes_the_other_marker(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.certificates import certificates_folder, load_certificates
+from secure_zmq.certificates import certificates_folder, client_folder, load_certificates
 from secure_zmq.errors import ConfigurationError, KeyFileExposed, KeyFileMalformed, KeyFileMissing
 from secure_zmq.key_writer import write_key_pair
 from tests.identities import host_folder, new_pair
@@ -22,11 +22,11 @@ def test_a_host_folder_gives_own_keys_and_pins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_no_secret_names_the_command_that_makes_it(tmp_path: Path, exists: bool) -> None:
-    """An empty folder and a missing one stop the start alike."""
+    """An empty folder and a missing one stop the start alike; a program's folder is in no container's volume."""
     folder = tmp_path / "pc2"
     if exists:
         folder.mkdir()
-    with pytest.raises(KeyFileMissing, match=f"{folder} holds no secret key; run: docker compose run --rm certs-init"):
+    with pytest.raises(KeyFileMissing, match=f"{folder} holds no secret key; run: .venv/bin/python scripts/enrol"):
         load_certificates(folder)
 
 
@@ -62,3 +62,27 @@ def test_the_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pyte
     own = new_pair("umra")
     monkeypatch.setenv("TWINHOST_CERTIFICATES", str(host_folder(tmp_path / "pc2", "client", own)))
     assert load_certificates().own_keys == own
+
+
+def test_no_secret_in_a_container_names_certs_init() -> None:
+    """There the volume is what certs-init fills."""
+    with pytest.raises(KeyFileMissing, match=r"/certificates/nobody holds no secret key; run: docker compose run"):
+        load_certificates(Path("/certificates/nobody"))
+
+
+def test_a_program_finds_its_key_in_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless TWINHOST_CERTIFICATES names another folder, or `/certificates` has a secret of its own."""
+    monkeypatch.delenv("TWINHOST_CERTIFICATES", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    shared = tmp_path / "certificates"
+    monkeypatch.setattr("secure_zmq.certificates.DEFAULT_FOLDER", str(shared))
+    assert client_folder() == tmp_path / "twinhost"
+    shared.mkdir()
+    assert client_folder() == shared
+    own = new_pair("program")
+    host_folder(tmp_path / "twinhost", "program", own)
+    assert client_folder() == tmp_path / "twinhost"
+    assert load_certificates().own_keys == own
+    write_key_pair(new_pair("umra"), shared / "client.key_secret")
+    assert client_folder() == shared
+    assert client_folder({"TWINHOST_CERTIFICATES": "/elsewhere"}) == Path("/elsewhere")

@@ -1,0 +1,133 @@
+"""The base image is built on by its digest: as the Dockerfile pins it, or as the registry gave it."""
+
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.containers.stack import REPOSITORY
+
+MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
+LAYER_TYPE = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+
+def digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+class Registry:
+    """A registry of one image, which changes with `publish`."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, bytes] = {}
+        self._manifest = b""
+        blobs, registry = self._blobs, self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                what = self.path.rsplit("/", 1)[-1]
+                content = b"{}"
+                if "/manifests/" in self.path:
+                    content = blobs.get(what, registry._manifest)
+                elif "/blobs/" in self.path:
+                    content = blobs[what]
+                self.send_response(200)
+                self.send_header("Content-Type", MANIFEST_TYPE if "/manifests/" in self.path else "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.send_header("Docker-Content-Digest", digest(content))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(content)
+
+            do_HEAD = do_GET  # noqa: N815 - http.server's name
+
+            def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - http.server's name
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def image(self) -> str:
+        return f"127.0.0.1:{self.server.server_port}/python:3.13-slim-trixie"
+
+    def publish(self, text: str) -> str:
+        """Make the tag another image; return its digest."""
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            member = tarfile.TarInfo("release")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+        layer = gzip.compress(archive.getvalue(), mtime=0)
+        root = {"type": "layers", "diff_ids": [digest(archive.getvalue())]}
+        config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": root}).encode()
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": {"mediaType": CONFIG_TYPE, "size": len(config), "digest": digest(config)},
+            "layers": [{"mediaType": LAYER_TYPE, "size": len(layer), "digest": digest(layer)}],
+        }
+        self._manifest = json.dumps(manifest).encode()
+        self._blobs.update({digest(content): content for content in (layer, config, self._manifest)})
+        return digest(self._manifest)
+
+
+@pytest.fixture
+def registry(engine: docker.DockerClient) -> Iterator[Registry]:
+    """A registry that the engine reaches; what was pulled from it is removed."""
+    registry = Registry()
+    yield registry
+    registry.server.shutdown()
+    name = registry.image.rsplit(":", 1)[0]
+    for image in engine.images.list():
+        if any(reference.startswith(f"{name}@") for reference in image.attrs["RepoDigests"] or []):
+            engine.images.remove(str(image.id), force=True)
+
+
+def base_image(checkout: Path, *arguments: str) -> str:
+    """Run scripts/setup/base_image.sh, which must succeed; return what it prints."""
+    command = ["scripts/setup/base_image.sh", *arguments]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_base_image_is_pulled_by_its_digest(registry: Registry, tmp_path: Path) -> None:
+    """With a pin, a tag that has moved changes nothing; without one, an image of a registry is named by its digest."""
+    shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
+    dockerfile, text = tmp_path / "Dockerfile", (REPOSITORY / "Dockerfile").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("ARG BASE_IMAGE="))
+    unpinned = text.replace(line, f"ARG BASE_IMAGE={registry.image}")
+    dockerfile.write_text(unpinned)
+    first = registry.publish("first")
+    assert base_image(tmp_path, "--pin") == ""
+    pinned = f"{registry.image}@{first}"
+    assert f"ARG BASE_IMAGE={pinned}\n" in dockerfile.read_text()
+    assert base_image(tmp_path) == pinned
+    second = registry.publish("second")
+    assert second != first
+    assert base_image(tmp_path) == pinned
+    assert base_image(tmp_path, "--pin") == ""
+    assert f"ARG BASE_IMAGE={registry.image}@{second}\n" in dockerfile.read_text()
+    assert base_image(tmp_path) == f"{registry.image}@{second}"
+    dockerfile.write_text(unpinned)
+    assert base_image(tmp_path) == f"{registry.image}@{second}"
+
+
+def test_the_dockerfile_alone_names_the_base_image() -> None:
+    """Plain `docker compose build` takes it, pin and all; a value in the environment or in .env wins."""
+    command = ["docker", "compose", "config", "--format", "json"]
+    service = json.loads(subprocess.check_output(command, cwd=REPOSITORY))["services"]["certs-init"]
+    assert not (service["build"].get("args") or {}).get("BASE_IMAGE")
+    assert "python:3.13" not in (REPOSITORY / "scripts/setup/base_image.sh").read_text()
