@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from secure_zmq.errors import SocketMisuse
+from secure_zmq.failed_handshakes import FailedHandshakes
 from secure_zmq.handshake_guard import SAID_TO_STRANGER_CURVE, SAID_TO_STRANGER_NULL, HandshakeGuard
 from secure_zmq.hardening import (
     RunningAuthenticator,
@@ -20,7 +21,7 @@ from secure_zmq.hardening import (
     speaks_curve,
 )
 from secure_zmq.keys import KeyPair
-from secure_zmq.monitor import Happening, Monitor, SocketEvent
+from secure_zmq.monitor import Monitor, SocketEvent
 from secure_zmq.sessions import OpenSessions, SecuredSessions
 
 if TYPE_CHECKING:
@@ -110,13 +111,13 @@ def _bind(
     authenticator: RunningAuthenticator | None,
 ) -> ServerSocket:
     guard = HandshakeGuard(handshakes, SAID_TO_STRANGER_CURVE if speaks_curve(socket) else SAID_TO_STRANGER_NULL)
+    failed = FailedHandshakes(handshakes)
 
     def on_event(event: SocketEvent) -> None:
         own_doing = guard.observe(event)
         if sessions.connections.observe(event):
             sessions.disconnected(event.value)
-        if event.happening is not Happening.DISCONNECTED and not own_doing:
-            handshakes.observe(event)
+        failed.observe(event, own_doing=own_doing)
 
     monitor = Monitor(socket, on_event)
     try:
