@@ -20,7 +20,7 @@ from secure_zmq.wire import Reply
 
 _log = structlog.get_logger(__name__)
 
-MOST_HEADS = 64  # beyond them every other one of the older half goes: the older, the wider apart
+MOST_HEADS = 64  # beyond them one between two others goes: the older they are, the wider apart
 MOST_GAPS = 32
 _ACCEPT = "run `cli audit accept`"
 _HASH = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -217,5 +217,10 @@ class AuditWitness:
 def _thinned(heads: tuple[SeenHead, ...]) -> tuple[SeenHead, ...]:
     if len(heads) <= MOST_HEADS:
         return heads
-    half = MOST_HEADS // 2
-    return (*heads[:half:2], *heads[half:])
+    newest = heads[-1].seq
+
+    def room(number: int) -> float:
+        return (heads[number + 1].seq - heads[number - 1].seq) / (newest - heads[number].seq)
+
+    spare = min(range(1, len(heads) - 1), key=room)
+    return (*heads[:spare], *heads[spare + 1 :])
