@@ -72,7 +72,7 @@ class HostKeys:
         """Return what to tell of: keys near their end, and files that can't be believed."""
         now = time.time()
         soon = [
-            f"the key of {peer.name} ({peer.fingerprint}) {_told_end(peer, moment, now)}"
+            f"the key of {peer.name} ({peer.fingerprint}) {_end_of(peer, moment, now)}"
             for peer, moment in self._end_soon()
         ]
         fault = [self.own.fault] if self.own is not None and self.own.fault else []
@@ -101,7 +101,7 @@ class HostKeys:
         ]
 
 
-def _told_end(peer: Peer, moment: str, now: float) -> str:
+def _end_of(peer: Peer, moment: str, now: float) -> str:
     if peer.validity.has_ended(now):
         return (
             f"expired {moment} and is refused; enrol a new key for it, or revoke it on mainpc: "

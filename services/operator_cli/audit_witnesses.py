@@ -129,7 +129,7 @@ def _report(name: str, answer: AuditHeads | str, lines: _Lines) -> WitnessReport
         for gap in answer.gaps
     )
     if not answer.heads:
-        why = answer.fault or "no head yet, so nothing shows here if the log was written anew as a whole"
+        why = answer.fault or "no head yet, so nothing shows here if the whole log was rewritten"
         return WitnessReport(name, Verdict.NOTHING_SEEN, f"{name} has seen {why}", gaps)
     heads = [Seen(head.seq, head.hash, head.restored) for head in answer.heads]
     found = compare(heads, lines.hashes.get, lines.restores)

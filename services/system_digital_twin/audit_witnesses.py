@@ -46,7 +46,7 @@ class AuditWitnesses:
         head, name = self._audit.head, caller.name
         try:
             restore = newest_restore(self._audit.restores(), head.seq)
-            told: Witnessed = {
+            answer: Witnessed = {
                 "audit_head": {"seq": head.seq, "hash": head.hash, "restored": restore.hash if restore else None}
             }
             if name in self._witnesses and name == heartbeat.agent_name:
@@ -55,11 +55,11 @@ class AuditWitnesses:
                     self._faults.pop(name, None)
                 else:
                     seen = heartbeat.audit_seen
-                    told["audit_compared"] = self._compared(name, Seen(seen.seq, seen.hash, seen.restored))
+                    answer["audit_compared"] = self._compared(name, Seen(seen.seq, seen.hash, seen.restored))
         except StoreUnavailable as error:  # the heartbeat counts all the same
             self._fail(name, f"the audit log can't be compared with what {name} has seen: {error}")
             return {"audit_head": None}
-        return told
+        return answer
 
     def _compared(self, name: str, seen: Seen) -> Compared:
         if self._audit.hash_of(seen.seq) == seen.hash:

@@ -64,7 +64,7 @@ class WitnessedHead(TypedDict):
     restored: str | None
 
 
-class RestoreTold(TypedDict):
+class WitnessedRestore(TypedDict):
     """A line `restored` of the audit log."""
 
     seq: int
@@ -76,7 +76,7 @@ class Compared(TypedDict):
     """Whether the log has the line of `audit_seen`, and the restore that explains it where it has not."""
 
     extends: bool
-    restore: RestoreTold | None
+    restore: WitnessedRestore | None
 
 
 class Witnessed(TypedDict):

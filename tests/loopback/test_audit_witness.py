@@ -66,7 +66,7 @@ def log_grows(hosts: Hosts, sessions: int = 3) -> None:
 
 
 def rewrite(hosts: Hosts, change: Callable[[list[Record]], list[Record]]) -> None:
-    """Write the log anew as somebody may who can write mainpc's volume: numbers, chain, and head fit together."""
+    """Rewrite the log as somebody may who can write mainpc's volume: numbers, chain, and head fit together."""
     (path,) = (hosts.root / SDT / "audit").glob("audit-*.jsonl")
     records = change([json.loads(line) for line in path.read_text().splitlines()])
     prev, lines = NO_HASH, []

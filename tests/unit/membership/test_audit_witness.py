@@ -106,7 +106,7 @@ def test_a_restore_after_the_line_explains_nothing(path: Path) -> None:
 
 
 def test_a_restore_ends_the_heads_from_its_line_on(path: Path) -> None:
-    """What was seen before it is asked about next; the restore is told until somebody acknowledges it."""
+    """What was seen before it is asked about next; the restore is shown until somebody acknowledges it."""
     witness = AuditWitness(path)
     grow(witness, 3, 7, 9)
     restore = {"seq": 5, "hash": "a" * 64, "time": "2026-11-27T01:02:03.004Z"}
