@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from agent_runtime.health import Health
 from agent_runtime.telemetry import Peer, State
 from durable_store.database import Database
 from secure_zmq.handshakes import Handshakes
@@ -20,12 +21,14 @@ class Gauges:
         handshakes: Handshakes,
         peers: AuthorizedPeers,
         sessions: CallerSource,
+        health: Health,
     ) -> None:
         self._secure = secure
         self._database = database
         self._handshakes = handshakes
         self._peers = peers
         self._sessions = sessions
+        self._health = health
         self._longest_turn_s: Callable[[], float] = lambda: 0.0
         self._started = time.monotonic()
 
@@ -43,6 +46,7 @@ class Gauges:
             store_bytes=self._database.size_bytes,
             loop_lag_s=self._longest_turn_s(),
             handshakes=self._handshakes.counts(),
+            checks=self._health.checks(),
             peers=tuple(
                 Peer(
                     name=peer.name,

@@ -51,6 +51,10 @@ class Health:
         looked_at = [check for name, check in self._checks.items() if name not in without]
         return _status([check for check in looked_at if check.probe() is not None])
 
+    def checks(self) -> dict[str, bool]:
+        """Run the checks and return which of them pass."""
+        return {name: check.probe() is None for name, check in self._checks.items()}
+
     def document(self) -> HealthDocument:
         """Run the checks and return the document."""
         faults = {name: check.probe() for name, check in self._checks.items()}

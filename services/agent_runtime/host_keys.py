@@ -12,7 +12,7 @@ from secure_zmq.errors import NotFound
 from secure_zmq.own_keys import OwnKeys
 from secure_zmq.peers import AuthorizedPeers, Peer
 from secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
-from secure_zmq.validity import DAY_S, format_moment
+from secure_zmq.validity import CLOCK_TOLERANCE_S, DAY_S, format_moment
 
 _log = structlog.get_logger(__name__)
 
@@ -25,7 +25,7 @@ class HostKeys:
     def __init__(self, settings: Settings) -> None:
         self._certificates = settings.certificates
         self.own: OwnKeys | None = None
-        self._told: dict[str, float] = {}  # of which key's end the log told when, by fingerprint
+        self._told: dict[tuple[str, str], float] = {}  # when a key's end was logged, by event and fingerprint
         self._look_due = 0.0
         folders: list[Path] = []
         if settings.certificates is not None:
@@ -70,23 +70,26 @@ class HostKeys:
 
     def warnings(self) -> list[str]:
         """Return what to tell of: keys near their end, and files that can't be believed."""
+        now = time.time()
         soon = [
-            f"the key of {peer.name} ({peer.fingerprint}) ends {moment}; rotate it" for peer, moment in self._end_soon()
+            f"the key of {peer.name} ({peer.fingerprint}) {_end_of(peer, moment, now)}"
+            for peer, moment in self._end_soon()
         ]
         fault = [self.own.fault] if self.own is not None and self.own.fault else []
         return [*soon, *fault, *self.peers.contents.rejected]
 
     def tell_of_ends(self) -> None:
-        """Log the keys that are near their end, each once a day; to be called often."""
+        """Log the keys that are near their end, or expired, each once a day; to be called often."""
         now = time.monotonic()
         if now < self._look_due:
             return
         self._look_due = now + _LOOK_AT_CLOCK_S
         for peer, moment in self._end_soon():
-            told = self._told.get(peer.fingerprint)
+            event = "key_expired" if peer.validity.has_ended(time.time()) else "key_ends_soon"
+            told = self._told.get((event, peer.fingerprint))
             if told is None or now - told > DAY_S:
-                self._told[peer.fingerprint] = now
-                _log.warning("key_ends_soon", peer=peer.name, fingerprint=peer.fingerprint, not_after=moment)
+                self._told[event, peer.fingerprint] = now
+                _log.warning(event, peer=peer.name, fingerprint=peer.fingerprint, not_after=moment)
 
     def _end_soon(self) -> list[tuple[Peer, str]]:
         """Return the owners' keys that are near their end, or past it, and when that is."""
@@ -96,3 +99,14 @@ class HostKeys:
             for peer in self.peers.all()
             if peer.validity.not_after is not None and peer.validity.ends_soon(now) and ":" not in peer.name
         ]
+
+
+def _end_of(peer: Peer, moment: str, now: float) -> str:
+    if peer.validity.has_ended(now):
+        return (
+            f"expired {moment} and is refused; enrol a new key for it, or revoke it on mainpc: "
+            f"certs-init revoke {peer.fingerprint}"
+        )
+    if peer.validity.not_after is not None and peer.validity.not_after <= now:  # the clocks' tolerance is granted
+        return f"expired {moment} and is refused within {CLOCK_TOLERANCE_S} s; rotate it now"
+    return f"ends {moment}; rotate it"

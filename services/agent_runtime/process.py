@@ -136,7 +136,7 @@ def _prepare(
         on_answer=telemetry.answered,
         caller_named=keys.peers.caller_named,
     )
-    gauges = Gauges(settings.secure, database, handshakes, keys.peers, server_socket.sessions)
+    gauges = Gauges(settings.secure, database, handshakes, keys.peers, server_socket.sessions, health)
     companions: list[Companion] = [http, grants_watch, *([feed] if feed else []), *assembly.companions]
     for companion in companions:
         vital[type(companion).__name__] = functools.partial(getattr, companion, "responsive")

@@ -52,6 +52,7 @@ class State:
     store_bytes: int
     loop_lag_s: float
     handshakes: Mapping[str, int] = field(default_factory=dict)
+    checks: Mapping[str, bool] = field(default_factory=dict)
     peers: tuple[Peer, ...] = ()
 
 
@@ -162,6 +163,10 @@ class _StateCollector(Collector):
             ("peers", "Authorised keys.", len(state.peers)),
         ):
             yield GaugeMetricFamily(f"twinhost_{name}", text, value)
+        checks = GaugeMetricFamily("twinhost_check_ok", "1: the check of the agent's health passes.", labels=["check"])
+        for name, passes in state.checks.items():
+            checks.add_metric([name], float(passes))
+        yield checks
         handshakes = CounterMetricFamily("twinhost_handshakes", "Handshakes, by how they ended.", labels=["outcome"])
         for outcome, count in state.handshakes.items():
             handshakes.add_metric([outcome], count)

@@ -9,7 +9,7 @@ class Event(StrEnum):
 
     STARTED = "started"
     STOPPED = "stopped"
-    RESTORED = "restored"  # moment: what was done after it was undone by this
+    RESTORED = "restored"  # moment: what came after it is undone; backup_seq, backup_hash: the last line of the backup
     KEY_AUTHORIZED = "key_authorized"  # name, host, roles, fingerprint
     KEY_REMOVED = "key_removed"
     KEY_REVOKED = "key_revoked"
@@ -28,7 +28,7 @@ class Event(StrEnum):
     GRANTS_REJECTED = "grants_rejected"
     REPEATED = "repeated"  # of, count, first, last, addresses
     NOTES_LOST = "notes_lost"  # count
-    LOG_CONTRADICTED = "log_contradicted"  # reason
+    LOG_CONTRADICTED = "log_contradicted"  # reason; file, or witness: the agent that has seen another log
 
 
 FOLDED: Mapping[Event, tuple[str, ...]] = {

@@ -80,6 +80,31 @@ class Files:
     def drop(self, first: int) -> None:
         self.path(first).unlink(missing_ok=True)
 
+    def line(self, seq: int) -> str | None:
+        """Return the line of a number, found by halving; None where it is not in its place."""
+        reached = [first for first in self.firsts() if first <= seq]
+        if not reached:
+            return None
+        with self.path(reached[-1]).open("rb") as file:
+            low, high = 0, os.fstat(file.fileno()).st_size  # between them the line begins
+            while low < high:
+                middle = (low + high) // 2
+                file.seek(max(0, middle - 1))
+                if middle:
+                    file.readline(_LONGEST)  # to the end of the line in which the middle lies
+                begins = file.tell()
+                if begins >= high:
+                    high = middle
+                    continue
+                line = file.readline(_LONGEST)
+                number = _SEQ.match(line)
+                if number is None:
+                    return None
+                if int(number[1]) == seq:
+                    return line.rstrip(b"\n").decode("ascii", "replace")
+                low, high = (file.tell(), high) if int(number[1]) < seq else (low, middle)
+        return None
+
     def after(self, seq: int, limit: int) -> Slice:
         """Return the lines from the first one on whose number is greater than `seq`."""
         firsts = self.firsts()

@@ -25,6 +25,8 @@ CREATE TABLE audit_files (
 ) STRICT;
 """
 
+MIGRATION_RESTORES = "CREATE TABLE audit_restores (seq INTEGER PRIMARY KEY) STRICT;"
+
 
 @dataclass(frozen=True, slots=True)
 class Pending:
@@ -87,6 +89,10 @@ class Ledger:
         with self._database.transaction():
             self._database.execute("DELETE FROM audit_outbox WHERE seq <= ?", (last,))
 
+    def restores(self) -> list[int]:
+        """Return the numbers of the lines `restored`; the log's files say what is in them."""
+        return [seq for (seq,) in self._database.execute("SELECT seq FROM audit_restores ORDER BY seq")]
+
     def begin_file(self, first: Pending, keep: int) -> None:
         """Say that a file begins with this line, and which are kept: the newest `keep`, with it."""
         files = (*self.files, Anchor(first.seq, first.before.hash))[-keep:]
@@ -106,4 +112,6 @@ class Ledger:
             line = make_line(self.head, time, event, fields)
             self.head = Head(self.head.seq + 1, hash_of(line))
             self._database.execute("INSERT INTO audit_outbox VALUES (?, ?)", (self.head.seq, line))
+            if event is Event.RESTORED:
+                self._database.execute("INSERT INTO audit_restores VALUES (?)", (self.head.seq,))
         self._database.execute("UPDATE audit_head SET seq = ?, hash = ?", (self.head.seq, self.head.hash))

@@ -18,12 +18,13 @@ from pathlib import Path
 import structlog
 
 from audit_log.alignment import align
-from audit_log.chain import MAX_LINE_BYTES, Anchor, Head, iso
+from audit_log.chain import LINE, MAX_LINE_BYTES, Anchor, Head, hash_fits, iso
 from audit_log.events import FOLDED, Event
 from audit_log.fields import Fields, Value, checked
 from audit_log.files import Files
 from audit_log.ledger import Ledger, Pending
 from audit_log.repetition import Repetition
+from audit_log.witness import Restore, hash_before, restore_of
 from durable_store.database import Database
 from secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
 
@@ -67,7 +68,7 @@ class AuditLog:
         """Open the log and finish what a crash left undone.
 
         Args:
-            database: with ledger.MIGRATION among its migrations.
+            database: with ledger.MIGRATION and ledger.MIGRATION_RESTORES among its migrations.
             folder: made where it is missing; its parent must exist.
             max_file_bytes: the next file is begun before one would grow over this.
             keep_files: as many of the newest files are kept.
@@ -91,6 +92,8 @@ class AuditLog:
         self._in_step = False  # whether the newest file is known to end where the outbox begins
         first = self._ledger.pending(0, 1)
         self._written = first[0].before if first else self._ledger.head
+        self._restore_lines = self._ledger.restores()
+        self._restores: dict[int, Restore] = {}  # by line; read from the files once
         try:
             self._files.make_folder()
             self._look_at_names()
@@ -102,6 +105,11 @@ class AuditLog:
     def head(self) -> Head:
         """The newest line that the files have."""
         return self._written
+
+    @property
+    def newest(self) -> Head:
+        """The newest line, which may still be on its way to a file."""
+        return self._ledger.head
 
     @property
     def anchor(self) -> Anchor:
@@ -180,6 +188,37 @@ class AuditLog:
         except OSError as error:
             raise StoreUnavailable(f"the audit log can't be read ({error}); look at the agent's volume") from error
         return Page(found.lines, found.position, self.anchor, self._written)
+
+    def hash_of(self, seq: int) -> str | None:
+        """Return the hash of a line as the files have it now; None where the log has no such line, or a changed one.
+
+        Raises:
+            StoreUnavailable: the files can't be read.
+        """
+        if seq < self.anchor.seq:
+            return hash_before(self.anchor, seq)
+        line = self._line(seq) if seq <= self._written.seq else None
+        match = LINE.fullmatch(line) if line is not None else None
+        return match["hash"] if match is not None and hash_fits(match.string) else None
+
+    def restores(self) -> list[Restore]:
+        """Return the restores that the log tells of; they come about only while nobody has it open.
+
+        Raises:
+            StoreUnavailable: the files can't be read.
+        """
+        for seq in self._restore_lines:
+            if seq not in self._restores and self.anchor.seq <= seq <= self._written.seq:
+                restore = restore_of(self._line(seq) or "")
+                if restore is not None and restore.seq == seq:
+                    self._restores[seq] = restore
+        return list(self._restores.values())
+
+    def _line(self, seq: int) -> str | None:
+        try:
+            return self._files.line(seq)
+        except OSError as error:
+            raise StoreUnavailable(f"the audit log can't be read ({error}); look at the agent's volume") from error
 
     def _record_notes(self, repeated: list[dict[str, Value]]) -> None:
         now = iso(time.time())

@@ -19,7 +19,14 @@ def mark_restored(database: Path, log: Path, manifest: Manifest) -> None:
     """
     with closing(Database(database, MIGRATIONS)) as store:
         audit = AuditLog(store, log)
+        backup = audit.newest
         with store.transaction():
             skip_numbers(store)
-            audit.record(Event.RESTORED, moment=manifest.moment, made_by=manifest.program)
+            audit.record(
+                Event.RESTORED,
+                moment=manifest.moment,
+                made_by=manifest.program,
+                backup_seq=backup.seq,
+                backup_hash=backup.hash,
+            )
         audit.close()

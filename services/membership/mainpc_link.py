@@ -13,6 +13,7 @@ import structlog
 
 from agent_runtime.trust import TrustFolder, read_document
 from host_metrics.sample import HostSample
+from membership.audit_witness import AuditWitness
 from membership.owed_queue import OwedQueue
 from membership.owed_sender import CALL_DEADLINE_S, OwedSender
 from membership.sample_reports import SampleReports
@@ -42,6 +43,7 @@ class MainpcLink:
         agent_type: str = "agent",
         capabilities: Sequence[str] = (),
         dependencies: Sequence[str] = (),
+        witness: AuditWitness | None = None,
     ) -> None:
         """Keep `agent` registered with the agent at `server`.
 
@@ -50,6 +52,7 @@ class MainpcLink:
             owed: what waits for mainpc.
             status: what to say of this agent with every heartbeat.
             agent_type: what it registers as, with what it can do and whom it needs.
+            witness: keeps the heads of mainpc's audit log.
         """
         self._described = {
             "agent_type": agent_type,
@@ -59,6 +62,7 @@ class MainpcLink:
         self._status = status
         self._server = server
         self._trust = trust
+        self._witness = witness
         self._trusted: str | None = None  # the revision that the folder has
         self._agent = agent
         self._heartbeat_s = heartbeat_s
@@ -124,13 +128,17 @@ class MainpcLink:
         """Register or send a heartbeat; return how many seconds to wait until the next turn."""
         try:
             if self._registered:
+                asked, seen = self._witness.question() if self._witness else (None, {})
                 reply = client.call(
                     "heartbeat",
                     deadline_s=CALL_DEADLINE_S,
                     agent_name=self._agent.name,
                     status=self._status(),
                     trust_revision=self._trusted,
+                    **seen,
                 )
+                if self._witness is not None:
+                    self._witness.take(asked, reply)
                 if self._follow_trust(client, reply.get("trust_revision")):
                     self._with_others = True
                     return 0  # the next one tells mainpc that it is followed

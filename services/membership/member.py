@@ -3,17 +3,20 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from agent_runtime.assembly import Companion, Foundation
 from agent_runtime.trust import TRUST_TOPIC, TrustFolder
 from host_metrics.sampler import SamplerThread
 from membership.addresses import addresses
+from membership.audit_witness import AuditWitness
 from membership.coordination import Coordinator
 from membership.errands import Errand
 from membership.faults import LINK_CHECK, Faults, status_of
 from membership.mainpc_link import MainpcLink
 from membership.outbox import MIGRATION, Outbox
+from membership.witness_actions import witness_actions
+from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.certificates import TRUST_FOLDER
 from secure_zmq.errors import RequestError
@@ -23,6 +26,7 @@ from secure_zmq.wire import Reply
 __all__ = ["MIGRATION", "Membership"]
 
 MAINPC_AGENT = "SystemDigitalTwin"
+HEADS_FILE = "audit-heads.json"  # after the agent's name, in its folder of state
 _NORMAL = 5
 
 
@@ -47,6 +51,7 @@ class Membership:
         if settings.certificates is not None:
             trust = TrustFolder(settings.certificates.folder / TRUST_FOLDER, foundation.keys.peers.reload)
         self.outbox = Outbox(foundation.database, settings.agent.name)
+        self._witness = AuditWitness(settings.state / f"{settings.agent.name}.{HEADS_FILE}")
         link = MainpcLink(
             mainpc,
             settings.agent,
@@ -58,6 +63,7 @@ class Membership:
             description.agent_type,
             description.capabilities,
             description.dependencies,
+            self._witness,
         )
         sampler = SamplerThread(limits.metrics_interval_s, link.take)
         self._coordinator = Coordinator(mainpc, addresses(settings.config, foundation.keys), limits.max_payload_bytes)
@@ -65,10 +71,16 @@ class Membership:
         self.companions: list[Companion] = [link, sampler, self._coordinator, *followers]
         foundation.health.add(LINK_CHECK, lambda: link.fault, essential=False)
         foundation.health.add("metrics", lambda: sampler.fault, essential=False)
+        foundation.health.add("audit_witness", lambda: self._witness.fault, essential=False)
         foundation.health.warn(self.outbox.queue.warnings)
+        foundation.health.warn(self._witness.warnings)
         self.on_refusal: Callable[[Caller | None, str | None, RequestError], None] = Faults(self.outbox).on_refusal
         with foundation.database.transaction():
             self.outbox.tell("agent_started", {"host": settings.agent.host.name})
+
+    def actions(self, success: Literal["ok", "success"]) -> list[Action[Any]]:
+        """Return the operator's actions on what this host has seen of mainpc's audit log."""
+        return witness_actions(self._witness, success)
 
     def tell(self, event_type: str, data: dict[str, Any]) -> None:
         """Owe mainpc an event: once what is under way is on disk, it will arrive, and once."""

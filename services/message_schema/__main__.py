@@ -15,7 +15,8 @@ AGENTS = {
     "SystemDigitalTwin": "system_digital_twin",
     "UnifiedMemoryReasoningAgent": "unified_memory_reasoning",
 }
-_COMMON = "agent_runtime"  # what every agent answers
+_COMMON = ("agent_runtime",)  # what every agent answers
+_MEMBERS = ("membership",)  # what every agent but mainpc's answers
 _FEEDER = "SystemDigitalTwin"  # the agent that has a feed
 _DEFINITIONS = "#/$defs/"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -25,9 +26,8 @@ def schema_of(agent: str) -> dict[str, Any]:
     """Return the schema of what an agent may be asked, by the `action` that names it."""
     package = AGENTS[agent]
     importlib.import_module(f"{package}.__main__")
-    types = sorted(
-        (each for each in _request_types(Request) if each.__module__.split(".")[0] in (package, _COMMON)), key=tag_of
-    )
+    packages = (package, *_COMMON, *(() if agent == _FEEDER else _MEMBERS))
+    types = sorted((each for each in _request_types(Request) if each.__module__.split(".")[0] in packages), key=tag_of)
     union: Any = types[0]
     for each in types[1:]:
         union = union | each

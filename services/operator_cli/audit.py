@@ -1,4 +1,4 @@
-"""`audit tail | verify`: what happened to keys, and whether the log of it is whole."""
+"""`audit tail | verify | accept`: what happened to keys, and whether the log is whole and the one seen elsewhere."""
 
 import time
 from collections import deque
@@ -11,8 +11,10 @@ import typer
 from audit_log.verify import Findings
 from operator_cli import output
 from operator_cli.arguments import AsJson
-from operator_cli.audit_pages import AuditReader, verify_over_the_wire
+from operator_cli.audit_pages import AuditReader
+from operator_cli.audit_witnesses import Verified, verify_with_witnesses, witnesses_of
 from operator_cli.connect import load_settings
+from operator_cli.documents import AuditAccepted, read
 from operator_cli.failures import Failure
 from operator_cli.printable import printable, to_json
 from secure_zmq.errors import ServerUnreachable
@@ -55,33 +57,60 @@ def tail(
 def verify(as_json: AsJson = False) -> int:
     """Check the whole audit log: nothing removed, reordered, edited, put in, or cut off.
 
-    It is read over the wire and checked here. Exit status 1 if anything is wrong with it.
+    It is read over the wire and checked here, and compared with what the agents on other hosts have seen of it. Exit
+    status 1 if anything is wrong with it.
     """
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:
-        findings = verify_over_the_wire(client)
+        verified = verify_with_witnesses(settings, client)
+    findings = verified.findings
     if as_json:
-        output.show_value(findings_document(findings), as_json=True)
+        output.show_value(verified_document(verified), as_json=True)
     else:
-        output.show_line(printable(told(findings)))
+        for line in (told(findings), *_restores(verified), *_witnesses(verified)):
+            output.show_line(printable(line))
     for finding in findings.findings:
         output.say(f"line {finding.seq}:", output.BAD, finding.sentence)
     if findings.more:
         output.say("and", output.BAD, f"{findings.more} more")
-    return 0 if findings.whole else 1
+    for report in verified.contradictions:
+        output.say("witness:", output.BAD, report.sentence)
+    return 0 if verified.whole else 1
+
+
+@audit.command("accept")
+def accept(as_json: AsJson = False) -> int:
+    """Take the audit log as it is on every other host: a restore, or an alarm about it, is explained.
+
+    What those hosts saw before stays listed by `audit verify`, with who accepted it.
+    """
+    settings = load_settings()
+    accepted: dict[str, list[str]] = {}
+    for agent in witnesses_of(settings):
+        with settings.client(agent) as client:
+            accepted[agent.name] = list(read(client.call("accept_audit_log"), AuditAccepted).accepted)
+    if as_json:
+        output.show_value({"status": "ok", "accepted": accepted}, as_json=True)
+    else:
+        for name, phrases in accepted.items():
+            output.show_line(printable(f"{name}: {'; '.join(phrases) or 'nothing to accept'}"))
+    return 0
 
 
 def told(findings: Findings) -> str:
     """Return how many lines were read, from which to which, and what came of it."""
-    read = "1 line was" if findings.lines == 1 else f"{findings.lines} lines were"
-    return f"{read} checked, from {findings.starts_at} to {findings.head.seq}: {findings.summary()}"
+    read_lines = "1 line was" if findings.lines == 1 else f"{findings.lines} lines were"
+    return f"{read_lines} checked, from {findings.starts_at} to {findings.head.seq}: {findings.summary()}"
 
 
-def findings_document(findings: Findings) -> dict[str, Any]:
+def verified_document(verified: Verified) -> dict[str, Any]:
     """Return a verification's result for programs."""
+    findings = verified.findings
     verdict: dict[str, Any] = {"status": "ok"}
     if not findings.whole:
         verdict = Failure("audit_log_broken", findings.summary()).as_reply()
+    elif verified.contradictions:
+        verdict = Failure("audit_log_contradicted", verified.contradictions[0].sentence).as_reply()
     return {
         **verdict,
         "lines": findings.lines,
@@ -89,7 +118,26 @@ def findings_document(findings: Findings) -> dict[str, Any]:
         "last_seq": findings.head.seq,
         "findings": [{"seq": finding.seq, "sentence": finding.sentence} for finding in findings.findings],
         "more_findings": findings.more,
+        "restores": [
+            {"seq": each.seq, "time": each.time, "backup_seq": each.backup.seq, "backup_hash": each.backup.hash}
+            for each in verified.restores
+        ],
+        "witnesses": [
+            {"agent": each.agent, "verdict": each.verdict, "sentence": each.sentence, "restores": list(each.restores)}
+            for each in verified.witnesses
+        ],
     }
+
+
+def _restores(verified: Verified) -> list[str]:
+    return [
+        f"line {each.seq}: restored on {each.time} from a backup that ended with line {each.backup.seq}"
+        for each in verified.restores
+    ]
+
+
+def _witnesses(verified: Verified) -> list[str]:
+    return [line for each in verified.witnesses for line in (each.sentence, *each.restores)]
 
 
 def _show_newest(reader: AuditReader, count: int, *, as_json: bool) -> str:

@@ -1,6 +1,6 @@
 """The audit log over the wire: page after page, and its verification here, which trusts no word of the writer's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from audit_log.chain import Anchor, Head
 from audit_log.verify import Findings, Verifier
@@ -46,8 +46,8 @@ class AuditReader:
             yield page
 
 
-def verify_over_the_wire(client: Client) -> Findings:
-    """Read the whole log and check it here.
+def verify_over_the_wire(client: Client, also: Callable[[str], None] = lambda _: None) -> Findings:
+    """Read the whole log and check it here; `also` is called with every line.
 
     Raises:
         TwinhostError: it can't be asked for, or is refused.
@@ -57,7 +57,9 @@ def verify_over_the_wire(client: Client) -> Findings:
     verifier = Verifier(Anchor(page.anchor.seq, page.anchor.prev))
     for line in page.lines:
         verifier.feed(line)
+        also(line)
     for page in pages:
         for line in page.lines:
             verifier.feed(line)
+            also(line)
     return verifier.finish(Head(page.head.seq, page.head.hash))

@@ -13,6 +13,7 @@ import zmq
 
 from secure_zmq.connections import Connections
 from secure_zmq.errors import SocketMisuse
+from secure_zmq.failed_handshakes import FailedHandshakes
 from secure_zmq.handshake_guard import SAID_TO_STRANGER_CURVE, SAID_TO_STRANGER_NULL, HandshakeGuard
 from secure_zmq.hardening import (
     RunningAuthenticator,
@@ -22,7 +23,7 @@ from secure_zmq.hardening import (
     speaks_curve,
 )
 from secure_zmq.keys import KeyPair
-from secure_zmq.monitor import Happening, Monitor, SocketEvent
+from secure_zmq.monitor import Monitor, SocketEvent
 from secure_zmq.sessions import OpenSessions, SecuredSessions
 
 if TYPE_CHECKING:
@@ -150,13 +151,12 @@ def _watch(
 ) -> Watch:
     said_to_stranger = SAID_TO_STRANGER_CURVE if speaks_curve(socket) else SAID_TO_STRANGER_NULL
     guard = HandshakeGuard(handshakes, said_to_stranger, connections.finished)
+    failed = FailedHandshakes(handshakes)
 
     def on_event(event: SocketEvent) -> None:
         if connections.observe(event):  # first: the guard's thread may find the handshake over at once
             disconnected(event.value)
-        own_doing = guard.observe(event)
-        if event.happening is not Happening.DISCONNECTED and not own_doing:
-            handshakes.observe(event)
+        failed.observe(event, own_doing=guard.observe(event))
 
     return Watch(connections, guard, Monitor(socket, on_event))
 

@@ -54,17 +54,19 @@ class Handshakes:
         """Call back for every handshake, on the thread that saw its end; the callback must be quick."""
         self._listeners.append(listener)
 
-    def observe(self, event: SocketEvent) -> None:
+    def observe(self, event: SocketEvent, address: str | None = None) -> None:
         """Count a refusal that ZAP never hears of, from the server's monitor; the ZAP handler counts its own."""
+        known = {} if address is None else {"address": address}
         match event.happening:
             case Happening.WRONG_KEYS:
-                self.refused(Outcome.WRONG_KEYS)
+                self.refused(Outcome.WRONG_KEYS, **known)
             case Happening.MECHANISM_MISMATCH:
-                self.refused(Outcome.MECHANISM_MISMATCH)
+                self.refused(Outcome.MECHANISM_MISMATCH, **known)
             case Happening.NOT_ZMTP:
-                self.refused(Outcome.NOT_ZMTP)
+                self.refused(Outcome.NOT_ZMTP, **known)
             case Happening.BROKEN_OFF:
-                self.refused(Outcome.TIMED_OUT if event.value == errno.ETIMEDOUT else Outcome.BROKEN_OFF)
+                outcome = Outcome.TIMED_OUT if event.value == errno.ETIMEDOUT else Outcome.BROKEN_OFF
+                self.refused(outcome, **known)
             case _:
                 pass
 

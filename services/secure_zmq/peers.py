@@ -111,6 +111,10 @@ class AuthorizedPeers:
         peer = snapshot.by_fingerprint.get(fingerprint)
         return Standing.UNKNOWN if peer is None else peer.standing(time.time())
 
+    def why_not_live(self, fingerprint: str) -> str:
+        """Return what is said of a key that got in once and is refused now."""
+        return "has expired" if self.standing(fingerprint) is Standing.EXPIRED else "is no longer authorised"
+
     def all(self) -> tuple[Peer, ...]:
         """Return the keys that are listed, whether good at this moment or not, by name."""
         return tuple(sorted(self._snapshot.by_key.values(), key=lambda peer: (peer.name, peer.fingerprint)))

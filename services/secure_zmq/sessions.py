@@ -198,8 +198,9 @@ class SecuredSessions:
         fingerprint, _, name = identity.partition(" ")
         peer = self._peers.live(fingerprint)
         if peer is None or peer.name != name:
-            self.connections.doom(*origin(frame), "its key is no longer authorised")
-            raise PeerNotLive(f"the key of {name} is no longer authorised here; enrol a new key")
+            why = self._peers.why_not_live(fingerprint)
+            self.connections.doom(*origin(frame), f"its key {why}")
+            raise PeerNotLive(f"the key of {name} {why} here; enrol a new key")
         known = self._known[identity] = _Known(peer, _caller(peer))
         return known
 

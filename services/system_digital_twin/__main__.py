@@ -8,6 +8,7 @@ from agent_runtime.common_actions import GetHealth
 from agent_runtime.dialects import all_status, commands, first_of, raw_strings
 from agent_runtime.process import run_agent
 from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
+from audit_log.ledger import MIGRATION_RESTORES as LEDGER_MIGRATION_RESTORES
 from system_digital_twin.commands import COMMANDS
 from system_digital_twin.event_actions import EventActions
 from system_digital_twin.events import MIGRATION as EVENTS_MIGRATION
@@ -32,6 +33,7 @@ MIGRATIONS = [
     *METRICS_MIGRATIONS,
     EVENTS_MIGRATION,
     EVENTS_MIGRATION_IDS,
+    LEDGER_MIGRATION_RESTORES,
 ]  # in the order they came about
 
 
@@ -45,7 +47,7 @@ def assemble(foundation: Foundation) -> Assembly:
     security = KeysAndAudit(foundation)
     hosts = MetricsAndLeases(foundation)
     events = Events(foundation.database, foundation.publisher.publish)
-    handlers = Handlers(registry, peers.public_key_of, security.trust_revision)
+    handlers = Handlers(registry, peers.public_key_of, security.trust_revision, security.witnesses.answer)
     state = StateBoard(foundation, registry, hosts.metrics, hosts.leases, events)
 
     def on_tick() -> None:

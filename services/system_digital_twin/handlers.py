@@ -39,12 +39,17 @@ from system_digital_twin.registry_replies import (
     Registered,
     RegisteredAgents,
     Unregistered,
+    Witnessed,
 )
 
 ITSELF = "SystemDigitalTwin"
 SUCCESS: Final = "success"  # the word that this agent's clients test for
 
 PublicKeyOf = Callable[[str], bytes | None]
+
+
+def _no_log(_: Heartbeat, __: Caller) -> Witnessed:
+    return {"audit_head": None}
 
 
 class Handlers:
@@ -55,9 +60,11 @@ class Handlers:
         registry: Registry,
         public_key_of: PublicKeyOf,
         trust_revision: Callable[[], str | None] = lambda: None,
+        witnessed: Callable[[Heartbeat, Caller], Witnessed] = _no_log,
     ) -> None:
         self._registry = registry
         self._trust_revision = trust_revision
+        self._witnessed = witnessed
         self._public_key_of = public_key_of
 
     def actions(self) -> list[Action[Any]]:
@@ -100,7 +107,12 @@ class Handlers:
         require_speaks_for(caller, request.agent_name)
         seen = self._registry.heartbeat(request.agent_name, request.status)
         self._registry.note_trust(request.agent_name, request.trust_revision)
-        return {"status": SUCCESS, "timestamp": iso_time(seen.wall), "trust_revision": self._trust_revision()}
+        return {
+            "status": SUCCESS,
+            "timestamp": iso_time(seen.wall),
+            "trust_revision": self._trust_revision(),
+            **self._witnessed(request, caller),
+        }
 
     def unregister(self, request: Unregister, caller: Caller) -> Unregistered:
         require_speaks_for(caller, request.agent_name)

@@ -14,6 +14,7 @@ from secure_zmq.certificates import ENROLLED_FOLDER
 from secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, RequestError, StoreUnavailable
 from secure_zmq.handshakes import Outcome
 from system_digital_twin.audit_actions import audit_actions
+from system_digital_twin.audit_witnesses import AuditWitnesses
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.grants_told import changes, summary
 from system_digital_twin.handlers import SUCCESS
@@ -42,6 +43,10 @@ class KeysAndAudit:
             )
             foundation.health.warn(lambda: [enrolled.fault] if enrolled.fault else [])
         foundation.health.add("audit_log", lambda: self._audit.fault, essential=False)
+        here, agents = settings.agent.host.name, settings.config.agents.values()
+        self.witnesses = AuditWitnesses(self._audit, [agent.name for agent in agents if agent.host.name != here])
+        foundation.health.add("audit_witness", lambda: self.witnesses.fault, essential=False)
+        foundation.health.warn(self.witnesses.warnings)
         foundation.handshakes.listen(self._on_handshake)
         peers.listen(lambda _: foundation.publisher.publish(TRUST_TOPIC, revision=self.trust_revision()))
         self._audit.record(Event.STARTED, secure=settings.secure, **summary(settings.config.grants))

@@ -10,6 +10,7 @@ from secure_zmq.wire import NAME, Request
 MAX_METADATA_DEPTH = 16  # a list of registrations nests one deeper than its request did, and must still be written
 MAX_METADATA_BYTES = 16_384  # as JSON without spaces, which is how it is stored and answered
 PORT = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+HASH = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 NAMES = Annotated[list[NAME], msgspec.Meta(max_length=64)]
 
 __all__ = [
@@ -53,12 +54,30 @@ class RegisterAgent(Request, tag="register_agent"):
     registration_data: RegistrationData | None = None
 
 
+class AuditSeen(msgspec.Struct, kw_only=True):
+    """A head of the audit log that the caller keeps, and the hash of the newest line `restored` up to it."""
+
+    seq: Annotated[int, msgspec.Meta(ge=1, lt=10**18)]
+    hash: HASH
+    restored: HASH | None = None
+
+
+class AuditRestored(msgspec.Struct, kw_only=True):
+    """A restore that took away lines which the caller has seen, up to `seen_to`; no operator has acknowledged it."""
+
+    seq: Annotated[int, msgspec.Meta(ge=1, lt=10**18)]
+    time: NAME
+    seen_to: Annotated[int, msgspec.Meta(ge=1, lt=10**18)]
+
+
 class Heartbeat(Request, tag="heartbeat"):
     """An agent is alive; `status` replaces the one that it registered with."""
 
     agent_name: NAME
     status: NAME | None = None
     trust_revision: NAME | None = None  # of mainpc's trust document, as far as the agent follows it
+    audit_seen: AuditSeen | None = None
+    audit_restored: AuditRestored | None = None
 
 
 class Unregister(Request, tag="unregister"):

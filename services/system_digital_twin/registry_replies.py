@@ -56,7 +56,37 @@ class Registered(TypedDict):
     agent: NotRequired[AgentBrief]
 
 
-class Beaten(TypedDict):
+class WitnessedHead(TypedDict):
+    """The newest line of the audit log: its number and hash, and the hash of the newest line `restored` up to it."""
+
+    seq: int
+    hash: str
+    restored: str | None
+
+
+class WitnessedRestore(TypedDict):
+    """A line `restored` of the audit log."""
+
+    seq: int
+    hash: str
+    time: str
+
+
+class Compared(TypedDict):
+    """Whether the log has the line of `audit_seen`, and the restore that explains it where it has not."""
+
+    extends: bool
+    restore: WitnessedRestore | None
+
+
+class Witnessed(TypedDict):
+    """The audit log's head, null on an open link; `audit_compared` answers a witness that sent `audit_seen`."""
+
+    audit_head: WitnessedHead | None
+    audit_compared: NotRequired[Compared]
+
+
+class Beaten(Witnessed):
     """The moment of this sign of life, and the present revision of the list of whom to trust, null on an open link."""
 
     status: Literal["success"]

@@ -56,7 +56,11 @@ def assemble(foundation: Foundation) -> Assembly:
         memory.on_tick()  # the last: it may end the process, to start with a restored backup
 
     return Assembly(
-        actions=[*memory.actions(document), *CoordinationActions(member, NAME).actions()],
+        actions=[
+            *memory.actions(document),
+            *CoordinationActions(member, NAME).actions(),
+            *member.actions(SUCCESS),
+        ],
         success=SUCCESS,
         sentence_fields=("error", "reason"),
         translate=commands(COMMANDS, max_bytes=limits.max_payload_bytes, anywhere=True, not_found="ERROR"),

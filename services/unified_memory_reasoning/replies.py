@@ -2,6 +2,7 @@
 
 from agent_runtime.common_actions import GetHealth, GetPeers, HealthCheck, Ping
 from agent_runtime.replies import Peers, Replies
+from membership.witness_actions import AcceptAuditLog, AuditHeads, AuditLogAccepted, GetAuditHeads
 from unified_memory_reasoning.conversations.context_messages import AddInteraction, ClearContext, GetContext
 from unified_memory_reasoning.conversations.context_replies import ContextCleared, ContextFound, InteractionAdded
 from unified_memory_reasoning.keeping.backup_messages import (
@@ -117,4 +118,6 @@ REPLIES: Replies = {
     WriteRestore: RestoreReceived,
     FinishRestore: RestoreFinished,
     AcknowledgeDamage: DamageAcknowledged,
+    GetAuditHeads: AuditHeads,
+    AcceptAuditLog: AuditLogAccepted,
 }

@@ -139,6 +139,8 @@ CALLS = {
         Call("list_quarantine", ("quarantined",), by="operator"),
         Call("release_memory", ("name",), {"name": "nobody"}, by="operator"),
         Call("backup_status", needs=backup, by="operator"),
+        Call("get_audit_heads", ("heads", "gaps", "fault"), by="operator"),
+        Call("accept_audit_log", ("accepted",), by="operator"),
     ],
 }
 REPLIES = {agent: Schema(closed(msgspec.json.decode(msgspec.json.encode(replies_of(agent))))) for agent in CALLS}

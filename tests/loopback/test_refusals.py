@@ -89,6 +89,28 @@ def test_a_plain_client_is_refused(agent: ServedAgent) -> None:
     assert agent.server_socket.handshakes.counts()["accepted"] == 0
 
 
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        (b"", Outcome.BROKEN_OFF),
+        (b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00CURVE", Outcome.BROKEN_OFF),
+        (b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00NULL" + bytes(48), Outcome.MECHANISM_MISMATCH),
+    ],
+    ids=["nothing", "half a greeting", "a plain client"],
+)
+def test_a_handshake_that_failed_has_its_address(agent: ServedAgent, said: bytes, outcome: Outcome) -> None:
+    """In the log and for listeners, as the audit log is; a peer that hangs up at once may be gone too soon."""
+    port = int(agent.address.rpartition(":")[2])
+    with capture_logs() as lines:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_S, ("127.0.0.3", 0)) as client:
+            guard = agent.server_socket.guard
+            wait_until(lambda: guard.looks, PATIENCE_S, "the connection is noticed")
+            client.sendall(said)
+        wait_until_counted(agent, outcome, Outcome.BROKEN_OFF)  # a peer that hangs up may be noticed first
+    (line,) = [line for line in lines if line["event"] == "handshake_refused"]
+    assert line["address"] == "127.0.0.3"
+
+
 def test_a_wrong_server_pin_is_refused(agent: ServedAgent, peer_keys: KeyPair) -> None:
     """The server is not whom the client pinned: WrongServerKey, which says `most likely` and names the other cause."""
     pin = new_pair("SystemDigitalTwin", "mainpc").public

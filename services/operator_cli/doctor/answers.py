@@ -8,7 +8,7 @@ from agent_runtime.version import versions
 from certificate_tree.layout import to_rotate
 from network_config import Agent
 from operator_cli.audit import told as told_of_chain
-from operator_cli.audit_pages import verify_over_the_wire
+from operator_cli.audit_witnesses import verify_with_witnesses
 from operator_cli.connect import Settings
 from operator_cli.doctor.handshake import explain
 from operator_cli.documents import Health, Peers, duration, parse_moment, read
@@ -132,10 +132,13 @@ class AgentAnswers:
         return self._finding(KEYS_TIME, Verdict.OK, f"none of {len(keys)} ends within 14 days")
 
     def _audit(self, client: Client) -> Finding:
-        findings = verify_over_the_wire(client)
-        if findings.whole:
-            return self._finding(AUDIT, Verdict.OK, told_of_chain(findings))
-        first = "; ".join(finding.sentence for finding in findings.findings[:3])
+        verified = verify_with_witnesses(self._settings, client)
+        findings = verified.findings
+        witnessed = "; ".join(report.sentence for report in verified.witnesses)
+        if verified.whole:
+            return self._finding(AUDIT, Verdict.OK, "; ".join(filter(None, (told_of_chain(findings), witnessed))))
+        wrong = [finding.sentence for finding in findings.findings[:3]]
+        first = "; ".join([*wrong, *(report.sentence for report in verified.contradictions)])
         told = f"{told_of_chain(findings)} ({first}); somebody changed it: keep a copy, and run: cli audit verify"
         return self._finding(AUDIT, Verdict.FAILED, told)
 

@@ -8,6 +8,7 @@ import msgspec
 
 from agent_runtime.assembly import Foundation
 from agent_runtime.health import iso_time
+from agent_runtime.replies import HealthDocument
 from agent_runtime.telemetry import Peer
 from network_config import Agent
 from system_digital_twin.events import Events, Stored, Topic
@@ -68,7 +69,7 @@ class StateBoard:
             "version": health["version"],
             "uptime_s": health["uptime_s"],
             "status": health["status"],
-            "warnings": health["warnings"],
+            "warnings": [*_failed(health), *health["warnings"]],
             "hosts": hosts,
             "link": {
                 "encrypted": health["secure"],
@@ -148,6 +149,11 @@ class StateBoard:
 
     def _newest(self, topic: Topic) -> list[Stored]:
         return list(self._events.newest(topic, limit=SHOWN, max_bytes=MAX_SHOWN_BYTES).entries)
+
+
+def _failed(health: HealthDocument) -> list[str]:
+    """Return what is wrong by mainpc's own checks."""
+    return [check["detail"] for check in health["checks"].values() if not check["ok"]]
 
 
 def _that_fit(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

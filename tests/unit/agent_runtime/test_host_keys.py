@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent_runtime import process
 from agent_runtime.health import Health
@@ -114,9 +115,9 @@ def test_an_open_link_has_no_keys(tmp_path: Path) -> None:
     assert keys.address_of(agent) == UnencryptedAddress(agent.endpoint)
 
 
-@pytest.mark.parametrize(("days", "warned"), [(400, False), (15, False), (13, True), (0.5, True), (-3, True)])
+@pytest.mark.parametrize(("days", "warned"), [(400, False), (15, False), (13, True), (0.5, True)])
 def test_the_end_of_a_key_is_warned_of(settings: Settings, days: float, warned: bool) -> None:
-    """From 14 days before, and after it for as long as the key is listed, with its name and its end."""
+    """From 14 days before, with its name and its end."""
     pair = new_pair("guest")
     write_certificate(dated(pair, time.time() + days * DAY_S), folder_of(settings) / "guest.key")
     warnings = HostKeys(settings).warnings()
@@ -124,6 +125,24 @@ def test_the_end_of_a_key_is_warned_of(settings: Settings, days: float, warned: 
     for sentence in warnings:
         assert sentence.startswith(f"the key of guest ({pair.public.fingerprint}) ends 20")
         assert sentence.endswith("Z; rotate it")
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "said"),
+    [(10, "Z and is refused within 60 s; rotate it now"), (3 * DAY_S, "Z and is refused; enrol a new key for it, or ")],
+)
+def test_an_expired_key_is_warned_of_as_expired(settings: Settings, ago_s: float, said: str) -> None:
+    """And not as one that ends on a day that is past; in the log, too."""
+    pair = new_pair("guest")
+    write_certificate(dated(pair, time.time() - ago_s), folder_of(settings) / "guest.key")
+    keys = HostKeys(settings)
+    (sentence,) = keys.warnings()
+    assert sentence.startswith(f"the key of guest ({pair.public.fingerprint}) expired 20")
+    assert said in sentence
+    with capture_logs() as lines:
+        keys.tell_of_ends()
+    events = [line["event"] for line in lines]
+    assert events == ["key_ends_soon" if ago_s < CLOCK_TOLERANCE_S else "key_expired"]
 
 
 def test_an_invitation_that_ends_soon_is_no_warning(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from audit_log.chain import LINE, NO_HASH, Anchor, Head, hash_of, make_line
 from audit_log.events import Event
-from audit_log.ledger import MIGRATION
+from audit_log.ledger import MIGRATION, MIGRATION_RESTORES
 from audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from audit_log.verify import Findings, verify
 from durable_store.database import Database
@@ -30,7 +30,7 @@ class Clock:
 
 
 def new_database(path: Path) -> Database:
-    return Database(path / "registry.db", [THINGS, MIGRATION])
+    return Database(path / "registry.db", [THINGS, MIGRATION, MIGRATION_RESTORES])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit_log.events import Event
-from audit_log.ledger import MIGRATION
+from audit_log.ledger import MIGRATION, MIGRATION_RESTORES
 from audit_log.log import AuditLog
 from durable_store.database import Database
 from secure_zmq.errors import StoreUnavailable
@@ -89,7 +89,7 @@ class Life:
     def run(self, ends_at: int, batches: list[int]) -> bool:
         """Do batches of changes with a flush after each; say whether it got to the end."""
         self.machine.ends_at, self.machine.steps = ends_at, 0
-        database = SteppedDatabase(self.folder / "registry.db", [THINGS, MIGRATION])
+        database = SteppedDatabase(self.folder / "registry.db", [THINGS, MIGRATION, MIGRATION_RESTORES])
         database.machine = self.machine
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "write", self.machine.write)

@@ -13,6 +13,7 @@ from agent_runtime.common_actions import Ping, health_actions, peers_action, pon
 from agent_runtime.health import Health
 from audit_log.events import Event
 from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
+from audit_log.ledger import MIGRATION_RESTORES
 from audit_log.log import AuditLog
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
@@ -74,7 +75,9 @@ class LoopbackAgent:
         self._keys = keys
         self._authenticator: Authenticator | None = None
         self._stack = ExitStack()
-        self._database = Database(state / f"{name}.sqlite", [REPLY_LOG_SCHEMA, MIGRATION, LEDGER_MIGRATION])
+        self._database = Database(
+            state / f"{name}.sqlite", [REPLY_LOG_SCHEMA, MIGRATION, LEDGER_MIGRATION, MIGRATION_RESTORES]
+        )
         self.audit = AuditLog(self._database, state / "audit") if name == SDT else None
         if self.audit is not None:
             self.handshakes.listen(self._audit_handshake)

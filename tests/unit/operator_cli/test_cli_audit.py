@@ -10,7 +10,7 @@ import pytest
 
 from audit_log.events import Event
 from operator_cli import audit_pages
-from tests.unit.operator_cli.loopback_agents import TwoHosts
+from tests.unit.operator_cli.loopback_agents import UMRA, TwoHosts
 from tests.unit.operator_cli.running import COMMAND, Cli, process_environment
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -107,7 +107,7 @@ def test_follow_shows_lines_as_they_come_and_waits_for_an_agent_that_is_away(hos
 
 
 def test_a_whole_log_is_verified_over_pages(hosts: TwoHosts, cli: Cli) -> None:
-    """How many lines, from which to which."""
+    """How many lines, from which to which; a witness of an older version is named."""
     note(hosts, NOTED)
     ran = cli(hosts, "audit", "verify")
     assert (ran.status, ran.err) == (0, "")
@@ -115,6 +115,9 @@ def test_a_whole_log_is_verified_over_pages(hosts: TwoHosts, cli: Cli) -> None:
     document = json.loads(cli(hosts, "audit", "verify", "--json").out)
     assert (document["status"], document["lines"], document["first_seq"]) == ("ok", NOTED, 1)
     assert (document["last_seq"], document["findings"]) == (NOTED, [])
+    (witness,) = document["witnesses"]
+    assert (witness["agent"], witness["verdict"]) == (UMRA, "not_compared")
+    assert "a version that keeps no heads" in witness["sentence"]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 """Keys that begin and end, in the live list: every look counts the clock of that moment."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import zmq
 
 from secure_zmq.authenticator import Authenticator
+from secure_zmq.callers import IDENTITY_PROPERTY
+from secure_zmq.errors import PeerNotLive
 from secure_zmq.handshakes import Outcome
 from secure_zmq.key_writer import write_certificate, write_revocation
 from secure_zmq.keys import KeyOwner, KeyPair
 from secure_zmq.peers import AuthorizedPeers, Standing
+from secure_zmq.sessions import SecuredSessions
 from secure_zmq.sockets import ZAP_DOMAIN
 from secure_zmq.validity import Validity
 from tests.identities import authorize, new_pair
@@ -53,6 +57,33 @@ def test_a_key_is_good_within_its_time_and_the_tolerance(
     assert peers.standing(pair.public.fingerprint) is standing
     assert (peers.find(pair.public.raw) is not None) is (standing is Standing.LIVE)
     assert (peers.live(pair.public.fingerprint) is not None) is (standing is Standing.LIVE)
+
+
+def test_a_message_under_an_expired_key_says_that_it_expired(tmp_path: Path, clock: WallClock) -> None:
+    """And under one that was removed, that it is not authorised."""
+    pair = dated(None, NOW - 100_000)
+    path = authorize(tmp_path, pair)
+    peers = AuthorizedPeers([tmp_path])
+    sessions = SecuredSessions(peers)
+    frame = cast("zmq.Frame", AuthenticatedFrame(pair))
+    with pytest.raises(PeerNotLive, match="the key of agent has expired here; enrol a new key"):
+        sessions.caller_of(b"a", frame)
+    path.unlink()
+    peers.reload()
+    with pytest.raises(PeerNotLive, match="the key of agent is no longer authorised here"):
+        sessions.caller_of(b"a", frame)
+
+
+class AuthenticatedFrame:
+    """A frame with the properties that libzmq gives one that came over a connection."""
+
+    def __init__(self, pair: KeyPair) -> None:
+        self._identity = f"{pair.public.fingerprint} {pair.certificate.owner.name}"
+
+    def get(self, option: int | str | bytes) -> int | str:
+        """Return a property; the descriptor is nobody's."""
+        properties: dict[int | str | bytes, str] = {IDENTITY_PROPERTY: self._identity, "Peer-Address": "127.0.0.1"}
+        return properties.get(option, -1)
 
 
 def test_a_key_that_is_over_stays_listed(tmp_path: Path, clock: WallClock) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from audit_log.events import Event
 from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
+from audit_log.ledger import MIGRATION_RESTORES
 from audit_log.log import AuditLog
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
@@ -52,7 +53,7 @@ class KeyBench:
 
     def start(self) -> None:
         """Begin as a process does."""
-        migrations = [REPLY_LOG_SCHEMA, LEDGER_MIGRATION, KEY_AUDIT_MIGRATION, DEBTS]
+        migrations = [REPLY_LOG_SCHEMA, LEDGER_MIGRATION, MIGRATION_RESTORES, KEY_AUDIT_MIGRATION, DEBTS]
         self.database = Database(self.root / "twin.sqlite3", migrations)
         self.audit = AuditLog(self.database, self.root / "audit")
         self.peers = AuthorizedPeers([self.folder, self.enrolled_folder])
