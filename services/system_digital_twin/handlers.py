@@ -79,28 +79,43 @@ class Handlers:
         data = request.registration_data
         if data is not None:
             record = self._registry.put(_from_data(data, caller))
-            return {"status": SUCCESS, "message": f"agent {record.name} registered", "agent_id": record.name}
+            return {**_registered(record), "agent_id": record.name}
         if request.agent_name is None or request.status is None:
             missing = "agent_name" if request.agent_name is None else "status"
             raise MalformedRequest(f"Object missing required field `{missing}`; or give `registration_data`")
         location = _location(request.location, caller)
         require_speaks_for(caller, request.agent_name)
-        record = self._registry.put(
-            AgentRecord(
-                name=request.agent_name,
-                status=request.status,
-                location=location,
-                registered_by=caller.name,
-                last_updated=time.time(),
-            )
+        record = AgentRecord(
+            name=request.agent_name,
+            status=request.status,
+            location=location,
+            registered_by=caller.name,
+            last_updated=time.time(),
         )
-        return {"status": SUCCESS, "message": f"agent {record.name} registered", "agent": self._brief(record)}
+        known = self._registry.find(record.name)
+        if known is not None:  # what the request does not name stays
+            if request.location is None and (caller.operator or not caller.authenticated):
+                location = known.location
+            record = msgspec.structs.replace(
+                known,
+                status=record.status,
+                location=location,
+                registered_by=record.registered_by,
+                last_updated=record.last_updated,
+            )
+        record = self._registry.put(record)
+        return {**_registered(record), "agent": self._brief(record)}
 
     def heartbeat(self, request: Heartbeat, caller: Caller) -> Beaten:
         require_speaks_for(caller, request.agent_name)
         seen = self._registry.heartbeat(request.agent_name, request.status)
         self._registry.note_trust(request.agent_name, request.trust_revision)
-        return {"status": SUCCESS, "timestamp": iso_time(seen.wall), "trust_revision": self._trust_revision()}
+        return {
+            "status": SUCCESS,
+            "timestamp": iso_time(seen.wall),
+            "trust_revision": self._trust_revision(),
+            "registration": self._registry.get(request.agent_name).registration,
+        }
 
     def unregister(self, request: Unregister, caller: Caller) -> Unregistered:
         require_speaks_for(caller, request.agent_name)
@@ -170,6 +185,14 @@ class Handlers:
             "health_check_port": record.health_check_port,
             "public_key": key.decode() if key else None,
         }
+
+
+def _registered(record: AgentRecord) -> Registered:
+    return {
+        "status": SUCCESS,
+        "message": f"agent {record.name} registered",
+        "registration": record.registration,
+    }
 
 
 def _from_data(data: RegistrationData, caller: Caller) -> AgentRecord:
