@@ -8,6 +8,7 @@ import msgspec
 
 from agent_runtime.common_actions import Ping, pong
 from agent_runtime.health import iso_time
+from network_config import is_local_only
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.errors import MalformedRequest, NotGranted
@@ -55,8 +56,15 @@ class Handlers:
         registry: Registry,
         public_key_of: PublicKeyOf,
         trust_revision: Callable[[], str | None] = lambda: None,
+        may_be_local: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """Serve a registry.
+
+        Args:
+            may_be_local: whether agents at a location may register an address that leads each host to itself.
+        """
         self._registry = registry
+        self._may_be_local = may_be_local
         self._trust_revision = trust_revision
         self._public_key_of = public_key_of
 
@@ -78,7 +86,13 @@ class Handlers:
     def register(self, request: RegisterAgent, caller: Caller) -> Registered:
         data = request.registration_data
         if data is not None:
-            record = self._registry.put(_from_data(data, caller))
+            record = _from_data(data, caller)
+            if is_local_only(data.host) and not self._may_be_local(record.location):
+                raise MalformedRequest(
+                    f"{data.host[:64]!r} leads each host to itself, and {record.name[:64]} is on another one; "
+                    "register an address that other hosts reach - at `$.registration_data.host`"
+                )
+            record = self._registry.put(record)
             return {**_registered(record), "agent_id": record.name}
         if request.agent_name is None or request.status is None:
             missing = "agent_name" if request.agent_name is None else "status"
