@@ -76,7 +76,9 @@ class NetworkConfig:
     hosts: Mapping[str, Host]
     agents: Mapping[str, Agent]
     limits: Limits
-    grants: Mapping[str, frozenset[str]]  # the actions that may be asked for, by role; "*" is all of them
+    grants: Mapping[
+        str, frozenset[str]
+    ]  # the actions that may be asked for, by role, and `subscribe:TOPIC`; "*" is all
     recall: Recall
 
     def host(self, name: str) -> Host:
