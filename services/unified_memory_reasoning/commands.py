@@ -23,7 +23,7 @@ from unified_memory_reasoning.memory_model.memory_messages import (
 )
 
 R = TypeVar("R", bound=Request)
-_NOT_FROM_HERE = frozenset({"request_id", "on_behalf_of", "action"})  # they are of the message, not of the memory
+_NOT_FROM_HERE = frozenset({"request_id", "on_behalf_of"})  # they are of the message, not of the memory
 _FILTERS = ("id", "memory_id", "ids", "source", "keywords", "min_strength", "changed_since")
 
 
@@ -34,8 +34,10 @@ class _Query(msgspec.Struct):
 def _translator(request: type[R]) -> Callable[[dict[str, Any]], R]:
     """Return what makes a request of a command's fields."""
 
+    names = frozenset(request.__struct_encode_fields__) - _NOT_FROM_HERE
+
     def translate(fields: dict[str, Any]) -> R:
-        return msgspec.convert({name: told for name, told in fields.items() if name not in _NOT_FROM_HERE}, request)
+        return msgspec.convert({name: told for name, told in fields.items() if name in names}, request)
 
     return translate
 
