@@ -61,7 +61,7 @@ class Registered(TypedDict):
 
 
 class Beaten(TypedDict):
-    """The moment of this sign of life, and the present revision of the list of whom to trust, null on an open link.
+    """The moment of this sign of life, and the present revision of the trust list, null on an open link.
 
     A `registration` other than that of the agent's own registration says that somebody changed the record.
     """

@@ -37,7 +37,7 @@ def _translator(request: type[R]) -> Callable[[dict[str, Any]], R]:
     names = frozenset(request.__struct_encode_fields__) - _NOT_FROM_HERE
 
     def translate(fields: dict[str, Any]) -> R:
-        return msgspec.convert({name: told for name, told in fields.items() if name in names}, request)
+        return msgspec.convert({name: value for name, value in fields.items() if name in names}, request)
 
     return translate
 

@@ -137,7 +137,7 @@ def test_removed_at_mainpc_it_registers_again(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize("by", [UMRA, "operator"])
 def test_changed_at_mainpc_it_registers_again(hosts: Hosts, by: str) -> None:
-    """Whoever told another address in its name; one that tells nothing new changes nothing."""
+    """Whoever registered another address in its name; a registration that says nothing new changes nothing."""
     hosts.start(SDT).wait_until_ready()
     with linked(hosts) as link, hosts.client(SDT, by) as other:
         in_touch(link)
