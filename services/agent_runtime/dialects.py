@@ -10,6 +10,7 @@ from secure_zmq.actions import Translation, Translator
 from secure_zmq.errors import MalformedRequest, NotFound, RequestError, UnknownAction
 from secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, Answer, Reply, Request
 
+NOT_FOUND = "NOT_FOUND"
 MAX_COMMAND_BYTES = 65_536  # of the dialect of commands, whose requests are small
 
 
@@ -50,7 +51,8 @@ class Command:
     """One word of the dialect of commands."""
 
     translate: Callable[[dict[str, Any]], Request]  # of its payload; raises msgspec's error for a field that is wrong
-    render: Callable[[Answer], Answer]  # what stands beside `status`
+    render: Callable[[Answer], Answer]  # what stands beside `status`; raises a RequestError where that is no success
+    echoes: bool = False  # its payload is any JSON value, and `data` of the answer repeats it as `echo`
 
 
 class _Envelope(msgspec.Struct):
@@ -63,6 +65,7 @@ class _Envelope(msgspec.Struct):
 
 _envelopes = msgspec.json.Decoder(_Envelope)
 _objects = msgspec.json.Decoder(dict[str, Any])
+_encoder = msgspec.json.Encoder()
 
 
 def commands(
@@ -70,7 +73,7 @@ def commands(
     *,
     max_bytes: int = MAX_COMMAND_BYTES,
     anywhere: bool = False,
-    not_found: str = "NOT_FOUND",
+    not_found: str = NOT_FOUND,
 ) -> Translator:
     """Return a translator for `{"command": WORD, "payload": {...}}`, answered with SUCCESS, `not_found`, or ERROR.
 
@@ -94,6 +97,9 @@ def commands(
             if command is None and envelope.action is not msgspec.UNSET:
                 return None
             place, fields = _fields_of(envelope, text, anywhere)
+            render = command.render if command is not None else _as_is
+            if command is not None and command.echoes:
+                render, fields = _echoing(render, envelope), {}
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         request_id = envelope.request_id
@@ -113,7 +119,7 @@ def commands(
             request = MalformedRequest(f"{error} (in {place} of {envelope.command})")
         return Translation(
             request,
-            lambda reply: _repeated(request_id, {"status": "SUCCESS", **command.render(reply)}),
+            lambda reply: _repeated(request_id, {"status": "SUCCESS", **render(reply)}),
             render_error,
         )
 
@@ -127,6 +133,20 @@ def _fields_of(envelope: _Envelope, text: str, anywhere: bool) -> tuple[str, Any
             return "`data`", envelope.data
         return "the message", _objects.decode(text)
     return "`payload`", envelope.payload if envelope.payload is not None else {}
+
+
+def _echoing(render: Callable[[Answer], Answer], envelope: _Envelope) -> Callable[[Answer], Answer]:
+    """Return `render` with the payload repeated, where there is one; a value too deep to be encoded raises here."""
+    sent = envelope.payload if envelope.payload is not None else envelope.data
+    if sent is None:
+        return render
+    echo = msgspec.Raw(_encoder.encode(sent))
+
+    def render_with_echo(reply: Answer) -> Answer:
+        rendered = render(reply)
+        return {**rendered, "data": {**rendered["data"], "echo": echo}}
+
+    return render_with_echo
 
 
 def _unknown(word: str, known: Iterable[str]) -> RequestError:
@@ -146,5 +166,7 @@ def _error(error: RequestError) -> Reply:
 
 
 def _command_error(error: RequestError, not_found: str) -> Reply:
+    if isinstance(error, NotFound) and not_found == NOT_FOUND:  # clients stop at the words, not at the status
+        return {"status": NOT_FOUND, "message": f"not found: {error}", "code": error.code}
     word = not_found if isinstance(error, NotFound) else "ERROR"
     return {"status": word, "message": str(error), "code": error.code}

@@ -12,7 +12,6 @@ from agent_runtime.host_keys import HostKeys
 from agent_runtime.settings import Settings
 from secure_zmq.authenticator import Authenticator
 from secure_zmq.bound_socket import ServerSocket
-from secure_zmq.callers import Caller
 from secure_zmq.feed import MAX_EVENT_BYTES, Feed
 from secure_zmq.grants import Grants
 from secure_zmq.handshakes import Handshakes
@@ -25,8 +24,6 @@ from secure_zmq.sockets import (
 )
 
 _log = structlog.get_logger(__name__)
-
-SUBSCRIBE = "subscribe"  # what the grant of the feed is called
 
 Vital = dict[str, Callable[[], bool]]  # threads without which the process must not go on
 
@@ -105,9 +102,6 @@ def _authenticate(
 
 
 def _feed(feed_socket: ServerSocket, grants: Grants, stack: ExitStack) -> Feed:
-    def may_subscribe(caller: Caller, _: bytes) -> bool:
-        return grants.allows(caller, SUBSCRIBE)
-
-    feed = Feed(feed_socket, may_subscribe)
+    feed = Feed(feed_socket, grants.allows_topic)
     stack.callback(feed.stop)
     return feed

@@ -1,6 +1,7 @@
 """What every agent answers, as types: a handler's dict is checked against them, and `message_schema` writes them down.
 
-A reply repeats the request's `request_id` where it had one; no type says so, since the dispatcher adds it.
+A reply repeats the request's `request_id` where it had one, and lists in `ignored_fields` the names of the request's
+fields that its action doesn't know, where there are any; no type says so, since the dispatcher adds both.
 """
 
 from collections.abc import Mapping

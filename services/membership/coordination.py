@@ -3,6 +3,9 @@
 A request is passed on under this agent's own key and in the caller's name, so it can do no more than both may. Its
 request_id is derived from the caller's: a retry is the same request there too, and is not done twice; one that comes
 while the first is under way gets the same answer.
+
+Where an agent is, it says itself, so an attempt to reach it must not show what is at an address: whatever is wrong
+there, the caller gets one sentence, at the deadline. This agent's log has the cause.
 """
 
 import hashlib
@@ -10,11 +13,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import structlog
+
 from membership.errands import DEADLINE_S, Errand, Errands, Waiting
 from secure_zmq.client import Client, new_request_id
-from secure_zmq.errors import AgentUnreachable, ConnectionRefused, PeerNotLive, RequestError, TwinhostError
+from secure_zmq.errors import AgentUnreachable, PeerNotLive, RequestError, TwinhostError
 from secure_zmq.server_address import ServerAddress
 from secure_zmq.wire import Reply
+
+_log = structlog.get_logger(__name__)
 
 WORKERS = 4
 _CLIENTS_OF_A_WORKER = 8
@@ -32,6 +39,7 @@ class Coordinator:
         self._address_of = address_of
         self._max_payload_bytes = max_payload_bytes
         self._errands = Errands(WORKERS)
+        self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, name=f"coordinator-{number}", daemon=True) for number in range(WORKERS)
         ]
@@ -46,6 +54,7 @@ class Coordinator:
 
     def stop(self) -> None:
         self._errands.end()
+        self._stopped.set()
         for thread in self._threads:
             thread.join(timeout=1.0)
 
@@ -71,15 +80,25 @@ class Coordinator:
         error: RequestError | None = None
         try:
             reply = _ask(clients, waiting)
+        except AgentUnreachable as failure:
+            error = failure
+            self._stopped.wait(waiting.left_s)
         except RequestError as refusal:
             error = refusal
-        except TwinhostError as fault:
-            error = AgentUnreachable(f"{waiting.errand.agent_name}: {fault}")
         self._errands.done(waiting)
         if error is not None:
             waiting.answer.set_exception(error)
         else:
             waiting.answer.set_result(reply or {})
+
+
+def not_reached(agent_name: str, cause: str) -> AgentUnreachable:
+    """Return the error of every attempt that failed; the cause is logged, and not in the answer."""
+    _log.info("agent_not_reached", agent=agent_name[:64], cause=cause)
+    return AgentUnreachable(
+        f"{agent_name[:64]} did not answer at its address within {DEADLINE_S:g} s; see that it runs, and which address "
+        "it has registered (`get_agent_endpoint`)"
+    )
 
 
 class _Clients:
@@ -118,10 +137,21 @@ def _ask(clients: _Clients, waiting: Waiting) -> Reply:
     fields = {**errand.fields, "on_behalf_of": errand.caller} if errand.on_behalf else errand.fields
     try:
         client = clients.of(errand.agent_name, waiting.left_s)
-        reply = client.call(errand.operation, deadline_s=waiting.left_s, request_id=_id_there(errand), **fields)
-    except (ConnectionRefused, PeerNotLive) as error:
+    except TwinhostError as error:  # mainpc's, which is asked where the agent is
+        if _is_an_answer(error):
+            raise
         raise AgentUnreachable(f"{errand.agent_name}: {error}") from None
+    try:
+        reply = client.call(errand.operation, deadline_s=waiting.left_s, request_id=_id_there(errand), **fields)
+    except TwinhostError as error:
+        if _is_an_answer(error):
+            raise
+        raise not_reached(errand.agent_name, f"{type(error).__name__}: {error}") from None
     return {name: value for name, value in reply.items() if name != "request_id"}
+
+
+def _is_an_answer(error: TwinhostError) -> bool:
+    return isinstance(error, RequestError) and not isinstance(error, PeerNotLive)
 
 
 def _id_there(errand: Errand) -> str:

@@ -71,6 +71,7 @@ class MainpcLink:
         self._samples = SampleReports(agent.host.name, queue)
         self._owed = OwedSender(queue)
         self._registered = False
+        self._registration: object = None  # the digest of this agent's own record at mainpc
         # Whether what led to this turn may have led every other agent to one just now: a start, mainpc's return, a key
         # that came or went. The wait after it is drawn, else they would go on coming at one moment.
         self._with_others = True
@@ -139,12 +140,18 @@ class MainpcLink:
                 )
                 if self._witness is not None:
                     self._witness.take(asked, reply)
+                if reply.get("registration") != self._registration:
+                    _log.warning("registration_changed", effect="this agent registers again")
+                    self._registered = False
+                    return 0
                 if self._follow_trust(client, reply.get("trust_revision")):
                     self._with_others = True
                     return 0  # the next one tells mainpc that it is followed
             else:
-                client.call("register_agent", deadline_s=CALL_DEADLINE_S, registration_data=self._registration())
-                self._registered = True
+                reply = client.call(
+                    "register_agent", deadline_s=CALL_DEADLINE_S, registration_data=self._registration_data()
+                )
+                self._registered, self._registration = True, reply.get("registration")
                 _log.info("registered", server=self._server.address)
                 return 0
         except NotFound:  # mainpc lost its registry, or somebody removed this agent
@@ -177,7 +184,7 @@ class MainpcLink:
         self._trusted = document.revision
         return True
 
-    def _registration(self) -> dict[str, object]:
+    def _registration_data(self) -> dict[str, object]:
         return {
             "agent_id": self._agent.name,
             **self._described,

@@ -31,11 +31,10 @@ def schema_of(agent: str) -> dict[str, Any]:
     union: Any = types[0]
     for each in types[1:]:
         union = union | each
-    return {
-        "$schema": _DIALECT,
-        "title": f"Requests to {agent}",
-        **msgspec.json.schema(union),
-    }
+    schema = msgspec.json.schema(union)
+    for each in types:  # an unknown field is ignored, and named in the reply
+        del schema["$defs"][each.__name__]["additionalProperties"]
+    return {"$schema": _DIALECT, "title": f"Requests to {agent}", **schema}
 
 
 def replies_of(agent: str) -> dict[str, Any]:
@@ -47,6 +46,7 @@ def replies_of(agent: str) -> dict[str, Any]:
         for each in references["anyOf"]:  # the dispatcher adds it
             definition = schema["$defs"][each["$ref"].removeprefix(_DEFINITIONS)]
             definition["properties"]["request_id"] = {"type": "string"}
+            definition["properties"]["ignored_fields"] = {"type": "array", "items": {"type": "string"}}
     return schema
 
 

@@ -12,7 +12,7 @@ import yaml
 from network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_address
 from secure_zmq.certificates import client_folder
 from secure_zmq.errors import ConfigurationError
-from secure_zmq.grants import EVERY_ACTION, RESERVED_GRANTS, UNAUTHENTICATED_ROLE
+from secure_zmq.grants import EVERY_ACTION, RESERVED_GRANTS, SUBSCRIBE, TOPICS, UNAUTHENTICATED_ROLE, topic_grant
 
 PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
@@ -136,10 +136,29 @@ class _Node:
 
     def actions(self) -> frozenset[str]:
         values = self._typed(list, "a list of actions")
+        granted: list[str] = []
         for value in values:
-            if not isinstance(value, str) or not (_ACTION.fullmatch(value) or value == EVERY_ACTION):
+            if isinstance(value, dict):
+                item = _Node(self._source, self._path, value)
+                item.only(SUBSCRIBE)
+                granted += item.child(SUBSCRIBE).topics()
+            elif isinstance(value, str) and (_ACTION.fullmatch(value) or value == EVERY_ACTION):
+                granted.append(value)
+            else:
                 raise self.fail(f'must list actions by name, or "{EVERY_ACTION}" for all of them, not {value!r}')
-        return frozenset(values)
+        if SUBSCRIBE in granted and any(name.startswith(topic_grant("")) for name in granted):
+            raise self.fail(f"has {SUBSCRIBE!r} with topics and without, which is all of them; keep one")
+        return frozenset(granted)
+
+    def topics(self) -> list[str]:
+        """Return the grants of `[EVENT, ERROR]`, which stands under `subscribe`."""
+        values = self._typed(list, f"a list of topics ({', '.join(TOPICS)})")
+        if not values:
+            raise self.fail("names no topic; leave it out, or name some")
+        for value in values:
+            if value not in TOPICS:
+                raise self.fail(f"has the unknown topic {value!r}; known are: {', '.join(TOPICS)}")
+        return [topic_grant(value) for value in values]
 
     def port(self) -> int:
         value = self._typed(int, "a port number")

@@ -1,12 +1,15 @@
 """What the configuration says, as types; after loading there are no dicts."""
 
 import ipaddress
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from secure_zmq.errors import ConfigurationError
 
 SESSIONS_PER_KEY = 64  # where the file does not say, as those of version 0.1.0 do not
+_LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,9 @@ class NetworkConfig:
     hosts: Mapping[str, Host]
     agents: Mapping[str, Agent]
     limits: Limits
-    grants: Mapping[str, frozenset[str]]  # the actions that may be asked for, by role; "*" is all of them
+    grants: Mapping[
+        str, frozenset[str]
+    ]  # the actions that may be asked for, by role, and `subscribe:TOPIC`; "*" is all
     recall: Recall
 
     def host(self, name: str) -> Host:
@@ -83,6 +88,11 @@ class NetworkConfig:
         if name not in self.hosts:
             raise ConfigurationError(f"{self.source}: there is no host {name!r}; there are: {', '.join(self.hosts)}")
         return self.hosts[name]
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether every host is configured with an address of this machine, as where all of them are one."""
+        return all(is_local_only(host.address) for host in self.hosts.values())
 
     def agent(self, name: str) -> Agent:
         """Return an agent by name, or raise ConfigurationError."""
@@ -118,3 +128,27 @@ def is_loopback(text: str) -> bool:
         return ipaddress.ip_address(text.strip("[]")).is_loopback
     except ValueError:
         return text == "localhost"
+
+
+def is_local_only(text: str) -> bool:
+    """Return whether an address leads each host to itself or its own link, so that others must not be sent there.
+
+    Loopback, link-local, multicast, and unspecified addresses, in each notation that a resolver takes, and the names of
+    loopback. Any other name is judged by the addresses that it stands for, where it is resolved.
+    """
+    name = text.strip("[]").rstrip(".").lower()
+    if name in _LOOPBACK_NAMES or name.endswith((".localhost", ".localdomain")):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(name))  # 127.1, 0x7f000001, and the like
+        except (OSError, ValueError):
+            return False
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    this_network = address.version == 4 and address in _THIS_NETWORK
+    return (
+        this_network or address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
+    )

@@ -96,7 +96,7 @@ class Watcher:
                 if fault is None and time.monotonic() - heard_at > _DEAF_AFTER_S:
                     fault = NotGranted(
                         f"mainpc answers and its event feed at {self._feed_at} holds no session with this key; "
-                        "grant it `subscribe` in network_config.yaml, or open the port"
+                        "grant it `subscribe` of these topics in network_config.yaml, or open the port"
                     )
                     if not hears:
                         raise fault

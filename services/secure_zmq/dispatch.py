@@ -247,4 +247,5 @@ class Dispatcher:
             _log.info("request_refused", peer=peer, request_id=request_id, code=error.code, **fields)
         if job.translation is not None:
             return encode_reply(job.translation.render_error(error), None)
-        return encode_error(error, request_id, self._sentence_fields)
+        ignored = job.ignored if isinstance(job, Job) else ()
+        return encode_error(error, request_id, self._sentence_fields, ignored)

@@ -1,4 +1,7 @@
-"""Who may ask for what: actions by role; what no role of a caller is granted is refused."""
+"""Who may ask for what: actions by role; what no role of a caller is granted is refused.
+
+`subscribe` is every topic of the event feed, and `subscribe:EVENT` that topic alone.
+"""
 
 from collections.abc import Mapping, Set
 
@@ -7,6 +10,8 @@ from secure_zmq.errors import NotGranted
 
 EVERY_ACTION = "*"
 UNAUTHENTICATED_ROLE = "unauthenticated"  # whoever comes over an open link
+SUBSCRIBE = "subscribe"  # to the event feed
+TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire each has a colon behind it
 ENROL = "enrol"
 CONFIRM_KEY = "confirm_key"
 RESERVED_GRANTS: Mapping[str, Set[str]] = {
@@ -42,6 +47,13 @@ class Grants:
             by_roles[roles] = granted
         return action in granted or EVERY_ACTION in granted
 
+    def allows_topic(self, caller: Caller, prefix: bytes) -> bool:
+        """Return whether a caller may subscribe to all topics that begin with a prefix."""
+        if self.allows(caller, SUBSCRIBE):
+            return True
+        meant = [topic for topic in TOPICS if _meet(prefix, topic.encode() + b":")]
+        return bool(meant) and all(self.allows(caller, topic_grant(topic)) for topic in meant)
+
     def require(self, caller: Caller, action: str) -> None:
         """Raise NotGranted where a caller may not ask for an action."""
         if not self.allows(caller, action):
@@ -50,3 +62,12 @@ class Grants:
                 f"{action} is not granted to {caller.name} (role {roles}); "
                 "an operator may ask for it, or grant it in network_config.yaml"
             )
+
+
+def topic_grant(topic: str) -> str:
+    """Return what the grant of one topic is called."""
+    return f"{SUBSCRIBE}:{topic}"
+
+
+def _meet(prefix: bytes, topic: bytes) -> bool:
+    return topic.startswith(prefix) or prefix.startswith(topic)

@@ -35,11 +35,12 @@ class Job(msgspec.Struct):
     translation: Translation | None
     mutates: bool  # as its action
     apart: bool
+    ignored: tuple[str, ...] = ()  # fields that today's dialect doesn't know
 
     def encode(self, reply: Answer) -> bytes:
         if self.translation is not None:
             return encode_reply(self.translation.render(reply), None)
-        return encode_reply(reply, self.request.request_id)
+        return encode_reply(reply, self.request.request_id, self.ignored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class InboundReader:
         self._actions = actions
         self._decoder = RequestDecoder(actions, max_payload_bytes)
         self._translate = translate
+        self._ignored: list[str] = []
 
     def read(self, inbound: Inbound) -> Job | Refused:
         """Return what a message asks for; nothing in it raises."""
@@ -78,9 +80,13 @@ class InboundReader:
 
     def _typed(self, inbound: Inbound, caller: Caller) -> Job | Refused:
         payload, translation = inbound.payload, None
+        ignored: tuple[str, ...] = ()
         request: Request | RequestError
         try:
-            request = self._decoder.decode(payload)
+            request = self._decoder.decode(payload, self._ignored)
+            if self._ignored:
+                ignored = tuple(self._ignored)
+                self._ignored.clear()
         except RequestError:
             translation = self._translate(payload)
             if translation is None:
@@ -89,4 +95,4 @@ class InboundReader:
         if isinstance(request, RequestError):
             return Refused(inbound, request, translation)
         action = self._actions[type(request)]
-        return Job(request, action, caller, payload, translation, action.mutates, action.apart)
+        return Job(request, action, caller, payload, translation, action.mutates, action.apart, ignored)

@@ -5,7 +5,7 @@ request types of an agent form one tagged union, so that size, shape, action, an
 types are checked in a single pass by msgspec.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -19,12 +19,13 @@ Reply = dict[str, Any]  # as a client reads it
 Answer = Mapping[str, Any]  # as a handler gives it: a dict, which its TypedDict describes
 
 
-class Request(msgspec.Struct, kw_only=True, tag_field="action"):
+class Request(msgspec.Struct, kw_only=True, tag_field="action", forbid_unknown_fields=True):
     """The base of every request type; a subclass gives its action as `tag`.
 
     `source_agent` and `timestamp`, which a request may carry, are ignored like any unknown
     field: who asks is what the connection proved, never what the body claims. `on_behalf_of` names
     for whom a request is passed on, which widens nobody's rights (see `forwarding`).
+    An unknown field costs a second look at the request, without which its name would not be noticed.
     """
 
     request_id: Annotated[str, msgspec.Meta(max_length=MAX_REQUEST_ID_CHARACTERS)] | None = None
@@ -36,8 +37,13 @@ class _Envelope(msgspec.Struct):
     request_id: Any = None
 
 
+MAX_IGNORED_NAMES = 32  # that a reply lists
+MAX_IGNORED_CHARACTERS = 64  # of each
+_INFORMATIVE = frozenset({"source_agent", "timestamp"})
+
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 _encoder = msgspec.json.Encoder()
+_shallow_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _reply_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -57,12 +63,17 @@ class RequestDecoder:
         for request_type in types[1:]:
             union = union | request_type
         self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(union)
+        self._fields = {
+            tag_of(request_type): frozenset({"action", *request_type.__struct_encode_fields__})
+            for request_type in types
+        }
 
-    def decode(self, payload: bytes) -> Request:
+    def decode(self, payload: bytes, ignored: list[str] | None = None) -> Request:
         """Return the typed request.
 
         Args:
             payload: one frame; at most `max_payload_bytes`.
+            ignored: takes the names of fields that the action doesn't know, but for those that are informative.
 
         Raises:
             MessageTooLarge, MalformedRequest, UnknownAction: with the field's path where there is one.
@@ -72,13 +83,29 @@ class RequestDecoder:
                 f"the request has {len(payload)} bytes and {self._max_payload_bytes} are allowed; send less at once"
             )
         try:  # msgspec alone would pass bad bytes in unknown fields; ASCII has none, and is read without another copy
-            return self._decoder.decode(payload if payload.isascii() else payload.decode())
+            text = payload if payload.isascii() else payload.decode()
+            try:
+                return self._decoder.decode(text)
+            except msgspec.ValidationError as error:
+                return self._without_unknown(text, error, [] if ignored is None else ignored)
         except msgspec.ValidationError as error:
             raise self._explain(payload, error) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MalformedRequest(f"the request is not JSON in UTF-8: {error}; send one JSON object") from None
         except RecursionError:
             raise MalformedRequest("the request is nested too deep; send a flatter JSON object") from None
+
+    def _without_unknown(self, text: bytes | str, error: msgspec.ValidationError, ignored: list[str]) -> Request:
+        """Return what a request says in the fields that its action knows; raise `error` where there are no others."""
+        fields = _shallow_decoder.decode(text)
+        action = msgspec.json.decode(fields.get("action", b"null"))
+        known = self._fields.get(action) if isinstance(action, str) else None
+        if known is None or not (unknown := [name for name in fields if name not in known]):
+            raise error
+        request = self._decoder.decode(_encoder.encode({name: fields[name] for name in fields if name in known}))
+        named = [name[:MAX_IGNORED_CHARACTERS] for name in unknown if name not in _INFORMATIVE]
+        ignored += named[:MAX_IGNORED_NAMES]
+        return request
 
     def _explain(self, payload: bytes, error: msgspec.ValidationError) -> RequestError:
         action = _envelope(payload).action
@@ -119,19 +146,23 @@ def encode_request(action: str, fields: Mapping[str, Any], request_id: str, max_
     return payload
 
 
-def encode_reply(reply: Answer, request_id: str | None) -> bytes:
-    """Return a reply's bytes, the request's id repeated."""
+def encode_reply(reply: Answer, request_id: str | None, ignored: Sequence[str] = ()) -> bytes:
+    """Return a reply's bytes, the request's id repeated, and the names of its fields that were ignored."""
+    if ignored:
+        reply = {**reply, "ignored_fields": [*ignored, *reply.get("ignored_fields", ())]}
     if request_id is not None:
         reply = {**reply, "request_id": request_id}
     return _encoder.encode(reply)
 
 
-def encode_error(error: RequestError, request_id: str | None, sentence_fields: tuple[str, ...]) -> bytes:
+def encode_error(
+    error: RequestError, request_id: str | None, sentence_fields: tuple[str, ...], ignored: Sequence[str] = ()
+) -> bytes:
     """Return an error reply's bytes; the sentence stands under every one of `sentence_fields`."""
     reply: Reply = {"status": "error", "code": error.code}
     for name in sentence_fields:
         reply[name] = str(error)
-    return encode_reply(reply, request_id)
+    return encode_reply(reply, request_id, ignored)
 
 
 def decode_reply(payload: bytes) -> Reply:

@@ -2,13 +2,17 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 from agent_runtime.assembly import MAX_PAGE_BYTES, Assembly, Foundation
 from agent_runtime.common_actions import GetHealth
 from agent_runtime.dialects import all_status, commands, first_of, raw_strings
 from agent_runtime.process import run_agent
+from agent_runtime.settings import Settings
 from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
 from audit_log.ledger import MIGRATION_RESTORES as LEDGER_MIGRATION_RESTORES
+from network_config import is_local_only
+from secure_zmq.callers import UNAUTHENTICATED
 from system_digital_twin.commands import COMMANDS
 from system_digital_twin.event_actions import EventActions
 from system_digital_twin.events import MIGRATION as EVENTS_MIGRATION
@@ -47,7 +51,13 @@ def assemble(foundation: Foundation) -> Assembly:
     security = KeysAndAudit(foundation)
     hosts = MetricsAndLeases(foundation)
     events = Events(foundation.database, foundation.publisher.publish)
-    handlers = Handlers(registry, peers.public_key_of, security.trust_revision, security.witnesses.answer)
+    handlers = Handlers(
+        registry,
+        peers.public_key_of,
+        security.trust_revision,
+        security.witnesses.answer,
+        _may_be_local(settings),
+    )
     state = StateBoard(foundation, registry, hosts.metrics, hosts.leases, events)
 
     def on_tick() -> None:
@@ -80,6 +90,17 @@ def assemble(foundation: Foundation) -> Assembly:
         companions=[hosts.sampler],
         routes=[*Stream(state.board).routes(), *page_routes(assets_folder())],
     )
+
+
+def _may_be_local(settings: Settings) -> Callable[[str], bool]:
+    """Return whether agents at a location may have an address of loopback or the link: on this host, or all are one."""
+    config, here = settings.config, (settings.agent.host.name.lower(), UNAUTHENTICATED.host.lower())
+
+    def may_be_local(location: str) -> bool:
+        host = config.hosts.get(location.lower())
+        return location.lower() in here or config.on_loopback or (host is not None and is_local_only(host.address))
+
+    return may_be_local
 
 
 def _itself(foundation: Foundation) -> AgentRecord:

@@ -8,6 +8,7 @@ import msgspec
 
 from agent_runtime.common_actions import Ping, pong
 from agent_runtime.health import iso_time
+from network_config import is_local_only
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
 from secure_zmq.errors import MalformedRequest, NotGranted
@@ -61,8 +62,15 @@ class Handlers:
         public_key_of: PublicKeyOf,
         trust_revision: Callable[[], str | None] = lambda: None,
         witnessed: Callable[[Heartbeat, Caller], Witnessed] = _no_log,
+        may_be_local: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """Serve a registry.
+
+        Args:
+            may_be_local: whether agents at a location may register an address that leads each host to itself.
+        """
         self._registry = registry
+        self._may_be_local = may_be_local
         self._trust_revision = trust_revision
         self._witnessed = witnessed
         self._public_key_of = public_key_of
@@ -85,23 +93,39 @@ class Handlers:
     def register(self, request: RegisterAgent, caller: Caller) -> Registered:
         data = request.registration_data
         if data is not None:
-            record = self._registry.put(_from_data(data, caller))
-            return {"status": SUCCESS, "message": f"agent {record.name} registered", "agent_id": record.name}
+            record = _from_data(data, caller)
+            if is_local_only(data.host) and not self._may_be_local(record.location):
+                raise MalformedRequest(
+                    f"{data.host[:64]!r} leads each host to itself, and {record.name[:64]} is on another one; "
+                    "register an address that other hosts reach - at `$.registration_data.host`"
+                )
+            record = self._registry.put(record)
+            return {**_registered(record), "agent_id": record.name}
         if request.agent_name is None or request.status is None:
             missing = "agent_name" if request.agent_name is None else "status"
             raise MalformedRequest(f"Object missing required field `{missing}`; or give `registration_data`")
         location = _location(request.location, caller)
         require_speaks_for(caller, request.agent_name)
-        record = self._registry.put(
-            AgentRecord(
-                name=request.agent_name,
-                status=request.status,
-                location=location,
-                registered_by=caller.name,
-                last_updated=time.time(),
-            )
+        record = AgentRecord(
+            name=request.agent_name,
+            status=request.status,
+            location=location,
+            registered_by=caller.name,
+            last_updated=time.time(),
         )
-        return {"status": SUCCESS, "message": f"agent {record.name} registered", "agent": self._brief(record)}
+        known = self._registry.find(record.name)
+        if known is not None:  # what the request does not name stays
+            if request.location is None and (caller.operator or not caller.authenticated):
+                location = known.location
+            record = msgspec.structs.replace(
+                known,
+                status=record.status,
+                location=location,
+                registered_by=record.registered_by,
+                last_updated=record.last_updated,
+            )
+        record = self._registry.put(record)
+        return {**_registered(record), "agent": self._brief(record)}
 
     def heartbeat(self, request: Heartbeat, caller: Caller) -> Beaten:
         require_speaks_for(caller, request.agent_name)
@@ -111,6 +135,7 @@ class Handlers:
             "status": SUCCESS,
             "timestamp": iso_time(seen.wall),
             "trust_revision": self._trust_revision(),
+            "registration": self._registry.get(request.agent_name).registration,
             **self._witnessed(request, caller),
         }
 
@@ -182,6 +207,14 @@ class Handlers:
             "health_check_port": record.health_check_port,
             "public_key": key.decode() if key else None,
         }
+
+
+def _registered(record: AgentRecord) -> Registered:
+    return {
+        "status": SUCCESS,
+        "message": f"agent {record.name} registered",
+        "registration": record.registration,
+    }
 
 
 def _from_data(data: RegistrationData, caller: Caller) -> AgentRecord:

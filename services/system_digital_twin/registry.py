@@ -1,5 +1,6 @@
 """The registry of agents: the sole owner of who is registered; in SQLite, and in memory for reading."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +27,10 @@ _OK_STATUSES = frozenset({"HEALTHY", "ok"})
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One registration. Times are seconds since the epoch; `revision` counts the registrations under this name."""
+    """One registration. Times are seconds since the epoch; `revision` counts the registrations under this name.
+
+    `registration` is a digest of what the agent said of itself, so that it can see whether that still holds.
+    """
 
     name: str
     status: str
@@ -42,6 +46,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     dependencies: tuple[str, ...] = ()
     script_path: str | None = None
     metadata: dict[str, Any] = {}
+    registration: str = ""  # of a row that an older version wrote
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
@@ -82,8 +87,8 @@ class Registry:
         known = self._records.get(record.name)
         if known is None and len(self._records) >= MAX_REGISTRATIONS:
             raise LimitReached(f"{MAX_REGISTRATIONS} agents are registered and no more are taken; `unregister` some")
-        if known is not None:
-            record = msgspec.structs.replace(record, revision=known.revision + 1)
+        revision = 1 if known is None else known.revision + 1
+        record = msgspec.structs.replace(record, revision=revision, registration=self._digest(record))
         self._write(record)
         self._tell(record.name, "registered", record.registered_by)
         return record
@@ -133,6 +138,10 @@ class Registry:
         self._database.on_rollback(undo)
         self._tell(name, "unregistered", record.registered_by)
 
+    def find(self, name: str) -> AgentRecord | None:
+        """Return one registration, or None."""
+        return self._records.get(name)
+
     def get(self, name: str) -> AgentRecord:
         """Return one registration.
 
@@ -167,6 +176,21 @@ class Registry:
 
     def is_ok(self, record: AgentRecord) -> bool:
         return self.status(record) in _OK_STATUSES
+
+    def _digest(self, record: AgentRecord) -> str:
+        """Return the digest of what a registration says, apart from what passes: its status, and by whom and when."""
+        lasting = msgspec.structs.replace(
+            record, status="", registered_by="", last_updated=0.0, revision=0, registration=""
+        )
+        return hashlib.blake2b(self._encode(lasting), digest_size=8).hexdigest()
+
+    def _encode(self, record: AgentRecord) -> bytes:
+        try:
+            return self._encoder.encode(record)
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise StoreUnavailable(
+                f"a registration can't be written ({error}); nothing of this request was kept"
+            ) from None
 
     def _tell(self, name: str, what: str, registered_by: str) -> None:
         publish = partial(self._publish, AGENT_TOPIC, agent_name=name, what=what, registered_by=registered_by)
@@ -204,16 +228,11 @@ class Registry:
         """Write each agent's row once, as it is at the end of the transaction, however often it was changed in it."""
         if not self._waiting:
             return
-        try:
-            rows = [
-                (name, self._encoder.encode(self._records[name]), self._seen[name].wall)
-                for name in self._waiting
-                if name in self._records  # and was not removed since
-            ]
-        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-            raise StoreUnavailable(
-                f"a registration can't be written ({error}); nothing of this request was kept"
-            ) from None
+        rows = [
+            (name, self._encode(self._records[name]), self._seen[name].wall)
+            for name in self._waiting
+            if name in self._records  # and was not removed since
+        ]
         self._database.execute_many(
             "INSERT INTO agents VALUES (?, ?, ?) "
             "ON CONFLICT (name) DO UPDATE SET record = excluded.record, last_seen = excluded.last_seen",

@@ -48,10 +48,14 @@ class Discovered(Endpoint):
 
 
 class Registered(TypedDict):
-    """Registered: `agent_id` repeats the name of a whole registration, `agent` shows a brief one."""
+    """Registered: `agent_id` repeats the name of a whole registration, `agent` shows a brief one.
+
+    `registration` is a digest of the record; an answer to a heartbeat repeats it for as long as the record is the same.
+    """
 
     status: Literal["success"]
     message: str
+    registration: str
     agent_id: NotRequired[str]
     agent: NotRequired[AgentBrief]
 
@@ -87,10 +91,14 @@ class Witnessed(TypedDict):
 
 
 class Beaten(Witnessed):
-    """The moment of this sign of life, and the present revision of the list of whom to trust, null on an open link."""
+    """The moment of this sign of life, and the present revision of the trust list, null on an open link.
+
+    A `registration` other than that of the agent's own registration says that somebody changed the record.
+    """
 
     status: Literal["success"]
     timestamp: str
+    registration: str
     trust_revision: str | None
 
 

@@ -1,9 +1,11 @@
 """coordinate_memory: another agent's answer through this one, for a caller; nobody waits for it but who asked."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,57 @@ def test_who_asks_for_an_agent_that_is_gone_hears_so_and_nobody_else_waits(pc2_a
                     other.call("get_twin")
             thread.join(PATIENCE_S)
         assert SDT in str(refusals[0])
+
+
+@pytest.mark.unified_memory_agent
+@pytest.mark.sdt_security
+def test_an_agents_address_is_no_way_to_scan_ports(hosts: Hosts) -> None:
+    """One sentence, after one time, whatever is at an address that an agent registers: CURVE, HTTP, mute, nothing."""
+    mainpc, pc2 = hosts.start_both()
+    curve, http = hosts.config.agent(UMRA).zmq_port, hosts.config.agent(UMRA).http_port
+    with closing(socket.socket()) as mute, closing(socket.socket()) as closed, hosts.client(SDT) as operator:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        closed.bind(("127.0.0.1", 0))
+        answers = {}
+        with hosts.client(UMRA) as client:
+            for what, host, port in (
+                ("curve", "127.0.0.1", curve),
+                ("http", "127.0.0.1", http),
+                ("mute", "127.0.0.1", mute.getsockname()[1]),
+                ("closed", "127.0.0.1", closed.getsockname()[1]),
+                ("no name", "nowhere.invalid", http),
+                ("no address", "*", http),
+            ):
+                data = {"agent_id": "operator", "agent_type": "x", "host": host, "port": port}
+                operator.call("register_agent", registration_data=data)
+                started = time.monotonic()
+                with pytest.raises(AgentUnreachable) as caught:
+                    ask(client, "ping", agent="operator")
+                answers[what] = str(caught.value)
+                assert DEADLINE_S - 0.1 <= time.monotonic() - started < ASK_S, what
+    assert set(answers.values()) == {answers["closed"]}
+    assert "did not answer at its address" in answers["closed"]
+    causes = [entry["cause"] for entry in pc2.logged("agent_not_reached")]
+    assert len(causes) == len(answers)
+    assert len(set(causes)) > 1  # which are for the log alone
+    assert mainpc.running
+
+
+@pytest.mark.unified_memory_agent
+@pytest.mark.sdt_security
+def test_no_registration_leads_to_this_host_itself(hosts: Hosts) -> None:
+    """Where another host has an address of its own; an agent on mainpc may register loopback for clients there."""
+    path = Path(hosts.config.source)
+    path.write_text(path.read_text().replace("hosts: {", "hosts: {laptop: {address: 192.0.2.1}, "))
+    _, pc2 = hosts.start_both()
+    data = {"agent_id": "operator", "agent_type": "x", "port": hosts.config.agent(UMRA).zmq_port}
+    with hosts.client(SDT) as operator, hosts.client(UMRA) as client:
+        for host in ("127.0.0.1", "localhost", "127.1", "::ffff:127.0.0.1", "0.0.0.0"):
+            operator.call("register_agent", registration_data={**data, "host": host})
+            with pytest.raises(AgentUnreachable, match="did not answer at its address"):
+                ask(client, "ping", agent="operator")
+            assert pc2.logged("agent_not_reached")[-1]["cause"] == f"{host!r} is no address of another host"
 
 
 def errand(caller: str, request_id: str | None, fields: dict[str, str] | None = None, priority: int = 5) -> Errand:

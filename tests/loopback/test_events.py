@@ -50,10 +50,7 @@ def subscribed(
     hosts: Hosts, *topics: bytes, by: str = UMRA, probed: Sequence[bytes] | None = None
 ) -> Iterator[Subscriber]:
     """Subscribe to the feed of mainpc, and wait until it is heard; only some topics can be probed."""
-    port = hosts.config.agent(SDT).events_port
-    address = hosts.address(SDT, by)
-    assert isinstance(address, SecuredAddress | UnencryptedAddress)
-    subscriber = Subscriber(replace(address, address=f"tcp://127.0.0.1:{port}"), topics)
+    subscriber = Subscriber(feed_address(hosts, by), topics)
     subscriber.start()
     try:
         with hosts.client(SDT) as client:
@@ -61,6 +58,12 @@ def subscribed(
         yield subscriber
     finally:
         subscriber.stop()
+
+
+def feed_address(hosts: Hosts, by: str = UMRA) -> SecuredAddress | UnencryptedAddress:
+    address = hosts.address(SDT, by)
+    assert isinstance(address, SecuredAddress | UnencryptedAddress)
+    return replace(address, address=f"tcp://127.0.0.1:{hosts.config.agent(SDT).events_port}")
 
 
 def _is_heard(client: Client, subscriber: Subscriber, topics: Sequence[bytes]) -> bool:
@@ -120,6 +123,39 @@ def test_what_is_published_is_heard(link: str, request: pytest.FixtureRequest) -
         told = client.call("report_error", error=error("x1"))
         assert heard(subscriber)[0] == b"ERROR:"
         assert client.call("get_errors", since=seq)["errors"][0]["seq"] == told["seq"] == seq + 1
+
+
+@pytest.mark.sdt_security
+def test_only_granted_topics_are_heard(hosts: Hosts) -> None:
+    """Of a grant that names some; the others are refused, and a changed file holds without a restart."""
+    source = Path(hosts.config.source)
+    everything = source.read_text()
+    source.write_text(everything.replace('"subscribe"', '{"subscribe": ["ERROR"]}', 1))
+    mainpc = hosts.start(SDT).wait_until_serving()
+    with subscribed(hosts, b"ERROR:") as subscriber, hosts.client(SDT, by=UMRA) as client:
+        publish(client, "e1")
+        client.call("report_error", error=error("x1"))
+        assert heard(subscriber)[0] == b"ERROR:"
+        for topic in (b"EVENT:", b"", b"AGENT:"):
+            refusals = len(mainpc.logged("subscription_refused"))
+            eavesdropper = Subscriber(feed_address(hosts), [topic])
+            eavesdropper.start()
+            try:
+                refused = lambda: len(mainpc.logged("subscription_refused")) > refusals  # noqa: B023, E731
+                wait_until(refused, PATIENCE_S, f"{topic!r} is refused")
+                publish(client, f"for-{topic!r}")
+                client.call("register_agent", agent_name=UMRA, status="HEALTHY")
+                assert eavesdropper.get(0.3) is None
+            finally:
+                eavesdropper.stop()
+    source.write_text(everything)
+    with subscribed(hosts, b"EVENT:", b"ERROR:"):
+        source.write_text(everything.replace('"subscribe"', '{"subscribe": ["ERROR"]}', 1))
+        wait_until(
+            lambda: any("withdrawn" in entry["reason"] for entry in mainpc.logged("subscription_refused")),
+            PATIENCE_S,
+            "what is not granted any more ends",
+        )
 
 
 def test_who_comes_and_goes_is_heard_and_so_is_a_change_of_whom_to_trust(hosts: Hosts) -> None:

@@ -18,6 +18,9 @@ from tests.waiting import PATIENCE_S, at_most, wait_until
 
 STOP_S = 2.5  # a call's deadline, and what it takes to let the connection go
 
+ELSEWHERE = {"agent_id": UMRA, "agent_type": "x", "host": "192.0.2.1", "port": 1, "metadata": {"location": "pc2"}}
+PASSING = {"last_seen": "", "last_updated": "", "revision": 0, "registered_by": ""}
+
 pytestmark = pytest.mark.unified_memory_agent
 
 
@@ -130,6 +133,23 @@ def test_removed_at_mainpc_it_registers_again(hosts: Hosts) -> None:
             operator.call("unregister", agent_name=UMRA)
         wait_until(lambda: registered(hosts), PATIENCE_S, "the agent is registered again")
         assert link.fault is None
+
+
+@pytest.mark.parametrize("by", [UMRA, "operator"])
+def test_changed_at_mainpc_it_registers_again(hosts: Hosts, by: str) -> None:
+    """Whoever registered another address in its name; a registration that says nothing new changes nothing."""
+    hosts.start(SDT).wait_until_ready()
+    with linked(hosts) as link, hosts.client(SDT, by) as other:
+        in_touch(link)
+        other.call("register_agent", agent_name=UMRA, status="HEALTHY")
+        first = registered(hosts)
+        other.call("register_agent", registration_data=ELSEWHERE)
+        wait_until(lambda: registered(hosts)["port"] != 1, PATIENCE_S, "the agent is registered again")
+        assert {**registered(hosts), **PASSING} == {**first, **PASSING}
+        assert registered(hosts)["revision"] == 4
+        other.call("unregister", agent_name=UMRA)
+        other.call("register_agent", agent_name=UMRA, status="HEALTHY")
+        wait_until(lambda: registered(hosts)["port"] == first["port"], PATIENCE_S, "it is whole again")
 
 
 def test_before_the_first_turn_it_is_not_in_touch(hosts: Hosts) -> None:

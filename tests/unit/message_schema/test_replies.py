@@ -91,6 +91,8 @@ def test_what_is_made_from_a_schema_is_allowed_and_what_lacks_a_field_is_not(sch
             whole = schema.instance(definition, whole=True)
             assert narrow.allows({action: whole}), (action, whole)
             assert whole["request_id"]
+            assert narrow.allows({action: {**whole, "ignored_fields": ["of no action"]}})
+            assert not narrow.allows({action: {**whole, "ignored_fields": "of no action"}})
             assert schema.allows({action: {**whole, "of a later version": 1}})
             assert not narrow.allows({action: {**whole, "of no version": 1}})
             least = schema.instance(definition, whole=False)

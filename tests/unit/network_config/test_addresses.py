@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from network_config import Host, get_mainpc_address, get_pc2_address, load_network_config
+from network_config import Host, get_mainpc_address, get_pc2_address, is_local_only, load_network_config
 from network_config.load import DEFAULT_PATH
 from secure_zmq.errors import ConfigurationError
 
@@ -148,3 +148,27 @@ def test_a_wrong_endpoints_file_is_refused(
     (tmp_path / "endpoints.yaml").write_text(text)
     with pytest.raises(ConfigurationError, match=complaint):
         load_network_config()
+
+
+LOCAL = [
+    "127.0.0.1", "127.255.1.2", "127.1", "0x7f.1", "2130706433", "017700000001", "0", "0.0.0.0", "0.1.2.3", "::", "::1",
+    "[::1]", "::ffff:127.0.0.1", "::ffff:7f00:1", "::ffff:169.254.1.1", "0:0:0:0:0:0:0:1", "169.254.169.254", "fe80::1",
+    "fe80::1%eth0", "224.0.0.1", "239.255.255.250", "ff02::1", "localhost", "LOCALHOST", "localhost.", "a.localhost",
+    "localhost.localdomain", "ip6-localhost", "ip6-loopback",
+]  # fmt: skip
+OTHERS = [
+    "pc2", "pc2.example", "192.0.2.7", "10.0.0.1", "172.17.0.2", "fd00::1", "2001:db8::1", "::ffff:192.0.2.7", "",
+    "my-localhost", "localhost.example", "128.0.0.1", "*", "a;b", "x" * 256, "1.2.3.4.5", "\0", "\u0661",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", LOCAL)
+def test_an_address_that_leads_a_host_to_itself_is_known(address: str) -> None:
+    """In each notation that a resolver takes."""
+    assert is_local_only(address)
+
+
+@pytest.mark.parametrize("address", OTHERS)
+def test_any_other_address_may_be_another_hosts(address: str) -> None:
+    """Private networks too: the hosts are in one."""
+    assert not is_local_only(address)

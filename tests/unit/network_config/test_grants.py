@@ -49,13 +49,65 @@ def test_nobody_is_an_operator_of_an_open_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "action", ["", "Ping", "ping ", "**", "*ping", "ping*", "get-peers", "1ping", "a" * 65, 5, None, True, ["ping"]]
+    "action",
+    [
+        "",
+        "Ping",
+        "ping ",
+        "**",
+        "*ping",
+        "ping*",
+        "get-peers",
+        "1ping",
+        "a" * 65,
+        "subscribe:EVENT",
+        5,
+        None,
+        True,
+        ["ping"],
+    ],
 )
 def test_an_action_is_named_to_the_letter(tmp_path: Path, action: object) -> None:
     """There are no patterns: one star is all, and part of a name is nothing."""
     complaint = refused(tmp_path, {**GOOD, "grants": {"agent": ["ping", action]}})
     assert complaint.startswith("grants.agent must list actions by name")
     assert complaint.endswith(f"not {action!r}")
+
+
+def test_a_grant_of_the_feed_names_its_topics(tmp_path: Path) -> None:
+    """Or none, which is all of them."""
+    document = {**GOOD, "grants": {"agent": ["ping", {"subscribe": ["EVENT", "ERROR"]}], "other": ["subscribe"]}}
+    assert loaded(tmp_path, document) == {
+        "agent": {"ping", "subscribe:EVENT", "subscribe:ERROR"},
+        "other": {"subscribe"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("item", "complaint"),
+    [
+        ({"subscribe": ["EVENT", "NEWS"]}, "grants.agent.subscribe has the unknown topic 'NEWS'; known are: AGENT, "),
+        ({"subscribe": ["EVENT:"]}, "grants.agent.subscribe has the unknown topic 'EVENT:'"),
+        ({"subscribe": [["EVENT"]]}, "grants.agent.subscribe has the unknown topic ['EVENT']"),
+        ({"subscribe": [None]}, "grants.agent.subscribe has the unknown topic None"),
+        ({"subscribe": []}, "grants.agent.subscribe names no topic"),
+        ({"subscribe": "EVENT"}, "grants.agent.subscribe must be a list of topics (AGENT, ERROR, EVENT, TRUST)"),
+        ({"subscribe": None}, "grants.agent.subscribe must be a list of topics"),
+        ({"ping": ["EVENT"]}, "grants.agent has the unknown key 'ping'; known are: subscribe"),
+        ({"subscribe": ["EVENT"], "ping": []}, "grants.agent has the unknown key 'ping'"),
+        ({}, "grants.agent lacks the key 'subscribe'"),
+        ({1: ["EVENT"]}, "grants.agent has the unknown key '1'"),
+    ],
+)
+def test_a_topic_that_is_no_topic_is_refused(tmp_path: Path, item: dict[Any, Any], complaint: str) -> None:
+    """With the file and the place."""
+    assert refused(tmp_path, {**GOOD, "grants": {"agent": ["ping", item]}}).startswith(complaint)
+
+
+def test_all_topics_and_some_are_not_granted_together(tmp_path: Path) -> None:
+    """Who named some would have granted all."""
+    complaint = refused(tmp_path, {**GOOD, "grants": {"agent": ["subscribe", {"subscribe": ["EVENT"]}]}})
+    assert complaint.startswith("grants.agent has 'subscribe' with topics and without")
 
 
 @pytest.mark.parametrize("actions", [None, "*", "ping", {"ping": True}, 5, True])

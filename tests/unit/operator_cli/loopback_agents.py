@@ -149,7 +149,11 @@ class LoopbackAgent:
         if self.name != SDT:
             return [Action(Ping, pong)]
         assert self.audit is not None
-        handlers = Handlers(Registry(self._database, ttl_s=15), self.peers.public_key_of)
+        handlers = Handlers(
+            Registry(self._database, ttl_s=15),
+            self.peers.public_key_of,
+            may_be_local=lambda _: True,  # both agents are one machine
+        )
         return [*handlers.actions(), *audit_actions(self.audit, "success"), *self._key_actions(self.audit)]
 
     def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -179,3 +180,34 @@ def test_requests_and_errors_are_counted(bench: Bench) -> None:
     bench.ask({"action": "read"}, b"garbage", {"action": "add", "amount": 13})
     assert (counters.requests, counters.errors) == (3, 2)
     assert counters.last_request_time is not None
+
+
+def test_a_reply_names_the_fields_that_were_ignored(bench: Bench) -> None:
+    """That of a change, of a read, of a refusal, and one that comes later; and no reply to a request without any."""
+    sent: list[dict[str, Any]] = [
+        {"action": "add", "amount": 2, "amuont": 3},
+        {"action": "read", "of": "x", "source_agent": "y"},
+        {"action": "add", "amount": 13, "more": 1},
+        {"action": "reset", "more": 1},
+        {"action": "read", "timestamp": 1},
+        {"action": "owe", "more": 1},
+    ]
+    *replies, _ = bench.dispatcher.answer([inbound(message) for message in sent])
+    ignored = [json.loads(reply).get("ignored_fields") for reply in replies]
+    assert ignored == [["amuont"], ["of"], ["more"], ["more"], None]
+    bench.owed[0].set_result({"status": "ok", "ignored_fields": ["there"]})
+    (owed,) = bench.dispatcher.take_owed().values()
+    assert json.loads(bench.dispatcher.settle(owed))["ignored_fields"] == ["more", "there"]
+
+
+def test_a_retry_names_the_same_ignored_fields(bench: Bench) -> None:
+    """The stored reply is the whole reply."""
+    message = {"action": "add", "amount": 2, "request_id": "1", "more": 1}
+    first = bench.ask(message)
+    assert first == bench.ask(message)
+    assert (first[0]["ignored_fields"], bench.sum) == (["more"], 2)
+
+
+def test_an_older_dialect_names_no_ignored_fields(bench: Bench) -> None:
+    """Also behind a request that had some."""
+    assert bench.ask({"action": "read", "more": 1}, b"READ")[1] == {"SUM": 0}

@@ -10,7 +10,8 @@ from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
 from secure_zmq.callers import UNAUTHENTICATED, Caller
 from secure_zmq.errors import NotGranted
-from secure_zmq.grants import Grants
+from secure_zmq.grants import TOPICS, Grants
+from system_digital_twin.feed_events import FEED
 
 ROLES = st.sampled_from(["agent", "operator", "auditor", "invitation", "candidate", "unauthenticated", "*"])
 ACTIONS = st.sampled_from(["ping", "enrol", "confirm_key", "reset", "*"])
@@ -81,6 +82,39 @@ def test_a_replacement_in_the_midst_of_a_question_leaves_nothing_behind() -> Non
     grants.replace({"agent": Slow({"reset"})})
     grants.allows(caller("agent"), "reset")
     assert not grants.allows(caller("agent"), "reset")
+
+
+TOPIC_CASES = [
+    (b"EVENT:", True), (b"EVENT:more", True), (b"EVENT", True), (b"ERROR:", True), (b"E", True),
+    (b"", False), (b"A", False), (b"AGENT:", False), (b"TRUST:", False), (b"NEWS:", False), (b"EVENTS:", False),
+    (b"event:", False), (b"\xff", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("prefix", "allowed"), TOPIC_CASES)
+def test_a_grant_of_topics_covers_these_alone(prefix: bytes, allowed: bool) -> None:
+    """A prefix is allowed where all that it means are granted; of a topic that nobody knows that can't be said."""
+    grants = Grants(
+        {"agent": {"subscribe:EVENT", "subscribe:ERROR"}, "all": {"subscribe"}, "operator": {"*"}, "none": {"ping"}}
+    )
+    assert grants.allows_topic(caller("agent"), prefix) is allowed
+    assert not grants.allows(caller("agent"), "subscribe")
+    assert grants.allows_topic(caller("all"), prefix)
+    assert grants.allows_topic(caller("operator"), prefix)
+    assert not grants.allows_topic(caller("none"), prefix)
+    assert not grants.allows_topic(UNAUTHENTICATED, prefix)
+
+
+def test_topics_of_several_roles_add_up() -> None:
+    grants = Grants({role: {f"subscribe:{role}"} for role in TOPICS})
+    assert grants.allows_topic(caller(*TOPICS), b"")
+    assert not grants.allows_topic(caller(*TOPICS[1:]), b"")
+    assert grants.allows_topic(caller("EVENT", "ERROR"), b"E")
+
+
+def test_every_topic_of_the_feed_can_be_granted() -> None:
+    """And no other."""
+    assert {f"{topic}:" for topic in TOPICS} == set(FEED)
 
 
 @given(st.dictionaries(ROLES, st.frozensets(ACTIONS)), st.frozensets(ROLES), ACTIONS)

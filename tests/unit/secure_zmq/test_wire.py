@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from secure_zmq.errors import MalformedRequest, MessageTooLarge, NotFound, RequestError, UnknownAction
 from secure_zmq.wire import (
+    MAX_IGNORED_CHARACTERS,
+    MAX_IGNORED_NAMES,
     MAX_REQUEST_ID_CHARACTERS,
     NAME,
     Request,
@@ -114,6 +116,42 @@ def test_unknown_fields_are_ignored() -> None:
     """What older and newer clients add, `source_agent` and `timestamp` among it, does no harm."""
     payload = b'{"action": "ping", "source_agent": 5, "timestamp": [1], "caller": "operator", "more": {}}'
     assert DECODER.decode(payload) == Ping()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, []),
+        ({"source_agent": "x", "timestamp": 1}, []),
+        ({"source_agent": "x", "colour": "blue", "port": 1, "hst": None}, ["colour", "hst"]),
+        ({"metadata": {"inner": 1}, "": 1, "é": 1}, ["", "é"]),
+        ({"n" * 1_000: 1}, ["n" * MAX_IGNORED_CHARACTERS]),
+        ({str(number): number for number in range(1_000)}, [str(number) for number in range(MAX_IGNORED_NAMES)]),
+    ],
+)
+def test_ignored_fields_are_named(fields: dict[str, Any], expected: list[str]) -> None:
+    """In their order, but for those that are informative; bounded, since the caller chose them."""
+    ignored: list[str] = []
+    payload = json.dumps({**fields, "action": "register", "agent_name": "a"}).encode()
+    request = DECODER.decode(payload, ignored)
+    assert isinstance(request, Register)
+    assert (request.agent_name, request.port) == ("a", fields.get("port", 0))
+    assert ignored == expected
+
+
+def test_unknown_fields_hide_no_wrong_one() -> None:
+    """Behind them the others are judged as ever, and the sentence is about these."""
+    ignored: list[str] = []
+    for payload, complaint in (
+        (b'{"action": "register", "more": 1, "agent_name": 5}', r"got `int` - at `\$\.agent_name`"),
+        (b'{"more": 1, "action": "register"}', "missing required field `agent_name`"),
+        (b'{"action": "register", "more": 1, "agent_name": "a"', "not JSON in UTF-8"),
+        (b'{"action": ["register"], "more": 1}', "action"),
+        (b'{"more": 1}', "names no action"),
+    ):
+        with pytest.raises(MalformedRequest, match=complaint):
+            DECODER.decode(payload, ignored)
+    assert ignored == []
 
 
 def test_the_largest_request_is_accepted() -> None:

@@ -1,5 +1,6 @@
 """Every action of the contract: its fields, its reply, and its errors."""
 
+import json
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ def test_the_short_registration_answers_with_the_agent(twin: Twin) -> None:
     """Name and status; `message` and `agent` come back, the location being the caller's host."""
     reply = twin.ask("register_agent", agent_name=UMRA.name, status="HEALTHY", request_id="r1")
     assert reply.pop("agent")["last_seen"]
+    assert reply.pop("registration")
     assert reply == {"status": "success", "message": f"agent {UMRA.name} registered", "request_id": "r1"}
     agent = twin.ask("get_all_agents")["agents"][UMRA.name]
     assert (agent["location"], agent["status"]) == ("pc2", "HEALTHY")
@@ -37,15 +39,62 @@ def test_the_short_registration_answers_with_the_agent(twin: Twin) -> None:
 def test_the_long_registration_answers_with_the_id(twin: Twin) -> None:
     """`registration_data`; `message` and `agent_id` come back, the status is HEALTHY."""
     reply = twin.ask("register_agent", registration_data=WHOLE)
+    assert reply.pop("registration")
     assert reply == {"status": "success", "message": f"agent {UMRA.name} registered", "agent_id": UMRA.name}
     assert twin.status_of(UMRA.name) == "HEALTHY"
 
 
-def test_the_short_registration_makes_the_long_one_forget(twin: Twin) -> None:
-    """It is an upsert of the whole record: an older endpoint does not live on under a newer registration."""
+@pytest.mark.parametrize("caller", [UMRA, OPERATOR])
+def test_the_short_registration_keeps_the_long_one(twin: Twin, caller: Any) -> None:
+    """What it does not name stays, after a restart too; the status and who registered it are the newer ones."""
     twin.ask("register_agent", registration_data=WHOLE)
-    twin.ask("register_agent", agent_name=UMRA.name, status="HEALTHY")
-    assert twin.ask("get_agent_endpoint", agent_name=UMRA.name)["port"] is None
+    before = twin.ask("get_agent_info", agent_name=UMRA.name)["agent_info"]
+    assert twin.ask("register_agent", caller, agent_name=UMRA.name, status="BUSY")["agent"]["location"] == "pc2"
+    twin.reopen()
+    after = twin.ask("get_agent_info", agent_name=UMRA.name)["agent_info"]
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed <= {"status", "registered_by", "last_updated", "last_seen", "revision"}
+    assert (after["status"], after["registered_by"], after["revision"]) == ("BUSY", caller.name, 2)
+    assert twin.ask("get_agent_endpoint", agent_name=UMRA.name)["port"] == 7230
+
+
+def test_the_short_registration_moves_who_says_where(twin: Twin) -> None:
+    """A location that is named counts, and an agent is where its key says."""
+    twin.ask("register_agent", OPERATOR, registration_data={**WHOLE, "metadata": {"location": "elsewhere"}})
+    assert twin.ask("register_agent", agent_name=UMRA.name, status="ok")["agent"]["location"] == "pc2"
+    moved = twin.ask("register_agent", OPERATOR, agent_name=UMRA.name, status="ok", location="mainpc")
+    assert moved["agent"]["location"] == "mainpc"
+
+
+def test_a_heartbeat_tells_whether_the_record_is_the_same(twin: Twin) -> None:
+    """By the digest of the registration, which a status, a restart, and a registration alike leave as it is."""
+
+    def beaten(**fields: Any) -> str:
+        return str(twin.ask("heartbeat", agent_name=UMRA.name, **fields)["registration"])
+
+    own = twin.ask("register_agent", registration_data=WHOLE)["registration"]
+    assert own
+    assert beaten() == beaten(status="DEGRADED") == own
+    twin.reopen()
+    assert beaten() == own
+    assert twin.ask("register_agent", agent_name=UMRA.name, status="ok")["registration"] == own
+    assert beaten() == own
+    other = twin.ask("register_agent", registration_data={**WHOLE, "port": 7231})["registration"]
+    assert beaten() == other != own
+    assert twin.ask("register_agent", registration_data=WHOLE)["registration"] == own
+    twin.ask("unregister", agent_name=UMRA.name)
+    twin.ask("register_agent", agent_name=UMRA.name, status="ok")
+    assert beaten() not in (own, other)
+
+
+def test_a_record_of_an_older_version_has_no_digest(twin: Twin) -> None:
+    """It is read, and differs from every registration, so that its agent registers again."""
+    twin.ask("register_agent", registration_data=WHOLE)
+    row = twin.rows()[UMRA.name]
+    del row["registration"]
+    twin.database.execute("UPDATE agents SET record = ?", (json.dumps(row).encode(),))
+    twin.reopen()
+    assert twin.ask("heartbeat", agent_name=UMRA.name)["registration"] == ""
 
 
 def test_get_agent_info_has_every_field(twin: Twin) -> None:
@@ -177,7 +226,7 @@ def test_unknown_fields_are_ignored(twin: Twin) -> None:
     """Existing clients send `source_agent`, `timestamp`, and fields of their own."""
     data = {**WHOLE, "colour": "blue"}
     reply = twin.ask("register_agent", registration_data=data, source_agent="Somebody", timestamp=1.5, extra=[1])
-    assert reply["status"] == "success"
+    assert (reply["status"], reply["ignored_fields"]) == ("success", ["extra"])
     assert twin.ask("get_agent_info", agent_name=UMRA.name)["agent_info"]["registered_by"] == UMRA.name
 
 

@@ -1,11 +1,12 @@
 """The agent as it starts: it registers itself, and speaks the older dialect beside today's."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from secure_zmq.callers import UNAUTHENTICATED
+from secure_zmq.callers import UNAUTHENTICATED, Caller
 from secure_zmq.keys import load_certificate
 from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
 from tests.unit.agent_runtime.assembled import Assembled, environment_of
@@ -88,3 +89,58 @@ def test_other_bare_words_are_malformed(agent: Assembled, message: bytes) -> Non
 def test_errors_stand_under_error_alone(agent: Assembled) -> None:
     """`reason` is the other agent's word."""
     assert agent.ask("get_agent_info", UMRA, agent_name="Ghost").keys() == {"status", "code", "error"}
+
+
+LAPTOP = Caller("Planner", "laptop", frozenset({"agent"}), "SHA256:of-a-laptop")
+HERE = Caller("Local", "mainpc", frozenset({"agent"}), "SHA256:of-another-here")
+
+
+def registered_at(agent: Assembled, caller: Caller, host: str, name: str | None = None, **metadata: str) -> str:
+    """Return `success`, or the sentence of the refusal."""
+    data = {"agent_id": name or caller.name, "agent_type": "x", "host": host, "port": 1, "metadata": metadata}
+    reply = agent.ask("register_agent", caller, registration_data=data)
+    return str(reply.get("error", reply["status"]))
+
+
+@pytest.mark.sdt_security
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "::ffff:127.0.0.1", "localhost", "169.254.169.254", "0.0.0.0", "ff02::1"]
+)
+def test_an_agent_on_another_host_has_no_local_address(agent: Assembled, host: str) -> None:
+    """It would lead each host to itself; in the older dialect, and by an operator, likewise. Nothing is registered."""
+    sentence = f"'{host}' leads each host to itself"
+    for refused in (
+        registered_at(agent, UMRA, host),
+        registered_at(agent, LAPTOP, host),
+        registered_at(agent, OPERATOR, host, "Planner", location="pc2"),
+        registered_at(agent, UNAUTHENTICATED, host, "Planner", location="pc2"),
+        agent.send(
+            json.dumps({"command": "REGISTER", "payload": {"name": UMRA.name, "ip": host, "port": 1}}).encode(), UMRA
+        )["message"],
+    ):
+        assert refused.startswith(sentence)
+        assert "register an address that other hosts reach" in refused
+    assert agent.ask("get_ok_agents", UMRA)["agents"] == [NAME]
+    assert registered_at(agent, UMRA, "192.0.2.7") == "success"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_an_agent_on_mainpc_may_have_a_local_address(agent: Assembled, host: str) -> None:
+    """Its clients are there too; where nobody says where it is, nothing is known of that."""
+    assert registered_at(agent, HERE, host) == "success"
+    assert registered_at(agent, HERE, host, location="MAINPC") == "success"
+    assert registered_at(agent, OPERATOR, host, "Another") == "success"
+    assert registered_at(agent, UNAUTHENTICATED, host, "Anybody") == "success"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "who"),
+    [({"PC2_IP": "127.0.0.1"}, [UMRA]), ({"PC2_IP": "::1", "MAINPC_IP": "localhost"}, [UMRA, LAPTOP])],
+)
+def test_where_hosts_are_one_machine_they_are_at_its_loopback(
+    environment: dict[str, str], addresses: dict[str, str], who: list[Caller]
+) -> None:
+    """A host that is configured with such an address; any host, where all of them are."""
+    with Assembled(NAME, MIGRATIONS, assemble, {**environment, **addresses}) as agent:
+        outcomes = {caller.name: registered_at(agent, caller, "127.0.0.1") for caller in (UMRA, LAPTOP)}
+    assert [name for name, outcome in outcomes.items() if outcome == "success"] == [caller.name for caller in who]

@@ -51,9 +51,10 @@ def test_without_an_address_it_is_registered_too(agent: Assembled) -> None:
 
 
 def test_somebody_who_is_not_there_is_not_found(agent: Assembled) -> None:
-    """NOT_FOUND, and why."""
+    """NOT_FOUND, and a sentence with the words at which clients stop asking."""
     answer = command(agent, "DISCOVER", name="Nobody")
     assert (answer["status"], answer["code"]) == ("NOT_FOUND", "not_found")
+    assert "not found" in answer["message"]
     assert "'Nobody' is registered" in answer["message"]
 
 

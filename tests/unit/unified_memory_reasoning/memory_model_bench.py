@@ -112,7 +112,11 @@ class MemoryBench:
 
     def send(self, message: Mapping[str, Any], caller: Caller = ANA) -> dict[str, Any]:
         """Return the JSON that one message is answered with."""
-        (reply,) = self._dispatcher.answer([Inbound(json.dumps(message).encode(), caller)])
+        return self.send_bytes(json.dumps(message).encode(), caller)
+
+    def send_bytes(self, message: bytes, caller: Caller = ANA) -> dict[str, Any]:
+        """Return the JSON that the bytes of a message are answered with."""
+        (reply,) = self._dispatcher.answer([Inbound(message, caller)])
         answer: dict[str, Any] = json.loads(reply)
         return answer
 

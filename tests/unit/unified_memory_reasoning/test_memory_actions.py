@@ -261,6 +261,13 @@ def test_fields_that_nobody_knows_are_ignored(bench: MemoryBench) -> None:
     assert bench.get()["written_by"] == ANA.name
 
 
+def test_a_filter_that_is_named_wrongly_is_named(bench: MemoryBench) -> None:
+    """In the reply with all memories that it did not select."""
+    bench.store()
+    assert bench.ask("query_memory", query="cat")["ignored_fields"] == ["query"]
+    assert "ignored_fields" not in bench.ask("query_memory", keywords=["cat"])
+
+
 def test_who_is_not_granted_an_action_gets_nothing(bench: MemoryBench) -> None:
     bench.store()
     for action, fields in (("get_memory", {"memory_id": "m"}), ("query_memory", {}), ("memory_status", {})):

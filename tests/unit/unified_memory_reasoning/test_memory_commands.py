@@ -32,7 +32,7 @@ def test_a_client_of_the_older_dialect_does_all_it_did(bench: MemoryBench, form:
     stored = command(bench, "STORE_MEMORY", form, content="x", keywords=["k"], source="s")
     memory_id = stored["data"]["memory_id"]
     assert (stored["status"], stored["message"]) == ("SUCCESS", f"memory {memory_id} stored")
-    for fields in ({"memory_id": memory_id}, {"id": memory_id}, {"ids": [memory_id]}, {"keywords": ["k"]}, {}):
+    for fields in ({"memory_id": memory_id}, {"id": memory_id}, {"ids": [memory_id]}, {"keywords": ["k"]}):
         found = command(bench, "QUERY_MEMORY", form, **fields)
         assert (found["status"], found["message"], found["data"]["count"]) == ("SUCCESS", "1 memories found", 1)
         assert found["data"]["memories"][0]["content"] == "x"
@@ -43,7 +43,7 @@ def test_a_client_of_the_older_dialect_does_all_it_did(bench: MemoryBench, form:
     status = command(bench, "GET_MEMORY_STATUS", form)
     assert (status["status"], status["data"]["total_memories"]) == ("SUCCESS", 1)
     synced = command(bench, "SYNC_MEMORIES", form, memories=found["data"]["memories"])
-    assert (synced["status"], synced["data"]["unchanged"]) == ("SUCCESS", 1)
+    assert (synced["status"], synced["data"]["unchanged"], synced["data"]["synced_count"]) == ("SUCCESS", 1, 1)
     assert synced["message"] == "0 added, 0 changed, 1 unchanged, 0 refused"
     deleted = command(bench, "DELETE_MEMORY", form, id=memory_id)
     assert (deleted["status"], deleted["message"]) == ("SUCCESS", f"memory {memory_id} deleted")
@@ -99,6 +99,9 @@ def test_a_request_id_counts_in_this_dialect_too(bench: MemoryBench) -> None:
         ({"command": "DELETE_MEMORY", "data": {"id": "m", "memory_id": "n"}}, "`memory_id` and `id` name two memories"),
         ({"command": "SYNC_MEMORIES", "memories": [{}]}, "at `$.memories[0]`"),
         ({"command": "SYNC_MEMORIES", "payload": {"memories": 1}}, "at `$.memories`"),
+        ({"command": "SYNC_MEMORIES", "payload": {"memories": []}}, "`memories` is empty"),
+        ({"command": "QUERY_MEMORY", "payload": {"query": "cat"}}, "at `$.query`"),
+        ({"command": "QUERY_MEMORY", "payload": {"query": {"ids": "m"}}}, "at `$.ids`"),
     ],
 )
 def test_a_wrong_field_is_an_error_in_the_same_words(
@@ -108,6 +111,84 @@ def test_a_wrong_field_is_an_error_in_the_same_words(
     assert (reply["status"], reply["code"]) == ("ERROR", "malformed_request")
     assert sentence in reply["message"]
     assert bench.memories.count == 0
+
+
+@pytest.mark.parametrize("form", ["payload", "data", "beside"])
+@pytest.mark.parametrize("value", ["hello", "", 0, False, [1, {"a": None}], {"command": "x"}, {}, 1.5])
+def test_a_ping_repeats_any_json_value(bench: MemoryBench, form: str, value: Any) -> None:
+    """In `echo` of the data, beside the health document; a value has no place beside `command`."""
+    if form == "beside":
+        assert "echo" not in bench.send({"command": "TEST_PING", "text": value})["data"]
+        return
+    reply = bench.send({"command": "TEST_PING", form: value})
+    assert (reply["status"], reply["message"], reply["data"]["agent"]) == ("SUCCESS", "pong", "UMRA")
+    assert (reply["data"]["echo"], type(reply["data"]["echo"])) == (value, type(value))
+
+
+def test_a_ping_without_a_value_has_no_echo(bench: MemoryBench) -> None:
+    assert "echo" not in bench.send({"command": "TEST_PING"})["data"]
+
+
+@pytest.mark.parametrize("deep", [500, 1_500, 100_000])
+def test_a_ping_with_a_deep_value_is_no_fault(bench: MemoryBench, deep: int) -> None:
+    """It is repeated, or refused: never a fault of the agent."""
+    reply = bench.send_bytes(b'{"command": "TEST_PING", "payload": ' + b"[" * deep + b"]" * deep + b"}")
+    assert reply["status"] == "SUCCESS" or reply["code"] == "malformed_request"
+
+
+@pytest.mark.parametrize("form", ["payload", "data", "beside"])
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"id": "a"}, ["a"]),
+        ({"memory_id": "b"}, ["b"]),
+        ({"ids": ["a", "b", "nobody"]}, ["b", "a"]),
+        ({"source": "s"}, ["c", "a"]),
+        ({"keywords": ["K1", "K9"]}, ["b", "a"]),
+        ({"source": "s", "keywords": ["k1"]}, ["a"]),
+        ({"source": "s", "limit": 1}, ["c"]),
+        ({"min_strength": 0.5, "rank": 3}, ["c", "b", "a"]),
+    ],
+)
+def test_filters_inside_query_select(bench: MemoryBench, form: str, query: dict[str, Any], expected: list[str]) -> None:
+    """Each of them, in each place where the fields may stand; all that are given must fit."""
+    for memory_id, source in (("a", "s"), ("b", "t"), ("c", "s")):
+        keywords = ["k1"] if memory_id != "c" else ["k2"]
+        command(bench, "STORE_MEMORY", id=memory_id, content=memory_id, source=source, keywords=keywords)
+    reply = command(bench, "QUERY_MEMORY", form, query=query)
+    assert (reply["status"], reply["message"]) == ("SUCCESS", f"{len(expected)} memories found")
+    assert [each["id"] for each in reply["data"]["memories"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({}, "malformed_request"),
+        ({"limit": 5}, "malformed_request"),
+        ({"query": {}}, "malformed_request"),
+        ({"query": None}, "malformed_request"),
+        ({"query": {"name": "m"}}, "malformed_request"),
+        ({"query": {"id": None}}, "malformed_request"),
+        ({"query": {"id": "nobody"}}, "not_found"),
+        ({"query": {"source": "nowhere"}}, "not_found"),
+        ({"keywords": ["none"]}, "not_found"),
+    ],
+)
+def test_no_query_or_nothing_that_fits_is_an_error(bench: MemoryBench, fields: dict[str, Any], code: str) -> None:
+    """With a sentence, and without all memories."""
+    bench.store()
+    reply = command(bench, "QUERY_MEMORY", **fields)
+    assert (reply["status"], reply["code"]) == ("ERROR", code)
+    assert reply.keys() == {"status", "message", "code"}
+
+
+def test_a_sync_counts_what_is_stored_of_it(bench: MemoryBench) -> None:
+    """Refused records don't count."""
+    bench.store(caller=BEN)
+    at = bench.ask("query_memory")["memories"][0]["last_accessed"]
+    records = [{"id": name, "content": "newer", "last_accessed": at, "revised": at} for name in ("n", "o")]
+    reply = command(bench, "SYNC_MEMORIES", memories=records)
+    assert (reply["status"], reply["data"]["synced_count"], reply["data"]["added"]) == ("SUCCESS", 2, 2)
 
 
 @pytest.mark.parametrize("word", ["REINFORCE_MEMORY", "DELETE_MEMORY"])
