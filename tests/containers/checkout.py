@@ -11,7 +11,16 @@ from pathlib import Path
 from tests.containers.stack import REPOSITORY, Finished, free_ports
 
 # Without what only a build reads: the image is there.
-NEEDED = ("docker-compose.yml", "docker-stack.yml", "Dockerfile", "Makefile", ".env.example", "config", "scripts")
+NEEDED = (
+    "docker-compose.yml",
+    "docker-stack.yml",
+    "Dockerfile",
+    "Makefile",
+    ".env.example",
+    "config",
+    "scripts",
+    "twinhost",
+)
 PROMPT = re.compile(r"^(both|mainpc|pc2|old|new)\$ (.*)$")
 
 
