@@ -80,7 +80,7 @@ def schema_actions(agent: str) -> list[str]:
     return schema.actions
 
 
-def test_no_key_is_needed_and_no_agent_is_asked(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_needed_and_no_agent_is_asked(hosts: TwoHosts, cli: Cli) -> None:
     """Whoever writes a client has neither yet."""
     for folder in hosts.folders.values():
         for path in folder.glob("*.key*"):
@@ -101,9 +101,9 @@ def test_the_file_of_the_image_is_what_is_shown(
     assert "As the file says." in cli(hosts, "explain", SDT, "ping").out
 
 
-@pytest.mark.parametrize("columns", ["publish_event", "sync_memories", "simulate_load"])
-def test_the_tables_are_narrow(hosts: TwoHosts, cli: Cli, columns: str) -> None:
+@pytest.mark.parametrize("action", ["publish_event", "sync_memories", "simulate_load"])
+def test_the_tables_are_narrow(hosts: TwoHosts, cli: Cli, action: str) -> None:
     """80 columns hold every table; the example alone is one line of whatever length, to be copied."""
-    *lines, example = cli(hosts, "explain", columns).out.splitlines()
+    *lines, example = cli(hosts, "explain", action).out.splitlines()
     assert max(map(len, lines)) <= 80
     assert example.startswith("./twinhost call ")
