@@ -5,7 +5,6 @@ SHELL := /bin/bash
 ARGS ?=
 
 COMPOSE := docker compose
-CLI := $(COMPOSE) --progress quiet run --rm cli
 
 # testcontainers' reaper is an image of its own, which a machine without a registry cannot have; the tests clean up themselves.
 export TESTCONTAINERS_RYUK_DISABLED ?= true
@@ -23,7 +22,7 @@ down: ## stop both hosts; keys and state stay
 	@$(COMPOSE) --profile tools down --remove-orphans
 
 status: ## both agents, as they are now
-	@$(CLI) status
+	@./twinhost status
 
 logs: ## follow the logs of both hosts
 	@$(COMPOSE) logs --follow --tail 50 mainpc pc2

@@ -27,13 +27,13 @@ fi
 
 if [ -z "$host" ]; then
     step "Asking both agents"
-    docker compose --progress quiet run --rm --no-deps cli status --wait "$REGISTERED_TIMEOUT_S"
+    ./twinhost status --wait "$REGISTERED_TIMEOUT_S"
 else
     # The other machine may be off, or not there yet: that is told and is no failure of this start.
     step "Asking both agents, from $host"
     keys=operator
     [ "$host" = mainpc ] || keys=$host
-    TWINHOST_CLI_KEYS=$keys docker compose --progress quiet run --rm --no-deps cli status || true
+    TWINHOST_CLI_KEYS=$keys ./twinhost status || true
 fi
 
 echo
@@ -45,7 +45,7 @@ for each in "${hosts[@]}"; do
     esac
 done
 cat <<TEXT
-Ask an agent     docker compose run --rm cli ping
+Ask an agent     ./twinhost ping
 Follow the logs  make logs
 Stop             make down    (keys and state stay)
 TEXT

@@ -10,7 +10,7 @@ from operator_cli.connect import load_settings
 from operator_cli.documents import Registration, Registrations, age, read
 
 HEALTHY_STATUSES = frozenset({"HEALTHY", "ok"})  # as get_ok_agents counts them
-_HIMSELF = "(itself)"  # a key's owner can't have parentheses in its name
+_ITSELF = "(itself)"  # a key's owner can't have parentheses in its name
 
 
 def agents(as_json: AsJson = False) -> int:
@@ -28,17 +28,23 @@ def agents(as_json: AsJson = False) -> int:
 
 
 def registrations_table(registered: Sequence[Registration], now: str) -> RenderableType:
-    """Return the registered agents as a table; `now` is what their ages count from."""
-    rows = [
-        (
+    """Return the registered agents as a table; `now` is what their ages count from.
+
+    By whom an agent was registered is shown where one was registered by another.
+    """
+    rows: list[list[output.Cell]] = [
+        [
             agent.name,
             agent.location,
             output.styled(agent.status, output.GOOD if agent.status in HEALTHY_STATUSES else output.BAD),
             age(agent.last_seen, now),
             f"{agent.host}:{agent.port}" if agent.host is not None and agent.port is not None else "-",
-            _HIMSELF if agent.registered_by == agent.name else agent.registered_by or "-",
-        )
+        ]
         for agent in registered
     ]
-    title = f"Registered agents ({len(rows)})"
-    return output.table(title, ("name", "location", "status", "last seen", "endpoint", "registered by"), rows)
+    columns = ["name", "where", "status", "seen", "endpoint"]
+    if any(agent.registered_by != agent.name for agent in registered):
+        columns.append("by")
+        for row, agent in zip(rows, registered, strict=True):
+            row.append(_ITSELF if agent.registered_by == agent.name else agent.registered_by or "-")
+    return output.table(f"Registered agents ({len(rows)})", columns, rows)

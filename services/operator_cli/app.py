@@ -7,38 +7,59 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import typer
 
 from operator_cli import output
-from operator_cli.agents import agents
 from operator_cli.arguments import JSON_FLAG
-from operator_cli.audit import audit
-from operator_cli.call import call
 from operator_cli.connect import certs_init_failure
-from operator_cli.doctor.command import doctor
 from operator_cli.failures import Failure
-from operator_cli.keys import keys
-from operator_cli.memory import memory
-from operator_cli.ping import ping
-from operator_cli.status import status
-from operator_cli.watch import watch
 from secure_zmq.errors import TwinhostError
 
 PROGRAM = "cli"  # its name in docker-compose.yml
 USAGE = 2
+COMMANDS = {  # in the order of --help; each is imported where it runs, since all together take longer than most answers
+    "status": "operator_cli.status",
+    "agents": "operator_cli.agents",
+    "call": "operator_cli.call",
+    "explain": "operator_cli.explain",
+    "ping": "operator_cli.ping",
+    "doctor": "operator_cli.doctor.command",
+    "watch": "operator_cli.watch",
+    "keys": "operator_cli.keys",
+    "audit": "operator_cli.audit",
+    "memory": "operator_cli.memory",
+}
 
-app = typer.Typer(
-    help="Asks SystemDigitalTwin and UnifiedMemoryReasoningAgent, with the operator's key.",
-    epilog="Exit status: 0 fine, 1 refused or unhealthy, 2 usage.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-for command in (status, agents, call, ping, doctor, watch):
-    app.command()(command)
-for name, group in (("keys", keys), ("audit", audit), ("memory", memory)):
-    app.add_typer(group, name=name)
+
+def application(first_word: str = "") -> typer.Typer:
+    """Return the program with the command that is asked for, or with all of them where none is."""
+    app = typer.Typer(
+        help="Asks SystemDigitalTwin and UnifiedMemoryReasoningAgent, with the operator's key.",
+        epilog="Exit status: 0 fine, 1 refused or unhealthy, 2 usage.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_options)  # or a single command would be the whole program
+    for name in [first_word] if first_word in COMMANDS else COMMANDS:
+        command = _command(name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _command(name: str) -> Any:
+    """Return a command or a group of commands; None where there is none of that name."""
+    return getattr(import_module(COMMANDS[name]), name) if name in COMMANDS else None
+
+
+def _options() -> None:
+    pass
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     if (failure := certs_init_failure()) is not None:
         output.say("warning", output.WARN, f"certs-init failed: {failure}")
     try:
-        exit_status = _run(list(arguments) or ["--help"])
+        exit_status = _run(list(arguments))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,9 +80,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     as_json = JSON_FLAG in arguments  # known even where the arguments can't be parsed
+    first_word = arguments[0] if arguments else ""
     try:
+        if not arguments or (len(arguments) == 1 and isinstance(_command(first_word), typer.Typer)):
+            arguments = [*arguments, "--help"]
         # A command's own exit status, or that of --help or Ctrl-C.
-        return int(typer.main.get_command(app).main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
+        command = typer.main.get_command(application(first_word))
+        return int(command.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
     except typer.TyperException as error:
         message = error.format_message().rstrip(".")
         output.show_failure(Failure("usage", f"{message}; see {PROGRAM} --help"), as_json=as_json)

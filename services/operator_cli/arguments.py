@@ -12,6 +12,7 @@ from secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS
 
 JSON_FLAG = "--json"
 MAX_SECONDS = 3_600.0
+Typed = Callable[[str, str, Any], Any]
 _RESERVED = {
     "action": "it is the second argument",
     "request_id": "use --request-id",
@@ -74,8 +75,12 @@ def find_agent(config: NetworkConfig, wanted: str) -> Agent:
     raise typer.BadParameter(f"there is no agent {wanted!r}; there are: {known}", param_hint="AGENT")
 
 
-def parse_fields(pairs: list[str]) -> dict[str, Any]:
+def parse_fields(pairs: list[str], typed: Typed = lambda _, __, value: value) -> dict[str, Any]:
     """Return the fields of `key=value` words; a value that is JSON is taken as such, any other as text.
+
+    Args:
+        pairs: the words.
+        typed: given a key, the text, and the value that it is as JSON, returns what is sent.
 
     Raises:
         typer.BadParameter: a word is no such pair, a key is there twice, or is not a field's.
@@ -89,7 +94,7 @@ def parse_fields(pairs: list[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"{key!r} is not a field: {_RESERVED[key]}", param_hint="KEY=VALUE")
         if key in fields:
             raise typer.BadParameter(f"{key!r} is there twice", param_hint="KEY=VALUE")
-        fields[key] = _value(value)
+        fields[key] = typed(key, value, _value(value))
     return fields
 
 

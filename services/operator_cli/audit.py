@@ -19,7 +19,7 @@ from operator_cli.failures import Failure
 from operator_cli.printable import printable, to_json
 from secure_zmq.errors import ServerUnreachable
 
-audit = typer.Typer(help="The audit log of mainpc, read with the operator's key.", no_args_is_help=True)
+audit = typer.Typer(help="The audit log of mainpc, read with the operator's key.")
 
 DEFAULT_LINES = 20
 MAX_LINES = 100_000

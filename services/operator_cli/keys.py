@@ -19,7 +19,7 @@ from secure_zmq.client import Client
 from secure_zmq.errors import TwinhostError
 from secure_zmq.validity import DAY_S, WARN_BEFORE_S
 
-keys = typer.Typer(help="The keys that the agents know; certs-init changes them.", no_args_is_help=True)
+keys = typer.Typer(help="The keys that the agents know; certs-init changes them.")
 _FOR_EVER = "no end"
 _NO_KEYS = Failure("open_link", "SECURE_ZMQ=0: nobody is authenticated, so the agents go by no keys")
 
@@ -99,7 +99,7 @@ def _view(
 ) -> list[RenderableType]:
     keys_rows = [_row(key) for key in listed if not key.invitation]
     invitations = [_invitation_row(key) for key in listed if key.invitation]
-    columns = ("name", "host", "role", "age", "left", "sessions", "last seen", "standing")
+    columns = ("name", "age", "left", "sessions", "last seen", "standing")
     parts = [output.records(f"Keys ({len(keys_rows)})", columns, keys_rows)]
     if invitations:
         title = f"Open invitations ({len(invitations)})"
@@ -114,7 +114,7 @@ def _view(
 
 
 def _row(key: Key) -> tuple[list[output.Cell], output.Cell]:
-    """Return what stands in the columns, and the fingerprint, which stands below them."""
+    """Return what stands in the columns, and what stands below them: fingerprint, roles, and host."""
     peer = key.peer
     sessions = [f"{count} on {host}" for host, count in key.sessions.items()] or ["none"]
     standing = [
@@ -122,15 +122,13 @@ def _row(key: Key) -> tuple[list[output.Cell], output.Cell]:
     ]
     cells: list[output.Cell] = [
         peer.name,
-        peer.host,
-        ", ".join(peer.roles),
         "-" if key.age_s is None else f"{int(max(0.0, key.age_s) // DAY_S)} d",
         _left(key),
         output.lines(*sessions),
         "never" if key.seen_s is None else f"{duration(key.seen_s)} ago",
         output.lines(*standing),
     ]
-    return cells, output.styled(peer.fingerprint, output.FAINT)
+    return cells, output.styled(f"{peer.fingerprint}  {', '.join(peer.roles)} on {peer.host}", output.FAINT)
 
 
 def _invitation_row(key: Key) -> list[output.Cell]:

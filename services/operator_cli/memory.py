@@ -22,7 +22,7 @@ from operator_cli.printable import printable, to_json
 from secure_zmq.client import Client
 from secure_zmq.errors import ConfigurationError
 
-memory = typer.Typer(help="What pc2 remembers: backups, imports, and who wrote it.", no_args_is_help=True)
+memory = typer.Typer(help="What pc2 remembers: backups, imports, and who wrote it.")
 
 MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
 STREAM = "-"

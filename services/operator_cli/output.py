@@ -18,7 +18,7 @@ from operator_cli.failures import Failure
 from operator_cli.printable import printable, to_json
 
 MAX_CELL_COLUMNS = 40  # the longest name in the configuration has 27
-PIPE_COLUMNS = 100  # also what `status` needs; a terminal has its own width
+PIPE_COLUMNS = 80  # every table fits; a terminal has its own width
 
 _GAP = 2  # blanks between two columns
 MAX_SENTENCE_CHARACTERS = 600  # of a cell that is a sentence
@@ -89,7 +89,7 @@ def table(
 
 
 def records(title: str, columns: Sequence[str], rows: Iterable[tuple[Sequence[Cell], Cell]]) -> RenderableType:
-    """Return a titled table whose every row has a line below it, as wide as the table, for what fits no column."""
+    """Return a titled table whose rows have a line below them, as wide as the table, for what fits no column."""
     return Group(Text(title, HEADING), _Records([_text(column) for column in columns], list(rows)))
 
 
@@ -109,7 +109,7 @@ class _Records:
                 grid.add_column(width=width, overflow="fold")
             grid.add_row(*(Text(cell.plain, FAINT) for cell in cells) if below is None else cells)
             yield grid
-            if below is not None:
+            if below is not None and below.plain:
                 yield Padding(below, (0, 0, 0, _GAP))
 
 

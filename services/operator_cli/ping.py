@@ -97,5 +97,5 @@ def _table(results: list[tuple[Agent, RoundTrips | Failure]]) -> RenderableType:
             times = (result.connect_ms, result.min_ms, result.median_ms, result.max_ms)
             cells = [str(result.count), *(f"{milliseconds:.2f}" for milliseconds in times)]
         rows.append([agent.name, agent.host.name, *cells])
-    columns = ("agent", "host", "round trips", "connect ms", "min ms", "median ms", "max ms")
-    return output.table("Round trips", columns, rows)
+    columns = ("agent", "host", "count", "connect", "min", "median", "max")
+    return output.table("Round trips in milliseconds", columns, rows)

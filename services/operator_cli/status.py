@@ -135,10 +135,10 @@ def _peers_table(survey: Survey) -> RenderableType:
     rows = []
     for (name, host, roles, fingerprint), sessions in seen.items():
         counts, ages = zip(*sessions or [("none", "never")], strict=True)
-        identity = output.lines(name, output.styled(fingerprint, output.FAINT))
-        rows.append((identity, host, ", ".join(roles), output.lines(*counts), output.lines(*ages)))
+        cells = (name, host, ", ".join(roles), output.lines(*counts), output.lines(*ages))
+        rows.append((cells, output.styled(fingerprint, output.FAINT)))
     columns = ("identity and key", "host", "role", "sessions", "last heard")
-    return output.table("Who authenticated as whom", columns, rows)
+    return output.records("Who authenticated as whom", columns, rows)
 
 
 def _refused_handshakes(report: AgentReport) -> list[tuple[str, str, str]]:

@@ -60,7 +60,7 @@ def watch(
 
 
 class Watcher:
-    """Keeps the order of each topic: by the numbers in what comes it knows what it missed, and asks for that."""
+    """Keeps the order over all topics: by the numbers in what comes it knows what it missed, and asks for that."""
 
     def __init__(self, client: Client, feed_at: str, kept: list[str], show: Show, since: int | None) -> None:
         """Begin after `since`, or with what comes from now on; `feed_at` is named where nothing is heard of it.
@@ -115,38 +115,40 @@ class Watcher:
             return
         if seq <= self._last[topic]:
             return  # shown already, when it was asked for
-        if previous > self._last[topic]:
-            self._fill(topic)
+        if previous > self._last[topic] or (self._follows_all and seq > max(self._last.values()) + 1):
+            self._catch_up()  # one before it, of this topic or of another, did not come
             return
         self._last[topic] = seq
         self._show(topic, fields)
 
+    @property
+    def _follows_all(self) -> bool:
+        """Whether a number that is left out is of a topic that is shown."""
+        return len(self._last) == len(KEPT)
+
     def _catch_up(self) -> None:
-        for topic in self._last:
-            self._fill(topic)
+        """Show what mainpc has kept since the last ones that were shown, in the order of their numbers."""
         if not self._last:  # nothing to ask for: whether it is there, and lets us in
             self._client.call("ping")
-
-    def _fill(self, topic: str) -> None:
-        """Show what mainpc has kept since the last one that was shown."""
-        kept = self._ask(topic, self._last[topic], 1)
-        newest, since = kept.last_seq, self._last[topic]
-        if newest < since:  # its store was made anew, and its numbers with it
-            output.say("missing:", output.WARN, "mainpc's numbers begin anew; what it kept before is gone")
-            self._last[topic] = 0
-        elif kept.let_go_to > since > 0:
-            output.say("missing:", output.WARN, f"some of {topic} after {since} gave way to newer ones")
-        if newest == since:
             return
-        missed = sorted(self._missed(topic), key=lambda fields: int(fields["seq"]))
-        for fields in missed:
+        pages = {topic: self._ask(topic, since, 1) for topic, since in self._last.items()}
+        newest = min(page.last_seq for page in pages.values())  # what came between two questions is for the next time
+        if newest < max(self._last.values()):  # its store was made anew, and its numbers with it
+            output.say("missing:", output.WARN, "mainpc's numbers begin anew; what it kept before is gone")
+            self._last = dict.fromkeys(self._last, 0)
+        for topic, page in pages.items():
+            if page.let_go_to > self._last[topic] > 0:
+                output.say("missing:", output.WARN, f"some of {topic} after {self._last[topic]} gave way to newer ones")
+        behind = [topic for topic, since in self._last.items() if since < newest]
+        missed = [(topic, fields) for topic in behind for fields in self._missed(topic, newest)]
+        for topic, fields in sorted(missed, key=lambda each: int(each[1]["seq"])):
             self._last[topic] = int(fields["seq"])
             if fields.get("propagate", True):  # what was kept off the feed is no part of it afterwards either
                 self._show(topic, fields)
-        self._last[topic] = max(self._last[topic], newest)
+        self._last = dict.fromkeys(self._last, newest)
 
-    def _missed(self, topic: str) -> Iterator[dict[str, Any]]:
-        before: int | None = None
+    def _missed(self, topic: str, newest: int) -> Iterator[dict[str, Any]]:
+        before = newest + 1
         while True:
             page = self._ask(topic, self._last[topic], _PAGE, before)
             yield from page.entries

@@ -2,11 +2,14 @@
 
 One request is one JSON object in one frame, named by its `action`; one reply likewise. The
 request types of an agent form one tagged union, so that size, shape, action, and field
-types are checked in a single pass by msgspec.
+types are checked in a single pass by msgspec. Only a request that fails this pass is looked at a
+second time, field by field, so that one sentence names all its problems.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -40,6 +43,8 @@ class _Envelope(msgspec.Struct):
 MAX_IGNORED_NAMES = 32  # that a reply lists
 MAX_IGNORED_CHARACTERS = 64  # of each
 _INFORMATIVE = frozenset({"source_agent", "timestamp"})
+_AT = re.compile(r" - at `\$(.*)`$", re.DOTALL)  # how msgspec ends a sentence about an inner value
+_MAX_SENTENCE_CHARACTERS = 256  # of one problem
 
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 _encoder = msgspec.json.Encoder()
@@ -57,7 +62,8 @@ class RequestDecoder:
 
     def __init__(self, request_types: Iterable[type[Request]], max_payload_bytes: int) -> None:
         types = tuple(request_types)
-        self._actions = sorted(tag_of(request_type) for request_type in types)
+        self._types = {tag_of(request_type): request_type for request_type in types}
+        self._actions = sorted(self._types)
         self._max_payload_bytes = max_payload_bytes
         union: Any = types[0]
         for request_type in types[1:]:
@@ -76,7 +82,7 @@ class RequestDecoder:
             ignored: takes the names of fields that the action doesn't know, but for those that are informative.
 
         Raises:
-            MessageTooLarge, MalformedRequest, UnknownAction: with the field's path where there is one.
+            MessageTooLarge, MalformedRequest, UnknownAction: with the path of each field that is wrong.
         """
         if len(payload) > self._max_payload_bytes:
             raise MessageTooLarge(
@@ -111,9 +117,12 @@ class RequestDecoder:
         action = _envelope(payload).action
         if action is msgspec.UNSET:
             return MalformedRequest(f"the request names no action: {error}; send a JSON object with `action`")
-        if isinstance(action, str) and action not in self._actions:
+        if not isinstance(action, str):
+            return MalformedRequest(f"{error}; `action` is a text, one of: {', '.join(self._actions)}")
+        if action not in self._types:
             return UnknownAction(f"there is no action {action[:64]!r} here; there are: {', '.join(self._actions)}")
-        return MalformedRequest(f"{error}; see the action's fields")
+        problems = _problems(self._types[action], payload) or [str(error)]
+        return MalformedRequest(f"{'; '.join(problems)}; ./twinhost explain {action} lists the fields")
 
 
 def request_id_of(payload: bytes) -> str | None:
@@ -175,6 +184,76 @@ def decode_reply(payload: bytes) -> Reply:
         return _reply_decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest(f"the answer is not a JSON object ({error}); is this a twinhost agent?") from None
+
+
+def _problems(request_type: type[Request], payload: bytes) -> list[str]:
+    """Return a sentence for each problem of a request that its type's decoder refused."""
+    try:
+        return list(_problems_of(request_type, msgspec.json.decode(payload), ""))
+    except (msgspec.DecodeError, RecursionError):  # what no field holds may be nested too deep for a dict
+        return []
+
+
+def _problems_of(kind: Any, value: Any, path: str) -> Iterator[str]:
+    """Yield the problems of a value: of a struct's every field, of anything else the first."""
+    struct, found = _struct_of(kind), False
+    if struct is not None and isinstance(value, dict):
+        for name, (field, required) in _fields_of(struct).items():
+            if name in value:
+                problems = list(_problems_of(field, value[name], f"{path}.{name}"))
+            else:
+                problems = [f"Object missing required field `{name}`{_inside(field)}{_at(path)}"] if required else []
+            found = found or bool(problems)
+            yield from problems
+    if not found:  # a struct whose fields are right alone may be wrong as a whole
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            yield _located(str(error), kind, path)
+
+
+def _located(sentence: str, kind: Any, path: str) -> str:
+    """Return msgspec's sentence with the whole path, and with the members of an enumeration."""
+    allowed, inner = "", _AT.search(sentence)
+    if inner:
+        sentence, path = sentence[: inner.start()], path + inner[1]
+    if sentence.startswith("Invalid enum value") and (members := _members_of(kind)):
+        allowed = f" (allowed: {', '.join(map(repr, members))})"
+    if len(sentence) > _MAX_SENTENCE_CHARACTERS:  # it repeats what was sent
+        sentence = f"{sentence[:_MAX_SENTENCE_CHARACTERS]}…"
+    return f"{sentence}{_at(path)}{allowed}"
+
+
+def _at(path: str) -> str:
+    return f" - at `${path}`" if path else ""
+
+
+def _inside(kind: Any) -> str:
+    """Return what an object must hold, for a sentence that says that the object is missing."""
+    struct = _struct_of(kind)
+    names = [f"`{name}`" for name, (_, required) in _fields_of(struct).items() if required] if struct else []
+    return f" (an object with {', '.join(names)})" if names else ""
+
+
+@cache
+def _fields_of(struct: type[msgspec.Struct]) -> dict[str, tuple[Any, bool]]:
+    """Return the type of each field by its name on the wire, and whether it is required."""
+    return {field.encode_name: (field.type, field.required) for field in msgspec.structs.fields(struct)}
+
+
+def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
+    """Return the struct that a type is, or is where it is not null."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    others = [each for each in get_args(kind) if each is not type(None)]
+    return _struct_of(others[0]) if len(others) == 1 and get_origin(kind) not in (list, dict, tuple) else None
+
+
+def _members_of(kind: Any) -> list[Any]:
+    """Return the values of the enumerations in a type."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [member for each in get_args(kind) for member in _members_of(each)]
 
 
 def _envelope(payload: bytes) -> _Envelope:

@@ -9,6 +9,7 @@ from agent_runtime.common_actions import GetHealth
 from agent_runtime.dialects import all_status, commands, first_of, raw_strings
 from agent_runtime.process import run_agent
 from agent_runtime.settings import Settings
+from agent_runtime.state_folder import assets_folder
 from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
 from audit_log.ledger import MIGRATION_RESTORES as LEDGER_MIGRATION_RESTORES
 from network_config import is_local_only
@@ -19,7 +20,7 @@ from system_digital_twin.events import MIGRATION as EVENTS_MIGRATION
 from system_digital_twin.events import MIGRATION_IDS as EVENTS_MIGRATION_IDS
 from system_digital_twin.events import Events
 from system_digital_twin.handlers import ITSELF, SUCCESS, Handlers
-from system_digital_twin.http.page import assets_folder, page_routes
+from system_digital_twin.http.page import page_routes
 from system_digital_twin.http.state import StateBoard
 from system_digital_twin.http.stream import Stream
 from system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION

@@ -102,8 +102,9 @@ class Handlers:
             record = self._registry.put(record)
             return {**_registered(record), "agent_id": record.name}
         if request.agent_name is None or request.status is None:
-            missing = "agent_name" if request.agent_name is None else "status"
-            raise MalformedRequest(f"Object missing required field `{missing}`; or give `registration_data`")
+            given = {"agent_name": request.agent_name, "status": request.status}
+            missing = [f"Object missing required field `{name}`" for name, value in given.items() if value is None]
+            raise MalformedRequest(f"{'; '.join(missing)}; or give `registration_data`")
         location = _location(request.location, caller)
         require_speaks_for(caller, request.agent_name)
         record = AgentRecord(

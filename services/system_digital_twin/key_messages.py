@@ -10,7 +10,8 @@ from secure_zmq.keys import PublicKey
 from secure_zmq.wire import Request
 from secure_zmq.zcert import Z85_CHARACTERS, decode_z85_key
 
-_Z85_KEY = Annotated[str, msgspec.Meta(min_length=Z85_CHARACTERS, max_length=Z85_CHARACTERS)]
+_EXAMPLE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the server's public key in libzmq's documentation
+_Z85_KEY = Annotated[str, msgspec.Meta(min_length=Z85_CHARACTERS, max_length=Z85_CHARACTERS, examples=[_EXAMPLE])]
 
 
 class Enrol(Request, tag=ENROL):

@@ -17,7 +17,7 @@ class SimulateLoad(Request, tag="simulate_load"):
     """What a load would do to a host, or where it fits: MB of RAM or VRAM, percent of the CPU, or network load."""
 
     load_type: LoadType
-    value: AMOUNT | None = None
+    value: Annotated[AMOUNT, msgspec.Meta(examples=[64])] | None = None
     value_mb: AMOUNT | None = None  # an older name of the same
     host: NAME | None = None
 

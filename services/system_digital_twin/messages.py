@@ -48,8 +48,8 @@ class RegistrationData(msgspec.Struct, kw_only=True):
 class RegisterAgent(Request, tag="register_agent"):
     """Register an agent, or register it again: name and status, or `registration_data`."""
 
-    agent_name: NAME | None = None
-    status: NAME | None = None
+    agent_name: Annotated[NAME, msgspec.Meta(examples=["my-agent"])] | None = None
+    status: Annotated[NAME, msgspec.Meta(examples=["HEALTHY"])] | None = None
     location: NAME | None = None
     registration_data: RegistrationData | None = None
 

@@ -13,7 +13,7 @@ from tests.containers.stack import REPOSITORY, Finished, free_ports
 # Without what only a build reads: the image is there.
 NEEDED = (
     *("docker-compose.yml", "docker-edges.yml", "docker-stack.yml", "Dockerfile"),
-    *("Makefile", ".env.example", "config", "scripts"),
+    *("Makefile", ".env.example", "config", "scripts", "twinhost"),
 )
 PROMPT = re.compile(r"^(both|mainpc|pc2|old|new)\$ (.*)$")
 

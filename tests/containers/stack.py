@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 import uuid
@@ -59,6 +60,7 @@ class Stack:
         env_file = folder / "stack.env"
         self.variables = variables = {"COMPOSE_PROJECT_NAME": self.project, **free_ports(), **settings}
         env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+        self._variables = variables
         self._compose = DockerCompose(
             REPOSITORY, list(files), env_file=str(env_file), wait=False, services=list(services) or None
         )
@@ -115,6 +117,10 @@ class Stack:
     def run(self, service: str, *arguments: str, given: str = "") -> Finished:
         """Run a one-off container: `docker compose run --rm SERVICE ARGUMENTS`."""
         return self.compose("run", "--rm", "-T", "--no-deps", service, *arguments, given=given)
+
+    def twinhost(self, *arguments: str, cwd: Path = REPOSITORY, **settings: str) -> Finished:
+        """Run `./twinhost ARGUMENTS`, as on a machine whose environment names this stack."""
+        return run_twinhost({**self._variables, **settings}, *arguments, cwd=cwd)
 
     def compose(self, *arguments: str, given: str = "") -> Finished:
         """Run a docker compose command on this project."""
@@ -204,6 +210,20 @@ class Stack:
             "        os.kill(int(pid), signal.SIGKILL)\n"
         )
         self.execute(host, "python", "-c", script)
+
+
+def run_twinhost(variables: Mapping[str, str], *arguments: str, cwd: Path = REPOSITORY) -> Finished:
+    """Run `./twinhost ARGUMENTS` with these settings."""
+    done = subprocess.run(
+        [REPOSITORY / "twinhost", *arguments],
+        cwd=cwd,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 def free_ports() -> dict[str, str]:

@@ -1,8 +1,14 @@
 """The operator's commands in their container: what they show, and their exit statuses."""
 
 import json
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
-from tests.containers.stack import Stack
+import pytest
+
+from tests.containers.stack import REPOSITORY, Stack, run_twinhost
 
 
 def test_status_shows_both_agents_and_who_they_are(stack: Stack) -> None:
@@ -51,3 +57,51 @@ def test_a_wrong_usage_ends_with_2(stack: Stack) -> None:
     done = stack.run("cli", "call", "Nobody", "ping")
     assert done.status == 2
     assert "Traceback" not in done.err
+
+
+def test_twinhost_runs_a_command_and_nothing_else(stack: Stack, tmp_path: Path) -> None:
+    """From any folder: the answer alone, with the operator's key, without certs-init; no container of it stays."""
+    before = stack.container("certs-init").attrs["State"]["StartedAt"]
+    done = stack.twinhost("status", cwd=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("Link encrypted and authenticated with CURVE, asked as operator\n")
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert stack.container("certs-init").attrs["State"]["StartedAt"] == before
+    assert stack.compose("ps", "--all", "--quiet", "cli").out == ""
+
+
+def test_twinhost_passes_arguments_and_exit_status(stack: Stack) -> None:
+    """Each word as it is; 1 for a refusal, 2 for a wrong usage."""
+    words = ("call", "UnifiedMemoryReasoningAgent", "update_twin", "user_id=42", 'twin_data={"a b": "$HOME *"}')
+    assert stack.twinhost(*words).status == 0
+    read = stack.twinhost("call", "UnifiedMemoryReasoningAgent", "get_twin", "user_id=42", "--json")
+    assert json.loads(read.out)["twin"] == {"a b": "$HOME *"}
+    assert stack.twinhost("call", "SystemDigitalTwin", "get_agent_info", "agent_name=Nobody").status == 1
+    assert stack.twinhost("nonsense").status == 2
+
+
+def test_the_command_at_the_end_of_a_refusal_works(stack: Stack) -> None:
+    """It lists the fields of the action, from the schema in the image."""
+    refused = stack.twinhost("call", "SystemDigitalTwin", "publish_event")
+    advice = refused.err.strip().rpartition("; ")[2]
+    assert advice == "./twinhost explain publish_event lists the fields"
+    explained = stack.twinhost(*advice.removesuffix(" lists the fields").split()[1:])
+    assert (explained.status, explained.err) == (0, "")
+    assert "event.source_agent" in explained.out
+
+
+@pytest.fixture
+def bare_project() -> Iterator[dict[str, str]]:
+    """The settings of a project that was never started."""
+    variables = {"COMPOSE_PROJECT_NAME": f"twinhost-test-{uuid.uuid4().hex[:8]}"}
+    yield variables
+    command = ["docker", "compose", "-p", variables["COMPOSE_PROJECT_NAME"], "--profile", "tools", "down", "--volumes"]
+    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True)
+
+
+def test_twinhost_makes_the_keys_where_there_are_none(bare_project: dict[str, str]) -> None:
+    """As the longer form does; after that the agents are what is missing."""
+    done = run_twinhost(bare_project, "ping", "mainpc")
+    assert done.status == 1
+    assert "error [server_unreachable]: SystemDigitalTwin: " in done.err
+    assert "no such file" not in done.err

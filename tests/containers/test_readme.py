@@ -17,6 +17,7 @@ from tests.containers.stack import REPOSITORY, Finished, Stack, free_ports
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMPOSE = "docker compose "
+TWINHOST = "./twinhost "
 
 
 def blocks(language: str) -> list[str]:
@@ -50,6 +51,13 @@ def test_a_command_does_what_the_readme_says(stack: Stack, command: str) -> None
     assert done.status == 1
     for line in output_of(command):
         assert line in done.out + done.err
+
+
+@pytest.mark.parametrize("command", [command for command in commands("$ ") if command.startswith(TWINHOST)])
+def test_a_twinhost_command_does_what_the_readme_says(stack: Stack, command: str) -> None:
+    """Every one of them ends well."""
+    done = stack.twinhost(*shlex.split(command.removeprefix(TWINHOST)))
+    assert done.status == 0, done.err
 
 
 def test_the_shown_status_is_what_status_prints(stack: Stack) -> None:

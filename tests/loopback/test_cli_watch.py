@@ -10,7 +10,7 @@ import pytest
 
 from secure_zmq.client import DEFAULT_DEADLINE_S, Client
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
-from tests.loopback.watching import Publisher, Watch, withdraw
+from tests.loopback.watching import Publisher, Watch, error, withdraw
 from tests.unit.operator_cli.test_cli_hostile_text import HOSTILE, SHOWN, unsafe
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -121,6 +121,24 @@ def test_since_shows_what_was_kept_first(hosts: Hosts, publisher: Publisher) -> 
             after = [seq for name, seq in publisher.ledger if seq > since and name.startswith(kind)]
             assert seqs(watch, topic) == after
             assert quiet[1] not in after
+
+
+@pytest.mark.parametrize("since", [("--since", "0"), ()], ids=["kept", "live"])
+def test_events_and_errors_are_in_one_order(hosts: Hosts, publisher: Publisher, since: tuple[str, ...]) -> None:
+    """By number over both topics, each once: what was kept, what comes, and what follows one that was off the feed."""
+    with hosts.client(SDT) as client:
+        client.call("report_error", error=error("first"))
+    publisher.many(20)
+    with Watch(hosts, *since, "--json") as watch:
+        publisher.probe(watch)
+        publisher.many(10)
+        publisher.one(propagate=False)
+        publisher.many(10)
+        watch.wait_for(publisher.one("error"))
+        watch.wait_for(publisher.one())
+        shown = [each["seq"] for each in watch.shown if "seq" in each]
+    assert len(shown) > 20 + 20 * len(since) // 2
+    assert shown == sorted(set(shown))
 
 
 def test_without_since_it_begins_now(hosts: Hosts, publisher: Publisher) -> None:

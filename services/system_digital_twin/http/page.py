@@ -2,8 +2,7 @@
 
 import gzip
 import hashlib
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-ASSETS_VARIABLE = "TWINHOST_ASSETS"
-DEFAULT_ASSETS = "/opt/twinhost/assets"  # what the image's build puts there: the chart library, and the schemas
 STATIC = Path(__file__).parent / "static"
 
 # Nothing but what this server sends: no inline script or style, no other site, no frame around it, no form.
@@ -43,11 +40,6 @@ class _File:
     packed: bytes
     media_type: str
     tag: str
-
-
-def assets_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where the image's build put what is not this project's own."""
-    return Path(environment.get(ASSETS_VARIABLE) or DEFAULT_ASSETS)
 
 
 def page_routes(assets: Path) -> list[Route]:

@@ -18,6 +18,7 @@ CONTENT = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CONTENT_CHARA
 KEYWORD = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 KEYWORDS = Annotated[list[KEYWORD], msgspec.Meta(max_length=MAX_KEYWORDS)]
 SOURCE = Annotated[str, msgspec.Meta(max_length=256)]
+MEMORY_ID = Annotated[NAME, msgspec.Meta(examples=["my-memory-id"])]
 IDS = Annotated[list[NAME], msgspec.Meta(min_length=1, max_length=MAX_AT_ONCE)]
 STRENGTH = Annotated[float, msgspec.Meta(ge=FORGOTTEN_UNDER, le=MOST_STRENGTH)]
 ANY_STRENGTH = Annotated[float, msgspec.Meta(ge=0, le=MOST_STRENGTH)]
@@ -51,7 +52,7 @@ class StoreMemory(Request, tag="store_memory"):
 class GetMemory(Request, tag="get_memory"):
     """One memory, a forgotten one too; it counts as accessed."""
 
-    memory_id: NAME | None = None
+    memory_id: MEMORY_ID | None = None
     id: NAME | None = None
 
     def __post_init__(self) -> None:
@@ -86,7 +87,7 @@ class QueryMemory(Request, tag="query_memory"):
 class ReinforceMemory(Request, tag="reinforce_memory"):
     """Make a memory stronger; a forgotten one is remembered again."""
 
-    memory_id: NAME | None = None
+    memory_id: MEMORY_ID | None = None
     id: NAME | None = None
 
     def __post_init__(self) -> None:
@@ -101,7 +102,7 @@ class ReinforceMemory(Request, tag="reinforce_memory"):
 class DeleteMemory(Request, tag="delete_memory"):
     """Delete a memory of the caller's own."""
 
-    memory_id: NAME | None = None
+    memory_id: MEMORY_ID | None = None
     id: NAME | None = None
 
     def __post_init__(self) -> None:
@@ -121,12 +122,15 @@ class ToldMemory(msgspec.Struct, kw_only=True):
     """
 
     id: NAME
-    content: Annotated[str, msgspec.Meta(max_length=MAX_CONTENT_CHARACTERS)] = ""
+    content: Annotated[str, msgspec.Meta(max_length=MAX_CONTENT_CHARACTERS, examples=["my content"])] = ""
     keywords: KEYWORDS = []
     source: SOURCE = ""
     strength: ANY_STRENGTH = FIRST_STRENGTH
     created: MOMENT | None = None
-    last_accessed: MOMENT
+    last_accessed: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=64, examples=["2026-11-27T08:00:00+00:00"])]
+        | (Annotated[float, msgspec.Meta(ge=0, le=1e11)])
+    )
     revised: MOMENT | None = None
     deleted: bool = False
 

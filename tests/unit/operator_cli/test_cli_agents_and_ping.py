@@ -58,7 +58,7 @@ def test_ping_shows_a_table(hosts: TwoHosts, cli: Cli) -> None:
     ran = cli(hosts, "ping", "pc2")
     assert (ran.status, ran.err) == (0, "")
     link, _, title, _, row = ran.out.splitlines()
-    assert (link, title) == ("Authenticated with CURVE as operator", "Round trips")
+    assert (link, title) == ("Authenticated with CURVE as operator", "Round trips in milliseconds")
     assert row.split()[:3] == [UMRA, "pc2", "5"]
     assert all(float(cell) > 0 for cell in row.split()[3:])
 

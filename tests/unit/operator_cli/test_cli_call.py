@@ -63,6 +63,31 @@ def test_typed_fields_reach_the_agent(hosts: TwoHosts, cli: Cli) -> None:
     assert info["registered_by"] == "operator"
 
 
+def test_a_value_is_sent_as_the_type_of_its_field(hosts: TwoHosts, cli: Cli) -> None:
+    """A number and a word are texts where a text is wanted; quotes still make a text of anything."""
+    for name in ("42", "true", '"7"'):
+        ran = cli(hosts, "call", SDT, "register_agent", f"agent_name={name}", "status=HEALTHY")
+        assert (ran.status, ran.err) == (0, ""), ran.err
+    registered = json.loads(cli(hosts, "agents", "--json").out)["agents"]
+    assert {"42", "true", "7"} < {agent["name"] for agent in registered}
+
+
+def test_a_field_that_the_action_lacks_is_a_warning(hosts: TwoHosts, cli: Cli) -> None:
+    """One line on stderr, for a field within an object too; the call goes on."""
+    ran = cli(hosts, "call", SDT, "get_agent_info", f"agent_name={UMRA}", "agentname=x", "more=1")
+    assert ran.status == 0
+    assert ran.err == (
+        f"warning: get_agent_info has no field agentname, more; {SDT} ignores it; "
+        f"./twinhost explain {SDT} get_agent_info lists the fields\n"
+    )
+    data = {"agent_id": "Eight", "agent_type": "8", "host": "pc2", "port": 8, "prot": 9}
+    ran = cli(hosts, "call", SDT, "register_agent", f"registration_data={json.dumps(data)}")
+    assert (ran.status, ran.err.partition(";")[0]) == (
+        0,
+        "warning: register_agent has no field registration_data.prot",
+    )
+
+
 @pytest.mark.parametrize("name", [SDT, "systemdigitaltwin", "mainpc", "MainPC"])
 def test_an_agent_is_found_by_its_name_or_its_hosts(hosts: TwoHosts, cli: Cli, name: str) -> None:
     """In whatever case."""
@@ -97,7 +122,7 @@ def test_a_refused_call_is_one_sentence_and_1(hosts: TwoHosts, cli: Cli) -> None
 
 def test_a_refused_call_is_an_error_object_for_programs(hosts: TwoHosts, cli: Cli) -> None:
     """In the shape that error replies have on the wire, and the sentence on stderr all the same."""
-    ran = cli(hosts, "call", SDT, "heartbeat", "agent_name=5", "--json")
+    ran = cli(hosts, "call", SDT, "heartbeat", "agent_name=", "--json")
     assert ran.status == 1
     document = json.loads(ran.out)
     assert document.keys() == {"status", "code", "error"}
@@ -160,6 +185,6 @@ def test_a_reply_is_indented_for_people(hosts: TwoHosts, cli: Cli) -> None:
 
 def test_a_request_over_the_limit_is_refused_before_it_is_sent(hosts: TwoHosts, cli: Cli) -> None:
     """The limit is the configuration's."""
-    ran = cli(hosts, "call", SDT, "ping", "note=" + "x" * 70_000)
+    ran = cli(hosts, "call", SDT, "get_agent_info", "agent_name=" + "x" * 70_000)
     assert ran.status == 1
-    assert ran.err.startswith("error [message_too_large]: ping has ")
+    assert ran.err.startswith("error [message_too_large]: get_agent_info has ")

@@ -493,7 +493,7 @@ def test_an_agent_that_is_not_there_is_one_sentence(start_hosts: StartHosts) -> 
     assert f":{hosts.pc2.port} within 5 s" in ran.err
 
 
-@pytest.mark.parametrize("words", [(), ("nonsense",), ("by",), ("restore",), ("import",), ("by", "x", "-n", "0")])
+@pytest.mark.parametrize("words", [("nonsense",), ("by",), ("restore",), ("import",), ("by", "x", "-n", "0")])
 def test_a_wrong_usage_is_2(remembering: MemoryHosts, cli: Cli, words: tuple[str, ...]) -> None:
     ran = cli(remembering, "memory", *words)
     assert ran.status == 2

@@ -94,6 +94,10 @@ def test_a_secured_client_of_an_open_agent_is_refused(open_hosts: TwoHosts, cli:
         ("status", "--wait", "nan"),
         ("status", "--wait", "-1"),
         ("status", "surplus"),
+        ("keys", "nonsense"),
+        ("explain", "nonsense"),
+        ("explain", SDT, "nonsense"),
+        ("explain", SDT, "ping", "surplus"),
         ("agents", "--no-such-option"),
     ],
 )
@@ -111,9 +115,18 @@ def test_without_a_command_the_commands_are_listed(hosts: TwoHosts, cli: Cli) ->
     """A first call shows what there is."""
     ran = cli(hosts)
     assert (ran.status, ran.err) == (0, "")
-    for command in ("status", "agents", "call", "ping", "doctor", "keys", "audit"):
+    for command in ("status", "agents", "call", "explain", "ping", "doctor", "keys", "audit"):
         assert f"\n  {command} " in ran.out
     assert ran.out == cli(hosts, "--help").out
+
+
+@pytest.mark.parametrize("group", ["keys", "audit", "memory"])
+def test_a_group_without_a_command_shows_its_help(hosts: TwoHosts, cli: Cli, group: str) -> None:
+    """In its lines, on stdout, as the program alone does."""
+    ran = cli(hosts, group)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith(f"Usage: cli {group} [OPTIONS] COMMAND [ARGS]...\n\n")
+    assert ran.out == cli(hosts, group, "--help").out
 
 
 def test_an_argument_that_is_not_utf8_is_refused(hosts: TwoHosts) -> None:

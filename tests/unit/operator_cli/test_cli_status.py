@@ -38,19 +38,31 @@ def test_status_of_a_well_system_exits_0_and_names_everything(hosts: TwoHosts, c
     ]
     (registered,) = rows_of(ran.out, "Registered agents (1)")
     assert registered.split()[:3] == [UMRA, "pc2", "HEALTHY"]
-    assert registered.endswith("(itself)")
+    assert registered.split()[-1] == f"127.0.0.1:{hosts.pc2.port}"
     assert "refused" not in ran.out
 
 
 def test_status_shows_each_identity_with_its_whole_fingerprint(hosts: TwoHosts, cli: Cli) -> None:
     """A fingerprint can be compared with what certs-init printed, character by character."""
     rows = rows_of(cli(hosts, "status").out, "Who authenticated as whom")
-    by_name = {rows[number].split()[0]: rows[number : number + 2] for number in range(0, len(rows), 2)}
-    assert {name: lines[1].split()[0] for name, lines in by_name.items()} == hosts.fingerprints
-    operator = [" ".join(line.split()[1:]) for line in by_name["operator"]]
-    assert operator[0].startswith("mainpc operator 1 on mainpc ")
+    starts = [number for number, row in enumerate(rows) if not row.startswith(" ")]
+    ends = [*starts[1:], len(rows)]
+    by_name = {rows[start].split()[0]: rows[start:end] for start, end in zip(starts, ends, strict=True)}
+    assert {name: lines[-1].strip() for name, lines in by_name.items()} == hosts.fingerprints
+    operator = [" ".join(line.split()) for line in by_name["operator"]]
+    assert operator[0].startswith("operator mainpc operator 1 on mainpc ")
     assert operator[1].startswith("1 on pc2 ")
     assert by_name[SDT][0].split()[1:] == ["mainpc", "agent", "none", "never"]
+
+
+@pytest.mark.parametrize("command", ["status", "agents", "ping", "keys list"])
+def test_a_table_breaks_no_word_in_80_columns(hosts: TwoHosts, cli: Cli, command: str) -> None:
+    """The width of most terminals: every name, host, and endpoint of a well system stays whole."""
+    out = cli(hosts, *command.split()).out
+    assert max(map(len, out.split("\n"))) <= 80
+    names = {line.split()[0] for line in out.split("\n") if line and not line.startswith(" ")}
+    headings = {"Link", "Agents", "agent", "Who", "identity", "Registered", "name", "Keys", "Revoked"}
+    assert names <= {SDT, UMRA, "operator", "Authenticated", "Round", *headings}
 
 
 def test_status_fits_in_100_columns(hosts: TwoHosts, cli: Cli) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -42,7 +42,28 @@ class Register(Request, tag="register"):
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-DECODER = RequestDecoder([Ping, Register], LIMIT)
+class Happening(msgspec.Struct):
+    """An object within a request."""
+
+    event_id: NAME
+    severity: Literal["info", "error"]
+    data: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.data == {}:
+            raise ValueError("Expected `data` with a field")
+
+
+class Publish(Request, tag="publish"):
+    """A request with an object, which can be wrong in several places."""
+
+    event: Happening
+    limit: Annotated[int, msgspec.Meta(ge=1)] = 1
+    priority: Annotated[int, msgspec.Meta(ge=1)] | Literal["high", "low"] = "low"
+    more: list[Happening] = msgspec.field(default_factory=list)
+
+
+DECODER = RequestDecoder([Ping, Register, Publish], LIMIT)
 
 BAD_INPUTS: dict[str, tuple[bytes, type[RequestError], str]] = {
     "empty": (b"", MalformedRequest, "not JSON in UTF-8"),
@@ -61,7 +82,11 @@ BAD_INPUTS: dict[str, tuple[bytes, type[RequestError], str]] = {
     "no action": (b'{"request_id": "1"}', MalformedRequest, "names no action"),
     "action of a wrong type": (b'{"action": 5}', MalformedRequest, "Expected `str` - at `$.action`"),
     "action null": (b'{"action": null}', MalformedRequest, "at `$.action`"),
-    "unknown action": (b'{"action": "reboot"}', UnknownAction, "no action 'reboot' here; there are: ping, register"),
+    "unknown action": (
+        b'{"action": "reboot"}',
+        UnknownAction,
+        "no action 'reboot' here; there are: ping, publish, register",
+    ),
     "action in capitals": (b'{"action": "PING"}', UnknownAction, "no action 'PING' here"),
     "field missing": (b'{"action": "register"}', MalformedRequest, "missing required field `agent_name`"),
     "field of a wrong type": (
@@ -103,6 +128,52 @@ def test_a_bad_input_gets_its_typed_error(payload: bytes, kind: type[RequestErro
         DECODER.decode(payload)
     assert type(refusal.value) is kind
     assert complaint in str(refusal.value)
+
+
+MISSING = "Object missing required field"
+SEVERITY = "Invalid enum value 'bad' - at `$.event.severity` (allowed: 'info', 'error')"
+SEVERAL_PROBLEMS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a missing object": ({}, [f"{MISSING} `event` (an object with `event_id`, `severity`)"]),
+    "missing fields": (
+        {"event": {}},
+        [f"{MISSING} `event_id` - at `$.event`", f"{MISSING} `severity` - at `$.event`"],
+    ),
+    "fields of two objects": (
+        {"event": {"event_id": 5, "severity": "bad"}, "limit": 0, "request_id": 7},
+        [
+            "Expected `str`, got `int` - at `$.event.event_id`",
+            SEVERITY,
+            "Expected `int` >= 1 - at `$.limit`",
+            "Expected `str | null`, got `int` - at `$.request_id`",
+        ],
+    ),
+    "a long value": (
+        {"event": {"event_id": "a", "severity": "x" * 900}},
+        [f"Invalid enum value '{'x' * 236}… - at `$.event.severity` (allowed: 'info', 'error')"],
+    ),
+    "an enumeration beside a number": (
+        {"event": {"event_id": "a", "severity": "info"}, "priority": "urgent"},
+        ["Invalid enum value 'urgent' - at `$.priority` (allowed: 'high', 'low')"],
+    ),
+    "an object that is wrong as a whole": (
+        {"event": {"event_id": "a", "severity": "info", "data": {}}, "limit": 0},
+        ["Expected `data` with a field - at `$.event`", "Expected `int` >= 1 - at `$.limit`"],
+    ),
+    "the second of a list": (
+        {"event": 5, "more": [{"event_id": "a", "severity": "info"}, {}]},
+        ["Expected `object`, got `int` - at `$.event`", f"{MISSING} `event_id` - at `$.more[1]`"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "problems"), SEVERAL_PROBLEMS.values(), ids=SEVERAL_PROBLEMS.keys())
+def test_one_sentence_names_all_problems(fields: dict[str, Any], problems: list[str]) -> None:
+    """Each with its path, enumerations with their values, and at the end the command that lists the fields."""
+    with pytest.raises(MalformedRequest) as refusal:
+        DECODER.decode(json.dumps({"action": "publish", **fields}).encode())
+    *found, advice = str(refusal.value).split("; ")
+    assert sorted(found) == sorted(problems)
+    assert advice == "./twinhost explain publish lists the fields"
 
 
 def test_a_good_request_is_typed() -> None:

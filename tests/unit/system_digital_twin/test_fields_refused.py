@@ -62,7 +62,12 @@ def test_the_bounds_themselves_are_allowed(twin: Twin, port: int) -> None:
 @pytest.mark.parametrize(
     ("action", "fields", "sentence"),
     [
-        ("register_agent", {}, "Object missing required field `agent_name`; or give `registration_data`"),
+        (
+            "register_agent",
+            {},
+            "Object missing required field `agent_name`; Object missing required field `status`; "
+            "or give `registration_data`",
+        ),
         ("register_agent", {"status": "ok"}, "Object missing required field `agent_name`"),
         ("register_agent", {"agent_name": UMRA.name}, "Object missing required field `status`"),
         ("register_agent", {"agent_name": "", "status": "ok"}, "of length >= 1 - at `$.agent_name`"),
