@@ -113,7 +113,7 @@ def _prepare(
     health.warn(lambda: [grants_watch.fault] if grants_watch.fault else [])
     health.warn(keys.warnings)
     document = assembly.document or health.document
-    http = HttpServer(settings.agent.http_port, document, telemetry.render, assembly.routes)
+    http = HttpServer(settings.agent.http_port, document, telemetry.render, assembly.routes, settings.http_hosts)
     stack.callback(http.stop)
     vital: Vital = {}
     listening = listen(settings, keys, grants, handshakes, health, vital, stack)
