@@ -11,6 +11,7 @@ import zmq
 
 from agent_runtime.common_actions import Ping, health_actions, peers_action, pong
 from agent_runtime.health import Health
+from agent_runtime.http import HttpServer
 from audit_log.events import Event
 from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
 from audit_log.log import AuditLog
@@ -45,6 +46,7 @@ from system_digital_twin.handlers import Handlers
 from system_digital_twin.registry import MIGRATION, Registry
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
+from tests.ports import free_ports
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536
@@ -83,6 +85,9 @@ class LoopbackAgent:
         self._server = Server(self.socket, self._dispatcher(self.socket), self._on_tick)
         self._thread = threading.Thread(target=self._server.serve_forever, name=name, daemon=True)
         self._thread.start()
+        (self.http_port,) = free_ports(1)
+        self._http = HttpServer(self.http_port, self._health_document)
+        self._http.start()
 
     @property
     def port(self) -> int:
@@ -103,6 +108,7 @@ class LoopbackAgent:
 
     def stop(self) -> None:
         """End the agent; its address refuses connections from then on."""
+        self._http.stop()
         self._server.stop()
         self._thread.join()
         if self.feed is not None:
@@ -204,8 +210,8 @@ class TwoHosts:
         (self.root / "network_config.yaml").write_text(
             "hosts: {mainpc: {address: 127.0.0.1}, pc2: {address: 127.0.0.1}}\n"
             "agents:\n"
-            f"  {SDT}: {{host: mainpc, key: server, ports: {{{zmq_and_events}, http: 8120}}}}\n"
-            f"  {UMRA}: {{host: pc2, key: client, ports: {{zmq: {pc2_port}, http: 8230}}}}\n"
+            f"  {SDT}: {{host: mainpc, key: server, ports: {{{zmq_and_events}, http: {self.mainpc.http_port}}}}}\n"
+            f"  {UMRA}: {{host: pc2, key: client, ports: {{zmq: {pc2_port}, http: {self.pc2.http_port}}}}}\n"
             + GRANTS_LINE
             + RECALL_LINE
             + f"limits: {{max_payload_bytes: {PAYLOAD_BYTES}, heartbeat_s: 5, registration_ttl_s: 15,\n"
