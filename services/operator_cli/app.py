@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -23,6 +24,7 @@ from operator_cli.ping import ping
 from operator_cli.status import status
 from operator_cli.watch import watch
 from secure_zmq.errors import TwinhostError
+from secure_zmq.version import version_line
 
 PROGRAM = "cli"  # its name in docker-compose.yml
 USAGE = 2
@@ -34,6 +36,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        output.show(version_line())
+        raise typer.Exit
+
+
+VERSION_OPTION = typer.Option("--version", help="Show the versions.", is_eager=True, callback=_show_version)
+
+
+@app.callback()
+def _options(version: Annotated[bool, VERSION_OPTION] = False) -> None:
+    pass
+
+
 for command in (status, agents, call, ping, doctor, watch):
     app.command()(command)
 for name, group in (("keys", keys), ("audit", audit), ("memory", memory)):

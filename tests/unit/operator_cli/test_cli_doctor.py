@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 import pytest
 
 from agent_runtime.health import iso_time
-from agent_runtime.version import versions
 from audit_log.events import Event
 from operator_cli.connect import Settings, load_settings
 from operator_cli.doctor import answers, doors
@@ -19,6 +18,7 @@ from operator_cli.findings import Verdict
 from secure_zmq.key_folders import REVOKED_FOLDER
 from secure_zmq.key_writer import write_key_pair, write_revocation
 from secure_zmq.validity import DAY_S, Validity
+from secure_zmq.version import versions
 from tests.identities import new_pair
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli
