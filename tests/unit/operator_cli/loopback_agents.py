@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from agent_runtime.common_actions import Ping, health_actions, peers_action, pong
+from agent_runtime.common_actions import Ping, health_actions, peers_action, pong, probes_action
 from agent_runtime.health import Health
 from agent_runtime.http import HttpServer
 from audit_log.events import Event
@@ -141,6 +141,7 @@ class LoopbackAgent:
             *self._own_actions(),
             *health_actions(self._health_document),
             peers_action(self.peers, socket.sessions, socket.handshakes, "ok"),
+            probes_action(self.handshakes, "ok"),
             Action(RefuseWith, _refuse_with),
         ]
         replies = ReplyLog(self._database, keep_s=600, keep_per_caller=1_000)
@@ -159,7 +160,9 @@ class LoopbackAgent:
 
     def _audit_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
         assert self.audit is not None
-        if outcome is not Outcome.ACCEPTED:
+        if outcome is Outcome.ANNOUNCED_PROBE:
+            self.audit.note(Event.PROBES_ANNOUNCED, **fields)
+        elif outcome is not Outcome.ACCEPTED:
             self.audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
 
     def _health_document(self) -> dict[str, Any]:
