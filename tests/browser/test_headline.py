@@ -16,6 +16,7 @@ from agent_runtime.http import HttpServer
 from agent_runtime.telemetry import State
 from operator_cli.arguments import parse_fields
 from secure_zmq.handshakes import Outcome
+from system_digital_twin import events as events_module
 from system_digital_twin import registry as registry_module
 from system_digital_twin.http import state as state_module
 from system_digital_twin.http.state import RECENT_S
@@ -63,7 +64,7 @@ class Watched:
 @pytest.fixture
 def watched(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     clock = Clock()
-    for module in (state_module, registry_module):
+    for module in (state_module, registry_module, events_module):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(state_module, "DRAW_EVERY_S", 0.0)
     monkeypatch.setattr(telemetry_module, "GATHER_EVERY_S", 0.0)
