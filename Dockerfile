@@ -53,6 +53,12 @@ RUN --mount=type=secret,id=host_ca \
 
 FROM ${BASE_IMAGE}
 
+ARG BASE_IMAGE
+LABEL org.opencontainers.image.title="twinhost" \
+    org.opencontainers.image.description="Two agents on two hosts, linked by ZeroMQ with CURVE" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.base.name="${BASE_IMAGE}"
+
 # A named volume that is new takes over its mount point's owner and mode, so the volumes belong to twinhost from the start:
 # with every capability dropped, root could not give them away later.
 RUN groupadd --gid 10001 twinhost \

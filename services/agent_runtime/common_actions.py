@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from agent_runtime.health import iso_time
-from agent_runtime.replies import Peers, Pong
+from agent_runtime.replies import Peers, Pong, ProbesAnnounced
 from secure_zmq.actions import Action
 from secure_zmq.callers import Caller
+from secure_zmq.errors import NotGranted
 from secure_zmq.handshakes import Handshakes
 from secure_zmq.peers import AuthorizedPeers
+from secure_zmq.probes import MAX_ATTEMPTS, WINDOW_S
 from secure_zmq.sessions import CallerSource
 from secure_zmq.validity import format_moment
 from secure_zmq.wire import Request
@@ -29,6 +33,18 @@ class HealthCheck(Request, tag="health_check"):
 
 class GetPeers(Request, tag="get_peers"):
     """The authorised peers, their sessions, and what became of handshakes; an operator's action."""
+
+
+class AnnounceProbes(Request, tag="announce_probes"):
+    """Refused handshakes that the caller is about to provoke, to be counted apart; an operator's action.
+
+    For 15 s, at most `attempts` of them: with a key of `key_fingerprints`, or from the caller's address without a key.
+    """
+
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=MAX_ATTEMPTS)]
+    key_fingerprints: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=80)], ...], msgspec.Meta(max_length=4)
+    ] = ()
 
 
 def pong(_: Request, __: Caller) -> Pong:
@@ -77,3 +93,15 @@ def peers_action(
         }
 
     return Action(GetPeers, answer)
+
+
+def probes_action(handshakes: Handshakes, success: Literal["ok", "success"]) -> Action[Any]:
+    """Return the action that announces probes; `success` is the agent's word for it."""
+
+    def answer(request: AnnounceProbes, caller: Caller) -> ProbesAnnounced:
+        if caller.fingerprint is None:
+            raise NotGranted("announce_probes needs an authenticated caller; set SECURE_ZMQ=1")
+        handshakes.announce_probes(caller.name, caller.fingerprint, request.key_fingerprints, request.attempts)
+        return {"status": success, "window_s": WINDOW_S}
+
+    return Action(AnnounceProbes, answer)

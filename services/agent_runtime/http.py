@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from agent_runtime.http_hosts import HostGuard
 from agent_runtime.http_limits import MAX_CONNECTIONS, LimitedProtocol, log_accept_failures
 from agent_runtime.telemetry import CONTENT_TYPE
 from secure_zmq.errors import SocketMisuse
@@ -48,6 +49,7 @@ class HttpServer:
         health: Callable[[], Mapping[str, Any]],
         metrics: Callable[[], bytes] = bytes,
         routes: Sequence[BaseRoute] = (),
+        hosts: frozenset[str] = frozenset(),
     ) -> None:
         """Bind the port, so that a start that can't succeed fails before anything is served.
 
@@ -56,6 +58,7 @@ class HttpServer:
             health: the health document.
             metrics: the metrics as Prometheus reads them.
             routes: what else there is to see.
+            hosts: the hosts that it answers to beside the loopback's, as `http_hosts` returns them.
 
         Raises:
             SocketMisuse: the port is taken.
@@ -63,11 +66,12 @@ class HttpServer:
         self._listener = _listen(port)
         self._server = _QuietServer(
             uvicorn.Config(
-                _application(health, metrics, routes),
+                HostGuard(_application(health, metrics, routes), hosts),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
                 server_header=False,
+                headers=[("Cross-Origin-Resource-Policy", "same-origin")],  # on every response
                 ws="none",
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=1,

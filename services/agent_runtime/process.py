@@ -16,7 +16,7 @@ from types import MappingProxyType
 import structlog
 
 from agent_runtime.assembly import Assembly, Companion, Foundation, Publisher
-from agent_runtime.common_actions import health_actions, peers_action
+from agent_runtime.common_actions import health_actions, peers_action, probes_action
 from agent_runtime.gauges import Gauges
 from agent_runtime.grants_watch import GrantsWatch
 from agent_runtime.health import Health
@@ -113,7 +113,7 @@ def _prepare(
     health.warn(lambda: [grants_watch.fault] if grants_watch.fault else [])
     health.warn(keys.warnings)
     document = assembly.document or health.document
-    http = HttpServer(settings.agent.http_port, document, telemetry.render, assembly.routes)
+    http = HttpServer(settings.agent.http_port, document, telemetry.render, assembly.routes, settings.http_hosts)
     stack.callback(http.stop)
     vital: Vital = {}
     listening = listen(settings, keys, grants, handshakes, health, vital, stack)
@@ -124,6 +124,7 @@ def _prepare(
             *assembly.actions,
             *health_actions(document),
             peers_action(keys.peers, server_socket.sessions, handshakes, assembly.success),
+            probes_action(handshakes, assembly.success),
         ],
         grants,
         database,

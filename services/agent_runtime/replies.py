@@ -72,3 +72,10 @@ class Peers(TypedDict):
     peers: list[PeerDocument]
     revoked: list[str]
     handshakes: dict[str, int]
+
+
+class ProbesAnnounced(TypedDict):
+    """For how long the announced refusals are counted apart."""
+
+    status: Literal["ok", "success"]
+    window_s: float

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_runtime.http_hosts import http_hosts
 from agent_runtime.state_folder import state_folder
 from network_config import Agent, NetworkConfig, load_network_config
 from network_config.load import PUBLISH_VARIABLE
@@ -24,6 +25,7 @@ class Settings:
     agent: Agent
     certificates: Certificates | None
     state: Path
+    http_hosts: frozenset[str]
 
     @property
     def secure(self) -> bool:
@@ -45,7 +47,8 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
     state = state_folder(environment)
     if not (state.is_dir() and os.access(state, os.W_OK | os.X_OK)):
         raise ConfigurationError(f"{state} is not a folder that this process can write; mount a volume there")
-    return Settings(config, agent, certificates, state)
+    named = [name for host in config.hosts.values() for name in (host.name, host.address)]
+    return Settings(config, agent, certificates, state, http_hosts(named, environment))
 
 
 def _require_private(environment: Mapping[str, str]) -> None:

@@ -4,13 +4,14 @@ The state is gathered on the server's thread and read by the HTTP thread, so tha
 thread changes.
 """
 
+import platform
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -21,7 +22,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from agent_runtime.version import versions
+from secure_zmq.version import versions
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GATHER_EVERY_S = 1.0
@@ -61,6 +62,8 @@ class Telemetry:
 
     def __init__(self, agent: str) -> None:
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        GCCollector(self._registry)
         self._requests = _RequestCollector()
         self._registry.register(self._requests)
         self._state = _StateCollector(agent)
@@ -147,7 +150,10 @@ class _StateCollector(Collector):
         self.latest: State | None = None
 
     def collect(self) -> Iterator[Metric]:
-        yield InfoMetricFamily("twinhost", "The agent and its versions.", {"agent": self._agent, **versions()})
+        told = versions()
+        yield InfoMetricFamily("twinhost", "The agent and its versions.", {"agent": self._agent, **told})
+        build = {"version": told.pop("twinhost"), **told, "python": platform.python_version()}
+        yield InfoMetricFamily("twinhost_build", "The version, and what it was built on.", build)
         state = self.latest
         if state is None:
             return

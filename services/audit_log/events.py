@@ -22,7 +22,8 @@ class Event(StrEnum):
     INVITATION_EXPIRED = "invitation_expired"
     ENROLMENT_REFUSED = "enrolment_refused"  # cause
     HANDSHAKE_ACCEPTED = "handshake_accepted"  # peer
-    HANDSHAKE_REFUSED = "handshake_refused"  # cause
+    HANDSHAKE_REFUSED = "handshake_refused"  # cause; probe_by: an operator who had announced it
+    PROBES_ANNOUNCED = "probes_announced"  # peer, attempts
     REQUEST_REFUSED = "request_refused"  # code, peer
     GRANTS_CHANGED = "grants_changed"
     GRANTS_REJECTED = "grants_rejected"
@@ -33,7 +34,8 @@ class Event(StrEnum):
 
 FOLDED: Mapping[Event, tuple[str, ...]] = {
     Event.HANDSHAKE_ACCEPTED: ("peer",),
-    Event.HANDSHAKE_REFUSED: ("cause", "peer"),
+    Event.HANDSHAKE_REFUSED: ("cause", "peer", "probe_by"),
+    Event.PROBES_ANNOUNCED: ("peer",),
     Event.REQUEST_REFUSED: ("code", "peer"),
     Event.ENROLMENT_REFUSED: ("cause", "peer"),
     Event.KEY_FILE_REJECTED: (),

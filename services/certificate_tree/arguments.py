@@ -6,6 +6,7 @@ from pathlib import Path
 
 from certificate_tree.commands import export, invite, make, public, request, revoke, rotate, verify
 from secure_zmq.certificates import certificates_folder
+from secure_zmq.version import version_line
 
 HOST_VARIABLE = "TWINHOST_HOST"
 _COMMANDS = (make, verify, invite, request, public, revoke, rotate, export)
@@ -18,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
         description=f"Make, check, and change the CURVE keys. {HOST_VARIABLE}=mainpc or =pc2 limits it to "
         "that host's secrets; unset, all of them lie in one tree, as the simulation on one machine needs.",
     )
+    whole.add_argument("--version", action="version", version=version_line())
     whole.add_argument("--root", type=Path, default=certificates_folder(), help="the tree (default: %(default)s)")
     whole.set_defaults(run=make.run)
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", title="commands")

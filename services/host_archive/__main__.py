@@ -17,6 +17,7 @@ from host_archive.report import told_of_check, told_of_restore
 from host_archive.restore import check, restore
 from network_config import load_network_config
 from secure_zmq.errors import ConfigurationError, TwinhostError
+from secure_zmq.version import version_line
 
 STREAM = "-"
 _FILE_HELP = "the archive; - stands for standard {}"
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="archive",
         description="mainpc's whole state (registry, audit log, peers, the keys of that host) in one file.",
     )
+    whole.add_argument("--version", action="version", version=version_line())
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
     _add(commands.add_parser("backup", help="write it, while mainpc runs"), _back_up, "output")
     restoring = commands.add_parser("restore", help="put it in the place of mainpc's state, while mainpc is stopped")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from agent_runtime.version import VERSION
 from certificate_tree.tree_lock import locked
 from durable_store.copies import digest_of
 from host_archive.contents import contents_of, require_whole
@@ -21,6 +20,7 @@ from host_archive.state import StateCopy, check_audit, copy_state
 from host_archive.stream import MANIFEST, PIECE_BYTES, Writer
 from secure_zmq.errors import StoreUnavailable
 from secure_zmq.validity import format_moment
+from secure_zmq.version import VERSION
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 
 _STAGED = ".archiving"

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from operator_cli.arguments import JSON_FLAG
 from operator_cli.connect import certs_init_failure
 from operator_cli.failures import Failure
 from secure_zmq.errors import TwinhostError
+from secure_zmq.version import version_line
 
 PROGRAM = "cli"  # its name in docker-compose.yml
 USAGE = 2
@@ -32,6 +33,15 @@ COMMANDS = {  # in the order of --help; each is imported where it runs, since al
     "audit": "operator_cli.audit",
     "memory": "operator_cli.memory",
 }
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        output.show(version_line())
+        raise typer.Exit
+
+
+VERSION_OPTION = typer.Option("--version", help="Show the versions.", is_eager=True, callback=_show_version)
 
 
 def application(first_word: str = "") -> typer.Typer:
@@ -58,7 +68,7 @@ def _command(name: str) -> Any:
     return getattr(import_module(COMMANDS[name]), name) if name in COMMANDS else None
 
 
-def _options() -> None:
+def _options(version: Annotated[bool, VERSION_OPTION] = False) -> None:
     pass
 
 

@@ -3,13 +3,14 @@
 import errno
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 
 import structlog
 
 from secure_zmq.log_budget import LogBudget
 from secure_zmq.monitor import Happening, SocketEvent
+from secure_zmq.probes import Probes
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +32,10 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
     OVERSIZED = "oversized_handshake"
     CROWDED_OUT = "too_many_pending_handshakes"
+    ANNOUNCED_PROBE = "announced_probe"  # refused as an operator had announced it: counted here, and told by its cause
+
+
+_KEYLESS_PROBES = frozenset({Outcome.WRONG_KEYS, Outcome.MECHANISM_MISMATCH, Outcome.BROKEN_OFF})
 
 
 HandshakeListener = Callable[[Outcome, Mapping[str, str]], None]  # what is known: peer, fingerprint, address
@@ -44,6 +49,7 @@ class Handshakes:
         self._lock = threading.Lock()
         self._counts: Counter[Outcome] = Counter()
         self._budget = LogBudget()  # by outcome, so that many of one kind can't hide another
+        self._probes = Probes()
 
     def counts(self) -> dict[str, int]:
         """Return the number of handshakes by outcome since the start."""
@@ -53,6 +59,12 @@ class Handshakes:
     def listen(self, listener: HandshakeListener) -> None:
         """Call back for every handshake, on the thread that saw its end; the callback must be quick."""
         self._listeners.append(listener)
+
+    def announce_probes(self, by: str, own_fingerprint: str, fingerprints: Collection[str], attempts: int) -> None:
+        """Count refusals that an operator is about to provoke apart; arguments and errors are `Probes.announce`'s."""
+        self._probes.announce(by, own_fingerprint, fingerprints, attempts)
+        self._tell(Outcome.ANNOUNCED_PROBE, {"peer": by, "fingerprint": own_fingerprint, "attempts": str(attempts)})
+        _log.info("probes_announced", peer=by, fingerprint=own_fingerprint, attempts=attempts)
 
     def observe(self, event: SocketEvent, address: str | None = None) -> None:
         """Count a refusal that ZAP never hears of, from the server's monitor; the ZAP handler counts its own."""
@@ -73,6 +85,7 @@ class Handshakes:
     def accepted(self, peer: str, fingerprint: str, address: str) -> None:
         with self._lock:
             self._counts[Outcome.ACCEPTED] += 1
+        self._probes.note_session(fingerprint, address)
         self._tell(Outcome.ACCEPTED, {"peer": peer, "fingerprint": fingerprint, "address": address})
         left_out = self._budget.admit((Outcome.ACCEPTED, peer))
         if left_out is not None:
@@ -80,12 +93,20 @@ class Handshakes:
 
     def refused(self, outcome: Outcome, **fields: str) -> None:
         """Record a refusal; `fields` (address, fingerprint) are what is known of the other side."""
+        announced_by = self._announced_by(outcome, fields)
+        if announced_by is not None:
+            fields["probe_by"] = announced_by
         with self._lock:
-            self._counts[outcome] += 1
+            self._counts[outcome if announced_by is None else Outcome.ANNOUNCED_PROBE] += 1
         self._tell(outcome, fields)
         left_out = self._budget.admit(outcome)
         if left_out is not None:
             _log.warning("handshake_refused", cause=outcome.value, **fields, **_told(left_out))
+
+    def _announced_by(self, outcome: Outcome, fields: Mapping[str, str]) -> str | None:
+        if outcome is Outcome.KEY_NOT_AUTHORIZED:
+            return self._probes.claim(fields.get("fingerprint", ""), fields.get("address"))
+        return self._probes.claim(None, fields.get("address")) if outcome in _KEYLESS_PROBES else None
 
     def _tell(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
         for listener in self._listeners:

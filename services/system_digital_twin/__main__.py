@@ -18,6 +18,7 @@ from system_digital_twin.commands import COMMANDS
 from system_digital_twin.event_actions import EventActions
 from system_digital_twin.events import MIGRATION as EVENTS_MIGRATION
 from system_digital_twin.events import MIGRATION_IDS as EVENTS_MIGRATION_IDS
+from system_digital_twin.events import MIGRATION_SEVERE as EVENTS_MIGRATION_SEVERE
 from system_digital_twin.events import Events
 from system_digital_twin.handlers import ITSELF, SUCCESS, Handlers
 from system_digital_twin.http.page import page_routes
@@ -39,6 +40,7 @@ MIGRATIONS = [
     EVENTS_MIGRATION,
     EVENTS_MIGRATION_IDS,
     LEDGER_MIGRATION_RESTORES,
+    EVENTS_MIGRATION_SEVERE,
 ]  # in the order they came about
 
 

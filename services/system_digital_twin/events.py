@@ -20,7 +20,7 @@ from system_digital_twin.event_records import Page, Stored, Topic
 from system_digital_twin.taken_once import MIGRATION as MIGRATION_IDS  # a later one: stores without it exist
 from system_digital_twin.taken_once import TakenOnce, digest_of
 
-__all__ = ["MIGRATION", "MIGRATION_IDS", "Events", "Page", "Stored", "Topic"]
+__all__ = ["MIGRATION", "MIGRATION_IDS", "MIGRATION_SEVERE", "Events", "Page", "Stored", "Topic"]
 
 MIGRATION = """
 CREATE TABLE happenings (
@@ -39,6 +39,8 @@ CREATE TABLE happenings_let_go (
     seq INTEGER NOT NULL
 ) STRICT;
 """
+_SEVERE = "topic = 'ERROR:' AND json_extract(CAST(record AS TEXT), '$.severity') IN ('error', 'critical')"
+MIGRATION_SEVERE = f"CREATE INDEX happenings_severe ON happenings (time_ms, expires_ms) WHERE {_SEVERE};"
 MOST = 10_000  # of a topic
 MOST_BYTES = 64 * 1024 * 1024  # of a topic
 MAX_BYTES = 60_000  # of one; what the feed adds to it must fit as well
@@ -166,17 +168,28 @@ class Events:
             if len(entries) == limit or (entries and size > max_bytes):
                 more = True
                 break
-            entries.append(
-                Stored(
-                    seq=seq,
-                    time=time_ms / 1_000,
-                    written_by=written_by,
-                    propagated=bool(propagated),
-                    fields=self._decoder.decode(record),
-                )
-            )
+            entries.append(self._stored(seq, time_ms, written_by, propagated, record))
         rows.close()
         return Page(entries=entries, more=more, last_seq=self.last_seq, let_go_to=self._let_go_to(topic))
+
+    def severe_since(self, since_time: float, limit: int) -> list[Stored]:
+        """Return the newest errors of severity `error` or `critical` whose time is not over, newest first.
+
+        Args:
+            since_time: those that came in at this moment, in seconds since the epoch, or later.
+            limit: at most so many.
+        """
+        select, values = _severe_since(since_time)
+        rows = self._database.execute(
+            f"SELECT seq, time_ms, written_by, propagated, record {select} ORDER BY time_ms DESC, seq DESC LIMIT ?",
+            (*values, limit),
+        )
+        return [self._stored(*row) for row in rows]
+
+    def count_severe_since(self, since_time: float) -> int:
+        """Return how many of those there are."""
+        select, values = _severe_since(since_time)
+        return int(self._database.execute(f"SELECT count(*) {select}", values).fetchone()[0])
 
     @property
     def last_seq(self) -> int:
@@ -202,6 +215,15 @@ class Events:
             self._undo_to_here()
             self._database.execute(f"DELETE {over}", (now_ms,))
             self._held = self._count()
+
+    def _stored(self, seq: int, time_ms: int, written_by: str, propagated: int, record: bytes) -> Stored:
+        return Stored(
+            seq=seq,
+            time=time_ms / 1_000,
+            written_by=written_by,
+            propagated=bool(propagated),
+            fields=self._decoder.decode(record),
+        )
 
     def _send(self, topic: Topic, stored: Stored, previous: int, expires_ms: int | None) -> None:
         if expires_ms is None or _now_ms() < expires_ms:
@@ -245,6 +267,14 @@ class Events:
             self._held = before
 
         self._database.on_rollback(undo)
+
+
+def _severe_since(since_time: float) -> tuple[str, tuple[int, int]]:
+    select = (
+        f"FROM happenings INDEXED BY happenings_severe WHERE {_SEVERE} "  # which the planner does not take by itself
+        "AND time_ms >= ? AND (expires_ms IS NULL OR expires_ms > ?)"
+    )
+    return select, (round(since_time * 1_000), _now_ms())
 
 
 def _now_ms() -> int:

@@ -87,7 +87,10 @@ class KeysAndAudit:
         self._audit.close()
 
     def _on_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
-        if outcome is Outcome.ACCEPTED:
-            self._audit.note(Event.HANDSHAKE_ACCEPTED, **fields)
-        else:
-            self._audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
+        match outcome:
+            case Outcome.ACCEPTED:
+                self._audit.note(Event.HANDSHAKE_ACCEPTED, **fields)
+            case Outcome.ANNOUNCED_PROBE:
+                self._audit.note(Event.PROBES_ANNOUNCED, **fields)
+            case _:
+                self._audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)

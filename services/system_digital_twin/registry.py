@@ -163,8 +163,11 @@ class Registry:
 
     def status(self, record: AgentRecord) -> str:
         """Return the registered status, or NO_RESPONSE after more than the TTL of silence."""
-        silent_s = time.monotonic() - self._seen[record.name].clock
-        return NO_RESPONSE if silent_s > self._ttl_s else record.status
+        return NO_RESPONSE if self.silent_s(record.name) > self._ttl_s else record.status
+
+    def silent_s(self, name: str) -> float:
+        """Return the seconds since a registered agent's last sign of life."""
+        return time.monotonic() - self._seen[name].clock
 
     def missing_dependencies(self, record: AgentRecord) -> list[str]:
         """Return what a registered agent says that it needs and nobody registered, or nobody hears of any more."""

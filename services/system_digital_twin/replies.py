@@ -1,7 +1,7 @@
 """What SystemDigitalTwin answers, by what it is asked."""
 
-from agent_runtime.common_actions import GetHealth, GetPeers, HealthCheck, Ping
-from agent_runtime.replies import HealthDocument, Peers, Pong, Replies
+from agent_runtime.common_actions import AnnounceProbes, GetHealth, GetPeers, HealthCheck, Ping
+from agent_runtime.replies import HealthDocument, Peers, Pong, ProbesAnnounced, Replies
 from system_digital_twin.audit_actions import GetAudit
 from system_digital_twin.event_messages import GetErrors, GetEvents, PublishEvent, ReportError
 from system_digital_twin.event_replies import ErrorsTold, ErrorStored, EventsTold, EventStored
@@ -53,6 +53,7 @@ REPLIES: Replies = {
     GetHealth: HealthDocument,
     HealthCheck: HealthDocument,
     GetPeers: Peers,
+    AnnounceProbes: ProbesAnnounced,
     RegisterAgent: Registered,
     Heartbeat: Beaten,
     Unregister: Unregistered,

@@ -1,7 +1,7 @@
 """What UnifiedMemoryReasoningAgent answers to each request."""
 
-from agent_runtime.common_actions import GetHealth, GetPeers, HealthCheck, Ping
-from agent_runtime.replies import Peers, Replies
+from agent_runtime.common_actions import AnnounceProbes, GetHealth, GetPeers, HealthCheck, Ping
+from agent_runtime.replies import Peers, ProbesAnnounced, Replies
 from membership.witness_actions import AcceptAuditLog, AuditHeads, AuditLogAccepted, GetAuditHeads
 from unified_memory_reasoning.conversations.context_messages import AddInteraction, ClearContext, GetContext
 from unified_memory_reasoning.conversations.context_replies import ContextCleared, ContextFound, InteractionAdded
@@ -84,6 +84,7 @@ REPLIES: Replies = {
     GetHealth: MemoryHealth,
     HealthCheck: MemoryHealth,
     GetPeers: Peers,
+    AnnounceProbes: ProbesAnnounced,
     UpdateTwin: TwinUpdated,
     GetTwin: TwinFound,
     DeleteTwin: TwinDeleted,

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from agent_runtime.version import versions
 from certificate_tree.layout import to_rotate
 from network_config import Agent
 from operator_cli.audit import told as told_of_chain
@@ -17,6 +16,7 @@ from operator_cli.keyring import LIVE, KeyReport, merge, told_standing
 from secure_zmq.client import Client
 from secure_zmq.errors import ConnectionRefused, NotGranted, ServerUnreachable, TwinhostError
 from secure_zmq.validity import CLOCK_TOLERANCE_S, WARN_BEFORE_S
+from secure_zmq.version import versions
 
 ANSWERS, HEALTH, CLOCK, VERSIONS, KEYS_TIME, AUDIT, SAME_KEYS = (
     "answers, and knows us",

@@ -1,5 +1,6 @@
 """Does an agent refuse whom it must, and say why: asked with the client that everybody uses."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,10 +17,12 @@ from secure_zmq.errors import (
     WrongServerKey,
 )
 from secure_zmq.keys import KeyOwner, KeyPair, PublicKey
+from secure_zmq.probes import MAX_ATTEMPTS
 from secure_zmq.server_address import FollowedAddress, SecuredAddress, ServerAddress, UnencryptedAddress
 
 PLAIN, UNKNOWN_KEY, WRONG_PIN = "plain client refused", "unknown key refused", "wrong pin refused"
 _DEADLINE_S = 4.0
+_ANNOUNCED_WITHIN_S = 2.0  # where nothing answers, the checks that follow say so
 _TOLD_WHY: Mapping[type[ConnectionRefused], str] = {
     SecurityMismatch: "refused, and told that CURVE is wanted",
     NotAuthorized: "refused, and told that {} is not authorised",
@@ -28,11 +31,23 @@ _TOLD_WHY: Mapping[type[ConnectionRefused], str] = {
 _NO_KEYS = "SECURE_ZMQ=0 here: there are no keys to try"
 
 
-def examine_doors(settings: Settings, agent: Agent) -> Sequence[Finding]:
-    """Knock three times at once, each time as nobody should get in."""
+def announce_probes(settings: Settings, agent: Agent, stranger: KeyPair) -> None:
+    """Have what is refused during this examination counted apart, where the agent knows that and our key may."""
+    if settings.secure:
+        with contextlib.suppress(TwinhostError), settings.client(agent) as client:
+            client.call(
+                "announce_probes",
+                deadline_s=_ANNOUNCED_WITHIN_S,
+                attempts=MAX_ATTEMPTS,
+                key_fingerprints=[stranger.public.fingerprint],
+            )
+
+
+def examine_doors(settings: Settings, agent: Agent, stranger: KeyPair) -> Sequence[Finding]:
+    """Knock three times at once, each time as nobody should get in; `stranger` is a key that is on no list."""
     doors: Sequence[Callable[[], Finding]] = (
         lambda: try_plain(agent),
-        lambda: try_key(settings, agent, a_stranger()),
+        lambda: try_key(settings, agent, stranger),
         lambda: try_pin(settings, agent, a_stranger().public),
     )
     with ThreadPoolExecutor(len(doors)) as pool:

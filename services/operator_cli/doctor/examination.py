@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from operator_cli.connect import Settings
 from operator_cli.doctor.answers import AgentAnswers, compare_keys
-from operator_cli.doctor.doors import examine_doors, not_knocked
+from operator_cli.doctor.doors import a_stranger, announce_probes, examine_doors, not_knocked
 from operator_cli.doctor.network import PORT, RESOLVES, examine_network
 from operator_cli.doctor.this_host import examine_this_host
 from operator_cli.findings import Finding, Verdict
@@ -35,7 +35,8 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Finding]:
-    agent, reached = answers.agent, True
+    agent, reached, stranger = answers.agent, True, a_stranger()
+    announce_probes(settings, agent, stranger)
     for finding in examine_network(agent, settings.secure):
         reached = reached and not (finding.check in (RESOLVES, PORT) and finding.verdict is Verdict.FAILED)
         yield finding
@@ -44,6 +45,6 @@ def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Findin
         return
     try:
         yield from answers.examine()
-        yield from not_knocked(agent, _SILENT) if answers.silent else examine_doors(settings, agent)
+        yield from not_knocked(agent, _SILENT) if answers.silent else examine_doors(settings, agent, stranger)
     except TwinhostError as error:  # its public key is missing here, say
         yield Finding(AGENT, agent.name, Verdict.FAILED, str(error))

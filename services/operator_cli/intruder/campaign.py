@@ -15,6 +15,7 @@ from operator_cli.intruder import (
     impostor,
     insiders,
     noise,
+    other_sites,
     out_of_reach,
     recorded,
     sizes,
@@ -33,6 +34,7 @@ ATTACKS: Sequence[Attack] = (
     *noise.ATTACKS,
     *sizes.ATTACKS,
     *bad_json.ATTACKS,
+    *other_sites.ATTACKS,
     *out_of_reach.ATTACKS,
 )
 GOOD_CLIENT = "a good client"

@@ -1,6 +1,7 @@
 """The document of `/api/state`: the whole system at one moment, as the dashboard draws it."""
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,8 +24,10 @@ MAX_ROWS = 300  # agents, sessions, and leases: the page has no more rows for ei
 MAX_SHOWN_BYTES = 256 * 1024  # of each of them: the page is small, and so is what it gets every second
 MAX_DEPENDENCIES = 12  # of an agent; the page shows no more
 MAX_GPUS = 16  # of a host
+RECENT_S = 86_400.0  # errors and refusals of this age call for attention; an agent silent for longer is gone
 DRAW_EVERY_S = 1.0
-_ACCEPTED = "accepted"
+_ACCEPTED, _PROBES = "accepted", "announced_probe"
+_SAMPLE_EVERY_S = 900.0  # of the counts of refusals
 _HISTORY = ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms")
 
 
@@ -44,6 +47,7 @@ class StateBoard:
         self._leases = leases
         self._events = events
         self._drawn_at, self._requests = 0.0, 0
+        self._recent = _RecentCounts()
         self.board.put(self._document(0.0))  # an empty state would read as one where nothing is amiss
 
     def on_tick(self) -> None:
@@ -61,6 +65,8 @@ class StateBoard:
         records = {record.name: record for record in self._registry.all()}
         hosts = [self._host(host, records) for host in self._metrics.hosts()]
         leases = self._leases.all()
+        since, handshakes = time.time() - RECENT_S, state.handshakes if state else {}
+        severe = self._events.severe_since(since, SHOWN)
         latency = [host["now"]["latency_ms"] for host in hosts if host["now"]["latency_ms"] is not None]
         return {
             "time": health["timestamp"],
@@ -78,14 +84,18 @@ class StateBoard:
             },
             "agents": self._agents(records),
             "sessions": _that_fit(_session(peer) for peer in state.peers) if state else [],
-            "refused": _refused(state.handshakes) if state else {},
+            "refused": _refused(handshakes),
+            "refused_24h": self._recent.of(_refused(handshakes)),
+            "probes": handshakes.get(_PROBES, 0),
             "events": [_event(each) for each in self._newest(Topic.EVENT)],
-            "errors": [_error(each) for each in self._newest(Topic.ERROR)],
+            "errors": self._errors(severe),
             "leases": _that_fit(self._lease(lease) for lease in leases),
             "counts": {
                 "agents": len(records),
                 "sessions": len(state.peers) if state else 0,
                 "leases": len(leases),
+                "gone": sum(map(self._gone, records.values())),
+                "severe_errors_24h": self._events.count_severe_since(since),
             },
         }
 
@@ -119,9 +129,9 @@ class StateBoard:
         }
 
     def _agents(self, records: Mapping[str, AgentRecord]) -> list[dict[str, Any]]:
-        """Return the agents by name; where not all of them fit, those of the hosts and the troubled do."""
-        of_hosts = self._config.agents
-        first = sorted(records.values(), key=lambda each: (each.name not in of_hosts, self._registry.is_ok(each)))
+        """Return the agents by name; where not all of them fit, those of the hosts and the troubled do first."""
+        of_hosts, ok = self._config.agents, self._registry.is_ok
+        first = sorted(records.values(), key=lambda each: (each.name not in of_hosts, self._gone(each), ok(each)))
         return sorted(_that_fit(self._agent(record) for record in first), key=lambda each: str(each["name"]))
 
     def _agent(self, record: AgentRecord) -> dict[str, Any]:
@@ -134,7 +144,12 @@ class StateBoard:
             "registered_by": record.registered_by,
             "agent_type": record.agent_type,
             "dependencies": record.dependencies[:MAX_DEPENDENCIES],
+            "gone": self._gone(record),
         }
+
+    def _gone(self, record: AgentRecord) -> bool:
+        """Whether an agent was silent for so long that somebody should unregister it; a host's own never is."""
+        return record.name not in self._config.agents and self._registry.silent_s(record.name) > RECENT_S
 
     def _lease(self, lease: Lease) -> dict[str, Any]:
         return {
@@ -147,6 +162,12 @@ class StateBoard:
             "expires_in_s": rounded(self._leases.expires_in_s(lease), 1),
         }
 
+    def _errors(self, severe: list[Stored]) -> list[dict[str, Any]]:
+        """Return the newest errors, those that call for attention first."""
+        attention = {each.seq for each in severe}
+        others = (each for each in self._newest(Topic.ERROR) if each.seq not in attention)
+        return _that_fit(({**_error(each), "attention": each.seq in attention} for each in (*severe, *others)), SHOWN)
+
     def _newest(self, topic: Topic) -> list[Stored]:
         return list(self._events.newest(topic, limit=SHOWN, max_bytes=MAX_SHOWN_BYTES).entries)
 
@@ -156,13 +177,13 @@ def _failed(health: HealthDocument) -> list[str]:
     return [check["detail"] for check in health["checks"].values() if not check["ok"]]
 
 
-def _that_fit(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _that_fit(documents: Iterable[dict[str, Any]], most: int = MAX_ROWS) -> list[dict[str, Any]]:
     """Return the first of them: no more than the page has rows for, and no more than MAX_SHOWN_BYTES of JSON."""
     shown: list[dict[str, Any]] = []
     size = 0
     for document in documents:
         size += len(msgspec.json.encode(document))
-        if len(shown) == MAX_ROWS or size > MAX_SHOWN_BYTES:
+        if len(shown) == most or size > MAX_SHOWN_BYTES:
             break
         shown.append(document)
     return shown
@@ -187,7 +208,24 @@ def _session(peer: Peer) -> dict[str, Any]:
 
 
 def _refused(handshakes: Mapping[str, int]) -> dict[str, int]:
-    return {cause: count for cause, count in handshakes.items() if count and cause != _ACCEPTED}
+    return {cause: count for cause, count in handshakes.items() if count and cause not in (_ACCEPTED, _PROBES)}
+
+
+class _RecentCounts:
+    """What counts have grown by in the last RECENT_S, to _SAMPLE_EVERY_S; they began at 0 with this object."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, Mapping[str, int]]] = deque([(time.monotonic(), {})])
+
+    def of(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return the growth up to these counts."""
+        now = time.monotonic()
+        if now - self._samples[-1][0] >= _SAMPLE_EVERY_S:
+            self._samples.append((now, counts))
+        while len(self._samples) > 1 and now - self._samples[1][0] >= RECENT_S:
+            self._samples.popleft()
+        before = self._samples[0][1]
+        return {cause: grown for cause, count in counts.items() if (grown := count - before.get(cause, 0)) > 0}
 
 
 def _event(stored: Stored) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Assembled:
         self.keys = HostKeys(settings)
         counters = Counters()
         self.handshakes = Handshakes()
+        self.telemetry = Telemetry(name)
         self.assembly = assemble(
             Foundation(
                 settings,
@@ -63,7 +64,7 @@ class Assembled:
                 self.health,
                 counters,
                 Publisher(),
-                Telemetry(name),
+                self.telemetry,
             )
         )
         self._dispatcher = Dispatcher(

@@ -20,7 +20,7 @@ from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most, wait_until
 
 REACHABLE_S = 2.0
-REQUEST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture

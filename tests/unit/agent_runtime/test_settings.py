@@ -52,6 +52,14 @@ def test_a_host_that_is_right_has_its_settings(host: Host) -> None:
     assert (settings.state, settings.agent.zmq_port) == (host.home / "state", 7120)
 
 
+def test_http_answers_to_the_configured_hosts(host: Host) -> None:
+    """The hosts' names, their addresses as the environment replaces them, and the names that it adds."""
+    environment = {**host.environment, "PC2_IP": "192.0.2.8", "TWINHOST_HTTP_HOSTS": "twin.example"}
+    assert load_settings(SDT, environment).http_hosts == {"mainpc", "pc2", "192.0.2.8", "twin.example"}
+    with pytest.raises(ConfigurationError, match="TWINHOST_HTTP_HOSTS has"):
+        load_settings(SDT, {**environment, "TWINHOST_HTTP_HOSTS": "*"})
+
+
 def test_an_open_link_needs_no_keys(host: Host) -> None:
     """SECURE_ZMQ=0, and only that, leads to settings without certificates."""
     shutil.rmtree(host.home / "certificates")

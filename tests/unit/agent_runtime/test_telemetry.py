@@ -1,9 +1,14 @@
 """`/metrics`: what an agent counts and how it is, in a form that Prometheus reads."""
 
+import platform
+
+import psutil
 import pytest
+import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent_runtime.telemetry import GATHER_EVERY_S, Peer, State, Telemetry
+from secure_zmq.version import VERSION
 
 NAME, FINGERPRINT = 'a "name"\n\\', "SHA256:x"
 PEER = Peer(NAME, "pc2", frozenset({"agent"}), FINGERPRINT, 2, 1.0, 0, 1_800_000_000)
@@ -73,4 +78,21 @@ def test_the_state_is_gathered_once_a_second(monkeypatch: pytest.MonkeyPatch) ->
 def test_before_the_first_state_there_are_the_versions_alone() -> None:
     """A scrape in the first moment is answered, and claims nothing."""
     names = {name for name, _ in samples(Telemetry("agent"))}
-    assert names == {"twinhost_info"}
+    assert {name for name in names if name.startswith("twinhost_")} == {"twinhost_info", "twinhost_build_info"}
+
+
+def test_the_process_and_its_garbage_collector_are_told() -> None:
+    """By the client library's own collectors, under the names that every dashboard knows."""
+    found = samples(Telemetry("agent"))
+    started = found["process_start_time_seconds", ()]
+    assert abs(started - psutil.Process().create_time()) < 1
+    assert found["process_open_fds", ()] > 0
+    assert found["process_resident_memory_bytes", ()] > 1_000_000
+    assert found["python_gc_collections_total", (("generation", "0"),)] > 0
+
+
+def test_the_build_is_told() -> None:
+    """Version and libraries as labels of a gauge of 1."""
+    (labels,) = [dict(labels) for name, labels in samples(Telemetry("agent")) if name == "twinhost_build_info"]
+    libraries = {"pyzmq": zmq.pyzmq_version(), "libzmq": zmq.zmq_version(), "python": platform.python_version()}
+    assert labels == {"version": VERSION, **libraries}

@@ -66,7 +66,7 @@ def test_health_is_answered_with_its_document(name: str, table: Replies, actions
     """The two names of health have no handler of the agent's own; their document is the one that a page shows, too."""
     own = {action.request for action in actions}
     others = {tag_of(request): kind for request, kind in table.items() if request not in own}
-    assert others.keys() == {"health", "health_check", "get_peers"}
+    assert others.keys() == {"health", "health_check", "get_peers", "announce_probes"}
     assert others["health"] is others["health_check"]
     assert HealthDocument.__required_keys__ <= others["health"].__required_keys__
     assert (others["health"] is HealthDocument) is (name == "SystemDigitalTwin")

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from agent_runtime.assembly import Assembly, Foundation
-from agent_runtime.common_actions import GetPeers, health_actions
+from agent_runtime.common_actions import AnnounceProbes, GetPeers, health_actions
 from message_schema.__main__ import AGENTS
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
@@ -83,7 +83,7 @@ def agent(request: pytest.FixtureRequest, written: dict[str, bytes], tmp_path_fa
         environment = environment_of(tmp_path_factory.mktemp("agent"), HOST[name])
         assembled = stack.enter_context(Assembled(name, migrations, assemble, environment))
         actions = [*assembled.assembly.actions, *health_actions(dict)]
-    requests: list[type[Request]] = [*(action.request for action in actions), GetPeers]
+    requests: list[type[Request]] = [*(action.request for action in actions), GetPeers, AnnounceProbes]
     types = {tag_of(each): each for each in requests}
     union: Any = next(iter(types.values()))
     for each in types.values():

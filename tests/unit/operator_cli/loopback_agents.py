@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import zmq
 
-from agent_runtime.common_actions import Ping, health_actions, peers_action, pong
+from agent_runtime.common_actions import Ping, health_actions, peers_action, pong, probes_action
 from agent_runtime.health import Health
+from agent_runtime.http import HttpServer
 from audit_log.events import Event
 from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
 from audit_log.ledger import MIGRATION_RESTORES
@@ -48,6 +49,7 @@ from system_digital_twin.key_actions import KeyActions
 from system_digital_twin.registry import MIGRATION, Registry
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
+from tests.ports import free_ports
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536
@@ -88,6 +90,9 @@ class LoopbackAgent:
         self._server = Server(self.socket, self._dispatcher(self.socket), self._on_tick)
         self._thread = threading.Thread(target=self._server.serve_forever, name=name, daemon=True)
         self._thread.start()
+        (self.http_port,) = free_ports(1)
+        self._http = HttpServer(self.http_port, self._health_document)
+        self._http.start()
 
     @property
     def port(self) -> int:
@@ -108,6 +113,7 @@ class LoopbackAgent:
 
     def stop(self) -> None:
         """End the agent; its address refuses connections from then on."""
+        self._http.stop()
         self._server.stop()
         self._thread.join()
         if self.feed is not None:
@@ -140,6 +146,7 @@ class LoopbackAgent:
             *self._own_actions(),
             *health_actions(self._health_document),
             peers_action(self.peers, socket.sessions, socket.handshakes, "ok"),
+            probes_action(self.handshakes, "ok"),
             Action(RefuseWith, _refuse_with),
         ]
         replies = ReplyLog(self._database, keep_s=600, keep_per_caller=1_000)
@@ -168,7 +175,9 @@ class LoopbackAgent:
 
     def _audit_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
         assert self.audit is not None
-        if outcome is not Outcome.ACCEPTED:
+        if outcome is Outcome.ANNOUNCED_PROBE:
+            self.audit.note(Event.PROBES_ANNOUNCED, **fields)
+        elif outcome is not Outcome.ACCEPTED:
             self.audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
 
     def _health_document(self) -> dict[str, Any]:
@@ -219,8 +228,8 @@ class TwoHosts:
         (self.root / "network_config.yaml").write_text(
             "hosts: {mainpc: {address: 127.0.0.1}, pc2: {address: 127.0.0.1}}\n"
             "agents:\n"
-            f"  {SDT}: {{host: mainpc, key: server, ports: {{{zmq_and_events}, http: 8120}}}}\n"
-            f"  {UMRA}: {{host: pc2, key: client, ports: {{zmq: {pc2_port}, http: 8230}}}}\n"
+            f"  {SDT}: {{host: mainpc, key: server, ports: {{{zmq_and_events}, http: {self.mainpc.http_port}}}}}\n"
+            f"  {UMRA}: {{host: pc2, key: client, ports: {{zmq: {pc2_port}, http: {self.pc2.http_port}}}}}\n"
             + GRANTS_LINE
             + RECALL_LINE
             + f"limits: {{max_payload_bytes: {PAYLOAD_BYTES}, heartbeat_s: 5, registration_ttl_s: 15,\n"

@@ -4,23 +4,28 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from agent_runtime.health import iso_time
-from agent_runtime.version import versions
 from audit_log.events import Event
 from operator_cli.connect import Settings, load_settings
 from operator_cli.doctor import answers, doors
 from operator_cli.findings import Verdict
+from secure_zmq.errors import NotGranted
+from secure_zmq.handshakes import Outcome
 from secure_zmq.key_folders import REVOKED_FOLDER
 from secure_zmq.key_writer import write_key_pair, write_revocation
+from secure_zmq.server_address import SecuredAddress
 from secure_zmq.validity import DAY_S, Validity
+from secure_zmq.version import versions
 from tests.identities import new_pair
-from tests.unit.operator_cli.loopback_agents import SDT, UMRA, StartHosts, TwoHosts
+from tests.unit.operator_cli.loopback_agents import SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -54,6 +59,64 @@ def test_a_well_deployment_has_nothing_but_ok(hosts: TwoHosts, cli: Cli) -> None
         "audit log",
         "port of the event feed",
     }
+
+
+def refusals(agent: LoopbackAgent) -> dict[str, int]:
+    return {cause: n for cause, n in agent.handshakes.counts().items() if n and cause != Outcome.ACCEPTED}
+
+
+def test_its_own_probes_are_no_refusals(hosts: TwoHosts, cli: Cli) -> None:
+    """They are counted apart on both hosts, and audited under their causes with the operator who announced them."""
+    examined(hosts, cli, 0)
+    for agent in (hosts.mainpc, hosts.pc2):
+        wait_until(lambda agent=agent: refusals(agent).get("announced_probe", 0) >= 6, PATIENCE_S, "it saw them end")  # type: ignore[misc]
+    assert set(refusals(hosts.mainpc)) == set(refusals(hosts.pc2)) == {"announced_probe"}
+    wait_until(lambda: len(audited(hosts, "handshake_refused")) >= 6, PATIENCE_S, "they are audited")
+    refused = audited(hosts, "handshake_refused")
+    assert {line["probe_by"] for line in refused} == {"operator"}
+    assert {line["cause"] for line in refused} >= {
+        "key_not_authorized",
+        "wrong_server_key_or_mismatched_halves",
+        "broken_off_or_plain_client",
+    }
+    (announced,) = audited(hosts, "probes_announced")
+    assert (announced["peer"], announced["fingerprint"]) == ("operator", hosts.fingerprints["operator"])
+
+
+def test_an_intruder_beside_it_is_a_refusal(hosts: TwoHosts, cli: Cli) -> None:
+    """An unknown key that comes during an examination, from the same address."""
+    seen: list[Outcome] = []
+
+    def intrude(outcome: Outcome, _: Mapping[str, str]) -> None:
+        if outcome is Outcome.ANNOUNCED_PROBE and not seen:
+            seen.append(outcome)
+            stranger = new_pair("intruder")
+            address = SecuredAddress(hosts.mainpc.address, stranger, hosts.mainpc.own_keys.public)
+            threads.append(threading.Thread(target=lambda: doors._refusal(address)))
+            threads[0].start()
+
+    threads: list[threading.Thread] = []
+    hosts.mainpc.handshakes.listen(intrude)
+    examined(hosts, cli, 0)
+    threads[0].join()
+    assert refusals(hosts.mainpc)["key_not_authorized"] == 1
+
+
+def test_an_agent_can_not_announce_probes(hosts: TwoHosts, cli: Cli) -> None:
+    """So an examination with an agent's key is counted as what it looks like."""
+    hosts.folders["operator"] = hosts.folders["client"]
+    examined(hosts, cli, 0)
+    for agent in (hosts.mainpc, hosts.pc2):
+        assert "announced_probe" not in refusals(agent)
+        assert refusals(agent)["key_not_authorized"] == 1
+    with hosts.client("client") as client, pytest.raises(NotGranted, match="announce_probes is not granted"):
+        client.call("announce_probes", attempts=1)
+
+
+def audited(hosts: TwoHosts, event: str) -> list[dict[str, Any]]:
+    assert hosts.mainpc.audit is not None
+    lines = map(json.loads, hosts.mainpc.audit.read_page(0, 1_000).lines)
+    return [line for line in lines if line["event"] == event]
 
 
 def test_people_see_tables_that_fit(hosts: TwoHosts, cli: Cli) -> None:

@@ -13,10 +13,22 @@ import pytest
 import zmq
 
 import secure_zmq.feed
+from agent_runtime.http_hosts import HostGuard
 from operator_cli.connect import load_settings
 from operator_cli.findings import Finding, Verdict
 from operator_cli.handmade.zmtp import Line
-from operator_cli.intruder import campaign, damaged, feed, impostor, insiders, noise, recorded, sizes, strangers
+from operator_cli.intruder import (
+    campaign,
+    damaged,
+    feed,
+    impostor,
+    insiders,
+    noise,
+    other_sites,
+    recorded,
+    sizes,
+    strangers,
+)
 from operator_cli.intruder.attack import Attack, Outcome, held
 from operator_cli.intruder.campaign import ATTACKS, GOOD_CLIENT, play_against
 from operator_cli.intruder.out_of_reach import ATTACKS as OUT_OF_REACH
@@ -432,3 +444,19 @@ def test_red_where_nonsense_ends_the_agent(tmp_path: Path) -> None:
 def _hang(_: dict[str, Any]) -> dict[str, Any]:
     threading.Event().wait(2)
     return {}
+
+
+@pytest.mark.parametrize("attack", other_sites.ATTACKS, ids=lambda attack: attack.name)
+def test_red_where_http_answers_to_other_sites(
+    hosts: TwoHosts, attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostGuard, "_refusal", lambda *_: None)
+    came_through(attack.play(against(hosts)), "it answered 200 for /healthz")
+
+
+@pytest.mark.parametrize("attack", other_sites.ATTACKS, ids=lambda attack: attack.name)
+def test_http_that_is_not_reached_is_not_attacked(tmp_path: Path, attack: Attack) -> None:
+    """Its port is published on the agent's machine alone."""
+    with listener(swallow) as port:
+        outcome = attack.play(target_at(port, tmp_path, secure=False))
+    assert (outcome.verdict, "where the port is published" in outcome.sentence) == (Verdict.NOT_PLAYED, True)

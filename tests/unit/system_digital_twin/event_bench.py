@@ -16,7 +16,7 @@ from secure_zmq.grants import Grants
 from secure_zmq.inbound import Inbound
 from system_digital_twin import events as events_module
 from system_digital_twin.event_actions import EventActions
-from system_digital_twin.events import MIGRATION, MIGRATION_IDS, MOST, MOST_BYTES, Events
+from system_digital_twin.events import MIGRATION, MIGRATION_IDS, MIGRATION_SEVERE, MOST, MOST_BYTES, Events
 from tests.configuration import SHIPPED_GRANTS
 from tests.unit.system_digital_twin.twin import UMRA, Clock
 
@@ -34,7 +34,7 @@ class EventBench:
 
     def open(self) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = Database(self._path, [REPLY_LOG_SCHEMA, MIGRATION, MIGRATION_IDS])
+        self.database = Database(self._path, [REPLY_LOG_SCHEMA, MIGRATION, MIGRATION_IDS, MIGRATION_SEVERE])
         self.events = Events(self.database, self._publish, most=self._most, most_bytes=self._most_bytes)
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
         actions = EventActions(self.events, MAX_REPLY_BYTES).actions()

@@ -1,13 +1,16 @@
 """Events and errors as they are kept: numbered for good, bounded, newest first, for as long as they are to be told."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from system_digital_twin.events import Topic
+from durable_store.database import Database
+from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from system_digital_twin.events import MIGRATION, MIGRATION_IDS, Events, Topic
 from system_digital_twin.taken_once import TakenOnce
 from tests.unit.system_digital_twin.event_bench import EventBench, error, event, setable_clock
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
@@ -257,6 +260,7 @@ def test_a_store_of_before_is_read_and_what_it_has_is_told_again_once(tmp_path: 
     with EventBench(tmp_path / "db", clock) as bench:
         bench.publish("a", timestamp=MOMENT)
         bench.database.execute("DROP TABLE taken_once")
+        bench.database.execute("DROP INDEX happenings_severe")
         bench.database.execute("PRAGMA user_version = 2")
         bench.reopen()
         assert [bench.publish("a", timestamp=MOMENT)["seq"] for _ in range(2)] == [2, 2]
@@ -271,3 +275,26 @@ def test_of_each_caller_the_newest_are_known_again(tmp_path: Path, clock: Clock)
         once.note("other", b"\0", 7)
         assert [once.find("one", bytes([number])) for number in range(5)] == [None, None, 2, 3, 4]
         assert once.find("other", b"\0") == 7
+
+
+def test_a_store_of_an_earlier_version_finds_its_severe_errors(tmp_path: Path, clock: Clock) -> None:
+    """Those that were reported before there was an index of them."""
+    path = tmp_path / "twin.sqlite3"
+    with closing(Database(path, [REPLY_LOG_SCHEMA, MIGRATION, MIGRATION_IDS])) as database:
+        events = Events(database)
+        with database.transaction():
+            for topic, severity in ((Topic.ERROR, "critical"), (Topic.ERROR, "info"), (Topic.EVENT, "critical")):
+                events.add(topic, {"severity": severity}, "agent")
+    with EventBench(path, clock) as bench:
+        bench.report("y", severity="error")
+        assert [each.fields["severity"] for each in bench.events.severe_since(0, 10)] == ["error", "critical"]
+        assert bench.events.count_severe_since(0) == 2
+
+
+def test_a_severe_error_that_expired_is_not_found(bench: EventBench) -> None:
+    """Neither shown nor counted."""
+    with bench.database.transaction():
+        bench.events.add(Topic.ERROR, {"severity": "critical"}, "agent", ttl_s=10)
+    assert (len(bench.events.severe_since(0, 10)), bench.events.count_severe_since(0)) == (1, 1)
+    bench.clock.let_pass(11)
+    assert (bench.events.severe_since(0, 10), bench.events.count_severe_since(0)) == ([], 0)

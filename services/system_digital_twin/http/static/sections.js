@@ -48,6 +48,26 @@ const AGENTS = {
   ],
 };
 
+const GONE = {
+  caption: "Agents that have been silent for more than a day, and the command that removes each",
+  empty: "None.",
+  keyOf: (agent) => agent.name,
+  rowState: () => "silent",
+  columns: [
+    { title: "Agent", value: (agent) => plain(agent.name, 60), draw: name },
+    { title: "Last seen", kind: "short", value: (agent) => agent.last_seen, draw: lastSeen },
+    { title: "To unregister it", value: unregistering, draw: (command) => el("code", {}, command) },
+  ],
+};
+
+/** Return the shell command that unregisters an agent; of a name that is not plain it has nothing but ASCII in quotes. */
+function unregistering({ name: agent }) {
+  const isPlain = /^[A-Za-z][\w.-]*$/.test(agent) && !["true", "false", "null"].includes(agent);
+  const escaped = (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  const field = isPlain ? `agent_name=${agent}` : `'agent_name=${JSON.stringify(agent).replace(/[^ -~]|'/g, escaped)}'`;
+  return `docker compose run --rm cli call SystemDigitalTwin unregister ${field}`;
+}
+
 const SESSIONS = {
   caption: "Identities with their connections and keys",
   empty: "Nobody is let in yet.",
@@ -124,10 +144,19 @@ const LEASES = {
 };
 
 export function drawAgents({ agents = [], counts = {} }) {
-  const all = counts.agents ?? agents.length;
-  const shown = agents.length <= MOST_ROWS ? agents : troubledFirst(agents).slice(0, MOST_ROWS);
+  const gone = agents.filter((agent) => agent.gone);
+  drawGone(gone, counts.gone ?? gone.length);
+  const here = agents.filter((agent) => !agent.gone);
+  const all = counts.agents === undefined ? here.length : counts.agents - (counts.gone ?? 0);
+  const shown = here.length <= MOST_ROWS ? here : troubledFirst(here).slice(0, MOST_ROWS);
   setText(byId("agents-count"), shown.length < all ? `${count(shown.length)} of ${count(all)}` : count(all));
   table(byId("agents-table"), AGENTS, shown);
+}
+
+function drawGone(gone, all) {
+  byId("gone").hidden = all === 0;
+  setText(byId("gone-count"), gone.length < all ? `${count(gone.length)} of ${count(all)}` : count(all));
+  table(byId("gone-table"), GONE, gone);
 }
 
 function troubledFirst(agents) {
@@ -145,11 +174,12 @@ export function drawLeases({ leases = [], counts = {} }) {
   table(byId("leases-table"), LEASES, leases.slice(0, MOST_ROWS));
 }
 
-export function drawRefused({ refused = {} }) {
+export function drawRefused({ refused = {}, probes = 0 }) {
   const causes = Object.entries(refused)
     .filter(([, times]) => times > 0)
     .sort(([, a], [, b]) => b - a);
   setText(byId("refused-count"), count(causes.reduce((sum, [, times]) => sum + times, 0)));
+  setText(byId("probes"), probes > 0 ? `Not counted here: ${count(probes)} that an operator announced, as cli doctor does.` : "");
   const most = causes[0]?.[1] ?? 1;
   const columns = [
     {
@@ -169,7 +199,7 @@ export function drawRefused({ refused = {} }) {
     },
   ];
   const caption = "Refused connections by cause";
-  table(byId("refused-list"), { caption, columns, keyOf: ([cause]) => cause, empty: "Nobody has been turned away." }, causes);
+  table(byId("refused-list"), { caption, columns, keyOf: ([cause]) => cause, empty: "None has been refused." }, causes);
 }
 
 export function drawEvents({ events = [] }) {
@@ -183,7 +213,7 @@ export function drawEvents({ events = [] }) {
 
 export function drawErrors({ errors = [] }) {
   setText(byId("errors-count"), errors.length > 0 ? `newest ${count(errors.length)}` : "");
-  drawFeed(byId("errors-list"), "Errors, newest first", "Nothing has gone wrong.", errors, (error) => {
+  drawFeed(byId("errors-list"), "Errors: severe ones of the last 24 hours first", "Nothing has gone wrong.", errors, (error) => {
     const { tone, sign, word } = wordOfSeverity(error.severity);
     return [
       el("p", { class: "feed-head" }, badge(tone, sign, word), el("bdi", { class: "name" }, plain(error.type, 80)), whenElement(error.time)),

@@ -3,7 +3,7 @@
 import { byId, draw, el, setAttribute, setText } from "./dom.js";
 import { duration, isNumber, listed, many, plain } from "./text.js";
 import { ENDS_SOON_S } from "./sections.js";
-import { wordOfStatus } from "./words.js";
+import { wordOfStatus, wordsOfCause } from "./words.js";
 
 const SIGNS = { good: "ok", warn: "warn", bad: "bad", silent: "unknown" };
 
@@ -45,7 +45,8 @@ function announce(text) {
 
 function summaryOf(state) {
   const hosts = state.hosts ?? [];
-  const agents = state.agents ?? [];
+  const gone = state.counts?.gone ?? 0;
+  const agents = (state.agents ?? []).filter((agent) => !agent.gone);
   const ofHosts = new Set(hosts.map((host) => host.agent));
   const silentHosts = hosts.filter((host) => host.status === "NO_RESPONSE");
   const newHosts = hosts.filter((host) => host.status === "unknown");
@@ -53,25 +54,38 @@ function summaryOf(state) {
   const odd = agents.filter((agent) => wordOfStatus(agent.status).tone === "warn");
   const mute = hosts.filter((host) => host.stale && wordOfStatus(host.status).tone === "good");
   const ending = (state.sessions ?? []).filter((one) => isNumber(one.key_left_s) && one.key_left_s < ENDS_SOON_S);
+  const severe = state.counts?.severe_errors_24h ?? 0;
+  const refused = Object.entries(state.refused_24h ?? {}).sort(([, a], [, b]) => b - a);
+  const refusals = refused.reduce((sum, [, times]) => sum + times, 0);
   const names = (list) => listed(list.map((one) => one.name));
   const troubles = [
     state.secure === false && ["bad", "Encryption is off."],
     silentHosts.length > 0 && ["bad", `${names(silentHosts)} ${silentHosts.length === 1 ? "gives" : "give"} no response.`],
     state.status === "error" && ["bad", "mainpc’s own check says that something is broken."],
+    severe > 0 && ["bad", `${many(severe, "error", "errors")} in the last 24 hours${newestOf(state.errors)}.`],
     newHosts.length > 0 && ["warn", `${names(newHosts)} ${newHosts.length === 1 ? "has" : "have"} not reported yet.`],
     silent.length > 0 && ["warn", `No response from ${many(silent.length, "agent", "agents")}: ${names(silent)}.`],
     odd.length > 0 && ["warn", `Not healthy, by ${odd.length === 1 ? "its" : "their"} own word: ${names(odd)}.`],
     mute.length > 0 && ["warn", `No figures come from ${names(mute)}.`],
     ending.length > 0 && ["warn", `${ending.length === 1 ? "A key ends" : "Keys end"} soon: ${names(ending)}.`],
+    refusals > 0 && [
+      "warn",
+      `${many(refusals, "connection", "connections")} refused in the last 24 hours: ${listed(refused.map(([cause]) => wordsOfCause(cause)[0].toLowerCase()))}.`,
+    ],
     state.status === "degraded" && ["warn", "mainpc’s own check says that something is amiss."],
   ].filter(Boolean);
   if (troubles.length === 0) {
     return {
       level: "good",
       title: "All is well.",
-      text: `${many(hosts.length, "machine", "machines")} and ${many(state.counts?.agents ?? agents.length, "agent", "agents")} respond, and every message between them is encrypted.`,
+      text: `${many(hosts.length, "machine", "machines")} and ${many((state.counts?.agents ?? agents.length + gone) - gone, "agent", "agents")} respond, and every message between them is encrypted.`,
     };
   }
   const [[level, title], ...others] = troubles;
   return { level, title, text: others.map(([, text]) => text).join(" ") || "Everything else is well." };
+}
+
+/** Return ", the newest TYPE from AGENT" of the first error, which is the newest that calls for attention. */
+function newestOf([error] = []) {
+  return error?.attention ? `, the newest ${plain(error.type, 60)} from ${plain(error.agent, 40)}` : "";
 }

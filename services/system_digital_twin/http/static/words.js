@@ -20,6 +20,7 @@ const CAUSES = {
   key_revoked: ["Withdrawn key", "It was let in once, and no longer is."],
   key_expired: ["Expired key", "Its last day is over."],
   key_not_yet_valid: ["Key from the future", "Its first day has not come, or a clock is wrong."],
+  too_many_sessions: ["Too many sessions", "Its key has as many connections as it may have."],
   handler_fault: ["Could not be checked", "A fault of ours: refused to be safe."],
   wrong_server_key_or_mismatched_halves: ["Wrong or broken keys", "It expects another server, or its key’s halves don’t match."],
   mechanism_mismatch: ["Came without encryption", "Or with a kind that isn’t spoken here."],

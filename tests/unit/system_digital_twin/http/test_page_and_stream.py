@@ -185,7 +185,7 @@ def test_a_listener_that_does_not_read_is_dropped_and_harms_nobody(
     monkeypatch.setattr(http_limits, "ANSWER_DEADLINE_S", 0.5)
     with socket.create_connection(("127.0.0.1", shown.port)) as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        lazy.sendall(b"GET /api/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        lazy.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait_until(lambda: len(shown.connections) == 2, PATIENCE_S, "both are there")
 
         def is_dropped() -> bool:

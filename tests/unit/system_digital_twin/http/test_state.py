@@ -1,6 +1,7 @@
 """The state document: true values of real stores in every part, null where nothing is known, and never a large one."""
 
 import asyncio
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -13,13 +14,18 @@ import pytest
 from starlette.requests import Request
 from starlette.routing import Route
 
+from agent_runtime import telemetry as telemetry_module
+from agent_runtime.telemetry import State
 from secure_zmq.callers import Caller
 from secure_zmq.client import Client
 from secure_zmq.errors import ConnectionRefused
+from secure_zmq.handshakes import Outcome
 from secure_zmq.server_address import SecuredAddress, UnencryptedAddress
+from system_digital_twin import events as events_module
+from system_digital_twin import registry as registry_module
 from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
 from system_digital_twin.http import state as state_module
-from system_digital_twin.http.state import MAX_ROWS, MAX_SHOWN_BYTES, SHOWN
+from system_digital_twin.http.state import MAX_ROWS, MAX_SHOWN_BYTES, RECENT_S, SHOWN
 from system_digital_twin.metrics import KEPT_IN_MEMORY, MAX_HOSTS
 from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, Hosts
@@ -31,6 +37,7 @@ from tests.waiting import PATIENCE_S, wait_until
 
 MAX_STATE_BYTES = 1_500_000  # of the worst that agents can bring about
 YEAR_S = 365 * 86_400
+NO_STATE = State(secure=True, uptime_s=0, store_bytes=0, loop_lag_s=0)
 GPUS = [{"index": index, "name": "H100", "used_mb": 100 + index, "total_mb": 81_920} for index in range(2)]
 NOTHING = dict.fromkeys(
     ("cpu_percent", "ram_used_mb", "ram_total_mb", "vram_used_mb", "vram_total_mb", "latency_ms"), None
@@ -182,6 +189,7 @@ def test_an_agent_is_shown_as_it_registered(twin: Twin) -> None:
         "registered_by": OPERATOR.name,
         "agent_type": "llm",
         "dependencies": ["memory"],
+        "gone": False,
     }
     twin.told("unregister", OPERATOR, agent_name="planner")
     assert [each["name"] for each in twin.state()["agents"]] == [NAME]
@@ -204,7 +212,92 @@ def test_events_and_errors_are_the_newest_and_say_who_wrote_them(
     newest, (failed,) = state["events"][0], state["errors"]
     assert max(seconds_ago(newest.pop("time")), seconds_ago(failed.pop("time"))) < PATIENCE_S
     assert newest == {"seq": last, "type": "loaded", "source": UMRA.name, "data": {"n": SHOWN + 4}}
-    assert failed == {"seq": told, "severity": "critical", "type": "OOM", "agent": UMRA.name, "message": "m"}
+    said = {"severity": "critical", "type": "OOM", "agent": UMRA.name, "message": "m"}
+    assert failed == {"seq": told, **said, "attention": True}
+
+
+def report(twin: Twin, severity: str, **fields: Any) -> int:
+    error = {"error_id": "x", "agent_id": UMRA.name, "error_type": "OOM", "message": "m", **fields}
+    return int(twin.told("report_error", error={**error, "severity": severity})["seq"])
+
+
+def test_errors_that_call_for_attention_come_first(twin: Twin) -> None:
+    """Severity error or critical, however many lesser ones came since; all of them are counted."""
+    severe = [report(twin, severity) for severity in ("error", "critical", "error")]
+    lesser = [report(twin, ("info", "warning")[number % 2]) for number in range(SHOWN + 5)]
+    state = twin.state()
+    shown = [each["seq"] for each in state["errors"]]
+    assert shown == [*reversed(severe), *reversed(lesser)][:SHOWN]
+    assert [each["attention"] for each in state["errors"]] == [each in severe for each in shown]
+    assert state["counts"]["severe_errors_24h"] == len(severe)
+    for _ in range(SHOWN):
+        report(twin, "critical")
+    assert twin.state()["counts"]["severe_errors_24h"] == len(severe) + SHOWN
+
+
+def test_after_a_day_an_error_calls_for_attention_no_more(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays in the list, in its order."""
+    old = report(twin, "critical")
+    clock = Clock()
+    for module in (state_module, events_module):
+        monkeypatch.setattr(module, "time", clock)
+    clock.let_pass(RECENT_S + 1)
+    lesser, severe = report(twin, "info"), report(twin, "error")
+    newest = report(twin, "info")
+    state = twin.state()
+    assert [(each["seq"], each["attention"]) for each in state["errors"]] == [
+        (severe, True),
+        (newest, False),
+        (lesser, False),
+        (old, False),
+    ]
+    assert state["counts"]["severe_errors_24h"] == 1
+
+
+def test_refusals_are_recent_for_a_day(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`refused` counts since the start, `refused_24h` those of the last day; probes are apart."""
+    clock = Clock()
+    monkeypatch.setattr(state_module, "time", clock)
+    monkeypatch.setattr(telemetry_module, "GATHER_EVERY_S", 0.0)
+    counts = dict.fromkeys(map(str, Outcome), 0)
+
+    def state(**refused: int) -> Any:
+        counts.update(refused)
+        handshakes = {**counts, "accepted": 7, "announced_probe": 10}
+        twin.telemetry.gather(lambda: dataclasses.replace(NO_STATE, handshakes=handshakes))
+        return twin.state()
+
+    first = state(not_zmtp=3)
+    assert (first["refused"], first["refused_24h"], first["probes"]) == ({"not_zmtp": 3}, {"not_zmtp": 3}, 10)
+    for _ in range(95):
+        clock.let_pass(900)
+        assert state()["refused_24h"] == {"not_zmtp": 3}
+    clock.let_pass(900 * 2)
+    last = state(not_zmtp=4, key_revoked=1)
+    assert last["refused"] == {"not_zmtp": 4, "key_revoked": 1}
+    assert last["refused_24h"] == {"not_zmtp": 1, "key_revoked": 1}
+    assert len(twin.state()["refused_24h"]) == 2
+
+
+def test_an_agent_that_is_silent_for_a_day_is_gone(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that no host of the configuration is for; it comes back with its next heartbeat."""
+    clock = Clock()
+    monkeypatch.setattr(registry_module, "time", clock)
+    for name in (UMRA.name, "visitor"):
+        twin.told("register_agent", OPERATOR, agent_name=name, status="HEALTHY")
+
+    def gone() -> tuple[dict[str, bool], int]:
+        state = twin.state()
+        return {each["name"]: each["gone"] for each in state["agents"]}, state["counts"]["gone"]
+
+    everybody = {NAME: False, UMRA.name: False, "visitor": False}
+    assert gone() == (everybody, 0)
+    clock.let_pass(RECENT_S - 60)
+    assert gone() == (everybody, 0)
+    clock.let_pass(61)
+    assert gone() == ({**everybody, "visitor": True}, 1)
+    twin.told("heartbeat", OPERATOR, agent_name="visitor")
+    assert gone() == (everybody, 0)
 
 
 def test_leases_are_those_that_are_open(twin: Twin) -> None:
@@ -338,7 +431,7 @@ def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None
             wait_until(lambda: state()["link"]["latency_ms"], PATIENCE_S, "the link is measured")
             peers, shown = client.call("get_peers"), state()
         counted = {cause: count for cause, count in peers["handshakes"].items() if count and cause != "accepted"}
-        assert shown["refused"] == counted
+        assert shown["refused"] == shown["refused_24h"] == counted
         assert counted["key_not_authorized"] >= 1
         by_name = {each["name"]: each for each in shown["sessions"]}
         assert by_name.keys() == {each["name"] for each in peers["peers"]}

@@ -8,3 +8,8 @@ VERSION = "0.1.0"  # pyproject.toml and the image's tag say the same, and a test
 def versions() -> dict[str, str]:
     """Return the version of each, by name."""
     return {"twinhost": VERSION, "pyzmq": zmq.pyzmq_version(), "libzmq": zmq.zmq_version()}
+
+
+def version_line() -> str:
+    """Return what `--version` prints."""
+    return ", ".join(f"{name} {version}" for name, version in versions().items())

@@ -1,0 +1,171 @@
+"""The page's first sentence and its order, drawn by a real browser from a real agent whose clocks a test can move."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from agent_runtime import telemetry as telemetry_module
+from agent_runtime.http import HttpServer
+from agent_runtime.telemetry import State
+from operator_cli.arguments import parse_fields
+from secure_zmq.handshakes import Outcome
+from system_digital_twin import events as events_module
+from system_digital_twin import registry as registry_module
+from system_digital_twin.http import state as state_module
+from system_digital_twin.http.state import RECENT_S
+from tests.ports import free_ports
+from tests.unit.agent_runtime.assembled import environment_of
+from tests.unit.system_digital_twin.http.test_state import Twin
+from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
+from tests.waiting import PATIENCE_S, wait_until
+
+PATIENCE_MS = PATIENCE_S * 1_000
+COMMAND = "docker compose run --rm cli call SystemDigitalTwin unregister "
+
+
+class Watched:
+    """SystemDigitalTwin without a socket, its HTTP port, and a page that shows it."""
+
+    def __init__(self, twin: Twin, page: Page, clock: Clock) -> None:
+        self.twin, self.page, self.clock = twin, page, clock
+        self._stay()
+
+    def _stay(self) -> None:
+        """Both hosts are here and have figures."""
+        self.twin.told("register_agent", agent_name=UMRA.name, status="HEALTHY")
+        self.twin.measured(cpu_percent=1, latency_ms=1)
+        self.draw()
+
+    def draw(self) -> None:
+        counts = self.twin.handshakes.counts()
+        self.twin.telemetry.gather(
+            lambda: State(secure=True, uptime_s=1, store_bytes=1, loop_lag_s=0, handshakes=counts)
+        )
+        self.twin.assembly.on_tick()
+
+    def let_pass(self, seconds: float) -> None:
+        self.clock.let_pass(seconds)
+        self._stay()
+
+    def headline(self, level: str, title: str, text: str) -> None:
+        """Expect the first sentence, the one below it, and how bad they are."""
+        expect(self.page.locator("#summary-title")).to_have_text(title, timeout=PATIENCE_MS)
+        expect(self.page.locator("#summary")).to_have_attribute("data-level", level)
+        expect(self.page.locator("#summary-text")).to_contain_text(text)
+
+
+@pytest.fixture
+def watched(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    clock = Clock()
+    for module in (state_module, registry_module, events_module):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(state_module, "DRAW_EVERY_S", 0.0)
+    monkeypatch.setattr(telemetry_module, "GATHER_EVERY_S", 0.0)
+    (port,) = free_ports(1)
+    twin = Twin(environment_of(tmp_path, "mainpc"))
+    with twin, closing(browser.new_context()) as context:
+        server = HttpServer(port, dict, bytes, twin.assembly.routes)
+        server.start()
+        page = context.new_page()
+        page.goto(f"http://localhost:{port}/")
+        page.wait_for_selector("html[data-stream=live]", timeout=PATIENCE_MS)
+        (sampler,) = twin.assembly.companions
+        sampler.start()
+        wait_until(lambda: not mainpc_is_stale(twin, port), PATIENCE_S, "mainpc has measured itself")
+        yield Watched(twin, page, clock)
+        sampler.stop()
+        server.stop()
+
+
+def mainpc_is_stale(twin: Twin, port: int) -> bool:
+    twin.assembly.on_tick()
+    with urlopen(f"http://localhost:{port}/api/state", timeout=PATIENCE_S) as answer:
+        return bool(json.load(answer)["hosts"][0]["stale"])
+
+
+def report(twin: Twin, severity: str, **fields: Any) -> None:
+    error = {"error_id": "x", "agent_id": UMRA.name, "error_type": "disk_full", "message": "m", **fields}
+    twin.told("report_error", error={**error, "severity": severity})
+
+
+def test_all_is_well_where_nothing_happened(watched: Watched) -> None:
+    """A lesser error, an accepted handshake, and an announced probe change nothing."""
+    report(watched.twin, "warning")
+    watched.twin.handshakes.accepted("operator", "SHA256:x", "127.0.0.1")
+    watched.twin.handshakes.announce_probes("operator", "SHA256:x", ["SHA256:y"], 1)
+    watched.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, fingerprint="SHA256:y")
+    watched.draw()
+    watched.headline("good", "All is well.", "2 machines and 2 agents respond")
+    expect(watched.page.locator("#refused-count")).to_have_text("0")
+    expect(watched.page.locator("#probes")).to_contain_text("1 that an operator announced")
+
+
+@pytest.mark.parametrize("severity", ["error", "critical"])
+def test_a_severe_error_is_the_headline(watched: Watched, severity: str) -> None:
+    """However many lesser ones come after it, and in the list it is the first."""
+    report(watched.twin, severity)
+    for _ in range(60):
+        report(watched.twin, "info", error_type="noise")
+    watched.draw()
+    title = f"1 error in the last 24 hours, the newest disk_full from {UMRA.name}."
+    watched.headline("bad", title, "Everything else is well.")
+    expect(watched.page.locator("#errors-list li").first).to_contain_text("disk_full")
+
+
+def test_a_refusal_is_in_the_headline_for_a_day(watched: Watched) -> None:
+    """Below a severe error; its cause is named."""
+    watched.twin.handshakes.refused(Outcome.KEY_REVOKED)
+    watched.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED)
+    watched.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED)
+    watched.draw()
+    refused = "3 connections refused in the last 24 hours: unknown key and withdrawn key."
+    watched.headline("warn", refused, "Everything else is well.")
+    report(watched.twin, "critical")
+    watched.draw()
+    watched.headline("bad", f"1 error in the last 24 hours, the newest disk_full from {UMRA.name}.", refused)
+    for _ in range(2):
+        watched.let_pass(RECENT_S)
+    watched.headline("good", "All is well.", "2 machines")
+    expect(watched.page.locator("#refused-count")).to_have_text("3")
+
+
+def test_errors_and_refusals_stand_above_the_agents(watched: Watched) -> None:
+    """In the document's order, which a screen reader follows, and so on the screen."""
+    sections = ["machines", "errors", "refused", "agents", "identities"]
+    order = watched.page.evaluate("[...document.querySelectorAll('main section[id]')].map(each => each.id)")
+    assert order[: len(sections)] == sections
+    errors, agents = (watched.page.locator(f"#{name}").bounding_box() for name in ("errors", "agents"))
+    assert errors
+    assert agents
+    assert errors["y"] + errors["height"] <= agents["y"]
+
+
+NAMES = ["visitor", "42", 'it\'s \u202e $(reboot) `x` "y" \\ \U0001f600', "-x'; reboot; '"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_an_agent_gone_for_long_leaves_the_headline(watched: Watched, name: str) -> None:
+    """It moves to a group of its own, with the command that unregisters it and does nothing else, whatever its name."""
+    watched.twin.told("register_agent", OPERATOR, agent_name=name, status="HEALTHY")
+    watched.let_pass(RECENT_S - 60)
+    expect(watched.page.locator("#summary-title")).to_contain_text("No response from 1 agent", timeout=PATIENCE_MS)
+    expect(watched.page.locator("#gone")).to_be_hidden(timeout=PATIENCE_MS)
+    watched.let_pass(61)
+    watched.headline("good", "All is well.", "2 agents respond")
+    expect(watched.page.locator("#agents-count")).to_have_text("2")
+    watched.page.locator("#gone summary").click()
+    command = watched.page.locator("#gone-table code").inner_text()
+    assert command.startswith(COMMAND)
+    assert command.isascii()
+    words = shlex.split(command.removeprefix(COMMAND))
+    assert parse_fields(words) == {"agent_name": name}
+    watched.twin.told("unregister", OPERATOR, **parse_fields(words))
+    watched.draw()
+    expect(watched.page.locator("#gone")).to_be_hidden(timeout=PATIENCE_MS)
