@@ -102,8 +102,8 @@ def _secrets_in(folder: Path) -> list[Path]:
 
 
 def _command_that_makes_keys(folder: Path) -> str:
-    if advice.VOLUME not in (folder, *folder.parents):
-        return ".venv/bin/python scripts/enrol_program.py NAME (for an agent: certs-init)"
-    # Where public keys are, the secret was lost, and certs-init makes no second one by itself.
-    lost = any(folder.glob(f"*{PUBLIC_SUFFIX}"))
-    return advice.certs_init(folder, "verify") if lost else advice.CERTS_INIT
+    if folder != user_folder() and any(folder.glob(f"*{PUBLIC_SUFFIX}")):
+        return advice.certs_init(folder, "verify")  # the secret was lost, and certs-init makes no second one by itself
+    if advice.VOLUME in (folder, *folder.parents):
+        return advice.CERTS_INIT
+    return ".venv/bin/python scripts/enrol_program.py NAME (for an agent: certs-init)"

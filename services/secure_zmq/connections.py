@@ -146,6 +146,12 @@ class Connections:
         """Note that the socket's address was unbound, which ends its sessions without an event."""
         self._unreported_until = time.monotonic() + _UNREPORTED_FOR_S
 
+    def end_all(self) -> None:
+        """Note that the socket was closed, which ends its connections without an event."""
+        with self._lock:
+            for fd in tuple(self._open):
+                self._forget(fd)
+
     def _new(self, port: int | None) -> _Connection:
         self._serial += 1
         return _Connection(self._serial, port)

@@ -88,6 +88,7 @@ class ZMQAuthenticator:
                     watch.connections.kick()
                 else:
                     self._watches.remove(watch)
+                    watch.connections.end_all()
                     watch.guard.close()
         for watch in self._watches:
             watch.guard.close()

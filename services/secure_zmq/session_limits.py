@@ -11,7 +11,7 @@ import threading
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 
-from secure_zmq.descriptors import bare_address, most_open_files
+from secure_zmq.descriptors import bare_address, held, most_open_files, remote
 
 SESSIONS_PER_KEY = 64
 MAX_PENDING = 4_096  # connections of one socket in their handshake, where there are descriptors for them
@@ -56,10 +56,12 @@ class SessionLimits:
     def admit(self, fingerprint: str, address: str) -> bool:
         """Count a key that asks at the handshake; return False where it, or all keys together, have enough."""
         with self._lock:
-            if self._counts[fingerprint] >= self.per_key or self._sum >= self.total:
-                return False
+            if self._is_full(fingerprint):
+                self._drop_ended(fingerprint)
+                if self._is_full(fingerprint):
+                    return False
             self._count(fingerprint, 1)
-            self._unplaced[address].append(fingerprint)
+            self._unplaced[bare_address(address)].append(fingerprint)
             return True
 
     def count(self, fingerprint: str) -> int:
@@ -102,6 +104,20 @@ class SessionLimits:
         with self._lock:
             self._end(fd)
 
+    def _is_full(self, fingerprint: str) -> bool:
+        return self._counts[fingerprint] >= self.per_key or self._sum >= self.total
+
+    def _drop_ended(self, fingerprint: str) -> None:
+        """Look at a key's connections before it is refused one more: not every end is reported, nor at once."""
+        mine = [fd for fd, connection in self._connections.items() if connection.fingerprint == fingerprint]
+        for fd in mine:
+            with held(fd) as found:
+                gone = found is None or remote(found) is None
+            if gone:
+                self._end(fd)
+        for address in tuple(self._unplaced):
+            self._trim(address)
+
     def _oldest_at(self, address: str) -> str | None:
         if waiting := self._unplaced.get(address):
             return waiting.popleft()
@@ -137,16 +153,22 @@ class SessionLimits:
             return
         if connection.fingerprint is not None:
             self._count(connection.fingerprint, -1)
-        elif waiting := self._unplaced.get(connection.address):
-            without = sum(
-                each.address == connection.address and each.fingerprint is None for each in self._connections.values()
-            )
-            while len(waiting) > without:  # acceptances of connections that ended before their handshake was seen over
-                fingerprint = waiting.popleft()
-                self._count(fingerprint, -1)
-                self._late.append((connection.address, fingerprint))
-        if not self._unplaced.get(connection.address, True):
-            del self._unplaced[connection.address]
+        # Whose address is not known was gone before its connection was seen.
+        for address in (connection.address,) if connection.address else tuple(self._unplaced):
+            self._trim(address)
+
+    def _trim(self, address: str) -> None:
+        """Forget acceptances beyond the connections that they can be for: those ended before they were placed."""
+        waiting = self._unplaced.get(address)
+        if waiting is None:
+            return
+        without = sum(each.address == address and each.fingerprint is None for each in self._connections.values())
+        while len(waiting) > without:
+            fingerprint = waiting.popleft()
+            self._count(fingerprint, -1)
+            self._late.append((address, fingerprint))
+        if not waiting:
+            del self._unplaced[address]
 
     def _count(self, fingerprint: str, more: int) -> None:
         self._counts[fingerprint] += more

@@ -116,7 +116,8 @@ def test_all_keys_together_stay_below_the_open_files() -> None:
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024));"
         "from secure_zmq.session_limits import SessionLimits, most_pending;"
         "limits = SessionLimits(10_000);"
-        "print(most_pending(), sum(limits.admit(f'key {n}', '127.0.0.1') for n in range(5000)))"
+        "admitted = [(limits.opened(n, '127.0.0.1'), limits.admit(f'key {n}', '127.0.0.1'))[1] for n in range(2000)];"
+        "print(most_pending(), sum(admitted))"
     )
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}/services"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
@@ -139,3 +140,25 @@ def test_the_first_message_corrects_what_was_assumed() -> None:
     assert (limits.count("first"), limits.count("second")) == (1, 0)
     limits.ended(8)
     assert (limits.count("first"), limits.count("second")) == (0, 0)
+
+
+def test_an_end_that_nobody_reported_locks_no_key_out() -> None:
+    """A descriptor that is no connection any more, and an acceptance without one, do not count against a key."""
+    limits = SessionLimits(per_key=2)
+    ended = os.open(os.devnull, os.O_RDONLY)
+    limits.opened(ended, "10.0.0.1")
+    assert limits.admit("key", "10.0.0.1")
+    limits.finished(ended)
+    assert limits.admit("key", "10.0.0.2")
+    os.close(ended)
+    assert [limits.admit("key", "10.0.0.3") for _ in range(3)] == [True, True, True]
+
+
+def test_a_scoped_address_is_that_of_its_connection() -> None:
+    """ZAP names a link-local address with its interface, and the kernel without: both are one place."""
+    limits = SessionLimits(per_key=2)
+    for fd in range(1_000, 1_020):
+        limits.opened(fd, "fe80::1")
+        assert limits.admit("key", "fe80::1%eth0")
+        limits.ended(fd)
+    assert limits.count("key") == 0
