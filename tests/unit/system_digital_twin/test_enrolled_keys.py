@@ -85,7 +85,7 @@ def test_health_says_where_nobody_can_enrol(folder: Path) -> None:
     assert enrolled.fault is None
     for wrong in (folder.rmdir, folder.touch):
         wrong()
-        assert enrolled.fault == f"{folder} can't be written, so nobody can enrol; run certs-init"
+        assert enrolled.fault == f"{folder} can't be written, so nobody can enrol; run: certs-init verify"
 
 
 def test_health_says_where_the_mode_lets_nobody_enrol() -> None:
@@ -96,4 +96,4 @@ def test_health_says_where_the_mode_lets_nobody_enrol() -> None:
         with not_root():
             fault = EnrolledKeys(folder).fault
         folder.chmod(0o700)
-    assert fault == f"{folder} can't be written, so nobody can enrol; run certs-init"
+    assert fault == f"{folder} can't be written, so nobody can enrol; run: certs-init verify"

@@ -183,7 +183,7 @@ def test_a_folder_that_can_not_be_written_is_a_warning(home: Path) -> None:
         shutil.rmtree(home / "certificates/mainpc/enrolled")
         (home / "certificates/mainpc/enrolled").touch()
         document = agent.health.document()
-        assert any("so nobody can enrol; run certs-init" in sentence for sentence in document["warnings"])
+        assert any("so nobody can enrol; run: certs-init verify" in sentence for sentence in document["warnings"])
         assert document["checks"]["audit_log"]["ok"]
 
 
