@@ -1,7 +1,7 @@
 """The audit log, verified and compared with what the agents on the other hosts have seen of it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -132,20 +132,23 @@ def _report(name: str, answer: AuditHeads | str, lines: _Lines) -> WitnessReport
         why = answer.fault or "no head yet, so nothing shows here if the whole log was rewritten"
         return WitnessReport(name, Verdict.NOTHING_SEEN, f"{name} has seen {why}", gaps)
     heads = [Seen(head.seq, head.hash, head.restored) for head in answer.heads]
-    found = compare(heads, lines.hashes.get, lines.restores)
+    # The oldest lines of a long log are dropped, file by file; what is left must still be as it was seen.
+    kept = [seen for seen in heads if seen.seq >= min(lines.hashes, default=0)] or heads
+    found = compare(kept, lines.hashes.get, lines.restores)
     gaps += tuple(
         f"{name} saw line {seen.seq}, which is gone since the restore of {restore.time} (line {restore.seq})"
         for seen, restore in found.replaced
     )
     verdict = Verdict.AGREES if found.missing is None else Verdict.CONTRADICTED
-    return WitnessReport(name, verdict, _sentence(name, answer, found), gaps)
+    return WitnessReport(name, verdict, _sentence(name, answer, kept, found), gaps)
 
 
-def _sentence(name: str, answer: AuditHeads, found: Comparison) -> str:
+def _sentence(name: str, answer: AuditHeads, kept: Sequence[Seen], found: Comparison) -> str:
     moments = {head.seq: head.seen_at for head in answer.heads}
     if found.missing is None:
-        first, last = answer.heads[0].seq, answer.heads[-1].seq
-        return f"it extends the {len(answer.heads)} heads that {name} has seen, lines {first} to {last}"
+        dropped = len(answer.heads) - len(kept)
+        older = f"; {dropped} older ones are of lines that are dropped by now" if dropped else ""
+        return f"it extends the {len(kept)} heads that {name} has seen, lines {kept[0].seq} to {kept[-1].seq}{older}"
     return (
         f"line {found.missing.seq} is not the one that {name} saw on {moments[found.missing.seq]}: the log "
         f"agrees up to line {found.agrees_to}; what follows was rewritten or cut off, or an older state was put back"

@@ -98,7 +98,13 @@ def load_certificates(folder: Path | None = None) -> Certificates:
 
 
 def _secrets_in(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob(f"*{SECRET_SUFFIX}")) if not path.name.endswith(NEXT_SECRET_SUFFIX)]
+    try:  # not glob(), which on some versions takes a folder that can't be read for an empty one
+        names = sorted(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise KeyFileMissing(f"{folder} can't be read ({error.strerror}); check its owner and mode") from None
+    return [folder / name for name in names if name.endswith(SECRET_SUFFIX) and not name.endswith(NEXT_SECRET_SUFFIX)]
 
 
 def _command_that_makes_keys(folder: Path) -> str:

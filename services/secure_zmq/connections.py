@@ -38,7 +38,7 @@ Live = Callable[[str], object]  # of a fingerprint; None: it may not go on
 @dataclass(slots=True)
 class _Connection:
     serial: int
-    port: int | None  # ours, where the monitor has told it
+    port: int | None  # ours, where it is known
     fingerprint: str | None = None
     address: str | None = None  # the peer's; None: it has said nothing yet
     doomed: str | None = None  # why
@@ -72,12 +72,12 @@ class Connections:
             if event.happening is Happening.DISCONNECTED:
                 self._forget(event.value)
                 return True
-            if event.happening is not Happening.ACCEPTED:
+            if event.happening not in {Happening.ACCEPTED, Happening.CONNECTED}:
                 return False
             if self._limits is not None:
                 peer = self.remote(event.value)
-                self._limits.opened(event.value, peer[0] if peer else "")
-            known, port = self._open.get(event.value), int(event.endpoint.rpartition(":")[2])
+                self._limits.opened((id(self), event.value), peer[0] if peer else "")
+            known, port = self._open.get(event.value), _own_port(event)
             if known is not None and known.port is None:  # its first message was quicker than this event
                 known.port = port
                 return False
@@ -93,7 +93,7 @@ class Connections:
     def finished(self, fd: int) -> None:
         """Note that a connection's handshake is over, from the guard's thread."""
         if self._limits is not None:
-            self._limits.finished(fd)
+            self._limits.finished((id(self), fd))
 
     def heard(self, fd: int, address: str, fingerprint: str | None) -> int:
         """Note whose a connection is, from its message; return a number that no other connection has or had."""
@@ -101,7 +101,7 @@ class Connections:
             connection = self._of(fd, address)
             connection.address, connection.fingerprint = address, fingerprint
             if self._limits is not None and fingerprint is not None and fd in self._open:
-                self._limits.proven(fd, address, fingerprint)
+                self._limits.proven((id(self), fd), address, fingerprint)
             return connection.serial
 
     def doom(self, fd: int, address: str, reason: str) -> None:
@@ -175,7 +175,7 @@ class Connections:
     def _forget(self, fd: int) -> None:
         self._open.pop(fd, None)
         if self._limits is not None:
-            self._limits.ended(fd)
+            self._limits.ended((id(self), fd))
 
     def _hang_up(self, fd: int, connection: _Connection, reason: str) -> bool:
         """Hang up on whoever has this number now, if on our port and, where that is known, at the same address.
@@ -203,6 +203,12 @@ class Connections:
                 not_logged_before=left_out,
             )
         return True
+
+
+def _own_port(event: SocketEvent) -> int | None:
+    """Return the port on which a connection was accepted; None for one over IPC, and for one that we made."""
+    accepted = event.happening is Happening.ACCEPTED and event.endpoint.startswith("tcp://")
+    return int(event.endpoint.rpartition(":")[2]) if accepted else None
 
 
 def _is(fd: int, connection: _Connection) -> bool:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 
 _RESET = struct.pack("=ii", 1, 0)  # what the kernel still holds for the peer is dropped when libzmq closes
+_FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
 _lock = threading.Lock()
 _nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 _reserved = os.dup(_nothing)
@@ -19,7 +20,7 @@ _reserved = os.dup(_nothing)
 
 @contextlib.contextmanager
 def held(fd: int) -> Iterator[socket.socket | None]:
-    """Hold the TCP connection that has this number; None where the number is none. Not to be nested: there is one."""
+    """Hold the connection that has this number; None where the number is none. Not to be nested: there is one."""
     with _lock:
         try:
             os.dup2(fd, _reserved, inheritable=False)
@@ -29,7 +30,7 @@ def held(fd: int) -> Iterator[socket.socket | None]:
             yield None
             return
         try:
-            yield duplicate if duplicate.family in {socket.AF_INET, socket.AF_INET6} else None
+            yield duplicate if duplicate.family in _FAMILIES else None
         finally:
             duplicate.detach()
             os.dup2(_nothing, _reserved, inheritable=False)
@@ -46,11 +47,17 @@ def shut(connection: socket.socket) -> bool:
 
 
 def remote(connection: socket.socket) -> tuple[str, int] | None:
-    """Return address and port of the other end, an IPv4 address as such and without a scope; None where it is gone."""
+    """Return address and port of the other end, an IPv4 address as such and without a scope; None where it is gone.
+
+    The other end of a connection over IPC has neither: `("", 0)`.
+    """
     try:
-        address, port = connection.getpeername()[:2]
+        name = connection.getpeername()
     except OSError:
         return None
+    if not isinstance(name, tuple):
+        return "", 0
+    address, port = name[:2]
     return bare_address(str(address)), int(port)
 
 

@@ -24,16 +24,18 @@ class FolderWatch:
     """Calls back, from a thread of its own, whenever something in the folders may have changed."""
 
     def __init__(
-        self, folders: Sequence[Path], changed: Callable[[], object], complete: Callable[[], bool] = lambda: True
+        self, folders: Sequence[Path], changed: Callable[[], object], unread: Callable[[], Sequence[str]] = tuple
     ) -> None:
         """Watch nothing yet.
 
         Args:
             folders: of keys.
             changed: reads them.
-            complete: whether all of them could be read; while it is False, `changed` is called again, with a backoff.
+            unread: what could not be read; while there is any, `changed` is called again, with a backoff that starts
+                again where something else can't be read.
         """
-        self._complete = complete
+        self._unread = unread
+        self._last_unread: Sequence[str] = ()
         self._retry_s = RETRY_S
         self._retry_at: float | None = None
         self._folders = [
@@ -102,8 +104,10 @@ class FolderWatch:
 
     def _retry_is_due(self) -> bool:
         """Return whether what could not be read is to be read again now."""
-        if self._complete():
-            self._retry_s, self._retry_at = RETRY_S, None
+        unread = tuple(self._unread())
+        if unread != self._last_unread:
+            self._last_unread, self._retry_s, self._retry_at = unread, RETRY_S, None
+        if not unread:
             return False
         now = time.monotonic()
         if self._retry_at is not None and now < self._retry_at:

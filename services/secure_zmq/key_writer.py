@@ -35,7 +35,8 @@ def write_revocation(certificate: Certificate, folder: Path) -> bool:
     The file's name does it; what it holds says whose key it was.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
-    return write_certificate(certificate, folder / revoked_file_name(certificate.public.fingerprint))
+    path = folder / revoked_file_name(certificate.public.fingerprint)
+    return not path.exists() and write_certificate(certificate, path)
 
 
 def write_revoked_fingerprint(fingerprint: str, folder: Path) -> bool:

@@ -73,8 +73,12 @@ class ZMQAuthenticator:
                 self._run()
 
     def protect(self, socket: "zmq.Socket[Any]") -> None:
-        """Watch the connections of a secured socket that is not bound yet."""
+        """Watch the connections of a secured socket that is not bound yet.
+
+        A socket has one monitor, and whoever took it would take the end of revoked sessions along: that is refused.
+        """
         self._watches.append(watch_unbound(socket, self.authenticator))
+        socket.monitor = _refuse_monitor  # type: ignore[method-assign, assignment]
 
     def _observe_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
         for watch in tuple(self._watches):
@@ -109,6 +113,10 @@ class ZMQAuthenticator:
         with _lock:
             for key in [key for key, handler in _handlers.items() if handler is self]:
                 del _handlers[key]
+
+
+def _refuse_monitor(*_: object) -> None:
+    raise SocketMisuse("this socket's monitor closes the sessions of revoked keys, and a socket has one; use none here")
 
 
 def start_auth(context: "zmq.Context[Any] | None" = None) -> ZMQAuthenticator | None:

@@ -87,7 +87,7 @@ class AuthorizedPeers:
         self._candidates: dict[bytes, Certificate] = {}
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
-        self._watch = FolderWatch(self._folders, self._look, lambda: not self.contents.rejected)
+        self._watch = FolderWatch(self._folders, self._look, lambda: self.contents.rejected)
         self._also_look: list[Callable[[], None]] = []
         self.reload()
 

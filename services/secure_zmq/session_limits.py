@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from secure_zmq.descriptors import bare_address, held, most_open_files, remote
 
+Place = tuple[int, int]  # a socket's number, and a descriptor: each socket has a monitor, and they are not in step
+
 SESSIONS_PER_KEY = 64
 MAX_PENDING = 4_096  # connections of one socket in their handshake, where there are descriptors for them
 _PENDING_SHARE = 8  # at most one of so many descriptors is for such a connection
@@ -47,7 +49,7 @@ class SessionLimits:
         self.per_key = per_key
         self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
         self._lock = threading.Lock()
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[Place, _Connection] = {}
         self._unplaced: dict[str, deque[str]] = defaultdict(deque)  # fingerprints by address, the oldest first
         self._late: deque[tuple[str, str]] = deque(maxlen=_LATE)
         self._counts: Counter[str] = Counter()
@@ -69,27 +71,27 @@ class SessionLimits:
         with self._lock:
             return self._counts[fingerprint]
 
-    def opened(self, fd: int, address: str) -> None:
+    def opened(self, place: Place, address: str) -> None:
         """Note an accepted connection, whose handshake is to come."""
         with self._lock:
-            known = self._connections.get(fd)
+            known = self._connections.get(place)
             if known is not None and not known.announced:
                 known.announced = True
                 return
-            self._end(fd)
-            self._connections[fd] = _Connection(bare_address(address), announced=True)
+            self._end(place)
+            self._connections[place] = _Connection(bare_address(address), announced=True)
 
-    def finished(self, fd: int) -> None:
+    def finished(self, place: Place) -> None:
         """Note that a connection's handshake is over."""
         with self._lock:
-            connection = self._connections.get(fd)
+            connection = self._connections.get(place)
             if connection is not None and connection.fingerprint is None:
                 connection.fingerprint = self._oldest_at(connection.address)
 
-    def proven(self, fd: int, address: str, fingerprint: str) -> None:
+    def proven(self, place: Place, address: str, fingerprint: str) -> None:
         """Note whose a connection is, by its message."""
         with self._lock:
-            connection = self._connections.setdefault(fd, _Connection(bare_address(address)))
+            connection = self._connections.setdefault(place, _Connection(bare_address(address)))
             connection.proven, assumed = True, connection.fingerprint
             if assumed == fingerprint:
                 return
@@ -99,22 +101,22 @@ class SessionLimits:
             elif assumed is not None:
                 self._exchange(connection.address, fingerprint, assumed)
 
-    def ended(self, fd: int) -> None:
+    def ended(self, place: Place) -> None:
         """Note that a connection has gone."""
         with self._lock:
-            self._end(fd)
+            self._end(place)
 
     def _is_full(self, fingerprint: str) -> bool:
         return self._counts[fingerprint] >= self.per_key or self._sum >= self.total
 
     def _drop_ended(self, fingerprint: str) -> None:
         """Look at a key's connections before it is refused one more: not every end is reported, nor at once."""
-        mine = [fd for fd, connection in self._connections.items() if connection.fingerprint == fingerprint]
-        for fd in mine:
-            with held(fd) as found:
+        mine = [place for place, connection in self._connections.items() if connection.fingerprint == fingerprint]
+        for place in mine:
+            with held(place[1]) as found:
                 gone = found is None or remote(found) is None
             if gone:
-                self._end(fd)
+                self._end(place)
         for address in tuple(self._unplaced):
             self._trim(address)
 
@@ -147,8 +149,8 @@ class SessionLimits:
         self._count(assumed, -1)
         self._count(proven, 1)
 
-    def _end(self, fd: int) -> None:
-        connection = self._connections.pop(fd, None)
+    def _end(self, place: Place) -> None:
+        connection = self._connections.pop(place, None)
         if connection is None:
             return
         if connection.fingerprint is not None:

@@ -13,6 +13,8 @@ import zmq
 
 from secure_zmq.errors import ConfigurationError, KeyFileMissing, SocketMisuse
 from secure_zmq.handshakes import Outcome
+from secure_zmq.key_writer import write_revocation
+from secure_zmq.keys import KeyPair
 from secure_zmq.legacy import (
     ZMQAuthenticator,
     configure_secure_client,
@@ -130,6 +132,43 @@ def test_a_server_socket_has_the_defences_of_our_own(context: "Context", mainpc:
         while stranger.recv(64):
             pass
     wait_until(lambda: handshakes.counts()[Outcome.OVERSIZED] == 1, PATIENCE_S, "the guard cut it")
+    socket.close()
+
+
+def _bound_over_ipc(server: Any, client: Any, tmp_path: Path) -> None:
+    server.bind(f"ipc://{tmp_path}/agent.sock")
+    client.connect(f"ipc://{tmp_path}/agent.sock")
+
+
+def _connected_by_the_server(server: Any, client: Any, tmp_path: Path) -> None:
+    port = client.bind_to_random_port("tcp://127.0.0.1")
+    server.connect(f"tcp://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("connect", [_bound_over_ipc, _connected_by_the_server])
+def test_a_session_ends_however_it_came_about(
+    context: "Context", mainpc: Path, pc2_socket: Any, peer_keys: KeyPair, tmp_path: Path, connect: Any
+) -> None:
+    """Over IPC, and where the server side dials out: the session of a revoked key ends within a second."""
+    server = configure_secure_server(context.socket(zmq.REP))
+    connect(server, pc2_socket, tmp_path)
+    monitor = pc2_socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    pc2_socket.send(b"hello")
+    assert server.poll(int(PATIENCE_S * 1_000))
+    server.send(server.recv())
+    assert pc2_socket.recv() == b"hello"
+    write_revocation(peer_keys.certificate, mainpc / "revoked")
+    assert monitor.poll(1_000), "the session was not ended within 1 s"
+    pc2_socket.send(b"again")
+    assert not server.poll(500)
+    server.close()
+
+
+def test_nobody_takes_the_monitor_of_a_server_socket(context: "Context", mainpc: Path) -> None:
+    """A second monitor would replace the one that closes sessions."""
+    socket = configure_secure_server(context.socket(zmq.REP))
+    with pytest.raises(SocketMisuse, match="closes the sessions of revoked keys"):
+        socket.get_monitor_socket()
     socket.close()
 
 

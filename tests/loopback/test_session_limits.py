@@ -116,7 +116,8 @@ def test_all_keys_together_stay_below_the_open_files() -> None:
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024));"
         "from secure_zmq.session_limits import SessionLimits, most_pending;"
         "limits = SessionLimits(10_000);"
-        "admitted = [(limits.opened(n, '127.0.0.1'), limits.admit(f'key {n}', '127.0.0.1'))[1] for n in range(2000)];"
+        "at = '127.0.0.1';"
+        "admitted = [(limits.opened((0, n), at), limits.admit(f'key {n}', at))[1] for n in range(2000)];"
         "print(most_pending(), sum(admitted))"
     )
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}/services"}
@@ -128,17 +129,17 @@ def test_all_keys_together_stay_below_the_open_files() -> None:
 def test_the_first_message_corrects_what_was_assumed() -> None:
     """Two keys from one address, placed the wrong way round: each is counted once, before and after."""
     limits = SessionLimits()
-    limits.opened(8, "10.0.0.1")
-    limits.opened(9, "10.0.0.1")
+    limits.opened((1, 8), "10.0.0.1")
+    limits.opened((1, 9), "10.0.0.1")
     assert limits.admit("first", "10.0.0.1")
     assert limits.admit("second", "10.0.0.1")
-    limits.finished(9)
-    limits.finished(8)
-    limits.proven(9, "10.0.0.1", "second")
+    limits.finished((1, 9))
+    limits.finished((1, 8))
+    limits.proven((1, 9), "10.0.0.1", "second")
     assert (limits.count("first"), limits.count("second")) == (1, 1)
-    limits.ended(9)
+    limits.ended((1, 9))
     assert (limits.count("first"), limits.count("second")) == (1, 0)
-    limits.ended(8)
+    limits.ended((1, 8))
     assert (limits.count("first"), limits.count("second")) == (0, 0)
 
 
@@ -146,9 +147,9 @@ def test_an_end_that_nobody_reported_locks_no_key_out() -> None:
     """A descriptor that is no connection any more, and an acceptance without one, do not count against a key."""
     limits = SessionLimits(per_key=2)
     ended = os.open(os.devnull, os.O_RDONLY)
-    limits.opened(ended, "10.0.0.1")
+    limits.opened((1, ended), "10.0.0.1")
     assert limits.admit("key", "10.0.0.1")
-    limits.finished(ended)
+    limits.finished((1, ended))
     assert limits.admit("key", "10.0.0.2")
     os.close(ended)
     assert [limits.admit("key", "10.0.0.3") for _ in range(3)] == [True, True, True]
@@ -158,7 +159,22 @@ def test_a_scoped_address_is_that_of_its_connection() -> None:
     """ZAP names a link-local address with its interface, and the kernel without: both are one place."""
     limits = SessionLimits(per_key=2)
     for fd in range(1_000, 1_020):
-        limits.opened(fd, "fe80::1")
+        limits.opened((1, fd), "fe80::1")
         assert limits.admit("key", "fe80::1%eth0")
-        limits.ended(fd)
+        limits.ended((1, fd))
+    assert limits.count("key") == 0
+
+
+def test_two_sockets_with_one_descriptor_are_counted_apart() -> None:
+    """The feed may get a descriptor of the request socket's before the end of the older connection is reported."""
+    limits = SessionLimits()
+    limits.opened((1, 9), "10.0.0.1")
+    assert limits.admit("key", "10.0.0.1")
+    limits.finished((1, 9))
+    limits.opened((2, 9), "10.0.0.1")
+    assert limits.admit("key", "10.0.0.1")
+    limits.ended((1, 9))
+    limits.finished((2, 9))
+    assert limits.count("key") == 1
+    limits.ended((2, 9))
     assert limits.count("key") == 0
