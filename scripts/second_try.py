@@ -13,6 +13,7 @@ from collections.abc import Generator
 import pytest
 
 GIVE_UP_AFTER = 5  # tests that failed twice: the run has failed by then, and the rest would only take time
+LONGEST_TRY_S = 600  # beyond pytest's own limit for a test, whose fixtures may start a stack
 _CATEGORY = "passed at the second try"  # as the last line counts it
 
 _reports: list[pytest.TestReport] = []  # of the first try, with what failed
@@ -59,7 +60,13 @@ def _passes_alone(config: pytest.Config, terminal: pytest.TerminalReporter, node
     plugins = ("-p", f"no:{__name__}", "-p", "no:cacheprovider")
     command = [sys.executable, "-m", "pytest", "--rootdir", str(config.rootpath), *plugins, nodeid]
     # The node's id is pytest's own, and no shell reads it.
-    again = subprocess.run(command, cwd=config.rootpath, capture_output=True, text=True, check=False)  # noqa: S603
+    try:
+        again = subprocess.run(  # noqa: S603
+            command, cwd=config.rootpath, capture_output=True, text=True, check=False, timeout=LONGEST_TRY_S
+        )
+    except subprocess.TimeoutExpired:
+        terminal.write_line(f"second try of {nodeid}: not over within {LONGEST_TRY_S} s", red=True)
+        return False
     passed = again.returncode == pytest.ExitCode.OK and " passed" in again.stdout
     terminal.ensure_newline()
     terminal.write_line(f"second try of {nodeid}: {'passed' if passed else 'failed'}", green=passed, red=not passed)

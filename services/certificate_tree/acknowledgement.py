@@ -22,7 +22,7 @@ WITHIN_S = 5.0  # for every host to acknowledge: an agent in touch with mainpc t
 _FIRST_CALL_S = 0.5  # after which it is looked whether anything listens there
 _CALL_S = 2.0  # of a later one, so that an agent that is just being started again is asked again
 _PROBE_S = 1.0
-_STEP_S = 0.1
+_STEP_S, _LONGEST_STEP_S = 0.1, 1.0  # each look is a connection, and a line of mainpc's audit log
 _NEXT_START = "the revocation is in its folder here and holds from its next start"
 
 
@@ -100,6 +100,7 @@ class _Wait:
     def answers(self) -> list[HostAnswer]:
         """Ask until nothing is missing, or the time is up."""
         answers: list[HostAnswer] = []
+        step_s = _STEP_S
         while True:
             try:
                 answers = self._asked()
@@ -109,7 +110,8 @@ class _Wait:
             left_s = self.until - time.monotonic()
             if left_s <= 0 or not any(answer.missing for answer in answers):
                 return answers
-            time.sleep(min(_STEP_S, left_s))
+            time.sleep(min(step_s, left_s))
+            step_s = min(2 * step_s, _LONGEST_STEP_S)
 
     def _asked(self) -> list[HostAnswer]:
         """Return what mainpc knows of the hosts, or what is known without it where it does not run.

@@ -141,8 +141,11 @@ def _peers_table(survey: Survey) -> RenderableType:
     return output.records("Who authenticated as whom", columns, rows)
 
 
+_NO_REFUSALS = {"accepted", "announced_probe"}  # what doctor announced was refused as it should be
+
+
 def _refused_handshakes(report: AgentReport) -> list[tuple[str, str, str]]:
     if report.peers is None:
         return []
     counts = report.peers.handshakes.items()
-    return [(report.agent.host.name, outcome, str(n)) for outcome, n in counts if outcome != "accepted" and n]
+    return [(report.agent.host.name, outcome, str(n)) for outcome, n in counts if outcome not in _NO_REFUSALS and n]

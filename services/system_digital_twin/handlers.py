@@ -96,7 +96,8 @@ class Handlers:
             record = _from_data(data, caller)
             if is_local_only(data.host) and not self._may_be_local(record.location):
                 raise MalformedRequest(
-                    f"{data.host[:64]!r} leads each host to itself, and {record.name[:64]} is on another one; "
+                    f"{data.host[:64]!r} is a loopback, link-local, or multicast address, "
+                    f"and {record.name[:64]} is on another host; "
                     "register an address that other hosts reach - at `$.registration_data.host`"
                 )
             record = self._registry.put(record)
@@ -104,7 +105,10 @@ class Handlers:
         if request.agent_name is None or request.status is None:
             given = {"agent_name": request.agent_name, "status": request.status}
             missing = [f"Object missing required field `{name}`" for name, value in given.items() if value is None]
-            raise MalformedRequest(f"{'; '.join(missing)}; or give `registration_data`")
+            raise MalformedRequest(
+                f"{'; '.join(missing)}; give these, or `registration_data`; "
+                "./twinhost explain register_agent lists the fields"
+            )
         location = _location(request.location, caller)
         require_speaks_for(caller, request.agent_name)
         record = AgentRecord(

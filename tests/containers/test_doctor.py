@@ -81,7 +81,7 @@ def test_a_file_that_others_can_change_is_found(stack: Stack) -> None:
         assert stack.run_shell("certs-init", f"chmod 644 {PUBLIC_FILE}").status == 0
     ((check, where, sentence),) = failed(checks)
     assert (status, check, where) == (1, "modes and owners", "here")
-    assert "client.key has mode 0664, so others can change what it holds; run: chmod 644" in sentence
+    assert "client.key has mode 0664, so others can change what it holds; run: docker compose" in sentence
 
 
 def test_an_agent_that_does_not_run_is_found(stack: Stack) -> None:

@@ -65,7 +65,8 @@ class Site:
         asked = self.third.run("request", name, "--host", "pc3", "--role", "agent").out
         pair = self.pair(name)
         fingerprint = pair.public.fingerprint
-        accepted = self.tree.run("accept", "-", "--fingerprint", fingerprint, "--days", str(days), given=asked)
+        compared = request_fingerprint(pair.certificate)
+        accepted = self.tree.run("accept", "-", "--fingerprint", compared, "--days", str(days), given=asked)
         assert accepted.status == 0, accepted.err
         self.known_everywhere(pair)
         return fingerprint

@@ -108,7 +108,7 @@ def registered_at(agent: Assembled, caller: Caller, host: str, name: str | None 
 )
 def test_an_agent_on_another_host_has_no_local_address(agent: Assembled, host: str) -> None:
     """It would lead each host to itself; in the older dialect, and by an operator, likewise. Nothing is registered."""
-    sentence = f"'{host}' leads each host to itself"
+    sentence = f"'{host}' is a loopback, link-local, or multicast address"
     for refused in (
         registered_at(agent, UMRA, host),
         registered_at(agent, LAPTOP, host),

@@ -66,7 +66,7 @@ def test_the_bounds_themselves_are_allowed(twin: Twin, port: int) -> None:
             "register_agent",
             {},
             "Object missing required field `agent_name`; Object missing required field `status`; "
-            "or give `registration_data`",
+            "give these, or `registration_data`; ./twinhost explain register_agent lists the fields",
         ),
         ("register_agent", {"status": "ok"}, "Object missing required field `agent_name`"),
         ("register_agent", {"agent_name": UMRA.name}, "Object missing required field `status`"),

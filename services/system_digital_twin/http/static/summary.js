@@ -5,6 +5,7 @@ import { duration, isNumber, listed, many, plain } from "./text.js";
 import { ENDS_SOON_S } from "./sections.js";
 import { wordOfStatus, wordsOfCause } from "./words.js";
 
+const DAY_S = 86400;
 const SIGNS = { good: "ok", warn: "warn", bad: "bad", silent: "unknown" };
 
 /** Show the sentence for the state, or for the silence since `lostAt`. */
@@ -53,11 +54,13 @@ function summaryOf(state) {
   const silent = agents.filter((agent) => agent.status === "NO_RESPONSE" && !ofHosts.has(agent.name));
   const odd = agents.filter((agent) => wordOfStatus(agent.status).tone === "warn");
   const mute = hosts.filter((host) => host.stale && wordOfStatus(host.status).tone === "good");
-  const ending = (state.sessions ?? []).filter((one) => isNumber(one.key_left_s) && one.key_left_s < ENDS_SOON_S);
+  const keys = (state.sessions ?? []).filter((one) => !one.roles?.includes("invitation")); // one ends within minutes, as it should
+  const ending = keys.filter((one) => isNumber(one.key_left_s) && one.key_left_s < ENDS_SOON_S);
   const severe = state.counts?.severe_errors_24h ?? 0;
   const refused = Object.entries(state.refused_24h ?? {}).sort(([, a], [, b]) => b - a);
   const refusals = refused.reduce((sum, [, times]) => sum + times, 0);
   const names = (list) => listed(list.map((one) => one.name));
+  const since = state.uptime_s < DAY_S ? "since mainpc’s start" : "in the last 24 hours"; // they are counted from there
   const troubles = [
     state.secure === false && ["bad", "Encryption is off."],
     silentHosts.length > 0 && ["bad", `${names(silentHosts)} ${silentHosts.length === 1 ? "gives" : "give"} no response.`],
@@ -70,7 +73,7 @@ function summaryOf(state) {
     ending.length > 0 && ["warn", `${ending.length === 1 ? "A key ends" : "Keys end"} soon: ${names(ending)}.`],
     refusals > 0 && [
       "warn",
-      `${many(refusals, "connection", "connections")} refused in the last 24 hours: ${listed(refused.map(([cause]) => wordsOfCause(cause)[0].toLowerCase()))}.`,
+      `${many(refusals, "connection", "connections")} refused ${since}: ${listed(refused.map(([cause]) => wordsOfCause(cause)[0].toLowerCase()))}.`,
     ],
     state.status === "degraded" && ["warn", "mainpc’s own check says that something is amiss."],
   ].filter(Boolean);
