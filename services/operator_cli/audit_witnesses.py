@@ -86,6 +86,7 @@ class _Lines:
         self._wanted = frozenset(wanted)
         self.restores: list[Restore] = []
         self.hashes: dict[int, str] = {}
+        self.first = 0  # the number of the oldest line
         self._read_one = False
 
     def take(self, line: str) -> None:
@@ -96,6 +97,8 @@ class _Lines:
             return
         number = _SEQ.match(line)
         seq = int(number[1]) if number else 0
+        if not self._read_one:
+            self.first = seq
         if seq not in self._wanted and (self._read_one or seq - 1 not in self._wanted):
             self._read_one = True
             return
@@ -133,7 +136,7 @@ def _report(name: str, answer: AuditHeads | str, lines: _Lines) -> WitnessReport
         return WitnessReport(name, Verdict.NOTHING_SEEN, f"{name} has seen {why}", gaps)
     heads = [Seen(head.seq, head.hash, head.restored) for head in answer.heads]
     # The oldest lines of a long log are dropped, file by file; what is left must still be as it was seen.
-    kept = [seen for seen in heads if seen.seq >= min(lines.hashes, default=0)] or heads
+    kept = [seen for seen in heads if seen.seq >= lines.first - 1] or heads
     found = compare(kept, lines.hashes.get, lines.restores)
     gaps += tuple(
         f"{name} saw line {seen.seq}, which is gone since the restore of {restore.time} (line {restore.seq})"

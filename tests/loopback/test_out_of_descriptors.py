@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from secure_zmq import connections, descriptors
+from secure_zmq.certificates import load_certificates
+from secure_zmq.errors import KeyFileMissing
 from secure_zmq.folder_watch import WATCH_IDLE_MS
-from secure_zmq.key_writer import revoked_file_name
+from secure_zmq.key_writer import revoked_file_name, write_key_pair
 from secure_zmq.keys import KeyPair
 from secure_zmq.peers import AuthorizedPeers
 from tests.identities import authorize, new_pair
@@ -93,6 +95,14 @@ def test_nothing_is_published_while_a_close_fails(
         monkeypatch.setattr(connections, "shut", descriptors.shut)
         assert good.get(PATIENCE_S) is not None
         assert revoked.get(0.2) is None
+
+
+def test_a_folder_that_cannot_be_read_is_no_missing_key(prepared: Path, peer_keys: KeyPair) -> None:
+    """The watch reads the own key too: it gets an error that it knows, and no advice to make a key."""
+    write_key_pair(peer_keys, prepared / "own.key_secret")
+    with no_descriptors(), pytest.raises(KeyFileMissing, match=r"can't be read \(Too many open files\)"):
+        load_certificates(prepared)
+    assert load_certificates(prepared).own_keys == peer_keys
 
 
 def test_good_keys_come_back_with_the_descriptors(prepared: Path, peer_keys: KeyPair) -> None:

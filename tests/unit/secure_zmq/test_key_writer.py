@@ -1,6 +1,8 @@
 """Files that keep a key out, and files that are put in another's place."""
 
+import errno
 import hashlib
+import os
 import stat
 from pathlib import Path
 
@@ -27,6 +29,18 @@ def names_in(folder: Path) -> list[str]:
 def test_a_revoked_file_has_the_keys_hash_for_a_name(raw: bytes) -> None:
     """SHA-256 in hex, which a person can work out and a file system can take, unlike base64."""
     assert revoked_file_name(PublicKey(raw).fingerprint) == hashlib.sha256(raw).hexdigest() + ".key"
+
+
+def test_a_key_that_is_revoked_needs_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full volume its revocation is there already, and is not written a second time."""
+    certificate = new_pair().certificate
+    assert write_revocation(certificate, tmp_path)
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    assert not write_revocation(certificate, tmp_path)
 
 
 @pytest.mark.parametrize(
