@@ -31,12 +31,12 @@ from certificate_tree.record import replace_file  # noqa: E402
 from certificate_tree.request import request, request_fingerprint, take_in  # noqa: E402
 from network_config.load import ENDPOINTS_FILE, load_network_config  # noqa: E402
 from network_config.model import Agent, NetworkConfig  # noqa: E402
-from secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates, user_folder  # noqa: E402
-from secure_zmq.client import Client  # noqa: E402
-from secure_zmq.errors import ConfigurationError, NotAuthorized, TwinhostError  # noqa: E402
-from secure_zmq.key_writer import render_certificate, replace_certificate  # noqa: E402
-from secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner, load_key_pair  # noqa: E402
-from secure_zmq.server_address import SecuredAddress  # noqa: E402
+from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates, user_folder  # noqa: E402
+from twinhost.secure_zmq.client import Client  # noqa: E402
+from twinhost.secure_zmq.errors import ConfigurationError, NotAuthorized, TwinhostError  # noqa: E402
+from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate  # noqa: E402
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner, load_key_pair  # noqa: E402
+from twinhost.secure_zmq.server_address import SecuredAddress  # noqa: E402
 
 AUTHORISED_WITHIN_S = 5.0  # mainpc sees a new key within 0.1 s
 

@@ -15,10 +15,10 @@ from agent_runtime.replies import HealthDocument
 from agent_runtime.settings import Settings
 from agent_runtime.telemetry import Telemetry
 from durable_store.database import Database
-from secure_zmq.actions import Action, Translator, no_dialect
-from secure_zmq.dispatch import Counters, RefusalListener
-from secure_zmq.feed import Feed
-from secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.actions import Action, Translator, no_dialect
+from twinhost.secure_zmq.dispatch import Counters, RefusalListener
+from twinhost.secure_zmq.feed import Feed
+from twinhost.secure_zmq.handshakes import Handshakes
 
 MAX_PAGE_BYTES = 262_144  # of an answer that lists things: a peer may ask for many before it reads one
 

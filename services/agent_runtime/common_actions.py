@@ -8,15 +8,15 @@ import msgspec
 
 from agent_runtime.health import iso_time
 from agent_runtime.replies import Peers, Pong, ProbesAnnounced
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.errors import NotGranted
-from secure_zmq.handshakes import Handshakes
-from secure_zmq.peers import AuthorizedPeers
-from secure_zmq.probes import MAX_ATTEMPTS, WINDOW_S
-from secure_zmq.sessions import CallerSource
-from secure_zmq.validity import format_moment
-from secure_zmq.wire import Request
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.probes import MAX_ATTEMPTS, WINDOW_S
+from twinhost.secure_zmq.sessions import CallerSource
+from twinhost.secure_zmq.validity import format_moment
+from twinhost.secure_zmq.wire import Request
 
 
 class Ping(Request, tag="ping"):

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from secure_zmq.actions import Translation, Translator
-from secure_zmq.errors import MalformedRequest, NotFound, RequestError, UnknownAction
-from secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, Answer, Reply, Request
+from twinhost.secure_zmq.actions import Translation, Translator
+from twinhost.secure_zmq.errors import MalformedRequest, NotFound, RequestError, UnknownAction
+from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, Answer, Reply, Request
 
 NOT_FOUND = "NOT_FOUND"
 MAX_COMMAND_BYTES = 65_536  # of the dialect of commands, whose requests are small

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from agent_runtime.health import Health
 from agent_runtime.telemetry import Peer, State
 from durable_store.database import Database
-from secure_zmq.handshakes import Handshakes
-from secure_zmq.peers import AuthorizedPeers
-from secure_zmq.sessions import CallerSource
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.sessions import CallerSource
 
 
 class Gauges:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from agent_runtime.replies import HealthDocument
-from secure_zmq.version import versions
+from twinhost.secure_zmq.version import versions
 
 OPEN_LINK = "SECURE_ZMQ=0: the link is open, nobody is authenticated and nothing is encrypted"
 Probe = Callable[[], str | None]  # what is wrong, or None

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from agent_runtime.http_hosts import HostGuard
 from agent_runtime.http_limits import MAX_CONNECTIONS, LimitedProtocol, log_accept_failures
 from agent_runtime.telemetry import CONTENT_TYPE
-from secure_zmq.errors import SocketMisuse
+from twinhost.secure_zmq.errors import SocketMisuse
 
 
 class _QuietServer(uvicorn.Server):

@@ -14,8 +14,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from network_config.model import is_address
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.log_budget import LogBudget
 
 _log = structlog.get_logger(__name__)
 

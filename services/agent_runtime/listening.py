@@ -10,13 +10,13 @@ import zmq
 from agent_runtime.health import Health
 from agent_runtime.host_keys import HostKeys
 from agent_runtime.settings import Settings
-from secure_zmq.authenticator import Authenticator
-from secure_zmq.bound_socket import ServerSocket
-from secure_zmq.feed import MAX_EVENT_BYTES, Feed
-from secure_zmq.grants import Grants
-from secure_zmq.handshakes import Handshakes
-from secure_zmq.session_limits import SessionLimits
-from secure_zmq.sockets import (
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.session_limits import SessionLimits
+from twinhost.secure_zmq.sockets import (
     open_feed_socket,
     open_server_socket,
     open_unencrypted_feed_socket,

@@ -35,12 +35,12 @@ from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
 from durable_store.restoring import require_no_restore
 from durable_store.sole_user import hold
-from secure_zmq.dispatch import Counters, Dispatcher
-from secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
-from secure_zmq.grants import Grants
-from secure_zmq.handshakes import Handshakes
-from secure_zmq.keys import KeyPair
-from secure_zmq.server import Server
+from twinhost.secure_zmq.dispatch import Counters, Dispatcher
+from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.server import Server
 
 _log = structlog.get_logger(__name__)
 

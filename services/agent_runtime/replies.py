@@ -7,7 +7,7 @@ fields that its action doesn't know, where there are any; no type says so, since
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
-from secure_zmq.wire import Request
+from twinhost.secure_zmq.wire import Request
 
 Replies: TypeAlias = Mapping[type[Request], Any]  # what each request is answered with: a TypedDict, or several with |
 

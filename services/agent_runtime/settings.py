@@ -10,9 +10,9 @@ from agent_runtime.state_folder import state_folder
 from network_config import Agent, NetworkConfig, load_network_config
 from network_config.load import PUBLISH_VARIABLE
 from network_config.model import is_loopback
-from secure_zmq.certificates import Certificates, certificates_folder, load_certificates
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.security_mode import is_secure_zmq_enabled
+from twinhost.secure_zmq.certificates import Certificates, certificates_folder, load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
 
 UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
 

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from secure_zmq.errors import ConfigurationError, KeyFileMalformed, MalformedRequest, TwinhostError
-from secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, FolderContents
-from secure_zmq.key_writer import (
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, MalformedRequest, TwinhostError
+from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, FolderContents
+from twinhost.secure_zmq.key_writer import (
     move_to_revoked,
     render_certificate,
     replace_certificate,
@@ -23,7 +23,7 @@ from secure_zmq.key_writer import (
     sweep_drafts,
     write_revoked_fingerprint,
 )
-from secure_zmq.keys import NEXT_MARK, PUBLIC_SUFFIX, Certificate, load_certificate, parse_certificate
+from twinhost.secure_zmq.keys import NEXT_MARK, PUBLIC_SUFFIX, Certificate, load_certificate, parse_certificate
 
 _log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audit_log.chain import MAX_LINE_BYTES
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.errors import MalformedRequest
 
 FILE_NAME = r"audit-([0-9]{12})\.jsonl"
 _NAME = re.compile(FILE_NAME)

@@ -26,7 +26,7 @@ from audit_log.ledger import Ledger, Pending
 from audit_log.repetition import Repetition
 from audit_log.witness import Restore, hash_before, restore_of
 from durable_store.database import Database
-from secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
+from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 

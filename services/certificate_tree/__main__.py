@@ -9,7 +9,7 @@ from certificate_tree.commands.command import Tree
 from certificate_tree.failure import forget_failure, record_failure
 from certificate_tree.layout import plan_layout
 from network_config import load_network_config
-from secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import TwinhostError
 
 __all__ = ["HOST_VARIABLE", "main"]
 

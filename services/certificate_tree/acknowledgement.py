@@ -13,10 +13,10 @@ from certificate_tree.place import secret_path
 from certificate_tree.rotation.live import NO_RESPONSE, client_of
 from certificate_tree.survey import is_revoked, live_keys
 from network_config import Agent, NetworkConfig
-from secure_zmq.certificates import pins_of
-from secure_zmq.errors import ServerUnreachable, TwinhostError
-from secure_zmq.keys import Certificate, KeyPair, load_key_pair, parse_certificate
-from secure_zmq.security_mode import VARIABLE, is_secure_zmq_enabled
+from twinhost.secure_zmq.certificates import pins_of
+from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
+from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair, parse_certificate
+from twinhost.secure_zmq.security_mode import VARIABLE, is_secure_zmq_enabled
 
 WITHIN_S = 5.0  # for every host to acknowledge: an agent in touch with mainpc takes some 0.2 s
 _FIRST_CALL_S = 0.5  # after which it is looked whether anything listens there

@@ -21,12 +21,12 @@ from certificate_tree.survey import (
 )
 from certificate_tree.tree_lock import fsync_folder, locked
 from network_config import NetworkConfig
-from secure_zmq.certificates import ENROLLED_FOLDER
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.key_folders import INVITES_FOLDER, read_folders
-from secure_zmq.key_writer import replace_certificate
-from secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, KeyPair, load_certificate
-from secure_zmq.validity import Validity
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.key_folders import INVITES_FOLDER, read_folders
+from twinhost.secure_zmq.key_writer import replace_certificate
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, KeyPair, load_certificate
+from twinhost.secure_zmq.validity import Validity
 
 
 @dataclass(frozen=True, slots=True)

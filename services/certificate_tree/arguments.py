@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from certificate_tree.commands import export, invite, make, public, request, revoke, rotate, verify
-from secure_zmq.certificates import certificates_folder
-from secure_zmq.version import version_line
+from twinhost.secure_zmq.certificates import certificates_folder
+from twinhost.secure_zmq.version import version_line
 
 HOST_VARIABLE = "TWINHOST_HOST"
 _COMMANDS = (make, verify, invite, request, public, revoke, rotate, export)

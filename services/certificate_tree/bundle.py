@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from secure_zmq.errors import ConfigurationError, KeyFileMalformed
-from secure_zmq.key_folders import FolderContents
-from secure_zmq.key_writer import render_certificate, revoked_file_name
-from secure_zmq.keys import Certificate, fingerprint_of, parse_certificate
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed
+from twinhost.secure_zmq.key_folders import FolderContents
+from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name
+from twinhost.secure_zmq.keys import Certificate, fingerprint_of, parse_certificate
 
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 BUNDLE_MARK = "twinhost trust bundle"  # by which a file is known as one

@@ -13,10 +13,10 @@ from certificate_tree.layout import Layout, plan_layout
 from certificate_tree.survey import live_keys
 from certificate_tree.tree_lock import locked
 from network_config import NetworkConfig
-from secure_zmq.certificates import NEXT_SECRET_SUFFIX
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.key_folders import REVOKED_FOLDER
-from secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX
+from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX
 
 
 def make_host_folder(layout: Layout, config: NetworkConfig, host: str) -> Path:

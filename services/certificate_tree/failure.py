@@ -7,7 +7,7 @@ from pathlib import Path
 
 from certificate_tree.layout import OPERATOR, OPERATOR_HOST
 from durable_store.restoring import RESTORING
-from secure_zmq.certificates import FAILURE_FILE
+from twinhost.secure_zmq.certificates import FAILURE_FILE
 
 
 def record_failure(root: Path, sentence: str, host: str | None) -> None:

@@ -9,12 +9,12 @@ from certificate_tree.layout import SERVER, Identity, Layout, described
 from certificate_tree.record import DistributionRecord
 from certificate_tree.survey import enrolled_key, found_keys, is_revoked, is_revoked_fingerprint
 from certificate_tree.tree_lock import locked
-from secure_zmq import advice
-from secure_zmq.certificates import NEXT_SECRET_SUFFIX
-from secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch
-from secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
-from secure_zmq.keys import Certificate, KeyPair, load_certificate, load_key_pair
-from secure_zmq.validity import Validity, format_moment
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch
+from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
+from twinhost.secure_zmq.keys import Certificate, KeyPair, load_certificate, load_key_pair
+from twinhost.secure_zmq.validity import Validity, format_moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import zmq
 from zmq.utils import z85
 
 from network_config.model import is_address
-from secure_zmq.errors import ConfigurationError, KeyFileMalformed
-from secure_zmq.keys import KEY_BYTES, KeyOwner, KeyPair, PublicKey
-from secure_zmq.keys import Certificate as _Certificate
-from secure_zmq.validity import format_moment, parse_moment
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed
+from twinhost.secure_zmq.keys import KEY_BYTES, KeyOwner, KeyPair, PublicKey
+from twinhost.secure_zmq.keys import Certificate as _Certificate
+from twinhost.secure_zmq.validity import format_moment, parse_moment
 
 SCHEME = "twinhost://"
 MAX_LINE_CHARACTERS = 512  # the longest address has 253

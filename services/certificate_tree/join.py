@@ -19,14 +19,14 @@ from certificate_tree.layout import Identity, Layout, described
 from certificate_tree.names import require_file_name
 from certificate_tree.place import discard_next, next_secret_path, put_in_place, secret_path
 from certificate_tree.tree_lock import locked, make_host_folder
-from secure_zmq.certificates import NEXT_SECRET_SUFFIX
-from secure_zmq.client import Client
-from secure_zmq.errors import ConfigurationError, KeyFileMalformed, NotAuthorized
-from secure_zmq.grants import CONFIRM_KEY, ENROL
-from secure_zmq.key_writer import write_key_pair
-from secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, KeyPair, PublicKey, load_key_pair
-from secure_zmq.server_address import SecuredAddress
-from secure_zmq.validity import Validity, format_moment
+from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, NotAuthorized
+from twinhost.secure_zmq.grants import CONFIRM_KEY, ENROL
+from twinhost.secure_zmq.key_writer import write_key_pair
+from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, KeyPair, PublicKey, load_key_pair
+from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.validity import Validity, format_moment
 
 DEADLINE_S = 10.0
 _TRIES = 3  # with the client's back-off: an invitation that was made this moment is seen within 0.1 s

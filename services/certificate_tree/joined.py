@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from certificate_tree.record import replace_file
-from secure_zmq import advice
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.errors import ConfigurationError
 
 JOINED_FILE = ".joined"
 _FINGERPRINT = r"SHA256:[A-Za-z0-9+/]{43}"

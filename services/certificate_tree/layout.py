@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from network_config import NetworkConfig
-from secure_zmq import advice
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner
-from secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner
+from twinhost.secure_zmq.validity import DAY_S, Validity
 
 AGENT_ROLE = "agent"
 SERVER = "SystemDigitalTwin"  # with whom everybody enrols

@@ -4,9 +4,9 @@ from collections.abc import Collection
 
 from certificate_tree.layout import SERVER, Identity, Layout, described
 from network_config import NetworkConfig
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.grants import UNAUTHENTICATED_ROLE
-from secure_zmq.keys import KeyOwner
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.grants import UNAUTHENTICATED_ROLE
+from twinhost.secure_zmq.keys import KeyOwner
 
 
 def require_newcomer(layout: Layout, config: NetworkConfig, owner: KeyOwner) -> Identity:

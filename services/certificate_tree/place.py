@@ -8,11 +8,11 @@ from certificate_tree.bundle import TrustMaterial
 from certificate_tree.layout import SERVER, Identity, Layout, described
 from certificate_tree.record import DistributionRecord
 from certificate_tree.tree_lock import INSTALLING_SUFFIX, fsync_folder, make_host_folder
-from secure_zmq.certificates import NEXT_SECRET_SUFFIX
-from secure_zmq.errors import ConfigurationError, KeyMismatch
-from secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
-from secure_zmq.key_writer import replace_certificate, write_key_pair, write_revoked_fingerprint
-from secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, Certificate, KeyPair, PublicKey, load_key_pair
+from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
+from twinhost.secure_zmq.errors import ConfigurationError, KeyMismatch
+from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import replace_certificate, write_key_pair, write_revoked_fingerprint
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, Certificate, KeyPair, PublicKey, load_key_pair
 
 
 def secret_path(layout: Layout, place: Identity) -> Path:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from certificate_tree.layout import Identity
-from secure_zmq import advice
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.keys import Certificate
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.keys import Certificate
 
 RECORD_FILE = ".distributed"
 # A file in a folder below the root, or in a program's own folder, and the key that was put there.

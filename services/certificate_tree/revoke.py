@@ -26,11 +26,16 @@ from certificate_tree.survey import (
     vouchers,
 )
 from certificate_tree.tree_lock import locked
-from secure_zmq.certificates import ENROLLED_FOLDER
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
-from secure_zmq.key_writer import move_to_revoked, revoked_file_name, write_revocation, write_revoked_fingerprint
-from secure_zmq.keys import Certificate, KeyPair, load_key_pair
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import (
+    move_to_revoked,
+    revoked_file_name,
+    write_revocation,
+    write_revoked_fingerprint,
+)
+from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair
 
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 

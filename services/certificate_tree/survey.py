@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from certificate_tree.layout import Identity, Layout
-from secure_zmq.certificates import ENROLLED_FOLDER, TRUST_FOLDER
-from secure_zmq.errors import TwinhostError
-from secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER
-from secure_zmq.key_writer import revoked_file_name
-from secure_zmq.keys import (
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, TRUST_FOLDER
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER
+from twinhost.secure_zmq.key_writer import revoked_file_name
+from twinhost.secure_zmq.keys import (
     MAX_KEY_FILE_BYTES,
     PUBLIC_SUFFIX,
     SECRET_SUFFIX,

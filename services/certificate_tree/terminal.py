@@ -2,7 +2,7 @@
 
 import sys
 
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 
 
 def say(line: str = "") -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from certificate_tree.layout import described
 from certificate_tree.survey import SHA256_HEX, read_vouching
-from secure_zmq import advice
-from secure_zmq.errors import KeyFileExposed, KeyFileMissing, TwinhostError
-from secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, load_certificate
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.errors import KeyFileExposed, KeyFileMissing, TwinhostError
+from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, load_certificate
 
 
 def mode_and_owner(path: Path) -> list[str]:

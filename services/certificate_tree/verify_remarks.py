@@ -7,10 +7,10 @@ from itertools import chain
 from certificate_tree.layout import SERVER, Layout
 from certificate_tree.replaced import replaced_folders
 from certificate_tree.survey import REQUESTS_FOLDER, found_keys, is_revoked, joined_folders, keys_in, own_pairs
-from secure_zmq import advice
-from secure_zmq.key_folders import INVITES_FOLDER
-from secure_zmq.keys import Certificate
-from secure_zmq.validity import format_moment
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.key_folders import INVITES_FOLDER
+from twinhost.secure_zmq.keys import Certificate
+from twinhost.secure_zmq.validity import format_moment
 
 
 def remarks_on(layout: Layout) -> list[str]:

@@ -14,7 +14,7 @@ import structlog
 
 from durable_store.set_aside import DAMAGED, REPLACED, acknowledge, part, set_aside, sync_folder
 from durable_store.wal_damage import find_wal_damage, read_wal_index
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 
 _log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from durable_store.savepoints import WHAT_TO_DO, Changes, Savepoints
 from durable_store.set_aside import make_private
-from secure_zmq.errors import ConfigurationError, StoreUnavailable, TransactionLost
+from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable, TransactionLost
 
 
 class Database:

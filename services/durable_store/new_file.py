@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}  # as a memory stick's file system answers
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 
 RESTORING = ".restoring"  # beside what it is to take the place of: what was received and checked
 COMMIT = "commit"  # in it, once nothing is left to be checked: the exchange has begun, and is to be finished

@@ -10,7 +10,7 @@ from types import TracebackType
 
 import structlog
 
-from secure_zmq.errors import TransactionLost
+from twinhost.secure_zmq.errors import TransactionLost
 
 _log = structlog.get_logger(__name__)
 

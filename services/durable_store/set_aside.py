@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from secure_zmq.errors import ConfigurationError, StoreUnavailable
+from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable
 
 DAMAGED, REPLACED = "damaged", "replaced"
 PARTS = ("-shm", "-wal", "")  # in the order they are moved: a log that lies alone would be deleted by SQLite

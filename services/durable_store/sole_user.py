@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 
 
 def hold(path: Path) -> Callable[[], None]:

@@ -16,8 +16,8 @@ from host_archive.places import Places, find_places
 from host_archive.report import told_of_check, told_of_restore
 from host_archive.restore import check, restore
 from network_config import load_network_config
-from secure_zmq.errors import ConfigurationError, TwinhostError
-from secure_zmq.version import version_line
+from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
+from twinhost.secure_zmq.version import version_line
 
 STREAM = "-"
 _FILE_HELP = "the archive; - stands for standard {}"

@@ -18,10 +18,10 @@ from host_archive.places import DATABASE as DATABASE_FILE
 from host_archive.places import Places
 from host_archive.state import StateCopy, check_audit, copy_state
 from host_archive.stream import MANIFEST, PIECE_BYTES, Writer
-from secure_zmq.errors import StoreUnavailable
-from secure_zmq.validity import format_moment
-from secure_zmq.version import VERSION
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.validity import format_moment
+from twinhost.secure_zmq.version import VERSION
 
 _STAGED = ".archiving"
 Say = Callable[[str], None]

@@ -10,10 +10,10 @@ from certificate_tree.layout import SERVER, Layout
 from certificate_tree.record import RECORD_FILE, DistributionRecord
 from certificate_tree.survey import joined_folders
 from host_archive.members import KEY_FILE, KEYS, RECORDS
-from secure_zmq.certificates import FAILURE_FILE
-from secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch, TwinhostError
-from secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER
-from secure_zmq.keys import MAX_KEY_FILE_BYTES, SECRET_SUFFIX, KeyPair, load_certificate, load_key_pair
+from twinhost.secure_zmq.certificates import FAILURE_FILE
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch, TwinhostError
+from twinhost.secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER
+from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, SECRET_SUFFIX, KeyPair, load_certificate, load_key_pair
 
 _LOOKS = 20  # at the keys, until two in a row saw the same: the agent writes some of them and knows no lock
 

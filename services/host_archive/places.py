@@ -12,10 +12,10 @@ from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.restoring import RESTORING
 from durable_store.sole_user import hold
 from network_config import NetworkConfig
-from secure_zmq.certificates import certificates_folder
-from secure_zmq.errors import ConfigurationError
 from system_digital_twin.__main__ import MIGRATIONS as TWIN_MIGRATIONS
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.secure_zmq.certificates import certificates_folder
+from twinhost.secure_zmq.errors import ConfigurationError
 
 DATABASE = f"{SERVER}.sqlite3"
 MIGRATIONS = (REPLY_LOG_SCHEMA, *TWIN_MIGRATIONS)

@@ -12,7 +12,7 @@ from host_archive.exchange import kept_as
 from host_archive.places import Places
 from host_archive.restore import Checked, Restored
 from host_archive.state import check_audit
-from secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.certificates import load_certificates
 
 RUN = "docker compose run --rm"
 _KINDS = {"agents": "registrations", "happenings": "events and errors", "leases": "leases"}  # by the database's table

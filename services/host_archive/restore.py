@@ -23,8 +23,8 @@ from host_archive.places import MIGRATIONS, Places
 from host_archive.revocations import carry_revocations
 from host_archive.state import check_audit
 from host_archive.stream import Reader
-from secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 
 _BLOCK_BYTES = 4_096  # of a usual file system
 Say = Callable[[str], None]

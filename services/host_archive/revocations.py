@@ -5,10 +5,10 @@ import shutil
 from certificate_tree.layout import SERVER
 from host_archive.key_files import received_tree
 from host_archive.places import Places
-from secure_zmq.certificates import ENROLLED_FOLDER
-from secure_zmq.key_folders import REVOKED_FOLDER, read_folders
-from secure_zmq.key_writer import revoked_file_name
-from secure_zmq.keys import load_key_pair
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
+from twinhost.secure_zmq.key_folders import REVOKED_FOLDER, read_folders
+from twinhost.secure_zmq.key_writer import revoked_file_name
+from twinhost.secure_zmq.keys import load_key_pair
 
 
 def carry_revocations(places: Places) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from durable_store.copies import Copy, copy_database, require_space
 from durable_store.damage import connect_to_read
 from durable_store.set_aside import PARTS, part
 from host_archive.places import DATABASE, Places
-from secure_zmq.errors import ConfigurationError, MalformedRequest
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
 
 _PAGE_LINES = 2_000
 _BEYOND = 10**18  # a line's number has at most 18 digits

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.errors import MalformedRequest
 
 MANIFEST, DIGEST = "manifest.json", "sha256"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024  # of 70,000 files

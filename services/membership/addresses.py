@@ -5,9 +5,9 @@ import socket
 from agent_runtime.host_keys import HostKeys
 from membership.coordination import AddressOf, not_reached
 from network_config import Host, NetworkConfig, is_local_only
-from secure_zmq.client import Client
-from secure_zmq.errors import NotFound
-from secure_zmq.server_address import ServerAddress
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotFound
+from twinhost.secure_zmq.server_address import ServerAddress
 
 
 def addresses(config: NetworkConfig, keys: HostKeys) -> AddressOf:

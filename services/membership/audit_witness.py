@@ -15,8 +15,8 @@ import structlog
 
 from agent_runtime.health import iso_time
 from durable_store.set_aside import sync_folder
-from secure_zmq.errors import StoreUnavailable
-from secure_zmq.wire import Reply
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.wire import Reply
 
 _log = structlog.get_logger(__name__)
 

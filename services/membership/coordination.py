@@ -16,10 +16,10 @@ from concurrent.futures import Future
 import structlog
 
 from membership.errands import DEADLINE_S, Errand, Errands, Waiting
-from secure_zmq.client import Client, new_request_id
-from secure_zmq.errors import AgentUnreachable, PeerNotLive, RequestError, TwinhostError
-from secure_zmq.server_address import ServerAddress
-from secure_zmq.wire import Reply
+from twinhost.secure_zmq.client import Client, new_request_id
+from twinhost.secure_zmq.errors import AgentUnreachable, PeerNotLive, RequestError, TwinhostError
+from twinhost.secure_zmq.server_address import ServerAddress
+from twinhost.secure_zmq.wire import Reply
 
 _log = structlog.get_logger(__name__)
 

@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from secure_zmq.errors import LimitReached, RequestIdReused
-from secure_zmq.wire import Reply
+from twinhost.secure_zmq.errors import LimitReached, RequestIdReused
+from twinhost.secure_zmq.wire import Reply
 
 DEADLINE_S = 4.5  # from the request on, its time in the queue included; a caller that waits for 5 s hears why
 MAX_OPEN = 64  # requests that wait for an answer

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 from agent_runtime.health import Health
 from membership.outbox import Outbox
-from secure_zmq.callers import Caller
-from secure_zmq.errors import InternalError, RequestError
-from secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import InternalError, RequestError
+from twinhost.secure_zmq.log_budget import LogBudget
 
 LINK_CHECK = "mainpc_link"  # of health: what mainpc sees by itself, and is told nothing of
 _STATUSES: Mapping[str, str] = {"ok": "HEALTHY", "degraded": "DEGRADED", "error": "ERROR"}

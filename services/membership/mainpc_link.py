@@ -18,9 +18,9 @@ from membership.owed_queue import OwedQueue
 from membership.owed_sender import CALL_DEADLINE_S, OwedSender
 from membership.sample_reports import SampleReports
 from network_config import Agent
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused, NotFound, RequestError, StoreUnavailable
-from secure_zmq.server_address import ServerAddress
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused, NotFound, RequestError, StoreUnavailable
+from twinhost.secure_zmq.server_address import ServerAddress
 
 _log = structlog.get_logger(__name__)
 

@@ -16,12 +16,12 @@ from membership.faults import LINK_CHECK, Faults, status_of
 from membership.mainpc_link import MainpcLink
 from membership.outbox import MIGRATION, Outbox
 from membership.witness_actions import witness_actions
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.certificates import TRUST_FOLDER
-from secure_zmq.errors import RequestError
-from secure_zmq.subscriber import Subscriber
-from secure_zmq.wire import Reply
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.certificates import TRUST_FOLDER
+from twinhost.secure_zmq.errors import RequestError
+from twinhost.secure_zmq.subscriber import Subscriber
+from twinhost.secure_zmq.wire import Reply
 
 __all__ = ["MIGRATION", "Membership"]
 

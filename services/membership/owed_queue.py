@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from agent_runtime.health import iso_time
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.errors import MalformedRequest
 
 _MOST_LEFT = 1_000  # that wait for a database which can't be written
 _ROW_BYTES = 256  # what a row takes beside its fields

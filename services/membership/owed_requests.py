@@ -10,7 +10,7 @@ import msgspec
 
 from host_metrics.sample import HostSample
 from membership.owed_queue import Kind, Owed
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.errors import MalformedRequest
 
 
 class _Event(msgspec.Struct, forbid_unknown_fields=True):

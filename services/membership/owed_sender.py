@@ -7,9 +7,9 @@ import structlog
 
 from membership.owed_queue import Kind, Owed, OwedQueue
 from membership.owed_requests import fields_of
-from secure_zmq.client import Client
-from secure_zmq.errors import PeerNotLive, RequestError, StoreUnavailable
-from secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import PeerNotLive, RequestError, StoreUnavailable
+from twinhost.secure_zmq.log_budget import LogBudget
 
 _log = structlog.get_logger(__name__)
 

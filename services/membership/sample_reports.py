@@ -10,8 +10,8 @@ import structlog
 from host_metrics.sample import HostSample
 from membership.owed_queue import Kind, OwedQueue
 from membership.owed_sender import CALL_DEADLINE_S, PASSING
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused, RequestError
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused, RequestError
 
 _log = structlog.get_logger(__name__)
 

@@ -3,9 +3,9 @@
 from typing import Any, Literal, TypedDict
 
 from membership.audit_witness import AuditWitness
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.wire import Request
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.wire import Request
 
 
 class GetAuditHeads(Request, tag="get_audit_heads"):

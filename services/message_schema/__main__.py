@@ -9,7 +9,7 @@ from typing import Any, get_args
 import msgspec
 
 from agent_runtime.replies import Refusal, Replies
-from secure_zmq.wire import Request, tag_of
+from twinhost.secure_zmq.wire import Request, tag_of
 
 AGENTS = {
     "SystemDigitalTwin": "system_digital_twin",

@@ -10,9 +10,16 @@ from typing import Any, TypeVar
 import yaml
 
 from network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_address
-from secure_zmq.certificates import client_folder
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.grants import EVERY_ACTION, RESERVED_GRANTS, SUBSCRIBE, TOPICS, UNAUTHENTICATED_ROLE, topic_grant
+from twinhost.secure_zmq.certificates import client_folder
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.grants import (
+    EVERY_ACTION,
+    RESERVED_GRANTS,
+    SUBSCRIBE,
+    TOPICS,
+    UNAUTHENTICATED_ROLE,
+    topic_grant,
+)
 
 PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}

@@ -16,8 +16,8 @@ from operator_cli import output
 from operator_cli.arguments import JSON_FLAG
 from operator_cli.connect import certs_init_failure
 from operator_cli.failures import Failure
-from secure_zmq.errors import TwinhostError
-from secure_zmq.version import version_line
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.version import version_line
 
 PROGRAM = "cli"  # its name in docker-compose.yml
 USAGE = 2

@@ -7,8 +7,8 @@ import msgspec
 import typer
 
 from network_config import Agent, NetworkConfig
-from secure_zmq.client import DEFAULT_DEADLINE_S
-from secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS
+from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S
+from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS
 
 JSON_FLAG = "--json"
 MAX_SECONDS = 3_600.0

@@ -17,7 +17,7 @@ from operator_cli.connect import load_settings
 from operator_cli.documents import AuditAccepted, read
 from operator_cli.failures import Failure
 from operator_cli.printable import printable, to_json
-from secure_zmq.errors import ServerUnreachable
+from twinhost.secure_zmq.errors import ServerUnreachable
 
 audit = typer.Typer(help="The audit log of mainpc, read with the operator's key.")
 

@@ -12,8 +12,8 @@ from network_config import Agent
 from operator_cli.audit_pages import verify_over_the_wire
 from operator_cli.connect import Settings
 from operator_cli.documents import AuditHeads, read
-from secure_zmq.client import Client
-from secure_zmq.errors import TwinhostError, UnknownAction
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError, UnknownAction
 
 _SEQ = re.compile(r'\{"seq":([1-9][0-9]{0,17}),')
 DEADLINE_S = 3.0  # for a witness's answer

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from network_config import Agent, NetworkConfig, load_network_config
 from operator_cli.documents import Endpoint, read
-from secure_zmq import advice
-from secure_zmq.certificates import (
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.certificates import (
     FAILURE_FILE,
     Certificates,
     certificates_folder,
@@ -15,13 +15,13 @@ from secure_zmq.certificates import (
     load_certificates,
     pins_of,
 )
-from secure_zmq.client import Client
-from secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing, KeyMismatch, RequestError
-from secure_zmq.key_folders import read_folders
-from secure_zmq.keys import PUBLIC_SUFFIX, PublicKey, load_certificate
-from secure_zmq.security_mode import is_secure_zmq_enabled
-from secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
-from secure_zmq.zcert import decode_z85_key
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing, KeyMismatch, RequestError
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, PublicKey, load_certificate
+from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
+from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
+from twinhost.secure_zmq.zcert import decode_z85_key
 
 REGISTRY_AGENT = "SystemDigitalTwin"  # where the other agents register
 OPEN_LINK = "SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated"

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from secure_zmq.errors import MalformedRequest
-from secure_zmq.wire import Reply
+from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.wire import Reply
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from secure_zmq.errors import RequestError, TwinhostError
+from twinhost.secure_zmq.errors import RequestError, TwinhostError
 
 
 @dataclass(frozen=True, slots=True)

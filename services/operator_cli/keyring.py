@@ -6,8 +6,8 @@ from typing import Any
 
 from certificate_tree.acknowledgement import Follower
 from operator_cli.documents import Peer, Peers, seconds_between
-from secure_zmq.callers import INVITATION_ROLE
-from secure_zmq.validity import DAY_S
+from twinhost.secure_zmq.callers import INVITATION_ROLE
+from twinhost.secure_zmq.validity import DAY_S
 
 NOT_LISTED = "not listed"
 REVOKED = "revoked"

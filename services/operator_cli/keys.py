@@ -15,9 +15,9 @@ from operator_cli.documents import Peers, Pong, days, duration, read
 from operator_cli.failures import Failure
 from operator_cli.keyring import LIVE, Key, KeyReport, Unacknowledged, merge, told_standing, unacknowledged
 from operator_cli.polling import ask_every_agent
-from secure_zmq.client import Client
-from secure_zmq.errors import TwinhostError
-from secure_zmq.validity import DAY_S, WARN_BEFORE_S
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.validity import DAY_S, WARN_BEFORE_S
 
 keys = typer.Typer(help="The keys that the agents know; certs-init changes them.")
 _FOR_EVER = "no end"

@@ -19,8 +19,8 @@ from operator_cli.memory_files import read_items
 from operator_cli.memory_import import Importer, Written
 from operator_cli.memory_transfer import fetch_backup, send_backup, started_at, wait_until_anew
 from operator_cli.printable import printable, to_json
-from secure_zmq.client import Client
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConfigurationError
 
 memory = typer.Typer(help="What pc2 remembers: backups, imports, and who wrote it.")
 

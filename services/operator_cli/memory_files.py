@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 
 MEMORY_STORE, ERROR_PATTERNS, TWIN_STORE = "memory_store.json", "error_patterns.json", "digital_twin_store.json"
 IMPORT_ID = "import_id"  # in an interaction's metadata

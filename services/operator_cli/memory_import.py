@@ -13,8 +13,8 @@ import msgspec
 
 from operator_cli.documents import read
 from operator_cli.memory_files import IMPORT_ID, Item
-from secure_zmq.client import Client
-from secure_zmq.errors import MalformedRequest, RequestError
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import MalformedRequest, RequestError
 
 _PAGE = 500
 _DEADLINE_S = 15.0

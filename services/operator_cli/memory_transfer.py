@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from operator_cli.documents import Health, parse_moment, read
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused, MalformedRequest, ServerUnreachable, StoreUnavailable
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, ServerUnreachable, StoreUnavailable
 
 _DEADLINE_S = 30.0  # for a part, on a slow link
 _LOOK_EVERY_S = 0.1

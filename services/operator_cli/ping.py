@@ -13,7 +13,7 @@ from operator_cli import output
 from operator_cli.arguments import DEADLINE_S, AsJson, find_agent
 from operator_cli.connect import OPEN_LINK, Settings, load_settings
 from operator_cli.failures import Failure
-from secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import TwinhostError
 
 DEFAULT_COUNT = 5
 MAX_COUNT = 10_000

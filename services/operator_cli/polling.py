@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 from network_config import Agent
 from operator_cli.connect import Settings
 from operator_cli.failures import Failure
-from secure_zmq.client import Client
-from secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
 
 T = TypeVar("T")
 

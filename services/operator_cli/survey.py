@@ -10,9 +10,9 @@ from operator_cli.agents import HEALTHY_STATUSES
 from operator_cli.connect import Settings
 from operator_cli.documents import Health, Peers, Registration, Registrations, read
 from operator_cli.failures import Failure
-from secure_zmq.client import Client
-from secure_zmq.errors import TwinhostError
-from secure_zmq.wire import Reply
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.wire import Reply
 
 DEADLINE_S = 3.0  # for each question; an agent that is well takes milliseconds
 _LAST_DEADLINE_S = 0.5  # what the last look of a wait gets at least

@@ -13,9 +13,9 @@ from operator_cli.connect import load_settings
 from operator_cli.documents import Happenings, read
 from operator_cli.failures import Failure
 from operator_cli.printable import printable, to_json
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized, NotGranted, TwinhostError
-from secure_zmq.subscriber import FeedEvent, Subscriber
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, TwinhostError
+from twinhost.secure_zmq.subscriber import FeedEvent, Subscriber
 
 KEPT = {"EVENT:": "get_events", "ERROR:": "get_errors"}  # topics that mainpc keeps, and what it is asked for them
 TOPICS = (*KEPT, "AGENT:", "TRUST:")

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from audit_log.log import AuditLog
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.wire import Request
 from system_digital_twin.key_replies import AuditPage
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.wire import Request
 
 
 class GetAudit(Request, tag="get_audit"):

@@ -7,10 +7,10 @@ import structlog
 from audit_log.events import Event
 from audit_log.log import AuditLog
 from audit_log.witness import Seen, explained_by, newest_restore
-from secure_zmq.callers import Caller
-from secure_zmq.errors import StoreUnavailable
 from system_digital_twin.messages import Heartbeat
 from system_digital_twin.registry_replies import Compared, Witnessed
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 

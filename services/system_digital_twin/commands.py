@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 
 from agent_runtime.dialects import Command
-from secure_zmq.wire import NAME, Answer
 from system_digital_twin.messages import PORT, GetAgentInfo, RegisterAgent, RegistrationData
 from system_digital_twin.registry import HEALTHY
+from twinhost.secure_zmq.wire import NAME, Answer
 
 _UNTOLD = "agent"  # the type of one that does not tell it
 

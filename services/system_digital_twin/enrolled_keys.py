@@ -4,11 +4,11 @@ import contextlib
 import os
 from pathlib import Path
 
-from secure_zmq import advice
-from secure_zmq.errors import StoreUnavailable
-from secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
-from secure_zmq.key_writer import replace_certificate, sweep_drafts, write_revocation, write_vouching
-from secure_zmq.keys import PUBLIC_SUFFIX, Certificate, PublicKey
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
+from twinhost.secure_zmq.key_writer import replace_certificate, sweep_drafts, write_revocation, write_vouching
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, PublicKey
 
 
 class EnrolledKeys:

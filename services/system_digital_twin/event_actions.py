@@ -5,14 +5,14 @@ from typing import Any, cast
 
 import msgspec
 
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.errors import MalformedRequest
 from system_digital_twin.event_messages import GetErrors, GetEvents, PublishEvent, ReportError
 from system_digital_twin.event_records import Page
 from system_digital_twin.event_replies import ErrorsTold, ErrorStored, EventsTold, EventStored, KeptError, KeptEvent
 from system_digital_twin.events import Events, Topic
 from system_digital_twin.handlers import SUCCESS, require_speaks_for
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest
 
 
 class EventActions:

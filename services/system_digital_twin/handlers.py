@@ -9,10 +9,6 @@ import msgspec
 from agent_runtime.common_actions import Ping, pong
 from agent_runtime.health import iso_time
 from network_config import is_local_only
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.errors import MalformedRequest, NotGranted
-from secure_zmq.wire import Request
 from system_digital_twin.messages import (
     MAX_METADATA_BYTES,
     Discover,
@@ -42,6 +38,10 @@ from system_digital_twin.registry_replies import (
     Unregistered,
     Witnessed,
 )
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
+from twinhost.secure_zmq.wire import Request
 
 ITSELF = "SystemDigitalTwin"
 SUCCESS: Final = "success"  # the word that this agent's clients test for

@@ -13,19 +13,19 @@ from typing import Any, Literal, NoReturn
 import structlog
 
 from agent_runtime.trust import TrustDocument, document_of
-from secure_zmq.actions import Action
-from secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
-from secure_zmq.errors import LimitReached, NotGranted, StoreUnavailable
-from secure_zmq.grants import ENROL
-from secure_zmq.key_folders import FolderContents
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import Certificate, KeyOwner, PublicKey
-from secure_zmq.peers import AuthorizedPeers, Standing
-from secure_zmq.validity import DAY_S, Validity
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.key_limits import Rate
 from system_digital_twin.key_messages import ConfirmKey, Enrol, GetTrust, ProposeKey, RetireKeys, public_key_in
 from system_digital_twin.key_replies import Confirmed, Enrolled, Proposed, Retired, Trust, TrustTold
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
+from twinhost.secure_zmq.errors import LimitReached, NotGranted, StoreUnavailable
+from twinhost.secure_zmq.grants import ENROL
+from twinhost.secure_zmq.key_folders import FolderContents
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, PublicKey
+from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.validity import DAY_S, Validity
 
 _log = structlog.get_logger(__name__)
 

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import msgspec
 
-from secure_zmq.errors import KeyFileMalformed, MalformedRequest
-from secure_zmq.grants import CONFIRM_KEY, ENROL
-from secure_zmq.keys import PublicKey
-from secure_zmq.wire import Request
-from secure_zmq.zcert import Z85_CHARACTERS, decode_z85_key
+from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest
+from twinhost.secure_zmq.grants import CONFIRM_KEY, ENROL
+from twinhost.secure_zmq.keys import PublicKey
+from twinhost.secure_zmq.wire import Request
+from twinhost.secure_zmq.zcert import Z85_CHARACTERS, decode_z85_key
 
 _EXAMPLE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the server's public key in libzmq's documentation
 _Z85_KEY = Annotated[str, msgspec.Meta(min_length=Z85_CHARACTERS, max_length=Z85_CHARACTERS, examples=[_EXAMPLE])]

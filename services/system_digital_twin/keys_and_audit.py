@@ -8,11 +8,6 @@ from agent_runtime.assembly import Foundation
 from agent_runtime.trust import TRUST_TOPIC
 from audit_log.events import Event
 from audit_log.log import AuditLog
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.certificates import ENROLLED_FOLDER
-from secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, RequestError, StoreUnavailable
-from secure_zmq.handshakes import Outcome
 from system_digital_twin.audit_actions import audit_actions
 from system_digital_twin.audit_witnesses import AuditWitnesses
 from system_digital_twin.enrolled_keys import EnrolledKeys
@@ -20,6 +15,11 @@ from system_digital_twin.grants_told import changes, summary
 from system_digital_twin.handlers import SUCCESS
 from system_digital_twin.key_actions import KeyActions
 from system_digital_twin.key_audit import KeyAudit
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
+from twinhost.secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, RequestError, StoreUnavailable
+from twinhost.secure_zmq.handshakes import Outcome
 
 AUDIT_FOLDER = "audit"  # below the agent's state
 

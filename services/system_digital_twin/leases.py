@@ -11,9 +11,9 @@ from typing import Literal
 import msgspec
 
 from durable_store.database import Database
-from secure_zmq.callers import Caller
-from secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
 from system_digital_twin.forecast import Leased, Resource
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
 
 MIGRATION = """
 CREATE TABLE leases (

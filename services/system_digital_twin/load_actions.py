@@ -5,9 +5,6 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from agent_runtime.health import iso_time
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.errors import LimitReached, MalformedRequest, NotFound
 from system_digital_twin.forecast import Forecast, HostState, LoadType, Placement, Resource, forecast, place
 from system_digital_twin.handlers import SUCCESS
 from system_digital_twin.leases import Lease, Leases
@@ -33,6 +30,9 @@ from system_digital_twin.load_replies import (
 )
 from system_digital_twin.metrics import Metrics
 from system_digital_twin.state_documents import rounded
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound
 
 
 class LoadActions:

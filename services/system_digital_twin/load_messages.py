@@ -4,9 +4,9 @@ from typing import Annotated
 
 import msgspec
 
-from secure_zmq.wire import NAME, Request
 from system_digital_twin.forecast import LoadType
 from system_digital_twin.leases import MAX_TTL_S
+from twinhost.secure_zmq.wire import NAME, Request
 
 AMOUNT = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
 TTL = Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_S)]

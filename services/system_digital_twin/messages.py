@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 
 from agent_runtime.common_actions import Ping
-from secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, Request
 
 MAX_METADATA_DEPTH = 16  # a list of registrations nests one deeper than its request did, and must still be written
 MAX_METADATA_BYTES = 16_384  # as JSON without spaces, which is how it is stored and answered

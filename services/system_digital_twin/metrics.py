@@ -15,9 +15,9 @@ import msgspec
 
 from durable_store.database import Database
 from host_metrics.sample import HostSample
-from secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from system_digital_twin.metrics_history import Bucket, History
 from system_digital_twin.taken_once import TakenOnce
+from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 
 KEPT_IN_MEMORY = 60  # samples of a host
 STALE_AFTER = 3  # intervals

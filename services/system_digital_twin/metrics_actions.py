@@ -10,9 +10,6 @@ from typing import Any
 
 from agent_runtime.health import iso_time
 from host_metrics.sample import GpuSample, HostSample
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.errors import MalformedRequest, NotFound, NotGranted
 from system_digital_twin.handlers import SUCCESS, require_speaks_for
 from system_digital_twin.metrics import Metrics
 from system_digital_twin.metrics_history import Bucket
@@ -29,6 +26,9 @@ from system_digital_twin.metrics_replies import (
 )
 from system_digital_twin.state_documents import host_document, rounded
 from system_digital_twin.vram_reports import VramReport, VramReports
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
 
 
 class MetricsActions:

@@ -5,8 +5,6 @@ from typing import Any
 
 from agent_runtime.assembly import Foundation
 from host_metrics.sampler import SamplerThread
-from secure_zmq.actions import Action
-from secure_zmq.errors import StoreUnavailable
 from system_digital_twin.leases import MIGRATION as LEASES_MIGRATION
 from system_digital_twin.leases import Leases
 from system_digital_twin.load_actions import LoadActions
@@ -15,6 +13,8 @@ from system_digital_twin.metrics_actions import MetricsActions
 from system_digital_twin.metrics_history import MIGRATION as HISTORY_MIGRATION
 from system_digital_twin.vram_reports import MIGRATION as VRAM_REPORTS_MIGRATION
 from system_digital_twin.vram_reports import VramReports
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.errors import StoreUnavailable
 
 MIGRATIONS = (HISTORY_MIGRATION, VRAM_REPORTS_MIGRATION, LEASES_MIGRATION)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, Request
 
 MEGABYTES = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 PERCENT = Annotated[float, msgspec.Meta(ge=0, le=100)]

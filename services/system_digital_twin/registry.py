@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from durable_store.database import Database
-from secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
+from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 
 MIGRATION = """
 CREATE TABLE agents (

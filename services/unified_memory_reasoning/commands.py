@@ -11,8 +11,8 @@ import msgspec
 
 from agent_runtime.common_actions import HealthCheck, Ping
 from agent_runtime.dialects import Command
-from secure_zmq.errors import NotFound
-from secure_zmq.wire import Answer, Request
+from twinhost.secure_zmq.errors import NotFound
+from twinhost.secure_zmq.wire import Answer, Request
 from unified_memory_reasoning.memory_model.memory_messages import (
     DeleteMemory,
     MemoryStatus,

@@ -5,8 +5,8 @@ from typing import Any
 
 from agent_runtime.common_actions import Ping
 from agent_runtime.health import iso_time
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
 from unified_memory_reasoning.memory_health import MemoryHealth
 from unified_memory_reasoning.messages import SUCCESS, DeleteTwin, GetTwin, UpdateTwin
 from unified_memory_reasoning.twin_replies import TwinDeleted, TwinFound, TwinUpdated

@@ -7,7 +7,7 @@ from typing import Any
 from agent_runtime.assembly import MAX_PAGE_BYTES
 from durable_store.database import Database
 from network_config import Recall
-from secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Action
 from unified_memory_reasoning import twins
 from unified_memory_reasoning.conversations import interactions
 from unified_memory_reasoning.conversations.context_actions import ContextActions

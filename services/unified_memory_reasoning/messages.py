@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, Request
 
 DEFAULT_USER = "default"
 SUCCESS: Final = "ok"  # the word that this agent's clients test for

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from durable_store.database import Database
-from secure_zmq.errors import NotFound, NotGranted
+from twinhost.secure_zmq.errors import NotFound, NotGranted
 from unified_memory_reasoning.keeping.quarantine import VISIBLE, Quarantine
 
 MIGRATION = """

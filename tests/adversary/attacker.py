@@ -18,10 +18,10 @@ from operator_cli.intruder import feed, out_of_reach
 from operator_cli.intruder.attack import Attack, Outcome, broken
 from operator_cli.intruder.campaign import ATTACKS
 from operator_cli.intruder.target import Target
-from secure_zmq.errors import TwinhostError
 from tests.adversary import floods, from_inside
 from tests.adversary.from_inside import Inside
 from tests.loopback.agent_processes import SDT
+from twinhost.secure_zmq.errors import TwinhostError
 
 LOWEST_PRIORITY = 19
 PLAYS_PER_S = 500  # at most, of a short attack; faster, on a machine that all share, is a measurement of the machine

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from secure_zmq.certificates import Certificates, load_certificates
 from tests.containers.stack import Finished, Stack
+from twinhost.secure_zmq.certificates import Certificates, load_certificates
 
 _PROGRAMS = {
     "certs-init": ("python", "/app/certs-init/generate_zmq_certificates.py"),

@@ -13,9 +13,9 @@ from docker.models.containers import Container
 from certificate_tree.generate import make_keys
 from certificate_tree.layout import plan_layout
 from network_config import load_network_config
-from secure_zmq.errors import ConfigurationError
 from tests.containers.stack import IMAGE, REPOSITORY, Stack
 from tests.waiting import wait_until
+from twinhost.secure_zmq.errors import ConfigurationError
 
 UID = 10001  # of the image's user
 MODULES = {"mainpc": "system_digital_twin", "pc2": "unified_memory_reasoning"}

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import zmq
 
-from secure_zmq.aio import AsyncClient
-from secure_zmq.wire import Reply
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.wire import Reply
 
 SHUTDOWN_S = 5.0  # the promise
 CONFIGURATION_ERROR = 78

@@ -14,12 +14,12 @@ from certificate_tree.layout import plan_layout
 from certificate_tree.revoke import revoke
 from durable_store.restoring import COMMIT, RESTORING
 from host_archive.state import check_audit
-from secure_zmq.certificates import load_certificates
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized
-from secure_zmq.server_address import SecuredAddress
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 pytestmark = pytest.mark.sdt_security
 

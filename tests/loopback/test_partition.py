@@ -14,10 +14,10 @@ import pytest
 
 from durable_store.database import Database
 from membership.outbox import Outbox
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused
 
 OWED = 200  # events and error reports by turns
 KILLS = 4

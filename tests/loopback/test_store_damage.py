@@ -12,9 +12,9 @@ import pytest
 
 from agent_runtime.start_again import StartAgain
 from durable_store.set_aside import DAMAGED, REPLACED, kept
-from secure_zmq.errors import ConfigurationError
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.errors import ConfigurationError
 
 pytestmark = pytest.mark.unified_memory_agent
 

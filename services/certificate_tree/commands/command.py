@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from certificate_tree.layout import Layout
 from network_config import NetworkConfig
-from secure_zmq import advice
-from secure_zmq.keys import KeyOwner
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.keys import KeyOwner
 
 RUN, RUN_PIPED = advice.CERTS_INIT, advice.CERTS_INIT_PIPED
 MAX_DAYS = 3_650

@@ -7,7 +7,7 @@ from pathlib import Path
 from certificate_tree.commands.command import RUN, Commands, Tree, add_command
 from certificate_tree.export import as_tar, copy_to, make_host_folder
 from certificate_tree.terminal import note
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 
 
 def add(commands: Commands) -> None:

@@ -13,7 +13,7 @@ from certificate_tree.place import secret_path
 from certificate_tree.terminal import note, read_line_of_standard_input, say
 from network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE
 from network_config.model import is_loopback
-from secure_zmq.validity import format_moment
+from twinhost.secure_zmq.validity import format_moment
 
 DEFAULT_MINUTES = 15
 MAX_MINUTES = 7 * 24 * 60

@@ -11,9 +11,9 @@ from certificate_tree.layout import Identity, Layout
 from certificate_tree.request import take_in
 from certificate_tree.survey import enrolled_key, is_revoked, live_keys
 from certificate_tree.terminal import read_standard_input, say
-from secure_zmq.errors import ConfigurationError, KeyFileMalformed
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import MAX_KEY_FILE_BYTES, Certificate, load_certificate, load_key_pair, parse_certificate
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, Certificate, load_certificate, load_key_pair, parse_certificate
 
 _NO_KEY_FILE = "a public key file; give it the output of: certs-init public KEY, or of certs-init accept"
 

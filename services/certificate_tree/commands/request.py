@@ -12,9 +12,9 @@ from certificate_tree.commands.public import read_public_file
 from certificate_tree.layout import described
 from certificate_tree.request import request, request_fingerprint
 from certificate_tree.terminal import ask, is_terminal, note, say
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import Certificate
-from secure_zmq.validity import format_moment
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import Certificate
+from twinhost.secure_zmq.validity import format_moment
 
 
 def add(commands: Commands) -> None:

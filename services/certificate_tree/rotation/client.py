@@ -30,11 +30,11 @@ from certificate_tree.rotation.live import (
 from certificate_tree.survey import own_folders, own_pairs
 from certificate_tree.tree_lock import fsync_folder, locked
 from network_config import Agent, NetworkConfig
-from secure_zmq.certificates import pins_of
-from secure_zmq.errors import ConfigurationError, KeyFileMissing
-from secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
-from secure_zmq.key_writer import replace_certificate, write_key_pair, write_revoked_fingerprint
-from secure_zmq.keys import PUBLIC_SUFFIX, KeyPair, PublicKey, load_certificate, load_key_pair
+from twinhost.secure_zmq.certificates import pins_of
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
+from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import replace_certificate, write_key_pair, write_revoked_fingerprint
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, KeyPair, PublicKey, load_certificate, load_key_pair
 
 
 def rotate_client(layout: Layout, config: NetworkConfig, name: str, say: Say) -> None:

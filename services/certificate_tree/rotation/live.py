@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from network_config import Agent
-from secure_zmq.client import Client
-from secure_zmq.errors import (
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import (
     ConfigurationError,
     ConnectionRefused,
     NotAuthorized,
@@ -14,8 +14,8 @@ from secure_zmq.errors import (
     ServerUnreachable,
     WrongServerKey,
 )
-from secure_zmq.keys import KeyPair, PublicKey, parse_certificate
-from secure_zmq.server_address import FollowedAddress, SecuredAddress
+from twinhost.secure_zmq.keys import KeyPair, PublicKey, parse_certificate
+from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress
 
 DEADLINE_S = 10.0  # of a call that must succeed
 PROBE_S = 3.0  # of one that may fail

@@ -13,10 +13,10 @@ from operator_cli.doctor.handshake import explain
 from operator_cli.documents import Health, Peers, duration, parse_moment, read
 from operator_cli.findings import Finding, Verdict
 from operator_cli.keyring import LIVE, KeyReport, merge, told_standing
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused, NotGranted, ServerUnreachable, TwinhostError
-from secure_zmq.validity import CLOCK_TOLERANCE_S, WARN_BEFORE_S
-from secure_zmq.version import versions
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused, NotGranted, ServerUnreachable, TwinhostError
+from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, WARN_BEFORE_S
+from twinhost.secure_zmq.version import versions
 
 ANSWERS, HEALTH, CLOCK, VERSIONS, KEYS_TIME, AUDIT, SAME_KEYS = (
     "answers, and knows us",

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from network_config import Agent
 from operator_cli.connect import Settings
 from operator_cli.findings import Finding, Verdict
-from secure_zmq.client import Client
-from secure_zmq.errors import (
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import (
     ConnectionRefused,
     NotAuthorized,
     SecurityMismatch,
@@ -16,9 +16,9 @@ from secure_zmq.errors import (
     TwinhostError,
     WrongServerKey,
 )
-from secure_zmq.keys import KeyOwner, KeyPair, PublicKey
-from secure_zmq.probes import MAX_ATTEMPTS
-from secure_zmq.server_address import FollowedAddress, SecuredAddress, ServerAddress, UnencryptedAddress
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, PublicKey
+from twinhost.secure_zmq.probes import MAX_ATTEMPTS
+from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, ServerAddress, UnencryptedAddress
 
 PLAIN, UNKNOWN_KEY, WRONG_PIN = "plain client refused", "unknown key refused", "wrong pin refused"
 _DEADLINE_S = 4.0

@@ -9,7 +9,7 @@ from operator_cli.doctor.doors import a_stranger, announce_probes, examine_doors
 from operator_cli.doctor.network import PORT, RESOLVES, examine_network
 from operator_cli.doctor.this_host import examine_this_host
 from operator_cli.findings import Finding, Verdict
-from secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import TwinhostError
 
 AGENT = "agent"
 _MEND_FIRST = "what is amiss on this host comes first"

@@ -10,11 +10,11 @@ from certificate_tree.layout import to_rotate
 from operator_cli.doctor.scene import HERE, Scene
 from operator_cli.documents import days, duration
 from operator_cli.findings import Finding, Verdict
-from secure_zmq import advice
-from secure_zmq.certificates import Certificates, folders_of_keys, load_certificates
-from secure_zmq.errors import ConfigurationError, TwinhostError
-from secure_zmq.key_folders import FolderContents, read_folders
-from secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.certificates import Certificates, folders_of_keys, load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
+from twinhost.secure_zmq.key_folders import FolderContents, read_folders
+from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate
 
 MODES, HALVES, FILES, OWN_KEY_TIME, LISTED_KEYS_TIME = (
     "modes and owners",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from network_config import NetworkConfig
 from operator_cli.connect import Settings
-from secure_zmq.certificates import Certificates
+from twinhost.secure_zmq.certificates import Certificates
 
 HERE = "here"
 

@@ -3,8 +3,8 @@
 import ctypes
 from pathlib import Path
 
-import secure_zmq.keys  # noqa: F401 - it loads libzmq, and libsodium with it
-from secure_zmq.errors import TwinhostError
+import twinhost.secure_zmq.keys  # noqa: F401 - it loads libzmq, and libsodium with it
+from twinhost.secure_zmq.errors import TwinhostError
 
 _OVERHEAD_BYTES = 16
 

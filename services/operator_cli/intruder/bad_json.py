@@ -8,7 +8,7 @@ from operator_cli.handmade.clients import PlainClient, Refused
 from operator_cli.handmade.zmtp import HungUp, Silent
 from operator_cli.intruder.attack import Attack, Outcome, broken, held
 from operator_cli.intruder.target import Target
-from secure_zmq.errors import MalformedRequest, MessageTooLarge, UnknownAction
+from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, UnknownAction
 
 _REFUSALS = frozenset({MalformedRequest.code, MessageTooLarge.code, UnknownAction.code})
 _DEPTH = 25_000  # levels; what would fill a stack, within any payload limit that there is

@@ -23,7 +23,7 @@ from operator_cli.intruder import (
 )
 from operator_cli.intruder.attack import Attack, Outcome, broken, not_played
 from operator_cli.intruder.target import GOOD_CALL_S, Target
-from secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import TwinhostError
 
 ATTACKS: Sequence[Attack] = (
     *strangers.ATTACKS,

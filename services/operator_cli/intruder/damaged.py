@@ -11,7 +11,7 @@ import time
 from operator_cli.handmade.zmtp import HungUp, Silent
 from operator_cli.intruder.attack import OPEN_LINK, Attack, Outcome, broken, held, not_played
 from operator_cli.intruder.target import Target
-from secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import TwinhostError
 
 SESSIONS = 60  # of which about four are not ended at once
 WATCHED_S = 6.0  # more than the time between two heartbeats

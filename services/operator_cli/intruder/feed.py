@@ -10,7 +10,7 @@ from operator_cli.handmade.zmtp import HungUp, Line, Silent
 from operator_cli.intruder import noise, sizes, strangers
 from operator_cli.intruder.attack import Attack, Outcome, broken, held
 from operator_cli.intruder.target import GOOD_CALL_S, Target
-from secure_zmq.feed import MAX_COMMANDS, MAX_TOPIC_BYTES, MAX_TOPICS
+from twinhost.secure_zmq.feed import MAX_COMMANDS, MAX_TOPIC_BYTES, MAX_TOPICS
 
 _SUBSCRIBE, _UNSUBSCRIBE = b"\x01", b"\x00"
 _TOPIC = b"EVENT:"

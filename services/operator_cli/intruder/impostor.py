@@ -8,7 +8,7 @@ import threading
 from operator_cli.handmade.zmtp import COMMAND, READY, encode_frame, greeting, metadata
 from operator_cli.intruder.attack import Attack, Outcome, broken, held
 from operator_cli.intruder.target import GOOD_CALL_S, Target
-from secure_zmq.errors import SecurityMismatch, TwinhostError
+from twinhost.secure_zmq.errors import SecurityMismatch, TwinhostError
 
 
 class _Impostor:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from operator_cli.handmade.zmtp import GREETING_BYTES, HungUp, Line, Silent
 from operator_cli.intruder.attack import Attack, Outcome, broken, held
 from operator_cli.intruder.target import Target
-from secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import TwinhostError
 
 HALF_OPEN = 200
 HELD_S = 5.5  # a handshake has 4 s, and a busy machine a little more

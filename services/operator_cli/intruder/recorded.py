@@ -6,8 +6,8 @@ from operator_cli.handmade.zmtp import GREETING_BYTES, READY, HungUp, Silent
 from operator_cli.intruder.attack import Attack, Outcome, broken, held
 from operator_cli.intruder.relay import Conversation, Relay, is_message
 from operator_cli.intruder.target import GOOD_CALL_S, Target
-from secure_zmq.client import Client
-from secure_zmq.errors import RequestError, TwinhostError
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import RequestError, TwinhostError
 
 _FIELD = "note"  # of no action; an agent passes over what it does not know
 _WAIT_S = 3.0

@@ -7,7 +7,7 @@ from operator_cli.handmade.clients import Refused
 from operator_cli.handmade.zmtp import COMMAND, PATIENCE_S, HungUp, Line, Silent, encode_frame, frame_header
 from operator_cli.intruder.attack import Attack, Outcome, broken, held
 from operator_cli.intruder.target import Target
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.errors import MalformedRequest
 
 SMALL_FRAMES = 100_000
 CUT_WITHIN_S = 3.0  # libzmq by itself would wait for 4 s

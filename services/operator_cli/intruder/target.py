@@ -8,10 +8,10 @@ from network_config import Agent
 from operator_cli.connect import Settings
 from operator_cli.handmade.clients import CurveClient, PlainClient
 from operator_cli.handmade.zmtp import Line
-from secure_zmq.callers import OPERATOR_ROLE
-from secure_zmq.client import Client
-from secure_zmq.keys import KeyPair, PublicKey
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
+from twinhost.secure_zmq.callers import OPERATOR_ROLE
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.keys import KeyPair, PublicKey
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 GOOD_CALL_S = 2.0  # in which a good client is answered, whatever else goes on
 

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from agent_runtime.health import iso_time
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
 from unified_memory_reasoning.conversations.context_messages import AddInteraction, ClearContext, GetContext
 from unified_memory_reasoning.conversations.context_replies import ContextCleared, ContextFound, InteractionAdded
 from unified_memory_reasoning.conversations.context_text import Line, text_of

@@ -12,7 +12,7 @@ import structlog
 from durable_store.copies import Copy, copy_database, require_space
 from durable_store.database import Database
 from durable_store.set_aside import part
-from secure_zmq.errors import LimitReached, MalformedRequest, NotFound, StoreUnavailable
+from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 

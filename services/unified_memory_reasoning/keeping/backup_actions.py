@@ -8,8 +8,8 @@ import structlog
 from agent_runtime.health import iso_time
 from durable_store import set_aside
 from durable_store.database import Database
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
 from unified_memory_reasoning.keeping.backup import Backup, Backups
 from unified_memory_reasoning.keeping.backup_messages import (
     MAX_CHUNK_BYTES,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from secure_zmq.wire import Request
+from twinhost.secure_zmq.wire import Request
 
 MAX_FILE_BYTES = 2**40
 MAX_CHUNK_BYTES = 1024 * 1024  # in one message, before base64

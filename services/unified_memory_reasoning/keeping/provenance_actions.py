@@ -8,9 +8,9 @@ import msgspec
 import structlog
 
 from agent_runtime.health import iso_time
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest
 from unified_memory_reasoning.keeping.provenance_messages import (
     ListQuarantine,
     MemoryBy,

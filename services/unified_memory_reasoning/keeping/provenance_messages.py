@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, Request
 
 MAX_LIMIT = 1_000
 NUMBER = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from durable_store.database import Database
-from secure_zmq.errors import LimitReached, NotFound
+from twinhost.secure_zmq.errors import LimitReached, NotFound
 
 MIGRATION = """
 CREATE TABLE quarantined (

@@ -20,7 +20,7 @@ from durable_store.copies import Rows, check_copy, count_rows, count_rows_as_far
 from durable_store.damage import STAGED
 from durable_store.database import Database
 from durable_store.set_aside import PARTS, not_acknowledged, part, sync_folder
-from secure_zmq.errors import LimitReached, MalformedRequest, NotFound, RequestError, StoreUnavailable
+from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound, RequestError, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import re2  # type: ignore[import-untyped]
 
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.errors import MalformedRequest
 
 MAX_CHARACTERS: Final = 1_024
 MAX_INSTRUCTIONS: Final = 4_000  # of the compiled pattern

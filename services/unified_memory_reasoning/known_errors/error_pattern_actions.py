@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent_runtime.health import iso_time
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.errors import MalformedRequest, NotGranted
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
 from unified_memory_reasoning.known_errors.error_pattern_messages import (
     AddErrorPattern,
     DeleteErrorPattern,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, Request
 from unified_memory_reasoning.known_errors.bounded_pattern import MAX_CHARACTERS, MAX_MESSAGE_BYTES
 
 MAX_LIMIT = 200

@@ -11,7 +11,7 @@ is room.
 
 import re
 
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.errors import MalformedRequest
 from unified_memory_reasoning.known_errors.bounded_pattern import accept, found
 from unified_memory_reasoning.known_errors.pattern_specificity import requirement_of
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from secure_zmq.errors import LimitReached
+from twinhost.secure_zmq.errors import LimitReached
 
 MOST_S = 0.25  # of one caller, at once; what begins within it is not cut short
 FREE_S = 0.002  # of every request

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from agent_runtime.health import iso_time
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest
 from unified_memory_reasoning.memory_model.memories import Memories, Merged, Told
 from unified_memory_reasoning.memory_model.memory_merge import Memory
 from unified_memory_reasoning.memory_model.memory_messages import (

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, Request
 from unified_memory_reasoning.memory_model.memory_decay import FIRST_STRENGTH, FORGOTTEN_UNDER, MOST_STRENGTH
 
 MAX_CONTENT_CHARACTERS = 65_536

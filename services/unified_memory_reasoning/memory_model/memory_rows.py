@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from durable_store.database import Database
-from secure_zmq.errors import LimitReached
+from twinhost.secure_zmq.errors import LimitReached
 from unified_memory_reasoning.memory_model.memory_decay import decayed, forgotten
 from unified_memory_reasoning.memory_model.memory_merge import Memory
 from unified_memory_reasoning.memory_model.memory_shares import Shares

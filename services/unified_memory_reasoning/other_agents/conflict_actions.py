@@ -3,9 +3,9 @@
 from typing import Any
 
 from agent_runtime.health import iso_time
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.wire import NAME, Request
 from unified_memory_reasoning.messages import SUCCESS
 from unified_memory_reasoning.other_agents.conflicts import Conflicts
 from unified_memory_reasoning.other_agents.coordination_replies import ConflictResolved

@@ -7,10 +7,10 @@ import msgspec
 
 from membership.errands import Errand
 from membership.member import Membership
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.errors import MalformedRequest, MessageTooLarge
-from secure_zmq.wire import Reply
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge
+from twinhost.secure_zmq.wire import Reply
 from unified_memory_reasoning.other_agents.coordination_messages import CoordinateMemory
 from unified_memory_reasoning.other_agents.priorities import number_of
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, Request
 from unified_memory_reasoning.other_agents.priorities import PRIORITY
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 
 from agent_runtime.health import iso_time
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest
 from unified_memory_reasoning.messages import SUCCESS
 from unified_memory_reasoning.recall.search import Found, Search
 from unified_memory_reasoning.recall.search_messages import MAX_QUERY_BYTES, SearchMemory

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, Request
 
 MAX_QUERY_BYTES = 4_096
 MAX_LIMIT = 100

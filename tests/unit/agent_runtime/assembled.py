@@ -19,11 +19,11 @@ from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Counters, Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.handshakes import Handshakes
-from secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Counters, Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.inbound import Inbound
 
 
 def environment_of(home: Path, folder: str, *, secure: bool = True) -> dict[str, str]:

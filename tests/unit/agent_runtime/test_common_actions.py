@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.client import Client
-from secure_zmq.errors import NotGranted
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotGranted
 
 pytestmark = pytest.mark.sdt_security
 

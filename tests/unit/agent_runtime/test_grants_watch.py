@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from agent_runtime.grants_watch import GrantsWatch
 from network_config.load import DEFAULT_PATH
-from secure_zmq.callers import Caller
-from secure_zmq.grants import Grants
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.grants import Grants
 
 AGENT = Caller("agent", "pc2", frozenset({"agent"}), "SHA256:x")
 SHIPPED: dict[str, Any] = yaml.safe_load(DEFAULT_PATH.read_text())

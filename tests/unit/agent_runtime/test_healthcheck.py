@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.errors import StoreUnavailable
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most
+from twinhost.secure_zmq.errors import StoreUnavailable
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from agent_runtime import process
 from agent_runtime.health import Health
 from agent_runtime.host_keys import HostKeys
 from agent_runtime.settings import Settings, load_settings
-from secure_zmq.errors import KeyFileMissing
-from secure_zmq.key_writer import write_certificate, write_key_pair, write_revocation
-from secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_certificate, load_key_pair
-from secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
-from secure_zmq.validity import CLOCK_TOLERANCE_S, DAY_S, Validity
 from tests.identities import authorize, new_pair
 from tests.unit.agent_runtime.assembled import environment_of
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.errors import KeyFileMissing
+from twinhost.secure_zmq.key_writer import write_certificate, write_key_pair, write_revocation
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_certificate, load_key_pair
+from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
+from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, DAY_S, Validity
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 

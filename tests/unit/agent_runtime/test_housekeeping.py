@@ -13,8 +13,8 @@ from agent_runtime.http import HttpServer
 from agent_runtime.listening import Vital
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA, ReplyLog
-from secure_zmq.errors import StoreUnavailable
 from tests.ports import free_ports
+from twinhost.secure_zmq.errors import StoreUnavailable
 
 NOTES = "CREATE TABLE notes (text TEXT) STRICT"
 

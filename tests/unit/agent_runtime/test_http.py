@@ -12,9 +12,9 @@ import pytest
 from agent_runtime.health import Health
 from agent_runtime.http import HttpServer
 from agent_runtime.http_hosts import http_hosts
-from secure_zmq.errors import ConfigurationError, SocketMisuse
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most
+from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 
 
 class Served:

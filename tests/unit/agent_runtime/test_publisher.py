@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from agent_runtime.assembly import Publisher
-from secure_zmq.feed import Feed
+from twinhost.secure_zmq.feed import Feed
 
 
 class Listened:

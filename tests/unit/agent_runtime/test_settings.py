@@ -8,10 +8,10 @@ import pytest
 
 from agent_runtime.settings import load_settings
 from network_config.load import DEFAULT_PATH
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.key_writer import write_key_pair
-from secure_zmq.keys import KeyOwner, KeyPair
 from tests.unit.agent_runtime.assembled import environment_of
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.key_writer import write_key_pair
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 
 SDT = "SystemDigitalTwin"
 

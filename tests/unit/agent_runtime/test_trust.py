@@ -10,14 +10,14 @@ import pytest
 
 from agent_runtime import trust
 from agent_runtime.trust import TrustDocument, TrustFolder, document_of, read_document
-from secure_zmq import key_writer
-from secure_zmq.errors import ConfigurationError, MalformedRequest
-from secure_zmq.key_folders import read_folders
-from secure_zmq.key_writer import render_certificate, revoked_file_name, write_certificate, write_revocation
-from secure_zmq.keys import Certificate, KeyPair, parse_certificate
-from secure_zmq.peers import AuthorizedPeers, Standing
 from tests.identities import authorize, new_pair
 from tests.loopback.agent_processes import SmallVolume
+from twinhost.secure_zmq import key_writer
+from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name, write_certificate, write_revocation
+from twinhost.secure_zmq.keys import Certificate, KeyPair, parse_certificate
+from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
 
 REFUSE: Callable[[frozenset[str]], None] = lambda _: None  # noqa: E731 - what a process does is for another test
 OLD, NEW, OTHER, GONE = new_pair("agent"), new_pair("agent"), new_pair("other"), new_pair("gone")

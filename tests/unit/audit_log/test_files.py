@@ -10,8 +10,8 @@ import pytest
 from audit_log.chain import NO_HASH, Anchor
 from audit_log.events import Event
 from audit_log.log import AuditLog
-from secure_zmq.errors import ConfigurationError, MalformedRequest, SocketMisuse, StoreUnavailable
 from tests.unit.audit_log.books import check, names, opened, read_all, records
+from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, SocketMisuse, StoreUnavailable
 
 
 def fill(log: AuditLog, count: int, start: int = 0) -> None:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq import advice
-from secure_zmq.certificates import folders_of_keys, load_certificates
-from secure_zmq.errors import TwinhostError
-from secure_zmq.key_folders import read_folders
-from secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
-from secure_zmq.keys import KeyOwner, KeyPair, load_certificate
-from secure_zmq.validity import Validity
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import Ran, certs_init
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.certificates import folders_of_keys, load_certificates
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate
+from twinhost.secure_zmq.validity import Validity
 
 HOSTS = ("mainpc", "pc2", "operator")
 UMRA = "UnifiedMemoryReasoningAgent"

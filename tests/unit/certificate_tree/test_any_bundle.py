@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from agent_runtime.trust import TrustDocument, TrustFolder
 from certificate_tree.bundle import TrustMaterial, parse_bundle, render_bundle
-from secure_zmq.errors import KeyFileMalformed, MalformedRequest
-from secure_zmq.key_folders import read_folders
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import parse_certificate
 from tests.identities import new_pair
+from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import parse_certificate
 
 PAIRS = [
     new_pair("pc2-agent"),

@@ -12,7 +12,6 @@ import pytest
 
 from certificate_tree.generate import make_keys
 from certificate_tree.layout import Layout
-from secure_zmq.keys import load_certificate, load_key_pair
 from tests.unit.certificate_tree.trees import (
     BOTH_HOSTS,
     RECORD,
@@ -25,6 +24,7 @@ from tests.unit.certificate_tree.trees import (
     tree_layout,
 )
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.keys import load_certificate, load_key_pair
 
 _REAL_KILLS = 30
 

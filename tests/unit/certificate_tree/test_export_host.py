@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import load_key_pair
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import ENTRY_POINT, certs_init, environment_of, files
 from tests.waiting import PATIENCE_S
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import load_key_pair
 
 OF_PC2 = {"client.key_secret", "client.key", "server.key", "operator.key"}
 

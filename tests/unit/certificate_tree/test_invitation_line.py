@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from certificate_tree.invitation import Invitation, parse_invitation, token_pair
 from network_config import Host
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.keys import PublicKey
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.keys import PublicKey
 
 SERVER = PublicKey(bytes(range(32)))
 SECRET = bytes(range(100, 132))

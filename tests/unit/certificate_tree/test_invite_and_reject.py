@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from certificate_tree.invitation import parse_invitation
-from secure_zmq.key_folders import read_folders
-from secure_zmq.key_writer import replace_certificate, write_revocation
-from secure_zmq.keys import load_certificate
-from secure_zmq.validity import Validity
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import certs_init, files
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation
+from twinhost.secure_zmq.keys import load_certificate
+from twinhost.secure_zmq.validity import Validity
 
 UMRA = "UnifiedMemoryReasoningAgent"
 SENSOR = ("Sensor", "--host", "pc3", "--role", "agent")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from certificate_tree.record import DistributionRecord
-from secure_zmq.keys import load_certificate, load_key_pair
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import BOTH_HOSTS, RECORD, certs_init, files, secrets
+from twinhost.secure_zmq.keys import load_certificate, load_key_pair
 
 OF_MAINPC = {
     f"{folder}/{file}"

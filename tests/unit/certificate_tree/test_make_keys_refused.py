@@ -10,10 +10,10 @@ from certificate_tree.generate import make_keys
 from certificate_tree.layout import plan_layout
 from network_config import Host, load_network_config
 from network_config.load import DEFAULT_PATH
-from secure_zmq.errors import ConfigurationError
-from secure_zmq.key_writer import write_certificate
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import certs_init, files, tree_layout
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.key_writer import write_certificate
 
 
 @pytest.mark.parametrize("lost", [["mainpc/server.key_secret"], ["mainpc/server.key_secret", "mainpc/server.key"]])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import KeyOwner, KeyPair, load_certificate, parse_certificate
 from tests.unit.certificate_tree.trees import BOTH_HOSTS, RECORD, Ran, certs_init, files
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate, parse_certificate
 
 UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))
 PUBLIC = sorted(name for name in BOTH_HOSTS if name.endswith(".key"))

@@ -18,10 +18,6 @@ from certificate_tree.place import put_in_place
 from certificate_tree.request import request, request_fingerprint
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
-from secure_zmq.key_folders import read_folders
-from secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
-from secure_zmq.keys import KeyOwner, load_certificate, load_key_pair, parse_certificate
-from secure_zmq.validity import DAY_S
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import (
     ENTRY_POINT,
@@ -34,6 +30,10 @@ from tests.unit.certificate_tree.trees import (
     tree_layout,
 )
 from tests.waiting import PATIENCE_S
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
+from twinhost.secure_zmq.keys import KeyOwner, load_certificate, load_key_pair, parse_certificate
+from twinhost.secure_zmq.validity import DAY_S
 
 SENSOR = ("Sensor", "--host", "pc3", "--role", "agent")
 UMRA = "UnifiedMemoryReasoningAgent"

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from certificate_tree.revoke import replace_revoked, revoke
-from secure_zmq.key_folders import read_folders
-from secure_zmq.key_writer import render_certificate, replace_certificate, revoked_file_name, write_key_pair
-from secure_zmq.keys import load_certificate, load_key_pair
 from tests.identities import new_pair
 from tests.loopback.agent_processes import SmallVolume
 from tests.unit.certificate_tree.trees import BOTH_HOSTS, certs_init, dies_at, files, tree_layout
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, revoked_file_name, write_key_pair
+from twinhost.secure_zmq.keys import load_certificate, load_key_pair
 
 UMRA = "UnifiedMemoryReasoningAgent"
 pytestmark = pytest.mark.usefixtures("nothing_listens")

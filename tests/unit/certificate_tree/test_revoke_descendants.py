@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.key_folders import read_folders
-from secure_zmq.key_writer import replace_certificate, write_revocation, write_vouching
-from secure_zmq.keys import KeyPair
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import certs_init
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation, write_vouching
+from twinhost.secure_zmq.keys import KeyPair
 
 pytestmark = [pytest.mark.sdt_security, pytest.mark.usefixtures("nothing_listens")]
 

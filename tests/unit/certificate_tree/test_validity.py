@@ -9,11 +9,11 @@ import pytest
 
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
-from secure_zmq.key_writer import render_certificate, replace_certificate, write_key_pair
-from secure_zmq.keys import load_certificate, load_key_pair
-from secure_zmq.validity import DAY_S, Validity
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import certs_init, files
+from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_key_pair
+from twinhost.secure_zmq.keys import load_certificate, load_key_pair
+from twinhost.secure_zmq.validity import DAY_S, Validity
 
 LIFETIME_DAYS = load_network_config(DEFAULT_PATH, {}).limits.key_lifetime_days
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from certificate_tree.verify_files import mode_and_owner
-from secure_zmq.key_writer import write_certificate, write_key_pair
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.validity import DAY_S, Validity
 from tests.unit.certificate_tree.trees import RECORD, certs_init, files
+from twinhost.secure_zmq.key_writer import write_certificate, write_key_pair
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.validity import DAY_S, Validity
 
 SDT = KeyOwner("SystemDigitalTwin", "mainpc", frozenset({"agent"}))
 UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))

@@ -18,8 +18,8 @@ from certificate_tree.__main__ import HOST_VARIABLE, main
 from certificate_tree.layout import Layout, plan_layout
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
-from secure_zmq.certificates import FAILURE_FILE
-from secure_zmq.keys import SECRET_SUFFIX
+from twinhost.secure_zmq.certificates import FAILURE_FILE
+from twinhost.secure_zmq.keys import SECRET_SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ENTRY_POINT = REPOSITORY / "certs-init" / "generate_zmq_certificates.py"

@@ -23,7 +23,6 @@ from durable_store.set_aside import (
     told,
 )
 from durable_store.wal_damage import read_wal_index
-from secure_zmq.errors import ConfigurationError
 from tests.other_user import not_root
 from tests.unit.durable_store.broken import (
     FRAME_BYTES,
@@ -35,6 +34,7 @@ from tests.unit.durable_store.broken import (
     no_file_beyond,
     whole,
 )
+from twinhost.secure_zmq.errors import ConfigurationError
 
 INDEX = """
 CREATE VIRTUAL TABLE words USING fts5 (text, content = '');

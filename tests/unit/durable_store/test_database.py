@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from durable_store.database import Database
-from secure_zmq.errors import ConfigurationError, NotFound, StoreUnavailable, TransactionLost
+from twinhost.secure_zmq.errors import ConfigurationError, NotFound, StoreUnavailable, TransactionLost
 
 FIRST = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"
 SECOND = "ALTER TABLE notes ADD COLUMN author TEXT; UPDATE notes SET author = 'unknown'"

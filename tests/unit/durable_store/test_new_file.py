@@ -7,7 +7,7 @@ from typing import NoReturn
 import pytest
 
 from durable_store.new_file import new_file
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 
 
 def no_links(*_: object) -> NoReturn:

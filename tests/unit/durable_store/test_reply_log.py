@@ -9,8 +9,8 @@ import pytest
 
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA, ReplyLog, StoredReply
-from secure_zmq.errors import NotFound, TransactionLost
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.errors import NotFound, TransactionLost
 
 LONG_S = 600.0
 CHILDREN = "CREATE TABLE children (reply INTEGER REFERENCES replies (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from durable_store.sole_user import hold
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 
 
 def test_a_second_one_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:

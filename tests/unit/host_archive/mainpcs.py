@@ -22,9 +22,9 @@ from host_archive.__main__ import main
 from host_archive.members import Manifest, Member, mode_of
 from host_archive.places import MIGRATIONS
 from host_archive.stream import MANIFEST, Writer
-from secure_zmq.keys import SECRET_SUFFIX, load_key_pair
 from system_digital_twin.registry import AgentRecord, Registry
 from tests.unit.certificate_tree.trees import tree_layout
+from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
 
 SERVER, DATABASE = "SystemDigitalTwin", "SystemDigitalTwin.sqlite3"
 _NOT_STATE = (".lock", ".archive.lock", f"{SERVER}.lock")

@@ -16,7 +16,7 @@ from host_archive.members import (
     parse_manifest,
     render_manifest,
 )
-from secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.errors import MalformedRequest
 
 NAMES = [DATABASE, "keys/mainpc/server.key", "keys/mainpc/server.key_secret", f"keys/mainpc/revoked/{'0' * 64}.key"]
 GOOD = render_manifest(

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from durable_store.restoring import COMMIT, RESTORING, require_no_restore
-from secure_zmq.certificates import load_certificates
-from secure_zmq.errors import ConfigurationError, KeyFileMissing
 from tests.unit.certificate_tree.trees import certs_init
 from tests.unit.host_archive.mainpcs import Mainpc
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
 
 _CHANGES = frozenset(
     {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}

@@ -2,8 +2,8 @@
 
 import main_pc_code.src.network.secure_zmq as documented_secure_zmq
 import network_config
-import secure_zmq
 from main_pc_code.utils import network_utils
+from twinhost import secure_zmq
 
 SECURE_ZMQ_NAMES = [
     "ZMQAuthenticator",

@@ -8,9 +8,9 @@ import pytest
 
 from agent_runtime.health import Health
 from membership.faults import LINK_CHECK, Faults, status_of
-from secure_zmq.errors import InternalError, NotFound, NotGranted, RequestError
 from tests.unit.membership.outbox_bench import OutboxBench
 from tests.unit.unified_memory_reasoning.memory import SDT
+from twinhost.secure_zmq.errors import InternalError, NotFound, NotGranted, RequestError
 
 
 @pytest.fixture

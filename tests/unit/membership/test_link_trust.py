@@ -9,15 +9,15 @@ import pytest
 
 from agent_runtime.trust import TrustFolder, document_of
 from membership.mainpc_link import MainpcLink
-from secure_zmq.certificates import load_certificates
-from secure_zmq.client import Client
-from secure_zmq.key_folders import FolderContents, read_folders
-from secure_zmq.key_writer import render_certificate, write_revocation
-from secure_zmq.keys import load_certificate
-from secure_zmq.server_address import SecuredAddress
 from tests.identities import authorize, new_pair
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.key_folders import FolderContents, read_folders
+from twinhost.secure_zmq.key_writer import render_certificate, write_revocation
+from twinhost.secure_zmq.keys import load_certificate
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 pytestmark = [pytest.mark.unified_memory_agent, pytest.mark.sdt_security]
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from membership.mainpc_link import MainpcLink
-from secure_zmq.certificates import load_certificates
-from secure_zmq.client import Client
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 STOP_S = 2.5  # a call's deadline, and what it takes to let the connection go
 

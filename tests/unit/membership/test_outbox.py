@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from membership import outbox as outbox_module
 from membership.outbox import MAX_BYTES
 from membership.owed_queue import Kind
-from secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
 from tests.unit.membership.outbox_bench import AGENT, OutboxBench
+from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
 
 pytestmark = pytest.mark.unified_memory_agent
 

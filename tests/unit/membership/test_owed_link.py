@@ -15,10 +15,10 @@ from membership import owed_sender
 from membership.mainpc_link import MainpcLink
 from membership.outbox import MIGRATION, Outbox
 from membership.owed_queue import Kind
-from secure_zmq.certificates import load_certificates
-from secure_zmq.server_address import SecuredAddress
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 pytestmark = pytest.mark.unified_memory_agent
 

@@ -16,14 +16,20 @@ from certificate_tree.bundle import _Texts, read_answer
 from message_schema.__main__ import AGENTS, replies_of, schema_of
 from operator_cli import documents, memory_import, memory_transfer
 from operator_cli.documents import read
-from secure_zmq import errors
-from secure_zmq.callers import Caller
-from secure_zmq.errors import ConfigurationError, InternalError, MalformedRequest, RequestError, error_from_reply
-from secure_zmq.inbound import Inbound
-from secure_zmq.wire import decode_reply
 from tests.unit.agent_runtime.assembled import Assembled, environment_of
 from tests.unit.message_schema.json_schema import Schema, closed, places, replaced
 from tests.unit.message_schema.test_schema import ANYTHING, ASSEMBLE, HOST
+from twinhost.secure_zmq import errors
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import (
+    ConfigurationError,
+    InternalError,
+    MalformedRequest,
+    RequestError,
+    error_from_reply,
+)
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.wire import decode_reply
 
 EXAMPLES = 100  # of requests to each agent
 CALLERS = [

@@ -12,11 +12,11 @@ import pytest
 
 from agent_runtime.replies import HealthDocument, Refusal, Replies
 from message_schema.__main__ import AGENTS, alternatives, replies_of, schema_of
-from secure_zmq.actions import Action
-from secure_zmq.wire import tag_of
 from tests.unit.agent_runtime.assembled import Assembled, environment_of
 from tests.unit.message_schema.json_schema import Schema, closed, places, replaced
 from tests.unit.message_schema.test_schema import ASSEMBLE, HOST
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.wire import tag_of
 
 
 @pytest.fixture(params=sorted(AGENTS))

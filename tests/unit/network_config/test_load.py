@@ -10,7 +10,7 @@ import yaml
 
 from network_config import Agent, Host, Limits, Recall, load_network_config
 from network_config.load import DEFAULT_PATH
-from secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 
 GOOD: dict[str, Any] = {
     "hosts": {"mainpc": {"address": "mainpc"}, "pc2": {"address": "10.0.0.2"}},

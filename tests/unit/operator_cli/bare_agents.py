@@ -20,10 +20,10 @@ from operator_cli.handmade.boxes import Sodium
 from operator_cli.handmade.clients import new_pair, secret_of
 from operator_cli.handmade.zmtp import COMMAND, READY, WELCOME, encode_frame, greeting, metadata, whole_frame
 from operator_cli.intruder.target import Target
-from secure_zmq.certificates import Certificates, load_certificates
 from tests.identities import host_folder
 from tests.identities import new_pair as named_pair
 from tests.unit.operator_cli.loopback_agents import PAYLOAD_BYTES, SDT, UMRA
+from twinhost.secure_zmq.certificates import Certificates, load_certificates
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 SERVER = named_pair(SDT, "mainpc")

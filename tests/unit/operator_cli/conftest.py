@@ -8,9 +8,9 @@ import pytest
 import structlog
 
 from operator_cli.app import main
-from secure_zmq.validity import Validity
 from tests.unit.operator_cli.loopback_agents import StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli, Ran
+from twinhost.secure_zmq.validity import Validity
 
 
 @pytest.fixture(autouse=True)

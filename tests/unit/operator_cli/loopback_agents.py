@@ -19,29 +19,6 @@ from audit_log.log import AuditLog
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
-from secure_zmq.actions import Action
-from secure_zmq.authenticator import Authenticator
-from secure_zmq.bound_socket import ServerSocket
-from secure_zmq.callers import Caller
-from secure_zmq.certificates import ENROLLED_FOLDER, load_certificates
-from secure_zmq.client import Client
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.errors import NotFound
-from secure_zmq.feed import MAX_EVENT_BYTES, Feed
-from secure_zmq.grants import Grants
-from secure_zmq.handshakes import Handshakes, Outcome
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.peers import AuthorizedPeers
-from secure_zmq.server import Server
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
-from secure_zmq.sockets import (
-    open_feed_socket,
-    open_server_socket,
-    open_unencrypted_feed_socket,
-    open_unencrypted_server_socket,
-)
-from secure_zmq.validity import UNLIMITED, Validity
-from secure_zmq.wire import Reply, Request
 from system_digital_twin.audit_actions import audit_actions
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.handlers import Handlers
@@ -50,6 +27,29 @@ from system_digital_twin.registry import MIGRATION, Registry
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
 from tests.ports import free_ports
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.errors import NotFound
+from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.server import Server
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
+from twinhost.secure_zmq.sockets import (
+    open_feed_socket,
+    open_server_socket,
+    open_unencrypted_feed_socket,
+    open_unencrypted_server_socket,
+)
+from twinhost.secure_zmq.validity import UNLIMITED, Validity
+from twinhost.secure_zmq.wire import Reply, Request
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536

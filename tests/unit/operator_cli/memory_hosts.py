@@ -11,12 +11,12 @@ from durable_store.damage import make_way
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
-from secure_zmq.actions import Action
-from secure_zmq.bound_socket import ServerSocket
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.wire import Reply
 from tests.unit.operator_cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.wire import Reply
 from unified_memory_reasoning import twins
 from unified_memory_reasoning.conversations import interactions
 from unified_memory_reasoning.conversations.context_messages import AddInteraction

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from operator_cli import agents
-from secure_zmq.key_writer import replace_certificate
 from tests.identities import new_pair
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.operator_cli.running import Cli
+from twinhost.secure_zmq.key_writer import replace_certificate
 
 
 def test_agents_lists_who_is_registered_and_by_whom(hosts: TwoHosts, cli: Cli) -> None:

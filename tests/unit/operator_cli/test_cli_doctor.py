@@ -17,17 +17,17 @@ from audit_log.events import Event
 from operator_cli.connect import Settings, load_settings
 from operator_cli.doctor import answers, doors
 from operator_cli.findings import Verdict
-from secure_zmq.errors import NotGranted
-from secure_zmq.handshakes import Outcome
-from secure_zmq.key_folders import REVOKED_FOLDER
-from secure_zmq.key_writer import write_key_pair, write_revocation
-from secure_zmq.server_address import SecuredAddress
-from secure_zmq.validity import DAY_S, Validity
-from secure_zmq.version import versions
 from tests.identities import new_pair
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import write_key_pair, write_revocation
+from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq.version import versions
 
 HERE = "here"
 SHORT_S = 1.0  # to wait for an answer that never comes

@@ -12,9 +12,9 @@ from message_schema.__main__ import AGENTS, main
 from operator_cli.arguments import parse_fields
 from operator_cli.explain import example_command
 from operator_cli.request_schema import schema_of_agent
-from secure_zmq.wire import Request, tag_of
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.operator_cli.running import Cli
+from twinhost.secure_zmq.wire import Request, tag_of
 
 
 def request_types(agent: str) -> dict[str, type[Request]]:

@@ -7,15 +7,15 @@ import time
 import pytest
 
 from operator_cli import keys
-from secure_zmq.client import Client
-from secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
-from secure_zmq.key_writer import write_certificate, write_revocation
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.server_address import SecuredAddress
-from secure_zmq.validity import DAY_S, Validity
 from tests.identities import new_pair
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli, run_on_terminal
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.validity import DAY_S, Validity
 
 REGISTRATION = {"agent_id": "third", "agent_type": "agent", "host": "192.0.2.30", "port": 7330}
 BELOW = {SDT: "agent on mainpc", UMRA: "agent on pc2", "operator": "operator on mainpc"}  # after the fingerprint

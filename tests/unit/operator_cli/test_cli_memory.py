@@ -17,11 +17,11 @@ from durable_store.database import Database
 from operator_cli import memory_import, memory_transfer
 from operator_cli.documents import read
 from operator_cli.memory_counts import KINDS
-from secure_zmq.callers import Caller
 from tests.unit.operator_cli.loopback_agents import StartHosts, TwoHosts
 from tests.unit.operator_cli.memory_hosts import MemoryHosts
 from tests.unit.operator_cli.running import COMMAND, Cli, process_environment, run_process
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.callers import Caller
 from unified_memory_reasoning.__main__ import MIGRATIONS
 from unified_memory_reasoning.memory_model.memories import Told
 

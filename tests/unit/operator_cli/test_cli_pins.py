@@ -9,14 +9,14 @@ import pytest
 from agent_runtime.trust import TrustDocument, TrustFolder
 from operator_cli import keys
 from operator_cli.connect import load_settings
-from secure_zmq.certificates import TRUST_FOLDER
-from secure_zmq.key_folders import REVOKED_FOLDER
-from secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.validity import DAY_S, Validity
 from tests.identities import new_pair
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli
+from twinhost.secure_zmq.certificates import TRUST_FOLDER
+from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.validity import DAY_S, Validity
 
 
 def folder_of(hosts: TwoHosts) -> Path:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from operator_cli import ping
-from secure_zmq.key_writer import replace_certificate
 from tests.identities import new_pair
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.operator_cli.running import Cli
+from twinhost.secure_zmq.key_writer import replace_certificate
 
 Sabotage = Callable[[TwoHosts, pytest.MonkeyPatch], Any]
 

@@ -7,14 +7,14 @@ import time
 import pytest
 
 from operator_cli import survey
-from secure_zmq.certificates import load_certificates
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized
-from secure_zmq.server_address import SecuredAddress
 from tests.identities import new_pair
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.operator_cli.running import Cli, run_on_terminal
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 QUESTIONS = 3  # that mainpc is asked in one look
 

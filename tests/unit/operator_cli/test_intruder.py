@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import zmq
 
-import secure_zmq.feed
+import twinhost.secure_zmq.feed
 from agent_runtime.http_hosts import HostGuard
 from operator_cli.connect import load_settings
 from operator_cli.findings import Finding, Verdict
@@ -34,8 +34,6 @@ from operator_cli.intruder.campaign import ATTACKS, GOOD_CLIENT, play_against
 from operator_cli.intruder.out_of_reach import ATTACKS as OUT_OF_REACH
 from operator_cli.intruder.target import Target
 from operator_cli.report import Format, show_report
-from secure_zmq import handshake_guard, hardening
-from secure_zmq.feed import Feed
 from tests.unit.operator_cli.bare_agents import (
     CredulousCurve,
     bare_router,
@@ -48,6 +46,8 @@ from tests.unit.operator_cli.bare_agents import (
 )
 from tests.unit.operator_cli.loopback_agents import GRANTS, SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli, Ran
+from twinhost.secure_zmq import handshake_guard, hardening
+from twinhost.secure_zmq.feed import Feed
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 SHORT_S = 1.0  # to wait for what never comes
@@ -402,7 +402,7 @@ def test_red_where_subscriptions_have_no_bound(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch, limit: str, words: str
 ) -> None:
     """Each of the three by itself."""
-    monkeypatch.setattr(secure_zmq.feed, limit, 1 << 40)
+    monkeypatch.setattr(twinhost.secure_zmq.feed, limit, 1 << 40)
     monkeypatch.setattr(feed, "_CLOSED_WITHIN_S", SHORT_S)
     outcome = play_at_the_feed("subscriptions without bounds", against(hosts))
     came_through(outcome, "put up with")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.keys import load_certificate
 from tests.configuration import GRANTS_LINE, RECALL_LINE
 from tests.unit.operator_cli.loopback_agents import PAYLOAD_BYTES, UMRA, TwoHosts
 from tests.unit.operator_cli.running import Ran
+from twinhost.secure_zmq.keys import load_certificate
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.errors import NotGranted
-from secure_zmq.grants import TOPICS, Grants
 from system_digital_twin.feed_events import FEED
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.grants import TOPICS, Grants
 
 ROLES = st.sampled_from(["agent", "operator", "auditor", "invitation", "candidate", "unauthenticated", "*"])
 ACTIONS = st.sampled_from(["ping", "enrol", "confirm_key", "reset", "*"])

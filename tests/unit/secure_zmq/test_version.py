@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from agent_runtime.health import Health
-from secure_zmq.version import VERSION
+from twinhost.secure_zmq.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[3]
 

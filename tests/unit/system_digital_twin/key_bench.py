@@ -13,21 +13,21 @@ from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
-from secure_zmq.key_writer import write_certificate, write_revocation
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.peers import AuthorizedPeers, Standing
-from secure_zmq.validity import Validity
-from secure_zmq.wire import Reply, Request
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.key_actions import KeyActions
 from system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
 from system_digital_twin.key_audit import KeyAudit
 from tests.identities import new_pair
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.wire import Reply, Request
 
 LIFETIME_DAYS = 365
 DEBTS = (

@@ -6,26 +6,26 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.errors import StoreUnavailable
-from secure_zmq.key_folders import REVOKED_FOLDER
-from secure_zmq.key_writer import (
+from system_digital_twin import key_audit
+from tests.identities import new_pair
+from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
+from tests.unit.system_digital_twin.key_bench import KeyBench
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import (
     replace_certificate,
     write_certificate,
     write_revocation,
     write_revoked_fingerprint,
 )
-from secure_zmq.keys import Certificate, KeyOwner, KeyPair
-from secure_zmq.peers import AuthorizedPeers
-from secure_zmq.validity import Validity
-from system_digital_twin import key_audit
-from tests.identities import new_pair
-from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
-from tests.unit.system_digital_twin.key_bench import KeyBench
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.validity import Validity
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "secure_zmq.peers", "system_digital_twin.key_actions")
+    return set_clock(monkeypatch, "twinhost.secure_zmq.peers", "system_digital_twin.key_actions")
 
 
 class AuditClock(WallClock):

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import Caller
-from secure_zmq.key_writer import write_certificate, write_revocation
-from secure_zmq.keys import Certificate, KeyPair, PublicKey, load_certificate
-from secure_zmq.peers import Standing
-from secure_zmq.validity import DAY_S
 from system_digital_twin.key_actions import PROPOSALS_PER_DAY
 from tests.identities import new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
 from tests.unit.system_digital_twin.key_bench import LIFETIME_DAYS, KeyBench
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
+from twinhost.secure_zmq.keys import Certificate, KeyPair, PublicKey, load_certificate
+from twinhost.secure_zmq.peers import Standing
+from twinhost.secure_zmq.validity import DAY_S
 
 pytestmark = pytest.mark.sdt_security
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.sdt_security
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     return set_clock(
-        monkeypatch, "secure_zmq.peers", "system_digital_twin.key_actions", "system_digital_twin.key_audit"
+        monkeypatch, "twinhost.secure_zmq.peers", "system_digital_twin.key_actions", "system_digital_twin.key_audit"
     )
 
 

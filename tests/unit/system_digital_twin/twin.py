@@ -11,13 +11,13 @@ from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
 from network_config import load_network_config
 from network_config.load import DEFAULT_PATH
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
 from system_digital_twin import registry as registry_module
 from system_digital_twin.handlers import Handlers
 from system_digital_twin.registry import MIGRATION, Registry
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
 
 TTL_S = 15.0
 SDT = Caller("SystemDigitalTwin", "mainpc", frozenset({"agent"}), "SHA256:of-sdt")

@@ -13,12 +13,12 @@ from durable_store.damage import make_way
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
 from tests.configuration import SHIPPED_GRANTS
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
 from unified_memory_reasoning import twins
 from unified_memory_reasoning.conversations import interactions
 from unified_memory_reasoning.conversations.interactions import Interactions

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_zmq.callers import Caller
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
+from twinhost.secure_zmq.callers import Caller
 from unified_memory_reasoning.conversations import interactions
 from unified_memory_reasoning.conversations.context_text import Line, text_of
 from unified_memory_reasoning.conversations.rendering import INDENT, label

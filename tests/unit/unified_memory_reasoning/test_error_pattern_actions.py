@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import Caller
 from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ALICE,
     BOB,
@@ -17,6 +16,7 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     OPERATOR,
     ErrorPatternBench,
 )
+from twinhost.secure_zmq.callers import Caller
 from unified_memory_reasoning.known_errors.bounded_pattern import MAX_MESSAGE_BYTES, MAX_STEPS
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

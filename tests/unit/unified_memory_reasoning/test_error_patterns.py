@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_zmq.errors import LimitReached, MalformedRequest
 from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ALICE,
     BOB,
@@ -17,6 +16,7 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     PATTERNS_WITH_MATCHES,
     ErrorPatternBench,
 )
+from twinhost.secure_zmq.errors import LimitReached, MalformedRequest
 from unified_memory_reasoning.known_errors.bounded_pattern import MAX_MESSAGE_BYTES, accept, found
 from unified_memory_reasoning.known_errors.pattern_index import Entry, PatternIndex
 from unified_memory_reasoning.known_errors.pattern_specificity import requirement_of

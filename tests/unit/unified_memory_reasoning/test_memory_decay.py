@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_zmq.errors import StoreUnavailable
 from tests.unit.unified_memory_reasoning.memory_model_bench import MemoryBench, setable_clock
+from twinhost.secure_zmq.errors import StoreUnavailable
 from unified_memory_reasoning.memory_model import memory_upkeep as upkeep_module
 from unified_memory_reasoning.memory_model.memory_decay import (
     IDLE_S,

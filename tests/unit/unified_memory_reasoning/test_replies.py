@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from membership.mainpc_link import MainpcLink
-from secure_zmq.callers import Caller
-from secure_zmq.errors import KeyFileMissing
 from tests.unit.agent_runtime.assembled import Assembled, environment_of
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT, assembled
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import KeyFileMissing
 from unified_memory_reasoning.__main__ import NAME, assemble
 from unified_memory_reasoning.twins import MIGRATION
 

@@ -18,9 +18,9 @@ from durable_store.damage import STAGED
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.set_aside import DAMAGED, REPLACED, kept, part, told
-from secure_zmq.errors import MalformedRequest
 from tests.unit.durable_store.broken import no_file_beyond
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, MIGRATIONS, REVOKED, SafetyBench
+from twinhost.secure_zmq.errors import MalformedRequest
 from unified_memory_reasoning.__main__ import MIGRATIONS as ALL_MIGRATIONS
 from unified_memory_reasoning.keeping import restore
 
