@@ -29,8 +29,8 @@ from certificate_tree.layout import AGENT_ROLE, OPERATOR, SERVER, Identity, Layo
 from certificate_tree.names import require_newcomer  # noqa: E402
 from certificate_tree.record import replace_file  # noqa: E402
 from certificate_tree.request import request, request_fingerprint, take_in  # noqa: E402
-from network_config.load import ENDPOINTS_FILE, load_network_config  # noqa: E402
-from network_config.model import Agent, NetworkConfig  # noqa: E402
+from twinhost.network_config.load import ENDPOINTS_FILE, load_network_config  # noqa: E402
+from twinhost.network_config.model import Agent, NetworkConfig  # noqa: E402
 from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates, user_folder  # noqa: E402
 from twinhost.secure_zmq.client import Client  # noqa: E402
 from twinhost.secure_zmq.errors import ConfigurationError, NotAuthorized, TwinhostError  # noqa: E402

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "services"))
 
-from network_config.load import ENDPOINTS_FILE, load_network_config
-from network_config.model import Host, is_address
+from twinhost.network_config.load import ENDPOINTS_FILE, load_network_config
+from twinhost.network_config.model import Host, is_address
 from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError

@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 import watchfiles
 
-from network_config import load_network_config
+from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.grants import Grants
 

@@ -44,7 +44,7 @@ def _port(agent_name: str) -> int:
     try:
         return int(_port_file(state_folder(), agent_name).read_text())
     except (OSError, ValueError):  # it never ran here
-        from network_config import load_network_config  # noqa: PLC0415 - seldom needed, and half of the start
+        from twinhost.network_config import load_network_config  # noqa: PLC0415 - seldom needed, and half of the start
 
         return load_network_config().agent(agent_name).zmq_port
 

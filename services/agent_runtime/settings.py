@@ -7,9 +7,9 @@ from pathlib import Path
 
 from agent_runtime.http_hosts import http_hosts
 from agent_runtime.state_folder import state_folder
-from network_config import Agent, NetworkConfig, load_network_config
-from network_config.load import PUBLISH_VARIABLE
-from network_config.model import is_loopback
+from twinhost.network_config import Agent, NetworkConfig, load_network_config
+from twinhost.network_config.load import PUBLISH_VARIABLE
+from twinhost.network_config.model import is_loopback
 from twinhost.secure_zmq.certificates import Certificates, certificates_folder, load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled

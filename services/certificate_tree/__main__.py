@@ -8,7 +8,7 @@ from certificate_tree.commands import make
 from certificate_tree.commands.command import Tree
 from certificate_tree.failure import forget_failure, record_failure
 from certificate_tree.layout import plan_layout
-from network_config import load_network_config
+from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import TwinhostError
 
 __all__ = ["HOST_VARIABLE", "main"]

@@ -12,7 +12,7 @@ from certificate_tree.layout import OPERATOR, SERVER, Layout
 from certificate_tree.place import secret_path
 from certificate_tree.rotation.live import NO_RESPONSE, client_of
 from certificate_tree.survey import is_revoked, live_keys
-from network_config import Agent, NetworkConfig
+from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.certificates import pins_of
 from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
 from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair, parse_certificate

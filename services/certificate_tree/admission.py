@@ -20,7 +20,7 @@ from certificate_tree.survey import (
     live_keys,
 )
 from certificate_tree.tree_lock import fsync_folder, locked
-from network_config import NetworkConfig
+from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, read_folders

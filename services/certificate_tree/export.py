@@ -12,7 +12,7 @@ from certificate_tree.generate import complete
 from certificate_tree.layout import Layout, plan_layout
 from certificate_tree.survey import live_keys
 from certificate_tree.tree_lock import locked
-from network_config import NetworkConfig
+from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER

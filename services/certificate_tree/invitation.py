@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils import z85
 
-from network_config.model import is_address
+from twinhost.network_config.model import is_address
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed
 from twinhost.secure_zmq.keys import KEY_BYTES, KeyOwner, KeyPair, PublicKey
 from twinhost.secure_zmq.keys import Certificate as _Certificate

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from network_config import NetworkConfig
+from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from certificate_tree.layout import SERVER, Identity, Layout, described
-from network_config import NetworkConfig
+from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.grants import UNAUTHENTICATED_ROLE
 from twinhost.secure_zmq.keys import KeyOwner

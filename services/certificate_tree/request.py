@@ -8,7 +8,7 @@ from certificate_tree.layout import Layout, described
 from certificate_tree.names import require_newcomer
 from certificate_tree.place import put_in_place, secret_path
 from certificate_tree.tree_lock import locked, make_host_folder
-from network_config import NetworkConfig
+from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
 from twinhost.secure_zmq.key_writer import write_key_pair
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, fingerprint_of, load_key_pair

@@ -15,7 +15,7 @@ from host_archive.contents import BROKEN_LOG
 from host_archive.places import Places, find_places
 from host_archive.report import told_of_check, told_of_restore
 from host_archive.restore import check, restore
-from network_config import load_network_config
+from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 from twinhost.secure_zmq.version import version_line
 

@@ -11,9 +11,9 @@ from certificate_tree.layout import SERVER, Layout, plan_layout
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.restoring import RESTORING
 from durable_store.sole_user import hold
-from network_config import NetworkConfig
 from system_digital_twin.__main__ import MIGRATIONS as TWIN_MIGRATIONS
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import ConfigurationError
 

@@ -4,7 +4,7 @@ import socket
 
 from agent_runtime.host_keys import HostKeys
 from membership.coordination import AddressOf, not_reached
-from network_config import Host, NetworkConfig, is_local_only
+from twinhost.network_config import Host, NetworkConfig, is_local_only
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.server_address import ServerAddress

@@ -17,7 +17,7 @@ from membership.audit_witness import AuditWitness
 from membership.owed_queue import OwedQueue
 from membership.owed_sender import CALL_DEADLINE_S, OwedSender
 from membership.sample_reports import SampleReports
-from network_config import Agent
+from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, NotFound, RequestError, StoreUnavailable
 from twinhost.secure_zmq.server_address import ServerAddress

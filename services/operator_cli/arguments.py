@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from network_config import Agent, NetworkConfig
+from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S
 from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS
 

@@ -8,10 +8,10 @@ from enum import StrEnum
 from audit_log.chain import LINE, hash_fits
 from audit_log.verify import Findings
 from audit_log.witness import Comparison, Restore, Seen, compare, restore_of
-from network_config import Agent
 from operator_cli.audit_pages import verify_over_the_wire
 from operator_cli.connect import Settings
 from operator_cli.documents import AuditHeads, read
+from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError, UnknownAction
 

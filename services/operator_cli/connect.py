@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from network_config import Agent, NetworkConfig, load_network_config
 from operator_cli.documents import Endpoint, read
+from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.certificates import (
     FAILURE_FILE,

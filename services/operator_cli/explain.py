@@ -8,11 +8,11 @@ import msgspec
 import typer
 from rich.console import RenderableType
 
-from network_config import load_network_config
 from operator_cli import output
 from operator_cli.arguments import AsJson, find_agent
 from operator_cli.printable import printable, to_json
 from operator_cli.request_schema import Field, RequestSchema, schema_of_agent
+from twinhost.network_config import load_network_config
 
 WORDS_HELP = "An agent, an action, or both; without any, every action of every agent."
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from network_config import Agent
 from operator_cli import output
 from operator_cli.arguments import DEADLINE_S, AsJson, find_agent
 from operator_cli.connect import OPEN_LINK, Settings, load_settings
 from operator_cli.failures import Failure
+from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import TwinhostError
 
 DEFAULT_COUNT = 5

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from network_config import Agent
 from operator_cli.agents import HEALTHY_STATUSES
 from operator_cli.connect import Settings
 from operator_cli.documents import Health, Peers, Registration, Registrations, read
 from operator_cli.failures import Failure
+from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.wire import Reply

@@ -8,7 +8,6 @@ import msgspec
 
 from agent_runtime.common_actions import Ping, pong
 from agent_runtime.health import iso_time
-from network_config import is_local_only
 from system_digital_twin.messages import (
     MAX_METADATA_BYTES,
     Discover,
@@ -38,6 +37,7 @@ from system_digital_twin.registry_replies import (
     Unregistered,
     Witnessed,
 )
+from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotGranted

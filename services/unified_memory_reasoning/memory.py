@@ -6,7 +6,7 @@ from typing import Any
 
 from agent_runtime.assembly import MAX_PAGE_BYTES
 from durable_store.database import Database
-from network_config import Recall
+from twinhost.network_config import Recall
 from twinhost.secure_zmq.actions import Action
 from unified_memory_reasoning import twins
 from unified_memory_reasoning.conversations import interactions

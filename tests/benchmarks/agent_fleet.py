@@ -23,7 +23,7 @@ import structlog
 import twinhost.secure_zmq.client
 from agent_runtime.trust import TRUST_TOPIC, TrustDocument, TrustFolder
 from membership.mainpc_link import MainpcLink
-from network_config import Agent, Host
+from twinhost.network_config import Agent, Host
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.keys import KeyPair, PublicKey

@@ -12,9 +12,9 @@ from docker.models.containers import Container
 
 from certificate_tree.generate import make_keys
 from certificate_tree.layout import plan_layout
-from network_config import load_network_config
 from tests.containers.stack import IMAGE, REPOSITORY, Stack
 from tests.waiting import wait_until
+from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError
 
 UID = 10001  # of the image's user

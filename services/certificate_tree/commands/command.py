@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from certificate_tree.layout import Layout
-from network_config import NetworkConfig
+from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.keys import KeyOwner
 

@@ -11,8 +11,8 @@ from certificate_tree.join import join
 from certificate_tree.layout import SERVER, described
 from certificate_tree.place import secret_path
 from certificate_tree.terminal import note, read_line_of_standard_input, say
-from network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE
-from network_config.model import is_loopback
+from twinhost.network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE
+from twinhost.network_config.model import is_loopback
 from twinhost.secure_zmq.validity import format_moment
 
 DEFAULT_MINUTES = 15

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from network_config import Agent
+from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     ConfigurationError,

@@ -23,7 +23,7 @@ from certificate_tree.rotation.live import (
 )
 from certificate_tree.survey import own_folders
 from certificate_tree.tree_lock import fsync_folder, locked
-from network_config import Agent, NetworkConfig
+from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
 from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import replace_certificate, write_key_pair, write_revocation

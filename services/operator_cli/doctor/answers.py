@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from certificate_tree.layout import to_rotate
-from network_config import Agent
 from operator_cli.audit import told as told_of_chain
 from operator_cli.audit_witnesses import verify_with_witnesses
 from operator_cli.connect import Settings
@@ -13,6 +12,7 @@ from operator_cli.doctor.handshake import explain
 from operator_cli.documents import Health, Peers, duration, parse_moment, read
 from operator_cli.findings import Finding, Verdict
 from operator_cli.keyring import LIVE, KeyReport, merge, told_standing
+from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, NotGranted, ServerUnreachable, TwinhostError
 from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, WARN_BEFORE_S

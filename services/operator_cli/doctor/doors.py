@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from network_config import Agent
 from operator_cli.connect import Settings
 from operator_cli.findings import Finding, Verdict
+from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     ConnectionRefused,

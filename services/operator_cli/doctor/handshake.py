@@ -4,11 +4,11 @@ To a client of libzmq a wrong pin and a fault of the server's ZAP handler look a
 don't: WELCOME opens with the right pin alone, and what comes after it is about our own key.
 """
 
-from network_config import Agent
 from operator_cli.connect import Settings
 from operator_cli.handmade.boxes import NoLibsodium
 from operator_cli.handmade.clients import CurveClient, Refused
 from operator_cli.handmade.zmtp import HungUp, Line, Silent
+from twinhost.network_config import Agent
 
 _GREETING_S = 2.0  # to wait for it: whoever is mute has been waited for before
 _ANOTHER_KEY = "the agent's key is not the pinned"

@@ -3,9 +3,9 @@
 import socket
 from collections.abc import Iterator
 
-from network_config import Agent
-from network_config.load import ADDRESS_VARIABLES
 from operator_cli.findings import Finding, Verdict
+from twinhost.network_config import Agent
+from twinhost.network_config.load import ADDRESS_VARIABLES
 from twinhost.secure_zmq.greeting import mechanism_of
 
 RESOLVES, PORT, EVENTS_PORT, SAME_MODE = "address", "port", "port of the event feed", "SECURE_ZMQ the same"

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from network_config import NetworkConfig
 from operator_cli.connect import Settings
+from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import Certificates
 
 HERE = "here"

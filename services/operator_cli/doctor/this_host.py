@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from network_config import NetworkConfig, load_network_config
 from operator_cli.connect import OPEN_LINK
 from operator_cli.doctor.folder import examine_folder, load_own_keys
 from operator_cli.doctor.scene import HERE, Scene
 from operator_cli.findings import Finding, Verdict
+from twinhost.network_config import NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled

@@ -5,11 +5,11 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from network_config import Agent
 from operator_cli.handmade.clients import PlainClient, Refused
 from operator_cli.handmade.zmtp import HungUp, Silent
 from operator_cli.intruder.attack import OPEN_LINK, OPERATORS_KEY, Attack, Outcome, broken, held, not_played
 from operator_cli.intruder.target import GOOD_CALL_S, Target
+from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import NotGranted
 
 _OPERATORS_ACTIONS = ("get_peers", "get_audit")  # what an agent does not have it need not refuse

@@ -11,13 +11,13 @@ from agent_runtime.assembly import Foundation
 from agent_runtime.health import iso_time
 from agent_runtime.replies import HealthDocument
 from agent_runtime.telemetry import Peer
-from network_config import Agent
 from system_digital_twin.events import Events, Stored, Topic
 from system_digital_twin.http.board import Board
 from system_digital_twin.leases import Lease, Leases
 from system_digital_twin.metrics import Metrics
 from system_digital_twin.registry import AgentRecord, Registry
 from system_digital_twin.state_documents import rounded
+from twinhost.network_config import Agent
 
 SHOWN = 50  # events, and errors
 MAX_ROWS = 300  # agents, sessions, and leases: the page has no more rows for either

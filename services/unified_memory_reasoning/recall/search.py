@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from durable_store.database import Database
-from network_config.model import Recall
+from twinhost.network_config.model import Recall
 from unified_memory_reasoning.keeping.quarantine import VISIBLE
 from unified_memory_reasoning.recall.query_words import Forms, forms_of
 from unified_memory_reasoning.recall.search_index import MEMORY_ROWS, SearchIndex

@@ -13,12 +13,12 @@ from zmq.utils import z85
 
 from certificate_tree.generate import make_keys
 from certificate_tree.layout import AGENT_ROLE, SERVER, plan_layout
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
 from tests.benchmarks.speed.messages import LOAD_AGENT, READ_AGENT, REGISTRATION, fields_of
 from tests.benchmarks.speed.processes import Failed, Process
 from tests.benchmarks.speed.task import ANSWER_WITHIN_S, ID_CHARACTERS, Task, one_by_one, side_by_side
 from tests.ports import free_ports
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
@@ -52,7 +52,7 @@ class Twin:
             host["address"] = "127.0.0.1"
         for agent in shipped["agents"].values():
             agent["ports"] = {name: ports.pop() for name in agent["ports"]}
-        source = root / "network_config.yaml"
+        source = root / "twinhost.network_config.yaml"
         source.write_text(yaml.safe_dump(shipped))
         self._config = load_network_config(source, {})
         self._keys = root / "certificates"

@@ -17,8 +17,8 @@ from certificate_tree.layout import plan_layout
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.grants import Grants

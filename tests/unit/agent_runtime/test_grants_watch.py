@@ -10,8 +10,8 @@ import yaml
 from structlog.testing import capture_logs
 
 from agent_runtime.grants_watch import GrantsWatch
-from network_config.load import DEFAULT_PATH
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.grants import Grants
 
@@ -34,7 +34,7 @@ class Watched:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self.path = folder / "network_config.yaml"
+        self.path = folder / "twinhost.network_config.yaml"
         self.write(agent=["ping"])
         self.grants = Grants({"agent": {"ping"}})
         self.told: list[str | None] = []

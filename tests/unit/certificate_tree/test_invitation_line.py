@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from certificate_tree.invitation import Invitation, parse_invitation, token_pair
-from network_config import Host
+from twinhost.network_config import Host
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.keys import PublicKey
 

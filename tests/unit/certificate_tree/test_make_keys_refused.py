@@ -8,10 +8,10 @@ import pytest
 
 from certificate_tree.generate import make_keys
 from certificate_tree.layout import plan_layout
-from network_config import Host, load_network_config
-from network_config.load import DEFAULT_PATH
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import certs_init, files, tree_layout
+from twinhost.network_config import Host, load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_writer import write_certificate
 

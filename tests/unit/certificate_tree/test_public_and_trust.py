@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from certificate_tree.record import DistributionRecord
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
 from tests.unit.certificate_tree.trees import ENTRY_POINT, Ran, certs_init, environment_of, files
 from tests.waiting import PATIENCE_S
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_certificate
 from twinhost.secure_zmq.validity import DAY_S, UNLIMITED, Validity, parse_moment

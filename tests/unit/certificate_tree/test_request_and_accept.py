@@ -16,8 +16,6 @@ from certificate_tree import terminal
 from certificate_tree.admission import accept
 from certificate_tree.place import put_in_place
 from certificate_tree.request import request, request_fingerprint
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import (
     ENTRY_POINT,
@@ -30,6 +28,8 @@ from tests.unit.certificate_tree.trees import (
     tree_layout,
 )
 from tests.waiting import PATIENCE_S
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
 from twinhost.secure_zmq.keys import KeyOwner, load_certificate, load_key_pair, parse_certificate

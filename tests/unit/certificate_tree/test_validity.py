@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
 from tests.identities import new_pair
 from tests.unit.certificate_tree.trees import certs_init, files
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_key_pair
 from twinhost.secure_zmq.keys import load_certificate, load_key_pair
 from twinhost.secure_zmq.validity import DAY_S, Validity

@@ -16,8 +16,8 @@ from unittest import mock
 
 from certificate_tree.__main__ import HOST_VARIABLE, main
 from certificate_tree.layout import Layout, plan_layout
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.certificates import FAILURE_FILE
 from twinhost.secure_zmq.keys import SECRET_SUFFIX
 

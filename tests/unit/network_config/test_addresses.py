@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from network_config import Host, get_mainpc_address, get_pc2_address, is_local_only, load_network_config
-from network_config.load import DEFAULT_PATH
+from twinhost.network_config import Host, get_mainpc_address, get_pc2_address, is_local_only, load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.errors import ConfigurationError
 
 

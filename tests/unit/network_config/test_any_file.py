@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from network_config import NetworkConfig, load_network_config
-from network_config.load import DEFAULT_PATH
 from tests.unit.network_config.test_load import GOOD, Place, places
+from twinhost.network_config import NetworkConfig, load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.errors import ConfigurationError
 
 SHIPPED = DEFAULT_PATH.read_bytes()
@@ -37,7 +37,7 @@ def load(path: Path, content: bytes) -> NetworkConfig | None:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("any") / "network_config.yaml"
+    return tmp_path_factory.mktemp("any") / "twinhost.network_config.yaml"
 
 
 @given(st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))

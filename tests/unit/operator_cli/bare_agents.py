@@ -13,8 +13,6 @@ from typing import Any
 import msgspec
 import zmq
 
-from network_config import Agent, Host, NetworkConfig
-from network_config.model import Limits, Recall
 from operator_cli.connect import Settings
 from operator_cli.handmade.boxes import Sodium
 from operator_cli.handmade.clients import new_pair, secret_of
@@ -23,6 +21,8 @@ from operator_cli.intruder.target import Target
 from tests.identities import host_folder
 from tests.identities import new_pair as named_pair
 from tests.unit.operator_cli.loopback_agents import PAYLOAD_BYTES, SDT, UMRA
+from twinhost.network_config import Agent, Host, NetworkConfig
+from twinhost.network_config.model import Limits, Recall
 from twinhost.secure_zmq.certificates import Certificates, load_certificates
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]

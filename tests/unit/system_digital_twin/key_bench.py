@@ -11,13 +11,13 @@ from audit_log.log import AuditLog
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.key_actions import KeyActions
 from system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
 from system_digital_twin.key_audit import KeyAudit
 from tests.identities import new_pair
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher

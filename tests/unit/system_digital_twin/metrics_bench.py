@@ -11,8 +11,6 @@ from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
 from host_metrics.sample import GpuSample, HostSample
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
 from system_digital_twin import leases as leases_module
 from system_digital_twin import load_actions as load_actions_module
 from system_digital_twin import metrics as metrics_module
@@ -25,6 +23,8 @@ from system_digital_twin.metrics_and_leases import MIGRATIONS
 from system_digital_twin.taken_once import MIGRATION as TAKEN_ONCE_MIGRATION
 from system_digital_twin.vram_reports import VramReports
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher

@@ -11,8 +11,8 @@ import msgspec
 from durable_store.database import Database
 from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from durable_store.reply_log import ReplyLog
-from network_config.model import Recall
 from tests.unit.unified_memory_reasoning.memory import SDT
+from twinhost.network_config.model import Recall
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.inbound import Inbound

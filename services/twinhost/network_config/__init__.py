@@ -1,7 +1,7 @@
 """Where everything is: hosts, agents, addresses, ports, limits, from one YAML file."""
 
-from network_config.load import get_mainpc_address, get_pc2_address, load_network_config
-from network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_local_only
+from twinhost.network_config.load import get_mainpc_address, get_pc2_address, load_network_config
+from twinhost.network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_local_only
 
 __all__ = [
     "Agent",

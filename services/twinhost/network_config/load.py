@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_address
+from twinhost.network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_address
 from twinhost.secure_zmq.certificates import client_folder
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.grants import (
@@ -25,7 +25,7 @@ PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # on which docker-compose.yml publishes ports
 ENDPOINTS_FILE = "endpoints.yaml"  # beside the key of a program: where the agents are published on its machine
-DEFAULT_PATH = Path(__file__).resolve().parents[2] / "config" / "network_config.yaml"
+DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / "twinhost.network_config.yaml"
 
 MAX_DAYS = 36_500  # a hundred years
 
