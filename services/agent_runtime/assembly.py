@@ -14,11 +14,11 @@ from agent_runtime.host_keys import HostKeys
 from agent_runtime.replies import HealthDocument
 from agent_runtime.settings import Settings
 from agent_runtime.telemetry import Telemetry
-from durable_store.database import Database
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
 from twinhost.secure_zmq.dispatch import Counters, RefusalListener
 from twinhost.secure_zmq.feed import Feed
 from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.store.database import Database
 
 MAX_PAGE_BYTES = 262_144  # of an answer that lists things: a peer may ask for many before it reads one
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from agent_runtime.health import Health
 from agent_runtime.telemetry import Peer, State
-from durable_store.database import Database
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.sessions import CallerSource
+from twinhost.store.database import Database
 
 
 class Gauges:

@@ -28,19 +28,19 @@ from agent_runtime.logs import configure_logging
 from agent_runtime.settings import Settings, load_settings
 from agent_runtime.start_again import StartAgain
 from agent_runtime.telemetry import Telemetry
-from durable_store import set_aside
-from durable_store.damage import make_way, require_whole
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
-from durable_store.restoring import require_no_restore
-from durable_store.sole_user import hold
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
+from twinhost.store import set_aside
+from twinhost.store.damage import make_way, require_whole
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.store.restoring import require_no_restore
+from twinhost.store.sole_user import hold
 
 _log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from audit_log.chain import NO_HASH, Anchor, Head, hash_of, make_line, prev_of
 from audit_log.events import Event
 from audit_log.fields import Fields
-from durable_store.database import Database
+from twinhost.store.database import Database
 
 MIGRATION = """
 CREATE TABLE audit_head (

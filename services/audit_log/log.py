@@ -25,8 +25,8 @@ from audit_log.files import Files
 from audit_log.ledger import Ledger, Pending
 from audit_log.repetition import Repetition
 from audit_log.witness import Restore, hash_before, restore_of
-from durable_store.database import Database
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
+from twinhost.store.database import Database
 
 _log = structlog.get_logger(__name__)
 

@@ -6,8 +6,8 @@ Compose starts certs-init before everything else and shows its exit status alone
 from pathlib import Path
 
 from certificate_tree.layout import OPERATOR, OPERATOR_HOST
-from durable_store.restoring import RESTORING
 from twinhost.secure_zmq.certificates import FAILURE_FILE
+from twinhost.store.restoring import RESTORING
 
 
 def record_failure(root: Path, sentence: str, host: str | None) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from certificate_tree.layout import OPERATOR, Layout
 from certificate_tree.survey import REQUESTS_FOLDER
-from durable_store.restoring import require_no_restore
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, TRUST_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
+from twinhost.store.restoring import require_no_restore
 
 LOCK_FILE = ".lock"
 INSTALLING_SUFFIX = ".installing"  # of a whole pair that waits for its name

@@ -27,12 +27,12 @@ from certificate_tree.verify_files import (
     told_here,
 )
 from certificate_tree.verify_remarks import remarks_on
-from durable_store.restoring import RESTORING
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE, NEXT_SECRET_SUFFIX, TRUST_FOLDER
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate, load_key_pair
+from twinhost.store.restoring import RESTORING
 
 
 @dataclass(frozen=True, slots=True)

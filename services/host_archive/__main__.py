@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from certificate_tree.terminal import note
-from durable_store.new_file import new_file
 from host_archive.backup import back_up
 from host_archive.contents import BROKEN_LOG
 from host_archive.places import Places, find_places
@@ -18,6 +17,7 @@ from host_archive.restore import check, restore
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 from twinhost.secure_zmq.version import version_line
+from twinhost.store.new_file import new_file
 
 STREAM = "-"
 _FILE_HELP = "the archive; - stands for standard {}"

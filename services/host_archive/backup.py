@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 
 from certificate_tree.tree_lock import locked
-from durable_store.copies import digest_of
 from host_archive.contents import contents_of, require_whole
 from host_archive.key_files import KeyFiles, check_keys, read_keys
 from host_archive.members import DATABASE, FORMAT, FORMAT_VERSION, STATE, Manifest, Member, mode_of, render_manifest
@@ -22,6 +21,7 @@ from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.version import VERSION
+from twinhost.store.copies import digest_of
 
 _STAGED = ".archiving"
 Say = Callable[[str], None]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from audit_log.events import Event
 from audit_log.log import AuditLog
-from durable_store.database import Database
 from host_archive.members import Manifest
 from host_archive.places import MIGRATIONS
 from system_digital_twin.events import skip_numbers
+from twinhost.store.database import Database
 
 
 def mark_restored(database: Path, log: Path, manifest: Manifest) -> None:

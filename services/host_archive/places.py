@@ -8,14 +8,14 @@ from pathlib import Path
 from agent_runtime.state_folder import state_folder
 from certificate_tree.arguments import HOST_VARIABLE
 from certificate_tree.layout import SERVER, Layout, plan_layout
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.restoring import RESTORING
-from durable_store.sole_user import hold
 from system_digital_twin.__main__ import MIGRATIONS as TWIN_MIGRATIONS
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.restoring import RESTORING
+from twinhost.store.sole_user import hold
 
 DATABASE = f"{SERVER}.sqlite3"
 MIGRATIONS = (REPLY_LOG_SCHEMA, *TWIN_MIGRATIONS)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from certificate_tree.arguments import only_host
 from certificate_tree.survey import is_revoked, own_pairs
-from durable_store.copies import count_rows, count_rows_as_far_as_possible
-from durable_store.set_aside import REPLACED, part
 from host_archive.contents import contents_of
 from host_archive.exchange import kept_as
 from host_archive.places import Places
 from host_archive.restore import Checked, Restored
 from host_archive.state import check_audit
 from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.store.copies import count_rows, count_rows_as_far_as_possible
+from twinhost.store.set_aside import REPLACED, part
 
 RUN = "docker compose run --rm"
 _KINDS = {"agents": "registrations", "happenings": "events and errors", "leases": "leases"}  # by the database's table

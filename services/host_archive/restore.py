@@ -10,9 +10,6 @@ from typing import BinaryIO
 
 from certificate_tree.layout import Layout
 from certificate_tree.tree_lock import fsync_folder, locked, make_host_folder
-from durable_store.copies import check_copy, require_space
-from durable_store.restoring import require_no_restore
-from durable_store.set_aside import PARTS, part
 from host_archive.contents import Contents, contents_of, require_whole, told_of_trust
 from host_archive.exchange import Commit, drop, exchange, finish, free_stamp, holds_files, unfinished
 from host_archive.key_files import check_keys, merge_records, received_tree
@@ -25,6 +22,9 @@ from host_archive.state import check_audit
 from host_archive.stream import Reader
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
+from twinhost.store.copies import check_copy, require_space
+from twinhost.store.restoring import require_no_restore
+from twinhost.store.set_aside import PARTS, part
 
 _BLOCK_BYTES = 4_096  # of a usual file system
 Say = Callable[[str], None]

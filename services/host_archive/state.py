@@ -12,12 +12,12 @@ from pathlib import Path
 from audit_log.chain import LINE, NO_HASH, Anchor, Head
 from audit_log.files import Files
 from audit_log.verify import Findings, Verifier
-from durable_store.copies import Copy, copy_database, require_space
-from durable_store.damage import connect_to_read
-from durable_store.set_aside import PARTS, part
 from host_archive.places import DATABASE, Places
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
+from twinhost.store.copies import Copy, copy_database, require_space
+from twinhost.store.damage import connect_to_read
+from twinhost.store.set_aside import PARTS, part
 
 _PAGE_LINES = 2_000
 _BEYOND = 10**18  # a line's number has at most 18 digits

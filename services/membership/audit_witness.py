@@ -14,9 +14,9 @@ import msgspec
 import structlog
 
 from agent_runtime.health import iso_time
-from durable_store.set_aside import sync_folder
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.wire import Reply
+from twinhost.store.set_aside import sync_folder
 
 _log = structlog.get_logger(__name__)
 

@@ -22,11 +22,11 @@ import msgspec
 import structlog
 
 from agent_runtime.health import iso_time
-from durable_store.database import Database
 from membership.outbox_rows import MIGRATION, load
 from membership.owed_queue import Kind, Owed, OwedQueue, size_of
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
 from twinhost.secure_zmq.log_budget import LogBudget
+from twinhost.store.database import Database
 
 __all__ = ["MAX_BYTES", "MIGRATION", "MOST", "MOST_BYTES", "Outbox"]
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from durable_store.new_file import new_file
 from operator_cli import output
 from operator_cli.arguments import DEADLINE_S, AsJson
 from operator_cli.connect import Settings, load_settings
@@ -21,6 +20,7 @@ from operator_cli.memory_transfer import fetch_backup, send_backup, started_at, 
 from operator_cli.printable import printable, to_json
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.new_file import new_file
 
 memory = typer.Typer(help="What pc2 remembers: backups, imports, and who wrote it.")
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from durable_store.database import Database
 from host_metrics.sample import HostSample
+from twinhost.store.database import Database
 
 MIGRATION = """
 CREATE TABLE metrics_minute (

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from durable_store.database import Database
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
+from twinhost.store.database import Database
 
 MIGRATION = """
 CREATE TABLE agents (

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 
 MIGRATION = """
 CREATE TABLE taken_once (

@@ -4,7 +4,7 @@ import time
 
 import msgspec
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 
 MIGRATION = """
 CREATE TABLE vram_reports (

@@ -6,9 +6,9 @@ from agent_runtime.assembly import Assembly, Foundation
 from agent_runtime.dialects import commands
 from agent_runtime.health import iso_time
 from agent_runtime.process import run_agent
-from durable_store import set_aside
 from membership.member import MIGRATION as MEMBERSHIP_MIGRATION
 from membership.member import Description, Membership
+from twinhost.store import set_aside
 from unified_memory_reasoning.commands import COMMANDS
 from unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS, Memory
 from unified_memory_reasoning.memory import MIGRATIONS as MEMORY_MIGRATIONS

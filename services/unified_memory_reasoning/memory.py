@@ -5,9 +5,9 @@ from operator import attrgetter
 from typing import Any
 
 from agent_runtime.assembly import MAX_PAGE_BYTES
-from durable_store.database import Database
 from twinhost.network_config import Recall
 from twinhost.secure_zmq.actions import Action
+from twinhost.store.database import Database
 from unified_memory_reasoning import twins
 from unified_memory_reasoning.conversations import interactions
 from unified_memory_reasoning.conversations.context_actions import ContextActions

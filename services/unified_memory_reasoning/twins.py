@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from durable_store.database import Database
 from twinhost.secure_zmq.errors import NotFound, NotGranted
+from twinhost.store.database import Database
 from unified_memory_reasoning.keeping.quarantine import VISIBLE, Quarantine
 
 MIGRATION = """

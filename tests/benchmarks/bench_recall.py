@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from durable_store.database import Database
 from tests.benchmarks.recall_questions import Question, QuestionSet, Text, make_question_set
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.network_config.model import Recall
+from twinhost.store.database import Database
 from unified_memory_reasoning.conversations import interactions
 from unified_memory_reasoning.keeping import quarantine
 from unified_memory_reasoning.memory_model import memory_rows

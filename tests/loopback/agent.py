@@ -10,8 +10,6 @@ from typing import Any
 
 import zmq
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA, ReplyLog
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
@@ -27,6 +25,8 @@ from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddres
 from twinhost.secure_zmq.session_limits import SESSIONS_PER_KEY, SessionLimits
 from twinhost.secure_zmq.sockets import open_server_socket, open_unencrypted_server_socket
 from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA, ReplyLog
 
 PAYLOAD_LIMIT = 4 * 1024 * 1024
 ANY_PORT = "tcp://127.0.0.1:*"

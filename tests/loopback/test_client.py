@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from durable_store.database import Database
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.secure_zmq.client import Client
@@ -24,6 +23,7 @@ from twinhost.secure_zmq.errors import (
 )
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.wire import Reply
+from twinhost.store.database import Database
 
 
 class Killed(BaseException):

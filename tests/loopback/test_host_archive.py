@@ -12,7 +12,6 @@ import pytest
 from audit_log.verify import Findings
 from certificate_tree.layout import plan_layout
 from certificate_tree.revoke import revoke
-from durable_store.restoring import COMMIT, RESTORING
 from host_archive.state import check_audit
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
@@ -20,6 +19,7 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized
 from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.store.restoring import COMMIT, RESTORING
 
 pytestmark = pytest.mark.sdt_security
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from agent_runtime.start_again import StartAgain
-from durable_store.set_aside import DAMAGED, REPLACED, kept
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.set_aside import DAMAGED, REPLACED, kept
 
 pytestmark = pytest.mark.unified_memory_agent
 

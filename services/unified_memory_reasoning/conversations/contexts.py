@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 from unified_memory_reasoning.conversations.summary import Part, Said, merged
 from unified_memory_reasoning.conversations.window import Item, Window
 from unified_memory_reasoning.keeping.quarantine import VISIBLE

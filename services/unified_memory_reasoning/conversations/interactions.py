@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 from unified_memory_reasoning.conversations import contexts, session_counts
 from unified_memory_reasoning.conversations.contexts import WHOLE_SESSION, Aged, Contexts
 from unified_memory_reasoning.conversations.importance import importance_of

@@ -6,7 +6,7 @@ The newest 50 interactions of a session are tier 0, the next 200 tier 1, the nex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 from unified_memory_reasoning.keeping.quarantine import VISIBLE
 
 MIGRATION = """

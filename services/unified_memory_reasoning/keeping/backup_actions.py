@@ -6,10 +6,10 @@ from typing import Any
 import structlog
 
 from agent_runtime.health import iso_time
-from durable_store import set_aside
-from durable_store.database import Database
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
+from twinhost.store import set_aside
+from twinhost.store.database import Database
 from unified_memory_reasoning.keeping.backup import Backup, Backups
 from unified_memory_reasoning.keeping.backup_messages import (
     MAX_CHUNK_BYTES,

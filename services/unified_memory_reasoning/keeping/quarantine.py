@@ -3,8 +3,8 @@
 import time
 from dataclasses import dataclass
 
-from durable_store.database import Database
 from twinhost.secure_zmq.errors import LimitReached, NotFound
+from twinhost.store.database import Database
 
 MIGRATION = """
 CREATE TABLE quarantined (

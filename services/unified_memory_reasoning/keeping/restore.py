@@ -1,7 +1,7 @@
 """A backup on its way into the database's place: taken in part by part, checked whole, staged for the next start.
 
 The database in use is not touched. At the next start, before anything is opened, it is set aside, and the staged
-one takes its place (`durable_store.damage.make_way`).
+one takes its place (`twinhost.store.damage.make_way`).
 """
 
 import sqlite3
@@ -16,11 +16,11 @@ from typing import BinaryIO
 import structlog
 
 from agent_runtime.start_again import StartAgain
-from durable_store.copies import Rows, check_copy, count_rows, count_rows_as_far_as_possible, require_space
-from durable_store.damage import STAGED
-from durable_store.database import Database
-from durable_store.set_aside import PARTS, not_acknowledged, part, sync_folder
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound, RequestError, StoreUnavailable
+from twinhost.store.copies import Rows, check_copy, count_rows, count_rows_as_far_as_possible, require_space
+from twinhost.store.damage import STAGED
+from twinhost.store.database import Database
+from twinhost.store.set_aside import PARTS, not_acknowledged, part, sync_folder
 
 _log = structlog.get_logger(__name__)
 

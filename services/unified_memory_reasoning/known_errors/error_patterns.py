@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from durable_store.database import Database
 from twinhost.secure_zmq.errors import LimitReached, NotFound
+from twinhost.store.database import Database
 from unified_memory_reasoning.keeping.quarantine import VISIBLE, Quarantine
 from unified_memory_reasoning.known_errors import solution_outcomes
 from unified_memory_reasoning.known_errors.bounded_pattern import accept

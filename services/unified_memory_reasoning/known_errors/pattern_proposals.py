@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from durable_store.database import Database
 from twinhost.secure_zmq.errors import NotFound
+from twinhost.store.database import Database
 from unified_memory_reasoning.keeping.quarantine import VISIBLE, Quarantine
 from unified_memory_reasoning.known_errors.bounded_pattern import found
 from unified_memory_reasoning.known_errors.message_shape import shape_of

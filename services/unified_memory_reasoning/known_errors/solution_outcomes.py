@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 from unified_memory_reasoning.keeping.quarantine import VISIBLE
 
 MIGRATION = """

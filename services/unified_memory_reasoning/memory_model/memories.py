@@ -10,9 +10,9 @@ from typing import Literal
 
 import msgspec
 
-from durable_store.database import Database
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound, NotGranted
+from twinhost.store.database import Database
 from unified_memory_reasoning.keeping.quarantine import VISIBLE
 from unified_memory_reasoning.memory_model.memory_decay import FIRST_STRENGTH, reinforced
 from unified_memory_reasoning.memory_model.memory_merge import Memory, deleted, merge, same_body

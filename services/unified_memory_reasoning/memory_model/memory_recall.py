@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 from unified_memory_reasoning.keeping.quarantine import VISIBLE
 from unified_memory_reasoning.memory_model.stored_memory import LIVE, Kept, kept
 

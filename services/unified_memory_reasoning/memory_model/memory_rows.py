@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from durable_store.database import Database
 from twinhost.secure_zmq.errors import LimitReached
+from twinhost.store.database import Database
 from unified_memory_reasoning.memory_model.memory_decay import decayed, forgotten
 from unified_memory_reasoning.memory_model.memory_merge import Memory
 from unified_memory_reasoning.memory_model.memory_shares import Shares

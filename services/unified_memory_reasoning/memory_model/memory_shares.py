@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 
 
 class Shares:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 from unified_memory_reasoning.memory_model.memory_decay import PASS_EVERY_S, idle_since, next_pass_in_s
 from unified_memory_reasoning.memory_model.memory_rows import DecayPass, MemoryRows, Place
 from unified_memory_reasoning.memory_model.stored_memory import Kept

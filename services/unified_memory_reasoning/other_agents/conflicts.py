@@ -9,7 +9,7 @@ import time
 
 import msgspec
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 from unified_memory_reasoning.keeping.quarantine import VISIBLE, Quarantine
 
 MIGRATION = """

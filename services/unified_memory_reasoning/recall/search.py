@@ -18,8 +18,8 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from durable_store.database import Database
 from twinhost.network_config.model import Recall
+from twinhost.store.database import Database
 from unified_memory_reasoning.keeping.quarantine import VISIBLE
 from unified_memory_reasoning.recall.query_words import Forms, forms_of
 from unified_memory_reasoning.recall.search_index import MEMORY_ROWS, SearchIndex

@@ -13,7 +13,7 @@ common than that, the texts with all of the words come first, then the newest th
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 from unified_memory_reasoning.recall.query_words import Forms, forms_of, words_of
 
 MEMORY_ROWS = 1 << 40  # a memory's row in the index is its number and this; an interaction's is its id

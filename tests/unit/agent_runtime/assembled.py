@@ -14,9 +14,6 @@ from agent_runtime.settings import load_settings
 from agent_runtime.telemetry import Telemetry
 from certificate_tree.generate import make_keys
 from certificate_tree.layout import plan_layout
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller
@@ -24,6 +21,9 @@ from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
 
 
 def environment_of(home: Path, folder: str, *, secure: bool = True) -> dict[str, str]:

@@ -11,10 +11,10 @@ from agent_runtime.assembly import Companion
 from agent_runtime.health import Health
 from agent_runtime.http import HttpServer
 from agent_runtime.listening import Vital
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA, ReplyLog
 from tests.ports import free_ports
 from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA, ReplyLog
 
 NOTES = "CREATE TABLE notes (text TEXT) STRICT"
 

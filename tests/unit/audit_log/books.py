@@ -12,7 +12,7 @@ from audit_log.events import Event
 from audit_log.ledger import MIGRATION, MIGRATION_RESTORES
 from audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from audit_log.verify import Findings, verify
-from durable_store.database import Database
+from twinhost.store.database import Database
 
 GENESIS = Anchor(1, NO_HASH)
 BEFORE_ALL = Head(0, NO_HASH)

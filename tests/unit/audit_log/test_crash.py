@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from audit_log.events import Event
 from audit_log.ledger import MIGRATION, MIGRATION_RESTORES
 from audit_log.log import AuditLog
-from durable_store.database import Database
 from tests.unit.audit_log.books import THINGS, check, names, opened
 from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.store.database import Database
 
 _write, _fsync = os.write, os.fsync
 _PIECE = 100  # bytes a write takes, so that a line is torn in several places

@@ -17,7 +17,6 @@ from audit_log.events import Event
 from audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from certificate_tree.__main__ import HOST_VARIABLE
 from certificate_tree.generate import make_keys
-from durable_store.database import Database
 from host_archive.__main__ import main
 from host_archive.members import Manifest, Member, mode_of
 from host_archive.places import MIGRATIONS
@@ -25,6 +24,7 @@ from host_archive.stream import MANIFEST, Writer
 from system_digital_twin.registry import AgentRecord, Registry
 from tests.unit.certificate_tree.trees import tree_layout
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
+from twinhost.store.database import Database
 
 SERVER, DATABASE = "SystemDigitalTwin", "SystemDigitalTwin.sqlite3"
 _NOT_STATE = (".lock", ".archive.lock", f"{SERVER}.lock")

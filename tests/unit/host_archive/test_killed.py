@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from durable_store.restoring import COMMIT, RESTORING, require_no_restore
 from tests.unit.certificate_tree.trees import certs_init
 from tests.unit.host_archive.mainpcs import Mainpc
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
+from twinhost.store.restoring import COMMIT, RESTORING, require_no_restore
 
 _CHANGES = frozenset(
     {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}

@@ -16,8 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_store.restoring import COMMIT, RESTORING
-from durable_store.sole_user import hold
 from host_archive.members import DATABASE as DATABASE_MEMBER
 from host_archive.members import Manifest, Member
 from host_archive.stream import MANIFEST, Writer
@@ -25,6 +23,8 @@ from tests.loopback.agent_processes import SmallVolume
 from tests.unit.certificate_tree.trees import certs_init
 from tests.unit.host_archive.mainpcs import SERVER, Mainpc, forged, members_of, written
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.store.restoring import COMMIT, RESTORING
+from twinhost.store.sole_user import hold
 
 SERVER_SECRET = "keys/mainpc/server.key_secret"
 

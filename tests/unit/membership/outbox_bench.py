@@ -6,9 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from durable_store.database import Database
 from membership.outbox import MIGRATION, MOST, MOST_BYTES, Outbox
 from membership.owed_queue import Kind, Owed
+from twinhost.store.database import Database
 
 AGENT = "UnifiedMemoryReasoningAgent"
 

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from durable_store.database import Database
 from host_metrics.sample import HostSample
 from membership import owed_sender
 from membership.mainpc_link import MainpcLink
@@ -19,6 +18,7 @@ from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.store.database import Database
 
 pytestmark = pytest.mark.unified_memory_agent
 

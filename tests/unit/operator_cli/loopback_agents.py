@@ -16,9 +16,6 @@ from audit_log.events import Event
 from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
 from audit_log.ledger import MIGRATION_RESTORES
 from audit_log.log import AuditLog
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
 from system_digital_twin.audit_actions import audit_actions
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.handlers import Handlers
@@ -50,6 +47,9 @@ from twinhost.secure_zmq.sockets import (
 )
 from twinhost.secure_zmq.validity import UNLIMITED, Validity
 from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536

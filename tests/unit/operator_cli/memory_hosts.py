@@ -7,16 +7,16 @@ from typing import Any, cast
 
 from agent_runtime.common_actions import health_actions, peers_action
 from agent_runtime.start_again import StartAgain
-from durable_store.damage import make_way
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
 from tests.unit.operator_cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.wire import Reply
+from twinhost.store.damage import make_way
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
 from unified_memory_reasoning import twins
 from unified_memory_reasoning.conversations import interactions
 from unified_memory_reasoning.conversations.context_messages import AddInteraction

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from durable_store.database import Database
 from operator_cli import memory_import, memory_transfer
 from operator_cli.documents import read
 from operator_cli.memory_counts import KINDS
@@ -22,6 +21,7 @@ from tests.unit.operator_cli.memory_hosts import MemoryHosts
 from tests.unit.operator_cli.running import COMMAND, Cli, process_environment, run_process
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.callers import Caller
+from twinhost.store.database import Database
 from unified_memory_reasoning.__main__ import MIGRATIONS
 from unified_memory_reasoning.memory_model.memories import Told
 

@@ -6,8 +6,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA, ReplyLog
 from twinhost.secure_zmq.actions import Action, Translation
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
@@ -16,6 +14,8 @@ from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.inbound import Inbound
 from twinhost.secure_zmq.once_only import Store
 from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA, ReplyLog
 
 LIMIT = 10_000
 TABLES = (

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import zmq
 
-from durable_store.reply_log import ReplyLog
 from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.bench import AGENT, LIMIT, Bench, Read, Reset, inbound
 from twinhost.secure_zmq.actions import Action
@@ -21,6 +20,7 @@ from twinhost.secure_zmq.inbound import Inbound
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT
+from twinhost.store.reply_log import ReplyLog
 
 Told = tuple[str | None, str | None, str]
 

@@ -8,9 +8,6 @@ from audit_log.events import Event
 from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
 from audit_log.ledger import MIGRATION_RESTORES
 from audit_log.log import AuditLog
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.key_actions import KeyActions
 from system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
@@ -28,6 +25,9 @@ from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
 from twinhost.secure_zmq.validity import Validity
 from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
 
 LIFETIME_DAYS = 365
 DEBTS = (

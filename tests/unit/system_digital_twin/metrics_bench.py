@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
 from host_metrics.sample import GpuSample, HostSample
 from system_digital_twin import leases as leases_module
 from system_digital_twin import load_actions as load_actions_module
@@ -31,6 +28,9 @@ from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.inbound import Inbound
 from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
 
 INTERVAL_S = 5.0
 NEWCOMER = Caller("newcomer", "pc3", frozenset({"agent"}), "SHA256:of-the-newcomer")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from durable_store.reply_log import ReplyLog
 from tests.unit.system_digital_twin.key_bench import KeyBench
 from tests.unit.system_digital_twin.test_own_rotation import confirm
 from twinhost.secure_zmq.actions import Action
@@ -22,6 +21,7 @@ from twinhost.secure_zmq.inbound import Inbound
 from twinhost.secure_zmq.keys import Certificate, KeyPair
 from twinhost.secure_zmq.peers import Standing
 from twinhost.secure_zmq.wire import Request
+from twinhost.store.reply_log import ReplyLog
 
 pytestmark = pytest.mark.sdt_security
 

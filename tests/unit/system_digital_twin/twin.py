@@ -6,9 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
 from system_digital_twin import registry as registry_module
 from system_digital_twin.handlers import Handlers
 from system_digital_twin.registry import MIGRATION, Registry
@@ -18,6 +15,9 @@ from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
 
 TTL_S = 15.0
 SDT = Caller("SystemDigitalTwin", "mainpc", frozenset({"agent"}), "SHA256:of-sdt")

@@ -8,13 +8,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
 from unified_memory_reasoning.keeping import quarantine
 from unified_memory_reasoning.keeping.quarantine import Quarantine
 from unified_memory_reasoning.known_errors import error_patterns, pattern_proposals

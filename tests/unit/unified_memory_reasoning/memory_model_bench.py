@@ -11,14 +11,14 @@ import pytest
 
 from agent_runtime.common_actions import Ping, health_actions
 from agent_runtime.dialects import commands
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
 from unified_memory_reasoning.commands import COMMANDS
 from unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE_MIGRATION
 from unified_memory_reasoning.keeping.quarantine import Quarantine

@@ -8,14 +8,14 @@ from typing import Any
 
 import msgspec
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
 from tests.unit.unified_memory_reasoning.memory import SDT
 from twinhost.network_config.model import Recall
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
 from unified_memory_reasoning.conversations import interactions
 from unified_memory_reasoning.keeping import quarantine
 from unified_memory_reasoning.memory_model import memory_rows

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_store.database import Database
 from tests.unit.unified_memory_reasoning.memory import SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
+from twinhost.store.database import Database
 from unified_memory_reasoning.conversations import session_counts
 from unified_memory_reasoning.conversations.interactions import MIGRATION, Interactions
 from unified_memory_reasoning.conversations.window import Item, window_of

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_store.database import Database
 from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ALICE,
     BOB,
@@ -18,6 +17,7 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ErrorPatternBench,
 )
 from twinhost.secure_zmq.errors import NotFound
+from twinhost.store.database import Database
 from unified_memory_reasoning.known_errors.bounded_pattern import MAX_MESSAGE_BYTES, accept, found
 from unified_memory_reasoning.known_errors.message_shape import FEWEST_LITERALS, shape_of
 from unified_memory_reasoning.known_errors.pattern_proposals import PROPOSED, PatternProposals

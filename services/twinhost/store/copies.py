@@ -9,8 +9,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from durable_store.damage import connect_to_read, find_damage_of_rows
 from twinhost.secure_zmq.errors import MalformedRequest, StoreUnavailable
+from twinhost.store.damage import connect_to_read, find_damage_of_rows
 
 SPARE_BYTES = 16 * 1024 * 1024  # that a copy leaves free on the volume, for the database itself
 _OWN_TABLES = ("replies",)  # of this package: the answers of 10 minutes, and nothing that anybody stored

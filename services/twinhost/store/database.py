@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from durable_store.savepoints import WHAT_TO_DO, Changes, Savepoints
-from durable_store.set_aside import make_private
 from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable, TransactionLost
+from twinhost.store.savepoints import WHAT_TO_DO, Changes, Savepoints
+from twinhost.store.set_aside import make_private
 
 
 class Database:

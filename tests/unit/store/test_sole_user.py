@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from durable_store.sole_user import hold
 from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.sole_user import hold
 
 
 def test_a_second_one_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_a_second_one_is_refused_until_the_first_lets_go(tmp_path: Path) -> None
 def test_a_process_that_is_killed_lets_go(tmp_path: Path) -> None:
     """There is nothing to be cleaned up by hand."""
     program = (
-        "import sys; from pathlib import Path; from durable_store.sole_user import hold\n"
+        "import sys; from pathlib import Path; from twinhost.store.sole_user import hold\n"
         "hold(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     lock = tmp_path / "agent.lock"

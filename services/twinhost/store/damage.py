@@ -12,9 +12,9 @@ from types import MappingProxyType
 
 import structlog
 
-from durable_store.set_aside import DAMAGED, REPLACED, acknowledge, part, set_aside, sync_folder
-from durable_store.wal_damage import find_wal_damage, read_wal_index
 from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.set_aside import DAMAGED, REPLACED, acknowledge, part, set_aside, sync_folder
+from twinhost.store.wal_damage import find_wal_damage, read_wal_index
 
 _log = structlog.get_logger(__name__)
 

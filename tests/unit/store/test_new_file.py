@@ -6,8 +6,8 @@ from typing import NoReturn
 
 import pytest
 
-from durable_store.new_file import new_file
 from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.new_file import new_file
 
 
 def no_links(*_: object) -> NoReturn:

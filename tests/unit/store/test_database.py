@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from durable_store.database import Database
 from twinhost.secure_zmq.errors import ConfigurationError, NotFound, StoreUnavailable, TransactionLost
+from twinhost.store.database import Database
 
 FIRST = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"
 SECOND = "ALTER TABLE notes ADD COLUMN author TEXT; UPDATE notes SET author = 'unknown'"

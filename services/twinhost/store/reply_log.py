@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from durable_store.database import Database
+from twinhost.store.database import Database
 
 SCHEMA = """
 CREATE TABLE replies (

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA, ReplyLog, StoredReply
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.errors import NotFound, TransactionLost
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA, ReplyLog, StoredReply
 
 LONG_S = 600.0
 CHILDREN = "CREATE TABLE children (reply INTEGER REFERENCES replies (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"

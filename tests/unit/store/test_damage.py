@@ -8,23 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_store.copies import copy_database
-from durable_store.damage import STAGED, find_damage, find_damage_of_rows, make_way
-from durable_store.database import Database
-from durable_store.set_aside import (
-    DAMAGED,
-    PARTS,
-    REPLACED,
-    acknowledge,
-    kept,
-    not_acknowledged,
-    part,
-    set_aside,
-    told,
-)
-from durable_store.wal_damage import read_wal_index
 from tests.other_user import not_root
-from tests.unit.durable_store.broken import (
+from tests.unit.store.broken import (
     FRAME_BYTES,
     NOTES,
     count,
@@ -35,6 +20,21 @@ from tests.unit.durable_store.broken import (
     whole,
 )
 from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.copies import copy_database
+from twinhost.store.damage import STAGED, find_damage, find_damage_of_rows, make_way
+from twinhost.store.database import Database
+from twinhost.store.set_aside import (
+    DAMAGED,
+    PARTS,
+    REPLACED,
+    acknowledge,
+    kept,
+    not_acknowledged,
+    part,
+    set_aside,
+    told,
+)
+from twinhost.store.wal_damage import read_wal_index
 
 INDEX = """
 CREATE VIRTUAL TABLE words USING fts5 (text, content = '');

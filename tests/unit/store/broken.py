@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from durable_store.database import Database
-from durable_store.set_aside import part
+from twinhost.store.database import Database
+from twinhost.store.set_aside import part
 
 SERVICES = Path(__file__).resolve().parents[3] / "services"
 NOTES = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"
@@ -16,7 +16,7 @@ FRAME_BYTES = 24 + 4_096
 _WRITER = """
 import os, signal, sys
 from pathlib import Path
-from durable_store.database import Database
+from twinhost.store.database import Database
 database = Database(Path(sys.argv[1]), [sys.argv[2]])
 for number in range(int(sys.argv[3])):
     with database.transaction():
