@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from audit_log.verify import Findings
 from certificate_tree.layout import AGENT_ROLE, Layout, described
 from certificate_tree.survey import enrolled_folder, is_revoked, keys_in
 from twinhost.secure_zmq.certificates import folders_of_keys
 from twinhost.secure_zmq.errors import MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.key_folders import NOTHING, read_folders
 from twinhost.secure_zmq.keys import Certificate, KeyPair
+from twinhost.store.audit_log.verify import Findings
 from twinhost.store.copies import count_rows
 
 BROKEN_LOG = "--broken-audit"  # by which a person says that a log which is not whole is to be taken as it is

@@ -3,11 +3,11 @@
 from contextlib import closing
 from pathlib import Path
 
-from audit_log.events import Event
-from audit_log.log import AuditLog
 from host_archive.members import Manifest
 from host_archive.places import MIGRATIONS
 from system_digital_twin.events import skip_numbers
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 
 

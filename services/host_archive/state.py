@@ -9,12 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from audit_log.chain import LINE, NO_HASH, Anchor, Head
-from audit_log.files import Files
-from audit_log.verify import Findings, Verifier
 from host_archive.places import DATABASE, Places
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
+from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Head
+from twinhost.store.audit_log.files import Files
+from twinhost.store.audit_log.verify import Findings, Verifier
 from twinhost.store.copies import Copy, copy_database, require_space
 from twinhost.store.damage import connect_to_read
 from twinhost.store.set_aside import PARTS, part

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from audit_log.verify import Findings
 from operator_cli import output
 from operator_cli.arguments import AsJson
 from operator_cli.audit_pages import AuditReader
@@ -18,6 +17,7 @@ from operator_cli.documents import AuditAccepted, read
 from operator_cli.failures import Failure
 from operator_cli.printable import printable, to_json
 from twinhost.secure_zmq.errors import ServerUnreachable
+from twinhost.store.audit_log.verify import Findings
 
 audit = typer.Typer(help="The audit log of mainpc, read with the operator's key.")
 

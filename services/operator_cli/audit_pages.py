@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-from audit_log.chain import Anchor, Head
-from audit_log.verify import Findings, Verifier
 from operator_cli.documents import AuditPage, read
 from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, Client
 from twinhost.secure_zmq.errors import MessageTooLarge
+from twinhost.store.audit_log.chain import Anchor, Head
+from twinhost.store.audit_log.verify import Findings, Verifier
 
 MOST_LINES = 2_000  # in a page
 DEADLINE_S = DEFAULT_DEADLINE_S  # for each page

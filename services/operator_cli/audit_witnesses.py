@@ -5,15 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from audit_log.chain import LINE, hash_fits
-from audit_log.verify import Findings
-from audit_log.witness import Comparison, Restore, Seen, compare, restore_of
 from operator_cli.audit_pages import verify_over_the_wire
 from operator_cli.connect import Settings
 from operator_cli.documents import AuditHeads, read
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError, UnknownAction
+from twinhost.store.audit_log.chain import LINE, hash_fits
+from twinhost.store.audit_log.verify import Findings
+from twinhost.store.audit_log.witness import Comparison, Restore, Seen, compare, restore_of
 
 _SEQ = re.compile(r'\{"seq":([1-9][0-9]{0,17}),')
 DEADLINE_S = 3.0  # for a witness's answer

@@ -10,8 +10,6 @@ from agent_runtime.dialects import all_status, commands, first_of, raw_strings
 from agent_runtime.process import run_agent
 from agent_runtime.settings import Settings
 from agent_runtime.state_folder import assets_folder
-from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
-from audit_log.ledger import MIGRATION_RESTORES as LEDGER_MIGRATION_RESTORES
 from system_digital_twin.commands import COMMANDS
 from system_digital_twin.event_actions import EventActions
 from system_digital_twin.events import MIGRATION as EVENTS_MIGRATION
@@ -30,6 +28,8 @@ from system_digital_twin.metrics_and_leases import MetricsAndLeases
 from system_digital_twin.registry import HEALTHY, MIGRATION, AgentRecord, Registry
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
+from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
+from twinhost.store.audit_log.ledger import MIGRATION_RESTORES as LEDGER_MIGRATION_RESTORES
 
 NAME = ITSELF
 MIGRATIONS = [

@@ -6,8 +6,6 @@ from typing import Any
 
 from agent_runtime.assembly import Foundation
 from agent_runtime.trust import TRUST_TOPIC
-from audit_log.events import Event
-from audit_log.log import AuditLog
 from system_digital_twin.audit_actions import audit_actions
 from system_digital_twin.audit_witnesses import AuditWitnesses
 from system_digital_twin.enrolled_keys import EnrolledKeys
@@ -20,6 +18,8 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, RequestError, StoreUnavailable
 from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.log import AuditLog
 
 AUDIT_FOLDER = "audit"  # below the agent's state
 

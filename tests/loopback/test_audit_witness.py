@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from audit_log.chain import NO_HASH
 from membership.member import HEADS_FILE
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.store.audit_log.chain import NO_HASH
 
 pytestmark = pytest.mark.sdt_security
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from audit_log.verify import Findings
 from certificate_tree.layout import plan_layout
 from certificate_tree.revoke import revoke
 from host_archive.state import check_audit
@@ -19,6 +18,7 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized
 from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.store.audit_log.verify import Findings
 from twinhost.store.restoring import COMMIT, RESTORING
 
 pytestmark = pytest.mark.sdt_security

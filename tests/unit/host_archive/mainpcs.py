@@ -13,8 +13,6 @@ from unittest import mock
 
 import msgspec
 
-from audit_log.events import Event
-from audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from certificate_tree.__main__ import HOST_VARIABLE
 from certificate_tree.generate import make_keys
 from host_archive.__main__ import main
@@ -24,6 +22,8 @@ from host_archive.stream import MANIFEST, Writer
 from system_digital_twin.registry import AgentRecord, Registry
 from tests.unit.certificate_tree.trees import tree_layout
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from twinhost.store.database import Database
 
 SERVER, DATABASE = "SystemDigitalTwin", "SystemDigitalTwin.sqlite3"

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from audit_log.events import Event
-from audit_log.log import MAX_FILE_BYTES
 from certificate_tree.revoke import revoke
 from certificate_tree.survey import vouchers
 from host_archive.state import check_audit
@@ -24,6 +22,8 @@ from tests.unit.host_archive.mainpcs import DATABASE, Mainpc, add_agent, members
 from tests.unit.store.broken import flip
 from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name, write_key_pair, write_vouching
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate, load_key_pair
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.log import MAX_FILE_BYTES
 from twinhost.store.copies import copy_database
 from twinhost.store.set_aside import REPLACED, kept
 

@@ -12,10 +12,6 @@ import zmq
 from agent_runtime.common_actions import Ping, health_actions, peers_action, pong, probes_action
 from agent_runtime.health import Health
 from agent_runtime.http import HttpServer
-from audit_log.events import Event
-from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
-from audit_log.ledger import MIGRATION_RESTORES
-from audit_log.log import AuditLog
 from system_digital_twin.audit_actions import audit_actions
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.handlers import Handlers
@@ -47,6 +43,10 @@ from twinhost.secure_zmq.sockets import (
 )
 from twinhost.secure_zmq.validity import UNLIMITED, Validity
 from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
+from twinhost.store.audit_log.ledger import MIGRATION_RESTORES
+from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog

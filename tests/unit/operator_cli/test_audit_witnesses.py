@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from audit_log.chain import NO_HASH
 from operator_cli.audit_witnesses import Verdict, WitnessReport, _Lines, _report
 from operator_cli.documents import AuditHeads, SeenHead
+from twinhost.store.audit_log.chain import NO_HASH
 
 
 def log(count: int) -> list[str]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from audit_log.events import Event
 from operator_cli import audit_pages
 from tests.unit.operator_cli.loopback_agents import UMRA, TwoHosts
 from tests.unit.operator_cli.running import COMMAND, Cli, process_environment
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.store.audit_log.events import Event
 
 Tamper = Callable[[list[str]], list[str]]
 NOTED = 300  # more than fit a reply of 64 KiB

@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 import pytest
 
 from agent_runtime.health import iso_time
-from audit_log.events import Event
 from operator_cli.connect import Settings, load_settings
 from operator_cli.doctor import answers, doors
 from operator_cli.findings import Verdict
@@ -28,6 +27,7 @@ from twinhost.secure_zmq.key_writer import write_key_pair, write_revocation
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.secure_zmq.validity import DAY_S, Validity
 from twinhost.secure_zmq.version import versions
+from twinhost.store.audit_log.events import Event
 
 HERE = "here"
 SHORT_S = 1.0  # to wait for an answer that never comes

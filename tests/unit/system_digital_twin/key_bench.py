@@ -4,10 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from audit_log.events import Event
-from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
-from audit_log.ledger import MIGRATION_RESTORES
-from audit_log.log import AuditLog
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.key_actions import KeyActions
 from system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
@@ -25,6 +21,10 @@ from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
 from twinhost.secure_zmq.validity import Validity
 from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
+from twinhost.store.audit_log.ledger import MIGRATION_RESTORES
+from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog

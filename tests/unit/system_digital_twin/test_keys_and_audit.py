@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from audit_log.chain import Anchor, Head
-from audit_log.verify import verify
 from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
 from tests.identities import authorize, new_pair
 from tests.unit.agent_runtime.assembled import Assembled, environment_of
@@ -19,6 +17,8 @@ from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.errors import LimitReached, PeerNotLive, StoreUnavailable
 from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.keys import KeyPair
+from twinhost.store.audit_log.chain import Anchor, Head
+from twinhost.store.audit_log.verify import verify
 
 
 @pytest.fixture

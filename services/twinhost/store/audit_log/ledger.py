@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit_log.chain import NO_HASH, Anchor, Head, hash_of, make_line, prev_of
-from audit_log.events import Event
-from audit_log.fields import Fields
+from twinhost.store.audit_log.chain import NO_HASH, Anchor, Head, hash_of, make_line, prev_of
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.fields import Fields
 from twinhost.store.database import Database
 
 MIGRATION = """

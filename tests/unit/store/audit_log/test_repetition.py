@@ -2,9 +2,17 @@
 
 from pathlib import Path
 
-from audit_log.events import FOLDED, Event
-from audit_log.repetition import DAY_S, HOUR_S, LINES_PER_DAY, MAX_KINDS, MINUTE_S, WRITTEN_PER_MINUTE, Repetition
-from tests.unit.audit_log.books import Clock, check, opened, records
+from tests.unit.store.audit_log.books import Clock, check, opened, records
+from twinhost.store.audit_log.events import FOLDED, Event
+from twinhost.store.audit_log.repetition import (
+    DAY_S,
+    HOUR_S,
+    LINES_PER_DAY,
+    MAX_KINDS,
+    MINUTE_S,
+    WRITTEN_PER_MINUTE,
+    Repetition,
+)
 
 
 def test_a_flood_of_100_000_refusals_makes_21_lines(tmp_path: Path) -> None:

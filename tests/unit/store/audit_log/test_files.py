@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from audit_log.chain import NO_HASH, Anchor
-from audit_log.events import Event
-from audit_log.log import AuditLog
-from tests.unit.audit_log.books import check, names, opened, read_all, records
+from tests.unit.store.audit_log.books import check, names, opened, read_all, records
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, SocketMisuse, StoreUnavailable
+from twinhost.store.audit_log.chain import NO_HASH, Anchor
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.log import AuditLog
 
 
 def fill(log: AuditLog, count: int, start: int = 0) -> None:

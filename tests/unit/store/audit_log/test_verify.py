@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_log.chain import Anchor, Head
-from audit_log.verify import MAX_FINDINGS, Findings, verify
-from tests.unit.audit_log.books import BEFORE_ALL, GENESIS, chain, head_of
+from tests.unit.store.audit_log.books import BEFORE_ALL, GENESIS, chain, head_of
+from twinhost.store.audit_log.chain import Anchor, Head
+from twinhost.store.audit_log.verify import MAX_FINDINGS, Findings, verify
 
 LINES = chain(12)
 HEAD = head_of(LINES)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from audit_log.chain import LINE, Anchor, Head, hash_fits
+from twinhost.store.audit_log.chain import LINE, Anchor, Head, hash_fits
 
 MAX_FINDINGS = 100
 _MAX_GAPS = 1_000

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audit_log.events import Event
-from audit_log.ledger import MIGRATION, MIGRATION_RESTORES
-from audit_log.log import AuditLog
-from tests.unit.audit_log.books import THINGS, check, names, opened
+from tests.unit.store.audit_log.books import THINGS, check, names, opened
 from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.ledger import MIGRATION, MIGRATION_RESTORES
+from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 
 _write, _fsync = os.write, os.fsync
@@ -210,8 +210,8 @@ def test_a_line_that_can_not_be_added_leaves_no_hole(tmp_path: Path) -> None:
 PROCESS = """
 import sys
 from pathlib import Path
-from audit_log.events import Event
-from tests.unit.audit_log.books import opened
+from twinhost.store.audit_log.events import Event
+from tests.unit.store.audit_log.books import opened
 with opened(Path(sys.argv[1]), max_file_bytes=20_000) as (database, log):
     for number in range(int(sys.argv[2]), sys.maxsize):
         with database.transaction():

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from audit_log.chain import LINE, Anchor, Head, hash_fits
-from audit_log.events import Event
+from twinhost.store.audit_log.chain import LINE, Anchor, Head, hash_fits
+from twinhost.store.audit_log.events import Event
 
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from audit_log.chain import Head, hash_of, make_line
-from audit_log.events import Event
-from audit_log.witness import Restore, Seen, compare, explained_by, restore_of
-from tests.unit.audit_log.books import BEFORE_ALL, chain, head_of, opened, read_all
+from tests.unit.store.audit_log.books import BEFORE_ALL, chain, head_of, opened, read_all
+from twinhost.store.audit_log.chain import Head, hash_of, make_line
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.witness import Restore, Seen, compare, explained_by, restore_of
 
 TIME = "2026-11-27T01:02:03.004Z"
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import audit_log.chain
-from audit_log.chain import LINE, MAX_LINE_BYTES, NO_HASH, Head, hash_fits, hash_of, make_line, prev_of
-from audit_log.events import Event
-from audit_log.fields import MAX_FIELDS, Value, checked
-from tests.unit.audit_log.books import opened
+import twinhost.store.audit_log.chain
+from tests.unit.store.audit_log.books import opened
+from twinhost.store.audit_log.chain import LINE, MAX_LINE_BYTES, NO_HASH, Head, hash_fits, hash_of, make_line, prev_of
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.fields import MAX_FIELDS, Value, checked
 
 NAMES = [f"field_of_a_name_that_is_long_{number:02}" for number in range(MAX_FIELDS)]
 TEXT = st.text(st.characters(), max_size=3_000) | st.sampled_from(
@@ -81,7 +81,7 @@ def test_a_field_can_not_take_the_name_of_the_chain_s_own(name: str) -> None:
 
 def test_the_program_in_the_docstring_checks_the_files(tmp_path: Path) -> None:
     """An outsider with these lines of Python finds the same head, and a change."""
-    docstring = audit_log.chain.__doc__ or ""
+    docstring = twinhost.store.audit_log.chain.__doc__ or ""
     program = "\n".join(line[4:] for line in docstring[docstring.index("    import hashlib") :].splitlines())
 
     def run(text: bytes) -> subprocess.CompletedProcess[bytes]:

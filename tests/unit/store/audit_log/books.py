@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from audit_log.chain import LINE, NO_HASH, Anchor, Head, hash_of, make_line
-from audit_log.events import Event
-from audit_log.ledger import MIGRATION, MIGRATION_RESTORES
-from audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
-from audit_log.verify import Findings, verify
+from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Head, hash_of, make_line
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.ledger import MIGRATION, MIGRATION_RESTORES
+from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
+from twinhost.store.audit_log.verify import Findings, verify
 from twinhost.store.database import Database
 
 GENESIS = Anchor(1, NO_HASH)

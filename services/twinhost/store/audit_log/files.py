@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from audit_log.chain import MAX_LINE_BYTES
 from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.store.audit_log.chain import MAX_LINE_BYTES
 
 FILE_NAME = r"audit-([0-9]{12})\.jsonl"
 _NAME = re.compile(FILE_NAME)

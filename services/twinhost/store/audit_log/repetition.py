@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from audit_log.chain import iso
-from audit_log.events import FOLDED, Event
-from audit_log.fields import Fields, Value
+from twinhost.store.audit_log.chain import iso
+from twinhost.store.audit_log.events import FOLDED, Event
+from twinhost.store.audit_log.fields import Fields, Value
 
 WRITTEN_PER_MINUTE = 20
 WRITTEN_PER_DAY = 500

@@ -29,8 +29,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from audit_log.events import Event
-from audit_log.fields import LIMITS_BYTES, Fields, bounded
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.fields import LIMITS_BYTES, Fields, bounded
 
 MAX_LINE_BYTES = 2_048  # without the end of line
 NO_HASH = "0" * 64  # the `prev` of line 1

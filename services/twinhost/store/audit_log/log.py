@@ -17,15 +17,15 @@ from pathlib import Path
 
 import structlog
 
-from audit_log.alignment import align
-from audit_log.chain import LINE, MAX_LINE_BYTES, Anchor, Head, hash_fits, iso
-from audit_log.events import FOLDED, Event
-from audit_log.fields import Fields, Value, checked
-from audit_log.files import Files
-from audit_log.ledger import Ledger, Pending
-from audit_log.repetition import Repetition
-from audit_log.witness import Restore, hash_before, restore_of
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
+from twinhost.store.audit_log.alignment import align
+from twinhost.store.audit_log.chain import LINE, MAX_LINE_BYTES, Anchor, Head, hash_fits, iso
+from twinhost.store.audit_log.events import FOLDED, Event
+from twinhost.store.audit_log.fields import Fields, Value, checked
+from twinhost.store.audit_log.files import Files
+from twinhost.store.audit_log.ledger import Ledger, Pending
+from twinhost.store.audit_log.repetition import Repetition
+from twinhost.store.audit_log.witness import Restore, hash_before, restore_of
 from twinhost.store.database import Database
 
 _log = structlog.get_logger(__name__)

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_log.chain import LINE, Head, hash_fits, make_line
-from audit_log.events import Event
-from audit_log.verify import verify
-from tests.unit.audit_log.books import GENESIS, chain, head_of
+from tests.unit.store.audit_log.books import GENESIS, chain, head_of
+from twinhost.store.audit_log.chain import LINE, Head, hash_fits, make_line
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.verify import verify
 
 GOOD = chain(3)
 ODD = st.text(max_size=200) | st.builds(
