@@ -2,8 +2,8 @@
 
 import socket
 
-from agent_runtime.host_keys import HostKeys
 from membership.coordination import AddressOf, not_reached
+from twinhost.agent.host_keys import HostKeys
 from twinhost.network_config import Host, NetworkConfig, is_local_only
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import structlog
 
-from agent_runtime.health import iso_time
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.wire import Reply
 from twinhost.store.set_aside import sync_folder

@@ -5,8 +5,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agent_runtime.assembly import Companion, Foundation
-from agent_runtime.trust import TRUST_TOPIC, TrustFolder
 from host_metrics.sampler import SamplerThread
 from membership.addresses import addresses
 from membership.audit_witness import AuditWitness
@@ -16,6 +14,8 @@ from membership.faults import LINK_CHECK, Faults, status_of
 from membership.mainpc_link import MainpcLink
 from membership.outbox import MIGRATION, Outbox
 from membership.witness_actions import witness_actions
+from twinhost.agent.assembly import Companion, Foundation
+from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import TRUST_FOLDER

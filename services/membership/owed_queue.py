@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from agent_runtime.health import iso_time
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import MalformedRequest
 
 _MOST_LEFT = 1_000  # that wait for a database which can't be written

@@ -8,14 +8,14 @@ from typing import Any, get_args
 
 import msgspec
 
-from agent_runtime.replies import Refusal, Replies
+from twinhost.agent.replies import Refusal, Replies
 from twinhost.secure_zmq.wire import Request, tag_of
 
 AGENTS = {
     "SystemDigitalTwin": "system_digital_twin",
     "UnifiedMemoryReasoningAgent": "unified_memory_reasoning",
 }
-_COMMON = ("agent_runtime",)  # what every agent answers
+_COMMON = ("twinhost.agent",)  # what every agent answers
 _MEMBERS = ("membership",)  # what every agent but mainpc's answers
 _FEEDER = "SystemDigitalTwin"  # the agent that has a feed
 _DEFINITIONS = "#/$defs/"

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from agent_runtime.state_folder import assets_folder
+from twinhost.agent.state_folder import assets_folder
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),

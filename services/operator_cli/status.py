@@ -7,7 +7,6 @@ import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from agent_runtime.health import OPEN_LINK as OPEN_LINK_WARNING
 from operator_cli import output
 from operator_cli.agents import registrations_table
 from operator_cli.arguments import AsJson, Wait
@@ -15,6 +14,7 @@ from operator_cli.connect import OPEN_LINK, load_settings
 from operator_cli.documents import age, duration
 from operator_cli.failures import Failure
 from operator_cli.survey import AgentReport, Survey, survey_until_healthy
+from twinhost.agent.health import OPEN_LINK as OPEN_LINK_WARNING
 
 
 def status(wait: Wait = 0.0, as_json: AsJson = False) -> int:

@@ -4,12 +4,6 @@ import sys
 import time
 from collections.abc import Callable
 
-from agent_runtime.assembly import MAX_PAGE_BYTES, Assembly, Foundation
-from agent_runtime.common_actions import GetHealth
-from agent_runtime.dialects import all_status, commands, first_of, raw_strings
-from agent_runtime.process import run_agent
-from agent_runtime.settings import Settings
-from agent_runtime.state_folder import assets_folder
 from system_digital_twin.commands import COMMANDS
 from system_digital_twin.event_actions import EventActions
 from system_digital_twin.events import MIGRATION as EVENTS_MIGRATION
@@ -26,6 +20,12 @@ from system_digital_twin.messages import GetAllAgents
 from system_digital_twin.metrics_and_leases import MIGRATIONS as METRICS_MIGRATIONS
 from system_digital_twin.metrics_and_leases import MetricsAndLeases
 from system_digital_twin.registry import HEALTHY, MIGRATION, AgentRecord, Registry
+from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
+from twinhost.agent.common_actions import GetHealth
+from twinhost.agent.dialects import all_status, commands, first_of, raw_strings
+from twinhost.agent.process import run_agent
+from twinhost.agent.settings import Settings
+from twinhost.agent.state_folder import assets_folder
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
 from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION

@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
-from agent_runtime.dialects import Command
 from system_digital_twin.messages import PORT, GetAgentInfo, RegisterAgent, RegistrationData
 from system_digital_twin.registry import HEALTHY
+from twinhost.agent.dialects import Command
 from twinhost.secure_zmq.wire import NAME, Answer
 
 _UNTOLD = "agent"  # the type of one that does not tell it

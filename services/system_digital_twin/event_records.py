@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from agent_runtime.health import iso_time
+from twinhost.agent.health import iso_time
 
 
 class Topic(StrEnum):

@@ -6,8 +6,6 @@ from typing import Any, Final
 
 import msgspec
 
-from agent_runtime.common_actions import Ping, pong
-from agent_runtime.health import iso_time
 from system_digital_twin.messages import (
     MAX_METADATA_BYTES,
     Discover,
@@ -37,6 +35,8 @@ from system_digital_twin.registry_replies import (
     Unregistered,
     Witnessed,
 )
+from twinhost.agent.common_actions import Ping, pong
+from twinhost.agent.health import iso_time
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller

@@ -12,11 +12,11 @@ from typing import Any, Literal, NoReturn
 
 import structlog
 
-from agent_runtime.trust import TrustDocument, document_of
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.key_limits import Rate
 from system_digital_twin.key_messages import ConfirmKey, Enrol, GetTrust, ProposeKey, RetireKeys, public_key_in
 from system_digital_twin.key_replies import Confirmed, Enrolled, Proposed, Retired, Trust, TrustTold
+from twinhost.agent.trust import TrustDocument, document_of
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.errors import LimitReached, NotGranted, StoreUnavailable

@@ -4,8 +4,6 @@ import contextlib
 from collections.abc import Mapping, Set
 from typing import Any
 
-from agent_runtime.assembly import Foundation
-from agent_runtime.trust import TRUST_TOPIC
 from system_digital_twin.audit_actions import audit_actions
 from system_digital_twin.audit_witnesses import AuditWitnesses
 from system_digital_twin.enrolled_keys import EnrolledKeys
@@ -13,6 +11,8 @@ from system_digital_twin.grants_told import changes, summary
 from system_digital_twin.handlers import SUCCESS
 from system_digital_twin.key_actions import KeyActions
 from system_digital_twin.key_audit import KeyAudit
+from twinhost.agent.assembly import Foundation
+from twinhost.agent.trust import TRUST_TOPIC
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER

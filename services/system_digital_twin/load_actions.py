@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from agent_runtime.health import iso_time
 from system_digital_twin.forecast import Forecast, HostState, LoadType, Placement, Resource, forecast, place
 from system_digital_twin.handlers import SUCCESS
 from system_digital_twin.leases import Lease, Leases
@@ -30,6 +29,7 @@ from system_digital_twin.load_replies import (
 )
 from system_digital_twin.metrics import Metrics
 from system_digital_twin.state_documents import rounded
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound

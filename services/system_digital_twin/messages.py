@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from agent_runtime.common_actions import Ping
+from twinhost.agent.common_actions import Ping
 from twinhost.secure_zmq.wire import NAME, Request
 
 MAX_METADATA_DEPTH = 16  # a list of registrations nests one deeper than its request did, and must still be written

@@ -1,7 +1,5 @@
 """What SystemDigitalTwin answers, by what it is asked."""
 
-from agent_runtime.common_actions import AnnounceProbes, GetHealth, GetPeers, HealthCheck, Ping
-from agent_runtime.replies import HealthDocument, Peers, Pong, ProbesAnnounced, Replies
 from system_digital_twin.audit_actions import GetAudit
 from system_digital_twin.event_messages import GetErrors, GetEvents, PublishEvent, ReportError
 from system_digital_twin.event_replies import ErrorsTold, ErrorStored, EventsTold, EventStored
@@ -47,6 +45,8 @@ from system_digital_twin.registry_replies import (
     RegisteredAgents,
     Unregistered,
 )
+from twinhost.agent.common_actions import AnnounceProbes, GetHealth, GetPeers, HealthCheck, Ping
+from twinhost.agent.replies import HealthDocument, Peers, Pong, ProbesAnnounced, Replies
 
 REPLIES: Replies = {
     Ping: Pong,

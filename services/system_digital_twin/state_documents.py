@@ -2,9 +2,9 @@
 
 import time
 
-from agent_runtime.health import iso_time
 from system_digital_twin.metrics import Metrics
 from system_digital_twin.metrics_replies import HostMetrics
+from twinhost.agent.health import iso_time
 
 
 def rounded(value: float | None, digits: int = 2) -> float | None:

@@ -2,12 +2,12 @@
 
 import sys
 
-from agent_runtime.assembly import Assembly, Foundation
-from agent_runtime.dialects import commands
-from agent_runtime.health import iso_time
-from agent_runtime.process import run_agent
 from membership.member import MIGRATION as MEMBERSHIP_MIGRATION
 from membership.member import Description, Membership
+from twinhost.agent.assembly import Assembly, Foundation
+from twinhost.agent.dialects import commands
+from twinhost.agent.health import iso_time
+from twinhost.agent.process import run_agent
 from twinhost.store import set_aside
 from unified_memory_reasoning.commands import COMMANDS
 from unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS, Memory

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from agent_runtime.common_actions import HealthCheck, Ping
-from agent_runtime.dialects import Command
+from twinhost.agent.common_actions import HealthCheck, Ping
+from twinhost.agent.dialects import Command
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.wire import Answer, Request
 from unified_memory_reasoning.memory_model.memory_messages import (

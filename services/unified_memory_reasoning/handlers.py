@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from agent_runtime.common_actions import Ping
-from agent_runtime.health import iso_time
+from twinhost.agent.common_actions import Ping
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from unified_memory_reasoning.memory_health import MemoryHealth

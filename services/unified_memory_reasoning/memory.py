@@ -4,7 +4,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from agent_runtime.assembly import MAX_PAGE_BYTES
+from twinhost.agent.assembly import MAX_PAGE_BYTES
 from twinhost.network_config import Recall
 from twinhost.secure_zmq.actions import Action
 from twinhost.store.database import Database

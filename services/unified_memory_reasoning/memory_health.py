@@ -2,7 +2,7 @@
 
 from typing import TypedDict
 
-from agent_runtime.replies import HealthDocument
+from twinhost.agent.replies import HealthDocument
 
 
 class Totals(TypedDict):

@@ -1,8 +1,8 @@
 """What UnifiedMemoryReasoningAgent answers to each request."""
 
-from agent_runtime.common_actions import AnnounceProbes, GetHealth, GetPeers, HealthCheck, Ping
-from agent_runtime.replies import Peers, ProbesAnnounced, Replies
 from membership.witness_actions import AcceptAuditLog, AuditHeads, AuditLogAccepted, GetAuditHeads
+from twinhost.agent.common_actions import AnnounceProbes, GetHealth, GetPeers, HealthCheck, Ping
+from twinhost.agent.replies import Peers, ProbesAnnounced, Replies
 from unified_memory_reasoning.conversations.context_messages import AddInteraction, ClearContext, GetContext
 from unified_memory_reasoning.conversations.context_replies import ContextCleared, ContextFound, InteractionAdded
 from unified_memory_reasoning.keeping.backup_messages import (

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import structlog
 
 import twinhost.secure_zmq.client
-from agent_runtime.trust import TRUST_TOPIC, TrustDocument, TrustFolder
 from membership.mainpc_link import MainpcLink
+from twinhost.agent.trust import TRUST_TOPIC, TrustDocument, TrustFolder
 from twinhost.network_config import Agent, Host
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError

@@ -209,5 +209,5 @@ def test_the_right_settings_start_it(engine: docker.DockerClient, start: Start, 
     """The same start with nothing broken listens, so the refusals above have their cause and would be seen."""
     with start.running("mainpc", namespace, {"SECURE_ZMQ": "1"}) as container:
         wait_until(lambda: len(listeners(namespace)) == 3, 10, "requests, events, and HTTP listen")
-        status, output = container.exec_run(["python", "-m", "agent_runtime.healthcheck", "SystemDigitalTwin"])
+        status, output = container.exec_run(["python", "-m", "twinhost.agent.healthcheck", "SystemDigitalTwin"])
         assert status == 0, output

@@ -190,7 +190,7 @@ def test_a_slip_makes_no_container_unhealthy(grants: Grants) -> None:
     """The agents serve as before, so the engine must not see it otherwise."""
     put_in_place(grants.file, "grants: [")
     for host, agent in (("mainpc", "SystemDigitalTwin"), ("pc2", "UnifiedMemoryReasoningAgent")):
-        done = grants.stack.execute(host, "python", "-m", "agent_runtime.healthcheck", agent)
+        done = grants.stack.execute(host, "python", "-m", "twinhost.agent.healthcheck", agent)
         assert done.status == 0, done.out
 
 

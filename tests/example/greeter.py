@@ -3,9 +3,9 @@
 import sys
 from concurrent.futures import Future
 
-from agent_runtime.assembly import Assembly, Foundation
-from agent_runtime.process import run_agent
 from membership.member import MIGRATION, Description, Membership
+from twinhost.agent.assembly import Assembly, Foundation
+from twinhost.agent.process import run_agent
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Reply, Request

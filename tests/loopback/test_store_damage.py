@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent_runtime.start_again import StartAgain
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.start_again import StartAgain
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.set_aside import DAMAGED, REPLACED, kept
 

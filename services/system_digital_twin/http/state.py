@@ -7,16 +7,16 @@ from typing import Any
 
 import msgspec
 
-from agent_runtime.assembly import Foundation
-from agent_runtime.health import iso_time
-from agent_runtime.replies import HealthDocument
-from agent_runtime.telemetry import Peer
 from system_digital_twin.events import Events, Stored, Topic
 from system_digital_twin.http.board import Board
 from system_digital_twin.leases import Lease, Leases
 from system_digital_twin.metrics import Metrics
 from system_digital_twin.registry import AgentRecord, Registry
 from system_digital_twin.state_documents import rounded
+from twinhost.agent.assembly import Foundation
+from twinhost.agent.health import iso_time
+from twinhost.agent.replies import HealthDocument
+from twinhost.agent.telemetry import Peer
 from twinhost.network_config import Agent
 
 SHOWN = 50  # events, and errors

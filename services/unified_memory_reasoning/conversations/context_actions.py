@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from agent_runtime.health import iso_time
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from unified_memory_reasoning.conversations.context_messages import AddInteraction, ClearContext, GetContext

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import structlog
 
-from agent_runtime.start_again import StartAgain
+from twinhost.agent.start_again import StartAgain
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound, RequestError, StoreUnavailable
 from twinhost.store.copies import Rows, check_copy, count_rows, count_rows_as_far_as_possible, require_space
 from twinhost.store.damage import STAGED

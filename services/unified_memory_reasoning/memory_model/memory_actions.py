@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from agent_runtime.health import iso_time
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest

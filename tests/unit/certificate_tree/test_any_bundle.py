@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent_runtime.trust import TrustDocument, TrustFolder
 from certificate_tree.bundle import TrustMaterial, parse_bundle, render_bundle
 from tests.identities import new_pair
+from twinhost.agent.trust import TrustDocument, TrustFolder
 from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import render_certificate

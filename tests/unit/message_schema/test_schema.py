@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent_runtime.assembly import Assembly, Foundation
-from agent_runtime.common_actions import AnnounceProbes, GetPeers, health_actions
 from message_schema.__main__ import AGENTS
 from system_digital_twin import __main__ as twin
 from tests.loopback.agent_processes import SERVICES
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.message_schema.json_schema import Schema, places, replaced
+from twinhost.agent.assembly import Assembly, Foundation
+from twinhost.agent.common_actions import AnnounceProbes, GetPeers, health_actions
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.wire import Request, tag_of

@@ -9,9 +9,6 @@ from typing import Any, Protocol
 
 import zmq
 
-from agent_runtime.common_actions import Ping, health_actions, peers_action, pong, probes_action
-from agent_runtime.health import Health
-from agent_runtime.http import HttpServer
 from system_digital_twin.audit_actions import audit_actions
 from system_digital_twin.enrolled_keys import EnrolledKeys
 from system_digital_twin.handlers import Handlers
@@ -20,6 +17,9 @@ from system_digital_twin.registry import MIGRATION, Registry
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
 from tests.ports import free_ports
+from twinhost.agent.common_actions import Ping, health_actions, peers_action, pong, probes_action
+from twinhost.agent.health import Health
+from twinhost.agent.http import HttpServer
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import ServerSocket

@@ -5,9 +5,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
-from agent_runtime.common_actions import health_actions, peers_action
-from agent_runtime.start_again import StartAgain
 from tests.unit.operator_cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
+from twinhost.agent.common_actions import health_actions, peers_action
+from twinhost.agent.start_again import StartAgain
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.callers import Caller

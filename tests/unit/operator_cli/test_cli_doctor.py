@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from agent_runtime.health import iso_time
 from operator_cli.connect import Settings, load_settings
 from operator_cli.doctor import answers, doors
 from operator_cli.findings import Verdict
@@ -20,6 +19,7 @@ from tests.identities import new_pair
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER

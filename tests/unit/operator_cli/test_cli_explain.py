@@ -24,7 +24,7 @@ def request_types(agent: str) -> dict[str, type[Request]]:
     while waiting:
         found.append(waiting.pop())
         waiting += found[-1].__subclasses__()
-    packages = (AGENTS[agent], "agent_runtime", "membership")
+    packages = (AGENTS[agent], "twinhost.agent", "twinhost.agent.membership")
     return {tag_of(each): each for each in found if each.__module__.partition(".")[0] in packages}
 
 

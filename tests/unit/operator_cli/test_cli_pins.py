@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from agent_runtime.trust import TrustDocument, TrustFolder
 from operator_cli import keys
 from operator_cli.connect import load_settings
 from tests.identities import new_pair
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli
+from twinhost.agent.trust import TrustDocument, TrustFolder
 from twinhost.secure_zmq.certificates import TRUST_FOLDER
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation

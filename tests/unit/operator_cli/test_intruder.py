@@ -13,7 +13,6 @@ import pytest
 import zmq
 
 import twinhost.secure_zmq.feed
-from agent_runtime.http_hosts import HostGuard
 from operator_cli.connect import load_settings
 from operator_cli.findings import Finding, Verdict
 from operator_cli.handmade.zmtp import Line
@@ -46,6 +45,7 @@ from tests.unit.operator_cli.bare_agents import (
 )
 from tests.unit.operator_cli.loopback_agents import GRANTS, SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli, Ran
+from twinhost.agent.http_hosts import HostGuard
 from twinhost.secure_zmq import handshake_guard, hardening
 from twinhost.secure_zmq.feed import Feed
 

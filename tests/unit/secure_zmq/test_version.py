@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from agent_runtime.health import Health
+from twinhost.agent.health import Health
 from twinhost.secure_zmq.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA
 from twinhost.secure_zmq.callers import Caller
 

@@ -11,7 +11,7 @@ import pytest
 
 from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
 from tests.identities import authorize, new_pair
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, SDT, UMRA
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.errors import LimitReached, PeerNotLive, StoreUnavailable

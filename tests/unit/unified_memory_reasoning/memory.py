@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.agent.assembled import Assembled, environment_of
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent_runtime.common_actions import Ping, health_actions
-from agent_runtime.dialects import commands
+from twinhost.agent.common_actions import Ping, health_actions
+from twinhost.agent.dialects import commands
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.agent_runtime.assembled import Assembled
+from tests.unit.agent.assembled import Assembled
 from tests.unit.store.broken import flip, no_file_beyond
 from tests.unit.unified_memory_reasoning.memory import SDT, assembled
 from twinhost.store.copies import check_copy, copy_database, digest_of

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_runtime.health import iso_time
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, OPERATOR, Clock, MemoryBench, setable_clock
+from twinhost.agent.health import iso_time
 from unified_memory_reasoning.memory_model.memory_actions import _moment
 from unified_memory_reasoning.memory_model.memory_merge import Memory, deleted, merge
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from agent_runtime.start_again import StartAgain
 from tests.unit.store.broken import no_file_beyond
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, MIGRATIONS, REVOKED, SafetyBench
+from twinhost.agent.start_again import StartAgain
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.store import copies
 from twinhost.store.damage import STAGED

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.agent_runtime.assembled import Assembled
+from tests.unit.agent.assembled import Assembled
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT, assembled
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound

@@ -14,8 +14,6 @@ import pytest
 from starlette.requests import Request
 from starlette.routing import Route
 
-from agent_runtime import telemetry as telemetry_module
-from agent_runtime.telemetry import State
 from system_digital_twin import events as events_module
 from system_digital_twin import registry as registry_module
 from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
@@ -25,10 +23,12 @@ from system_digital_twin.metrics import KEPT_IN_MEMORY, MAX_HOSTS
 from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, Hosts
 from tests.loopback.agent_processes import UMRA as UMRA_NAME
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.metrics_bench import set_clock
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent import telemetry as telemetry_module
+from twinhost.agent.telemetry import State
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused

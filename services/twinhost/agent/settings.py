@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_runtime.http_hosts import http_hosts
-from agent_runtime.state_folder import state_folder
+from twinhost.agent.http_hosts import http_hosts
+from twinhost.agent.state_folder import state_folder
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.network_config.load import PUBLISH_VARIABLE
 from twinhost.network_config.model import is_loopback

@@ -7,7 +7,7 @@ import pytest
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent_runtime.telemetry import GATHER_EVERY_S, Peer, State, Telemetry
+from twinhost.agent.telemetry import GATHER_EVERY_S, Peer, State, Telemetry
 from twinhost.secure_zmq.version import VERSION
 
 NAME, FINGERPRINT = 'a "name"\n\\', "SHA256:x"
@@ -68,7 +68,7 @@ def test_the_state_is_gathered_once_a_second(monkeypatch: pytest.MonkeyPatch) ->
         gathered.append(clock[0])
         return STATE
 
-    monkeypatch.setattr("agent_runtime.telemetry.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("twinhost.agent.telemetry.time.monotonic", lambda: clock[0])
     for _ in range(10):
         telemetry.gather(state)
         clock[0] += GATHER_EVERY_S / 4

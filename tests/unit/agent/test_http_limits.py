@@ -13,11 +13,11 @@ from contextlib import ExitStack
 import pytest
 import structlog
 
-from agent_runtime import http_limits
-from agent_runtime.health import Health
-from agent_runtime.http import HttpServer
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.agent import http_limits
+from twinhost.agent.health import Health
+from twinhost.agent.http import HttpServer
 
 REACHABLE_S = 2.0
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"

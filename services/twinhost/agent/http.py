@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from agent_runtime.http_hosts import HostGuard
-from agent_runtime.http_limits import MAX_CONNECTIONS, LimitedProtocol, log_accept_failures
-from agent_runtime.telemetry import CONTENT_TYPE
+from twinhost.agent.http_hosts import HostGuard
+from twinhost.agent.http_limits import MAX_CONNECTIONS, LimitedProtocol, log_accept_failures
+from twinhost.agent.telemetry import CONTENT_TYPE
 from twinhost.secure_zmq.errors import SocketMisuse
 
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from agent_runtime.grants_watch import GrantsWatch
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.grants_watch import GrantsWatch
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.grants import Grants

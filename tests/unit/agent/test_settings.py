@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_runtime.settings import load_settings
-from tests.unit.agent_runtime.assembled import environment_of
+from tests.unit.agent.assembled import environment_of
+from twinhost.agent.settings import load_settings
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_writer import write_key_pair

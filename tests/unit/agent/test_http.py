@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from agent_runtime.health import Health
-from agent_runtime.http import HttpServer
-from agent_runtime.http_hosts import http_hosts
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most
+from twinhost.agent.health import Health
+from twinhost.agent.http import HttpServer
+from twinhost.agent.http_hosts import http_hosts
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 
 

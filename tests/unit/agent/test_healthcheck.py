@@ -25,7 +25,7 @@ class Checked:
 def check(hosts: Hosts, name: str, **changed: str) -> Checked:
     """Run the check as the engine does in the agent's container."""
     ran = subprocess.run(
-        [sys.executable, "-m", "agent_runtime.healthcheck", name],
+        [sys.executable, "-m", "twinhost.agent.healthcheck", name],
         env={**hosts.environment(name if name in (SDT, UMRA) else SDT), **changed},
         capture_output=True,
         text=True,

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agent_runtime import process
-from agent_runtime.health import Health
-from agent_runtime.host_keys import HostKeys
-from agent_runtime.settings import Settings, load_settings
 from tests.identities import authorize, new_pair
-from tests.unit.agent_runtime.assembled import environment_of
+from tests.unit.agent.assembled import environment_of
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent import process
+from twinhost.agent.health import Health
+from twinhost.agent.host_keys import HostKeys
+from twinhost.agent.settings import Settings, load_settings
 from twinhost.secure_zmq.errors import KeyFileMissing
 from twinhost.secure_zmq.key_writer import write_certificate, write_key_pair, write_revocation
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_certificate, load_key_pair

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from agent_runtime import process
-from agent_runtime.assembly import Companion
-from agent_runtime.health import Health
-from agent_runtime.http import HttpServer
-from agent_runtime.listening import Vital
 from tests.ports import free_ports
+from twinhost.agent import process
+from twinhost.agent.assembly import Companion
+from twinhost.agent.health import Health
+from twinhost.agent.http import HttpServer
+from twinhost.agent.listening import Vital
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA, ReplyLog

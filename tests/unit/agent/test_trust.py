@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent_runtime import trust
-from agent_runtime.trust import TrustDocument, TrustFolder, document_of, read_document
 from tests.identities import authorize, new_pair
 from tests.loopback.agent_processes import SmallVolume
+from twinhost.agent import trust
+from twinhost.agent.trust import TrustDocument, TrustFolder, document_of, read_document
 from twinhost.secure_zmq import key_writer
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
 from twinhost.secure_zmq.key_folders import read_folders

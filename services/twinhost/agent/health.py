@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from agent_runtime.replies import HealthDocument
+from twinhost.agent.replies import HealthDocument
 from twinhost.secure_zmq.version import versions
 
 OPEN_LINK = "SECURE_ZMQ=0: the link is open, nobody is authenticated and nothing is encrypted"

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
-from agent_runtime.health import Health
-from agent_runtime.telemetry import Peer, State
+from twinhost.agent.health import Health
+from twinhost.agent.telemetry import Peer, State
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.sessions import CallerSource

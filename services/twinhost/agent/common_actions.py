@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from agent_runtime.health import iso_time
-from agent_runtime.replies import Peers, Pong, ProbesAnnounced
+from twinhost.agent.health import iso_time
+from twinhost.agent.replies import Peers, Pong, ProbesAnnounced
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted

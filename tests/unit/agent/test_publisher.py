@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent_runtime.assembly import Publisher
+from twinhost.agent.assembly import Publisher
 from twinhost.secure_zmq.feed import Feed
 
 

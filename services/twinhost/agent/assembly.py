@@ -8,12 +8,12 @@ from typing import Any, Literal, Protocol
 import msgspec
 from starlette.routing import BaseRoute
 
-from agent_runtime.grants_watch import Told
-from agent_runtime.health import Health, iso_time
-from agent_runtime.host_keys import HostKeys
-from agent_runtime.replies import HealthDocument
-from agent_runtime.settings import Settings
-from agent_runtime.telemetry import Telemetry
+from twinhost.agent.grants_watch import Told
+from twinhost.agent.health import Health, iso_time
+from twinhost.agent.host_keys import HostKeys
+from twinhost.agent.replies import HealthDocument
+from twinhost.agent.settings import Settings
+from twinhost.agent.telemetry import Telemetry
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
 from twinhost.secure_zmq.dispatch import Counters, RefusalListener
 from twinhost.secure_zmq.feed import Feed

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import structlog
 import zmq
 
-from agent_runtime.health import Health
-from agent_runtime.host_keys import HostKeys
-from agent_runtime.settings import Settings
+from twinhost.agent.health import Health
+from twinhost.agent.host_keys import HostKeys
+from twinhost.agent.settings import Settings
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed

@@ -15,19 +15,19 @@ from types import MappingProxyType
 
 import structlog
 
-from agent_runtime.assembly import Assembly, Companion, Foundation, Publisher
-from agent_runtime.common_actions import health_actions, peers_action, probes_action
-from agent_runtime.gauges import Gauges
-from agent_runtime.grants_watch import GrantsWatch
-from agent_runtime.health import Health
-from agent_runtime.healthcheck import note_port
-from agent_runtime.host_keys import HostKeys
-from agent_runtime.http import HttpServer
-from agent_runtime.listening import Vital, listen
-from agent_runtime.logs import configure_logging
-from agent_runtime.settings import Settings, load_settings
-from agent_runtime.start_again import StartAgain
-from agent_runtime.telemetry import Telemetry
+from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher
+from twinhost.agent.common_actions import health_actions, peers_action, probes_action
+from twinhost.agent.gauges import Gauges
+from twinhost.agent.grants_watch import GrantsWatch
+from twinhost.agent.health import Health
+from twinhost.agent.healthcheck import note_port
+from twinhost.agent.host_keys import HostKeys
+from twinhost.agent.http import HttpServer
+from twinhost.agent.listening import Vital, listen
+from twinhost.agent.logs import configure_logging
+from twinhost.agent.settings import Settings, load_settings
+from twinhost.agent.start_again import StartAgain
+from twinhost.agent.telemetry import Telemetry
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
 from twinhost.secure_zmq.grants import Grants

@@ -1,4 +1,4 @@
-"""`python -m agent_runtime.healthcheck AGENT`: one authenticated call to this host's own agent.
+"""`python -m twinhost.agent.healthcheck AGENT`: one authenticated call to this host's own agent.
 
 A TCP probe proves nothing and fills the log with failed handshakes; this uses the host's own
 key pair and imports little, since it runs again and again: most of what it costs is its start.
@@ -7,7 +7,7 @@ key pair and imports little, since it runs again and again: most of what it cost
 import sys
 from pathlib import Path
 
-from agent_runtime.state_folder import state_folder
+from twinhost.agent.state_folder import state_folder
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
@@ -55,5 +55,5 @@ def _port_file(state: Path, agent_name: str) -> Path:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m agent_runtime.healthcheck AGENT")
+        sys.exit("usage: python -m twinhost.agent.healthcheck AGENT")
     sys.exit(main(sys.argv[1]))

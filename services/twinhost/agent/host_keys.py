@@ -5,7 +5,7 @@ from pathlib import Path
 
 import structlog
 
-from agent_runtime.settings import Settings
+from twinhost.agent.settings import Settings
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.certificates import folders_of_keys
 from twinhost.secure_zmq.errors import NotFound
