@@ -16,7 +16,7 @@ AGENTS = {
     "UnifiedMemoryReasoningAgent": "unified_memory_reasoning",
 }
 _COMMON = ("twinhost.agent",)  # what every agent answers
-_MEMBERS = ("membership",)  # what every agent but mainpc's answers
+_MEMBERS = ("twinhost.agent.membership",)  # what every agent but mainpc's answers
 _FEEDER = "SystemDigitalTwin"  # the agent that has a feed
 _DEFINITIONS = "#/$defs/"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

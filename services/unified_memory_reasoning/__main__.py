@@ -2,11 +2,11 @@
 
 import sys
 
-from membership.member import MIGRATION as MEMBERSHIP_MIGRATION
-from membership.member import Description, Membership
 from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.dialects import commands
 from twinhost.agent.health import iso_time
+from twinhost.agent.membership.member import MIGRATION as MEMBERSHIP_MIGRATION
+from twinhost.agent.membership.member import Description, Membership
 from twinhost.agent.process import run_agent
 from twinhost.store import set_aside
 from unified_memory_reasoning.commands import COMMANDS

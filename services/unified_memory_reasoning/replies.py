@@ -1,7 +1,7 @@
 """What UnifiedMemoryReasoningAgent answers to each request."""
 
-from membership.witness_actions import AcceptAuditLog, AuditHeads, AuditLogAccepted, GetAuditHeads
 from twinhost.agent.common_actions import AnnounceProbes, GetHealth, GetPeers, HealthCheck, Ping
+from twinhost.agent.membership.witness_actions import AcceptAuditLog, AuditHeads, AuditLogAccepted, GetAuditHeads
 from twinhost.agent.replies import Peers, ProbesAnnounced, Replies
 from unified_memory_reasoning.conversations.context_messages import AddInteraction, ClearContext, GetContext
 from unified_memory_reasoning.conversations.context_replies import ContextCleared, ContextFound, InteractionAdded

@@ -3,8 +3,8 @@
 import sys
 from concurrent.futures import Future
 
-from membership.member import MIGRATION, Description, Membership
 from twinhost.agent.assembly import Assembly, Foundation
+from twinhost.agent.membership.member import MIGRATION, Description, Membership
 from twinhost.agent.process import run_agent
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from membership.member import HEADS_FILE
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.membership.member import HEADS_FILE
 from twinhost.store.audit_log.chain import NO_HASH
 
 pytestmark = pytest.mark.sdt_security

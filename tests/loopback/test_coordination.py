@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from membership import coordination
-from membership.coordination import WORKERS, Coordinator
-from membership.errands import DEADLINE_S, MAX_OF_A_CALLER, Errand
 from tests.loopback.agent import ServedAgent
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.agent.membership import coordination
+from twinhost.agent.membership.coordination import WORKERS, Coordinator
+from twinhost.agent.membership.errands import DEADLINE_S, MAX_OF_A_CALLER, Errand
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     AgentUnreachable,

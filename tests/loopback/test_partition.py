@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from membership.outbox import Outbox
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.membership.outbox import Outbox
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
 from twinhost.store.database import Database

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from membership.errands import Errand
-from membership.member import Membership
+from twinhost.agent.membership.errands import Errand
+from twinhost.agent.membership.member import Membership
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge

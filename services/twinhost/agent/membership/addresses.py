@@ -2,8 +2,8 @@
 
 import socket
 
-from membership.coordination import AddressOf, not_reached
 from twinhost.agent.host_keys import HostKeys
+from twinhost.agent.membership.coordination import AddressOf, not_reached
 from twinhost.network_config import Host, NetworkConfig, is_local_only
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound

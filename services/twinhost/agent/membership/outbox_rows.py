@@ -6,7 +6,7 @@ or let go of, and is told in health. Whether a row's action and fields are this 
 
 import structlog
 
-from membership.owed_queue import Kind, Owed, OwedQueue
+from twinhost.agent.membership.owed_queue import Kind, Owed, OwedQueue
 from twinhost.store.database import Database
 
 _log = structlog.get_logger(__name__)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from membership import outbox as outbox_module
-from membership.outbox import MAX_BYTES
-from membership.owed_queue import Kind
-from tests.unit.membership.outbox_bench import AGENT, OutboxBench
+from tests.unit.agent.membership.outbox_bench import AGENT, OutboxBench
+from twinhost.agent.membership import outbox as outbox_module
+from twinhost.agent.membership.outbox import MAX_BYTES
+from twinhost.agent.membership.owed_queue import Kind
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
 
 pytestmark = pytest.mark.unified_memory_agent

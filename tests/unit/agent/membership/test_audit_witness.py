@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from membership.audit_witness import MOST_HEADS, AuditWitness, SeenHead
+from twinhost.agent.membership.audit_witness import MOST_HEADS, AuditWitness, SeenHead
 from twinhost.secure_zmq.errors import StoreUnavailable
 
 pytestmark = pytest.mark.unified_memory_agent

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from host_metrics.sample import HostSample
-from membership.audit_witness import AuditWitness
-from membership.owed_queue import OwedQueue
-from membership.owed_sender import CALL_DEADLINE_S, OwedSender
-from membership.sample_reports import SampleReports
+from twinhost.agent.membership.audit_witness import AuditWitness
+from twinhost.agent.membership.owed_queue import OwedQueue
+from twinhost.agent.membership.owed_sender import CALL_DEADLINE_S, OwedSender
+from twinhost.agent.membership.sample_reports import SampleReports
 from twinhost.agent.trust import TrustFolder, read_document
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client

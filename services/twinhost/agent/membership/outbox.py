@@ -21,9 +21,9 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
-from membership.outbox_rows import MIGRATION, load
-from membership.owed_queue import Kind, Owed, OwedQueue, size_of
 from twinhost.agent.health import iso_time
+from twinhost.agent.membership.outbox_rows import MIGRATION, load
+from twinhost.agent.membership.owed_queue import Kind, Owed, OwedQueue, size_of
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
 from twinhost.secure_zmq.log_budget import LogBudget
 from twinhost.store.database import Database

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from host_metrics.sampler import SamplerThread
-from membership.addresses import addresses
-from membership.audit_witness import AuditWitness
-from membership.coordination import Coordinator
-from membership.errands import Errand
-from membership.faults import LINK_CHECK, Faults, status_of
-from membership.mainpc_link import MainpcLink
-from membership.outbox import MIGRATION, Outbox
-from membership.witness_actions import witness_actions
 from twinhost.agent.assembly import Companion, Foundation
+from twinhost.agent.membership.addresses import addresses
+from twinhost.agent.membership.audit_witness import AuditWitness
+from twinhost.agent.membership.coordination import Coordinator
+from twinhost.agent.membership.errands import Errand
+from twinhost.agent.membership.faults import LINK_CHECK, Faults, status_of
+from twinhost.agent.membership.mainpc_link import MainpcLink
+from twinhost.agent.membership.outbox import MIGRATION, Outbox
+from twinhost.agent.membership.witness_actions import witness_actions
 from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from membership.mainpc_link import MainpcLink
 from tests.identities import authorize, new_pair
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.membership.mainpc_link import MainpcLink
 from twinhost.agent.trust import TrustFolder, document_of
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from host_metrics.sample import HostSample
-from membership import owed_sender
-from membership.mainpc_link import MainpcLink
-from membership.outbox import MIGRATION, Outbox
-from membership.owed_queue import Kind
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.membership import owed_sender
+from twinhost.agent.membership.mainpc_link import MainpcLink
+from twinhost.agent.membership.outbox import MIGRATION, Outbox
+from twinhost.agent.membership.owed_queue import Kind
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.store.database import Database

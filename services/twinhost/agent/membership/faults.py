@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from membership.outbox import Outbox
 from twinhost.agent.health import Health
+from twinhost.agent.membership.outbox import Outbox
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import InternalError, RequestError
 from twinhost.secure_zmq.log_budget import LogBudget

@@ -8,8 +8,8 @@ import msgspec
 import structlog
 
 from host_metrics.sample import HostSample
-from membership.owed_queue import Kind, OwedQueue
-from membership.owed_sender import CALL_DEADLINE_S, PASSING
+from twinhost.agent.membership.owed_queue import Kind, OwedQueue
+from twinhost.agent.membership.owed_sender import CALL_DEADLINE_S, PASSING
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, RequestError
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, TypedDict
 
-from membership.audit_witness import AuditWitness
+from twinhost.agent.membership.audit_witness import AuditWitness
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import Request

@@ -5,8 +5,8 @@ import time
 
 import structlog
 
-from membership.owed_queue import Kind, Owed, OwedQueue
-from membership.owed_requests import fields_of
+from twinhost.agent.membership.owed_queue import Kind, Owed, OwedQueue
+from twinhost.agent.membership.owed_requests import fields_of
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import PeerNotLive, RequestError, StoreUnavailable
 from twinhost.secure_zmq.log_budget import LogBudget

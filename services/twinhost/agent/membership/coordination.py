@@ -15,7 +15,7 @@ from concurrent.futures import Future
 
 import structlog
 
-from membership.errands import DEADLINE_S, Errand, Errands, Waiting
+from twinhost.agent.membership.errands import DEADLINE_S, Errand, Errands, Waiting
 from twinhost.secure_zmq.client import Client, new_request_id
 from twinhost.secure_zmq.errors import AgentUnreachable, PeerNotLive, RequestError, TwinhostError
 from twinhost.secure_zmq.server_address import ServerAddress
