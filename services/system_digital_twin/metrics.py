@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from host_metrics.sample import HostSample
 from system_digital_twin.metrics_history import Bucket, History
 from system_digital_twin.taken_once import TakenOnce
+from twinhost.agent.host_metrics.sample import HostSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
 

@@ -8,7 +8,6 @@ every host, mainpc's too, stand under `hosts`, by name. With a `host` asked for,
 from collections.abc import Sequence
 from typing import Any
 
-from host_metrics.sample import GpuSample, HostSample
 from system_digital_twin.handlers import SUCCESS, require_speaks_for
 from system_digital_twin.metrics import Metrics
 from system_digital_twin.metrics_history import Bucket
@@ -26,6 +25,7 @@ from system_digital_twin.metrics_replies import (
 from system_digital_twin.state_documents import host_document, rounded
 from system_digital_twin.vram_reports import VramReport, VramReports
 from twinhost.agent.health import iso_time
+from twinhost.agent.host_metrics.sample import GpuSample, HostSample
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted

@@ -3,7 +3,6 @@
 import contextlib
 from typing import Any
 
-from host_metrics.sampler import SamplerThread
 from system_digital_twin.leases import MIGRATION as LEASES_MIGRATION
 from system_digital_twin.leases import Leases
 from system_digital_twin.load_actions import LoadActions
@@ -13,6 +12,7 @@ from system_digital_twin.metrics_history import MIGRATION as HISTORY_MIGRATION
 from system_digital_twin.vram_reports import MIGRATION as VRAM_REPORTS_MIGRATION
 from system_digital_twin.vram_reports import VramReports
 from twinhost.agent.assembly import Foundation
+from twinhost.agent.host_metrics.sampler import SamplerThread
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.errors import StoreUnavailable
 

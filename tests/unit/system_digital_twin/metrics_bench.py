@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from host_metrics.sample import GpuSample, HostSample
 from system_digital_twin import leases as leases_module
 from system_digital_twin import load_actions as load_actions_module
 from system_digital_twin import metrics as metrics_module
@@ -20,6 +19,7 @@ from system_digital_twin.metrics_and_leases import MIGRATIONS
 from system_digital_twin.taken_once import MIGRATION as TAKEN_ONCE_MIGRATION
 from system_digital_twin.vram_reports import VramReports
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
+from twinhost.agent.host_metrics.sample import GpuSample, HostSample
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action

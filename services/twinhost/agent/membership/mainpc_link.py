@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from host_metrics.sample import HostSample
+from twinhost.agent.host_metrics.sample import HostSample
 from twinhost.agent.membership.audit_witness import AuditWitness
 from twinhost.agent.membership.owed_queue import OwedQueue
 from twinhost.agent.membership.owed_sender import CALL_DEADLINE_S, OwedSender

@@ -5,8 +5,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from host_metrics.sampler import SamplerThread
 from twinhost.agent.assembly import Companion, Foundation
+from twinhost.agent.host_metrics.sampler import SamplerThread
 from twinhost.agent.membership.addresses import addresses
 from twinhost.agent.membership.audit_witness import AuditWitness
 from twinhost.agent.membership.coordination import Coordinator

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from host_metrics.sample import HostSample
+from twinhost.agent.host_metrics.sample import HostSample
 from twinhost.agent.membership.owed_queue import Kind, Owed
 from twinhost.secure_zmq.errors import MalformedRequest
 

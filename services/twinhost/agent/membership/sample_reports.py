@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from host_metrics.sample import HostSample
+from twinhost.agent.host_metrics.sample import HostSample
 from twinhost.agent.membership.owed_queue import Kind, OwedQueue
 from twinhost.agent.membership.owed_sender import CALL_DEADLINE_S, PASSING
 from twinhost.secure_zmq.client import Client

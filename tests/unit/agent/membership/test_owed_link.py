@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from host_metrics.sample import HostSample
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.host_metrics.sample import HostSample
 from twinhost.agent.membership import owed_sender
 from twinhost.agent.membership.mainpc_link import MainpcLink
 from twinhost.agent.membership.outbox import MIGRATION, Outbox

@@ -6,7 +6,7 @@ Where the group is the machine's root nothing is limited and nothing is read: a 
 from dataclasses import dataclass
 from pathlib import Path
 
-from host_metrics.sample import MB
+from twinhost.agent.host_metrics.sample import MB
 
 ROOT = Path("/sys/fs/cgroup")
 

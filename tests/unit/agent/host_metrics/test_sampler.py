@@ -8,12 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from host_metrics import sampler as sampler_module
-from host_metrics.cgroup import Cgroup
-from host_metrics.sample import MB, HostSample
-from host_metrics.sampler import HostSampler, SamplerThread
-from tests.unit.host_metrics.groups import container_v2, write
+from tests.unit.agent.host_metrics.groups import container_v2, write
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.host_metrics import sampler as sampler_module
+from twinhost.agent.host_metrics.cgroup import Cgroup
+from twinhost.agent.host_metrics.sample import MB, HostSample
+from twinhost.agent.host_metrics.sampler import HostSampler, SamplerThread
 
 INTERVAL_S = 0.05
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import psutil
 import structlog
 
-from host_metrics.cgroup import Cgroup
-from host_metrics.gpus import Gpus
-from host_metrics.sample import MB, HostSample
+from twinhost.agent.host_metrics.cgroup import Cgroup
+from twinhost.agent.host_metrics.gpus import Gpus
+from twinhost.agent.host_metrics.sample import MB, HostSample
 
 _log = structlog.get_logger(__name__)
 

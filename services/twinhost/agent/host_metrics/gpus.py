@@ -5,7 +5,7 @@ import contextlib
 import pynvml  # type: ignore[import-untyped]
 import structlog
 
-from host_metrics.sample import MB, GpuSample
+from twinhost.agent.host_metrics.sample import MB, GpuSample
 
 _log = structlog.get_logger(__name__)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from host_metrics.cgroup import Cgroup, Cpu, Memory
-from tests.unit.host_metrics.groups import UNLIMITED_V1, container_v1, container_v2, write
+from tests.unit.agent.host_metrics.groups import UNLIMITED_V1, container_v1, container_v2, write
+from twinhost.agent.host_metrics.cgroup import Cgroup, Cpu, Memory
 
 
 def test_version_2_is_read(tmp_path: Path) -> None:
