@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from certificate_tree.terminal import note
 from host_archive.backup import back_up
 from host_archive.contents import BROKEN_LOG
 from host_archive.places import Places, find_places
 from host_archive.report import told_of_check, told_of_restore
 from host_archive.restore import check, restore
+from twinhost.certificates.terminal import note
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 from twinhost.secure_zmq.version import version_line

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from certificate_tree.tree_lock import locked
 from host_archive.contents import contents_of, require_whole
 from host_archive.key_files import KeyFiles, check_keys, read_keys
 from host_archive.members import DATABASE, FORMAT, FORMAT_VERSION, STATE, Manifest, Member, mode_of, render_manifest
@@ -18,6 +17,7 @@ from host_archive.places import Places
 from host_archive.state import StateCopy, check_audit, copy_state
 from host_archive.stream import MANIFEST, PIECE_BYTES, Writer
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.certificates.tree_lock import locked
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.version import VERSION

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from certificate_tree.layout import AGENT_ROLE, Layout, described
-from certificate_tree.survey import enrolled_folder, is_revoked, keys_in
+from twinhost.certificates.layout import AGENT_ROLE, Layout, described
+from twinhost.certificates.survey import enrolled_folder, is_revoked, keys_in
 from twinhost.secure_zmq.certificates import folders_of_keys
 from twinhost.secure_zmq.errors import MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.key_folders import NOTHING, read_folders

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from certificate_tree.joined import JOINED_FILE, JoinRecord
-from certificate_tree.layout import SERVER, Layout
-from certificate_tree.record import RECORD_FILE, DistributionRecord
-from certificate_tree.survey import joined_folders
 from host_archive.members import KEY_FILE, KEYS, RECORDS
+from twinhost.certificates.joined import JOINED_FILE, JoinRecord
+from twinhost.certificates.layout import SERVER, Layout
+from twinhost.certificates.record import RECORD_FILE, DistributionRecord
+from twinhost.certificates.survey import joined_folders
 from twinhost.secure_zmq.certificates import FAILURE_FILE
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch, TwinhostError
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER

@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from certificate_tree.joined import JOINED_FILE
-from certificate_tree.record import RECORD_FILE
 from host_archive.places import DATABASE as DATABASE_FILE
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.certificates.joined import JOINED_FILE
+from twinhost.certificates.record import RECORD_FILE
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, MAX_NAME_CHARACTERS, SECRET_SUFFIX
 from twinhost.store.audit_log.files import FILE_NAME

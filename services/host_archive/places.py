@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from certificate_tree.arguments import HOST_VARIABLE
-from certificate_tree.layout import SERVER, Layout, plan_layout
 from system_digital_twin.__main__ import MIGRATIONS as TWIN_MIGRATIONS
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 from twinhost.agent.state_folder import state_folder
+from twinhost.certificates.arguments import HOST_VARIABLE
+from twinhost.certificates.layout import SERVER, Layout, plan_layout
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import ConfigurationError

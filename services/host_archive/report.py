@@ -3,13 +3,13 @@
 import sqlite3
 from pathlib import Path
 
-from certificate_tree.arguments import only_host
-from certificate_tree.survey import is_revoked, own_pairs
 from host_archive.contents import contents_of
 from host_archive.exchange import kept_as
 from host_archive.places import Places
 from host_archive.restore import Checked, Restored
 from host_archive.state import check_audit
+from twinhost.certificates.arguments import only_host
+from twinhost.certificates.survey import is_revoked, own_pairs
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.store.copies import count_rows, count_rows_as_far_as_possible
 from twinhost.store.set_aside import REPLACED, part

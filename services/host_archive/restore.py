@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from certificate_tree.layout import Layout
-from certificate_tree.tree_lock import fsync_folder, locked, make_host_folder
 from host_archive.contents import Contents, contents_of, require_whole, told_of_trust
 from host_archive.exchange import Commit, drop, exchange, finish, free_stamp, holds_files, unfinished
 from host_archive.key_files import check_keys, merge_records, received_tree
@@ -21,6 +19,8 @@ from host_archive.revocations import carry_revocations
 from host_archive.state import check_audit
 from host_archive.stream import Reader
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.certificates.layout import Layout
+from twinhost.certificates.tree_lock import fsync_folder, locked, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 from twinhost.store.copies import check_copy, require_space
 from twinhost.store.restoring import require_no_restore

@@ -2,9 +2,9 @@
 
 import shutil
 
-from certificate_tree.layout import SERVER
 from host_archive.key_files import received_tree
 from host_archive.places import Places
+from twinhost.certificates.layout import SERVER
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER, read_folders
 from twinhost.secure_zmq.key_writer import revoked_file_name

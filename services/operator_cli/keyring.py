@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from certificate_tree.acknowledgement import Follower
 from operator_cli.documents import Peer, Peers, seconds_between
+from twinhost.certificates.acknowledgement import Follower
 from twinhost.secure_zmq.callers import INVITATION_ROLE
 from twinhost.secure_zmq.validity import DAY_S
 

@@ -7,7 +7,6 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from certificate_tree.acknowledgement import followers
 from operator_cli import output
 from operator_cli.arguments import DEADLINE_S, AsJson
 from operator_cli.connect import Settings, load_settings
@@ -15,6 +14,7 @@ from operator_cli.documents import Peers, Pong, days, duration, read
 from operator_cli.failures import Failure
 from operator_cli.keyring import LIVE, Key, KeyReport, Unacknowledged, merge, told_standing, unacknowledged
 from operator_cli.polling import ask_every_agent
+from twinhost.certificates.acknowledgement import followers
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.validity import DAY_S, WARN_BEFORE_S

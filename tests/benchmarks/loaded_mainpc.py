@@ -11,10 +11,10 @@ from types import TracebackType
 
 import psutil
 
-from certificate_tree.layout import AGENT_ROLE
 from tests.benchmarks.agent_fleet import Call, Fleet, FleetProcess
 from tests.loopback.agent_processes import SDT, AgentProcess, Hosts
 from tests.waiting import wait_until
+from twinhost.certificates.layout import AGENT_ROLE
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair

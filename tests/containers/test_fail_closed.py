@@ -10,10 +10,10 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from certificate_tree.generate import make_keys
-from certificate_tree.layout import plan_layout
 from tests.containers.stack import IMAGE, REPOSITORY, Stack
 from tests.waiting import wait_until
+from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import plan_layout
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from certificate_tree.generate import make_keys
-from certificate_tree.layout import plan_layout
 from tests.configuration import GRANTS_LINE, RECALL_LINE
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import plan_layout
 from twinhost.network_config import Agent, load_network_config
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from certificate_tree.layout import plan_layout
-from certificate_tree.revoke import revoke
 from host_archive.state import check_audit
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.certificates.layout import plan_layout
+from twinhost.certificates.revoke import revoke
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized

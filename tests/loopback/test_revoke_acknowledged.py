@@ -8,7 +8,7 @@ import pytest
 
 from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
-from tests.unit.certificate_tree.trees import Ran, certs_init
+from tests.unit.certificates.trees import Ran, certs_init
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError

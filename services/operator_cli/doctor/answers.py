@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from certificate_tree.layout import to_rotate
 from operator_cli.audit import told as told_of_chain
 from operator_cli.audit_witnesses import verify_with_witnesses
 from operator_cli.connect import Settings
@@ -12,6 +11,7 @@ from operator_cli.doctor.handshake import explain
 from operator_cli.documents import Health, Peers, duration, parse_moment, read
 from operator_cli.findings import Finding, Verdict
 from operator_cli.keyring import LIVE, KeyReport, merge, told_standing
+from twinhost.certificates.layout import to_rotate
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, NotGranted, ServerUnreachable, TwinhostError

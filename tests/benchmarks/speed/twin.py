@@ -11,12 +11,12 @@ from typing import Any
 import yaml
 from zmq.utils import z85
 
-from certificate_tree.generate import make_keys
-from certificate_tree.layout import AGENT_ROLE, SERVER, plan_layout
 from tests.benchmarks.speed.messages import LOAD_AGENT, READ_AGENT, REGISTRATION, fields_of
 from tests.benchmarks.speed.processes import Failed, Process
 from tests.benchmarks.speed.task import ANSWER_WITHIN_S, ID_CHARACTERS, Task, one_by_one, side_by_side
 from tests.ports import free_ports
+from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import AGENT_ROLE, SERVER, plan_layout
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.aio import AsyncClient

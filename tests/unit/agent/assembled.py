@@ -6,14 +6,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from certificate_tree.generate import make_keys
-from certificate_tree.layout import plan_layout
 from twinhost.agent.assembly import Assembly, Foundation, Publisher
 from twinhost.agent.common_actions import health_actions
 from twinhost.agent.health import Health
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.settings import load_settings
 from twinhost.agent.telemetry import Telemetry
+from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import plan_layout
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller

@@ -13,14 +13,14 @@ from unittest import mock
 
 import msgspec
 
-from certificate_tree.__main__ import HOST_VARIABLE
-from certificate_tree.generate import make_keys
 from host_archive.__main__ import main
 from host_archive.members import Manifest, Member, mode_of
 from host_archive.places import MIGRATIONS
 from host_archive.stream import MANIFEST, Writer
 from system_digital_twin.registry import AgentRecord, Registry
-from tests.unit.certificate_tree.trees import tree_layout
+from tests.unit.certificates.trees import tree_layout
+from twinhost.certificates.__main__ import HOST_VARIABLE
+from twinhost.certificates.generate import make_keys
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog

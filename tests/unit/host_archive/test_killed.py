@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.certificate_tree.trees import certs_init
+from tests.unit.certificates.trees import certs_init
 from tests.unit.host_archive.mainpcs import Mainpc
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing

@@ -20,7 +20,7 @@ from host_archive.members import DATABASE as DATABASE_MEMBER
 from host_archive.members import Manifest, Member
 from host_archive.stream import MANIFEST, Writer
 from tests.loopback.agent_processes import SmallVolume
-from tests.unit.certificate_tree.trees import certs_init
+from tests.unit.certificates.trees import certs_init
 from tests.unit.host_archive.mainpcs import SERVER, Mainpc, forged, members_of, written
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.store.restoring import COMMIT, RESTORING

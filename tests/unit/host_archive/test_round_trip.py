@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from certificate_tree.revoke import revoke
-from certificate_tree.survey import vouchers
 from host_archive.state import check_audit
 from system_digital_twin.event_records import Topic
 from system_digital_twin.events import SKIPPED, Events
 from tests.identities import new_pair
 from tests.other_user import not_root
-from tests.unit.certificate_tree.trees import certs_init, tree_layout
+from tests.unit.certificates.trees import certs_init, tree_layout
 from tests.unit.host_archive.mainpcs import DATABASE, Mainpc, add_agent, members_of
 from tests.unit.store.broken import flip
+from twinhost.certificates.revoke import revoke
+from twinhost.certificates.survey import vouchers
 from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name, write_key_pair, write_vouching
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate, load_key_pair
 from twinhost.store.audit_log.events import Event

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.certificate_tree.trees import certs_init
+from tests.unit.certificates.trees import certs_init
 from tests.unit.host_archive.mainpcs import Mainpc
 from tests.unit.operator_cli.running import Ran, run_process
 
