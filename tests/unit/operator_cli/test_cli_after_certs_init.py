@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.archive.mainpcs import Mainpc
 from tests.unit.certificates.trees import certs_init
-from tests.unit.host_archive.mainpcs import Mainpc
 from tests.unit.operator_cli.running import Ran, run_process
 
 

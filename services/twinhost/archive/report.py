@@ -3,11 +3,11 @@
 import sqlite3
 from pathlib import Path
 
-from host_archive.contents import contents_of
-from host_archive.exchange import kept_as
-from host_archive.places import Places
-from host_archive.restore import Checked, Restored
-from host_archive.state import check_audit
+from twinhost.archive.contents import contents_of
+from twinhost.archive.exchange import kept_as
+from twinhost.archive.places import Places
+from twinhost.archive.restore import Checked, Restored
+from twinhost.archive.state import check_audit
 from twinhost.certificates.arguments import only_host
 from twinhost.certificates.survey import is_revoked, own_pairs
 from twinhost.secure_zmq.certificates import load_certificates

@@ -9,8 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from host_archive.places import DATABASE, Places
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.archive.places import DATABASE, Places
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
 from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Head
 from twinhost.store.audit_log.files import Files

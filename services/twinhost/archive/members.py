@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from host_archive.places import DATABASE as DATABASE_FILE
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.archive.places import DATABASE as DATABASE_FILE
 from twinhost.certificates.joined import JOINED_FILE
 from twinhost.certificates.record import RECORD_FILE
 from twinhost.secure_zmq.errors import MalformedRequest

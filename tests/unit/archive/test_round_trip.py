@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from host_archive.state import check_audit
 from system_digital_twin.event_records import Topic
 from system_digital_twin.events import SKIPPED, Events
 from tests.identities import new_pair
 from tests.other_user import not_root
+from tests.unit.archive.mainpcs import DATABASE, Mainpc, add_agent, members_of
 from tests.unit.certificates.trees import certs_init, tree_layout
-from tests.unit.host_archive.mainpcs import DATABASE, Mainpc, add_agent, members_of
 from tests.unit.store.broken import flip
+from twinhost.archive.state import check_audit
 from twinhost.certificates.revoke import revoke
 from twinhost.certificates.survey import vouchers
 from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name, write_key_pair, write_vouching
@@ -113,7 +113,7 @@ def test_who_will_be_operator_is_listed_before_anything_changes(
         if line.startswith("It authorises"):
             seen.append([name for name in there.files() if not name.startswith((".", "certificates/.", "state/."))])
 
-    monkeypatch.setattr("host_archive.__main__.note", note)
+    monkeypatch.setattr("twinhost.archive.__main__.note", note)
     assert there.run("restore", "-", given=here.backup()).status == 0
     assert seen == [[]]
     assert there.secrets()
@@ -175,7 +175,7 @@ def test_what_comes_after_the_copy_of_the_database_is_left_out(
             for number in range(8):
                 add(f"after-{number}")
 
-        monkeypatch.setattr("host_archive.state.copy_database", then(copy_database, meanwhile))
+        monkeypatch.setattr("twinhost.archive.state.copy_database", then(copy_database, meanwhile))
         archive = here.backup()
         rotated = max_file_bytes != MAX_FILE_BYTES
         assert bool(before - {path.name for path in log.iterdir()}) is rotated
@@ -202,7 +202,7 @@ def test_a_key_that_is_revoked_meanwhile_is_revoked_in_the_backup(
     """The keys are read last."""
     pair = load_key_pair(here.keys / "pc2/client.key_secret")
     meanwhile = lambda: revoke(tree_layout(here.keys), "UnifiedMemoryReasoningAgent")  # noqa: E731
-    monkeypatch.setattr("host_archive.backup.check_audit", then(check_audit, meanwhile))
+    monkeypatch.setattr("twinhost.archive.backup.check_audit", then(check_audit, meanwhile))
     assert there.run("restore", "-", given=here.backup()).status == 0
     assert (there.keys / "mainpc/revoked" / revoked_file_name(pair.public.fingerprint)).exists()
 

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host_archive.members import DATABASE as DATABASE_MEMBER
-from host_archive.members import Manifest, Member
-from host_archive.stream import MANIFEST, Writer
 from tests.loopback.agent_processes import SmallVolume
+from tests.unit.archive.mainpcs import SERVER, Mainpc, forged, members_of, written
 from tests.unit.certificates.trees import certs_init
-from tests.unit.host_archive.mainpcs import SERVER, Mainpc, forged, members_of, written
+from twinhost.archive.members import DATABASE as DATABASE_MEMBER
+from twinhost.archive.members import Manifest, Member
+from twinhost.archive.stream import MANIFEST, Writer
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.store.restoring import COMMIT, RESTORING
 from twinhost.store.sole_user import hold

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from host_archive.contents import contents_of, require_whole
-from host_archive.key_files import KeyFiles, check_keys, read_keys
-from host_archive.members import DATABASE, FORMAT, FORMAT_VERSION, STATE, Manifest, Member, mode_of, render_manifest
-from host_archive.places import DATABASE as DATABASE_FILE
-from host_archive.places import Places
-from host_archive.state import StateCopy, check_audit, copy_state
-from host_archive.stream import MANIFEST, PIECE_BYTES, Writer
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.archive.contents import contents_of, require_whole
+from twinhost.archive.key_files import KeyFiles, check_keys, read_keys
+from twinhost.archive.members import DATABASE, FORMAT, FORMAT_VERSION, STATE, Manifest, Member, mode_of, render_manifest
+from twinhost.archive.places import DATABASE as DATABASE_FILE
+from twinhost.archive.places import Places
+from twinhost.archive.state import StateCopy, check_audit, copy_state
+from twinhost.archive.stream import MANIFEST, PIECE_BYTES, Writer
 from twinhost.certificates.tree_lock import locked
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.validity import format_moment

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from host_archive.places import DATABASE, Places
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.archive.places import DATABASE, Places
 from twinhost.certificates.replaced import REPLACED_PREFIX
 from twinhost.certificates.tree_lock import fsync_folder
 from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from host_archive.contents import Contents, contents_of, require_whole, told_of_trust
-from host_archive.exchange import Commit, drop, exchange, finish, free_stamp, holds_files, unfinished
-from host_archive.key_files import check_keys, merge_records, received_tree
-from host_archive.mark import mark_restored
-from host_archive.members import DATABASE, KEYS, STATE, Manifest, Member, parse_manifest
-from host_archive.places import DATABASE as DATABASE_FILE
-from host_archive.places import MIGRATIONS, Places
-from host_archive.revocations import carry_revocations
-from host_archive.state import check_audit
-from host_archive.stream import Reader
 from system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.archive.contents import Contents, contents_of, require_whole, told_of_trust
+from twinhost.archive.exchange import Commit, drop, exchange, finish, free_stamp, holds_files, unfinished
+from twinhost.archive.key_files import check_keys, merge_records, received_tree
+from twinhost.archive.mark import mark_restored
+from twinhost.archive.members import DATABASE, KEYS, STATE, Manifest, Member, parse_manifest
+from twinhost.archive.places import DATABASE as DATABASE_FILE
+from twinhost.archive.places import MIGRATIONS, Places
+from twinhost.archive.revocations import carry_revocations
+from twinhost.archive.state import check_audit
+from twinhost.archive.stream import Reader
 from twinhost.certificates.layout import Layout
 from twinhost.certificates.tree_lock import fsync_folder, locked, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable

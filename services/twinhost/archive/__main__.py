@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from host_archive.backup import back_up
-from host_archive.contents import BROKEN_LOG
-from host_archive.places import Places, find_places
-from host_archive.report import told_of_check, told_of_restore
-from host_archive.restore import check, restore
+from twinhost.archive.backup import back_up
+from twinhost.archive.contents import BROKEN_LOG
+from twinhost.archive.places import Places, find_places
+from twinhost.archive.report import told_of_check, told_of_restore
+from twinhost.archive.restore import check, restore
 from twinhost.certificates.terminal import note
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError

@@ -13,12 +13,12 @@ from unittest import mock
 
 import msgspec
 
-from host_archive.__main__ import main
-from host_archive.members import Manifest, Member, mode_of
-from host_archive.places import MIGRATIONS
-from host_archive.stream import MANIFEST, Writer
 from system_digital_twin.registry import AgentRecord, Registry
 from tests.unit.certificates.trees import tree_layout
+from twinhost.archive.__main__ import main
+from twinhost.archive.members import Manifest, Member, mode_of
+from twinhost.archive.places import MIGRATIONS
+from twinhost.archive.stream import MANIFEST, Writer
 from twinhost.certificates.__main__ import HOST_VARIABLE
 from twinhost.certificates.generate import make_keys
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair

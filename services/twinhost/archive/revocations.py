@@ -2,8 +2,8 @@
 
 import shutil
 
-from host_archive.key_files import received_tree
-from host_archive.places import Places
+from twinhost.archive.key_files import received_tree
+from twinhost.archive.places import Places
 from twinhost.certificates.layout import SERVER
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER, read_folders

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from host_archive.members import KEY_FILE, KEYS, RECORDS
+from twinhost.archive.members import KEY_FILE, KEYS, RECORDS
 from twinhost.certificates.joined import JOINED_FILE, JoinRecord
 from twinhost.certificates.layout import SERVER, Layout
 from twinhost.certificates.record import RECORD_FILE, DistributionRecord

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.archive.mainpcs import Mainpc
 from tests.unit.certificates.trees import certs_init
-from tests.unit.host_archive.mainpcs import Mainpc
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
 from twinhost.store.restoring import COMMIT, RESTORING, require_no_restore

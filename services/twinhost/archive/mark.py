@@ -3,9 +3,9 @@
 from contextlib import closing
 from pathlib import Path
 
-from host_archive.members import Manifest
-from host_archive.places import MIGRATIONS
 from system_digital_twin.events import skip_numbers
+from twinhost.archive.members import Manifest
+from twinhost.archive.places import MIGRATIONS
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database

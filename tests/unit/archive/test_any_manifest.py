@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from host_archive.members import (
+from twinhost.archive.members import (
     DATABASE,
     FORMAT,
     FORMAT_VERSION,
