@@ -12,7 +12,7 @@ from twinhost.agent.replies import Refusal, Replies
 from twinhost.secure_zmq.wire import Request, tag_of
 
 AGENTS = {
-    "SystemDigitalTwin": "system_digital_twin",
+    "SystemDigitalTwin": "twinhost.system_digital_twin",
     "UnifiedMemoryReasoningAgent": "unified_memory_reasoning",
 }
 _COMMON = ("twinhost.agent",)  # what every agent answers

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 from twinhost.archive.contents import contents_of, require_whole
 from twinhost.archive.key_files import KeyFiles, check_keys, read_keys
 from twinhost.archive.members import DATABASE, FORMAT, FORMAT_VERSION, STATE, Manifest, Member, mode_of, render_manifest
@@ -22,6 +21,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.version import VERSION
 from twinhost.store.copies import digest_of
+from twinhost.system_digital_twin.keys_and_audit import AUDIT_FOLDER
 
 _STAGED = ".archiving"
 Say = Callable[[str], None]

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from system_digital_twin.__main__ import MIGRATIONS as TWIN_MIGRATIONS
-from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 from twinhost.agent.state_folder import state_folder
 from twinhost.certificates.arguments import HOST_VARIABLE
 from twinhost.certificates.layout import SERVER, Layout, plan_layout
@@ -16,6 +14,8 @@ from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.restoring import RESTORING
 from twinhost.store.sole_user import hold
+from twinhost.system_digital_twin.__main__ import MIGRATIONS as TWIN_MIGRATIONS
+from twinhost.system_digital_twin.keys_and_audit import AUDIT_FOLDER
 
 DATABASE = f"{SERVER}.sqlite3"
 MIGRATIONS = (REPLY_LOG_SCHEMA, *TWIN_MIGRATIONS)

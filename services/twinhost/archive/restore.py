@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 from twinhost.archive.contents import Contents, contents_of, require_whole, told_of_trust
 from twinhost.archive.exchange import Commit, drop, exchange, finish, free_stamp, holds_files, unfinished
 from twinhost.archive.key_files import check_keys, merge_records, received_tree
@@ -25,6 +24,7 @@ from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, Sto
 from twinhost.store.copies import check_copy, require_space
 from twinhost.store.restoring import require_no_restore
 from twinhost.store.set_aside import PARTS, part
+from twinhost.system_digital_twin.keys_and_audit import AUDIT_FOLDER
 
 _BLOCK_BYTES = 4_096  # of a usual file system
 Say = Callable[[str], None]

@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from system_digital_twin.keys_and_audit import AUDIT_FOLDER
 from twinhost.archive.places import DATABASE, Places
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
 from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Head
@@ -18,6 +17,7 @@ from twinhost.store.audit_log.verify import Findings, Verifier
 from twinhost.store.copies import Copy, copy_database, require_space
 from twinhost.store.damage import connect_to_read
 from twinhost.store.set_aside import PARTS, part
+from twinhost.system_digital_twin.keys_and_audit import AUDIT_FOLDER
 
 _PAGE_LINES = 2_000
 _BEYOND = 10**18  # a line's number has at most 18 digits

@@ -1,4 +1,4 @@
-"""This project as it ships: `python -m system_digital_twin`, the shipped configuration, the product's clients."""
+"""This project as it ships: `python -m twinhost.system_digital_twin`, the shipped configuration, the product's clients."""
 
 import sys
 import time
@@ -75,7 +75,7 @@ class Twin:
             "TWINHOST_CERTIFICATES": str(self._keys / MAINPC),
             "TWINHOST_STATE": str(state),
         }
-        self.process = Process([sys.executable, "-m", "system_digital_twin"], root / "log", environment)
+        self.process = Process([sys.executable, "-m", "twinhost.system_digital_twin"], root / "log", environment)
         try:
             self._wait_until_serving()
             with Client(self._address_of_operator()) as client:

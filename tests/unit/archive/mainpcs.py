@@ -13,7 +13,6 @@ from unittest import mock
 
 import msgspec
 
-from system_digital_twin.registry import AgentRecord, Registry
 from tests.unit.certificates.trees import tree_layout
 from twinhost.archive.__main__ import main
 from twinhost.archive.members import Manifest, Member, mode_of
@@ -25,6 +24,7 @@ from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from twinhost.store.database import Database
+from twinhost.system_digital_twin.registry import AgentRecord, Registry
 
 SERVER, DATABASE = "SystemDigitalTwin", "SystemDigitalTwin.sqlite3"
 _NOT_STATE = (".lock", ".archive.lock", f"{SERVER}.lock")

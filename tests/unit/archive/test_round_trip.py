@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from system_digital_twin.event_records import Topic
-from system_digital_twin.events import SKIPPED, Events
 from tests.identities import new_pair
 from tests.other_user import not_root
 from tests.unit.archive.mainpcs import DATABASE, Mainpc, add_agent, members_of
@@ -26,6 +24,8 @@ from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import MAX_FILE_BYTES
 from twinhost.store.copies import copy_database
 from twinhost.store.set_aside import REPLACED, kept
+from twinhost.system_digital_twin.event_records import Topic
+from twinhost.system_digital_twin.events import SKIPPED, Events
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import msgspec
 import pytest
 
 from message_schema.__main__ import AGENTS
-from system_digital_twin import __main__ as twin
 from tests.loopback.agent_processes import SERVICES
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.message_schema.json_schema import Schema, places, replaced
@@ -22,6 +21,7 @@ from twinhost.agent.common_actions import AnnounceProbes, GetPeers, health_actio
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.wire import Request, tag_of
+from twinhost.system_digital_twin import __main__ as twin
 from unified_memory_reasoning import __main__ as memory
 
 HOST = {twin.NAME: "mainpc", memory.NAME: "pc2"}

@@ -9,11 +9,6 @@ from typing import Any, Protocol
 
 import zmq
 
-from system_digital_twin.audit_actions import audit_actions
-from system_digital_twin.enrolled_keys import EnrolledKeys
-from system_digital_twin.handlers import Handlers
-from system_digital_twin.key_actions import KeyActions
-from system_digital_twin.registry import MIGRATION, Registry
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
 from tests.ports import free_ports
@@ -50,6 +45,11 @@ from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
+from twinhost.system_digital_twin.audit_actions import audit_actions
+from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
+from twinhost.system_digital_twin.handlers import Handlers
+from twinhost.system_digital_twin.key_actions import KeyActions
+from twinhost.system_digital_twin.registry import MIGRATION, Registry
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536

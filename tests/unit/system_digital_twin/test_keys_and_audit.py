@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
 from tests.identities import authorize, new_pair
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, SDT, UMRA
@@ -19,6 +18,7 @@ from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.store.audit_log.chain import Anchor, Head
 from twinhost.store.audit_log.verify import verify
+from twinhost.system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from collections.abc import Collection
 
 import structlog
 
-from system_digital_twin.messages import Heartbeat
-from system_digital_twin.registry_replies import Compared, Witnessed
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.audit_log.witness import Seen, explained_by, newest_restore
+from twinhost.system_digital_twin.messages import Heartbeat
+from twinhost.system_digital_twin.registry_replies import Compared, Witnessed
 
 _log = structlog.get_logger(__name__)
 

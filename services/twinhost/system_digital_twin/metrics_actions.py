@@ -8,11 +8,16 @@ every host, mainpc's too, stand under `hosts`, by name. With a `host` asked for,
 from collections.abc import Sequence
 from typing import Any
 
-from system_digital_twin.handlers import SUCCESS, require_speaks_for
-from system_digital_twin.metrics import Metrics
-from system_digital_twin.metrics_history import Bucket
-from system_digital_twin.metrics_messages import GetHistory, GetMetrics, ReportMetrics, UpdateVramMetrics
-from system_digital_twin.metrics_replies import (
+from twinhost.agent.health import iso_time
+from twinhost.agent.host_metrics.sample import GpuSample, HostSample
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
+from twinhost.system_digital_twin.handlers import SUCCESS, require_speaks_for
+from twinhost.system_digital_twin.metrics import Metrics
+from twinhost.system_digital_twin.metrics_history import Bucket
+from twinhost.system_digital_twin.metrics_messages import GetHistory, GetMetrics, ReportMetrics, UpdateVramMetrics
+from twinhost.system_digital_twin.metrics_replies import (
     Course,
     HistoriesTold,
     HistoryTold,
@@ -22,13 +27,8 @@ from system_digital_twin.metrics_replies import (
     VramNoted,
     VramReported,
 )
-from system_digital_twin.state_documents import host_document, rounded
-from system_digital_twin.vram_reports import VramReport, VramReports
-from twinhost.agent.health import iso_time
-from twinhost.agent.host_metrics.sample import GpuSample, HostSample
-from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
+from twinhost.system_digital_twin.state_documents import host_document, rounded
+from twinhost.system_digital_twin.vram_reports import VramReport, VramReports
 
 
 class MetricsActions:

@@ -4,10 +4,14 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from system_digital_twin.forecast import Forecast, HostState, LoadType, Placement, Resource, forecast, place
-from system_digital_twin.handlers import SUCCESS
-from system_digital_twin.leases import Lease, Leases
-from system_digital_twin.load_messages import (
+from twinhost.agent.health import iso_time
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound
+from twinhost.system_digital_twin.forecast import Forecast, HostState, LoadType, Placement, Resource, forecast, place
+from twinhost.system_digital_twin.handlers import SUCCESS
+from twinhost.system_digital_twin.leases import Lease, Leases
+from twinhost.system_digital_twin.load_messages import (
     CommitLease,
     ListLeases,
     ReleaseLease,
@@ -15,7 +19,7 @@ from system_digital_twin.load_messages import (
     ReserveVram,
     SimulateLoad,
 )
-from system_digital_twin.load_replies import (
+from twinhost.system_digital_twin.load_replies import (
     Committed,
     Considered,
     CurrentState,
@@ -27,12 +31,8 @@ from system_digital_twin.load_replies import (
     Released,
     Reserved,
 )
-from system_digital_twin.metrics import Metrics
-from system_digital_twin.state_documents import rounded
-from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound
+from twinhost.system_digital_twin.metrics import Metrics
+from twinhost.system_digital_twin.state_documents import rounded
 
 
 class LoadActions:

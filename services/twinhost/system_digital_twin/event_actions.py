@@ -5,14 +5,21 @@ from typing import Any, cast
 
 import msgspec
 
-from system_digital_twin.event_messages import GetErrors, GetEvents, PublishEvent, ReportError
-from system_digital_twin.event_records import Page
-from system_digital_twin.event_replies import ErrorsTold, ErrorStored, EventsTold, EventStored, KeptError, KeptEvent
-from system_digital_twin.events import Events, Topic
-from system_digital_twin.handlers import SUCCESS, require_speaks_for
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.system_digital_twin.event_messages import GetErrors, GetEvents, PublishEvent, ReportError
+from twinhost.system_digital_twin.event_records import Page
+from twinhost.system_digital_twin.event_replies import (
+    ErrorsTold,
+    ErrorStored,
+    EventsTold,
+    EventStored,
+    KeptError,
+    KeptEvent,
+)
+from twinhost.system_digital_twin.events import Events, Topic
+from twinhost.system_digital_twin.handlers import SUCCESS, require_speaks_for
 
 
 class EventActions:

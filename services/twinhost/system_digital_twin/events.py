@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from system_digital_twin.event_records import Page, Stored, Topic
-from system_digital_twin.taken_once import MIGRATION as MIGRATION_IDS  # a later one: stores without it exist
-from system_digital_twin.taken_once import TakenOnce, digest_of
 from twinhost.secure_zmq.errors import MessageTooLarge
 from twinhost.store.database import Database
+from twinhost.system_digital_twin.event_records import Page, Stored, Topic
+from twinhost.system_digital_twin.taken_once import MIGRATION as MIGRATION_IDS  # a later one: stores without it exist
+from twinhost.system_digital_twin.taken_once import TakenOnce, digest_of
 
 __all__ = ["MIGRATION", "MIGRATION_IDS", "MIGRATION_SEVERE", "Events", "Page", "Stored", "Topic"]
 

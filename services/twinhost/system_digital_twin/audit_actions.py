@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from system_digital_twin.key_replies import AuditPage
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import Request
 from twinhost.store.audit_log.log import AuditLog
+from twinhost.system_digital_twin.key_replies import AuditPage
 
 
 class GetAudit(Request, tag="get_audit"):

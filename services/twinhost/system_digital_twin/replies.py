@@ -1,11 +1,13 @@
 """What SystemDigitalTwin answers, by what it is asked."""
 
-from system_digital_twin.audit_actions import GetAudit
-from system_digital_twin.event_messages import GetErrors, GetEvents, PublishEvent, ReportError
-from system_digital_twin.event_replies import ErrorsTold, ErrorStored, EventsTold, EventStored
-from system_digital_twin.key_messages import ConfirmKey, Enrol, GetTrust, ProposeKey, RetireKeys
-from system_digital_twin.key_replies import AuditPage, Confirmed, Enrolled, Proposed, Retired, TrustTold
-from system_digital_twin.load_messages import (
+from twinhost.agent.common_actions import AnnounceProbes, GetHealth, GetPeers, HealthCheck, Ping
+from twinhost.agent.replies import HealthDocument, Peers, Pong, ProbesAnnounced, Replies
+from twinhost.system_digital_twin.audit_actions import GetAudit
+from twinhost.system_digital_twin.event_messages import GetErrors, GetEvents, PublishEvent, ReportError
+from twinhost.system_digital_twin.event_replies import ErrorsTold, ErrorStored, EventsTold, EventStored
+from twinhost.system_digital_twin.key_messages import ConfirmKey, Enrol, GetTrust, ProposeKey, RetireKeys
+from twinhost.system_digital_twin.key_replies import AuditPage, Confirmed, Enrolled, Proposed, Retired, TrustTold
+from twinhost.system_digital_twin.load_messages import (
     CommitLease,
     ListLeases,
     ReleaseLease,
@@ -13,8 +15,8 @@ from system_digital_twin.load_messages import (
     ReserveVram,
     SimulateLoad,
 )
-from system_digital_twin.load_replies import Committed, LeasesTold, LoadSimulated, Placed, Released, Reserved
-from system_digital_twin.messages import (
+from twinhost.system_digital_twin.load_replies import Committed, LeasesTold, LoadSimulated, Placed, Released, Reserved
+from twinhost.system_digital_twin.messages import (
     Discover,
     GetAgentEndpoint,
     GetAgentInfo,
@@ -25,8 +27,8 @@ from system_digital_twin.messages import (
     RegisterAgent,
     Unregister,
 )
-from system_digital_twin.metrics_messages import GetHistory, GetMetrics, ReportMetrics, UpdateVramMetrics
-from system_digital_twin.metrics_replies import (
+from twinhost.system_digital_twin.metrics_messages import GetHistory, GetMetrics, ReportMetrics, UpdateVramMetrics
+from twinhost.system_digital_twin.metrics_replies import (
     HistoriesTold,
     HistoryTold,
     MetricsNoted,
@@ -34,7 +36,7 @@ from system_digital_twin.metrics_replies import (
     MetricsSoFar,
     VramNoted,
 )
-from system_digital_twin.registry_replies import (
+from twinhost.system_digital_twin.registry_replies import (
     AgentFound,
     AllAgents,
     Beaten,
@@ -45,8 +47,6 @@ from system_digital_twin.registry_replies import (
     RegisteredAgents,
     Unregistered,
 )
-from twinhost.agent.common_actions import AnnounceProbes, GetHealth, GetPeers, HealthCheck, Ping
-from twinhost.agent.replies import HealthDocument, Peers, Pong, ProbesAnnounced, Replies
 
 REPLIES: Replies = {
     Ping: Pong,

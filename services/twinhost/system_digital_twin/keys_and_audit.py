@@ -4,13 +4,6 @@ import contextlib
 from collections.abc import Mapping, Set
 from typing import Any
 
-from system_digital_twin.audit_actions import audit_actions
-from system_digital_twin.audit_witnesses import AuditWitnesses
-from system_digital_twin.enrolled_keys import EnrolledKeys
-from system_digital_twin.grants_told import changes, summary
-from system_digital_twin.handlers import SUCCESS
-from system_digital_twin.key_actions import KeyActions
-from system_digital_twin.key_audit import KeyAudit
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.trust import TRUST_TOPIC
 from twinhost.secure_zmq.actions import Action
@@ -20,6 +13,13 @@ from twinhost.secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, Re
 from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import AuditLog
+from twinhost.system_digital_twin.audit_actions import audit_actions
+from twinhost.system_digital_twin.audit_witnesses import AuditWitnesses
+from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
+from twinhost.system_digital_twin.grants_told import changes, summary
+from twinhost.system_digital_twin.handlers import SUCCESS
+from twinhost.system_digital_twin.key_actions import KeyActions
+from twinhost.system_digital_twin.key_audit import KeyAudit
 
 AUDIT_FOLDER = "audit"  # below the agent's state
 

@@ -6,7 +6,14 @@ from typing import Any, Final
 
 import msgspec
 
-from system_digital_twin.messages import (
+from twinhost.agent.common_actions import Ping, pong
+from twinhost.agent.health import iso_time
+from twinhost.network_config import is_local_only
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
+from twinhost.secure_zmq.wire import Request
+from twinhost.system_digital_twin.messages import (
     MAX_METADATA_BYTES,
     Discover,
     GetAgentEndpoint,
@@ -19,8 +26,8 @@ from system_digital_twin.messages import (
     RegistrationData,
     Unregister,
 )
-from system_digital_twin.registry import HEALTHY, AgentRecord, Registry
-from system_digital_twin.registry_replies import (
+from twinhost.system_digital_twin.registry import HEALTHY, AgentRecord, Registry
+from twinhost.system_digital_twin.registry_replies import (
     AgentBrief,
     AgentFound,
     AgentInfo,
@@ -35,13 +42,6 @@ from system_digital_twin.registry_replies import (
     Unregistered,
     Witnessed,
 )
-from twinhost.agent.common_actions import Ping, pong
-from twinhost.agent.health import iso_time
-from twinhost.network_config import is_local_only
-from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
-from twinhost.secure_zmq.wire import Request
 
 ITSELF = "SystemDigitalTwin"
 SUCCESS: Final = "success"  # the word that this agent's clients test for

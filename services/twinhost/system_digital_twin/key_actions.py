@@ -12,10 +12,6 @@ from typing import Any, Literal, NoReturn
 
 import structlog
 
-from system_digital_twin.enrolled_keys import EnrolledKeys
-from system_digital_twin.key_limits import Rate
-from system_digital_twin.key_messages import ConfirmKey, Enrol, GetTrust, ProposeKey, RetireKeys, public_key_in
-from system_digital_twin.key_replies import Confirmed, Enrolled, Proposed, Retired, Trust, TrustTold
 from twinhost.agent.trust import TrustDocument, document_of
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
@@ -26,6 +22,10 @@ from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, PublicKey
 from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
 from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
+from twinhost.system_digital_twin.key_limits import Rate
+from twinhost.system_digital_twin.key_messages import ConfirmKey, Enrol, GetTrust, ProposeKey, RetireKeys, public_key_in
+from twinhost.system_digital_twin.key_replies import Confirmed, Enrolled, Proposed, Retired, Trust, TrustTold
 
 _log = structlog.get_logger(__name__)
 

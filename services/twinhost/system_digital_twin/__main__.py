@@ -1,25 +1,9 @@
-"""`python -m system_digital_twin`: the agent on mainpc."""
+"""`python -m twinhost.system_digital_twin`: the agent on mainpc."""
 
 import sys
 import time
 from collections.abc import Callable
 
-from system_digital_twin.commands import COMMANDS
-from system_digital_twin.event_actions import EventActions
-from system_digital_twin.events import MIGRATION as EVENTS_MIGRATION
-from system_digital_twin.events import MIGRATION_IDS as EVENTS_MIGRATION_IDS
-from system_digital_twin.events import MIGRATION_SEVERE as EVENTS_MIGRATION_SEVERE
-from system_digital_twin.events import Events
-from system_digital_twin.handlers import ITSELF, SUCCESS, Handlers
-from system_digital_twin.http.page import page_routes
-from system_digital_twin.http.state import StateBoard
-from system_digital_twin.http.stream import Stream
-from system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
-from system_digital_twin.keys_and_audit import KeysAndAudit
-from system_digital_twin.messages import GetAllAgents
-from system_digital_twin.metrics_and_leases import MIGRATIONS as METRICS_MIGRATIONS
-from system_digital_twin.metrics_and_leases import MetricsAndLeases
-from system_digital_twin.registry import HEALTHY, MIGRATION, AgentRecord, Registry
 from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
 from twinhost.agent.common_actions import GetHealth
 from twinhost.agent.dialects import all_status, commands, first_of, raw_strings
@@ -30,6 +14,22 @@ from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
 from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
 from twinhost.store.audit_log.ledger import MIGRATION_RESTORES as LEDGER_MIGRATION_RESTORES
+from twinhost.system_digital_twin.commands import COMMANDS
+from twinhost.system_digital_twin.event_actions import EventActions
+from twinhost.system_digital_twin.events import MIGRATION as EVENTS_MIGRATION
+from twinhost.system_digital_twin.events import MIGRATION_IDS as EVENTS_MIGRATION_IDS
+from twinhost.system_digital_twin.events import MIGRATION_SEVERE as EVENTS_MIGRATION_SEVERE
+from twinhost.system_digital_twin.events import Events
+from twinhost.system_digital_twin.handlers import ITSELF, SUCCESS, Handlers
+from twinhost.system_digital_twin.http.page import page_routes
+from twinhost.system_digital_twin.http.state import StateBoard
+from twinhost.system_digital_twin.http.stream import Stream
+from twinhost.system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
+from twinhost.system_digital_twin.keys_and_audit import KeysAndAudit
+from twinhost.system_digital_twin.messages import GetAllAgents
+from twinhost.system_digital_twin.metrics_and_leases import MIGRATIONS as METRICS_MIGRATIONS
+from twinhost.system_digital_twin.metrics_and_leases import MetricsAndLeases
+from twinhost.system_digital_twin.registry import HEALTHY, MIGRATION, AgentRecord, Registry
 
 NAME = ITSELF
 MIGRATIONS = [

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Literal, TypedDict
 
-from system_digital_twin.event_records import Topic
-from system_digital_twin.event_replies import KeptError, KeptEvent
-from system_digital_twin.registry import AGENT_TOPIC
 from twinhost.agent.trust import TRUST_TOPIC
+from twinhost.system_digital_twin.event_records import Topic
+from twinhost.system_digital_twin.event_replies import KeptError, KeptEvent
+from twinhost.system_digital_twin.registry import AGENT_TOPIC
 
 
 class EventSent(KeptEvent):

@@ -2,9 +2,9 @@
 
 import time
 
-from system_digital_twin.metrics import Metrics
-from system_digital_twin.metrics_replies import HostMetrics
 from twinhost.agent.health import iso_time
+from twinhost.system_digital_twin.metrics import Metrics
+from twinhost.system_digital_twin.metrics_replies import HostMetrics
 
 
 def rounded(value: float | None, digits: int = 2) -> float | None:
