@@ -13,7 +13,7 @@ from twinhost.secure_zmq.wire import Request, tag_of
 
 AGENTS = {
     "SystemDigitalTwin": "twinhost.system_digital_twin",
-    "UnifiedMemoryReasoningAgent": "unified_memory_reasoning",
+    "UnifiedMemoryReasoningAgent": "twinhost.unified_memory_reasoning",
 }
 _COMMON = ("twinhost.agent",)  # what every agent answers
 _MEMBERS = ("twinhost.agent.membership",)  # what every agent but mainpc's answers

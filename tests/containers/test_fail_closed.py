@@ -18,7 +18,7 @@ from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError
 
 UID = 10001  # of the image's user
-MODULES = {"mainpc": "twinhost.system_digital_twin", "pc2": "unified_memory_reasoning"}
+MODULES = {"mainpc": "twinhost.system_digital_twin", "pc2": "twinhost.unified_memory_reasoning"}
 SECRETS = {"mainpc": "server.key_secret", "pc2": "client.key_secret"}
 LISTENING = "0A"  # a socket's state in /proc/net/tcp
 

@@ -29,7 +29,7 @@ from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, Un
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 HEARTBEAT_S = 0.2
 SERVICES = Path(__file__).resolve().parents[2] / "services"
-_MODULES = {SDT: "twinhost.system_digital_twin", UMRA: "unified_memory_reasoning"}
+_MODULES = {SDT: "twinhost.system_digital_twin", UMRA: "twinhost.unified_memory_reasoning"}
 
 
 class AgentProcess:

@@ -22,7 +22,7 @@ from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.wire import Request, tag_of
 from twinhost.system_digital_twin import __main__ as twin
-from unified_memory_reasoning import __main__ as memory
+from twinhost.unified_memory_reasoning import __main__ as memory
 
 HOST = {twin.NAME: "mainpc", memory.NAME: "pc2"}
 ASSEMBLE: dict[str, tuple[Sequence[str], Callable[[Foundation], Assembly]]] = {

@@ -22,8 +22,8 @@ from tests.unit.operator_cli.running import COMMAND, Cli, process_environment, r
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
-from unified_memory_reasoning.__main__ import MIGRATIONS
-from unified_memory_reasoning.memory_model.memories import Told
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
+from twinhost.unified_memory_reasoning.memory_model.memories import Told
 
 MEMORY_STORE: dict[str, Any] = {
     "s1": [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.unit.agent.assembled import Assembled, environment_of
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
-from unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
 
 SDT = Caller("SystemDigitalTwin", "mainpc", frozenset({"agent"}), "SHA256:of-sdt")
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")

@@ -16,8 +16,8 @@ from twinhost.store.damage import STAGED, find_damage, make_way
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.set_aside import DAMAGED, kept, part
-from unified_memory_reasoning.__main__ import MIGRATIONS, NAME
-from unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME
+from twinhost.unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS
 
 ALL = [REPLY_LOG_SCHEMA, *MIGRATIONS]
 BEFORE = ALL[: -len(LATER_MIGRATIONS)]  # as a version made them in which the defect was

@@ -21,8 +21,8 @@ from twinhost.store.damage import STAGED
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.set_aside import DAMAGED, REPLACED, kept, part, told
-from unified_memory_reasoning.__main__ import MIGRATIONS as ALL_MIGRATIONS
-from unified_memory_reasoning.keeping import restore
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS as ALL_MIGRATIONS
+from twinhost.unified_memory_reasoning.keeping import restore
 
 
 @pytest.fixture
