@@ -9,10 +9,10 @@ import msgspec
 import pytest
 import zmq
 
-from message_schema.__main__ import replies_of, schema_of
 from tests.containers.stack import Stack
-from tests.unit.message_schema.json_schema import Schema, closed
+from tests.unit.schema.json_schema import Schema, closed
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.schema.__main__ import replies_of, schema_of
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound, RequestError
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from message_schema.__main__ import schema_of
 from tests.configuration import SHIPPED_GRANTS
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.unit.certificates.trees import Ran, certs_init, files
@@ -21,6 +20,7 @@ from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.certificates.invitation import Invitation, parse_invitation, token_pair
 from twinhost.certificates.join import join
 from twinhost.certificates.layout import plan_layout
+from twinhost.schema.__main__ import schema_of
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import LimitReached, NotAuthorized, NotGranted, PeerNotLive

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from message_schema.__main__ import AGENTS, main
 from operator_cli.arguments import parse_fields
 from operator_cli.explain import example_command
 from operator_cli.request_schema import schema_of_agent
 from tests.unit.operator_cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.operator_cli.running import Cli
+from twinhost.schema.__main__ import AGENTS, main
 from twinhost.secure_zmq.wire import Request, tag_of
 
 

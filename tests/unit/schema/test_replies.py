@@ -10,11 +10,11 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 import pytest
 
-from message_schema.__main__ import AGENTS, alternatives, replies_of, schema_of
 from tests.unit.agent.assembled import Assembled, environment_of
-from tests.unit.message_schema.json_schema import Schema, closed, places, replaced
-from tests.unit.message_schema.test_schema import ASSEMBLE, HOST
+from tests.unit.schema.json_schema import Schema, closed, places, replaced
+from tests.unit.schema.test_schema import ASSEMBLE, HOST
 from twinhost.agent.replies import HealthDocument, Refusal, Replies
+from twinhost.schema.__main__ import AGENTS, alternatives, replies_of, schema_of
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.wire import tag_of
 

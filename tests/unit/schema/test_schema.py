@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from message_schema.__main__ import AGENTS
 from tests.loopback.agent_processes import SERVICES
 from tests.unit.agent.assembled import Assembled, environment_of
-from tests.unit.message_schema.json_schema import Schema, places, replaced
+from tests.unit.schema.json_schema import Schema, places, replaced
 from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.common_actions import AnnounceProbes, GetPeers, health_actions
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.schema.__main__ import AGENTS
 from twinhost.secure_zmq.wire import Request, tag_of
 from twinhost.system_digital_twin import __main__ as twin
 from twinhost.unified_memory_reasoning import __main__ as memory
@@ -64,7 +64,7 @@ def run(arguments: Sequence[str], cwd: Path | None = None, seed: str = "0") -> "
 
 def write(folder: Path, seed: str = "0") -> dict[str, bytes]:
     """Run the command, as the image's build does, and return the files by name."""
-    done = run(["-m", "message_schema", str(folder)], seed=seed)
+    done = run(["-m", "twinhost.schema", str(folder)], seed=seed)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -116,9 +116,9 @@ def test_the_files_are_the_same_every_time(written: dict[str, bytes], tmp_path: 
 def test_without_a_folder_nothing_is_written(tmp_path: Path) -> None:
     """One line says how it is called, and the exit status is 1: an image's build stops there."""
     for arguments in ([], ["one", "two"]):
-        done = run(["-m", "message_schema", *arguments], cwd=tmp_path)
+        done = run(["-m", "twinhost.schema", *arguments], cwd=tmp_path)
         assert (done.returncode, done.stdout) == (1, b"")
-        assert done.stderr == b"usage: python -m message_schema FOLDER\n"
+        assert done.stderr == b"usage: python -m twinhost.schema FOLDER\n"
         assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""`python -m message_schema FOLDER`: write the schemas of each agent's requests, replies, and feed."""
+"""`python -m twinhost.schema FOLDER`: write the schemas of each agent's requests, replies, and feed."""
 
 import importlib
 import sys
@@ -97,5 +97,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m message_schema FOLDER")
+        sys.exit("usage: python -m twinhost.schema FOLDER")
     main(Path(sys.argv[1]))
