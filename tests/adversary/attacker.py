@@ -12,15 +12,15 @@ import structlog
 
 from operator_cli.connect import load_settings
 from operator_cli.findings import Verdict
-from operator_cli.handmade.clients import Refused
-from operator_cli.handmade.zmtp import HungUp, Silent
-from operator_cli.intruder import feed, out_of_reach
-from operator_cli.intruder.attack import Attack, Outcome, broken
-from operator_cli.intruder.campaign import ATTACKS
-from operator_cli.intruder.target import Target
 from tests.adversary import floods, from_inside
 from tests.adversary.from_inside import Inside
 from tests.loopback.agent_processes import SDT
+from twinhost.adversary.handmade.clients import Refused
+from twinhost.adversary.handmade.zmtp import HungUp, Silent
+from twinhost.adversary.intruder import feed, out_of_reach
+from twinhost.adversary.intruder.attack import Attack, Outcome, broken
+from twinhost.adversary.intruder.campaign import ATTACKS
+from twinhost.adversary.intruder.target import Target
 from twinhost.secure_zmq.errors import TwinhostError
 
 LOWEST_PRIORITY = 19

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from operator_cli.findings import Verdict
-from operator_cli.intruder.insiders import ATTACKS, predicted_starts
-from operator_cli.intruder.target import Target
 from tests.identities import authorize
 from tests.unit.operator_cli.bare_agents import SERVER, target_at
 from tests.waiting import PATIENCE_S
+from twinhost.adversary.intruder.insiders import ATTACKS, predicted_starts
+from twinhost.adversary.intruder.target import Target
 from twinhost.secure_zmq.key_writer import write_key_pair
 
 REPOSITORY = Path(__file__).resolve().parents[2]

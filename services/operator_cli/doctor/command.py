@@ -11,8 +11,8 @@ from operator_cli.arguments import AsJson
 from operator_cli.connect import load_settings
 from operator_cli.doctor.examination import examine
 from operator_cli.findings import Finding, failed
-from operator_cli.intruder.campaign import play_all
 from operator_cli.report import Format, show_report
+from twinhost.adversary.intruder.campaign import play_all
 
 FORMAT = typer.Option("--format", help="How the report is written to stdout.")
 INTRUDER = typer.Option("--intruder", help="Attack both agents instead, as far as it can be done from outside.")

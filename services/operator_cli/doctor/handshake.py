@@ -5,9 +5,9 @@ don't: WELCOME opens with the right pin alone, and what comes after it is about 
 """
 
 from operator_cli.connect import Settings
-from operator_cli.handmade.boxes import NoLibsodium
-from operator_cli.handmade.clients import CurveClient, Refused
-from operator_cli.handmade.zmtp import HungUp, Line, Silent
+from twinhost.adversary.handmade.boxes import NoLibsodium
+from twinhost.adversary.handmade.clients import CurveClient, Refused
+from twinhost.adversary.handmade.zmtp import HungUp, Line, Silent
 from twinhost.network_config import Agent
 
 _GREETING_S = 2.0  # to wait for it: whoever is mute has been waited for before

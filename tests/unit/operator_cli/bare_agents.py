@@ -14,13 +14,13 @@ import msgspec
 import zmq
 
 from operator_cli.connect import Settings
-from operator_cli.handmade.boxes import Sodium
-from operator_cli.handmade.clients import new_pair, secret_of
-from operator_cli.handmade.zmtp import COMMAND, READY, WELCOME, encode_frame, greeting, metadata, whole_frame
-from operator_cli.intruder.target import Target
 from tests.identities import host_folder
 from tests.identities import new_pair as named_pair
 from tests.unit.operator_cli.loopback_agents import PAYLOAD_BYTES, SDT, UMRA
+from twinhost.adversary.handmade.boxes import Sodium
+from twinhost.adversary.handmade.clients import new_pair, secret_of
+from twinhost.adversary.handmade.zmtp import COMMAND, READY, WELCOME, encode_frame, greeting, metadata, whole_frame
+from twinhost.adversary.intruder.target import Target
 from twinhost.network_config import Agent, Host, NetworkConfig
 from twinhost.network_config.model import Limits, Recall
 from twinhost.secure_zmq.certificates import Certificates, load_certificates

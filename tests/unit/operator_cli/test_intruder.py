@@ -15,23 +15,6 @@ import zmq
 import twinhost.secure_zmq.feed
 from operator_cli.connect import load_settings
 from operator_cli.findings import Finding, Verdict
-from operator_cli.handmade.zmtp import Line
-from operator_cli.intruder import (
-    campaign,
-    damaged,
-    feed,
-    impostor,
-    insiders,
-    noise,
-    other_sites,
-    recorded,
-    sizes,
-    strangers,
-)
-from operator_cli.intruder.attack import Attack, Outcome, held
-from operator_cli.intruder.campaign import ATTACKS, GOOD_CLIENT, play_against
-from operator_cli.intruder.out_of_reach import ATTACKS as OUT_OF_REACH
-from operator_cli.intruder.target import Target
 from operator_cli.report import Format, show_report
 from tests.unit.operator_cli.bare_agents import (
     CredulousCurve,
@@ -45,6 +28,23 @@ from tests.unit.operator_cli.bare_agents import (
 )
 from tests.unit.operator_cli.loopback_agents import GRANTS, SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.operator_cli.running import Cli, Ran
+from twinhost.adversary.handmade.zmtp import Line
+from twinhost.adversary.intruder import (
+    campaign,
+    damaged,
+    feed,
+    impostor,
+    insiders,
+    noise,
+    other_sites,
+    recorded,
+    sizes,
+    strangers,
+)
+from twinhost.adversary.intruder.attack import Attack, Outcome, held
+from twinhost.adversary.intruder.campaign import ATTACKS, GOOD_CLIENT, play_against
+from twinhost.adversary.intruder.out_of_reach import ATTACKS as OUT_OF_REACH
+from twinhost.adversary.intruder.target import Target
 from twinhost.agent.http_hosts import HostGuard
 from twinhost.secure_zmq import handshake_guard, hardening
 from twinhost.secure_zmq.feed import Feed
@@ -380,7 +380,7 @@ def test_red_where_messages_have_no_bound(tmp_path: Path, monkeypatch: pytest.Mo
 def test_red_where_a_message_of_many_frames_is_never_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with listener(CredulousCurve(ok).serve) as port:
         target = target_at(port, tmp_path)
-        monkeypatch.setattr("operator_cli.intruder.sizes.PATIENCE_S", 0.5)
+        monkeypatch.setattr("twinhost.adversary.intruder.sizes.PATIENCE_S", 0.5)
         outcome = play("100,000 frames in one message", target)
     assert outcome.verdict is Verdict.FAILED
 

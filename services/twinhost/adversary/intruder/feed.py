@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from operator_cli.findings import Verdict
-from operator_cli.handmade.clients import PlainClient
-from operator_cli.handmade.zmtp import HungUp, Line, Silent
-from operator_cli.intruder import noise, sizes, strangers
-from operator_cli.intruder.attack import Attack, Outcome, broken, held
-from operator_cli.intruder.target import GOOD_CALL_S, Target
+from twinhost.adversary.handmade.clients import PlainClient
+from twinhost.adversary.handmade.zmtp import HungUp, Line, Silent
+from twinhost.adversary.intruder import noise, sizes, strangers
+from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
+from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
 from twinhost.secure_zmq.feed import MAX_COMMANDS, MAX_TOPIC_BYTES, MAX_TOPICS
 
 _SUBSCRIBE, _UNSUBSCRIBE = b"\x01", b"\x00"

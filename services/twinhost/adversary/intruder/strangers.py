@@ -1,9 +1,9 @@
 """Those who should never get a session: no key, an unknown key, a wrong pin, and somebody else's public key."""
 
-from operator_cli.handmade.clients import CurveClient, PlainClient, Refused, new_pair, secret_of
-from operator_cli.handmade.zmtp import HungUp, Silent
-from operator_cli.intruder.attack import OPEN_LINK, Attack, Outcome, broken, held, not_played
-from operator_cli.intruder.target import Target
+from twinhost.adversary.handmade.clients import CurveClient, PlainClient, Refused, new_pair, secret_of
+from twinhost.adversary.handmade.zmtp import HungUp, Silent
+from twinhost.adversary.intruder.attack import OPEN_LINK, Attack, Outcome, broken, held, not_played
+from twinhost.adversary.intruder.target import Target
 
 
 def _plain(target: Target) -> Outcome:

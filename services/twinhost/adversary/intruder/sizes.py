@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
-from operator_cli.handmade.clients import Refused
-from operator_cli.handmade.zmtp import COMMAND, PATIENCE_S, HungUp, Line, Silent, encode_frame, frame_header
-from operator_cli.intruder.attack import Attack, Outcome, broken, held
-from operator_cli.intruder.target import Target
+from twinhost.adversary.handmade.clients import Refused
+from twinhost.adversary.handmade.zmtp import COMMAND, PATIENCE_S, HungUp, Line, Silent, encode_frame, frame_header
+from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
+from twinhost.adversary.intruder.target import Target
 from twinhost.secure_zmq.errors import MalformedRequest
 
 SMALL_FRAMES = 100_000

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 
 from operator_cli.connect import Settings
 from operator_cli.findings import Finding, Verdict
-from operator_cli.handmade.boxes import NoLibsodium
-from operator_cli.handmade.clients import Refused
-from operator_cli.handmade.zmtp import HungUp, Silent
-from operator_cli.intruder import (
+from twinhost.adversary.handmade.boxes import NoLibsodium
+from twinhost.adversary.handmade.clients import Refused
+from twinhost.adversary.handmade.zmtp import HungUp, Silent
+from twinhost.adversary.intruder import (
     bad_json,
     damaged,
     feed,
@@ -21,8 +21,8 @@ from operator_cli.intruder import (
     sizes,
     strangers,
 )
-from operator_cli.intruder.attack import Attack, Outcome, broken, not_played
-from operator_cli.intruder.target import GOOD_CALL_S, Target
+from twinhost.adversary.intruder.attack import Attack, Outcome, broken, not_played
+from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
 from twinhost.secure_zmq.errors import TwinhostError
 
 ATTACKS: Sequence[Attack] = (

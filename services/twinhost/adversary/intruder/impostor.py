@@ -5,9 +5,9 @@ import secrets
 import socket
 import threading
 
-from operator_cli.handmade.zmtp import COMMAND, READY, encode_frame, greeting, metadata
-from operator_cli.intruder.attack import Attack, Outcome, broken, held
-from operator_cli.intruder.target import GOOD_CALL_S, Target
+from twinhost.adversary.handmade.zmtp import COMMAND, READY, encode_frame, greeting, metadata
+from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
+from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
 from twinhost.secure_zmq.errors import SecurityMismatch, TwinhostError
 
 

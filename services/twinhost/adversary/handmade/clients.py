@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import msgspec
 
-from operator_cli.handmade.boxes import DamagedBox, Sodium
-from operator_cli.handmade.zmtp import (
+from twinhost.adversary.handmade.boxes import DamagedBox, Sodium
+from twinhost.adversary.handmade.zmtp import (
     COMMAND,
     ERROR,
     MORE,

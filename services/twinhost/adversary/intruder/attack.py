@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from operator_cli.findings import Verdict
-from operator_cli.intruder.target import Target
+from twinhost.adversary.intruder.target import Target
 
 
 @dataclass(frozen=True, slots=True)
