@@ -77,4 +77,4 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
 
 WORKDIR /app
 USER 10001:10001
-CMD ["python", "-m", "operator_cli", "--help"]
+CMD ["python", "-m", "twinhost.cli", "--help"]

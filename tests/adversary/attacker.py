@@ -10,8 +10,6 @@ from multiprocessing.connection import Connection
 
 import structlog
 
-from operator_cli.connect import load_settings
-from operator_cli.findings import Verdict
 from tests.adversary import floods, from_inside
 from tests.adversary.from_inside import Inside
 from tests.loopback.agent_processes import SDT
@@ -21,6 +19,8 @@ from twinhost.adversary.intruder import feed, out_of_reach
 from twinhost.adversary.intruder.attack import Attack, Outcome, broken
 from twinhost.adversary.intruder.campaign import ATTACKS
 from twinhost.adversary.intruder.target import Target
+from twinhost.cli.connect import load_settings
+from twinhost.cli.findings import Verdict
 from twinhost.secure_zmq.errors import TwinhostError
 
 LOWEST_PRIORITY = 19

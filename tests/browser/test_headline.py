@@ -11,7 +11,6 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from operator_cli.arguments import parse_fields
 from tests.ports import free_ports
 from tests.unit.agent.assembled import environment_of
 from tests.unit.system_digital_twin.http.test_state import Twin
@@ -20,6 +19,7 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent import telemetry as telemetry_module
 from twinhost.agent.http import HttpServer
 from twinhost.agent.telemetry import State
+from twinhost.cli.arguments import parse_fields
 from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.system_digital_twin import events as events_module
 from twinhost.system_digital_twin import registry as registry_module

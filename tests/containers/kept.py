@@ -10,7 +10,7 @@ from twinhost.secure_zmq.certificates import Certificates, load_certificates
 
 _PROGRAMS = {
     "certs-init": ("python", "/app/certs-init/generate_zmq_certificates.py"),
-    "cli": ("python", "-m", "operator_cli"),
+    "cli": ("python", "-m", "twinhost.cli"),
 }
 ANOTHER_TREE = ("--volume", "/certificates")  # an anonymous volume in the place of mainpc's
 

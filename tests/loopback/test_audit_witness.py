@@ -33,7 +33,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 def cli(hosts: Hosts, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run the command line with the operator's key."""
     environment = {**hosts.environment(SDT), "TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}
-    command = [sys.executable, "-m", "operator_cli", *arguments]
+    command = [sys.executable, "-m", "twinhost.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False, text=True)
 
 

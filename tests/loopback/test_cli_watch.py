@@ -10,7 +10,7 @@ import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.loopback.watching import Publisher, Watch, error, withdraw
-from tests.unit.operator_cli.test_cli_hostile_text import HOSTILE, SHOWN, unsafe
+from tests.unit.cli.test_cli_hostile_text import HOSTILE, SHOWN, unsafe
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, Client
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from operator_cli.findings import Verdict
 from tests.identities import authorize
-from tests.unit.operator_cli.bare_agents import SERVER, target_at
+from tests.unit.cli.bare_agents import SERVER, target_at
 from tests.waiting import PATIENCE_S
 from twinhost.adversary.intruder.insiders import ATTACKS, predicted_starts
 from twinhost.adversary.intruder.target import Target
+from twinhost.cli.findings import Verdict
 from twinhost.secure_zmq.key_writer import write_key_pair
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -55,7 +55,7 @@ def archive(hosts: Hosts, *arguments: str, given: bytes = b"") -> "subprocess.Co
 def cli(hosts: Hosts, *arguments: str) -> str:
     """Run the command line with the operator's key; it must succeed."""
     environment = {**hosts.environment(SDT), "TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}
-    command = [sys.executable, "-m", "operator_cli", *arguments]
+    command = [sys.executable, "-m", "twinhost.cli", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

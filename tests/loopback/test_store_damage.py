@@ -29,7 +29,7 @@ def cli(hosts: Hosts, *words: str) -> "subprocess.Popen[str]":
     """Start the command line with the operator's key."""
     environment = {**hosts.environment(UMRA), "TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}
     return subprocess.Popen(
-        [sys.executable, "-m", "operator_cli", *words],
+        [sys.executable, "-m", "twinhost.cli", *words],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.configuration import GRANTS_LINE, SHIPPED_GRANTS
 from tests.loopback.agent_processes import UMRA, Hosts
-from tests.unit.operator_cli.running import COMMAND, process_environment
+from tests.unit.cli.running import COMMAND, process_environment
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, StoreUnavailable

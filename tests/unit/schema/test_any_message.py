@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from operator_cli import documents, memory_import, memory_transfer
-from operator_cli.documents import read
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.schema.json_schema import Schema, closed, places, replaced
 from tests.unit.schema.test_schema import ANYTHING, ASSEMBLE, HOST
 from twinhost.agent.trust import TrustDocument, read_document
 from twinhost.certificates.bundle import _Texts, read_answer
+from twinhost.cli import documents, memory_import, memory_transfer
+from twinhost.cli.documents import read
 from twinhost.schema.__main__ import AGENTS, replies_of, schema_of
 from twinhost.secure_zmq import errors
 from twinhost.secure_zmq.callers import Caller

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from operator_cli.findings import Verdict
 from twinhost.adversary.intruder.target import Target
+from twinhost.cli.findings import Verdict
 
 
 @dataclass(frozen=True, slots=True)

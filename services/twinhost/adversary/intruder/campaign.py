@@ -3,8 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 
-from operator_cli.connect import Settings
-from operator_cli.findings import Finding, Verdict
 from twinhost.adversary.handmade.boxes import NoLibsodium
 from twinhost.adversary.handmade.clients import Refused
 from twinhost.adversary.handmade.zmtp import HungUp, Silent
@@ -23,6 +21,8 @@ from twinhost.adversary.intruder import (
 )
 from twinhost.adversary.intruder.attack import Attack, Outcome, broken, not_played
 from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
+from twinhost.cli.connect import Settings
+from twinhost.cli.findings import Finding, Verdict
 from twinhost.secure_zmq.errors import TwinhostError
 
 ATTACKS: Sequence[Attack] = (

@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from operator_cli.findings import Verdict
 from twinhost.adversary.handmade.clients import PlainClient
 from twinhost.adversary.handmade.zmtp import HungUp, Line, Silent
 from twinhost.adversary.intruder import noise, sizes, strangers
 from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
 from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
+from twinhost.cli.findings import Verdict
 from twinhost.secure_zmq.feed import MAX_COMMANDS, MAX_TOPIC_BYTES, MAX_TOPICS
 
 _SUBSCRIBE, _UNSUBSCRIBE = b"\x01", b"\x00"

@@ -4,9 +4,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from operator_cli.connect import Settings
 from twinhost.adversary.handmade.clients import CurveClient, PlainClient
 from twinhost.adversary.handmade.zmtp import Line
+from twinhost.cli.connect import Settings
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.callers import OPERATOR_ROLE
 from twinhost.secure_zmq.client import Client
