@@ -27,7 +27,7 @@ def schema_of(agent: str) -> dict[str, Any]:
     package = AGENTS[agent]
     importlib.import_module(f"{package}.__main__")
     packages = (package, *_COMMON, *(() if agent == _FEEDER else _MEMBERS))
-    types = sorted((each for each in _request_types(Request) if each.__module__.split(".")[0] in packages), key=tag_of)
+    types = sorted((each for each in _request_types(Request) if each.__module__.startswith(packages)), key=tag_of)
     union: Any = types[0]
     for each in types[1:]:
         union = union | each

@@ -1,4 +1,4 @@
-"""This project as it ships: `python -m twinhost.system_digital_twin`, the shipped configuration, the product's clients."""
+"""This project as it ships: `twinhost.system_digital_twin` with its configuration, and the product's clients."""
 
 import sys
 import time
@@ -52,7 +52,7 @@ class Twin:
             host["address"] = "127.0.0.1"
         for agent in shipped["agents"].values():
             agent["ports"] = {name: ports.pop() for name in agent["ports"]}
-        source = root / "twinhost.network_config.yaml"
+        source = root / "network_config.yaml"
         source.write_text(yaml.safe_dump(shipped))
         self._config = load_network_config(source, {})
         self._keys = root / "certificates"

@@ -25,7 +25,7 @@ def request_types(agent: str) -> dict[str, type[Request]]:
         found.append(waiting.pop())
         waiting += found[-1].__subclasses__()
     packages = (AGENTS[agent], "twinhost.agent", "twinhost.agent.membership")
-    return {tag_of(each): each for each in found if each.__module__.partition(".")[0] in packages}
+    return {tag_of(each): each for each in found if each.__module__.startswith(packages)}
 
 
 @pytest.mark.parametrize("agent", sorted(AGENTS))
