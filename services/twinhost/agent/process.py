@@ -34,13 +34,13 @@ from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
-from twinhost.store import set_aside
-from twinhost.store.damage import make_way, require_whole
+from twinhost.store import damage
+from twinhost.store.backup import prepare
+from twinhost.store.damage import require_undamaged
 from twinhost.store.database import Database
+from twinhost.store.files import exclusive_lock, require_no_restore
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.store.restoring import require_no_restore
-from twinhost.store.sole_user import hold
 
 _log = structlog.get_logger(__name__)
 
@@ -159,7 +159,7 @@ def _prepare(
     health.add("socket_loop", lambda: None if server.responsive else "no turn within 5 s", essential=True)
     health.add("store", lambda: database.fault, essential=True)
     if rebuilds is not None:
-        health.add("store_damage", lambda: set_aside.told(database.path), essential=False)
+        health.add("store_damage", lambda: damage.damage_warning(database.path), essential=False)
     if feed is not None:
         publisher.bind(feed)
     for companion in companions:
@@ -179,13 +179,13 @@ def _open_store(
 ) -> tuple[Database, ReplyLog]:
     """Open the agent's database, which is its alone for as long as it runs."""
     name, limits = settings.agent.name, settings.config.limits
-    stack.callback(hold(settings.state / f"{name}.lock"))
+    stack.callback(exclusive_lock(settings.state / f"{name}.lock"))
     require_no_restore(settings.state)
     path, schema = settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations]
     if rebuilds is not None:
-        make_way(path, rebuilds, len(schema))
+        prepare(path, rebuilds, len(schema))
     else:
-        require_whole(path)
+        require_undamaged(path)
     database = Database(path, schema)
     stack.callback(database.close)
     return database, ReplyLog(database, limits.stored_replies_s, limits.stored_replies_per_caller)

@@ -8,7 +8,7 @@ from twinhost.agent.health import iso_time
 from twinhost.agent.membership.member import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.membership.member import Description, Membership
 from twinhost.agent.process import run_agent
-from twinhost.store import set_aside
+from twinhost.store import damage
 from twinhost.unified_memory_reasoning.commands import COMMANDS
 from twinhost.unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS, Memory
 from twinhost.unified_memory_reasoning.memory import MIGRATIONS as MEMORY_MIGRATIONS
@@ -26,9 +26,9 @@ def assemble(foundation: Foundation) -> Assembly:
     settings, counters = foundation.settings, foundation.counters
     limits = settings.config.limits
     member = Membership(foundation, DESCRIPTION)
-    if (damage := set_aside.told(foundation.database.path)) is not None:
+    if (warning := damage.damage_warning(foundation.database.path)) is not None:
         with foundation.database.transaction():
-            member.outbox.tell_error("store_damage", damage, severity="critical")
+            member.outbox.tell_error("store_damage", warning, severity="critical")
     memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.tell)
 
     def outbox() -> OutboxDocument:

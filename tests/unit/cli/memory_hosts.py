@@ -13,7 +13,7 @@ from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.wire import Reply
-from twinhost.store.damage import make_way
+from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
@@ -51,7 +51,7 @@ class MemoryAgent(LoopbackAgent):
 
     def __init__(self, keys: Path | None, state: Path) -> None:
         self.path = state / "memory.sqlite3"
-        make_way(self.path)
+        prepare(self.path)
         self.memory = Database(self.path, MIGRATIONS)
         self.interactions, self.patterns = Interactions(self.memory), ErrorPatterns(self.memory)
         self.twins, self.memories = Twins(self.memory), Memories(self.memory)

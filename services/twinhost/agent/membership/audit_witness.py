@@ -16,7 +16,7 @@ import structlog
 from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.wire import Reply
-from twinhost.store.set_aside import sync_folder
+from twinhost.store.files import sync_folder
 
 _log = structlog.get_logger(__name__)
 

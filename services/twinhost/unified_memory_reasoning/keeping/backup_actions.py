@@ -8,7 +8,7 @@ import structlog
 from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.store import set_aside
+from twinhost.store import damage
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.keeping.backup import Backup, Backups
 from twinhost.unified_memory_reasoning.keeping.backup_messages import (
@@ -106,10 +106,10 @@ class BackupActions:
         return {"status": SUCCESS, "restore_id": request.restore_id, "state": "staged", "rows": _rows(exchange)}
 
     def acknowledge_damage(self, _: AcknowledgeDamage, caller: Caller) -> DamageAcknowledged:
-        news = set_aside.acknowledge(self._database.path)
+        news = damage.acknowledge(self._database.path)
         for each in news:
             _log.warning("damage_acknowledged", kept_as=each.name, by=caller.name)
-        kept = set_aside.kept(self._database.path, set_aside.DAMAGED)
+        kept = damage.quarantined(self._database.path, damage.DAMAGED)
         return {
             "status": SUCCESS,
             "acknowledged": [each.name for each in news],
