@@ -12,8 +12,8 @@ from twinhost.agent.settings import Settings
 from twinhost.agent.state_folder import assets_folder
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
-from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
-from twinhost.store.audit_log.ledger import MIGRATION_RESTORES as LEDGER_MIGRATION_RESTORES
+from twinhost.store.audit_log.log import MIGRATION as LEDGER_MIGRATION
+from twinhost.store.audit_log.log import MIGRATION_RESTORES as LEDGER_MIGRATION_RESTORES
 from twinhost.system_digital_twin.commands import COMMANDS
 from twinhost.system_digital_twin.event_actions import EventActions
 from twinhost.system_digital_twin.events import MIGRATION as EVENTS_MIGRATION

@@ -5,7 +5,7 @@ import time
 from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.keys import Certificate
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.handlers import ITSELF

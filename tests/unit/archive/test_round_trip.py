@@ -20,7 +20,7 @@ from twinhost.certificates.revoke import revoke
 from twinhost.certificates.survey import vouchers
 from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name, write_key_pair, write_vouching
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate, load_key_pair
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import MAX_FILE_BYTES
 from twinhost.store.backup import copy_database
 from twinhost.store.damage import REPLACED, quarantined

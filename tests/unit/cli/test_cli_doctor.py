@@ -27,7 +27,7 @@ from twinhost.secure_zmq.key_writer import write_key_pair, write_revocation
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.secure_zmq.validity import DAY_S, Validity
 from twinhost.secure_zmq.version import versions
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 
 HERE = "here"
 SHORT_S = 1.0  # to wait for an answer that never comes

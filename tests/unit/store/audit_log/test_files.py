@@ -9,8 +9,7 @@ import pytest
 
 from tests.unit.store.audit_log.books import check, names, opened, read_all, records
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, SocketMisuse, StoreUnavailable
-from twinhost.store.audit_log.chain import NO_HASH, Anchor
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import NO_HASH, Anchor, Event
 from twinhost.store.audit_log.log import AuditLog
 
 
@@ -153,7 +152,7 @@ def test_a_file_that_contradicts_is_a_fault_and_the_log_goes_on(tmp_path: Path, 
     def go_on(log: AuditLog) -> None:
         fill(log, 3, 5)
         assert log.fault is not None
-        assert "is not as it was left" in log.fault
+        assert "contradicts the database" in log.fault
         assert "run `cli audit verify`" in log.fault
         assert names(log)[-3:] == ["agent-5", "agent-6", "agent-7"]
         assert "log_contradicted" in "".join(read_all(log))
