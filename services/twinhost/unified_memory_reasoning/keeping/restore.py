@@ -17,10 +17,10 @@ import structlog
 
 from twinhost.agent.start_again import StartAgain
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound, RequestError, StoreUnavailable
-from twinhost.store.backup import STAGED, Rows, check_copy, count_readable_rows, count_rows, require_space
+from twinhost.store.backup import Rows, check_copy, count_readable_rows, count_rows, require_space, stage
 from twinhost.store.damage import unacknowledged
 from twinhost.store.database import Database
-from twinhost.store.files import PARTS, part, sync_folder
+from twinhost.store.files import PARTS, part
 
 _log = structlog.get_logger(__name__)
 
@@ -198,9 +198,7 @@ class Restores:
                 present=count_rows(self._database.path),
                 damaged=count_readable_rows(self._folder / damaged[-1].name) if damaged else None,
             )
-            incoming.path.touch()  # its time is the one that the database in use is set aside under
-            incoming.path.replace(part(self._database.path, STAGED))
-            sync_folder(self._folder)
+            stage(incoming.path, self._database.path)
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"the backup can't be staged ({error}); see the agent's volume") from None
         _log.warning("restore_staged", restore_id=incoming.restore_id)
