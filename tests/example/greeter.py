@@ -4,7 +4,8 @@ import sys
 from concurrent.futures import Future
 
 from twinhost.agent.assembly import Assembly, Foundation
-from twinhost.agent.membership.member import MIGRATION, Description, Membership
+from twinhost.agent.membership.member import Description, Membership
+from twinhost.agent.membership.outbox import MIGRATION
 from twinhost.agent.process import run_agent
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller

@@ -16,8 +16,7 @@ from tests.loopback.agent import ServedAgent
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent.membership import coordination
-from twinhost.agent.membership.coordination import WORKERS, Coordinator
-from twinhost.agent.membership.errands import DEADLINE_S, MAX_OF_A_CALLER, Errand
+from twinhost.agent.membership.coordination import DEADLINE_S, MAX_OF_A_CALLER, WORKERS, Coordinator, Errand
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     AgentUnreachable,

@@ -12,7 +12,7 @@ import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.start_again import StartAgain
+from twinhost.agent.assembly import StartAgain
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.damage import DAMAGED, REPLACED, quarantined
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 from starlette.routing import BaseRoute
@@ -19,6 +19,17 @@ from twinhost.secure_zmq.dispatch import Counters, RefusalListener
 from twinhost.secure_zmq.feed import Feed
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.store.database import Database
+
+
+class StartAgain(Exception):
+    """Raised in an agent's `on_tick`: the loop ends at once.
+
+    Replies that were given leave; a request that was not answered yet is repeated by its client, and finds
+    the agent that comes next.
+    """
+
+    EXIT_STATUS: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h: not 0, so that `on-failure` policies act too
+
 
 MAX_PAGE_BYTES = 262_144  # of an answer that lists things: a peer may ask for many before it reads one
 

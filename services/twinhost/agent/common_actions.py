@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
-from twinhost.agent.replies import HealthDocument, Peers, Pong, ProbesAnnounced
+from twinhost.agent.health import HealthDocument, Pong, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted
@@ -45,6 +44,36 @@ class AnnounceProbes(Request, tag="announce_probes"):
     key_fingerprints: Annotated[
         tuple[Annotated[str, msgspec.Meta(max_length=80)], ...], msgspec.Meta(max_length=4)
     ] = ()
+
+
+class PeerDocument(TypedDict):
+    """An authorised peer; `sessions` counts its connections, and `last_seen` is null until it asks for something."""
+
+    name: str
+    host: str
+    roles: list[str]
+    fingerprint: str
+    not_before: str | None
+    not_after: str | None
+    standing: str
+    sessions: int
+    last_seen: str | None
+
+
+class Peers(TypedDict):
+    """Who may come, who is connected, whose fingerprints are revoked, and how handshakes ended, by outcome."""
+
+    status: Literal["ok", "success"]
+    peers: list[PeerDocument]
+    revoked: list[str]
+    handshakes: dict[str, int]
+
+
+class ProbesAnnounced(TypedDict):
+    """For how long the announced refusals are counted apart."""
+
+    status: Literal["ok", "success"]
+    window_s: float
 
 
 def pong(_: Request, __: Caller) -> Pong:

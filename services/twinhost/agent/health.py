@@ -4,13 +4,51 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NotRequired, TypedDict
 
-from twinhost.agent.replies import HealthDocument
 from twinhost.secure_zmq.version import versions
 
 OPEN_LINK = "SECURE_ZMQ=0: the link is open, nobody is authenticated and nothing is encrypted"
 Probe = Callable[[], str | None]  # what is wrong, or None
+
+
+class Refusal(TypedDict):
+    """Any request's other answer: `code` for programs, and a sentence for people, which pc2 repeats as `reason`."""
+
+    status: Literal["error"]
+    code: str
+    error: str
+    reason: NotRequired[str]
+
+
+class Pong(TypedDict):
+    """Somebody is there."""
+
+    status: Literal["ok"]
+    message: Literal["pong"]
+    timestamp: str
+
+
+class CheckDocument(TypedDict):
+    """What became of one check; `detail` is `ok`, or what is wrong."""
+
+    ok: bool
+    detail: str
+
+
+class HealthDocument(TypedDict):
+    """An agent's state as it was found; `warning` is there on an open link."""
+
+    status: Literal["ok", "degraded", "error"]
+    ready: bool
+    agent: str
+    version: dict[str, str]
+    timestamp: str
+    uptime_s: float
+    secure: bool
+    checks: dict[str, CheckDocument]
+    warnings: list[str]
+    warning: NotRequired[str]
 
 
 def iso_time(seconds: float) -> str:

@@ -4,6 +4,7 @@ Nothing is bound before the settings, the keys, and the store are in order. A th
 dies takes the process with it, and the engine's restart policy brings a whole one back.
 """
 
+import contextlib
 import functools
 import signal
 import sys
@@ -11,29 +12,38 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TextIO, cast
 
 import structlog
+import zmq
 
-from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher
+from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher, StartAgain
 from twinhost.agent.common_actions import HealthActions, OperatorActions
-from twinhost.agent.gauges import Gauges
 from twinhost.agent.grants_watch import GrantsWatch
 from twinhost.agent.health import Health
 from twinhost.agent.healthcheck import note_port
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
-from twinhost.agent.listening import Vital, listen
-from twinhost.agent.logs import configure_logging
 from twinhost.agent.settings import Settings, load_settings
-from twinhost.agent.start_again import StartAgain
-from twinhost.agent.telemetry import Telemetry
+from twinhost.agent.telemetry import Gauges, Telemetry
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
+from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
+from twinhost.secure_zmq.session_limits import SessionLimits
+from twinhost.secure_zmq.sockets import (
+    open_feed_socket,
+    open_server_socket,
+    open_unencrypted_feed_socket,
+    open_unencrypted_server_socket,
+)
 from twinhost.store import damage
 from twinhost.store.backup import prepare
 from twinhost.store.damage import require_undamaged
@@ -42,7 +52,132 @@ from twinhost.store.files import exclusive_lock, require_no_restore
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 
+
+def configure_logging(agent: str) -> None:
+    """Send every log event to standard error, with the agent's name."""
+    terminal = sys.stderr.isatty()
+    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _named(agent),
+    ]
+    if not terminal:
+        processors.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*processors, renderer],
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Forgiving(sys.stderr))),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _Forgiving:
+    """A stream whose failures are not the program's: a full disk below the log must not stop the service."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _named(agent: str) -> structlog.typing.Processor:
+    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["agent"] = agent
+        return event
+
+    return add
+
+
 _log = structlog.get_logger(__name__)
+
+Vital = dict[str, Callable[[], bool]]  # threads without which the process must not go on
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The bound sockets of an agent."""
+
+    requests: ServerSocket
+    feed: Feed | None
+
+
+def listen(
+    settings: Settings,
+    keys: HostKeys,
+    grants: Grants,
+    handshakes: Handshakes,
+    health: Health,
+    vital: Vital,
+    stack: ExitStack,
+) -> Listening:
+    """Bind the sockets; what must end, in reverse, is put on `stack`.
+
+    Raises:
+        SocketMisuse: an address can't be bound.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    stack.callback(context.term)
+    agent, payload_bytes = settings.agent, settings.config.limits.max_payload_bytes
+    requests_at, feed_at = f"tcp://*:{agent.zmq_port}", f"tcp://*:{agent.events_port}"
+    feed_socket: ServerSocket | None = None
+    if settings.certificates is None:
+        _log.warning("link_open", reason="SECURE_ZMQ=0: nobody is authenticated and nothing is encrypted")
+        requests = open_unencrypted_server_socket(context, requests_at, payload_bytes, handshakes)
+        stack.callback(requests.close)
+        if agent.events_port is not None:
+            feed_socket = open_unencrypted_feed_socket(context, feed_at, MAX_EVENT_BYTES, handshakes)
+    else:
+        own_keys = settings.certificates.own_keys
+        authenticator = _authenticate(
+            context, keys, handshakes, health, vital, stack, settings.config.limits.sessions_per_key
+        )
+        requests = open_server_socket(authenticator, own_keys, requests_at, payload_bytes)
+        stack.callback(requests.close)
+        if agent.events_port is not None:
+            feed_socket = open_feed_socket(authenticator, own_keys, feed_at, MAX_EVENT_BYTES)
+    vital["the socket's monitor"] = lambda: requests.monitor.draining
+    vital["the handshake guard"] = lambda: requests.guard.alive
+    if feed_socket is None:
+        return Listening(requests, None)
+    bound = feed_socket
+    vital["the event feed's monitor"] = lambda: bound.monitor.draining
+    vital["the event feed's handshake guard"] = lambda: bound.guard.alive
+    return Listening(requests, _feed(bound, grants, stack))
+
+
+def _authenticate(
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    keys: HostKeys,
+    handshakes: Handshakes,
+    health: Health,
+    vital: Vital,
+    stack: ExitStack,
+    sessions_per_key: int,
+) -> Authenticator:
+    """Start the ZAP handler, before anything is bound on its context."""
+    peers = keys.peers
+    keys.watch()
+    stack.callback(peers.close)
+    authenticator = Authenticator(context, peers, handshakes, limits=SessionLimits(sessions_per_key))
+    stack.callback(authenticator.stop)
+    vital |= {"the ZAP handler": lambda: authenticator.alive, "the watch of the key files": lambda: peers.watching}
+    health.add("zap_handler", lambda: None if authenticator.responsive else "it does not answer", essential=True)
+    health.add("peers_watch", lambda: None if peers.watching else "key files are not followed", essential=False)
+    return authenticator
+
+
+def _feed(feed_socket: ServerSocket, grants: Grants, stack: ExitStack) -> Feed:
+    feed = Feed(feed_socket, grants.allows_topic)
+    stack.callback(feed.stop)
+    return feed
+
 
 _STORE_RETRY_S = 1.0  # how often a store that failed is tried again
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.agent.http_hosts import http_hosts
+from twinhost.agent.http import http_hosts
 from twinhost.agent.state_folder import state_folder
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.network_config.load import PUBLISH_VARIABLE

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from twinhost.agent.host_metrics.sample import HostSample
+from twinhost.agent.host_metrics import HostSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.metrics_history import Bucket, History

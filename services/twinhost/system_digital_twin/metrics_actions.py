@@ -8,7 +8,7 @@ every host, mainpc's too, stand under `hosts`, by name. With a `host` asked for,
 from collections.abc import Sequence
 
 from twinhost.agent.health import iso_time
-from twinhost.agent.host_metrics.sample import GpuSample, HostSample
+from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted

@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 from twinhost.agent.assembly import Foundation
-from twinhost.agent.host_metrics.sampler import SamplerThread
+from twinhost.agent.host_sampler import SamplerThread
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin.leases import MIGRATION as LEASES_MIGRATION

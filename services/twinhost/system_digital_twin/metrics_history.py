@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from twinhost.agent.host_metrics.sample import HostSample
+from twinhost.agent.host_metrics import HostSample
 from twinhost.store.database import Database
 
 MIGRATION = """

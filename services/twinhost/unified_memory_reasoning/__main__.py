@@ -6,9 +6,9 @@ from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.common_actions import OperatorActions
 from twinhost.agent.dialects import commands
 from twinhost.agent.health import iso_time
-from twinhost.agent.membership.member import MIGRATION as MEMBERSHIP_MIGRATION
+from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import Description, Membership
-from twinhost.agent.membership.witness_actions import WitnessActions
+from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.process import run_agent
 from twinhost.store import damage
 from twinhost.unified_memory_reasoning.commands import COMMANDS

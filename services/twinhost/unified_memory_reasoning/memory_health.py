@@ -3,7 +3,7 @@
 from typing import TypedDict
 
 from twinhost.agent.common_actions import GetHealth, HealthActions, HealthCheck, Ping
-from twinhost.agent.replies import HealthDocument
+from twinhost.agent.health import HealthDocument
 from twinhost.secure_zmq.actions import action
 from twinhost.secure_zmq.callers import Caller
 

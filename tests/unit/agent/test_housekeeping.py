@@ -11,7 +11,7 @@ from twinhost.agent import process
 from twinhost.agent.assembly import Companion
 from twinhost.agent.health import Health
 from twinhost.agent.http import HttpServer
-from twinhost.agent.listening import Vital
+from twinhost.agent.process import Vital
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA, ReplyLog

@@ -12,8 +12,7 @@ import pytest
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most
 from twinhost.agent.health import Health
-from twinhost.agent.http import HttpServer
-from twinhost.agent.http_hosts import http_hosts
+from twinhost.agent.http import HttpServer, http_hosts
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 
 

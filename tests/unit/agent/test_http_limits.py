@@ -15,7 +15,7 @@ import structlog
 
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most, wait_until
-from twinhost.agent import http_limits
+from twinhost.agent import http as http_limits
 from twinhost.agent.health import Health
 from twinhost.agent.http import HttpServer
 

@@ -42,7 +42,7 @@ from twinhost.adversary.intruder.attack import Attack, Outcome, held
 from twinhost.adversary.intruder.campaign import ATTACKS, GOOD_CLIENT, play_against
 from twinhost.adversary.intruder.out_of_reach import ATTACKS as OUT_OF_REACH
 from twinhost.adversary.intruder.target import Target
-from twinhost.agent.http_hosts import HostGuard
+from twinhost.agent.http import HostGuard
 from twinhost.cli.connect import load_settings
 from twinhost.cli.findings import Finding, Verdict
 from twinhost.cli.report import Format, show_report

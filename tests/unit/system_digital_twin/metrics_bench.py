@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
-from twinhost.agent.host_metrics.sample import GpuSample, HostSample
+from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action

@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.store.broken import no_file_beyond
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, MIGRATIONS, REVOKED, SafetyBench
-from twinhost.agent.start_again import StartAgain
+from twinhost.agent.assembly import StartAgain
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.store import backup as store_backup
 from twinhost.store.backup import STAGED

@@ -1,29 +1,55 @@
 """What an agent does beside its own work: it is registered and measured, tells mainpc what happens, and asks others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from twinhost.agent.assembly import Companion, Foundation
-from twinhost.agent.host_metrics.sampler import SamplerThread
-from twinhost.agent.membership.addresses import addresses
-from twinhost.agent.membership.audit_witness import AuditWitness
-from twinhost.agent.membership.coordination import Coordinator
-from twinhost.agent.membership.errands import Errand
-from twinhost.agent.membership.faults import LINK_CHECK, Faults, status_of
+from twinhost.agent.health import Health
+from twinhost.agent.host_sampler import SamplerThread
+from twinhost.agent.membership.audit_witness import AuditWitness, WitnessActions
+from twinhost.agent.membership.coordination import Coordinator, Errand, addresses
 from twinhost.agent.membership.mainpc_link import MainpcLink
-from twinhost.agent.membership.outbox import MIGRATION, Outbox
-from twinhost.agent.membership.witness_actions import WitnessActions
+from twinhost.agent.membership.outbox import Outbox
 from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import TRUST_FOLDER
-from twinhost.secure_zmq.errors import RequestError
+from twinhost.secure_zmq.errors import InternalError, RequestError
+from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.subscriber import Subscriber
 from twinhost.secure_zmq.wire import Reply
 
-__all__ = ["MIGRATION", "Membership"]
+LINK_CHECK = "mainpc_link"  # of health: what mainpc sees by itself, and is told nothing of
+_STATUSES: Mapping[str, str] = {"ok": "HEALTHY", "degraded": "DEGRADED", "error": "ERROR"}
+
+
+def status_of(health: Health) -> Callable[[], str]:
+    """Return what tells how this agent is, in the registry's words; whether it is in touch is not its own word."""
+    return lambda: _STATUSES[health.status(without=(LINK_CHECK,))]
+
+
+class Faults:
+    """Reports faults that callers meet, the same one now and then, however often it comes."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._budget = LogBudget()  # by action
+
+    def on_refusal(self, caller: Caller | None, action: str | None, error: RequestError) -> None:
+        """Report a request that failed by a fault of this program, on the thread that owns the database."""
+        if not isinstance(error, InternalError):
+            return
+        left_out = self._budget.admit(action or "unknown")
+        if left_out is None:
+            return
+        self._outbox.tell_error(
+            "InternalError",
+            f"{action or 'a request'} failed; the agent's log has the traceback",
+            context={"action": action, "caller": caller.name if caller else None, "not_reported_before": left_out},
+        )
+
 
 MAINPC_AGENT = "SystemDigitalTwin"
 HEADS_FILE = "audit-heads.json"  # after the agent's name, in its folder of state

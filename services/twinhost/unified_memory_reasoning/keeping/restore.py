@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import structlog
 
-from twinhost.agent.start_again import StartAgain
+from twinhost.agent.assembly import StartAgain
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound, RequestError, StoreUnavailable
 from twinhost.store.backup import Rows, check_copy, count_readable_rows, count_rows, require_space, stage
 from twinhost.store.damage import unacknowledged

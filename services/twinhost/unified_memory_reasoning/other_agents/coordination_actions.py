@@ -5,7 +5,7 @@ from typing import cast
 
 import msgspec
 
-from twinhost.agent.membership.errands import Errand
+from twinhost.agent.membership.coordination import Errand
 from twinhost.agent.membership.member import Membership
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller

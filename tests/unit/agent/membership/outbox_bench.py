@@ -6,8 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from twinhost.agent.membership.delivery import Kind, Owed
 from twinhost.agent.membership.outbox import MIGRATION, MOST, MOST_BYTES, Outbox
-from twinhost.agent.membership.owed_queue import Kind, Owed
 from twinhost.store.database import Database
 
 AGENT = "UnifiedMemoryReasoningAgent"

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.agent.membership.outbox_bench import OutboxBench
 from tests.unit.unified_memory_reasoning.memory import SDT
 from twinhost.agent.health import Health
-from twinhost.agent.membership.faults import LINK_CHECK, Faults, status_of
+from twinhost.agent.membership.member import LINK_CHECK, Faults, status_of
 from twinhost.secure_zmq.errors import InternalError, NotFound, NotGranted, RequestError
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.unit.agent.membership.outbox_bench import AGENT, OutboxBench
 from twinhost.agent.membership import outbox as outbox_module
+from twinhost.agent.membership.delivery import Kind
 from twinhost.agent.membership.outbox import MAX_BYTES
-from twinhost.agent.membership.owed_queue import Kind
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
 
 pytestmark = pytest.mark.unified_memory_agent

@@ -11,11 +11,11 @@ import pytest
 
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.host_metrics.sample import HostSample
-from twinhost.agent.membership import owed_sender
+from twinhost.agent.host_metrics import HostSample
+from twinhost.agent.membership import delivery as owed_sender
+from twinhost.agent.membership.delivery import Kind
 from twinhost.agent.membership.mainpc_link import MainpcLink
 from twinhost.agent.membership.outbox import MIGRATION, Outbox
-from twinhost.agent.membership.owed_queue import Kind
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.store.database import Database

@@ -1,6 +1,8 @@
 """What waits for mainpc, in memory and between threads: the store fills it, and the link takes from it in order."""
 
+import random
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,9 +10,13 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+import structlog
 
 from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.agent.host_metrics import HostSample
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError, StoreUnavailable
+from twinhost.secure_zmq.rate_limit import LogBudget
 
 _MOST_LEFT = 1_000  # that wait for a database which can't be written
 _ROW_BYTES = 256  # what a row takes beside its fields
@@ -179,3 +185,115 @@ class OwedQueue:
         for lost in self._left[:-_MOST_LEFT]:
             self._let_go[lost.kind] += 1
         del self._left[:-_MOST_LEFT]
+
+
+class _Event(msgspec.Struct, forbid_unknown_fields=True):
+    event: Any
+
+
+class _Error(msgspec.Struct, forbid_unknown_fields=True):
+    error: Any
+
+
+class _Sample(HostSample, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    host: str
+
+
+_TYPES: dict[str, type[msgspec.Struct]] = {"publish_event": _Event, "report_error": _Error, "report_metrics": _Sample}
+
+
+def fields_of(owed: Owed, now: float) -> dict[str, Any]:
+    """Return the fields of a request of this agent, mainpc's judgement of their content left to mainpc.
+
+    Args:
+        now: seconds since the epoch; a sample says how long before that it was measured.
+
+    Raises:
+        MalformedRequest: the agent owes no such request.
+    """
+    fields, expected = owed.fields, _TYPES.get(owed.action)
+    if expected is None or (owed.kind is Kind.SAMPLE) != (expected is _Sample):
+        raise MalformedRequest(
+            f"number {owed.seq} of the outbox is a {owed.kind} with the action {owed.action[:64]!r}, which this agent "
+            "never owes; see where its database came from"
+        )
+    try:
+        told = msgspec.convert(fields, expected)
+    except msgspec.ValidationError as error:
+        raise MalformedRequest(
+            f"number {owed.seq} of the outbox is no {owed.action} of this agent ({error}); see where its database came "
+            "from"
+        ) from None
+    return {**fields, "late_by_s": max(0.0, now - told.wall)} if isinstance(told, _Sample) else fields
+
+
+_log = structlog.get_logger(__name__)
+
+CALL_DEADLINE_S = 2.0
+PASSING = (PeerNotLive, StoreUnavailable)  # refusals of everything, which pass; any other is of this request alone
+_WAIT_S = 1.0  # after one of those, with jitter
+_AGAIN_S = 600.0  # until what was refused is tried again: a grant may have been given, or mainpc mended
+
+
+class OwedSender:
+    """Used by the link's thread alone, while it is in touch."""
+
+    def __init__(self, queue: OwedQueue) -> None:
+        self._queue = queue
+        self._not_before = 0.0
+        self._again_at = time.monotonic() + _AGAIN_S
+        self._budget = LogBudget()  # by code
+
+    def send_one(self, client: Client) -> bool:
+        """Send what is owed for longest; return whether there may be more to send at once.
+
+        A refusal that passes leaves it where it is, and nothing overtakes it. Any other sets it aside, kept on
+        disk and told in health, so that what comes after it arrives; its turn comes again later.
+
+        Raises:
+            ConnectionRefused: mainpc is out of reach, and whether it has got this is not known.
+        """
+        clock = time.monotonic()
+        if clock < self._not_before:
+            return False
+        if clock >= self._again_at:
+            self.back_in_touch()
+        owed = self._queue.oldest()
+        if owed is None:
+            return False
+        try:
+            self._send(client, owed)
+        except PASSING:
+            self._not_before = clock + _WAIT_S * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+            return False
+        except RequestError as error:
+            self._set_aside(owed, error)
+        else:
+            self._queue.arrived(owed)
+        return True
+
+    def back_in_touch(self) -> None:
+        """Try once more what was refused: mainpc may be another one by now."""
+        self._again_at = time.monotonic() + _AGAIN_S
+        self._queue.try_again()
+
+    @staticmethod
+    def _send(client: Client, owed: Owed) -> None:
+        fields = fields_of(owed, time.time())
+        # A sample's age is another one each time, and so the request is; mainpc goes by `wall`.
+        request_id = None if owed.kind is Kind.SAMPLE else owed.request_id
+        client.call(owed.action, deadline_s=CALL_DEADLINE_S, request_id=request_id, **fields)
+
+    def _set_aside(self, owed: Owed, error: RequestError) -> None:
+        self._queue.set_aside(owed, error.code)
+        left_out = self._budget.admit(error.code)
+        if left_out is not None:
+            _log.warning(
+                "owed_set_aside",
+                code=error.code,
+                kind=owed.kind.value,
+                action=owed.action,
+                number=owed.seq,
+                reason=str(error),
+                not_logged_before=left_out,
+            )

@@ -1,12 +1,49 @@
-"""The container's own control group, versions 1 and 2; on one machine all containers read the same /proc.
+"""What a host measures of itself: the CPU and memory of the container or the machine, and the GPUs.
 
-Where the group is the machine's root nothing is limited and nothing is read: a machine is measured by /proc.
+A container is measured by its own control group, version 1 or 2, since on one machine all containers read the same
+/proc. Where the group is the machine's root nothing is limited, and /proc is used. A value that was not measured is
+None, never an invented figure.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.agent.host_metrics.sample import MB
+import msgspec
+import pynvml  # type: ignore[import-untyped]
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+MB = 2**20
+
+
+class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU as its driver tells of it; `used_mb` is all that can't be allocated."""
+
+    index: int
+    name: str
+    used_mb: float
+    total_mb: float
+    utilisation_percent: float | None = None
+
+
+class HostSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A host at one moment: `wall` in seconds since the epoch, `cpu_percent` of the CPU that the host may use.
+
+    `latency_ms` is the round trip to the other agent, and `limited` says that the figures are those of a container.
+    """
+
+    wall: float
+    cpu_percent: float | None
+    ram_used_mb: float
+    ram_total_mb: float
+    vram_used_mb: float | None = None
+    vram_total_mb: float | None = None
+    gpus: tuple[GpuSample, ...] = ()
+    latency_ms: float | None = None
+    limited: bool = False
+
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -107,3 +144,58 @@ def _quota_v2(path: Path) -> float | None:
     if len(words) != 2 or words[0] is None or not words[1]:
         return None
     return words[0] / words[1]
+
+
+class Gpus:
+    """Reads every GPU; a driver that comes or goes while the process runs is noticed at the next reading."""
+
+    def __init__(self) -> None:
+        self._initialised = False
+        self._failing: set[int] = set()
+
+    def read(self) -> tuple[GpuSample, ...]:
+        """Return the GPUs that can be measured now; never raises."""
+        try:
+            if not self._initialised:
+                pynvml.nvmlInit()
+                self._initialised = True
+            count = int(pynvml.nvmlDeviceGetCount())
+        except pynvml.NVMLError:
+            self._let_go()
+            return ()
+        read = [self._read(index) for index in range(count)]
+        if count and not any(read):
+            self._let_go()  # a driver that was replaced answers again only after a fresh start
+        return tuple(gpu for gpu in read if gpu is not None)
+
+    def _read(self, index: int) -> GpuSample | None:
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            name = str(pynvml.nvmlDeviceGetName(handle))
+        except (pynvml.NVMLError, ValueError) as error:
+            if index not in self._failing:
+                self._failing.add(index)
+                _log.warning("gpu_not_measured", index=index, reason=str(error))
+            return None
+        self._failing.discard(index)
+        return GpuSample(
+            index=index,
+            name=name,
+            used_mb=memory.used / MB,
+            total_mb=memory.total / MB,
+            utilisation_percent=_utilisation(handle),
+        )
+
+    def _let_go(self) -> None:
+        if self._initialised:
+            self._initialised = False
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlShutdown()
+
+
+def _utilisation(handle: object) -> float | None:
+    try:
+        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except pynvml.NVMLError:  # not every GPU counts it, and a slice of one never does
+        return None

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import psutil
 import structlog
 
-from twinhost.agent.host_metrics.cgroup import Cgroup
-from twinhost.agent.host_metrics.gpus import Gpus
-from twinhost.agent.host_metrics.sample import MB, HostSample
+from twinhost.agent.host_metrics import MB, Cgroup, Gpus, HostSample
 
 _log = structlog.get_logger(__name__)
 
