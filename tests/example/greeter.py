@@ -25,7 +25,7 @@ def assemble(foundation: Foundation) -> Assembly:
     member = Membership(foundation, Description("greeter", ["greet"]))
 
     def greet(request: Greet, caller: Caller) -> Reply:
-        member.tell("greeted", {"whom": request.whom, "by": caller.name})
+        member.publish("greeted", {"whom": request.whom, "by": caller.name})
         return {"status": "ok", "greeting": f"Hello, {request.whom}!"}
 
     def who_is(request: WhoIs, caller: Caller) -> "Future[Reply]":

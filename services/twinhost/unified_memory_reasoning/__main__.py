@@ -32,8 +32,8 @@ def assemble(foundation: Foundation) -> Assembly:
     member = Membership(foundation, DESCRIPTION)
     if (warning := damage.damage_warning(foundation.database.path)) is not None:
         with foundation.database.transaction():
-            member.outbox.tell_error("store_damage", warning, severity="critical")
-    memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.tell)
+            member.outbox.report_error("store_damage", warning, severity="critical")
+    memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.publish)
 
     def outbox() -> OutboxDocument:
         owed = member.outbox.queue.document()

@@ -1,4 +1,9 @@
-"""What waits for mainpc, in memory and between threads: the store fills it, and the link takes from it in order."""
+"""Deliver undelivered requests to mainpc, oldest first: the queue between the outbox and the link, and the sender.
+
+The outbox fills the queue with what is on disk. The link's thread sends the oldest request, and the next one only once
+mainpc has answered. What is sent is sent with this agent's key, and rows of the outbox may come from a restored backup,
+so only the requests that this agent makes are sent, and only their own fields.
+"""
 
 import random
 import threading
@@ -18,12 +23,18 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError, StoreUnavailable
 from twinhost.secure_zmq.rate_limit import LogBudget
 
-_MOST_LEFT = 1_000  # that wait for a database which can't be written
-_ROW_BYTES = 256  # what a row takes beside its fields
+_log = structlog.get_logger(__name__)
+
+CALL_DEADLINE_S = 2.0
+TRANSIENT = (PeerNotLive, StoreUnavailable)  # concern every request for a while; others concern one request
+_BACKOFF_S = 1.0  # after a transient error, with jitter
+_RETRY_REFUSED_S = 600.0  # a grant may have been given meanwhile, or mainpc repaired
+_MAX_DEFERRED = 1_000  # requests that wait for a database which can't be written
+_ROW_BYTES = 256  # that a row takes beside its fields
 
 
 class Kind(StrEnum):
-    """What is owed, from what is worth least to what is worth most."""
+    """The kinds of undelivered requests, least important first: the first to be dropped when the outbox is full."""
 
     SAMPLE = "sample"
     EVENT = "event"
@@ -31,8 +42,8 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
-    """One request that mainpc has not answered yet; `added` in seconds since the epoch."""
+class Undelivered:
+    """One request in the outbox; `added` in seconds since the epoch."""
 
     seq: int
     kind: Kind
@@ -46,12 +57,12 @@ class Owed:
         """Return the fields of the request.
 
         Raises:
-            MalformedRequest: what is on disk is not what was written.
+            MalformedRequest: the row is not what this program wrote.
         """
         try:
             return msgspec.json.decode(str(self.content, "utf-8"), type=dict[str, Any])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise MalformedRequest(f"number {self.seq} of the outbox is no JSON object ({error})") from None
+            raise MalformedRequest(f"row {self.seq} of the outbox is no JSON object ({error})") from None
 
     @property
     def size(self) -> int:
@@ -59,132 +70,135 @@ class Owed:
 
 
 def size_of(content_bytes: int) -> int:
-    """Return how many bytes count for a row whose fields take so many."""
+    """Return how many bytes count for a row with fields of this size."""
     return content_bytes + _ROW_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """One thing that somebody without the database owes."""
+class Deferred:
+    """A request that is added to the outbox with its next tick."""
 
     kind: Kind
     action: str
     fields: Mapping[str, Any]
 
 
-class OwedQueue:
-    """In the order of their numbers; every method may be called from any thread, and none waits for a disk."""
+class DeliveryQueue:
+    """The undelivered requests in order; every method may be called from any thread, and none waits for a disk."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: OrderedDict[int, Owed] = OrderedDict()
-        self._aside: dict[int, tuple[Owed, str]] = {}  # and the code of the refusal
-        self._arrived: list[int] = []
-        self._left: list[Left] = []
-        self._let_go = dict.fromkeys(Kind, 0)
-        self._strange = 0
+        self._waiting: OrderedDict[int, Undelivered] = OrderedDict()
+        self._refused: dict[int, tuple[Undelivered, str]] = {}  # and the code of the error
+        self._delivered: list[int] = []
+        self._deferred: list[Deferred] = []
+        self._dropped = dict.fromkeys(Kind, 0)
+        self._foreign = 0
 
-    def put(self, owed: Owed) -> None:
-        """Let one be sent after all that are here; it is durable."""
+    def put(self, request: Undelivered) -> None:
+        """Add a request, which is durable, at the end."""
         with self._lock:
-            self._waiting[owed.seq] = owed
+            self._waiting[request.seq] = request
 
-    def forget(self, seq: int) -> None:
-        """Send it no more: it is not on disk any longer."""
+    def remove(self, seq: int) -> None:
+        """Remove a request that is no longer on disk."""
         with self._lock:
             self._waiting.pop(seq, None)
-            self._aside.pop(seq, None)
+            self._refused.pop(seq, None)
 
-    def oldest(self) -> Owed | None:
-        """Return what is to be sent next, or None."""
+    def oldest(self) -> Undelivered | None:
+        """Return the next request to send, or None."""
         with self._lock:
             return next(iter(self._waiting.values()), None)
 
-    def arrived(self, owed: Owed) -> None:
-        """Note that mainpc has it."""
+    def delivered(self, request: Undelivered) -> None:
+        """Record that mainpc has a request; the outbox deletes it with its next tick."""
         with self._lock:
-            self._waiting.pop(owed.seq, None)
-            self._arrived.append(owed.seq)
+            self._waiting.pop(request.seq, None)
+            self._delivered.append(request.seq)
 
-    def set_aside(self, owed: Owed, code: str) -> None:
-        """Let what comes after it go first: mainpc refused it, and would again. It stays on disk."""
+    def refused(self, request: Undelivered, code: str) -> None:
+        """Postpone a request that mainpc refused, so that later ones are sent; it stays on disk."""
         with self._lock:
-            if self._waiting.pop(owed.seq, None) is not None:  # else it has given way meanwhile
-                self._aside[owed.seq] = owed, code
+            if self._waiting.pop(request.seq, None) is not None:  # else it was dropped meanwhile
+                self._refused[request.seq] = request, code
 
-    def try_again(self) -> None:
-        """Have what was set aside sent once more, in its place in the order."""
+    def retry_refused(self) -> None:
+        """Send the refused requests again, in their place in the order."""
         with self._lock:
-            if self._aside:
-                again = {seq: owed for seq, (owed, _) in self._aside.items()}
-                self._aside = {}
+            if self._refused:
+                again = {seq: request for seq, (request, _) in self._refused.items()}
+                self._refused = {}
                 self._waiting = OrderedDict(sorted({**again, **self._waiting}.items()))
 
-    def leave(self, kind: Kind, action: str, fields: Mapping[str, Any]) -> None:
-        """Owe mainpc what no request caused; durable with the store's next tick. The oldest of 1,000 gives way."""
+    def defer(self, kind: Kind, action: str, fields: Mapping[str, Any]) -> None:
+        """Add a request to the outbox with its next tick; of more than 1,000 the oldest is dropped."""
         with self._lock:
-            self._left.append(Left(kind, action, fields))
-            self._bound_left()
+            self._deferred.append(Deferred(kind, action, fields))
+            self._limit_deferred()
 
-    def take_notes(self) -> tuple[list[int], list[Left]]:
-        """Return the numbers of what has arrived, and what was left here, and have neither any longer."""
+    def take_changes(self) -> tuple[list[int], list[Deferred]]:
+        """Return and remove the numbers of delivered requests, and the deferred requests."""
         with self._lock:
-            arrived, self._arrived = self._arrived, []
-            left, self._left = self._left, []
-        return arrived, left
+            delivered, self._delivered = self._delivered, []
+            deferred, self._deferred = self._deferred, []
+        return delivered, deferred
 
-    def put_notes_back(self, arrived: list[int], left: list[Left]) -> None:
-        """Have again what could not be written."""
+    def put_changes_back(self, delivered: list[int], deferred: list[Deferred]) -> None:
+        """Put back what `take_changes` returned and could not be written."""
         with self._lock:
-            self._arrived = arrived + self._arrived
-            self._left = left + self._left
-            self._bound_left()
+            self._delivered = delivered + self._delivered
+            self._deferred = deferred + self._deferred
+            self._limit_deferred()
 
-    def note_let_go(self, kind: Kind) -> None:
-        """Count one that gave way, or found no room."""
+    def count_dropped(self, kind: Kind) -> None:
+        """Count a request that was dropped because the outbox is full."""
         with self._lock:
-            self._let_go[kind] += 1
+            self._dropped[kind] += 1
 
-    def note_strange(self, count: int) -> None:
-        """Count rows on disk that are nothing which this agent owes, and are not here."""
+    def count_foreign(self, count: int) -> None:
+        """Count rows on disk that this agent did not write, and that are not in this queue."""
         with self._lock:
-            self._strange += count
+            self._foreign += count
 
     def document(self) -> dict[str, Any]:
-        """Return what health says: how much waits, since when, what was refused, and what has given way."""
+        """Return the state for the health document."""
         with self._lock:
             oldest = next(iter(self._waiting.values()), None)
             return {
                 "waiting": len(self._waiting),
                 "oldest": iso_time(oldest.added) if oldest else None,
-                "set_aside": len(self._aside) + self._strange,
-                "let_go": {kind.value: count for kind, count in self._let_go.items() if count},
+                "set_aside": len(self._refused) + self._foreign,
+                "let_go": {kind.value: count for kind, count in self._dropped.items() if count},
             }
 
     def warnings(self) -> list[str]:
-        """Return what somebody should look at; nothing while things merely wait."""
+        """Return what needs attention; undelivered requests alone don't."""
         with self._lock:
-            aside, let_go, strange = len(self._aside), sum(self._let_go.values()), self._strange
-            codes = sorted({code for _, code in self._aside.values()})
-        told = []
-        if aside:
-            told.append(
-                f"mainpc refused {aside} of what this agent owes it ({', '.join(codes)}); it is kept and sent again "
-                "every 10 minutes; see mainpc's grants and this agent's log"
+            refused, dropped, foreign = len(self._refused), sum(self._dropped.values()), self._foreign
+            codes = sorted({code for _, code in self._refused.values()})
+        warnings = []
+        if refused:
+            warnings.append(
+                f"mainpc refused requests from this agent's outbox: {refused} ({', '.join(codes)}); they are kept and "
+                "retried every 10 minutes; check mainpc's grants and this agent's log"
             )
-        if strange:
-            told.append(
-                f"rows of the outbox that this agent never made: {strange}; they are kept and never sent; see "
-                "where the backup came from that was restored last"
+        if foreign:
+            warnings.append(
+                f"rows of the outbox that this agent did not write: {foreign}; they are kept and never sent; check "
+                "which backup was restored last"
             )
-        if let_go:
-            told.append(f"{let_go} of what this agent owes mainpc has given way, for want of room; mend the link")
-        return told
+        if dropped:
+            warnings.append(
+                f"requests dropped because this agent's outbox was full: {dropped}; check the link to mainpc "
+                "(cli doctor)"
+            )
+        return warnings
 
-    def _bound_left(self) -> None:
-        for lost in self._left[:-_MOST_LEFT]:
-            self._let_go[lost.kind] += 1
-        del self._left[:-_MOST_LEFT]
+    def _limit_deferred(self) -> None:
+        for dropped in self._deferred[:-_MAX_DEFERRED]:
+            self._dropped[dropped.kind] += 1
+        del self._deferred[:-_MAX_DEFERRED]
 
 
 class _Event(msgspec.Struct, forbid_unknown_fields=True):
@@ -202,98 +216,87 @@ class _Sample(HostSample, frozen=True, kw_only=True, forbid_unknown_fields=True)
 _TYPES: dict[str, type[msgspec.Struct]] = {"publish_event": _Event, "report_error": _Error, "report_metrics": _Sample}
 
 
-def fields_of(owed: Owed, now: float) -> dict[str, Any]:
-    """Return the fields of a request of this agent, mainpc's judgement of their content left to mainpc.
+def fields_to_send(request: Undelivered, now: float) -> dict[str, Any]:
+    """Return the fields of a request that this agent makes; mainpc checks their content.
 
     Args:
-        now: seconds since the epoch; a sample says how long before that it was measured.
+        request: from the outbox.
+        now: seconds since the epoch, for how late a sample arrives.
 
     Raises:
-        MalformedRequest: the agent owes no such request.
+        MalformedRequest: this agent makes no such request.
     """
-    fields, expected = owed.fields, _TYPES.get(owed.action)
-    if expected is None or (owed.kind is Kind.SAMPLE) != (expected is _Sample):
+    fields, expected = request.fields, _TYPES.get(request.action)
+    if expected is None or (request.kind is Kind.SAMPLE) != (expected is _Sample):
         raise MalformedRequest(
-            f"number {owed.seq} of the outbox is a {owed.kind} with the action {owed.action[:64]!r}, which this agent "
-            "never owes; see where its database came from"
+            f"row {request.seq} of the outbox has the kind {request.kind} and the action {request.action[:64]!r}, "
+            "which this agent never writes; check where its database came from"
         )
     try:
-        told = msgspec.convert(fields, expected)
+        parsed = msgspec.convert(fields, expected)
     except msgspec.ValidationError as error:
         raise MalformedRequest(
-            f"number {owed.seq} of the outbox is no {owed.action} of this agent ({error}); see where its database came "
-            "from"
+            f"row {request.seq} of the outbox is no {request.action} of this agent ({error}); check where its database "
+            "came from"
         ) from None
-    return {**fields, "late_by_s": max(0.0, now - told.wall)} if isinstance(told, _Sample) else fields
+    return {**fields, "late_by_s": max(0.0, now - parsed.wall)} if isinstance(parsed, _Sample) else fields
 
 
-_log = structlog.get_logger(__name__)
+class Sender:
+    """Sends what the queue has; used by the link's thread alone, while it is connected."""
 
-CALL_DEADLINE_S = 2.0
-PASSING = (PeerNotLive, StoreUnavailable)  # refusals of everything, which pass; any other is of this request alone
-_WAIT_S = 1.0  # after one of those, with jitter
-_AGAIN_S = 600.0  # until what was refused is tried again: a grant may have been given, or mainpc mended
-
-
-class OwedSender:
-    """Used by the link's thread alone, while it is in touch."""
-
-    def __init__(self, queue: OwedQueue) -> None:
+    def __init__(self, queue: DeliveryQueue) -> None:
         self._queue = queue
         self._not_before = 0.0
-        self._again_at = time.monotonic() + _AGAIN_S
+        self._retry_refused_at = time.monotonic() + _RETRY_REFUSED_S
         self._budget = LogBudget()  # by code
 
     def send_one(self, client: Client) -> bool:
-        """Send what is owed for longest; return whether there may be more to send at once.
+        """Send the oldest request; return whether there may be more to send at once.
 
-        A refusal that passes leaves it where it is, and nothing overtakes it. Any other sets it aside, kept on
-        disk and told in health, so that what comes after it arrives; its turn comes again later.
+        After a transient error it stays the oldest, so that the order is kept. After any other error it is postponed:
+        it stays on disk, health reports it, and it is retried later.
 
         Raises:
-            ConnectionRefused: mainpc is out of reach, and whether it has got this is not known.
+            ConnectionRefused: mainpc is unreachable, and may or may not have received the request.
         """
         clock = time.monotonic()
         if clock < self._not_before:
             return False
-        if clock >= self._again_at:
-            self.back_in_touch()
-        owed = self._queue.oldest()
-        if owed is None:
+        if clock >= self._retry_refused_at:
+            self.reconnected()
+        request = self._queue.oldest()
+        if request is None:
             return False
         try:
-            self._send(client, owed)
-        except PASSING:
-            self._not_before = clock + _WAIT_S * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+            fields = fields_to_send(request, time.time())
+            # A sample's age changes with each attempt, and so does the request; mainpc deduplicates by `wall`.
+            request_id = None if request.kind is Kind.SAMPLE else request.request_id
+            client.call(request.action, deadline_s=CALL_DEADLINE_S, request_id=request_id, **fields)
+        except TRANSIENT:
+            self._not_before = clock + _BACKOFF_S * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
             return False
         except RequestError as error:
-            self._set_aside(owed, error)
+            self._refused(request, error)
         else:
-            self._queue.arrived(owed)
+            self._queue.delivered(request)
         return True
 
-    def back_in_touch(self) -> None:
-        """Try once more what was refused: mainpc may be another one by now."""
-        self._again_at = time.monotonic() + _AGAIN_S
-        self._queue.try_again()
+    def reconnected(self) -> None:
+        """Retry what was refused: mainpc may have been updated."""
+        self._retry_refused_at = time.monotonic() + _RETRY_REFUSED_S
+        self._queue.retry_refused()
 
-    @staticmethod
-    def _send(client: Client, owed: Owed) -> None:
-        fields = fields_of(owed, time.time())
-        # A sample's age is another one each time, and so the request is; mainpc goes by `wall`.
-        request_id = None if owed.kind is Kind.SAMPLE else owed.request_id
-        client.call(owed.action, deadline_s=CALL_DEADLINE_S, request_id=request_id, **fields)
-
-    def _set_aside(self, owed: Owed, error: RequestError) -> None:
-        self._queue.set_aside(owed, error.code)
+    def _refused(self, request: Undelivered, error: RequestError) -> None:
+        self._queue.refused(request, error.code)
         left_out = self._budget.admit(error.code)
         if left_out is not None:
             _log.warning(
-                "owed_set_aside",
+                "delivery_refused",
                 code=error.code,
-                kind=owed.kind.value,
-                action=owed.action,
-                number=owed.seq,
+                kind=request.kind.value,
+                action=request.action,
+                number=request.seq,
                 reason=str(error),
                 not_logged_before=left_out,
             )
