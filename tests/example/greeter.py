@@ -3,13 +3,19 @@
 import sys
 from concurrent.futures import Future
 
-from twinhost.agent.assembly import Assembly, Foundation
-from twinhost.agent.membership.member import Description, Membership
-from twinhost.agent.membership.outbox import MIGRATION
-from twinhost.agent.process import run_agent
-from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.wire import NAME, Reply, Request
+from twinhost.agent import (
+    MIGRATION,
+    NAME,
+    Action,
+    Assembly,
+    Caller,
+    Description,
+    Foundation,
+    Membership,
+    Reply,
+    Request,
+    run_agent,
+)
 
 
 class Greet(Request, tag="greet"):

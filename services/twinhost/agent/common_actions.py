@@ -1,4 +1,4 @@
-"""The actions that every agent answers: ping, health, and who is connected."""
+"""The actions of every agent: ping, health, peers, and announced probes."""
 
 import time
 from collections.abc import Callable
@@ -61,7 +61,7 @@ class PeerDocument(TypedDict):
 
 
 class Peers(TypedDict):
-    """Who may come, who is connected, whose fingerprints are revoked, and how handshakes ended, by outcome."""
+    """The authorised peers with their sessions, the revoked fingerprints, and the handshakes by outcome."""
 
     status: Literal["ok", "success"]
     peers: list[PeerDocument]
@@ -70,7 +70,7 @@ class Peers(TypedDict):
 
 
 class ProbesAnnounced(TypedDict):
-    """For how long the announced refusals are counted apart."""
+    """For how long the announced refusals are counted separately."""
 
     status: Literal["ok", "success"]
     window_s: float
@@ -99,12 +99,12 @@ class HealthActions(Feature):
 
 
 class OperatorActions(Feature):
-    """What an operator asks every agent: who is connected; and that refused handshakes are about to come."""
+    """The operator's actions of every agent: list the peers, and announce probes."""
 
     def __init__(
         self, peers: AuthorizedPeers, sessions: CallerSource, handshakes: Handshakes, success: Literal["ok", "success"]
     ) -> None:
-        """Serve an operator; `success` is the agent's word for it."""
+        """Serve an operator; `success` is the `status` of a successful reply."""
         self._peers = peers
         self._sessions = sessions
         self._handshakes = handshakes

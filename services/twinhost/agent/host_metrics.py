@@ -19,7 +19,7 @@ MB = 2**20
 
 
 class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU as its driver tells of it; `used_mb` is all that can't be allocated."""
+    """One GPU as its driver reports it; `used_mb` is what can't be allocated."""
 
     index: int
     name: str
@@ -31,7 +31,7 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
 class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     """A host at one moment: `wall` in seconds since the epoch, `cpu_percent` of the CPU that the host may use.
 
-    `latency_ms` is the round trip to the other agent, and `limited` says that the figures are those of a container.
+    `latency_ms` is the round trip to the other agent; `limited` means that the figures are those of a container.
     """
 
     wall: float
@@ -47,14 +47,14 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
 
 ROOT = Path("/sys/fs/cgroup")
 
-_NO_LIMIT_V1 = 2**60  # version 1 writes "no limit" as the largest page count there is
+_NO_LIMIT_V1 = 2**60  # version 1 writes "no limit" as the largest page count
 _V2_ONLY_BELOW_THE_ROOT = "cgroup.type"
 _V1_ONLY_IN_THE_ROOT = "release_agent"
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes in use that can't be given back at once, and the limit where there is one; both in MB."""
+    """Memory in use that can't be reclaimed at once, and the limit if there is one; both in MB."""
 
     used_mb: float
     limit_mb: float | None
@@ -62,20 +62,20 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """Seconds of CPU used since the group began, and how many CPUs' worth the quota allows; None for all."""
+    """Seconds of CPU used since the group was created, and the quota in CPUs; None without a quota."""
 
     used_s: float
     quota: float | None
 
 
 class Cgroup:
-    """The control group that is mounted at `root`; every reading is None where it is a machine's."""
+    """The control group that is mounted at `root`; every reading is None if it is the machine's root group."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
 
     def memory(self) -> Memory | None:
-        """Return what the container uses and may use; page cache that is idle counts as free."""
+        """Return the container's memory; idle page cache counts as free."""
         if (self._root / _V2_ONLY_BELOW_THE_ROOT).exists():
             used, limit = _number(self._root / "memory.current"), _number(self._root / "memory.max")
             idle = _field(self._root / "memory.stat", "inactive_file")
@@ -90,7 +90,7 @@ class Cgroup:
         return Memory(max(0, used - (idle or 0)) / MB, None if limit is None else limit / MB)
 
     def cpu(self) -> Cpu | None:
-        """Return how much CPU the container has used."""
+        """Return the container's CPU usage."""
         if (self._root / _V2_ONLY_BELOW_THE_ROOT).exists():
             used_us = _field(self._root / "cpu.stat", "usage_usec")
             return None if used_us is None else Cpu(used_us / 1e6, _quota_v2(self._root / "cpu.max"))
@@ -123,7 +123,7 @@ def _text(path: Path) -> str:
 def _whole(word: str) -> int | None:
     try:
         return int(word)
-    except ValueError:  # "max", or a file that is not there
+    except ValueError:  # "max", or a missing file
         return None
 
 
@@ -147,7 +147,7 @@ def _quota_v2(path: Path) -> float | None:
 
 
 class Gpus:
-    """Reads every GPU; a driver that comes or goes while the process runs is noticed at the next reading."""
+    """Reads every GPU with NVML; a driver that is loaded or unloaded is noticed at the next reading."""
 
     def __init__(self) -> None:
         self._initialised = False
@@ -161,11 +161,11 @@ class Gpus:
                 self._initialised = True
             count = int(pynvml.nvmlDeviceGetCount())
         except pynvml.NVMLError:
-            self._let_go()
+            self._shut_down()
             return ()
         read = [self._read(index) for index in range(count)]
         if count and not any(read):
-            self._let_go()  # a driver that was replaced answers again only after a fresh start
+            self._shut_down()  # a replaced driver responds only after NVML is initialised again
         return tuple(gpu for gpu in read if gpu is not None)
 
     def _read(self, index: int) -> GpuSample | None:
@@ -187,7 +187,7 @@ class Gpus:
             utilisation_percent=_utilisation(handle),
         )
 
-    def _let_go(self) -> None:
+    def _shut_down(self) -> None:
         if self._initialised:
             self._initialised = False
             with contextlib.suppress(pynvml.NVMLError):
@@ -197,5 +197,5 @@ class Gpus:
 def _utilisation(handle: object) -> float | None:
     try:
         return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    except pynvml.NVMLError:  # not every GPU counts it, and a slice of one never does
+    except pynvml.NVMLError:  # not every GPU supports it, and a MIG slice never does
         return None

@@ -1,11 +1,20 @@
-"""`/healthz`, `/readyz`, `/metrics`, and what else an agent shows: read-only, on a thread of its own."""
+"""HTTP: `/healthz`, `/readyz`, `/metrics`, and an agent's own routes; read-only, on a thread of its own.
+
+Only known hosts are served (DNS rebinding): a page of another site must not read this under a name that was rebound to
+this machine. A browser sends the name from which its user's page was loaded as `Host`, so a name that is not configured
+is refused, whatever address it resolved to. An address can't be rebound, so the one that the connection came to is
+allowed too. The port is not compared: the published one may differ from the bound one.
+
+What strangers can occupy is limited: a number of connections, and each of them for a while. uvicorn alone waits forever
+for a first request, and for the rest of one that has begun; its `limit_concurrency` answers 503 to everybody while
+strangers hold connections.
+"""
 
 import asyncio
 import contextlib
 import errno
 import ipaddress
 import socket
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +31,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from twinhost.agent.telemetry import CONTENT_TYPE
 from twinhost.network_config.model import is_address
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
-from twinhost.secure_zmq.rate_limit import LogBudget
+from twinhost.secure_zmq.rate_limit import LogBudget, TokenBuckets
+from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
@@ -32,30 +42,30 @@ _SHOWN = 80  # characters of a name that a client chose
 
 
 def http_hosts(configured: Iterable[str], environment: Mapping[str, str]) -> frozenset[str]:
-    """Return the names and addresses of the configuration and of `TWINHOST_HTTP_HOSTS`, as `HostGuard` takes them.
+    """Return the configured names and addresses, with those of `TWINHOST_HTTP_HOSTS`, for `HostGuard`.
 
     Raises:
-        ConfigurationError: an entry of the variable is no name and no address.
+        ConfigurationError: an entry of the variable is neither a name nor an address.
     """
     listed = environment.get(HOSTS_VARIABLE, "").replace(",", " ").split()
     for entry in listed:
         if not is_address(entry.strip("[]")):
             raise ConfigurationError(
-                f"{HOSTS_VARIABLE} has {entry!r}, which is no host name and no address; "
+                f"{HOSTS_VARIABLE} has {entry!r}, which is neither a host name nor an address; "
                 "list names without scheme, port, or wildcard, separated by commas"
             )
     return frozenset(_normal(name.strip("[]")) for name in (*configured, *listed))
 
 
 class HostGuard:
-    """Answers 421 to a `Host` that is not allowed, and 403 to what a page of another site asks for."""
+    """Middleware that answers 421 to a `Host` that is not allowed, and 403 to a cross-site request."""
 
     def __init__(self, application: ASGIApp, allowed: frozenset[str]) -> None:
         """Guard an application.
 
         Args:
-            application: what answers the rest.
-            allowed: the hosts beside the loopback names and addresses, as `http_hosts` returns them.
+            application: serves the other requests.
+            allowed: the hosts besides the loopback names and addresses, from `http_hosts`.
         """
         self._application = application
         self._allowed = allowed
@@ -69,12 +79,12 @@ class HostGuard:
         host = headers.get("host", "")
         if not self._is_allowed(host, own_address):
             sentence = (
-                f"HTTP does not answer to the host {host[:_SHOWN]!r}; use localhost, an address of "
-                f"network_config.yaml, or a name listed in {HOSTS_VARIABLE} (in .env), and start the agent again"
+                f"HTTP is not served under the host {host[:_SHOWN]!r}; use localhost or an address in "
+                f"network_config.yaml, or add the name to {HOSTS_VARIABLE} in .env and restart the agent"
             )
             return self._refused(_MISDIRECTED, host, sentence)
         if headers.get("sec-fetch-site", "").strip().casefold() == "cross-site":
-            return self._refused(_FORBIDDEN, host, "a page of another site asked for this; open its address directly")
+            return self._refused(_FORBIDDEN, host, "this is a cross-site request; open the address directly")
         return None
 
     def _is_allowed(self, host: str, own_address: str) -> bool:
@@ -89,7 +99,7 @@ class HostGuard:
 
 
 def _name_of(host: str) -> str | None:
-    """Return the normal form of the name in a `Host` header; None where it is not `name[:port]`."""
+    """Return the normalised name in a `Host` header; None if it is not `name[:port]`."""
     if host.startswith("["):
         name, closed, port = host[1:].partition("]")
         if not closed or ":" not in name or (port and not port.startswith(":")):
@@ -120,25 +130,25 @@ def _is_loopback(name: str) -> bool:
 
 
 MAX_CONNECTIONS = 64
-ANSWER_DEADLINE_S = 5.0  # from the connection, or from the last answer, until the next answer is complete
-STREAM_PATH = "/api/stream"  # whose answer goes on for as long as its client reads it
-_SAY_EVERY_S = 10.0
+ANSWER_DEADLINE_S = 5.0  # from the connection, or from the last response, until the next response is complete
+STREAM_PATH = "/api/stream"  # whose response continues for as long as its client reads it
+_LOGGED_PER_S = 0.1
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class LimitedProtocol(H11Protocol):
-    """A connection that ends where it holds its place for too long, or longest of too many."""
+    """A connection that is closed if it is held for too long, or is the longest held of too many."""
 
-    _since: float  # the loop's time of the connection or of its last answer
+    _since: float  # the loop's time of the connection or of its last response
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._start_waiting()
         if len(self.connections) > MAX_CONNECTIONS:
-            # Never the newcomer: clients that ask without a pause would keep everybody else out.
+            # Never the newest: clients that send without a pause would lock everybody else out.
             others = [other for other in self.connections if isinstance(other, LimitedProtocol) and other is not self]
-            min(others, key=LimitedProtocol._worth).drop()
+            min(others, key=LimitedProtocol._priority).drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
@@ -150,53 +160,51 @@ class LimitedProtocol(H11Protocol):
         super().on_response_complete()
 
     def drop(self) -> None:
-        """End the connection at once: a close would wait for a client that does not read."""
-        self.connections.discard(self)  # it no longer counts, though its end is told to `connection_lost` later
+        """Abort the connection: closing it would wait for a client that doesn't read."""
+        self.connections.discard(self)  # it no longer counts, though `connection_lost` is called later
         self.transport.abort()
 
     def _start_waiting(self) -> None:
-        # No byte that comes renews it, so that one byte a second buys no time.
+        # Incoming bytes don't renew it, so that one byte a second gains no time.
         self._since = self.loop.time()
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = self.loop.call_later(ANSWER_DEADLINE_S, self._overdue)
 
     def _overdue(self) -> None:
-        if self._is_read_stream():
+        if self._is_live_stream():
             self._deadline = self.loop.call_later(ANSWER_DEADLINE_S, self._overdue)
         else:
             self.drop()
 
-    def _is_read_stream(self) -> bool:
-        """Return whether a stream is being answered, and its client takes what it is sent."""
+    def _is_live_stream(self) -> bool:
+        """Return whether this is a stream whose client reads what it is sent."""
         cycle = self.cycle
         answering = cycle is not None and cycle.response_started and not cycle.response_complete
         return answering and cycle.scope["path"] == STREAM_PATH and not self.flow.write_paused
 
-    def _worth(self) -> tuple[bool, float]:
-        """Return what the least of is dropped first: those that wait for their client, the longest first."""
+    def _priority(self) -> tuple[bool, float]:
+        """Return the sort key: connections that wait for their client are dropped first, longest waiting first."""
         answering = self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused
         return answering, self._since
 
 
 def log_accept_failures(loop: asyncio.AbstractEventLoop) -> None:
-    """Tell in one line that the process is out of descriptors: asyncio tells it `backlog` times a second, at length."""
-    silent_until = 0.0
+    """Log in one line, every 10 s, that the process is out of descriptors: asyncio logs it `backlog` times a second."""
+    budget = TokenBuckets(1, _LOGGED_PER_S)
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        nonlocal silent_until
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in _OUT_OF_RESOURCES:
             loop.default_exception_handler(context)
-        elif loop.time() >= silent_until:
-            silent_until = loop.time() + _SAY_EVERY_S
+        elif budget.take("accept"):
             _log.error("http_not_accepting", reason=error.strerror)
 
     loop.set_exception_handler(handle)
 
 
 class _QuietServer(uvicorn.Server):
-    """Wakes once a second where nobody asks, and not ten times, and ends at once where it is told to."""
+    """Wakes up once a second when idle, rather than ten times, and ends at once when asked to."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -209,15 +217,15 @@ class _QuietServer(uvicorn.Server):
             tenths += 10  # on_tick's unit; at every tenth it renews the date in the headers
 
     def end(self) -> None:
-        """Serve no longer; from any thread."""
+        """Stop serving; from any thread."""
         self.should_exit = True
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has already ended
                 self._loop.call_soon_threadsafe(self._ending.set)
 
 
-class HttpServer:
-    """Serves an agent's health document and metrics over HTTP."""
+class HttpServer(Worker):
+    """Serves an agent's health document, metrics and own routes over HTTP."""
 
     def __init__(
         self,
@@ -227,18 +235,19 @@ class HttpServer:
         routes: Sequence[BaseRoute] = (),
         hosts: frozenset[str] = frozenset(),
     ) -> None:
-        """Bind the port, so that a start that can't succeed fails before anything is served.
+        """Bind the port, so that a taken one stops the start before anything is served.
 
         Args:
             port: 0 takes a free one.
             health: the health document.
-            metrics: the metrics as Prometheus reads them.
-            routes: what else there is to see.
-            hosts: the hosts that it answers to beside the loopback's, as `http_hosts` returns them.
+            metrics: the metrics in Prometheus' format.
+            routes: the agent's own.
+            hosts: the hosts to serve besides the loopback ones, from `http_hosts`.
 
         Raises:
             SocketMisuse: the port is taken.
         """
+        super().__init__("http", lambda: asyncio.run(self._serve()), join_timeout_s=2.0)
         self._listener = _listen(port)
         self._server = _QuietServer(
             uvicorn.Config(
@@ -253,24 +262,18 @@ class HttpServer:
                 timeout_graceful_shutdown=1,
                 http=LimitedProtocol,
                 loop="asyncio",
-                backlog=MAX_CONNECTIONS,  # asyncio accepts as many at once before it tells of the first
+                backlog=MAX_CONNECTIONS,  # which asyncio accepts at once before it reports the first
                 h11_max_incomplete_event_size=16_384,
             )
         )
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="http", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    @property
-    def responsive(self) -> bool:
-        return self._thread.is_alive()
 
     def stop(self) -> None:
-        self._server.end()
-        if self._thread.is_alive():
-            self._thread.join(timeout=2)
+        """End the thread and close the port."""
+        super().stop()
         self._listener.close()
+
+    def _interrupt(self) -> None:
+        self._server.end()
 
     async def _serve(self) -> None:
         log_accept_failures(asyncio.get_running_loop())
@@ -302,5 +305,6 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server(("", port), backlog=128)
     except OSError as error:
         raise SocketMisuse(
-            f"HTTP port {port} can't be bound ({error.strerror}); free it or change network_config.yaml"
+            f"HTTP port {port} can't be bound ({error.strerror}); stop the process that uses it, or change "
+            "network_config.yaml"
         ) from None

@@ -1,7 +1,7 @@
-"""One agent as one process: start in the safe order, serve on the main thread, stop when told.
+"""One agent as one process: start in the safe order, serve on the main thread, stop on a signal.
 
-Nothing is bound before the settings, the keys, and the store are in order. A thread that
-dies takes the process with it, and the engine's restart policy brings a whole one back.
+Nothing is bound before the settings, the keys and the store are validated. A thread that dies ends the process, and the
+engine's restart policy starts a complete one.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher, 
 from twinhost.agent.common_actions import HealthActions, OperatorActions
 from twinhost.agent.grants_watch import GrantsWatch
 from twinhost.agent.health import Health
-from twinhost.agent.healthcheck import note_port
+from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
 from twinhost.agent.settings import Settings, load_settings
@@ -52,52 +52,11 @@ from twinhost.store.files import exclusive_lock, require_no_restore
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 
-
-def configure_logging(agent: str) -> None:
-    """Send every log event to standard error, with the agent's name."""
-    terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    processors: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _named(agent),
-    ]
-    if not terminal:
-        processors.append(structlog.processors.format_exc_info)
-    structlog.configure(
-        processors=[*processors, renderer],
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Forgiving(sys.stderr))),
-        cache_logger_on_first_use=True,
-    )
-
-
-class _Forgiving:
-    """A stream whose failures are not the program's: a full disk below the log must not stop the service."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-
-def _named(agent: str) -> structlog.typing.Processor:
-    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event["agent"] = agent
-        return event
-
-    return add
-
-
 _log = structlog.get_logger(__name__)
 
-Vital = dict[str, Callable[[], bool]]  # threads without which the process must not go on
+_STORE_RETRY_S = 1.0  # after a store that failed
+
+Vital = dict[str, Callable[[], bool]]  # the threads without which the process must end
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +76,7 @@ def listen(
     vital: Vital,
     stack: ExitStack,
 ) -> Listening:
-    """Bind the sockets; what must end, in reverse, is put on `stack`.
+    """Bind the request socket, and the event feed if there is one, in the safe order; `stack` closes them.
 
     Raises:
         SocketMisuse: an address can't be bound.
@@ -161,7 +120,7 @@ def _authenticate(
     stack: ExitStack,
     sessions_per_key: int,
 ) -> Authenticator:
-    """Start the ZAP handler, before anything is bound on its context."""
+    """Start the ZAP handler, before a socket is bound on its context."""
     peers = keys.peers
     keys.watch()
     stack.callback(peers.close)
@@ -169,7 +128,7 @@ def _authenticate(
     stack.callback(authenticator.stop)
     vital |= {"the ZAP handler": lambda: authenticator.alive, "the watch of the key files": lambda: peers.watching}
     health.add("zap_handler", lambda: None if authenticator.responsive else "it does not answer", essential=True)
-    health.add("peers_watch", lambda: None if peers.watching else "key files are not followed", essential=False)
+    health.add("peers_watch", lambda: None if peers.watching else "the key folders are not watched", essential=False)
     return authenticator
 
 
@@ -179,15 +138,12 @@ def _feed(feed_socket: ServerSocket, grants: Grants, stack: ExitStack) -> Feed:
     return feed
 
 
-_STORE_RETRY_S = 1.0  # how often a store that failed is tried again
-
-
 def run_agent(
     name: str,
     migrations: Sequence[str],
     assemble: Callable[[Foundation], Assembly],
     *,
-    set_aside_damage: bool = False,
+    quarantine_damage: bool = False,
     rebuilds: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Run an agent until SIGTERM or SIGINT; return the process's exit status.
@@ -196,21 +152,21 @@ def run_agent(
         name: the agent's name in the network configuration.
         migrations: its tables, as `Database` takes them; those of the stored replies come first.
         assemble: builds its actions.
-        set_aside_damage: put a staged backup in place, and serve with an empty database where the one there is can't
-            be read; without it a damaged one stops the start.
-        rebuilds: with `set_aside_damage`, how a broken full-text index is made anew, as `make_way` takes it.
+        quarantine_damage: put a staged backup in place, and quarantine a damaged database and serve with an empty one;
+            without it a damaged database stops the start.
+        rebuilds: with `quarantine_damage`, how a damaged full-text index is rebuilt, as `prepare` takes it.
     """
     configure_logging(name)
-    told_to_stop = threading.Event()
-    _on_signal(told_to_stop.set)
+    stop_requested = threading.Event()
+    _on_signal(stop_requested.set)
     with ExitStack() as stack:
         try:
-            server = _prepare(name, migrations, assemble, rebuilds if set_aside_damage else None, stack)
+            server = _prepare(name, migrations, assemble, rebuilds if quarantine_damage else None, stack)
         except (ConfigurationError, SocketMisuse, StoreUnavailable) as error:
             print(f"{name} does not start: {error}", file=sys.stderr)  # noqa: T201 - one sentence for a person
             return ConfigurationError.EXIT_STATUS
         _on_signal(server.stop)
-        if told_to_stop.is_set():  # while it was being prepared
+        if stop_requested.is_set():  # during the preparation
             server.stop()
         try:
             server.serve_forever()
@@ -284,7 +240,7 @@ def _prepare(
             feed.request_rekey(pair)
 
     def on_tick() -> None:
-        keys.tell_of_ends()
+        keys.log_expiries()
         telemetry.gather(gauges.read)
         assembly.on_tick()
 
@@ -292,7 +248,7 @@ def _prepare(
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
     server = Server(server_socket, dispatcher, tick)
     gauges.follow(server.take_longest_turn_s)
-    health.add("socket_loop", lambda: None if server.responsive else "no turn within 5 s", essential=True)
+    health.add("socket_loop", lambda: None if server.responsive else "no turn of the loop within 5 s", essential=True)
     health.add("store", lambda: database.fault, essential=True)
     if rebuilds is not None:
         health.add("store_damage", lambda: damage.damage_warning(database.path), essential=False)
@@ -303,9 +259,9 @@ def _prepare(
     for companion in companions[1:]:
         stack.callback(companion.stop)
     try:
-        note_port(settings.state, name, settings.agent.zmq_port)
+        write_port(settings.state, name, settings.agent.zmq_port)
     except OSError as error:
-        raise StoreUnavailable(f"{settings.state} can't be written ({error}); free space on the volume") from None
+        raise StoreUnavailable(f"{settings.state} can't be written ({error}); free space on its volume") from None
     _log.info("serving", address=server_socket.address, http_port=settings.agent.http_port, secure=settings.secure)
     return server
 
@@ -313,7 +269,7 @@ def _prepare(
 def _open_store(
     settings: Settings, migrations: Sequence[str], rebuilds: Mapping[str, str] | None, stack: ExitStack
 ) -> tuple[Database, ReplyLog]:
-    """Open the agent's database, which is its alone for as long as it runs."""
+    """Open the agent's database, locked for as long as it runs."""
     name, limits = settings.agent.name, settings.config.limits
     stack.callback(exclusive_lock(settings.state / f"{name}.lock"))
     require_no_restore(settings.state)
@@ -340,7 +296,7 @@ def _housekeeping(
         nonlocal store_due
         for what, lives in vital.items():
             if not lives():
-                raise RuntimeError(f"{what} died; the process ends so that it is started whole")
+                raise RuntimeError(f"{what} died; the process ends, so that it is restarted completely")
         follow_own_key()
         try:
             on_tick()
@@ -359,8 +315,8 @@ def _housekeeping(
 def _own_key_follower(
     keys: HostKeys, opened_with: KeyPair | None, change_key: Callable[[KeyPair], None]
 ) -> Callable[[], None]:
-    """Return what lets the server change to this host's other pair, once a rotation has put it in place."""
-    in_use = opened_with  # and not what lies there by now: it may have changed since the socket was opened
+    """Return a function that changes the server's key pair once a rotation has put another one in place."""
+    in_use = opened_with  # not the present one, which may have changed since the socket was opened
 
     def follow() -> None:
         nonlocal in_use
@@ -372,7 +328,49 @@ def _own_key_follower(
 
 
 def _write_again(database: Database) -> None:
-    """Write the schema's version in its own place: where nobody else writes, health would stay red for ever."""
+    """Rewrite the schema's version: without another write, health would stay red forever."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     with database.transaction():
         database.execute(f"PRAGMA user_version = {version}")
+
+
+def configure_logging(agent: str) -> None:
+    """Send log events to standard error: JSON lines in a container, readable text on a terminal; never a key."""
+    terminal = sys.stderr.isatty()
+    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _named(agent),
+    ]
+    if not terminal:
+        processors.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*processors, renderer],
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _IgnoringErrors(sys.stderr))),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _IgnoringErrors:
+    """A stream that ignores errors: a full disk under the log must not stop the service."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _named(agent: str) -> structlog.typing.Processor:
+    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["agent"] = agent
+        return event
+
+    return add

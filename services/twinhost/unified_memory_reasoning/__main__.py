@@ -77,4 +77,4 @@ def assemble(foundation: Foundation) -> Assembly:
 
 
 if __name__ == "__main__":
-    sys.exit(run_agent(NAME, MIGRATIONS, assemble, set_aside_damage=True, rebuilds=REBUILDS))
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble, quarantine_damage=True, rebuilds=REBUILDS))

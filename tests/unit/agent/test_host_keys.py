@@ -123,13 +123,13 @@ def test_the_end_of_a_key_is_warned_of(settings: Settings, days: float, warned: 
     warnings = HostKeys(settings).warnings()
     assert bool(warnings) is warned
     for sentence in warnings:
-        assert sentence.startswith(f"the key of guest ({pair.public.fingerprint}) ends 20")
+        assert sentence.startswith(f"the key of guest ({pair.public.fingerprint}) expires 20")
         assert sentence.endswith("Z; rotate it")
 
 
 @pytest.mark.parametrize(
     ("ago_s", "said"),
-    [(10, "Z and is refused within 60 s; rotate it now"), (3 * DAY_S, "Z and is refused; enrol a new key for it, or ")],
+    [(10, "Z and is refused within 60 s; rotate it now"), (3 * DAY_S, "Z and is refused; enrol a new key, or ")],
 )
 def test_an_expired_key_is_warned_of_as_expired(settings: Settings, ago_s: float, said: str) -> None:
     """And not as one that ends on a day that is past; in the log, too."""
@@ -140,7 +140,7 @@ def test_an_expired_key_is_warned_of_as_expired(settings: Settings, ago_s: float
     assert sentence.startswith(f"the key of guest ({pair.public.fingerprint}) expired 20")
     assert said in sentence
     with capture_logs() as lines:
-        keys.tell_of_ends()
+        keys.log_expiries()
     events = [line["event"] for line in lines]
     assert events == ["key_ends_soon" if ago_s < CLOCK_TOLERANCE_S else "key_expired"]
 

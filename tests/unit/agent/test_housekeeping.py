@@ -71,7 +71,7 @@ def test_a_companion_that_died_ends_the_loop(store: Store) -> None:
     tick = store.housekeeping(http)
     tick()
     http.stop()
-    with pytest.raises(RuntimeError, match="HttpServer died; the process ends so that it is started whole"):
+    with pytest.raises(RuntimeError, match="HttpServer died; the process ends, so that it is restarted completely"):
         tick()
     assert store.ticks == 1
 

@@ -297,7 +297,7 @@ def test_a_folder_that_can_not_be_made_stops_the_start_with_a_sentence(tmp_path:
     """A file stands in its place."""
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).touch()
-    with pytest.raises(ConfigurationError, match=f"{tmp_path / place} can't be made"):
+    with pytest.raises(ConfigurationError, match=f"{tmp_path / place} can't be created"):
         TrustFolder(tmp_path / "trust", REFUSE)
 
 
