@@ -234,7 +234,7 @@ def test_a_taken_port_is_one_sentence(served: Served) -> None:
     ) as refusal:
         HttpServer(served.port, dict)
     assert "\n" not in str(refusal.value)
-    assert str(refusal.value).endswith("free it or change network_config.yaml")
+    assert str(refusal.value).endswith("or change network_config.yaml")
     assert served.ask("/healthz")[0] == 200
 
 
