@@ -72,7 +72,7 @@ def test_what_a_killed_process_leaves_is_whole(path: Path, checkpoint: str) -> N
     assert count(path) == 20
 
 
-def test_what_was_closed_in_order_is_whole_and_what_is_not_there_too(path: Path) -> None:
+def test_closed_and_missing_databases_are_not_damaged(path: Path) -> None:
     assert find_damage(path) is None
     whole(path, 20)
     assert find_damage(path) is None
@@ -109,7 +109,7 @@ def test_a_log_that_is_broken_in_its_midst_is_damage(path: Path) -> None:
     assert count(path) < 20  # what SQLite makes of it
 
 
-def test_a_log_that_is_broken_in_its_midst_is_damage_without_its_index_too(path: Path) -> None:
+def test_a_log_broken_in_the_middle_is_damage(path: Path) -> None:
     """A frame that follows a later commit was written after that commit was on disk."""
     killed_after(path, 20)
     flip(part(path, "-wal"), frame(frames(path) // 2) + 500)
@@ -168,7 +168,7 @@ def test_the_torn_end_of_a_write_is_no_damage(path: Path, torn: int) -> None:
     assert count(path) == 20
 
 
-def test_an_undone_transaction_that_spilled_into_the_log_is_no_damage(path: Path) -> None:
+def test_a_rolled_back_transaction_in_the_log_is_no_damage(path: Path) -> None:
     """Its frames lie behind the last commit with the log's own salts, and a shorter one was written over their head."""
     database = Database(path, [NOTES])
     database.execute("PRAGMA cache_size = 10")
@@ -206,7 +206,7 @@ def test_a_file_that_may_not_be_read_is_no_damage(path: Path) -> None:
         assert find_damage(path) is None
 
 
-def test_a_damaged_database_is_set_aside_whole_and_an_empty_one_takes_its_place(path: Path) -> None:
+def test_a_damaged_database_is_quarantined_complete(path: Path) -> None:
     """Byte for byte, with its log; told until somebody acknowledges it, over every start."""
     killed_after(path, 20)
     flip(part(path, "-wal"), frame(5) + 500)
@@ -277,7 +277,7 @@ def test_an_index_that_stays_broken_is_damage(path: Path, rebuilds: dict[str, st
 
 
 @pytest.mark.parametrize("where", ["page", "log"])
-def test_a_broken_index_beside_other_damage_is_set_aside_untouched(path: Path, where: str) -> None:
+def test_a_damaged_index_with_other_damage_is_quarantined(path: Path, where: str) -> None:
     """A rebuild would write over what the log has, or upon pages that can't be trusted."""
     indexed(path, 200)
     if where == "page":
@@ -312,7 +312,7 @@ def test_an_index_of_a_newer_program_is_left_alone(path: Path) -> None:
     assert find_damage(path) is None
 
 
-def test_a_full_volume_on_which_no_index_can_be_rebuilt_stops_the_start(path: Path) -> None:
+def test_no_space_to_rebuild_an_index_stops_the_start(path: Path) -> None:
     """And no database is set aside for it: the next start, with some space, has every row."""
     indexed(path, 20)
     with no_file_beyond(40_000), pytest.raises(ConfigurationError, match=r"can't be rebuilt.*free space"):
@@ -322,7 +322,7 @@ def test_a_full_volume_on_which_no_index_can_be_rebuilt_stops_the_start(path: Pa
     assert (find_damage(path), len(found(path, "note*"))) == (None, 20)
 
 
-def test_a_staged_backup_whose_index_is_broken_takes_its_place_and_is_mended(path: Path) -> None:
+def test_a_staged_backup_with_a_damaged_index_is_rebuilt(path: Path) -> None:
     """It was a copy of a database that is in use: the index alone stops no backup."""
     indexed(path, 20)
     copy_database(path, part(path, STAGED))
@@ -397,7 +397,7 @@ def test_an_exchange_that_was_cut_short_is_completed(path: Path, moved: tuple[st
     assert files_of(path.with_name(replaced.name)) == before
 
 
-def test_a_staged_backup_that_was_damaged_meanwhile_takes_nobodys_place(path: Path) -> None:
+def test_a_staged_backup_that_is_damaged_is_not_put_in_place(path: Path) -> None:
     """The database in use stays, and the broken backup is kept."""
     whole(path, 3)
     staged = part(path, STAGED)
@@ -410,7 +410,7 @@ def test_a_staged_backup_that_was_damaged_meanwhile_takes_nobodys_place(path: Pa
 
 @settings(max_examples=40)
 @given(st.data())
-def test_no_flipped_byte_makes_an_acknowledged_note_vanish_in_silence(
+def test_no_flipped_byte_silently_loses_an_acknowledged_note(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """Of a log as a killed process leaves it: the damage is found, or every note is there."""

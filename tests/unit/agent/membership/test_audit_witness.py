@@ -122,7 +122,7 @@ def test_a_restore_ends_the_heads_from_its_line_on(path: Path) -> None:
     assert AuditWitness(path).document()["gaps"][0]["acknowledged"] == "operator"
 
 
-def test_an_answer_to_what_was_asked_before_an_acceptance_is_none(path: Path) -> None:
+def test_a_reply_from_before_an_acceptance_is_ignored(path: Path) -> None:
     """An operator accepts the log while a heartbeat is on its way."""
     witness = AuditWitness(path)
     grow(witness, 3)

@@ -138,7 +138,7 @@ def test_the_oldest_that_are_worth_least_give_way_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_where_error_reports_alone_are_left_the_request_is_refused(tmp_path: Path, kind: Kind) -> None:
+def test_an_outbox_full_of_error_reports_refuses_more(tmp_path: Path, kind: Kind) -> None:
     """So that nothing which was acknowledged is lost; it is told what to do, and nothing has changed."""
     with small(tmp_path) as bench:
         for number in range(5):
@@ -283,7 +283,7 @@ STRANGE: dict[str, tuple[str, str]] = {  # a column of a row on disk, and what a
 
 
 @pytest.mark.parametrize("strange", STRANGE)
-def test_a_row_that_this_agent_never_makes_stops_no_start_and_is_not_sent(tmp_path: Path, strange: str) -> None:
+def test_a_foreign_row_stops_no_start_and_is_not_sent(tmp_path: Path, strange: str) -> None:
     """As a restored backup may have it: it stays on disk, is told, and the others are sent and give way as ever."""
     column, value = STRANGE[strange]
     with small(tmp_path, most=3, most_bytes=50_000) as bench:
@@ -374,7 +374,7 @@ def test_an_event_that_is_worth_no_refusal_is_told_from_anywhere(bench: OutboxBe
     assert [owed.fields["event"]["event_type"] for owed in bench.queue._waiting.values()] == ["a", "c", "b"]
 
 
-def test_where_there_is_no_room_what_is_told_is_let_go_and_the_request_goes_on(tmp_path: Path) -> None:
+def test_a_full_outbox_drops_the_event_and_not_the_request(tmp_path: Path) -> None:
     with small(tmp_path, most=1) as bench:
         bench.owe(ERROR, "x")
         with bench.database.transaction():
@@ -402,7 +402,7 @@ def undone(bench: OutboxBench, name: str) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_whatever_happens_bounds_hold_and_no_error_report_is_lost(
+def test_limits_hold_and_no_error_report_is_ever_lost(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Kind | None, int | None]]
 ) -> None:
     """Every error report that was taken is on disk until it has arrived, and what is sent is sent in order."""

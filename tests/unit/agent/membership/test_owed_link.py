@@ -153,7 +153,7 @@ STRANGE = (  # kind, action and fields of a row
 )
 
 
-def test_what_is_no_request_of_this_agent_is_not_sent_and_blocks_nothing(hosts: Hosts) -> None:
+def test_foreign_requests_are_not_sent_and_block_nothing(hosts: Hosts) -> None:
     """As a restored backup may have it: nothing is done with this agent's key that this agent never does."""
     with debtor(hosts) as pc2:
         for row in STRANGE:
@@ -224,7 +224,7 @@ def sample(wall: float) -> HostSample:
     return HostSample(wall=wall, cpu_percent=wall, ram_used_mb=1.0, ram_total_mb=2.0)
 
 
-def test_what_was_measured_out_of_touch_is_owed_and_in_touch_it_is_told_at_once(hosts: Hosts) -> None:
+def test_samples_are_stored_while_mainpc_is_unreachable(hosts: Hosts) -> None:
     """All of it ends in mainpc's history once; the newest alone is current."""
     with debtor(hosts) as pc2:
         for wall in (11.0, 12.0, 13.0):
@@ -243,7 +243,7 @@ def test_what_was_measured_out_of_touch_is_owed_and_in_touch_it_is_told_at_once(
         assert pc2.on_disk() == 0
 
 
-def test_of_several_samples_between_two_looks_the_newest_is_current(hosts: Hosts) -> None:
+def test_of_several_samples_the_newest_is_sent_as_current(hosts: Hosts) -> None:
     """The others are told late; none is told twice."""
     hosts.start(SDT).wait_until_ready()
     with debtor(hosts) as pc2, hosts.client(SDT) as client:

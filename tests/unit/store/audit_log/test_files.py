@@ -23,7 +23,7 @@ def newest(path: Path) -> Path:
     return max((path / "audit").iterdir())
 
 
-def test_a_file_is_named_by_its_first_line_and_ends_before_the_size(tmp_path: Path) -> None:
+def test_a_file_is_named_by_its_first_line_and_limited_in_size(tmp_path: Path) -> None:
     """The chain goes on across files, and nobody else may read them."""
     with opened(tmp_path, max_file_bytes=1_000) as (_, log):
         fill(log, 20)
@@ -39,7 +39,7 @@ def test_a_file_is_named_by_its_first_line_and_ends_before_the_size(tmp_path: Pa
         assert log.anchor == Anchor(1, NO_HASH)
 
 
-def test_the_oldest_files_are_dropped_and_the_log_verifies_from_the_anchor(tmp_path: Path) -> None:
+def test_after_rotation_the_log_verifies_from_the_anchor(tmp_path: Path) -> None:
     """Three are kept; also after a restart, and after a crash between the anchor and the removal."""
     with opened(tmp_path, max_file_bytes=1_000, keep_files=3) as (_, log):
         fill(log, 8)

@@ -72,7 +72,7 @@ def test_the_greatest_line_is_within_the_bound(value: Value) -> None:
     assert len(line_of(dict.fromkeys(NAMES, value))) <= MAX_LINE_BYTES
 
 
-def test_a_value_of_ordinary_length_is_kept_and_a_long_one_ends_in_a_mark() -> None:
+def test_a_long_value_is_cut_and_marked() -> None:
     """Nobody takes a cut value for the whole."""
     record = json.loads(line_of({"short": "x" * 500, "long": "y" * 501 * 2, "roles": list("abcdef")}))
     assert record["short"] == "x" * 500

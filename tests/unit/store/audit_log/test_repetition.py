@@ -65,7 +65,7 @@ def test_a_kind_takes_at_most_550_lines_a_day() -> None:
         assert written + counted == came
 
 
-def test_the_next_minute_is_written_again_and_after_the_day_s_share_the_hour_is_counted() -> None:
+def test_a_new_minute_is_written_until_the_days_share_is_used() -> None:
     """A short burst costs nobody the next minute; a long one shows once an hour."""
     clock = Clock()
     repetition = Repetition(clock)
