@@ -14,7 +14,7 @@ from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import session_counts
 from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION, Interactions
 from twinhost.unified_memory_reasoning.conversations.window import Item, window_of
-from twinhost.unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE
+from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE
 
 STEPS = st.lists(
     st.tuples(

@@ -16,7 +16,7 @@ from twinhost.unified_memory_reasoning.conversations.context_replies import (
 from twinhost.unified_memory_reasoning.conversations.context_text import Line, text_of
 from twinhost.unified_memory_reasoning.conversations.interaction import Interaction
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.messages import SUCCESS
+from twinhost.unified_memory_reasoning.twins.messages import SUCCESS
 
 MOST_DROPPED_IDS = 100
 MOST_FURTHER_CHARACTERS = 262_144  # of the contents that are tried beside the window's: that bounds the time

@@ -11,7 +11,7 @@ import msgspec
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.summary import Part, Said, merged
 from twinhost.unified_memory_reasoning.conversations.window import Item, Window
-from twinhost.unified_memory_reasoning.keeping.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
 
 MIGRATION = """
 CREATE TABLE context_windows (

@@ -38,7 +38,7 @@ from twinhost.unified_memory_reasoning.conversations.session_counts import (
 )
 from twinhost.unified_memory_reasoning.conversations.summary import Said
 from twinhost.unified_memory_reasoning.conversations.window import Item, Window, in_order, window_of
-from twinhost.unified_memory_reasoning.keeping.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
 
 MIGRATION = f"""
 CREATE TABLE interactions (
