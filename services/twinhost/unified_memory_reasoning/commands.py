@@ -13,7 +13,7 @@ from twinhost.agent.common_actions import HealthCheck, Ping
 from twinhost.agent.dialects import Command
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.wire import Answer, Request
-from twinhost.unified_memory_reasoning.memories.memory_messages import (
+from twinhost.unified_memory_reasoning.memories.messages import (
     DeleteMemory,
     MemoryStatus,
     QueryMemory,

@@ -8,27 +8,27 @@ from twinhost.agent.assembly import MAX_PAGE_BYTES
 from twinhost.network_config import Recall
 from twinhost.secure_zmq.actions import Action
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.backup.backup_actions import BackupActions
+from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.conversations.context_actions import ContextActions
+from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.coordination import conflicts
-from twinhost.unified_memory_reasoning.coordination.conflict_actions import ConflictActions
+from twinhost.unified_memory_reasoning.coordination.actions import ConflictActions
 from twinhost.unified_memory_reasoning.coordination.conflicts import Conflicts
 from twinhost.unified_memory_reasoning.errors import error_patterns, pattern_proposals
-from twinhost.unified_memory_reasoning.errors.error_pattern_actions import ErrorPatternActions
+from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
 from twinhost.unified_memory_reasoning.errors.error_patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.errors.pattern_proposals import PatternProposals
 from twinhost.unified_memory_reasoning.memories import memories
+from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
-from twinhost.unified_memory_reasoning.memories.memory_actions import MemoryActions
 from twinhost.unified_memory_reasoning.memory_health import Totals
 from twinhost.unified_memory_reasoning.provenance import quarantine
-from twinhost.unified_memory_reasoning.provenance.provenance_actions import ProvenanceActions, Shelf
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, Shelf
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 from twinhost.unified_memory_reasoning.search import search_index
+from twinhost.unified_memory_reasoning.search.actions import SearchActions
 from twinhost.unified_memory_reasoning.search.search import Search
-from twinhost.unified_memory_reasoning.search.search_actions import SearchActions
 from twinhost.unified_memory_reasoning.twins import store as twins
 from twinhost.unified_memory_reasoning.twins.actions import Handlers
 from twinhost.unified_memory_reasoning.twins.store import Twins

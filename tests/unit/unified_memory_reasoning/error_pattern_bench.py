@@ -16,7 +16,7 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.errors import error_patterns, pattern_proposals
-from twinhost.unified_memory_reasoning.errors.error_pattern_actions import ErrorPatternActions
+from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
 from twinhost.unified_memory_reasoning.errors.error_patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.errors.pattern_proposals import PatternProposals
 from twinhost.unified_memory_reasoning.errors.search_allowance import MOST_S, SearchAllowance

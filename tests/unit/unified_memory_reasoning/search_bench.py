@@ -20,8 +20,8 @@ from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.memories import memory_rows
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.search import search_index
+from twinhost.unified_memory_reasoning.search.actions import SearchActions
 from twinhost.unified_memory_reasoning.search.search import Search
-from twinhost.unified_memory_reasoning.search.search_actions import SearchActions
 
 MAX_REPLY_BYTES = 262_144
 WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)

@@ -17,7 +17,7 @@ from itertools import islice
 
 import msgspec
 
-from twinhost.unified_memory_reasoning.conversations.context_replies import SummaryDocument
+from twinhost.unified_memory_reasoning.conversations.actions import SummaryDocument
 from twinhost.unified_memory_reasoning.conversations.decisions import decisions_in
 from twinhost.unified_memory_reasoning.conversations.error_kinds import error_kind, error_message
 from twinhost.unified_memory_reasoning.conversations.rendering import label, one_line

@@ -1,4 +1,6 @@
-"""The action that searches the memory."""
+"""What UnifiedMemoryReasoningAgent is asked to search for: every field with its type and its bounds."""
+
+from typing import Annotated, Literal, TypedDict
 
 import msgspec
 
@@ -6,10 +8,53 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.search.search import Found, Search
-from twinhost.unified_memory_reasoning.search.search_messages import MAX_QUERY_BYTES, SearchMemory
-from twinhost.unified_memory_reasoning.search.search_replies import FoundDocument, SearchResults
-from twinhost.unified_memory_reasoning.twins.messages import SUCCESS
+
+MAX_QUERY_BYTES = 4_096
+MAX_LIMIT = 100
+
+
+class SearchMemory(Request, tag="search_memory"):
+    """What is remembered, best first; `query` is words, and nothing in it is syntax."""
+
+    query: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUERY_BYTES)]
+    session_id: NAME | None = None
+    speaker: NAME | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = 10
+
+
+class FoundDocument(TypedDict):
+    """One result, whose `score` is from 0 to 1, and which was stored at `timestamp` (ISO-8601).
+
+    An interaction's `id` is a number; of a memory `session_id` and `speaker` are null, as `speaker` is where none was
+    told. Where `content` is `cut`, `content_bytes` is still the size of the whole.
+    """
+
+    id: int | str
+    kind: Literal["interaction", "memory"]
+    session_id: str | None
+    speaker: str | None
+    content: str
+    content_bytes: int
+    cut: bool
+    importance: float
+    strength: float
+    timestamp: str
+    score: float
+    written_by: str
+
+
+class SearchResults(TypedDict):
+    """The best results, best first, whether there are more, and the query's words: searched for, and left out."""
+
+    status: Literal["ok"]
+    results: list[FoundDocument]
+    more: bool
+    words: list[str]
+    words_left_out: list[str]
+
 
 MAX_CONTENT_BYTES = 16_384  # of one result; of a longer content, only its beginning is answered
 _DIGITS = 6  # of a score

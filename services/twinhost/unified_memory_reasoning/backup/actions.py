@@ -1,36 +1,156 @@
-"""The actions on backups, restores, and damage: an operator's, since no grant of another role names them."""
+"""What an operator asks for a backup, a restore, and after damage: every field with its type and its bounds."""
 
 from base64 import b64encode
+from typing import Annotated, Literal, NotRequired, TypedDict
 
+import msgspec
 import structlog
 
 from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.wire import Request
 from twinhost.store import set_aside
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.backup.backup import Backup, Backups
-from twinhost.unified_memory_reasoning.backup.backup_messages import (
-    MAX_CHUNK_BYTES,
-    AcknowledgeDamage,
-    BackupStatus,
-    BeginBackup,
-    BeginRestore,
-    FinishRestore,
-    ReadBackup,
-    WriteRestore,
-)
-from twinhost.unified_memory_reasoning.backup.backup_replies import (
-    BackupDocument,
-    BackupPart,
-    DamageAcknowledged,
-    RestoreBegun,
-    RestoreFinished,
-    RestoreReceived,
-    TableRows,
-)
 from twinhost.unified_memory_reasoning.backup.restore import Exchange, Restores
-from twinhost.unified_memory_reasoning.twins.messages import SUCCESS
+
+MAX_FILE_BYTES = 2**40
+MAX_CHUNK_BYTES = 1024 * 1024  # in one message, before base64
+BACKUP_ID = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+OFFSET = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_BYTES)]
+SIZE = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
+CHUNK = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_CHUNK_BYTES)]  # base64 on the wire
+SHA256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{64}$")]
+
+
+class BeginBackup(Request, tag="begin_backup"):
+    """Make a copy of the database as it is at this moment."""
+
+
+class BackupStatus(Request, tag="backup_status"):
+    """How far a copy is."""
+
+    backup_id: BACKUP_ID
+
+
+class ReadBackup(Request, tag="read_backup"):
+    """A part of a finished copy, in base64."""
+
+    backup_id: BACKUP_ID
+    offset: OFFSET
+
+
+class BeginRestore(Request, tag="begin_restore"):
+    """Begin to send a copy that is to take the database's place; one that was begun before is dropped.
+
+    `size` and `sha256` may be told here or by `finish_restore`.
+    """
+
+    size: SIZE | None = None
+    sha256: SHA256 | None = None
+
+
+class WriteRestore(Request, tag="write_restore"):
+    """The next part of it; one that has come already is taken again."""
+
+    restore_id: BACKUP_ID
+    offset: OFFSET
+    data: CHUNK
+
+
+class FinishRestore(Request, tag="finish_restore"):
+    """Check what has come, stage it, and start the agent anew with it; ask again while it says `checking`."""
+
+    restore_id: BACKUP_ID
+    size: SIZE | None = None
+    sha256: SHA256 | None = None
+
+
+class AcknowledgeDamage(Request, tag="acknowledge_damage"):
+    """Note that a damaged database was set aside and that its loss is accepted."""
+
+
+class BackupDocument(TypedDict):
+    """How far a backup is that was begun at `begun` (ISO-8601).
+
+    `failure` is there where it failed; where it is ready, its size in bytes, its SHA-256, and the rows of each table.
+    """
+
+    status: Literal["ok"]
+    backup_id: str
+    state: Literal["copying", "ready", "failed"]
+    begun: str
+    failure: NotRequired[str]
+    size: NotRequired[int]
+    sha256: NotRequired[str]
+    rows: NotRequired[dict[str, int]]
+
+
+class BackupPart(TypedDict):
+    """The bytes from `offset` on, in base64 and none at the end, and the size and SHA-256 of the whole."""
+
+    status: Literal["ok"]
+    backup_id: str
+    size: int
+    sha256: str
+    offset: int
+    data: str
+
+
+class RestoreBegun(TypedDict):
+    """Where to send the parts of a backup, and how many bytes one may have before base64."""
+
+    status: Literal["ok"]
+    restore_id: str
+    chunk_bytes: int
+
+
+class RestoreReceived(TypedDict):
+    """How many bytes have come."""
+
+    status: Literal["ok"]
+    restore_id: str
+    received: int
+
+
+class TableRows(TypedDict):
+    """How many rows a table has here, in the backup, and in a damaged database that nobody has acknowledged.
+
+    `damaged` is absent where there is none, and null where its rows can't be counted, as is `lost` then: by how many
+    rows the backup has fewer than that one, or than the present one where none is damaged.
+    """
+
+    present: int
+    backup: int
+    damaged: NotRequired[int | None]
+    lost: int | None
+
+
+class RestoreFinished(TypedDict):
+    """Whether the backup is still checked, or takes the database's place; `rows`, by table, is there in that case."""
+
+    status: Literal["ok"]
+    restore_id: str
+    state: Literal["checking", "staged"]
+    rows: NotRequired[dict[str, TableRows]]
+
+
+class KeptDocument(TypedDict):
+    """A damaged database that is kept, by its file's name."""
+
+    name: str
+    size_bytes: int
+
+
+class DamageAcknowledged(TypedDict):
+    """What was acknowledged by this, and every damaged database that is kept."""
+
+    status: Literal["ok"]
+    acknowledged: list[str]
+    kept: list[KeptDocument]
+
 
 _log = structlog.get_logger(__name__)
 

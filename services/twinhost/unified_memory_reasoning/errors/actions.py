@@ -1,7 +1,7 @@
-"""The actions on error patterns: told, looked up, scored by what helped, and proposed where none knows an error."""
+"""What UnifiedMemoryReasoningAgent is told and asked about errors: every field with its type and its bounds."""
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Annotated, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
@@ -9,34 +9,193 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
-from twinhost.unified_memory_reasoning.errors.error_pattern_messages import (
-    AddErrorPattern,
-    DeleteErrorPattern,
-    DismissPatternProposal,
-    GetErrorSolution,
-    GetPatternProposals,
-    ListErrorPatterns,
-    ReportSolutionOutcome,
-)
-from twinhost.unified_memory_reasoning.errors.error_pattern_replies import (
-    ErrorPatternAdded,
-    ErrorPatternDeleted,
-    ErrorPatternDocument,
-    ErrorPatternPage,
-    ErrorSolution,
-    OutcomeReported,
-    ProposalDismissed,
-    ProposalDocument,
-    ProposalPage,
-    ScoreDocument,
-    SpecificityDocument,
-)
+from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.unified_memory_reasoning import SUCCESS
+from twinhost.unified_memory_reasoning.errors.bounded_pattern import MAX_CHARACTERS, MAX_MESSAGE_BYTES
 from twinhost.unified_memory_reasoning.errors.error_patterns import ErrorPattern, ErrorPatterns
 from twinhost.unified_memory_reasoning.errors.pattern_proposals import PatternProposals, Proposal
 from twinhost.unified_memory_reasoning.errors.pattern_specificity import Specificity
 from twinhost.unified_memory_reasoning.errors.search_allowance import SearchAllowance
 from twinhost.unified_memory_reasoning.errors.solution_outcomes import Score
-from twinhost.unified_memory_reasoning.twins.messages import SUCCESS
+
+MAX_LIMIT = 200
+PATTERN = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHARACTERS)]
+SOLUTION = Annotated[str, msgspec.Meta(min_length=1, max_length=16_384)]
+MESSAGE = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MESSAGE_BYTES)]  # and so many bytes
+NOTE = Annotated[str, msgspec.Meta(max_length=1_024)]
+NUMBER = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+
+
+class AddErrorPattern(Request, tag="add_error_pattern"):
+    """Store a regular expression (RE2) for an error, and what helps; once more by the same writer: the new solution."""
+
+    error_type: NAME
+    pattern: PATTERN
+    solution: SOLUTION | None = None
+
+
+class GetErrorSolution(Request, tag="get_error_solution"):
+    """What is known of an error."""
+
+    error_message: MESSAGE
+
+    def __post_init__(self) -> None:
+        size = len(self.error_message.encode(errors="replace"))
+        if size > MAX_MESSAGE_BYTES:
+            raise ValueError(f"Expected at most {MAX_MESSAGE_BYTES} bytes of UTF-8 in `error_message`, got {size}")
+
+
+class ReportSolutionOutcome(Request, tag="report_solution_outcome"):
+    """Whether a pattern's solution helped."""
+
+    pattern_id: NUMBER
+    success: bool
+    note: NOTE | None = None
+
+
+class ListErrorPatterns(Request, tag="list_error_patterns"):
+    """The patterns, newest first; `before` is a number: the next page."""
+
+    limit: LIMIT = 50
+    before: NUMBER | None = None
+
+
+class DeleteErrorPattern(Request, tag="delete_error_pattern"):
+    """Forget a pattern of the caller's own; an operator may name any."""
+
+    pattern_id: NUMBER
+
+
+class GetPatternProposals(Request, tag="get_pattern_proposals"):
+    """Patterns for errors that were seen repeatedly and that none knows, newest first; `before`: the next page."""
+
+    limit: LIMIT = 50
+    before: NUMBER | None = None
+
+
+class DismissPatternProposal(Request, tag="dismiss_pattern_proposal"):
+    """Propose this one no more."""
+
+    proposal_id: NUMBER
+
+
+class SpecificityDocument(TypedDict):
+    """How specific a pattern is: the characters, those of a named set, and the anchors that every match has."""
+
+    literals: int
+    classes: int
+    anchors: int
+
+
+class ScoreDocument(TypedDict):
+    """How often a solution helped and how often not; `success_rate`, from 0 to 1, is 0.5 before the first report."""
+
+    success_rate: float
+    successes: int
+    failures: int
+
+
+class ErrorPatternDocument(ScoreDocument):
+    """A pattern; `solution` is null where none was told, `last_seen` where it never answered."""
+
+    pattern_id: int
+    error_type: str
+    pattern: str
+    solution: str | None
+    specificity: SpecificityDocument
+    occurrence_count: int
+    last_seen: str | None
+    created: str
+    updated: str
+    written_by: str
+
+
+class ErrorPatternAdded(TypedDict):
+    """The pattern is stored; it is searched for in a message's first `reads_bytes`, and settled so many proposals."""
+
+    status: Literal["ok"]
+    pattern_id: int
+    new: bool
+    specificity: SpecificityDocument
+    reads_bytes: int
+    settled_proposals: int
+
+
+class ErrorSolution(TypedDict):
+    """The pattern that knows the error; where none does, its fields are null, counts 0, or absent.
+
+    `complete` is false where time ran out before every pattern was tried; `proposal_id` is null where the error's
+    shape is no proposal.
+    """
+
+    status: Literal["ok"]
+    solution: str | None
+    error_type: str | None
+    pattern_id: int | None
+    pattern: str | None
+    specificity: NotRequired[SpecificityDocument]
+    occurrence_count: int
+    last_seen: str | None
+    created: NotRequired[str]
+    updated: NotRequired[str]
+    written_by: str | None
+    success_rate: float | None
+    successes: int
+    failures: int
+    complete: bool
+    proposal_id: int | None
+
+
+class OutcomeReported(ScoreDocument):
+    """How the pattern's solution fared by now."""
+
+    status: Literal["ok"]
+    pattern_id: int
+
+
+class ErrorPatternPage(TypedDict):
+    """Patterns, newest first; `more` says that there are others before them."""
+
+    status: Literal["ok"]
+    patterns: list[ErrorPatternDocument]
+    more: bool
+
+
+class ErrorPatternDeleted(TypedDict):
+    """The pattern is forgotten."""
+
+    status: Literal["ok"]
+    pattern_id: int
+
+
+class ProposalDocument(TypedDict):
+    """A pattern for an error that none knows: how often it was seen, when, by whom, and the newest such message."""
+
+    proposal_id: int
+    pattern: str
+    seen: int
+    first_seen: str
+    last_seen: str
+    written_by: list[str]
+    example: str
+
+
+class ProposalPage(TypedDict):
+    """Proposals, newest first; `more` says that there are others before them."""
+
+    status: Literal["ok"]
+    proposals: list[ProposalDocument]
+    more: bool
+
+
+class ProposalDismissed(TypedDict):
+    """The pattern that is proposed no more."""
+
+    status: Literal["ok"]
+    proposal_id: int
+    pattern: str
+
 
 D = TypeVar("D")
 

@@ -11,32 +11,30 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.memories.memories import Memories, Merged, Told
 from twinhost.unified_memory_reasoning.memories.memory_merge import Memory
-from twinhost.unified_memory_reasoning.memories.memory_messages import (
+from twinhost.unified_memory_reasoning.memories.memory_recall import Selection
+from twinhost.unified_memory_reasoning.memories.messages import (
     DeleteMemory,
     GetMemory,
-    MemoryStatus,
-    QueryMemory,
-    ReinforceMemory,
-    StoreMemory,
-    SyncMemories,
-    ToldMemory,
-)
-from twinhost.unified_memory_reasoning.memories.memory_recall import Selection
-from twinhost.unified_memory_reasoning.memories.memory_replies import (
     MemoriesFound,
     MemoriesMerged,
     MemoryDeleted,
     MemoryDocument,
     MemoryFound,
     MemoryReinforced,
+    MemoryStatus,
     MemoryStatusDocument,
     MemoryStored,
     MergeCounts,
+    QueryMemory,
+    ReinforceMemory,
+    StoreMemory,
+    SyncMemories,
+    ToldMemory,
 )
 from twinhost.unified_memory_reasoning.memories.stored_memory import Kept
-from twinhost.unified_memory_reasoning.twins.messages import SUCCESS
 
 MAX_TOLD_BACK_BYTES = 65_536  # by a sync, whose reply is stored for retries
 MAX_AHEAD_S = 300.0  # of this host's clock: a record from further on would stand above every later one

@@ -1,8 +1,8 @@
-"""Who wrote what, and the quarantine: an operator's actions, since no grant of another role names them."""
+"""What an operator asks about who wrote what: every field with its type and its bounds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
 import structlog
@@ -11,22 +11,206 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.unified_memory_reasoning.provenance.provenance_messages import (
-    ListQuarantine,
-    MemoryBy,
-    QuarantineMemory,
-    ReleaseMemory,
-)
-from twinhost.unified_memory_reasoning.provenance.provenance_replies import (
-    MemoryQuarantined,
-    MemoryReleased,
-    MemoryWritten,
-    QuarantinedDocument,
-    QuarantineList,
-    WrittenPage,
-)
+from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.twins.messages import SUCCESS
+
+MAX_LIMIT = 1_000
+NUMBER = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+REASON = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class MemoryBy(Request, tag="memory_by"):
+    """What a caller wrote, newest first, in quarantine or not: of every kind, or of one.
+
+    `limit` is of each kind. `before` goes with `kind`, and is the `next_before` of the page above.
+    """
+
+    name: NAME
+    kind: NAME | None = None
+    before: NUMBER | None = None
+    limit: LIMIT = 100
+
+
+class QuarantineMemory(Request, tag="quarantine_memory"):
+    """Hide from every recall what a caller wrote and will write."""
+
+    name: NAME
+    reason: REASON = ""
+
+
+class ReleaseMemory(Request, tag="release_memory"):
+    """Show again what a caller wrote."""
+
+    name: NAME
+
+
+class ListQuarantine(Request, tag="list_quarantine"):
+    """Whose rows are hidden, since when, by whom, and why."""
+
+
+class WrittenRow(TypedDict):
+    """A row by its number; one that is too large for a reply names what is absent of it, and its size in bytes."""
+
+    number: int
+    left_out: NotRequired[list[str]]
+    size_bytes: NotRequired[int]
+
+
+class WrittenInteraction(WrittenRow):
+    """An interaction; `speaker` is empty where none was told."""
+
+    id: int
+    session_id: NotRequired[str]
+    speaker: NotRequired[str]
+    kind: Literal["code", "user_query", "system_response", "error"]
+    content: NotRequired[str]
+    metadata: NotRequired[dict[str, Any]]
+    importance: float
+    strength: float
+    created: str
+    tier: int
+    written_by: str
+
+
+class WrittenMemory(WrittenRow):
+    """A memory, a forgotten one too, and never a deleted one."""
+
+    id: NotRequired[str]
+    content: NotRequired[str]
+    keywords: NotRequired[tuple[str, ...]]
+    source: NotRequired[str]
+    strength: float
+    created: str
+    last_accessed: str
+    revised: str
+    deleted: Literal[False]
+    written_by: str
+
+
+class OutcomeCounts(TypedDict):
+    """How often a solution helped, and how often not."""
+
+    successes: int
+    failures: int
+
+
+class WrittenErrorPattern(WrittenRow):
+    """An error pattern; `solution` is null where none was told, `last_seen` where it never answered."""
+
+    pattern_id: int
+    error_type: NotRequired[str]
+    pattern: NotRequired[str]
+    solution: NotRequired[str | None]
+    occurrence_count: int
+    last_seen: str | None
+    created: str
+    updated: str
+    written_by: str
+    score: OutcomeCounts
+
+
+class WrittenOutcome(WrittenRow):
+    """What a reporter said of a pattern's solution; `note` is null where it never gave one."""
+
+    pattern_id: int
+    score: OutcomeCounts
+    note: NotRequired[str | None]
+    updated: str
+    written_by: str
+
+
+class WrittenUnknownError(WrittenRow):
+    """What was sent of one shape of errors that no pattern knows."""
+
+    pattern: NotRequired[str]
+    seen: int
+    last_seen: str
+    example: NotRequired[str]
+    written_by: str
+
+
+class WrittenTwin(WrittenRow):
+    """A user's twin, by who wrote it last."""
+
+    user_id: NotRequired[str]
+    data: NotRequired[dict[str, Any]]
+    revision: int
+    updated: str
+
+
+class WrittenClaim(WrittenRow):
+    """A claim on an operation, by who holds it."""
+
+    op_id: NotRequired[str]
+    priority: int
+    since: str
+    holder: str
+
+
+Row = TypeVar("Row")
+
+
+class WrittenPage(TypedDict, Generic[Row]):
+    """Rows of one kind, newest first; `next_before` is null where there are no more."""
+
+    entries: list[Row]
+    more: bool
+    next_before: int | None
+
+
+class Written(TypedDict):
+    """A page of each kind, or of the one that was asked for."""
+
+    interactions: NotRequired[WrittenPage[WrittenInteraction]]
+    memories: NotRequired[WrittenPage[WrittenMemory]]
+    error_patterns: NotRequired[WrittenPage[WrittenErrorPattern]]
+    solution_outcomes: NotRequired[WrittenPage[WrittenOutcome]]
+    unknown_errors: NotRequired[WrittenPage[WrittenUnknownError]]
+    twins: NotRequired[WrittenPage[WrittenTwin]]
+    operations: NotRequired[WrittenPage[WrittenClaim]]
+
+
+class MemoryWritten(TypedDict):
+    """What a caller wrote, and whether it is in quarantine."""
+
+    status: Literal["ok"]
+    name: str
+    quarantined: bool
+    written: Written
+
+
+class MemoryQuarantined(TypedDict):
+    """What the name wrote and will write is hidden; `new` is false where it was before."""
+
+    status: Literal["ok"]
+    name: str
+    new: bool
+
+
+class MemoryReleased(TypedDict):
+    """What the name wrote is shown again."""
+
+    status: Literal["ok"]
+    name: str
+
+
+class QuarantinedDocument(TypedDict):
+    """A name that is hidden, since when, by whom, and why; `reason` is empty where none was told."""
+
+    name: str
+    since: str
+    quarantined_by: str
+    reason: str
+
+
+class QuarantineList(TypedDict):
+    """Whose rows are hidden, the newest first."""
+
+    status: Literal["ok"]
+    quarantined: list[QuarantinedDocument]
+
 
 _log = structlog.get_logger(__name__)
 
