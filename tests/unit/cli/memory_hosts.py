@@ -20,13 +20,13 @@ from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.actions import AddInteraction
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.errors import error_patterns
+from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
 from twinhost.unified_memory_reasoning.errors.actions import AddErrorPattern
-from twinhost.unified_memory_reasoning.errors.error_patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.memories import memory_rows
+from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.memories import rows as memory_rows
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
-from twinhost.unified_memory_reasoning.memory_health import MemoryHealthActions
+from twinhost.unified_memory_reasoning.memory import MemoryHealthActions
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, Shelf
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine

@@ -21,8 +21,8 @@ from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.errors import error_patterns
-from twinhost.unified_memory_reasoning.errors.error_patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
+from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, Shelf
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine

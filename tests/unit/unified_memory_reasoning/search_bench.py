@@ -17,9 +17,9 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.memories import memory_rows
+from twinhost.unified_memory_reasoning.memories import rows as memory_rows
 from twinhost.unified_memory_reasoning.provenance import quarantine
-from twinhost.unified_memory_reasoning.search import search_index
+from twinhost.unified_memory_reasoning.search import index as search_index
 from twinhost.unified_memory_reasoning.search.actions import SearchActions
 from twinhost.unified_memory_reasoning.search.search import Search
 

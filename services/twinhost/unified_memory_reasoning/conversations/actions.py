@@ -11,8 +11,8 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.conversations.context_text import Line, text_of
-from twinhost.unified_memory_reasoning.conversations.interaction import Interaction
-from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
+from twinhost.unified_memory_reasoning.conversations.interactions import Interaction, Interactions
+from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
 
 MAX_CONTENT_BYTES = 65_536  # in UTF-8
 MAX_METADATA_BYTES = 16_384  # of JSON
@@ -78,22 +78,6 @@ class InteractionAdded(TypedDict):
     interaction_id: int
     importance: float
     window_size: int
-
-
-class ErrorDocument(TypedDict):
-    """An error that was told of: what it says, and its `type`: timeout, connection, permission, or other."""
-
-    type: str
-    message: str
-
-
-class SummaryDocument(TypedDict):
-    """What is left of a session as it ages: lines of code and conversation, errors, and decisions, oldest first."""
-
-    code_context: str
-    conversation_summary: str
-    errors_encountered: list[ErrorDocument]
-    key_decisions: list[str]
 
 
 class WindowDocument(TypedDict):

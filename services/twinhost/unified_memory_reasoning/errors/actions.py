@@ -11,12 +11,10 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.errors.bounded_pattern import MAX_CHARACTERS, MAX_MESSAGE_BYTES
-from twinhost.unified_memory_reasoning.errors.error_patterns import ErrorPattern, ErrorPatterns
-from twinhost.unified_memory_reasoning.errors.pattern_proposals import PatternProposals, Proposal
-from twinhost.unified_memory_reasoning.errors.pattern_specificity import Specificity
-from twinhost.unified_memory_reasoning.errors.search_allowance import SearchAllowance
-from twinhost.unified_memory_reasoning.errors.solution_outcomes import Score
+from twinhost.unified_memory_reasoning.errors.matching import MAX_CHARACTERS, MAX_MESSAGE_BYTES, SearchAllowance
+from twinhost.unified_memory_reasoning.errors.patterns import ErrorPattern, ErrorPatterns, Score
+from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals, Proposal
+from twinhost.unified_memory_reasoning.errors.specificity import Specificity
 
 MAX_LIMIT = 200
 PATTERN = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHARACTERS)]

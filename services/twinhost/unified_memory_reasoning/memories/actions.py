@@ -13,8 +13,6 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.memories.memories import Memories, Merged, Told
-from twinhost.unified_memory_reasoning.memories.memory_merge import Memory
-from twinhost.unified_memory_reasoning.memories.memory_recall import Selection
 from twinhost.unified_memory_reasoning.memories.messages import (
     DeleteMemory,
     GetMemory,
@@ -34,7 +32,8 @@ from twinhost.unified_memory_reasoning.memories.messages import (
     SyncMemories,
     ToldMemory,
 )
-from twinhost.unified_memory_reasoning.memories.stored_memory import Kept
+from twinhost.unified_memory_reasoning.memories.model import Kept, Memory
+from twinhost.unified_memory_reasoning.memories.recall import Selection
 
 MAX_TOLD_BACK_BYTES = 65_536  # by a sync, whose reply is stored for retries
 MAX_AHEAD_S = 300.0  # of this host's clock: a record from further on would stand above every later one

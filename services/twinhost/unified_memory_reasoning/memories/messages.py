@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 import msgspec
 
 from twinhost.secure_zmq.wire import NAME, Request
-from twinhost.unified_memory_reasoning.memories.memory_decay import FIRST_STRENGTH, FORGOTTEN_UNDER, MOST_STRENGTH
+from twinhost.unified_memory_reasoning.memories.model import FIRST_STRENGTH, FORGOTTEN_UNDER, MOST_STRENGTH
 
 MAX_CONTENT_CHARACTERS = 65_536
 MAX_KEYWORDS = 64

@@ -21,8 +21,8 @@ from typing import Literal
 from twinhost.network_config.model import Recall
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
-from twinhost.unified_memory_reasoning.search.query_words import Forms, forms_of
-from twinhost.unified_memory_reasoning.search.search_index import MEMORY_ROWS, SearchIndex
+from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS, SearchIndex
+from twinhost.unified_memory_reasoning.search.words import Forms, forms_of
 
 NEUTRAL_IMPORTANCE = 0.5  # that of an interaction which no rule makes more or less important
 MOST_STRENGTH = 5.0  # reinforcing a memory leads no further

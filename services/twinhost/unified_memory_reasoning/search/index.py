@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.search.query_words import Forms, forms_of, words_of
+from twinhost.unified_memory_reasoning.search.words import Forms, forms_of, words_of
 
 MEMORY_ROWS = 1 << 40  # a memory's row in the index is its number and this; an interaction's is its id
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.memories.stored_memory import LIVE, Kept, kept
+from twinhost.unified_memory_reasoning.memories.model import LIVE, Kept, kept
 from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
 
 _NEWEST = 2**63 - 1

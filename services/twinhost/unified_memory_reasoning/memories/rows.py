@@ -1,23 +1,51 @@
-"""The tables of the memory model, and every statement that changes them; `Memories` has the rules.
+"""How many rows each writer has: counted in memory, so that no write counts rows, and undone with its transaction."""
 
-A memory that was deleted leaves a tombstone, so that another store that still has it does not bring it back. Every
-change of either gets a number that only grows, by which another store asks for what is new to it.
-
-What a search, a decay pass, a count or a choice reads of a memory stands before its text or in an index, so that
-none of them reads a text that nobody is told.
-"""
-
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.memories.memory_decay import decayed, forgotten
-from twinhost.unified_memory_reasoning.memories.memory_merge import Memory
-from twinhost.unified_memory_reasoning.memories.memory_shares import Shares
-from twinhost.unified_memory_reasoning.memories.stored_memory import GONE, LIVE, Kept, kept
+from twinhost.unified_memory_reasoning.memories.model import GONE, LIVE, Kept, Memory, decayed, forgotten, kept
+
+
+class Shares:
+    """Rows by writer; `total` is that of all, for any thread to read."""
+
+    def __init__(self, database: Database, counted: Iterable[tuple[str, int]]) -> None:
+        """Begin with what is stored.
+
+        Args:
+            counted: every writer once, and how many rows it has.
+        """
+        self._database = database
+        self._rows = dict(counted)
+        self.total = sum(self._rows.values())
+
+    def of(self, writer: str) -> int:
+        """Return how many rows a writer has."""
+        return self._rows.get(writer, 0)
+
+    def move(self, before: str | None, after: str | None) -> None:
+        """Count a row that was one writer's and is another's now; None: it was not there, or is not any more."""
+        self._shift(before, after)
+        self._database.on_rollback(lambda: self._shift(after, before))
+
+    def _shift(self, before: str | None, after: str | None) -> None:
+        self._add(before, -1)
+        self._add(after, 1)
+
+    def _add(self, writer: str | None, change: int) -> None:
+        if writer is None:
+            return
+        self.total += change
+        rows = self.of(writer) + change
+        if rows:
+            self._rows[writer] = rows
+        else:
+            self._rows.pop(writer, None)
+
 
 MIGRATION = """
 CREATE TABLE memories (
