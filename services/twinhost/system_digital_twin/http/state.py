@@ -12,12 +12,12 @@ from twinhost.agent.health import iso_time
 from twinhost.agent.replies import HealthDocument
 from twinhost.agent.telemetry import Peer
 from twinhost.network_config import Agent
-from twinhost.system_digital_twin.events import Events, Stored, Topic
+from twinhost.system_digital_twin.capacity.leases import Lease, Leases
+from twinhost.system_digital_twin.events.events import Events, Stored, Topic
 from twinhost.system_digital_twin.http.board import Board
-from twinhost.system_digital_twin.leases import Lease, Leases
-from twinhost.system_digital_twin.metrics import Metrics
-from twinhost.system_digital_twin.registry import AgentRecord, Registry
-from twinhost.system_digital_twin.state_documents import rounded
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.state_documents import rounded
+from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry
 
 SHOWN = 50  # events, and errors
 MAX_ROWS = 300  # agents, sessions, and leases: the page has no more rows for either

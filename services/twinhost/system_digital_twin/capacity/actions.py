@@ -8,10 +8,17 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound
-from twinhost.system_digital_twin.forecast import Forecast, HostState, LoadType, Placement, Resource, forecast, place
-from twinhost.system_digital_twin.handlers import SUCCESS
-from twinhost.system_digital_twin.leases import Lease, Leases
-from twinhost.system_digital_twin.load_messages import (
+from twinhost.system_digital_twin.capacity.forecast import (
+    Forecast,
+    HostState,
+    LoadType,
+    Placement,
+    Resource,
+    forecast,
+    place,
+)
+from twinhost.system_digital_twin.capacity.leases import Lease, Leases
+from twinhost.system_digital_twin.capacity.messages import (
     CommitLease,
     ListLeases,
     ReleaseLease,
@@ -19,7 +26,7 @@ from twinhost.system_digital_twin.load_messages import (
     ReserveVram,
     SimulateLoad,
 )
-from twinhost.system_digital_twin.load_replies import (
+from twinhost.system_digital_twin.capacity.replies import (
     Committed,
     Considered,
     CurrentState,
@@ -31,8 +38,9 @@ from twinhost.system_digital_twin.load_replies import (
     Released,
     Reserved,
 )
-from twinhost.system_digital_twin.metrics import Metrics
-from twinhost.system_digital_twin.state_documents import rounded
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.state_documents import rounded
+from twinhost.system_digital_twin.registry.actions import SUCCESS
 
 
 class LoadActions(Feature):

@@ -22,10 +22,17 @@ from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, PublicKey
 from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
 from twinhost.secure_zmq.validity import DAY_S, Validity
-from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
-from twinhost.system_digital_twin.key_limits import Rate
-from twinhost.system_digital_twin.key_messages import ConfirmKey, Enrol, GetTrust, ProposeKey, RetireKeys, public_key_in
-from twinhost.system_digital_twin.key_replies import Confirmed, Enrolled, Proposed, Retired, Trust, TrustTold
+from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
+from twinhost.system_digital_twin.trust.key_limits import Rate
+from twinhost.system_digital_twin.trust.messages import (
+    ConfirmKey,
+    Enrol,
+    GetTrust,
+    ProposeKey,
+    RetireKeys,
+    public_key_in,
+)
+from twinhost.system_digital_twin.trust.replies import Confirmed, Enrolled, Proposed, Retired, Trust, TrustTold
 
 _log = structlog.get_logger(__name__)
 

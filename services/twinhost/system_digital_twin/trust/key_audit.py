@@ -8,7 +8,7 @@ from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.handlers import ITSELF
+from twinhost.system_digital_twin.registry.actions import ITSELF
 
 MIGRATION = """
 CREATE TABLE audited_keys (

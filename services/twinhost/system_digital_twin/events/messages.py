@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from twinhost.secure_zmq.wire import NAME, Request
-from twinhost.system_digital_twin.messages import require_shallow
+from twinhost.system_digital_twin.registry.messages import require_shallow
 
 MAX_DEPTH = 32  # of what an event carries: an answer nests it deeper than its request did, and must be written
 MAX_LIMIT = 1_000

@@ -8,9 +8,10 @@ import msgspec
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.system_digital_twin.event_messages import GetErrors, GetEvents, PublishEvent, ReportError
-from twinhost.system_digital_twin.event_records import Page
-from twinhost.system_digital_twin.event_replies import (
+from twinhost.system_digital_twin.events.events import Events, Topic
+from twinhost.system_digital_twin.events.messages import GetErrors, GetEvents, PublishEvent, ReportError
+from twinhost.system_digital_twin.events.records import Page
+from twinhost.system_digital_twin.events.replies import (
     ErrorsTold,
     ErrorStored,
     EventsTold,
@@ -18,8 +19,7 @@ from twinhost.system_digital_twin.event_replies import (
     KeptError,
     KeptEvent,
 )
-from twinhost.system_digital_twin.events import Events, Topic
-from twinhost.system_digital_twin.handlers import SUCCESS, require_speaks_for
+from twinhost.system_digital_twin.registry.actions import SUCCESS, require_speaks_for
 
 
 class EventActions(Feature):

@@ -3,8 +3,8 @@
 import time
 
 from twinhost.agent.health import iso_time
-from twinhost.system_digital_twin.metrics import Metrics
-from twinhost.system_digital_twin.metrics_replies import HostMetrics
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.replies import HostMetrics
 
 
 def rounded(value: float | None, digits: int = 2) -> float | None:

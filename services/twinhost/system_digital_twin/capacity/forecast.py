@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from twinhost.system_digital_twin.load_replies import Projection
+from twinhost.system_digital_twin.capacity.replies import Projection
 
 LoadType = Literal["cpu", "ram", "vram", "network"]
 Resource = Literal["ram", "vram"]

@@ -16,7 +16,7 @@ import msgspec
 from twinhost.agent.host_metrics.sample import HostSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.metrics_history import Bucket, History
+from twinhost.system_digital_twin.metrics.history import Bucket, History
 from twinhost.system_digital_twin.taken_once import TakenOnce
 
 KEPT_IN_MEMORY = 60  # samples of a host

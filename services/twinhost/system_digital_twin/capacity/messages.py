@@ -5,8 +5,8 @@ from typing import Annotated
 import msgspec
 
 from twinhost.secure_zmq.wire import NAME, Request
-from twinhost.system_digital_twin.forecast import LoadType
-from twinhost.system_digital_twin.leases import MAX_TTL_S
+from twinhost.system_digital_twin.capacity.forecast import LoadType
+from twinhost.system_digital_twin.capacity.leases import MAX_TTL_S
 
 AMOUNT = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
 TTL = Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_S)]

@@ -13,7 +13,7 @@ from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
-from twinhost.system_digital_twin.messages import (
+from twinhost.system_digital_twin.registry.messages import (
     MAX_METADATA_BYTES,
     Discover,
     GetAgentEndpoint,
@@ -26,8 +26,8 @@ from twinhost.system_digital_twin.messages import (
     RegistrationData,
     Unregister,
 )
-from twinhost.system_digital_twin.registry import HEALTHY, AgentRecord, Registry
-from twinhost.system_digital_twin.registry_replies import (
+from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentRecord, Registry
+from twinhost.system_digital_twin.registry.replies import (
     AgentBrief,
     AgentFound,
     AgentInfo,

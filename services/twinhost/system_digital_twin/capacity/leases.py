@@ -13,7 +13,7 @@ import msgspec
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.forecast import Leased, Resource
+from twinhost.system_digital_twin.capacity.forecast import Leased, Resource
 
 MIGRATION = """
 CREATE TABLE leases (

@@ -12,11 +12,10 @@ from twinhost.agent.host_metrics.sample import GpuSample, HostSample
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
-from twinhost.system_digital_twin.handlers import SUCCESS, require_speaks_for
-from twinhost.system_digital_twin.metrics import Metrics
-from twinhost.system_digital_twin.metrics_history import Bucket
-from twinhost.system_digital_twin.metrics_messages import GetHistory, GetMetrics, ReportMetrics, UpdateVramMetrics
-from twinhost.system_digital_twin.metrics_replies import (
+from twinhost.system_digital_twin.metrics.history import Bucket
+from twinhost.system_digital_twin.metrics.messages import GetHistory, GetMetrics, ReportMetrics, UpdateVramMetrics
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.replies import (
     Course,
     HistoriesTold,
     HistoryTold,
@@ -26,8 +25,9 @@ from twinhost.system_digital_twin.metrics_replies import (
     VramNoted,
     VramReported,
 )
-from twinhost.system_digital_twin.state_documents import host_document, rounded
-from twinhost.system_digital_twin.vram_reports import VramReport, VramReports
+from twinhost.system_digital_twin.metrics.state_documents import host_document, rounded
+from twinhost.system_digital_twin.metrics.vram_reports import VramReport, VramReports
+from twinhost.system_digital_twin.registry.actions import SUCCESS, require_speaks_for
 
 
 class MetricsActions(Feature):

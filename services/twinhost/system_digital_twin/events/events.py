@@ -16,7 +16,7 @@ import msgspec
 
 from twinhost.secure_zmq.errors import MessageTooLarge
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.event_records import Page, Stored, Topic
+from twinhost.system_digital_twin.events.records import Page, Stored, Topic
 from twinhost.system_digital_twin.taken_once import MIGRATION as MIGRATION_IDS  # a later one: stores without it exist
 from twinhost.system_digital_twin.taken_once import TakenOnce, digest_of
 

@@ -8,7 +8,7 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import Request
 from twinhost.store.audit_log.log import AuditLog
-from twinhost.system_digital_twin.key_replies import AuditPage
+from twinhost.system_digital_twin.trust.replies import AuditPage
 
 
 class GetAudit(Request, tag="get_audit"):

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Literal, TypedDict
 
 from twinhost.agent.trust import TRUST_TOPIC
-from twinhost.system_digital_twin.event_records import Topic
-from twinhost.system_digital_twin.event_replies import KeptError, KeptEvent
-from twinhost.system_digital_twin.registry import AGENT_TOPIC
+from twinhost.system_digital_twin.events.records import Topic
+from twinhost.system_digital_twin.events.replies import KeptError, KeptEvent
+from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC
 
 
 class EventSent(KeptEvent):
