@@ -18,7 +18,6 @@ from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.dialect import COMMANDS
 from twinhost.system_digital_twin.events.actions import EventActions
 from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS_MIGRATION
-from twinhost.system_digital_twin.events.events import MIGRATION_IDS as EVENTS_MIGRATION_IDS
 from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as EVENTS_MIGRATION_SEVERE
 from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.http.page import page_routes
@@ -30,9 +29,10 @@ from twinhost.system_digital_twin.metrics_and_leases import MetricsAndLeases
 from twinhost.system_digital_twin.registry.actions import ITSELF, SUCCESS, Handlers
 from twinhost.system_digital_twin.registry.messages import GetAllAgents
 from twinhost.system_digital_twin.registry.registry import HEALTHY, MIGRATION, AgentRecord, Registry
+from twinhost.system_digital_twin.taken_once import MIGRATION as EVENTS_MIGRATION_IDS
 from twinhost.system_digital_twin.trust.actions import KeyActions
-from twinhost.system_digital_twin.trust.audit_actions import AuditActions
-from twinhost.system_digital_twin.trust.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
+from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT_MIGRATION
+from twinhost.system_digital_twin.trust.audit import AuditActions
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
 
 NAME = ITSELF

@@ -48,7 +48,7 @@ from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.registry.actions import Handlers
 from twinhost.system_digital_twin.registry.registry import MIGRATION, Registry
 from twinhost.system_digital_twin.trust.actions import KeyActions
-from twinhost.system_digital_twin.trust.audit_actions import AuditActions
+from twinhost.system_digital_twin.trust.audit import AuditActions
 from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"

@@ -20,12 +20,12 @@ from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.events.actions import EventActions
 from twinhost.system_digital_twin.events.events import (
     MIGRATION,
-    MIGRATION_IDS,
     MIGRATION_SEVERE,
     MOST,
     MOST_BYTES,
     Events,
 )
+from twinhost.system_digital_twin.taken_once import MIGRATION as MIGRATION_IDS
 
 MAX_REPLY_BYTES = 262_144
 

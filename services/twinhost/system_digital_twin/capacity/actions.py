@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, Literal, NoReturn, NotRequired, TypedDict
+
+import msgspec
 
 from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound
+from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.system_digital_twin.capacity.forecast import (
     Forecast,
     HostState,
@@ -17,30 +20,152 @@ from twinhost.system_digital_twin.capacity.forecast import (
     forecast,
     place,
 )
-from twinhost.system_digital_twin.capacity.leases import Lease, Leases
-from twinhost.system_digital_twin.capacity.messages import (
-    CommitLease,
-    ListLeases,
-    ReleaseLease,
-    ReserveRam,
-    ReserveVram,
-    SimulateLoad,
-)
-from twinhost.system_digital_twin.capacity.replies import (
-    Committed,
-    Considered,
-    CurrentState,
-    LeasesTold,
-    LeaseTold,
-    LoadSimulated,
-    Placed,
-    PlacementTold,
-    Released,
-    Reserved,
-)
+from twinhost.system_digital_twin.capacity.leases import MAX_TTL_S, Lease, Leases
+from twinhost.system_digital_twin.metrics.actions import rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
-from twinhost.system_digital_twin.metrics.state_documents import rounded
 from twinhost.system_digital_twin.registry.actions import SUCCESS
+
+AMOUNT = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
+TTL = Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_S)]
+DEFAULT_TTL_S = 60.0
+
+
+class SimulateLoad(Request, tag="simulate_load"):
+    """What a load would do to a host, or where it fits: MB of RAM or VRAM, percent of the CPU, or network load."""
+
+    load_type: LoadType
+    value: Annotated[AMOUNT, msgspec.Meta(examples=[64])] | None = None
+    value_mb: AMOUNT | None = None  # an older name of the same
+    host: NAME | None = None
+
+
+class ReserveVram(Request, tag="reserve_vram"):
+    """Promise me so much VRAM, on this host or on any."""
+
+    amount_mb: AMOUNT
+    host: NAME | None = None
+    ttl_s: TTL = DEFAULT_TTL_S
+
+
+class ReserveRam(Request, tag="reserve_ram"):
+    """Promise me so much RAM, on this host or on any."""
+
+    amount_mb: AMOUNT
+    host: NAME | None = None
+    ttl_s: TTL = DEFAULT_TTL_S
+
+
+class CommitLease(Request, tag="commit_lease"):
+    """The memory of a lease is in use now; it lasts until it is released."""
+
+    lease_id: NAME
+
+
+class ReleaseLease(Request, tag="release_lease"):
+    """The memory of a lease is free again."""
+
+    lease_id: NAME
+
+
+class ListLeases(Request, tag="list_leases"):
+    """Every open lease."""
+
+
+class CurrentState(TypedDict):
+    """A host before the load; what is leased stands beside what is used."""
+
+    cpu_usage: float | None
+    ram_usage_mb: float | None
+    ram_leased_mb: float | None
+    vram_usage_mb: float | None
+    vram_leased_mb: float | None
+    network_latency_ms: float | None
+
+
+class Considered(TypedDict):
+    """What would become of one host, and why."""
+
+    host: str
+    recommendation: str
+    reason: str
+
+
+class PlacementTold(TypedDict):
+    """The host that it fits on, null where it fits on none, why, and the others."""
+
+    host: str | None
+    reason: str
+    considered: list[Considered]
+
+
+class LoadSimulated(TypedDict):
+    """What the load would do; `reason` where it doesn't fit, `placement` where no host was asked for.
+
+    Of the projection there is what that kind of load concerns.
+    """
+
+    status: Literal["success"]
+    timestamp: str
+    host: str
+    current_state: CurrentState
+    load_type: Literal["cpu", "ram", "vram", "network"]
+    requested_value: float
+    recommendation: str
+    projected_cpu_percent: NotRequired[float | None]
+    projected_ram_mb: NotRequired[float | None]
+    ram_capacity_mb: NotRequired[float | None]
+    projected_vram_mb: NotRequired[float | None]
+    vram_capacity_mb: NotRequired[float | None]
+    projected_latency_ms: NotRequired[float | None]
+    reason: NotRequired[str]
+    placement: NotRequired[PlacementTold]
+
+
+class LeaseTold(TypedDict):
+    """A lease; `expires` is null once it is committed."""
+
+    lease_id: str
+    resource: Literal["ram", "vram"]
+    host: str
+    amount_mb: float
+    holder: str
+    state: str
+    created: str
+    expires: str | None
+    expires_in_s: float | None
+
+
+class Reserved(LeaseTold):
+    """The memory is promised."""
+
+    status: Literal["success"]
+
+
+class Placed(Reserved):
+    """The memory is promised, on the host that was found for it."""
+
+    placement: PlacementTold
+
+
+class Committed(LeaseTold):
+    """The lease stays until it is released."""
+
+    status: Literal["success"]
+
+
+class Released(TypedDict):
+    """The memory is free again."""
+
+    status: Literal["success"]
+    lease_id: str
+    message: str
+
+
+class LeasesTold(TypedDict):
+    """Every open lease."""
+
+    status: Literal["success"]
+    leases: list[LeaseTold]
 
 
 class LoadActions(Feature):

@@ -1,11 +1,9 @@
 """What a load would do to a host, and which host it fits on: figures in, a recommendation out; no state, no clock."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypedDict
 
 import msgspec
-
-from twinhost.system_digital_twin.capacity.replies import Projection
 
 LoadType = Literal["cpu", "ram", "vram", "network"]
 Resource = Literal["ram", "vram"]
@@ -20,6 +18,17 @@ RAM_PERCENT = 90
 CPU_PERCENT = 90
 LATENCY_MS = 200
 LATENCY_PER_VALUE = 1.5  # ms that one unit of network load adds
+
+
+class Projection(TypedDict, total=False):
+    """A host under the load; only what that kind of load concerns."""
+
+    projected_cpu_percent: float | None
+    projected_ram_mb: float | None
+    ram_capacity_mb: float | None
+    projected_vram_mb: float | None
+    vram_capacity_mb: float | None
+    projected_latency_ms: float | None
 
 
 class Leased(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,17 +10,47 @@ is one that names no moment, since its moment is that of its coming in.
 
 import time
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any
 
 import msgspec
 
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import MessageTooLarge
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.events.records import Page, Stored, Topic
-from twinhost.system_digital_twin.taken_once import MIGRATION as MIGRATION_IDS  # a later one: stores without it exist
 from twinhost.system_digital_twin.taken_once import TakenOnce, digest_of
 
-__all__ = ["MIGRATION", "MIGRATION_IDS", "MIGRATION_SEVERE", "Events", "Page", "Stored", "Topic"]
+
+class Topic(StrEnum):
+    """What the feed calls the two kinds."""
+
+    EVENT = "EVENT:"
+    ERROR = "ERROR:"
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """One event or error; `time` is when it came in, in seconds since the epoch."""
+
+    seq: int
+    time: float
+    written_by: str
+    propagated: bool
+    fields: dict[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """Return it as it is answered and sent."""
+        told = {"seq": self.seq, "time": iso_time(self.time), "written_by": self.written_by}
+        return {"timestamp": told["time"], **self.fields, **told}
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of a topic, newest first; `more` older ones were asked for and not returned."""
+
+    entries: list[Stored]
+    more: bool
+    last_seq: int  # of all that ever came in
+    let_go_to: int  # the newest of the topic that gave way to newer ones; 0 where none did
+
 
 MIGRATION = """
 CREATE TABLE happenings (

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Literal, TypedDict
 
 from twinhost.agent.trust import TRUST_TOPIC
-from twinhost.system_digital_twin.events.records import Topic
-from twinhost.system_digital_twin.events.replies import KeptError, KeptEvent
+from twinhost.system_digital_twin.events.actions import KeptError, KeptEvent
+from twinhost.system_digital_twin.events.events import Topic
 from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC
 
 

@@ -15,33 +15,31 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
 from twinhost.system_digital_twin.registry.messages import (
     MAX_METADATA_BYTES,
+    AgentBrief,
+    AgentFound,
+    AgentInfo,
+    AllAgents,
+    Beaten,
     Discover,
+    Discovery,
+    Endpoint,
+    EndpointFound,
     GetAgentEndpoint,
     GetAgentInfo,
     GetAllAgents,
     GetOkAgents,
     GetRegisteredAgents,
     Heartbeat,
-    RegisterAgent,
-    RegistrationData,
-    Unregister,
-)
-from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentRecord, Registry
-from twinhost.system_digital_twin.registry.replies import (
-    AgentBrief,
-    AgentFound,
-    AgentInfo,
-    AllAgents,
-    Beaten,
-    Discovery,
-    Endpoint,
-    EndpointFound,
     OkAgents,
+    RegisterAgent,
     Registered,
     RegisteredAgents,
+    RegistrationData,
+    Unregister,
     Unregistered,
     Witnessed,
 )
+from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentRecord, Registry
 
 ITSELF = "SystemDigitalTwin"
 SUCCESS: Final = "success"  # the word that this agent's clients test for

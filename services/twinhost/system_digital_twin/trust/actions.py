@@ -7,32 +7,130 @@ Every step may be repeated; what was confirmed is on disk before the answer.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, NoReturn
+from typing import Annotated, Literal, NoReturn, TypedDict
 
+import msgspec
 import structlog
 
 from twinhost.agent.trust import TrustDocument, document_of
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
-from twinhost.secure_zmq.errors import LimitReached, NotGranted, StoreUnavailable
-from twinhost.secure_zmq.grants import ENROL
+from twinhost.secure_zmq.errors import KeyFileMalformed, LimitReached, MalformedRequest, NotGranted, StoreUnavailable
+from twinhost.secure_zmq.grants import CONFIRM_KEY, ENROL
 from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, PublicKey
 from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
 from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq.wire import Request
+from twinhost.secure_zmq.zcert import Z85_CHARACTERS, decode_z85_key
 from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
-from twinhost.system_digital_twin.trust.key_limits import Rate
-from twinhost.system_digital_twin.trust.messages import (
-    ConfirmKey,
-    Enrol,
-    GetTrust,
-    ProposeKey,
-    RetireKeys,
-    public_key_in,
-)
-from twinhost.system_digital_twin.trust.replies import Confirmed, Enrolled, Proposed, Retired, Trust, TrustTold
+
+
+class Rate:
+    """At most so many times in so many seconds, for each of a small set of names."""
+
+    def __init__(self, times: int, seconds: float) -> None:
+        self._times = times
+        self._seconds = seconds
+        self._admitted: dict[str, deque[float]] = {}
+
+    def admit(self, name: str) -> bool:
+        """Return whether it may happen once more now; only then it is counted."""
+        times = self._admitted.setdefault(name, deque(maxlen=self._times))
+        now = time.monotonic()
+        if len(times) == self._times and now - times[0] < self._seconds:
+            return False
+        times.append(now)
+        return True
+
+
+_EXAMPLE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the server's public key in libzmq's documentation
+_Z85_KEY = Annotated[str, msgspec.Meta(min_length=Z85_CHARACTERS, max_length=Z85_CHARACTERS, examples=[_EXAMPLE])]
+
+
+class Enrol(Request, tag=ENROL):
+    """Propose the key that an invitation is for; `public_key` in Z85."""
+
+    public_key: _Z85_KEY
+
+
+class ProposeKey(Request, tag="propose_key"):
+    """Propose the caller's own next key; `public_key` in Z85."""
+
+    public_key: _Z85_KEY
+
+
+class ConfirmKey(Request, tag=CONFIRM_KEY):
+    """Authorise the key that this connection was made with."""
+
+
+class RetireKeys(Request, tag="retire_keys"):
+    """Revoke every other key of the caller than the one that this connection was made with."""
+
+
+class GetTrust(Request, tag="get_trust"):
+    """The public keys of everybody, and which keys are revoked."""
+
+
+def public_key_in(text: str) -> PublicKey:
+    """Return the key that a request tells in Z85.
+
+    Raises:
+        MalformedRequest: it is none.
+    """
+    try:
+        return PublicKey(decode_z85_key(text.encode(), "the key"))
+    except (KeyFileMalformed, UnicodeEncodeError) as error:
+        raise MalformedRequest(f"{error} - at `$.public_key`") from None
+
+
+class Enrolled(TypedDict):
+    """Whose key it will be once it is confirmed."""
+
+    status: Literal["success"]
+    name: str
+    host: str
+    roles: list[str]
+
+
+class Proposed(TypedDict):
+    """The fingerprint of the key that is to be confirmed."""
+
+    status: Literal["success"]
+    fingerprint: str
+
+
+class Trust(TypedDict):
+    """Whom to trust: the texts of public key files, and the fingerprints of what is revoked."""
+
+    revision: str
+    current: tuple[str, ...]
+    next: tuple[str, ...]
+    revoked: tuple[str, ...]
+
+
+class TrustTold(Trust):
+    """The list of whom to trust."""
+
+    status: Literal["success"]
+
+
+class Confirmed(Trust):
+    """The key counts; `certificate` is the text of its file."""
+
+    status: Literal["success"]
+    certificate: str
+
+
+class Retired(TypedDict):
+    """The fingerprints of the caller's other keys, which are revoked."""
+
+    status: Literal["success"]
+    retired: list[str]
+
 
 _log = structlog.get_logger(__name__)
 

@@ -15,11 +15,9 @@ from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.system_digital_twin.registry.actions import SUCCESS
 from twinhost.system_digital_twin.trust.actions import KeyActions
-from twinhost.system_digital_twin.trust.audit_actions import AuditActions
+from twinhost.system_digital_twin.trust.audit import AuditActions, KeyAudit, changes, summary
 from twinhost.system_digital_twin.trust.audit_witnesses import AuditWitnesses
 from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
-from twinhost.system_digital_twin.trust.grants_summary import changes, summary
-from twinhost.system_digital_twin.trust.key_audit import KeyAudit
 
 AUDIT_FOLDER = "audit"  # below the agent's state
 

@@ -1,14 +1,96 @@
-"""What became of keys, for the audit log: seen in the folders, whoever changed them, also while this agent was down."""
+"""What the audit log says of grants. A line holds no whole list: it has a digest, a count by role, and what changed."""
 
+import hashlib
 import time
+from collections.abc import Mapping, Set
+from typing import Annotated, Literal, TypedDict
 
+import msgspec
+
+from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.keys import Certificate
 from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.wire import Request
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.registry.actions import ITSELF
+
+_ALL = "*"
+
+
+def summary(grants: Mapping[str, Set[str]]) -> dict[str, str]:
+    """Return `grants`, how many actions a role may ask for, and `grants_sha256` of the sorted lines `role action`."""
+    counts = [
+        f"{role}: {_ALL if _ALL in actions else f'{len(actions)} actions'}" for role, actions in sorted(grants.items())
+    ]
+    return {
+        "grants": "; ".join(counts),
+        "grants_sha256": hashlib.sha256("\n".join(_pairs(grants)).encode()).hexdigest(),
+    }
+
+
+def changes(before: Mapping[str, Set[str]], after: Mapping[str, Set[str]]) -> dict[str, str]:
+    """Return what is `added` and `removed`, each as `role action, role action`."""
+    old, new = set(_pairs(before)), set(_pairs(after))
+    return {"added": ", ".join(sorted(new - old)), "removed": ", ".join(sorted(old - new))}
+
+
+def _pairs(grants: Mapping[str, Set[str]]) -> list[str]:
+    return sorted(f"{role} {action}" for role, actions in grants.items() for action in actions)
+
+
+class AuditAnchor(TypedDict):
+    """The oldest line that is kept: its number, and the hash that its `prev` must be."""
+
+    seq: int
+    prev: str
+
+
+class AuditHead(TypedDict):
+    """The newest line: its number, 0 before the first, and its hash."""
+
+    seq: int
+    hash: str
+
+
+class AuditPage(TypedDict):
+    """Raw lines, and where the next page begins."""
+
+    status: Literal["success"]
+    lines: tuple[str, ...]
+    position: str
+    anchor: AuditAnchor
+    head: AuditHead
+
+
+class GetAudit(Request, tag="get_audit"):
+    """A page of lines: those after `after_seq`, or from the `position` of the page before on."""
+
+    after_seq: Annotated[int, msgspec.Meta(ge=0)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=2_000)] = 500
+    position: Annotated[str, msgspec.Meta(max_length=128)] | None = None
+
+
+class AuditActions(Feature):
+    """The action that reads the log."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+
+    @action()
+    def page(self, request: GetAudit, _: Caller) -> AuditPage:
+        page = self._audit.read_page(request.after_seq, request.limit, request.position)
+        return {
+            "status": "success",
+            "lines": page.lines,
+            "position": page.position,
+            "anchor": {"seq": page.anchor.seq, "prev": page.anchor.prev},
+            "head": {"seq": page.head.seq, "hash": page.head.hash},
+        }
+
 
 MIGRATION = """
 CREATE TABLE audited_keys (
