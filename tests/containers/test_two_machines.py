@@ -11,7 +11,7 @@ from tests.containers.checkout import Machine
 from tests.containers.stack import REPOSITORY
 from tests.containers.walk import README, UMRA, Walk, shown_settings
 
-KEYS = (REPOSITORY / "docs/keys.md").read_text(encoding="utf-8")
+KEYS = (REPOSITORY / "docs/how-to/manage-keys.md").read_text(encoding="utf-8")
 NAMED = {"SystemDigitalTwin", UMRA, "operator", "Watcher"}
 
 pytestmark = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent]
