@@ -25,7 +25,7 @@ COPY certs-init /app/certs-init
 COPY config /app/config
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode checked-hash /app/services \
     && chmod -R u=rwX,go=rX /app \
-    && PYTHONPATH=/app/services /opt/venv/bin/python -m message_schema /opt/twinhost/assets/schema
+    && PYTHONPATH=/app/services /opt/venv/bin/python -m twinhost.schema /opt/twinhost/assets/schema
 
 
 # What the dashboard needs and this project did not write: the chart library, from npm. npm itself comes from PyPI, so that both
@@ -77,4 +77,4 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
 
 WORKDIR /app
 USER 10001:10001
-CMD ["python", "-m", "operator_cli", "--help"]
+CMD ["python", "-m", "twinhost.cli", "--help"]

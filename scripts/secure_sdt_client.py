@@ -15,13 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "services"))
 
-from network_config.load import ENDPOINTS_FILE, load_network_config
-from network_config.model import Host, is_address
-from secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates
-from secure_zmq.client import Client
-from secure_zmq.errors import TwinhostError
-from secure_zmq.security_mode import VARIABLE, is_secure_zmq_enabled
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
+from twinhost.network_config.load import ENDPOINTS_FILE, load_network_config
+from twinhost.network_config.model import Host, is_address
+from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.security_mode import VARIABLE, is_secure_zmq_enabled
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7120  # as docker-compose.yml publishes SystemDigitalTwin
 

@@ -3,8 +3,8 @@
 import json
 from dataclasses import asdict
 
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 
 _SHIPPED = load_network_config(DEFAULT_PATH, environment={})
 SHIPPED_GRANTS = {role: sorted(actions) for role, actions in _SHIPPED.grants.items()}

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from secure_zmq.key_writer import write_certificate, write_key_pair
-from secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.key_writer import write_certificate, write_key_pair
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 
 
 def new_pair(name: str = "pc2-agent", host: str = "pc2", *roles: str) -> KeyPair:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from secure_zmq.aio import AsyncClient
-from secure_zmq.client import Client
-from secure_zmq.server_address import ServerAddress
+from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.server_address import ServerAddress
 
 IN_FLIGHT = 16
 DEADLINE_S = 30.0  # of a call: a rotation must not cost one its answer

@@ -10,18 +10,18 @@ from multiprocessing.connection import Connection
 
 import structlog
 
-from operator_cli.connect import load_settings
-from operator_cli.findings import Verdict
-from operator_cli.handmade.clients import Refused
-from operator_cli.handmade.zmtp import HungUp, Silent
-from operator_cli.intruder import feed, out_of_reach
-from operator_cli.intruder.attack import Attack, Outcome, broken
-from operator_cli.intruder.campaign import ATTACKS
-from operator_cli.intruder.target import Target
-from secure_zmq.errors import TwinhostError
 from tests.adversary import floods, from_inside
 from tests.adversary.from_inside import Inside
 from tests.loopback.agent_processes import SDT
+from twinhost.adversary.handmade.clients import Refused
+from twinhost.adversary.handmade.zmtp import HungUp, Silent
+from twinhost.adversary.intruder import feed, out_of_reach
+from twinhost.adversary.intruder.attack import Attack, Outcome, broken
+from twinhost.adversary.intruder.campaign import ATTACKS
+from twinhost.adversary.intruder.target import Target
+from twinhost.cli.connect import load_settings
+from twinhost.cli.findings import Verdict
+from twinhost.secure_zmq.errors import TwinhostError
 
 LOWEST_PRIORITY = 19
 PLAYS_PER_S = 500  # at most, of a short attack; faster, on a machine that all share, is a measurement of the machine

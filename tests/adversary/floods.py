@@ -7,10 +7,10 @@ import socket
 import struct
 import time
 
-from operator_cli.handmade.zmtp import GREETING_BYTES, encode_frame, greeting
-from operator_cli.intruder.attack import Attack, Outcome, broken, held
-from operator_cli.intruder.target import Target
 from tests.benchmarks.agent_fleet import raise_file_limit
+from twinhost.adversary.handmade.zmtp import GREETING_BYTES, encode_frame, greeting
+from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
+from twinhost.adversary.intruder.target import Target
 
 HALF_OPEN = 5_000
 GARBAGE = 10_000

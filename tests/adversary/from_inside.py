@@ -8,15 +8,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from operator_cli.handmade.clients import CurveClient, Refused
-from operator_cli.handmade.zmtp import HungUp, Silent
-from operator_cli.intruder.attack import Attack, Outcome, broken, held
-from operator_cli.intruder.target import Target
-from secure_zmq.client import Client
-from secure_zmq.errors import StoreUnavailable, TwinhostError
-from secure_zmq.key_writer import render_certificate, write_revocation
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.validity import CLOCK_TOLERANCE_S, UNLIMITED, Validity
+from twinhost.adversary.handmade.clients import CurveClient, Refused
+from twinhost.adversary.handmade.zmtp import HungUp, Silent
+from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
+from twinhost.adversary.intruder.target import Target
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import StoreUnavailable, TwinhostError
+from twinhost.secure_zmq.key_writer import render_certificate, write_revocation
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, UNLIMITED, Validity
 
 SEEN_WITHIN_S = 5.0  # a change of the folders; promised is one second
 CLOSED_WITHIN_S = 2.0  # a live session of a key that is over; promised is one second

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import structlog
 
-from secure_zmq.client import Client
-from secure_zmq.server_address import SecuredAddress
 from tests.loopback.agent_processes import SDT
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 CLIENTS = 4
 READS_FOR_A_CHANGE = 3

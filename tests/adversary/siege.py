@@ -10,15 +10,15 @@ from pathlib import Path
 
 import psutil
 
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.server_address import SecuredAddress
 from tests.adversary.attacker import Attacker, Played, all_attacks
 from tests.adversary.from_inside import Inside
 from tests.adversary.legitimate_load import Call, LegitimateLoad
 from tests.benchmarks.agent_fleet import raise_file_limit
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 MEMORY_LIMIT_MB = 250.0  # of the server, under any attack
 P99_RATIO_LIMIT = 5.0  # the client's p99 under attack, to its quiet value

@@ -1,7 +1,7 @@
 """Many agents in a few processes: each has a key pair, a connection, and the product's own link to mainpc.
 
-A link is `membership.mainpc_link.MainpcLink` on its thread, with the product's client, deadlines, and waits; what is
-added here notes the calls. Three things differ from an agent, because a thousand share two cores here. A link that owes
+A link is membership's `MainpcLink` on its thread, with the product's client, deadlines, and waits; what is added here
+notes the calls. Three things differ from an agent, because a thousand share two cores here. A link that owes
 mainpc nothing sleeps until its next turn and does not look ten times a second for something to tell. A call that waits
 looks five times a second whether its keys have changed, not fifty times; a session or an answer wakes it at once all
 the same. And what mainpc says of whom to trust is fetched and read, and not written into a folder.
@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 
 import structlog
 
-import secure_zmq.client
-from agent_runtime.trust import TRUST_TOPIC, TrustDocument, TrustFolder
-from membership.mainpc_link import MainpcLink
-from network_config import Agent, Host
-from secure_zmq.client import Client
-from secure_zmq.errors import TwinhostError
-from secure_zmq.keys import KeyPair, PublicKey
-from secure_zmq.server_address import SecuredAddress
-from secure_zmq.subscriber import Subscriber
-from secure_zmq.wire import Reply
+import twinhost.secure_zmq.client
+from twinhost.agent.membership.mainpc_link import MainpcLink
+from twinhost.agent.trust import TRUST_TOPIC, TrustDocument, TrustFolder
+from twinhost.network_config import Agent, Host
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.keys import KeyPair, PublicKey
+from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.subscriber import Subscriber
+from twinhost.secure_zmq.wire import Reply
 
 _ANSWER_WITHIN_S = 60.0
 _LOOK_EVERY_MS = 200
@@ -165,7 +165,7 @@ def _serve(fleet: Fleet, parent: Connection) -> None:
     raise_file_limit()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # a line for each event
     sys.setswitchinterval(_SWITCH_S)
-    secure_zmq.client._SLICE_MS = _LOOK_EVERY_MS
+    twinhost.secure_zmq.client._SLICE_MS = _LOOK_EVERY_MS
     calls: list[Call] = []
     links = [_link(fleet, place, calls) for place in range(len(fleet.pairs))]
     feeds = [_subscriber(fleet, pair, link) for pair, link in zip(fleet.pairs, links, strict=True) if fleet.feed]

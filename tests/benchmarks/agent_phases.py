@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import msgspec
 import psutil
 
-from secure_zmq.keys import KeyOwner, KeyPair
 from tests.benchmarks.agent_fleet import Call
 from tests.benchmarks.agent_report import BringUp, KeyChange, Latency, Restart, Steady
 from tests.benchmarks.loaded_mainpc import READY_S, LoadedMainpc, Usage
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 
 REGISTRATIONS = 500  # of one more agent at most, one after the other, while the others are there
 _PAUSE_S = 0.02  # between two of them

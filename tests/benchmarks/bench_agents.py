@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
-from secure_zmq.keys import KeyPair
 from tests.benchmarks import agent_phases as phases
 from tests.benchmarks.agent_fleet import raise_file_limit
 from tests.benchmarks.agent_report import Latency, Report, Restart
 from tests.benchmarks.loaded_mainpc import LoadedMainpc, new_pairs
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.keys import KeyPair
 
 SWEEP = (100, 300, 1_000)
 AWAY_S = (1.0, 20.0)  # the first is a restart policy's, after the second every back-off is at its longest

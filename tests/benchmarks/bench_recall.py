@@ -15,17 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from durable_store.database import Database
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
-from network_config.model import Recall
 from tests.benchmarks.recall_questions import Question, QuestionSet, Text, make_question_set
-from unified_memory_reasoning.conversations import interactions
-from unified_memory_reasoning.keeping import quarantine
-from unified_memory_reasoning.memory_model import memory_rows
-from unified_memory_reasoning.recall import search_index
-from unified_memory_reasoning.recall.query_words import words_of
-from unified_memory_reasoning.recall.search import Search
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.network_config.model import Recall
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.conversations import interactions
+from twinhost.unified_memory_reasoning.keeping import quarantine
+from twinhost.unified_memory_reasoning.memory_model import memory_rows
+from twinhost.unified_memory_reasoning.recall import search_index
+from twinhost.unified_memory_reasoning.recall.query_words import words_of
+from twinhost.unified_memory_reasoning.recall.search import Search
 
 A = TypeVar("A")
 R = TypeVar("R")

@@ -11,14 +11,14 @@ from types import TracebackType
 
 import psutil
 
-from certificate_tree.layout import AGENT_ROLE
-from secure_zmq.client import Client
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.server_address import SecuredAddress
 from tests.benchmarks.agent_fleet import Call, Fleet, FleetProcess
 from tests.loopback.agent_processes import SDT, AgentProcess, Hosts
 from tests.waiting import wait_until
+from twinhost.certificates.layout import AGENT_ROLE
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 SITES = 8  # hosts that the agents are on
 PAYLOAD_LIMIT = 4 * 1024 * 1024

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from tests.benchmarks import recall_phrases as phrases
 from tests.benchmarks.recall_phrases import KINDS, Kind
-from unified_memory_reasoning.conversations.importance import importance_of
+from twinhost.unified_memory_reasoning.conversations.importance import importance_of
 
 DAY_S = 86_400.0
 AGES_DAYS = 180

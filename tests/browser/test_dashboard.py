@@ -9,11 +9,11 @@ from playwright.sync_api import Browser, Page, Request, expect
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as NotInTime
 
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused
 from tests.containers.stack import HTTP_PORTS, Stack
 from tests.identities import new_pair
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused
 
 UMRA = "UnifiedMemoryReasoningAgent"
 SOON_MS = 5_000

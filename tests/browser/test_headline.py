@@ -11,20 +11,20 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from agent_runtime import telemetry as telemetry_module
-from agent_runtime.http import HttpServer
-from agent_runtime.telemetry import State
-from operator_cli.arguments import parse_fields
-from secure_zmq.handshakes import Outcome
-from system_digital_twin import events as events_module
-from system_digital_twin import registry as registry_module
-from system_digital_twin.http import state as state_module
-from system_digital_twin.http.state import RECENT_S
 from tests.ports import free_ports
-from tests.unit.agent_runtime.assembled import environment_of
+from tests.unit.agent.assembled import environment_of
 from tests.unit.system_digital_twin.http.test_state import Twin
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent import telemetry as telemetry_module
+from twinhost.agent.http import HttpServer
+from twinhost.agent.telemetry import State
+from twinhost.cli.arguments import parse_fields
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.system_digital_twin import events as events_module
+from twinhost.system_digital_twin import registry as registry_module
+from twinhost.system_digital_twin.http import state as state_module
+from twinhost.system_digital_twin.http.state import RECENT_S
 
 PATIENCE_MS = PATIENCE_S * 1_000
 COMMAND = "docker compose run --rm cli call SystemDigitalTwin unregister "

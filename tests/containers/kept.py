@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from secure_zmq.certificates import Certificates, load_certificates
 from tests.containers.stack import Finished, Stack
+from twinhost.secure_zmq.certificates import Certificates, load_certificates
 
 _PROGRAMS = {
     "certs-init": ("python", "/app/certs-init/generate_zmq_certificates.py"),
-    "cli": ("python", "-m", "operator_cli"),
+    "cli": ("python", "-m", "twinhost.cli"),
 }
 ANOTHER_TREE = ("--volume", "/certificates")  # an anonymous volume in the place of mainpc's
 

@@ -18,12 +18,12 @@ from docker.models.containers import Container
 from docker.models.networks import Network
 from testcontainers.compose import DockerCompose
 
-from secure_zmq.certificates import Certificates, load_certificates
-from secure_zmq.client import Client
-from secure_zmq.keys import KeyPair
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from tests import ports as loopback_ports
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.certificates import Certificates, load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGE = "twinhost:0.1.0"

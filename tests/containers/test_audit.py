@@ -13,12 +13,12 @@ from typing import Any
 import docker
 import pytest
 
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.server_address import SecuredAddress
 from tests.containers.stack import AGENTS, Finished, Stack
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 pytestmark = pytest.mark.sdt_security
 

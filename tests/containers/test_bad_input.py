@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import zmq
 
-from secure_zmq.sockets import open_client_socket
 from tests.containers.stack import KEY_STEMS, Stack
+from twinhost.secure_zmq.sockets import open_client_socket
 
 REPLY_TIMEOUT_MS = 10_000
 LIMIT_BYTES = 4 * 1024 * 1024

@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from operator_cli.intruder import out_of_reach
-from operator_cli.intruder.campaign import ATTACKS, GOOD_CLIENT
 from tests.containers.stack import AGENTS, REPOSITORY, Finished, Stack
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.adversary.intruder import out_of_reach
+from twinhost.adversary.intruder.campaign import ATTACKS, GOOD_CLIENT
 
 pytestmark = pytest.mark.sdt_security
 

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 import zmq
 
-from message_schema.__main__ import replies_of, schema_of
-from secure_zmq.client import Client
-from secure_zmq.errors import NotFound, RequestError
 from tests.containers.stack import Stack
-from tests.unit.message_schema.json_schema import Schema, closed
+from tests.unit.schema.json_schema import Schema, closed
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.schema.__main__ import replies_of, schema_of
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotFound, RequestError
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 HOSTS = {SDT: "mainpc", UMRA: "pc2"}

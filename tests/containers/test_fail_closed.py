@@ -10,15 +10,15 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from certificate_tree.generate import make_keys
-from certificate_tree.layout import plan_layout
-from network_config import load_network_config
-from secure_zmq.errors import ConfigurationError
 from tests.containers.stack import IMAGE, REPOSITORY, Stack
 from tests.waiting import wait_until
+from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import plan_layout
+from twinhost.network_config import load_network_config
+from twinhost.secure_zmq.errors import ConfigurationError
 
 UID = 10001  # of the image's user
-MODULES = {"mainpc": "system_digital_twin", "pc2": "unified_memory_reasoning"}
+MODULES = {"mainpc": "twinhost.system_digital_twin", "pc2": "twinhost.unified_memory_reasoning"}
 SECRETS = {"mainpc": "server.key_secret", "pc2": "client.key_secret"}
 LISTENING = "0A"  # a socket's state in /proc/net/tcp
 
@@ -209,5 +209,5 @@ def test_the_right_settings_start_it(engine: docker.DockerClient, start: Start, 
     """The same start with nothing broken listens, so the refusals above have their cause and would be seen."""
     with start.running("mainpc", namespace, {"SECURE_ZMQ": "1"}) as container:
         wait_until(lambda: len(listeners(namespace)) == 3, 10, "requests, events, and HTTP listen")
-        status, output = container.exec_run(["python", "-m", "agent_runtime.healthcheck", "SystemDigitalTwin"])
+        status, output = container.exec_run(["python", "-m", "twinhost.agent.healthcheck", "SystemDigitalTwin"])
         assert status == 0, output

@@ -9,10 +9,10 @@ from pathlib import Path
 import docker
 import pytest
 
-from secure_zmq.client import Client
-from secure_zmq.server_address import SecuredAddress
 from tests.containers.stack import AGENTS, KEY_STEMS, Stack
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 pytestmark = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent]
 

@@ -8,11 +8,11 @@ import docker
 import pytest
 import yaml
 
-from secure_zmq.client import Client
-from secure_zmq.errors import NotGranted
-from secure_zmq.subscriber import Subscriber
 from tests.containers.stack import EVENTS_PORT, HTTP_PORTS, REPOSITORY, Stack
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.subscriber import Subscriber
 
 HOLDS_WITHIN_S = 2.0  # the promise, from the file's change
 AGENTS_CALLS = {"mainpc": ("get_ok_agents", "get_peers"), "pc2": ("health", "get_peers")}  # granted, and not
@@ -190,7 +190,7 @@ def test_a_slip_makes_no_container_unhealthy(grants: Grants) -> None:
     """The agents serve as before, so the engine must not see it otherwise."""
     put_in_place(grants.file, "grants: [")
     for host, agent in (("mainpc", "SystemDigitalTwin"), ("pc2", "UnifiedMemoryReasoningAgent")):
-        done = grants.stack.execute(host, "python", "-m", "agent_runtime.healthcheck", agent)
+        done = grants.stack.execute(host, "python", "-m", "twinhost.agent.healthcheck", agent)
         assert done.status == 0, done.out
 
 

@@ -11,16 +11,16 @@ from typing import Any
 import docker
 import pytest
 
-from certificate_tree.invitation import Invitation, parse_invitation, token_pair
-from certificate_tree.request import request_fingerprint
-from secure_zmq.client import Client
-from secure_zmq.errors import LimitReached, NotAuthorized, NotGranted
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.server_address import SecuredAddress
-from secure_zmq.subscriber import Subscriber
 from tests.containers.kept import ANOTHER_TREE, Kept, kept
 from tests.containers.stack import EVENTS_PORT, Stack
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.certificates.invitation import Invitation, parse_invitation, token_pair
+from twinhost.certificates.request import request_fingerprint
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import LimitReached, NotAuthorized, NotGranted
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.subscriber import Subscriber
 
 GUESSES = 60
 ONE_BY_ONE = 20  # refusals of a kind that the audit log tells of in a minute; the others are counted
@@ -28,9 +28,9 @@ OVERWRITE_WITH_EXPIRED = """
 import sys, time
 from dataclasses import replace
 from pathlib import Path
-from secure_zmq.key_writer import replace_certificate
-from secure_zmq.keys import load_certificate
-from secure_zmq.validity import Validity
+from twinhost.secure_zmq.key_writer import replace_certificate
+from twinhost.secure_zmq.keys import load_certificate
+from twinhost.secure_zmq.validity import Validity
 path, now = Path(sys.argv[1]), int(time.time())
 replace_certificate(replace(load_certificate(path), validity=Validity(now - 900, now - 61)), path)
 """

@@ -12,14 +12,14 @@ from typing import Any
 import docker
 import pytest
 
-from secure_zmq.certificates import load_certificates, pins_of
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized, PeerNotLive, WrongServerKey
-from secure_zmq.keys import KeyPair
-from secure_zmq.server_address import FollowedAddress, SecuredAddress
 from tests.containers.stack import AGENTS, REPOSITORY, Stack
 from tests.traffic import Traffic
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.certificates import load_certificates, pins_of
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, WrongServerKey
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress
 
 CALLS = 20_000
 BEFORE, AFTER = 2_000, 2_000  # calls before the rotation begins, and after it ended

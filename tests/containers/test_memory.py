@@ -11,10 +11,10 @@ import docker
 import pytest
 import zmq
 
-from secure_zmq.client import Client
-from secure_zmq.errors import NotGranted
 from tests.containers.stack import Stack
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotGranted
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 pytestmark = pytest.mark.unified_memory_agent

@@ -8,9 +8,9 @@ from typing import Any
 import docker
 import pytest
 
-from secure_zmq.client import Client
 from tests.containers.stack import REPOSITORY, Stack
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
 
 BUSY_S = 8
 BUSY_LOOP = f"import time\nend = time.monotonic() + {BUSY_S}\nwhile time.monotonic() < end: pass"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from secure_zmq.errors import NotGranted
 from tests.containers.stack import Stack
+from twinhost.secure_zmq.errors import NotGranted
 
 HOSTS = ["mainpc", "pc2"]
 

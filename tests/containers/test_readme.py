@@ -12,8 +12,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from secure_zmq.certificates import load_certificates
 from tests.containers.stack import REPOSITORY, Finished, Stack, free_ports
+from twinhost.secure_zmq.certificates import load_certificates
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMPOSE = "docker compose "

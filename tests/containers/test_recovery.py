@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.client import Client
-from secure_zmq.errors import TwinhostError
 from tests.containers.stack import Stack
 from tests.ledger import Ledger, check
 from tests.waiting import wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
 
 RECOVERY_S = 10.0
 CALLS_BEFORE_AND_AFTER = 100

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.client import Client
-from secure_zmq.errors import (
+from tests.containers.stack import KEY_STEMS, Stack
+from tests.waiting import REFUSAL_S, at_most, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import (
     ConnectionRefused,
     KeyMismatch,
     NotAuthorized,
@@ -13,10 +15,8 @@ from secure_zmq.errors import (
     SecurityMismatch,
     WrongServerKey,
 )
-from secure_zmq.keys import KeyOwner, KeyPair, load_key_pair
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
-from tests.containers.stack import KEY_STEMS, Stack
-from tests.waiting import REFUSAL_S, at_most, wait_until
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_key_pair
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 HOSTS = ["mainpc", "pc2"]
 

@@ -3,12 +3,12 @@
 import sys
 from concurrent.futures import Future
 
-from agent_runtime.assembly import Assembly, Foundation
-from agent_runtime.process import run_agent
-from membership.member import MIGRATION, Description, Membership
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.wire import NAME, Reply, Request
+from twinhost.agent.assembly import Assembly, Foundation
+from twinhost.agent.membership.member import MIGRATION, Description, Membership
+from twinhost.agent.process import run_agent
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.wire import NAME, Reply, Request
 
 
 class Greet(Request, tag="greet"):

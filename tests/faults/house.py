@@ -7,13 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from signal import Signals
 
-from secure_zmq.client import Client
-from secure_zmq.errors import TwinhostError
-from secure_zmq.server_address import ServerAddress
 from tests.containers.stack import AGENTS, Stack
 from tests.faults.ledger_clients import DEADLINE_S, OPERATOR, LedgerClients, forget_registrations, times_made
 from tests.faults.seen import Row
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.server_address import ServerAddress
 
 HEALTHY_WITHIN_S = 10.0  # the promise, from a fault's end
 GROWTH = 0.2  # the promise: resident memory within a fifth of what it was

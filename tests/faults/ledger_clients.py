@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secure_zmq.aio import AsyncClient
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized, PeerNotLive, StoreUnavailable, TwinhostError
-from secure_zmq.server_address import ServerAddress
 from tests.ledger import Ledger, check
 from tests.waiting import wait_until
+from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, StoreUnavailable, TwinhostError
+from twinhost.secure_zmq.server_address import ServerAddress
 
 OPERATOR = "operator"
 DEADLINE_S = 90.0  # of one change: longer than any fault

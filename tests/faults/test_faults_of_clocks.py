@@ -9,17 +9,17 @@ from pathlib import Path
 import docker
 import pytest
 
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized, PeerNotLive
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.validity import Validity
 from tests.containers.kept import kept
 from tests.containers.stack import IMAGE, REPOSITORY, Stack
 from tests.faults.house import HEALTHY_WITHIN_S, HOSTS, House
 from tests.faults.ledger_clients import DEADLINE_S, LedgerClients
 from tests.faults.seen import ROWS
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.validity import Validity
 
 HOUR_S = 3_600
 TURNED = "/tmp/turned"

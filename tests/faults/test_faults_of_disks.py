@@ -9,7 +9,6 @@ from pathlib import Path
 import docker
 import pytest
 
-from secure_zmq.key_writer import render_certificate
 from tests.containers.kept import Kept, kept
 from tests.containers.stack import Stack
 from tests.faults.house import HOSTS, House
@@ -18,6 +17,7 @@ from tests.faults.seen import ROWS
 from tests.faults.small_volumes import OVERRIDE, NoLoopDevice, ext4_volumes, fill, give_back, tmpfs_volumes
 from tests.identities import new_pair
 from tests.waiting import wait_until
+from twinhost.secure_zmq.key_writer import render_certificate
 
 HEALTHY_AFTER_FULL_S = 30.0  # the promise
 STATE = "/var/lib/twinhost"

@@ -8,7 +8,6 @@ from pathlib import Path
 import docker
 import pytest
 
-from secure_zmq.server_address import FollowedAddress
 from tests.containers.kept import ANOTHER_TREE, kept
 from tests.containers.stack import AGENTS, Stack
 from tests.containers.test_keys_out import REVOKED_WITHIN_S, Site
@@ -17,6 +16,7 @@ from tests.faults.house import HOSTS, House
 from tests.faults.ledger_clients import LedgerClients, times_made
 from tests.faults.seen import ROWS
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.server_address import FollowedAddress
 
 THIRD = "third"
 

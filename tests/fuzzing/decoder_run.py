@@ -46,7 +46,7 @@ def _mutate(target: str, inputs: int, seed: int, report: Path) -> None:
 
 
 def _guide(target: str, inputs: int, seed: int, report: Path) -> None:
-    with _atheris.instrument_imports(include=["secure_zmq", "agent_runtime"]):
+    with _atheris.instrument_imports(include=["twinhost.secure_zmq", "twinhost.agent"]):
         from tests.fuzzing.account import Account
         from tests.fuzzing.decoders import TARGETS
 

@@ -8,13 +8,13 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
-from message_schema.__main__ import _COMMON, AGENTS, _request_types, schema_of
-from secure_zmq.errors import KeyFileMalformed, MalformedRequest, RequestError
-from secure_zmq.key_writer import render_certificate
-from secure_zmq.keys import Certificate, KeyOwner, KeyPair, PublicKey, parse_certificate
-from secure_zmq.validity import Validity
-from secure_zmq.wire import Request, RequestDecoder, decode_reply, encode_error, request_id_of
-from tests.unit.message_schema.json_schema import Schema
+from tests.unit.schema.json_schema import Schema
+from twinhost.schema.__main__ import _COMMON, AGENTS, _request_types, schema_of
+from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest, RequestError
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, PublicKey, parse_certificate
+from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.wire import Request, RequestDecoder, decode_reply, encode_error, request_id_of
 
 PAYLOAD_LIMIT = 4 * 1024 * 1024
 _OWNERS = (

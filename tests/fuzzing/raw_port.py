@@ -19,16 +19,16 @@ from pathlib import Path
 import psutil
 import structlog
 
-from operator_cli.handmade.clients import CurveClient, Refused
-from operator_cli.handmade.zmtp import HungUp, Line, Silent, encode_frame
-from secure_zmq.errors import TwinhostError
-from secure_zmq.server_address import SecuredAddress
 from tests.benchmarks.agent_fleet import raise_file_limit
 from tests.fuzzing.account import MOST_GROWTH_MB, Report, hash_of
 from tests.fuzzing.decoders import requests_corpus
 from tests.fuzzing.mutation import Mutator
 from tests.fuzzing.recording import record
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
+from twinhost.adversary.handmade.clients import CurveClient, Refused
+from twinhost.adversary.handmade.zmtp import HungUp, Line, Silent, encode_frame
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 SERVED_WITHIN_S = 2.0  # a good client, all along
 ENDED_WITHIN_S = 10.0  # a connection whose other side has said its last

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from operator_cli.handmade.clients import CurveClient, PlainClient
-from operator_cli.handmade.zmtp import Line
-from operator_cli.intruder.relay import Relay
-from secure_zmq.client import Client
-from secure_zmq.server_address import FollowedAddress, SecuredAddress, ServerAddress, UnencryptedAddress
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from twinhost.adversary.handmade.clients import CurveClient, PlainClient
+from twinhost.adversary.handmade.zmtp import Line
+from twinhost.adversary.intruder.relay import Relay
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, ServerAddress, UnencryptedAddress
 
 _CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ping", {}),

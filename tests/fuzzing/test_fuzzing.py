@@ -38,7 +38,7 @@ def test_a_crash_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> int:
         raise LookupError
 
-    monkeypatch.setattr("secure_zmq.keys.parse_moment", fail)
+    monkeypatch.setattr("twinhost.secure_zmq.keys.parse_moment", fail)
     (dated,) = (content for content in keys_corpus() if b"not_before" in content and b"SystemDigitalTwin" in content)
     counted = Account("failing", "none", 1, [dated], 1)
     with pytest.raises(LookupError) as crash:

@@ -10,23 +10,23 @@ from typing import Any
 
 import zmq
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA, ReplyLog
-from secure_zmq.actions import Action
-from secure_zmq.authenticator import Authenticator
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.handshakes import Handshakes, Outcome
-from secure_zmq.keys import KeyPair, PublicKey
-from secure_zmq.once_only import Store
-from secure_zmq.peers import AuthorizedPeers
-from secure_zmq.server import Server
-from secure_zmq.server_address import SecuredAddress, UnencryptedAddress
-from secure_zmq.session_limits import SESSIONS_PER_KEY, SessionLimits
-from secure_zmq.sockets import open_server_socket, open_unencrypted_server_socket
-from secure_zmq.wire import Reply, Request
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.keys import KeyPair, PublicKey
+from twinhost.secure_zmq.once_only import Store
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.server import Server
+from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
+from twinhost.secure_zmq.session_limits import SESSIONS_PER_KEY, SessionLimits
+from twinhost.secure_zmq.sockets import open_server_socket, open_unencrypted_server_socket
+from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA, ReplyLog
 
 PAYLOAD_LIMIT = 4 * 1024 * 1024
 ANY_PORT = "tcp://127.0.0.1:*"

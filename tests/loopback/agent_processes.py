@@ -16,20 +16,20 @@ from typing import Any
 
 import pytest
 
-from certificate_tree.generate import make_keys
-from certificate_tree.layout import plan_layout
-from network_config import Agent, load_network_config
-from secure_zmq.certificates import load_certificates
-from secure_zmq.client import Client
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from tests.configuration import GRANTS_LINE, RECALL_LINE
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import plan_layout
+from twinhost.network_config import Agent, load_network_config
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 HEARTBEAT_S = 0.2
 SERVICES = Path(__file__).resolve().parents[2] / "services"
-_MODULES = {SDT: "system_digital_twin", UMRA: "unified_memory_reasoning"}
+_MODULES = {SDT: "twinhost.system_digital_twin", UMRA: "twinhost.unified_memory_reasoning"}
 
 
 class AgentProcess:

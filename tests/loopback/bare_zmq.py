@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import zmq
 
-from secure_zmq.keys import KeyPair
-from secure_zmq.sockets import ZAP_ENDPOINT
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.sockets import ZAP_ENDPOINT
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]

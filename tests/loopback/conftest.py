@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from secure_zmq.client import Client
-from secure_zmq.keys import KeyPair
 from tests.identities import authorize, host_folder, new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.loopback.bare_zmq import Clients
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.keys import KeyPair
 
 Folders = tuple[Path, Path]
 

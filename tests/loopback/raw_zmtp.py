@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import zmq
 from zmq.utils import z85
 
-from secure_zmq.keys import KeyPair, PublicKey
+from twinhost.secure_zmq.keys import KeyPair, PublicKey
 
 _COMMAND, _LARGE = 0x04, 0x02
 _GREETING_BYTES = 64

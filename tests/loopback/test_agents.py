@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import zmq
 
-from secure_zmq.aio import AsyncClient
-from secure_zmq.wire import Reply
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.wire import Reply
 
 SHUTDOWN_S = 5.0  # the promise
 CONFIGURATION_ERROR = 78
@@ -213,7 +213,7 @@ def test_a_dead_companion_ends_the_process(hosts: Hosts) -> None:
     """A thread that dies takes the agent with it, so that the engine starts a whole one: status 1, and it says why."""
     program = (
         "import sys, threading\n"
-        "from agent_runtime.assembly import Assembly; from agent_runtime.process import run_agent\n"
+        "from twinhost.agent.assembly import Assembly; from twinhost.agent.process import run_agent\n"
         "class Mortal(threading.Thread):\n"
         "    responsive = property(threading.Thread.is_alive); stop = threading.Thread.join\n"
         f"sys.exit(run_agent({SDT!r}, [], lambda _: Assembly(actions=[], success='ok', companions=[Mortal()])))"

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused, NotAuthorized, PeerNotLive, RequestIdReused, StoreUnavailable
 from tests.ledger import Ledger, check
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused, NotAuthorized, PeerNotLive, RequestIdReused, StoreUnavailable
 
 REVOKED_WITHIN_S = 1.0
 KILLS = 6

@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 import zmq
 
-from secure_zmq.aio import MAX_UNANSWERED, AsyncClient
-from secure_zmq.errors import (
+from tests.identities import authorize, new_pair
+from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
+from tests.loopback.bare_zmq import endpoint
+from tests.loopback.test_client import DiesAfterCommit, Killed, again
+from tests.waiting import PATIENCE_S, REFUSAL_S, at_most
+from twinhost.secure_zmq.aio import MAX_UNANSWERED, AsyncClient
+from twinhost.secure_zmq.errors import (
     ConnectionRefused,
     MalformedRequest,
     MessageTooLarge,
@@ -22,13 +27,8 @@ from secure_zmq.errors import (
     UnknownAction,
     WrongServerKey,
 )
-from secure_zmq.keys import KeyPair
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
-from tests.identities import authorize, new_pair
-from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
-from tests.loopback.bare_zmq import endpoint
-from tests.loopback.test_client import DiesAfterCommit, Killed, again
-from tests.waiting import PATIENCE_S, REFUSAL_S, at_most
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 Use = Callable[[AsyncClient], Awaitable[Any]]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from audit_log.chain import NO_HASH
-from membership.member import HEADS_FILE
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.membership.member import HEADS_FILE
+from twinhost.store.audit_log.chain import NO_HASH
 
 pytestmark = pytest.mark.sdt_security
 
@@ -33,7 +33,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 def cli(hosts: Hosts, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run the command line with the operator's key."""
     environment = {**hosts.environment(SDT), "TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}
-    command = [sys.executable, "-m", "operator_cli", *arguments]
+    command = [sys.executable, "-m", "twinhost.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False, text=True)
 
 
@@ -44,7 +44,7 @@ def archive(hosts: Hosts, *arguments: str, given: bytes = b"") -> bytes:
         "TWINHOST_CERTIFICATES": str(hosts.keys),
         "TWINHOST_HOST": "mainpc",
     }
-    command = [sys.executable, "-m", "host_archive", *arguments]
+    command = [sys.executable, "-m", "twinhost.archive", *arguments]
     done = subprocess.run(command, env=environment, input=given, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -9,15 +9,15 @@ import zmq
 from structlog.testing import capture_logs
 from zmq.auth.thread import ThreadAuthenticator
 
-from secure_zmq.authenticator import Authenticator
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused, NotAuthorized, ServerUnreachable, SocketMisuse, WrongServerKey
-from secure_zmq.handshakes import Outcome
-from secure_zmq.keys import KeyPair
-from secure_zmq.peers import AuthorizedPeers, Peer
-from secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_server_socket, secure_unbound_server
 from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, serving
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused, NotAuthorized, ServerUnreachable, SocketMisuse, WrongServerKey
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers, Peer
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_server_socket, secure_unbound_server
 
 Context = zmq.Context[zmq.Socket[bytes]]
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import zmq
 
-from secure_zmq.client import Client
-from secure_zmq.keys import KeyPair
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.waiting import PATIENCE_S
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.keys import KeyPair
 
 Context = zmq.Context[zmq.Socket[bytes]]
 DEEP = 100_000  # levels

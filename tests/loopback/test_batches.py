@@ -8,13 +8,13 @@ from typing import Any, cast
 import pytest
 import zmq
 
-from secure_zmq.dispatch import Dispatcher, Owed
-from secure_zmq.handshakes import Handshakes
-from secure_zmq.inbound import Inbound
-from secure_zmq.server import MAX_BATCH, MAX_READS, Server
-from secure_zmq.sockets import open_unencrypted_server_socket
 from tests.loopback.agent import ANY_PORT
 from tests.waiting import PATIENCE_S
+from twinhost.secure_zmq.dispatch import Dispatcher, Owed
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.server import MAX_BATCH, MAX_READS, Server
+from twinhost.secure_zmq.sockets import open_unencrypted_server_socket
 
 Context = zmq.Context[zmq.Socket[bytes]]
 MANY = MAX_BATCH + 100  # fewer than the replies that a server keeps for a peer

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.client import DEFAULT_DEADLINE_S, Client
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.loopback.watching import Publisher, Watch, error, withdraw
-from tests.unit.operator_cli.test_cli_hostile_text import HOSTILE, SHOWN, unsafe
+from tests.unit.cli.test_cli_hostile_text import HOSTILE, SHOWN, unsafe
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, Client
 
 BEFORE, MEANWHILE, AFTER = 150, 800, 150  # an outage: what comes meanwhile is more than one answer of mainpc holds
 

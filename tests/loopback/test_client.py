@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from durable_store.database import Database
-from secure_zmq.client import Client
-from secure_zmq.errors import (
+from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
+from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import (
     ConnectionRefused,
     MalformedRequest,
     MessageTooLarge,
@@ -20,10 +21,9 @@ from secure_zmq.errors import (
     SocketMisuse,
     UnknownAction,
 )
-from secure_zmq.keys import KeyPair
-from secure_zmq.wire import Reply
-from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
-from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.wire import Reply
+from twinhost.store.database import Database
 
 
 class Killed(BaseException):

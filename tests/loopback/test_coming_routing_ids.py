@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from operator_cli.findings import Verdict
-from operator_cli.intruder.insiders import ATTACKS, predicted_starts
-from operator_cli.intruder.target import Target
-from secure_zmq.key_writer import write_key_pair
 from tests.identities import authorize
-from tests.unit.operator_cli.bare_agents import SERVER, target_at
+from tests.unit.cli.bare_agents import SERVER, target_at
 from tests.waiting import PATIENCE_S
+from twinhost.adversary.intruder.insiders import ATTACKS, predicted_starts
+from twinhost.adversary.intruder.target import Target
+from twinhost.cli.findings import Verdict
+from twinhost.secure_zmq.key_writer import write_key_pair
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 (ATTACK,) = (attack for attack in ATTACKS if attack.name == "coming routing-ids")
@@ -35,7 +35,7 @@ SERVE = """
 import ctypes, sys, threading
 from pathlib import Path
 import structlog
-from secure_zmq.keys import load_key_pair
+from twinhost.secure_zmq.keys import load_key_pair
 from tests.loopback.agent import serving
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 home = Path(sys.argv[1])
@@ -83,7 +83,7 @@ def test_libzmq_alone_starts_at_the_same_routing_ids() -> None:
     assert {*first, *second} <= predicted
 
 
-@pytest.mark.parametrize("imports", ["import secure_zmq", "import main_pc_code.utils.network_utils"])
+@pytest.mark.parametrize("imports", ["import twinhost.secure_zmq", "import main_pc_code.utils.network_utils"])
 def test_ours_start_anywhere(imports: str) -> None:
     """After any import of the package, at a place that no other process has."""
     predicted = {f"00{start:08x}" for start in predicted_starts(20)}

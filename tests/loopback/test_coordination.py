@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
-from membership import coordination
-from membership.coordination import WORKERS, Coordinator
-from membership.errands import DEADLINE_S, MAX_OF_A_CALLER, Errand
-from secure_zmq.client import Client
-from secure_zmq.errors import (
+from tests.loopback.agent import ServedAgent
+from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.agent.membership import coordination
+from twinhost.agent.membership.coordination import WORKERS, Coordinator
+from twinhost.agent.membership.errands import DEADLINE_S, MAX_OF_A_CALLER, Errand
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import (
     AgentUnreachable,
     LimitReached,
     MalformedRequest,
@@ -26,11 +29,8 @@ from secure_zmq.errors import (
     RequestIdReused,
     UnknownAction,
 )
-from secure_zmq.keys import KeyPair
-from secure_zmq.wire import Reply
-from tests.loopback.agent import ServedAgent
-from tests.loopback.agent_processes import SDT, UMRA, Hosts
-from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.wire import Reply
 
 ASK_S = 5.0  # the promise
 SERVED_S = 1.0  # another caller, meanwhile

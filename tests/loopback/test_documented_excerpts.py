@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import zmq
 
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized, SecurityMismatch
-from secure_zmq.key_writer import write_revocation
-from secure_zmq.keys import KeyPair
-from secure_zmq.legacy import secure_client_socket
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from tests.loopback.conftest import Folders
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized, SecurityMismatch
+from twinhost.secure_zmq.key_writer import write_revocation
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.legacy import secure_client_socket
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 SERVER_EXCERPT = """\
 secure_zmq = os.environ.get("SECURE_ZMQ", "0") == "1"

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.aio import AsyncClient
-from secure_zmq.client import Client
-from secure_zmq.errors import MalformedRequest, MessageTooLarge, NotAuthorized, ServerUnreachable
-from secure_zmq.greeting import mechanism_of
-from secure_zmq.handshakes import Handshakes
-from secure_zmq.keys import KeyPair
-from secure_zmq.monitor import SocketEvent
-from secure_zmq.peers import AuthorizedPeers
-from secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, encode_request
 from tests.identities import authorize
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent, serving
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, NotAuthorized, ServerUnreachable
+from twinhost.secure_zmq.greeting import mechanism_of
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.monitor import SocketEvent
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, encode_request
 
 
 def test_a_monitor_whose_callback_fails_goes_on(

@@ -13,21 +13,21 @@ from typing import Any
 
 import pytest
 
-from certificate_tree.invitation import Invitation, parse_invitation, token_pair
-from certificate_tree.join import join
-from certificate_tree.layout import plan_layout
-from message_schema.__main__ import schema_of
-from secure_zmq.certificates import load_certificates
-from secure_zmq.client import Client
-from secure_zmq.errors import LimitReached, NotAuthorized, NotGranted, PeerNotLive
-from secure_zmq.key_writer import write_certificate
-from secure_zmq.keys import KeyOwner, KeyPair, load_certificate
-from secure_zmq.server_address import SecuredAddress
-from secure_zmq.validity import DAY_S, Validity
 from tests.configuration import SHIPPED_GRANTS
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
-from tests.unit.certificate_tree.trees import Ran, certs_init, files
+from tests.unit.certificates.trees import Ran, certs_init, files
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.certificates.invitation import Invitation, parse_invitation, token_pair
+from twinhost.certificates.join import join
+from twinhost.certificates.layout import plan_layout
+from twinhost.schema.__main__ import schema_of
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import LimitReached, NotAuthorized, NotGranted, PeerNotLive
+from twinhost.secure_zmq.key_writer import write_certificate
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate
+from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.validity import DAY_S, Validity
 
 _STEPS = frozenset({"open", "os.mkdir", "os.chmod", "os.link", "os.remove", "os.rename", "fcntl.flock"})
 SOMEBODY = "somebody"

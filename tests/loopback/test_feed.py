@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 import zmq
 
-from secure_zmq.authenticator import Authenticator
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.errors import MessageTooLarge, NotAuthorized, WrongServerKey
-from secure_zmq.feed import MAX_COMMANDS, MAX_EVENT_BYTES, MAX_QUEUED, MAX_TOPIC_BYTES, MAX_TOPICS, Feed
-from secure_zmq.handshakes import Handshakes, Outcome
-from secure_zmq.keys import KeyPair
-from secure_zmq.monitor import Happening, SocketEvent
-from secure_zmq.peers import AuthorizedPeers
-from secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
-from secure_zmq.sockets import open_feed_socket, open_unencrypted_feed_socket
-from secure_zmq.subscriber import MAX_WAITING, Subscriber
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ANY_PORT
 from tests.loopback.bare_zmq import endpoint
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.errors import MessageTooLarge, NotAuthorized, WrongServerKey
+from twinhost.secure_zmq.feed import MAX_COMMANDS, MAX_EVENT_BYTES, MAX_QUEUED, MAX_TOPIC_BYTES, MAX_TOPICS, Feed
+from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
+from twinhost.secure_zmq.sockets import open_feed_socket, open_unencrypted_feed_socket
+from twinhost.secure_zmq.subscriber import MAX_WAITING, Subscriber
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import pytest
 import zmq
 
-from secure_zmq.aio import AsyncClient
-from secure_zmq.client import Client
-from secure_zmq.errors import MalformedRequest, RequestError, ServerUnreachable, TwinhostError
-from secure_zmq.server_address import UnencryptedAddress
-from secure_zmq.wire import Reply
 from tests.waiting import REFUSAL_S, at_most
+from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import MalformedRequest, RequestError, ServerUnreachable, TwinhostError
+from twinhost.secure_zmq.server_address import UnencryptedAddress
+from twinhost.secure_zmq.wire import Reply
 
 Ask = Callable[[UnencryptedAddress], Reply]
 

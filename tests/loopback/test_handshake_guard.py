@@ -20,17 +20,17 @@ import structlog
 import zmq
 from structlog.testing import capture_logs
 
-from secure_zmq import handshake_guard, session_limits
-from secure_zmq.client import Client
-from secure_zmq.handshakes import Handshakes, Outcome
-from secure_zmq.key_writer import write_key_pair
-from secure_zmq.keys import KeyPair, load_key_pair
-from secure_zmq.monitor import Happening, SocketEvent
-from secure_zmq.server_address import SecuredAddress
-from secure_zmq.sockets import open_unencrypted_server_socket
 from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, ServedAgent, serving
 from tests.loopback.raw_zmtp import NullDealer
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq import handshake_guard, session_limits
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.key_writer import write_key_pair
+from twinhost.secure_zmq.keys import KeyPair, load_key_pair
+from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.sockets import open_unencrypted_server_socket
 
 STRANGERS = 60
 FRAME_BYTES = 2 * PAYLOAD_LIMIT

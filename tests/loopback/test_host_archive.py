@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from audit_log.verify import Findings
-from certificate_tree.layout import plan_layout
-from certificate_tree.revoke import revoke
-from durable_store.restoring import COMMIT, RESTORING
-from host_archive.state import check_audit
-from secure_zmq.certificates import load_certificates
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized
-from secure_zmq.server_address import SecuredAddress
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.archive.state import check_audit
+from twinhost.certificates.layout import plan_layout
+from twinhost.certificates.revoke import revoke
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized
+from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.store.audit_log.verify import Findings
+from twinhost.store.restoring import COMMIT, RESTORING
 
 pytestmark = pytest.mark.sdt_security
 
@@ -48,14 +48,14 @@ def archive(hosts: Hosts, *arguments: str, given: bytes = b"") -> "subprocess.Co
         "TWINHOST_CERTIFICATES": str(hosts.keys),
         "TWINHOST_HOST": "mainpc",
     }
-    command = [sys.executable, "-m", "host_archive", *arguments]
+    command = [sys.executable, "-m", "twinhost.archive", *arguments]
     return subprocess.run(command, env=environment, input=given, capture_output=True, timeout=60, check=False)
 
 
 def cli(hosts: Hosts, *arguments: str) -> str:
     """Run the command line with the operator's key; it must succeed."""
     environment = {**hosts.environment(SDT), "TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}
-    command = [sys.executable, "-m", "operator_cli", *arguments]
+    command = [sys.executable, "-m", "twinhost.cli", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -180,7 +180,7 @@ def test_a_backup_takes_one_sentence_where_its_reader_goes_away(here: Hosts) -> 
     environment = {**here.environment(SDT), "TWINHOST_CERTIFICATES": str(here.keys)}
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "host_archive", "backup", "-"]
+    command = [sys.executable, "-m", "twinhost.archive", "backup", "-"]
     done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(writer)
     last = done.stderr.decode().splitlines()

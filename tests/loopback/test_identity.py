@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import zmq
 
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive
-from secure_zmq.keys import KeyPair, load_certificate
-from secure_zmq.peers import AuthorizedPeers
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.loopback.raw_zmtp import CurveDealer, NullDealer
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive
+from twinhost.secure_zmq.keys import KeyPair, load_certificate
+from twinhost.secure_zmq.peers import AuthorizedPeers
 
 WHO_AM_I = b'{"action": "who_am_i"}'
 UNAUTHENTICATED: dict[str, Any] = {

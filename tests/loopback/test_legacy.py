@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import zmq
 
-from secure_zmq.errors import ConfigurationError, KeyFileMissing, SocketMisuse
-from secure_zmq.handshakes import Outcome
-from secure_zmq.key_writer import write_revocation
-from secure_zmq.keys import KeyPair
-from secure_zmq.legacy import (
+from tests.loopback.conftest import Folders
+from tests.loopback.test_handshake_guard import GREETING
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, SocketMisuse
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.key_writer import write_revocation
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.legacy import (
     ZMQAuthenticator,
     configure_secure_client,
     configure_secure_server,
@@ -23,9 +26,6 @@ from secure_zmq.legacy import (
     start_auth,
     stop_auth,
 )
-from tests.loopback.conftest import Folders
-from tests.loopback.test_handshake_guard import GREETING
-from tests.waiting import PATIENCE_S, wait_until
 
 Context = zmq.Context[zmq.Socket[bytes]]
 

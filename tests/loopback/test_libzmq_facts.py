@@ -10,9 +10,9 @@ import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
-from secure_zmq.keys import KeyPair
 from tests.loopback.bare_zmq import Clients, Context, curve_server, endpoint, zap_handler
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.keys import KeyPair
 
 ZAP_ENFORCE_DOMAIN = 93
 PATIENCE_MS = int(PATIENCE_S * 1_000)

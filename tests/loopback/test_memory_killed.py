@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused
 from tests.ledger import Ledger, check
 from tests.loopback.agent_processes import UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused
 
 KILLS = 20
 CLIENTS = 3

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.client import Client
-from secure_zmq.errors import LimitReached, NotGranted, RequestError
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import LimitReached, NotGranted, RequestError
 
 INTERVAL_S = 0.3
 CLIENTS = 8

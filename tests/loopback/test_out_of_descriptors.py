@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq import connections, descriptors
-from secure_zmq.certificates import load_certificates
-from secure_zmq.errors import KeyFileMissing
-from secure_zmq.folder_watch import WATCH_IDLE_MS
-from secure_zmq.key_writer import revoked_file_name, write_key_pair
-from secure_zmq.keys import KeyPair
-from secure_zmq.peers import AuthorizedPeers
 from tests.identities import authorize, new_pair
 from tests.loopback.test_feed import serving as serving_feed
 from tests.loopback.test_feed import subscribed
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq import connections, descriptors
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.errors import KeyFileMissing
+from twinhost.secure_zmq.folder_watch import WATCH_IDLE_MS
+from twinhost.secure_zmq.key_writer import revoked_file_name, write_key_pair
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers
 
 
 @contextlib.contextmanager

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import zmq
 
-from secure_zmq.client import Client
-from secure_zmq.errors import InternalError, LimitReached, MessageTooLarge
-from secure_zmq.key_writer import write_revocation
-from secure_zmq.keys import KeyPair
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.loopback.raw_zmtp import CurveDealer
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import InternalError, LimitReached, MessageTooLarge
+from twinhost.secure_zmq.key_writer import write_revocation
+from twinhost.secure_zmq.keys import KeyPair
 
 SENT_WITHIN_S = 0.5  # of its being there
 

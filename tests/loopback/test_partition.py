@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from durable_store.database import Database
-from membership.outbox import Outbox
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.membership.outbox import Outbox
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused
+from twinhost.store.database import Database
 
 OWED = 200  # events and error reports by turns
 KILLS = 4

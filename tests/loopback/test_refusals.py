@@ -10,8 +10,11 @@ import pytest
 import zmq
 from structlog.testing import capture_logs
 
-from secure_zmq.client import Client
-from secure_zmq.errors import (
+from tests.identities import authorize, new_pair
+from tests.loopback.agent import ServedAgent
+from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import (
     ConnectionRefused,
     KeyMismatch,
     NotAuthorized,
@@ -19,12 +22,9 @@ from secure_zmq.errors import (
     ServerUnreachable,
     WrongServerKey,
 )
-from secure_zmq.handshakes import Outcome
-from secure_zmq.keys import KeyPair
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
-from tests.identities import authorize, new_pair
-from tests.loopback.agent import ServedAgent
-from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 LONG_S = 30.0  # a deadline that a refusal must not need
 

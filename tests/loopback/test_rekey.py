@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import zmq
 
-from secure_zmq import bound_socket, hardening
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused, SocketMisuse, WrongServerKey
-from secure_zmq.keys import KeyPair
-from secure_zmq.server_address import SecuredAddress
 from tests.identities import new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.loopback.bare_zmq import Clients, curve_server, endpoint
 from tests.loopback.raw_zmtp import CurveDealer
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq import bound_socket, hardening
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused, SocketMisuse, WrongServerKey
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 GAP_S = 1.0  # libzmq frees the address in milliseconds; a busy machine may take longer
 CALLERS = 4

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.client import Client
-from secure_zmq.errors import TwinhostError
-from secure_zmq.key_writer import replace_certificate
-from secure_zmq.keys import KeyPair, load_key_pair
-from secure_zmq.server_address import SecuredAddress
 from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
-from tests.unit.certificate_tree.trees import Ran, certs_init
+from tests.unit.certificates.trees import Ran, certs_init
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.key_writer import replace_certificate
+from twinhost.secure_zmq.keys import KeyPair, load_key_pair
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 WITHIN_S = 5.0  # the promise
 COMMAND_S = WITHIN_S + 3.0  # with Python's start and the last call

@@ -10,16 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from certificate_tree.layout import plan_layout
-from certificate_tree.rotation.client import rotate_client
-from certificate_tree.rotation.server import rotate_server
-from secure_zmq.certificates import load_certificates, pins_of
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized, WrongServerKey
-from secure_zmq.server_address import FollowedAddress, SecuredAddress
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.traffic import Traffic
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.certificates.layout import plan_layout
+from twinhost.certificates.rotation.client import rotate_client
+from twinhost.certificates.rotation.server import rotate_server
+from twinhost.secure_zmq.certificates import load_certificates, pins_of
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized, WrongServerKey
+from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress
 
 CALLS = 20_000
 BEFORE, AFTER = 2_000, 2_000  # calls before the rotation begins, and after it ended

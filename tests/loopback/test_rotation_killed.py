@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from certificate_tree.layout import plan_layout
-from certificate_tree.rotation.live import client_of, wait_until_followed
-from certificate_tree.rotation.server import rotate_server
-from secure_zmq.certificates import load_certificates, pins_of
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized, PeerNotLive, WrongServerKey
-from secure_zmq.key_folders import REVOKED_FOLDER
-from secure_zmq.key_writer import replace_certificate, revoked_file_name
-from secure_zmq.keys import KeyPair, load_certificate
-from secure_zmq.server_address import SecuredAddress
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
-from tests.unit.certificate_tree.trees import Ran, certs_init, files
+from tests.unit.certificates.trees import Ran, certs_init, files
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.certificates.layout import plan_layout
+from twinhost.certificates.rotation.live import client_of, wait_until_followed
+from twinhost.certificates.rotation.server import rotate_server
+from twinhost.secure_zmq.certificates import load_certificates, pins_of
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, WrongServerKey
+from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name
+from twinhost.secure_zmq.keys import KeyPair, load_certificate
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 OPERATOR = "operator"
 _CHANGING_CALLS = frozenset({"propose_key", "confirm_key", "retire_keys"})

@@ -11,17 +11,17 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from secure_zmq.aio import AsyncClient
-from secure_zmq.client import Client
-from secure_zmq.errors import NotAuthorized, PeerNotLive, SecurityMismatch, ServerUnreachable, WrongServerKey
-from secure_zmq.handshakes import Outcome
-from secure_zmq.keys import KeyPair, PublicKey
-from secure_zmq.server_address import FollowedAddress, ServerAddress
-from secure_zmq.wire import Reply
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent
 from tests.loopback.test_client import DiesAfterCommit, Killed, again, in_background
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, SecurityMismatch, ServerUnreachable, WrongServerKey
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.keys import KeyPair, PublicKey
+from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress
+from twinhost.secure_zmq.wire import Reply
 
 IN_FLIGHT = 32
 SWITCH_S = 1.0  # for a restarted server to be found under its next key; 0.3 s is usual, a busy machine takes longer

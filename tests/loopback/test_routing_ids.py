@@ -9,17 +9,17 @@ from typing import Any, cast
 import pytest
 import zmq
 
-from secure_zmq.bound_socket import ServerSocket
-from secure_zmq.client import Client
-from secure_zmq.dispatch import Dispatcher, Owed
-from secure_zmq.inbound import Inbound
-from secure_zmq.keys import KeyPair
-from secure_zmq.server import Server
-from secure_zmq.sessions import SecuredSessions
-from secure_zmq.sockets import open_server_socket
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ANY_PORT, ServedAgent
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.dispatch import Dispatcher, Owed
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.server import Server
+from twinhost.secure_zmq.sessions import SecuredSessions
+from twinhost.secure_zmq.sockets import open_server_socket
 
 Context = zmq.Context[zmq.Socket[bytes]]
 

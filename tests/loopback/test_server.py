@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import zmq
 
-from secure_zmq.client import Client
-from secure_zmq.handshakes import Outcome
-from secure_zmq.keys import KeyPair
 from tests.identities import authorize
 from tests.loopback.agent import ServedAgent
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.keys import KeyPair
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Connect = Callable[..., "zmq.Socket[bytes]"]

@@ -10,16 +10,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from operator_cli.handmade.clients import CurveClient, Refused
-from operator_cli.handmade.zmtp import Line
-from secure_zmq.client import Client
-from secure_zmq.errors import ServerUnreachable
-from secure_zmq.handshakes import Outcome
-from secure_zmq.keys import KeyPair
-from secure_zmq.session_limits import SessionLimits
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.adversary.handmade.clients import CurveClient, Refused
+from twinhost.adversary.handmade.zmtp import Line
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ServerUnreachable
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.session_limits import SessionLimits
 
 LIMIT = 5
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,7 +114,7 @@ def test_all_keys_together_stay_below_the_open_files() -> None:
     """With `nofile` at 1,024: there is room for handshakes, and for the agent's own files."""
     script = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024));"
-        "from secure_zmq.session_limits import SessionLimits, most_pending;"
+        "from twinhost.secure_zmq.session_limits import SessionLimits, most_pending;"
         "limits = SessionLimits(10_000);"
         "at = '127.0.0.1';"
         "admitted = [(limits.opened((0, n), at), limits.admit(f'key {n}', at))[1] for n in range(2000)];"

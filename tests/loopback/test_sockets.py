@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 import zmq
 
-from secure_zmq.authenticator import Authenticator
-from secure_zmq.errors import SocketMisuse
-from secure_zmq.handshakes import Handshakes
-from secure_zmq.keys import KeyPair
-from secure_zmq.monitor import SocketEvent
-from secure_zmq.peers import AuthorizedPeers
-from secure_zmq.sockets import (
+from tests.loopback.agent import ANY_PORT
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.errors import SocketMisuse
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.monitor import SocketEvent
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.sockets import (
     open_client_socket,
     open_server_socket,
     open_unencrypted_server_socket,
     secure_unconnected_client,
 )
-from tests.loopback.agent import ANY_PORT
 
 PAYLOAD = 1_000_000
 ZAP_ENFORCE_DOMAIN = 93

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from agent_runtime.start_again import StartAgain
-from durable_store.set_aside import DAMAGED, REPLACED, kept
-from secure_zmq.errors import ConfigurationError
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.start_again import StartAgain
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.set_aside import DAMAGED, REPLACED, kept
 
 pytestmark = pytest.mark.unified_memory_agent
 
@@ -29,7 +29,7 @@ def cli(hosts: Hosts, *words: str) -> "subprocess.Popen[str]":
     """Start the command line with the operator's key."""
     environment = {**hosts.environment(UMRA), "TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}
     return subprocess.Popen(
-        [sys.executable, "-m", "operator_cli", *words],
+        [sys.executable, "-m", "twinhost.cli", *words],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

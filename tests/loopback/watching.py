@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused, StoreUnavailable
 from tests.configuration import GRANTS_LINE, SHIPPED_GRANTS
 from tests.loopback.agent_processes import UMRA, Hosts
-from tests.unit.operator_cli.running import COMMAND, process_environment
+from tests.unit.cli.running import COMMAND, process_environment
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused, StoreUnavailable
 
 PROBE = "probe"  # the id of what is published until it is seen
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 
-from secure_zmq.client import Client
-from secure_zmq.server_address import SecuredAddress
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 _ANSWER_WITHIN_S = 30.0
 _DEADLINE_S = 10.0  # of a call

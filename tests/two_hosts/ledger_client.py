@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from secure_zmq.certificates import load_certificates
-from secure_zmq.client import Client
-from secure_zmq.errors import TwinhostError
-from secure_zmq.server_address import SecuredAddress
 from tests.ledger import Ledger
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 HOSTS = {"mainpc": "server", "pc2": "client"}  # and the name of the file that holds its public key
 DEADLINE_S = 120.0  # of one change: longer than any cut

@@ -1,4 +1,4 @@
-"""This project as it ships: `python -m system_digital_twin`, the shipped configuration, the product's clients."""
+"""This project as it ships: `twinhost.system_digital_twin` with its configuration, and the product's clients."""
 
 import sys
 import time
@@ -11,21 +11,21 @@ from typing import Any
 import yaml
 from zmq.utils import z85
 
-from certificate_tree.generate import make_keys
-from certificate_tree.layout import AGENT_ROLE, SERVER, plan_layout
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
-from secure_zmq.aio import AsyncClient
-from secure_zmq.certificates import load_certificates
-from secure_zmq.client import Client
-from secure_zmq.key_writer import render_certificate, write_key_pair
-from secure_zmq.keys import KeyOwner, KeyPair, PublicKey, load_key_pair
-from secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
-from secure_zmq.wire import encode_reply
 from tests.benchmarks.speed.messages import LOAD_AGENT, READ_AGENT, REGISTRATION, fields_of
 from tests.benchmarks.speed.processes import Failed, Process
 from tests.benchmarks.speed.task import ANSWER_WITHIN_S, ID_CHARACTERS, Task, one_by_one, side_by_side
 from tests.ports import free_ports
+from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import AGENT_ROLE, SERVER, plan_layout
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.key_writer import render_certificate, write_key_pair
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, PublicKey, load_key_pair
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
+from twinhost.secure_zmq.wire import encode_reply
 
 MAINPC, OPERATOR_FOLDER, ENROLLED_FOLDER = "mainpc", "operator", "enrolled"
 _LOOK_EVERY_S = 0.02
@@ -75,7 +75,7 @@ class Twin:
             "TWINHOST_CERTIFICATES": str(self._keys / MAINPC),
             "TWINHOST_STATE": str(state),
         }
-        self.process = Process([sys.executable, "-m", "system_digital_twin"], root / "log", environment)
+        self.process = Process([sys.executable, "-m", "twinhost.system_digital_twin"], root / "log", environment)
         try:
             self._wait_until_serving()
             with Client(self._address_of_operator()) as client:

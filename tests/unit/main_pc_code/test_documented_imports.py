@@ -1,9 +1,8 @@
 """The import paths of existing agents."""
 
 import main_pc_code.src.network.secure_zmq as documented_secure_zmq
-import network_config
-import secure_zmq
 from main_pc_code.utils import network_utils
+from twinhost import network_config, secure_zmq
 
 SECURE_ZMQ_NAMES = [
     "ZMQAuthenticator",

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from network_config import Host, get_mainpc_address, get_pc2_address, is_local_only, load_network_config
-from network_config.load import DEFAULT_PATH
-from secure_zmq.errors import ConfigurationError
+from twinhost.network_config import Host, get_mainpc_address, get_pc2_address, is_local_only, load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from network_config import NetworkConfig, load_network_config
-from network_config.load import DEFAULT_PATH
-from secure_zmq.errors import ConfigurationError
 from tests.unit.network_config.test_load import GOOD, Place, places
+from twinhost.network_config import NetworkConfig, load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.errors import ConfigurationError
 
 SHIPPED = DEFAULT_PATH.read_bytes()
 PLACES: list[Place] = [path for path, _ in places(GOOD)]

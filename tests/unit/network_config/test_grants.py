@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from network_config import load_network_config
-from secure_zmq.errors import ConfigurationError
 from tests.unit.network_config.test_load import GOOD, changed, refused
+from twinhost.network_config import load_network_config
+from twinhost.secure_zmq.errors import ConfigurationError
 
 
 def loaded(tmp_path: Path, document: dict[str, Any]) -> dict[str, frozenset[str]]:

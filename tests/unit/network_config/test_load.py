@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from network_config import Agent, Host, Limits, Recall, load_network_config
-from network_config.load import DEFAULT_PATH
-from secure_zmq.errors import ConfigurationError
+from twinhost.network_config import Agent, Host, Limits, Recall, load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.errors import ConfigurationError
 
 GOOD: dict[str, Any] = {
     "hosts": {"mainpc": {"address": "mainpc"}, "pc2": {"address": "10.0.0.2"}},

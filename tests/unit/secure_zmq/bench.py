@@ -6,16 +6,16 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA, ReplyLog
-from secure_zmq.actions import Action, Translation
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.errors import NotFound
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
-from secure_zmq.once_only import Store
-from secure_zmq.wire import Reply, Request
+from twinhost.secure_zmq.actions import Action, Translation
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.errors import NotFound
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.once_only import Store
+from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA, ReplyLog
 
 LIMIT = 10_000
 TABLES = (

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.callers import Caller
-from secure_zmq.errors import LimitReached, NotGranted
-from secure_zmq.grants import Grants
-from secure_zmq.key_writer import write_revocation
-from secure_zmq.keys import Certificate, KeyOwner, KeyPair
-from secure_zmq.peers import MAX_CANDIDATES, AuthorizedPeers, Standing
-from secure_zmq.validity import Validity
 from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import LimitReached, NotGranted
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.key_writer import write_revocation
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
+from twinhost.secure_zmq.peers import MAX_CANDIDATES, AuthorizedPeers, Standing
+from twinhost.secure_zmq.validity import Validity
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "secure_zmq.peers")
+    return set_clock(monkeypatch, "twinhost.secure_zmq.peers")
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.certificates import certificates_folder, client_folder, load_certificates
-from secure_zmq.errors import ConfigurationError, KeyFileExposed, KeyFileMalformed, KeyFileMissing
-from secure_zmq.key_writer import write_key_pair
 from tests.identities import host_folder, new_pair
+from twinhost.secure_zmq.certificates import certificates_folder, client_folder, load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileExposed, KeyFileMalformed, KeyFileMissing
+from twinhost.secure_zmq.key_writer import write_key_pair
 
 
 def test_a_host_folder_gives_own_keys_and_pins(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_program_finds_its_key_in_the_users_folder(tmp_path: Path, monkeypatch
     monkeypatch.delenv("TWINHOST_CERTIFICATES", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     shared = tmp_path / "certificates"
-    monkeypatch.setattr("secure_zmq.certificates.DEFAULT_FOLDER", str(shared))
+    monkeypatch.setattr("twinhost.secure_zmq.certificates.DEFAULT_FOLDER", str(shared))
     assert client_folder() == tmp_path / "twinhost"
     shared.mkdir()
     assert client_folder() == shared

@@ -5,15 +5,15 @@ import threading
 
 import pytest
 
-from secure_zmq.diagnosis import BROKEN_OFF_BEFORE_VERDICT, Diagnosis, wrong_server_key
-from secure_zmq.errors import (
+from twinhost.secure_zmq.diagnosis import BROKEN_OFF_BEFORE_VERDICT, Diagnosis, wrong_server_key
+from twinhost.secure_zmq.errors import (
     ConnectionRefused,
     NotAuthorized,
     SecurityMismatch,
     ServerUnreachable,
     WrongServerKey,
 )
-from secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import Happening, SocketEvent
 
 ADDRESS = "tcp://mainpc:7120"
 OWN, PIN = "SHA256:own", "SHA256:pin"

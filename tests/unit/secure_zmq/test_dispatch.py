@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.errors import MalformedRequest, PeerNotLive
-from secure_zmq.inbound import Inbound
 from tests.unit.secure_zmq.bench import AGENT, LIMIT, OPERATOR, Bench, inbound
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive
+from twinhost.secure_zmq.inbound import Inbound
 
 
 @pytest.fixture

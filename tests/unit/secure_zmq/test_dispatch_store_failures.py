@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from durable_store.database import Database
-from secure_zmq.errors import StoreUnavailable, TransactionLost
-from secure_zmq.inbound import Inbound
 from tests.unit.secure_zmq.bench import Bench, inbound
+from twinhost.secure_zmq.errors import StoreUnavailable, TransactionLost
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
 
 
 class FailingStore:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from secure_zmq import errors
-from secure_zmq.errors import ConfigurationError, RequestError, TwinhostError, error_from_reply
+from twinhost.secure_zmq import errors
+from twinhost.secure_zmq.errors import ConfigurationError, RequestError, TwinhostError, error_from_reply
 
 
 def every_error() -> list[type[TwinhostError]]:

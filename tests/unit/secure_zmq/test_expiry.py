@@ -6,23 +6,23 @@ from typing import cast
 import pytest
 import zmq
 
-from secure_zmq.authenticator import Authenticator
-from secure_zmq.callers import IDENTITY_PROPERTY
-from secure_zmq.errors import PeerNotLive
-from secure_zmq.handshakes import Outcome
-from secure_zmq.key_writer import write_certificate, write_revocation
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.peers import AuthorizedPeers, Standing
-from secure_zmq.sessions import SecuredSessions
-from secure_zmq.sockets import ZAP_DOMAIN
-from secure_zmq.validity import Validity
 from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.callers import IDENTITY_PROPERTY
+from twinhost.secure_zmq.errors import PeerNotLive
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.sessions import SecuredSessions
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN
+from twinhost.secure_zmq.validity import Validity
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "secure_zmq.peers")
+    return set_clock(monkeypatch, "twinhost.secure_zmq.peers")
 
 
 def dated(not_before: int | None, not_after: int | None, name: str = "agent") -> KeyPair:

@@ -8,11 +8,11 @@ import pytest
 import watchfiles
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
-from secure_zmq.key_writer import write_revocation
-from secure_zmq.keys import KeyPair
-from secure_zmq.peers import AuthorizedPeers, ReloadReport
 from tests.identities import authorize, new_pair
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.key_writer import write_revocation
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers, ReloadReport
 
 SEEN_WITHIN_S = 1.0  # the promise
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA, ReplyLog
-from secure_zmq.actions import Action
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
-from secure_zmq.wire import Reply, Request
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA, ReplyLog
 
 FORWARDER = Caller("forwarder", "pc2", frozenset({"agent"}), "SHA256:forwarder")
 READER = Caller("reader", "pc3", frozenset({"reader"}), "SHA256:reader")

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.errors import NotGranted
-from secure_zmq.grants import TOPICS, Grants
-from system_digital_twin.feed_events import FEED
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.grants import TOPICS, Grants
+from twinhost.system_digital_twin.feed_events import FEED
 
 ROLES = st.sampled_from(["agent", "operator", "auditor", "invitation", "candidate", "unauthenticated", "*"])
 ACTIONS = st.sampled_from(["ping", "enrol", "confirm_key", "reset", "*"])

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from secure_zmq.handshakes import Handshakes, Outcome
-from secure_zmq.log_budget import LINES_PER_WINDOW, WINDOW_S
+from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.log_budget import LINES_PER_WINDOW, WINDOW_S
 
 
 def test_every_outcome_is_counted_from_the_start() -> None:
@@ -43,7 +43,7 @@ def test_a_refusal_is_logged_with_cause_address_and_fingerprint() -> None:
 def test_a_stranger_can_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals beyond the budget are counted, and the next window says how many were not logged."""
     now = 1_000.0
-    monkeypatch.setattr("secure_zmq.log_budget.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("twinhost.secure_zmq.log_budget.time", SimpleNamespace(monotonic=lambda: now))
     handshakes = Handshakes()
     with capture_logs() as lines:
         for _ in range(LINES_PER_WINDOW + 450):

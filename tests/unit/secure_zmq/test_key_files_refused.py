@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing
-from secure_zmq.key_writer import render_certificate, write_key_pair
-from secure_zmq.keys import MAX_KEY_FILE_BYTES, KeyOwner, load_certificate, load_key_pair, parse_certificate
 from tests.identities import new_pair
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing
+from twinhost.secure_zmq.key_writer import render_certificate, write_key_pair
+from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, KeyOwner, load_certificate, load_key_pair, parse_certificate
 
 PAIR = new_pair("pc2-agent", "pc2", "agent")
 PUBLIC = PAIR.public.z85.decode()

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_zmq.errors import KeyFileMalformed
-from secure_zmq.key_writer import (
+from tests.identities import new_pair
+from twinhost.secure_zmq.errors import KeyFileMalformed
+from twinhost.secure_zmq.key_writer import (
     replace_certificate,
     revoked_file_name,
     write_revocation,
     write_revoked_fingerprint,
 )
-from secure_zmq.keys import PublicKey, load_certificate
-from tests.identities import new_pair
+from twinhost.secure_zmq.keys import PublicKey, load_certificate
 
 
 def names_in(folder: Path) -> list[str]:

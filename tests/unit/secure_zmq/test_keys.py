@@ -14,9 +14,10 @@ import zmq
 import zmq.auth
 from zmq.utils import z85
 
-from secure_zmq.errors import KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyMismatch
-from secure_zmq.key_writer import render_certificate, write_certificate, write_key_pair
-from secure_zmq.keys import (
+from tests.identities import new_pair
+from twinhost.secure_zmq.errors import KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyMismatch
+from twinhost.secure_zmq.key_writer import render_certificate, write_certificate, write_key_pair
+from twinhost.secure_zmq.keys import (
     Certificate,
     KeyOwner,
     KeyPair,
@@ -25,7 +26,6 @@ from secure_zmq.keys import (
     load_key_pair,
     parse_certificate,
 )
-from tests.identities import new_pair
 
 ZERO_KEY = z85.encode(bytes(32)).decode()
 
@@ -110,7 +110,7 @@ def test_a_write_that_fails_leaves_no_part_of_a_key(tmp_path: Path) -> None:
     program = (
         "import pathlib, resource, sys\n"
         "from tests.identities import new_pair\n"
-        "from secure_zmq.key_writer import write_key_pair\n"
+        "from twinhost.secure_zmq.key_writer import write_key_pair\n"
         "pair = new_pair()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "try:\n"

@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 import zmq
 
-from durable_store.reply_log import ReplyLog
-from secure_zmq.actions import Action
-from secure_zmq.authenticator import Authenticator
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.errors import PeerNotLive, RequestError
-from secure_zmq.grants import Grants
-from secure_zmq.handshakes import Handshakes, Outcome
-from secure_zmq.inbound import Inbound
-from secure_zmq.monitor import Happening, SocketEvent
-from secure_zmq.peers import AuthorizedPeers
-from secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT
 from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.bench import AGENT, LIMIT, Bench, Read, Reset, inbound
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.errors import PeerNotLive, RequestError
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT
+from twinhost.store.reply_log import ReplyLog
 
 Told = tuple[str | None, str | None, str]
 

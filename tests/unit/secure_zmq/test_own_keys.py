@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.certificates import load_certificates
-from secure_zmq.errors import KeyFileMissing
-from secure_zmq.key_writer import write_key_pair
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.own_keys import OwnKeys
-from secure_zmq.validity import Validity
 from tests.identities import host_folder, new_pair
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.errors import KeyFileMissing
+from twinhost.secure_zmq.key_writer import write_key_pair
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.own_keys import OwnKeys
+from twinhost.secure_zmq.validity import Validity
 
 
 @pytest.fixture

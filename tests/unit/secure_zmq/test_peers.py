@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.key_writer import write_certificate
-from secure_zmq.keys import KeyPair
-from secure_zmq.peers import AuthorizedPeers
 from tests.identities import authorize, new_pair
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.key_writer import write_certificate
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers
 
 SEEN_WITHIN_S = 1.0  # the promise of the watcher
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pytest
 from structlog.testing import capture_logs
 
-from secure_zmq.errors import LimitReached
-from secure_zmq.handshakes import Handshakes, Outcome
-from secure_zmq.probes import MAX_ATTEMPTS, WINDOW_S, Probes
+from twinhost.secure_zmq.errors import LimitReached
+from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.probes import MAX_ATTEMPTS, WINDOW_S, Probes
 
 OPERATOR, OWN, HERE, ELSEWHERE = "operator", "SHA256:own", "10.0.0.1", "10.0.0.66"
 PROBE, OTHER = "SHA256:probe", "SHA256:other"

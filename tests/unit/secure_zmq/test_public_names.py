@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-import secure_zmq
+from twinhost import secure_zmq
 
 PUBLIC = [
     "Action",
@@ -53,7 +53,8 @@ def test_any_other_name_is_an_attribute_error() -> None:
 
 def test_importing_the_package_loads_nothing_else() -> None:
     """A health check, which runs every few seconds, pays only for what it uses."""
-    program = "import sys, secure_zmq; print(sorted({'zmq', 'msgspec', 'structlog', 'watchfiles'} & set(sys.modules)))"
+    others = "{'zmq', 'msgspec', 'structlog', 'watchfiles'}"
+    program = f"import sys, twinhost.secure_zmq; print(sorted({others} & set(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     done = subprocess.run(
         [sys.executable, "-B", "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True

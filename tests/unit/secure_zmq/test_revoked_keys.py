@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.callers import Caller
-from secure_zmq.errors import NotGranted
-from secure_zmq.grants import EVERY_ACTION, Grants
-from secure_zmq.key_folders import read_folders
-from secure_zmq.key_writer import revoked_file_name, write_certificate, write_revocation, write_revoked_fingerprint
-from secure_zmq.keys import KeyPair
-from secure_zmq.peers import AuthorizedPeers, Peer, Standing
 from tests.identities import authorize, new_pair
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.grants import EVERY_ACTION, Grants
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.key_writer import (
+    revoked_file_name,
+    write_certificate,
+    write_revocation,
+    write_revoked_fingerprint,
+)
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers, Peer, Standing
 
 CONTENTS = ["", "garbage", "#", "metadata\n", "\xff\xfe", "x" * 10_000]
 

@@ -4,12 +4,12 @@ import errno
 
 import pytest
 
-from secure_zmq.diagnosis import BROKEN_OFF_BEFORE_VERDICT, Diagnosis
-from secure_zmq.errors import NotAuthorized, SecurityMismatch, WrongServerKey
-from secure_zmq.keys import KeyPair, PublicKey
-from secure_zmq.monitor import Happening, SocketEvent
-from secure_zmq.server_address import FollowedAddress, SecuredAddress, TargetChoice, UnencryptedAddress
 from tests.identities import new_pair
+from twinhost.secure_zmq.diagnosis import BROKEN_OFF_BEFORE_VERDICT, Diagnosis
+from twinhost.secure_zmq.errors import NotAuthorized, SecurityMismatch, WrongServerKey
+from twinhost.secure_zmq.keys import KeyPair, PublicKey
+from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, TargetChoice, UnencryptedAddress
 
 ADDRESS = "tcp://mainpc:7120"
 HUNG_UP = SocketEvent(Happening.BROKEN_OFF, errno.EPIPE, ADDRESS)

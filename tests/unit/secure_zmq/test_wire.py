@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from secure_zmq.errors import MalformedRequest, MessageTooLarge, NotFound, RequestError, UnknownAction
-from secure_zmq.wire import (
+from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, NotFound, RequestError, UnknownAction
+from twinhost.secure_zmq.wire import (
     MAX_IGNORED_CHARACTERS,
     MAX_IGNORED_NAMES,
     MAX_REQUEST_ID_CHARACTERS,

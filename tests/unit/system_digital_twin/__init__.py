@@ -1,1 +1,1 @@
-"""Tests of services/system_digital_twin."""
+"""Tests of services/twinhost/system_digital_twin."""

@@ -4,30 +4,30 @@ import json
 from pathlib import Path
 from typing import Any
 
-from audit_log.events import Event
-from audit_log.ledger import MIGRATION as LEDGER_MIGRATION
-from audit_log.ledger import MIGRATION_RESTORES
-from audit_log.log import AuditLog
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
-from secure_zmq.key_writer import write_certificate, write_revocation
-from secure_zmq.keys import KeyOwner, KeyPair
-from secure_zmq.peers import AuthorizedPeers, Standing
-from secure_zmq.validity import Validity
-from secure_zmq.wire import Reply, Request
-from system_digital_twin.enrolled_keys import EnrolledKeys
-from system_digital_twin.key_actions import KeyActions
-from system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
-from system_digital_twin.key_audit import KeyAudit
 from tests.identities import new_pair
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
+from twinhost.store.audit_log.ledger import MIGRATION_RESTORES
+from twinhost.store.audit_log.log import AuditLog
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
+from twinhost.system_digital_twin.key_actions import KeyActions
+from twinhost.system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
+from twinhost.system_digital_twin.key_audit import KeyAudit
 
 LIFETIME_DAYS = 365
 DEBTS = (

@@ -7,30 +7,30 @@ from typing import Any
 
 import pytest
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
-from host_metrics.sample import GpuSample, HostSample
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
-from secure_zmq.wire import Reply, Request
-from system_digital_twin import leases as leases_module
-from system_digital_twin import load_actions as load_actions_module
-from system_digital_twin import metrics as metrics_module
-from system_digital_twin import metrics_history, state_documents, vram_reports
-from system_digital_twin.leases import Leases
-from system_digital_twin.load_actions import LoadActions
-from system_digital_twin.metrics import Metrics
-from system_digital_twin.metrics_actions import MetricsActions
-from system_digital_twin.metrics_and_leases import MIGRATIONS
-from system_digital_twin.taken_once import MIGRATION as TAKEN_ONCE_MIGRATION
-from system_digital_twin.vram_reports import VramReports
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
+from twinhost.agent.host_metrics.sample import GpuSample, HostSample
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.system_digital_twin import leases as leases_module
+from twinhost.system_digital_twin import load_actions as load_actions_module
+from twinhost.system_digital_twin import metrics as metrics_module
+from twinhost.system_digital_twin import metrics_history, state_documents, vram_reports
+from twinhost.system_digital_twin.leases import Leases
+from twinhost.system_digital_twin.load_actions import LoadActions
+from twinhost.system_digital_twin.metrics import Metrics
+from twinhost.system_digital_twin.metrics_actions import MetricsActions
+from twinhost.system_digital_twin.metrics_and_leases import MIGRATIONS
+from twinhost.system_digital_twin.taken_once import MIGRATION as TAKEN_ONCE_MIGRATION
+from twinhost.system_digital_twin.vram_reports import VramReports
 
 INTERVAL_S = 5.0
 NEWCOMER = Caller("newcomer", "pc3", frozenset({"agent"}), "SHA256:of-the-newcomer")

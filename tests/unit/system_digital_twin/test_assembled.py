@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.keys import load_certificate
-from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.keys import load_certificate
+from twinhost.system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
 
 
 @pytest.fixture(params=[True, False], ids=["secured", "open"])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import Caller
-from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA
+from twinhost.secure_zmq.callers import Caller
+from twinhost.system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
 
 WHOLE: dict[str, Any] = {"name": UMRA.name, "location": "pc2", "ip": "192.0.2.7", "port": 7230, "rank": 3}
 

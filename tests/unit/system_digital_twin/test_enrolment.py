@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import Caller
-from secure_zmq.errors import StoreUnavailable
-from secure_zmq.key_writer import write_certificate, write_revocation
-from secure_zmq.keys import Certificate, PublicKey, load_certificate
-from secure_zmq.peers import Standing
-from secure_zmq.validity import DAY_S
-from system_digital_twin.key_actions import ENROLMENTS_PER_MINUTE, PROOF_WITHIN_S
 from tests.identities import new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
 from tests.unit.system_digital_twin.key_bench import LIFETIME_DAYS, KeyBench
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
+from twinhost.secure_zmq.keys import Certificate, PublicKey, load_certificate
+from twinhost.secure_zmq.peers import Standing
+from twinhost.secure_zmq.validity import DAY_S
+from twinhost.system_digital_twin.key_actions import ENROLMENTS_PER_MINUTE, PROOF_WITHIN_S
 
 pytestmark = pytest.mark.sdt_security
 
@@ -23,7 +23,10 @@ pytestmark = pytest.mark.sdt_security
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     return set_clock(
-        monkeypatch, "secure_zmq.peers", "system_digital_twin.key_actions", "system_digital_twin.key_audit"
+        monkeypatch,
+        "twinhost.secure_zmq.peers",
+        "twinhost.system_digital_twin.key_actions",
+        "twinhost.system_digital_twin.key_audit",
     )
 
 
@@ -235,7 +238,7 @@ def test_an_invitation_enrols_ten_times_a_minute_at_most(bench: KeyBench, monkey
     """Each invitation by itself; a minute later it may again."""
     token, other = bench.invite("newcomer"), bench.invite("other")
     now = 1_000.0
-    monkeypatch.setattr("system_digital_twin.key_limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("twinhost.system_digital_twin.key_limits.time.monotonic", lambda: now)
     for _ in range(ENROLMENTS_PER_MINUTE):
         assert bench.propose("enrol", token, new_pair())["status"] == "success"
     refused(bench.propose("enrol", token, new_pair()), "limit_reached", "10 times a minute at most")
@@ -251,7 +254,7 @@ def test_what_many_proposals_leave_in_memory_is_bounded(
 ) -> None:
     """A token that proposes for weeks and never proves leaves one proposal."""
     token, now = bench.invite("newcomer"), 1_000.0
-    monkeypatch.setattr("system_digital_twin.key_limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("twinhost.system_digital_twin.key_limits.time.monotonic", lambda: now)
     for _ in range(100):
         now += 60
         assert bench.propose("enrol", token, new_pair())["status"] == "success"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.feed import MAX_EVENT_BYTES
 from tests.unit.system_digital_twin.event_bench import EventBench, error, event, setable_clock
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA
+from twinhost.secure_zmq.feed import MAX_EVENT_BYTES
 
 FULL_EVENT: dict[str, Any] = event(
     timestamp="2026-01-02T03:04:05Z", data={"model": "é\u2028", "n": [1, 2.5, None, True]}, propagate=True, ttl=3_600

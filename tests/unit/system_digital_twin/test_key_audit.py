@@ -6,26 +6,26 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.errors import StoreUnavailable
-from secure_zmq.key_folders import REVOKED_FOLDER
-from secure_zmq.key_writer import (
+from tests.identities import new_pair
+from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
+from tests.unit.system_digital_twin.key_bench import KeyBench
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import (
     replace_certificate,
     write_certificate,
     write_revocation,
     write_revoked_fingerprint,
 )
-from secure_zmq.keys import Certificate, KeyOwner, KeyPair
-from secure_zmq.peers import AuthorizedPeers
-from secure_zmq.validity import Validity
-from system_digital_twin import key_audit
-from tests.identities import new_pair
-from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
-from tests.unit.system_digital_twin.key_bench import KeyBench
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.validity import Validity
+from twinhost.system_digital_twin import key_audit
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "secure_zmq.peers", "system_digital_twin.key_actions")
+    return set_clock(monkeypatch, "twinhost.secure_zmq.peers", "twinhost.system_digital_twin.key_actions")
 
 
 class AuditClock(WallClock):
@@ -259,7 +259,7 @@ def test_a_look_at_what_did_not_change_asks_nothing(
     """Five times a second: but once a second the clock is compared."""
     pair = bench.list_key("agent", validity=Validity(None, NOW))
     now = 1_000.0
-    monkeypatch.setattr("system_digital_twin.key_audit.time.monotonic", lambda: now)
+    monkeypatch.setattr("twinhost.system_digital_twin.key_audit.time.monotonic", lambda: now)
     bench.look()
     clock.now = NOW + 100
     bench.look()

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from audit_log.chain import Anchor, Head
-from audit_log.verify import verify
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.errors import LimitReached, PeerNotLive, StoreUnavailable
-from secure_zmq.handshakes import Outcome
-from secure_zmq.keys import KeyPair
-from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
 from tests.identities import authorize, new_pair
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, SDT, UMRA
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.errors import LimitReached, PeerNotLive, StoreUnavailable
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.store.audit_log.chain import Anchor, Head
+from twinhost.store.audit_log.verify import verify
+from twinhost.system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
 
 
 @pytest.fixture

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from durable_store.reply_log import ReplyLog
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.errors import StoreUnavailable
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
-from secure_zmq.keys import Certificate, KeyPair
-from secure_zmq.peers import Standing
-from secure_zmq.wire import Request
 from tests.unit.system_digital_twin.key_bench import KeyBench
 from tests.unit.system_digital_twin.test_own_rotation import confirm
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.keys import Certificate, KeyPair
+from twinhost.secure_zmq.peers import Standing
+from twinhost.secure_zmq.wire import Request
+from twinhost.store.reply_log import ReplyLog
 
 pytestmark = pytest.mark.sdt_security
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from secure_zmq.callers import Caller
-from secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
-from system_digital_twin import leases as leases_module
-from system_digital_twin.forecast import Leased
-from system_digital_twin.leases import Lease
 from tests.unit.system_digital_twin.metrics_bench import NEWCOMER, OPERATOR, UMRA, Clock, MetricsBench, set_clock
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
+from twinhost.system_digital_twin import leases as leases_module
+from twinhost.system_digital_twin.forecast import Leased
+from twinhost.system_digital_twin.leases import Lease
 
 TTL_S = 30.0
 Act = Callable[[MetricsBench, Lease], Lease]

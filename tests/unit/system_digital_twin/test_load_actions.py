@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import Caller
 from tests.unit.system_digital_twin.metrics_bench import (
     INTERVAL_S,
     NEWCOMER,
@@ -21,6 +20,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
     set_clock,
     with_gpu,
 )
+from twinhost.secure_zmq.callers import Caller
 
 PROJECTIONS = {
     "cpu": {"projected_cpu_percent": 11.0},

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from host_metrics.sample import HostSample
-from secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
-from system_digital_twin import metrics_history
-from system_digital_twin.metrics import KEPT_IN_MEMORY, MAX_HOSTS
-from system_digital_twin.metrics_history import Bucket, Figure, History
 from tests.unit.system_digital_twin.metrics_bench import INTERVAL_S, Clock, MetricsBench, sample, set_clock
+from twinhost.agent.host_metrics.sample import HostSample
+from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
+from twinhost.system_digital_twin import metrics_history
+from twinhost.system_digital_twin.metrics import KEPT_IN_MEMORY, MAX_HOSTS
+from twinhost.system_digital_twin.metrics_history import Bucket, Figure, History
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import Caller
-from system_digital_twin import vram_reports
 from tests.unit.system_digital_twin.metrics_bench import (
     INTERVAL_S,
     NEWCOMER,
@@ -22,6 +20,8 @@ from tests.unit.system_digital_twin.metrics_bench import (
     set_clock,
     with_gpu,
 )
+from twinhost.secure_zmq.callers import Caller
+from twinhost.system_digital_twin import vram_reports
 
 REPORT: dict[str, Any] = {"cpu_percent": 42.5, "ram_used_mb": 100.0, "ram_total_mb": 512.0, "latency_ms": 1.25}
 GPU = {"index": 0, "name": "x", "used_mb": 1, "total_mb": 2}

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import Caller
-from secure_zmq.key_writer import write_certificate, write_revocation
-from secure_zmq.keys import Certificate, KeyPair, PublicKey, load_certificate
-from secure_zmq.peers import Standing
-from secure_zmq.validity import DAY_S
-from system_digital_twin.key_actions import PROPOSALS_PER_DAY
 from tests.identities import new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
 from tests.unit.system_digital_twin.key_bench import LIFETIME_DAYS, KeyBench
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
+from twinhost.secure_zmq.keys import Certificate, KeyPair, PublicKey, load_certificate
+from twinhost.secure_zmq.peers import Standing
+from twinhost.secure_zmq.validity import DAY_S
+from twinhost.system_digital_twin.key_actions import PROPOSALS_PER_DAY
 
 pytestmark = pytest.mark.sdt_security
 
@@ -22,7 +22,10 @@ pytestmark = pytest.mark.sdt_security
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     return set_clock(
-        monkeypatch, "secure_zmq.peers", "system_digital_twin.key_actions", "system_digital_twin.key_audit"
+        monkeypatch,
+        "twinhost.secure_zmq.peers",
+        "twinhost.system_digital_twin.key_actions",
+        "twinhost.system_digital_twin.key_audit",
     )
 
 
@@ -170,7 +173,7 @@ def test_an_agent_proposes_a_hundred_keys_a_day_at_most(bench: KeyBench, monkeyp
     """Each that is retired stays on everybody's list for ever: one agent must not make that list too long to send."""
     agent, other, kept = bench.list_key("agent"), bench.list_key("other"), new_pair()
     now = 1_000.0
-    monkeypatch.setattr("system_digital_twin.key_limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("twinhost.system_digital_twin.key_limits.time.monotonic", lambda: now)
     for _ in range(PROPOSALS_PER_DAY - 1):
         propose(bench, agent)
     for _ in range(3):  # a repeated request is no other proposal

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import Caller
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Twin
+from twinhost.secure_zmq.callers import Caller
 
 pytestmark = pytest.mark.sdt_security
 

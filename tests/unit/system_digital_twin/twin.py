@@ -6,18 +6,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
-from network_config import load_network_config
-from network_config.load import DEFAULT_PATH
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
-from system_digital_twin import registry as registry_module
-from system_digital_twin.handlers import Handlers
-from system_digital_twin.registry import MIGRATION, Registry
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.system_digital_twin import registry as registry_module
+from twinhost.system_digital_twin.handlers import Handlers
+from twinhost.system_digital_twin.registry import MIGRATION, Registry
 
 TTL_S = 15.0
 SDT = Caller("SystemDigitalTwin", "mainpc", frozenset({"agent"}), "SHA256:of-sdt")

@@ -1,1 +1,1 @@
-"""Tests of services/unified_memory_reasoning."""
+"""Tests of services/twinhost/unified_memory_reasoning."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.agent_runtime.assembled import Assembled
+from tests.unit.agent.assembled import Assembled
 from tests.unit.unified_memory_reasoning.memory import assembled
 
 

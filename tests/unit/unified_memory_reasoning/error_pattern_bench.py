@@ -8,20 +8,20 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
-from unified_memory_reasoning.keeping import quarantine
-from unified_memory_reasoning.keeping.quarantine import Quarantine
-from unified_memory_reasoning.known_errors import error_patterns, pattern_proposals
-from unified_memory_reasoning.known_errors.error_pattern_actions import ErrorPatternActions
-from unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
-from unified_memory_reasoning.known_errors.pattern_proposals import PatternProposals
-from unified_memory_reasoning.known_errors.search_allowance import MOST_S, SearchAllowance
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.unified_memory_reasoning.keeping import quarantine
+from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.known_errors import error_patterns, pattern_proposals
+from twinhost.unified_memory_reasoning.known_errors.error_pattern_actions import ErrorPatternActions
+from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.known_errors.pattern_proposals import PatternProposals
+from twinhost.unified_memory_reasoning.known_errors.search_allowance import MOST_S, SearchAllowance
 
 MAX_BYTES = 4_194_304
 ENDLESS_S = 1e9  # of what one caller may take, for a test of something else

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
-from unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
+from tests.unit.agent.assembled import Assembled, environment_of
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
 
 SDT = Caller("SystemDigitalTwin", "mainpc", frozenset({"agent"}), "SHA256:of-sdt")
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")

@@ -6,20 +6,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import EVERY_ACTION, Grants
-from secure_zmq.inbound import Inbound
 from tests.unit.unified_memory_reasoning.memory import SDT
-from unified_memory_reasoning.conversations.context_actions import ContextActions
-from unified_memory_reasoning.conversations.interactions import MIGRATION as INTERACTIONS
-from unified_memory_reasoning.conversations.interactions import Interactions
-from unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE
-from unified_memory_reasoning.keeping.quarantine import Quarantine
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import EVERY_ACTION, Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.unified_memory_reasoning.conversations.context_actions import ContextActions
+from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION as INTERACTIONS
+from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
+from twinhost.unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE
+from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
 
 MAX_REPLY_BYTES = 262_144
 MALLORY = Caller("Mallory", "pc2", frozenset({"agent"}), "SHA256:of-mallory")  # whose key is revoked later

@@ -9,29 +9,29 @@ from typing import Any
 
 import pytest
 
-from agent_runtime.common_actions import Ping, health_actions
-from agent_runtime.dialects import commands
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
-from secure_zmq.actions import Action
-from secure_zmq.callers import Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
-from unified_memory_reasoning.commands import COMMANDS
-from unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE_MIGRATION
-from unified_memory_reasoning.keeping.quarantine import Quarantine
-from unified_memory_reasoning.memory_model import memory_actions as actions_module
-from unified_memory_reasoning.memory_model import memory_upkeep as upkeep_module
-from unified_memory_reasoning.memory_model.memories import MIGRATION, Memories
-from unified_memory_reasoning.memory_model.memory_actions import MemoryActions
-from unified_memory_reasoning.memory_model.memory_rows import MOST, MOST_OF_A_WRITER
-from unified_memory_reasoning.other_agents import conflicts as conflicts_module
-from unified_memory_reasoning.other_agents.conflict_actions import ConflictActions
-from unified_memory_reasoning.other_agents.conflicts import MIGRATION as CONFLICTS_MIGRATION
-from unified_memory_reasoning.other_agents.conflicts import MOST as MOST_CLAIMS
-from unified_memory_reasoning.other_agents.conflicts import MOST_OF_A_HOLDER, Conflicts
+from twinhost.agent.common_actions import Ping, health_actions
+from twinhost.agent.dialects import commands
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.unified_memory_reasoning.commands import COMMANDS
+from twinhost.unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE_MIGRATION
+from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.memory_model import memory_actions as actions_module
+from twinhost.unified_memory_reasoning.memory_model import memory_upkeep as upkeep_module
+from twinhost.unified_memory_reasoning.memory_model.memories import MIGRATION, Memories
+from twinhost.unified_memory_reasoning.memory_model.memory_actions import MemoryActions
+from twinhost.unified_memory_reasoning.memory_model.memory_rows import MOST, MOST_OF_A_WRITER
+from twinhost.unified_memory_reasoning.other_agents import conflicts as conflicts_module
+from twinhost.unified_memory_reasoning.other_agents.conflict_actions import ConflictActions
+from twinhost.unified_memory_reasoning.other_agents.conflicts import MIGRATION as CONFLICTS_MIGRATION
+from twinhost.unified_memory_reasoning.other_agents.conflicts import MOST as MOST_CLAIMS
+from twinhost.unified_memory_reasoning.other_agents.conflicts import MOST_OF_A_HOLDER, Conflicts
 
 MAX_BYTES = 262_144
 ANA = Caller("Ana", "pc2", frozenset({"agent"}), "SHA256:of-ana")

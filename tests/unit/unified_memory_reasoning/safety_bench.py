@@ -9,28 +9,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from durable_store.damage import make_way
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
-from secure_zmq.callers import UNAUTHENTICATED, Caller
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
 from tests.configuration import SHIPPED_GRANTS
 from tests.waiting import PATIENCE_S, wait_until
-from unified_memory_reasoning import twins
-from unified_memory_reasoning.conversations import interactions
-from unified_memory_reasoning.conversations.interactions import Interactions
-from unified_memory_reasoning.handlers import Handlers
-from unified_memory_reasoning.keeping import quarantine
-from unified_memory_reasoning.keeping.backup_actions import BackupActions
-from unified_memory_reasoning.keeping.provenance_actions import ProvenanceActions, Shelf
-from unified_memory_reasoning.keeping.quarantine import Quarantine
-from unified_memory_reasoning.known_errors import error_patterns
-from unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
-from unified_memory_reasoning.memory_health import MemoryHealth
-from unified_memory_reasoning.twins import Twins
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.damage import make_way
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.unified_memory_reasoning import twins
+from twinhost.unified_memory_reasoning.conversations import interactions
+from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
+from twinhost.unified_memory_reasoning.handlers import Handlers
+from twinhost.unified_memory_reasoning.keeping import quarantine
+from twinhost.unified_memory_reasoning.keeping.backup_actions import BackupActions
+from twinhost.unified_memory_reasoning.keeping.provenance_actions import ProvenanceActions, Shelf
+from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.known_errors import error_patterns
+from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.memory_health import MemoryHealth
+from twinhost.unified_memory_reasoning.twins import Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,

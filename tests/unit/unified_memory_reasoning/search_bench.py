@@ -8,20 +8,20 @@ from typing import Any
 
 import msgspec
 
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.reply_log import ReplyLog
-from network_config.model import Recall
-from secure_zmq.dispatch import Dispatcher
-from secure_zmq.grants import Grants
-from secure_zmq.inbound import Inbound
 from tests.unit.unified_memory_reasoning.memory import SDT
-from unified_memory_reasoning.conversations import interactions
-from unified_memory_reasoning.keeping import quarantine
-from unified_memory_reasoning.memory_model import memory_rows
-from unified_memory_reasoning.recall import search_index
-from unified_memory_reasoning.recall.search import Search
-from unified_memory_reasoning.recall.search_actions import SearchActions
+from twinhost.network_config.model import Recall
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.unified_memory_reasoning.conversations import interactions
+from twinhost.unified_memory_reasoning.keeping import quarantine
+from twinhost.unified_memory_reasoning.memory_model import memory_rows
+from twinhost.unified_memory_reasoning.recall import search_index
+from twinhost.unified_memory_reasoning.recall.search import Search
+from twinhost.unified_memory_reasoning.recall.search_actions import SearchActions
 
 MAX_REPLY_BYTES = 262_144
 WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from durable_store import copies
-from durable_store.damage import find_damage
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, NOBODY, SafetyBench
-from unified_memory_reasoning.keeping import backup
+from twinhost.store import copies
+from twinhost.store.damage import find_damage
+from twinhost.unified_memory_reasoning.keeping import backup
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_without_space_the_backup_before_is_not_told_of_any_more(
     first = bench.ask("begin_backup")["backup_id"]
     bench.ready(first)
     usage = shutil.disk_usage(bench.path.parent)
-    monkeypatch.setattr("durable_store.copies.shutil.disk_usage", lambda _: usage._replace(free=1_000))
+    monkeypatch.setattr("twinhost.store.copies.shutil.disk_usage", lambda _: usage._replace(free=1_000))
     assert bench.ask("begin_backup")["code"] == "store_unavailable"
     assert bench.ask("backup_status", backup_id=first)["code"] == "not_found"
 
@@ -156,7 +156,7 @@ def test_without_space_the_backup_before_is_not_told_of_any_more(
 def test_without_space_it_is_refused_with_a_sentence(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says how much is needed and how much is there, and nothing is made."""
     usage = shutil.disk_usage(bench.path.parent)
-    monkeypatch.setattr("durable_store.copies.shutil.disk_usage", lambda _: usage._replace(free=1_000))
+    monkeypatch.setattr("twinhost.store.copies.shutil.disk_usage", lambda _: usage._replace(free=1_000))
     reply = bench.ask("begin_backup")
     assert reply["code"] == "store_unavailable"
     assert "bytes are needed on the volume of" in reply["error"]

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_zmq.callers import Caller
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
-from unified_memory_reasoning.conversations import interactions
-from unified_memory_reasoning.conversations.context_text import Line, text_of
-from unified_memory_reasoning.conversations.rendering import INDENT, label
-from unified_memory_reasoning.conversations.tokens import count
+from twinhost.secure_zmq.callers import Caller
+from twinhost.unified_memory_reasoning.conversations import interactions
+from twinhost.unified_memory_reasoning.conversations.context_text import Line, text_of
+from twinhost.unified_memory_reasoning.conversations.rendering import INDENT, label
+from twinhost.unified_memory_reasoning.conversations.tokens import count
 
 EMPTY: dict[str, Any] = {
     "last_updated": None,

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import Caller
 from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ALICE,
     BOB,
@@ -17,7 +16,8 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     OPERATOR,
     ErrorPatternBench,
 )
-from unified_memory_reasoning.known_errors.bounded_pattern import MAX_MESSAGE_BYTES, MAX_STEPS
+from twinhost.secure_zmq.callers import Caller
+from twinhost.unified_memory_reasoning.known_errors.bounded_pattern import MAX_MESSAGE_BYTES, MAX_STEPS
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("add_error_pattern", {}, "missing required field `error_type`"),

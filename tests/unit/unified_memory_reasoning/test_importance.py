@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unified_memory_reasoning.conversations.importance import KEYWORDS, REQUESTS, importance_of
+from twinhost.unified_memory_reasoning.conversations.importance import KEYWORDS, REQUESTS, importance_of
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from durable_store.copies import check_copy, copy_database, digest_of
-from durable_store.damage import STAGED, find_damage, make_way
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.set_aside import DAMAGED, kept, part
-from tests.unit.agent_runtime.assembled import Assembled
-from tests.unit.durable_store.broken import flip, no_file_beyond
+from tests.unit.agent.assembled import Assembled
+from tests.unit.store.broken import flip, no_file_beyond
 from tests.unit.unified_memory_reasoning.memory import SDT, assembled
-from unified_memory_reasoning.__main__ import MIGRATIONS, NAME
-from unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS
+from twinhost.store.copies import check_copy, copy_database, digest_of
+from twinhost.store.damage import STAGED, find_damage, make_way
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.set_aside import DAMAGED, kept, part
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME
+from twinhost.unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS
 
 ALL = [REPLY_LOG_SCHEMA, *MIGRATIONS]
 BEFORE = ALL[: -len(LATER_MIGRATIONS)]  # as a version made them in which the defect was

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_store.database import Database
 from tests.unit.unified_memory_reasoning.memory import SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
-from unified_memory_reasoning.conversations import session_counts
-from unified_memory_reasoning.conversations.interactions import MIGRATION, Interactions
-from unified_memory_reasoning.conversations.window import Item, window_of
-from unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.conversations import session_counts
+from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION, Interactions
+from twinhost.unified_memory_reasoning.conversations.window import Item, window_of
+from twinhost.unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE
 
 STEPS = st.lists(
     st.tuples(
@@ -85,7 +85,7 @@ def test_tiers_and_counters_follow_every_change(
         patch.setattr(session_counts, "TIERS", small)
         patch.setattr(session_counts, "UP_TO_TIER", (3, 7, 13))
         rank = "WHEN place <= 3 THEN 0 WHEN place <= 7 THEN 1 WHEN place <= 13 THEN 2"
-        from unified_memory_reasoning.conversations import interactions
+        from twinhost.unified_memory_reasoning.conversations import interactions
 
         patch.setattr(interactions, "_RANK_AGAIN", interactions._RANK_AGAIN.replace(interactions._TIER_OF_PLACE, rank))
         database = Database(tmp_path_factory.mktemp("db") / "db", [QUARANTINE, MIGRATION])

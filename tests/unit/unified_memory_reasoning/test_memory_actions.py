@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import UNAUTHENTICATED
 from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, MemoryBench, setable_clock
+from twinhost.secure_zmq.callers import UNAUTHENTICATED
 
 RECORD: dict[str, Any] = {"id": "m", "content": "x", "last_accessed": "2026-01-02T03:04:05.678Z"}
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_zmq.errors import StoreUnavailable
 from tests.unit.unified_memory_reasoning.memory_model_bench import MemoryBench, setable_clock
-from unified_memory_reasoning.memory_model import memory_upkeep as upkeep_module
-from unified_memory_reasoning.memory_model.memory_decay import (
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.unified_memory_reasoning.memory_model import memory_upkeep as upkeep_module
+from twinhost.unified_memory_reasoning.memory_model.memory_decay import (
     IDLE_S,
     PASS_EVERY_S,
     decayed,

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_runtime.health import iso_time
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, OPERATOR, Clock, MemoryBench, setable_clock
-from unified_memory_reasoning.memory_model.memory_actions import _moment
-from unified_memory_reasoning.memory_model.memory_merge import Memory, deleted, merge
+from twinhost.agent.health import iso_time
+from twinhost.unified_memory_reasoning.memory_model.memory_actions import _moment
+from twinhost.unified_memory_reasoning.memory_model.memory_merge import Memory, deleted, merge
 
 TIMES = st.integers(0, 3).map(float)  # few values, so that ties are common
 

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_store.database import Database
-from secure_zmq.errors import NotFound
 from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ALICE,
     BOB,
@@ -18,10 +16,12 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     OPERATOR,
     ErrorPatternBench,
 )
-from unified_memory_reasoning.known_errors.bounded_pattern import MAX_MESSAGE_BYTES, accept, found
-from unified_memory_reasoning.known_errors.message_shape import FEWEST_LITERALS, shape_of
-from unified_memory_reasoning.known_errors.pattern_proposals import PROPOSED, PatternProposals
-from unified_memory_reasoning.known_errors.pattern_specificity import requirement_of
+from twinhost.secure_zmq.errors import NotFound
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.known_errors.bounded_pattern import MAX_MESSAGE_BYTES, accept, found
+from twinhost.unified_memory_reasoning.known_errors.message_shape import FEWEST_LITERALS, shape_of
+from twinhost.unified_memory_reasoning.known_errors.pattern_proposals import PROPOSED, PatternProposals
+from twinhost.unified_memory_reasoning.known_errors.pattern_specificity import requirement_of
 
 TIMEOUT = "worker {0} on 10.0.0.{0}: no answer after {0}.5 s"
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
-from secure_zmq.errors import MalformedRequest
 from tests.unit.unified_memory_reasoning.error_pattern_bench import PATTERNS_WITH_MATCHES
-from unified_memory_reasoning.known_errors.bounded_pattern import accept, found
-from unified_memory_reasoning.known_errors.pattern_specificity import LONGEST_TEXT, requirement_of
+from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.unified_memory_reasoning.known_errors.bounded_pattern import accept, found
+from twinhost.unified_memory_reasoning.known_errors.pattern_specificity import LONGEST_TEXT, requirement_of
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from secure_zmq.callers import Caller
-from secure_zmq.errors import LimitReached
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, NOBODY, OPERATOR, REVOKED, SafetyBench
-from unified_memory_reasoning.keeping import quarantine as quarantine_module
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import LimitReached
+from twinhost.unified_memory_reasoning.keeping import quarantine as quarantine_module
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from membership.mainpc_link import MainpcLink
-from secure_zmq.callers import Caller
-from secure_zmq.errors import KeyFileMissing
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT, assembled
-from unified_memory_reasoning.__main__ import NAME, assemble
-from unified_memory_reasoning.twins import MIGRATION
+from twinhost.agent.membership.mainpc_link import MainpcLink
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import KeyFileMissing
+from twinhost.unified_memory_reasoning.__main__ import NAME, assemble
+from twinhost.unified_memory_reasoning.twins import MIGRATION
 
 pytestmark = pytest.mark.unified_memory_agent
 

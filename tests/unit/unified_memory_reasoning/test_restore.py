@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from agent_runtime.start_again import StartAgain
-from durable_store import copies
-from durable_store.damage import STAGED
-from durable_store.database import Database
-from durable_store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from durable_store.set_aside import DAMAGED, REPLACED, kept, part, told
-from secure_zmq.errors import MalformedRequest
-from tests.unit.durable_store.broken import no_file_beyond
+from tests.unit.store.broken import no_file_beyond
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, MIGRATIONS, REVOKED, SafetyBench
-from unified_memory_reasoning.__main__ import MIGRATIONS as ALL_MIGRATIONS
-from unified_memory_reasoning.keeping import restore
+from twinhost.agent.start_again import StartAgain
+from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.store import copies
+from twinhost.store.damage import STAGED
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.set_aside import DAMAGED, REPLACED, kept, part, told
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS as ALL_MIGRATIONS
+from twinhost.unified_memory_reasoning.keeping import restore
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ def test_without_space_it_is_refused_with_a_sentence(bench: SafetyBench, monkeyp
     restore_id = bench.ask("begin_restore")["restore_id"]
     usage = shutil.disk_usage(bench.path.parent)
     monkeypatch.setattr(
-        "durable_store.copies.shutil.disk_usage", lambda _: usage._replace(free=copies.SPARE_BYTES + 10)
+        "twinhost.store.copies.shutil.disk_usage", lambda _: usage._replace(free=copies.SPARE_BYTES + 10)
     )
     for reply in (
         bench.ask("write_restore", restore_id=restore_id, offset=0, data="A" * 400),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from durable_store.database import Database
 from tests.unit.unified_memory_reasoning.search_bench import STORES, WORDS_ALONE, SearchBench
-from unified_memory_reasoning.recall import search_index
-from unified_memory_reasoning.recall.search_index import MOST_RANKED, SearchIndex
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.recall import search_index
+from twinhost.unified_memory_reasoning.recall.search_index import MOST_RANKED, SearchIndex
 
 
 @pytest.fixture

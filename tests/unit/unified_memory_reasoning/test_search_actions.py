@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from network_config.model import Recall
 from tests.unit.unified_memory_reasoning.search_bench import MAX_REPLY_BYTES, WORDS_ALONE, SearchBench
-from unified_memory_reasoning.recall.search_actions import MAX_CONTENT_BYTES
+from twinhost.network_config.model import Recall
+from twinhost.unified_memory_reasoning.recall.search_actions import MAX_CONTENT_BYTES
 
 
 @pytest.fixture

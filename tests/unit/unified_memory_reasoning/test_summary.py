@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unified_memory_reasoning.conversations.decisions import decisions_in
-from unified_memory_reasoning.conversations.error_kinds import error_kind
-from unified_memory_reasoning.conversations.rendering import one_line
-from unified_memory_reasoning.conversations.summary import (
+from twinhost.unified_memory_reasoning.conversations.decisions import decisions_in
+from twinhost.unified_memory_reasoning.conversations.error_kinds import error_kind
+from twinhost.unified_memory_reasoning.conversations.rendering import one_line
+from twinhost.unified_memory_reasoning.conversations.summary import (
     DECIDING_CHARACTERS,
     MOST_CODE,
     MOST_DECISIONS,

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_store.database import Database
-from secure_zmq.callers import Caller
-from secure_zmq.errors import NotFound
-from tests.unit.agent_runtime.assembled import Assembled
+from tests.unit.agent.assembled import Assembled
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT, assembled
-from unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE_MIGRATION
-from unified_memory_reasoning.twins import MIGRATION, Twins
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import NotFound
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE_MIGRATION
+from twinhost.unified_memory_reasoning.twins import MIGRATION, Twins
 
 pytestmark = pytest.mark.unified_memory_agent
 

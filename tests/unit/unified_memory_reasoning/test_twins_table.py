@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.agent_runtime.assembled import Assembled
+from tests.unit.agent.assembled import Assembled
 
 pytestmark = pytest.mark.unified_memory_agent
 

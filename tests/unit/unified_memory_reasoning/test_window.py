@@ -3,7 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unified_memory_reasoning.conversations.window import FIRST, LARGEST, NEWEST_KEPT, SMALLEST, Item, Window, window_of
+from twinhost.unified_memory_reasoning.conversations.window import (
+    FIRST,
+    LARGEST,
+    NEWEST_KEPT,
+    SMALLEST,
+    Item,
+    Window,
+    window_of,
+)
 
 IMPORTANCES = st.lists(
     st.sampled_from([0.0, 0.1, 0.29, 0.3, 0.4, 0.5, 0.6, 0.7, 0.71, 0.9, 1.0]) | st.floats(0, 1), max_size=60

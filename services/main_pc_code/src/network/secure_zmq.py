@@ -1,6 +1,6 @@
-"""`secure_zmq` under the path that existing agents import."""
+"""`twinhost.secure_zmq` under the path that existing agents import."""
 
-from secure_zmq import (
+from twinhost.secure_zmq import (
     ZMQAuthenticator,
     configure_secure_client,
     configure_secure_server,

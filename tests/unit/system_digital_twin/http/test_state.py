@@ -14,26 +14,26 @@ import pytest
 from starlette.requests import Request
 from starlette.routing import Route
 
-from agent_runtime import telemetry as telemetry_module
-from agent_runtime.telemetry import State
-from secure_zmq.callers import Caller
-from secure_zmq.client import Client
-from secure_zmq.errors import ConnectionRefused
-from secure_zmq.handshakes import Outcome
-from secure_zmq.server_address import SecuredAddress, UnencryptedAddress
-from system_digital_twin import events as events_module
-from system_digital_twin import registry as registry_module
-from system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
-from system_digital_twin.http import state as state_module
-from system_digital_twin.http.state import MAX_ROWS, MAX_SHOWN_BYTES, RECENT_S, SHOWN
-from system_digital_twin.metrics import KEPT_IN_MEMORY, MAX_HOSTS
 from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, Hosts
 from tests.loopback.agent_processes import UMRA as UMRA_NAME
-from tests.unit.agent_runtime.assembled import Assembled, environment_of
+from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.metrics_bench import set_clock
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent import telemetry as telemetry_module
+from twinhost.agent.telemetry import State
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
+from twinhost.system_digital_twin import events as events_module
+from twinhost.system_digital_twin import registry as registry_module
+from twinhost.system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
+from twinhost.system_digital_twin.http import state as state_module
+from twinhost.system_digital_twin.http.state import MAX_ROWS, MAX_SHOWN_BYTES, RECENT_S, SHOWN
+from twinhost.system_digital_twin.metrics import KEPT_IN_MEMORY, MAX_HOSTS
 
 MAX_STATE_BYTES = 1_500_000  # of the worst that agents can bring about
 YEAR_S = 365 * 86_400

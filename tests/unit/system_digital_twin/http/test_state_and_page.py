@@ -6,13 +6,13 @@ from typing import Any, get_args
 
 import pytest
 
-from secure_zmq.handshakes import Outcome
-from system_digital_twin.event_messages import ErrorReport
-from system_digital_twin.http.page import STATIC
-from system_digital_twin.http.state import MAX_DEPENDENCIES, MAX_ROWS
-from system_digital_twin.registry import HEALTHY, NO_RESPONSE
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.system_digital_twin.event_messages import ErrorReport
+from twinhost.system_digital_twin.http.page import STATIC
+from twinhost.system_digital_twin.http.state import MAX_DEPENDENCIES, MAX_ROWS
+from twinhost.system_digital_twin.registry import HEALTHY, NO_RESPONSE
 
 # A script's name for a thing, and where that thing stands in the document.
 READ = {

@@ -1,0 +1,122 @@
+"""The event feed under attack: by strangers as the request socket is, and by subscribers that know no bounds."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from twinhost.adversary.handmade.clients import PlainClient
+from twinhost.adversary.handmade.zmtp import HungUp, Line, Silent
+from twinhost.adversary.intruder import noise, sizes, strangers
+from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
+from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
+from twinhost.cli.findings import Verdict
+from twinhost.secure_zmq.feed import MAX_COMMANDS, MAX_TOPIC_BYTES, MAX_TOPICS
+
+_SUBSCRIBE, _UNSUBSCRIBE = b"\x01", b"\x00"
+_TOPIC = b"EVENT:"
+_JUDGED_AFTER_S = 0.3  # a subscription is granted at once; whoever may not have it is closed within 0.2 s
+_CLOSED_WITHIN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedTarget(Target):
+    """The feed of an agent; a good client of it is a subscriber that stays."""
+
+    @property
+    def properties(self) -> Mapping[str, bytes]:
+        return {"Socket-Type": b"SUB"}
+
+    def line(self) -> Line:
+        assert self.agent.events_port is not None
+        return Line(self.agent.host.address, self.agent.events_port)
+
+    def good_call_s(self) -> float:
+        """Return how long a good subscriber, which connects anew, waits for a sign of life.
+
+        Raises:
+            HungUp, Silent, Refused: it got none, or it was closed as one that may not subscribe.
+        """
+        started = time.monotonic()
+        while True:
+            try:
+                return self._subscribe()
+            except HungUp:  # the feed may have meant whoever had the same descriptor before: clients come back
+                if time.monotonic() > started + GOOD_CALL_S:
+                    raise
+
+    def _subscribe(self) -> float:
+        started = time.monotonic()
+        with self.insider() as subscriber:
+            subscriber.send(_SUBSCRIBE + _TOPIC)
+            subscriber.answers_ping(GOOD_CALL_S)
+            took_s = time.monotonic() - started
+            while time.monotonic() < started + took_s + _JUDGED_AFTER_S:
+                time.sleep(0.1)
+                subscriber.answers_ping(GOOD_CALL_S)
+        return took_s
+
+
+def at_the_feed(attack: Attack) -> Attack:
+    """Return the same attack on an agent's feed, after which a good subscriber must be served as well."""
+
+    def play(target: Target) -> Outcome:
+        feed = FeedTarget(target.settings, target.agent)
+        outcome = attack.play(feed)
+        if outcome.verdict is Verdict.OK and feed.good_call_s() > GOOD_CALL_S:
+            return broken(f"{outcome.sentence}; and then a good subscriber waited for more than {GOOD_CALL_S:g} s")
+        return outcome
+
+    return Attack(f"{attack.name}, at the event feed", attack.proves, play)
+
+
+def _no_subscription(target: Target) -> Outcome:
+    return _closed(target, {"a message that is no subscription": [b"hello"], "an empty message": [b""]})
+
+
+def _no_bounds(target: Target) -> Outcome:
+    many = [_SUBSCRIBE + b"topic-%d" % number for number in range(MAX_TOPICS + 1)]
+    restless = [command + _TOPIC for _ in range(MAX_COMMANDS // 2 + 1) for command in (_SUBSCRIBE, _UNSUBSCRIBE)]
+    return _closed(
+        target,
+        {
+            f"a topic of {MAX_TOPIC_BYTES + 1} bytes": [_SUBSCRIBE + b"x" * (MAX_TOPIC_BYTES + 1)],
+            f"{len(many)} topics": many,
+            f"{len(restless):,} changes of mind": restless,
+        },
+    )
+
+
+def _closed(target: Target, messages: Mapping[str, Iterable[bytes]]) -> Outcome:
+    """Send each kind on a connection of its own, which must be closed for it."""
+    for what, said in messages.items():
+        target.good_call_s()  # so that nobody is closed any more for what was said before
+        with target.insider() as client:
+            if not _hung_up(client, said):
+                return broken(f"{what} was put up with for more than {_CLOSED_WITHIN_S:g} s")
+    return held(f"it closed the connection for {', and for '.join(messages)}")
+
+
+def _hung_up(client: PlainClient, said: Iterable[bytes]) -> bool:
+    until = time.monotonic() + _CLOSED_WITHIN_S
+    try:
+        client.line.send(b"".join(map(client.encode, said)))
+        while time.monotonic() < until:
+            client.answers_ping(_CLOSED_WITHIN_S)
+            time.sleep(0.05)
+    except HungUp:
+        return True
+    except Silent:
+        pass
+    return False
+
+
+ATTACKS = tuple(
+    at_the_feed(attack)
+    for attack in (
+        *strangers.ATTACKS,
+        *noise.ATTACKS,
+        *sizes.FRAME_ATTACKS,
+        Attack("what is no subscription", "a subscriber says nothing but what it subscribes to", _no_subscription),
+        Attack("subscriptions without bounds", "nobody can fill the feed's memory with topics", _no_bounds),
+    )
+)

@@ -1,0 +1,172 @@
+"""Older dialects of the wire, translated at the edge; looked at only where today's dialect does not fit."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from twinhost.secure_zmq.actions import Translation, Translator
+from twinhost.secure_zmq.errors import MalformedRequest, NotFound, RequestError, UnknownAction
+from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, Answer, Reply, Request
+
+NOT_FOUND = "NOT_FOUND"
+MAX_COMMAND_BYTES = 65_536  # of the dialect of commands, whose requests are small
+
+
+def first_of(*translators: Translator) -> Translator:
+    """Return a translator that asks others in turn."""
+
+    def translate(payload: bytes) -> Translation | None:
+        return next((found for each in translators if (found := each(payload)) is not None), None)
+
+    return translate
+
+
+def raw_strings(requests: Mapping[bytes, tuple[Request, Callable[[Answer], Answer] | None]]) -> Translator:
+    """Return a translator for messages that are a bare word instead of JSON.
+
+    Args:
+        requests: per word, today's request, and what the older client expects of its reply.
+    """
+
+    def translate(payload: bytes) -> Translation | None:
+        known = requests.get(payload)
+        if known is None:
+            return None
+        request, render = known
+        return Translation(request, render or _as_is, _error)
+
+    return translate
+
+
+def all_status(reply: Answer) -> dict[str, Any]:
+    """Return the bare map of agents that GET_ALL_STATUS is answered with."""
+    agents: dict[str, Any] = reply["agents"]
+    return agents
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One word of the dialect of commands."""
+
+    translate: Callable[[dict[str, Any]], Request]  # of its payload; raises msgspec's error for a field that is wrong
+    render: Callable[[Answer], Answer]  # what stands beside `status`; raises a RequestError where that is no success
+    echoes: bool = False  # its payload is any JSON value, and `data` of the answer repeats it as `echo`
+
+
+class _Envelope(msgspec.Struct):
+    command: str
+    action: Any = msgspec.UNSET
+    payload: Any = None
+    data: Any = None
+    request_id: Any = None
+
+
+_envelopes = msgspec.json.Decoder(_Envelope)
+_objects = msgspec.json.Decoder(dict[str, Any])
+_encoder = msgspec.json.Encoder()
+
+
+def commands(
+    known: Mapping[str, Command],
+    *,
+    max_bytes: int = MAX_COMMAND_BYTES,
+    anywhere: bool = False,
+    not_found: str = NOT_FOUND,
+) -> Translator:
+    """Return a translator for `{"command": WORD, "payload": {...}}`, answered with SUCCESS, `not_found`, or ERROR.
+
+    A `request_id` beside the command counts as in today's dialect, and is repeated. A word that is no command is an
+    error of this dialect, unless there is an `action` beside it.
+
+    Args:
+        known: the commands by their words.
+        max_bytes: of a message; a larger one is none of this dialect.
+        anywhere: whether the fields may stand under `data` too, or beside `command` where there is neither.
+        not_found: the word for what is not there.
+    """
+
+    def translate(payload: bytes) -> Translation | None:
+        if len(payload) > max_bytes:
+            return None
+        try:
+            text = str(payload, "utf-8")  # msgspec alone would pass bad bytes in unknown fields
+            envelope = _envelopes.decode(text)
+            command = known.get(envelope.command)
+            if command is None and envelope.action is not msgspec.UNSET:
+                return None
+            place, fields = _fields_of(envelope, text, anywhere)
+            render = command.render if command is not None else _as_is
+            if command is not None and command.echoes:
+                render, fields = _echoing(render, envelope), {}
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        request_id = envelope.request_id
+        if not isinstance(request_id, str) or len(request_id) > MAX_REQUEST_ID_CHARACTERS:
+            request_id = None
+
+        def render_error(error: RequestError) -> Answer:
+            return _repeated(request_id, _command_error(error, not_found))
+
+        if command is None:
+            return Translation(_unknown(envelope.command, known), _as_is, render_error)
+        request: Request | RequestError
+        try:
+            told = command.translate(msgspec.convert(fields, dict[str, Any]))
+            request = msgspec.structs.replace(told, request_id=request_id)
+        except (msgspec.ValidationError, ValueError) as error:
+            request = MalformedRequest(f"{error} (in {place} of {envelope.command})")
+        return Translation(
+            request,
+            lambda reply: _repeated(request_id, {"status": "SUCCESS", **render(reply)}),
+            render_error,
+        )
+
+    return translate
+
+
+def _fields_of(envelope: _Envelope, text: str, anywhere: bool) -> tuple[str, Any]:
+    """Return where the fields of a command stand, and the fields."""
+    if anywhere and envelope.payload is None:
+        if envelope.data is not None:
+            return "`data`", envelope.data
+        return "the message", _objects.decode(text)
+    return "`payload`", envelope.payload if envelope.payload is not None else {}
+
+
+def _echoing(render: Callable[[Answer], Answer], envelope: _Envelope) -> Callable[[Answer], Answer]:
+    """Return `render` with the payload repeated, where there is one; a value too deep to be encoded raises here."""
+    sent = envelope.payload if envelope.payload is not None else envelope.data
+    if sent is None:
+        return render
+    echo = msgspec.Raw(_encoder.encode(sent))
+
+    def render_with_echo(reply: Answer) -> Answer:
+        rendered = render(reply)
+        return {**rendered, "data": {**rendered["data"], "echo": echo}}
+
+    return render_with_echo
+
+
+def _unknown(word: str, known: Iterable[str]) -> RequestError:
+    return UnknownAction(f"there is no command {word[:64]!r} here; there are: {', '.join(sorted(known))}")
+
+
+def _repeated(request_id: str | None, reply: Answer) -> Answer:
+    return reply if request_id is None else {**reply, "request_id": request_id}
+
+
+def _as_is(reply: Answer) -> Answer:
+    return reply
+
+
+def _error(error: RequestError) -> Reply:
+    return {"status": "error", "code": error.code, "error": str(error)}
+
+
+def _command_error(error: RequestError, not_found: str) -> Reply:
+    if isinstance(error, NotFound) and not_found == NOT_FOUND:  # clients stop at the words, not at the status
+        return {"status": NOT_FOUND, "message": f"not found: {error}", "code": error.code}
+    word = not_found if isinstance(error, NotFound) else "ERROR"
+    return {"status": word, "message": str(error), "code": error.code}

@@ -1,0 +1,59 @@
+"""`python -m twinhost.agent.healthcheck AGENT`: one authenticated call to this host's own agent.
+
+A TCP probe proves nothing and fills the log with failed handshakes; this uses the host's own
+key pair and imports little, since it runs again and again: most of what it costs is its start.
+"""
+
+import sys
+from pathlib import Path
+
+from twinhost.agent.state_folder import state_folder
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
+
+_DEADLINE_S = 2.0  # of the 5 s that the engine grants to the whole process
+
+
+def note_port(state: Path, agent_name: str, port: int) -> None:
+    """Note where an agent listens, for its health check: the configuration may be changed while it runs."""
+    _port_file(state, agent_name).write_text(str(port))
+
+
+def main(agent_name: str) -> int:
+    """Return 0 where the agent answers and can serve, else 1 and say why."""
+    try:
+        address = f"tcp://127.0.0.1:{_port(agent_name)}"
+        server: ServerAddress = UnencryptedAddress(address)
+        if is_secure_zmq_enabled():
+            keys = load_certificates()
+            server = SecuredAddress(address, keys.own_keys, keys.own_keys.public)
+        with Client(server) as client:
+            health = client.call("health", deadline_s=_DEADLINE_S)
+    except TwinhostError as error:
+        print(error)  # noqa: T201 - the engine keeps it with the container's health
+        return 1
+    print(f"{health['status']}, ready: {health['ready']}")  # noqa: T201
+    return 0 if health["status"] in ("ok", "degraded") else 1
+
+
+def _port(agent_name: str) -> int:
+    """Return where the running agent listens, whatever has become of the configuration since."""
+    try:
+        return int(_port_file(state_folder(), agent_name).read_text())
+    except (OSError, ValueError):  # it never ran here
+        from twinhost.network_config import load_network_config  # noqa: PLC0415 - seldom needed, and half of the start
+
+        return load_network_config().agent(agent_name).zmq_port
+
+
+def _port_file(state: Path, agent_name: str) -> Path:
+    return state / f"{agent_name}.port"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m twinhost.agent.healthcheck AGENT")
+    sys.exit(main(sys.argv[1]))

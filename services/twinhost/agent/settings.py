@@ -1,0 +1,79 @@
+"""Everything that must be right before an agent starts, read and checked once."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinhost.agent.http_hosts import http_hosts
+from twinhost.agent.state_folder import state_folder
+from twinhost.network_config import Agent, NetworkConfig, load_network_config
+from twinhost.network_config.load import PUBLISH_VARIABLE
+from twinhost.network_config.model import is_loopback
+from twinhost.secure_zmq.certificates import Certificates, certificates_folder, load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
+
+UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One agent's settings; `certificates` is None exactly where SECURE_ZMQ=0 was asked for."""
+
+    config: NetworkConfig
+    agent: Agent
+    certificates: Certificates | None
+    state: Path
+    http_hosts: frozenset[str]
+
+    @property
+    def secure(self) -> bool:
+        return self.certificates is not None
+
+
+def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings of a named agent.
+
+    Raises:
+        ConfigurationError: something is missing or wrong; the message is one sentence.
+    """
+    secure = is_secure_zmq_enabled(environment)
+    if not secure:
+        _require_private(environment)
+    config = load_network_config(environment=environment)
+    agent = config.agent(agent_name)
+    certificates = _own_certificates(agent, environment) if secure else None
+    state = state_folder(environment)
+    if not (state.is_dir() and os.access(state, os.W_OK | os.X_OK)):
+        raise ConfigurationError(f"{state} is not a folder that this process can write; mount a volume there")
+    named = [name for host in config.hosts.values() for name in (host.name, host.address)]
+    return Settings(config, agent, certificates, state, http_hosts(named, environment))
+
+
+def _require_private(environment: Mapping[str, str]) -> None:
+    """Refuse to serve the open link to other machines, unless that was asked for by name.
+
+    Raises:
+        ConfigurationError: the ports are published on an address that is not loopback's.
+    """
+    address = environment.get(PUBLISH_VARIABLE, "127.0.0.1")  # an empty one publishes on every address
+    allowed = environment.get(UNENCRYPTED_VARIABLE, "")
+    if allowed not in ("", "0", "1"):
+        raise ConfigurationError(f"{UNENCRYPTED_VARIABLE} is {allowed!r}; set it to 1, or leave it out")
+    if not is_loopback(address) and allowed != "1":
+        raise ConfigurationError(
+            f"SECURE_ZMQ is 0 and {PUBLISH_VARIABLE} is {address or 'empty'}: everybody who reaches that address "
+            f"would read and write everything; set SECURE_ZMQ=1, or {UNENCRYPTED_VARIABLE}=1 if that is meant"
+        )
+
+
+def _own_certificates(agent: Agent, environment: Mapping[str, str]) -> Certificates:
+    certificates = load_certificates(certificates_folder(environment))
+    owner = certificates.own_keys.certificate.owner
+    if (owner.name, owner.host) != (agent.name, agent.host.name):
+        raise ConfigurationError(
+            f"{certificates.folder} holds the secret key of {owner.name} on {owner.host}, "
+            f"this is {agent.name} on {agent.host.name}; mount its own folder"
+        )
+    return certificates

@@ -1,0 +1,195 @@
+"""What `/metrics` tells, in Prometheus' exposition format: requests as they are answered, and the agent's state.
+
+The state is gathered on the server's thread and read by the HTTP thread, so that no scrape looks into what another
+thread changes.
+"""
+
+import platform
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from twinhost.secure_zmq.version import versions
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+GATHER_EVERY_S = 1.0
+UNKNOWN_ACTION = "unknown"  # whatever a caller names that is no action: a label must not be its choice
+_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An authorised key: whose, its sessions at this moment; times in seconds since the epoch."""
+
+    name: str
+    host: str
+    roles: frozenset[str]
+    fingerprint: str
+    sessions: int
+    last_seen: float | None
+    not_before: int | None
+    not_after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """An agent at one moment."""
+
+    secure: bool
+    uptime_s: float
+    store_bytes: int
+    loop_lag_s: float
+    handshakes: Mapping[str, int] = field(default_factory=dict)
+    checks: Mapping[str, bool] = field(default_factory=dict)
+    peers: tuple[Peer, ...] = ()
+
+
+class Telemetry:
+    """Counts requests, and keeps the newest state."""
+
+    def __init__(self, agent: str) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        GCCollector(self._registry)
+        self._requests = _RequestCollector()
+        self._registry.register(self._requests)
+        self._state = _StateCollector(agent)
+        self._registry.register(self._state)
+        self._gathered_at = 0.0
+
+    def answered(self, action: str | None, outcome: str, seconds: float, number: int = 1) -> None:
+        """Count requests; on the server's thread.
+
+        Args:
+            action: what was asked for; None where it was not to be read, or is no action.
+            outcome: `ok`, or an error code.
+            seconds: how long each took.
+            number: how many they are.
+        """
+        self._requests.count(action or UNKNOWN_ACTION, outcome, seconds, number)
+
+    @property
+    def state(self) -> State | None:
+        """The newest state; None before the first."""
+        return self._state.latest
+
+    def gather(self, state: Callable[[], State]) -> None:
+        """Take the agent's state, at most once a second; on the server's thread."""
+        now = time.monotonic()
+        if now - self._gathered_at >= GATHER_EVERY_S:
+            self._gathered_at = now
+            self._state.latest = state()
+
+    def render(self) -> bytes:
+        """Return the metrics as text; on any thread."""
+        return generate_latest(self._registry)
+
+
+@dataclass(slots=True)
+class _Durations:
+    """Of one action's requests: how many fell into each bucket, the last of which has no upper bound, and their sum."""
+
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(_BUCKETS_S) + 1))
+    sum_s: float = 0.0
+
+
+class _RequestCollector(Collector):
+    """Plain numbers, written by the server's thread alone: the library's own counters took a sixth of a request."""
+
+    def __init__(self) -> None:
+        self._outcomes: dict[tuple[str, str], int] = {}
+        self._durations: dict[str, _Durations] = {}
+
+    def count(self, action: str, outcome: str, seconds: float, number: int) -> None:
+        """Count so many requests that took as long."""
+        key = action, outcome
+        self._outcomes[key] = self._outcomes.get(key, 0) + number
+        durations = self._durations.get(action)
+        if durations is None:
+            durations = self._durations[action] = _Durations()
+        durations.buckets[bisect_left(_BUCKETS_S, seconds)] += number
+        durations.sum_s += seconds * number
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "twinhost_requests", "Requests answered, by action and outcome.", labels=["action", "outcome"]
+        )
+        for labels, number in self._outcomes.copy().items():  # in one step: the server's thread goes on counting
+            requests.add_metric(labels, number)
+        yield requests
+        durations = HistogramMetricFamily(
+            "twinhost_request_duration_seconds",
+            "From taking a request off the socket to its durable answer.",
+            labels=["action"],
+        )
+        bounds = [*map(floatToGoString, _BUCKETS_S), "+Inf"]
+        for action, taken in self._durations.copy().items():
+            counts = accumulate(taken.buckets.copy())
+            durations.add_metric([action], list(zip(bounds, counts, strict=True)), taken.sum_s)
+        yield durations
+
+
+class _StateCollector(Collector):
+    """Turns the newest state into metrics."""
+
+    def __init__(self, agent: str) -> None:
+        self._agent = agent
+        self.latest: State | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        told = versions()
+        yield InfoMetricFamily("twinhost", "The agent and its versions.", {"agent": self._agent, **told})
+        build = {"version": told.pop("twinhost"), **told, "python": platform.python_version()}
+        yield InfoMetricFamily("twinhost_build", "The version, and what it was built on.", build)
+        state = self.latest
+        if state is None:
+            return
+        for name, text, value in (
+            ("secure", "1: encrypted and authenticated; 0: the link is open.", float(state.secure)),
+            ("uptime_seconds", "Since the start.", state.uptime_s),
+            ("store_size_bytes", "The database and its write-ahead log.", state.store_bytes),
+            (
+                "loop_lag_seconds",
+                "How long the server's loop kept messages waiting at most, in the last second.",
+                state.loop_lag_s,
+            ),
+            ("peers", "Authorised keys.", len(state.peers)),
+        ):
+            yield GaugeMetricFamily(f"twinhost_{name}", text, value)
+        checks = GaugeMetricFamily("twinhost_check_ok", "1: the check of the agent's health passes.", labels=["check"])
+        for name, passes in state.checks.items():
+            checks.add_metric([name], float(passes))
+        yield checks
+        handshakes = CounterMetricFamily("twinhost_handshakes", "Handshakes, by how they ended.", labels=["outcome"])
+        for outcome, count in state.handshakes.items():
+            handshakes.add_metric([outcome], count)
+        yield handshakes
+        sessions = GaugeMetricFamily("twinhost_sessions", "Connections in use, by identity.", labels=["peer"])
+        for name, count in _sessions(state.peers).items():
+            sessions.add_metric([name], count)
+        yield sessions
+        ends = GaugeMetricFamily(
+            "twinhost_key_not_after_timestamp_seconds", "When a key ends.", labels=["peer", "fingerprint"]
+        )
+        for peer in state.peers:
+            if peer.not_after is not None:
+                ends.add_metric([peer.name, peer.fingerprint], peer.not_after)
+        yield ends
+
+
+def _sessions(peers: tuple[Peer, ...]) -> dict[str, int]:
+    """Return sessions by name: two keys of one identity share a count."""
+    return {peer.name: peer.sessions for peer in peers}

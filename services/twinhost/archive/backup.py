@@ -1,0 +1,98 @@
+"""mainpc's whole state into one archive, while it runs: the database first, then the log, and the keys last.
+
+So a key that was revoked meanwhile is revoked in the backup, and whatever was acknowledged before it began is in it.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from twinhost.archive.contents import contents_of, require_whole
+from twinhost.archive.key_files import KeyFiles, check_keys, read_keys
+from twinhost.archive.members import DATABASE, FORMAT, FORMAT_VERSION, STATE, Manifest, Member, mode_of, render_manifest
+from twinhost.archive.places import DATABASE as DATABASE_FILE
+from twinhost.archive.places import Places
+from twinhost.archive.state import StateCopy, check_audit, copy_state
+from twinhost.archive.stream import MANIFEST, PIECE_BYTES, Writer
+from twinhost.certificates.tree_lock import locked
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.validity import format_moment
+from twinhost.secure_zmq.version import VERSION
+from twinhost.store.copies import digest_of
+from twinhost.system_digital_twin.keys_and_audit import AUDIT_FOLDER
+
+_STAGED = ".archiving"
+Say = Callable[[str], None]
+
+
+def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broken_log: bool = False) -> None:
+    """Write an archive.
+
+    Args:
+        places: where the state is.
+        write: takes the archive's bytes; may raise what it likes.
+        say: told what is in it, and what was left out.
+        broken_log: whether an audit log that is not whole is taken as it is.
+
+    Raises:
+        ConfigurationError: there is no state, or its keys can't be believed.
+        MalformedRequest: the audit log is not whole.
+        StoreUnavailable: the volume has no space, or the database can't be copied.
+    """
+    release = places.hold_archives()
+    folder = places.state / _STAGED
+    try:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+        folder.mkdir(mode=0o700)
+        state = copy_state(places, folder)
+        audit = check_audit(folder / DATABASE_FILE, folder / AUDIT_FOLDER)
+        remarks = require_whole(audit, broken_log=broken_log)
+        with locked(places.layout, folders=False):
+            keys = read_keys(places.layout)
+            server = check_keys(places.layout, keys.contents)
+            contents = contents_of(places.layout, server, folder / DATABASE_FILE, audit)
+        for remark in (*remarks, *keys.left_out):
+            say(f"remark: {remark}")
+        _write(places, state, keys, write)
+        say(f"backed up as of {format_moment(state.moment_s)}: {contents}")
+        say("Whoever has this file can be mainpc: keep it as a secret.")
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{error.filename or 'the archive'} can't be read or written ({error.strerror}); see the space there"
+        ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        release()
+
+
+def _write(places: Places, state: StateCopy, keys: KeyFiles, write: Callable[[bytes], object]) -> None:
+    files = {
+        f"{STATE}/{path.relative_to(state.folder)}": path for path in sorted((state.folder / AUDIT_FOLDER).iterdir())
+    }
+    copied = Member(DATABASE, state.database.size_bytes, mode_of(DATABASE), state.database.sha256)
+    members = [
+        copied,
+        *(Member(name, path.stat().st_size, mode_of(name), digest_of(path)) for name, path in files.items()),
+        *(
+            Member(name, len(content), mode_of(name), hashlib.sha256(content).hexdigest())
+            for name, content in sorted(keys.contents.items())
+        ),
+    ]
+    moment, host = format_moment(state.moment_s), places.layout.server_host
+    manifest = render_manifest(Manifest(FORMAT, FORMAT_VERSION, VERSION, moment, host, tuple(members)))
+    writer = Writer(write, state.moment_s)
+    writer.add(MANIFEST, 0o600, len(manifest), [manifest])
+    files[DATABASE] = state.folder / DATABASE_FILE
+    for member in members:
+        path = files.get(member.name)
+        pieces = [keys.contents[member.name]] if path is None else _pieces(path)
+        writer.add(member.name, int(member.mode, 8), member.size, pieces)
+    writer.finish()
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with closing(path.open("rb")) as stream:
+        while piece := stream.read(PIECE_BYTES):
+            yield piece

@@ -1,0 +1,90 @@
+"""What a state comes to, in the figures that a person can compare."""
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinhost.certificates.layout import AGENT_ROLE, Layout, described
+from twinhost.certificates.survey import enrolled_folder, is_revoked, keys_in
+from twinhost.secure_zmq.certificates import folders_of_keys
+from twinhost.secure_zmq.errors import MalformedRequest, StoreUnavailable
+from twinhost.secure_zmq.key_folders import NOTHING, read_folders
+from twinhost.secure_zmq.keys import Certificate, KeyPair
+from twinhost.store.audit_log.verify import Findings
+from twinhost.store.copies import count_rows
+
+BROKEN_LOG = "--broken-audit"  # by which a person says that a log which is not whole is to be taken as it is
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """mainpc's key, how many agents are registered, how many keys come in, and the audit log's lines."""
+
+    fingerprint: str
+    agents: int
+    keys: int
+    lines: int
+    first_line: int
+    last_line: int
+
+    def __str__(self) -> str:
+        lines = f"lines {self.first_line} to {self.last_line}" if self.lines else "no line"
+        return f"{self.agents} agents, {self.keys} keys, {lines} of the audit log; mainpc's key is {self.fingerprint}"
+
+
+def contents_of(layout: Layout, server: KeyPair, database: Path, audit: Findings) -> Contents:
+    """Return what lies in a tree and a database, both of them checked."""
+    folder, enrolled = layout.server_folder, enrolled_folder(layout)
+    found = [key.certificate for each in (folder, enrolled) if each for key in keys_in(each)]
+    keys = {key.public for key in found if not is_revoked(layout, key)}
+    try:
+        agents = count_rows(database)["agents"]
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"{database} can't be read ({error}); see its volume") from None
+    return Contents(server.public.fingerprint, agents, len(keys), audit.lines, audit.starts_at, audit.head.seq)
+
+
+def told_of_trust(tree: Layout, here: Layout) -> list[str]:
+    """Return that a received tree must be trusted, and every key and invitation in it of more than an agent.
+
+    Args:
+        tree: what was received.
+        here: the present tree of this machine.
+    """
+    folder, present = tree.server_folder, here.server_folder
+    assert folder is not None  # `check_keys` found the secret in it
+    received = read_folders(folders_of_keys(folder))
+    known = read_folders(folders_of_keys(present)) if present else NOTHING
+    authorised = {key.public for key in (*known.current.values(), *known.next.values())}
+    lines = [
+        "Nothing proves who wrote this archive: restore it only if you trust it, since it says who is an operator."
+    ]
+    for key in (*_operators(received.current.values()), *_operators(received.next.values())):
+        how = "is authorised here already" if key.public in authorised else "is not authorised here now"
+        how = "is revoked here and stays so" if is_revoked(here, key) else how
+        lines.append(f"It authorises {described(key.owner)} with {key.public.fingerprint}, which {how}.")
+    for key in _operators(received.invites):
+        lines.append(f"It authorises {described(key.owner)} with an open invitation, {key.public.fingerprint}.")
+    return lines
+
+
+def _operators(certificates: Iterable[Certificate]) -> list[Certificate]:
+    """Return those with any other role than an agent's, by name."""
+    more = (key for key in certificates if key.owner.roles - {AGENT_ROLE})
+    return sorted(more, key=lambda key: key.owner.name)
+
+
+def require_whole(audit: Findings, *, broken_log: bool) -> list[str]:
+    """Return what is wrong with a log, as a remark.
+
+    Raises:
+        MalformedRequest: something is, and nobody said that it is known.
+    """
+    if audit.whole:
+        return []
+    if not broken_log:
+        raise MalformedRequest(
+            f"the audit log is not whole: {audit.summary()}; see `cli audit verify`; to take it as it is: {BROKEN_LOG}"
+        )
+    return [f"the audit log is taken as it is: {audit.summary()}"]

@@ -1,0 +1,96 @@
+"""Where mainpc's state and keys lie on this machine."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinhost.agent.state_folder import state_folder
+from twinhost.certificates.arguments import HOST_VARIABLE
+from twinhost.certificates.layout import SERVER, Layout, plan_layout
+from twinhost.network_config import NetworkConfig
+from twinhost.secure_zmq.certificates import certificates_folder
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.restoring import RESTORING
+from twinhost.store.sole_user import hold
+from twinhost.system_digital_twin.__main__ import MIGRATIONS as TWIN_MIGRATIONS
+from twinhost.system_digital_twin.keys_and_audit import AUDIT_FOLDER
+
+DATABASE = f"{SERVER}.sqlite3"
+MIGRATIONS = (REPLY_LOG_SCHEMA, *TWIN_MIGRATIONS)
+_ARCHIVE_LOCK = ".archive.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """mainpc's part of the tree of keys, and the folder of its agent's state."""
+
+    layout: Layout
+    state: Path
+
+    @property
+    def database(self) -> Path:
+        return self.state / DATABASE
+
+    @property
+    def audit(self) -> Path:
+        return self.state / AUDIT_FOLDER
+
+    @property
+    def received_state(self) -> Path:
+        """Where a restore puts what it received until it is checked; on the same volume, so that a rename exchanges."""
+        return self.state / RESTORING
+
+    @property
+    def received_keys(self) -> Path:
+        """The same for the keys."""
+        return self.layout.root / RESTORING
+
+    def hold_archives(self) -> Callable[[], None]:
+        """Let nobody else back up or restore at the same time, until the returned function is called.
+
+        Raises:
+            ConfigurationError: somebody does.
+        """
+        return _hold(
+            self.state / _ARCHIVE_LOCK, "another backup, check or restore of it is under way; wait for its end"
+        )
+
+    def hold_state(self) -> Callable[[], None]:
+        """Let no agent use the state until the returned function is called.
+
+        Raises:
+            ConfigurationError: one does.
+        """
+        return _hold(self.state / f"{SERVER}.lock", f"{SERVER} runs on it; stop it first: docker compose stop mainpc")
+
+
+def find_places(config: NetworkConfig, environment: Mapping[str, str] = os.environ) -> Places:
+    """Return where everything lies on this machine.
+
+    Raises:
+        ConfigurationError: this machine is another host, or a folder is missing.
+    """
+    server = config.agent(SERVER).host.name
+    here = environment.get(HOST_VARIABLE) or server
+    if here != server:
+        raise ConfigurationError(
+            f"this machine is {here} ({HOST_VARIABLE}), and this is for the state of {server}; for {here} there are "
+            f"`cli memory backup -`, for what it remembers, and `certs-init export-host {here}`, for its keys"
+        )
+    state = state_folder(environment)
+    root = certificates_folder(environment)
+    for folder in (state, root):
+        if not (os.access(folder, os.R_OK | os.W_OK | os.X_OK) and folder.is_dir()):
+            raise ConfigurationError(f"{folder} is not a folder that this process can write; mount a volume there")
+    return Places(plan_layout(root, config, server), state)
+
+
+def _hold(path: Path, who: str) -> Callable[[], None]:
+    try:
+        return hold(path)
+    except ConfigurationError as error:
+        if not os.access(path, os.R_OK | os.W_OK):  # nobody holds what can't be made
+            raise
+        raise ConfigurationError(f"{path.parent} is in use: {who}") from error

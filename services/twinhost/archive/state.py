@@ -1,0 +1,138 @@
+"""mainpc's database and audit log: copied as of one moment while the agent writes them, and checked."""
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinhost.archive.places import DATABASE, Places
+from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
+from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Head
+from twinhost.store.audit_log.files import Files
+from twinhost.store.audit_log.verify import Findings, Verifier
+from twinhost.store.copies import Copy, copy_database, require_space
+from twinhost.store.damage import connect_to_read
+from twinhost.store.set_aside import PARTS, part
+from twinhost.system_digital_twin.keys_and_audit import AUDIT_FOLDER
+
+_PAGE_LINES = 2_000
+_BEYOND = 10**18  # a line's number has at most 18 digits
+_LINE_BYTES = 65_536  # read at once of what may be no line
+
+
+@dataclass(frozen=True, slots=True)
+class StateCopy:
+    """A copy of the state of one moment; `moment_s` is in seconds since the epoch, of just before it."""
+
+    folder: Path
+    moment_s: int
+    database: Copy
+
+
+def copy_state(places: Places, folder: Path) -> StateCopy:
+    """Copy the database and the audit log that belongs to it into an empty folder of the same volume.
+
+    The log's files are linked and not copied, but for the newest, which is cut at the line that the database copy
+    names as the newest. They are linked before the database is copied and again after it, so that none that the copy
+    names can have been dropped, or begun, unseen.
+
+    Raises:
+        ConfigurationError: there is no state, or what stands for a file of the log is none.
+        StoreUnavailable: the database can't be copied.
+    """
+    if not places.database.exists():
+        raise ConfigurationError(f"{places.database} is not there, so mainpc has no state to be backed up; start it")
+    size = sum(each.stat().st_size for each in (part(places.database, suffix) for suffix in PARTS) if each.exists())
+    require_space(places.state, size)
+    log = folder / AUDIT_FOLDER
+    log.mkdir(mode=0o700)
+    _link_files(places.audit, log)
+    moment_s = int(time.time())
+    database = copy_database(places.database, folder / DATABASE)
+    _link_files(places.audit, log)
+    head, anchors, _ = _told(folder / DATABASE)
+    known = {anchor.seq for anchor in anchors}
+    files = Files(log)
+    for first in files.firsts():
+        if first not in known:  # begun after the copy
+            files.drop(first)
+    if known and files.path(max(known)).exists():
+        _cut(files.path(max(known)), head.seq)
+    return StateCopy(folder, moment_s, database)
+
+
+def check_audit(database: Path, log: Path) -> Findings:
+    """Check that a log is whole up to the line that a database names as the newest.
+
+    Lines that the database has yet to write to a file count as well: the next start makes up for them.
+
+    Raises:
+        MalformedRequest: there is a file that the database does not know.
+    """
+    head, anchors, pending = _told(database)
+    files = Files(log)
+    if strange := set(files.firsts()) - {anchor.seq for anchor in anchors}:
+        name = files.path(min(strange)).name
+        raise MalformedRequest(f"the audit log has {name}, which the database does not know; take another backup")
+    verifier = Verifier(anchors[0] if anchors else Anchor(1, NO_HASH))
+    last = 0
+    for line in _lines(files, anchors[0].seq if anchors else 1):
+        verifier.feed(line)
+        match = LINE.fullmatch(line)
+        last = int(match["seq"]) if match else last
+    for seq, row in pending:
+        if seq > last:
+            verifier.feed(row.decode("ascii", "replace"))
+    return verifier.finish(head)
+
+
+def _told(database: Path) -> tuple[Head, list[Anchor], list[tuple[int, bytes]]]:
+    """Return what a database says of its log: the newest line, the files, and the lines on their way to one."""
+    try:
+        with closing(connect_to_read(database)) as connection:
+            head = Head(*connection.execute("SELECT seq, hash FROM audit_head").fetchone())
+            anchors = [Anchor(*row) for row in connection.execute("SELECT * FROM audit_files ORDER BY first_seq")]
+            pending = connection.execute("SELECT seq, line FROM audit_outbox ORDER BY seq").fetchall()
+    except (sqlite3.Error, TypeError) as error:
+        raise MalformedRequest(f"the database says nothing of its audit log ({error}); take another backup") from None
+    if not all(0 <= seq < _BEYOND for seq in (head.seq, *(anchor.seq for anchor in anchors))):
+        raise MalformedRequest("the database gives its audit log numbers that no line can have; take another backup")
+    return head, anchors, pending
+
+
+def _link_files(source: Path, target: Path) -> None:
+    there, copies = Files(source), Files(target)
+    for first in there.firsts() if source.is_dir() else ():
+        if not os.path.lexists(copies.path(first)):
+            try:
+                copies.path(first).hardlink_to(there.path(first))
+            except FileNotFoundError:  # dropped since
+                continue
+            if not stat.S_ISREG(copies.path(first).lstat().st_mode):  # the agent's volume; this process sees every key
+                raise ConfigurationError(f"{there.path(first)} is no file, so no part of the audit log; remove it")
+
+
+def _cut(path: Path, last: int) -> None:
+    """Put a copy of a file in its place that ends with the line `last`, or before, where that is not written yet."""
+    cut = path.with_suffix(".cut")
+    cut.touch(0o600)
+    with path.open("rb") as whole, cut.open("wb") as copy:
+        while line := whole.readline(_LINE_BYTES):
+            match = LINE.fullmatch(line.decode("ascii", "replace").rstrip("\n"))
+            if match is not None and int(match["seq"]) > last:
+                break
+            if not line.endswith(b"\n") and len(line) < _LINE_BYTES:  # it is being written at this moment
+                break
+            copy.write(line)
+    cut.replace(path)
+
+
+def _lines(files: Files, first: int) -> Iterator[str]:
+    page = files.at(f"{first}:0", _PAGE_LINES)
+    while page.lines:
+        yield from page.lines
+        page = files.at(page.position, _PAGE_LINES)

@@ -1,0 +1,249 @@
+"""Which hosts have taken over a revocation, by what they told mainpc with their last heartbeat."""
+
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twinhost.certificates.admission import server_folder
+from twinhost.certificates.layout import OPERATOR, SERVER, Layout
+from twinhost.certificates.place import secret_path
+from twinhost.certificates.rotation.live import NO_RESPONSE, client_of
+from twinhost.certificates.survey import is_revoked, live_keys
+from twinhost.network_config import Agent, NetworkConfig
+from twinhost.secure_zmq.certificates import pins_of
+from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
+from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair, parse_certificate
+from twinhost.secure_zmq.security_mode import VARIABLE, is_secure_zmq_enabled
+
+WITHIN_S = 5.0  # for every host to acknowledge: an agent in touch with mainpc takes some 0.2 s
+_FIRST_CALL_S = 0.5  # after which it is looked whether anything listens there
+_CALL_S = 2.0  # of a later one, so that an agent that is just being started again is asked again
+_PROBE_S = 1.0
+_STEP_S, _LONGEST_STEP_S = 0.1, 1.0  # each look is a connection, and a line of mainpc's audit log
+_NEXT_START = "the revocation is in its folder here and holds from its next start"
+
+
+@dataclass(frozen=True, slots=True)
+class HostAnswer:
+    """What is known of one agent's host; `missing` where it may accept a revoked key and should not."""
+
+    host: str
+    sentence: str
+    missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """An agent that checks keys and follows mainpc's list: the revision that it told last, and whether it is silent."""
+
+    name: str
+    host: str
+    follows: str | None
+    registered: bool
+    silent: bool
+
+
+def followers(trust: Mapping[str, Any], agents: Sequence[Mapping[str, Any]], config: NetworkConfig) -> list[Follower]:
+    """Return who has to acknowledge a revocation: who has a key of its own, and serves.
+
+    Args:
+        trust: mainpc's answer to `get_trust`.
+        agents: mainpc's answer to `get_registered_agents`.
+        config: whose agents serve, whether or not they have registered.
+    """
+    texts = (*trust["current"], *trust["next"])
+    hosts = {key.owner.name: key.owner.host for key in (parse_certificate(text, "mainpc's answer") for text in texts)}
+    registered = {str(agent["name"]): agent for agent in agents}
+    found = []
+    for name in sorted(hosts):
+        record: Mapping[str, Any] = registered.get(name, {})
+        if name != SERVER and (name in config.agents or record.get("port") is not None):
+            silent = record.get("status") == NO_RESPONSE
+            found.append(Follower(name, hosts[name], record.get("trust_revision"), bool(record), silent))
+    return found
+
+
+def wait_until_acknowledged(
+    layout: Layout, config: NetworkConfig, fingerprints: Collection[str], revoked: Collection[Certificate]
+) -> list[HostAnswer]:
+    """Wait, WITHIN_S at most, until mainpc and every host that follows it refuse keys; return an answer of each.
+
+    Args:
+        layout: mainpc's tree, in which the keys are revoked.
+        config: where the agents are.
+        fingerprints: the keys.
+        revoked: what is known of them.
+    """
+    server = config.agent(SERVER)
+    if not is_secure_zmq_enabled():
+        sentence = f"{VARIABLE}=0, so nobody checks keys; the revocation holds once it is 1 on every host"
+        return [HostAnswer(server.host.name, sentence, missing=True)]
+    folder = server_folder(layout, "revoke")
+    return _Wait(layout, config, folder, server, frozenset(fingerprints), list(revoked)).answers()
+
+
+@dataclass(slots=True)
+class _Wait:
+    layout: Layout
+    config: NetworkConfig
+    folder: Path  # SystemDigitalTwin's
+    server: Agent
+    fingerprints: frozenset[str]
+    revoked: Sequence[Certificate]
+    revisions: set[str] = field(default_factory=set)  # of mainpc's lists that have the keys as revoked
+    stopped: dict[str, bool] = field(default_factory=dict)  # by name: whether nothing listened when it was looked at
+    until: float = field(default_factory=lambda: time.monotonic() + WITHIN_S)
+
+    def answers(self) -> list[HostAnswer]:
+        """Ask until nothing is missing, or the time is up."""
+        answers: list[HostAnswer] = []
+        step_s = _STEP_S
+        while True:
+            try:
+                answers = self._asked()
+            except TwinhostError as error:
+                missing = HostAnswer(self.server.host.name, f"{SERVER} did not answer ({error})", missing=True)
+                answers = [missing, *self._unasked()]
+            left_s = self.until - time.monotonic()
+            if left_s <= 0 or not any(answer.missing for answer in answers):
+                return answers
+            time.sleep(min(step_s, left_s))
+            step_s = min(2 * step_s, _LONGEST_STEP_S)
+
+    def _asked(self) -> list[HostAnswer]:
+        """Return what mainpc knows of the hosts, or what is known without it where it does not run.
+
+        Raises:
+            ConnectionRefused, RequestError: it runs, and does not answer.
+        """
+        refused: TwinhostError = ServerUnreachable("this tree has no key to ask with")
+        for pair in [] if _has_no_address(self.server) else self._pairs():
+            try:
+                with client_of(self.server, pair, pins_of(self.folder, SERVER)) as client:
+                    trust = client.call("get_trust", deadline_s=self._deadline_s())
+                    agents = client.call("get_registered_agents", deadline_s=self._deadline_s())["agents"]
+                    return [*self._judged(trust, followers(trust, agents, self.config))]
+            except ServerUnreachable as error:
+                refused = error
+                break
+            except TwinhostError as error:  # this key is not authorised, or granted nothing: the next one may be
+                refused = error
+        if not self._is_stopped(self.server, again=True):
+            raise refused
+        return [HostAnswer(self.server.host.name, f"{SERVER} does not run; {_NEXT_START}"), *self._unasked()]
+
+    def _judged(self, trust: Mapping[str, Any], following: Sequence[Follower]) -> Iterator[HostAnswer]:
+        if self.fingerprints <= set(trust["revoked"]):
+            self.revisions.add(trust["revision"])
+            yield HostAnswer(self.server.host.name, f"acknowledged by {SERVER}")
+        else:
+            unread = f"{SERVER} has not read it yet; see its health and its log"
+            yield HostAnswer(self.server.host.name, unread, missing=True)
+        for one in following:
+            if one.follows in self.revisions:
+                yield HostAnswer(one.host, f"acknowledged by {one.name}")
+            elif (one.silent or not one.registered) and self._is_here(one.name):
+                yield self._local(self.config.agents[one.name], _why(one))
+            else:
+                yield HostAnswer(one.host, f"{one.name} {_why(one)}", missing=True)
+        yield from self._without_key({one.name for one in following})
+
+    def _unasked(self) -> Iterator[HostAnswer]:
+        """Return an answer of each configured agent that has a key, where mainpc can't be asked of it."""
+        with_key = {agent.name for agent in self.config.agents.values() if live_keys(self.layout, agent.name)}
+        for agent in self.config.agents.values():
+            if agent.name in with_key - {SERVER}:
+                yield self._local(agent, f"learns of it from {SERVER}, and may accept the key until then")
+        yield from self._without_key(with_key)
+
+    def _without_key(self, with_key: Collection[str]) -> Iterator[HostAnswer]:
+        """Return an answer of each configured agent whose last key is revoked: mainpc can't notify it any more."""
+        owners = {certificate.owner.name for certificate in self.revoked} - {SERVER}
+        for name in sorted(owners.intersection(self.config.agents).difference(with_key)):
+            agent = self.config.agents[name]
+            if self._is_here(name):
+                yield self._local(agent, "has no key any more, and has not read that; see its log, or stop it")
+            else:
+                why = "mainpc can't notify it, and it may accept the key itself; stop it, or give it a new key"
+                yield HostAnswer(agent.host.name, f"{name} has no key any more, so {why}")
+
+    def _local(self, agent: Agent, otherwise: str) -> HostAnswer:
+        """Return the answer of an agent that is not in touch with mainpc, and may read its keys from this tree."""
+        if self._is_here(agent.name):
+            if self._is_stopped(agent):
+                return HostAnswer(agent.host.name, f"{agent.name} does not run; {_NEXT_START}")
+            if self._says_itself(agent):
+                return HostAnswer(agent.host.name, f"acknowledged by {agent.name}, which was asked itself")
+        return HostAnswer(agent.host.name, f"{agent.name} {otherwise}", missing=True)
+
+    def _says_itself(self, agent: Agent) -> bool:
+        """Return whether an agent, asked with the operator's key, has the keys as revoked, be one of them its own."""
+        pins = [
+            key.public for key in (*live_keys(self.layout, agent.name), *self.revoked) if key.owner.name == agent.name
+        ]
+        pair = next(self._pairs(), None)
+        if pair is None or not pins:
+            return False
+        try:
+            with client_of(agent, pair, pins) as client:
+                return self.fingerprints <= set(client.call("get_peers", deadline_s=self._deadline_s())["revoked"])
+        except TwinhostError:
+            return False
+
+    def _pairs(self) -> Iterator[KeyPair]:
+        """Return the pairs that can ask: the operator's, and SystemDigitalTwin's own where that one is revoked."""
+        for name in (OPERATOR, SERVER):
+            place = self.layout.identity_of(name)
+            if place is not None and secret_path(self.layout, place).exists():
+                pair = load_key_pair(secret_path(self.layout, place))
+                if not is_revoked(self.layout, pair.certificate):
+                    yield pair
+
+    def _is_here(self, name: str) -> bool:
+        """Return whether a configured agent reads its keys from a folder of this tree."""
+        return any(identity.owner.name == name for identity in self.layout.local)
+
+    def _is_stopped(self, agent: Agent, *, again: bool = False) -> bool:
+        if again or agent.name not in self.stopped:
+            self.stopped[agent.name] = _nothing_listens(agent)
+        return self.stopped[agent.name]
+
+    def _deadline_s(self) -> float:
+        longest_s = _CALL_S if self.server.name in self.stopped else _FIRST_CALL_S
+        return max(_STEP_S, min(longest_s, self.until - time.monotonic()))
+
+
+def _why(one: Follower) -> str:
+    """Return why an agent has not acknowledged, and what to do."""
+    if one.silent:
+        return "is out of touch with mainpc; it learns of it when it is back, and may accept the key until then"
+    if not one.registered:
+        return "has not registered with mainpc, and may accept the key until it does"
+    if one.follows is None:
+        return "does not follow mainpc's list; remove the public key from its folder by hand"
+    return "has not taken it over; see its health"
+
+
+def _has_no_address(agent: Agent) -> bool:
+    """Return whether an agent's host has no address: a container that does not run has none."""
+    try:
+        socket.getaddrinfo(agent.host.address, agent.zmq_port)
+    except OSError:
+        return True
+    return False
+
+
+def _nothing_listens(agent: Agent) -> bool:
+    """Return whether nothing listens where an agent would: its host has no address, or refuses the connection."""
+    if _has_no_address(agent):
+        return True
+    try:
+        socket.create_connection((agent.host.address, agent.zmq_port), timeout=_PROBE_S).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # out of reach, which says nothing of what runs there
+        return False
+    return False

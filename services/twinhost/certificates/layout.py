@@ -1,0 +1,115 @@
+"""Which file lies where: a folder per host and one for the operator; each holds its own secret and all public keys."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinhost.network_config import NetworkConfig
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner
+from twinhost.secure_zmq.validity import DAY_S, Validity
+
+AGENT_ROLE = "agent"
+SERVER = "SystemDigitalTwin"  # with whom everybody enrols
+OPERATOR = "operator"
+OPERATOR_HOST = "mainpc"  # the operator's key is made where the system is run from
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One key pair: whose it is, the stem of its files, and the folder that holds the secret."""
+
+    owner: KeyOwner
+    stem: str
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The tree below `root`, as far as this machine has it."""
+
+    root: Path
+    local: Sequence[Identity]  # their secrets belong on this machine
+    remote: Sequence[Identity]  # only their public keys do
+    server_host: str  # SystemDigitalTwin's
+    lifetime_days: int  # of a new key
+
+    @property
+    def everybody(self) -> list[Identity]:
+        return [*self.local, *self.remote]
+
+    @property
+    def server_folder(self) -> Path | None:
+        """SystemDigitalTwin's folder, whose keys say who may come in; None where this is another machine's tree."""
+        folder = self.root / self.server_host
+        return folder if folder in self.folders else None
+
+    def identity_of(self, name: str) -> Identity | None:
+        """Return the configuration's identity of a name."""
+        return next((identity for identity in self.everybody if identity.owner.name == name), None)
+
+    def place_of(self, owner: KeyOwner) -> Identity:
+        """Return where an owner's pair belongs: as the configuration says, or in a folder of its own name."""
+        return self.identity_of(owner.name) or Identity(owner, owner.name, owner.name)
+
+    def new_validity(self) -> Validity:
+        """Return from when until when a key is good that is made at this moment."""
+        now = int(time.time())
+        return Validity(now, now + self.lifetime_days * DAY_S)
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.root / name for name in dict.fromkeys(identity.folder for identity in self.local)]
+
+    def secret_file(self, identity: Identity) -> Path:
+        return self.root / identity.folder / f"{identity.stem}{SECRET_SUFFIX}"
+
+    def public_file(self, folder: Path, identity: Identity) -> Path:
+        return folder / f"{identity.stem}{PUBLIC_SUFFIX}"
+
+    def public_files(self, identity: Identity) -> list[Path]:
+        return [self.public_file(folder, identity) for folder in self.folders]
+
+
+def described(owner: KeyOwner) -> str:
+    """Return whose key it is, in the words of a complaint."""
+    return f"{owner.name} on {owner.host} ({' '.join(sorted(owner.roles))})"
+
+
+def to_rotate(name: str) -> str:
+    """Return the command line that changes a key while it is valid and in use."""
+    return f"{advice.CERTS_INIT} rotate " + ("server" if name == SERVER else f"client {name}")
+
+
+def plan_layout(root: Path, config: NetworkConfig, only_host: str | None) -> Layout:
+    """Return the tree for one host of the configuration, or for all of them in one place.
+
+    Raises:
+        ConfigurationError: there is no such host, or it has no key.
+    """
+    if only_host is not None:
+        config.host(only_host)
+    identities = [
+        Identity(KeyOwner(agent.name, agent.host.name, frozenset({AGENT_ROLE})), agent.key, agent.host.name)
+        for agent in config.agents.values()
+    ]
+    identities.append(Identity(KeyOwner(OPERATOR, OPERATOR_HOST, frozenset({OPERATOR})), OPERATOR, OPERATOR))
+    for what in ("stem", "folder"):
+        values = [getattr(identity, what) for identity in identities]
+        if len(set(values)) != len(values):
+            raise ConfigurationError(
+                f"{config.source}: two keys would share a {what} ({', '.join(values)}); give each its own"
+            )
+    here = [identity for identity in identities if only_host in (None, identity.owner.host)]
+    if not here:
+        raise ConfigurationError(f"{config.source}: no agent runs on {only_host}, so there is no key to make for it")
+    server = config.agents.get(SERVER)
+    return Layout(
+        root,
+        here,
+        [identity for identity in identities if identity not in here],
+        server.host.name if server else "",
+        config.limits.key_lifetime_days,
+    )

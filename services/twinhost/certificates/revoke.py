@@ -1,0 +1,258 @@
+"""Revoke keys, and the keys that they vouched for: SystemDigitalTwin's folder comes first, and the others follow it.
+
+A public key file is renamed to the file that revokes the key, so a full disk keeps no revoked key alive.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinhost.certificates.admission import server_folder
+from twinhost.certificates.generate import complete
+from twinhost.certificates.layout import SERVER, Identity, Layout
+from twinhost.certificates.place import discard_next, install_secret, secret_path
+from twinhost.certificates.record import DistributionRecord
+from twinhost.certificates.survey import (
+    FoundKey,
+    enrolled_folder,
+    found_keys,
+    is_revoked,
+    keys_in,
+    own_folders,
+    own_pairs,
+    revoked_folders,
+    vouchers,
+)
+from twinhost.certificates.tree_lock import locked
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import (
+    move_to_revoked,
+    revoked_file_name,
+    write_revocation,
+    write_revoked_fingerprint,
+)
+from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair
+
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A key to revoke; `certificate` is None where only its fingerprint is known, `voucher` where nobody vouched."""
+
+    fingerprint: str
+    certificate: Certificate | None
+    voucher: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What was done: the keys that were not revoked before, those that were, the removed files, and what failed."""
+
+    revoked: Sequence[Target]
+    before: Sequence[Target]
+    removed: Sequence[Path]
+    failures: Sequence[str]  # a sentence for each folder in which a revocation could not be written
+    others: Sequence[Target]  # keys of the same owner that stay
+
+
+def revoke(layout: Layout, whom: str, *, only: bool = False) -> Revocation:
+    """Revoke every key of a name, or the one of a fingerprint; run again, it finishes what a killed run began.
+
+    Args:
+        layout: mainpc's tree.
+        whom: the name, or the fingerprint.
+        only: whether the keys stay that the key of the fingerprint vouched for, directly or through others.
+
+    Raises:
+        ConfigurationError: nobody has that name, or it is SystemDigitalTwin.
+    """
+    server_folder(layout, "revoke")
+    if only and not _FINGERPRINT.fullmatch(whom):
+        raise ConfigurationError(f"--only keeps other keys of an owner, and {whom!r} is a name; give it a fingerprint")
+    found: dict[str, Target] = {}
+    before: set[str] = set()
+    removed: list[Path] = []
+    with locked(layout):
+        wave = _targets(layout, whom)
+        failures: list[str] = []
+        while wave:  # SystemDigitalTwin may authorise another key meanwhile
+            before |= {target.fingerprint for target in wave if _kept_out(layout, target)}
+            found |= {target.fingerprint: target for target in wave}
+            for folder in own_folders(layout):  # SystemDigitalTwin's first: every host learns of it from there
+                for target in wave:
+                    removed += _keep_out(layout, folder, target, failures)
+            present = _present(layout)
+            more = _named(present, whom) + ([] if only else _descendants(layout, found, present))
+            wave = [target for target in more if target.fingerprint not in found]
+        owners = {target.certificate.owner.name for target in found.values() if target.certificate is not None}
+        others = [
+            target
+            for name in sorted(owners)
+            for target in _named(present, name)
+            if target.certificate is not None and not is_revoked(layout, target.certificate)
+        ]
+        new = [t for t in found.values() if t.fingerprint not in before and _kept_out(layout, t)]
+    old = [target for target in found.values() if target.fingerprint in before]
+    return Revocation(new, old, removed, failures, others)
+
+
+def replace_revoked(layout: Layout, name: str) -> KeyPair:
+    """Make a new pair in the place of a revoked one whose secret is here, and distribute its public half.
+
+    Raises:
+        ConfigurationError: its secret is not made here, or is not revoked.
+    """
+    identity = next((one for one in layout.local if name in (one.owner.name, one.stem)), None)
+    if identity is None:
+        here = ", ".join(one.owner.name for one in layout.local)
+        raise ConfigurationError(
+            f"the secret of {name!r} is not made in this tree, which has those of: {here}; for another machine: "
+            f"certs-init invite {name}, and there certs-init join --replace"
+        )
+    with locked(layout):
+        pair = load_key_pair(secret_path(layout, identity))
+        if is_revoked(layout, pair.certificate):
+            _require_nobody_else(layout, identity)
+            pair = KeyPair.generate(identity.owner, layout.new_validity())
+            discard_next(layout, identity)
+            install_secret(layout, identity, pair)
+        elif _was_distributed(layout, identity, pair.certificate):
+            raise ConfigurationError(
+                f"the key {pair.public.fingerprint} of {name} is not revoked, and stays; "
+                f"to change it: certs-init rotate client {name}"
+            )
+        complete(layout)
+    return pair
+
+
+def _require_nobody_else(layout: Layout, identity: Identity) -> None:
+    """Raise ConfigurationError where the name has a key; the public half that a killed run left does not count."""
+    own = layout.public_file(layout.root / identity.folder, identity)
+    for key in found_keys(layout):
+        certificate = key.certificate
+        mine = certificate.owner.name == identity.owner.name and key.path != own
+        if mine and not is_revoked(layout, certificate):
+            raise ConfigurationError(
+                f"{identity.owner.name} has a key already, {certificate.public.fingerprint}, made elsewhere; "
+                f"revoke it first: certs-init revoke {identity.owner.name}"
+            )
+
+
+def _was_distributed(layout: Layout, identity: Identity, certificate: Certificate) -> bool:
+    """Return whether every folder got a key; where none did, a run that made it was killed."""
+    record = DistributionRecord(layout.root)
+    return any(record.was_distributed(path, certificate) for path in layout.public_files(identity))
+
+
+def _targets(layout: Layout, whom: str) -> list[Target]:
+    present, gone = _present(layout), _revoked_by_hand(layout)
+    if _FINGERPRINT.fullmatch(whom):
+        whom = whom.removesuffix("=")
+        revoked_file_name(whom)
+        targets = [Target(whom, (_retired(layout) | gone | _invited(layout) | present).get(whom))]
+    else:
+        targets = _named(present, whom) or _named(gone, whom)
+    if whom == SERVER or any(t.certificate is not None and t.certificate.owner.name == SERVER for t in targets):
+        raise ConfigurationError(
+            f"without its key {SERVER} is nobody, and no revocation could be told; use: certs-init rotate server"
+        )
+    if not targets:
+        names = sorted({certificate.owner.name for certificate in present.values()} - {SERVER})
+        raise ConfigurationError(f"nobody here is named {whom!r}; there are: {', '.join(names) or 'none'}")
+    return targets
+
+
+def _named(certificates: Mapping[str, Certificate], name: str) -> list[Target]:
+    return [Target(key, certificate) for key, certificate in certificates.items() if certificate.owner.name == name]
+
+
+def _present(layout: Layout) -> dict[str, Certificate]:
+    """Return the keys that lie in the tree, in public files and beside secrets, revoked or not, by fingerprint."""
+    keys = [*(pair.certificate for _, pair in own_pairs(layout)), *(key.certificate for key in found_keys(layout))]
+    return {key.public.fingerprint: key for key in keys}
+
+
+def _revoked_by_hand(layout: Layout) -> dict[str, Certificate]:
+    """Return the keys that certs-init revoked; those that SystemDigitalTwin did are retired, or one-time keys."""
+    keys = [key.certificate for folder in own_folders(layout) for key in keys_in(folder / REVOKED_FOLDER)]
+    return {key.public.fingerprint: key for key in keys}
+
+
+def _retired(layout: Layout) -> dict[str, Certificate]:
+    """Return the keys that SystemDigitalTwin revoked itself."""
+    folder = enrolled_folder(layout)
+    keys = keys_in(folder / REVOKED_FOLDER) if folder else ()
+    return {key.certificate.public.fingerprint: key.certificate for key in keys}
+
+
+def _descendants(layout: Layout, found: Mapping[str, Target], present: Mapping[str, Certificate]) -> list[Target]:
+    """Return the keys that the found ones vouched for, those of these, and so on, each after its voucher."""
+    by_voucher: dict[str, list[str]] = {}
+    for fingerprint, voucher in sorted(vouchers(layout).items()):
+        by_voucher.setdefault(voucher, []).append(fingerprint)
+    if by_voucher.keys().isdisjoint(found):
+        return []
+    certificates = {**_retired(layout), **_revoked_by_hand(layout), **present}
+    descendants: dict[str, Target] = {}
+    wave = list(found)
+    while wave:
+        children = [
+            Target(fingerprint, certificates.get(fingerprint), voucher)
+            for voucher in wave
+            for fingerprint in by_voucher.get(voucher, [])
+            if fingerprint not in found and fingerprint not in descendants
+        ]
+        descendants |= {target.fingerprint: target for target in children}
+        wave = [target.fingerprint for target in children]
+    return list(descendants.values())
+
+
+def _invited(layout: Layout) -> dict[str, Certificate]:
+    """Return the one-time keys."""
+    return {key.certificate.public.fingerprint: key.certificate for key in _invitations(layout)}
+
+
+def _invitations(layout: Layout) -> list[FoundKey]:
+    folder = layout.server_folder
+    return list(keys_in(folder / INVITES_FOLDER)) if folder else []
+
+
+def _kept_out(layout: Layout, target: Target) -> bool:
+    """Return whether SystemDigitalTwin refuses a key already."""
+    folder = layout.server_folder
+    name = revoked_file_name(target.fingerprint)
+    return any((place / name).exists() for place in revoked_folders(layout) if folder in place.parents)
+
+
+def _keep_out(layout: Layout, folder: Path, target: Target, failures: list[str]) -> list[Path]:
+    """Revoke a key in one folder; return the public files that went, and note where a volume is full."""
+    revoked = folder / REVOKED_FOLDER
+    found = [
+        key.path for key in _public_files(layout, folder) if key.certificate.public.fingerprint == target.fingerprint
+    ]
+    for path in found:
+        with suppress(OSError):  # it is removed all the same, and what revokes the key is tried again below
+            move_to_revoked(path, target.fingerprint, revoked)
+    try:
+        if target.certificate is not None:
+            write_revocation(target.certificate, revoked)
+        else:
+            write_revoked_fingerprint(target.fingerprint, revoked)
+    except OSError as error:
+        failures.append(
+            f"{revoked} can't be written ({error.strerror}), so {target.fingerprint} is not revoked there; free space "
+            f"on the volume, and run: certs-init revoke {target.fingerprint}"
+        )
+    return [path for path in found if not path.exists()]
+
+
+def _public_files(layout: Layout, folder: Path) -> Iterator[FoundKey]:
+    yield from keys_in(folder)
+    if folder == layout.server_folder:
+        for inner in (ENROLLED_FOLDER, INVITES_FOLDER):
+            yield from keys_in(folder / inner)

@@ -1,0 +1,134 @@
+"""From the environment to clients: which agents there are, and how to prove to them who asks."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from twinhost.cli.documents import Endpoint, read
+from twinhost.network_config import Agent, NetworkConfig, load_network_config
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.certificates import (
+    FAILURE_FILE,
+    Certificates,
+    certificates_folder,
+    folders_of_keys,
+    load_certificates,
+    pins_of,
+)
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing, KeyMismatch, RequestError
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, PublicKey, load_certificate
+from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
+from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
+from twinhost.secure_zmq.zcert import decode_z85_key
+
+REGISTRY_AGENT = "SystemDigitalTwin"  # where the other agents register
+OPEN_LINK = "SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line was given; `certificates` is None exactly where SECURE_ZMQ=0 was asked for."""
+
+    config: NetworkConfig
+    certificates: Certificates | None
+
+    @property
+    def secure(self) -> bool:
+        return self.certificates is not None
+
+    @property
+    def registry_agent(self) -> Agent:
+        """The agent that the others register with."""
+        return self.config.agent(REGISTRY_AGENT)
+
+    def client(self, agent: Agent) -> Client:
+        """Return a client of an agent, with this host's own key.
+
+        Raises:
+            TwinhostError: no key of the agent could be found to pin; see `pins`.
+        """
+        return Client(self._address(agent), max_payload_bytes=self.config.limits.max_payload_bytes)
+
+    def feed_address(self, agent: Agent) -> ServerAddress:
+        """Return how to hear an agent's event feed, with this host's own key.
+
+        Raises:
+            ConfigurationError: it has none.
+            TwinhostError: no key of the agent could be found to pin.
+        """
+        if agent.events_port is None:
+            raise ConfigurationError(f"{self.config.source}: {agent.name} has no `events` port; give it one")
+        return self._address(agent, agent.host.endpoint(agent.events_port))
+
+    def pins(self, agent: Agent) -> list[PublicKey]:
+        """Return the keys that an agent may prove to hold; none where all that are known are over.
+
+        They lie in this host's folder, or in `trust/`, where its agent keeps what mainpc tells. Where no good
+        one does, mainpc is asked: its answer is as good as the link to it, authenticated both ways.
+
+        Raises:
+            KeyFileMissing, KeyFileMalformed, KeyMismatch: a key is missing everywhere, or can't be believed.
+            ConnectionRefused: mainpc can't be asked.
+        """
+        assert self.certificates is not None
+        folder = self.certificates.folder
+        if found := pins_of(folder, agent.name):
+            return found
+        path, why = folder / f"{agent.key}{PUBLIC_SUFFIX}", "is over: expired or revoked"
+        try:
+            lying = load_certificate(path)
+            if lying.owner.name != agent.name:
+                owner = lying.owner.name
+                raise KeyMismatch(
+                    f"{path} is the key of {owner}, and not of {agent.name}; run: {advice.certs_init(path, 'verify')}"
+                )
+        except KeyFileMissing:
+            if agent == self.registry_agent:
+                raise
+            why = "is missing"
+        return [] if agent == self.registry_agent else self._told_by_mainpc(agent, f"{path} {why}")
+
+    def _told_by_mainpc(self, agent: Agent, complaint: str) -> list[PublicKey]:
+        assert self.certificates is not None
+        try:
+            with self.client(self.registry_agent) as client:
+                told = read(client.call("get_agent_endpoint", agent_name=agent.name), Endpoint).public_key
+            if told is not None:
+                key = PublicKey(decode_z85_key(told.encode("ascii", "replace"), f"the key that {REGISTRY_AGENT} tells"))
+                revoked = read_folders(folders_of_keys(self.certificates.folder)).revoked
+                return [] if key.fingerprint in revoked else [key]
+            why = f"it knows no key of {agent.name}"
+        except (RequestError, KeyFileMalformed) as error:
+            why = str(error)
+        raise KeyFileMissing(
+            f"{complaint}, and {REGISTRY_AGENT} does not tell the key ({why}); start {agent.name}, or carry its key "
+            "here: certs-init public there, certs-init trust here"
+        )
+
+    def _address(self, agent: Agent, endpoint: str | None = None) -> ServerAddress:
+        endpoint = endpoint or agent.endpoint
+        if self.certificates is None:
+            return UnencryptedAddress(endpoint)
+        own_keys, pins = self.certificates.own_keys, self.pins(agent)
+        return FollowedAddress(endpoint, lambda: own_keys, lambda: pins)
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings that SECURE_ZMQ, the network configuration, and the folder of keys give.
+
+    Raises:
+        ConfigurationError: something is missing or wrong; the message is one sentence.
+    """
+    secure = is_secure_zmq_enabled(environment)
+    config = load_network_config(environment=environment)
+    return Settings(config, load_certificates(certificates_folder(environment)) if secure else None)
+
+
+def certs_init_failure(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return why certs-init failed the last time that it was to make keys; None where it did not."""
+    try:
+        return (certificates_folder(environment) / FAILURE_FILE).read_text("utf-8", "replace").strip()
+    except OSError:
+        return None

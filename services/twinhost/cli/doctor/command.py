@@ -1,0 +1,47 @@
+"""`doctor`: examine a running deployment, or attack it."""
+
+import os
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from twinhost.adversary.intruder.campaign import play_all
+from twinhost.cli import output
+from twinhost.cli.arguments import AsJson
+from twinhost.cli.connect import load_settings
+from twinhost.cli.doctor.examination import examine
+from twinhost.cli.findings import Finding, failed
+from twinhost.cli.report import Format, show_report
+
+FORMAT = typer.Option("--format", help="How the report is written to stdout.")
+INTRUDER = typer.Option("--intruder", help="Attack both agents instead, as far as it can be done from outside.")
+
+
+def doctor(
+    intruder: Annotated[bool, INTRUDER] = False,
+    form: Annotated[Format, FORMAT] = Format.TEXT,
+    as_json: AsJson = False,
+) -> int:
+    """Examine this host and both agents: a table of checks, each with what to do.
+
+    With --intruder it plays the adversary against the configured agents, and nobody else: some 20
+    attacks each, bounded in number and time, with a proof after each that good clients are served.
+    It takes a minute or two, and the agents' logs and the audit log tell of it.
+
+    Exit status 1 if a check failed, or an attack came through.
+    """
+    form = Format.JSON if as_json else form
+    findings = _told(play_all(load_settings()) if intruder else examine(os.environ), quiet=form is not Format.TEXT)
+    show_report("Intruder" if intruder else "Examination", findings, form)
+    return 1 if failed(findings) else 0
+
+
+def _told(findings: Iterable[Finding], *, quiet: bool) -> list[Finding]:
+    """Return them all, and meanwhile say which were made: some take seconds."""
+    made: list[Finding] = []
+    for finding in findings:
+        made.append(finding)
+        if finding.proves and not quiet:
+            output.say(f"{finding.verdict}:", output.FAINT, f"{finding.check} on {finding.where}")
+    return made

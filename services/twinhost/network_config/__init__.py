@@ -1,0 +1,16 @@
+"""Where everything is: hosts, agents, addresses, ports, limits, from one YAML file."""
+
+from twinhost.network_config.load import get_mainpc_address, get_pc2_address, load_network_config
+from twinhost.network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_local_only
+
+__all__ = [
+    "Agent",
+    "Host",
+    "Limits",
+    "NetworkConfig",
+    "Recall",
+    "get_mainpc_address",
+    "get_pc2_address",
+    "is_local_only",
+    "load_network_config",
+]

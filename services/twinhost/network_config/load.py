@@ -1,0 +1,295 @@
+"""YAML to NetworkConfig; whatever is unknown, missing, or of a wrong type is refused with file and path."""
+
+import os
+import re
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from twinhost.network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_address
+from twinhost.secure_zmq.certificates import client_folder
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.grants import (
+    EVERY_ACTION,
+    RESERVED_GRANTS,
+    SUBSCRIBE,
+    TOPICS,
+    UNAUTHENTICATED_ROLE,
+    topic_grant,
+)
+
+PATH_VARIABLE = "NETWORK_CONFIG_PATH"
+ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
+PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # on which docker-compose.yml publishes ports
+ENDPOINTS_FILE = "endpoints.yaml"  # beside the key of a program: where the agents are published on its machine
+DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / "network_config.yaml"
+
+MAX_DAYS = 36_500  # a hundred years
+
+T = TypeVar("T")
+_ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_STEM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
+def load_network_config(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> NetworkConfig:
+    """Return the configuration.
+
+    Args:
+        path: the YAML file; the default is NETWORK_CONFIG_PATH, then `config/network_config.yaml`. The addresses and
+            ports of the last give way to those in `endpoints.yaml` beside the program's key, where there is one.
+        environment: where MAINPC_IP and PC2_IP, if set and not empty, replace the hosts' addresses.
+
+    Raises:
+        ConfigurationError: the file is missing or wrong; the message names the file and the path in it.
+    """
+    named = path or environment.get(PATH_VARIABLE)
+    path = Path(named or DEFAULT_PATH)
+    endpoints = None if named else _endpoints(client_folder(environment) / ENDPOINTS_FILE)
+    root = _Node(str(path), "", _read(path))
+    root.only("hosts", "agents", "grants", "limits", "recall")
+    hosts = {name: _host(name, node, environment, endpoints) for name, node in root.child("hosts").children()}
+    agents = {name: _agent(name, node, hosts, endpoints) for name, node in root.child("agents").children()}
+    grants = {role: _granted(role, node) for role, node in root.child("grants").children()}
+    limits, recall = root.child("limits"), root.child("recall")
+    return NetworkConfig(str(path), hosts, agents, _limits(limits), grants, _recall(recall))
+
+
+def get_mainpc_address(service: str | None = None) -> str:
+    """Return mainpc's address; with an agent's name, the ZeroMQ endpoint of that agent there."""
+    return _address_of("mainpc", service)
+
+
+def get_pc2_address(service: str | None = None) -> str:
+    """Return pc2's address; with an agent's name, the ZeroMQ endpoint of that agent there."""
+    return _address_of("pc2", service)
+
+
+def _address_of(host_name: str, service: str | None) -> str:
+    config = load_network_config()
+    host = config.host(host_name)
+    if service is None:
+        return host.address
+    agent = config.agent(service)
+    if agent.host != host:
+        raise ConfigurationError(f"{config.source}: {service} runs on {agent.host.name}, not on {host_name}")
+    return agent.endpoint
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path} is missing; set {PATH_VARIABLE} to the configuration file") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be read ({error.strerror}); mend its permissions") from None
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # the last four are PyYAML's own, for 2026-99-99, `!!bool x`, `!!int ""` and the like; and what is not UTF-8
+        raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice; PyYAML would let the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key.value!r} is there twice, the second time in line {line}")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+class _Node:
+    """A value of the file and where it stands, so that every complaint can say so."""
+
+    def __init__(self, source: str, path: str, value: Any) -> None:
+        self._source, self._path, self._value = source, path, value
+
+    def fail(self, complaint: str) -> ConfigurationError:
+        return ConfigurationError(f"{self._source}: {self._path or 'the top level'} {complaint}")
+
+    def only(self, *names: str) -> None:
+        mapping = self._mapping()
+        if unknown := sorted(str(name) for name in mapping if name not in names):
+            raise self.fail(f"has the unknown key {unknown[0]!r}; known are: {', '.join(names)}")
+
+    def children(self) -> list[tuple[str, "_Node"]]:
+        names = list(self._mapping())
+        if not all(isinstance(name, str) for name in names):
+            raise self.fail("has a key that is not a text")
+        return [(name, self.child(name)) for name in names]
+
+    def child(self, name: str) -> "_Node":
+        mapping = self._mapping()
+        if name not in mapping:
+            raise self.fail(f"lacks the key {name!r}")
+        return _Node(self._source, f"{self._path}.{name}" if self._path else name, mapping[name])
+
+    def optional(self, name: str) -> "_Node | None":
+        return self.child(name) if name in self._mapping() else None
+
+    def text(self) -> str:
+        return self._typed(str, "a text")
+
+    def stem(self) -> str:
+        value = self.text()
+        if not _STEM.fullmatch(value):
+            raise self.fail(f"must be the stem of a key file, of the characters A-Z a-z 0-9 . _ -, not {value!r}")
+        return value
+
+    def actions(self) -> frozenset[str]:
+        values = self._typed(list, "a list of actions")
+        granted: list[str] = []
+        for value in values:
+            if isinstance(value, dict):
+                item = _Node(self._source, self._path, value)
+                item.only(SUBSCRIBE)
+                granted += item.child(SUBSCRIBE).topics()
+            elif isinstance(value, str) and (_ACTION.fullmatch(value) or value == EVERY_ACTION):
+                granted.append(value)
+            else:
+                raise self.fail(f'must list actions by name, or "{EVERY_ACTION}" for all of them, not {value!r}')
+        if SUBSCRIBE in granted and any(name.startswith(topic_grant("")) for name in granted):
+            raise self.fail(f"has {SUBSCRIBE!r} with topics and without, which is all of them; keep one")
+        return frozenset(granted)
+
+    def topics(self) -> list[str]:
+        """Return the grants of `[EVENT, ERROR]`, which stands under `subscribe`."""
+        values = self._typed(list, f"a list of topics ({', '.join(TOPICS)})")
+        if not values:
+            raise self.fail("names no topic; leave it out, or name some")
+        for value in values:
+            if value not in TOPICS:
+                raise self.fail(f"has the unknown topic {value!r}; known are: {', '.join(TOPICS)}")
+        return [topic_grant(value) for value in values]
+
+    def port(self) -> int:
+        value = self._typed(int, "a port number")
+        if isinstance(value, bool) or not 0 < value < 65_536:
+            raise self.fail(f"must be a port number from 1 to 65535, not {value!r}")
+        return value
+
+    def count(self) -> int:
+        return self._positive(self._typed(int, "a whole number"))
+
+    def days(self) -> int:
+        value = self.count()
+        if value > MAX_DAYS:
+            raise self.fail(f"must be at most {MAX_DAYS} days, not {value!r}")
+        return value
+
+    def seconds(self) -> float:
+        if isinstance(self._value, int):
+            self._value = float(self.count())
+        return self._positive(self._typed(float, "a number of seconds"))
+
+    def half_life_days(self) -> float:
+        if isinstance(self._value, bool) or not isinstance(self._value, int | float) or not 0 < self._value <= MAX_DAYS:
+            raise self.fail(f"must be a number of days, more than 0 and at most {MAX_DAYS}, not {self._value!r}")
+        return float(self._value)
+
+    def weight(self) -> float:
+        if isinstance(self._value, bool) or not isinstance(self._value, int | float) or not 0 <= self._value <= 1:
+            raise self.fail(f"must be a weight from 0 to 1, not {self._value!r}")
+        return float(self._value)
+
+    def address(self) -> str:
+        value = self.text()
+        if not is_address(value):
+            raise self.fail(f"must be a host name or an IP address, not {value!r}")
+        return value
+
+    def _positive(self, value: T) -> T:
+        if isinstance(value, bool) or not 0 < value < float("inf"):  # type: ignore[operator]
+            raise self.fail(f"must be more than 0, not {value!r}")
+        return value
+
+    def _typed(self, kind: type[T], description: str) -> T:
+        if not isinstance(self._value, kind):
+            raise self.fail(f"must be {description}, not {self._value!r}")
+        return self._value
+
+    def _mapping(self) -> dict[Any, Any]:
+        if not isinstance(self._value, dict):
+            raise self.fail(f"must be a mapping, not {self._value!r}")
+        return self._value
+
+
+def _endpoints(path: Path) -> _Node | None:
+    """Return what a file says of addresses and ports, with the keys of the configuration; None where there is none."""
+    if not os.path.isfile(path):  # noqa: PTH113 - never raises
+        return None
+    root = _Node(str(path), "", _read(path))
+    root.only("hosts", "agents")
+    return root
+
+
+def _host(name: str, node: _Node, environment: Mapping[str, str], endpoints: _Node | None) -> Host:
+    node.only("address")
+    published = endpoints.child("hosts").optional(name) if endpoints else None
+    host = Host(name, (published or node).child("address").address())
+    variable = ADDRESS_VARIABLES.get(name, "")
+    override = environment.get(variable)
+    if not override:
+        return host
+    if not is_address(override):
+        raise ConfigurationError(f"{variable} must be a host name or an IP address, not {override!r}")
+    return replace(host, address=override)
+
+
+def _agent(name: str, node: _Node, hosts: Mapping[str, Host], endpoints: _Node | None) -> Agent:
+    node.only("host", "key", "ports")
+    host_name = node.child("host").text()
+    if host_name not in hosts:
+        raise node.child("host").fail(f"must be one of the hosts ({', '.join(hosts)}), not {host_name!r}")
+    published = endpoints.child("agents").optional(name) if endpoints else None
+    ports = (published or node).child("ports")
+    ports.only("zmq", "http", "events")
+    events = ports.optional("events")
+    return Agent(
+        name,
+        hosts[host_name],
+        node.child("key").stem(),
+        ports.child("zmq").port(),
+        ports.child("http").port(),
+        events.port() if events else None,
+    )
+
+
+def _granted(role: str, node: _Node) -> frozenset[str]:
+    if role in RESERVED_GRANTS:
+        raise node.fail(f"can't be changed: the role {role} is that of a key which acts for nobody yet; leave it out")
+    actions = node.actions()
+    if role == UNAUTHENTICATED_ROLE and EVERY_ACTION in actions:
+        raise node.fail(f'must name its actions: "{EVERY_ACTION}" would make anybody an operator where SECURE_ZMQ=0')
+    return actions
+
+
+def _limits(node: _Node) -> Limits:
+    readers: dict[str, Callable[[_Node], float]] = {
+        "max_payload_bytes": _Node.count,
+        "heartbeat_s": _Node.seconds,
+        "registration_ttl_s": _Node.seconds,
+        "stored_replies_s": _Node.seconds,
+        "stored_replies_per_caller": _Node.count,
+        "key_lifetime_days": _Node.days,
+        "metrics_interval_s": _Node.seconds,
+    }
+    newer = {"sessions_per_key": _Node.count}  # older files lack it
+    node.only(*readers, *newer)
+    values: dict[str, Any] = {name: read(node.child(name)) for name, read in readers.items()}
+    values |= {name: read(child) for name, read in newer.items() if (child := node.optional(name)) is not None}
+    return Limits(**values)
+
+
+def _recall(node: _Node) -> Recall:
+    weights, half_life = ("bm25", "importance", "recency", "strength"), "recency_half_life_days"
+    node.only(*weights, half_life)
+    values = {name: node.child(name).weight() for name in weights}
+    if not values["bm25"]:
+        raise node.child("bm25").fail("must be more than 0: a search goes by its words first")
+    return Recall(**values, recency_half_life_days=node.child(half_life).half_life_days())

@@ -1,0 +1,154 @@
+"""What the configuration says, as types; after loading there are no dicts."""
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from twinhost.secure_zmq.errors import ConfigurationError
+
+SESSIONS_PER_KEY = 64  # where the file does not say, as those of version 0.1.0 do not
+_LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine: its name, and the name or address that others reach it at."""
+
+    name: str
+    address: str
+
+    def endpoint(self, port: int) -> str:
+        """Return the ZeroMQ endpoint of a port on this host; IPv6 addresses get their brackets."""
+        return f"tcp://{self.authority(port)}"
+
+    def authority(self, port: int) -> str:
+        """Return `address:port`, as URLs and endpoints write it."""
+        return f"[{self.address}]:{port}" if ":" in self.address else f"{self.address}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent: its host, the stem of its key files, and its TCP ports."""
+
+    name: str
+    host: Host
+    key: str
+    zmq_port: int
+    http_port: int
+    events_port: int | None
+
+    @property
+    def endpoint(self) -> str:
+        """The ZeroMQ endpoint that others connect to."""
+        return self.host.endpoint(self.zmq_port)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds; bytes, seconds, and counts as the names say."""
+
+    max_payload_bytes: int
+    heartbeat_s: float
+    registration_ttl_s: float
+    stored_replies_s: float
+    stored_replies_per_caller: int
+    key_lifetime_days: int
+    metrics_interval_s: float
+    sessions_per_key: int = SESSIONS_PER_KEY
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What a search of the memory counts and how much: weights from 0 to 1, `bm25` over 0; the half-life in days."""
+
+    bm25: float
+    importance: float
+    recency: float
+    strength: float
+    recency_half_life_days: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """The whole file."""
+
+    source: str
+    hosts: Mapping[str, Host]
+    agents: Mapping[str, Agent]
+    limits: Limits
+    grants: Mapping[
+        str, frozenset[str]
+    ]  # the actions that may be asked for, by role, and `subscribe:TOPIC`; "*" is all
+    recall: Recall
+
+    def host(self, name: str) -> Host:
+        """Return a host by name, or raise ConfigurationError."""
+        if name not in self.hosts:
+            raise ConfigurationError(f"{self.source}: there is no host {name!r}; there are: {', '.join(self.hosts)}")
+        return self.hosts[name]
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether every host is configured with an address of this machine, as where all of them are one."""
+        return all(is_local_only(host.address) for host in self.hosts.values())
+
+    def agent(self, name: str) -> Agent:
+        """Return an agent by name, or raise ConfigurationError."""
+        if name not in self.agents:
+            raise ConfigurationError(f"{self.source}: there is no agent {name!r}; there are: {', '.join(self.agents)}")
+        return self.agents[name]
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an IPv4 or IPv6 address, or could be a DNS name."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        labels = text.rstrip(".").split(".")
+        misspelt_ipv4 = len(labels) > 1 and labels[-1].isdigit()  # no top-level domain is a number
+        return (
+            len(text) <= 253
+            and not misspelt_ipv4
+            and all(
+                0 < len(label) <= 63
+                and label.isascii()
+                and label.replace("-", "").replace("_", "").isalnum()
+                and not label.startswith("-")
+                for label in labels
+            )
+        )
+    return True
+
+
+def is_loopback(text: str) -> bool:
+    """Return whether an address, with or without brackets, is one at which only this machine reaches itself."""
+    try:
+        return ipaddress.ip_address(text.strip("[]")).is_loopback
+    except ValueError:
+        return text == "localhost"
+
+
+def is_local_only(text: str) -> bool:
+    """Return whether an address leads each host to itself or its own link, so that others must not be sent there.
+
+    Loopback, link-local, multicast, and unspecified addresses, in each notation that a resolver takes, and the names of
+    loopback. Any other name is judged by the addresses that it stands for, where it is resolved.
+    """
+    name = text.strip("[]").rstrip(".").lower()
+    if name in _LOOPBACK_NAMES or name.endswith((".localhost", ".localdomain")):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(name))  # 127.1, 0x7f000001, and the like
+        except (OSError, ValueError):
+            return False
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    this_network = address.version == 4 and address in _THIS_NETWORK
+    return (
+        this_network or address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
+    )

@@ -1,0 +1,80 @@
+"""ZeroMQ with CURVE that fails closed.
+
+The names below are the public ones. They are imported on first use: a health check runs
+every few seconds and needs a fraction of them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import twinhost.secure_zmq.routing_ids  # noqa: F401 - before the first socket of the process
+
+if TYPE_CHECKING:
+    from twinhost.secure_zmq.actions import Action
+    from twinhost.secure_zmq.aio import AsyncClient
+    from twinhost.secure_zmq.authenticator import Authenticator
+    from twinhost.secure_zmq.certificates import load_certificates
+    from twinhost.secure_zmq.client import Client
+    from twinhost.secure_zmq.dispatch import Dispatcher
+    from twinhost.secure_zmq.grants import Grants
+    from twinhost.secure_zmq.legacy import (
+        ZMQAuthenticator,
+        configure_secure_client,
+        configure_secure_server,
+        create_secure_context,
+        secure_client_socket,
+        secure_server_socket,
+        start_auth,
+        stop_auth,
+    )
+    from twinhost.secure_zmq.peers import AuthorizedPeers
+    from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
+    from twinhost.secure_zmq.server import Server
+    from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
+    from twinhost.secure_zmq.wire import Request
+
+__all__ = [
+    "Action",
+    "AsyncClient",
+    "Authenticator",
+    "AuthorizedPeers",
+    "Client",
+    "Dispatcher",
+    "Grants",
+    "Request",
+    "SecuredAddress",
+    "Server",
+    "UnencryptedAddress",
+    "ZMQAuthenticator",
+    "configure_secure_client",
+    "configure_secure_server",
+    "create_secure_context",
+    "is_secure_zmq_enabled",
+    "load_certificates",
+    "secure_client_socket",
+    "secure_server_socket",
+    "start_auth",
+    "stop_auth",
+]
+
+_HOME = {
+    "Action": "actions",
+    "AsyncClient": "aio",
+    "Authenticator": "authenticator",
+    "AuthorizedPeers": "peers",
+    "Client": "client",
+    "Dispatcher": "dispatch",
+    "Grants": "grants",
+    "Request": "wire",
+    "SecuredAddress": "server_address",
+    "Server": "server",
+    "UnencryptedAddress": "server_address",
+    "is_secure_zmq_enabled": "security_mode",
+    "load_certificates": "certificates",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'legacy')}"), name)

@@ -1,0 +1,303 @@
+"""The event feed: an XPUB whose every subscription is granted one by one, on a thread of its own.
+
+On the wire an event is two frames, `[topic, JSON object]`: topics are `EVENT:`, `ERROR:`, `TRUST:`,
+`AGENT:`. A subscription is a topic's prefix, as ZeroMQ has it. One that is not granted is not
+applied, and its connection is closed. A subscriber that is slow, or away, misses events.
+
+The trap of XPUB_MANUAL (libzmq 4.3.5): a grant goes to the pipe at the head of a queue beside that of the
+messages, and a message that is no subscription has no place in the former. Behind one, a
+grant would go to somebody else's connection, so nothing is granted until the queue was empty.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import structlog
+import zmq
+
+from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MessageTooLarge, PeerNotLive
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.rekeying import RekeyRequests
+from twinhost.secure_zmq.sessions import origin
+
+_log = structlog.get_logger(__name__)
+
+MAX_EVENT_BYTES = 64 * 1024  # of payload: libzmq holds up to 1,000 events for a slow subscriber
+MAX_TOPIC_BYTES = 64
+MAX_TOPICS = 32  # a connection
+MAX_COMMANDS = 1_000  # subscribe and unsubscribe, in the life of a connection
+MAX_QUEUED = 1_000  # events that wait for the feed's thread; beyond it the oldest goes
+_TICK_MS = 200
+_PUBLISHED_PER_TURN = 64
+_READ_PER_TURN = 256
+_STALLED_AFTER_S = 5.0
+
+MaySubscribe = Callable[[Caller, bytes], bool]  # the topic is a prefix: the empty one is everything
+
+
+@dataclass(slots=True)
+class _Subscriber:
+    fd: int
+    address: str
+    fingerprint: str | None
+    remote: tuple[str, int] | None = None  # of the last one that was granted something under this number
+    topics: set[bytes] = field(default_factory=set)
+    commands: int = 0
+
+
+@dataclass(slots=True)
+class FeedCounters:
+    """Since the start."""
+
+    published: int = 0
+    dropped: int = 0  # the queue was full
+    granted: int = 0
+    refused: int = 0
+
+
+class Feed:
+    """Publishes to those that may subscribe, and to nobody whose key is no longer live."""
+
+    def __init__(
+        self, feed_socket: ServerSocket, may_subscribe: MaySubscribe, max_payload_bytes: int = MAX_EVENT_BYTES
+    ) -> None:
+        """Take over a bound feed socket; `start()` serves it.
+
+        Args:
+            feed_socket: from `open_feed_socket` or `open_unencrypted_feed_socket`.
+            may_subscribe: asked for every subscription, and every 200 ms again, on the feed's thread.
+            max_payload_bytes: the largest event.
+        """
+        self.counters = FeedCounters()
+        self._feed_socket = feed_socket
+        self._socket = feed_socket.socket
+        self._sessions = feed_socket.sessions
+        self._may_subscribe = may_subscribe
+        self._max_payload_bytes = max_payload_bytes
+        self._subscribers: dict[int, _Subscriber] = {}  # by the connection's number
+        self._wanted: tuple[bytes, ...] = ()  # every topic that somebody subscribes to, or did until the last tick
+        self._in_step = True  # libzmq's two queues
+        self._events: deque[tuple[bytes, bytes]] = deque()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._woken, self._waker = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._waker, False)
+        self._rekeying = RekeyRequests()
+        self._budget = LogBudget()
+        self._stop = threading.Event()
+        self._turned_at = time.monotonic()
+        self._thread = threading.Thread(target=self._serve, name="event-feed", daemon=True)
+
+    @property
+    def address(self) -> str:
+        """The endpoint that it is bound to, with the real port."""
+        return self._feed_socket.address
+
+    @property
+    def responsive(self) -> bool:
+        """Whether the thread is alive and has turned within the last 5 s."""
+        return self._thread.is_alive() and time.monotonic() - self._turned_at < _STALLED_AFTER_S
+
+    @property
+    def subscriptions(self) -> int:
+        """The number of subscriptions that are granted."""
+        return sum(len(subscriber.topics) for subscriber in tuple(self._subscribers.values()))
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Publish what waits, and close the socket."""
+        self._stop.set()
+        self._wake()
+        if self._thread.ident is not None:
+            self._thread.join()
+        elif not self._closed:
+            self._close()
+
+    def wants(self, topic: bytes) -> bool:
+        """Return whether anybody is granted a topic, from any thread; an event that nobody wants costs nothing.
+
+        A subscription counts when the feed's thread has granted it, milliseconds after it came.
+        """
+        return topic.startswith(self._wanted)
+
+    def publish(self, topic: bytes, payload: bytes) -> None:
+        """Queue an event, from any thread; the oldest gives way where too many wait.
+
+        Args:
+            topic: `EVENT:`, at most 64 bytes.
+            payload: a JSON object.
+
+        Raises:
+            MessageTooLarge: subscribers would be cut off by it.
+        """
+        if len(payload) > self._max_payload_bytes or len(topic) > MAX_TOPIC_BYTES:
+            raise MessageTooLarge(
+                f"the event has {len(payload)} bytes and {self._max_payload_bytes} are allowed; refer to it instead"
+            )
+        with self._lock:
+            if len(self._events) >= MAX_QUEUED:
+                self._events.popleft()
+                self.counters.dropped += 1
+            self._events.append((topic, payload))
+            first = len(self._events) == 1
+        if first:  # for the others it is awake already, and goes on until none waits
+            self._wake()
+
+    def request_rekey(self, own_keys: KeyPair) -> "Future[float]":
+        """Have the thread change the socket's key; as `Server.request_rekey`. Subscribers come back by themselves."""
+        future = self._rekeying.ask(own_keys)
+        self._wake()
+        return future
+
+    def _wake(self) -> None:
+        with self._lock, contextlib.suppress(BlockingIOError):  # full: it will wake
+            if not self._closed:
+                os.write(self._waker, b"\0")
+
+    def _close(self) -> None:
+        self._rekeying.end()
+        self._feed_socket.close()
+        with self._lock:
+            self._closed = True
+        os.close(self._woken)
+        os.close(self._waker)
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._woken, zmq.POLLIN)
+        ticked_at = time.monotonic()
+        try:
+            while not self._stop.is_set():
+                if not self._events or self._sessions.connections.unclosed:
+                    poller.poll(_TICK_MS)
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._woken, 4_096)
+                self._read_subscriptions()
+                self._turned_at = time.monotonic()
+                if self._turned_at - ticked_at >= _TICK_MS / 1_000:
+                    ticked_at = self._turned_at
+                    self._review()
+                if self._rekeying.waiting:
+                    self._rekeying.carry_out(self._feed_socket.rekey)
+                self._publish(_PUBLISHED_PER_TURN)
+            self._publish(MAX_QUEUED)
+        except zmq.ContextTerminated:
+            return
+        finally:
+            self._close()
+
+    def _publish(self, at_most: int) -> None:
+        """Hand events to libzmq, which drops them for a slow subscriber.
+
+        First the connections of revoked keys are closed; while one can't be closed, nothing is published.
+        """
+        self._feed_socket.kick()
+        if self._sessions.connections.unclosed:
+            return
+        for _ in range(at_most):
+            with self._lock:
+                if not self._events:
+                    return
+                event = self._events.popleft()
+            with contextlib.suppress(zmq.Again):
+                self._socket.send_multipart(event, zmq.NOBLOCK)
+            self.counters.published += 1
+
+    def _read_subscriptions(self) -> None:
+        for _ in range(_READ_PER_TURN):
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                self._in_step = True
+                return
+            self._read(frame)
+
+    def _read(self, frame: zmq.Frame) -> None:
+        command = frame.bytes
+        try:
+            fd, address = origin(frame)
+        except zmq.ZMQError:  # libzmq's own, for a connection that has ended
+            return
+        if command[:1] not in {b"\0", b"\1"}:
+            self._in_step = False
+            self._refuse(fd, address, None, "it sent something else than a subscription")
+            return
+        try:
+            caller = self._sessions.caller_of(b"%d" % fd, frame)
+        except PeerNotLive:
+            self.counters.refused += 1
+            return
+        serial = self._sessions.connections.heard(fd, address, caller.fingerprint)
+        subscriber = self._subscribers.setdefault(serial, _Subscriber(fd, address, caller.fingerprint))
+        subscriber.commands += 1
+        topic = command[1:]
+        if (fault := self._fault(subscriber, caller, topic, subscribes=command[:1] == b"\1")) is not None:
+            self._refuse(fd, address, caller, fault)
+        elif command[:1] == b"\1":
+            subscriber.topics.add(topic)
+            if topic not in self._wanted:  # before the grant: from that on, nothing is left out
+                self._wanted = (*self._wanted, topic)
+            self._socket.setsockopt(zmq.SUBSCRIBE, topic)
+            subscriber.remote = self._sessions.connections.remote(fd)
+            self.counters.granted += 1
+        else:
+            self._socket.setsockopt(zmq.UNSUBSCRIBE, topic)
+            subscriber.topics.discard(topic)
+
+    def _fault(self, subscriber: _Subscriber, caller: Caller, topic: bytes, *, subscribes: bool) -> str | None:
+        if not self._in_step:
+            return "its subscription came behind somebody's message that was none; it may subscribe again"
+        if subscriber.commands > MAX_COMMANDS:
+            return f"it changed its subscriptions more than {MAX_COMMANDS} times"
+        return self._no_grant(subscriber, caller, topic) if subscribes else None
+
+    def _no_grant(self, subscriber: _Subscriber, caller: Caller, topic: bytes) -> str | None:
+        if len(topic) > MAX_TOPIC_BYTES:
+            return f"a topic has more than {MAX_TOPIC_BYTES} bytes"
+        if topic not in subscriber.topics and len(subscriber.topics) >= MAX_TOPICS:
+            return f"it has {MAX_TOPICS} subscriptions, which is the limit"
+        if not self._may_subscribe(caller, topic):
+            return "it may not subscribe to this topic"
+        if not self._sessions.connections.holds(subscriber.fd, subscriber.address):
+            return "its connection has ended"  # and libzmq may have given its place in memory to a newcomer
+        return None
+
+    def _refuse(self, fd: int, address: str, caller: Caller | None, reason: str) -> None:
+        self.counters.refused += 1
+        self._sessions.connections.doom(fd, address, reason)
+        peer = caller.name if caller else None
+        left_out = self._budget.admit(peer)
+        if left_out is not None:
+            _log.warning("subscription_refused", peer=peer, address=address, reason=reason, not_logged_before=left_out)
+
+    def _review(self) -> None:
+        """Forget who has gone, and close whoever may no longer have what it was granted.
+
+        Where the end of a predecessor on the same descriptor was told late, it is the newcomer that seems to be gone;
+        nothing is known any more of what that has, so it has to come again.
+        """
+        connections = self._sessions.connections
+        live = connections.serials()
+        for serial, subscriber in tuple(self._subscribers.items()):
+            if serial not in live:
+                del self._subscribers[serial]
+                if subscriber.remote is not None and connections.remote(subscriber.fd) == subscriber.remote:
+                    connections.doom(subscriber.fd, subscriber.address, "what it subscribes to is not known any more")
+                continue
+            caller = self._sessions.caller_now(subscriber.fingerprint)
+            if caller is not None and not all(self._may_subscribe(caller, topic) for topic in subscriber.topics):
+                self._refuse(subscriber.fd, subscriber.address, caller, "its grant was withdrawn")
+        self._wanted = tuple({topic for subscriber in self._subscribers.values() for topic in subscriber.topics})

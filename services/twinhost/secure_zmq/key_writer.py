@@ -1,0 +1,164 @@
+"""The one writer of key files: every file is whole and durable, and a secret is never overwritten in place."""
+
+import base64
+import os
+from pathlib import Path
+
+from twinhost.secure_zmq.errors import KeyFileMalformed
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair
+from twinhost.secure_zmq.validity import Validity, format_moment
+
+FINGERPRINT_BYTES = 32  # of SHA-256
+
+
+def write_key_pair(pair: KeyPair, secret_path: Path) -> bool:
+    """Put a pair in place, the secret half first; return False, and change nothing, if there is one already."""
+    created = _write_new(secret_path, _render(pair.certificate, pair.secret_z85), 0o600)
+    if created:
+        write_certificate(pair.certificate, secret_path.with_suffix(PUBLIC_SUFFIX))
+    return created
+
+
+def write_certificate(certificate: Certificate, path: Path) -> bool:
+    """Put a public key file in place; return False, and change nothing, if there is one already."""
+    return _write_new(path, _render(certificate, None), 0o644)
+
+
+def replace_certificate(certificate: Certificate, path: Path) -> None:
+    """Put a public key file in place, whatever public key was there."""
+    _replace(path, _render(certificate, None), 0o644)
+
+
+def write_revocation(certificate: Certificate, folder: Path) -> bool:
+    """Keep a key out for ever, in `folder`, which is made where it is missing; return False where it was out already.
+
+    The file's name does it; what it holds says whose key it was.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / revoked_file_name(certificate.public.fingerprint)
+    return not path.exists() and write_certificate(certificate, path)
+
+
+def write_revoked_fingerprint(fingerprint: str, folder: Path) -> bool:
+    """Keep a key out of which nothing but the fingerprint is known; return False where it was out already."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / revoked_file_name(fingerprint)
+    return not path.exists() and _write_new(path, f"#   twinhost revoked key\n#   {fingerprint}\n", 0o644)
+
+
+def move_to_revoked(path: Path, fingerprint: str, folder: Path) -> None:
+    """Turn a public key file into the file that revokes its key: one rename, which needs no space for a file.
+
+    Where that fails, the folder being full too, the public key file is removed all the same.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path.replace(folder / revoked_file_name(fingerprint))
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    for changed in (folder, path.parent):
+        _fsync_directory(changed)
+
+
+def write_vouching(fingerprint: str, voucher: str, folder: Path) -> None:
+    """Record in `folder`, which is made where it is missing, which key or invitation authorised a key."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _replace(folder / revoked_file_name(fingerprint), f"{fingerprint} {voucher}\n", 0o644)
+
+
+def revoked_file_name(fingerprint: str) -> str:
+    """Return the name of the file that keeps a key out: its SHA-256 in hex.
+
+    Raises:
+        KeyFileMalformed: it is no fingerprint.
+    """
+    encoded = fingerprint.removeprefix("SHA256:")
+    try:
+        digest = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except ValueError:
+        digest = b""
+    if len(digest) != FINGERPRINT_BYTES:
+        raise KeyFileMalformed(f"{fingerprint[:80]!r} is no fingerprint of a key; it looks like SHA256:AbC...")
+    return digest.hex() + PUBLIC_SUFFIX
+
+
+def render_certificate(certificate: Certificate) -> str:
+    """Return the text of a public key file."""
+    return _render(certificate, None)
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Remove what a killed writer of a folder left half-written; for the folder's one writer, before it writes."""
+    for draft in folder.glob(".*.draft"):
+        draft.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, text: str, mode: int) -> bool:
+    """Write a whole, durable file under a name that was free; a crash leaves it whole or absent."""
+    draft = _write_draft(path, text, mode)
+    try:
+        os.link(draft, path)  # unlike rename(), it fails where the name is taken
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    _fsync_directory(path.parent)
+    return True
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
+    """Put a whole, durable file in the place of the one there is; a crash leaves either."""
+    draft = _write_draft(path, text, mode)
+    try:
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _fsync_directory(path.parent)
+
+
+def _write_draft(path: Path, text: str, mode: int) -> Path:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return draft
+
+
+def _fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _render(certificate: Certificate, secret_z85: bytes | None) -> str:
+    kind = "SECRET key: it never leaves this host" if secret_z85 else "public key: made to be passed on"
+    lines = [
+        f"#   twinhost CURVE {kind}",
+        f"#   {certificate.public.fingerprint}",
+        "metadata",
+        f'    name = "{certificate.owner.name}"',
+        f'    host = "{certificate.owner.host}"',
+        f'    roles = "{" ".join(sorted(certificate.owner.roles))}"',
+        *_render_validity(certificate.validity),
+        "curve",
+        f'    public-key = "{certificate.public.z85.decode()}"',
+    ]
+    if secret_z85:
+        lines.append(f'    secret-key = "{secret_z85.decode()}"')
+    return "\n".join(lines) + "\n"
+
+
+def _render_validity(validity: Validity) -> list[str]:
+    moments = (("not_before", validity.not_before), ("not_after", validity.not_after))
+    return [f'    {name} = "{format_moment(moment)}"' for name, moment in moments if moment is not None]

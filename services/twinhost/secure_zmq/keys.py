@@ -1,0 +1,206 @@
+"""CURVE keys as types, and the one loader of their files, which believes nothing.
+
+The format is zcert (ZPL), as CZMQ and pyzmq read it. A public file `NAME.key` says whose
+key it is; `NAME.key_secret` holds the secret half too, mode 0600, and stays on its host.
+"""
+
+import base64
+import hashlib
+import os
+import stat
+import string
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+from zmq.utils import z85
+
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.errors import KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyMismatch
+from twinhost.secure_zmq.validity import UNLIMITED, Validity, parse_moment
+from twinhost.secure_zmq.zcert import decode_z85_key, parse_zcert
+
+PUBLIC_SUFFIX = ".key"
+SECRET_SUFFIX = ".key_secret"  # noqa: S105 - a file name's ending
+NEXT_MARK = ".next"  # of the files of a key that a rotation brings: STEM.next.key, STEM.next.key_secret
+KEY_BYTES = 32  # Curve25519, RFC 7748
+MAX_KEY_FILE_BYTES = 4_096  # a key file has some 400
+_NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
+MAX_NAME_CHARACTERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A Curve25519 public key that is 32 bytes long and not zero."""
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != KEY_BYTES or not any(self.raw):
+            raise KeyFileMalformed("a public key must have 32 bytes that are not all zero")
+
+    @property
+    def z85(self) -> bytes:
+        """The 40 characters that ZeroMQ's options take."""
+        return z85.encode(self.raw)
+
+    @property
+    def fingerprint(self) -> str:
+        """`SHA256:` and unpadded base64 of the hash, as OpenSSH prints a key."""
+        return fingerprint_of(self.raw)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOwner:
+    """Whose key it is: the peer's name, its host, and its roles."""
+
+    name: str
+    host: str
+    roles: frozenset[str]
+
+    def __post_init__(self) -> None:
+        if self.name.endswith(NEXT_MARK):
+            raise KeyFileMalformed(f"the name {self.name!r} must not end in {NEXT_MARK}, which marks a next key's file")
+        for what, value in (("name", self.name), ("host", self.host), *(("role", role) for role in self.roles)):
+            if not 0 < len(value) <= MAX_NAME_CHARACTERS or not set(value) <= _NAME_CHARACTERS:
+                raise KeyFileMalformed(
+                    f"the {what} {value!r} must have 1 to {MAX_NAME_CHARACTERS} of the characters A-Z a-z 0-9 . _ -"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A public key, its owner, and how long it is good: all that may leave the host."""
+
+    owner: KeyOwner
+    public: PublicKey
+    validity: Validity = UNLIMITED
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """Both halves of one key, proven to match; its repr never shows the secret."""
+
+    certificate: Certificate
+    secret_z85: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not any(decode_z85_key(self.secret_z85, "the secret key")):
+            raise KeyFileMalformed("the secret key is all zero")
+        if zmq.curve_public(self.secret_z85) != self.certificate.public.z85:
+            raise KeyMismatch("the secret key and the public key are not halves of one pair")
+
+    @property
+    def public(self) -> PublicKey:
+        return self.certificate.public
+
+    @classmethod
+    def generate(cls, owner: KeyOwner, validity: Validity = UNLIMITED) -> "KeyPair":
+        """Return a new pair from libsodium's random generator."""
+        public, secret = zmq.curve_keypair()
+        return cls(Certificate(owner, PublicKey(z85.decode(public)), validity), secret)
+
+
+def fingerprint_of(content: bytes) -> str:
+    """Return `SHA256:` and the unpadded base64 of the hash of some bytes."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+
+
+def load_certificate(path: Path) -> Certificate:
+    """Read a public key file.
+
+    Args:
+        path: the `NAME.key` file.
+
+    Raises:
+        KeyFileMissing: there is no such file, or it can't be read.
+        KeyFileMalformed: it is not a key file to the letter, or it holds a secret.
+    """
+    text, _ = _read(path)
+    try:
+        return parse_certificate(text, str(path))
+    except KeyFileMalformed as error:
+        raise KeyFileMalformed(str(error) if "; " in str(error) else f"{error}; {_to_verify(path)}") from None
+
+
+def parse_certificate(text: str, source: str) -> Certificate:
+    """Read the text of a public key file; `source` is what a complaint calls it.
+
+    Raises:
+        KeyFileMalformed: it is not a key file to the letter, or it holds a secret.
+    """
+    sections = parse_zcert(source, text)
+    if "secret-key" in sections["curve"]:
+        raise KeyFileMalformed(f"{source} stands for a public key and holds a secret; remove it and make a new key")
+    return _certificate(source, sections)
+
+
+def load_key_pair(path: Path) -> KeyPair:
+    """Read a secret key file that its owner alone can read.
+
+    Args:
+        path: the `NAME.key_secret` file.
+
+    Raises:
+        KeyFileMissing: there is no such file, or it can't be read.
+        KeyFileExposed: its mode lets group or others in.
+        KeyFileMalformed: it is not a key file to the letter.
+        KeyMismatch: its halves are not one pair.
+    """
+    text, mode = _read(path)
+    if mode & 0o077:
+        raise KeyFileExposed(
+            f"{path} has mode {mode & 0o777:04o}, so others can use the secret; run: {advice.to_protect(path)}"
+        )
+    try:
+        sections = parse_zcert(str(path), text)
+        certificate = _certificate(str(path), sections)
+    except KeyFileMalformed as error:
+        raise KeyFileMalformed(f"{error}; {_to_verify(path)}") from None
+    secret = sections["curve"].get("secret-key")
+    if secret is None:
+        raise KeyFileMalformed(f"{path} has no secret-key; {_to_verify(path)}")
+    try:
+        return KeyPair(certificate, _characters(secret))
+    except (KeyFileMalformed, KeyMismatch) as error:
+        raise type(error)(f"{path}: {error}; {_to_verify(path)}") from None
+
+
+def _read(path: Path) -> tuple[str, int]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise KeyFileMissing(f"{path} is missing; run: docker compose run --rm certs-init") from None
+    except OSError as error:
+        raise KeyFileMissing(f"{path} can't be read ({error.strerror}); {_to_verify(path)}") from None
+    try:  # no file object yet: making one of a folder raises
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_KEY_FILE_BYTES:
+            raise KeyFileMalformed(f"{path} must be a regular file of at most {MAX_KEY_FILE_BYTES} bytes")
+        content = os.read(descriptor, MAX_KEY_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    try:
+        return content.decode("ascii"), status.st_mode
+    except UnicodeDecodeError:
+        raise KeyFileMalformed(f"{path} holds bytes that are not ASCII; {_to_verify(path)}") from None
+
+
+def _certificate(source: str, sections: dict[str, dict[str, str]]) -> Certificate:
+    metadata = sections["metadata"]
+    try:
+        owner = KeyOwner(metadata["name"], metadata["host"], frozenset(metadata["roles"].split()))
+        public = PublicKey(decode_z85_key(_characters(sections["curve"]["public-key"]), "the public key"))
+        moments = {name: parse_moment(metadata[name]) for name in ("not_before", "not_after") if name in metadata}
+        return Certificate(owner, public, Validity(**moments))
+    except KeyFileMalformed as error:
+        raise KeyFileMalformed(f"{source}: {error}") from None
+
+
+def _to_verify(path: Path) -> str:
+    return f"run: {advice.certs_init(path, 'verify')}"
+
+
+def _characters(value: str) -> bytes:
+    """Return a key's text as the bytes that it must be; what is not ASCII becomes more of them, and so no key."""
+    return value.encode("ascii", "backslashreplace")

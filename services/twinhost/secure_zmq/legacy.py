@@ -1,0 +1,188 @@
+"""The documented names, for agents that make their own sockets.
+
+Each name is kept and the holes it had are not: the handler runs on the socket's own Context,
+a socket that is bound already is refused, nothing falls back to plain, and a handler that a
+socket relies on can't be stopped. An agent that calls these gets CURVE and the list of
+authorised keys at the handshake, the limits and the guard of our own server, and the end of every session whose key is
+revoked or expires; the check of every message is the business of `Server`.
+"""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import Watch, watch_unbound
+from twinhost.secure_zmq.certificates import client_folder, folders_of_keys, load_certificates
+from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
+from twinhost.secure_zmq.errors import SocketMisuse
+from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.hardening import let_clients_send_heartbeats
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.sockets import limit_socket, require_fresh, secure_unbound_server, secure_unconnected_client
+
+_KICK_EVERY_S = 0.2
+
+_lock = threading.Lock()
+_handlers: dict[int, "ZMQAuthenticator"] = {}  # by the address of the underlying Context
+
+
+class ZMQAuthenticator:
+    """The one ZAP handler of a Context, of `zmq.Context.instance()` where none is given; it runs from the start.
+
+    Asking for it again returns the same one.
+    """
+
+    def __new__(cls, context: "zmq.Context[Any] | None" = None, certificates: Path | None = None) -> "ZMQAuthenticator":
+        if context is None:
+            context = zmq.Context.instance()
+        folder = certificates or client_folder()
+        with _lock:
+            known = _handlers.get(context.underlying)
+            if known is not None and known.authenticator.responsive:
+                if known.folder != folder:
+                    raise SocketMisuse(f"this Context has a handler for {known.folder}; use another for {folder}")
+                return known
+            handler = super().__new__(cls)
+            handler._context, handler.folder = context, folder
+            handler._run()
+            return handler
+
+    authenticator: Authenticator
+    folder: Path
+    _context: "zmq.Context[Any]"
+
+    def _run(self) -> None:
+        """Start what a stopped handler lacks; under the module's lock."""
+        self._peers = AuthorizedPeers(folders_of_keys(self.folder))
+        self._watches: list[Watch] = []
+        self._ended = threading.Event()
+        self.authenticator = Authenticator(self._context, self._peers, on_end=self._end)
+        self.authenticator.handshakes.listen(self._observe_handshake)
+        self._peers.watch()
+        threading.Thread(target=self._close_revoked, name="legacy-sessions", daemon=True).start()
+        _handlers[self._context.underlying] = self
+
+    def start(self) -> None:
+        """Start the handler again after `stop()`; does nothing while it runs."""
+        with _lock:
+            if not self.authenticator.responsive:
+                self._run()
+
+    def protect(self, socket: "zmq.Socket[Any]") -> None:
+        """Watch the connections of a secured socket that is not bound yet.
+
+        A socket has one monitor, and whoever took it would take the end of revoked sessions along: that is refused.
+        """
+        self._watches.append(watch_unbound(socket, self.authenticator))
+        socket.monitor = _refuse_monitor  # type: ignore[method-assign, assignment]
+
+    def _observe_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
+        for watch in tuple(self._watches):
+            watch.connections.observe_handshake(outcome, fields)
+
+    def _close_revoked(self) -> None:
+        """Close sessions whose key is no longer live, until the handler ends; forget closed sockets."""
+        while not self._ended.wait(_KICK_EVERY_S):
+            for watch in tuple(self._watches):
+                if watch.monitor.draining:
+                    watch.connections.kick()
+                else:
+                    self._watches.remove(watch)
+                    watch.connections.end_all()
+                    watch.guard.close()
+        for watch in self._watches:
+            watch.guard.close()
+
+    def stop(self) -> None:
+        """End the handler.
+
+        Raises:
+            SocketMisuse: a socket that relies on it is still open.
+        """
+        self.authenticator.stop()
+        self._peers.close()
+
+    def _end(self) -> None:
+        """Let everything go with the Context, also where nobody calls `stop_auth`; on the handler's thread."""
+        self._ended.set()
+        self._peers.stop_watching()
+        with _lock:
+            for key in [key for key, handler in _handlers.items() if handler is self]:
+                del _handlers[key]
+
+
+def _refuse_monitor(*_: object) -> None:
+    raise SocketMisuse("this socket's monitor closes the sessions of revoked keys, and a socket has one; use none here")
+
+
+def start_auth(context: "zmq.Context[Any] | None" = None) -> ZMQAuthenticator | None:
+    """Start the handler of a Context; without one, only prove that the keys are in order.
+
+    Older agents call it before they make a socket secure. Which Context counts is known
+    when the socket is: `configure_secure_server(socket)` starts the handler there.
+
+    Raises:
+        ConfigurationError: the keys are missing or wrong.
+    """
+    load_certificates()
+    return ZMQAuthenticator(context) if context is not None else None
+
+
+def stop_auth(context: "zmq.Context[Any] | None" = None) -> None:
+    """Stop the handler of a Context, or every one.
+
+    Raises:
+        SocketMisuse: a socket that relies on it is still open.
+    """
+    with _lock:
+        chosen = [h for key, h in _handlers.items() if context is None or key == context.underlying]
+    for handler in chosen:
+        handler.stop()
+
+
+def create_secure_context() -> "zmq.Context[Any]":
+    """Return a new Context on which the handler runs."""
+    context: zmq.Context[Any] = zmq.Context()
+    ZMQAuthenticator(context)
+    return context
+
+
+def secure_server_socket(socket: "zmq.Socket[Any]", certificates: Path | None = None) -> "zmq.Socket[Any]":
+    """Make a socket that is not bound yet a CURVE server for authorised keys, and return it.
+
+    Raises:
+        ConfigurationError: the keys are missing or wrong.
+        SocketMisuse: the socket is bound or connected already.
+    """
+    require_fresh(socket)
+    keys = load_certificates(certificates)
+    handler = ZMQAuthenticator(socket.context, keys.folder)
+    limit_socket(socket, DEFAULT_MAX_PAYLOAD_BYTES)
+    let_clients_send_heartbeats(socket)
+    secure_unbound_server(socket, handler.authenticator, keys.own_keys)
+    handler.protect(socket)
+    return socket
+
+
+def secure_client_socket(
+    socket: "zmq.Socket[Any]", certificates: Path | None = None, server: str = "server"
+) -> "zmq.Socket[Any]":
+    """Make a socket that is not connected yet a CURVE client of the holder of `SERVER.key`, and return it.
+
+    Raises:
+        ConfigurationError: the keys are missing or wrong.
+        SocketMisuse: the socket is bound or connected already.
+    """
+    require_fresh(socket)
+    keys = load_certificates(certificates)
+    limit_socket(socket, DEFAULT_MAX_PAYLOAD_BYTES)
+    secure_unconnected_client(socket, keys.own_keys, keys.public_key(server))
+    return socket
+
+
+configure_secure_server = secure_server_socket
+configure_secure_client = secure_client_socket

@@ -1,0 +1,219 @@
+"""The loop that owns the ROUTER: block for one message, take what else has come, answer all, reply.
+
+Blocking receives and a drain to EAGAIN beat a poller by half. Changes share a commit with all that has come by
+then; what only reads is answered in small batches, so that clients go on while the next one is read.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import structlog
+import zmq
+
+from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher, Owed
+from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.rekeying import RekeyRequests
+from twinhost.secure_zmq.sessions import CallerSource, Session
+from twinhost.secure_zmq.sockets import plain_send
+
+_log = structlog.get_logger(__name__)
+
+MAX_BATCH = 256  # requests that share one commit
+MAX_READS = 16  # requests that are received before any is answered; 8 to 40 were tried
+ENOUGH_BYTES = 256 * 1024  # in a batch; a decoded request takes many times its size, so large ones go by themselves
+_TICK_MS = 200
+_OWED_TICK_MS = 5  # while an answer is owed that comes from another thread
+_QUIET_MS = 50  # without a message, and what was on its way when the loop was stopped has come
+_DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
+_STALLED_AFTER_S = 5.0
+_AT_ONCE = int(zmq.NOBLOCK)  # plain numbers: an enumeration's `|` costs as much as decoding a request
+_MORE_AT_ONCE = int(zmq.SNDMORE | zmq.NOBLOCK)
+
+
+class _Batch:
+    """What came, the routes back, and the sessions that they led to, in one order."""
+
+    __slots__ = ("inbounds", "routes", "sessions", "size")
+
+    def __init__(self) -> None:
+        self.routes: list[list[bytes]] = []
+        self.sessions: list[Session | None] = []
+        self.inbounds: list[Inbound] = []
+        self.size = 0  # bytes
+
+
+class Server:
+    """Serves one socket with one dispatcher, on the thread that calls `serve_forever()`."""
+
+    def __init__(self, server_socket: ServerSocket, dispatcher: Dispatcher, on_tick: Callable[[], None]) -> None:
+        self._server_socket = server_socket
+        self._socket = server_socket.socket
+        self._socket.rcvtimeo = _TICK_MS
+        self._send_frame = plain_send(server_socket.socket)
+        self._sessions: CallerSource = server_socket.sessions
+        self._dispatcher = dispatcher
+        self._on_tick = on_tick
+        self._budget = LogBudget()
+        self._rekeying = RekeyRequests()
+        self._owed: list[tuple[list[bytes], Session | None, Owed]] = []
+        self._room = 1  # for how many the next batch has room: who asks one by one does not wait for a look behind it
+        self._stop = threading.Event()
+        self._turned_at = time.monotonic()
+        self._longest_turn_s = 0.0
+
+    @property
+    def responsive(self) -> bool:
+        """Whether the loop has turned within the last 5 s."""
+        return time.monotonic() - self._turned_at < _STALLED_AFTER_S
+
+    def take_longest_turn_s(self) -> float:
+        """Return how long the loop was busy at most, and a message could wait, since this was asked; on its thread."""
+        longest, self._longest_turn_s = self._longest_turn_s, 0.0
+        return longest
+
+    def stop(self) -> None:
+        """Let the loop end after the requests that have come; may be called from any thread."""
+        self._stop.set()
+
+    def request_rekey(self, own_keys: KeyPair) -> "Future[float]":
+        """Have the loop change the socket's key, from any thread, within 200 ms of its current batch.
+
+        What has come is answered first; what is on its way then is repeated by the clients, under its own id.
+
+        Returns:
+            The seconds for which the socket was not bound. Don't wait for them in a handler: the loop is there.
+
+        Raises:
+            SocketMisuse: another change waits, or the server stops.
+        """
+        return self._rekeying.ask(own_keys)
+
+    def serve_forever(self) -> None:
+        """Answer requests until `stop()`, then what has come by then, and close the socket.
+
+        Connections whose key is no longer live are closed every 200 ms, also without traffic.
+
+        Raises:
+            SocketMisuse: the key was changed and the address can't be bound again; the process must end.
+        """
+        ticked_at = time.monotonic()
+        try:
+            while not self._stop.is_set():
+                batch = self._receive_batch(0)
+                busy_since = time.monotonic()
+                self._answer(batch)
+                if self._owed:
+                    self._answer_owed()
+                self._turned_at = time.monotonic()
+                if self._turned_at - ticked_at >= _TICK_MS / 1_000:
+                    ticked_at = self._turned_at
+                    self._server_socket.kick()
+                    self._on_tick()
+                self._longest_turn_s = max(self._longest_turn_s, time.monotonic() - busy_since)
+                if self._rekeying.waiting:
+                    self._drain(_AT_ONCE)
+                    self._rekeying.carry_out(self._server_socket.rekey)
+            self._socket.rcvtimeo = _QUIET_MS
+            self._drain(0)
+        finally:
+            self._rekeying.end()
+            self._server_socket.close()
+
+    def _drain(self, flags: int) -> None:
+        drained_by = time.monotonic() + _DRAIN_S
+        while time.monotonic() < drained_by:
+            batch = self._receive_batch(flags)
+            if not batch.routes:
+                break
+            self._answer(batch)
+
+    def _receive_batch(self, flags: int) -> _Batch:
+        batch = _Batch()
+        came = len(self._receive(batch, self._room, flags))
+        self._room = max(1, min(MAX_READS, 2 * came if came == self._room else came))
+        return batch
+
+    def _receive(self, batch: _Batch, room: int, flags: int) -> list[Inbound]:
+        """Take in what has come, until the batch holds `room` messages or enough bytes; return what came."""
+        receive, known = self._socket.recv, len(batch.routes)
+        try:
+            while len(batch.routes) < room and batch.size < ENOUGH_BYTES:
+                routing_id = receive(flags)
+                self._take_in(routing_id, receive(copy=False), batch)
+                flags = _AT_ONCE
+        except zmq.Again:
+            pass
+        return batch.inbounds[known:]
+
+    def _take_in(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch) -> None:
+        """Take one message in; its later frames are there as soon as its first one is."""
+        route = [routing_id]
+        fault: RequestError | None = None
+        if frame.more:
+            if not len(frame):  # the empty delimiter of a REQ peer
+                route.append(b"")
+                frame = self._socket.recv(copy=False)
+            if frame.more:
+                fault = self._discard_rest()
+        caller: Caller | None = None
+        try:
+            caller = self._sessions.caller_of(routing_id, frame)
+        except PeerNotLive as error:
+            fault = error
+        payload = frame.bytes
+        batch.routes.append(route)
+        batch.sessions.append(self._sessions.session_of(routing_id))
+        batch.inbounds.append(Inbound(payload, caller, fault))
+        batch.size += len(payload)
+
+    def _discard_rest(self) -> MalformedRequest:
+        """Drop surplus frames one at a time; libzmq holds them already, and Python must not hold them as well."""
+        frames, more = 1, True
+        while more:  # asked of the frame, not of the socket: that takes half as long, and meanwhile nobody is served
+            more = self._socket.recv(copy=False).more
+            frames += 1
+        return MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
+
+    def _answer(self, batch: _Batch) -> None:
+        if not batch.routes:
+            return
+        replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive(batch, MAX_BATCH, _AT_ONCE))
+        owed = self._dispatcher.take_owed()
+        for place, (route, session, reply) in enumerate(zip(batch.routes, batch.sessions, replies, strict=True)):
+            if place in owed:
+                self._owed.append((route, session, owed[place]))
+            else:
+                self._send(route, session, reply)
+
+    def _answer_owed(self) -> None:
+        """Send what has come by now of the answers from other threads; look again soon for the others."""
+        waiting = []
+        if any(owed.answer.done() for _, _, owed in self._owed):
+            self._server_socket.kick()  # whoever asked may have been revoked since
+        for route, session, owed in self._owed:
+            if owed.answer.done():
+                self._send(route, session, self._dispatcher.settle(owed))
+            else:
+                waiting.append((route, session, owed))
+        self._owed = waiting
+        self._socket.rcvtimeo = _OWED_TICK_MS if waiting else _TICK_MS
+
+    def _send(self, route: list[bytes], session: Session | None, reply: bytes) -> None:
+        """Send a reply to who asked, and not to another who chose the same routing-id since."""
+        try:
+            if not self._sessions.leads_to(route[0], session):
+                raise zmq.ZMQError(zmq.EHOSTUNREACH)
+            for part in route:
+                self._send_frame(part, _MORE_AT_ONCE)
+            self._send_frame(reply, _AT_ONCE)
+        except zmq.ZMQError as error:  # gone, or not reading: its retry finds the stored reply
+            left_out = self._budget.admit("reply_not_delivered")
+            if left_out is not None:
+                _log.info("reply_not_delivered", reason=str(error), not_logged_before=left_out)

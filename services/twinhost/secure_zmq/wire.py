@@ -1,0 +1,263 @@
+"""Bytes to typed requests and replies to bytes; pure: no socket, no clock, no state.
+
+One request is one JSON object in one frame, named by its `action`; one reply likewise. The
+request types of an agent form one tagged union, so that size, shape, action, and field
+types are checked in a single pass by msgspec. Only a request that fails this pass is looked at a
+second time, field by field, so that one sentence names all its problems.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+
+from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, RequestError, UnknownAction
+
+MAX_REQUEST_ID_CHARACTERS = 128
+NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+Reply = dict[str, Any]  # as a client reads it
+Answer = Mapping[str, Any]  # as a handler gives it: a dict, which its TypedDict describes
+
+
+class Request(msgspec.Struct, kw_only=True, tag_field="action", forbid_unknown_fields=True):
+    """The base of every request type; a subclass gives its action as `tag`.
+
+    `source_agent` and `timestamp`, which a request may carry, are ignored like any unknown
+    field: who asks is what the connection proved, never what the body claims. `on_behalf_of` names
+    for whom a request is passed on, which widens nobody's rights (see `forwarding`).
+    An unknown field costs a second look at the request, without which its name would not be noticed.
+    """
+
+    request_id: Annotated[str, msgspec.Meta(max_length=MAX_REQUEST_ID_CHARACTERS)] | None = None
+    on_behalf_of: NAME | None = None
+
+
+class _Envelope(msgspec.Struct):
+    action: Any = msgspec.UNSET
+    request_id: Any = None
+
+
+MAX_IGNORED_NAMES = 32  # that a reply lists
+MAX_IGNORED_CHARACTERS = 64  # of each
+_INFORMATIVE = frozenset({"source_agent", "timestamp"})
+_AT = re.compile(r" - at `\$(.*)`$", re.DOTALL)  # how msgspec ends a sentence about an inner value
+_MAX_SENTENCE_CHARACTERS = 256  # of one problem
+
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_encoder = msgspec.json.Encoder()
+_shallow_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_reply_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+def tag_of(request_type: type[Request]) -> str:
+    """Return the action that a request type stands for."""
+    return str(request_type.__struct_config__.tag)
+
+
+class RequestDecoder:
+    """Decodes the requests of one agent."""
+
+    def __init__(self, request_types: Iterable[type[Request]], max_payload_bytes: int) -> None:
+        types = tuple(request_types)
+        self._types = {tag_of(request_type): request_type for request_type in types}
+        self._actions = sorted(self._types)
+        self._max_payload_bytes = max_payload_bytes
+        union: Any = types[0]
+        for request_type in types[1:]:
+            union = union | request_type
+        self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(union)
+        self._fields = {
+            tag_of(request_type): frozenset({"action", *request_type.__struct_encode_fields__})
+            for request_type in types
+        }
+
+    def decode(self, payload: bytes, ignored: list[str] | None = None) -> Request:
+        """Return the typed request.
+
+        Args:
+            payload: one frame; at most `max_payload_bytes`.
+            ignored: takes the names of fields that the action doesn't know, but for those that are informative.
+
+        Raises:
+            MessageTooLarge, MalformedRequest, UnknownAction: with the path of each field that is wrong.
+        """
+        if len(payload) > self._max_payload_bytes:
+            raise MessageTooLarge(
+                f"the request has {len(payload)} bytes and {self._max_payload_bytes} are allowed; send less at once"
+            )
+        try:  # msgspec alone would pass bad bytes in unknown fields; ASCII has none, and is read without another copy
+            text = payload if payload.isascii() else payload.decode()
+            try:
+                return self._decoder.decode(text)
+            except msgspec.ValidationError as error:
+                return self._without_unknown(text, error, [] if ignored is None else ignored)
+        except msgspec.ValidationError as error:
+            raise self._explain(payload, error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MalformedRequest(f"the request is not JSON in UTF-8: {error}; send one JSON object") from None
+        except RecursionError:
+            raise MalformedRequest("the request is nested too deep; send a flatter JSON object") from None
+
+    def _without_unknown(self, text: bytes | str, error: msgspec.ValidationError, ignored: list[str]) -> Request:
+        """Return what a request says in the fields that its action knows; raise `error` where there are no others."""
+        fields = _shallow_decoder.decode(text)
+        action = msgspec.json.decode(fields.get("action", b"null"))
+        known = self._fields.get(action) if isinstance(action, str) else None
+        if known is None or not (unknown := [name for name in fields if name not in known]):
+            raise error
+        request = self._decoder.decode(_encoder.encode({name: fields[name] for name in fields if name in known}))
+        named = [name[:MAX_IGNORED_CHARACTERS] for name in unknown if name not in _INFORMATIVE]
+        ignored += named[:MAX_IGNORED_NAMES]
+        return request
+
+    def _explain(self, payload: bytes, error: msgspec.ValidationError) -> RequestError:
+        action = _envelope(payload).action
+        if action is msgspec.UNSET:
+            return MalformedRequest(f"the request names no action: {error}; send a JSON object with `action`")
+        if not isinstance(action, str):
+            return MalformedRequest(f"{error}; `action` is a text, one of: {', '.join(self._actions)}")
+        if action not in self._types:
+            return UnknownAction(f"there is no action {action[:64]!r} here; there are: {', '.join(self._actions)}")
+        problems = _problems(self._types[action], payload) or [str(error)]
+        return MalformedRequest(f"{'; '.join(problems)}; ./twinhost explain {action} lists the fields")
+
+
+def request_id_of(payload: bytes) -> str | None:
+    """Return the request's id where one can be read, even from a request that is refused."""
+    request_id = _envelope(payload).request_id
+    if isinstance(request_id, str) and len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
+        return request_id
+    return None
+
+
+def encode_request(action: str, fields: Mapping[str, Any], request_id: str, max_payload_bytes: int) -> bytes:
+    """Return a request's bytes.
+
+    Raises:
+        MessageTooLarge: it would be over `max_payload_bytes`.
+        MalformedRequest: a field has no form in JSON, or the id is too long for the server to repeat.
+    """
+    if len(request_id) > MAX_REQUEST_ID_CHARACTERS:
+        raise MalformedRequest(f"a request_id has at most {MAX_REQUEST_ID_CHARACTERS} characters; use a shorter one")
+    message = {"action": action, "request_id": request_id, **fields}  # a server that meets the action late begins anew
+    message["action"], message["request_id"] = action, request_id
+    try:
+        payload = _encoder.encode(message)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise MalformedRequest(f"the fields of {action} can't be written as JSON: {error}") from None
+    if len(payload) > max_payload_bytes:
+        raise MessageTooLarge(
+            f"{action} has {len(payload)} bytes and {max_payload_bytes} are allowed; send less at once"
+        )
+    return payload
+
+
+def encode_reply(reply: Answer, request_id: str | None, ignored: Sequence[str] = ()) -> bytes:
+    """Return a reply's bytes, the request's id repeated, and the names of its fields that were ignored."""
+    if ignored:
+        reply = {**reply, "ignored_fields": [*ignored, *reply.get("ignored_fields", ())]}
+    if request_id is not None:
+        reply = {**reply, "request_id": request_id}
+    return _encoder.encode(reply)
+
+
+def encode_error(
+    error: RequestError, request_id: str | None, sentence_fields: tuple[str, ...], ignored: Sequence[str] = ()
+) -> bytes:
+    """Return an error reply's bytes; the sentence stands under every one of `sentence_fields`."""
+    reply: Reply = {"status": "error", "code": error.code}
+    for name in sentence_fields:
+        reply[name] = str(error)
+    return encode_reply(reply, request_id, ignored)
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Return a reply.
+
+    Raises:
+        MalformedRequest: the server's answer is not a JSON object.
+    """
+    try:
+        return _reply_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequest(f"the answer is not a JSON object ({error}); is this a twinhost agent?") from None
+
+
+def _problems(request_type: type[Request], payload: bytes) -> list[str]:
+    """Return a sentence for each problem of a request that its type's decoder refused."""
+    try:
+        return list(_problems_of(request_type, msgspec.json.decode(payload), ""))
+    except (msgspec.DecodeError, RecursionError):  # what no field holds may be nested too deep for a dict
+        return []
+
+
+def _problems_of(kind: Any, value: Any, path: str) -> Iterator[str]:
+    """Yield the problems of a value: of a struct's every field, of anything else the first."""
+    struct, found = _struct_of(kind), False
+    if struct is not None and isinstance(value, dict):
+        for name, (field, required) in _fields_of(struct).items():
+            if name in value:
+                problems = list(_problems_of(field, value[name], f"{path}.{name}"))
+            else:
+                problems = [f"Object missing required field `{name}`{_inside(field)}{_at(path)}"] if required else []
+            found = found or bool(problems)
+            yield from problems
+    if not found:  # a struct whose fields are right alone may be wrong as a whole
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            yield _located(str(error), kind, path)
+
+
+def _located(sentence: str, kind: Any, path: str) -> str:
+    """Return msgspec's sentence with the whole path, and with the members of an enumeration."""
+    allowed, inner = "", _AT.search(sentence)
+    if inner:
+        sentence, path = sentence[: inner.start()], path + inner[1]
+    if sentence.startswith("Invalid enum value") and (members := _members_of(kind)):
+        allowed = f" (allowed: {', '.join(map(repr, members))})"
+    if len(sentence) > _MAX_SENTENCE_CHARACTERS:  # it repeats what was sent
+        sentence = f"{sentence[:_MAX_SENTENCE_CHARACTERS]}…"
+    return f"{sentence}{_at(path)}{allowed}"
+
+
+def _at(path: str) -> str:
+    return f" - at `${path}`" if path else ""
+
+
+def _inside(kind: Any) -> str:
+    """Return what an object must hold, for a sentence that says that the object is missing."""
+    struct = _struct_of(kind)
+    names = [f"`{name}`" for name, (_, required) in _fields_of(struct).items() if required] if struct else []
+    return f" (an object with {', '.join(names)})" if names else ""
+
+
+@cache
+def _fields_of(struct: type[msgspec.Struct]) -> dict[str, tuple[Any, bool]]:
+    """Return the type of each field by its name on the wire, and whether it is required."""
+    return {field.encode_name: (field.type, field.required) for field in msgspec.structs.fields(struct)}
+
+
+def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
+    """Return the struct that a type is, or is where it is not null."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    others = [each for each in get_args(kind) if each is not type(None)]
+    return _struct_of(others[0]) if len(others) == 1 and get_origin(kind) not in (list, dict, tuple) else None
+
+
+def _members_of(kind: Any) -> list[Any]:
+    """Return the values of the enumerations in a type."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [member for each in get_args(kind) for member in _members_of(each)]
+
+
+def _envelope(payload: bytes) -> _Envelope:
+    try:
+        return _envelope_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Envelope()

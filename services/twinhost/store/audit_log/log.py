@@ -1,0 +1,306 @@
+"""The audit log: what is recorded with a change is durable with it, and reaches a file soon after.
+
+A line is made inside the database's transaction and kept there, in an outbox, with the new head:
+the change, its line and the head last together or not at all. `flush` appends the outbox to the
+file, syncs it, and clears the outbox; after a crash between any two of these steps the file is
+compared with the outbox, a torn line is completed, and nothing is lost or written twice. A file
+that contradicts is left as it is, its fault is told, and the log goes on behind it.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import structlog
+
+from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
+from twinhost.store.audit_log.alignment import align
+from twinhost.store.audit_log.chain import LINE, MAX_LINE_BYTES, Anchor, Head, hash_fits, iso
+from twinhost.store.audit_log.events import FOLDED, Event
+from twinhost.store.audit_log.fields import Fields, Value, checked
+from twinhost.store.audit_log.files import Files
+from twinhost.store.audit_log.ledger import Ledger, Pending
+from twinhost.store.audit_log.repetition import Repetition
+from twinhost.store.audit_log.witness import Restore, hash_before, restore_of
+from twinhost.store.database import Database
+
+_log = structlog.get_logger(__name__)
+
+MAX_FILE_BYTES = 8 << 20
+KEEP_FILES = 64  # 512 MiB with the above
+MAX_NOTES = 10_000  # that wait for a flush
+_NOTES_AT_ONCE = 1_000  # a flush, in one transaction
+_AT_ONCE = 256  # lines an append: half a MiB at most
+_APPENDS = 8  # a flush, so that no tick is long
+
+Entry = tuple[str, Event, Fields]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Raw lines as they stand in the files, and where the next page begins.
+
+    `head` is the last line that the files have at this moment and `anchor` their first one: a
+    verification that read up to a page without lines ends with that page's head.
+    """
+
+    lines: tuple[str, ...]
+    position: str
+    anchor: Anchor
+    head: Head
+
+
+class AuditLog:
+    """The one writer of the log. `note` is for any thread, all else for the one that owns the database."""
+
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        keep_files: int = KEEP_FILES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open the log and finish what a crash left undone.
+
+        Args:
+            database: with ledger.MIGRATION and ledger.MIGRATION_RESTORES among its migrations.
+            folder: made where it is missing; its parent must exist.
+            max_file_bytes: the next file is begun before one would grow over this.
+            keep_files: as many of the newest files are kept.
+            clock: monotonic seconds, by which repeated events are counted.
+
+        Raises:
+            ConfigurationError: the folder can't be used.
+            StoreUnavailable: the database can't be read.
+        """
+        self._ledger = Ledger(database)
+        self._files = Files(folder)
+        self._max_file_bytes = max_file_bytes
+        self._keep_files = keep_files
+        self._repetition = Repetition(clock)
+        self._lock = threading.Lock()
+        self._notes: deque[Entry] = deque()
+        self._notes_lost = 0
+        self._contradiction: str | None = None
+        self._write_fault: str | None = None
+        self._size = 0  # of the newest file, as this log left it
+        self._in_step = False  # whether the newest file is known to end where the outbox begins
+        first = self._ledger.pending(0, 1)
+        self._written = first[0].before if first else self._ledger.head
+        self._restore_lines = self._ledger.restores()
+        self._restores: dict[int, Restore] = {}  # by line; read from the files once
+        try:
+            self._files.make_folder()
+            self._look_at_names()
+        except OSError as error:
+            raise ConfigurationError(f"the audit log's folder {folder} can't be used ({error}); mount it") from None
+        self.flush()
+
+    @property
+    def head(self) -> Head:
+        """The newest line that the files have."""
+        return self._written
+
+    @property
+    def newest(self) -> Head:
+        """The newest line, which may still be on its way to a file."""
+        return self._ledger.head
+
+    @property
+    def anchor(self) -> Anchor:
+        """The oldest line that is kept."""
+        return self._ledger.anchor
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the log, for health; a contradiction stays until the next start."""
+        return self._contradiction or self._write_fault
+
+    def record(self, event: Event, /, **fields: Value) -> None:
+        """Add a line in the database's transaction under way, or in one of its own.
+
+        An event that repeats (`events.FOLDED`) is noted instead: it changes nothing that it could be undone with.
+
+        Raises:
+            StoreUnavailable: it was not added; what it tells of must not be done.
+        """
+        if event in FOLDED:
+            self.note(event, **fields)
+        else:
+            self._ledger.add([(iso(time.time()), event, checked(fields))])
+
+    def note(self, event: Event, /, **fields: Value) -> None:
+        """Have a line added by the next flush; safe to call from any thread, and never waits for a disk."""
+        wall = time.time()
+        if event in FOLDED and not self._repetition.admit(event, checked(fields), wall):
+            return
+        with self._lock:
+            if len(self._notes) < MAX_NOTES:
+                self._notes.append((iso(wall), event, checked(fields)))
+            else:
+                self._notes_lost += 1
+
+    def flush(self) -> None:
+        """Record what was noted and bring the files up to date; every 200 ms, outside of a transaction.
+
+        Never raises for a disk's or a database's failure: `fault` tells it, and the next flush tries again.
+
+        Raises:
+            SocketMisuse: a transaction is under way.
+        """
+        if self._ledger.in_transaction:
+            raise SocketMisuse("the audit log is flushed between transactions, not inside of one")
+        try:
+            self._record_notes(self._repetition.over())
+            self._bring_up_to_date()
+        except (OSError, StoreUnavailable) as error:
+            if self._write_fault is None:
+                _log.error("audit_log_not_written", reason=str(error))
+            self._write_fault = f"the audit log can't be written ({error}); free space on the agent's volume"
+        else:
+            self._write_fault = None
+
+    def close(self) -> None:
+        """Write all that is left, the counts of what repeats too."""
+        for fields in self._repetition.over(everything=True):
+            self.note(Event.REPEATED, **fields)
+        self.flush()
+
+    def read_page(self, after_seq: int, limit: int, position: str | None = None) -> Page:
+        """Return at most `limit` lines, and at most about 1 MiB of them.
+
+        Args:
+            after_seq: the page begins with the first line of a greater number; without effect with a position.
+            limit: lines.
+            position: that of the page before. What verifies must go on by it: a number can be forged.
+
+        Raises:
+            MalformedRequest: there can't be such a position.
+            StoreUnavailable: the files can't be read.
+        """
+        try:
+            found = self._files.after(after_seq, limit) if position is None else self._files.at(position, limit)
+        except OSError as error:
+            raise StoreUnavailable(f"the audit log can't be read ({error}); look at the agent's volume") from error
+        return Page(found.lines, found.position, self.anchor, self._written)
+
+    def hash_of(self, seq: int) -> str | None:
+        """Return the hash of a line as the files have it now; None where the log has no such line, or a changed one.
+
+        Raises:
+            StoreUnavailable: the files can't be read.
+        """
+        if seq < self.anchor.seq:
+            return hash_before(self.anchor, seq)
+        line = self._line(seq) if seq <= self._written.seq else None
+        match = LINE.fullmatch(line) if line is not None else None
+        return match["hash"] if match is not None and hash_fits(match.string) else None
+
+    def restores(self) -> list[Restore]:
+        """Return the restores that the log tells of; they come about only while nobody has it open.
+
+        Raises:
+            StoreUnavailable: the files can't be read.
+        """
+        for seq in self._restore_lines:
+            if seq not in self._restores and self.anchor.seq <= seq <= self._written.seq:
+                restore = restore_of(self._line(seq) or "")
+                if restore is not None and restore.seq == seq:
+                    self._restores[seq] = restore
+        return list(self._restores.values())
+
+    def _line(self, seq: int) -> str | None:
+        try:
+            return self._files.line(seq)
+        except OSError as error:
+            raise StoreUnavailable(f"the audit log can't be read ({error}); look at the agent's volume") from error
+
+    def _record_notes(self, repeated: list[dict[str, Value]]) -> None:
+        now = iso(time.time())
+        with self._lock:
+            self._notes.extend((now, Event.REPEATED, fields) for fields in repeated)
+            notes = list(islice(self._notes, _NOTES_AT_ONCE))
+            lost = self._notes_lost
+        entries = [*notes, (now, Event.NOTES_LOST, {"count": lost})] if lost else notes
+        if not entries:
+            return
+        self._ledger.add(entries)
+        with self._lock:
+            for _ in notes:
+                self._notes.popleft()
+            self._notes_lost -= lost
+
+    def _bring_up_to_date(self) -> None:
+        if not self._in_step and self._ledger.files:
+            self._align()
+        for _ in range(_APPENDS):
+            if self._written.seq == self._ledger.head.seq:
+                break
+            self._append(self._ledger.pending(self._written.seq, _AT_ONCE))
+
+    def _append(self, pending: list[Pending]) -> None:
+        data = b"".join(each.line + b"\n" for each in pending)
+        if not self._ledger.files or (self._size and self._size + len(data) > self._max_file_bytes):
+            self._begin_file(pending[0])
+        newest = self._ledger.files[-1].seq
+        if self._files.size(newest) != self._size:
+            self._contradicted(newest, "its size changed between two writes")
+            self._align()
+            return
+        self._in_step = False
+        self._files.append(newest, data)
+        self._done(pending[-1].head)
+        self._size += len(data)
+        self._in_step = True
+
+    def _begin_file(self, first: Pending) -> None:
+        self._ledger.begin_file(first, self._keep_files)
+        self._size = 0
+        self._drop_old()
+
+    def _align(self) -> None:
+        """Find out what the newest file has of the outbox, and complete a torn line."""
+        newest = self._ledger.files[-1].seq
+        pending = self._ledger.pending(self._written.seq, _AT_ONCE)  # no more can be in the file and in the outbox
+        lines = [each.line for each in pending]
+        tail = self._files.tail(newest, sum(map(len, lines)) + len(lines) + MAX_LINE_BYTES + 1)
+        found = align(tail, lines, self._written.hash, from_start=self._written.seq + 1 == newest)
+        if found.contradiction is not None:
+            self._contradicted(newest, found.contradiction)
+        if found.complete:
+            self._files.append(newest, found.complete)
+        if found.written:
+            self._done(pending[found.written - 1].head)
+        self._size = self._files.size(newest)
+        self._in_step = True
+
+    def _done(self, head: Head) -> None:
+        self._ledger.clear(head.seq)
+        self._written = head
+
+    def _look_at_names(self) -> None:
+        self._drop_old()
+        there = set(self._files.firsts())
+        known = {file.seq for file in self._ledger.files}
+        unborn = {self._written.seq + 1}  # the database says so first, then the file is made
+        for first in sorted(there - known):
+            self._contradicted(first, "the database knows no such file")
+        for first in sorted(known - there - unborn):
+            self._contradicted(first, "it is missing")
+
+    def _drop_old(self) -> None:
+        for first in self._files.firsts():
+            if first < self.anchor.seq:
+                self._files.drop(first)
+
+    def _contradicted(self, file: int, why: str) -> None:
+        name = self._files.path(file).name
+        _log.error("audit_log_contradicted", file=name, reason=why)
+        if self._contradiction is None:
+            self._contradiction = f"the audit log's {name} is not as it was left: {why}; run `cli audit verify`"
+        self.note(Event.LOG_CONTRADICTED, file=name, reason=why)

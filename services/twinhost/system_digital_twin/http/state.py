@@ -1,0 +1,251 @@
+"""The document of `/api/state`: the whole system at one moment, as the dashboard draws it."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from twinhost.agent.assembly import Foundation
+from twinhost.agent.health import iso_time
+from twinhost.agent.replies import HealthDocument
+from twinhost.agent.telemetry import Peer
+from twinhost.network_config import Agent
+from twinhost.system_digital_twin.events import Events, Stored, Topic
+from twinhost.system_digital_twin.http.board import Board
+from twinhost.system_digital_twin.leases import Lease, Leases
+from twinhost.system_digital_twin.metrics import Metrics
+from twinhost.system_digital_twin.registry import AgentRecord, Registry
+from twinhost.system_digital_twin.state_documents import rounded
+
+SHOWN = 50  # events, and errors
+MAX_ROWS = 300  # agents, sessions, and leases: the page has no more rows for either
+MAX_SHOWN_BYTES = 256 * 1024  # of each of them: the page is small, and so is what it gets every second
+MAX_DEPENDENCIES = 12  # of an agent; the page shows no more
+MAX_GPUS = 16  # of a host
+RECENT_S = 86_400.0  # errors and refusals of this age call for attention; an agent silent for longer is gone
+DRAW_EVERY_S = 1.0
+_ACCEPTED, _PROBES = "accepted", "announced_probe"
+_SAMPLE_EVERY_S = 900.0  # of the counts of refusals
+_HISTORY = ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms")
+
+
+class StateBoard:
+    """Draws the state on a board, once a second, on the server's thread."""
+
+    def __init__(
+        self, foundation: Foundation, registry: Registry, metrics: Metrics, leases: Leases, events: Events
+    ) -> None:
+        self.board = Board()
+        self._config = foundation.settings.config
+        self._health = foundation.health
+        self._telemetry = foundation.telemetry
+        self._counters = foundation.counters
+        self._registry = registry
+        self._metrics = metrics
+        self._leases = leases
+        self._events = events
+        self._drawn_at, self._requests = 0.0, 0
+        self._recent = _RecentCounts()
+        self.board.put(self._document(0.0))  # an empty state would read as one where nothing is amiss
+
+    def on_tick(self) -> None:
+        """Draw, where a second has passed."""
+        now = time.monotonic()
+        passed_s = now - self._drawn_at
+        if passed_s < DRAW_EVERY_S:
+            return
+        answered = self._counters.requests - self._requests
+        self._drawn_at, self._requests = now, self._counters.requests
+        self.board.put(self._document(answered / passed_s))
+
+    def _document(self, messages_per_s: float) -> dict[str, Any]:
+        health, state = self._health.document(), self._telemetry.state
+        records = {record.name: record for record in self._registry.all()}
+        hosts = [self._host(host, records) for host in self._metrics.hosts()]
+        leases = self._leases.all()
+        since, handshakes = time.time() - RECENT_S, state.handshakes if state else {}
+        severe = self._events.severe_since(since, SHOWN)
+        latency = [host["now"]["latency_ms"] for host in hosts if host["now"]["latency_ms"] is not None]
+        return {
+            "time": health["timestamp"],
+            "secure": health["secure"],
+            "agent": health["agent"],
+            "version": health["version"],
+            "uptime_s": health["uptime_s"],
+            "status": health["status"],
+            "warnings": [*_failed(health), *health["warnings"]],
+            "hosts": hosts,
+            "link": {
+                "encrypted": health["secure"],
+                "latency_ms": max(latency, default=None),
+                "messages_per_s": round(messages_per_s, 1),
+            },
+            "agents": self._agents(records),
+            "sessions": _that_fit(_session(peer) for peer in state.peers) if state else [],
+            "refused": _refused(handshakes),
+            "refused_24h": self._recent.of(_refused(handshakes)),
+            "probes": handshakes.get(_PROBES, 0),
+            "events": [_event(each) for each in self._newest(Topic.EVENT)],
+            "errors": self._errors(severe),
+            "leases": _that_fit(self._lease(lease) for lease in leases),
+            "counts": {
+                "agents": len(records),
+                "sessions": len(state.peers) if state else 0,
+                "leases": len(leases),
+                "gone": sum(map(self._gone, records.values())),
+                "severe_errors_24h": self._events.count_severe_since(since),
+            },
+        }
+
+    def _host(self, host: str, records: Mapping[str, AgentRecord]) -> dict[str, Any]:
+        agent = next((each for each in self._config.agents.values() if each.host.name == host), None)
+        record = records.get(agent.name) if agent else None
+        sample, samples = self._metrics.current(host), self._metrics.samples(host)
+        return {
+            "name": host,
+            "agent": agent.name if agent else None,
+            "endpoint": _endpoint(agent) if agent else None,
+            "status": self._registry.status(record) if record else "unknown",
+            "stale": sample is None,
+            "limited": sample.limited if sample else None,
+            "now": {
+                "cpu_percent": rounded(sample.cpu_percent) if sample else None,
+                "ram_used_mb": rounded(sample.ram_used_mb) if sample else None,
+                "ram_total_mb": rounded(sample.ram_total_mb) if sample else None,
+                "vram_used_mb": rounded(sample.vram_used_mb) if sample else None,
+                "vram_total_mb": rounded(sample.vram_total_mb) if sample else None,
+                "latency_ms": rounded(sample.latency_ms, 3) if sample else None,
+            },
+            "history": {
+                "t": [round(each.wall, 1) for each in samples],
+                **{name: [rounded(getattr(each, name), 3) for each in samples] for name in _HISTORY},
+            },
+            "gpus": [
+                {"name": gpu.name, "used_mb": rounded(gpu.used_mb), "total_mb": rounded(gpu.total_mb)}
+                for gpu in (sample.gpus[:MAX_GPUS] if sample else ())
+            ],
+        }
+
+    def _agents(self, records: Mapping[str, AgentRecord]) -> list[dict[str, Any]]:
+        """Return the agents by name; where not all of them fit, those of the hosts and the troubled do first."""
+        of_hosts, ok = self._config.agents, self._registry.is_ok
+        first = sorted(records.values(), key=lambda each: (each.name not in of_hosts, self._gone(each), ok(each)))
+        return sorted(_that_fit(self._agent(record) for record in first), key=lambda each: str(each["name"]))
+
+    def _agent(self, record: AgentRecord) -> dict[str, Any]:
+        return {
+            "name": record.name,
+            "location": record.location,
+            "status": self._registry.status(record),
+            "last_seen": iso_time(self._registry.last_seen(record.name)),
+            "endpoint": f"{record.host}:{record.port}" if record.host and record.port else None,
+            "registered_by": record.registered_by,
+            "agent_type": record.agent_type,
+            "dependencies": record.dependencies[:MAX_DEPENDENCIES],
+            "gone": self._gone(record),
+        }
+
+    def _gone(self, record: AgentRecord) -> bool:
+        """Whether an agent was silent for so long that somebody should unregister it; a host's own never is."""
+        return record.name not in self._config.agents and self._registry.silent_s(record.name) > RECENT_S
+
+    def _lease(self, lease: Lease) -> dict[str, Any]:
+        return {
+            "lease_id": lease.lease_id,
+            "resource": lease.resource,
+            "host": lease.host,
+            "amount_mb": lease.amount_mb,
+            "holder": lease.holder,
+            "state": lease.state,
+            "expires_in_s": rounded(self._leases.expires_in_s(lease), 1),
+        }
+
+    def _errors(self, severe: list[Stored]) -> list[dict[str, Any]]:
+        """Return the newest errors, those that call for attention first."""
+        attention = {each.seq for each in severe}
+        others = (each for each in self._newest(Topic.ERROR) if each.seq not in attention)
+        return _that_fit(({**_error(each), "attention": each.seq in attention} for each in (*severe, *others)), SHOWN)
+
+    def _newest(self, topic: Topic) -> list[Stored]:
+        return list(self._events.newest(topic, limit=SHOWN, max_bytes=MAX_SHOWN_BYTES).entries)
+
+
+def _failed(health: HealthDocument) -> list[str]:
+    """Return what is wrong by mainpc's own checks."""
+    return [check["detail"] for check in health["checks"].values() if not check["ok"]]
+
+
+def _that_fit(documents: Iterable[dict[str, Any]], most: int = MAX_ROWS) -> list[dict[str, Any]]:
+    """Return the first of them: no more than the page has rows for, and no more than MAX_SHOWN_BYTES of JSON."""
+    shown: list[dict[str, Any]] = []
+    size = 0
+    for document in documents:
+        size += len(msgspec.json.encode(document))
+        if len(shown) == most or size > MAX_SHOWN_BYTES:
+            break
+        shown.append(document)
+    return shown
+
+
+def _endpoint(agent: Agent) -> str:
+    return agent.endpoint.removeprefix("tcp://")
+
+
+def _session(peer: Peer) -> dict[str, Any]:
+    now = time.time()
+    return {
+        "name": peer.name,
+        "host": peer.host,
+        "roles": sorted(peer.roles),
+        "fingerprint": peer.fingerprint,
+        "sessions": peer.sessions,
+        "last_seen": iso_time(peer.last_seen) if peer.last_seen is not None else None,
+        "key_age_s": round(now - peer.not_before) if peer.not_before is not None else None,
+        "key_left_s": round(peer.not_after - now) if peer.not_after is not None else None,
+    }
+
+
+def _refused(handshakes: Mapping[str, int]) -> dict[str, int]:
+    return {cause: count for cause, count in handshakes.items() if count and cause not in (_ACCEPTED, _PROBES)}
+
+
+class _RecentCounts:
+    """What counts have grown by in the last RECENT_S, to _SAMPLE_EVERY_S; they began at 0 with this object."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, Mapping[str, int]]] = deque([(time.monotonic(), {})])
+
+    def of(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return the growth up to these counts."""
+        now = time.monotonic()
+        if now - self._samples[-1][0] >= _SAMPLE_EVERY_S:
+            self._samples.append((now, counts))
+        while len(self._samples) > 1 and now - self._samples[1][0] >= RECENT_S:
+            self._samples.popleft()
+        before = self._samples[0][1]
+        return {cause: grown for cause, count in counts.items() if (grown := count - before.get(cause, 0)) > 0}
+
+
+def _event(stored: Stored) -> dict[str, Any]:
+    fields = stored.fields
+    return {
+        "seq": stored.seq,
+        "time": iso_time(stored.time),
+        "type": fields.get("event_type"),
+        "source": stored.written_by if stored.written_by != "unauthenticated" else fields.get("source_agent"),
+        "data": fields.get("data"),
+    }
+
+
+def _error(stored: Stored) -> dict[str, Any]:
+    fields = stored.fields
+    return {
+        "seq": stored.seq,
+        "time": iso_time(stored.time),
+        "severity": fields.get("severity"),
+        "type": fields.get("error_type"),
+        "agent": fields.get("agent_id"),
+        "message": fields.get("message"),
+    }

@@ -1,0 +1,76 @@
+"""`python -m twinhost.unified_memory_reasoning`: the agent on pc2."""
+
+import sys
+
+from twinhost.agent.assembly import Assembly, Foundation
+from twinhost.agent.dialects import commands
+from twinhost.agent.health import iso_time
+from twinhost.agent.membership.member import MIGRATION as MEMBERSHIP_MIGRATION
+from twinhost.agent.membership.member import Description, Membership
+from twinhost.agent.process import run_agent
+from twinhost.store import set_aside
+from twinhost.unified_memory_reasoning.commands import COMMANDS
+from twinhost.unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS, Memory
+from twinhost.unified_memory_reasoning.memory import MIGRATIONS as MEMORY_MIGRATIONS
+from twinhost.unified_memory_reasoning.memory_health import MemoryHealth, OutboxDocument
+from twinhost.unified_memory_reasoning.messages import SUCCESS
+from twinhost.unified_memory_reasoning.other_agents.coordination_actions import CoordinationActions
+
+NAME = "UnifiedMemoryReasoningAgent"
+MIGRATIONS = (*MEMORY_MIGRATIONS, MEMBERSHIP_MIGRATION, *LATER_MIGRATIONS)
+DESCRIPTION = Description("memory", ["contexts", "search", "memories", "error_patterns", "twins", "coordination"])
+
+
+def assemble(foundation: Foundation) -> Assembly:
+    """Build the agent's actions on its store, and its membership."""
+    settings, counters = foundation.settings, foundation.counters
+    limits = settings.config.limits
+    member = Membership(foundation, DESCRIPTION)
+    if (damage := set_aside.told(foundation.database.path)) is not None:
+        with foundation.database.transaction():
+            member.outbox.tell_error("store_damage", damage, severity="critical")
+    memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.tell)
+
+    def outbox() -> OutboxDocument:
+        owed = member.outbox.queue.document()
+        return {
+            "waiting": owed["waiting"],
+            "oldest": owed["oldest"],
+            "set_aside": owed["set_aside"],
+            "let_go": owed["let_go"],
+        }
+
+    def document() -> MemoryHealth:
+        last = counters.last_request_time
+        return {
+            **foundation.health.document(),
+            "request_count": counters.requests,
+            "error_count": counters.errors,
+            "last_request_time": iso_time(last) if last is not None else None,
+            **memory.totals(),
+            "outbox": outbox(),
+        }
+
+    def on_tick() -> None:
+        member.on_tick()
+        memory.on_tick()  # the last: it may end the process, to start with a restored backup
+
+    return Assembly(
+        actions=[
+            *memory.actions(document),
+            *CoordinationActions(member, NAME).actions(),
+            *member.actions(SUCCESS),
+        ],
+        success=SUCCESS,
+        sentence_fields=("error", "reason"),
+        translate=commands(COMMANDS, max_bytes=limits.max_payload_bytes, anywhere=True, not_found="ERROR"),
+        document=document,
+        on_tick=on_tick,
+        on_refusal=member.on_refusal,
+        on_stop=memory.on_stop,
+        companions=member.companions,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble, set_aside_damage=True, rebuilds=REBUILDS))

@@ -1,0 +1,166 @@
+"""The summary of a session: what is noted when something is said, and what is left of it as it ages; pure.
+
+A part is what one writer contributed, so that it can be left out as a whole; each entry names its interaction
+and its speaker. What a part holds of each kind is bounded:
+
+* decisions (see `decisions`), those in the first 4,096 characters, and errors are noted at once and stay at every
+  tier; the newest 32 of each;
+* code is noted at once, by its beginning; the newest 8;
+* a line of the conversation is folded in when its interaction moves to tier 1, the most important 24 of the
+  tier; it is shortened when it moves to tier 2, the most important 12; it is let go when it moves to tier 3.
+
+So lines go first, and decisions and errors last. Noting or folding an interaction again changes nothing.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import msgspec
+
+from twinhost.unified_memory_reasoning.conversations.context_replies import SummaryDocument
+from twinhost.unified_memory_reasoning.conversations.decisions import decisions_in
+from twinhost.unified_memory_reasoning.conversations.error_kinds import error_kind, error_message
+from twinhost.unified_memory_reasoning.conversations.rendering import label, one_line
+
+MOST_DECISIONS = 32
+MOST_ERRORS = 32
+MOST_CODE = 8
+MOST_LINES = 24  # of tier 1
+MOST_OLDER_LINES = 12  # of tier 2
+MOST_OF_ONE = 4  # decisions of one interaction
+DECIDING_CHARACTERS = 4_096  # of an interaction, in which decisions are looked for
+DECISION_CHARACTERS = 240
+ERROR_CHARACTERS = 240
+CODE_CHARACTERS = 400
+LINE_CHARACTERS = 160
+OLDER_LINE_CHARACTERS = 60
+SPEAKER_CHARACTERS = 64  # in the document
+
+_DECIDING = frozenset({"user_query", "system_response"})
+
+
+class Said(msgspec.Struct, frozen=True):
+    """One interaction, as far as a summary needs it; `kind` is code, user_query, system_response or error."""
+
+    id: int
+    kind: str
+    speaker: str
+    content: str
+    importance: float
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One thing that is remembered of an interaction; `kind` is that of the interaction, or of the error."""
+
+    id: int
+    speaker: str
+    kind: str
+    text: str
+    importance: float = 0.0
+
+
+Entries = tuple[Entry, ...]
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """What one writer, or several together, contributed; every list by the number of the interaction."""
+
+    lines: Entries = ()
+    older_lines: Entries = ()
+    code: Entries = ()
+    errors: Entries = ()
+    decisions: Entries = ()
+
+    def noted(self, said: Said) -> "Part":
+        """Return the part after something was said; itself where there is nothing to note."""
+        if said.kind == "error":
+            text = one_line(error_message(said.content), ERROR_CHARACTERS)
+            error = Entry(said.id, said.speaker, error_kind(said.content), text)
+            return msgspec.structs.replace(self, errors=_newest((*self.errors, error), MOST_ERRORS))
+        if said.kind == "code":
+            code = Entry(said.id, said.speaker, said.kind, one_line(said.content, CODE_CHARACTERS))
+            return msgspec.structs.replace(self, code=_newest((*self.code, code), MOST_CODE))
+        if said.kind not in _DECIDING:
+            return self
+        decisions = [
+            Entry(said.id, said.speaker, said.kind, one_line(text, DECISION_CHARACTERS))
+            for text in islice(decisions_in(said.content[:DECIDING_CHARACTERS]), MOST_OF_ONE)
+        ]
+        if not decisions:
+            return self
+        return msgspec.structs.replace(self, decisions=_newest((*self.decisions, *decisions), MOST_DECISIONS))
+
+    def folded(self, said: Said, tier: int) -> "Part":
+        """Return the part after an interaction moved to a tier, 1 to 3."""
+        lines = tuple(line for line in self.lines if line.id != said.id)
+        older = tuple(line for line in self.older_lines if line.id != said.id)
+        if tier == 1:
+            lines = _most_important((*lines, _line(said, LINE_CHARACTERS)), MOST_LINES)
+        elif tier == 2:
+            older = _most_important((*older, _line(said, OLDER_LINE_CHARACTERS)), MOST_OLDER_LINES)
+        return msgspec.structs.replace(self, lines=lines, older_lines=older)
+
+    def only(self, speaker: str) -> "Part":
+        """Return what is a speaker's."""
+        return self._where(lambda entry: entry.speaker == speaker)
+
+    def without(self, speaker: str) -> "Part":
+        """Return what is not a speaker's."""
+        return self._where(lambda entry: entry.speaker != speaker)
+
+    def without_lines(self) -> "Part":
+        """Return the part with nothing folded in."""
+        return msgspec.structs.replace(self, lines=(), older_lines=())
+
+    def document(self) -> SummaryDocument:
+        """Return the summary as it is answered; what was said twice stands once, where it was said last."""
+        return {
+            "code_context": "\n".join(_labelled(entry) for entry in self.code),
+            "conversation_summary": "\n".join(_labelled(entry) for entry in (*self.older_lines, *self.lines)),
+            "errors_encountered": [{"type": entry.kind, "message": entry.text} for entry in _once(self.errors)],
+            "key_decisions": [entry.text for entry in _once(self.decisions)],
+        }
+
+    def _where(self, meant: Callable[[Entry], bool]) -> "Part":
+        lists = (self.lines, self.older_lines, self.code, self.errors, self.decisions)
+        return Part(*(tuple(entry for entry in entries if meant(entry)) for entries in lists))
+
+
+def merged(parts: Iterable[Part]) -> Part:
+    """Return what several writers contributed together, as bounded as what one did."""
+    all_parts = list(parts)
+    return Part(
+        _most_important((entry for part in all_parts for entry in part.lines), MOST_LINES),
+        _most_important((entry for part in all_parts for entry in part.older_lines), MOST_OLDER_LINES),
+        _newest((entry for part in all_parts for entry in part.code), MOST_CODE),
+        _newest((entry for part in all_parts for entry in part.errors), MOST_ERRORS),
+        _newest((entry for part in all_parts for entry in part.decisions), MOST_DECISIONS),
+    )
+
+
+def _line(said: Said, characters: int) -> Entry:
+    return Entry(said.id, said.speaker, said.kind, one_line(said.content, characters), said.importance)
+
+
+def _newest(entries: Iterable[Entry], most: int) -> Entries:
+    """Return the newest; a speaker's same words again take the place of the older ones."""
+    by_words = {(each.speaker, each.kind, each.text): each for each in sorted(entries, key=_number)}
+    return tuple(sorted(by_words.values(), key=_number)[-most:])
+
+
+def _most_important(entries: Iterable[Entry], most: int) -> Entries:
+    best = sorted(entries, key=lambda entry: (-entry.importance, -entry.id))[:most]
+    return tuple(sorted(best, key=_number))
+
+
+def _number(entry: Entry) -> int:
+    return entry.id
+
+
+def _once(entries: Iterable[Entry]) -> list[Entry]:
+    by_words = {(entry.kind, entry.text): entry for entry in entries}
+    return sorted(by_words.values(), key=_number)
+
+
+def _labelled(entry: Entry) -> str:
+    return f"{label(entry.speaker[:SPEAKER_CHARACTERS], entry.kind)}{entry.text}"

@@ -1,0 +1,150 @@
+"""Who wrote what, and the quarantine: an operator's actions, since no grant of another role names them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+
+from twinhost.agent.health import iso_time
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.unified_memory_reasoning.keeping.provenance_messages import (
+    ListQuarantine,
+    MemoryBy,
+    QuarantineMemory,
+    ReleaseMemory,
+)
+from twinhost.unified_memory_reasoning.keeping.provenance_replies import (
+    MemoryQuarantined,
+    MemoryReleased,
+    MemoryWritten,
+    QuarantinedDocument,
+    QuarantineList,
+    WrittenPage,
+)
+from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.messages import SUCCESS
+
+_log = structlog.get_logger(__name__)
+
+_MOMENTS = frozenset({"created", "updated", "last_seen", "last_accessed", "revised", "since"})  # seconds since 1970
+_SHORT_BYTES = 1_024  # a field's JSON that is told of an entry which is too large for a reply
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """One kind of rows: how to read what a caller wrote, and the number of a row, which grows with each new one.
+
+    `written_by(name, before, limit)` returns rows newest first: at most `limit`, with numbers under `before`.
+    A row is a dataclass or a Struct.
+    """
+
+    written_by: Callable[[str, int | None, int], Sequence[Any]]
+    number: Callable[[Any], int]
+
+
+class ProvenanceActions:
+    """What each caller wrote, over all shelves, and the quarantine of a caller's rows."""
+
+    def __init__(self, quarantine: Quarantine, shelves: Mapping[str, Shelf], max_reply_bytes: int) -> None:
+        """Answer for some shelves.
+
+        Args:
+            quarantine: whose rows are hidden.
+            shelves: by the name of the kind.
+            max_reply_bytes: of a reply; the entries of one take half of it at most.
+        """
+        self._quarantine = quarantine
+        self._shelves = dict(shelves)
+        self._max_bytes = max_reply_bytes // 2
+
+    def actions(self) -> list[Action[Any]]:
+        """Return the table of actions."""
+        return [
+            Action(MemoryBy, self.memory_by),
+            Action(QuarantineMemory, self.quarantine, mutates=True),
+            Action(ReleaseMemory, self.release, mutates=True),
+            Action(ListQuarantine, self.list),
+        ]
+
+    def memory_by(self, request: MemoryBy, _: Caller) -> MemoryWritten:
+        kinds = list(self._shelves) if request.kind is None else [request.kind]
+        if request.kind is not None and request.kind not in self._shelves:
+            known = ", ".join(self._shelves)
+            raise MalformedRequest(f"Expected one of {known}, got {request.kind[:64]!r} - at `$.kind`")
+        if request.before is not None and request.kind is None:
+            raise MalformedRequest("`before` is a number of one kind; name it in `kind` - at `$.before`")
+        left = self._max_bytes
+        written: Any = {}  # rows are told as they are stored; `Written` says how that is
+        for kind in kinds:
+            written[kind], left = self._page(self._shelves[kind], request, left)
+        return {
+            "status": SUCCESS,
+            "name": request.name,
+            "quarantined": self._quarantine.hides(request.name),
+            "written": written,
+        }
+
+    def quarantine(self, request: QuarantineMemory, caller: Caller) -> MemoryQuarantined:
+        new = self._quarantine.add(request.name, caller.name, request.reason)
+        _log.warning("memory_quarantined", name=request.name, by=caller.name, reason=request.reason, new=new)
+        return {"status": SUCCESS, "name": request.name, "new": new}
+
+    def release(self, request: ReleaseMemory, caller: Caller) -> MemoryReleased:
+        self._quarantine.lift(request.name)
+        _log.warning("memory_released", name=request.name, by=caller.name)
+        return {"status": SUCCESS, "name": request.name}
+
+    def list(self, _: ListQuarantine, __: Caller) -> QuarantineList:
+        entries: list[QuarantinedDocument] = [
+            {
+                "name": each.name,
+                "since": iso_time(each.since),
+                "quarantined_by": each.quarantined_by,
+                "reason": each.reason,
+            }
+            for each in self._quarantine.all()
+        ]
+        return {"status": SUCCESS, "quarantined": entries}
+
+    def _page(self, shelf: Shelf, request: MemoryBy, left: int) -> tuple[WrittenPage[dict[str, Any]], int]:
+        """Return a page of a shelf that takes at most `left` bytes, and how many are left then."""
+        rows = shelf.written_by(request.name, request.before, request.limit + 1)
+        entries: list[dict[str, Any]] = []
+        more, next_before = False, None
+        for row in rows:
+            entry = _document(row)
+            size = len(msgspec.json.encode(entry))
+            if size > self._max_bytes // 2:
+                entry = _shortened(entry, size)
+                size = len(msgspec.json.encode(entry))
+            if len(entries) == request.limit or size > left:
+                more = True
+                break
+            left -= size
+            next_before = shelf.number(row)
+            entries.append({"number": next_before, **entry})
+        if more and next_before is None:  # no room for a single one: the same page again, of this kind alone
+            next_before = request.before if request.before is not None else 2**63 - 1
+        return {"entries": entries, "more": more, "next_before": next_before if more else None}, left
+
+
+def _document(row: Any) -> dict[str, Any]:
+    """Return a row's fields, a row within it merged, and moments in ISO-8601."""
+    fields: dict[str, Any] = msgspec.to_builtins(row)
+    for name in list(fields):
+        if isinstance(getattr(row, name, None), msgspec.Struct):
+            fields = {**fields.pop(name), **fields}
+    for name in _MOMENTS & fields.keys():
+        if fields[name] is not None:
+            fields[name] = iso_time(fields[name])
+    return fields
+
+
+def _shortened(entry: dict[str, Any], size: int) -> dict[str, Any]:
+    """Return the short fields of an entry that no reply could hold, and how large it is."""
+    short = {name: value for name, value in entry.items() if len(msgspec.json.encode(value)) <= _SHORT_BYTES}
+    return {**short, "left_out": sorted(entry.keys() - short.keys()), "size_bytes": size}

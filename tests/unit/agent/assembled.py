@@ -1,0 +1,99 @@
+"""An agent as it is assembled from its settings, without a socket and without its threads."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from twinhost.agent.assembly import Assembly, Foundation, Publisher
+from twinhost.agent.common_actions import health_actions
+from twinhost.agent.health import Health
+from twinhost.agent.host_keys import HostKeys
+from twinhost.agent.settings import load_settings
+from twinhost.agent.telemetry import Telemetry
+from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import plan_layout
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Counters, Dispatcher
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.inbound import Inbound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+
+
+def environment_of(home: Path, folder: str, *, secure: bool = True) -> dict[str, str]:
+    """Make keys and a state folder below `home`, and return the environment of a host where everything is right."""
+    make_keys(plan_layout(home / "certificates", load_network_config(DEFAULT_PATH, {}), None))
+    (home / "state").mkdir(exist_ok=True)
+    return {
+        "SECURE_ZMQ": "1" if secure else "0",
+        "NETWORK_CONFIG_PATH": str(DEFAULT_PATH),
+        "TWINHOST_CERTIFICATES": str(home / "certificates" / folder),
+        "TWINHOST_STATE": str(home / "state"),
+    }
+
+
+class Assembled:
+    """An agent's actions and dialects on its real store; `ask` is what a client of it would see."""
+
+    def __init__(
+        self,
+        name: str,
+        migrations: Sequence[str],
+        assemble: Callable[[Foundation], Assembly],
+        environment: dict[str, str],
+    ) -> None:
+        settings = load_settings(name, environment)
+        self.database = Database(settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations])
+        self.health = Health(name, settings.secure)
+        self.keys = HostKeys(settings)
+        counters = Counters()
+        self.handshakes = Handshakes()
+        self.telemetry = Telemetry(name)
+        self.assembly = assemble(
+            Foundation(
+                settings,
+                self.database,
+                self.keys,
+                self.handshakes,
+                self.health,
+                counters,
+                Publisher(),
+                self.telemetry,
+            )
+        )
+        self._dispatcher = Dispatcher(
+            [*self.assembly.actions, *health_actions(self.assembly.document or self.health.document)],
+            Grants(settings.config.grants),
+            self.database,
+            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
+            65_536,
+            translate=self.assembly.translate,
+            sentence_fields=self.assembly.sentence_fields,
+            counters=counters,
+            on_refusal=self.assembly.on_refusal,
+        )
+
+    def __enter__(self) -> "Assembled":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.assembly.on_stop()
+        self.database.close()
+
+    def ask(self, action: str, caller: Caller, **fields: Any) -> dict[str, Any]:
+        """Return the reply to one request."""
+        reply: dict[str, Any] = self.send(json.dumps({"action": action, **fields}).encode(), caller)
+        return reply
+
+    def send(self, message: bytes, caller: Caller) -> Any:
+        """Return the JSON that one message is answered with."""
+        (reply,) = self._dispatcher.answer([Inbound(message, caller)])
+        return json.loads(reply)

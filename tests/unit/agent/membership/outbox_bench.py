@@ -1,0 +1,77 @@
+"""The outbox on a real database, without a link; a restart keeps what is on disk and nothing else."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from twinhost.agent.membership.outbox import MIGRATION, MOST, MOST_BYTES, Outbox
+from twinhost.agent.membership.owed_queue import Kind, Owed
+from twinhost.store.database import Database
+
+AGENT = "UnifiedMemoryReasoningAgent"
+
+
+class OutboxBench:
+    """One outbox; `owe` adds in a transaction of its own, as a request that is alone in its batch does."""
+
+    def __init__(self, path: Path, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+        self._path, self._most, self._most_bytes = path, most, most_bytes
+        self.open()
+
+    def open(self) -> None:
+        """Begin as a process does."""
+        self.database = Database(self._path, [MIGRATION])
+        self.outbox = Outbox(self.database, AGENT, most=self._most, most_bytes=self._most_bytes)
+        self.queue = self.outbox.queue
+
+    def restart(self) -> None:
+        """End as a process that is killed does, and begin again."""
+        self.database.close()
+        self.open()
+
+    def owe(self, kind: Kind, name: str = "n", **fields: Any) -> None:
+        with self.database.transaction():
+            self.outbox.add(kind, f"{kind.value}_action", {"name": name, **fields})
+
+    def waiting(self) -> list[str]:
+        """Return the names of what the link would send, in its order, without sending it."""
+        return [owed.fields["name"] for owed in self.queue._waiting.values()]
+
+    def send(self, count: int = 1, refuse: Callable[[Owed], str | None] = lambda _: None) -> list[Owed]:
+        """Do what the link does with the oldest ones; return them."""
+        sent = []
+        for _ in range(count):
+            owed = self.queue.oldest()
+            assert owed is not None
+            code = refuse(owed)
+            if code is None:
+                self.queue.arrived(owed)
+            else:
+                self.queue.set_aside(owed, code)
+            sent.append(owed)
+        return sent
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Return kind and size of every row on disk, oldest first."""
+        rows: list[tuple[Any, ...]] = self.database.execute(
+            "SELECT kind, length(fields) + 256 FROM outbox ORDER BY seq"
+        ).fetchall()
+        return rows
+
+    def counts_are_right(self) -> bool:
+        """Whether what is counted in memory is what is on disk."""
+        rows = self.rows()
+        on_disk = Counter(kind for kind, _ in rows), sum(size for _, size in rows)
+        held = self.outbox._held
+        counted = Counter({kind.value: each.rows for kind, each in held.items() if each.rows})
+        return on_disk == (counted, sum(each.size for each in held.values()))
+
+    def __enter__(self) -> "OutboxBench":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.database.close()

@@ -1,0 +1,174 @@
+"""The heads that a host keeps of mainpc's audit log: what a heartbeat's reply makes of them, and what is on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twinhost.agent.membership.audit_witness import MOST_HEADS, AuditWitness, SeenHead
+from twinhost.secure_zmq.errors import StoreUnavailable
+
+pytestmark = pytest.mark.unified_memory_agent
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "heads.json"
+
+
+def head(seq: int, restored: str | None = None) -> dict[str, Any]:
+    return {"seq": seq, "hash": f"{seq:064x}", "restored": restored}
+
+
+def beat(witness: AuditWitness, **reply: Any) -> SeenHead | None:
+    """Let a heartbeat come and go; return what it asked about."""
+    asked, _ = witness.question()
+    witness.take(asked, {"status": "success", **reply})
+    return asked
+
+
+def grow(witness: AuditWitness, *seqs: int) -> None:
+    for seq in seqs:
+        beat(witness, audit_head=head(seq), audit_compared={"extends": True, "restore": None})
+
+
+def kept(witness: AuditWitness) -> list[int]:
+    return [each["seq"] for each in witness.document()["heads"]]
+
+
+def test_heads_are_on_disk_for_their_owner_alone(path: Path) -> None:
+    """The next process goes on from them."""
+    grow(AuditWitness(path), 3, 7, 9)
+    assert path.stat().st_mode & 0o777 == 0o600
+    again = AuditWitness(path)
+    assert (kept(again), again.fault) == ([3, 7, 9], None)
+    assert again.question()[1] == {"audit_seen": head(9)}
+
+
+def test_a_head_that_did_not_change_is_not_written_again(path: Path) -> None:
+    """A heartbeat comes every 5 s, and most bring nothing."""
+    witness = AuditWitness(path)
+    grow(witness, 3)
+    before = path.stat().st_ino
+    grow(witness, 3)
+    assert path.stat().st_ino == before
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [{}, {"audit_head": None}, {"audit_head": head(12)}, {"audit_head": 7}, {"audit_compared": {"extends": "yes"}}],
+    ids=["an older mainpc", "an open link", "nothing compared", "malformed head", "malformed comparison"],
+)
+def test_a_reply_that_compares_nothing_changes_nothing(path: Path, reply: dict[str, Any]) -> None:
+    """No alarm, and no head that nobody has compared with those before it."""
+    witness = AuditWitness(path)
+    grow(witness, 3, 7)
+    beat(witness, **reply)
+    assert (kept(witness), witness.fault, witness.warnings()) == ([3, 7], None, [])
+
+
+def test_an_empty_log_has_no_head_to_keep(path: Path) -> None:
+    witness = AuditWitness(path)
+    beat(witness, audit_head={"seq": 0, "hash": "0" * 64, "restored": None})
+    assert witness.question() == (None, {})
+
+
+def test_old_heads_are_kept_wider_apart(path: Path) -> None:
+    """The first and the newest stay; the file stays small."""
+    witness = AuditWitness(path)
+    grow(witness, *range(1, 2_001))
+    seqs = kept(witness)
+    assert len(seqs) <= MOST_HEADS
+    assert (seqs[0], seqs[-1]) == (1, 2_000)
+    assert seqs[-5:] == list(range(1_996, 2_001))
+    assert len([seq for seq in seqs if seq < 1_900]) >= 10
+    assert path.stat().st_size < 20_000
+
+
+def test_a_contradicted_log_adds_no_head_and_is_an_alarm(path: Path) -> None:
+    """Until the log is the one that was seen again."""
+    witness = AuditWitness(path)
+    grow(witness, 3, 7)
+    beat(witness, audit_head=head(20), audit_compared={"extends": False, "restore": None})
+    assert "no longer has line 7" in str(witness.fault)
+    assert kept(witness) == [3, 7]
+    grow(witness, 8)
+    assert (witness.fault, kept(witness)) == (None, [3, 7, 8])
+
+
+def test_a_restore_after_the_line_explains_nothing(path: Path) -> None:
+    """Lines before it must be there as they were seen."""
+    witness = AuditWitness(path)
+    grow(witness, 3, 7)
+    restore = {"seq": 8, "hash": "a" * 64, "time": "2026-11-27T01:02:03.004Z"}
+    beat(witness, audit_head=head(20), audit_compared={"extends": False, "restore": restore})
+    assert witness.fault is not None
+
+
+def test_a_restore_ends_the_heads_from_its_line_on(path: Path) -> None:
+    """What was seen before it is asked about next; the restore is shown until somebody acknowledges it."""
+    witness = AuditWitness(path)
+    grow(witness, 3, 7, 9)
+    restore = {"seq": 5, "hash": "a" * 64, "time": "2026-11-27T01:02:03.004Z"}
+    beat(witness, audit_head=head(6), audit_compared={"extends": False, "restore": restore})
+    assert (kept(witness), witness.fault) == ([3], None)
+    again = AuditWitness(path)
+    (sentence,) = again.warnings()
+    assert "2026-11-27T01:02:03.004Z" in sentence
+    assert "lines 5 to 9" in sentence
+    assert again.question()[1]["audit_restored"] == {"seq": 5, "time": "2026-11-27T01:02:03.004Z", "seen_to": 9}
+    assert again.accept("operator") == ["the restore of 2026-11-27T01:02:03.004Z, which took lines 5 to 9"]
+    assert (again.warnings(), again.accept("operator")) == ([], [])
+    assert AuditWitness(path).document()["gaps"][0]["acknowledged"] == "operator"
+
+
+def test_an_answer_to_what_was_asked_before_an_acceptance_is_none(path: Path) -> None:
+    """An operator accepts the log while a heartbeat is on its way."""
+    witness = AuditWitness(path)
+    grow(witness, 3)
+    beat(witness, audit_compared={"extends": False, "restore": None})
+    asked, _ = witness.question()
+    assert len(witness.accept("operator")) == 1
+    witness.take(asked, {"audit_head": head(4), "audit_compared": {"extends": False, "restore": None}})
+    assert (witness.fault, kept(witness)) == (None, [])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"heads": 3}', b'{"heads": [{"seq": -1}]}'])
+def test_a_file_that_can_not_be_read_is_a_fault(path: Path, content: bytes) -> None:
+    """It is not overwritten until an operator says so; the agent runs all the while."""
+    path.write_bytes(content)
+    witness = AuditWitness(path)
+    assert f"{path} can't be read" in str(witness.fault)
+    grow(witness, 3)
+    assert path.read_bytes() == content
+    assert witness.accept("operator") == ["that heads.json can't be read"]
+    grow(witness, 3)
+    assert (AuditWitness(path).fault, kept(AuditWitness(path))) == (None, [3])
+
+
+def test_a_folder_that_can_not_be_written_is_a_fault_and_no_end(path: Path) -> None:
+    """The heads hold in memory, and are written once it can be; an acceptance that can't be written is refused."""
+    witness = AuditWitness(path)
+    grow(witness, 3)
+    draft = path.with_name("heads.json.new")
+    draft.mkdir()
+    grow(witness, 4)
+    assert "can't be written" in str(witness.fault)
+    assert kept(witness) == [3, 4]
+    beat(witness, audit_compared={"extends": False, "restore": None})
+    with pytest.raises(StoreUnavailable, match="free space there"):
+        witness.accept("operator")
+    assert "no longer has line 4" in str(witness.fault)
+    draft.rmdir()
+    grow(witness, 4)
+    assert (witness.fault, kept(AuditWitness(path))) == (None, [3, 4])
+
+
+def test_a_planted_link_is_not_followed(path: Path, tmp_path: Path) -> None:
+    """The draft is a file of its own."""
+    other = tmp_path / "other"
+    other.write_text("kept")
+    path.with_name("heads.json.new").symlink_to(other)
+    witness = AuditWitness(path)
+    grow(witness, 3)
+    assert (other.read_text(), witness.fault is not None) == ("kept", True)

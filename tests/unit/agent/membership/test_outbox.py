@@ -1,0 +1,438 @@
+"""What is owed to mainpc: there where its request was acknowledged, in order, bounded, and no error report lost."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.agent.membership.outbox_bench import AGENT, OutboxBench
+from twinhost.agent.membership import outbox as outbox_module
+from twinhost.agent.membership.outbox import MAX_BYTES
+from twinhost.agent.membership.owed_queue import Kind
+from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
+
+pytestmark = pytest.mark.unified_memory_agent
+
+SAMPLE, EVENT, ERROR = Kind
+ROW = len(b'{"name":"n"}') + 256
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[OutboxBench]:
+    with OutboxBench(tmp_path / "db") as bench:
+        yield bench
+
+
+def small(tmp_path: Path, most: int = 5, **bounds: int) -> OutboxBench:
+    return OutboxBench(tmp_path / "small", most=most, **bounds)
+
+
+def test_what_is_owed_survives_a_restart_in_its_order(bench: OutboxBench) -> None:
+    """With its action, its fields, and the id of its request; whatever kind it is of."""
+    for number, kind in enumerate((ERROR, EVENT, SAMPLE, ERROR, EVENT)):
+        bench.owe(kind, str(number), text="é\u2028")
+    before = list(bench.queue._waiting.values())
+    bench.restart()
+    assert list(bench.queue._waiting.values()) == before
+    assert bench.waiting() == ["0", "1", "2", "3", "4"]
+    assert (before[0].action, before[0].fields) == ("error_action", {"name": "0", "text": "é\u2028"})
+    assert len({owed.request_id for owed in before}) == 5
+    assert bench.counts_are_right()
+
+
+def test_the_link_gets_it_when_it_is_durable(bench: OutboxBench) -> None:
+    """And not before: what is not on disk yet may never be."""
+    with bench.database.transaction():
+        bench.outbox.add(EVENT, "publish_event", {"name": "a"})
+        assert bench.queue.oldest() is None
+    assert bench.waiting() == ["a"]
+
+
+def test_a_request_that_is_undone_owes_nothing(bench: OutboxBench) -> None:
+    """Alone, or as one of a batch whose others are kept."""
+    bench.owe(EVENT, "before")
+
+    def refused() -> None:
+        with bench.database.savepoint():
+            bench.outbox.add(ERROR, "report_error", {"name": "refused"})
+            raise KeyError("the handler refused it")
+
+    def lost() -> None:
+        with bench.database.transaction():
+            bench.outbox.add(ERROR, "report_error", {"name": "lost"})
+            raise KeyError("a fault of the program")
+
+    with bench.database.transaction():
+        bench.outbox.add(EVENT, "publish_event", {"name": "kept"})
+        with pytest.raises(KeyError):
+            refused()
+    with pytest.raises(KeyError):
+        lost()
+    assert bench.waiting() == ["before", "kept"]
+    assert bench.counts_are_right()
+    bench.restart()
+    assert bench.waiting() == ["before", "kept"]
+
+
+def test_room_that_was_made_for_what_is_undone_is_given_back(tmp_path: Path) -> None:
+    """What would have given way is still there, and still sent."""
+    with small(tmp_path, most=2) as bench:
+        bench.owe(SAMPLE, "a")
+        bench.owe(SAMPLE, "b")
+
+        def undone() -> None:
+            with bench.database.transaction():
+                bench.outbox.add(ERROR, "report_error", {"name": "c"})
+                raise KeyError("a fault of the program")
+
+        with pytest.raises(KeyError):
+            undone()
+        assert bench.waiting() == ["a", "b"]
+        assert bench.queue.document()["let_go"] == {}
+        assert bench.counts_are_right()
+
+
+def test_outside_a_transaction_nothing_is_owed(bench: OutboxBench) -> None:
+    with pytest.raises(RuntimeError, match="in the transaction of what caused it"):
+        bench.outbox.add(EVENT, "publish_event", {})
+    assert bench.rows() == []
+
+
+def test_what_has_arrived_is_gone_with_the_next_tick(bench: OutboxBench) -> None:
+    """Killed before it, the agent sends it again, under the same id."""
+    for name in "abc":
+        bench.owe(EVENT, name)
+    sent = bench.send(2)
+    assert bench.waiting() == ["c"]
+    bench.restart()
+    assert bench.waiting() == ["a", "b", "c"]
+    assert bench.send(2) == sent
+    bench.outbox.tick()
+    bench.restart()
+    assert bench.waiting() == ["c"]
+    assert bench.counts_are_right()
+
+
+def test_the_oldest_that_are_worth_least_give_way_first(tmp_path: Path) -> None:
+    """Samples, then events, each kind from its oldest on; and never an error report."""
+    with small(tmp_path) as bench:
+        for kind, name in ((ERROR, "x1"), (EVENT, "e1"), (SAMPLE, "s1"), (EVENT, "e2"), (SAMPLE, "s2")):
+            bench.owe(kind, name)
+        for name, left in (
+            ("x2", ["x1", "e1", "e2", "s2", "x2"]),
+            ("x3", ["x1", "e1", "e2", "x2", "x3"]),
+            ("x4", ["x1", "e2", "x2", "x3", "x4"]),
+            ("x5", ["x1", "x2", "x3", "x4", "x5"]),
+        ):
+            bench.owe(ERROR, name)
+            assert bench.waiting() == left
+        assert bench.queue.document()["let_go"] == {"sample": 2, "event": 2}
+        assert "4 of what this agent owes mainpc has given way" in bench.queue.warnings()[0]
+        assert bench.counts_are_right()
+        bench.restart()
+        assert bench.waiting() == ["x1", "x2", "x3", "x4", "x5"]
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_where_error_reports_alone_are_left_the_request_is_refused(tmp_path: Path, kind: Kind) -> None:
+    """So that nothing which was acknowledged is lost; it is told what to do, and nothing has changed."""
+    with small(tmp_path) as bench:
+        for number in range(5):
+            bench.owe(ERROR, str(number))
+        with pytest.raises(LimitReached, match="5 things wait for mainpc and none may give way to this; mend the link"):
+            bench.owe(kind, "more")
+        assert bench.waiting() == ["0", "1", "2", "3", "4"]
+        assert bench.counts_are_right()
+        bench.send(1)
+        bench.outbox.tick()
+        bench.owe(kind, "more")
+        assert bench.waiting() == ["1", "2", "3", "4", "more"]
+
+
+def test_nothing_gives_way_to_what_is_worth_less(tmp_path: Path) -> None:
+    """A sample drives out older samples, and no event."""
+    with small(tmp_path, most=3) as bench:
+        bench.owe(EVENT, "e1")
+        bench.owe(SAMPLE, "s1")
+        bench.owe(EVENT, "e2")
+        bench.owe(SAMPLE, "s2")
+        assert bench.waiting() == ["e1", "e2", "s2"]
+        bench.owe(EVENT, "e3")
+        assert bench.waiting() == ["e1", "e2", "e3"]
+        with pytest.raises(LimitReached):
+            bench.owe(SAMPLE, "s3")
+        bench.owe(EVENT, "e4")
+        assert bench.waiting() == ["e2", "e3", "e4"]
+
+
+def test_it_is_bounded_in_bytes_too(tmp_path: Path) -> None:
+    """As many of the oldest give way as are needed for what is added."""
+    with small(tmp_path, most=100, most_bytes=4 * ROW) as bench:
+        for name in "abcd":
+            bench.owe(EVENT, name)
+        bench.owe(EVENT, "n" * (1 + ROW))
+        assert bench.waiting() == ["c", "d", "n" * (1 + ROW)]
+        assert bench.counts_are_right()
+        with pytest.raises(LimitReached):
+            bench.owe(ERROR, "n" * 5 * ROW)
+
+
+def test_what_mainpc_would_not_take_is_refused_when_it_is_added(bench: OutboxBench) -> None:
+    """And not when it is too late to tell who caused it."""
+    with pytest.raises(MessageTooLarge, match=f"and {MAX_BYTES} are allowed; say less"):
+        bench.owe(EVENT, text="x" * MAX_BYTES)
+    assert (bench.rows(), bench.queue.oldest()) == ([], None)
+
+
+def test_what_gave_way_while_it_was_on_its_way_is_counted_once(tmp_path: Path) -> None:
+    """The link may be about to send what the store has just let go."""
+    with small(tmp_path, most=1) as bench:
+        bench.owe(EVENT, "a")
+        owed = bench.queue.oldest()
+        assert owed is not None
+        bench.owe(EVENT, "b")
+        bench.queue.arrived(owed)
+        bench.outbox.tick()
+        assert bench.waiting() == ["b"]
+        assert bench.counts_are_right()
+        bench.owe(EVENT, "c")
+        bench.queue.set_aside(owed, "not_granted")
+        bench.queue.try_again()
+        assert bench.waiting() == ["c"]
+
+
+def test_what_other_threads_leave_is_owed_with_the_next_tick(bench: OutboxBench) -> None:
+    """In its order, and let go where there is no room for it: there is no request to refuse."""
+    bench.queue.leave(SAMPLE, "report_metrics", {"name": "s1"})
+    bench.queue.leave(EVENT, "publish_event", {"name": "e1"})
+    assert (bench.waiting(), bench.rows()) == ([], [])
+    bench.outbox.tick()
+    bench.restart()
+    assert bench.waiting() == ["s1", "e1"]
+
+
+def test_what_is_left_where_there_is_no_room_is_let_go(tmp_path: Path) -> None:
+    """It is counted, and so is what waits for a database that can't be written, beyond 1,000."""
+    with small(tmp_path, most=1) as bench:
+        bench.owe(ERROR, "x")
+        bench.queue.leave(SAMPLE, "report_metrics", {"name": "s"})
+        bench.queue.leave(EVENT, "publish_event", {"name": "e"})
+        bench.outbox.tick()
+        assert bench.waiting() == ["x"]
+        assert bench.queue.document()["let_go"] == {"sample": 1, "event": 1}
+        for _ in range(1_010):
+            bench.queue.leave(SAMPLE, "report_metrics", {"name": "s"})
+        assert bench.queue.document()["let_go"] == {"sample": 11, "event": 1}
+
+
+def test_a_database_that_can_not_be_written_loses_nothing(bench: OutboxBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has arrived and what was left is tried again, after a second and not at every tick."""
+    monkeypatch.setattr(outbox_module, "_RETRY_S", 0.05)
+    bench.owe(EVENT, "a")
+    bench.send()
+    bench.queue.leave(SAMPLE, "report_metrics", {"name": "s"})
+    bench.database.execute("PRAGMA query_only=ON")
+    with pytest.raises(StoreUnavailable):
+        bench.outbox.tick()
+    bench.outbox.tick()  # not yet due
+    bench.database.execute("PRAGMA query_only=OFF")
+    assert bench.waiting() == []
+    bench.outbox._retry_at = 0.0
+    bench.outbox.tick()
+    assert bench.waiting() == ["s"]
+    bench.restart()
+    assert bench.waiting() == ["s"]
+    assert bench.counts_are_right()
+
+
+def test_what_is_refused_blocks_nothing_and_is_kept(bench: OutboxBench) -> None:
+    """It is told with its code, survives a restart, and is sent again in its place."""
+    for name in "abcd":
+        bench.owe(EVENT, name)
+    refused = {"a": "not_granted", "c": "malformed_request"}
+    sent = bench.send(4, lambda owed: refused.get(owed.fields["name"]))
+    assert [owed.fields["name"] for owed in sent] == list("abcd")
+    document = bench.queue.document()
+    assert (document["waiting"], document["set_aside"], document["oldest"]) == (0, 2, None)
+    assert bench.queue.warnings() == [
+        "mainpc refused 2 of what this agent owes it (malformed_request, not_granted); it is kept and sent again "
+        "every 10 minutes; see mainpc's grants and this agent's log"
+    ]
+    bench.outbox.tick()
+    bench.owe(EVENT, "e")
+    bench.queue.try_again()
+    assert bench.waiting() == ["a", "c", "e"]
+    bench.restart()
+    assert bench.waiting() == ["a", "c", "e"]
+    assert bench.queue.warnings() == []
+
+
+STRANGE: dict[str, tuple[str, str]] = {  # a column of a row on disk, and what a stranger writes there
+    "an unknown kind": ("kind", "'zzz'"),
+    "a kind that is no text": ("kind", "CAST(x'ff' AS TEXT)"),
+    "an action that is no text": ("action", "CAST(x'ff' AS TEXT)"),
+    "an id that is no text": ("request_id", "CAST(x'ff' AS TEXT)"),
+    "a moment without end": ("added", "9e999"),
+    "a moment before the epoch": ("added", "-1.0"),
+    "more than there may be": ("fields", "zeroblob(1000000)"),
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_a_row_that_this_agent_never_makes_stops_no_start_and_is_not_sent(tmp_path: Path, strange: str) -> None:
+    """As a restored backup may have it: it stays on disk, is told, and the others are sent and give way as ever."""
+    column, value = STRANGE[strange]
+    with small(tmp_path, most=3, most_bytes=50_000) as bench:
+        bench.owe(EVENT, "strange")
+        for name in "ab":
+            bench.owe(EVENT, name)
+        bench.database.execute(f"UPDATE outbox SET {column} = {value} WHERE seq = 1")
+        for _ in range(2):
+            bench.restart()
+            assert bench.waiting() == ["a", "b"]
+            document = bench.queue.document()
+            assert (document["waiting"], document["set_aside"]) == (2, 1)
+            assert bench.queue.warnings() == [
+                "rows of the outbox that this agent never made: 1; they are kept and never sent; see where the backup "
+                "came from that was restored last"
+            ]
+        for name in "cd":
+            bench.owe(EVENT, name)
+        assert bench.waiting() == ["b", "c", "d"]
+        assert bench.database.execute("SELECT count(*) FROM outbox").fetchone() == (4,)
+        bench.restart()
+        assert bench.waiting() == ["b", "c", "d"]
+
+
+def test_more_rows_than_the_outbox_holds_are_not_all_loaded(tmp_path: Path) -> None:
+    """The oldest are; the rest of a stranger's rows stays on disk."""
+    with small(tmp_path, most=3) as bench:
+        for name in "abc":
+            bench.owe(ERROR, name)
+        bench.database.execute(
+            "INSERT INTO outbox (kind, action, fields, request_id, added, written_by) "
+            "SELECT kind, action, fields, request_id, added, written_by FROM outbox"
+        )
+        bench.restart()
+        assert bench.waiting() == ["a", "b", "c"]
+        assert bench.queue.document()["set_aside"] == 3
+
+
+def test_health_says_how_much_waits_and_since_when(bench: OutboxBench) -> None:
+    assert bench.queue.document() == {"waiting": 0, "oldest": None, "set_aside": 0, "let_go": {}}
+    bench.owe(EVENT, "a")
+    oldest = bench.queue.document()["oldest"]
+    bench.owe(EVENT, "b")
+    assert bench.queue.document() == {"waiting": 2, "oldest": oldest, "set_aside": 0, "let_go": {}}
+    assert bench.queue.warnings() == []
+
+
+def test_an_event_and_an_error_are_whole(bench: OutboxBench) -> None:
+    """Ids of their own, who tells it, and when; and whose request caused it stands in the row."""
+    with bench.database.transaction():
+        bench.outbox.tell("tier_folded", {"n": 1}, written_by="alice")
+        bench.outbox.tell_error("Timeout", "m" * 20_000, severity="critical", context={"n": 2})
+    event, error = (owed for owed in bench.queue._waiting.values())
+    assert (event.kind, event.action, error.kind, error.action) == (EVENT, "publish_event", ERROR, "report_error")
+    told: dict[str, Any] = event.fields["event"]
+    assert told == {
+        "event_id": told["event_id"],
+        "event_type": "tier_folded",
+        "source_agent": AGENT,
+        "timestamp": told["timestamp"],
+        "data": {"n": 1},
+    }
+    report: dict[str, Any] = error.fields["error"]
+    assert (report["agent_id"], report["severity"], report["context"]) == (AGENT, "critical", {"n": 2})
+    assert len(report["message"]) == 16_384
+    assert len({told["event_id"], report["error_id"]}) == 2
+    writers = bench.database.execute("SELECT written_by FROM outbox ORDER BY seq").fetchall()
+    assert writers == [("alice",), (AGENT,)]
+
+
+def test_an_event_that_is_worth_no_refusal_is_told_from_anywhere(bench: OutboxBench) -> None:
+    """With the transaction under way, or after it; an undone one tells nothing."""
+    with bench.database.transaction():
+        bench.outbox.tell("a", {})
+        bench.database.after_commit(lambda: bench.outbox.tell("b", {}))
+
+    def undone_request() -> None:
+        with bench.database.savepoint():
+            bench.outbox.tell("undone", {})
+            raise KeyError("the handler refused it")
+
+    with bench.database.transaction(), suppress(KeyError):
+        undone_request()
+    with bench.database.transaction():
+        bench.outbox.tell("c", {})
+    bench.outbox.tick()
+    bench.restart()
+    assert [owed.fields["event"]["event_type"] for owed in bench.queue._waiting.values()] == ["a", "c", "b"]
+
+
+def test_where_there_is_no_room_what_is_told_is_let_go_and_the_request_goes_on(tmp_path: Path) -> None:
+    with small(tmp_path, most=1) as bench:
+        bench.owe(ERROR, "x")
+        with bench.database.transaction():
+            bench.outbox.tell("a", {})
+        assert bench.waiting() == ["x"]
+        assert bench.queue.document()["let_go"] == {"event": 1}
+        assert bench.counts_are_right()
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("owe"), st.sampled_from(list(Kind)), st.integers(0, 600)),
+        st.tuples(st.sampled_from(["send", "refuse", "tick", "again", "restart", "undone"]), st.none(), st.none()),
+    ),
+    max_size=60,
+)
+
+
+def undone(bench: OutboxBench, name: str) -> None:
+    """Owe an event in a transaction that is undone."""
+    with suppress(LimitReached, KeyError), bench.database.transaction():
+        bench.outbox.add(EVENT, "publish_event", {"name": name})
+        raise KeyError
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_whatever_happens_bounds_hold_and_no_error_report_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Kind | None, int | None]]
+) -> None:
+    """Every error report that was taken is on disk until it has arrived, and what is sent is sent in order."""
+    with OutboxBench(tmp_path_factory.mktemp("outbox") / "db", most=6, most_bytes=2_500) as bench:
+        taken: set[str] = set()
+        arrived: set[str] = set()
+        for number, (step, kind, size) in enumerate(steps):
+            name = f"{number:03}"
+            if step == "owe" and kind is not None and size is not None:
+                try:
+                    bench.owe(kind, name, text="x" * size)
+                    taken |= {name} if kind is ERROR else set()
+                except LimitReached:
+                    assert name not in bench.waiting()
+            elif step == "undone":
+                undone(bench, name)
+            elif step == "send" and bench.queue.oldest() is not None:
+                arrived |= {owed.fields["name"] for owed in bench.send()}
+            elif step == "refuse" and bench.queue.oldest() is not None:
+                bench.send(1, lambda _: "code")
+            elif step == "tick":
+                bench.outbox.tick()
+            elif step == "again":
+                bench.queue.try_again()
+            elif step == "restart":
+                bench.restart()
+            rows = bench.rows()
+            assert len(rows) <= 6
+            assert sum(size for _, size in rows) <= 2_500
+            assert bench.counts_are_right()
+            assert bench.waiting() == sorted(bench.waiting())
+        bench.restart()
+        assert taken - arrived <= set(bench.waiting())

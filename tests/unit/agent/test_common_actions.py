@@ -1,0 +1,64 @@
+"""What both agents answer alike: who is connected is for an operator's eyes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotGranted
+
+pytestmark = pytest.mark.sdt_security
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Both agents, in touch."""
+    with Hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+        hosts.start_both()
+        yield hosts
+
+
+def peers_of(client: Client) -> dict[str, dict[str, Any]]:
+    """Return what an agent tells of its peers, by name."""
+    return {peer["name"]: peer for peer in client.call("get_peers")["peers"]}
+
+
+@pytest.mark.parametrize(("agent", "success"), [(SDT, "success"), (UMRA, "ok")])
+def test_an_operator_sees_peers_and_handshakes(hosts: Hosts, agent: str, success: str) -> None:
+    """Each authorised key with host, roles, fingerprint, sessions, last sign of life; and what became of handshakes."""
+    with hosts.client(agent) as operator:
+        reply = operator.call("get_peers")
+        peers = peers_of(operator)
+    assert reply["status"] == success
+    assert {name: (peer["host"], peer["roles"]) for name, peer in peers.items()} == {
+        SDT: ("mainpc", ["agent"]),
+        UMRA: ("pc2", ["agent"]),
+        "operator": ("mainpc", ["operator"]),
+    }
+    assert all(peer["fingerprint"].startswith("SHA256:") for peer in peers.values())
+    assert (peers["operator"]["sessions"], peers["operator"]["last_seen"] is None) == (1, False)
+    assert set(reply["handshakes"]) >= {"accepted"}
+
+
+@pytest.mark.parametrize("agent", [SDT, UMRA])
+def test_an_agent_does_not(hosts: Hosts, agent: str) -> None:
+    """`not_granted` for every key without the operator's role, the agent's own included."""
+    for name in (SDT, UMRA):
+        with (
+            hosts.client(agent, by=name) as client,
+            pytest.raises(NotGranted, match=f"get_peers is not granted to {name}"),
+        ):
+            client.call("get_peers")
+
+
+@pytest.mark.parametrize("agent", [SDT, UMRA])
+def test_health_has_two_names(hosts: Hosts, agent: str) -> None:
+    """`health` and the older `health_check` give the same document, of the checks that the contract lists."""
+    with hosts.client(agent) as client:
+        documents = [client.call(action) for action in ("health", "health_check")]
+    for document in documents:
+        assert document["checks"].keys() >= {"socket_loop", "zap_handler", "store"}
+        assert (document["agent"], document["status"], document["secure"]) == (agent, "ok", True)
+    assert documents[0].keys() == documents[1].keys()

@@ -1,0 +1,165 @@
+"""Changed grants hold at once, and a slip in the file changes nothing but what is told."""
+
+import json
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from structlog.testing import capture_logs
+
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.grants_watch import GrantsWatch
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.grants import Grants
+
+AGENT = Caller("agent", "pc2", frozenset({"agent"}), "SHA256:x")
+SHIPPED: dict[str, Any] = yaml.safe_load(DEFAULT_PATH.read_text())
+SEEN_WITHIN_S = 1.0
+BROKEN = {
+    "empty": "",
+    "no YAML": "grants: [",
+    "no grants": json.dumps({key: value for key, value in SHIPPED.items() if key != "grants"}),
+    "a star for anybody": json.dumps({**SHIPPED, "grants": {"unauthenticated": ["*"]}}),
+    "a slip elsewhere": json.dumps({**SHIPPED, "limits": {}, "grants": {"agent": ["*"]}}),
+    "a date that is none": "grants: 2026-99-99",
+    "a number that is none": "grants: !!int ''",
+}
+
+
+class Watched:
+    """A configuration file, the grants that follow it, and what was told."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.path = folder / "network_config.yaml"
+        self.write(agent=["ping"])
+        self.grants = Grants({"agent": {"ping"}})
+        self.told: list[str | None] = []
+        self.told_of: list[Mapping[str, Set[str]]] = []
+        self.watch = GrantsWatch(str(self.path), self.grants, self.note)
+
+    def note(self, fault: str | None, by_role: Mapping[str, Set[str]]) -> None:
+        """Keep what is told; on the watch's thread, which is ahead of the test's by then."""
+        self.told.append(fault)
+        self.told_of.append(by_role)
+
+    def write(self, **grants: list[str]) -> None:
+        self.path.write_text(json.dumps({**SHIPPED, "grants": grants}))
+
+    def replace(self, content: str) -> None:
+        """Put a new file in the old one's place, as editors do."""
+        draft = self.path.with_name("draft")
+        draft.write_text(content)
+        draft.rename(self.path)
+
+    def allows(self, action: str) -> bool:
+        return self.grants.allows(AGENT, action)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path / "config")
+
+
+@pytest.fixture
+def running(watched: Watched) -> Iterator[Watched]:
+    """A watch that has been seen to react once."""
+    watched.watch.start()
+    watched.write(agent=["ping", "probe"])
+    wait_until(lambda: watched.allows("probe"), PATIENCE_S, "the watch works")
+    yield watched
+    watched.watch.stop()
+    assert not watched.watch.responsive
+
+
+def test_changed_grants_hold_and_are_told_once(watched: Watched) -> None:
+    """A look that finds the same tells nothing."""
+    watched.watch.look()
+    assert watched.told == []
+    watched.write(agent=["reset"])
+    for _ in range(3):
+        watched.watch.look()
+    assert (watched.allows("reset"), watched.allows("ping"), watched.told) == (True, False, [None])
+    assert watched.told_of == [{"agent": {"reset"}}], "with grants comes what they are"
+
+
+@pytest.mark.parametrize("slip", BROKEN)
+def test_a_broken_file_changes_nothing_and_is_told_once(watched: Watched, slip: str) -> None:
+    """The grants before it hold, whole; health says what is wrong until it is mended."""
+    watched.path.write_text(BROKEN[slip])
+    with capture_logs() as lines:
+        for _ in range(3):
+            watched.watch.look()
+    assert (watched.allows("ping"), watched.allows("reset")) == (True, False)
+    (sentence,), (nothing,) = watched.told, watched.told_of
+    assert nothing == {}
+    assert sentence == watched.watch.fault
+    assert str(watched.path) in str(sentence)
+    assert [line["event"] for line in lines] == ["configuration_rejected"]
+    watched.write(agent=["ping"])
+    watched.watch.look()
+    assert watched.watch.fault is None
+    assert watched.told == [sentence], "the file is as it was: no other grants hold"
+
+
+def test_another_slip_is_told_too(watched: Watched) -> None:
+    """And the first one again, once it was mended in between."""
+    for content in (BROKEN["empty"], BROKEN["no YAML"], None, BROKEN["empty"]):
+        if content is None:
+            watched.write(agent=["ping"])
+        else:
+            watched.path.write_text(content)
+        watched.watch.look()
+    assert len(watched.told) == 3
+    assert watched.told[0] == watched.told[2] != watched.told[1]
+
+
+def test_a_file_that_is_gone_changes_nothing(watched: Watched) -> None:
+    """An unmounted configuration locks nobody out."""
+    watched.path.unlink()
+    watched.watch.look()
+    assert watched.allows("ping")
+    assert "is missing" in (watched.watch.fault or "")
+
+
+def test_a_change_is_seen_within_a_second_however_it_is_made(running: Watched) -> None:
+    """Written in place, put in the old one's place; and a broken one in between."""
+    running.write(agent=["one"])
+    wait_until(lambda: running.allows("one"), SEEN_WITHIN_S, "written in place")
+    running.replace(json.dumps({**SHIPPED, "grants": {"agent": ["two"]}}))
+    wait_until(lambda: running.allows("two"), SEEN_WITHIN_S, "put in the place of the old one")
+    running.replace(BROKEN["no YAML"])
+    wait_until(lambda: running.watch.fault, SEEN_WITHIN_S, "the slip is told")
+    assert running.allows("two")
+    running.write(agent=["three"])
+    wait_until(lambda: running.allows("three"), SEEN_WITHIN_S, "mended")
+    wait_until(lambda: running.watch.fault is None, SEEN_WITHIN_S, "and told as mended")
+    assert not running.allows("two")
+
+
+def test_a_folder_that_goes_is_told_of_and_waited_for(running: Watched, tmp_path: Path) -> None:
+    """The watch lives, and follows the folder that comes in its place."""
+    running.path.parent.rename(tmp_path / "away")
+    wait_until(lambda: "is missing" in (running.watch.fault or ""), PATIENCE_S, "the file is missed")
+    assert running.allows("probe")
+    running.path.parent.mkdir()
+    running.write(agent=["back"])
+    wait_until(lambda: running.allows("back"), PATIENCE_S, "the new folder is followed")
+    running.write(agent=["again"])
+    wait_until(lambda: running.allows("again"), PATIENCE_S, "a change in it too")
+    assert running.watch.responsive
+
+
+def test_what_changed_before_the_watch_began_holds(watched: Watched) -> None:
+    """Between the start's reading of the file and the watch: a grant withdrawn then must not live on."""
+    watched.write(agent=["reset"])
+    late = GrantsWatch(str(watched.path), watched.grants, watched.note)
+    late.start()
+    try:
+        wait_until(lambda: watched.allows("reset"), PATIENCE_S, "the change is seen")
+        assert not watched.allows("ping")
+    finally:
+        late.stop()

@@ -1,0 +1,116 @@
+"""What the server's loop does five times a second: look after its companions and its store."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ports import free_ports
+from twinhost.agent import process
+from twinhost.agent.assembly import Companion
+from twinhost.agent.health import Health
+from twinhost.agent.http import HttpServer
+from twinhost.agent.listening import Vital
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA, ReplyLog
+
+NOTES = "CREATE TABLE notes (text TEXT) STRICT"
+
+
+class Store:
+    """A real database and its log of replies, and how much space there is."""
+
+    def __init__(self, path: Path) -> None:
+        self.database = Database(path, [SCHEMA, NOTES])
+        self.replies = ReplyLog(self.database, keep_s=0, keep_per_caller=10)
+        with self.database.transaction():
+            self.replies.add("caller", "r1", b"digest", b"reply")
+        self.ticks = 0
+
+    def housekeeping(self, *companions: Companion) -> Callable[[], None]:
+        """Return the function that the loop calls."""
+        vital: Vital = {type(each).__name__: functools.partial(getattr, each, "responsive") for each in companions}
+        return process._housekeeping(self.database, self.replies, self._on_tick, vital, lambda: None)
+
+    def leave_no_space(self) -> None:
+        """Let every page that the file would need more be one too many, and a write find that out."""
+        (pages,) = self.database.execute("PRAGMA page_count").fetchone()
+        self.database.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StoreUnavailable), self.database.transaction():
+            self.database.execute("INSERT INTO notes VALUES (?)", ("x" * 100_000,))
+        assert self.database.fault is not None
+
+    def give_space(self) -> None:
+        self.database.execute("PRAGMA max_page_count = 100000")
+
+    def _on_tick(self) -> None:
+        self.ticks += 1
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "db")
+    yield store
+    store.database.close()
+
+
+def test_a_tick_forgets_old_replies_and_ticks_the_agent(store: Store) -> None:
+    """Replies past their time go, in memory and in the file."""
+    store.housekeeping()()
+    assert (len(store.replies), store.ticks) == (0, 1)
+    assert store.database.execute("SELECT count(*) FROM replies").fetchone() == (0,)
+
+
+def test_a_companion_that_died_ends_the_loop(store: Store) -> None:
+    """The process must not go on without one of its threads."""
+    (port,) = free_ports(1)
+    http = HttpServer(port, Health("Agent", secure=True).document)
+    http.start()
+    tick = store.housekeeping(http)
+    tick()
+    http.stop()
+    with pytest.raises(RuntimeError, match="HttpServer died; the process ends so that it is started whole"):
+        tick()
+    assert store.ticks == 1
+
+
+def test_a_store_that_works_again_is_found_out_without_a_request(store: Store) -> None:
+    """Where nobody writes, health would stay red for ever on a disk that has space."""
+    store.leave_no_space()
+    store.give_space()
+    store.housekeeping()()
+    assert store.database.fault is None
+    assert len(store.replies) == 0
+
+
+def test_a_store_that_fails_is_tried_once_a_second(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop is there for requests: a locked file would hold it up at every try."""
+    tries: list[Database] = []
+    write_again = process._write_again
+
+    def counted(database: Database) -> None:
+        tries.append(database)
+        write_again(database)
+
+    monkeypatch.setattr(process, "_write_again", counted)
+    store.leave_no_space()
+    store.database.execute("PRAGMA query_only = 1")  # even the try, which needs no new page, is refused
+    tick = store.housekeeping()
+    for _ in range(10):
+        tick()
+    assert store.database.fault is not None
+    assert len(tries) == 1
+    assert store.ticks == 10
+
+
+def test_a_store_that_fails_does_not_end_the_loop(store: Store) -> None:
+    """It stays a fault; reads go on being served, and the agent's own tick comes all the same."""
+    store.leave_no_space()
+    store.database.execute("PRAGMA query_only = 1")  # even the try, which needs no new page, is refused
+    tick = store.housekeeping()
+    tick()
+    assert store.database.fault is not None
+    assert store.ticks == 1
+    store.database.execute("PRAGMA query_only = 0")

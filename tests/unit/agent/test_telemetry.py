@@ -1,0 +1,98 @@
+"""`/metrics`: what an agent counts and how it is, in a form that Prometheus reads."""
+
+import platform
+
+import psutil
+import pytest
+import zmq
+from prometheus_client.parser import text_string_to_metric_families
+
+from twinhost.agent.telemetry import GATHER_EVERY_S, Peer, State, Telemetry
+from twinhost.secure_zmq.version import VERSION
+
+NAME, FINGERPRINT = 'a "name"\n\\', "SHA256:x"
+PEER = Peer(NAME, "pc2", frozenset({"agent"}), FINGERPRINT, 2, 1.0, 0, 1_800_000_000)
+STATE = State(
+    secure=True,
+    uptime_s=12.5,
+    store_bytes=4_096,
+    loop_lag_s=0.25,
+    handshakes={"accepted": 3, "key_revoked": 1},
+    peers=(PEER,),
+)
+
+
+def samples(telemetry: Telemetry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return every sample by its name and labels, as a scraper reads them."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(telemetry.render().decode())
+        for sample in family.samples
+    }
+
+
+def test_requests_are_counted_by_action_and_outcome() -> None:
+    """And how long they took; what is no action is one label, whatever a caller names."""
+    telemetry = Telemetry("agent")
+    for outcome in ("ok", "ok", "not_granted"):
+        telemetry.answered("ping", outcome, 0.003)
+    telemetry.answered(None, "unknown_action", 7.0)
+    found = samples(telemetry)
+    assert found["twinhost_requests_total", (("action", "ping"), ("outcome", "ok"))] == 2
+    assert found["twinhost_requests_total", (("action", "ping"), ("outcome", "not_granted"))] == 1
+    assert found["twinhost_requests_total", (("action", "unknown"), ("outcome", "unknown_action"))] == 1
+    assert found["twinhost_request_duration_seconds_bucket", (("action", "ping"), ("le", "0.0025"))] == 0
+    assert found["twinhost_request_duration_seconds_bucket", (("action", "ping"), ("le", "0.005"))] == 3
+    assert found["twinhost_request_duration_seconds_sum", (("action", "unknown"),)] == 7
+
+
+def test_the_state_is_told_with_whatever_name_a_peer_has() -> None:
+    """Handshakes by outcome, sessions, the end of keys, store, lag."""
+    telemetry = Telemetry("agent")
+    telemetry.gather(lambda: STATE)
+    found = samples(telemetry)
+    peer = ("peer", NAME)
+    assert found["twinhost_handshakes_total", (("outcome", "key_revoked"),)] == 1
+    assert found["twinhost_sessions", (peer,)] == 2
+    assert found["twinhost_key_not_after_timestamp_seconds", (("fingerprint", FINGERPRINT), peer)] == 1_800_000_000
+    plain = {name: value for (name, labels), value in found.items() if not labels}
+    expected = {"secure": 1, "uptime_seconds": 12.5, "store_size_bytes": 4_096, "loop_lag_seconds": 0.25, "peers": 1}
+    assert {name: plain[f"twinhost_{name}"] for name in expected} == expected
+
+
+def test_the_state_is_gathered_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks come five times as often."""
+    telemetry, clock, gathered = Telemetry("agent"), [100.0], []
+
+    def state() -> State:
+        gathered.append(clock[0])
+        return STATE
+
+    monkeypatch.setattr("twinhost.agent.telemetry.time.monotonic", lambda: clock[0])
+    for _ in range(10):
+        telemetry.gather(state)
+        clock[0] += GATHER_EVERY_S / 4
+    assert gathered == [100.0, 101.0, 102.0]
+
+
+def test_before_the_first_state_there_are_the_versions_alone() -> None:
+    """A scrape in the first moment is answered, and claims nothing."""
+    names = {name for name, _ in samples(Telemetry("agent"))}
+    assert {name for name in names if name.startswith("twinhost_")} == {"twinhost_info", "twinhost_build_info"}
+
+
+def test_the_process_and_its_garbage_collector_are_told() -> None:
+    """By the client library's own collectors, under the names that every dashboard knows."""
+    found = samples(Telemetry("agent"))
+    started = found["process_start_time_seconds", ()]
+    assert abs(started - psutil.Process().create_time()) < 1
+    assert found["process_open_fds", ()] > 0
+    assert found["process_resident_memory_bytes", ()] > 1_000_000
+    assert found["python_gc_collections_total", (("generation", "0"),)] > 0
+
+
+def test_the_build_is_told() -> None:
+    """Version and libraries as labels of a gauge of 1."""
+    (labels,) = [dict(labels) for name, labels in samples(Telemetry("agent")) if name == "twinhost_build_info"]
+    libraries = {"pyzmq": zmq.pyzmq_version(), "libzmq": zmq.zmq_version(), "python": platform.python_version()}
+    assert labels == {"version": VERSION, **libraries}

@@ -1,0 +1,127 @@
+"""A key that a revoked key authorised is revoked with it: a thief who rotated a stolen key keeps nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.identities import new_pair
+from tests.unit.certificates.trees import certs_init
+from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation, write_vouching
+from twinhost.secure_zmq.keys import KeyPair
+
+pytestmark = [pytest.mark.sdt_security, pytest.mark.usefixtures("nothing_listens")]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    certs_init(tmp_path / "tree")
+    return tmp_path / "tree"
+
+
+def authorise(tree: Path, name: str, pair: KeyPair, voucher: KeyPair | None) -> None:
+    """Do what SystemDigitalTwin does once a key was proven; an older version recorded no voucher."""
+    enrolled = tree / "mainpc/enrolled"
+    if voucher is not None:
+        write_vouching(pair.public.fingerprint, voucher.public.fingerprint, enrolled / "vouched")
+    replace_certificate(pair.certificate, enrolled / name)
+
+
+def retire(tree: Path, pair: KeyPair) -> None:
+    write_revocation(pair.certificate, tree / "mainpc/enrolled/revoked")
+
+
+def authorised(tree: Path) -> set[str]:
+    contents = read_folders([tree / "mainpc", tree / "mainpc/enrolled"])
+    return {key.public.fingerprint for keys in (contents.current, contents.next) for key in keys.values()}
+
+
+def line(word: str, pair: KeyPair, voucher: KeyPair | None = None) -> str:
+    vouched = "" if voucher is None else f", which {voucher.public.fingerprint} vouched for"
+    return f"{word}: {pair.public.fingerprint} Sensor on pc3 (agent){vouched}"
+
+
+@pytest.fixture
+def chain(tree: Path) -> list[KeyPair]:
+    """The stolen key, one that it authorised and that was retired in its turn, and that one's: the present key."""
+    first, second, third = (new_pair("Sensor", "pc3") for _ in range(3))
+    authorise(tree, "Sensor.key", third, second)
+    write_vouching(second.public.fingerprint, first.public.fingerprint, tree / "mainpc/enrolled/vouched")
+    for pair in (first, second):
+        retire(tree, pair)
+    return [first, second, third]
+
+
+def test_revoking_a_fingerprint_revokes_its_descendants(tree: Path, chain: list[KeyPair]) -> None:
+    """Also where the key itself was retired long ago; each is named with what vouched for it."""
+    first, second, third = chain
+    ran = certs_init(tree, "revoke", first.public.fingerprint)
+    assert (ran.status, third.public.fingerprint in authorised(tree)) == (0, False)
+    assert ran.lines[:4] == [
+        line("revoked", third, second),
+        line("revoked before", first),
+        line("revoked before", second, first),
+        f"removed: {tree}/mainpc/enrolled/Sensor.key",
+    ]
+
+
+def test_only_keeps_the_descendants_and_names_them(tree: Path, chain: list[KeyPair]) -> None:
+    """The owner's other keys, and the command that revokes each."""
+    first, _, third = chain
+    ran = certs_init(tree, "revoke", first.public.fingerprint, "--only")
+    assert (ran.status, third.public.fingerprint in authorised(tree)) == (0, True)
+    assert ran.lines[:2] == [
+        line("revoked before", first),
+        f"{line('not revoked', third)}; to revoke it too: certs-init revoke {third.public.fingerprint}",
+    ]
+
+
+def test_the_keys_before_a_revoked_one_are_named_and_stay(tree: Path) -> None:
+    """A rotation that is under way: the next key is revoked, and the present one is named."""
+    present, following = (new_pair("Sensor", "pc3") for _ in range(2))
+    authorise(tree, "Sensor.key", present, None)
+    authorise(tree, "Sensor.next.key", following, present)
+    ran = certs_init(tree, "revoke", following.public.fingerprint)
+    assert present.public.fingerprint in authorised(tree)
+    assert ran.lines[0] == line("revoked", following)
+    assert f"{line('not revoked', present)}; to revoke it too: certs-init revoke" in ran.out
+
+
+def test_an_invitations_key_is_its_descendant(tree: Path) -> None:
+    """Whoever used a stolen line is revoked by the fingerprint of the one-time key."""
+    token, pair = (new_pair("Sensor", "pc3") for _ in range(2))
+    replace_certificate(token.certificate, tree / "mainpc/invites/Sensor.key")
+    authorise(tree, "Sensor.key", pair, token)
+    retire(tree, token)
+    ran = certs_init(tree, "revoke", token.public.fingerprint)
+    assert (ran.status, pair.public.fingerprint in authorised(tree)) == (0, False)
+    assert line("revoked", pair, token) in ran.lines
+
+
+def test_keys_without_a_record_go_on_working(tree: Path) -> None:
+    """A volume of the version before: the successor is named, and not revoked; by its name it is."""
+    old, new = (new_pair("Sensor", "pc3") for _ in range(2))
+    authorise(tree, "Sensor.key", new, None)
+    retire(tree, old)
+    ran = certs_init(tree, "revoke", old.public.fingerprint)
+    assert (ran.status, new.public.fingerprint in authorised(tree)) == (0, True)
+    assert f"{line('not revoked', new)}; to revoke it too: certs-init revoke {new.public.fingerprint}" in ran.lines
+    assert certs_init(tree, "verify").status == 0
+    assert certs_init(tree, "revoke", "Sensor").lines[0] == line("revoked", new)
+
+
+def test_only_is_for_a_fingerprint(tree: Path) -> None:
+    """A name stands for all of its keys."""
+    ran = certs_init(tree, "revoke", "operator", "--only")
+    assert (ran.status, ran.out) == (1, "")
+    assert "give it a fingerprint" in ran.err
+
+
+def test_verify_names_a_record_that_is_damaged(tree: Path, chain: list[KeyPair]) -> None:
+    """A revocation passes it over."""
+    assert certs_init(tree, "verify").status == 0
+    (record, _) = sorted((tree / "mainpc/enrolled/vouched").iterdir())
+    record.write_text("garbage")
+    ran = certs_init(tree, "verify")
+    assert (ran.status, f"{record} does not say which key authorised" in ran.out + ran.err) == (1, True)
+    assert certs_init(tree, "revoke", chain[0].public.fingerprint).status == 0

@@ -1,0 +1,265 @@
+"""Two agents in this process, each with its own socket, key, and thread: what the command line talks to."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import zmq
+
+from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
+from tests.identities import host_folder
+from tests.ports import free_ports
+from twinhost.agent.common_actions import Ping, health_actions, peers_action, pong, probes_action
+from twinhost.agent.health import Health
+from twinhost.agent.http import HttpServer
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.errors import NotFound
+from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
+from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.server import Server
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
+from twinhost.secure_zmq.sockets import (
+    open_feed_socket,
+    open_server_socket,
+    open_unencrypted_feed_socket,
+    open_unencrypted_server_socket,
+)
+from twinhost.secure_zmq.validity import UNLIMITED, Validity
+from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
+from twinhost.store.audit_log.ledger import MIGRATION_RESTORES
+from twinhost.store.audit_log.log import AuditLog
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.system_digital_twin.audit_actions import audit_actions
+from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
+from twinhost.system_digital_twin.handlers import Handlers
+from twinhost.system_digital_twin.key_actions import KeyActions
+from twinhost.system_digital_twin.registry import MIGRATION, Registry
+
+SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
+PAYLOAD_BYTES = 65_536
+
+
+GRANTS = {role: {*actions, "refuse_with"} for role, actions in SHIPPED_GRANTS.items()}
+
+
+class RefuseWith(Request, tag="refuse_with"):
+    """Refuse, in the words of the request: an agent's sentence may hold anything."""
+
+    sentence: str
+
+
+class LoopbackAgent:
+    """A running agent; `faults` and `document` are what its health document says from then on."""
+
+    def __init__(self, name: str, keys: Path | None, state: Path) -> None:
+        self.name = name
+        self.faults: dict[str, str] = {}
+        self.document: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self.handshakes = Handshakes()
+        self.grants = Grants(GRANTS)
+        self._keys = keys
+        self._authenticator: Authenticator | None = None
+        self._stack = ExitStack()
+        self._database = Database(
+            state / f"{name}.sqlite", [REPLY_LOG_SCHEMA, MIGRATION, LEDGER_MIGRATION, MIGRATION_RESTORES]
+        )
+        self.audit = AuditLog(self._database, state / "audit") if name == SDT else None
+        if self.audit is not None:
+            self.handshakes.listen(self._audit_handshake)
+        self.peers = AuthorizedPeers([keys] if keys else [])
+        self.socket = self._open_socket()
+        self.address = self.socket.address.replace("0.0.0.0", "127.0.0.1")
+        self.feed = self._open_feed(self.socket) if name == SDT else None
+        self._server = Server(self.socket, self._dispatcher(self.socket), self._on_tick)
+        self._thread = threading.Thread(target=self._server.serve_forever, name=name, daemon=True)
+        self._thread.start()
+        (self.http_port,) = free_ports(1)
+        self._http = HttpServer(self.http_port, self._health_document)
+        self._http.start()
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    @property
+    def events_port(self) -> int | None:
+        return int(self.feed.address.rpartition(":")[2]) if self.feed else None
+
+    @property
+    def own_keys(self) -> KeyPair:
+        assert self._keys is not None
+        return load_certificates(self._keys).own_keys
+
+    def reload_peers(self) -> None:
+        """Look at the folder of keys again."""
+        self.peers.reload()
+
+    def stop(self) -> None:
+        """End the agent; its address refuses connections from then on."""
+        self._http.stop()
+        self._server.stop()
+        self._thread.join()
+        if self.feed is not None:
+            self.feed.stop()
+        threading.Thread(target=self._stack.close, name=f"{self.name}-end").start()  # its ZAP handler takes 0.5 s
+
+    def _open_socket(self) -> ServerSocket:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._stack.callback(context.term)
+        if self._keys is None:
+            return open_unencrypted_server_socket(context, "tcp://127.0.0.1:*", PAYLOAD_BYTES, self.handshakes)
+        authenticator = Authenticator(context, self.peers, self.handshakes)
+        self._stack.callback(authenticator.stop)
+        self._authenticator = authenticator
+        return open_server_socket(authenticator, self.own_keys, "tcp://127.0.0.1:*", PAYLOAD_BYTES)
+
+    def _open_feed(self, beside: ServerSocket) -> Feed:
+        address = "tcp://127.0.0.1:*"
+        if self._authenticator is None:
+            context = beside.socket.context
+            socket = open_unencrypted_feed_socket(context, address, MAX_EVENT_BYTES, self.handshakes)
+        else:
+            socket = open_feed_socket(self._authenticator, self.own_keys, address, MAX_EVENT_BYTES)
+        feed = Feed(socket, lambda caller, _: self.grants.allows(caller, "subscribe"))
+        feed.start()
+        return feed
+
+    def _dispatcher(self, socket: ServerSocket) -> Dispatcher:
+        actions = [
+            *self._own_actions(),
+            *health_actions(self._health_document),
+            peers_action(self.peers, socket.sessions, socket.handshakes, "ok"),
+            probes_action(self.handshakes, "ok"),
+            Action(RefuseWith, _refuse_with),
+        ]
+        replies = ReplyLog(self._database, keep_s=600, keep_per_caller=1_000)
+        return Dispatcher(actions, self.grants, self._database, replies, PAYLOAD_BYTES)
+
+    def _own_actions(self) -> Sequence[Action[Any]]:
+        if self.name != SDT:
+            return [Action(Ping, pong)]
+        assert self.audit is not None
+        handlers = Handlers(
+            Registry(self._database, ttl_s=15),
+            self.peers.public_key_of,
+            may_be_local=lambda _: True,  # both agents are one machine
+        )
+        return [*handlers.actions(), *audit_actions(self.audit, "success"), *self._key_actions(self.audit)]
+
+    def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:
+        if self._keys is None:
+            return []
+        record = lambda event, **fields: audit.record(Event(event), **fields)  # noqa: E731
+        return KeyActions(self.peers, EnrolledKeys(self._keys / ENROLLED_FOLDER), record, "success", 365).actions()
+
+    def _on_tick(self) -> None:
+        if self.audit is not None:
+            self.audit.flush()
+
+    def _audit_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
+        assert self.audit is not None
+        if outcome is Outcome.ANNOUNCED_PROBE:
+            self.audit.note(Event.PROBES_ANNOUNCED, **fields)
+        elif outcome is not Outcome.ACCEPTED:
+            self.audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
+
+    def _health_document(self) -> dict[str, Any]:
+        health = Health(self.name, secure=self._keys is not None)
+        health.add("store", lambda: self.faults.get("store"), essential=True)
+        health.add("mainpc_link", lambda: self.faults.get("mainpc_link"), essential=False)
+        health.warn(lambda: self.warnings)
+        return {**health.document(), **self.document}
+
+
+class TwoHosts:
+    """Both agents, the folders of keys, and the settings that lead the command line to them."""
+
+    def __init__(self, root: Path, *, secure: bool, validities: Mapping[str, Validity] | None = None) -> None:
+        """Start both; `validities` are those of the keys, by stem, where they have an end."""
+        root.mkdir()
+        self.root, self.secure = root, secure
+        good = {stem: (validities or {}).get(stem, UNLIMITED) for stem in ("server", "client", "operator")}
+        owners = {
+            "server": KeyOwner(SDT, "mainpc", frozenset({"agent"})),
+            "client": KeyOwner(UMRA, "pc2", frozenset({"agent"})),
+            "operator": KeyOwner("operator", "mainpc", frozenset({"operator"})),
+        }
+        pairs = self.pairs = {stem: KeyPair.generate(owner, good[stem]) for stem, owner in owners.items()}
+        self.folders = {
+            stem: host_folder(root / stem, stem, pair, **{other: pairs[other] for other in pairs if other != stem})
+            for stem, pair in pairs.items()
+        }
+        self.fingerprints = {pair.certificate.owner.name: pair.public.fingerprint for pair in pairs.values()}
+        self.mainpc = LoopbackAgent(SDT, self.folders["server"] if secure else None, root)
+        self.pc2 = LoopbackAgent(UMRA, self.folders["client"] if secure else None, root)
+        self.write_config(self.mainpc.port, self.pc2.port)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the command line reads of its environment."""
+        return {
+            "SECURE_ZMQ": "1" if self.secure else "0",
+            "NETWORK_CONFIG_PATH": str(self.root / "network_config.yaml"),
+            "TWINHOST_CERTIFICATES": str(self.folders["operator"]),
+            "MAINPC_IP": "",
+            "PC2_IP": "",
+        }
+
+    def write_config(self, mainpc_port: int, pc2_port: int) -> None:
+        """Write the network configuration that says where the agents are."""
+        zmq_and_events = f"zmq: {mainpc_port}, events: {self.mainpc.events_port}"
+        (self.root / "network_config.yaml").write_text(
+            "hosts: {mainpc: {address: 127.0.0.1}, pc2: {address: 127.0.0.1}}\n"
+            "agents:\n"
+            f"  {SDT}: {{host: mainpc, key: server, ports: {{{zmq_and_events}, http: {self.mainpc.http_port}}}}}\n"
+            f"  {UMRA}: {{host: pc2, key: client, ports: {{zmq: {pc2_port}, http: {self.pc2.http_port}}}}}\n"
+            + GRANTS_LINE
+            + RECALL_LINE
+            + f"limits: {{max_payload_bytes: {PAYLOAD_BYTES}, heartbeat_s: 5, registration_ttl_s: 15,\n"
+            "  stored_replies_s: 600, stored_replies_per_caller: 1000, key_lifetime_days: 365, metrics_interval_s: 5}\n"
+        )
+
+    def client(self, stem: str) -> Client:
+        """Return a client of mainpc with the key of `server`, `client`, or `operator`."""
+        address: ServerAddress = UnencryptedAddress(self.mainpc.address)
+        if self.secure:
+            keys = load_certificates(self.folders[stem])
+            address = SecuredAddress(self.mainpc.address, keys.own_keys, keys.public_key())
+        return Client(address)
+
+    def register_umra(self) -> None:
+        """Register pc2's agent with mainpc, as it does by itself at its start."""
+        data = {"agent_id": UMRA, "agent_type": "memory", "host": "127.0.0.1", "port": self.pc2.port}
+        with self.client("client") as client:
+            client.call("register_agent", registration_data=data)
+
+    def stop(self) -> None:
+        with ThreadPoolExecutor() as pool:  # each looks up every 0.2 s
+            tuple(pool.map(LoopbackAgent.stop, (self.mainpc, self.pc2)))
+
+
+class StartHosts(Protocol):
+    """Starts both agents for a test, and ends them after it; `validities` are those of the keys, by stem."""
+
+    def __call__(self, *, secure: bool = True, **validities: Validity) -> TwoHosts: ...
+
+
+def _refuse_with(request: RefuseWith, _: Caller) -> Reply:
+    raise NotFound(request.sentence)

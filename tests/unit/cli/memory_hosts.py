@@ -1,0 +1,126 @@
+"""Both agents, and pc2's has a memory: its operator's actions on real stores, beside the actions that fill them."""
+
+from collections.abc import Callable
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, cast
+
+from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
+from twinhost.agent.common_actions import health_actions, peers_action
+from twinhost.agent.start_again import StartAgain
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.wire import Reply
+from twinhost.store.damage import make_way
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.store.reply_log import ReplyLog
+from twinhost.unified_memory_reasoning import twins
+from twinhost.unified_memory_reasoning.conversations import interactions
+from twinhost.unified_memory_reasoning.conversations.context_messages import AddInteraction
+from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
+from twinhost.unified_memory_reasoning.handlers import Handlers
+from twinhost.unified_memory_reasoning.keeping import quarantine
+from twinhost.unified_memory_reasoning.keeping.backup_actions import BackupActions
+from twinhost.unified_memory_reasoning.keeping.provenance_actions import ProvenanceActions, Shelf
+from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.known_errors import error_patterns
+from twinhost.unified_memory_reasoning.known_errors.error_pattern_messages import AddErrorPattern
+from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.memory_health import MemoryHealth
+from twinhost.unified_memory_reasoning.memory_model import memory_rows
+from twinhost.unified_memory_reasoning.memory_model.memories import Memories
+from twinhost.unified_memory_reasoning.memory_model.memory_actions import MemoryActions
+from twinhost.unified_memory_reasoning.twins import Twins
+
+MIGRATIONS = [
+    REPLY_LOG_SCHEMA,
+    twins.MIGRATION,
+    quarantine.MIGRATION,
+    interactions.MIGRATION,
+    memory_rows.MIGRATION,
+    error_patterns.MIGRATION,
+    twins.BY_WRITER_MIGRATION,
+]
+
+
+class MemoryAgent(LoopbackAgent):
+    """pc2's agent; `started_again` is set where it would end to be started anew."""
+
+    def __init__(self, keys: Path | None, state: Path) -> None:
+        self.path = state / "memory.sqlite3"
+        make_way(self.path)
+        self.memory = Database(self.path, MIGRATIONS)
+        self.interactions, self.patterns = Interactions(self.memory), ErrorPatterns(self.memory)
+        self.twins, self.memories = Twins(self.memory), Memories(self.memory)
+        self.backups = BackupActions(self.memory, PAYLOAD_BYTES)
+        self.started_again = False
+        self._replies = ReplyLog(self.memory, keep_s=0, keep_per_caller=1_000)  # a retry is long forgotten
+        super().__init__(UMRA, keys, state)
+
+    def stop(self) -> None:
+        super().stop()
+        self.memory.close()
+
+    def _dispatcher(self, socket: ServerSocket) -> Dispatcher:
+        shelves = {
+            "twins": Shelf(self.twins.written_by, attrgetter("number")),
+            "interactions": Shelf(self.interactions.written_by, attrgetter("id")),
+            "memories": Shelf(self.memories.recall.written_by, attrgetter("number")),
+            "error_patterns": Shelf(self.patterns.written_by, attrgetter("pattern_id")),
+        }
+        actions: list[Action[Any]] = [
+            *Handlers(self.twins, cast("Callable[[], MemoryHealth]", self._health_document)).actions(),
+            *ProvenanceActions(Quarantine(self.memory), shelves, PAYLOAD_BYTES).actions(),
+            *self.backups.actions(),
+            *MemoryActions(self.memories, PAYLOAD_BYTES).actions(),
+            Action(AddInteraction, self._add_interaction, mutates=True),
+            Action(AddErrorPattern, self._add_error_pattern, mutates=True),
+            *health_actions(self._health_document),
+            peers_action(self.peers, socket.sessions, socket.handshakes, "ok"),
+        ]
+        return Dispatcher(actions, self.grants, self.memory, self._replies, PAYLOAD_BYTES)
+
+    def _on_tick(self) -> None:
+        self._replies.forget_old()
+        try:
+            self.backups.on_tick()
+        except StartAgain:
+            self.started_again = True
+            self._server.stop()
+
+    def _add_interaction(self, request: AddInteraction, caller: Caller) -> Reply:
+        added = self.interactions.add(
+            request.session_id,
+            request.interaction_type,
+            request.content,
+            caller.name,
+            speaker=request.speaker or "",
+            metadata=request.metadata,
+        )
+        return {"status": "ok", "interaction_id": added.id}
+
+    def _add_error_pattern(self, request: AddErrorPattern, caller: Caller) -> Reply:
+        added = self.patterns.add(request.error_type, request.pattern, request.solution, caller.name)
+        return {"status": "ok", "pattern_id": added.pattern_id}
+
+
+class MemoryHosts(TwoHosts):
+    """Two hosts of which pc2 has a memory."""
+
+    def __init__(self, root: Path, *, secure: bool = True) -> None:
+        super().__init__(root, secure=secure)
+        self.pc2.stop()
+        self.start_memory()
+
+    @property
+    def memory(self) -> MemoryAgent:
+        assert isinstance(self.pc2, MemoryAgent)
+        return self.pc2
+
+    def start_memory(self) -> None:
+        """Start pc2's agent, as the engine does when it ended; on another port."""
+        self.pc2 = MemoryAgent(self.folders["client"] if self.secure else None, self.root)
+        self.write_config(self.mainpc.port, self.pc2.port)

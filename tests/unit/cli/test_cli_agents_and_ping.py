@@ -1,0 +1,88 @@
+"""`agents` and `ping`: the registry as a table, and what a round trip takes."""
+
+import json
+import re
+
+import pytest
+
+from tests.identities import new_pair
+from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
+from tests.unit.cli.running import Cli
+from twinhost.cli import agents
+from twinhost.secure_zmq.key_writer import replace_certificate
+
+
+def test_agents_lists_who_is_registered_and_by_whom(hosts: TwoHosts, cli: Cli) -> None:
+    """Name, location, status, last sign of life, endpoint, and whose key registered it."""
+    cli(hosts, "call", SDT, "register_agent", "agent_name=Guest", "status=DEGRADED", "location=attic")
+    ran = cli(hosts, "agents")
+    assert (ran.status, ran.err) == (0, "")
+    title, header, guest, umra = ran.out.splitlines()
+    assert title == "Registered agents (2)"
+    assert header.split("  ")[0] == "name"
+    guest, umra = (re.sub(r" \d+ s ago ", " AGO ", row) for row in (guest, umra))
+    assert guest.split() == ["Guest", "attic", "DEGRADED", "AGO", "-", "operator"]
+    assert umra.split() == [UMRA, "pc2", "HEALTHY", "AGO", f"127.0.0.1:{hosts.pc2.port}", "(itself)"]
+
+
+def test_agents_as_json_is_the_registry_whole(hosts: TwoHosts, cli: Cli) -> None:
+    """Fields that the table leaves out are there."""
+    document = json.loads(cli(hosts, "agents", "--json").out)
+    assert document["status"] == "ok"
+    (umra,) = document["agents"]
+    assert (umra["name"], umra["agent_type"], umra["registered_by"]) == (UMRA, "memory", UMRA)
+
+
+def test_agents_needs_mainpc(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its answer there is no list, and no empty one either."""
+    monkeypatch.setattr(agents, "DEADLINE_S", 1.0)
+    hosts.write_config(1, hosts.pc2.port)
+    ran = cli(hosts, "agents")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("error [server_unreachable]: ")
+
+
+def test_ping_measures_both_agents(hosts: TwoHosts, cli: Cli) -> None:
+    """As many round trips as were asked for, and what they took."""
+    document = json.loads(cli(hosts, "ping", "--count", "7", "--json").out)
+    assert (document["status"], document["link"]) == ("ok", "encrypted")
+    assert document["agents"].keys() == {SDT, UMRA}
+    for times in document["agents"].values():
+        assert times["count"] == 7
+        assert 0 < times["min_ms"] <= times["median_ms"] <= times["max_ms"]
+        assert times["connect_ms"] > times["min_ms"]
+
+
+def test_ping_shows_a_table(hosts: TwoHosts, cli: Cli) -> None:
+    """One agent alone, if it is named; and as whom it was asked."""
+    ran = cli(hosts, "ping", "pc2")
+    assert (ran.status, ran.err) == (0, "")
+    link, _, title, _, row = ran.out.splitlines()
+    assert (link, title) == ("Authenticated with CURVE as operator", "Round trips in milliseconds")
+    assert row.split()[:3] == [UMRA, "pc2", "5"]
+    assert all(float(cell) > 0 for cell in row.split()[3:])
+
+
+def test_ping_tells_which_agent_did_not_answer(hosts: TwoHosts, cli: Cli) -> None:
+    """The other one's times are there all the same."""
+    replace_certificate(new_pair(UMRA, "pc2").certificate, hosts.folders["operator"] / "client.key")
+    ran = cli(hosts, "ping", "--json")
+    assert ran.status == 1
+    document = json.loads(ran.out)
+    assert (document["status"], document["code"]) == ("error", "wrong_server_key")
+    assert document["agents"][SDT]["count"] == 5
+    assert document["agents"][UMRA]["code"] == "wrong_server_key"
+    assert ran.err.startswith(f"error [wrong_server_key]: {UMRA}: ")
+
+
+def test_ping_says_that_the_link_is_open(open_hosts: TwoHosts, cli: Cli) -> None:
+    """Round trips that nobody was authenticated for don't pass for others."""
+    ran = cli(open_hosts, "ping", "mainpc")
+    assert ran.status == 0
+    assert ran.out.startswith("LINK OPEN SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated\n")
+    assert json.loads(cli(open_hosts, "ping", "--json").out)["link"] == "open"
+
+
+def test_ping_refuses_a_count_out_of_bounds(hosts: TwoHosts, cli: Cli) -> None:
+    """From 1 to 10,000."""
+    assert [cli(hosts, "ping", "--count", count).status for count in ("0", "10001", "many")] == [2, 2, 2]

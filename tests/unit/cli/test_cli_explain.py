@@ -1,0 +1,109 @@
+"""`explain`: what an agent may be asked, from the schema that its own decoder has."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
+from tests.unit.cli.running import Cli
+from twinhost.cli.arguments import parse_fields
+from twinhost.cli.explain import example_command
+from twinhost.cli.request_schema import schema_of_agent
+from twinhost.schema.__main__ import AGENTS, main
+from twinhost.secure_zmq.wire import Request, tag_of
+
+
+def request_types(agent: str) -> dict[str, type[Request]]:
+    """Return the agent's own request types, by action."""
+    found: list[type[Request]] = []
+    waiting = Request.__subclasses__()
+    while waiting:
+        found.append(waiting.pop())
+        waiting += found[-1].__subclasses__()
+    packages = (AGENTS[agent], "twinhost.agent", "twinhost.agent.membership")
+    return {tag_of(each): each for each in found if each.__module__.startswith(packages)}
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_every_example_is_read_by_the_agents_decoder(agent: str) -> None:
+    """As typed on a command line, each is a request that the type takes, its own checks included."""
+    schema = schema_of_agent(agent)
+    assert schema is not None
+    types = request_types(agent)
+    assert set(schema.actions) <= types.keys()
+    for action in schema.actions:
+        words = shlex.split(example_command(agent, action, schema.example(action)))
+        assert words[:4] == ["./twinhost", "call", agent, action]
+        fields = parse_fields(words[4:], lambda name, text, value, a=action: schema.typed(a, name, text, value))  # type: ignore[misc]
+        assert fields == schema.example(action)
+        assert schema.unknown(action, fields) == []
+        payload = msgspec.json.encode({"action": action, **fields})
+        assert isinstance(msgspec.json.decode(payload, type=types[action]), Request), action
+
+
+def test_an_action_shows_its_fields_and_an_example(hosts: TwoHosts, cli: Cli) -> None:
+    """Names, types, bounds, defaults; the fields of an object below it; enumerations with their values."""
+    ran = cli(hosts, "explain", SDT, "report_error")
+    assert (ran.status, ran.err) == (0, "")
+    lines = [line.split() for line in ran.out.splitlines()]
+    assert ["error.error_id", "string", "1", "to", "256", "characters", "required"] in lines
+    assert ["error.recovery_attempted", "boolean", "false"] in lines
+    assert "one of critical, error, info, warning" in cli(hosts, "explain", SDT, "report_error", "--json").out
+    assert ran.out.splitlines()[-1].startswith(f"./twinhost call {SDT} report_error 'error={{")
+
+
+def test_an_action_is_found_without_its_agent(hosts: TwoHosts, cli: Cli) -> None:
+    """That is the command at the end of a refusal; what both agents have is shown for both."""
+    assert cli(hosts, "explain", "get_twin").out == cli(hosts, "explain", "pc2", "get_twin").out
+    both = cli(hosts, "explain", "ping").out
+    assert f"ping of {SDT}" in both
+    assert f"ping of {UMRA}" in both
+
+
+def test_an_agent_alone_shows_its_actions(hosts: TwoHosts, cli: Cli) -> None:
+    """Without any word, those of every agent."""
+    mine, all_of_them = cli(hosts, "explain", "mainpc").out, cli(hosts, "explain").out
+    assert "\npublish_event " in mine
+    assert "\nget_twin " not in mine
+    assert "\nget_twin " in all_of_them
+    document = json.loads(cli(hosts, "explain", "--json").out)
+    assert set(document["agents"][SDT]) == set(schema_actions(SDT))
+
+
+def schema_actions(agent: str) -> list[str]:
+    schema = schema_of_agent(agent)
+    assert schema is not None
+    return schema.actions
+
+
+def test_no_key_is_needed_and_no_agent_is_asked(hosts: TwoHosts, cli: Cli) -> None:
+    """Whoever writes a client has neither yet."""
+    for folder in hosts.folders.values():
+        for path in folder.glob("*.key*"):
+            path.unlink()
+    assert cli(hosts, "explain", "publish_event", "--json").status == 0
+
+
+def test_the_file_of_the_image_is_what_is_shown(
+    hosts: TwoHosts, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file that `/api/schema` serves."""
+    main(tmp_path / "schema")
+    path = tmp_path / "schema" / f"{SDT}.json"
+    document: dict[str, Any] = json.loads(path.read_text())
+    document["$defs"]["Ping"]["description"] = "As the file says."
+    path.write_text(json.dumps(document))
+    monkeypatch.setenv("TWINHOST_ASSETS", str(tmp_path))
+    assert "As the file says." in cli(hosts, "explain", SDT, "ping").out
+
+
+@pytest.mark.parametrize("action", ["publish_event", "sync_memories", "simulate_load"])
+def test_the_tables_are_narrow(hosts: TwoHosts, cli: Cli, action: str) -> None:
+    """80 columns hold every table; the example alone is one line of whatever length, to be copied."""
+    *lines, example = cli(hosts, "explain", action).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert example.startswith("./twinhost call ")

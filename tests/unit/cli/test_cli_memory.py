@@ -1,0 +1,500 @@
+"""`memory`: backups that are whole, imports that happen once, and a quarantine that can be lifted."""
+
+import io
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.loopback_agents import StartHosts, TwoHosts
+from tests.unit.cli.memory_hosts import MemoryHosts
+from tests.unit.cli.running import COMMAND, Cli, process_environment, run_process
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.cli import memory_import, memory_transfer
+from twinhost.cli.documents import read
+from twinhost.cli.memory_counts import KINDS
+from twinhost.secure_zmq.callers import Caller
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
+from twinhost.unified_memory_reasoning.memory_model.memories import Told
+
+MEMORY_STORE: dict[str, Any] = {
+    "s1": [
+        {"type": "user_query", "content": "Tandaan: port 7230", "speaker": "ada", "timestamp": 1.5, "importance": 0.9},
+        {"interaction_type": "code", "text": "x = 1", "metadata": {"file": "a.py"}},
+        {"type": "error", "message": "timeout"},
+        {"type": "error", "message": "timeout"},
+    ],
+    "s2": {"created_at": 1, "interactions": [{"type": "system_response", "content": "hello"}]},
+    "sessions": {"s3": [{"type": "user_query", "content": "deep"}]},
+    "memories": [
+        {
+            "id": "m1",
+            "content": "with moments",
+            "strength": 2.5,
+            "created": 1000.0,
+            "last_accessed": "2026-01-02T03:04:05Z",
+        },
+        {"content": "without any", "keywords": ["k"], "source": "old"},
+    ],
+}
+ERROR_PATTERNS: dict[str, Any] = {
+    "timeout": [{"pattern": "timed out after", "solution": "wait", "occurrence_count": 3}, "deadline passed"],
+    "disk": {"pattern": "No space left", "solution": None},
+}
+TWINS: dict[str, Any] = {"ada": {"mood": "curious"}, "default": {}}
+
+
+@pytest.fixture
+def remembering(tmp_path: Path, _endings: ThreadPoolExecutor) -> Iterator[MemoryHosts]:
+    """Both agents, and pc2's has a memory."""
+    hosts = MemoryHosts(tmp_path / "hosts")
+    yield hosts
+    _endings.submit(hosts.stop)
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> list[str]:
+    """The three files of an older agent."""
+    return write_older(tmp_path / "older")
+
+
+def write_older(folder: Path) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    contents = {"memory_store": MEMORY_STORE, "error_patterns": ERROR_PATTERNS, "digital_twin_store": TWINS}
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return [str(folder / f"{name}.json") for name in contents]
+
+
+def table(hosts: MemoryHosts, query: str) -> list[Any]:
+    """Return rows of pc2's database, as another program reads it."""
+    with closing(sqlite3.connect(hosts.memory.path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def everything(hosts: MemoryHosts) -> list[Any]:
+    """Return all that is stored of what an import brings."""
+    return [
+        table(hosts, f"SELECT * FROM {name} ORDER BY 1")
+        for name in ("interactions", "memories", "error_patterns", "twins")
+    ]
+
+
+def test_a_backup_is_a_database_of_its_owner_alone(
+    remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str]
+) -> None:
+    """Read in as many parts as the configuration's message size makes, and named only once it is whole."""
+    cli(remembering, "memory", "import", *older)
+    target = tmp_path / "umra.backup"
+    ran = cli(remembering, "memory", "backup", str(target))
+    assert (ran.status, ran.err) == (0, "")
+    assert target.stat().st_size > 65_536
+    assert ran.out.startswith(f"{target}: {target.stat().st_size} bytes; ")
+    assert "6 interactions" in ran.out
+    assert target.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(target)) as copy:
+        assert copy.execute("SELECT count(*) FROM interactions").fetchone() == (6,)
+    assert [path.name for path in tmp_path.iterdir() if "umra" in path.name] == ["umra.backup"]
+
+
+def test_a_backup_goes_to_stdout_byte_for_byte(remembering: MemoryHosts, tmp_path: Path) -> None:
+    """What is said of it goes to stderr."""
+    done = subprocess.run(
+        [*COMMAND, "memory", "backup", "-"],
+        env=process_environment(remembering.environment),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout[:16]) == (0, b"SQLite format 3\0")
+    assert done.stderr.decode().startswith(f"backup: {len(done.stdout)} bytes; ")
+
+
+def test_a_file_that_is_there_is_not_overwritten(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
+    target = tmp_path / "kept"
+    target.write_text("kept")
+    ran = cli(remembering, "memory", "backup", str(target))
+    assert (ran.status, target.read_text()) == (2, "kept")
+    assert "is there already; name another" in ran.err
+
+
+def test_a_place_that_can_not_be_written_is_one_sentence(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
+    ran = cli(remembering, "memory", "backup", str(tmp_path / "absent" / "file"))
+    assert ran.status == 1
+    assert "can't be written (No such file or directory); name another place, or -" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_backup_that_arrives_otherwise_leaves_no_file(
+    remembering: MemoryHosts, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A digest that does not fit is an error, and a half of a backup never has a backup's name."""
+
+    def turned(reply: Any, kind: Any) -> Any:
+        document = read(reply, kind)
+        if kind is memory_transfer.PartDocument and document.offset:
+            return memory_transfer.PartDocument(document.offset, document.data[::-1])
+        return document
+
+    monkeypatch.setattr("twinhost.cli.memory_transfer.read", turned)
+    ran = cli(remembering, "memory", "backup", str(tmp_path / "umra"))
+    assert ran.status == 1
+    assert "and not those of the backup; take it again" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
+
+
+def restored(
+    hosts: MemoryHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch, *words: str
+) -> tuple[int, dict[str, Any], str]:
+    """Run a restore whose agent ends and does not come back: that is the engine's part."""
+    monkeypatch.setattr(memory_transfer, "BACK_WITHIN_S", 1.0)
+    ran = cli(hosts, "memory", "restore", *words, "--json")
+    return ran.status, json.loads(ran.out.splitlines()[0]), ran.err
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_restore_brings_a_backup_back_and_tells_the_loss(
+    remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str], monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """From a file and from stdin; an agent that does not come back is said, since the backup waits for its start."""
+    cli(remembering, "memory", "import", *older[1:])
+    target = tmp_path / "umra.backup"
+    cli(remembering, "memory", "backup", str(target))
+    before = everything(remembering)
+    cli(remembering, "memory", "import", older[0])
+    if stream:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(target.read_bytes())))
+    status, document, said = restored(remembering, cli, monkeypatch, "-" if stream else str(target), "--yes")
+    assert document["rows"]["interactions"] == {"present": 6, "backup": 0, "lost": 6}
+    assert (status, "did not come back within 1 s; start it, which puts it in place" in said) == (1, True)
+    wait_until(lambda: remembering.memory.started_again, PATIENCE_S, "the agent ends")
+    remembering.memory.stop()
+    remembering.start_memory()
+    assert everything(remembering) == before
+
+
+def test_a_person_is_told_the_kinds_and_a_program_every_table(
+    remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a backup and of a restore; no name of a table that a person never stored in."""
+    cli(remembering, "memory", "import", *older)
+    taken = cli(remembering, "memory", "backup", str(tmp_path / "umra.backup"))
+    counts = taken.out.rstrip().split("; ")[1]
+    assert counts == "6 interactions, 2 memories, 3 error patterns, 2 twins"
+    whole = json.loads(cli(remembering, "memory", "backup", str(tmp_path / "other"), "--json").out)
+    assert whole["rows"]["context_writers"] == 3
+    monkeypatch.setattr(memory_transfer, "BACK_WITHIN_S", 0.1)
+    ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"), "--yes")
+    assert "_" not in ran.out
+    told = {line[: line.index("  ")]: line.split()[-3:] for line in ran.out.splitlines()[2:]}
+    assert told["interactions"] == ["6", "6", "0"]
+    assert told["error patterns"] == ["3", "3", "0"]
+    assert told.keys() <= set(KINDS.values())
+
+
+def test_every_kind_is_a_table_of_the_memory(tmp_path: Path) -> None:
+    """One that is named otherwise some day would be told no more."""
+    with closing(Database(tmp_path / "db", MIGRATIONS)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert set(KINDS) <= tables
+
+
+def test_without_yes_nothing_is_sent(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "umra.backup").write_bytes(b"x")
+    ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"))
+    assert ran.status == 2
+    assert "it takes the place of all that pc2 remembers; say so" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"not a database", "the file is no whole database"),
+        (b"", "there is nothing in it; name a file that `cli memory backup` wrote"),
+        (None, "can't be read (No such file or directory)"),
+    ],
+)
+def test_what_is_no_backup_changes_nothing(
+    remembering: MemoryHosts, cli: Cli, tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
+    if content is not None:
+        (tmp_path / "file").write_bytes(content)
+    ran = cli(remembering, "memory", "restore", str(tmp_path / "file"), "--yes")
+    assert ran.status == 1
+    assert sentence in ran.err
+    assert len(ran.err.splitlines()) == 1
+    assert cli(remembering, "memory", "by", "operator").status == 0
+
+
+def test_an_import_brings_everything_of_the_three_files(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
+    """Every interaction, those said twice as well, what it had besides in its metadata; moments of memories, too."""
+    ran = cli(remembering, "memory", "import", *older)
+    assert (ran.status, ran.err) == (0, "")
+    assert [line.split(": ")[1] for line in ran.out.splitlines()] == [
+        "8 added, 0 there already",
+        "3 added, 0 there already",
+        "2 added, 0 there already",
+    ]
+    said = table(remembering, "SELECT session_id, type, speaker, content, metadata, written_by FROM interactions")
+    assert [row[:4] for row in said if row[0] == "s1"] == [
+        ("s1", "user_query", "ada", "Tandaan: port 7230"),
+        ("s1", "code", "", "x = 1"),
+        ("s1", "error", "", "timeout"),
+        ("s1", "error", "", "timeout"),
+    ]
+    assert {row[0] for row in said} == {"s1", "s2", "s3"}
+    assert {row[-1] for row in said} == {"operator"}
+    metadata = [json.loads(row[4]) for row in said]
+    tandaan = next(row for row in metadata if row.get("imported"))
+    assert tandaan["imported"] == {"timestamp": 1.5, "importance": 0.9}
+    assert [row["file"] for row in metadata if "file" in row] == ["a.py"]
+    assert len({row["import_id"] for row in metadata}) == 6
+    memories = table(remembering, "SELECT id, content, strength, created, source FROM memories ORDER BY number")
+    assert memories[0] == ("m1", "with moments", 2.5, 1000.0, "")
+    assert (memories[1][1], memories[1][4]) == ("without any", "old")
+    assert table(remembering, "SELECT error_type, pattern, solution FROM error_patterns ORDER BY id") == [
+        ("timeout", "timed out after", "wait"),
+        ("timeout", "deadline passed", None),
+        ("disk", "No space left", None),
+    ]
+    assert table(remembering, "SELECT user_id, revision FROM twins ORDER BY user_id") == [("ada", 1), ("default", 1)]
+
+
+def test_importing_twice_changes_nothing(
+    remembering: MemoryHosts, cli: Cli, older: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row is added or touched, although the agent has forgotten the first one's requests; in pages, too."""
+    monkeypatch.setattr(memory_import, "_PAGE", 2)
+    cli(remembering, "memory", "import", *older)
+    before = everything(remembering)
+    ran = cli(remembering, "memory", "import", *older, "--json")
+    assert json.loads(ran.out)["files"] == {
+        older[0]: {"added": 0, "there_already": 8},
+        older[1]: {"added": 0, "there_already": 3},
+        older[2]: {"added": 0, "there_already": 2},
+    }
+    assert everything(remembering) == before
+
+
+def test_an_import_that_was_cut_short_is_completed(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
+    """What had come is not stored again."""
+    whole = json.loads(Path(older[0]).read_text())
+    Path(older[0]).write_text(json.dumps({"s1": whole["s1"][:3]}))
+    cli(remembering, "memory", "import", older[0])
+    Path(older[0]).write_text(json.dumps(whole))
+    ran = cli(remembering, "memory", "import", older[0])
+    assert ran.out.endswith("5 added, 3 there already\n")
+
+
+def test_a_twin_that_is_there_is_left_as_it_is(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
+    """What an agent wrote since is newer than what the older agent had."""
+    with remembering.memory.memory.transaction():
+        remembering.memory.twins.put("ada", {"mood": "newer"}, "agent")
+    cli(remembering, "memory", "import", older[2])
+    twin = remembering.memory.twins.find("ada")
+    assert twin is not None
+    assert (twin.data, twin.revision) == ({"mood": "newer"}, 1)
+
+
+def test_what_was_deleted_since_is_stored_again_by_another_import(
+    remembering: MemoryHosts, cli: Cli, older: list[str]
+) -> None:
+    """Within the minutes for which a reply is kept, too; with the moments that the file tells."""
+    remembering.memory._replies._keep_s = 600.0
+    cli(remembering, "memory", "import", *older)
+    agent = remembering.memory
+    operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
+    with agent.memory.transaction():
+        agent.twins.remove("ada")
+        agent.interactions.clear("s1")
+        for (memory_id,) in table(remembering, "SELECT id FROM memories"):
+            agent.memories.remove(memory_id, operator)
+    ran = cli(remembering, "memory", "import", *older)
+    assert [line.split(": ")[1] for line in ran.out.splitlines()] == [
+        "6 added, 2 there already",
+        "0 added, 3 there already",
+        "1 added, 1 there already",
+    ]
+    twin = agent.twins.find("ada")
+    assert twin is not None
+    assert twin.data == TWINS["ada"]
+    assert table(remembering, "SELECT count(*) FROM interactions") == [(6,)]
+    assert table(remembering, "SELECT content, strength, created FROM memories WHERE id = 'm1'") == [
+        ("with moments", 2.5, 1000.0)
+    ]
+    assert table(remembering, "SELECT count(*) FROM memories") == [(2,)]
+
+
+def write_as_agent(hosts: MemoryHosts, *, strength: float = 1.0) -> None:
+    """Let another caller have a twin and two memories under ids that the three files have too."""
+    agent = Caller("agent", "pc3", frozenset({"agent"}), "SHA256:of-an-agent")
+    memories: list[dict[str, Any]] = [
+        {"id": "m1", "content": "of the file"},
+        {"id": "m2", "content": "of the file", "created": 1.0},
+    ]
+    (hosts.root / "memory_store.json").write_text(json.dumps(memories))
+    with hosts.memory.memory.transaction():
+        hosts.memory.twins.put("ada", {"mood": "newer"}, agent.name)
+        for memory in memories:
+            told = Told(content="newer", strength=strength)
+            hosts.memory.memories.put(memory["id"], told, agent)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_what_another_wrote_is_left_as_it_is(
+    remembering: MemoryHosts, cli: Cli, older: list[str], hidden: bool
+) -> None:
+    """Where its writer is in quarantine, too: an operator who releases it finds what it wrote."""
+    write_as_agent(remembering)
+    if hidden:
+        cli(remembering, "memory", "quarantine", "agent")
+        cli(remembering, "memory", "quarantine", "somebody else")
+    ran = cli(remembering, "memory", "import", str(remembering.root / "memory_store.json"), older[2])
+    assert [line.split(": ")[1] for line in ran.out.splitlines()] == [
+        "0 added, 2 there already",
+        "1 added, 1 there already",
+    ]
+    assert table(remembering, "SELECT content, written_by FROM memories") == [("newer", "agent")] * 2
+    assert table(remembering, "SELECT twin, revision, written_by FROM twins WHERE user_id = 'ada'") == [
+        (b'{"mood":"newer"}', 1, "agent")
+    ]
+
+
+def test_a_forgotten_memory_of_another_is_left_as_it_is(remembering: MemoryHosts, cli: Cli) -> None:
+    write_as_agent(remembering, strength=0.01)
+    ran = cli(remembering, "memory", "import", str(remembering.root / "memory_store.json"))
+    assert ran.out.endswith("0 added, 2 there already\n")
+    assert table(remembering, "SELECT content, written_by FROM memories") == [("newer", "agent")] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("memory_store.json", "[", "is not JSON: "),
+        ("memory_store.json", "7", "Expected an object of sessions, or an array of memories, got a number - at `$`"),
+        ("memory_store.json", '{"s": 7}', "Expected an array of interactions, got a number - at `$.s`"),
+        ("memory_store.json", '{"s": [7]}', "Expected an interaction, got a number - at `$.s[0]`"),
+        (
+            "memory_store.json",
+            '{"s": [{"type": "gossip", "content": "x"}]}',
+            "Expected one of code, user_query, system_response, error, got 'gossip' - at `$.s[0].type`",
+        ),
+        ("memory_store.json", '{"s": [{"type": "code"}]}', "Expected a field `content`, got an object - at `$.s[0]`"),
+        (
+            "memory_store.json",
+            '{"sessions": {"s": [{"type": "code", "text": ""}]}}',
+            "got '' - at `$.sessions.s[0].content`",
+        ),
+        ("memory_store.json", '[{"content": null}]', "Expected a text, got null - at `$[0].content`"),
+        ("memory_store.json", '{"memories": {"m": []}}', "Expected a memory, got an array - at `$.memories.m`"),
+        (
+            "error_patterns.json",
+            '{"t": [{"solution": "x"}]}',
+            "Expected a field `pattern`, got an object - at `$.t[0]`",
+        ),
+        ("error_patterns.json", '[{"pattern": "x"}]', "Expected a field `error_type`, got an object - at `$[0]`"),
+        ("error_patterns.json", '{"t": true}', "Expected an error pattern, got a boolean - at `$.t`"),
+        ("digital_twin_store.json", '{"u": []}', "Expected a twin, an object, got an array - at `$.u`"),
+        ("digital_twin_store.json", "[]", "Expected an object of users, got an array - at `$`"),
+        ("other.json", "{}", "is none of memory_store.json, error_patterns.json, digital_twin_store.json"),
+    ],
+)
+def test_another_shape_is_one_sentence_with_file_and_place(
+    remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str], name: str, content: str, sentence: str
+) -> None:
+    """Whatever came before it in the command is not sent either."""
+    (tmp_path / name).write_text(content)
+    ran = cli(remembering, "memory", "import", older[2], str(tmp_path / name))
+    assert ran.status == 1
+    assert str(tmp_path / name) in ran.err
+    assert sentence in ran.err
+    assert len(ran.err.splitlines()) == 1
+    assert table(remembering, "SELECT count(*) FROM twins") == [(0,)]
+
+
+def test_what_the_agent_refuses_is_told_with_its_place(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
+    """A pattern that re2 does not take, say; what came before it is stored, and is not stored again."""
+    file = tmp_path / "error_patterns.json"
+    file.write_text(json.dumps({"good": ["timed out after"], "bad": ["(unclosed"]}))
+    for there in (0, 1):
+        ran = cli(remembering, "memory", "import", str(file))
+        assert ran.status == 1
+        assert f"{file}: $.bad[0] is refused: " in ran.err
+        assert len(remembering.memory.patterns.written_by("operator", None, 9)) == 1, there
+
+
+def test_what_somebody_wrote_is_shown_hidden_and_shown_again(
+    remembering: MemoryHosts, cli: Cli, older: list[str]
+) -> None:
+    cli(remembering, "memory", "import", *older)
+    listed = cli(remembering, "memory", "by", "operator")
+    assert (listed.status, listed.err) == (0, "")
+    assert "user_id=ada" in listed.out
+    assert 'content="Tandaan: port 7230"' in listed.out
+    hidden = cli(remembering, "memory", "quarantine", "operator", "--reason", "its key was stolen")
+    assert hidden.out == "what operator wrote is hidden; cli memory release operator shows it again\n"
+    assert remembering.memory.twins.find("ada") is None
+    again = cli(remembering, "memory", "by", "operator")
+    assert again.out == listed.out
+    assert again.err == "quarantined: nothing of operator is recalled; cli memory release operator\n"
+    assert cli(remembering, "memory", "release", "operator").out == "what operator wrote is recalled again\n"
+    assert remembering.memory.twins.find("ada") is not None
+    ran = cli(remembering, "memory", "release", "operator")
+    assert (ran.status, "[not_found]" in ran.err) == (1, True)
+
+
+def test_a_list_that_is_cut_says_so(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
+    cli(remembering, "memory", "import", *older)
+    ran = cli(remembering, "memory", "by", "operator", "-n", "2")
+    assert len(ran.out.splitlines()) == 8
+    assert "more: there are older interactions" in ran.err
+    assert json.loads(cli(remembering, "memory", "by", "operator", "-n", "2", "--json").out)["name"] == "operator"
+
+
+def test_hostile_content_is_shown_on_one_line(remembering: MemoryHosts, cli: Cli) -> None:
+    """It can't clear the screen, nor forge another line."""
+    with remembering.memory.memory.transaction():
+        remembering.memory.interactions.add("s", "code", "a\n\x1b[2Jinteractions 7  forged", "agent")
+    out = cli(remembering, "memory", "by", "agent").out
+    assert len(out.splitlines()) == 1
+    assert "\x1b" not in out
+
+
+def test_an_agents_key_may_do_none_of_it(remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str]) -> None:
+    """They are an operator's actions."""
+    remembering.folders["operator"] = remembering.folders["server"]
+    for words in (
+        ("backup", str(tmp_path / "b")),
+        ("restore", older[0], "--yes"),
+        ("import", older[0]),
+        ("by", "operator"),
+        ("quarantine", "operator"),
+        ("release", "operator"),
+    ):
+        ran = cli(remembering, "memory", *words)
+        assert (ran.status, "[not_granted]" in ran.err) == (1, True), words
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_agent_that_is_not_there_is_one_sentence(start_hosts: StartHosts) -> None:
+    hosts: TwoHosts = start_hosts()
+    hosts.pc2.stop()
+    ran = run_process(hosts.environment, "memory", "by", "somebody")
+    assert ran.status == 1
+    assert ran.err.startswith("error [server_unreachable]: ")
+    assert f":{hosts.pc2.port} within 5 s" in ran.err
+
+
+@pytest.mark.parametrize("words", [("nonsense",), ("by",), ("restore",), ("import",), ("by", "x", "-n", "0")])
+def test_a_wrong_usage_is_2(remembering: MemoryHosts, cli: Cli, words: tuple[str, ...]) -> None:
+    ran = cli(remembering, "memory", *words)
+    assert ran.status == 2
+    assert "Traceback" not in ran.err

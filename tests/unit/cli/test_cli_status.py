@@ -1,0 +1,239 @@
+"""`status`: what a person wants to see next, and an exit status that tells a program whether all is well."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from tests.identities import new_pair
+from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
+from tests.unit.cli.running import Cli, run_on_terminal
+from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.cli import survey
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotAuthorized
+from twinhost.secure_zmq.server_address import SecuredAddress
+
+QUESTIONS = 3  # that mainpc is asked in one look
+
+
+def rows_of(out: str, title: str) -> list[str]:
+    """Return the lines of the table with a title, without its header."""
+    lines = out.split("\n")
+    start = next(number for number, line in enumerate(lines) if line.startswith(title))
+    end = lines.index("", start)
+    return lines[start + 2 : end]
+
+
+def test_status_of_a_well_system_exits_0_and_names_everything(hosts: TwoHosts, cli: Cli) -> None:
+    """Both agents with health, the link, who authenticated as whom, and the registered agents."""
+    ran = cli(hosts, "status")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("Link encrypted and authenticated with CURVE, asked as operator\n")
+    assert [row.split()[:4] for row in rows_of(ran.out, "Agents")] == [
+        [SDT, "mainpc", f"127.0.0.1:{hosts.mainpc.port}", "ok"],
+        [UMRA, "pc2", f"127.0.0.1:{hosts.pc2.port}", "ok"],
+    ]
+    (registered,) = rows_of(ran.out, "Registered agents (1)")
+    assert registered.split()[:3] == [UMRA, "pc2", "HEALTHY"]
+    assert registered.split()[-1] == f"127.0.0.1:{hosts.pc2.port}"
+    assert "refused" not in ran.out
+
+
+def test_status_shows_each_identity_with_its_whole_fingerprint(hosts: TwoHosts, cli: Cli) -> None:
+    """A fingerprint can be compared with what certs-init printed, character by character."""
+    rows = rows_of(cli(hosts, "status").out, "Who authenticated as whom")
+    starts = [number for number, row in enumerate(rows) if not row.startswith(" ")]
+    ends = [*starts[1:], len(rows)]
+    by_name = {rows[start].split()[0]: rows[start:end] for start, end in zip(starts, ends, strict=True)}
+    assert {name: lines[-1].strip() for name, lines in by_name.items()} == hosts.fingerprints
+    operator = [" ".join(line.split()) for line in by_name["operator"]]
+    assert operator[0].startswith("operator mainpc operator 1 on mainpc ")
+    assert operator[1].startswith("1 on pc2 ")
+    assert by_name[SDT][0].split()[1:] == ["mainpc", "agent", "none", "never"]
+
+
+@pytest.mark.parametrize("command", ["status", "agents", "ping", "keys list"])
+def test_a_table_breaks_no_word_in_80_columns(hosts: TwoHosts, cli: Cli, command: str) -> None:
+    """The width of most terminals: every name, host, and endpoint of a well system stays whole."""
+    out = cli(hosts, *command.split()).out
+    assert max(map(len, out.split("\n"))) <= 80
+    names = {line.split()[0] for line in out.split("\n") if line and not line.startswith(" ")}
+    headings = {"Link", "Agents", "agent", "Who", "identity", "Registered", "name", "Keys", "Revoked"}
+    assert names <= {SDT, UMRA, "operator", "Authenticated", "Round", *headings}
+
+
+def test_status_fits_in_100_columns(hosts: TwoHosts, cli: Cli) -> None:
+    """Nothing is wider, neither in a pipe nor on a terminal of that width, whatever an agent registers with."""
+    with pytest.raises(NotAuthorized):
+        call_as_a_stranger(hosts)
+    with hosts.client("operator") as client:
+        client.call("register_agent", agent_name="x" * 40, status="y" * 40, location="z" * 40)
+    assert max(len(line) for line in cli(hosts, "status").out.split("\n")) <= 100
+    terminal = run_on_terminal(hosts.environment, "status", columns=100)
+    assert terminal.status == 0
+    for fingerprint in hosts.fingerprints.values():
+        assert fingerprint in terminal.out  # so nothing had to be broken to fit
+
+
+def test_status_as_json_holds_the_whole_health_documents(hosts: TwoHosts, cli: Cli) -> None:
+    """A program gets on one line what the agents said, fields that are not shown to people too."""
+    hosts.pc2.document = {"total_twins": 7}
+    ran = cli(hosts, "status", "--json")
+    assert (ran.status, ran.err, ran.out.count("\n")) == (0, "", 1)
+    document = json.loads(ran.out)
+    assert (document["status"], document["link"]) == ("ok", "encrypted")
+    assert document["agents"][UMRA]["health"]["total_twins"] == 7
+    assert document["agents"][SDT]["health"]["secure"] is True
+    peers = {peer["name"]: peer for peer in document["agents"][SDT]["peers"]}
+    assert {name: peer["fingerprint"] for name, peer in peers.items()} == hosts.fingerprints
+    assert peers["operator"]["sessions"] == 1
+    assert [agent["name"] for agent in document["registered_agents"]] == [UMRA]
+
+
+def test_an_agent_that_does_not_answer_is_named(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one is shown all the same, and the exit status is 1."""
+    monkeypatch.setattr(survey, "DEADLINE_S", 1.0)
+    hosts.pc2.stop()
+    ran = cli(hosts, "status")
+    assert ran.status == 1
+    assert [row.split()[3:5] for row in rows_of(ran.out, "Agents")] == [["ok", "0"], ["no", "answer"]]
+    (sentence,) = ran.err.splitlines()
+    assert sentence.startswith(f"error [server_unreachable]: {UMRA}: ")
+
+
+def test_an_agent_that_is_not_registered_is_named(hosts: TwoHosts, cli: Cli) -> None:
+    """Both answer, and yet the system is not whole."""
+    with hosts.client("client") as client:
+        client.call("unregister", agent_name=UMRA)
+    ran = cli(hosts, "status", "--json")
+    assert ran.status == 1
+    assert json.loads(ran.out)["code"] == "not_registered"
+    assert ran.err == f"error [not_registered]: {UMRA} is not registered with {SDT}\n"
+
+
+def test_a_registered_status_other_than_healthy_is_named(hosts: TwoHosts, cli: Cli) -> None:
+    """An agent that fell silent is in the registry, and not well."""
+    with hosts.client("client") as client:
+        client.call("heartbeat", agent_name=UMRA, status="NO_RESPONSE")
+    ran = cli(hosts, "status")
+    assert ran.status == 1
+    assert f"{UMRA} is registered with {SDT} as NO_RESPONSE" in ran.err
+
+
+@pytest.mark.parametrize(("check", "status"), [("store", "error"), ("mainpc_link", "degraded")])
+def test_a_failed_check_is_told_with_its_detail(hosts: TwoHosts, cli: Cli, check: str, status: str) -> None:
+    """What the agent says of itself is the sentence, whether it can still serve or not."""
+    hosts.pc2.faults[check] = "disk I/O error"
+    ran = cli(hosts, "status")
+    assert ran.status == 1
+    assert ran.err == f"error [unhealthy]: {UMRA} is {status}, not ready ({check}: disk I/O error)\n"
+
+
+def test_a_health_document_of_another_shape_is_an_error_with_the_field(hosts: TwoHosts, cli: Cli) -> None:
+    """An agent of another version is told apart from one that is ill."""
+    hosts.pc2.document = {"uptime_s": "long"}
+    ran = cli(hosts, "status")
+    assert ran.status == 1
+    assert ran.err.startswith(f"error [malformed_request]: {UMRA}: the answer is not a Health document")
+    assert "$.uptime_s" in ran.err
+
+
+def test_wait_ends_as_soon_as_all_is_well(hosts: TwoHosts, cli: Cli) -> None:
+    """It says what it waits for, and does not use up its time."""
+    with hosts.client("client") as client:
+        client.call("unregister", agent_name=UMRA)
+    counters = hosts.mainpc._server._dispatcher.counters
+    before = counters.requests
+
+    def register_late() -> None:
+        wait_until(lambda: counters.requests > before + QUESTIONS, PATIENCE_S, "the second look begins")
+        hosts.register_umra()
+
+    late = threading.Thread(target=register_late)
+    late.start()
+    with at_most(20):
+        ran = cli(hosts, "status", "--wait", "60")
+    late.join()
+    assert ran.status == 0
+    assert ran.err == f"waiting: {UMRA} is not registered with {SDT}\n"
+    assert rows_of(ran.out, "Registered agents")[0].startswith(UMRA)
+
+
+def test_wait_gives_up_when_its_time_is_over(hosts: TwoHosts, cli: Cli) -> None:
+    """It waits that long and little longer, then exits 1 with what is missing."""
+    with hosts.client("client") as client:
+        client.call("unregister", agent_name=UMRA)
+    started = time.monotonic()
+    ran = cli(hosts, "status", "--wait", "1.5", "--json")
+    assert 1.5 <= time.monotonic() - started < 6
+    assert ran.status == 1
+    assert ran.err.splitlines() == [f"error [not_registered]: {UMRA} is not registered with {SDT}"]
+    assert json.loads(ran.out)["status"] == "error"
+
+
+def test_an_open_link_is_said_first(open_hosts: TwoHosts, cli: Cli) -> None:
+    """With SECURE_ZMQ=0 all may be well, and the first words are that the link is open."""
+    ran = cli(open_hosts, "status")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("LINK OPEN SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated\n")
+    assert [row.split()[-1] for row in rows_of(ran.out, "Agents")] == ["OPEN", "OPEN"]
+    assert "CURVE" not in ran.out
+    assert json.loads(cli(open_hosts, "status", "--json").out)["link"] == "open"
+
+
+def test_an_open_link_is_red_on_a_terminal(open_hosts: TwoHosts) -> None:
+    """White on red, so that it isn't overlooked."""
+    out = run_on_terminal(open_hosts.environment, "status").out
+    assert "\x1b[1;37;41mLINK OPEN\x1b[0m" in out
+
+
+def test_refused_handshakes_are_counted_by_cause(hosts: TwoHosts, cli: Cli) -> None:
+    """Somebody knocked with a key that is not listed."""
+    with pytest.raises(NotAuthorized):
+        call_as_a_stranger(hosts)
+    rows = rows_of(cli(hosts, "status").out + "\n", "Handshakes refused since the agent's start")
+    assert ["mainpc", "key_not_authorized", "1"] in [row.split() for row in rows]
+
+
+def test_another_agent_at_the_address_is_told(open_hosts: TwoHosts, cli: Cli) -> None:
+    """In the open no key tells them apart; the health document does."""
+    open_hosts.write_config(open_hosts.mainpc.port, open_hosts.mainpc.port)
+    ran = cli(open_hosts, "status", "--json")
+    assert ran.status == 1
+    assert json.loads(ran.out)["code"] == "wrong_agent"
+
+
+def test_without_the_operators_key_the_peers_are_refused(hosts: TwoHosts, cli: Cli) -> None:
+    """An agent's own key sees health and the registry, and is told what it is not granted."""
+    hosts.folders["operator"] = hosts.folders["client"]
+    ran = cli(hosts, "status")
+    assert ran.status == 1
+    assert ran.err.count("error [not_granted]") == 2
+    assert "Who authenticated as whom" not in ran.out
+    assert rows_of(ran.out, "Registered agents")[0].startswith(UMRA)
+
+
+def call_as_a_stranger(hosts: TwoHosts) -> None:
+    """Call mainpc with a key that nobody listed."""
+    server_key = load_certificates(hosts.folders["operator"]).public_key()
+    with Client(SecuredAddress(hosts.mainpc.address, new_pair("stranger", "elsewhere"), server_key)) as client:
+        client.call("ping")
+
+
+def test_warnings_are_shown_and_leave_the_exit_status(hosts: TwoHosts, cli: Cli) -> None:
+    """What should be done in time, in the words of the agent that says so."""
+    sentence = "the key of UnifiedMemoryReasoningAgent (SHA256:abc) ends 2026-11-30T04:00:00Z; rotate it"
+    hosts.pc2.warnings.append(sentence)
+    ran = cli(hosts, "status")
+    assert (ran.status, ran.err) == (0, "")
+    assert " ".join(" ".join(rows_of(ran.out, "Warnings")).split()) == f"pc2 {sentence}"
+    assert json.loads(cli(hosts, "status", "--json").out)["agents"][UMRA]["health"]["warnings"] == [sentence]
+    assert "\x1b[33mthe key of" in run_on_terminal(hosts.environment, "status").out
+
+
+def test_an_open_link_is_no_second_warning(open_hosts: TwoHosts, cli: Cli) -> None:
+    """It is said first, and louder."""
+    assert "Warnings" not in cli(open_hosts, "status").out

@@ -1,0 +1,462 @@
+"""`doctor --intruder`: agents as they are refuse everything; with any one defence taken out the report turns red."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import zmq
+
+import twinhost.secure_zmq.feed
+from tests.unit.cli.bare_agents import (
+    CredulousCurve,
+    bare_router,
+    greet_and_swallow,
+    listener,
+    ok,
+    swallow,
+    talk_and_hang_up,
+    target_at,
+)
+from tests.unit.cli.loopback_agents import GRANTS, SDT, UMRA, StartHosts, TwoHosts
+from tests.unit.cli.running import Cli, Ran
+from twinhost.adversary.handmade.zmtp import Line
+from twinhost.adversary.intruder import (
+    campaign,
+    damaged,
+    feed,
+    impostor,
+    insiders,
+    noise,
+    other_sites,
+    recorded,
+    sizes,
+    strangers,
+)
+from twinhost.adversary.intruder.attack import Attack, Outcome, held
+from twinhost.adversary.intruder.campaign import ATTACKS, GOOD_CLIENT, play_against
+from twinhost.adversary.intruder.out_of_reach import ATTACKS as OUT_OF_REACH
+from twinhost.adversary.intruder.target import Target
+from twinhost.agent.http_hosts import HostGuard
+from twinhost.cli.connect import load_settings
+from twinhost.cli.findings import Finding, Verdict
+from twinhost.cli.report import Format, show_report
+from twinhost.secure_zmq import handshake_guard, hardening
+from twinhost.secure_zmq.feed import Feed
+
+BY_NAME = {attack.name: attack for attack in ATTACKS}
+SHORT_S = 1.0  # to wait for what never comes
+OPERATORS_OWN = {"another's name in the body", "an action not granted"}  # everything is granted to an operator
+HANDOVER, MAXMSGSIZE = (zmq.ROUTER_HANDOVER, 1), (zmq.MAXMSGSIZE, -1)
+
+
+def play(name: str, target: Target) -> Outcome:
+    return BY_NAME[name].play(target)
+
+
+def against(hosts: TwoHosts, agent: str = SDT) -> Target:
+    settings = load_settings(hosts.environment)
+    return Target(settings, settings.config.agent(agent))
+
+
+def play_at_the_feed(name: str, target: Target) -> Outcome:
+    """Play without the good subscriber who comes afterwards: what the attack itself says counts."""
+    (attack,) = (attack for attack in feed.ATTACKS if attack.name == f"{name}, at the event feed")
+    return attack.play(target)
+
+
+def came_through(outcome: Outcome, words: str) -> None:
+    assert outcome.verdict is Verdict.FAILED, outcome
+    assert words in outcome.sentence, outcome
+
+
+def verdicts(ran: Ran) -> dict[tuple[str, str], str]:
+    return {(check["where"], check["check"]): check["verdict"] for check in json.loads(ran.out)["checks"]}
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Finding]]:
+    """The whole list against both agents as they are, once and at the same time, with an agent's key."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(hardening, "_HANDSHAKE_TIMEOUT_MS", 1_500)
+        hosts = TwoHosts(tmp_path_factory.mktemp("played") / "hosts", secure=True)
+    hosts.register_umra()
+    hosts.folders["operator"] = hosts.folders["client"]
+    attacks = {SDT: (*ATTACKS, *feed.ATTACKS), UMRA: ATTACKS}
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda name: tuple(play_against(against(hosts, name), attacks[name])), attacks)
+        yield tuple(finding for findings in found for finding in findings)
+    hosts.stop()
+
+
+def test_agents_as_they_are_refuse_everything(played: Sequence[Finding]) -> None:
+    """Good clients are served after each; what can't be played from outside is told as such."""
+    seen = {(finding.where, finding.check): finding.verdict for finding in played}
+    out_of_reach = {attack.name for attack in OUT_OF_REACH}
+    assert set(seen) == {
+        *((agent, name) for agent in (SDT, UMRA) for name in (GOOD_CLIENT, *BY_NAME)),
+        *((SDT, attack.name) for attack in feed.ATTACKS),
+    }
+    assert {name for (_, name), verdict in seen.items() if verdict is Verdict.NOT_PLAYED} == out_of_reach
+    assert {key: verdict for key, verdict in seen.items() if verdict not in (Verdict.OK, Verdict.NOT_PLAYED)} == {}
+
+
+@pytest.mark.parametrize("form", list(Format))
+def test_every_form_of_the_report_has_every_attack(
+    played: Sequence[Finding], capsys: pytest.CaptureFixture[str], form: Format
+) -> None:
+    """Text that fits, one JSON object, and JUnit XML whose sums are those of its cases."""
+    show_report("Intruder", played, form)
+    out = capsys.readouterr().out
+    skipped = 2 * len(OUT_OF_REACH)
+    if form is Format.TEXT:
+        assert max(len(line) for line in out.splitlines()) <= 100
+        assert (
+            out.splitlines()[-1] == f"Intruder: {len(played) - skipped} ok, 0 warning, 0 failed, {skipped} not played"
+        )
+    elif form is Format.JSON:
+        document = json.loads(out)
+        assert (document["status"], out.count("\n")) == ("ok", 1)
+        assert [(check["where"], check["check"]) for check in document["checks"]] == [
+            (finding.where, finding.check) for finding in played
+        ]
+    else:
+        root = ElementTree.fromstring(out)
+        cases = root.findall("testsuite/testcase")
+        assert [suite.get("name") for suite in root] == [SDT, UMRA]
+        assert [suite.get("tests") for suite in root] == [str(len(suite)) for suite in root]
+        assert (root.get("tests"), root.get("failures")) == (str(len(cases)), "0")
+        assert root.get("skipped") == str(sum(case.find("skipped") is not None for case in cases)) == str(skipped)
+
+
+def test_the_command_ends_with_0_where_everything_is_refused(
+    hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a build server runs it."""
+    monkeypatch.setattr(campaign, "ATTACKS", strangers.ATTACKS)
+    monkeypatch.setattr(feed, "ATTACKS", feed.ATTACKS[:1])
+    ran = cli(hosts, "doctor", "--intruder", "--json")
+    assert (ran.status, ran.err) == (0, ""), ran.out
+    assert set(verdicts(ran).values()) == {"ok"}
+
+
+def test_with_an_operators_key_it_says_what_is_not_played(hosts: TwoHosts) -> None:
+    """With the reason; the two are no success, and no failure."""
+    target = against(hosts)
+    for name in OPERATORS_OWN:
+        outcome = play(name, target)
+        assert outcome.verdict is Verdict.NOT_PLAYED
+        assert "TWINHOST_CLI_KEYS=pc2" in outcome.sentence
+    assert play("forged metadata", target).verdict is Verdict.OK
+
+
+def test_an_open_link_fails_loudly(open_hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain clients get in, the capture is read, what was recorded is good again: exit status 1."""
+    monkeypatch.setattr(campaign, "ATTACKS", [*strangers.ATTACKS, *impostor.ATTACKS, *recorded.ATTACKS])
+    monkeypatch.setattr(feed, "ATTACKS", feed.ATTACKS[:1])
+    monkeypatch.setattr(impostor, "GOOD_CALL_S", SHORT_S)
+    ran = cli(open_hosts, "doctor", "--intruder", "--format", "junit")
+    assert ran.status == 1
+    root = ElementTree.fromstring(ran.out)
+    red = {case.get("name") for case in root.iter("testcase") if case.find("failure") is not None}
+    assert red == {
+        "plain client",
+        "plain client, at the event feed",
+        "impostor without CURVE",
+        "capture on the wire",
+        "replay, same connection",
+        "replay, new connection",
+        "flipped bit",
+    }
+    skipped = {case.get("name") for case in root.iter("testcase") if case.find("skipped") is not None}
+    assert skipped == {"unknown key", "wrong pin", "mismatched halves"}
+    assert "SECURE_ZMQ=0" in ran.out
+
+
+def test_people_see_a_table_and_meanwhile_what_is_played(
+    hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The progress on stderr, the report on stdout."""
+    monkeypatch.setattr(campaign, "ATTACKS", [*strangers.ATTACKS, *insiders.ATTACKS])
+    monkeypatch.setattr(feed, "ATTACKS", ())
+    ran = cli(hosts, "doctor", "--intruder")
+    assert ran.status == 0
+    assert f"ok: plain client on {SDT}\n" in ran.err
+    assert ran.out.splitlines()[-1] == "Intruder: 18 ok, 0 warning, 0 failed, 4 not played"
+    assert max(len(line) for line in ran.out.splitlines()) <= 100
+
+
+def test_without_a_good_client_nothing_is_proven(hosts: TwoHosts) -> None:
+    """One failure, and all else not played."""
+    (hosts.folders["server"] / "operator.key").unlink()
+    hosts.mainpc.reload_peers()
+    first, *rest = play_against(against(hosts), ATTACKS)
+    assert (first.check, first.verdict) == (GOOD_CLIENT, Verdict.FAILED)
+    assert {finding.verdict for finding in rest} == {Verdict.NOT_PLAYED}
+    assert len(rest) == len(ATTACKS)
+
+
+def test_an_attack_after_which_nobody_is_served_came_through(hosts: TwoHosts) -> None:
+    """Whatever it says of itself."""
+
+    def stop_it(_: Target) -> Outcome:
+        hosts.mainpc.stop()
+        return held("refused")
+
+    _, finding = play_against(against(hosts), [Attack("stop", "nothing", stop_it)])
+    assert finding.verdict is Verdict.FAILED
+    assert "a good client was not served within 2 s" in finding.sentence
+
+
+def test_an_attack_that_ends_early_is_no_success(hosts: TwoHosts) -> None:
+    """A fault of the network is told as one."""
+
+    def fail(_: Target) -> Outcome:
+        raise ConnectionRefusedError("nobody")
+
+    _, finding = play_against(against(hosts), [Attack("fail", "nothing", fail)])
+    assert finding.verdict is Verdict.FAILED
+    assert "nobody" in finding.sentence
+
+
+def test_red_where_a_plain_client_is_served(tmp_path: Path) -> None:
+    with bare_router(ok) as port:
+        came_through(play("plain client", target_at(port, tmp_path)), "got a session")
+
+
+def test_red_where_no_zap_handler_runs(tmp_path: Path) -> None:
+    """CURVE alone lets anybody in."""
+    with bare_router(ok, curve=True) as port:
+        target = target_at(port, tmp_path)
+        came_through(play("unknown key", target), "no ZAP handler is asked")
+        assert play("mismatched halves", target).verdict is Verdict.OK  # which CURVE itself refuses
+
+
+def test_red_where_the_zap_handler_lets_everybody_in(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    somebody = hosts.mainpc.peers.all()[0]
+    monkeypatch.setattr(hosts.mainpc.peers, "find", lambda _: somebody)
+    monkeypatch.setattr(hosts.mainpc.peers, "live", lambda _: somebody)
+    came_through(play("unknown key", against(hosts)), "got a session")
+
+
+def test_red_where_nothing_of_the_handshake_is_verified(tmp_path: Path) -> None:
+    """A server that welcomes whatever HELLO says, and asks for no proof of a key."""
+    with listener(CredulousCurve(ok).serve) as port:
+        target = target_at(port, tmp_path)
+        came_through(play("wrong pin", target), "pinned another key")
+        came_through(play("mismatched halves", target), "without its secret")
+
+
+def test_red_where_an_agent_may_do_what_is_an_operators(hosts: TwoHosts) -> None:
+    hosts.folders["operator"] = hosts.folders["client"]
+    hosts.mainpc.grants.replace({**GRANTS, "agent": {"*"}})
+    target = against(hosts)
+    came_through(play("an action not granted", target), "was granted")
+    came_through(play("another's name in the body", target), "as to an operator")
+
+
+def _heartbeat_for_anybody(request: dict[str, Any]) -> dict[str, Any]:
+    if request.get("action") == "heartbeat":
+        return {"status": "ok"}
+    return {"status": "error", "code": "not_granted", "error": "no"}
+
+
+def test_red_where_one_agent_speaks_for_another(tmp_path: Path) -> None:
+    with listener(CredulousCurve(_heartbeat_for_anybody).serve) as port:
+        came_through(play("another's name in the body", target_at(port, tmp_path)), "from somebody else")
+
+
+@pytest.mark.parametrize(
+    ("role", "answer"), [("agent", ok), ("operator", lambda _: {"status": "error", "code": "not_granted"})]
+)
+def test_red_where_metadata_is_believed(
+    tmp_path: Path, role: str, answer: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Whoever claims to be an operator is one, or whoever is one is no more."""
+    with listener(CredulousCurve(answer).serve) as port:
+        came_through(play("forged metadata", target_at(port, tmp_path, role)), "was believed")
+
+
+def test_red_where_a_damaged_session_ends_the_agent(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is seen by whoever is not served afterwards, whatever became of the session itself."""
+    monkeypatch.setattr(damaged, "SESSIONS", 1)
+    monkeypatch.setattr(Line, "reset", lambda _: hosts.mainpc.stop())
+    came_through(play("damaged sessions", against(hosts)), "a good client was not served")
+
+
+def test_red_where_a_routing_id_is_handed_over(tmp_path: Path) -> None:
+    with bare_router(ok, HANDOVER) as port:
+        came_through(play("stolen routing-id", target_at(port, tmp_path, secure=False)), "routing-id")
+    with bare_router(ok) as port:
+        assert play("stolen routing-id", target_at(port, tmp_path, secure=False)).verdict is Verdict.OK
+
+
+def test_red_where_the_second_of_a_routing_id_is_served_too(tmp_path: Path) -> None:
+    with listener(CredulousCurve(ok).serve) as port:
+        came_through(play("stolen routing-id", target_at(port, tmp_path)), "took over a routing-id")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("capture on the wire", "whoever is on the way reads all of it"),
+        ("replay, same connection", "answered twice"),
+        ("replay, new connection", "opened again"),
+        ("flipped bit", "flipped bit was read"),
+        ("impostor without CURVE", "impostor without a key"),
+    ],
+)
+def test_red_on_an_open_link(open_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
+    """The recordings work, as they must for the green ones to mean anything."""
+    monkeypatch.setattr(impostor, "GOOD_CALL_S", SHORT_S)
+    came_through(play(name, against(open_hosts)), words)
+
+
+@pytest.mark.parametrize("name", [attack.name for attack in recorded.ATTACKS])
+def test_red_where_nothing_was_recorded(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A relay that is passed by proves nothing."""
+    target = against(hosts)
+    monkeypatch.setattr(Target, "client", lambda self, _=None: real_client(self))
+    _, finding = play_against(target, [BY_NAME[name]])
+    assert finding.verdict is Verdict.FAILED
+    assert "nothing is proven" in finding.sentence
+
+
+real_client = Target.client
+
+
+def test_red_where_strangers_are_put_up_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something that takes whatever comes, and never hangs up."""
+    monkeypatch.setattr(noise, "HELD_S", SHORT_S)
+    monkeypatch.setattr(sizes, "CUT_WITHIN_S", SHORT_S)
+    with listener(greet_and_swallow) as port:
+        target = target_at(port, tmp_path)
+        came_through(play("random, HTTP, TLS, and zero bytes", target), "kept a connection")
+        came_through(play("one huge frame, before the handshake", target), "put up with")
+        came_through(play("100,000 frames, before the handshake", target), "put up with")
+
+
+def test_red_where_strangers_are_answered(tmp_path: Path) -> None:
+    with listener(talk_and_hang_up) as port:
+        target = target_at(port, tmp_path)
+        came_through(play("random, HTTP, TLS, and zero bytes", target), "more than a greeting")
+
+
+def test_red_where_the_guard_is_off(start_hosts: StartHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libzmq by itself takes a handshake of any size, for 4 s."""
+    monkeypatch.setattr(handshake_guard, "MAX_HANDSHAKE_BYTES", 1 << 40)
+    monkeypatch.setattr(sizes, "CUT_WITHIN_S", SHORT_S)
+    came_through(play("one huge frame, before the handshake", against(start_hosts())), "put up with")
+
+
+def test_red_where_silent_connections_are_kept(start_hosts: StartHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "HALF_OPEN", 20)
+    monkeypatch.setattr(noise, "HELD_S", 2 * SHORT_S)
+    monkeypatch.setattr(hardening, "_HANDSHAKE_TIMEOUT_MS", 30_000)
+    outcome = play("half-open flood", against(start_hosts()))
+    came_through(outcome, "20 of 20 connections that said nothing were kept")
+
+
+def test_red_where_silent_connections_keep_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "HALF_OPEN", 20)
+    with listener(swallow) as port:
+        came_through(play("half-open flood", target_at(port, tmp_path)), "a good client was not served")
+
+
+def test_red_where_messages_have_no_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame of any size, and a message of any number of frames, is taken."""
+    monkeypatch.setattr(sizes, "CUT_WITHIN_S", SHORT_S)
+    with bare_router(ok, MAXMSGSIZE) as port:
+        target = target_at(port, tmp_path, secure=False)
+        came_through(play("one huge frame, after the handshake", target), "was taken in")
+        came_through(play("100,000 frames in one message", target), "was taken")
+
+
+def test_red_where_a_message_of_many_frames_is_never_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listener(CredulousCurve(ok).serve) as port:
+        target = target_at(port, tmp_path)
+        monkeypatch.setattr("twinhost.adversary.intruder.sizes.PATIENCE_S", 0.5)
+        outcome = play("100,000 frames in one message", target)
+    assert outcome.verdict is Verdict.FAILED
+
+
+def test_red_where_an_open_feed_serves_anybody(open_hosts: TwoHosts) -> None:
+    came_through(play_at_the_feed("plain client", against(open_hosts)), "got a session")
+
+
+def test_red_where_the_feed_lets_every_key_in(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    somebody = hosts.mainpc.peers.all()[0]
+    monkeypatch.setattr(hosts.mainpc.peers, "find", lambda _: somebody)
+    came_through(play_at_the_feed("unknown key", against(hosts)), "got a session")
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"), [("MAX_TOPIC_BYTES", "a topic of"), ("MAX_TOPICS", "topics"), ("MAX_COMMANDS", "changes")]
+)
+def test_red_where_subscriptions_have_no_bound(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch, limit: str, words: str
+) -> None:
+    """Each of the three by itself."""
+    monkeypatch.setattr(twinhost.secure_zmq.feed, limit, 1 << 40)
+    monkeypatch.setattr(feed, "_CLOSED_WITHIN_S", SHORT_S)
+    outcome = play_at_the_feed("subscriptions without bounds", against(hosts))
+    came_through(outcome, "put up with")
+    assert words in outcome.sentence
+
+
+def test_red_where_the_feed_keeps_whoever_talks_to_it(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Feed, "_refuse", lambda *_: None)
+    monkeypatch.setattr(feed, "_CLOSED_WITHIN_S", SHORT_S)
+    came_through(play_at_the_feed("what is no subscription", against(hosts)), "put up with")
+
+
+def test_red_where_a_good_subscriber_is_not_served(hosts: TwoHosts) -> None:
+    """Whoever refuses everybody has refused the attack too, and that is no success."""
+    hosts.mainpc.grants.replace({**GRANTS, "operator": {"ping"}})
+    (attack,) = (attack for attack in feed.ATTACKS if attack.name.startswith("unknown key"))
+    _, finding = play_against(against(hosts), [attack])
+    assert finding.verdict is Verdict.FAILED
+    assert "ended what had to be good" in finding.sentence
+
+
+@pytest.mark.parametrize("name", ["deeply nested JSON", "malformed JSON"])
+def test_red_where_nonsense_is_answered_as_if_it_were_good(tmp_path: Path, name: str) -> None:
+    with bare_router(ok) as port:
+        came_through(play(name, target_at(port, tmp_path, secure=False)), "as if it were good")
+
+
+def test_red_where_nonsense_ends_the_agent(tmp_path: Path) -> None:
+    """No error reply, but the end of it."""
+
+    def fall(connection: socket.socket) -> None:
+        threading.Timer(0.5, connection.shutdown, [socket.SHUT_RDWR]).start()
+        CredulousCurve(_hang).serve(connection)
+
+    with listener(fall) as port:
+        came_through(play("deeply nested JSON", target_at(port, tmp_path)), "it got no error reply")
+
+
+def _hang(_: dict[str, Any]) -> dict[str, Any]:
+    threading.Event().wait(2)
+    return {}
+
+
+@pytest.mark.parametrize("attack", other_sites.ATTACKS, ids=lambda attack: attack.name)
+def test_red_where_http_answers_to_other_sites(
+    hosts: TwoHosts, attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostGuard, "_refusal", lambda *_: None)
+    came_through(attack.play(against(hosts)), "it answered 200 for /healthz")
+
+
+@pytest.mark.parametrize("attack", other_sites.ATTACKS, ids=lambda attack: attack.name)
+def test_http_that_is_not_reached_is_not_attacked(tmp_path: Path, attack: Attack) -> None:
+    """Its port is published on the agent's machine alone."""
+    with listener(swallow) as port:
+        outcome = attack.play(target_at(port, tmp_path, secure=False))
+    assert (outcome.verdict, "where the port is published" in outcome.sentence) == (Verdict.NOT_PLAYED, True)

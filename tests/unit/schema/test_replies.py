@@ -1,0 +1,114 @@
+"""The schemas of replies: every action has one, its handler says the same, and what isn't so is refused."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+import pytest
+
+from tests.unit.agent.assembled import Assembled, environment_of
+from tests.unit.schema.json_schema import Schema, closed, places, replaced
+from tests.unit.schema.test_schema import ASSEMBLE, HOST
+from twinhost.agent.replies import HealthDocument, Refusal, Replies
+from twinhost.schema.__main__ import AGENTS, alternatives, replies_of, schema_of
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.wire import tag_of
+
+
+@pytest.fixture(params=sorted(AGENTS))
+def name(request: pytest.FixtureRequest) -> str:
+    agent: str = request.param
+    return agent
+
+
+@pytest.fixture
+def table(name: str) -> Replies:
+    replies: Replies = importlib.import_module(f"{AGENTS[name]}.replies").REPLIES
+    return replies
+
+
+@pytest.fixture
+def schema(name: str) -> Schema:
+    return Schema(json.loads(msgspec.json.encode(replies_of(name))))
+
+
+@pytest.fixture
+def actions(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Action[Any]]]:
+    """The agent's own actions, as they are assembled."""
+    migrations, assemble = ASSEMBLE[name]
+    with ExitStack() as stack:
+        environment = environment_of(tmp_path_factory.mktemp("agent"), HOST[name])
+        yield list(stack.enter_context(Assembled(name, migrations, assemble, environment)).assembly.actions)
+
+
+def test_every_action_has_a_reply_and_nothing_else_has(name: str, table: Replies, schema: Schema) -> None:
+    """As many as there are requests, and each may be refused instead."""
+    actions = schema_of(name)["discriminator"]["mapping"].keys()
+    assert schema.root["properties"].keys() == actions == {tag_of(request) for request in table}
+    for action in actions:
+        assert {"$ref": f"#/$defs/{Refusal.__name__}"} in schema.root["properties"][action]["anyOf"]
+
+
+def test_a_handler_says_that_it_answers_so(actions: list[Action[Any]], table: Replies) -> None:
+    """The type checker holds every handler to its annotation, and this holds the annotation to the table."""
+    for action in actions:
+        told = get_type_hints(action.handle)["return"]
+        if Future in {getattr(each, "__origin__", each) for each in (told, *get_args(told))}:
+            continue  # what somebody else answers
+        assert told == table[action.request], action.name
+
+
+def test_health_is_answered_with_its_document(name: str, table: Replies, actions: list[Action[Any]]) -> None:
+    """The two names of health have no handler of the agent's own; their document is the one that a page shows, too."""
+    own = {action.request for action in actions}
+    others = {tag_of(request): kind for request, kind in table.items() if request not in own}
+    assert others.keys() == {"health", "health_check", "get_peers", "announce_probes"}
+    assert others["health"] is others["health_check"]
+    assert HealthDocument.__required_keys__ <= others["health"].__required_keys__
+    assert (others["health"] is HealthDocument) is (name == "SystemDigitalTwin")
+
+
+def test_every_reply_says_what_it_is(table: Replies) -> None:
+    """A sentence each; and a status, which no refusal's can be mistaken for. What another agent answers is its own."""
+    own = {request: reply for request, reply in table.items() if tag_of(request) != "coordinate_memory"}
+    for kind in {kind for reply in own.values() for kind in alternatives(reply)}:
+        assert kind.__doc__, kind
+        words = set(get_args(get_type_hints(kind)["status"]))
+        assert words, kind
+        assert words <= ({"ok", "degraded", "error"} if "health" in kind.__name__.lower() else {"ok", "success"}), kind
+
+
+def test_what_is_made_from_a_schema_is_allowed_and_what_lacks_a_field_is_not(schema: Schema) -> None:
+    """The least of each reply and the whole of it; less than the least is none."""
+    narrow = Schema(closed(schema.root))
+    for action, replies in schema.root["properties"].items():
+        for each in replies["anyOf"]:
+            definition = schema.definition(each["$ref"])
+            whole = schema.instance(definition, whole=True)
+            assert narrow.allows({action: whole}), (action, whole)
+            assert whole["request_id"]
+            assert narrow.allows({action: {**whole, "ignored_fields": ["of no action"]}})
+            assert not narrow.allows({action: {**whole, "ignored_fields": "of no action"}})
+            assert schema.allows({action: {**whole, "of a later version": 1}})
+            assert not narrow.allows({action: {**whole, "of no version": 1}})
+            least = schema.instance(definition, whole=False)
+            assert narrow.allows({action: least}), (action, least)
+            for field in least:
+                less = {key: value for key, value in least.items() if key != field}
+                assert not narrow.allows(less, definition), (action, field)
+
+
+def test_a_value_of_no_kind_is_refused_wherever_it_stands(schema: Schema) -> None:
+    """In every place of every reply that has a type at all."""
+    nonsense = {"nonsense": [{"of": "no kind"}]}
+    tried = refused = 0
+    for action, replies in schema.root["properties"].items():
+        whole = schema.instance(schema.definition(replies["anyOf"][0]["$ref"]), whole=True)
+        for path in places(whole):
+            tried += 1
+            refused += not schema.allows({action: replaced(whole, path, nonsense)})
+    assert refused > 0.9 * tried

@@ -1,0 +1,246 @@
+"""Stored replies: found again after a restart, and forgotten for good when their time is over."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.errors import NotFound, TransactionLost
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA, ReplyLog, StoredReply
+
+LONG_S = 600.0
+CHILDREN = "CREATE TABLE children (reply INTEGER REFERENCES replies (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "db"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[Database]:
+    with closing(Database(path, [SCHEMA])) as database:
+        yield database
+
+
+def add(database: Database, log: ReplyLog, *request_ids: str, caller: str = "agent") -> None:
+    with database.transaction():
+        for request_id in request_ids:
+            log.add(caller, request_id, b"digest of " + request_id.encode(), b"reply to " + request_id.encode())
+
+
+def rows(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as other:
+        return [request_id for (request_id,) in other.execute("SELECT request_id FROM replies ORDER BY seq")]
+
+
+def test_a_stored_reply_is_found_for_its_caller_alone(database: Database) -> None:
+    """The same id of another caller is another request."""
+    log = ReplyLog(database, LONG_S, 100)
+    add(database, log, "1")
+    assert log.find("agent", "1") == StoredReply(b"digest of 1", b"reply to 1")
+    assert log.find("another", "1") is None
+    assert log.find("agent", "2") is None
+
+
+def test_a_reply_is_found_in_the_transaction_that_stores_it(database: Database, path: Path) -> None:
+    """Its row comes at the end; a retry in the same batch finds it all the same."""
+    log = ReplyLog(database, LONG_S, 100)
+    with database.transaction():
+        log.add("agent", "1", b"digest", b"reply")
+        assert log.find("agent", "1") == StoredReply(b"digest", b"reply")
+        assert database.execute("SELECT count(*) FROM replies").fetchone() == (0,)
+    assert rows(path) == ["1"]
+    assert log.find("agent", "1") == StoredReply(b"digest", b"reply")
+
+
+def test_a_reply_whose_savepoint_is_undone_is_not_stored(database: Database, path: Path) -> None:
+    """Nor found; the others of the transaction are."""
+    log = ReplyLog(database, LONG_S, 100)
+
+    def failing() -> None:
+        with database.savepoint():
+            log.add("agent", "2", b"digest", b"reply")
+            raise NotFound("no such agent")
+
+    with database.transaction():
+        log.add("agent", "1", b"digest", b"reply")
+        with pytest.raises(NotFound):
+            failing()
+        assert log.find("agent", "2") is None
+    assert rows(path) == ["1"]
+
+
+def test_a_commit_that_fails_stores_no_reply(path: Path) -> None:
+    """After the rows were written too; the next transaction has its own alone."""
+    with closing(Database(path, [SCHEMA, CHILDREN])) as database:
+        log = ReplyLog(database, LONG_S, 100)
+
+        def failing() -> None:
+            with database.transaction():
+                log.add("agent", "1", b"digest", b"reply")
+                database.execute("INSERT INTO children VALUES (999)")
+
+        with pytest.raises(TransactionLost):
+            failing()
+        assert (log.find("agent", "1"), len(log)) == (None, 0)
+        add(database, log, "2")
+        assert rows(path) == ["2"]
+
+
+def test_a_stored_reply_survives_a_restart(path: Path) -> None:
+    """What was acknowledged before a crash is answered alike after it, and new replies go on in order."""
+    with closing(Database(path, [SCHEMA])) as database:
+        add(database, ReplyLog(database, LONG_S, 100), "1", "2")
+    with closing(Database(path, [SCHEMA])) as database:
+        log = ReplyLog(database, LONG_S, 100)
+        assert len(log) == 2
+        add(database, log, "3")
+        assert [log.find("agent", id_) for id_ in "123"] == [
+            StoredReply(f"digest of {id_}".encode(), f"reply to {id_}".encode()) for id_ in "123"
+        ]
+
+
+def test_a_rolled_back_reply_is_not_kept(database: Database, path: Path) -> None:
+    """A reply that nobody was given is not found later."""
+    log = ReplyLog(database, LONG_S, 100)
+
+    def failing() -> None:
+        with database.transaction():
+            log.add("agent", "1", b"", b"")
+            raise KeyError("a fault of the program")
+
+    with pytest.raises(KeyError):
+        failing()
+    assert log.find("agent", "1") is None
+    assert (len(log), rows(path)) == (0, [])
+    add(database, log, "1")
+    assert log.find("agent", "1") is not None
+
+
+def test_a_caller_keeps_its_newest_replies(database: Database, path: Path) -> None:
+    """The share is per caller, the oldest go first, and their rows are deleted from the file."""
+    log = ReplyLog(database, LONG_S, 3)
+    add(database, log, *"12345")
+    add(database, log, "1", caller="another")
+    log.forget_old()
+    assert [request_id for request_id in "12345" if log.find("agent", request_id)] == ["3", "4", "5"]
+    assert log.find("another", "1") is not None
+    assert rows(path) == ["3", "4", "5", "1"]
+
+
+def test_a_callers_replies_take_a_share_of_bytes(path: Path) -> None:
+    """The oldest go first, as many as it takes; another caller's stay, and a restart counts the same."""
+    with closing(Database(path, [SCHEMA])) as database:
+        log = ReplyLog(database, LONG_S, 100, keep_bytes_per_caller=40)
+        add(database, log, *"12345")  # 10 bytes each
+        add(database, log, "1", caller="another")
+        log.forget_old()
+        assert rows(path) == ["2", "3", "4", "5", "1"]
+    with closing(Database(path, [SCHEMA])) as database:
+        log = ReplyLog(database, LONG_S, 100, keep_bytes_per_caller=40)
+        with database.transaction():
+            log.add("agent", "6", b"", b"x" * 15)
+        log.forget_old()
+        assert [request_id for request_id in "23456" if log.find("agent", request_id)] == ["4", "5", "6"]
+        assert rows(path) == ["4", "5", "1", "6"]
+
+
+def test_a_reply_larger_than_the_share_is_kept_until_the_next(database: Database, path: Path) -> None:
+    """Its own retry is answered."""
+    log = ReplyLog(database, LONG_S, 100, keep_bytes_per_caller=5)
+    for request_id in "12":
+        add(database, log, request_id)
+        log.forget_old()
+        assert rows(path) == [request_id]
+
+
+def test_a_rolled_back_reply_takes_no_bytes(database: Database, path: Path) -> None:
+    log = ReplyLog(database, LONG_S, 100, keep_bytes_per_caller=25)
+    add(database, log, *"12")
+
+    def failing() -> None:
+        with database.transaction():
+            log.add("agent", "3", b"", b"x" * 20)
+            raise KeyError("a fault of the program")
+
+    with pytest.raises(KeyError):
+        failing()
+    log.forget_old()
+    assert rows(path) == ["1", "2"]
+
+
+def test_replies_are_forgotten_after_their_time(database: Database, path: Path) -> None:
+    """Past `keep_s`, neither memory nor the file holds them."""
+    log = ReplyLog(database, 0.05, 100)
+    add(database, log, "1", "2")
+
+    def forgotten() -> bool:
+        log.forget_old()
+        return len(log) == 0
+
+    wait_until(forgotten, PATIENCE_S, "the replies are forgotten")
+    assert log.find("agent", "1") is None
+    assert rows(path) == []
+
+
+def test_replies_within_their_time_are_kept(database: Database, path: Path) -> None:
+    """Ten minutes are promised, and a look in between takes nothing."""
+    log = ReplyLog(database, LONG_S, 100)
+    add(database, log, "1")
+    log.forget_old()
+    assert log.find("agent", "1") is not None
+    assert rows(path) == ["1"]
+
+
+def test_a_restart_gives_every_reply_its_whole_time_again(path: Path, database: Database) -> None:
+    """Nobody knows how long the agent was away, so nothing is forgotten too early."""
+    add(database, ReplyLog(database, LONG_S, 100), "1")
+    again = ReplyLog(database, LONG_S, 100)
+    again.forget_old()
+    assert again.find("agent", "1") is not None
+
+
+def test_many_old_replies_go_a_portion_at_a_time(database: Database, path: Path) -> None:
+    """No tick is long, and the rest follows with the next ticks."""
+    log = ReplyLog(database, LONG_S, 1)
+    add(database, log, *(str(number) for number in range(5_000)))
+    log.forget_old()
+    assert len(log) == 1
+    assert 0 < len(rows(path)) < 5_000
+    log.forget_old()
+    log.forget_old()
+    assert rows(path) == ["4999"]
+
+
+def test_what_could_not_be_deleted_is_deleted_later(database: Database, path: Path) -> None:
+    """A store that fails at the deletion loses nothing and goes on with the next tick."""
+    log = ReplyLog(database, LONG_S, 1)
+    add(database, log, "1", "2")
+    database.execute("PRAGMA busy_timeout = 20")
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Exception, match="locked"):
+            log.forget_old()
+        other.rollback()
+    log.forget_old()
+    assert rows(path) == ["2"]
+
+
+def test_an_id_that_was_forgotten_and_used_again_is_one_reply(path: Path) -> None:
+    """The newer reply counts after a restart, although the older one's row was still there; nothing breaks."""
+    with closing(Database(path, [SCHEMA])) as database:
+        for seq, reply in ((1, b"older"), (2, b"newer")):
+            database.execute("INSERT INTO replies VALUES (?, 'agent', '1', ?, ?)", (seq, reply, reply))
+        log = ReplyLog(database, LONG_S, 100)
+        assert log.find("agent", "1") == StoredReply(b"newer", b"newer")
+        add(database, log, "2")
+        short = ReplyLog(database, LONG_S, 1)
+        short.forget_old()
+        assert short.find("agent", "1") is None
+        assert short.find("agent", "2") is not None
+    assert rows(path) == ["2"]
