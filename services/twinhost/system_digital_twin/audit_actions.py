@@ -1,10 +1,10 @@
 """The audit log as an operator reads it: raw lines in pages, to be verified by the reader and not by the writer."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import msgspec
 
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import Request
 from twinhost.store.audit_log.log import AuditLog
@@ -19,17 +19,19 @@ class GetAudit(Request, tag="get_audit"):
     position: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
-def audit_actions(audit: AuditLog, success: Literal["success"]) -> list[Action[Any]]:
-    """Return the action that reads the log; `success` is the agent's word for it."""
+class AuditActions(Feature):
+    """The action that reads the log."""
 
-    def answer(request: GetAudit, _: Caller) -> AuditPage:
-        page = audit.read_page(request.after_seq, request.limit, request.position)
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+
+    @action()
+    def page(self, request: GetAudit, _: Caller) -> AuditPage:
+        page = self._audit.read_page(request.after_seq, request.limit, request.position)
         return {
-            "status": success,
+            "status": "success",
             "lines": page.lines,
             "position": page.position,
             "anchor": {"seq": page.anchor.seq, "prev": page.anchor.prev},
             "head": {"seq": page.head.seq, "hash": page.head.hash},
         }
-
-    return [Action(GetAudit, answer)]

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import msgspec
 
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.system_digital_twin.event_messages import GetErrors, GetEvents, PublishEvent, ReportError
@@ -22,22 +22,14 @@ from twinhost.system_digital_twin.events import Events, Topic
 from twinhost.system_digital_twin.handlers import SUCCESS, require_speaks_for
 
 
-class EventActions:
+class EventActions(Feature):
     """Events and errors as the wire has them."""
 
     def __init__(self, events: Events, max_reply_bytes: int) -> None:
         self._events = events
         self._max_bytes = max_reply_bytes // 2  # of records; what an answer says of each is less than that
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [
-            Action(PublishEvent, self.publish, mutates=True),
-            Action(ReportError, self.report, mutates=True),
-            Action(GetEvents, self.events, forwardable=True),
-            Action(GetErrors, self.errors, forwardable=True),
-        ]
-
+    @action(mutates=True)
     def publish(self, request: PublishEvent, caller: Caller) -> EventStored:
         event = request.event
         require_speaks_for(caller, event.source_agent)
@@ -50,6 +42,7 @@ class EventActions:
             "seq": seq,
         }
 
+    @action(mutates=True)
     def report(self, request: ReportError, caller: Caller) -> ErrorStored:
         error = request.error
         require_speaks_for(caller, error.agent_id)
@@ -61,6 +54,7 @@ class EventActions:
             "seq": seq,
         }
 
+    @action(forwardable=True)
     def events(self, request: GetEvents, _: Caller) -> EventsTold:
         page = self._page(Topic.EVENT, request)
         return {
@@ -71,6 +65,7 @@ class EventActions:
             "let_go_to": page.let_go_to,
         }
 
+    @action(forwardable=True)
     def errors(self, request: GetErrors, _: Caller) -> ErrorsTold:
         page = self._page(Topic.ERROR, request)
         return {

@@ -8,11 +8,11 @@ import msgspec
 
 from twinhost.agent.common_actions import Ping, pong
 from twinhost.agent.health import iso_time
+from twinhost.agent.replies import Pong
 from twinhost.network_config import is_local_only
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
-from twinhost.secure_zmq.wire import Request
 from twinhost.system_digital_twin.messages import (
     MAX_METADATA_BYTES,
     Discover,
@@ -53,7 +53,7 @@ def _no_log(_: Heartbeat, __: Caller) -> Witnessed:
     return {"audit_head": None}
 
 
-class Handlers:
+class Handlers(Feature):
     """The actions on the registry."""
 
     def __init__(
@@ -75,21 +75,11 @@ class Handlers:
         self._witnessed = witnessed
         self._public_key_of = public_key_of
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [
-            Action(Ping, pong, forwardable=True),
-            Action(RegisterAgent, self.register, mutates=True),
-            Action(Heartbeat, self.heartbeat, mutates=True),
-            Action(Unregister, self.unregister, mutates=True),
-            Action(Discover, self.discover, forwardable=True),
-            Action(GetAllAgents, self.all_agents, forwardable=True),
-            Action(GetRegisteredAgents, self.registered_agents, forwardable=True),
-            Action(GetOkAgents, self.ok_agents, forwardable=True),
-            Action(GetAgentInfo, self.agent_info, forwardable=True),
-            Action(GetAgentEndpoint, self.agent_endpoint, forwardable=True),
-        ]
+    @action(forwardable=True)
+    def ping(self, request: Ping, caller: Caller) -> Pong:
+        return pong(request, caller)
 
+    @action(mutates=True)
     def register(self, request: RegisterAgent, caller: Caller) -> Registered:
         data = request.registration_data
         if data is not None:
@@ -132,6 +122,7 @@ class Handlers:
         record = self._registry.put(record)
         return {**_registered(record), "agent": self._brief(record)}
 
+    @action(mutates=True)
     def heartbeat(self, request: Heartbeat, caller: Caller) -> Beaten:
         require_speaks_for(caller, request.agent_name)
         seen = self._registry.heartbeat(request.agent_name, request.status)
@@ -144,6 +135,7 @@ class Handlers:
             **self._witnessed(request, caller),
         }
 
+    @action(mutates=True)
     def unregister(self, request: Unregister, caller: Caller) -> Unregistered:
         require_speaks_for(caller, request.agent_name)
         if request.agent_name == ITSELF:
@@ -151,6 +143,7 @@ class Handlers:
         self._registry.remove(request.agent_name)
         return {"status": SUCCESS, "message": f"agent {request.agent_name} unregistered"}
 
+    @action(forwardable=True)
     def discover(self, request: Discover, _: Caller) -> Discovery:
         return {
             "status": SUCCESS,
@@ -161,19 +154,24 @@ class Handlers:
             ],
         }
 
-    def all_agents(self, _: Request, __: Caller) -> AllAgents:
+    @action(forwardable=True)
+    def all_agents(self, _: GetAllAgents, __: Caller) -> AllAgents:
         return {"status": SUCCESS, "agents": {record.name: self._brief(record) for record in self._registry.all()}}
 
-    def registered_agents(self, _: Request, __: Caller) -> RegisteredAgents:
+    @action(forwardable=True)
+    def registered_agents(self, _: GetRegisteredAgents, __: Caller) -> RegisteredAgents:
         return {"status": SUCCESS, "agents": [self._whole(record) for record in self._registry.all()]}
 
-    def ok_agents(self, _: Request, __: Caller) -> OkAgents:
+    @action(forwardable=True)
+    def ok_agents(self, _: GetOkAgents, __: Caller) -> OkAgents:
         names = [record.name for record in self._registry.all() if self._registry.is_ok(record)]
         return {"status": SUCCESS, "count": len(names), "agents": names}
 
+    @action(forwardable=True)
     def agent_info(self, request: GetAgentInfo, _: Caller) -> AgentFound:
         return {"status": SUCCESS, "agent_info": self._whole(self._registry.get(request.agent_name))}
 
+    @action(forwardable=True)
     def agent_endpoint(self, request: GetAgentEndpoint, _: Caller) -> EndpointFound:
         return {"status": SUCCESS, **self._endpoint(self._registry.get(request.agent_name))}
 

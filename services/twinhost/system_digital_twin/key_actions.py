@@ -8,12 +8,12 @@ Every step may be repeated; what was confirmed is on disk before the answer.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import structlog
 
 from twinhost.agent.trust import TrustDocument, document_of
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.errors import LimitReached, NotGranted, StoreUnavailable
 from twinhost.secure_zmq.grants import ENROL
@@ -36,7 +36,7 @@ PROPOSALS_PER_DAY = 100  # of one agent: a rotation takes one
 Audit = Callable[..., None]  # an event's name, and its fields
 
 
-class KeyActions:
+class KeyActions(Feature):
     """The actions on keys; the folders are the only record, so a restart forgets nothing but open proposals."""
 
     def __init__(
@@ -63,16 +63,7 @@ class KeyActions:
             _log.error("used_invitation_not_ended", reason=str(error))
         peers.reload()
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions; none takes part in a batch's transaction, since files have none."""
-        return [
-            Action(Enrol, self.enrol, apart=True),
-            Action(ProposeKey, self.propose, apart=True),
-            Action(ConfirmKey, self.confirm, apart=True),
-            Action(RetireKeys, self.retire, apart=True),
-            Action(GetTrust, self.trust),
-        ]
-
+    @action(apart=True)
     def enrol(self, request: Enrol, caller: Caller) -> Enrolled:
         invite = self._invitation_of(caller)
         self._limit(invite)
@@ -83,6 +74,7 @@ class KeyActions:
             self._propose(owner, key, invite)
         return {"status": self._success, "name": owner.name, "host": owner.host, "roles": sorted(owner.roles)}
 
+    @action(apart=True)
     def propose(self, request: ProposeKey, caller: Caller) -> Proposed:
         current = self._own_certificate(caller)
         key = public_key_in(request.public_key)
@@ -92,6 +84,7 @@ class KeyActions:
             self._propose(current.owner, key, current)
         return {"status": self._success, "fingerprint": key.fingerprint}
 
+    @action(apart=True)
     def confirm(self, _: ConfirmKey, caller: Caller) -> Confirmed:
         fingerprint = caller.fingerprint or ""
         candidate = self._peers.candidate(fingerprint)
@@ -104,6 +97,7 @@ class KeyActions:
                     self._end_if_used(invite)  # the disk was full, and that could not be noted
         return {"status": self._success, "certificate": render_certificate(certificate), **self._trust()}
 
+    @action(apart=True)
     def retire(self, _: RetireKeys, caller: Caller) -> Retired:
         own, before = self._own_certificate(caller), self._peers.contents
         others = [certificate for certificate in self._listed(caller.name) if certificate.public != own.public]
@@ -121,6 +115,7 @@ class KeyActions:
             self._peers.reload()
         return {"status": self._success, "retired": [certificate.public.fingerprint for certificate in others]}
 
+    @action()
     def trust(self, _: GetTrust, caller: Caller) -> TrustTold:
         return {"status": self._success, **self._trust()}
 

@@ -13,7 +13,7 @@ from twinhost.secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, Re
 from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import AuditLog
-from twinhost.system_digital_twin.audit_actions import audit_actions
+from twinhost.system_digital_twin.audit_actions import AuditActions
 from twinhost.system_digital_twin.audit_witnesses import AuditWitnesses
 from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
 from twinhost.system_digital_twin.grants_told import changes, summary
@@ -54,7 +54,7 @@ class KeysAndAudit:
 
     def actions(self) -> list[Action[Any]]:
         """Return the actions on keys and on the log."""
-        return [*(self._key_actions.actions() if self._key_actions else []), *audit_actions(self._audit, SUCCESS)]
+        return [*(self._key_actions.actions() if self._key_actions else []), *AuditActions(self._audit).actions()]
 
     def trust_revision(self) -> str | None:
         """Return the revision of the list of whom to trust; None where nobody is."""

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound
 from twinhost.system_digital_twin.forecast import Forecast, HostState, LoadType, Placement, Resource, forecast, place
@@ -35,24 +35,14 @@ from twinhost.system_digital_twin.metrics import Metrics
 from twinhost.system_digital_twin.state_documents import rounded
 
 
-class LoadActions:
+class LoadActions(Feature):
     """Forecasts on the metrics and the open leases of the hosts."""
 
     def __init__(self, metrics: Metrics, leases: Leases) -> None:
         self._metrics = metrics
         self._leases = leases
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [
-            Action(SimulateLoad, self.simulate, forwardable=True),
-            Action(ReserveVram, self.reserve_vram, mutates=True),
-            Action(ReserveRam, self.reserve_ram, mutates=True),
-            Action(CommitLease, self.commit, mutates=True),
-            Action(ReleaseLease, self.release, mutates=True),
-            Action(ListLeases, self.list_leases, forwardable=True),
-        ]
-
+    @action(forwardable=True)
     def simulate(self, request: SimulateLoad, _: Caller) -> LoadSimulated:
         value = request.value if request.value is not None else request.value_mb
         if value is None:
@@ -76,20 +66,25 @@ class LoadActions:
             reply["placement"] = _placement(placement, forecasts)
         return reply
 
+    @action(mutates=True)
     def reserve_vram(self, request: ReserveVram, caller: Caller) -> Reserved | Placed:
         return self._reserve("vram", request, caller)
 
+    @action(mutates=True)
     def reserve_ram(self, request: ReserveRam, caller: Caller) -> Reserved | Placed:
         return self._reserve("ram", request, caller)
 
+    @action(mutates=True)
     def commit(self, request: CommitLease, caller: Caller) -> Committed:
         return {"status": SUCCESS, **self._document(self._leases.commit(request.lease_id, caller))}
 
+    @action(mutates=True)
     def release(self, request: ReleaseLease, caller: Caller) -> Released:
         lease = self._leases.release(request.lease_id, caller)
         message = f"{lease.amount_mb:g} MB of {lease.resource.upper()} on {lease.host} are free again"
         return {"status": SUCCESS, "lease_id": lease.lease_id, "message": message}
 
+    @action(forwardable=True)
     def list_leases(self, _: ListLeases, __: Caller) -> LeasesTold:
         return {"status": SUCCESS, "leases": [self._document(lease) for lease in self._leases.all()]}
 

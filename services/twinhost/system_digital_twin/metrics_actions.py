@@ -6,11 +6,10 @@ every host, mainpc's too, stand under `hosts`, by name. With a `host` asked for,
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from twinhost.agent.health import iso_time
 from twinhost.agent.host_metrics.sample import GpuSample, HostSample
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
 from twinhost.system_digital_twin.handlers import SUCCESS, require_speaks_for
@@ -31,22 +30,14 @@ from twinhost.system_digital_twin.state_documents import host_document, rounded
 from twinhost.system_digital_twin.vram_reports import VramReport, VramReports
 
 
-class MetricsActions:
+class MetricsActions(Feature):
     """Reading the metrics, and telling the twin of them."""
 
     def __init__(self, metrics: Metrics, reports: VramReports) -> None:
         self._metrics = metrics
         self._reports = reports
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [
-            Action(GetMetrics, self.metrics, forwardable=True),
-            Action(GetHistory, self.history, forwardable=True),
-            Action(ReportMetrics, self.report, mutates=True),
-            Action(UpdateVramMetrics, self.update_vram, mutates=True),
-        ]
-
+    @action(forwardable=True)
     def metrics(self, request: GetMetrics, _: Caller) -> MetricsNow | MetricsSoFar:
         own, names = self._metrics.own_host, self._metrics.hosts()
         if request.metrics_type == "history":
@@ -56,6 +47,7 @@ class MetricsActions:
         reports = [_report(each) for each in self._reports.all()]
         return {"status": SUCCESS, "metrics": {**hosts[own], "hosts": hosts, "vram_reports": reports}}
 
+    @action(forwardable=True)
     def history(self, request: GetHistory, _: Caller) -> HistoryTold | HistoriesTold:
         if request.host is not None:
             return {"status": SUCCESS, "history": {**self._course_of(request.host, request), "host": request.host}}
@@ -63,6 +55,7 @@ class MetricsActions:
         own = self._metrics.own_host
         return {"status": SUCCESS, "history": {**courses[own], "host": own, "hosts": courses}}
 
+    @action(mutates=True)
     def report(self, request: ReportMetrics, caller: Caller) -> MetricsNoted:
         host = self._reporting_host(request.host, caller)
         gpus = tuple(
@@ -92,6 +85,7 @@ class MetricsActions:
             return {"status": SUCCESS, "message": f"metrics of {host} were noted before", "host": host}
         return {"status": SUCCESS, "message": f"metrics of {host} noted", "host": host}
 
+    @action(mutates=True)
     def update_vram(self, request: UpdateVramMetrics, caller: Caller) -> VramNoted:
         told = request.payload
         require_speaks_for(caller, told.agent_name)

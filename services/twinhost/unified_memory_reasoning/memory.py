@@ -21,7 +21,7 @@ from twinhost.unified_memory_reasoning.known_errors import error_patterns, patte
 from twinhost.unified_memory_reasoning.known_errors.error_pattern_actions import ErrorPatternActions
 from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.known_errors.pattern_proposals import PatternProposals
-from twinhost.unified_memory_reasoning.memory_health import MemoryHealth, Totals
+from twinhost.unified_memory_reasoning.memory_health import Totals
 from twinhost.unified_memory_reasoning.memory_model import memories
 from twinhost.unified_memory_reasoning.memory_model.memories import Memories
 from twinhost.unified_memory_reasoning.memory_model.memory_actions import MemoryActions
@@ -45,6 +45,16 @@ MIGRATIONS = (
     conflicts.MIGRATION,
 )
 LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION,)  # which come after those of the agent's membership
+FEATURES = (
+    Handlers,
+    ContextActions,
+    SearchActions,
+    MemoryActions,
+    ErrorPatternActions,
+    ConflictActions,
+    ProvenanceActions,
+    BackupActions,
+)
 REBUILDS = search_index.REBUILDS  # how a broken full-text index is made anew
 _OPERATOR_PAGE_BYTES = 2_097_152  # so that the largest row is told whole, by which an import knows it again
 
@@ -77,10 +87,10 @@ class Memory:
         self._quarantine = Quarantine(database)
         self._backups = BackupActions(database, max_reply_bytes)
 
-    def actions(self, document: Callable[[], MemoryHealth]) -> list[Action[Any]]:
-        """Return the table of actions; `document` is the health document, with which this agent answers a ping."""
+    def actions(self) -> list[Action[Any]]:
+        """Return the table of actions."""
         return [
-            *Handlers(self._twins, document).actions(),
+            *Handlers(self._twins).actions(),
             *ContextActions(self._interactions, self._max).actions(),
             *SearchActions(self._search, self._page).actions(),
             *MemoryActions(self._memories, self._page).actions(),

@@ -2,7 +2,10 @@
 
 from typing import TypedDict
 
+from twinhost.agent.common_actions import GetHealth, HealthActions, HealthCheck, Ping
 from twinhost.agent.replies import HealthDocument
+from twinhost.secure_zmq.actions import action
+from twinhost.secure_zmq.callers import Caller
 
 
 class Totals(TypedDict):
@@ -31,3 +34,22 @@ class MemoryHealth(HealthDocument, Totals):
     error_count: int
     last_request_time: str | None
     outbox: OutboxDocument
+
+
+class MemoryHealthActions(HealthActions):
+    """The agent's health document, with which it answers a ping too, as its clients expect."""
+
+    @action()
+    def ping(self, _: Ping, __: Caller) -> MemoryHealth:
+        document: MemoryHealth = self.document()
+        return document
+
+    @action(forwardable=True)
+    def health(self, _: GetHealth, __: Caller) -> MemoryHealth:
+        document: MemoryHealth = self.document()
+        return document
+
+    @action(forwardable=True)
+    def health_check(self, _: HealthCheck, __: Caller) -> MemoryHealth:
+        document: MemoryHealth = self.document()
+        return document

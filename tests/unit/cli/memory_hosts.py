@@ -1,12 +1,11 @@
 """Both agents, and pc2's has a memory: its operator's actions on real stores, beside the actions that fill them."""
 
-from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
-from twinhost.agent.common_actions import health_actions, peers_action
+from twinhost.agent.common_actions import OperatorActions
 from twinhost.agent.start_again import StartAgain
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.bound_socket import ServerSocket
@@ -29,7 +28,7 @@ from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
 from twinhost.unified_memory_reasoning.known_errors import error_patterns
 from twinhost.unified_memory_reasoning.known_errors.error_pattern_messages import AddErrorPattern
 from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.memory_health import MemoryHealth
+from twinhost.unified_memory_reasoning.memory_health import MemoryHealthActions
 from twinhost.unified_memory_reasoning.memory_model import memory_rows
 from twinhost.unified_memory_reasoning.memory_model.memories import Memories
 from twinhost.unified_memory_reasoning.memory_model.memory_actions import MemoryActions
@@ -72,14 +71,14 @@ class MemoryAgent(LoopbackAgent):
             "error_patterns": Shelf(self.patterns.written_by, attrgetter("pattern_id")),
         }
         actions: list[Action[Any]] = [
-            *Handlers(self.twins, cast("Callable[[], MemoryHealth]", self._health_document)).actions(),
+            *Handlers(self.twins).actions(),
             *ProvenanceActions(Quarantine(self.memory), shelves, PAYLOAD_BYTES).actions(),
             *self.backups.actions(),
             *MemoryActions(self.memories, PAYLOAD_BYTES).actions(),
             Action(AddInteraction, self._add_interaction, mutates=True),
             Action(AddErrorPattern, self._add_error_pattern, mutates=True),
-            *health_actions(self._health_document),
-            peers_action(self.peers, socket.sessions, socket.handshakes, "ok"),
+            *MemoryHealthActions(self._health_document).actions(),
+            *OperatorActions(self.peers, socket.sessions, socket.handshakes, "ok").actions(),
         ]
         return Dispatcher(actions, self.grants, self.memory, self._replies, PAYLOAD_BYTES)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from twinhost.agent.common_actions import Ping, health_actions
+from twinhost.agent.common_actions import HealthActions, Ping
 from twinhost.agent.dialects import commands
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
@@ -90,7 +90,7 @@ class MemoryBench:
             *MemoryActions(self.memories, MAX_BYTES).actions(),
             *ConflictActions(self.conflicts).actions(),
             Action(Ping, lambda *_: {"status": "ok", "agent": "UMRA"}),
-            *health_actions(lambda: {"status": "degraded", "agent": "UMRA"}),
+            *HealthActions(lambda: {"status": "degraded", "agent": "UMRA"}).actions(),
         ]
         self._dispatcher = Dispatcher(
             actions,

@@ -3,11 +3,10 @@
 import hashlib
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 from tests.configuration import SHIPPED_GRANTS
 from tests.waiting import PATIENCE_S, wait_until
@@ -29,7 +28,6 @@ from twinhost.unified_memory_reasoning.keeping.provenance_actions import Provena
 from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
 from twinhost.unified_memory_reasoning.known_errors import error_patterns
 from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.memory_health import MemoryHealth
 from twinhost.unified_memory_reasoning.twins import Twins
 
 MIGRATIONS = [
@@ -70,7 +68,7 @@ class SafetyBench:
         }
         self._dispatcher = Dispatcher(
             [
-                *Handlers(self.twins, cast("Callable[[], MemoryHealth]", dict)).actions(),
+                *Handlers(self.twins).actions(),
                 *ProvenanceActions(self.quarantine, shelves, MAX_REPLY_BYTES).actions(),
                 *self.backups.actions(),
             ],

@@ -1,12 +1,11 @@
 """The actions on what was said: stored, asked for within a budget of tokens, and forgotten."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.unified_memory_reasoning.conversations.context_messages import AddInteraction, ClearContext, GetContext
 from twinhost.unified_memory_reasoning.conversations.context_replies import (
@@ -24,21 +23,14 @@ MOST_FURTHER_CHARACTERS = 262_144  # of the contents that are tried beside the w
 _AROUND_TEXT_BYTES = 8_192  # of a reply: what stands in it beside the summary and the text
 
 
-class ContextActions:
+class ContextActions(Feature):
     """Interactions and contexts as the wire has them."""
 
     def __init__(self, interactions: Interactions, max_reply_bytes: int) -> None:
         self._interactions = interactions
         self._max_bytes = max_reply_bytes
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [
-            Action(AddInteraction, self.add, mutates=True),
-            Action(GetContext, self.get),
-            Action(ClearContext, self.clear, mutates=True),
-        ]
-
+    @action(mutates=True)
     def add(self, request: AddInteraction, caller: Caller) -> InteractionAdded:
         added = self._interactions.add(
             request.session_id,
@@ -55,6 +47,7 @@ class ContextActions:
             "window_size": added.window_size,
         }
 
+    @action()
     def get(self, request: GetContext, _: Caller) -> ContextFound:
         found = self._interactions.context(request.session_id, request.speaker or None)
         summary = found.summary.document()
@@ -80,6 +73,7 @@ class ContextActions:
             },
         }
 
+    @action(mutates=True)
     def clear(self, request: ClearContext, _: Caller) -> ContextCleared:
         cleared = self._interactions.clear(request.session_id, request.speaker or None)
         return {"status": SUCCESS, "session_id": request.session_id, "cleared": cleared}

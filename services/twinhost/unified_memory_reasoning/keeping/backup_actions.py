@@ -1,12 +1,11 @@
 """The actions on backups, restores, and damage: an operator's, since no grant of another role names them."""
 
 from base64 import b64encode
-from typing import Any
 
 import structlog
 
 from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store import set_aside
 from twinhost.store.database import Database
@@ -38,7 +37,7 @@ _log = structlog.get_logger(__name__)
 _ENVELOPE_BYTES = 1_024  # what a message has beside its data
 
 
-class BackupActions:
+class BackupActions(Feature):
     """Backups, restores, and the acknowledgement of damage, as the wire has them."""
 
     def __init__(self, database: Database, max_payload_bytes: int) -> None:
@@ -47,18 +46,6 @@ class BackupActions:
         self._backups = Backups(database)
         self._restores = Restores(database)
         self._chunk_bytes = max(1, min(MAX_CHUNK_BYTES, (max_payload_bytes - _ENVELOPE_BYTES) // 4 * 3))
-
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [
-            Action(BeginBackup, self.begin_backup, mutates=True),  # so that a retry gets the same one
-            Action(BackupStatus, self.backup_status),
-            Action(ReadBackup, self.read_backup),
-            Action(BeginRestore, self.begin_restore),  # these change no row, and may be repeated
-            Action(WriteRestore, self.write_restore),
-            Action(FinishRestore, self.finish_restore),
-            Action(AcknowledgeDamage, self.acknowledge_damage),
-        ]
 
     def on_tick(self) -> None:
         """Remove what nobody goes on with.
@@ -69,14 +56,17 @@ class BackupActions:
         self._backups.on_tick()
         self._restores.on_tick()
 
+    @action(mutates=True)  # so that a retry gets the same one
     def begin_backup(self, _: BeginBackup, caller: Caller) -> BackupDocument:
         backup = self._backups.begin()
         _log.info("backup_begun", backup_id=backup.backup_id, by=caller.name)
         return _status(backup)
 
+    @action()
     def backup_status(self, request: BackupStatus, _: Caller) -> BackupDocument:
         return _status(self._backups.find(request.backup_id))
 
+    @action()
     def read_backup(self, request: ReadBackup, _: Caller) -> BackupPart:
         data = self._backups.read(request.backup_id, request.offset, self._chunk_bytes)
         copy = self._backups.find(request.backup_id).copy
@@ -90,21 +80,25 @@ class BackupActions:
             "data": b64encode(data).decode("ascii"),
         }
 
+    @action()  # these change no row, and may be repeated
     def begin_restore(self, request: BeginRestore, caller: Caller) -> RestoreBegun:
         restore_id = self._restores.begin(request.size, request.sha256)
         _log.warning("restore_begun", restore_id=restore_id, by=caller.name)
         return {"status": SUCCESS, "restore_id": restore_id, "chunk_bytes": self._chunk_bytes}
 
+    @action()
     def write_restore(self, request: WriteRestore, _: Caller) -> RestoreReceived:
         received = self._restores.write(request.restore_id, request.offset, request.data)
         return {"status": SUCCESS, "restore_id": request.restore_id, "received": received}
 
+    @action()
     def finish_restore(self, request: FinishRestore, _: Caller) -> RestoreFinished:
         exchange = self._restores.finish(request.restore_id, request.size, request.sha256)
         if exchange is None:
             return {"status": SUCCESS, "restore_id": request.restore_id, "state": "checking"}
         return {"status": SUCCESS, "restore_id": request.restore_id, "state": "staged", "rows": _rows(exchange)}
 
+    @action()
     def acknowledge_damage(self, _: AcknowledgeDamage, caller: Caller) -> DamageAcknowledged:
         news = set_aside.acknowledge(self._database.path)
         for each in news:

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.unified_memory_reasoning.keeping.provenance_messages import (
@@ -46,7 +46,7 @@ class Shelf:
     number: Callable[[Any], int]
 
 
-class ProvenanceActions:
+class ProvenanceActions(Feature):
     """What each caller wrote, over all shelves, and the quarantine of a caller's rows."""
 
     def __init__(self, quarantine: Quarantine, shelves: Mapping[str, Shelf], max_reply_bytes: int) -> None:
@@ -61,15 +61,7 @@ class ProvenanceActions:
         self._shelves = dict(shelves)
         self._max_bytes = max_reply_bytes // 2
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [
-            Action(MemoryBy, self.memory_by),
-            Action(QuarantineMemory, self.quarantine, mutates=True),
-            Action(ReleaseMemory, self.release, mutates=True),
-            Action(ListQuarantine, self.list),
-        ]
-
+    @action()
     def memory_by(self, request: MemoryBy, _: Caller) -> MemoryWritten:
         kinds = list(self._shelves) if request.kind is None else [request.kind]
         if request.kind is not None and request.kind not in self._shelves:
@@ -88,16 +80,19 @@ class ProvenanceActions:
             "written": written,
         }
 
+    @action(mutates=True)
     def quarantine(self, request: QuarantineMemory, caller: Caller) -> MemoryQuarantined:
         new = self._quarantine.add(request.name, caller.name, request.reason)
         _log.warning("memory_quarantined", name=request.name, by=caller.name, reason=request.reason, new=new)
         return {"status": SUCCESS, "name": request.name, "new": new}
 
+    @action(mutates=True)
     def release(self, request: ReleaseMemory, caller: Caller) -> MemoryReleased:
         self._quarantine.lift(request.name)
         _log.warning("memory_released", name=request.name, by=caller.name)
         return {"status": SUCCESS, "name": request.name}
 
+    @action()
     def list(self, _: ListQuarantine, __: Caller) -> QuarantineList:
         entries: list[QuarantinedDocument] = [
             {

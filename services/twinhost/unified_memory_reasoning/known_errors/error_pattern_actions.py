@@ -1,12 +1,12 @@
 """The actions on error patterns: told, looked up, scored by what helped, and proposed where none knows an error."""
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
 from twinhost.unified_memory_reasoning.known_errors.error_pattern_messages import (
@@ -41,7 +41,7 @@ from twinhost.unified_memory_reasoning.messages import SUCCESS
 D = TypeVar("D")
 
 
-class ErrorPatternActions:
+class ErrorPatternActions(Feature):
     """Error patterns and proposals as the wire has them."""
 
     def __init__(
@@ -56,18 +56,7 @@ class ErrorPatternActions:
         self._allowance = allowance or SearchAllowance()
         self._max_bytes = max_reply_bytes // 2  # of a page's entries; the rest of a reply is less than that
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [
-            Action(AddErrorPattern, self.add, mutates=True),
-            Action(GetErrorSolution, self.get_solution, mutates=True),
-            Action(ReportSolutionOutcome, self.report_outcome, mutates=True),
-            Action(ListErrorPatterns, self.list_patterns),
-            Action(DeleteErrorPattern, self.delete, mutates=True),
-            Action(GetPatternProposals, self.get_proposals),
-            Action(DismissPatternProposal, self.dismiss, mutates=True),
-        ]
-
+    @action(mutates=True)
     def add(self, request: AddErrorPattern, caller: Caller) -> ErrorPatternAdded:
         with self._allowance.spending(caller.name):
             added = self._patterns.add(request.error_type, request.pattern, request.solution, caller.name)
@@ -82,6 +71,7 @@ class ErrorPatternActions:
             "settled_proposals": settled,
         }
 
+    @action(mutates=True)
     def get_solution(self, request: GetErrorSolution, caller: Caller) -> ErrorSolution:
         """Answer with the most specific pattern's solution; an error that none knows counts towards a proposal.
 
@@ -96,6 +86,7 @@ class ErrorPatternActions:
             return _nothing_known(proposal_id, complete=match.complete)
         return {"status": SUCCESS, **_document(known), "complete": match.complete, "proposal_id": proposal_id}
 
+    @action(mutates=True)
     def report_outcome(self, request: ReportSolutionOutcome, caller: Caller) -> OutcomeReported:
         known = self._patterns.find(request.pattern_id)
         if known.solution is None:
@@ -107,11 +98,13 @@ class ErrorPatternActions:
         score = self._patterns.outcomes.score(known.pattern_id)
         return {"status": SUCCESS, "pattern_id": known.pattern_id, **_scored(score)}
 
+    @action()
     def list_patterns(self, request: ListErrorPatterns, _: Caller) -> ErrorPatternPage:
         patterns = self._patterns.newest(request.before, request.limit + 1)
         entries, more = self._fitting(request.limit, (_document(known) for known in patterns))
         return {"status": SUCCESS, "patterns": entries, "more": more}
 
+    @action(mutates=True)
     def delete(self, request: DeleteErrorPattern, caller: Caller) -> ErrorPatternDeleted:
         known = self._patterns.find(request.pattern_id, even_hidden=caller.operator)
         if caller.authenticated and not caller.operator and caller.name != known.written_by:
@@ -122,11 +115,13 @@ class ErrorPatternActions:
         self._patterns.remove(known.pattern_id)
         return {"status": SUCCESS, "pattern_id": known.pattern_id}
 
+    @action()
     def get_proposals(self, request: GetPatternProposals, _: Caller) -> ProposalPage:
         proposals = self._proposals.newest(request.before, request.limit + 1)
         entries, more = self._fitting(request.limit, (_proposal(proposal) for proposal in proposals))
         return {"status": SUCCESS, "proposals": entries, "more": more}
 
+    @action(mutates=True)
     def dismiss(self, request: DismissPatternProposal, caller: Caller) -> ProposalDismissed:
         dismissed = self._proposals.dismiss(request.proposal_id, caller.name)
         return {"status": SUCCESS, "proposal_id": dismissed.proposal_id, "pattern": dismissed.pattern}

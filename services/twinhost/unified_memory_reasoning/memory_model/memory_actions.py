@@ -4,12 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.unified_memory_reasoning.memory_model.memories import Memories, Merged, Told
@@ -43,25 +42,14 @@ MAX_TOLD_BACK_BYTES = 65_536  # by a sync, whose reply is stored for retries
 MAX_AHEAD_S = 300.0  # of this host's clock: a record from further on would stand above every later one
 
 
-class MemoryActions:
+class MemoryActions(Feature):
     """Memories as the wire has them."""
 
     def __init__(self, memories: Memories, max_reply_bytes: int) -> None:
         self._memories = memories
         self._max_bytes = max_reply_bytes // 2  # of memories; what an answer says of each is less than that
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [
-            Action(StoreMemory, self.store, mutates=True),
-            Action(GetMemory, self.get),
-            Action(QueryMemory, self.query),
-            Action(ReinforceMemory, self.reinforce, mutates=True),
-            Action(DeleteMemory, self.delete, mutates=True),
-            Action(SyncMemories, self.sync, mutates=True),
-            Action(MemoryStatus, self.status),
-        ]
-
+    @action(mutates=True)
     def store(self, request: StoreMemory, caller: Caller) -> MemoryStored:
         told = Told(
             content=request.content,
@@ -78,10 +66,12 @@ class MemoryActions:
             "strength": entry.memory.strength,
         }
 
+    @action()
     def get(self, request: GetMemory, _: Caller) -> MemoryFound:
         (entry,) = self._memories.upkeep.access([self._memories.find(request.name)])
         return {"status": SUCCESS, "memory_id": entry.memory.id, "memory": document(entry)}
 
+    @action()
     def query(self, request: QueryMemory, _: Caller) -> MemoriesFound:
         if request.changed_since is not None:
             return self._changes(request, request.changed_since)
@@ -107,6 +97,7 @@ class MemoryActions:
             "next_before": entries[-1].number if page.more else None,
         }
 
+    @action(mutates=True)
     def reinforce(self, request: ReinforceMemory, _: Caller) -> MemoryReinforced:
         entry, recovered = self._memories.reinforce(request.name)
         return {
@@ -118,10 +109,12 @@ class MemoryActions:
             "recovered": recovered,
         }
 
+    @action(mutates=True)
     def delete(self, request: DeleteMemory, caller: Caller) -> MemoryDeleted:
         self._memories.remove(request.name, caller)
         return {"status": SUCCESS, "message": f"memory {request.name} deleted", "memory_id": request.name}
 
+    @action(mutates=True)
     def sync(self, request: SyncMemories, caller: Caller) -> MemoriesMerged:
         latest = time.time() + MAX_AHEAD_S
         records = [_record(told, number, latest) for number, told in enumerate(request.memories)]
@@ -143,6 +136,7 @@ class MemoryActions:
             "left_out": left_out,
         }
 
+    @action()
     def status(self, _: MemoryStatus, __: Caller) -> MemoryStatusDocument:
         counted, last = self._memories.recall.counted(), self._memories.upkeep.last_pass
         return {

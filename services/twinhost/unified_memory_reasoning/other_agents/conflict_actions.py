@@ -1,9 +1,7 @@
 """The action on conflicts: which of several claims on one operation wins."""
 
-from typing import Any
-
 from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning.messages import SUCCESS
@@ -19,16 +17,13 @@ class ResolveConflict(Request, tag="resolve_conflict"):
     priority: PRIORITY
 
 
-class ConflictActions:
+class ConflictActions(Feature):
     """Claims as the wire has them."""
 
     def __init__(self, conflicts: Conflicts) -> None:
         self._conflicts = conflicts
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [Action(ResolveConflict, self.resolve, mutates=True)]
-
+    @action(mutates=True)
     def resolve(self, request: ResolveConflict, caller: Caller) -> ConflictResolved:
         resolved, claim = self._conflicts.resolve(request.op_id, number_of(request.priority), caller.name)
         return {

@@ -1,11 +1,9 @@
 """The action that searches the memory."""
 
-from typing import Any
-
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.unified_memory_reasoning.messages import SUCCESS
@@ -17,7 +15,7 @@ MAX_CONTENT_BYTES = 16_384  # of one result; of a longer content, only its begin
 _DIGITS = 6  # of a score
 
 
-class SearchActions:
+class SearchActions(Feature):
     """Searches as the wire has them."""
 
     def __init__(self, search: Search, max_reply_bytes: int) -> None:
@@ -26,10 +24,7 @@ class SearchActions:
         self._max_content_bytes = min(MAX_CONTENT_BYTES, max_reply_bytes // 16)  # JSON makes 6 bytes of some
         self._encoder = msgspec.json.Encoder()
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the table of actions."""
-        return [Action(SearchMemory, self.search, forwardable=True)]
-
+    @action(forwardable=True)
     def search(self, request: SearchMemory, _: Caller) -> SearchResults:
         if (size := len(request.query.encode())) > MAX_QUERY_BYTES:
             raise MalformedRequest(

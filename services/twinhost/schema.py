@@ -2,32 +2,36 @@
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
-from twinhost.agent.replies import Refusal, Replies
-from twinhost.secure_zmq.wire import Request, tag_of
+from twinhost.agent.replies import Refusal
+from twinhost.secure_zmq.actions import Declaration, Feature
+from twinhost.secure_zmq.wire import tag_of
 
 AGENTS = {
     "SystemDigitalTwin": "twinhost.system_digital_twin",
     "UnifiedMemoryReasoningAgent": "twinhost.unified_memory_reasoning",
 }
-_COMMON = ("twinhost.agent",)  # what every agent answers
-_MEMBERS = ("twinhost.agent.membership",)  # what every agent but mainpc's answers
 _FEEDER = "SystemDigitalTwin"  # the agent that has a feed
 _DEFINITIONS = "#/$defs/"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
+def declarations_of(agent: str) -> dict[str, Declaration]:
+    """Return what an agent's features declare, by action."""
+    features: Iterable[type[Feature]] = importlib.import_module(f"{AGENTS[agent]}.__main__").FEATURES
+    found = {tag_of(each.request): each for feature in features for each in feature.declarations()}
+    return dict(sorted(found.items()))
+
+
 def schema_of(agent: str) -> dict[str, Any]:
     """Return the schema of what an agent may be asked, by the `action` that names it."""
-    package = AGENTS[agent]
-    importlib.import_module(f"{package}.__main__")
-    packages = (package, *_COMMON, *(() if agent == _FEEDER else _MEMBERS))
-    types = sorted((each for each in _request_types(Request) if each.__module__.startswith(packages)), key=tag_of)
+    declarations = declarations_of(agent)
+    types = [each.request for each in declarations.values()]
     union: Any = types[0]
     for each in types[1:]:
         union = union | each
@@ -39,8 +43,7 @@ def schema_of(agent: str) -> dict[str, Any]:
 
 def replies_of(agent: str) -> dict[str, Any]:
     """Return the schema of an object that has, by the action, a reply to it: what the action gives, or a refusal."""
-    table: Replies = importlib.import_module(f"{AGENTS[agent]}.replies").REPLIES
-    kinds = {tag_of(request): (*alternatives(reply), Refusal) for request, reply in table.items()}
+    kinds = {name: (*each.replies, Refusal) for name, each in declarations_of(agent).items()}
     schema = _by_name(f"Replies of {agent}, by the request's action", kinds)
     for references in schema["properties"].values():
         for each in references["anyOf"]:  # the dispatcher adds it
@@ -58,11 +61,6 @@ def feed_of(agent: str) -> dict[str, Any] | None:
     return _by_name(f"Events on the feed of {agent}, by topic", {topic: (kind,) for topic, kind in table.items()})
 
 
-def alternatives(reply: Any) -> tuple[type, ...]:
-    """Return what may be answered: the members of a union, or the type alone."""
-    return get_args(reply) or (reply,)
-
-
 def _by_name(title: str, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
     """Return the schema of an object that has one of the types under each name."""
     types = list(dict.fromkeys(kind for several in kinds.values() for kind in several))
@@ -76,12 +74,6 @@ def _by_name(title: str, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any
         "additionalProperties": False,
         "$defs": definitions,
     }
-
-
-def _request_types(base: type[Request]) -> Iterator[type[Request]]:
-    for each in base.__subclasses__():
-        yield each
-        yield from _request_types(each)
 
 
 def main(folder: Path) -> None:
