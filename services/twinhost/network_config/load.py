@@ -25,7 +25,7 @@ PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # on which docker-compose.yml publishes ports
 ENDPOINTS_FILE = "endpoints.yaml"  # beside the key of a program: where the agents are published on its machine
-DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / "twinhost.network_config.yaml"
+DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / "network_config.yaml"
 
 MAX_DAYS = 36_500  # a hundred years
 

@@ -56,7 +56,7 @@ def test_a_secret_that_others_can_read_is_refused(hosts: TwoHosts, cli: Cli) -> 
 @pytest.mark.parametrize("content", ["", "hosts: [", "hosts: {}\nagents: {}\nlimits: {}\nmore: 1\n"])
 def test_a_wrong_configuration_is_one_sentence_with_the_file(hosts: TwoHosts, cli: Cli, content: str) -> None:
     """Whatever is wrong with it."""
-    path = hosts.root / "twinhost.network_config.yaml"
+    path = hosts.root / "network_config.yaml"
     path.write_text(content)
     ran = cli(hosts, "status")
     assert (ran.status, ran.out) == (1, "")

@@ -134,7 +134,7 @@ def test_a_wrong_usage_of_the_client_is_2(words: tuple[str, ...]) -> None:
 def test_the_keys_are_made_by_the_documented_script(tmp_path: Path) -> None:
     """Twice gives the same keys, and the tree verifies."""
     root = tmp_path / "tree"
-    config = tmp_path / "twinhost.network_config.yaml"
+    config = tmp_path / "network_config.yaml"
     config.write_text(
         "hosts: {mainpc: {address: mainpc}}\n"
         "agents: {SystemDigitalTwin: {host: mainpc, key: server, ports: {zmq: 7120, http: 8120}}}\n"
