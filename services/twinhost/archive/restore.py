@@ -23,7 +23,7 @@ from twinhost.certificates.tree_lock import fsync_folder, locked, make_host_fold
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 from twinhost.store.backup import check_copy, require_space
 from twinhost.store.files import PARTS, part, require_no_restore
-from twinhost.system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.system_digital_twin.trust.trust import AUDIT_FOLDER
 
 _BLOCK_BYTES = 4_096  # of a usual file system
 Say = Callable[[str], None]

@@ -11,13 +11,19 @@ from twinhost.agent.membership.member import Description, Membership
 from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.process import run_agent
 from twinhost.store import damage
-from twinhost.unified_memory_reasoning.commands import COMMANDS
+from twinhost.unified_memory_reasoning import SUCCESS
+from twinhost.unified_memory_reasoning.coordination.actions import CoordinationActions
+from twinhost.unified_memory_reasoning.dialect import COMMANDS
 from twinhost.unified_memory_reasoning.memory import FEATURES as MEMORY_FEATURES
-from twinhost.unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS, Memory
+from twinhost.unified_memory_reasoning.memory import (
+    LATER_MIGRATIONS,
+    REBUILDS,
+    Memory,
+    MemoryHealth,
+    MemoryHealthActions,
+    OutboxDocument,
+)
 from twinhost.unified_memory_reasoning.memory import MIGRATIONS as MEMORY_MIGRATIONS
-from twinhost.unified_memory_reasoning.memory_health import MemoryHealth, MemoryHealthActions, OutboxDocument
-from twinhost.unified_memory_reasoning.messages import SUCCESS
-from twinhost.unified_memory_reasoning.other_agents.coordination_actions import CoordinationActions
 
 NAME = "UnifiedMemoryReasoningAgent"
 MIGRATIONS = (*MEMORY_MIGRATIONS, MEMBERSHIP_MIGRATION, *LATER_MIGRATIONS)

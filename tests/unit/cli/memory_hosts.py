@@ -16,23 +16,23 @@ from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.unified_memory_reasoning import twins
+from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.conversations.context_messages import AddInteraction
+from twinhost.unified_memory_reasoning.conversations.actions import AddInteraction
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.handlers import Handlers
-from twinhost.unified_memory_reasoning.keeping import quarantine
-from twinhost.unified_memory_reasoning.keeping.backup_actions import BackupActions
-from twinhost.unified_memory_reasoning.keeping.provenance_actions import ProvenanceActions, Shelf
-from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.known_errors import error_patterns
-from twinhost.unified_memory_reasoning.known_errors.error_pattern_messages import AddErrorPattern
-from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.memory_health import MemoryHealthActions
-from twinhost.unified_memory_reasoning.memory_model import memory_rows
-from twinhost.unified_memory_reasoning.memory_model.memories import Memories
-from twinhost.unified_memory_reasoning.memory_model.memory_actions import MemoryActions
-from twinhost.unified_memory_reasoning.twins import Twins
+from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
+from twinhost.unified_memory_reasoning.errors.actions import AddErrorPattern
+from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.memories import rows as memory_rows
+from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
+from twinhost.unified_memory_reasoning.memories.memories import Memories
+from twinhost.unified_memory_reasoning.memory import MemoryHealthActions
+from twinhost.unified_memory_reasoning.provenance import quarantine
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, Shelf
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.twins import store as twins
+from twinhost.unified_memory_reasoning.twins.actions import Handlers
+from twinhost.unified_memory_reasoning.twins.store import Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,

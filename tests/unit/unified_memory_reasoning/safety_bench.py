@@ -18,17 +18,17 @@ from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.unified_memory_reasoning import twins
+from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.handlers import Handlers
-from twinhost.unified_memory_reasoning.keeping import quarantine
-from twinhost.unified_memory_reasoning.keeping.backup_actions import BackupActions
-from twinhost.unified_memory_reasoning.keeping.provenance_actions import ProvenanceActions, Shelf
-from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.known_errors import error_patterns
-from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.twins import Twins
+from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
+from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.provenance import quarantine
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, Shelf
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.twins import store as twins
+from twinhost.unified_memory_reasoning.twins.actions import Handlers
+from twinhost.unified_memory_reasoning.twins.store import Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,
