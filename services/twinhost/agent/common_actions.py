@@ -19,7 +19,7 @@ from twinhost.secure_zmq.wire import Request
 
 
 class Ping(Request, tag="ping"):
-    """Is anybody there?"""
+    """Check that the agent answers."""
 
 
 class GetHealth(Request, tag="health"):
@@ -31,11 +31,11 @@ class HealthCheck(Request, tag="health_check"):
 
 
 class GetPeers(Request, tag="get_peers"):
-    """The authorised peers, their sessions, and what became of handshakes; an operator's action."""
+    """The authorised peers, their sessions, and the handshakes by outcome; an operator's action."""
 
 
 class AnnounceProbes(Request, tag="announce_probes"):
-    """Refused handshakes that the caller is about to provoke, to be counted apart; an operator's action.
+    """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's action.
 
     For 15 s, at most `attempts` of them: with a key of `key_fingerprints`, or from the caller's address without a key.
     """

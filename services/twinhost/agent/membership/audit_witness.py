@@ -238,7 +238,7 @@ class GetAuditHeads(Request, tag="get_audit_heads"):
 
 
 class AcceptAuditLog(Request, tag="accept_audit_log"):
-    """Take mainpc's audit log as it is from now on: a restore, or an alarm, is explained; an operator's action."""
+    """Accept mainpc's audit log as it is, once a restore or an alarm is explained; an operator's action."""
 
 
 class SeenHeadDocument(TypedDict):
@@ -251,7 +251,7 @@ class SeenHeadDocument(TypedDict):
 
 
 class GapDocument(TypedDict):
-    """Lines that were seen and are gone; `restored` is null where an operator accepted that without a restore."""
+    """Lines that were seen and are gone; `restored` is null if an operator accepted that without a restore."""
 
     first: int
     last: int
@@ -261,7 +261,7 @@ class GapDocument(TypedDict):
 
 
 class AuditHeads(TypedDict):
-    """What is kept, oldest first; `fault` is the alarm, or why nothing is kept, else null."""
+    """The heads and gaps, oldest first; `fault` is the alarm, or why no heads are kept, else null."""
 
     status: Literal["ok", "success"]
     heads: list[SeenHeadDocument]
@@ -270,7 +270,7 @@ class AuditHeads(TypedDict):
 
 
 class AuditLogAccepted(TypedDict):
-    """What was accepted, a phrase each; none where there was nothing to accept."""
+    """What was accepted, a phrase each; empty if there was nothing to accept."""
 
     status: Literal["ok", "success"]
     accepted: list[str]
