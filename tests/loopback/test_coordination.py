@@ -242,7 +242,7 @@ def test_the_more_urgent_go_first(asked: Asked) -> None:
 def test_one_callers_share_is_bounded(asked: Asked) -> None:
     """Another caller is served, and so is the same one when it has an answer."""
     first = [asked.send(f"a-{number}", caller="a") for number in range(MAX_OF_A_CALLER)]
-    with pytest.raises(LimitReached, match="ask again"):
+    with pytest.raises(LimitReached, match="then retry"):
         asked.send("a-more", caller="a")
     asked.send("b", caller="b")
     asked.answer("a-0")
