@@ -23,12 +23,13 @@ from structlog.testing import capture_logs
 from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, ServedAgent, serving
 from tests.loopback.raw_zmtp import NullDealer
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq import handshake_guard, session_limits
+from twinhost.secure_zmq import connections, handshake_guard
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.key_writer import write_key_pair
 from twinhost.secure_zmq.keys import KeyPair, load_key_pair
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.secure_zmq.sockets import open_unencrypted_server_socket
 
@@ -196,7 +197,7 @@ def test_it_looks_no_longer_once_a_stranger_has_gone(agent: ServedAgent) -> None
 def test_the_oldest_of_too_many_goes(
     home: Path, server_keys: KeyPair, peer_keys: KeyPair, monkeypatch: pytest.MonkeyPatch, secured: bool
 ) -> None:
-    monkeypatch.setattr(session_limits, "MAX_PENDING", 5)
+    monkeypatch.setattr(connections, "MAX_PENDING", 5)
     with serving(home, server_keys if secured else None) as agent, ExitStack() as stack:
         served = stack.enter_context(Client(agent.secured(peer_keys) if secured else agent.unencrypted()))
         served.call("who_am_i")
@@ -220,7 +221,9 @@ def test_a_reused_number_protects_whoever_has_it_now(context: "zmq.Context[zmq.S
         receiver, _ = other.accept()
         with sender, receiver:
             sender.sendall(bytes(2 * handshake_guard.MAX_HANDSHAKE_BYTES))
-            opened.guard.observe(_accepted(receiver.fileno(), opened.address))
+            event = _accepted(receiver.fileno(), opened.address)
+            opened.sessions.connections.observe(event)
+            opened.guard.observe(event)
             wait_until(lambda: opened.guard.looks and opened.guard.idle, PATIENCE_S, "the guard has looked")
             receiver.sendall(b"still here")
             assert sender.recv(10) == b"still here"

@@ -16,10 +16,9 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq import connections, descriptors
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import KeyFileMissing
-from twinhost.secure_zmq.folder_watch import WATCH_IDLE_MS
 from twinhost.secure_zmq.key_writer import revoked_file_name, write_key_pair
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.peers import WATCH_IDLE_MS, AuthorizedPeers
 
 
 @contextlib.contextmanager

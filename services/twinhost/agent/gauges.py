@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from twinhost.agent.health import Health
 from twinhost.agent.telemetry import Peer, State
+from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.store.database import Database
 
 

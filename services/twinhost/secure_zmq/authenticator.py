@@ -1,29 +1,28 @@
 """The ZAP handler (RFC 27): asked by libzmq at every CURVE handshake of one Context.
 
-Rules that it keeps: one handler per Context; it runs before anything is bound and may not
-stop while anything is; only a listed key gets in; a fault of its own lets nobody in.
+Its rules: one handler per Context; it runs before anything is bound and may not
+stop while anything is; only a listed key is accepted; on a fault of its own every key is refused.
 """
 
 import contextlib
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 import zmq
 
-from twinhost.secure_zmq.callers import IDENTITY_PROPERTY
+from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, Peer
+from twinhost.secure_zmq.connections import SessionLimits
 from twinhost.secure_zmq.errors import SocketMisuse
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
-from twinhost.secure_zmq.keys import KEY_BYTES, PublicKey
-from twinhost.secure_zmq.peers import AuthorizedPeers, Peer, Standing
-from twinhost.secure_zmq.session_limits import SessionLimits
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.keys import KEY_BYTES, fingerprint_of
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_zap_socket
+from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
-_TURN_MS = 500  # the longest time between two signs of life
+_TURN_MS = 500  # the longest time between two heartbeats
 _STALLED_AFTER_S = 3.0
 _VERSION = b"1.0"  # of ZAP
 
@@ -39,15 +38,10 @@ class _Verdict:
 _REFUSED = _Verdict(b"400", b"key not authorized")
 _TOO_MANY = _Verdict(b"500", b"too many sessions")  # a client shows the status, and tries again
 _FAULT = _Verdict(b"300", b"handler fault, try again")
-_REFUSALS = {
-    Standing.REVOKED: Outcome.KEY_REVOKED,
-    Standing.EXPIRED: Outcome.KEY_EXPIRED,
-    Standing.NOT_YET_VALID: Outcome.KEY_NOT_YET_VALID,
-}
 
 
-class Authenticator:
-    """A running ZAP handler; it exists only while its thread does."""
+class Authenticator(Worker):
+    """A running ZAP handler, alive from the start; `responsive` where it has turned within the last 3 s."""
 
     def __init__(
         self,
@@ -61,26 +55,24 @@ class Authenticator:
 
         Args:
             context: where it answers for every CURVE server socket.
-            peers: who gets in.
-            handshakes: where it is counted what became of them.
+            peers: the keys that are authorised.
+            handshakes: where each is counted.
             limits: how many connections a key may have; those of `SessionLimits()` where none are given.
             on_end: called on the handler's thread when that ends, with the context at the latest.
 
         Raises:
             SocketMisuse: the context has a handler already.
         """
+        super().__init__("zap-handler", self._serve, stalled_after_s=_STALLED_AFTER_S)
         self.context = context
         self.peers = peers
         self.handshakes = handshakes or Handshakes()
         self.limits = limits or SessionLimits()
         self._on_end = on_end
         self._guarded: list[zmq.Socket[bytes]] = []
-        self._stop = threading.Event()
-        self._turned_at = time.monotonic()
         self._socket = open_zap_socket(context)
         self._socket.rcvtimeo = _TURN_MS
-        self._thread = threading.Thread(target=self._serve, name="zap-handler", daemon=True)
-        self._thread.start()
+        self.start()
 
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
         """Remember a server socket that relies on this handler; `stop()` refuses while it is open."""
@@ -94,31 +86,20 @@ class Authenticator:
         if not self.responsive:
             raise SocketMisuse("the ZAP handler does not run, so nobody would be authenticated; start it first")
 
-    @property
-    def alive(self) -> bool:
-        """Whether the handler's thread has not ended."""
-        return self._thread.is_alive()
-
-    @property
-    def responsive(self) -> bool:
-        """Whether the handler's thread is alive and has turned within the last 3 s."""
-        return self._thread.is_alive() and time.monotonic() - self._turned_at < _STALLED_AFTER_S
-
-    def stop(self) -> None:
-        """End the handler.
+    def request_stop(self) -> None:
+        """End the handler; `stop()` waits for it.
 
         Raises:
             SocketMisuse: a server socket that relies on it is still open.
         """
         if any(not socket.closed for socket in self._guarded):
             raise SocketMisuse("a server socket still relies on this ZAP handler; close the socket first")
-        self._stop.set()
-        self._thread.join()
+        super().request_stop()
 
     def _serve(self) -> None:
         try:
-            while not self._stop.is_set():
-                self._turned_at = time.monotonic()
+            while not self.stopping:
+                self.beat()
                 with contextlib.suppress(zmq.Again):
                     self._answer(self._receive())
         except zmq.ContextTerminated:
@@ -142,7 +123,7 @@ class Authenticator:
         fault: Exception | None = None
         try:
             verdict = self._judge(frames)
-        except Exception as error:  # boundary: a dead handler would lock everybody out
+        except Exception as error:  # boundary: a handler that has ended would lock everybody out
             verdict, fault = _FAULT, error
         self._socket.send_multipart(
             [_VERSION, request_id, verdict.status, verdict.text, verdict.user_id, verdict.metadata]
@@ -157,18 +138,16 @@ class Authenticator:
             self.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, reason="not a CURVE request of this domain")
             return _REFUSED
         address, raw_key = frames[3].decode(errors="replace").removeprefix("::ffff:"), frames[6]
-        peer = self.peers.find(raw_key)
-        if peer is None:
-            is_key = len(raw_key) == KEY_BYTES and any(raw_key)
-            fingerprint = PublicKey(raw_key).fingerprint if is_key else "not a key"
-            outcome = _REFUSALS.get(self.peers.standing(fingerprint), Outcome.KEY_NOT_AUTHORIZED)
-            self.handshakes.refused(outcome, address=address, fingerprint=fingerprint)
+        peer = self.peers.judge(raw_key)
+        if not isinstance(peer, Peer):  # the other side is not told which refusal it is
+            fingerprint = fingerprint_of(raw_key) if len(raw_key) == KEY_BYTES and any(raw_key) else "not a key"
+            self.handshakes.refused(peer, address=address, fingerprint=fingerprint)
             return _REFUSED
+        known = {"peer": peer.name, "fingerprint": peer.fingerprint, "address": address}
         if not self.limits.admit(peer.fingerprint, address):
-            known = {"peer": peer.name, "fingerprint": peer.fingerprint, "address": address}
             self.handshakes.refused(Outcome.TOO_MANY_SESSIONS, **known)
             return _TOO_MANY
-        self.handshakes.accepted(peer.name, peer.fingerprint, address)
+        self.handshakes.accepted(**known)
         return _accept(peer)
 
 

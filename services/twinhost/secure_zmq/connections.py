@@ -1,57 +1,219 @@
-"""The open connections of one server socket, and the end of those whose key is no longer live.
+"""The open connections of one server socket: whose they are, how many a key may have, and the end of revoked ones.
 
 libzmq asks ZAP at the handshake alone and closes no session for us, so the connection itself is
 shut down. Its descriptor comes with its first message (`SRCFD`), beside the address that the
 message came from (`Peer-Address`); libzmq sets both before it reads what a peer claims. The number
 may have been reused since, so the address of whoever has it now is compared first.
 
-A connection that made its handshake and never said anything has told no descriptor: neither ZAP's
-question nor libzmq's HANDSHAKE_SUCCEEDED carries one. When a key that got in is live no longer,
+A connection that made its handshake and never said anything has shown no descriptor: neither ZAP's
+question nor libzmq's HANDSHAKE_SUCCEEDED carries one. When an accepted key is revoked or expires,
 every connection that has not yet said whose it is goes with it. Whoever is closed by mistake
 reconnects, and a request that was on its way is repeated under its own id.
 
 What is left: a descriptor is taken for the key of the last message read from it, which may come
 from a predecessor with the same address and number. A connection that hides behind that is
-closed when it says something, and until then is told nothing.
+closed when it says something, and until then is sent nothing.
 """
 
 import threading
 import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
-from twinhost.secure_zmq.descriptors import bare_address, held, remote, shut
-from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.descriptors import bare_address, held, most_open_files, remote, shut
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.rate_limit import LogBudget
-from twinhost.secure_zmq.session_limits import SessionLimits
 
 _log = structlog.get_logger(__name__)
 
+SESSIONS_PER_KEY = 64
+MAX_PENDING = 4_096  # connections of one socket in their handshake, where there are descriptors for them
+_PENDING_SHARE = 8  # at most one of so many descriptors is for such a connection
+_OWN_FILES = 128  # that an agent has open beside its connections
+_SOCKETS = 2  # that accept: requests, and the feed
+_LATE = 256  # acceptances whose connection seemed to have ended; beyond it the oldest is forgotten
 _UNREPORTED_FOR_S = 3.0  # after an unbind: libzmq ends those sessions within LINGER and reports none of them
 
-Live = Callable[[str], object]  # of a fingerprint; None: it may not go on
+Live = Callable[[str], object]  # of a fingerprint; None: the key is refused now
 
 
-@dataclass(slots=True)
-class _Connection:
-    serial: int
-    port: int | None  # ours, where it is known
-    fingerprint: str | None = None
-    address: str | None = None  # the peer's; None: it has said nothing yet
-    doomed: str | None = None  # why
+def most_pending() -> int:
+    """Return how many connections of one socket may be in their handshake at a time."""
+    return min(MAX_PENDING, max(1, most_open_files() // _PENDING_SHARE))
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """A connection from its acceptance, or its first message where that is read earlier, to its end."""
+
+    fd: int
+    peer: str = ""  # the other end's address when it was accepted; empty where it had hung up by then
+    port: int | None = None  # ours, where it is known
+    serial: int = 0  # that no other connection of its socket has or had
+    reported: bool = True  # by the monitor, which may be later than the first message
+    address: str | None = None  # that its messages come from; None: it has said nothing yet
+    fingerprint: str | None = None  # of its key, proven by a message
+    counted_for: str | None = None  # the key that it is counted for: assumed at first, then the proven one
+    doomed: str | None = None  # why it is to be closed, whatever its key
+
+
+class SessionLimits:
+    """How many connections each key may have, over all the sockets that one ZAP handler answers for.
+
+    libzmq names a key's connection nowhere: ZAP's question has the key and an address, an accepted connection has its
+    descriptor and an address, and a message has all three. So a key that was accepted is placed on a connection in two
+    steps. When a connection from that address has ended its handshake, the oldest acceptance from there is placed on
+    it; that may confuse keys that connect from one address at one time, so the first message of a connection, which
+    proves its key, corrects it. The number for each key is right in either case, and that is what the limit is about.
+
+    Used by the ZAP handler, the monitors, the guards, and the sockets' own threads.
+    """
+
+    def __init__(self, per_key: int = SESSIONS_PER_KEY) -> None:
+        """Count from nothing.
+
+        Args:
+            per_key: the most connections of one key.
+        """
+        open_files = most_open_files()
+        self.per_key = per_key
+        self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
+        self._lock = threading.Lock()
+        self._connections: dict[Connection, None] = {}  # the oldest first
+        self._unplaced: dict[str, deque[str]] = defaultdict(deque)  # fingerprints by address, the oldest first
+        self._late: deque[tuple[str, str]] = deque(maxlen=_LATE)
+        self._counts: Counter[str] = Counter()
+        self._sum = 0  # of the counts
+
+    def admit(self, fingerprint: str, address: str) -> bool:
+        """Count a key that asks at the handshake; return False where it, or all keys together, have enough."""
+        with self._lock:
+            if self._is_full(fingerprint):
+                self._drop_ended(fingerprint)
+                if self._is_full(fingerprint):
+                    return False
+            self._count(fingerprint, 1)
+            self._unplaced[bare_address(address)].append(fingerprint)
+            return True
+
+    def count(self, fingerprint: str) -> int:
+        """Return how many connections a key has."""
+        with self._lock:
+            return self._counts[fingerprint]
+
+    def opened(self, connection: Connection) -> None:
+        """Note a connection that was accepted; its handshake follows."""
+        with self._lock:
+            self._connections[connection] = None
+
+    def finished(self, connection: Connection) -> None:
+        """Note that a connection's handshake is over."""
+        with self._lock:
+            if connection in self._connections and connection.counted_for is None:
+                connection.counted_for = self._oldest_at(connection.peer)
+
+    def proven(self, connection: Connection, fingerprint: str) -> None:
+        """Note whose a connection is, by its message."""
+        with self._lock:
+            connection.fingerprint = fingerprint
+            self._connections.setdefault(connection)
+            assumed, connection.counted_for = connection.counted_for, fingerprint
+            if assumed is None and not self._take(connection.peer, fingerprint):
+                self._count(fingerprint, 1)
+            elif assumed is not None and assumed != fingerprint:
+                self._exchange(connection.peer, fingerprint, assumed)
+
+    def ended(self, connection: Connection) -> None:
+        """Note that a connection has gone."""
+        with self._lock:
+            self._end(connection)
+
+    def _is_full(self, fingerprint: str) -> bool:
+        return self._counts[fingerprint] >= self.per_key or self._sum >= self.total
+
+    def _drop_ended(self, fingerprint: str) -> None:
+        """Look at a key's connections before it is refused one more: not every end is reported, nor at once."""
+        for connection in [each for each in self._connections if each.counted_for == fingerprint]:
+            if Connections.remote(connection.fd) is None:
+                self._end(connection)
+        for address in tuple(self._unplaced):
+            self._trim(address)
+
+    def _oldest_at(self, address: str) -> str | None:
+        if waiting := self._unplaced.get(address):
+            return waiting.popleft()
+        for late in self._late:
+            if late[0] == address:
+                self._late.remove(late)
+                self._count(late[1], 1)
+                return late[1]
+        return None
+
+    def _take(self, address: str, fingerprint: str) -> bool:
+        waiting = self._unplaced.get(address, ())
+        if fingerprint not in waiting:
+            return False
+        self._unplaced[address].remove(fingerprint)
+        return True
+
+    def _exchange(self, address: str, proven: str, assumed: str) -> None:
+        """Give the key that was assumed to whichever connection or acceptance the proven one was assumed for."""
+        for other in self._connections:
+            if other.peer == address and other.counted_for == proven and other.fingerprint is None:
+                other.counted_for = assumed
+                return
+        if self._take(address, proven):
+            self._unplaced[address].append(assumed)
+            return
+        self._count(assumed, -1)
+        self._count(proven, 1)
+
+    def _end(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            return
+        del self._connections[connection]
+        if connection.counted_for is not None:
+            self._count(connection.counted_for, -1)
+            connection.counted_for = None
+        # Whose address is not known was gone before its connection was seen.
+        for address in (connection.peer,) if connection.peer else tuple(self._unplaced):
+            self._trim(address)
+
+    def _trim(self, address: str) -> None:
+        """Forget acceptances beyond the connections that they can be for: those ended before they were placed."""
+        waiting = self._unplaced.get(address)
+        if waiting is None:
+            return
+        without = sum(each.peer == address and each.counted_for is None for each in self._connections)
+        while len(waiting) > without:
+            fingerprint = waiting.popleft()
+            self._count(fingerprint, -1)
+            self._late.append((address, fingerprint))
+        if not waiting:
+            del self._unplaced[address]
+
+    def _count(self, fingerprint: str, more: int) -> None:
+        self._counts[fingerprint] += more
+        self._sum += more
+        if not self._counts[fingerprint]:
+            del self._counts[fingerprint]
 
 
 class Connections:
-    """Written by the monitor's and the ZAP handler's threads, read and closed by the one that owns the socket."""
+    """The table of one socket: written by the threads of the monitor, the ZAP handler, and the guard.
+
+    The thread that owns the socket reads it, and closes connections.
+    """
 
     def __init__(self, live: Live, limits: SessionLimits | None = None) -> None:
         """Know no connection yet.
 
         Args:
-            live: tells whether the key of a fingerprint may go on; asked at every `kick()`.
+            live: returns None where the key of a fingerprint is refused now; called at every `kick()`.
             limits: where the connections of each key are counted; None on an open link.
         """
         self.kicked = 0  # since the start
@@ -59,41 +221,60 @@ class Connections:
         self._limits = limits
         self._live = live
         self._lock = threading.Lock()
-        self._open: dict[int, _Connection] = {}
+        self._open: dict[int, Connection] = {}  # by descriptor
+        self._pending: dict[int, Connection] = {}  # those of them in their handshake, the oldest first
         self._serial = 0
         self._admitted: set[str] = set()  # keys that made a handshake and were live since
-        self._dying: set[str] = set()  # looked for once more: the monitor may tell of a connection late
+        self._dying: set[str] = set()  # looked for once more: the monitor may report a connection late
         self._unreported_until = 0.0
         self._budget = LogBudget()
 
     def observe(self, event: SocketEvent) -> bool:
         """Note a connection's begin or end, from the monitor's thread; return whether one on this descriptor ended."""
+        fd = event.value
         with self._lock:
             if event.happening is Happening.DISCONNECTED:
-                self._forget(event.value)
+                self._forget(fd)
                 return True
             if event.happening not in {Happening.ACCEPTED, Happening.CONNECTED}:
                 return False
-            if self._limits is not None:
-                peer = self.remote(event.value)
-                self._limits.opened((id(self), event.value), peer[0] if peer else "")
-            known, port = self._open.get(event.value), _own_port(event)
-            if known is not None and known.port is None:  # its first message was quicker than this event
-                known.port = port
-                return False
-            self._open[event.value] = self._new(port)
-            return known is not None
+            known, port = self._open.get(fd), _own_port(event)
+            if known is not None and not known.reported:  # its first message was quicker than this event
+                known.port, known.reported = port, True
+                connection = known
+            else:
+                self._forget(fd)
+                found = self.remote(fd)
+                connection = self._open[fd] = self._new(fd, found[0] if found else "", port)
+                if self._limits is not None:
+                    self._limits.opened(connection)
+            if event.happening is Happening.ACCEPTED:
+                self._pending[fd] = connection
+            return known is not None and known is not connection
 
     def observe_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
-        """Note a key that gets in, from the ZAP handler's thread, before libzmq hears of it."""
+        """Note an accepted key, from the ZAP handler's thread, before libzmq is answered."""
         if outcome is Outcome.ACCEPTED:
             with self._lock:
                 self._admitted.add(fields["fingerprint"])
 
-    def finished(self, fd: int) -> None:
+    def pending(self) -> tuple[Connection, ...]:
+        """Return the connections whose handshake is not known to be over, the oldest first."""
+        with self._lock:
+            return tuple(self._pending.values())
+
+    def end_handshake(self, connection: Connection, *, succeeded: bool) -> None:
         """Note that a connection's handshake is over, from the guard's thread."""
-        if self._limits is not None:
-            self._limits.finished((id(self), fd))
+        with self._lock:
+            if self._pending.get(connection.fd) is connection:  # not a newcomer on the same number
+                del self._pending[connection.fd]
+        if succeeded and self._limits is not None:
+            self._limits.finished(connection)
+
+    def peer_of(self, fd: int) -> str | None:
+        """Return the address of the connection that has, or had until its end is reported, this descriptor."""
+        connection = self._open.get(fd)
+        return None if connection is None else connection.peer or None
 
     def heard(self, fd: int, address: str, fingerprint: str | None) -> int:
         """Note whose a connection is, from its message; return a number that no other connection has or had."""
@@ -101,7 +282,7 @@ class Connections:
             connection = self._of(fd, address)
             connection.address, connection.fingerprint = address, fingerprint
             if self._limits is not None and fingerprint is not None and fd in self._open:
-                self._limits.proven((id(self), fd), address, fingerprint)
+                self._limits.proven(connection, fingerprint)
             return connection.serial
 
     def doom(self, fd: int, address: str, reason: str) -> None:
@@ -128,18 +309,18 @@ class Connections:
             return frozenset(connection.serial for connection in self._open.values())
 
     def kick(self) -> list[int]:
-        """Close what is doomed and what belongs to keys that are no longer live; on the socket's own thread.
+        """Close what is doomed and what belongs to keys that are refused now; on the socket's own thread.
 
         Returns:
-            The descriptors of connections that ended without a word of libzmq's.
+            The descriptors of connections that ended without libzmq's reporting it.
         """
         with self._lock:
             dead = {fingerprint for fingerprint in self._admitted if self._live(fingerprint) is None}
             suspects = dead | self._dying
             self._admitted -= dead
             self._dying = dead
-            chosen = [(fd, each, why) for fd, each in self._open.items() if (why := _reason(each, suspects))]
-        self.unclosed = sum(not self._hang_up(fd, connection, why) for fd, connection, why in chosen)
+            chosen = [(each, why) for each in self._open.values() if (why := _reason(each, suspects))]
+        self.unclosed = sum(not self._hang_up(connection, why) for connection, why in chosen)
         return self._drop_unreported() if time.monotonic() < self._unreported_until else []
 
     def unbound(self) -> None:
@@ -152,38 +333,39 @@ class Connections:
             for fd in tuple(self._open):
                 self._forget(fd)
 
-    def _new(self, port: int | None) -> _Connection:
+    def _new(self, fd: int, peer: str, port: int | None = None, *, reported: bool = True) -> Connection:
         self._serial += 1
-        return _Connection(self._serial, port)
+        return Connection(fd, peer, port, self._serial, reported)
 
-    def _of(self, fd: int, address: str) -> _Connection:
+    def _of(self, fd: int, address: str) -> Connection:
         connection = self._open.get(fd)
         if connection is not None:
             return connection
-        connection = self._new(None)
+        connection = self._new(fd, bare_address(address), reported=False)
         if self.holds(fd, address):  # else it is over already, and has no end to come
             self._open[fd] = connection
         return connection
 
     def _drop_unreported(self) -> list[int]:
         with self._lock:
-            gone = [fd for fd, connection in self._open.items() if not _is(fd, connection)]
+            gone = [fd for fd, connection in self._open.items() if not _is(connection)]
             for fd in gone:
                 self._forget(fd)
         return gone
 
     def _forget(self, fd: int) -> None:
-        self._open.pop(fd, None)
-        if self._limits is not None:
-            self._limits.ended((id(self), fd))
+        self._pending.pop(fd, None)
+        connection = self._open.pop(fd, None)
+        if connection is not None and self._limits is not None:
+            self._limits.ended(connection)
 
-    def _hang_up(self, fd: int, connection: _Connection, reason: str) -> bool:
+    def _hang_up(self, connection: Connection, reason: str) -> bool:
         """Hang up on whoever has this number now, if on our port and, where that is known, at the same address.
 
         Returns:
             False where that could not be done; the connection is tried again then.
         """
-        with held(fd) as found:
+        with held(connection.fd) as found:
             peer = None if found is None else remote(found)
             if found is None or peer is None or connection.port not in {None, found.getsockname()[1]}:
                 return True
@@ -211,17 +393,17 @@ def _own_port(event: SocketEvent) -> int | None:
     return int(event.endpoint.rpartition(":")[2]) if accepted else None
 
 
-def _is(fd: int, connection: _Connection) -> bool:
+def _is(connection: Connection) -> bool:
     """Return whether a connection on the same port of ours is open under its descriptor."""
-    with held(fd) as found:
+    with held(connection.fd) as found:
         return found is not None and remote(found) is not None and connection.port in {None, found.getsockname()[1]}
 
 
-def _reason(connection: _Connection, suspects: set[str]) -> str | None:
+def _reason(connection: Connection, suspects: set[str]) -> str | None:
     if connection.doomed is not None:
         return connection.doomed
     if not suspects:
         return None
     if connection.address is None:
-        return "a key was withdrawn, and this connection has not said whose it is"
+        return "a key was revoked or expired, and this connection has not said whose it is"
     return "its key is no longer authorised" if connection.fingerprint in suspects else None

@@ -20,7 +20,7 @@ from twinhost.secure_zmq.inbound import Inbound
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.rekeying import RekeyRequests
-from twinhost.secure_zmq.sessions import CallerSource, Session
+from twinhost.secure_zmq.bound_socket import CallerSource, Session
 from twinhost.secure_zmq.sockets import plain_send
 
 _log = structlog.get_logger(__name__)

@@ -20,7 +20,7 @@ from twinhost.secure_zmq.grants import ENROL
 from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, PublicKey
-from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.validity import DAY_S, Validity
 from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
 from twinhost.system_digital_twin.key_limits import Rate
@@ -145,11 +145,11 @@ class KeyActions:
         return held[1]
 
     def _propose(self, owner: KeyOwner, key: PublicKey, voucher: Certificate) -> None:
-        standing = self._peers.standing(key.fingerprint)
-        if standing is Standing.REVOKED:
+        verdict = self._peers.judge(key.raw)
+        if verdict is Outcome.KEY_REVOKED:
             raise NotGranted(f"{key.fingerprint} is revoked, for ever; make a new pair")
         candidate = self._peers.candidate(key.fingerprint)
-        if standing is not Standing.UNKNOWN and (candidate is None or candidate.owner != owner):
+        if verdict is not Outcome.KEY_NOT_AUTHORIZED and (candidate is None or candidate.owner != owner):
             raise NotGranted(f"{key.fingerprint} is somebody else's key; make a new pair")
         now = int(time.time())
         self._peers.admit_candidate(Certificate(owner, key, Validity(now, now + PROOF_WITHIN_S)))

@@ -25,9 +25,9 @@ from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
 from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from twinhost.secure_zmq.sockets import (
