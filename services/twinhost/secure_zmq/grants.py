@@ -1,15 +1,20 @@
-"""Who may ask for what: actions by role; what no role of a caller is granted is refused.
+"""Who may ask for what: actions by role; an action that no role of a caller is granted is refused.
 
 `subscribe` is every topic of the event feed, and `subscribe:EVENT` that topic alone.
+
+A forwarded request is judged by its original caller and by its forwarder, never by one alone. So an agent that
+forwards is no way around what its own caller may not do, and one that lies about its caller gains nothing that it
+could not do itself. Only actions that are marked for it can be forwarded.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
+from dataclasses import replace
 
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.errors import NotGranted
 
 EVERY_ACTION = "*"
-UNAUTHENTICATED_ROLE = "unauthenticated"  # whoever comes over an open link
+UNAUTHENTICATED_ROLE = "unauthenticated"  # of every caller on an open link
 SUBSCRIBE = "subscribe"  # to the event feed
 TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire each has a colon behind it
 ENROL = "enrol"
@@ -20,18 +25,20 @@ RESERVED_GRANTS: Mapping[str, Set[str]] = {
 }  # of keys that act for nobody yet; no configuration widens them
 
 
-_Held = tuple[Mapping[str, Set[str]], dict[frozenset[str], frozenset[str]]]  # by role; by all of a caller's, as asked
+CallerNamed = Callable[[str], Caller | None]  # an identity that is live here, by its name
+
+_Held = tuple[Mapping[str, Set[str]], dict[frozenset[str], frozenset[str]]]  # by role; a cache by a caller's roles
 
 
 class Grants:
-    """The grants that hold at this moment; `replace()` swaps them in one step, from any thread."""
+    """The grants in effect; `replace()` swaps them in one step, from any thread."""
 
     def __init__(self, by_role: Mapping[str, Set[str]]) -> None:
         self._held: _Held = ({}, {})
         self.replace(by_role)
 
     def replace(self, by_role: Mapping[str, Set[str]]) -> bool:
-        """Let other grants hold from now on; return whether they differ."""
+        """Put other grants into effect; return whether they differ."""
         complete = {**by_role, **RESERVED_GRANTS}
         changed = complete != self._held[0]
         self._held = complete, {}
@@ -40,7 +47,7 @@ class Grants:
     def allows(self, caller: Caller, action: str) -> bool:
         """Return whether a caller may ask for an action."""
         roles = caller.roles if caller.authenticated else frozenset({UNAUTHENTICATED_ROLE})
-        by_role, by_roles = self._held  # together: what is worked out from older grants must not outlive them
+        by_role, by_roles = self._held  # both at once: the cache must not outlive its grants
         granted = by_roles.get(roles)
         if granted is None:
             granted = frozenset(action for role in roles for action in by_role.get(role, ()))
@@ -63,10 +70,37 @@ class Grants:
                 "an operator may ask for it, or grant it in network_config.yaml"
             )
 
+    def original_caller(
+        self, name: str, forwarder: Caller, action: str, forwardable: bool, caller_named: CallerNamed
+    ) -> Caller:
+        """Return the original caller of a forwarded request, with the roles that it shares with its forwarder.
+
+        The forwarder's own grant was checked before.
+
+        Raises:
+            NotGranted: the action can't be forwarded, no peer of that name is live here, or it may not ask for it.
+        """
+        if not forwardable:
+            raise NotGranted(
+                f"{action} can't be forwarded on behalf of {name[:64]}; that caller must ask for it itself"
+            )
+        original = caller_named(name) if forwarder.authenticated else None
+        if original is None:
+            raise NotGranted(
+                f"{name[:64]!r} is not known here, so nothing is done on its behalf; name an authorised peer"
+            )
+        self.require(original, action)
+        return replace(original, roles=original.roles & forwarder.roles, via=forwarder.name)
+
 
 def topic_grant(topic: str) -> str:
     """Return what the grant of one topic is called."""
     return f"{SUBSCRIBE}:{topic}"
+
+
+def no_caller_named(_: str) -> Caller | None:
+    """Know no identity, as on an open link."""
+    return None
 
 
 def _meet(prefix: bytes, topic: bytes) -> bool:
