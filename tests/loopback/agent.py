@@ -12,9 +12,8 @@ import zmq
 
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.authenticator import SESSIONS_PER_KEY, Authenticator, SessionLimits
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.connections import SESSIONS_PER_KEY, SessionLimits
 from twinhost.secure_zmq.dispatch import Dispatcher, Store
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import Handshakes

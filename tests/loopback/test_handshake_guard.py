@@ -23,7 +23,8 @@ from structlog.testing import capture_logs
 from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, ServedAgent, serving
 from tests.loopback.raw_zmtp import NullDealer
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq import connections, handshake_guard
+from twinhost.secure_zmq import connections
+from twinhost.secure_zmq import handshakes as handshakes_module
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.key_writer import write_key_pair
@@ -220,7 +221,7 @@ def test_a_reused_number_protects_whoever_has_it_now(context: "zmq.Context[zmq.S
         sender = connect(f"tcp://127.0.0.1:{other.getsockname()[1]}")
         receiver, _ = other.accept()
         with sender, receiver:
-            sender.sendall(bytes(2 * handshake_guard.MAX_HANDSHAKE_BYTES))
+            sender.sendall(bytes(2 * handshakes_module.MAX_HANDSHAKE_BYTES))
             event = _accepted(receiver.fileno(), opened.address)
             opened.sessions.connections.observe(event)
             opened.guard.observe(event)
@@ -246,7 +247,7 @@ def _accepted(fd: int, endpoint: str) -> SocketEvent:
 def _serve_in_this_process(home: Path, guarded: bool) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if not guarded:
-        handshake_guard.MAX_HANDSHAKE_BYTES = 1 << 40
+        handshakes_module.MAX_HANDSHAKE_BYTES = 1 << 40
     with serving(home, load_key_pair(home / "own.key_secret")) as agent:
         print(agent.address, flush=True)
         threading.Event().wait()

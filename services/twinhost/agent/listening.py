@@ -10,9 +10,8 @@ import zmq
 from twinhost.agent.health import Health
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.settings import Settings
-from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
 from twinhost.secure_zmq.bound_socket import ServerSocket
-from twinhost.secure_zmq.connections import SessionLimits
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import Handshakes

@@ -5,6 +5,8 @@ stop while anything is; only a listed key is accepted; on a fault of its own eve
 """
 
 import contextlib
+import threading
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +14,7 @@ import structlog
 import zmq
 
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, Peer
-from twinhost.secure_zmq.connections import SessionLimits
+from twinhost.secure_zmq.connections import Connection, Connections, bare_address, most_open_files, most_pending
 from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KEY_BYTES, fingerprint_of
@@ -22,9 +24,13 @@ from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
+SESSIONS_PER_KEY = 64
 _TURN_MS = 500  # the longest time between two heartbeats
 _STALLED_AFTER_S = 3.0
 _VERSION = b"1.0"  # of ZAP
+_LATE = 256  # acceptances whose connection seemed to have ended; beyond it the oldest is forgotten
+_SOCKETS = 2  # that accept: requests, and the feed
+_OWN_FILES = 128  # that an agent has open beside its connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,148 @@ class _Verdict:
 _REFUSED = _Verdict(b"400", b"key not authorized")
 _TOO_MANY = _Verdict(b"500", b"too many sessions")  # a client shows the status, and tries again
 _FAULT = _Verdict(b"300", b"handler fault, try again")
+
+
+class SessionLimits:
+    """How many connections each key may have, over all the sockets that one ZAP handler answers for.
+
+    libzmq names a key's connection nowhere: ZAP's question has the key and an address, an accepted connection has its
+    descriptor and an address, and a message has all three. So a key that was accepted is placed on a connection in two
+    steps. When a connection from that address has ended its handshake, the oldest acceptance from there is placed on
+    it; that may confuse keys that connect from one address at one time, so the first message of a connection, which
+    proves its key, corrects it. The number for each key is right in either case, and that is what the limit is about.
+
+    Used by the ZAP handler, the monitors, the guards, and the sockets' own threads.
+    """
+
+    def __init__(self, per_key: int = SESSIONS_PER_KEY) -> None:
+        """Count from nothing.
+
+        Args:
+            per_key: the most connections of one key.
+        """
+        open_files = most_open_files()
+        self.per_key = per_key
+        self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
+        self._lock = threading.Lock()
+        self._connections: dict[Connection, None] = {}  # the oldest first
+        self._unplaced: dict[str, deque[str]] = defaultdict(deque)  # fingerprints by address, the oldest first
+        self._late: deque[tuple[str, str]] = deque(maxlen=_LATE)
+        self._counts: Counter[str] = Counter()
+        self._sum = 0  # of the counts
+
+    def admit(self, fingerprint: str, address: str) -> bool:
+        """Count a key that asks at the handshake; return False where it, or all keys together, have enough."""
+        with self._lock:
+            if self._is_full(fingerprint):
+                self._drop_ended(fingerprint)
+                if self._is_full(fingerprint):
+                    return False
+            self._count(fingerprint, 1)
+            self._unplaced[bare_address(address)].append(fingerprint)
+            return True
+
+    def count(self, fingerprint: str) -> int:
+        """Return how many connections a key has."""
+        with self._lock:
+            return self._counts[fingerprint]
+
+    def opened(self, connection: Connection) -> None:
+        """Note a connection that was accepted; its handshake follows."""
+        with self._lock:
+            self._connections[connection] = None
+
+    def finished(self, connection: Connection) -> None:
+        """Note that a connection's handshake is over."""
+        with self._lock:
+            if connection in self._connections and connection.counted_for is None:
+                connection.counted_for = self._oldest_at(connection.peer)
+
+    def proven(self, connection: Connection, fingerprint: str) -> None:
+        """Note whose a connection is, by its message."""
+        with self._lock:
+            connection.fingerprint = fingerprint
+            self._connections.setdefault(connection)
+            assumed, connection.counted_for = connection.counted_for, fingerprint
+            if assumed is None and not self._take(connection.peer, fingerprint):
+                self._count(fingerprint, 1)
+            elif assumed is not None and assumed != fingerprint:
+                self._exchange(connection.peer, fingerprint, assumed)
+
+    def ended(self, connection: Connection) -> None:
+        """Note that a connection has gone."""
+        with self._lock:
+            self._end(connection)
+
+    def _is_full(self, fingerprint: str) -> bool:
+        return self._counts[fingerprint] >= self.per_key or self._sum >= self.total
+
+    def _drop_ended(self, fingerprint: str) -> None:
+        """Look at a key's connections before it is refused one more: not every end is reported, nor at once."""
+        for connection in [each for each in self._connections if each.counted_for == fingerprint]:
+            if Connections.remote(connection.fd) is None:
+                self._end(connection)
+        for address in tuple(self._unplaced):
+            self._trim(address)
+
+    def _oldest_at(self, address: str) -> str | None:
+        if waiting := self._unplaced.get(address):
+            return waiting.popleft()
+        for late in self._late:
+            if late[0] == address:
+                self._late.remove(late)
+                self._count(late[1], 1)
+                return late[1]
+        return None
+
+    def _take(self, address: str, fingerprint: str) -> bool:
+        waiting = self._unplaced.get(address, ())
+        if fingerprint not in waiting:
+            return False
+        self._unplaced[address].remove(fingerprint)
+        return True
+
+    def _exchange(self, address: str, proven: str, assumed: str) -> None:
+        """Give the key that was assumed to whichever connection or acceptance the proven one was assumed for."""
+        for other in self._connections:
+            if other.peer == address and other.counted_for == proven and other.fingerprint is None:
+                other.counted_for = assumed
+                return
+        if self._take(address, proven):
+            self._unplaced[address].append(assumed)
+            return
+        self._count(assumed, -1)
+        self._count(proven, 1)
+
+    def _end(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            return
+        del self._connections[connection]
+        if connection.counted_for is not None:
+            self._count(connection.counted_for, -1)
+            connection.counted_for = None
+        # Whose address is not known was gone before its connection was seen.
+        for address in (connection.peer,) if connection.peer else tuple(self._unplaced):
+            self._trim(address)
+
+    def _trim(self, address: str) -> None:
+        """Forget acceptances beyond the connections that they can be for: those ended before they were placed."""
+        waiting = self._unplaced.get(address)
+        if waiting is None:
+            return
+        without = sum(each.peer == address and each.counted_for is None for each in self._connections)
+        while len(waiting) > without:
+            fingerprint = waiting.popleft()
+            self._count(fingerprint, -1)
+            self._late.append((address, fingerprint))
+        if not waiting:
+            del self._unplaced[address]
+
+    def _count(self, fingerprint: str, more: int) -> None:
+        self._counts[fingerprint] += more
+        self._sum += more
+        if not self._counts[fingerprint]:
+            del self._counts[fingerprint]
 
 
 class Authenticator(Worker):

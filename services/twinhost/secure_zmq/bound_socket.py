@@ -4,18 +4,26 @@
 """
 
 import errno
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import zmq
 
+from twinhost.secure_zmq.authenticator import SessionLimits
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, UNAUTHENTICATED, Caller, Peer
-from twinhost.secure_zmq.connections import Connections, SessionLimits
+from twinhost.secure_zmq.connections import Connections
 from twinhost.secure_zmq.errors import PeerNotLive, SocketMisuse
-from twinhost.secure_zmq.handshake_guard import SAID_TO_STRANGER_CURVE, SAID_TO_STRANGER_NULL, HandshakeGuard
-from twinhost.secure_zmq.handshakes import FailedHandshakes, Handshakes
+from twinhost.secure_zmq.handshakes import (
+    SAID_TO_STRANGER_CURVE,
+    SAID_TO_STRANGER_NULL,
+    FailedHandshakes,
+    HandshakeGuard,
+    Handshakes,
+)
 from twinhost.secure_zmq.hardening import (
     RunningAuthenticator,
     last_endpoint,
@@ -324,3 +332,52 @@ def _bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:
             time.sleep(_BIND_AGAIN_EVERY_S)
         else:
             return
+
+
+class RekeyRequests:
+    """At most one change waits; the loop that owns the socket looks between two batches."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: tuple[KeyPair, Future[float]] | None = None
+        self._ended = False
+
+    def ask(self, own_keys: KeyPair) -> "Future[float]":
+        """Ask for a change; its result is the seconds for which the socket was not bound, or the error.
+
+        Raises:
+            SocketMisuse: another change waits, or the loop has ended.
+        """
+        with self._lock:
+            if self._ended or self._waiting is not None:
+                raise SocketMisuse("the key can't be changed: the server stops, or another change is not done yet")
+            future: Future[float] = Future()
+            self._waiting = own_keys, future
+            return future
+
+    @property
+    def waiting(self) -> bool:
+        return self._waiting is not None
+
+    def carry_out(self, rekey: Callable[[KeyPair], None]) -> None:
+        """Make the change that waits, on the loop's thread; an error goes to whoever asked, and ends the loop."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return
+        own_keys, future = waiting
+        started = time.monotonic()
+        try:
+            rekey(own_keys)
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        future.set_result(time.monotonic() - started)
+
+    def end(self) -> None:
+        """Accept no more; the change that waits is cancelled."""
+        with self._lock:
+            self._ended = True
+            if self._waiting is not None:
+                self._waiting[1].cancel()
+                self._waiting = None

@@ -1,4 +1,4 @@
-"""The open connections of one server socket: whose they are, how many a key may have, and the end of revoked ones.
+"""The open connections of one server socket: whose they are, and the end of those whose key is revoked or expires.
 
 libzmq asks ZAP at the handshake alone and closes no session for us, so the connection itself is
 shut down. Its descriptor comes with its first message (`SRCFD`), beside the address that the
@@ -15,30 +15,98 @@ from a predecessor with the same address and number. A connection that hides beh
 closed when it says something, and until then is sent nothing.
 """
 
+import contextlib
+import os
+import socket
+import struct
 import threading
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
-from twinhost.secure_zmq.descriptors import bare_address, held, most_open_files, remote, shut
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.rate_limit import LogBudget
 
+if TYPE_CHECKING:
+    from twinhost.secure_zmq.authenticator import SessionLimits
+
 _log = structlog.get_logger(__name__)
 
-SESSIONS_PER_KEY = 64
 MAX_PENDING = 4_096  # connections of one socket in their handshake, where there are descriptors for them
 _PENDING_SHARE = 8  # at most one of so many descriptors is for such a connection
-_OWN_FILES = 128  # that an agent has open beside its connections
-_SOCKETS = 2  # that accept: requests, and the feed
-_LATE = 256  # acceptances whose connection seemed to have ended; beyond it the oldest is forgotten
 _UNREPORTED_FOR_S = 3.0  # after an unbind: libzmq ends those sessions within LINGER and reports none of them
 
+# A descriptor of libzmq's may be closed and given to another connection at any moment, so it is duplicated before it is
+# looked at. The duplicate goes on a number that is reserved here: `dup2` needs no new one where none is left.
+_nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+_reserved = os.dup(_nothing)
+_reserved_lock = threading.Lock()
+_RESET = struct.pack("=ii", 1, 0)  # what the kernel still holds for the peer is dropped when libzmq closes
+_FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
+
 Live = Callable[[str], object]  # of a fingerprint; None: the key is refused now
+
+
+@contextlib.contextmanager
+def held(fd: int) -> Iterator[socket.socket | None]:
+    """Hold the connection that has this number; None where the number is none. Not to be nested: there is one."""
+    with _reserved_lock:
+        try:
+            os.dup2(fd, _reserved, inheritable=False)
+            duplicate = socket.socket(fileno=_reserved)
+        except OSError:
+            os.dup2(_nothing, _reserved, inheritable=False)
+            yield None
+            return
+        try:
+            yield duplicate if duplicate.family in _FAMILIES else None
+        finally:
+            duplicate.detach()
+            os.dup2(_nothing, _reserved, inheritable=False)
+
+
+def shut(connection: socket.socket) -> bool:
+    """End a connection for both sides; return whether that succeeded, or its peer had gone."""
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return remote(connection) is None
+    return True
+
+
+def remote(connection: socket.socket) -> tuple[str, int] | None:
+    """Return address and port of the other end, an IPv4 address as such and without a scope; None where it is gone.
+
+    The other end of a connection over IPC has neither: `("", 0)`.
+    """
+    try:
+        name = connection.getpeername()
+    except OSError:
+        return None
+    if not isinstance(name, tuple):
+        return "", 0
+    address, port = name[:2]
+    return bare_address(str(address)), int(port)
+
+
+def bare_address(address: str) -> str:
+    """Return an address without its scope, which Python leaves out and libzmq does not, and an IPv4 one as such."""
+    return address.partition("%")[0].removeprefix("::ffff:")
+
+
+def most_open_files() -> int:
+    """Return how many descriptors this process may have; a large number where that is not limited or not known."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return 1 << 20
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(soft, 1 << 20) if soft != resource.RLIM_INFINITY else 1 << 20
 
 
 def most_pending() -> int:
@@ -61,155 +129,13 @@ class Connection:
     doomed: str | None = None  # why it is to be closed, whatever its key
 
 
-class SessionLimits:
-    """How many connections each key may have, over all the sockets that one ZAP handler answers for.
-
-    libzmq names a key's connection nowhere: ZAP's question has the key and an address, an accepted connection has its
-    descriptor and an address, and a message has all three. So a key that was accepted is placed on a connection in two
-    steps. When a connection from that address has ended its handshake, the oldest acceptance from there is placed on
-    it; that may confuse keys that connect from one address at one time, so the first message of a connection, which
-    proves its key, corrects it. The number for each key is right in either case, and that is what the limit is about.
-
-    Used by the ZAP handler, the monitors, the guards, and the sockets' own threads.
-    """
-
-    def __init__(self, per_key: int = SESSIONS_PER_KEY) -> None:
-        """Count from nothing.
-
-        Args:
-            per_key: the most connections of one key.
-        """
-        open_files = most_open_files()
-        self.per_key = per_key
-        self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
-        self._lock = threading.Lock()
-        self._connections: dict[Connection, None] = {}  # the oldest first
-        self._unplaced: dict[str, deque[str]] = defaultdict(deque)  # fingerprints by address, the oldest first
-        self._late: deque[tuple[str, str]] = deque(maxlen=_LATE)
-        self._counts: Counter[str] = Counter()
-        self._sum = 0  # of the counts
-
-    def admit(self, fingerprint: str, address: str) -> bool:
-        """Count a key that asks at the handshake; return False where it, or all keys together, have enough."""
-        with self._lock:
-            if self._is_full(fingerprint):
-                self._drop_ended(fingerprint)
-                if self._is_full(fingerprint):
-                    return False
-            self._count(fingerprint, 1)
-            self._unplaced[bare_address(address)].append(fingerprint)
-            return True
-
-    def count(self, fingerprint: str) -> int:
-        """Return how many connections a key has."""
-        with self._lock:
-            return self._counts[fingerprint]
-
-    def opened(self, connection: Connection) -> None:
-        """Note a connection that was accepted; its handshake follows."""
-        with self._lock:
-            self._connections[connection] = None
-
-    def finished(self, connection: Connection) -> None:
-        """Note that a connection's handshake is over."""
-        with self._lock:
-            if connection in self._connections and connection.counted_for is None:
-                connection.counted_for = self._oldest_at(connection.peer)
-
-    def proven(self, connection: Connection, fingerprint: str) -> None:
-        """Note whose a connection is, by its message."""
-        with self._lock:
-            connection.fingerprint = fingerprint
-            self._connections.setdefault(connection)
-            assumed, connection.counted_for = connection.counted_for, fingerprint
-            if assumed is None and not self._take(connection.peer, fingerprint):
-                self._count(fingerprint, 1)
-            elif assumed is not None and assumed != fingerprint:
-                self._exchange(connection.peer, fingerprint, assumed)
-
-    def ended(self, connection: Connection) -> None:
-        """Note that a connection has gone."""
-        with self._lock:
-            self._end(connection)
-
-    def _is_full(self, fingerprint: str) -> bool:
-        return self._counts[fingerprint] >= self.per_key or self._sum >= self.total
-
-    def _drop_ended(self, fingerprint: str) -> None:
-        """Look at a key's connections before it is refused one more: not every end is reported, nor at once."""
-        for connection in [each for each in self._connections if each.counted_for == fingerprint]:
-            if Connections.remote(connection.fd) is None:
-                self._end(connection)
-        for address in tuple(self._unplaced):
-            self._trim(address)
-
-    def _oldest_at(self, address: str) -> str | None:
-        if waiting := self._unplaced.get(address):
-            return waiting.popleft()
-        for late in self._late:
-            if late[0] == address:
-                self._late.remove(late)
-                self._count(late[1], 1)
-                return late[1]
-        return None
-
-    def _take(self, address: str, fingerprint: str) -> bool:
-        waiting = self._unplaced.get(address, ())
-        if fingerprint not in waiting:
-            return False
-        self._unplaced[address].remove(fingerprint)
-        return True
-
-    def _exchange(self, address: str, proven: str, assumed: str) -> None:
-        """Give the key that was assumed to whichever connection or acceptance the proven one was assumed for."""
-        for other in self._connections:
-            if other.peer == address and other.counted_for == proven and other.fingerprint is None:
-                other.counted_for = assumed
-                return
-        if self._take(address, proven):
-            self._unplaced[address].append(assumed)
-            return
-        self._count(assumed, -1)
-        self._count(proven, 1)
-
-    def _end(self, connection: Connection) -> None:
-        if connection not in self._connections:
-            return
-        del self._connections[connection]
-        if connection.counted_for is not None:
-            self._count(connection.counted_for, -1)
-            connection.counted_for = None
-        # Whose address is not known was gone before its connection was seen.
-        for address in (connection.peer,) if connection.peer else tuple(self._unplaced):
-            self._trim(address)
-
-    def _trim(self, address: str) -> None:
-        """Forget acceptances beyond the connections that they can be for: those ended before they were placed."""
-        waiting = self._unplaced.get(address)
-        if waiting is None:
-            return
-        without = sum(each.peer == address and each.counted_for is None for each in self._connections)
-        while len(waiting) > without:
-            fingerprint = waiting.popleft()
-            self._count(fingerprint, -1)
-            self._late.append((address, fingerprint))
-        if not waiting:
-            del self._unplaced[address]
-
-    def _count(self, fingerprint: str, more: int) -> None:
-        self._counts[fingerprint] += more
-        self._sum += more
-        if not self._counts[fingerprint]:
-            del self._counts[fingerprint]
-
-
 class Connections:
     """The table of one socket: written by the threads of the monitor, the ZAP handler, and the guard.
 
     The thread that owns the socket reads it, and closes connections.
     """
 
-    def __init__(self, live: Live, limits: SessionLimits | None = None) -> None:
+    def __init__(self, live: Live, limits: "SessionLimits | None" = None) -> None:
         """Know no connection yet.
 
         Args:
@@ -375,15 +301,8 @@ class Connections:
                 connection.doomed = reason
                 return False
         self.kicked += 1
-        left_out = self._budget.admit(reason)
-        if left_out is not None:
-            _log.warning(
-                "connection_closed",
-                reason=reason,
-                fingerprint=connection.fingerprint,
-                address=peer[0],
-                not_logged_before=left_out,
-            )
+        known = {"fingerprint": connection.fingerprint, "address": peer[0]}
+        self._budget.log(_log.warning, "connection_closed", reason, reason=reason, **known)
         return True
 
 

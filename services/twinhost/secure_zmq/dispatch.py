@@ -372,10 +372,7 @@ class Dispatcher:
             self._on_refusal(caller, action, error)
         except Exception:  # boundary: a listener's fault ends no loop
             _log.exception("refusal_listener_fault", peer=peer)
-        left_out = self._budget.admit(peer)
-        if left_out is not None:
-            fields = {"not_logged_before": left_out} if left_out else {}
-            _log.info("request_refused", peer=peer, request_id=request_id, code=error.code, **fields)
+        self._budget.log(_log.info, "request_refused", peer, peer=peer, request_id=request_id, code=error.code)
         if job.translation is not None:
             return encode_reply(job.translation.render_error(error), None)
         ignored = job.ignored if isinstance(job, Job) else ()

@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 import structlog
 import zmq
 
-from twinhost.secure_zmq.bound_socket import ServerSocket, origin
+from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket, origin
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MessageTooLarge, PeerNotLive
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.rate_limit import LogBudget
-from twinhost.secure_zmq.rekeying import RekeyRequests
 from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -269,9 +268,7 @@ class Feed(Worker):
         self.counters.refused += 1
         self._sessions.connections.doom(fd, address, reason)
         peer = caller.name if caller else None
-        left_out = self._budget.admit(peer)
-        if left_out is not None:
-            _log.warning("subscription_refused", peer=peer, address=address, reason=reason, not_logged_before=left_out)
+        self._budget.log(_log.warning, "subscription_refused", peer, peer=peer, address=address, reason=reason)
 
     def _review(self) -> None:
         """Forget subscribers that are gone, and close those that may no longer have what they were granted.

@@ -12,7 +12,7 @@ from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 
 if TYPE_CHECKING:
-    from twinhost.secure_zmq.connections import SessionLimits
+    from twinhost.secure_zmq.authenticator import SessionLimits
     from twinhost.secure_zmq.handshakes import Handshakes
     from twinhost.secure_zmq.peers import AuthorizedPeers
 

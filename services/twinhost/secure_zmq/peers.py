@@ -1,4 +1,4 @@
-"""Who may talk to this host: the live list of public keys from folders, and the one judge of a key."""
+"""The keys of this host, followed: whose keys are authorised, the one judge of a key, and the host's own pair."""
 
 import contextlib
 import os
@@ -13,9 +13,10 @@ from typing import Literal, assert_never
 import structlog
 
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Peer
-from twinhost.secure_zmq.errors import LimitReached
+from twinhost.secure_zmq.certificates import Certificates, load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError, KeyMismatch, LimitReached
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, NOTHING, REVOKED_FOLDER, FolderContents, read_folders
-from twinhost.secure_zmq.keys import Certificate, PublicKey, fingerprint_of
+from twinhost.secure_zmq.keys import Certificate, KeyPair, PublicKey, fingerprint_of
 from twinhost.secure_zmq.validity import UNLIMITED
 from twinhost.secure_zmq.worker import Worker
 
@@ -105,11 +106,9 @@ class AuthorizedPeers:
         self.reload()
 
     def judge(self, raw_key: bytes, now: float | None = None) -> Peer | Refusal:
-        """Return whose key this is, or why it is refused.
+        """Return whose key this is, or why it is refused at `now`, in seconds since the epoch; at this moment if None.
 
-        Args:
-            raw_key: the public key as the handshake shows it; anything that is not 32 bytes is nobody's key.
-            now: seconds since the epoch; the default is this moment.
+        `raw_key` is the public key as a handshake shows it; what is not 32 bytes long is nobody's.
         """
         return self.judge_fingerprint(fingerprint_of(raw_key), time.time() if now is None else now)
 
@@ -260,20 +259,54 @@ class AuthorizedPeers:
         return by_fingerprint
 
 
+class OwnKeys:
+    """The pair that the agent uses at this moment; a rotation puts another secret in the file, and it takes effect."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        self._folder = certificates.folder
+        self._pair = certificates.own_keys
+        self._fault: str | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> KeyPair:
+        """Return the pair; it is kept in memory."""
+        return self._pair
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the secret in the file now; the one before it is in use."""
+        return self._fault
+
+    def look(self) -> None:
+        """Read the file again; another pair of the same owner takes effect, anything else is logged and ignored."""
+        with self._lock:
+            try:
+                pair = load_certificates(self._folder).own_keys
+                self._require_same_owner(pair)
+            except ConfigurationError as error:
+                if str(error) != self._fault:
+                    _log.error("own_key_rejected", reason=str(error), effect="the key in use stays")
+                self._fault = str(error)
+                return
+            self._fault = None
+            if pair == self._pair:
+                return
+            self._pair = pair
+        _log.info("own_key_changed", fingerprint=pair.public.fingerprint)
+
+    def _require_same_owner(self, pair: KeyPair) -> None:
+        mine, found = self._pair.certificate.owner, pair.certificate.owner
+        if found != mine:
+            raise KeyMismatch(f"{self._folder} holds the key of {found.name} now and this is {mine.name}; put its own")
+
+
 class _FolderWatch(Worker):
     """Calls back, from a thread of its own, whenever something in the folders may have changed."""
 
     def __init__(
         self, folders: Sequence[Path], changed: Callable[[], object], unread: Callable[[], Sequence[str]]
     ) -> None:
-        """Watch nothing yet.
-
-        Args:
-            folders: of keys.
-            changed: reads them.
-            unread: what could not be read; while there is any, `changed` is called again, with a backoff that starts
-                again where something else can't be read.
-        """
+        # While something is `unread`, `changed` is called again, with a backoff that restarts where that differs.
         super().__init__("keys-watch", self._follow, join_timeout_s=WATCH_IDLE_MS / 1_000 + 1)
         self._folders = [
             folder / inner for folder in folders for inner in ("", REVOKED_FOLDER, INVITES_FOLDER)

@@ -63,6 +63,19 @@ class LogBudget:
         self._lock = threading.Lock()
         self._left_out: Counter[Hashable] = Counter()
 
+    def log(self, write: Callable[..., object], event: str, key: Hashable, /, **fields: object) -> None:
+        """Write a line, with the number of those that were left out before it, where the budget has room for it.
+
+        Args:
+            write: a logger's method.
+            event: the line's event.
+            key: whose budget it takes from.
+            fields: of the line.
+        """
+        left_out = self.admit(key)
+        if left_out is not None:
+            write(event, **fields, **({"not_logged_before": left_out} if left_out else {}))
+
     def admit(self, key: Hashable) -> int | None:
         """Return None where the line must not be written, else how many were left out before it."""
         admitted = self._buckets.take(key)

@@ -12,13 +12,12 @@ from concurrent.futures import Future
 import structlog
 import zmq
 
-from twinhost.secure_zmq.bound_socket import CallerSource, ServerSocket, Session
+from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, ServerSocket, Session
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.rate_limit import LogBudget
-from twinhost.secure_zmq.rekeying import RekeyRequests
 from twinhost.secure_zmq.sockets import plain_send
 from twinhost.secure_zmq.worker import Heartbeat
 
@@ -213,6 +212,4 @@ class Server:
                 self._send_frame(part, _MORE_AT_ONCE)
             self._send_frame(reply, _AT_ONCE)
         except zmq.ZMQError as error:  # gone, or not reading: its retry finds the stored reply
-            left_out = self._budget.admit("reply_not_delivered")
-            if left_out is not None:
-                _log.info("reply_not_delivered", reason=str(error), not_logged_before=left_out)
+            self._budget.log(_log.info, "reply_not_delivered", "reply_not_delivered", reason=str(error))
