@@ -13,9 +13,8 @@ import zmq
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import SESSIONS_PER_KEY, Authenticator, SessionLimits
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher, Store
-from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome

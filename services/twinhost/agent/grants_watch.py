@@ -8,8 +8,8 @@ import structlog
 import watchfiles
 
 from twinhost.network_config import load_network_config
+from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.grants import Grants
 
 _log = structlog.get_logger(__name__)
 

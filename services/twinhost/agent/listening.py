@@ -12,8 +12,8 @@ from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.settings import Settings
 from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
 from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
-from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.sockets import (
     open_feed_socket,

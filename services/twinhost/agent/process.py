@@ -28,9 +28,9 @@ from twinhost.agent.logs import configure_logging
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.start_again import StartAgain
 from twinhost.agent.telemetry import Telemetry
+from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
-from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from twinhost.secure_zmq.actions import Action
     from twinhost.secure_zmq.aio import AsyncClient
     from twinhost.secure_zmq.authenticator import Authenticator
+    from twinhost.secure_zmq.callers import Grants
     from twinhost.secure_zmq.certificates import load_certificates
     from twinhost.secure_zmq.client import Client
     from twinhost.secure_zmq.dispatch import Dispatcher
-    from twinhost.secure_zmq.grants import Grants
     from twinhost.secure_zmq.legacy import (
         ZMQAuthenticator,
         configure_secure_client,
@@ -64,7 +64,7 @@ _HOME = {
     "AuthorizedPeers": "peers",
     "Client": "client",
     "Dispatcher": "dispatch",
-    "Grants": "grants",
+    "Grants": "callers",
     "Request": "wire",
     "SecuredAddress": "server_address",
     "Server": "server",

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from twinhost.secure_zmq.actions import Action, Translation, Translator, no_dialect
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, no_caller_named
 from twinhost.secure_zmq.errors import (
     InternalError,
     MessageTooLarge,
@@ -31,7 +31,6 @@ from twinhost.secure_zmq.errors import (
     StoreUnavailable,
     TransactionLost,
 )
-from twinhost.secure_zmq.grants import CallerNamed, Grants, no_caller_named
 from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.wire import (
     Answer,

@@ -14,9 +14,8 @@ import structlog
 
 from twinhost.agent.trust import TrustDocument, document_of
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
+from twinhost.secure_zmq.callers import CANDIDATE_ROLE, ENROL, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.errors import LimitReached, NotGranted, StoreUnavailable
-from twinhost.secure_zmq.grants import ENROL
 from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, PublicKey

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import msgspec
 
+from twinhost.secure_zmq.callers import CONFIRM_KEY, ENROL
 from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest
-from twinhost.secure_zmq.grants import CONFIRM_KEY, ENROL
 from twinhost.secure_zmq.keys import PublicKey
 from twinhost.secure_zmq.wire import Request
 from twinhost.secure_zmq.zcert import Z85_CHARACTERS, decode_z85_key

@@ -7,9 +7,8 @@ import pytest
 
 from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.errors import LimitReached, NotGranted
-from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
 from twinhost.secure_zmq.peers import MAX_CANDIDATES, AuthorizedPeers, Outcome

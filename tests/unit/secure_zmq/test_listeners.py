@@ -11,10 +11,9 @@ from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.bench import AGENT, LIMIT, Bench, Read, Reset, inbound
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.secure_zmq.errors import PeerNotLive, RequestError
-from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import FailedHandshakes, Handshakes
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.identities import authorize, new_pair
-from twinhost.secure_zmq.callers import Caller, Peer
+from twinhost.secure_zmq.callers import EVERY_ACTION, Caller, Grants, Peer
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.grants import EVERY_ACTION, Grants
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import (
     revoked_file_name,

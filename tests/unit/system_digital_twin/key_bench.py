@@ -8,9 +8,8 @@ from tests.identities import new_pair
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
-from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.peers import AuthorizedPeers
