@@ -1,7 +1,7 @@
 """The ZAP handler (RFC 27): asked by libzmq at every CURVE handshake of one Context.
 
-Its rules: one handler per Context; it runs before anything is bound and may not
-stop while anything is; only a listed key is accepted; on a fault of its own every key is refused.
+Its rules: one handler per Context; it runs before anything is bound and may not stop while anything is; only a listed
+key is accepted, and only up to its number of connections; on a fault of its own every key is refused.
 """
 
 import contextlib
@@ -91,7 +91,7 @@ class SessionLimits:
             return self._counts[fingerprint]
 
     def opened(self, connection: Connection) -> None:
-        """Note a connection that was accepted; its handshake follows."""
+        """Add a connection that was accepted; its handshake follows."""
         with self._lock:
             self._connections[connection] = None
 
@@ -223,7 +223,7 @@ class Authenticator(Worker):
         self.start()
 
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
-        """Remember a server socket that relies on this handler; `stop()` refuses while it is open."""
+        """Register a server socket that relies on this handler; `stop()` is refused while it is open."""
         if socket.context.underlying != self.context.underlying:
             raise SocketMisuse("the socket belongs to another Context, where this ZAP handler is never asked")
         self.require_running()

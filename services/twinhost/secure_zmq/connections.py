@@ -53,7 +53,7 @@ Live = Callable[[str], object]  # of a fingerprint; None: the key is refused now
 
 @contextlib.contextmanager
 def held(fd: int) -> Iterator[socket.socket | None]:
-    """Hold the connection that has this number; None where the number is none. Not to be nested: there is one."""
+    """Hold the connection with this descriptor; None where there is none. Not to be nested: one number is reserved."""
     with _reserved_lock:
         try:
             os.dup2(fd, _reserved, inheritable=False)
@@ -70,7 +70,7 @@ def held(fd: int) -> Iterator[socket.socket | None]:
 
 
 def shut(connection: socket.socket) -> bool:
-    """End a connection for both sides; return whether that succeeded, or its peer had gone."""
+    """Close a connection for both sides; return whether that succeeded, or its peer was gone."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         connection.shutdown(socket.SHUT_RDWR)
@@ -151,12 +151,12 @@ class Connections:
         self._pending: dict[int, Connection] = {}  # those of them in their handshake, the oldest first
         self._serial = 0
         self._admitted: set[str] = set()  # keys that made a handshake and were live since
-        self._dying: set[str] = set()  # looked for once more: the monitor may report a connection late
+        self._dying: set[str] = set()  # of the last `kick()`: the monitor may report a connection late
         self._unreported_until = 0.0
         self._budget = LogBudget()
 
     def observe(self, event: SocketEvent) -> bool:
-        """Note a connection's begin or end, from the monitor's thread; return whether one on this descriptor ended."""
+        """Add or remove a connection, from the monitor's thread; return whether one with this descriptor ended."""
         fd = event.value
         with self._lock:
             if event.happening is Happening.DISCONNECTED:
@@ -286,7 +286,7 @@ class Connections:
             self._limits.ended(connection)
 
     def _hang_up(self, connection: Connection, reason: str) -> bool:
-        """Hang up on whoever has this number now, if on our port and, where that is known, at the same address.
+        """Close whatever connection has this descriptor now, if on our port and, where known, at the same address.
 
         Returns:
             False where that could not be done; the connection is tried again then.

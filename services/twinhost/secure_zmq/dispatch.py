@@ -292,7 +292,7 @@ class Dispatcher:
     def _answer(self, job: Job | Refused, place: int) -> bytes:
         if isinstance(job, Refused):
             return self._refuse(job, job.error)
-        if place in self._deferred:  # asked for already, in the transaction that failed: that was not undone
+        if place in self._deferred:  # called already, in the transaction that failed, and not undone by that
             return b""
         try:
             self._grants.require(job.caller, job.action.name)

@@ -41,11 +41,11 @@ _ERROR_BYTES = 12
 SAID_TO_STRANGER_CURVE = _GREETING_BYTES + _WELCOME_BYTES + _ERROR_BYTES  # READY adds 67 to greeting and WELCOME
 SAID_TO_STRANGER_NULL = _GREETING_BYTES
 MAX_HANDSHAKE_BYTES = 16 * 1024  # a real one takes less than 1 KiB
-_LOOK_EVERY_S = 0.010
-_REST = 4  # times as long as a look took, so that a flood costs little; but not so long that much comes meanwhile
-_LONGEST_REST_S = 0.050
-_LOOK_AT_ONCE = 64  # connections; then it yields to threads that wait for the interpreter, which they would for 5 ms
-_CROWDED_OUT_PER_LOOK = 1_024
+_POLL_S = 0.010
+_PAUSE_FACTOR = 4  # times as long as a poll took, so that a flood costs little; bounded, so that little comes meanwhile
+_LONGEST_PAUSE_S = 0.050
+_YIELD_AFTER = 64  # connections: then a thread that waits for the interpreter gets it, which it would wait 5 ms for
+_CROWDED_OUT_PER_POLL = 1_024
 _TCP_INFO = 11  # linux/tcp.h; the module `socket` has it only on Linux
 _libc = ctypes.pythonapi  # a PyDLL of the whole process
 _BYTES_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # of struct tcp_info, since Linux 4.1
@@ -254,14 +254,14 @@ class HandshakeGuard(Worker):
             said_to_stranger: the bytes that the server has sent at most to a peer whose handshake is not over.
         """
         super().__init__("handshake-guard", self._watch)
-        self.looks = 0  # at all that is pending; none while nothing is
+        self.looks = 0  # polls of all that is pending; none while nothing is
         self._connections = connections
         self._handshakes = handshakes
         self._said_to_stranger = said_to_stranger
         self._most_pending = most_pending()  # beyond it the oldest goes
         self._lock = threading.Lock()
         self._cut: set[int] = set()
-        self._unheard = 0  # cuts that libzmq has not reported yet
+        self._unreported = 0  # cuts that libzmq has not reported yet
         self._work = threading.Event()
         if sys.platform == "linux":
             self.start()
@@ -284,11 +284,11 @@ class HandshakeGuard(Worker):
             case Happening.DISCONNECTED:
                 with self._lock:
                     self._cut.discard(event.value)
-                    self._unheard = min(self._unheard, len(self._cut))
+                    self._unreported = min(self._unreported, len(self._cut))
             case Happening.BROKEN_OFF:
                 with self._lock:
-                    if self._unheard:
-                        self._unheard -= 1
+                    if self._unreported:
+                        self._unreported -= 1
                         return True
             case _:
                 pass
@@ -299,7 +299,7 @@ class HandshakeGuard(Worker):
 
     def _watch(self) -> None:
         took_s = 0.0
-        while self._work.wait() and not self.wait(_rest_s(took_s)):
+        while self._work.wait() and not self.wait(_pause_s(took_s)):
             started = time.monotonic()
             self._look()
             took_s = time.monotonic() - started
@@ -308,7 +308,7 @@ class HandshakeGuard(Worker):
         self.looks += 1
         unfinished: list[Connection] = []
         for number, connection in enumerate(self._connections.pending()):
-            if number % _LOOK_AT_ONCE == 0:
+            if number % _YIELD_AFTER == 0:
                 time.sleep(0)
             traffic = _traffic(connection.fd)
             if traffic is None:
@@ -319,10 +319,10 @@ class HandshakeGuard(Worker):
                 self._shut_down(connection, Outcome.OVERSIZED, MAX_HANDSHAKE_BYTES)
             else:
                 unfinished.append(connection)
-        for connection in unfinished[: min(_CROWDED_OUT_PER_LOOK, max(0, len(unfinished) - self._most_pending))]:
+        for connection in unfinished[: min(_CROWDED_OUT_PER_POLL, max(0, len(unfinished) - self._most_pending))]:
             self._shut_down(connection, Outcome.CROWDED_OUT, -1)
         self._work.clear()
-        if self.stopping or self._connections.pending():  # looked up after the clear: what comes now sets it again
+        if self.stopping or self._connections.pending():  # read after the clear: what comes now sets it again
             self._work.set()
 
     def _shut_down(self, connection: Connection, outcome: Outcome, more_than: int) -> None:
@@ -332,9 +332,9 @@ class HandshakeGuard(Worker):
             if stranger is not None and address is not None:
                 with self._lock:  # before libzmq can report it
                     if not shut(stranger):
-                        return  # still pending: the next look tries again
+                        return  # still pending: the next poll tries again
                     self._cut.add(connection.fd)
-                    self._unheard += 1
+                    self._unreported += 1
         if address is not None:
             self._handshakes.refused(outcome, address=address)
         self._connections.end_handshake(connection, succeeded=False)
@@ -348,8 +348,8 @@ class HandshakeGuard(Worker):
         return peer[0] if ours and traffic.received > more_than else None
 
 
-def _rest_s(took_s: float) -> float:
-    return min(max(_LOOK_EVERY_S, _REST * took_s), _LONGEST_REST_S)
+def _pause_s(took_s: float) -> float:
+    return min(max(_POLL_S, _PAUSE_FACTOR * took_s), _LONGEST_PAUSE_S)
 
 
 def _traffic(fd: int) -> _Traffic | None:
