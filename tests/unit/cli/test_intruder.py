@@ -239,7 +239,7 @@ def test_red_where_no_zap_handler_runs(tmp_path: Path) -> None:
 
 def test_red_where_the_zap_handler_lets_everybody_in(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     somebody = hosts.mainpc.peers.all()[0]
-    monkeypatch.setattr(hosts.mainpc.peers, "find", lambda _: somebody)
+    monkeypatch.setattr(hosts.mainpc.peers, "judge", lambda *_: somebody)
     monkeypatch.setattr(hosts.mainpc.peers, "live", lambda _: somebody)
     came_through(play("unknown key", against(hosts)), "got a session")
 
@@ -391,7 +391,7 @@ def test_red_where_an_open_feed_serves_anybody(open_hosts: TwoHosts) -> None:
 
 def test_red_where_the_feed_lets_every_key_in(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     somebody = hosts.mainpc.peers.all()[0]
-    monkeypatch.setattr(hosts.mainpc.peers, "find", lambda _: somebody)
+    monkeypatch.setattr(hosts.mainpc.peers, "judge", lambda *_: somebody)
     came_through(play_at_the_feed("unknown key", against(hosts)), "got a session")
 
 
