@@ -8,10 +8,10 @@ from typing import Any, Literal, Protocol
 import msgspec
 from starlette.routing import BaseRoute
 
+from twinhost.agent.common_actions import HealthActions
 from twinhost.agent.grants_watch import Told
 from twinhost.agent.health import Health, iso_time
 from twinhost.agent.host_keys import HostKeys
-from twinhost.agent.replies import HealthDocument
 from twinhost.agent.settings import Settings
 from twinhost.agent.telemetry import Telemetry
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
@@ -70,7 +70,7 @@ class Assembly:
     success: Literal["ok", "success"]  # the word in `status` that its clients know
     sentence_fields: tuple[str, ...] = ("error",)
     translate: Translator = no_dialect
-    document: Callable[[], HealthDocument] | None = None  # the health document, where it says more
+    health: HealthActions | None = None  # where its health document says more than every agent's
     on_tick: Callable[[], None] = lambda: None
     on_refusal: RefusalListener = lambda *_: None
     on_grants: Told = lambda *_: None

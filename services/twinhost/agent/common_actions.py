@@ -1,14 +1,14 @@
 """The actions that every agent answers: ping, health, and who is connected."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.agent.replies import Peers, Pong, ProbesAnnounced
-from twinhost.secure_zmq.actions import Action
+from twinhost.agent.replies import HealthDocument, Peers, Pong, ProbesAnnounced
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted
@@ -51,28 +51,40 @@ def pong(_: Request, __: Caller) -> Pong:
     return {"status": "ok", "message": "pong", "timestamp": iso_time(time.time())}
 
 
-def health_actions(document: Callable[[], Mapping[str, Any]]) -> list[Action[Any]]:
-    """Return the two names of the health action."""
+class HealthActions(Feature):
+    """The health document, under both names of its action."""
 
-    def answer(_: Request, __: Caller) -> Mapping[str, Any]:
-        return document()
+    def __init__(self, document: Callable[[], Any]) -> None:
+        self.document = document
 
-    return [Action(GetHealth, answer, forwardable=True), Action(HealthCheck, answer, forwardable=True)]
+    @action(forwardable=True)
+    def health(self, _: GetHealth, __: Caller) -> HealthDocument:
+        document: HealthDocument = self.document()
+        return document
+
+    @action(forwardable=True)
+    def health_check(self, _: HealthCheck, __: Caller) -> HealthDocument:
+        document: HealthDocument = self.document()
+        return document
 
 
-def _moment(seconds: int | None) -> str | None:
-    return None if seconds is None else format_moment(seconds)
+class OperatorActions(Feature):
+    """What an operator asks every agent: who is connected; and that refused handshakes are about to come."""
 
+    def __init__(
+        self, peers: AuthorizedPeers, sessions: CallerSource, handshakes: Handshakes, success: Literal["ok", "success"]
+    ) -> None:
+        """Serve an operator; `success` is the agent's word for it."""
+        self._peers = peers
+        self._sessions = sessions
+        self._handshakes = handshakes
+        self._success: Literal["ok", "success"] = success
 
-def peers_action(
-    peers: AuthorizedPeers, sessions: CallerSource, handshakes: Handshakes, success: Literal["ok", "success"]
-) -> Action[Any]:
-    """Return the action that tells an operator who is connected; `success` is the agent's word for it."""
-
-    def answer(_: GetPeers, __: Caller) -> Peers:
-        counts, last_seen = sessions.counts(), sessions.last_seen()
+    @action()
+    def peers(self, _: GetPeers, __: Caller) -> Peers:
+        counts, last_seen = self._sessions.counts(), self._sessions.last_seen()
         return {
-            "status": success,
+            "status": self._success,
             "peers": [
                 {
                     "name": peer.name,
@@ -81,26 +93,23 @@ def peers_action(
                     "fingerprint": peer.fingerprint,
                     "not_before": _moment(peer.validity.not_before),
                     "not_after": _moment(peer.validity.not_after),
-                    "standing": peers.standing(peer.fingerprint),
+                    "standing": self._peers.standing(peer.fingerprint),
                     "sessions": counts.get(peer.name, 0),
                     "last_seen": iso_time(last_seen[peer.name]) if peer.name in last_seen else None,
                 }
-                for peer in peers.all()
+                for peer in self._peers.all()
             ],
-            "revoked": sorted(peers.contents.revoked),
-            "handshakes": handshakes.counts(),
+            "revoked": sorted(self._peers.contents.revoked),
+            "handshakes": self._handshakes.counts(),
         }
 
-    return Action(GetPeers, answer)
-
-
-def probes_action(handshakes: Handshakes, success: Literal["ok", "success"]) -> Action[Any]:
-    """Return the action that announces probes; `success` is the agent's word for it."""
-
-    def answer(request: AnnounceProbes, caller: Caller) -> ProbesAnnounced:
+    @action()
+    def announce_probes(self, request: AnnounceProbes, caller: Caller) -> ProbesAnnounced:
         if caller.fingerprint is None:
             raise NotGranted("announce_probes needs an authenticated caller; set SECURE_ZMQ=1")
-        handshakes.announce_probes(caller.name, caller.fingerprint, request.key_fingerprints, request.attempts)
-        return {"status": success, "window_s": WINDOW_S}
+        self._handshakes.announce_probes(caller.name, caller.fingerprint, request.key_fingerprints, request.attempts)
+        return {"status": self._success, "window_s": WINDOW_S}
 
-    return Action(AnnounceProbes, answer)
+
+def _moment(seconds: int | None) -> str | None:
+    return None if seconds is None else format_moment(seconds)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import structlog
 
 from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher
-from twinhost.agent.common_actions import health_actions, peers_action, probes_action
+from twinhost.agent.common_actions import HealthActions, OperatorActions
 from twinhost.agent.gauges import Gauges
 from twinhost.agent.grants_watch import GrantsWatch
 from twinhost.agent.health import Health
@@ -112,8 +112,10 @@ def _prepare(
     grants_watch = GrantsWatch(settings.config.source, grants, assembly.on_grants)
     health.warn(lambda: [grants_watch.fault] if grants_watch.fault else [])
     health.warn(keys.warnings)
-    document = assembly.document or health.document
-    http = HttpServer(settings.agent.http_port, document, telemetry.render, assembly.routes, settings.http_hosts)
+    documents = assembly.health or HealthActions(health.document)
+    http = HttpServer(
+        settings.agent.http_port, documents.document, telemetry.render, assembly.routes, settings.http_hosts
+    )
     stack.callback(http.stop)
     vital: Vital = {}
     listening = listen(settings, keys, grants, handshakes, health, vital, stack)
@@ -122,9 +124,8 @@ def _prepare(
     dispatcher = Dispatcher(
         [
             *assembly.actions,
-            *health_actions(document),
-            peers_action(keys.peers, server_socket.sessions, handshakes, assembly.success),
-            probes_action(handshakes, assembly.success),
+            *documents.actions(),
+            *OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success).actions(),
         ],
         grants,
         database,

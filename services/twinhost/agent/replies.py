@@ -1,15 +1,10 @@
-"""What every agent answers, as types: a handler's dict is checked against them, and `message_schema` writes them down.
+"""What every agent answers, as types: a handler's dict is checked against them, and the schemas have them.
 
 A reply repeats the request's `request_id` where it had one, and lists in `ignored_fields` the names of the request's
 fields that its action doesn't know, where there are any; no type says so, since the dispatcher adds both.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
-
-from twinhost.secure_zmq.wire import Request
-
-Replies: TypeAlias = Mapping[type[Request], Any]  # what each request is answered with: a TypedDict, or several with |
+from typing import Literal, NotRequired, TypedDict
 
 
 class Refusal(TypedDict):

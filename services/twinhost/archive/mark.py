@@ -8,7 +8,7 @@ from twinhost.archive.places import MIGRATIONS
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.events import skip_numbers
+from twinhost.system_digital_twin.events.events import skip_numbers
 
 
 def mark_restored(database: Path, log: Path, manifest: Manifest) -> None:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from twinhost.agent.assembly import Assembly, Foundation, Publisher
-from twinhost.agent.common_actions import health_actions
+from twinhost.agent.common_actions import HealthActions
 from twinhost.agent.health import Health
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.settings import load_settings
@@ -66,7 +66,7 @@ class Assembled:
             )
         )
         self._dispatcher = Dispatcher(
-            [*self.assembly.actions, *health_actions(self.assembly.document or self.health.document)],
+            [*self.assembly.actions, *(self.assembly.health or HealthActions(self.health.document)).actions()],
             Grants(settings.config.grants),
             self.database,
             ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),

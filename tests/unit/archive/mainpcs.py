@@ -24,7 +24,7 @@ from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.registry import AgentRecord, Registry
+from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry
 
 SERVER, DATABASE = "SystemDigitalTwin", "SystemDigitalTwin.sqlite3"
 _NOT_STATE = (".lock", ".archive.lock", f"{SERVER}.lock")

@@ -24,8 +24,7 @@ from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import MAX_FILE_BYTES
 from twinhost.store.copies import copy_database
 from twinhost.store.set_aside import REPLACED, kept
-from twinhost.system_digital_twin.event_records import Topic
-from twinhost.system_digital_twin.events import SKIPPED, Events
+from twinhost.system_digital_twin.events.events import SKIPPED, Events, Topic
 
 
 @pytest.fixture

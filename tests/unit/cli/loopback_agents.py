@@ -12,7 +12,7 @@ import zmq
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
 from tests.ports import free_ports
-from twinhost.agent.common_actions import Ping, health_actions, peers_action, pong, probes_action
+from twinhost.agent.common_actions import HealthActions, OperatorActions, Ping, pong
 from twinhost.agent.health import Health
 from twinhost.agent.http import HttpServer
 from twinhost.secure_zmq.actions import Action
@@ -44,11 +44,11 @@ from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.system_digital_twin.audit_actions import audit_actions
-from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
-from twinhost.system_digital_twin.handlers import Handlers
-from twinhost.system_digital_twin.key_actions import KeyActions
-from twinhost.system_digital_twin.registry import MIGRATION, Registry
+from twinhost.system_digital_twin.registry.actions import Handlers
+from twinhost.system_digital_twin.registry.registry import MIGRATION, Registry
+from twinhost.system_digital_twin.trust.actions import KeyActions
+from twinhost.system_digital_twin.trust.audit import AuditActions
+from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536
@@ -143,9 +143,8 @@ class LoopbackAgent:
     def _dispatcher(self, socket: ServerSocket) -> Dispatcher:
         actions = [
             *self._own_actions(),
-            *health_actions(self._health_document),
-            peers_action(self.peers, socket.sessions, socket.handshakes, "ok"),
-            probes_action(self.handshakes, "ok"),
+            *HealthActions(self._health_document).actions(),
+            *OperatorActions(self.peers, socket.sessions, socket.handshakes, "ok").actions(),
             Action(RefuseWith, _refuse_with),
         ]
         replies = ReplyLog(self._database, keep_s=600, keep_per_caller=1_000)
@@ -160,7 +159,7 @@ class LoopbackAgent:
             self.peers.public_key_of,
             may_be_local=lambda _: True,  # both agents are one machine
         )
-        return [*handlers.actions(), *audit_actions(self.audit, "success"), *self._key_actions(self.audit)]
+        return [*handlers.actions(), *AuditActions(self.audit).actions(), *self._key_actions(self.audit)]
 
     def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:
         if self._keys is None:

@@ -23,7 +23,7 @@ from twinhost.cli.memory_counts import KINDS
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
-from twinhost.unified_memory_reasoning.memory_model.memories import Told
+from twinhost.unified_memory_reasoning.memories.memories import Told
 
 MEMORY_STORE: dict[str, Any] = {
     "s1": [

@@ -18,7 +18,7 @@ from twinhost.agent.trust import TrustDocument, read_document
 from twinhost.certificates.bundle import _Texts, read_answer
 from twinhost.cli import documents, memory_import, memory_transfer
 from twinhost.cli.documents import read
-from twinhost.schema.__main__ import AGENTS, replies_of, schema_of
+from twinhost.schema import AGENTS, replies_of, schema_of
 from twinhost.secure_zmq import errors
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Inbound

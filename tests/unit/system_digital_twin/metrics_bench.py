@@ -18,17 +18,19 @@ from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.system_digital_twin import leases as leases_module
-from twinhost.system_digital_twin import load_actions as load_actions_module
-from twinhost.system_digital_twin import metrics as metrics_module
-from twinhost.system_digital_twin import metrics_history, state_documents, vram_reports
-from twinhost.system_digital_twin.leases import Leases
-from twinhost.system_digital_twin.load_actions import LoadActions
-from twinhost.system_digital_twin.metrics import Metrics
-from twinhost.system_digital_twin.metrics_actions import MetricsActions
+from twinhost.system_digital_twin.capacity import actions as load_actions_module
+from twinhost.system_digital_twin.capacity import leases as leases_module
+from twinhost.system_digital_twin.capacity.actions import LoadActions
+from twinhost.system_digital_twin.capacity.leases import Leases
+from twinhost.system_digital_twin.metrics import actions as state_documents
+from twinhost.system_digital_twin.metrics import history as metrics_history
+from twinhost.system_digital_twin.metrics import metrics as metrics_module
+from twinhost.system_digital_twin.metrics import vram_reports
+from twinhost.system_digital_twin.metrics.actions import MetricsActions
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.vram_reports import VramReports
 from twinhost.system_digital_twin.metrics_and_leases import MIGRATIONS
 from twinhost.system_digital_twin.taken_once import MIGRATION as TAKEN_ONCE_MIGRATION
-from twinhost.system_digital_twin.vram_reports import VramReports
 
 INTERVAL_S = 5.0
 NEWCOMER = Caller("newcomer", "pc3", frozenset({"agent"}), "SHA256:of-the-newcomer")

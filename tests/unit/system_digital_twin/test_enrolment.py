@@ -14,7 +14,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import Certificate, PublicKey, load_certificate
 from twinhost.secure_zmq.validity import DAY_S
-from twinhost.system_digital_twin.key_actions import ENROLMENTS_PER_MINUTE, PROOF_WITHIN_S
+from twinhost.system_digital_twin.trust.actions import ENROLMENTS_PER_MINUTE, PROOF_WITHIN_S
 
 pytestmark = pytest.mark.sdt_security
 
@@ -24,8 +24,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     return set_clock(
         monkeypatch,
         "twinhost.secure_zmq.peers",
-        "twinhost.system_digital_twin.key_actions",
-        "twinhost.system_digital_twin.key_audit",
+        "twinhost.system_digital_twin.trust.actions",
+        "twinhost.system_digital_twin.trust.audit",
     )
 
 
@@ -237,7 +237,7 @@ def test_an_invitation_enrols_ten_times_a_minute_at_most(bench: KeyBench, monkey
     """Each invitation by itself; a minute later it may again."""
     token, other = bench.invite("newcomer"), bench.invite("other")
     now = 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.key_limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("twinhost.system_digital_twin.trust.actions.time.monotonic", lambda: now)
     for _ in range(ENROLMENTS_PER_MINUTE):
         assert bench.propose("enrol", token, new_pair())["status"] == "success"
     refused(bench.propose("enrol", token, new_pair()), "limit_reached", "10 times a minute at most")
@@ -253,7 +253,7 @@ def test_what_many_proposals_leave_in_memory_is_bounded(
 ) -> None:
     """A token that proposes for weeks and never proves leaves one proposal."""
     token, now = bench.invite("newcomer"), 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.key_limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("twinhost.system_digital_twin.trust.actions.time.monotonic", lambda: now)
     for _ in range(100):
         now += 60
         assert bench.propose("enrol", token, new_pair())["status"] == "success"

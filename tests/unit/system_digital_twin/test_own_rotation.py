@@ -13,7 +13,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import Certificate, KeyPair, PublicKey, load_certificate
 from twinhost.secure_zmq.validity import DAY_S
-from twinhost.system_digital_twin.key_actions import PROPOSALS_PER_DAY
+from twinhost.system_digital_twin.trust.actions import PROPOSALS_PER_DAY
 
 pytestmark = pytest.mark.sdt_security
 
@@ -23,8 +23,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     return set_clock(
         monkeypatch,
         "twinhost.secure_zmq.peers",
-        "twinhost.system_digital_twin.key_actions",
-        "twinhost.system_digital_twin.key_audit",
+        "twinhost.system_digital_twin.trust.actions",
+        "twinhost.system_digital_twin.trust.audit",
     )
 
 
@@ -172,7 +172,7 @@ def test_an_agent_proposes_a_hundred_keys_a_day_at_most(bench: KeyBench, monkeyp
     """Each that is retired stays on everybody's list for ever: one agent must not make that list too long to send."""
     agent, other, kept = bench.list_key("agent"), bench.list_key("other"), new_pair()
     now = 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.key_limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("twinhost.system_digital_twin.trust.actions.time.monotonic", lambda: now)
     for _ in range(PROPOSALS_PER_DAY - 1):
         propose(bench, agent)
     for _ in range(3):  # a repeated request is no other proposal

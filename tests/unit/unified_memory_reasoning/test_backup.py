@@ -16,7 +16,7 @@ import pytest
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, NOBODY, SafetyBench
 from twinhost.store import copies
 from twinhost.store.damage import find_damage
-from twinhost.unified_memory_reasoning.keeping import backup
+from twinhost.unified_memory_reasoning.backup import backup
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.set_aside import DAMAGED, REPLACED, kept, part, told
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS as ALL_MIGRATIONS
-from twinhost.unified_memory_reasoning.keeping import restore
+from twinhost.unified_memory_reasoning.backup import restore
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from twinhost.agent.membership.errands import Errand
 from twinhost.agent.membership.faults import LINK_CHECK, Faults, status_of
 from twinhost.agent.membership.mainpc_link import MainpcLink
 from twinhost.agent.membership.outbox import MIGRATION, Outbox
-from twinhost.agent.membership.witness_actions import witness_actions
+from twinhost.agent.membership.witness_actions import WitnessActions
 from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
@@ -80,7 +80,7 @@ class Membership:
 
     def actions(self, success: Literal["ok", "success"]) -> list[Action[Any]]:
         """Return the operator's actions on what this host has seen of mainpc's audit log."""
-        return witness_actions(self._witness, success)
+        return WitnessActions(self._witness, success).actions()
 
     def tell(self, event_type: str, data: dict[str, Any]) -> None:
         """Owe mainpc an event: once what is under way is on disk, it will arrive, and once."""

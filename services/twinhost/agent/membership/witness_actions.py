@@ -1,9 +1,9 @@
 """What this host has seen of mainpc's audit log, for an operator to compare, and to accept what is explained."""
 
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from twinhost.agent.membership.audit_witness import AuditWitness
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import Request
 
@@ -51,19 +51,24 @@ class AuditLogAccepted(TypedDict):
     accepted: list[str]
 
 
-def witness_actions(witness: AuditWitness, success: Literal["ok", "success"]) -> list[Action[Any]]:
-    """Return the operator's actions on what this host has seen; `success` is the agent's word for it."""
+class WitnessActions(Feature):
+    """The operator's actions on what this host has seen of mainpc's audit log."""
 
-    def heads(_: GetAuditHeads, __: Caller) -> AuditHeads:
-        document = witness.document()
+    def __init__(self, witness: AuditWitness, success: Literal["ok", "success"]) -> None:
+        """Serve a witness; `success` is the agent's word for it."""
+        self._witness = witness
+        self._success: Literal["ok", "success"] = success
+
+    @action()
+    def heads(self, _: GetAuditHeads, __: Caller) -> AuditHeads:
+        document = self._witness.document()
         return {
-            "status": success,
+            "status": self._success,
             "heads": document["heads"],
             "gaps": document["gaps"],
             "fault": document["fault"],
         }
 
-    def accept(_: AcceptAuditLog, caller: Caller) -> AuditLogAccepted:
-        return {"status": success, "accepted": witness.accept(caller.name)}
-
-    return [Action(GetAuditHeads, heads), Action(AcceptAuditLog, accept, mutates=True)]
+    @action(mutates=True)
+    def accept(self, _: AcceptAuditLog, caller: Caller) -> AuditLogAccepted:
+        return {"status": self._success, "accepted": self._witness.accept(caller.name)}
