@@ -25,7 +25,7 @@ from twinhost.secure_zmq.connections import Connection, Connections, held, most_
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
-from twinhost.secure_zmq.rate_limit import LogBudget, TokenBuckets
+from twinhost.secure_zmq.rate_limit import LogBudget, WindowLimit
 from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -171,7 +171,7 @@ class Probes:
         self._lock = threading.Lock()
         self._addresses: dict[str, str] = {}  # of the newest handshake, by the fingerprint of an authorised key
         self._open: dict[str, _Announcement] = {}  # by the announcer's name
-        self._rate = TokenBuckets(_ANNOUNCEMENTS_PER_HOUR, _ANNOUNCEMENTS_PER_HOUR / 3_600, clock)
+        self._limit = WindowLimit(_ANNOUNCEMENTS_PER_HOUR, 3_600, clock)
 
     def note_session(self, fingerprint: str, address: str) -> None:
         """Note from where a key was accepted."""
@@ -190,9 +190,9 @@ class Probes:
         Raises:
             LimitReached: there were too many in the last hour.
         """
-        if not self._rate.take("announcements"):
-            raise LimitReached(f"{_ANNOUNCEMENTS_PER_HOUR} probes were announced within an hour; try again in a minute")
         with self._lock:
+            if not self._limit.take("announcements"):
+                raise LimitReached(f"{_ANNOUNCEMENTS_PER_HOUR} probes were announced within an hour; announce fewer")
             attempts, until = min(attempts, MAX_ATTEMPTS), self._clock() + WINDOW_S
             address = self._addresses.get(own_fingerprint)
             self._open[by] = _Announcement(address, frozenset(fingerprints), attempts, until)

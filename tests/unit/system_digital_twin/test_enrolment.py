@@ -237,7 +237,7 @@ def test_an_invitation_enrols_ten_times_a_minute_at_most(bench: KeyBench, monkey
     """Each invitation by itself; a minute later it may again."""
     token, other = bench.invite("newcomer"), bench.invite("other")
     now = 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.trust.actions.time.monotonic", lambda: now)
+    monkeypatch.setattr(bench.actions._enrolments, "_clock", lambda: now)
     for _ in range(ENROLMENTS_PER_MINUTE):
         assert bench.propose("enrol", token, new_pair())["status"] == "success"
     refused(bench.propose("enrol", token, new_pair()), "limit_reached", "10 times a minute at most")
@@ -253,7 +253,7 @@ def test_what_many_proposals_leave_in_memory_is_bounded(
 ) -> None:
     """A token that proposes for weeks and never proves leaves one proposal."""
     token, now = bench.invite("newcomer"), 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.trust.actions.time.monotonic", lambda: now)
+    monkeypatch.setattr(bench.actions._enrolments, "_clock", lambda: now)
     for _ in range(100):
         now += 60
         assert bench.propose("enrol", token, new_pair())["status"] == "success"

@@ -172,7 +172,7 @@ def test_an_agent_proposes_a_hundred_keys_a_day_at_most(bench: KeyBench, monkeyp
     """Each that is retired stays on everybody's list for ever: one agent must not make that list too long to send."""
     agent, other, kept = bench.list_key("agent"), bench.list_key("other"), new_pair()
     now = 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.trust.actions.time.monotonic", lambda: now)
+    monkeypatch.setattr(bench.actions._proposals, "_clock", lambda: now)
     for _ in range(PROPOSALS_PER_DAY - 1):
         propose(bench, agent)
     for _ in range(3):  # a repeated request is no other proposal
