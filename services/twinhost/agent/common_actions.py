@@ -8,12 +8,11 @@ import msgspec
 
 from twinhost.agent.health import HealthDocument, Pong, iso_time
 from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.handshakes import MAX_ATTEMPTS, WINDOW_S, Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.probes import MAX_ATTEMPTS, WINDOW_S
-from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.wire import Request
 
@@ -123,7 +122,7 @@ class OperatorActions(Feature):
                     "fingerprint": peer.fingerprint,
                     "not_before": _moment(peer.validity.not_before),
                     "not_after": _moment(peer.validity.not_after),
-                    "standing": peer.standing(time.time()).name.lower(),
+                    "standing": self._peers.standing(peer.fingerprint),
                     "sessions": counts.get(peer.name, 0),
                     "last_seen": iso_time(last_seen[peer.name]) if peer.name in last_seen else None,
                 }

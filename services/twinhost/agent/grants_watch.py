@@ -7,8 +7,8 @@ import structlog
 import watchfiles
 
 from twinhost.network_config import load_network_config
+from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)

@@ -7,10 +7,10 @@ import structlog
 
 from twinhost.agent.settings import Settings
 from twinhost.network_config import Agent
+from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.certificates import folders_of_keys
 from twinhost.secure_zmq.errors import NotFound
-from twinhost.secure_zmq.own_keys import OwnKeys
-from twinhost.secure_zmq.peers import AuthorizedPeers, Peer
+from twinhost.secure_zmq.peers import AuthorizedPeers, OwnKeys
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
 from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, DAY_S, format_moment
 

@@ -28,16 +28,15 @@ from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.telemetry import Gauges, Telemetry
-from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
 from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
-from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
-from twinhost.secure_zmq.session_limits import SessionLimits
 from twinhost.secure_zmq.sockets import (
     open_feed_socket,
     open_server_socket,
@@ -101,12 +100,12 @@ def listen(
         stack.callback(requests.close)
         if agent.events_port is not None:
             feed_socket = open_feed_socket(authenticator, own_keys, feed_at, MAX_EVENT_BYTES)
-    vital["the socket's monitor"] = lambda: requests.monitor.draining
+    vital["the socket's monitor"] = lambda: requests.monitor.alive
     vital["the handshake guard"] = lambda: requests.guard.alive
     if feed_socket is None:
         return Listening(requests, None)
     bound = feed_socket
-    vital["the event feed's monitor"] = lambda: bound.monitor.draining
+    vital["the event feed's monitor"] = lambda: bound.monitor.alive
     vital["the event feed's handshake guard"] = lambda: bound.guard.alive
     return Listening(requests, _feed(bound, grants, stack))
 

@@ -22,9 +22,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from twinhost.agent.health import Health
+from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.version import versions
 from twinhost.store.database import Database
 

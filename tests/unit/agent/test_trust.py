@@ -17,7 +17,7 @@ from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name, write_certificate, write_revocation
 from twinhost.secure_zmq.keys import Certificate, KeyPair, parse_certificate
-from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 
 REFUSE: Callable[[frozenset[str]], None] = lambda _: None  # noqa: E731 - what a process does is for another test
 OLD, NEW, OTHER, GONE = new_pair("agent"), new_pair("agent"), new_pair("other"), new_pair("gone")
@@ -163,7 +163,7 @@ def test_a_full_volume_keeps_no_revoked_key_alive(folder: Path, tmp_path: Path) 
         with pytest.raises(OSError, match="No space left on device"):
             follower.apply(told)
         assert sorted(path.name for path in folder.glob("*.key")) == ["other.key"]
-        assert [peers.standing(pair.public.fingerprint) for pair in (OLD, GONE)] == [Standing.REVOKED] * 2
+        assert [peers.judge(pair.public.raw) for pair in (OLD, GONE)] == [Outcome.KEY_REVOKED] * 2
         (warning,) = peers.contents.rejected
         assert warning.startswith(f"no file here revokes {GONE.public.fingerprint} ")
         volume.empty()

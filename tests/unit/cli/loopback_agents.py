@@ -18,16 +18,15 @@ from twinhost.agent.http import HttpServer
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import ServerSocket
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from twinhost.secure_zmq.sockets import (

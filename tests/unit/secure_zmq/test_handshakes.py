@@ -2,7 +2,8 @@
 
 from structlog.testing import capture_logs
 
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.rate_limit import LINES_PER_WINDOW, WINDOW_S, LogBudget
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from twinhost.secure_zmq.rate_limit import LINES_PER_WINDOW, WINDOW_S, LogBudget, TokenBuckets
+from twinhost.secure_zmq.rate_limit import LINES_PER_WINDOW, WINDOW_S, LogBudget, TokenBuckets, WindowLimit
 
 
 class Clock:
@@ -45,15 +45,34 @@ def test_each_key_has_a_bucket_of_its_own(clock: Clock) -> None:
 
 
 def test_a_debt_is_paid_before_tokens_are_there_again(clock: Clock) -> None:
-    """What was spent already is taken in full, and the wait says when the debt is paid."""
+    """What was spent already is taken in full."""
     buckets = TokenBuckets(0.25, 0.5, clock)
-    assert buckets.wait_s("a") == 0.0
-    buckets.charge("a", 1.25)
-    assert buckets.wait_s("a") == 2.0
+    assert buckets.level("a") == 0.25
+    buckets.charge("a", 1.25, clock.now)
+    assert buckets.level("a") == -1.0
     clock.now += 2.5
-    assert buckets.wait_s("a") == 0.0
-    buckets.charge("a", 0.5)
-    assert buckets.wait_s("a") == 0.5
+    assert buckets.level("a") == 0.25
+
+
+def test_nothing_is_added_while_it_is_spent(clock: Clock) -> None:
+    """Who works without a pause pays for all of it; a bucket that was full then gained nothing either."""
+    buckets = TokenBuckets(1.0, 0.5, clock)
+    for left in (0.5, 0.0, -0.5):
+        began = clock.now
+        clock.now += 10.0
+        buckets.charge("a", 0.5, began)
+        assert buckets.level("a") == left
+
+
+def test_no_window_admits_more_than_its_limit(clock: Clock) -> None:
+    """Wherever the window begins, and each key by itself; what is refused is not counted."""
+    limit, admitted = WindowLimit(3, 60.0, clock), []
+    for _ in range(2_000):
+        clock.now += 0.7
+        admitted += [clock.now] * limit.take("a")
+    assert all(later - earlier >= 60.0 for earlier, later in zip(admitted, admitted[3:], strict=False))
+    assert len(admitted) == pytest.approx(3 * 2_000 * 0.7 / 60, abs=3)
+    assert limit.take("b")
 
 
 def test_a_flood_writes_its_budget_of_log_lines(clock: Clock) -> None:

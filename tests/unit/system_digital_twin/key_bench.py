@@ -8,13 +8,11 @@ from tests.identities import new_pair
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.validity import Validity
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.audit_log.chain import Event
@@ -116,7 +114,7 @@ class KeyBench:
     def is_in(self, pair: KeyPair) -> bool:
         return self.peers.find(pair.public.raw) is not None
 
-    def standing(self, pair: KeyPair) -> Standing:
+    def standing(self, pair: KeyPair) -> str:
         return self.peers.standing(pair.public.fingerprint)
 
     def ask(self, action: str, by: KeyPair | Caller, **fields: Any) -> dict[str, Any]:

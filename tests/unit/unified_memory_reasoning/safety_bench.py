@@ -10,10 +10,8 @@ from typing import Any
 
 from tests.configuration import SHIPPED_GRANTS
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA

@@ -7,7 +7,6 @@ Every step may be repeated; what was confirmed is on disk before the answer.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, NoReturn, TypedDict
 
@@ -16,36 +15,17 @@ import structlog
 
 from twinhost.agent.trust import TrustDocument, document_of
 from twinhost.secure_zmq.actions import Feature, action
-from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
+from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.errors import KeyFileMalformed, LimitReached, MalformedRequest, NotGranted, StoreUnavailable
-from twinhost.secure_zmq.grants import CONFIRM_KEY, ENROL
 from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, PublicKey
-from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
+from twinhost.secure_zmq.rate_limit import WindowLimit
 from twinhost.secure_zmq.validity import DAY_S, Validity
 from twinhost.secure_zmq.wire import Request
 from twinhost.secure_zmq.zcert import Z85_CHARACTERS, decode_z85_key
 from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
-
-
-class Rate:
-    """At most so many times in so many seconds, for each of a small set of names."""
-
-    def __init__(self, times: int, seconds: float) -> None:
-        self._times = times
-        self._seconds = seconds
-        self._admitted: dict[str, deque[float]] = {}
-
-    def admit(self, name: str) -> bool:
-        """Return whether it may happen once more now; only then it is counted."""
-        times = self._admitted.setdefault(name, deque(maxlen=self._times))
-        now = time.monotonic()
-        if len(times) == self._times and now - times[0] < self._seconds:
-            return False
-        times.append(now)
-        return True
-
 
 _EXAMPLE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the server's public key in libzmq's documentation
 _Z85_KEY = Annotated[str, msgspec.Meta(min_length=Z85_CHARACTERS, max_length=Z85_CHARACTERS, examples=[_EXAMPLE])]
@@ -158,8 +138,8 @@ class KeyActions(Feature):
         self._success = success
         self._lifetime_s = lifetime_days * DAY_S
         self._vouchers: dict[str, Certificate] = {}  # who proposed a candidate, by the candidate's fingerprint
-        self._enrolments = Rate(ENROLMENTS_PER_MINUTE, 60)  # by the fingerprint of the one-time key
-        self._proposals = Rate(PROPOSALS_PER_DAY, DAY_S)  # by name
+        self._enrolments = WindowLimit(ENROLMENTS_PER_MINUTE, 60)  # by the fingerprint of the one-time key
+        self._proposals = WindowLimit(PROPOSALS_PER_DAY, DAY_S)  # by name
         self._held: tuple[FolderContents, TrustDocument] | None = None  # the last document, and what it is made of
         try:
             for invite in peers.contents.invites:
@@ -184,7 +164,7 @@ class KeyActions(Feature):
         current = self._own_certificate(caller)
         key = public_key_in(request.public_key)
         if key not in self._peers.keys_of(caller.name):
-            if self._peers.candidate(key.fingerprint) is None and not self._proposals.admit(caller.name):
+            if self._peers.candidate(key.fingerprint) is None and not self._proposals.take(caller.name):
                 raise LimitReached(f"{caller.name} proposes {PROPOSALS_PER_DAY} keys a day at most; wait a day")
             self._propose(current.owner, key, current)
         return {"status": self._success, "fingerprint": key.fingerprint}
@@ -245,11 +225,11 @@ class KeyActions(Feature):
         return held[1]
 
     def _propose(self, owner: KeyOwner, key: PublicKey, voucher: Certificate) -> None:
-        standing = self._peers.standing(key.fingerprint)
-        if standing is Standing.REVOKED:
+        verdict = self._peers.judge(key.raw)
+        if verdict is Outcome.KEY_REVOKED:
             raise NotGranted(f"{key.fingerprint} is revoked, for ever; make a new pair")
         candidate = self._peers.candidate(key.fingerprint)
-        if standing is not Standing.UNKNOWN and (candidate is None or candidate.owner != owner):
+        if verdict is not Outcome.KEY_NOT_AUTHORIZED and (candidate is None or candidate.owner != owner):
             raise NotGranted(f"{key.fingerprint} is somebody else's key; make a new pair")
         now = int(time.time())
         self._peers.admit_candidate(Certificate(owner, key, Validity(now, now + PROOF_WITHIN_S)))
@@ -322,7 +302,7 @@ class KeyActions(Feature):
         raise NotGranted(f"{ENROL} takes the one-time key of an invitation; make one with: certs-init invite NAME")
 
     def _limit(self, invite: Certificate) -> None:
-        if not self._enrolments.admit(invite.public.fingerprint):
+        if not self._enrolments.take(invite.public.fingerprint):
             raise LimitReached(f"an invitation enrols {ENROLMENTS_PER_MINUTE} times a minute at most; wait a minute")
 
     def _refuse_second_key(self, invite: Certificate, known: PublicKey) -> NoReturn:

@@ -10,7 +10,7 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, RequestError, StoreUnavailable
-from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.system_digital_twin.registry.actions import SUCCESS
