@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from twinhost.secure_zmq.key_writer import replace_certificate
 from twinhost.secure_zmq.keys import load_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import Validity
 path, now = Path(sys.argv[1]), int(time.time())
 replace_certificate(replace(load_certificate(path), validity=Validity(now - 900, now - 61)), path)
 """

@@ -23,11 +23,10 @@ from twinhost.secure_zmq.connections import Connections
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive
 from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.key_writer import write_revocation
-from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, KeyPair, Validity
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.sessions import origin
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, Validity
 
 REVOKED_WITHIN_S = 1.0  # the promise, from the file's removal
 WHO_AM_I = b'{"action": "who_am_i"}'

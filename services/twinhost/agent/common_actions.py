@@ -12,10 +12,10 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.keys import format_moment
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.probes import MAX_ATTEMPTS, WINDOW_S
 from twinhost.secure_zmq.sessions import CallerSource
-from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.wire import Request
 
 

@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 
 from twinhost.secure_zmq.errors import KeyFileMalformed
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair
-from twinhost.secure_zmq.validity import Validity, format_moment
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair, Validity, format_moment
 
 FINGERPRINT_BYTES = 32  # of SHA-256
 

@@ -1,15 +1,19 @@
-"""CURVE keys as types, and the one loader of their files, which believes nothing.
+"""CURVE keys as types, and the strict loader of their files.
 
-The format is zcert (ZPL), as CZMQ and pyzmq read it. A public file `NAME.key` says whose
-key it is; `NAME.key_secret` holds the secret half too, mode 0600, and stays on its host.
+The format is zcert (ZPL), as CZMQ and pyzmq read it. A public file `NAME.key` says whose key it is and from when until
+when it is valid; `NAME.key_secret` holds the secret half too, has mode 0600, and stays on its host. CURVE itself knows
+no expiry: validity is checked here, by this project's code.
 """
 
 import base64
+import contextlib
 import hashlib
 import os
 import stat
 import string
+import struct
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import zmq
@@ -17,8 +21,6 @@ from zmq.utils import z85
 
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.errors import KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyMismatch
-from twinhost.secure_zmq.validity import UNLIMITED, Validity, parse_moment
-from twinhost.secure_zmq.zcert import decode_z85_key, parse_zcert
 
 PUBLIC_SUFFIX = ".key"
 SECRET_SUFFIX = ".key_secret"  # noqa: S105 - a file name's ending
@@ -27,6 +29,15 @@ KEY_BYTES = 32  # Curve25519, RFC 7748
 MAX_KEY_FILE_BYTES = 4_096  # a key file has some 400
 _NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
 MAX_NAME_CHARACTERS = 64
+CLOCK_TOLERANCE_S = 60  # two hosts' clocks may differ by that much
+WARN_BEFORE_S = 14 * 86_400  # from when on the end of a key is spoken of
+DAY_S = 86_400
+_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+_LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z, beyond which no key file can say it
+Z85_CHARACTERS = 40  # 32 bytes in ZeroMQ RFC 32
+_SECTIONS = frozenset({"metadata", "curve"})
+_METADATA = frozenset({"name", "host", "roles"})
+_OPTIONAL_METADATA = frozenset({"not_before", "not_after"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,43 @@ class KeyOwner:
                 raise KeyFileMalformed(
                     f"the {what} {value!r} must have 1 to {MAX_NAME_CHARACTERS} of the characters A-Z a-z 0-9 . _ -"
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """A span of time in seconds since the epoch, whole ones; None is an open end."""
+
+    not_before: int | None = None
+    not_after: int | None = None
+
+    def __post_init__(self) -> None:
+        if any(moment is not None and not 0 <= moment <= _LATEST for moment in (self.not_before, self.not_after)):
+            raise KeyFileMalformed("not_before and not_after must lie in the years 1970 to 9999")
+        if self.not_before is not None and self.not_after is not None and self.not_after <= self.not_before:
+            raise KeyFileMalformed("not_after must be later than not_before")
+
+    def has_begun(self, now: float) -> bool:
+        """Return whether it is good already at `now`, the clocks' tolerance granted."""
+        return self.not_before is None or now >= self.not_before - CLOCK_TOLERANCE_S
+
+    def has_ended(self, now: float) -> bool:
+        """Return whether it is over at `now`, the clocks' tolerance granted."""
+        return self.not_after is not None and now > self.not_after + CLOCK_TOLERANCE_S
+
+    def holds(self, now: float) -> bool:
+        """Return whether it has begun and has not ended."""
+        return self.has_begun(now) and not self.has_ended(now)
+
+    def days_left(self, now: float) -> float | None:
+        """Return the days until `not_after`, negative after it; None where there is no end."""
+        return None if self.not_after is None else (self.not_after - now) / DAY_S
+
+    def ends_soon(self, now: float) -> bool:
+        """Return whether a warning is due: within 14 days of the end, or after it."""
+        return self.not_after is not None and self.not_after - now < WARN_BEFORE_S
+
+
+UNLIMITED = Validity()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +212,73 @@ def load_key_pair(path: Path) -> KeyPair:
         return KeyPair(certificate, _characters(secret))
     except (KeyFileMalformed, KeyMismatch) as error:
         raise type(error)(f"{path}: {error}; {_to_verify(path)}") from None
+
+
+def format_moment(seconds: int) -> str:
+    """Return seconds since the epoch as a key file writes them: `2026-11-25T04:00:00Z`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime(_FORMAT)
+
+
+def parse_moment(text: str) -> int:
+    """Return seconds since the epoch.
+
+    Raises:
+        KeyFileMalformed: it is not written as `format_moment` does it.
+    """
+    try:
+        moment = datetime.strptime(text, _FORMAT).replace(tzinfo=UTC)
+        seconds = int(moment.timestamp())
+        if format_moment(seconds) == text:
+            return seconds
+    except (ValueError, OverflowError):
+        pass
+    raise KeyFileMalformed(f"{text!r} must be a moment in UTC, written as 2026-11-25T04:00:00Z")
+
+
+def parse_zcert(source: str, text: str) -> dict[str, dict[str, str]]:
+    """Return the sections of a key file: names at the margin, indented `name = "value"` below.
+
+    Raises:
+        KeyFileMalformed: anything is unknown, missing, or there twice; the message names `source` and the line.
+    """
+    sections: dict[str, dict[str, str]] = {}
+    section: dict[str, str] | None = None
+    for number, line in enumerate(text.split("\n"), start=1):
+        where = f"{source}, line {number}"
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        if not line[0].isspace():
+            if stripped not in _SECTIONS or stripped in sections:
+                raise KeyFileMalformed(f"{where}: expected one section each of metadata and curve")
+            section = sections[stripped] = {}
+            continue
+        name, separator, value = (part.strip() for part in stripped.partition("="))
+        quoted = len(value) >= 2 and value[0] == value[-1] == '"' and '"' not in value[1:-1]
+        if section is None or not separator or not quoted:
+            raise KeyFileMalformed(f'{where}: expected name = "value" inside a section')
+        if name in section:
+            raise KeyFileMalformed(f"{where}: {name} is there twice")
+        section[name] = value[1:-1]
+    if set(sections) != _SECTIONS:
+        raise KeyFileMalformed(f"{source} must have the sections metadata and curve")
+    unknown = (set(sections["metadata"]) - _OPTIONAL_METADATA) ^ _METADATA
+    unknown |= set(sections["curve"]) - {"public-key", "secret-key"}
+    if unknown or "public-key" not in sections["curve"]:
+        raise KeyFileMalformed(f"{source}: unknown or missing: {', '.join(sorted(unknown)) or 'public-key'}")
+    return sections
+
+
+def decode_z85_key(text: bytes, what: str) -> bytes:
+    """Return a key's 32 bytes.
+
+    Raises:
+        KeyFileMalformed: it is not 40 characters of Z85; the message calls it `what`.
+    """
+    if len(text) == Z85_CHARACTERS:
+        with contextlib.suppress(KeyError, struct.error):  # a foreign character, a group over 2**32
+            return z85.decode(text)
+    raise KeyFileMalformed(f"{what} must be {Z85_CHARACTERS} characters of Z85")
 
 
 def _read(path: Path) -> tuple[str, int]:

@@ -13,8 +13,7 @@ from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.secure_zmq.folder_watch import FolderWatch
 from twinhost.secure_zmq.key_folders import NOTHING, FolderContents, read_folders
-from twinhost.secure_zmq.keys import Certificate, PublicKey
-from twinhost.secure_zmq.validity import UNLIMITED, Validity
+from twinhost.secure_zmq.keys import UNLIMITED, Certificate, PublicKey, Validity
 
 _log = structlog.get_logger(__name__)
 

@@ -19,9 +19,8 @@ from twinhost.secure_zmq.errors import LimitReached, NotGranted, StoreUnavailabl
 from twinhost.secure_zmq.grants import ENROL
 from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, PublicKey
+from twinhost.secure_zmq.keys import DAY_S, Certificate, KeyOwner, PublicKey, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
-from twinhost.secure_zmq.validity import DAY_S, Validity
 from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
 from twinhost.system_digital_twin.key_limits import Rate
 from twinhost.system_digital_twin.key_messages import ConfirmKey, Enrol, GetTrust, ProposeKey, RetireKeys, public_key_in

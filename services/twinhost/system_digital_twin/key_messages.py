@@ -6,9 +6,8 @@ import msgspec
 
 from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest
 from twinhost.secure_zmq.grants import CONFIRM_KEY, ENROL
-from twinhost.secure_zmq.keys import PublicKey
+from twinhost.secure_zmq.keys import Z85_CHARACTERS, PublicKey, decode_z85_key
 from twinhost.secure_zmq.wire import Request
-from twinhost.secure_zmq.zcert import Z85_CHARACTERS, decode_z85_key
 
 _EXAMPLE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the server's public key in libzmq's documentation
 _Z85_KEY = Annotated[str, msgspec.Meta(min_length=Z85_CHARACTERS, max_length=Z85_CHARACTERS, examples=[_EXAMPLE])]

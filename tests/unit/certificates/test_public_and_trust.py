@@ -16,8 +16,16 @@ from twinhost.certificates.record import DistributionRecord
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_certificate
-from twinhost.secure_zmq.validity import DAY_S, UNLIMITED, Validity, parse_moment
+from twinhost.secure_zmq.keys import (
+    DAY_S,
+    UNLIMITED,
+    Certificate,
+    KeyOwner,
+    KeyPair,
+    Validity,
+    load_certificate,
+    parse_moment,
+)
 
 LIFETIME_DAYS = load_network_config(DEFAULT_PATH, {}).limits.key_lifetime_days
 UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))

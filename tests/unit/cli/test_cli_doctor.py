@@ -24,8 +24,8 @@ from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import write_key_pair, write_revocation
+from twinhost.secure_zmq.keys import DAY_S, Validity
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.validity import DAY_S, Validity
 from twinhost.secure_zmq.version import versions
 from twinhost.store.audit_log.events import Event
 

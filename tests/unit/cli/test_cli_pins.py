@@ -15,8 +15,7 @@ from twinhost.cli.connect import load_settings
 from twinhost.secure_zmq.certificates import TRUST_FOLDER
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 
 
 def folder_of(hosts: TwoHosts) -> Path:

@@ -11,9 +11,8 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotGranted
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.key_writer import write_revocation
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import MAX_CANDIDATES, AuthorizedPeers, Standing
-from twinhost.secure_zmq.validity import Validity
 
 
 @pytest.fixture

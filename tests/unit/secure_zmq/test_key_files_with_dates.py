@@ -10,8 +10,15 @@ from zmq.utils import z85
 
 from twinhost.secure_zmq.errors import KeyFileMalformed
 from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import MAX_NAME_CHARACTERS, Certificate, KeyOwner, KeyPair, PublicKey, parse_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import (
+    MAX_NAME_CHARACTERS,
+    Certificate,
+    KeyOwner,
+    KeyPair,
+    PublicKey,
+    Validity,
+    parse_certificate,
+)
 
 LATEST = 253_402_300_799
 PUBLIC = PublicKey(z85.decode(b"o@&NE6x3lg&7HM^D(J)2nadqL%22ME:-?#<M#tIC"))  # with a "#" in it

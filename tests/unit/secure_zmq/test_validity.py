@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinhost.secure_zmq.errors import KeyFileMalformed
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, DAY_S, UNLIMITED, Validity, format_moment, parse_moment
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, DAY_S, UNLIMITED, Validity, format_moment, parse_moment
 
 NOW = 1_800_000_000
 LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z

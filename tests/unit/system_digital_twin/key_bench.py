@@ -13,9 +13,8 @@ from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.inbound import Inbound
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
-from twinhost.secure_zmq.validity import Validity
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
