@@ -4,10 +4,10 @@ The names below are the public ones. They are imported on first use: a health ch
 every few seconds and needs a fraction of them.
 """
 
+import ctypes
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-import twinhost.secure_zmq.routing_ids  # noqa: F401 - before the first socket of the process
 
 if TYPE_CHECKING:
     from twinhost.secure_zmq.actions import Action
@@ -72,6 +72,13 @@ _HOME = {
     "is_secure_zmq_enabled": "security_mode",
     "load_certificates": "certificates",
 }
+
+# libzmq 4.3.5 numbers the peers of a ROUTER or REP from a value of libc's `rand()`, which nobody seeds: every process
+# starts with the same routing-id. A peer that has chosen such a number as its own routing-id makes the connection that
+# gets it next fail an assertion (socket_base.cpp, `zmq_assert (ok)`), and the process aborts. The seed is set here, on
+# import, so that no socket is older than it.
+if os.name == "posix":  # elsewhere libc is not the process's own namespace
+    ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4)))
 
 
 def __getattr__(name: str) -> Any:
