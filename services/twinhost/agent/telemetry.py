@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from twinhost.secure_zmq.version import versions
+from twinhost.version import versions
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GATHER_EVERY_S = 1.0

@@ -19,9 +19,9 @@ from twinhost.archive.stream import MANIFEST, PIECE_BYTES, Writer
 from twinhost.certificates.tree_lock import locked
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.keys import format_moment
-from twinhost.secure_zmq.version import VERSION
 from twinhost.store.copies import digest_of
 from twinhost.system_digital_twin.keys_and_audit import AUDIT_FOLDER
+from twinhost.version import VERSION
 
 _STAGED = ".archiving"
 Say = Callable[[str], None]

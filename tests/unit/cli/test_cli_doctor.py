@@ -26,8 +26,8 @@ from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import write_key_pair, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, Validity
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.version import versions
 from twinhost.store.audit_log.events import Event
+from twinhost.version import versions
 
 HERE = "here"
 SHORT_S = 1.0  # to wait for an answer that never comes
