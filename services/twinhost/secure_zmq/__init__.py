@@ -28,9 +28,8 @@ if TYPE_CHECKING:
         stop_auth,
     )
     from twinhost.secure_zmq.peers import AuthorizedPeers
-    from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
     from twinhost.secure_zmq.server import Server
-    from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
+    from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress, is_secure_zmq_enabled
     from twinhost.secure_zmq.wire import Request
 
 __all__ = [
@@ -69,7 +68,7 @@ _HOME = {
     "SecuredAddress": "server_address",
     "Server": "server",
     "UnencryptedAddress": "server_address",
-    "is_secure_zmq_enabled": "security_mode",
+    "is_secure_zmq_enabled": "server_address",
     "load_certificates": "certificates",
 }
 

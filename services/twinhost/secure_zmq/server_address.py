@@ -4,17 +4,65 @@ While a server changes its key, two keys of it are good: its clients try one aft
 each on a socket of its own, since libzmq ignores a second connect to the same endpoint.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 import zmq
 
 from twinhost.secure_zmq.diagnosis import BROKEN_OFF_BEFORE_VERDICT, Diagnosis, wrong_server_key
-from twinhost.secure_zmq.errors import ConnectionRefused, WrongServerKey
-from twinhost.secure_zmq.greeting import mechanism_of
+from twinhost.secure_zmq.errors import ConfigurationError, ConnectionRefused, WrongServerKey
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.sockets import ClientSocket, EventCallback, open_client_socket, open_unencrypted_client_socket
+
+SECURE_ZMQ_VARIABLE = "SECURE_ZMQ"
+_SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
+_VERSION_MAJOR = b"\x03"  # the server holds the rest of its greeting back until it has seen this
+_GREETING_BYTES = 64
+_MECHANISM = slice(12, 32)
+_TIMEOUT_S = 0.5  # for all of it: a server that drips is no server
+
+
+def is_secure_zmq_enabled(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether links are encrypted and authenticated; they are where the variable is unset.
+
+    Raises:
+        ConfigurationError: the variable is neither `1` nor `0`.
+    """
+    value = environment.get(SECURE_ZMQ_VARIABLE, "1")
+    if value not in ("0", "1"):
+        raise ConfigurationError(
+            f"{SECURE_ZMQ_VARIABLE} is {value!r}; set it to 1 (encrypted) or 0 (open) in .env, or remove it"
+        )
+    return value == "1"
+
+
+def mechanism_of(address: str) -> str | None:
+    """Return the mechanism (`NULL`, `CURVE`) that a `tcp://` server greets with; None where it does not say."""
+    target = urlsplit(address)
+    if target.scheme != "tcp" or target.hostname is None or target.port is None:
+        return None
+    deadline = time.monotonic() + _TIMEOUT_S
+    greeting = b""
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((target.hostname, target.port), timeout=_TIMEOUT_S) as connection,
+    ):
+        connection.sendall(_SIGNATURE + _VERSION_MAJOR)
+        while len(greeting) < _GREETING_BYTES and (left_s := deadline - time.monotonic()) > 0:
+            connection.settimeout(left_s)
+            part = connection.recv(_GREETING_BYTES - len(greeting))
+            if not part:
+                break
+            greeting += part
+    if len(greeting) < _GREETING_BYTES or greeting[0:1] != b"\xff" or greeting[9] & 1 == 0:
+        return None
+    return greeting[_MECHANISM].rstrip(b"\0").decode("ascii", errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
