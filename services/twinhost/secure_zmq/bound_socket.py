@@ -15,16 +15,16 @@ from twinhost.secure_zmq.connections import Connections
 from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.failed_handshakes import FailedHandshakes
 from twinhost.secure_zmq.handshake_guard import SAID_TO_STRANGER_CURVE, SAID_TO_STRANGER_NULL, HandshakeGuard
-from twinhost.secure_zmq.hardening import (
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.monitor import Monitor, SocketEvent
+from twinhost.secure_zmq.sessions import OpenSessions, SecuredSessions
+from twinhost.secure_zmq.sockets import (
     RunningAuthenticator,
     last_endpoint,
     put_server_key,
     secure_unbound_server,
     speaks_curve,
 )
-from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.monitor import Monitor, SocketEvent
-from twinhost.secure_zmq.sessions import OpenSessions, SecuredSessions
 
 if TYPE_CHECKING:
     from twinhost.secure_zmq.handshakes import Handshakes

@@ -20,9 +20,14 @@ from twinhost.secure_zmq.certificates import client_folder, folders_of_keys, loa
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.handshakes import Outcome
-from twinhost.secure_zmq.hardening import let_clients_send_heartbeats
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.sockets import limit_socket, require_fresh, secure_unbound_server, secure_unconnected_client
+from twinhost.secure_zmq.sockets import (
+    let_clients_send_heartbeats,
+    limit_socket,
+    require_fresh,
+    secure_unbound_server,
+    secure_unconnected_client,
+)
 
 _KICK_EVERY_S = 0.2
 
