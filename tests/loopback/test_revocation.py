@@ -72,7 +72,7 @@ class Counting(threading.Thread):
             while self._go_on:
                 client.call("add", amount=1, deadline_s=PATIENCE_S)
                 self.done += 1
-                self.connections = client._diagnosis.generation
+                self.connections = client._link.diagnosis.generation
 
     def end(self) -> None:
         self._go_on = False

@@ -1,8 +1,4 @@
-"""Where a server is and who it must prove to be; an open link is another type, not a missing key.
-
-While a server changes its key, two keys of it are good: its clients try one after the other,
-each on a socket of its own, since libzmq ignores a second connect to the same endpoint.
-"""
+"""Where a server is, and which key it must prove to hold; an unencrypted link is another type, not a missing key."""
 
 import contextlib
 import os
@@ -15,8 +11,7 @@ from urllib.parse import urlsplit
 
 import zmq
 
-from twinhost.secure_zmq.diagnosis import BROKEN_OFF_BEFORE_VERDICT, Diagnosis, wrong_server_key
-from twinhost.secure_zmq.errors import ConfigurationError, ConnectionRefused, WrongServerKey
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.sockets import ClientSocket, EventCallback, open_client_socket, open_unencrypted_client_socket
 
@@ -76,16 +71,22 @@ class SecuredAddress:
     def targets(self) -> "Sequence[SecuredAddress]":
         return (self,)
 
-    def diagnosis(self, enough: Callable[[], int]) -> Diagnosis:
-        """Return a blank diagnosis, for which `enough()` handshakes that break off are a wrong key."""
-        own, pin = self.own_keys.public.fingerprint, self.server_key.fingerprint
-        return Diagnosis(self.address, own, pin, mechanism_of, enough)
+    @property
+    def fingerprints(self) -> tuple[str, str]:
+        """Our key's, and the pinned key's."""
+        return self.own_keys.public.fingerprint, self.server_key.fingerprint
 
     def open(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", on_event: EventCallback, max_payload_bytes: int
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        on_event: EventCallback,
+        max_payload_bytes: int,
+        kind: int = zmq.DEALER,
     ) -> ClientSocket:
-        """Connect a socket; every event of its monitor goes to `on_event`."""
-        return open_client_socket(context, self.own_keys, self.server_key, self.address, max_payload_bytes, on_event)
+        """Connect a DEALER, or a SUB; every event of its monitor goes to `on_event`."""
+        return open_client_socket(
+            context, self.own_keys, self.server_key, self.address, max_payload_bytes, on_event, kind
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +98,20 @@ class UnencryptedAddress:
     def targets(self) -> "Sequence[UnencryptedAddress]":
         return (self,)
 
-    def diagnosis(self, enough: Callable[[], int]) -> Diagnosis:
-        """Return a blank diagnosis, for which `enough()` handshakes that break off are a mismatch."""
-        return Diagnosis(self.address, None, None, mechanism_of, enough)
+    @property
+    def fingerprints(self) -> tuple[None, None]:
+        """Nobody has a key here."""
+        return None, None
 
     def open(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", on_event: EventCallback, max_payload_bytes: int
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        on_event: EventCallback,
+        max_payload_bytes: int,
+        kind: int = zmq.DEALER,
     ) -> ClientSocket:
-        """Connect a socket; every event of its monitor goes to `on_event`."""
-        return open_unencrypted_client_socket(context, self.address, max_payload_bytes, on_event)
+        """Connect a DEALER, or a SUB; every event of its monitor goes to `on_event`."""
+        return open_unencrypted_client_socket(context, self.address, max_payload_bytes, on_event, kind)
 
 
 Target: TypeAlias = SecuredAddress | UnencryptedAddress
@@ -151,65 +157,3 @@ class FollowedAddress:
     def targets(self) -> Sequence[SecuredAddress]:
         address, own_keys = self.address, self._own_keys()
         return [SecuredAddress(address, own_keys, pin) for pin in dict.fromkeys(self._server_keys())]
-
-
-class TargetChoice:
-    """Which target of its server a client uses: the one that works, and never one that was withdrawn."""
-
-    def __init__(self, server: ServerAddress) -> None:
-        self._server = server
-        self._in_use: Target | None = None
-        self._broken_off: dict[Target, int] = {}  # handshakes, since the last reply
-
-    def choose(self) -> tuple[Target, Diagnosis]:
-        """Return whom to connect to now, and its blank diagnosis.
-
-        The first handshake that one of several targets breaks off leads to the next one, so that a
-        change of keys costs no time. None is given up before it had as many as the only one would.
-
-        Raises:
-            WrongServerKey: no key of this server is good at this moment.
-        """
-        targets = self._server.targets()
-        if not targets:
-            raise WrongServerKey(
-                f"no key of {self._server.address} is good here now: what was pinned is expired or revoked; "
-                "have its owner tell the new fingerprint, and pin that key"
-            )
-        self._broken_off = {target: self._broken_off.get(target, 0) for target in targets}
-        target = min(targets, key=lambda each: (self._broken_off[each], each != self._in_use))
-        self._in_use = target
-        return target, target.diagnosis(lambda: self._enough(target))
-
-    def withdrawn(self) -> bool:
-        """Whether the target in use is good no more: our own key changed, its pin was retired, or it moved."""
-        return self._in_use not in self._server.targets()
-
-    def worked(self) -> None:
-        """Note that the target in use replied."""
-        self._broken_off.clear()
-
-    def final(self, diagnosis: Diagnosis) -> ConnectionRefused | None:
-        """Take the verdict on the target in use; return the error to give up with, or None where to choose again."""
-        verdict, targets = diagnosis.verdict(), self._server.targets()
-        if verdict is None or self._in_use is None or self._in_use not in targets:
-            return None
-        if not isinstance(verdict, WrongServerKey):
-            return verdict
-        self._broken_off[self._in_use] = self._broken_off.get(self._in_use, 0) + max(1, diagnosis.broken_off)
-        self._in_use = None
-        counts = [self._broken_off.get(target, 0) for target in targets]
-        if min(counts) < BROKEN_OFF_BEFORE_VERDICT:
-            return None
-        self._broken_off.clear()
-        if len(targets) == 1:
-            return verdict
-        pins = [target.server_key.fingerprint for target in targets if isinstance(target, SecuredAddress)]
-        return wrong_server_key(self._server.address, sum(counts), *pins)
-
-    def _enough(self, target: Target) -> int:
-        """Return how many handshakes a target may break off until the next one's turn, as things are now."""
-        before = self._broken_off.get(target, 0)
-        if len(self._server.targets()) > 1 and not before:
-            return 1
-        return max(1, BROKEN_OFF_BEFORE_VERDICT - before)

@@ -139,43 +139,37 @@ def open_client_socket(
     address: str,
     max_payload_bytes: int,
     on_event: EventCallback,
+    kind: int = zmq.DEALER,
 ) -> ClientSocket:
-    """Connect a CURVE DEALER that talks to the holder of `server_key` and to nobody else."""
-    socket = context.socket(zmq.DEALER)
+    """Connect a CURVE socket that talks to the holder of `server_key` and to nobody else.
+
+    Args:
+        context: where the socket belongs.
+        own_keys: this program's pair.
+        server_key: the pinned key.
+        address: a ZeroMQ endpoint, `tcp://mainpc:7120`.
+        max_payload_bytes: the largest message that is sent or received.
+        on_event: called for every event of the monitor, on its thread.
+        kind: `zmq.DEALER`, or `zmq.SUB`, which is subscribed to nothing yet.
+
+    Raises:
+        SocketMisuse: the address is no endpoint, or CURVE did not take.
+    """
+    socket = context.socket(kind)
     limit_socket(socket, max_payload_bytes)
     secure_unconnected_client(socket, own_keys, server_key)
     return _connect(socket, address, on_event)
 
 
 def open_unencrypted_client_socket(
-    context: "zmq.Context[zmq.Socket[bytes]]", address: str, max_payload_bytes: int, on_event: EventCallback
-) -> ClientSocket:
-    """Connect a DEALER that anybody on the way can read; SECURE_ZMQ=0 alone leads here."""
-    socket = context.socket(zmq.DEALER)
-    limit_socket(socket, max_payload_bytes)
-    return _connect(socket, address, on_event)
-
-
-def open_subscriber_socket(
     context: "zmq.Context[zmq.Socket[bytes]]",
-    own_keys: KeyPair,
-    server_key: PublicKey,
     address: str,
     max_payload_bytes: int,
     on_event: EventCallback,
+    kind: int = zmq.DEALER,
 ) -> ClientSocket:
-    """Connect a CURVE SUB that hears the holder of `server_key` and nobody else; it is subscribed to nothing yet."""
-    socket = context.socket(zmq.SUB)
-    limit_socket(socket, max_payload_bytes)
-    secure_unconnected_client(socket, own_keys, server_key)
-    return _connect(socket, address, on_event)
-
-
-def open_unencrypted_subscriber_socket(
-    context: "zmq.Context[zmq.Socket[bytes]]", address: str, max_payload_bytes: int, on_event: EventCallback
-) -> ClientSocket:
-    """Connect a SUB that believes whoever answers there; SECURE_ZMQ=0 alone leads here."""
-    socket = context.socket(zmq.SUB)
+    """Connect a socket whose traffic anybody on the way can read or forge; for SECURE_ZMQ=0 alone."""
+    socket = context.socket(kind)
     limit_socket(socket, max_payload_bytes)
     return _connect(socket, address, on_event)
 

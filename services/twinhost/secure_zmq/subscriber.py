@@ -8,32 +8,26 @@ from dataclasses import dataclass
 
 import zmq
 
-from twinhost.secure_zmq.client import back_off_s
 from twinhost.secure_zmq.errors import ConnectionRefused
-from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, Target, TargetChoice
-from twinhost.secure_zmq.sockets import (
-    ClientSocket,
-    EventCallback,
-    open_subscriber_socket,
-    open_unencrypted_subscriber_socket,
-)
+from twinhost.secure_zmq.link import Link, Step
+from twinhost.secure_zmq.server_address import ServerAddress
 
 MAX_EVENT_BYTES = 64 * 1024
-MAX_WAITING = 1_000  # events that nobody has read yet; beyond it the oldest goes
-_SLICE_MS = 100  # how soon a stop, a change of keys, or a verdict is noticed
+MAX_WAITING = 1_000  # events that nobody has read yet; beyond it the oldest is dropped
+_SLICE_MS = 100  # how soon a stop, a change of keys, or a refusal is noticed
 _STALLED_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class FeedEvent:
-    """One event as it came: its topic, and a JSON object."""
+    """One event as it was received: its topic, and a JSON object."""
 
     topic: bytes
     payload: bytes
 
 
 class Subscriber:
-    """Hears one feed: as an iterator, by `get()`, or by a callback on its own thread."""
+    """Receives one feed: as an iterator, by `get()`, or by a callback on its own thread."""
 
     def __init__(
         self,
@@ -46,7 +40,7 @@ class Subscriber:
         """Connect with `start()`.
 
         Args:
-            server: where the feed is, and the keys of both sides; where they change, the subscriber moves by itself.
+            server: where the feed is, and the keys of both sides; when they change, the subscriber reconnects.
             topics: the prefixes that are subscribed to.
             on_event: called on the subscriber's thread instead of queueing; it must not raise.
             max_payload_bytes: an event that is larger ends the connection.
@@ -54,26 +48,25 @@ class Subscriber:
         self.dropped = 0  # nobody read them in time
         self.malformed = 0  # they were not two frames
         self.fault: ConnectionRefused | None = None  # why there is no connection, where that is known
-        self._server = server
+        self._link = Link(server)
         self._topics = tuple(topics)
         self._on_event = on_event
         self._max_payload_bytes = max_payload_bytes
         self._events: deque[FeedEvent] = deque()
         self._arrived = threading.Condition()
         self._stop = threading.Event()
-        self._turned_at = time.monotonic()
-        self._connected: Callable[[], bool] = lambda: False
+        self._looped_at = time.monotonic()
         self._thread = threading.Thread(target=self._follow, name="feed-subscriber", daemon=True)
 
     @property
     def responsive(self) -> bool:
-        """Whether the thread is alive and has turned within the last 5 s."""
-        return self._thread.is_alive() and time.monotonic() - self._turned_at < _STALLED_AFTER_S
+        """Whether the thread is alive and its loop has run within the last 5 s."""
+        return self._thread.is_alive() and time.monotonic() - self._looped_at < _STALLED_AFTER_S
 
     @property
     def connected(self) -> bool:
         """Whether there is a session with the feed at this moment."""
-        return self._connected()
+        return self._thread.is_alive() and self._link.diagnosis.connected
 
     def start(self) -> None:
         self._thread.start()
@@ -99,42 +92,36 @@ class Subscriber:
 
     def _follow(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        choice, failures = TargetChoice(self._server), 0
+        wait_s = 0.0
         try:
-            while not self._stop.wait(back_off_s(failures)):
-                self._turned_at = time.monotonic()
+            while not self._stop.wait(wait_s):
+                wait_s = 0.0
                 try:
-                    self._listen(context, choice)
-                    failures = 0
+                    self._listen(context)
                 except ConnectionRefused as error:
                     self.fault = error
-                    failures += 1
+                    wait_s = max(_SLICE_MS / 1_000, self._link.backoff_s())
         finally:
-            self._connected = lambda: False
             context.term()
 
-    def _listen(self, context: "zmq.Context[zmq.Socket[bytes]]", choice: TargetChoice) -> None:
-        """Follow one socket until it is of no use any more.
+    def _listen(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        """Receive events from one connection until it is of no more use.
 
         Raises:
-            ConnectionRefused: further waiting would not change it.
+            ConnectionRefused: no other attempt would change it.
         """
-        target, diagnosis = choice.choose()
-        connection = _open(target, context, self._max_payload_bytes, diagnosis.feed)
-        self._connected = lambda: diagnosis.connected
+        link = self._link
+        self._looped_at = time.monotonic()
+        connection = link.next_target().open(context, link.feed, self._max_payload_bytes, zmq.SUB)
         try:
             connection.socket.rcvtimeo = _SLICE_MS
             for topic in self._topics:
                 connection.socket.subscribe(topic)
-            while not (self._stop.is_set() or choice.withdrawn()):
-                self._turned_at = time.monotonic()
-                if diagnosis.connected:
+            while not self._stop.is_set() and link.step(time.monotonic()) is Step.KEEP:
+                self._looped_at = time.monotonic()
+                if link.diagnosis.connected:
                     self.fault = None
-                    choice.worked()
-                elif diagnosis.verdict() is not None:
-                    if (error := choice.final(diagnosis)) is not None:
-                        raise error
-                    return
+                    link.worked()
                 try:
                     frames = connection.socket.recv_multipart()
                 except zmq.Again:
@@ -157,13 +144,3 @@ class Subscriber:
                 self.dropped += 1
             self._events.append(event)
             self._arrived.notify()
-
-
-def _open(
-    target: Target, context: "zmq.Context[zmq.Socket[bytes]]", max_payload_bytes: int, on_event: EventCallback
-) -> ClientSocket:
-    if isinstance(target, SecuredAddress):
-        return open_subscriber_socket(
-            context, target.own_keys, target.server_key, target.address, max_payload_bytes, on_event
-        )
-    return open_unencrypted_subscriber_socket(context, target.address, max_payload_bytes, on_event)

@@ -280,7 +280,7 @@ def test_a_mute_peer_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> Non
         checks = examined(hosts, cli, 1)
     assert checks[UMRA, "port"]["verdict"] == "ok"
     assert "did not greet as ZeroMQ does" in checks[UMRA, "SECURE_ZMQ the same"]["sentence"]
-    assert "no handshake came about" in checks[UMRA, "answers, and knows us"]["sentence"]
+    assert "no handshake followed" in checks[UMRA, "answers, and knows us"]["sentence"]
     assert checks[UMRA, "unknown key refused"]["verdict"] == "not played"
 
 
