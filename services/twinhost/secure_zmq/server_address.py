@@ -17,10 +17,10 @@ from twinhost.secure_zmq.sockets import ClientSocket, EventCallback, open_client
 
 SECURE_ZMQ_VARIABLE = "SECURE_ZMQ"
 _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
-_VERSION_MAJOR = b"\x03"  # the server holds the rest of its greeting back until it has seen this
+_VERSION_MAJOR = b"\x03"  # the server sends the rest of its greeting after it has received this
 _GREETING_BYTES = 64
 _MECHANISM = slice(12, 32)
-_TIMEOUT_S = 0.5  # for all of it: a server that drips is no server
+_GREETING_TIMEOUT_S = 0.5  # for all of it, also where it comes byte by byte
 
 
 def is_secure_zmq_enabled(environment: Mapping[str, str] = os.environ) -> bool:
@@ -38,15 +38,18 @@ def is_secure_zmq_enabled(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def mechanism_of(address: str) -> str | None:
-    """Return the mechanism (`NULL`, `CURVE`) that a `tcp://` server greets with; None where it does not say."""
+    """Return the mechanism (`NULL`, `CURVE`) in the ZMTP greeting (RFC 23) of a `tcp://` server; None without one.
+
+    A client learns it no other way for sure: the server's reset of the connection may overtake its greeting.
+    """
     target = urlsplit(address)
     if target.scheme != "tcp" or target.hostname is None or target.port is None:
         return None
-    deadline = time.monotonic() + _TIMEOUT_S
+    deadline = time.monotonic() + _GREETING_TIMEOUT_S
     greeting = b""
     with (
         contextlib.suppress(OSError),
-        socket.create_connection((target.hostname, target.port), timeout=_TIMEOUT_S) as connection,
+        socket.create_connection((target.hostname, target.port), timeout=_GREETING_TIMEOUT_S) as connection,
     ):
         connection.sendall(_SIGNATURE + _VERSION_MAJOR)
         while len(greeting) < _GREETING_BYTES and (left_s := deadline - time.monotonic()) > 0:
@@ -62,7 +65,7 @@ def mechanism_of(address: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class SecuredAddress:
-    """A server that is talked to over CURVE alone, and only if it holds the secret of `server_key`."""
+    """A server to use over CURVE only, and only if it has the secret of `server_key`."""
 
     address: str
     own_keys: KeyPair
@@ -91,7 +94,7 @@ class SecuredAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnencryptedAddress:
-    """A server that is talked to in the open; SECURE_ZMQ=0 alone leads here."""
+    """A server to use without encryption and authentication; for SECURE_ZMQ=0 alone."""
 
     address: str
 
@@ -118,18 +121,18 @@ Target: TypeAlias = SecuredAddress | UnencryptedAddress
 
 
 class ServerAddress(Protocol):
-    """What a client needs to know of its server."""
+    """What a client needs to know about its server."""
 
     @property
     def address(self) -> str: ...
 
     def targets(self) -> Sequence[Target]:
-        """Return whom to try, in this order; asked for at every call, so it touches no disk and does not wait."""
+        """Return what to try, in this order; called for every request, so it reads no file and never blocks."""
         ...
 
 
 class FollowedAddress:
-    """A server whose keys change while we talk to it, as may our own: CURVE alone, and only the pins of this moment."""
+    """A server whose keys may change during use, as may our own: CURVE only, and only the pins that are valid now."""
 
     def __init__(
         self,
@@ -137,14 +140,14 @@ class FollowedAddress:
         own_keys: Callable[[], KeyPair],
         server_keys: Callable[[], Sequence[PublicKey]],
     ) -> None:
-        """Follow values that somebody else keeps up to date.
+        """Follow values that the caller keeps up to date.
 
         Args:
             address: the endpoint, or what returns it.
-            own_keys: returns the pair to show.
-            server_keys: returns the pins that are good now, the server's current key first, its next one second.
+            own_keys: returns the pair to use.
+            server_keys: returns the pins that are valid now, the server's current key first, its next one second.
 
-        All three are called at every call, and from the monitor's thread: they look at memory alone, and never raise.
+        All three are called for every request, also on the monitor's thread: they must not read files, block or raise.
         """
         self._address = address
         self._own_keys = own_keys

@@ -1,4 +1,4 @@
-"""A subscriber of an event feed: a thread of its own that reconnects, and a bounded queue in front of the reader."""
+"""A subscriber of an event feed: a thread that reconnects, and a bounded queue for the reader."""
 
 import threading
 import time
@@ -41,13 +41,13 @@ class Subscriber:
 
         Args:
             server: where the feed is, and the keys of both sides; when they change, the subscriber reconnects.
-            topics: the prefixes that are subscribed to.
-            on_event: called on the subscriber's thread instead of queueing; it must not raise.
+            topics: the prefixes to subscribe to.
+            on_event: called on the subscriber's thread, in place of the queue; it must not raise.
             max_payload_bytes: an event that is larger ends the connection.
         """
         self.dropped = 0  # nobody read them in time
         self.malformed = 0  # they were not two frames
-        self.fault: ConnectionRefused | None = None  # why there is no connection, where that is known
+        self.fault: ConnectionRefused | None = None  # why there is no connection, if that is known
         self._link = Link(server)
         self._topics = tuple(topics)
         self._on_event = on_event
@@ -72,7 +72,7 @@ class Subscriber:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; whoever waits for an event gets None."""
+        """End the thread; a reader that waits for an event gets None."""
         self._stop.set()
         with self._arrived:
             self._arrived.notify_all()
@@ -80,7 +80,7 @@ class Subscriber:
             self._thread.join()
 
     def get(self, timeout_s: float | None = None) -> FeedEvent | None:
-        """Return the next event; None where none came in time, or the subscriber was stopped."""
+        """Return the next event; None where none came in time, or the subscriber is stopped."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._events or self._stop.is_set(), timeout_s)
             return self._events.popleft() if self._events else None

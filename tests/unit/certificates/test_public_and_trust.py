@@ -238,7 +238,7 @@ def test_a_secret_that_was_passed_on_by_mistake_is_refused(machines: TwoMachines
     """A secret key file is not taken for the public one, and is said to be spoilt."""
     ran = trust(machines.mainpc, (machines.pc2 / "pc2/client.key_secret").read_text(), "mainpc")
     assert (ran.status, ran.out) == (1, "")
-    assert "stands for a public key and holds a secret; remove it and make a new key" in ran.err
+    assert "is a public key file and holds a secret key; remove it and make a new key" in ran.err
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"#" * 5_000, b"hello\n", b"\0" * 400])

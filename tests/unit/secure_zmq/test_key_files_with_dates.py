@@ -86,12 +86,12 @@ def test_a_flipped_bit_is_no_other_key_of_the_same_owner(place: int, bit: int) -
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("2027-01-15T08:00:00Z", "", "'' must be a moment in UTC"),
-        ("2027-01-15T08:00:00Z", "never", "'never' must be a moment"),
-        ("2027-01-15T08:00:00Z", "2027-02-30T08:00:00Z", "must be a moment"),
+        ("2027-01-15T08:00:00Z", "", "'' must be a time in UTC"),
+        ("2027-01-15T08:00:00Z", "never", "'never' must be a time"),
+        ("2027-01-15T08:00:00Z", "2027-02-30T08:00:00Z", "must be a time"),
         ("2027-01-15T08:00:00Z", "2023-11-14T22:13:20Z", "not_after must be later than not_before"),
         ("2027-01-15T08:00:00Z", "1969-12-31T23:59:59Z", "in the years 1970 to 9999"),
-        ("    not_before", "    not_after", "line 8: not_after is there twice"),
+        ("    not_before", "    not_after", "line 8: not_after occurs twice"),
         ("not_after", "not-after", "unknown or missing: not-after"),
         ("not_after", "Not_After", "unknown or missing: Not_After"),
     ],

@@ -95,7 +95,7 @@ def test_a_moment_survives_being_written_and_read(moment: int) -> None:
 )
 def test_a_moment_written_another_way_is_refused(text: str) -> None:
     """There is one way to write a moment; what could be read two ways is neither."""
-    with pytest.raises(KeyFileMalformed, match="must be a moment in UTC, written as 2026-11-25T04:00:00Z"):
+    with pytest.raises(KeyFileMalformed, match="must be a time in UTC, written as 2026-11-25T04:00:00Z"):
         parse_moment(text)
 
 
