@@ -32,7 +32,7 @@ def is_secure_zmq_enabled(environment: Mapping[str, str] = os.environ) -> bool:
     value = environment.get(SECURE_ZMQ_VARIABLE, "1")
     if value not in ("0", "1"):
         raise ConfigurationError(
-            f"{SECURE_ZMQ_VARIABLE} is {value!r}; set it to 1 (encrypted) or 0 (open) in .env, or remove it"
+            f"{SECURE_ZMQ_VARIABLE} is {value!r}; set it to 1 (encrypted) or 0 (unencrypted) in .env, or remove it"
         )
     return value == "1"
 
