@@ -188,34 +188,23 @@ class _Node:
         return [topic_grant(value) for value in values]
 
     def port(self) -> int:
-        value = self._typed(int, "a port number")
-        if isinstance(value, bool) or not 0 < value < 65_536:
-            raise self.error(f"must be a port number from 1 to 65535, not {value!r}")
-        return value
+        return int(self._number(int, "a port number from 1 to 65535", lambda value: 0 < value < 65_536))
 
     def count(self) -> int:
-        return self._positive(self._typed(int, "a whole number"))
+        return int(self._number(int, "a whole number, more than 0", lambda value: value > 0))
 
     def days(self) -> int:
-        value = self.count()
-        if value > MAX_DAYS:
-            raise self.error(f"must be at most {MAX_DAYS} days, not {value!r}")
-        return value
+        return int(self._number(int, f"a number of days from 1 to {MAX_DAYS}", lambda value: 0 < value <= MAX_DAYS))
 
     def seconds(self) -> float:
-        if isinstance(self._value, int):
-            self._value = float(self.count())
-        return self._positive(self._typed(float, "a number of seconds"))
+        return self._number(float, "a number of seconds, more than 0", lambda value: 0 < value < float("inf"))
 
     def half_life_days(self) -> float:
-        if isinstance(self._value, bool) or not isinstance(self._value, int | float) or not 0 < self._value <= MAX_DAYS:
-            raise self.error(f"must be a number of days, more than 0 and at most {MAX_DAYS}, not {self._value!r}")
-        return float(self._value)
+        wanted = f"a number of days, more than 0 and at most {MAX_DAYS}"
+        return self._number(float, wanted, lambda value: 0 < value <= MAX_DAYS)
 
     def weight(self) -> float:
-        if isinstance(self._value, bool) or not isinstance(self._value, int | float) or not 0 <= self._value <= 1:
-            raise self.error(f"must be a weight from 0 to 1, not {self._value!r}")
-        return float(self._value)
+        return self._number(float, "a weight from 0 to 1", lambda value: 0 <= value <= 1)
 
     def address(self) -> str:
         value = self.text()
@@ -223,10 +212,11 @@ class _Node:
             raise self.error(f"must be a host name or an IP address, not {value!r}")
         return value
 
-    def _positive(self, value: T) -> T:
-        if isinstance(value, bool) or not 0 < value < float("inf"):  # type: ignore[operator]
-            raise self.error(f"must be more than 0, not {value!r}")
-        return value
+    def _number(self, kind: type[int] | type[float], description: str, fits: Callable[[float], bool]) -> float:
+        value = self._value
+        if isinstance(value, bool) or not isinstance(value, int | kind) or not fits(value):
+            raise self.error(f"must be {description}, not {value!r}")
+        return float(value) if kind is float else value
 
     def _typed(self, kind: type[T], description: str) -> T:
         if not isinstance(self._value, kind):

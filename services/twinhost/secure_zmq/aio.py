@@ -24,7 +24,7 @@ from twinhost.secure_zmq.client import (
 from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, TwinhostError
 from twinhost.secure_zmq.link import SILENT_AFTER_S, Link, Step
 from twinhost.secure_zmq.monitor import SocketEvent
-from twinhost.secure_zmq.server_address import ServerAddress
+from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import ClientSocket
 from twinhost.secure_zmq.wire import Reply, decode_reply, encode_request
 
@@ -113,7 +113,8 @@ class AsyncClient:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._follow_link)
 
-        self._connection = self._link.next_target().open(self._context, on_event, self._max_payload_bytes)
+        target = self._link.next_target()
+        self._connection = open_connection(target, self._context, on_event, self._max_payload_bytes)
         self._replied_at = loop.time()
         loop.add_reader(self._connection.fd, self._drain)
 

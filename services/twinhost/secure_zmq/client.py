@@ -13,7 +13,7 @@ import zmq
 
 from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, error_from_reply
 from twinhost.secure_zmq.link import Link, Step
-from twinhost.secure_zmq.server_address import ServerAddress
+from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import ClientSocket
 from twinhost.secure_zmq.wire import Reply, decode_reply, encode_request
 
@@ -111,7 +111,8 @@ class Client:
         return False
 
     def _connect(self) -> ClientSocket:
-        self._connection = self._link.next_target().open(self._context, self._link.feed, self._max_payload_bytes)
+        target = self._link.next_target()
+        self._connection = open_connection(target, self._context, self._link.feed, self._max_payload_bytes)
         self._connection.socket.rcvtimeo = _SLICE_MS
         return self._connection
 

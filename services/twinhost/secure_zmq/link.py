@@ -70,8 +70,8 @@ class Diagnosis:
         """Start without any event.
 
         Args:
-            address: where the server is.
-            own_fingerprint: of our key; None on an unencrypted link.
+            address: of the server.
+            own_fingerprint: None on an unencrypted link.
             server_fingerprint: of the pinned key; None on an unencrypted link.
             ask_mechanism: returns the mechanism in the greeting of the server at an address.
             enough: returns after how many broken-off handshakes in a row the pin is considered wrong.
@@ -254,7 +254,8 @@ class Link:
         self._broken_off = {target: self._broken_off.get(target, 0) for target in targets}
         target = min(targets, key=lambda each: (self._broken_off[each], each != self._in_use))
         self._in_use = target
-        own, pin = target.fingerprints
+        own = target.own_keys.public.fingerprint if isinstance(target, SecuredAddress) else None
+        pin = target.server_key.fingerprint if isinstance(target, SecuredAddress) else None
         self.diagnosis = Diagnosis(target.address, own, pin, self._ask_mechanism, lambda: self._enough(target))
         return target
 

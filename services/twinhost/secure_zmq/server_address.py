@@ -74,23 +74,6 @@ class SecuredAddress:
     def targets(self) -> "Sequence[SecuredAddress]":
         return (self,)
 
-    @property
-    def fingerprints(self) -> tuple[str, str]:
-        """Our key's, and the pinned key's."""
-        return self.own_keys.public.fingerprint, self.server_key.fingerprint
-
-    def open(
-        self,
-        context: "zmq.Context[zmq.Socket[bytes]]",
-        on_event: EventCallback,
-        max_payload_bytes: int,
-        kind: int = zmq.DEALER,
-    ) -> ClientSocket:
-        """Connect a DEALER, or a SUB; every event of its monitor goes to `on_event`."""
-        return open_client_socket(
-            context, self.own_keys, self.server_key, self.address, max_payload_bytes, on_event, kind
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class UnencryptedAddress:
@@ -101,23 +84,22 @@ class UnencryptedAddress:
     def targets(self) -> "Sequence[UnencryptedAddress]":
         return (self,)
 
-    @property
-    def fingerprints(self) -> tuple[None, None]:
-        """Nobody has a key here."""
-        return None, None
-
-    def open(
-        self,
-        context: "zmq.Context[zmq.Socket[bytes]]",
-        on_event: EventCallback,
-        max_payload_bytes: int,
-        kind: int = zmq.DEALER,
-    ) -> ClientSocket:
-        """Connect a DEALER, or a SUB; every event of its monitor goes to `on_event`."""
-        return open_unencrypted_client_socket(context, self.address, max_payload_bytes, on_event, kind)
-
 
 Target: TypeAlias = SecuredAddress | UnencryptedAddress
+
+
+def open_connection(
+    target: Target,
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    on_event: EventCallback,
+    max_payload_bytes: int,
+    kind: int = zmq.DEALER,
+) -> ClientSocket:
+    """Connect a DEALER, or a SUB; every event of its monitor goes to `on_event`."""
+    if isinstance(target, SecuredAddress):
+        keys, pin = target.own_keys, target.server_key
+        return open_client_socket(context, keys, pin, target.address, max_payload_bytes, on_event, kind)
+    return open_unencrypted_client_socket(context, target.address, max_payload_bytes, on_event, kind)
 
 
 class ServerAddress(Protocol):

@@ -141,19 +141,10 @@ def open_client_socket(
     on_event: EventCallback,
     kind: int = zmq.DEALER,
 ) -> ClientSocket:
-    """Connect a CURVE socket that talks to the holder of `server_key` and to nobody else.
-
-    Args:
-        context: where the socket belongs.
-        own_keys: this program's pair.
-        server_key: the pinned key.
-        address: a ZeroMQ endpoint, `tcp://mainpc:7120`.
-        max_payload_bytes: the largest message that is sent or received.
-        on_event: called for every event of the monitor, on its thread.
-        kind: `zmq.DEALER`, or `zmq.SUB`, which is subscribed to nothing yet.
+    """Connect a CURVE DEALER, or a SUB, that talks to the holder of `server_key` and to nobody else.
 
     Raises:
-        SocketMisuse: the address is no endpoint, or CURVE did not take.
+        SocketMisuse: the address is not an endpoint, or CURVE is not in force.
     """
     socket = context.socket(kind)
     limit_socket(socket, max_payload_bytes)

@@ -10,7 +10,7 @@ import zmq
 
 from twinhost.secure_zmq.errors import ConnectionRefused
 from twinhost.secure_zmq.link import Link, Step
-from twinhost.secure_zmq.server_address import ServerAddress
+from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 
 MAX_EVENT_BYTES = 64 * 1024
 MAX_WAITING = 1_000  # events that nobody has read yet; beyond it the oldest is dropped
@@ -112,7 +112,7 @@ class Subscriber:
         """
         link = self._link
         self._looped_at = time.monotonic()
-        connection = link.next_target().open(context, link.feed, self._max_payload_bytes, zmq.SUB)
+        connection = open_connection(link.next_target(), context, link.feed, self._max_payload_bytes, zmq.SUB)
         try:
             connection.socket.rcvtimeo = _SLICE_MS
             for topic in self._topics:

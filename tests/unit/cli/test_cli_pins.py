@@ -97,7 +97,7 @@ def test_a_key_that_is_revoked_here_is_pinned_by_nobodys_word(hosts: TwoHosts, c
     assert pinned(hosts) == []
     ran = cli(hosts, "ping", "pc2", "--json")
     assert (ran.status, json.loads(ran.out)["code"]) == (1, "wrong_server_key")
-    assert "what was pinned is expired or revoked" in ran.err
+    assert "every pinned key is expired or revoked" in ran.err
 
 
 def test_mainpc_itself_must_be_known(hosts: TwoHosts, cli: Cli) -> None:

@@ -72,7 +72,7 @@ def test_a_file_may_limit_the_sessions_of_a_key(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(changed(lambda limits: limits.update(sessions_per_key=7), "limits")))
     assert load_network_config(path, {}).limits.sessions_per_key == 7
     wrong = changed(lambda limits: limits.update(sessions_per_key=0), "limits")
-    assert refused(tmp_path, wrong) == "limits.sessions_per_key must be more than 0, not 0"
+    assert refused(tmp_path, wrong) == "limits.sessions_per_key must be a whole number, more than 0, not 0"
 
 
 def test_a_good_file_is_typed(tmp_path: Path) -> None:
