@@ -34,7 +34,11 @@ class Certificates:
         Raises:
             KeyFileMissing, KeyFileMalformed: the file is missing or malformed.
         """
-        return load_certificate(self.folder / f"{stem}{PUBLIC_SUFFIX}").public
+        path = self.folder / f"{stem}{PUBLIC_SUFFIX}"
+        if self.folder == user_folder() and not path.exists():
+            name = self.own_keys.certificate.owner.name
+            raise KeyFileMissing(f"{path} is missing; run again: .venv/bin/python scripts/enrol_program.py {name}")
+        return load_certificate(path).public
 
 
 def pins_of(folder: Path, name: str) -> list[PublicKey]:

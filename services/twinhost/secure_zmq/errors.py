@@ -133,22 +133,7 @@ class InternalError(RequestError):
     code = "internal"
 
 
-_BY_CODE: dict[str, type[RequestError]] = {
-    error.code: error
-    for error in (
-        MalformedRequest,
-        MessageTooLarge,
-        UnknownAction,
-        NotGranted,
-        PeerNotLive,
-        NotFound,
-        RequestIdReused,
-        LimitReached,
-        AgentUnreachable,
-        StoreUnavailable,
-        InternalError,
-    )
-}
+_BY_CODE = {error.code: error for error in RequestError.__subclasses__()}
 
 
 def error_from_reply(code: str, sentence: str) -> RequestError:
