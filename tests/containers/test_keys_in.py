@@ -16,11 +16,10 @@ from tests.containers.stack import EVENTS_PORT, Stack
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.certificates.invitation import Invitation, parse_invitation, token_pair
 from twinhost.certificates.request import request_fingerprint
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.errors import LimitReached, NotAuthorized, NotGranted
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.subscriber import Subscriber
 
 GUESSES = 60
 ONE_BY_ONE = 20  # refusals of a kind that the audit log tells of in a minute; the others are counted

@@ -1,11 +1,16 @@
-"""The blocking client: one request at a time, typed errors, one request_id through every retry.
+"""The blocking clients: `Client` calls actions, `Subscriber` receives an event feed on a thread of its own.
 
-A change of keys on either side is one more reason to retry: the client reconnects with the keys that are valid then,
-within the call's own deadline. `link` decides when; this module does the input and output.
+A client has one request at a time, typed errors, and one request_id through every retry. A change of keys on either
+side is one more reason to retry: both reconnect with the keys that are valid then. `link` decides when to reconnect and
+when to give up; this module does the input and output.
 """
 
 import os
+import threading
 import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +27,10 @@ DEFAULT_MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 SPIN_S = 0.000_1  # how long to poll before sleeping: about what a reply takes
 DONTWAIT = int(zmq.NOBLOCK)  # a plain number, as in `sockets`
 _SLICE_MS = 20  # how long to wait before the link is checked again
+MAX_EVENT_BYTES = 64 * 1024
+MAX_WAITING = 1_000  # events that nobody has read yet; beyond it the oldest is dropped
+_FEED_SLICE_MS = 100  # how soon a stop, a change of keys, or a refusal is noticed
+_STALLED_AFTER_S = 5.0
 
 
 def new_request_id() -> str:
@@ -150,3 +159,131 @@ def _spin(connection: ClientSocket) -> bytes | None:
         if connection.readable:
             return connection.socket.recv(DONTWAIT)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvent:
+    """One event as it was received: its topic, and a JSON object."""
+
+    topic: bytes
+    payload: bytes
+
+
+class Subscriber:
+    """Receives one feed: as an iterator, by `get()`, or by a callback on its own thread."""
+
+    def __init__(
+        self,
+        server: ServerAddress,
+        topics: Sequence[bytes],
+        on_event: Callable[[FeedEvent], None] | None = None,
+        *,
+        max_payload_bytes: int = MAX_EVENT_BYTES,
+    ) -> None:
+        """Connect with `start()`.
+
+        Args:
+            server: where the feed is, and the keys of both sides; when they change, the subscriber reconnects.
+            topics: the prefixes to subscribe to.
+            on_event: called on the subscriber's thread, in place of the queue; it must not raise.
+            max_payload_bytes: an event that is larger ends the connection.
+        """
+        self.dropped = 0  # nobody read them in time
+        self.malformed = 0  # they were not two frames
+        self.fault: ConnectionRefused | None = None  # why there is no connection, if that is known
+        self._link = Link(server)
+        self._topics = tuple(topics)
+        self._on_event = on_event
+        self._max_payload_bytes = max_payload_bytes
+        self._events: deque[FeedEvent] = deque()
+        self._arrived = threading.Condition()
+        self._stop = threading.Event()
+        self._looped_at = time.monotonic()
+        self._thread = threading.Thread(target=self._follow, name="feed-subscriber", daemon=True)
+
+    @property
+    def responsive(self) -> bool:
+        """Whether the thread is alive and its loop has run within the last 5 s."""
+        return self._thread.is_alive() and time.monotonic() - self._looped_at < _STALLED_AFTER_S
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session with the feed at this moment."""
+        return self._thread.is_alive() and self._link.diagnosis.connected
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; a reader that waits for an event gets None."""
+        self._stop.set()
+        with self._arrived:
+            self._arrived.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def get(self, timeout_s: float | None = None) -> FeedEvent | None:
+        """Return the next event; None where none came in time, or the subscriber is stopped."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._events or self._stop.is_set(), timeout_s)
+            return self._events.popleft() if self._events else None
+
+    def __iter__(self) -> Iterator[FeedEvent]:
+        """Yield events until `stop()`."""
+        while (event := self.get()) is not None:
+            yield event
+
+    def _follow(self) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        wait_s = 0.0
+        try:
+            while not self._stop.wait(wait_s):
+                wait_s = 0.0
+                try:
+                    self._listen(context)
+                except ConnectionRefused as error:
+                    self.fault = error
+                    wait_s = max(_FEED_SLICE_MS / 1_000, self._link.backoff_s())
+        finally:
+            context.term()
+
+    def _listen(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        """Receive events from one connection until it is of no more use.
+
+        Raises:
+            ConnectionRefused: no other attempt would change it.
+        """
+        link = self._link
+        self._looped_at = time.monotonic()
+        connection = open_connection(link.next_target(), context, link.feed, self._max_payload_bytes, zmq.SUB)
+        try:
+            connection.socket.rcvtimeo = _FEED_SLICE_MS
+            for topic in self._topics:
+                connection.socket.subscribe(topic)
+            while not self._stop.is_set() and link.step(time.monotonic()) is Step.KEEP:
+                self._looped_at = time.monotonic()
+                if link.diagnosis.connected:
+                    self.fault = None
+                    link.worked()
+                try:
+                    frames = connection.socket.recv_multipart()
+                except zmq.Again:
+                    continue
+                self._take(frames)
+        finally:
+            connection.close()
+
+    def _take(self, frames: list[bytes]) -> None:
+        if len(frames) != 2:
+            self.malformed += 1
+            return
+        event = FeedEvent(*frames)
+        if self._on_event is not None:
+            self._on_event(event)
+            return
+        with self._arrived:
+            if len(self._events) >= MAX_WAITING:
+                self._events.popleft()
+                self.dropped += 1
+            self._events.append(event)
+            self._arrived.notify()
