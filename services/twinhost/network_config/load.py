@@ -30,6 +30,7 @@ DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / CONFIG_FILE  # o
 CONTAINER_PATH = Path("/app/config") / CONFIG_FILE
 
 MAX_DAYS = 36_500  # a hundred years
+MAX_NUMBER = 2**63  # as in SQLite
 
 T = TypeVar("T")
 _ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -197,7 +198,7 @@ class _Node:
         return int(self._number(int, f"a number of days from 1 to {MAX_DAYS}", lambda value: 0 < value <= MAX_DAYS))
 
     def seconds(self) -> float:
-        return self._number(float, "a number of seconds, more than 0", lambda value: 0 < value < float("inf"))
+        return self._number(float, "a number of seconds, more than 0", lambda value: value > 0)
 
     def half_life_days(self) -> float:
         wanted = f"a number of days, more than 0 and at most {MAX_DAYS}"
@@ -214,7 +215,8 @@ class _Node:
 
     def _number(self, kind: type[int] | type[float], description: str, fits: Callable[[float], bool]) -> float:
         value = self._value
-        if isinstance(value, bool) or not isinstance(value, int | kind) or not fits(value):
+        is_number = isinstance(value, int | kind) and not isinstance(value, bool)
+        if not is_number or not -MAX_NUMBER < value < MAX_NUMBER or not fits(value):  # NaN compares as False
             raise self.error(f"must be {description}, not {value!r}")
         return float(value) if kind is float else value
 
