@@ -2,8 +2,9 @@
 """Make a key for a program on this machine, have mainpc authorise it, and put it where a client looks by default.
 
 The secret is made here, in the user's configuration folder (`$XDG_CONFIG_HOME/twinhost`), and stays here: mainpc gets
-the public half. Beside it come the public keys that mainpc knows, and the addresses on which the agents are published.
-Run again, it keeps the key and brings the rest up to date. Exit status: 0 done, 1 refused, 2 usage.
+the public half. The script also writes the public keys that mainpc knows, a copy of the network configuration, and the
+addresses at which this machine reaches the agents. Run again, it keeps the key and updates the rest. Exit status:
+0 done, 1 refused, 2 usage.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from twinhost.certificates.layout import AGENT_ROLE, OPERATOR, SERVER, Identity,
 from twinhost.certificates.names import require_newcomer  # noqa: E402
 from twinhost.certificates.record import replace_file  # noqa: E402
 from twinhost.certificates.request import request, request_fingerprint, take_in  # noqa: E402
-from twinhost.network_config.load import ENDPOINTS_FILE, load_network_config  # noqa: E402
+from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, load_network_config  # noqa: E402
 from twinhost.network_config.model import Agent, NetworkConfig  # noqa: E402
 from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates, user_folder  # noqa: E402
 from twinhost.secure_zmq.client import Client  # noqa: E402
@@ -81,10 +82,11 @@ def _enrol(options: argparse.Namespace) -> None:
         answer = _compose(*accept, request_fingerprint(certificate), given=render_certificate(certificate))
         server = take_in(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
     replace_file(folder / ENDPOINTS_FILE, yaml.safe_dump(endpoints, sort_keys=False))
+    replace_file(folder / CONFIG_FILE, Path(config.source).read_text(encoding="utf-8"))
     _prove(folder)
     print(f"{described(owner)} is authorised as {certificate.public.fingerprint}")
     print(f"SystemDigitalTwin is trusted as {server.public.fingerprint}, and answered")
-    print(f"{folder}: {secret.name} (made here, stays here, mode 0600), public keys, and {ENDPOINTS_FILE}")
+    print(f"{folder}: {secret.name} (made here, stays here, mode 0600), public keys, {CONFIG_FILE}, {ENDPOINTS_FILE}")
     if client_folder() != folder:
         print(f"Clients look elsewhere by default; set {FOLDER_VARIABLE}={folder} for the program.")
     print(f"To revoke it: docker compose run --rm certs-init revoke {owner.name}")

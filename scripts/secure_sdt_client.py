@@ -20,8 +20,13 @@ from twinhost.network_config.model import Host, is_address
 from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
-from twinhost.secure_zmq.security_mode import VARIABLE, is_secure_zmq_enabled
-from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
+from twinhost.secure_zmq.server_address import (
+    SECURE_ZMQ_VARIABLE,
+    SecuredAddress,
+    ServerAddress,
+    UnencryptedAddress,
+    is_secure_zmq_enabled,
+)
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7120  # as docker-compose.yml publishes SystemDigitalTwin
 
@@ -62,7 +67,7 @@ def _address(options: argparse.Namespace) -> ServerAddress:
         twin = load_network_config(environment={FOLDER_VARIABLE: str(options.certificates)}).agent("SystemDigitalTwin")
         host, port = twin.host.address, twin.zmq_port
     endpoint = Host("SystemDigitalTwin", options.host or host).endpoint(options.port or port)
-    if not options.secure and not (VARIABLE in os.environ and is_secure_zmq_enabled()):
+    if not options.secure and not (SECURE_ZMQ_VARIABLE in os.environ and is_secure_zmq_enabled()):
         return UnencryptedAddress(endpoint)
     keys = load_certificates(options.certificates)
     return SecuredAddress(endpoint, keys.own_keys, keys.public_key())

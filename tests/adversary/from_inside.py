@@ -15,8 +15,7 @@ from twinhost.adversary.intruder.target import Target
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import StoreUnavailable, TwinhostError
 from twinhost.secure_zmq.key_writer import render_certificate, write_revocation
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, UNLIMITED, Validity
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, UNLIMITED, KeyOwner, KeyPair, Validity
 
 SEEN_WITHIN_S = 5.0  # a change of the folders; promised is one second
 CLOSED_WITHIN_S = 2.0  # a live session of a key that is over; promised is one second

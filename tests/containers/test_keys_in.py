@@ -16,11 +16,10 @@ from tests.containers.stack import EVENTS_PORT, Stack
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.certificates.invitation import Invitation, parse_invitation, token_pair
 from twinhost.certificates.request import request_fingerprint
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.errors import LimitReached, NotAuthorized, NotGranted
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.subscriber import Subscriber
 
 GUESSES = 60
 ONE_BY_ONE = 20  # refusals of a kind that the audit log tells of in a minute; the others are counted
@@ -30,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from twinhost.secure_zmq.key_writer import replace_certificate
 from twinhost.secure_zmq.keys import load_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import Validity
 path, now = Path(sys.argv[1]), int(time.time())
 replace_certificate(replace(load_certificate(path), validity=Validity(now - 900, now - 61)), path)
 """

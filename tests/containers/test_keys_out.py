@@ -20,12 +20,10 @@ from tests.loopback.raw_zmtp import CurveDealer
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.certificates.invitation import parse_invitation
 from twinhost.certificates.request import request_fingerprint
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive, TwinhostError
 from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.subscriber import FeedEvent, Subscriber
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, Validity
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, KeyOwner, KeyPair, Validity
 
 REVOKED_WITHIN_S = 1.0  # the promise, from the command's return
 PAUSE_S = 0.005

@@ -25,9 +25,8 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import LimitReached, NotAuthorized, NotGranted, PeerNotLive
 from twinhost.secure_zmq.key_writer import write_certificate
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate
+from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity, load_certificate
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.validity import DAY_S, Validity
 
 _STEPS = frozenset({"open", "os.mkdir", "os.chmod", "os.link", "os.remove", "os.rename", "fcntl.flock"})
 SOMEBODY = "somebody"

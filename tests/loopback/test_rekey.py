@@ -15,7 +15,7 @@ from tests.loopback.agent import ServedAgent, serving
 from tests.loopback.bare_zmq import Clients, curve_server, endpoint
 from tests.loopback.raw_zmtp import CurveDealer
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq import bound_socket, hardening
+from twinhost.secure_zmq import bound_socket, sockets
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, SocketMisuse, WrongServerKey
 from twinhost.secure_zmq.keys import KeyPair
@@ -125,7 +125,7 @@ def test_what_has_come_is_answered_under_the_old_key(
 def test_zap_is_still_asked_under_the_next_key(agent: ServedAgent, stranger_keys: KeyPair, next_keys: KeyPair) -> None:
     agent.server.request_rekey(next_keys).result(PATIENCE_S)
     address = SecuredAddress(agent.address, stranger_keys, next_keys.public)
-    with Client(address) as client, pytest.raises(ConnectionRefused, match="does not authorise this key"):
+    with Client(address) as client, pytest.raises(ConnectionRefused, match="refused this key"):
         client.call("who_am_i")
     assert agent.server_socket.socket.getsockopt(zmq.MECHANISM) == zmq.CURVE
 
@@ -159,7 +159,7 @@ def test_an_address_that_is_taken_meanwhile_ends_the_server(
     address = doomed_agent.address
     thief_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     thief = thief_context.socket(zmq.ROUTER)
-    put_key = hardening.put_server_key
+    put_key = sockets.put_server_key
 
     def steal(*arguments: object) -> None:
         def bound() -> bool:

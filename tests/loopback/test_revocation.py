@@ -23,10 +23,9 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.connections import Connections
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive
 from twinhost.secure_zmq.key_writer import write_revocation
-from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, KeyPair, Validity
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, Validity
 
 REVOKED_WITHIN_S = 1.0  # the promise, from the file's removal
 WHO_AM_I = b'{"action": "who_am_i"}'
@@ -72,7 +71,7 @@ class Counting(threading.Thread):
             while self._go_on:
                 client.call("add", amount=1, deadline_s=PATIENCE_S)
                 self.done += 1
-                self.connections = client._diagnosis.generation
+                self.connections = client._link.diagnosis.generation
 
     def end(self) -> None:
         self._go_on = False

@@ -16,8 +16,8 @@ from twinhost.archive.restore import check, restore
 from twinhost.certificates.terminal import note
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
-from twinhost.secure_zmq.version import version_line
 from twinhost.store.files import new_file
+from twinhost.version import version_line
 
 STREAM = "-"
 _FILE_HELP = "the archive; - stands for standard {}"

@@ -18,10 +18,10 @@ from twinhost.archive.state import StateCopy, check_audit, copy_state
 from twinhost.archive.stream import MANIFEST, PIECE_BYTES, Writer
 from twinhost.certificates.tree_lock import locked
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.secure_zmq.validity import format_moment
-from twinhost.secure_zmq.version import VERSION
+from twinhost.secure_zmq.keys import format_moment
 from twinhost.store.backup import digest_of
 from twinhost.system_digital_twin.trust.trust import AUDIT_FOLDER
+from twinhost.version import VERSION
 
 _STAGED = ".archiving"
 Say = Callable[[str], None]

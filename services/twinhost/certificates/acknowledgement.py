@@ -16,7 +16,7 @@ from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.certificates import pins_of
 from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
 from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair, parse_certificate
-from twinhost.secure_zmq.security_mode import VARIABLE, is_secure_zmq_enabled
+from twinhost.secure_zmq.server_address import SECURE_ZMQ_VARIABLE, is_secure_zmq_enabled
 
 WITHIN_S = 5.0  # for every host to acknowledge: an agent in touch with mainpc takes some 0.2 s
 _FIRST_CALL_S = 0.5  # after which it is looked whether anything listens there
@@ -79,7 +79,7 @@ def wait_until_acknowledged(
     """
     server = config.agent(SERVER)
     if not is_secure_zmq_enabled():
-        sentence = f"{VARIABLE}=0, so nobody checks keys; the revocation holds once it is 1 on every host"
+        sentence = f"{SECURE_ZMQ_VARIABLE}=0, so nobody checks keys; the revocation holds once it is 1 on every host"
         return [HostAnswer(server.host.name, sentence, missing=True)]
     folder = server_folder(layout, "revoke")
     return _Wait(layout, config, folder, server, frozenset(fingerprints), list(revoked)).answers()

@@ -25,8 +25,7 @@ from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, read_folders
 from twinhost.secure_zmq.key_writer import replace_certificate
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, KeyPair, load_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, KeyPair, Validity, load_certificate
 
 
 @dataclass(frozen=True, slots=True)

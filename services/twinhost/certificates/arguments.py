@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twinhost.certificates.commands import export, invite, make, public, request, revoke, rotate, verify
 from twinhost.secure_zmq.certificates import certificates_folder
-from twinhost.secure_zmq.version import version_line
+from twinhost.version import version_line
 
 HOST_VARIABLE = "TWINHOST_HOST"
 _COMMANDS = (make, verify, invite, request, public, revoke, rotate, export)

@@ -13,8 +13,7 @@ from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
-from twinhost.secure_zmq.keys import Certificate, KeyPair, load_certificate, load_key_pair
-from twinhost.secure_zmq.validity import Validity, format_moment
+from twinhost.secure_zmq.keys import Certificate, KeyPair, Validity, format_moment, load_certificate, load_key_pair
 
 
 @dataclass(frozen=True, slots=True)

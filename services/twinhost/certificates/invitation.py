@@ -12,9 +12,8 @@ from zmq.utils import z85
 
 from twinhost.network_config.model import is_address
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed
-from twinhost.secure_zmq.keys import KEY_BYTES, KeyOwner, KeyPair, PublicKey
+from twinhost.secure_zmq.keys import KEY_BYTES, KeyOwner, KeyPair, PublicKey, format_moment, parse_moment
 from twinhost.secure_zmq.keys import Certificate as _Certificate
-from twinhost.secure_zmq.validity import format_moment, parse_moment
 
 SCHEME = "twinhost://"
 MAX_LINE_CHARACTERS = 512  # the longest address has 253

@@ -24,9 +24,17 @@ from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, NotAuthorized
 from twinhost.secure_zmq.key_writer import write_key_pair
-from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, KeyPair, PublicKey, load_key_pair
+from twinhost.secure_zmq.keys import (
+    SECRET_SUFFIX,
+    Certificate,
+    KeyOwner,
+    KeyPair,
+    PublicKey,
+    Validity,
+    format_moment,
+    load_key_pair,
+)
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.validity import Validity, format_moment
 
 DEADLINE_S = 10.0
 _TRIES = 3  # with the client's back-off: an invitation that was made this moment is seen within 0.1 s

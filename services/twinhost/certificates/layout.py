@@ -8,8 +8,7 @@ from pathlib import Path
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner
-from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq.keys import DAY_S, PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner, Validity
 
 AGENT_ROLE = "agent"
 SERVER = "SystemDigitalTwin"  # with whom everybody enrols

@@ -9,8 +9,7 @@ from twinhost.certificates.replaced import replaced_folders
 from twinhost.certificates.survey import REQUESTS_FOLDER, found_keys, is_revoked, joined_folders, keys_in, own_pairs
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER
-from twinhost.secure_zmq.keys import Certificate
-from twinhost.secure_zmq.validity import format_moment
+from twinhost.secure_zmq.keys import Certificate, format_moment
 
 
 def remarks_on(layout: Layout) -> list[str]:

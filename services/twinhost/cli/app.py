@@ -17,7 +17,7 @@ from twinhost.cli.arguments import JSON_FLAG
 from twinhost.cli.connect import certs_init_failure
 from twinhost.cli.failures import Failure
 from twinhost.secure_zmq.errors import TwinhostError
-from twinhost.secure_zmq.version import version_line
+from twinhost.version import version_line
 
 PROGRAM = "cli"  # its name in docker-compose.yml
 USAGE = 2

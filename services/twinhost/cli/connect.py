@@ -18,10 +18,8 @@ from twinhost.secure_zmq.certificates import (
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing, KeyMismatch, RequestError
 from twinhost.secure_zmq.key_folders import read_folders
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, PublicKey, load_certificate
-from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
-from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
-from twinhost.secure_zmq.zcert import decode_z85_key
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, PublicKey, decode_z85_key, load_certificate
+from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress, is_secure_zmq_enabled
 
 REGISTRY_AGENT = "SystemDigitalTwin"  # where the other agents register
 OPEN_LINK = "SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated"

@@ -7,7 +7,7 @@ from typing import Any
 from twinhost.certificates.acknowledgement import Follower
 from twinhost.cli.documents import Peer, Peers, seconds_between
 from twinhost.secure_zmq.callers import INVITATION_ROLE
-from twinhost.secure_zmq.validity import DAY_S
+from twinhost.secure_zmq.keys import DAY_S
 
 NOT_LISTED = "not listed"
 REVOKED = "revoked"

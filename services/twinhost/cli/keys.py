@@ -17,7 +17,7 @@ from twinhost.cli.keyring import LIVE, Key, KeyReport, Unacknowledged, merge, to
 from twinhost.cli.polling import ask_every_agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
-from twinhost.secure_zmq.validity import DAY_S, WARN_BEFORE_S
+from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S
 
 keys = typer.Typer(help="The keys that the agents know; certs-init changes them.")
 _FOR_EVER = "no end"

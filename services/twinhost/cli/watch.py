@@ -13,9 +13,8 @@ from twinhost.cli.connect import load_settings
 from twinhost.cli.documents import Happenings, read
 from twinhost.cli.failures import Failure
 from twinhost.cli.printable import printable, to_json
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, TwinhostError
-from twinhost.secure_zmq.subscriber import FeedEvent, Subscriber
 
 KEPT = {"EVENT:": "get_events", "ERROR:": "get_errors"}  # topics that mainpc keeps, and what it is asked for them
 TOPICS = (*KEPT, "AGENT:", "TRUST:")

@@ -121,7 +121,7 @@ def file_for_state(host: Host) -> None:
         (lambda h: (h.secret.unlink(), h.secret.mkdir()), "server.key_secret must be a regular file"),
         (
             lambda h: shutil.copy2(h.home / "certificates/pc2/client.key_secret", h.secret.parent),
-            r"holds 2 secret keys \(client.key_secret, server.key_secret\); keep this host's own alone",
+            r"holds 2 secret keys \(client.key_secret, server.key_secret\); keep only this host's own",
         ),
         (variable("TWINHOST_CERTIFICATES", "/nonexistent"), "/nonexistent holds no secret key"),
         (

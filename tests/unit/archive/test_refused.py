@@ -265,7 +265,7 @@ def test_keys_that_are_not_this_hosts_or_no_pair_are_refused(there: Mainpc, sour
     assert_refused(
         there, forged(archive, {SERVER_SECRET: operators}), "is the key of operator, not of SystemDigitalTwin"
     )
-    assert_refused(there, forged(archive, {"keys/mainpc/client.key": secret}), "stands for a public key")
+    assert_refused(there, forged(archive, {"keys/mainpc/client.key": secret}), "is a public key file")
     pc2 = (source.keys / "pc2/client.key_secret").read_bytes()
     assert_refused(there, forged(archive, {"keys/mainpc/x.key_secret": pc2}), "is a secret of pc2")
     assert_refused(

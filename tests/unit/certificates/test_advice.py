@@ -17,8 +17,7 @@ from twinhost.secure_zmq.certificates import folders_of_keys, load_certificates
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity, load_certificate
 
 HOSTS = ("mainpc", "pc2", "operator")
 UMRA = "UnifiedMemoryReasoningAgent"

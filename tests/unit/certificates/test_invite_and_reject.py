@@ -12,8 +12,7 @@ from tests.unit.certificates.trees import certs_init, files
 from twinhost.certificates.invitation import parse_invitation
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation
-from twinhost.secure_zmq.keys import load_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import Validity, load_certificate
 
 UMRA = "UnifiedMemoryReasoningAgent"
 SENSOR = ("Sensor", "--host", "pc3", "--role", "agent")

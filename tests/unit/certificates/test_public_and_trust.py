@@ -16,8 +16,16 @@ from twinhost.certificates.record import DistributionRecord
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_certificate
-from twinhost.secure_zmq.validity import DAY_S, UNLIMITED, Validity, parse_moment
+from twinhost.secure_zmq.keys import (
+    DAY_S,
+    UNLIMITED,
+    Certificate,
+    KeyOwner,
+    KeyPair,
+    Validity,
+    load_certificate,
+    parse_moment,
+)
 
 LIFETIME_DAYS = load_network_config(DEFAULT_PATH, {}).limits.key_lifetime_days
 UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))
@@ -230,7 +238,7 @@ def test_a_secret_that_was_passed_on_by_mistake_is_refused(machines: TwoMachines
     """A secret key file is not taken for the public one, and is said to be spoilt."""
     ran = trust(machines.mainpc, (machines.pc2 / "pc2/client.key_secret").read_text(), "mainpc")
     assert (ran.status, ran.out) == (1, "")
-    assert "stands for a public key and holds a secret; remove it and make a new key" in ran.err
+    assert "is a public key file and holds a secret key; remove it and make a new key" in ran.err
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"#" * 5_000, b"hello\n", b"\0" * 400])

@@ -32,8 +32,7 @@ from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
-from twinhost.secure_zmq.keys import KeyOwner, load_certificate, load_key_pair, parse_certificate
-from twinhost.secure_zmq.validity import DAY_S
+from twinhost.secure_zmq.keys import DAY_S, KeyOwner, load_certificate, load_key_pair, parse_certificate
 
 SENSOR = ("Sensor", "--host", "pc3", "--role", "agent")
 UMRA = "UnifiedMemoryReasoningAgent"

@@ -12,8 +12,7 @@ from tests.unit.certificates.trees import certs_init, files
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_key_pair
-from twinhost.secure_zmq.keys import load_certificate, load_key_pair
-from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq.keys import DAY_S, Validity, load_certificate, load_key_pair
 
 LIFETIME_DAYS = load_network_config(DEFAULT_PATH, {}).limits.key_lifetime_days
 

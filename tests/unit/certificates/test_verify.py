@@ -13,8 +13,7 @@ import pytest
 from tests.unit.certificates.trees import RECORD, certs_init, files
 from twinhost.certificates.verify_files import mode_and_owner
 from twinhost.secure_zmq.key_writer import write_certificate, write_key_pair
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 
 SDT = KeyOwner("SystemDigitalTwin", "mainpc", frozenset({"agent"}))
 UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))

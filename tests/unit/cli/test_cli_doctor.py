@@ -23,11 +23,11 @@ from twinhost.cli.findings import Verdict
 from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import write_key_pair, write_revocation
+from twinhost.secure_zmq.keys import DAY_S, Validity
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.validity import DAY_S, Validity
-from twinhost.secure_zmq.version import versions
 from twinhost.store.audit_log.chain import Event
+from twinhost.version import versions
 
 HERE = "here"
 SHORT_S = 1.0  # to wait for an answer that never comes
@@ -280,7 +280,7 @@ def test_a_mute_peer_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> Non
         checks = examined(hosts, cli, 1)
     assert checks[UMRA, "port"]["verdict"] == "ok"
     assert "did not greet as ZeroMQ does" in checks[UMRA, "SECURE_ZMQ the same"]["sentence"]
-    assert "no handshake came about" in checks[UMRA, "answers, and knows us"]["sentence"]
+    assert "no handshake followed" in checks[UMRA, "answers, and knows us"]["sentence"]
     assert checks[UMRA, "unknown key refused"]["verdict"] == "not played"
 
 

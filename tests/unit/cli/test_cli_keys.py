@@ -13,9 +13,8 @@ from twinhost.cli import keys
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.validity import DAY_S, Validity
 
 REGISTRATION = {"agent_id": "third", "agent_type": "agent", "host": "192.0.2.30", "port": 7330}
 BELOW = {SDT: "agent on mainpc", UMRA: "agent on pc2", "operator": "operator on mainpc"}  # after the fingerprint

@@ -46,7 +46,7 @@ from twinhost.agent.http import HostGuard
 from twinhost.cli.connect import load_settings
 from twinhost.cli.findings import Finding, Verdict
 from twinhost.cli.report import Format, show_report
-from twinhost.secure_zmq import handshakes, hardening
+from twinhost.secure_zmq import handshakes, sockets
 from twinhost.secure_zmq.feed import Feed
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
@@ -83,7 +83,7 @@ def verdicts(ran: Ran) -> dict[tuple[str, str], str]:
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Finding]]:
     """The whole list against both agents as they are, once and at the same time, with an agent's key."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(hardening, "_HANDSHAKE_TIMEOUT_MS", 1_500)
+        patched.setattr(sockets, "_HANDSHAKE_TIMEOUT_MS", 1_500)
         hosts = TwoHosts(tmp_path_factory.mktemp("played") / "hosts", secure=True)
     hosts.register_umra()
     hosts.folders["operator"] = hosts.folders["client"]
@@ -357,7 +357,7 @@ def test_red_where_the_guard_is_off(start_hosts: StartHosts, monkeypatch: pytest
 def test_red_where_silent_connections_are_kept(start_hosts: StartHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noise, "HALF_OPEN", 20)
     monkeypatch.setattr(noise, "HELD_S", 2 * SHORT_S)
-    monkeypatch.setattr(hardening, "_HANDSHAKE_TIMEOUT_MS", 30_000)
+    monkeypatch.setattr(sockets, "_HANDSHAKE_TIMEOUT_MS", 30_000)
     outcome = play("half-open flood", against(start_hosts()))
     came_through(outcome, "20 of 20 connections that said nothing were kept")
 

@@ -39,7 +39,7 @@ MALFORMED = {
     "open quotes": (changed('"pc2-agent"', '"pc2-agent'), r'line 4: expected name = "value"'),
     "one quote": (changed('"pc2-agent"', '"'), r'line 4: expected name = "value"'),
     "quotes inside": (changed('"pc2-agent"', '"pc2"agent"'), r'line 4: expected name = "value"'),
-    "name twice": (changed('    host = "pc2"', '    host = "pc2"\n    host = "pc2"'), "line 6: host is there twice"),
+    "name twice": (changed('    host = "pc2"', '    host = "pc2"\n    host = "pc2"'), "line 6: host occurs twice"),
     "name missing": (changed('    name = "pc2-agent"\n', ""), "unknown or missing: name"),
     "host missing": (changed('    host = "pc2"\n', ""), "unknown or missing: host"),
     "roles missing": (changed('    roles = "agent"\n', ""), "unknown or missing: roles"),
@@ -59,7 +59,7 @@ MALFORMED = {
     "over 32 bits": (changed(PUBLIC, OVER_2_TO_THE_32), "the public key must be 40 characters of Z85"),
     "a secret inside": (
         TEXT + f'    secret-key = "{PAIR.secret_z85.decode()}"\n',
-        "stands for a public key and holds a secret; remove it and make a new key",
+        "is a public key file and holds a secret key; remove it and make a new key",
     ),
 }
 

@@ -21,8 +21,7 @@ from twinhost.adversary.handmade.zmtp import (
     encode_frame,
     metadata,
 )
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair, PublicKey
-from twinhost.secure_zmq.zcert import decode_z85_key
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, PublicKey, decode_z85_key
 
 _INNER_MORE, _INNER_COMMAND = 0x01, 0x02
 _NOBODY = KeyOwner("intruder", "nowhere", frozenset({"agent"}))

@@ -22,7 +22,7 @@ from twinhost.certificates.place import secret_path
 from twinhost.certificates.terminal import note, read_line_of_standard_input, say
 from twinhost.network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE
 from twinhost.network_config.model import is_loopback
-from twinhost.secure_zmq.validity import format_moment
+from twinhost.secure_zmq.keys import format_moment
 
 DEFAULT_MINUTES = 15
 MAX_MINUTES = 7 * 24 * 60

@@ -13,8 +13,7 @@ from twinhost.certificates.layout import described
 from twinhost.certificates.request import request, request_fingerprint
 from twinhost.certificates.terminal import ask, is_terminal, note, say
 from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import Certificate
-from twinhost.secure_zmq.validity import format_moment
+from twinhost.secure_zmq.keys import Certificate, format_moment
 
 
 def add(commands: Commands) -> None:

@@ -15,8 +15,8 @@ from twinhost.cli.keyring import LIVE, KeyReport, merge, told_standing
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, NotGranted, ServerUnreachable, TwinhostError
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, WARN_BEFORE_S
-from twinhost.secure_zmq.version import versions
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, WARN_BEFORE_S
+from twinhost.version import versions
 
 ANSWERS, HEALTH, CLOCK, VERSIONS, KEYS_TIME, AUDIT, SAME_KEYS = (
     "answers, and knows us",

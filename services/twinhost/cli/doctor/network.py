@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from twinhost.cli.findings import Finding, Verdict
 from twinhost.network_config import Agent
 from twinhost.network_config.load import ADDRESS_VARIABLES
-from twinhost.secure_zmq.greeting import mechanism_of
+from twinhost.secure_zmq.server_address import mechanism_of
 
 RESOLVES, PORT, EVENTS_PORT, SAME_MODE = "address", "port", "port of the event feed", "SECURE_ZMQ the same"
 _TIMEOUT_S = 3.0

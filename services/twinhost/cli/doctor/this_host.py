@@ -9,7 +9,7 @@ from twinhost.cli.findings import Finding, Verdict
 from twinhost.network_config import NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
+from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
 
 SECURITY, CONFIGURATION = "SECURE_ZMQ", "network configuration"
 

@@ -19,12 +19,10 @@ from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVI
 from twinhost.secure_zmq.errors import KeyFileMalformed, LimitReached, MalformedRequest, NotGranted, StoreUnavailable
 from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, PublicKey
+from twinhost.secure_zmq.keys import DAY_S, Z85_CHARACTERS, Certificate, KeyOwner, PublicKey, Validity, decode_z85_key
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.rate_limit import WindowLimit
-from twinhost.secure_zmq.validity import DAY_S, Validity
 from twinhost.secure_zmq.wire import Request
-from twinhost.secure_zmq.zcert import Z85_CHARACTERS, decode_z85_key
 from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
 
 _EXAMPLE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the server's public key in libzmq's documentation

@@ -194,7 +194,7 @@ def test_a_key_that_is_not_authorised_yet_is_retried(hosts: Hosts) -> None:
     key_file.unlink()
     hosts.start(SDT).wait_until_ready()
     with linked(hosts) as link:
-        assert "does not authorise this key (SHA256:" in out_of_touch(link, "NotAuthorized")
+        assert "refused this key (SHA256:" in out_of_touch(link, "NotAuthorized")
         key_file.write_bytes(content)
         in_touch(link)
 

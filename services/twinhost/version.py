@@ -1,8 +1,8 @@
-"""What runs here: twinhost's version, in this one place, and those of the libraries that the link rests on."""
+"""The version of twinhost, in this one place, and the versions of the libraries that the link depends on."""
 
 import zmq
 
-VERSION = "0.2.0"  # pyproject.toml and the image's tag say the same, and a test compares them
+VERSION = "0.2.0"  # pyproject.toml and the image's tag have the same, and a test compares them
 
 
 def versions() -> dict[str, str]:

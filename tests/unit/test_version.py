@@ -11,9 +11,9 @@ import pytest
 import zmq
 
 from twinhost.agent.health import Health
-from twinhost.secure_zmq.version import VERSION
+from twinhost.version import VERSION
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_package_and_the_image_have_the_version_that_the_agents_tell() -> None:
