@@ -15,8 +15,8 @@ import msgspec
 
 from twinhost.archive.places import DATABASE, Places
 from twinhost.certificates.replaced import REPLACED_PREFIX
-from twinhost.certificates.tree_lock import fsync_folder
 from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable
+from twinhost.secure_zmq.key_writer import fsync_folder, replace_file
 from twinhost.store.restoring import COMMIT
 from twinhost.store.set_aside import PARTS, REPLACED, make_private, part
 from twinhost.system_digital_twin.keys_and_audit import AUDIT_FOLDER
@@ -65,9 +65,9 @@ def kept_as(places: Places, stamp: str) -> list[Path]:
 
 def exchange(places: Places, commit: Commit) -> None:
     """Pass the point of no return, and finish."""
-    content = msgspec.json.encode(commit)
-    _write_durably(places.received_state / COMMIT, content)
-    _write_durably(places.received_keys / COMMIT, content)
+    content = msgspec.json.encode(commit).decode()
+    replace_file(places.received_state / COMMIT, content)
+    replace_file(places.received_keys / COMMIT, content)
     finish(places, commit)
 
 
@@ -158,14 +158,3 @@ def _give_way(path: Path, aside: Path) -> None:
     aside.mkdir(mode=0o700, exist_ok=True)
     path.rename(aside / path.name)
     fsync_folder(aside)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.rename(path)
-    fsync_folder(path.parent)

@@ -19,8 +19,9 @@ from twinhost.archive.revocations import carry_revocations
 from twinhost.archive.state import check_audit
 from twinhost.archive.stream import Reader
 from twinhost.certificates.layout import Layout
-from twinhost.certificates.tree_lock import fsync_folder, locked, make_host_folder
+from twinhost.certificates.tree_lock import locked, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
+from twinhost.secure_zmq.key_writer import fsync_folder
 from twinhost.store.copies import check_copy, require_space
 from twinhost.store.restoring import require_no_restore
 from twinhost.store.set_aside import PARTS, part

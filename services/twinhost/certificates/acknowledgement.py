@@ -9,7 +9,6 @@ from typing import Any
 
 from twinhost.certificates.admission import server_folder
 from twinhost.certificates.layout import OPERATOR, SERVER, Layout
-from twinhost.certificates.place import secret_path
 from twinhost.certificates.rotation.live import NO_RESPONSE, client_of
 from twinhost.certificates.survey import is_revoked, live_keys
 from twinhost.network_config import Agent, NetworkConfig
@@ -197,8 +196,8 @@ class _Wait:
         """Return the pairs that can ask: the operator's, and SystemDigitalTwin's own where that one is revoked."""
         for name in (OPERATOR, SERVER):
             place = self.layout.identity_of(name)
-            if place is not None and secret_path(self.layout, place).exists():
-                pair = load_key_pair(secret_path(self.layout, place))
+            if place is not None and self.layout.secret_file(place).exists():
+                pair = load_key_pair(self.layout.secret_file(place))
                 if not is_revoked(self.layout, pair.certificate):
                     yield pair
 

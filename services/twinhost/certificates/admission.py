@@ -19,12 +19,12 @@ from twinhost.certificates.survey import (
     keys_in,
     live_keys,
 )
-from twinhost.certificates.tree_lock import fsync_folder, locked
+from twinhost.certificates.tree_lock import locked
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, read_folders
-from twinhost.secure_zmq.key_writer import replace_certificate
+from twinhost.secure_zmq.key_writer import fsync_folder, replace_certificate
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, KeyPair, load_certificate
 from twinhost.secure_zmq.validity import Validity
 

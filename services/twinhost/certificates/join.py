@@ -17,7 +17,7 @@ from twinhost.certificates.invitation import Invitation
 from twinhost.certificates.joined import Joining, JoinRecord
 from twinhost.certificates.layout import Identity, Layout, described
 from twinhost.certificates.names import require_file_name
-from twinhost.certificates.place import discard_next, next_secret_path, put_in_place, secret_path
+from twinhost.certificates.place import discard_next, put_in_place
 from twinhost.certificates.tree_lock import locked, make_host_folder
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.client import Client
@@ -104,12 +104,12 @@ def _proposed(layout: Layout, invitation: Invitation, *, may_replace: bool) -> t
     make_host_folder(layout.root / place.folder, layout)
     discard_next(layout, place)
     pair = KeyPair(replace(pair.certificate, owner=owner), pair.secret_z85)
-    write_key_pair(pair, next_secret_path(layout, place))
+    write_key_pair(pair, layout.next_secret_file(place))
     return place, pair
 
 
 def _require_free(layout: Layout, place: Identity, *, may_replace: bool) -> None:
-    path = secret_path(layout, place)
+    path = layout.secret_file(place)
     if os.path.lexists(path) and not may_replace:
         raise ConfigurationError(
             f"{path} is there already, and the invitation was not used; to put the new key in its place: "

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.certificates.record import replace_file
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.key_writer import replace_file
 
 JOINED_FILE = ".joined"
 _FINGERPRINT = r"SHA256:[A-Za-z0-9+/]{43}"

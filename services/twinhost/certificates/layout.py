@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner
 from twinhost.secure_zmq.validity import DAY_S, Validity
@@ -65,6 +66,10 @@ class Layout:
 
     def secret_file(self, identity: Identity) -> Path:
         return self.root / identity.folder / f"{identity.stem}{SECRET_SUFFIX}"
+
+    def next_secret_file(self, identity: Identity) -> Path:
+        """Return where the secret of a rotation lies until it is in use."""
+        return self.root / identity.folder / f"{identity.stem}{NEXT_SECRET_SUFFIX}"
 
     def public_file(self, folder: Path, identity: Identity) -> Path:
         return folder / f"{identity.stem}{PUBLIC_SUFFIX}"

@@ -2,27 +2,15 @@
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from twinhost.certificates.bundle import TrustMaterial
 from twinhost.certificates.layout import SERVER, Identity, Layout, described
 from twinhost.certificates.record import DistributionRecord
-from twinhost.certificates.tree_lock import INSTALLING_SUFFIX, fsync_folder, make_host_folder
-from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
+from twinhost.certificates.tree_lock import INSTALLING_SUFFIX, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, KeyMismatch
 from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
-from twinhost.secure_zmq.key_writer import replace_certificate, write_key_pair, write_revoked_fingerprint
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, Certificate, KeyPair, PublicKey, load_key_pair
-
-
-def secret_path(layout: Layout, place: Identity) -> Path:
-    """Return where the secret of an identity lies."""
-    return layout.root / place.folder / f"{place.stem}{SECRET_SUFFIX}"
-
-
-def next_secret_path(layout: Layout, place: Identity) -> Path:
-    """Return where it lies until it is in use."""
-    return layout.root / place.folder / f"{place.stem}{NEXT_SECRET_SUFFIX}"
+from twinhost.secure_zmq.key_writer import fsync_folder, replace_certificate, write_key_pair, write_revoked_fingerprint
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair, PublicKey, load_key_pair
 
 
 def put_in_place(
@@ -65,16 +53,16 @@ def install_secret(layout: Layout, place: Identity, pair: KeyPair) -> None:
     installing.unlink(missing_ok=True)
     write_key_pair(pair, installing)  # its public half gets its own name at once
     replace_certificate(pair.certificate, folder / f"{place.stem}{PUBLIC_SUFFIX}")
-    installing.rename(secret_path(layout, place))
+    installing.rename(layout.secret_file(place))
     fsync_folder(folder)
-    following = next_secret_path(layout, place)
+    following = layout.next_secret_file(place)
     if os.path.lexists(following) and load_key_pair(following).public == pair.public:
         discard_next(layout, place)
 
 
 def discard_next(layout: Layout, place: Identity) -> None:
     """Remove a next pair, its secret last: by that the next run sees what is left to do."""
-    for path in (layout.root / place.folder / f"{place.stem}{NEXT_SUFFIX}", next_secret_path(layout, place)):
+    for path in (layout.root / place.folder / f"{place.stem}{NEXT_SUFFIX}", layout.next_secret_file(place)):
         path.unlink(missing_ok=True)
 
 

@@ -1,6 +1,5 @@
 """Which public key was put into which folder: one that was there once and is gone was removed, and stays so."""
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from twinhost.certificates.layout import Identity
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.key_writer import replace_file
 from twinhost.secure_zmq.keys import Certificate
 
 RECORD_FILE = ".distributed"
@@ -67,23 +67,3 @@ def _load(path: Path) -> frozenset[str]:
                 f"{advice.to_remove(path)}; then certs-init takes no missing public key for a removed one"
             )
     return frozenset(lines)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Put a whole, durable file in the place of the old one; a crash leaves either."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.rename(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

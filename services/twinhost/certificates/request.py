@@ -6,7 +6,7 @@ from twinhost.certificates.bundle import TrustMaterial
 from twinhost.certificates.generate import require_not_revoked
 from twinhost.certificates.layout import Layout, described
 from twinhost.certificates.names import require_newcomer
-from twinhost.certificates.place import put_in_place, secret_path
+from twinhost.certificates.place import put_in_place
 from twinhost.certificates.tree_lock import locked, make_host_folder
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
@@ -22,7 +22,7 @@ def request(layout: Layout, config: NetworkConfig, owner: KeyOwner) -> Certifica
             or is revoked.
     """
     place = require_newcomer(layout, config, owner)
-    path = secret_path(layout, place)
+    path = layout.secret_file(place)
     with locked(layout, folders=False):
         if not os.path.lexists(path):
             make_host_folder(path.parent, layout)
@@ -54,7 +54,7 @@ def take_in(layout: Layout, material: TrustMaterial, source: str) -> Certificate
         ConfigurationError: the answer is for another key than the one that lies here.
     """
     place = layout.place_of(material.own.owner)
-    path = secret_path(layout, place)
+    path = layout.secret_file(place)
     if not os.path.lexists(path):
         raise KeyFileMissing(
             f"{source} is for {described(material.own.owner)}, whose secret is not here ({path}); "

@@ -12,7 +12,7 @@ from pathlib import Path
 from twinhost.certificates.admission import server_folder
 from twinhost.certificates.generate import complete
 from twinhost.certificates.layout import SERVER, Identity, Layout
-from twinhost.certificates.place import discard_next, install_secret, secret_path
+from twinhost.certificates.place import discard_next, install_secret
 from twinhost.certificates.record import DistributionRecord
 from twinhost.certificates.survey import (
     FoundKey,
@@ -115,7 +115,7 @@ def replace_revoked(layout: Layout, name: str) -> KeyPair:
             f"certs-init invite {name}, and there certs-init join --replace"
         )
     with locked(layout):
-        pair = load_key_pair(secret_path(layout, identity))
+        pair = load_key_pair(layout.secret_file(identity))
         if is_revoked(layout, pair.certificate):
             _require_nobody_else(layout, identity)
             pair = KeyPair.generate(identity.owner, layout.new_validity())

@@ -60,15 +60,6 @@ def make_host_folder(folder: Path, layout: Layout) -> None:
         _make_key_folder(folder / TRUST_FOLDER)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make durable that names came into a folder, or went."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _make_key_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / REVOKED_FOLDER).mkdir(mode=0o700, exist_ok=True)

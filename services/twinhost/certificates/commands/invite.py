@@ -18,7 +18,6 @@ from twinhost.certificates.commands.command import (
 from twinhost.certificates.invitation import MAX_LINE_CHARACTERS, parse_invitation
 from twinhost.certificates.join import join
 from twinhost.certificates.layout import SERVER, described
-from twinhost.certificates.place import secret_path
 from twinhost.certificates.terminal import note, read_line_of_standard_input, say
 from twinhost.network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE
 from twinhost.network_config.model import is_loopback
@@ -100,6 +99,6 @@ def run_join(options: argparse.Namespace, tree: Tree) -> int:
     if certificate.validity.not_after is not None:
         say(f"The key is good until {format_moment(certificate.validity.not_after)}.")
     say(f"SystemDigitalTwin is trusted as {joined.server_key.fingerprint}")
-    path = secret_path(layout, joined.place)
+    path = layout.secret_file(joined.place)
     say(f"{path.parent}: {path.name} (made here, stays here, mode 0600) and the public keys that mainpc knows")
     return 0

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 from twinhost.certificates.bundle import TrustMaterial, read_answer
 from twinhost.certificates.layout import SERVER, Identity, Layout
-from twinhost.certificates.place import next_secret_path, secret_path
 from twinhost.certificates.record import DistributionRecord
 from twinhost.certificates.rotation.live import (
     DEADLINE_S,
@@ -28,12 +27,12 @@ from twinhost.certificates.rotation.live import (
     wait_until_served_with,
 )
 from twinhost.certificates.survey import own_folders, own_pairs
-from twinhost.certificates.tree_lock import fsync_folder, locked
+from twinhost.certificates.tree_lock import locked
 from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.certificates import pins_of
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
 from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
-from twinhost.secure_zmq.key_writer import replace_certificate, write_key_pair, write_revoked_fingerprint
+from twinhost.secure_zmq.key_writer import fsync_folder, replace_certificate, write_key_pair, write_revoked_fingerprint
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, KeyPair, PublicKey, load_certificate, load_key_pair
 
 
@@ -56,9 +55,9 @@ def rotate_client(layout: Layout, config: NetworkConfig, name: str, say: Say) ->
     with locked(layout):
         place = _place_of(layout, name)
         mainpc, server = config.agent(SERVER), config.agents.get(name)
-        present, pins = load_key_pair(secret_path(layout, place)), _pins(layout, place)
+        present, pins = load_key_pair(layout.secret_file(place)), _pins(layout, place)
         retired = None
-        if next_secret_path(layout, place).exists() or not _left_by_an_earlier_run(layout, place, present):
+        if layout.next_secret_file(place).exists() or not _left_by_an_earlier_run(layout, place, present):
             retired, present = present, _switch(layout, place, config, present, pins, say)
         else:  # the old secret went then
             say(f"taking up a rotation that came to its switch: {present.public.fingerprint}")
@@ -90,7 +89,7 @@ def _switch(
     with client_of(mainpc, new, pins) as client:
         say("waiting until every agent knows the next key")
         wait_until_followed(client, SERVER, new.public, config.limits.registration_ttl_s, say)
-    next_secret_path(layout, place).rename(secret_path(layout, place))
+    layout.next_secret_file(place).rename(layout.secret_file(place))
     fsync_folder(layout.root / place.folder)
     say(f"{place.owner.name} changes from {old.public.fingerprint} to {new.public.fingerprint}")
     return KeyPair(own, new.secret_z85)
@@ -111,7 +110,7 @@ def _pins(layout: Layout, place: Identity) -> Sequence[PublicKey]:
 
 
 def _next_pair(layout: Layout, place: Identity, old: KeyPair, say: Say) -> KeyPair:
-    path = next_secret_path(layout, place)
+    path = layout.next_secret_file(place)
     if not path.exists():
         pair = KeyPair.generate(old.certificate.owner, layout.new_validity())
         write_key_pair(pair, path)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.layout import OPERATOR, SERVER, Identity, Layout
-from twinhost.certificates.place import next_secret_path, secret_path
 from twinhost.certificates.record import DistributionRecord
 from twinhost.certificates.rotation.live import (
     Say,
@@ -22,11 +21,11 @@ from twinhost.certificates.rotation.live import (
     wait_until_served_with,
 )
 from twinhost.certificates.survey import own_folders
-from twinhost.certificates.tree_lock import fsync_folder, locked
+from twinhost.certificates.tree_lock import locked
 from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
 from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
-from twinhost.secure_zmq.key_writer import replace_certificate, write_key_pair, write_revocation
+from twinhost.secure_zmq.key_writer import fsync_folder, replace_certificate, write_key_pair, write_revocation
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair, load_certificate, load_key_pair
 
 
@@ -40,11 +39,11 @@ class _Files:
 
     @property
     def secret(self) -> Path:
-        return secret_path(self.layout, self.place)
+        return self.layout.secret_file(self.place)
 
     @property
     def next_secret(self) -> Path:
-        return next_secret_path(self.layout, self.place)
+        return self.layout.next_secret_file(self.place)
 
     @property
     def public(self) -> Path:
@@ -104,7 +103,7 @@ def _start(layout: Layout, config: NetworkConfig) -> tuple[Agent, _Files, KeyPai
     operator = layout.identity_of(OPERATOR)
     if place is None or operator is None or layout.server_folder is None:
         raise ConfigurationError(f"this tree has not the secret of {SERVER}; run it on its machine")
-    own_keys = load_key_pair(secret_path(layout, operator))
+    own_keys = load_key_pair(layout.secret_file(operator))
     return config.agent(SERVER), _Files(layout, place, layout.server_folder), own_keys
 
 
