@@ -14,8 +14,8 @@ import pytest
 from tests.containers.kept import ANOTHER_TREE, Kept, kept
 from tests.containers.stack import EVENTS_PORT, Stack
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.certificates.bundle import request_fingerprint
 from twinhost.certificates.invitation import Invitation, parse_invitation, token_pair
-from twinhost.certificates.request import request_fingerprint
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import LimitReached, NotAuthorized, NotGranted
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair

@@ -16,8 +16,8 @@ from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.unit.certificates.trees import Ran, certs_init, files
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.certificates.layout import plan_layout
-from twinhost.certificates.rotation.live import client_of, wait_until_followed
-from twinhost.certificates.rotation.server import rotate_server
+from twinhost.certificates.rotate import rotate_server
+from twinhost.certificates.running_agents import client_of, wait_until_followed
 from twinhost.secure_zmq.certificates import load_certificates, pins_of
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, WrongServerKey

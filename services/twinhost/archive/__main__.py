@@ -13,7 +13,7 @@ from twinhost.archive.contents import BROKEN_LOG
 from twinhost.archive.places import Places, find_places
 from twinhost.archive.report import told_of_check, told_of_restore
 from twinhost.archive.restore import check, restore
-from twinhost.certificates.terminal import note
+from twinhost.cli.program import note
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 from twinhost.secure_zmq.version import version_line

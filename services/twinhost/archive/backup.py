@@ -16,7 +16,7 @@ from twinhost.archive.places import DATABASE as DATABASE_FILE
 from twinhost.archive.places import Places
 from twinhost.archive.state import StateCopy, check_audit, copy_state
 from twinhost.archive.stream import MANIFEST, PIECE_BYTES, Writer
-from twinhost.certificates.tree_lock import locked
+from twinhost.certificates.tree import locked
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.version import VERSION

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.layout import AGENT_ROLE, Layout, described
-from twinhost.certificates.survey import enrolled_folder, is_revoked, keys_in
+from twinhost.certificates.tree import enrolled_folder, is_revoked, keys_in
 from twinhost.secure_zmq.certificates import folders_of_keys
 from twinhost.secure_zmq.errors import MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.key_folders import NOTHING, read_folders

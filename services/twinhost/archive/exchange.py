@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from twinhost.archive.places import DATABASE, Places
-from twinhost.certificates.replaced import REPLACED_PREFIX
+from twinhost.certificates.tree import REPLACED_PREFIX
 from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable
 from twinhost.secure_zmq.key_writer import fsync_folder, replace_file
 from twinhost.store.restoring import COMMIT

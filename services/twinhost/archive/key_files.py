@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twinhost.archive.members import KEY_FILE, KEYS, RECORDS
-from twinhost.certificates.joined import JOINED_FILE, JoinRecord
 from twinhost.certificates.layout import SERVER, Layout
-from twinhost.certificates.record import RECORD_FILE, DistributionRecord
-from twinhost.certificates.survey import joined_folders
+from twinhost.certificates.records import JOINED_FILE, RECORD_FILE, DistributionRecord, JoinRecord
+from twinhost.certificates.tree import joined_folders
 from twinhost.secure_zmq.certificates import FAILURE_FILE
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch, TwinhostError
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER

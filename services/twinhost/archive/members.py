@@ -16,8 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from twinhost.archive.places import DATABASE as DATABASE_FILE
-from twinhost.certificates.joined import JOINED_FILE
-from twinhost.certificates.record import RECORD_FILE
+from twinhost.certificates.records import JOINED_FILE, RECORD_FILE
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, MAX_NAME_CHARACTERS, SECRET_SUFFIX
 from twinhost.store.audit_log.files import FILE_NAME

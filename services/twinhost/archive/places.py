@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.agent.state_folder import state_folder
-from twinhost.certificates.arguments import HOST_VARIABLE
-from twinhost.certificates.layout import SERVER, Layout, plan_layout
+from twinhost.certificates.layout import HOST_VARIABLE, SERVER, Layout, plan_layout
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import ConfigurationError

@@ -8,8 +8,8 @@ from twinhost.archive.exchange import kept_as
 from twinhost.archive.places import Places
 from twinhost.archive.restore import Checked, Restored
 from twinhost.archive.state import check_audit
-from twinhost.certificates.arguments import only_host
-from twinhost.certificates.survey import is_revoked, own_pairs
+from twinhost.certificates.layout import only_host
+from twinhost.certificates.tree import is_revoked, own_pairs
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.store.copies import count_rows, count_rows_as_far_as_possible
 from twinhost.store.set_aside import REPLACED, part

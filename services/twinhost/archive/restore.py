@@ -19,7 +19,7 @@ from twinhost.archive.revocations import carry_revocations
 from twinhost.archive.state import check_audit
 from twinhost.archive.stream import Reader
 from twinhost.certificates.layout import Layout
-from twinhost.certificates.tree_lock import locked, make_host_folder
+from twinhost.certificates.tree import locked, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.key_writer import fsync_folder
 from twinhost.store.copies import check_copy, require_space

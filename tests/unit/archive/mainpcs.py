@@ -18,8 +18,8 @@ from twinhost.archive.__main__ import main
 from twinhost.archive.members import Manifest, Member, mode_of
 from twinhost.archive.places import MIGRATIONS
 from twinhost.archive.stream import MANIFEST, Writer
-from twinhost.certificates.__main__ import HOST_VARIABLE
 from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import HOST_VARIABLE
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog

@@ -17,7 +17,7 @@ from tests.unit.certificates.trees import certs_init, tree_layout
 from tests.unit.store.broken import flip
 from twinhost.archive.state import check_audit
 from twinhost.certificates.revoke import revoke
-from twinhost.certificates.survey import vouchers
+from twinhost.certificates.tree import vouchers
 from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name, write_key_pair, write_vouching
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate, load_key_pair
 from twinhost.store.audit_log.events import Event

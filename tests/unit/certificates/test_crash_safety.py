@@ -163,7 +163,7 @@ def test_a_killed_run_holds_no_lock(tmp_path: Path) -> None:
     """The lock is the kernel's and dies with its process."""
     assert killed_at(tree_layout(tmp_path), 10)
     process = subprocess.run(
-        [sys.executable, "-m", "twinhost.certificates", "--root", str(tmp_path)],
+        [sys.executable, "-m", "twinhost.cli.certs_init", "--root", str(tmp_path)],
         env={**os.environ, **environment_of(), "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
         capture_output=True,

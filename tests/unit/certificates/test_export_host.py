@@ -55,7 +55,7 @@ def test_the_tar_is_that_hosts_folder_with_its_own_secret_alone(mainpc: Path, tm
 def test_it_warns_that_a_secret_travels(mainpc: Path) -> None:
     """On standard error, with the way that avoids it."""
     err = exported(mainpc, "pc2").stderr.decode()
-    assert "Warning: the secret of pc2 was made here and travels" in err
+    assert "Warning: the secret of pc2 was made here and is transferred" in err
     assert "With invite here and join there it would never leave" in err
     assert f"Once it is there, remove {mainpc}/pc2 here." in err
     verified = certs_init(mainpc, "verify", host="mainpc")

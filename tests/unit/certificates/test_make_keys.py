@@ -8,7 +8,7 @@ import pytest
 
 from tests.identities import new_pair
 from tests.unit.certificates.trees import BOTH_HOSTS, RECORD, certs_init, files, secrets
-from twinhost.certificates.record import DistributionRecord
+from twinhost.certificates.records import DistributionRecord
 from twinhost.secure_zmq.keys import load_certificate, load_key_pair
 
 OF_MAINPC = {
