@@ -1,7 +1,6 @@
 """The commands of certs-init: what each prints, and its exit status."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -55,19 +54,9 @@ commands = application(
 )
 _rotate = application("Change a key without downtime; run again after a kill.")
 
-
-def _whole_number(maximum: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:12]) <= maximum):
-            raise typer.BadParameter(f"it must be a whole number from 1 to {maximum}, not {text[:40]!r}")
-        return int(text)
-
-    return read
-
-
 Days = Annotated[
     int | None,
-    typer.Option(parser=_whole_number(MAX_DAYS), metavar="N", help="How long a new key is valid [key_lifetime_days]."),
+    typer.Option(min=1, max=MAX_DAYS, metavar="N", help="How long a new key is valid [key_lifetime_days]."),
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An agent of network_config.yaml, or a new name.")]
 Host = Annotated[str, typer.Option(metavar="HOST", help="The machine that it runs on.")]
@@ -114,7 +103,7 @@ def run_invite(
     host: Host,
     role: Role,
     minutes: Annotated[
-        int, typer.Option(parser=_whole_number(MAX_MINUTES), metavar="N", help="How long the line is valid.")
+        int, typer.Option(min=1, max=MAX_MINUTES, metavar="N", help="How long the line is valid.")
     ] = DEFAULT_MINUTES,
     again: Annotated[
         bool, typer.Option("--again", help="Withdraw the open invitation of that name, and print a new line for it.")

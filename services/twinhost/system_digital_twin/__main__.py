@@ -12,36 +12,20 @@ from twinhost.agent.settings import Settings
 from twinhost.agent.state_folder import assets_folder
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
-from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
-from twinhost.store.audit_log.ledger import MIGRATION_RESTORES as LEDGER_MIGRATION_RESTORES
 from twinhost.system_digital_twin.commands import COMMANDS
 from twinhost.system_digital_twin.event_actions import EventActions
-from twinhost.system_digital_twin.events import MIGRATION as EVENTS_MIGRATION
-from twinhost.system_digital_twin.events import MIGRATION_IDS as EVENTS_MIGRATION_IDS
-from twinhost.system_digital_twin.events import MIGRATION_SEVERE as EVENTS_MIGRATION_SEVERE
 from twinhost.system_digital_twin.events import Events
 from twinhost.system_digital_twin.handlers import ITSELF, SUCCESS, Handlers
 from twinhost.system_digital_twin.http.page import page_routes
 from twinhost.system_digital_twin.http.state import StateBoard
 from twinhost.system_digital_twin.http.stream import Stream
-from twinhost.system_digital_twin.key_audit import MIGRATION as KEY_AUDIT_MIGRATION
 from twinhost.system_digital_twin.keys_and_audit import KeysAndAudit
 from twinhost.system_digital_twin.messages import GetAllAgents
-from twinhost.system_digital_twin.metrics_and_leases import MIGRATIONS as METRICS_MIGRATIONS
 from twinhost.system_digital_twin.metrics_and_leases import MetricsAndLeases
-from twinhost.system_digital_twin.registry import HEALTHY, MIGRATION, AgentRecord, Registry
+from twinhost.system_digital_twin.registry import HEALTHY, AgentRecord, Registry
+from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 NAME = ITSELF
-MIGRATIONS = [
-    MIGRATION,
-    LEDGER_MIGRATION,
-    KEY_AUDIT_MIGRATION,
-    *METRICS_MIGRATIONS,
-    EVENTS_MIGRATION,
-    EVENTS_MIGRATION_IDS,
-    LEDGER_MIGRATION_RESTORES,
-    EVENTS_MIGRATION_SEVERE,
-]  # in the order they came about
 
 
 def assemble(foundation: Foundation) -> Assembly:

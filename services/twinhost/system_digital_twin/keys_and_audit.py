@@ -20,8 +20,7 @@ from twinhost.system_digital_twin.grants_told import changes, summary
 from twinhost.system_digital_twin.handlers import SUCCESS
 from twinhost.system_digital_twin.key_actions import KeyActions
 from twinhost.system_digital_twin.key_audit import KeyAudit
-
-AUDIT_FOLDER = "audit"  # below the agent's state
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 
 class KeysAndAudit:

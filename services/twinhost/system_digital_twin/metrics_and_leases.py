@@ -7,16 +7,11 @@ from twinhost.agent.assembly import Foundation
 from twinhost.agent.host_metrics.sampler import SamplerThread
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.system_digital_twin.leases import MIGRATION as LEASES_MIGRATION
 from twinhost.system_digital_twin.leases import Leases
 from twinhost.system_digital_twin.load_actions import LoadActions
 from twinhost.system_digital_twin.metrics import Metrics
 from twinhost.system_digital_twin.metrics_actions import MetricsActions
-from twinhost.system_digital_twin.metrics_history import MIGRATION as HISTORY_MIGRATION
-from twinhost.system_digital_twin.vram_reports import MIGRATION as VRAM_REPORTS_MIGRATION
 from twinhost.system_digital_twin.vram_reports import VramReports
-
-MIGRATIONS = (HISTORY_MIGRATION, VRAM_REPORTS_MIGRATION, LEASES_MIGRATION)
 
 
 class MetricsAndLeases:

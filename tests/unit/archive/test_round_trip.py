@@ -113,7 +113,7 @@ def test_who_will_be_operator_is_listed_before_anything_changes(
         if line.startswith("It authorises"):
             seen.append([name for name in there.files() if not name.startswith((".", "certificates/.", "state/."))])
 
-    monkeypatch.setattr("twinhost.archive.__main__.note", note)
+    monkeypatch.setattr("twinhost.cli.archive.note", note)
     assert there.run("restore", "-", given=here.backup()).status == 0
     assert seen == [[]]
     assert there.secrets()
@@ -265,7 +265,7 @@ def test_what_was_revoked_elsewhere_is_told_by_the_moment(here: Mainpc, there: M
     revoke(tree_layout(here.keys), "UnifiedMemoryReasoningAgent")
     ran = there.run("restore", "-", given=archive)
     moment = json.loads(members_of(archive)["manifest.json"])["moment"]
-    assert f"Keys that were revoked after {moment} are good again" in ran.err
+    assert f"Keys that were revoked after {moment} are authorised again" in ran.err
     assert "cli audit tail" in ran.err
 
 

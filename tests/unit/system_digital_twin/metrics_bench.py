@@ -28,7 +28,7 @@ from twinhost.system_digital_twin.leases import Leases
 from twinhost.system_digital_twin.load_actions import LoadActions
 from twinhost.system_digital_twin.metrics import Metrics
 from twinhost.system_digital_twin.metrics_actions import MetricsActions
-from twinhost.system_digital_twin.metrics_and_leases import MIGRATIONS
+from twinhost.system_digital_twin.state_files import LEASES, METRICS_HISTORY, VRAM_REPORTS
 from twinhost.system_digital_twin.taken_once import MIGRATION as TAKEN_ONCE_MIGRATION
 from twinhost.system_digital_twin.vram_reports import VramReports
 
@@ -80,7 +80,9 @@ class MetricsBench:
 
     def open(self) -> None:
         """Begin as a process does."""
-        self.database = Database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, TAKEN_ONCE_MIGRATION, DEBTS])
+        self.database = Database(
+            self._path, [REPLY_LOG_SCHEMA, METRICS_HISTORY, VRAM_REPORTS, LEASES, TAKEN_ONCE_MIGRATION, DEBTS]
+        )
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
         self.leases = Leases(self.database)
         self.reports = VramReports(self.database)
