@@ -258,7 +258,7 @@ def require_newcomer(layout: Layout, config: NetworkConfig, owner: KeyOwner) -> 
     """
     if owner.name == SERVER:
         raise ConfigurationError(
-            f"{SERVER} authorises others and is not enrolled itself; for a new key: {to_rotate(SERVER)}"
+            f"{SERVER} authorises others and is not enrolled itself; for a new key: {to_rotate(SERVER, layout.root)}"
         )
     require_file_name(layout, owner)
     require_roles(config, owner.roles)

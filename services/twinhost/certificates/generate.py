@@ -64,7 +64,7 @@ def _next_steps(layout: Layout, outcome: Outcome) -> Iterator[str]:
         local = identity in layout.local
         new = ("replace", owner.name) if local else ("invite", *enrolment_arguments(owner))
         yield f"\nThe key of {owner.name} on {owner.host} was revoked, and stays so: no host accepts it."
-        yield f"For a new one: {advice.CERTS_INIT} {' '.join(new)}"
+        yield f"For a new one: {layout.command(*new)}"
         return
     public, trust = f"{advice.CERTS_INIT_PIPED} public {identity.stem}", f"{advice.CERTS_INIT_PIPED} trust -"
     if outcome.removed:

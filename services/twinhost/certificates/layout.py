@@ -94,9 +94,9 @@ def enrolment_arguments(owner: KeyOwner) -> list[str]:
     return [owner.name, "--host", owner.host, *(word for role in sorted(owner.roles) for word in ("--role", role))]
 
 
-def to_rotate(name: str) -> str:
-    """Return the command line that rotates a key while it is valid and in use."""
-    return f"{advice.CERTS_INIT} rotate " + ("server" if name == SERVER else f"client {name}")
+def to_rotate(name: str, root: Path = advice.VOLUME) -> str:
+    """Return the command line that rotates a key of a tree while it is valid and in use."""
+    return advice.certs_init(root, "rotate", *(["server"] if name == SERVER else ["client", name]))
 
 
 def only_host() -> str | None:

@@ -132,7 +132,7 @@ def replace_revoked(layout: Layout, name: str) -> KeyPair:
         elif _was_distributed(layout, identity, pair.certificate):
             raise ConfigurationError(
                 f"the key {pair.public.fingerprint} of {name} is not revoked, and stays; "
-                f"to change it: {to_rotate(identity.owner.name)}"
+                f"to change it: {to_rotate(identity.owner.name, layout.root)}"
             )
         complete(layout)
     return pair
@@ -167,7 +167,7 @@ def _targets(layout: Layout, owner: str) -> list[Target]:
         targets = _named(present, owner) or _named(gone, owner)
     if owner == SERVER or any(t.certificate is not None and t.certificate.owner.name == SERVER for t in targets):
         raise ConfigurationError(
-            f"{SERVER} needs its key to notify the hosts of revocations; rotate it instead: {to_rotate(SERVER)}"
+            f"{SERVER} needs its key to notify the hosts of revocations; rotate it: {to_rotate(SERVER, layout.root)}"
         )
     if not targets:
         names = sorted({certificate.owner.name for certificate in present.values()} - {SERVER})

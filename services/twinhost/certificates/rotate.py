@@ -63,7 +63,7 @@ def rotate_client(layout: Layout, config: NetworkConfig, name: str, say: Say) ->
         ConnectionRefused: somebody does not answer; run it again.
     """
     if name == SERVER:
-        raise ConfigurationError(f"{SERVER}'s key is rotated by: {to_rotate(SERVER)}")
+        raise ConfigurationError(f"{SERVER}'s key is rotated by: {to_rotate(SERVER, layout.root)}")
     with locked(layout):
         place = _place_of(layout, name)
         mainpc, server = config.agent(SERVER), config.agents.get(name)

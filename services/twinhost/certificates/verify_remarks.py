@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 
-from twinhost.certificates.layout import SERVER, Layout, enrolment_arguments
+from twinhost.certificates.layout import SERVER, Layout, enrolment_arguments, to_rotate
 from twinhost.certificates.tree import (
     REQUESTS_FOLDER,
     found_keys,
@@ -81,7 +81,8 @@ def _ending(layout: Layout) -> Iterator[str]:
         if key.validity.has_ended(now):
             how, to_do = f"expired {format_moment(end)}, and is refused everywhere", _to_replace(layout, key)
         else:
-            how, to_do = f"expires {format_moment(end)}", f"where its secret is, run: {_to_rotate(layout, key)}"
+            how = f"expires {format_moment(end)}"
+            to_do = f"where its secret is, run: {to_rotate(key.owner.name, layout.root)}"
         yield f"the key of {owner} ({key.public.fingerprint}) {how}; {to_do}"
 
 
@@ -91,19 +92,14 @@ def _to_limit(layout: Layout, key: Certificate) -> str:
     if remote is not None:
         public = layout.command("public", remote.stem, piped=True)
         return f"to give it an end: {public} | {layout.command('trust', '-', piped=True)}"
-    return f"to rotate it to one that does: {_to_rotate(layout, key)}"
-
-
-def _to_rotate(layout: Layout, key: Certificate) -> str:
-    rotate = ("rotate", "server") if key.owner.name == SERVER else ("rotate", "client", key.owner.name)
-    return layout.command(*rotate)
+    return f"to rotate it to one that does: {to_rotate(key.owner.name, layout.root)}"
 
 
 def _to_replace(layout: Layout, key: Certificate) -> str:
     """Return how to replace an expired key."""
     name = key.owner.name
     if name == SERVER:
-        return f"run: {_to_rotate(layout, key)}"
+        return f"run: {to_rotate(key.owner.name, layout.root)}"
     revoke = layout.command("revoke", name)
     if any(one.owner == key.owner for one in layout.local):
         return f"run: {revoke}, then: {layout.command('replace', name)}"

@@ -162,14 +162,14 @@ def test_without_the_right_fingerprint_it_is_kept_and_nobody_is_let_in(whole: Pa
     options = ["--fingerprint", new_pair().public.fingerprint] if given == "another" else []
     ran = certs_init(whole, "accept", "-", *options, host="mainpc", stdin=text.encode())
     assert (ran.status, ran.out) == (1, "")
-    assert "Sensor on pc3 (agent) asks to be let in; the request's fingerprint is " + key in ran.err
+    assert "Sensor on pc3 (agent) asks to be enrolled; the request's fingerprint is " + key in ran.err
     assert "certs-init accept Sensor --fingerprint" in ran.err
     assert not (whole / "mainpc/Sensor.key").exists()
     (row,) = certs_init(whole, "pending", host="mainpc").lines
     assert row.split() == ["request", "Sensor", "pc3", "agent", "-", key]
     assert (
         certs_init(whole, "verify", host="mainpc").lines[0]
-        == "remark: Sensor asks to be let in; see: certs-init pending"
+        == "remark: the request of Sensor waits to be accepted; see: certs-init pending"
     )
     by_name = certs_init(whole, "accept", "Sensor", "--fingerprint", key, host="mainpc")
     assert by_name.status == 0, by_name.err

@@ -92,7 +92,7 @@ def test_verify_remarks_on_an_open_invitation_and_on_one_that_is_over(tree: Path
     assert "remark: the invitation of Sensor is open until 20" in certs_init(tree, "verify").lines[0]
     path = tree / "mainpc/invites/Sensor.key"
     replace_certificate(replace(load_certificate(path), validity=Validity(1, 2)), path)
-    assert "remark: the invitation of Sensor is over; to withdraw it" in certs_init(tree, "verify").lines[0]
+    assert "remark: the invitation of Sensor expired; to withdraw it" in certs_init(tree, "verify").lines[0]
 
 
 def test_the_folders_that_agents_watch_are_there_from_the_first_run(tmp_path: Path) -> None:
@@ -113,12 +113,12 @@ def test_the_folders_that_agents_watch_are_there_from_the_first_run(tmp_path: Pa
     [
         ("mainpc/enrolled/notes.txt", "does not belong here"),
         ("mainpc/invites/notes.txt", "does not belong here"),
-        ("pc2/revoked/client.key", "revokes nothing, since its name is no SHA-256 in hex"),
+        ("pc2/revoked/client.key", "revokes nothing: its name is not a SHA-256 in hex"),
         ("pc2/revoked/notes.txt", "revokes nothing"),
         ("pc2/enrolled/x", "does not belong here"),
         ("pc2/client.next.key", "must have the sections"),
         ("pc2/client.next.key_secret", "can use the secret; run: chmod 600"),
-        ("mainpc/client.next.key_secret", "is another's secret"),
+        ("mainpc/client.next.key_secret", "is another owner's secret"),
     ],
 )
 def test_verify_names_what_does_not_belong_into_the_inner_folders(tree: Path, file: str, sentence: str) -> None:
@@ -163,8 +163,8 @@ def test_an_interrupted_join_is_named(tree: Path) -> None:
     before = files(tree)
     ran = certs_init(tree)
     assert (ran.status, ran.out, files(tree)) == (1, "", before)
-    assert "is of a certs-init join that was interrupted: run join again" in ran.err
-    assert "is of a join that was interrupted; run certs-init join again" in certs_init(tree, "verify").out
+    assert "is of a join that was interrupted: run join again" in ran.err
+    assert "is of a join that was interrupted; run join again" in certs_init(tree, "verify").out
 
 
 def test_public_finds_who_enrolled(tree: Path) -> None:

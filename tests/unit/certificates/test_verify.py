@@ -103,7 +103,7 @@ def test_a_new_tree_is_right(tree: Path) -> None:
         (
             "mainpc/client.key_secret",
             copied_secret,
-            "is another's secret .*; remove it: rm -r {path}, then revoke that key",
+            "is another owner's secret .*; remove it: rm -r {path}, then revoke that key",
         ),
         ("mainpc/notes.txt", Path.touch, "does not belong here; to remove it: rm -r {path}"),
         ("mainpc/intruder.key", Path.touch, "does not belong here; to remove it: rm -r {path}"),
