@@ -226,7 +226,7 @@ def test_before_the_first_run_there_is_nothing_to_invite_to(tmp_path: Path) -> N
     """One sentence with the command that comes first."""
     ran = certs_init(tmp_path / "none", "invite", *SENSOR)
     assert (ran.status, (tmp_path / "none").exists()) == (1, False)
-    assert "is missing; run: docker compose run --rm certs-init" in ends_with(ran.err)
+    assert "is missing; run: certs-init" in ends_with(ran.err)
 
 
 def test_pending_lists_who_may_come_in(tree: Path) -> None:

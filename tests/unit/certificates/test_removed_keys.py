@@ -214,7 +214,7 @@ def test_a_damaged_copy_is_replaced_as_the_commands_advise(tree: Path) -> None:
     assert (
         certs_init(tree, "verify")
         .lines[0]
-        .endswith(f"remove it: rm -r {tree}/pc2/server.key, then run certs-init, which says how to go on")
+        .endswith(f"remove it: rm -r {tree}/pc2/server.key, then run certs-init, which says how to continue")
     )
     (tree / "pc2/server.key").unlink()
     assert "certs-init public server | " in certs_init(tree).out

@@ -61,13 +61,13 @@ def test_a_key_of_before_there_was_an_end_has_none(tree: Path) -> None:
     assert files(tree) == before
     (remark, _) = certs_init(tree, "verify").lines
     assert remark.endswith(
-        "never expires; to change it for one that does: certs-init rotate client " + old.certificate.owner.name
+        "never expires; to rotate it to one that does: certs-init rotate client " + old.certificate.owner.name
     )
 
 
 @pytest.mark.parametrize(
     ("ends_in_days", "sentence"),
-    [(-1, "ended 2"), (13, "ends 2"), (15, None), (None, "never expires; ")],
+    [(-1, "expired 2"), (13, "expires 2"), (15, None), (None, "never expires; ")],
 )
 def test_verify_remarks_on_a_key_near_its_end(tree: Path, ends_in_days: int | None, sentence: str | None) -> None:
     """From 14 days before; one remark a key, however many folders have it, and no problem."""

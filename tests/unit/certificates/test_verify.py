@@ -185,7 +185,7 @@ def test_no_tree_is_one_sentence(tmp_path: Path) -> None:
     """Verify before the first run says how to make the keys."""
     ran = certs_init(tmp_path / "none", "verify")
     assert ran.status == 1
-    assert ran.lines[0] == f"{tmp_path}/none is not a folder; run: docker compose run --rm certs-init"
+    assert ran.lines[0] == f"{tmp_path}/none is not a folder; run: certs-init"
 
 
 def test_verify_changes_nothing(tree: Path) -> None:
