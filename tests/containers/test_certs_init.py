@@ -53,7 +53,7 @@ def test_verify_says_what_is_wrong(keys: Stack) -> None:
     verified = keys.run("certs-init", "verify")
     assert verified.status == 1
     assert "chmod certs-init 600 /certificates/mainpc/server.key_secret" in verified.out
-    assert "/certificates/mainpc/client.key_secret is another's secret" in verified.out
+    assert "/certificates/mainpc/client.key_secret is another owner's secret" in verified.out
 
 
 DAMAGES = {

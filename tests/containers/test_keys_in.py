@@ -191,7 +191,7 @@ def test_a_line_that_ended_is_refused_where_it_is_read(site: Site) -> None:
     line = site.invite("slow").partition("?")[0] + "?expires=2026-01-01T00:00:00Z"
     status, said = site.join(line, "/tmp/slow")
     assert (status, site.is_empty("/tmp/slow")) == (1, True)
-    assert "the invitation ended 2026-01-01T00:00:00Z" in said
+    assert "the invitation expired 2026-01-01T00:00:00Z" in said
 
 
 def test_a_guessed_line_is_refused(site: Site) -> None:

@@ -260,7 +260,7 @@ def test_an_expired_line_is_refused_before_mainpc_is_asked(site: Site) -> None:
     line = site.invite().partition("?")[0] + "?expires=2026-01-01T00:00:00Z"
     ran = site.join(line)
     assert (ran.status, ran.out) == (1, "")
-    assert "the invitation ended 2026-01-01T00:00:00Z and this machine's clock says" in ran.err
+    assert "the invitation expired 2026-01-01T00:00:00Z and this machine's clock says" in ran.err
     assert site.server.logged("handshake_refused") == []
 
 

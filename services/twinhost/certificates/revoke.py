@@ -4,7 +4,7 @@ A public key file is renamed to the file that revokes the key, so no revoked key
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from twinhost.certificates.generate import complete
 from twinhost.certificates.layout import SERVER, Identity, Layout, described, to_rotate
 from twinhost.certificates.records import DistributionRecord
 from twinhost.certificates.tree import (
-    FoundKey,
     discard_next,
     enrolled_folder,
     found_keys,
@@ -76,7 +75,7 @@ def revoke(layout: Layout, owner: str, *, only: bool = False) -> Revocation:
     Raises:
         ConfigurationError: nobody has that name, or it is SystemDigitalTwin.
     """
-    server_folder(layout, "revoke")
+    server = server_folder(layout, "revoke")
     if only and not _FINGERPRINT.fullmatch(owner):
         raise ConfigurationError(
             f"--only revokes the one key of a fingerprint, and {owner!r} is a name; give it a fingerprint"
@@ -85,7 +84,7 @@ def revoke(layout: Layout, owner: str, *, only: bool = False) -> Revocation:
     before: set[str] = set()
     removed: list[Path] = []
     with locked(layout):
-        wave = _targets(layout, owner)
+        wave = _targets(layout, server, owner)
         failures: list[str] = []
         while wave:  # SystemDigitalTwin may authorise another key in the meantime
             before |= {target.fingerprint for target in wave if _is_revoked_at_server(layout, target)}
@@ -157,12 +156,13 @@ def _was_distributed(layout: Layout, identity: Identity, certificate: Certificat
     return any(record.was_distributed(path, certificate) for path in layout.public_files(identity))
 
 
-def _targets(layout: Layout, owner: str) -> list[Target]:
+def _targets(layout: Layout, server: Path, owner: str) -> list[Target]:
     present, gone = _present(layout), _revoked_by_hand(layout)
     if _FINGERPRINT.fullmatch(owner):
         owner = owner.removesuffix("=")
         revoked_file_name(owner)
-        targets = [Target(owner, (_retired(layout) | gone | _invited(layout) | present).get(owner))]
+        invited = _keys_by_fingerprint(server / INVITES_FOLDER)
+        targets = [Target(owner, (_retired(layout) | gone | invited | present).get(owner))]
     else:
         targets = _named(present, owner) or _named(gone, owner)
     if owner == SERVER or any(t.certificate is not None and t.certificate.owner.name == SERVER for t in targets):
@@ -189,15 +189,17 @@ def _present(layout: Layout) -> dict[str, Certificate]:
 
 def _revoked_by_hand(layout: Layout) -> dict[str, Certificate]:
     """Return the keys that certs-init revoked; SystemDigitalTwin revokes retired and one-time keys."""
-    keys = [key.certificate for folder in own_folders(layout) for key in keys_in(folder / REVOKED_FOLDER)]
-    return {key.public.fingerprint: key for key in keys}
+    return _keys_by_fingerprint(*(folder / REVOKED_FOLDER for folder in own_folders(layout)))
 
 
 def _retired(layout: Layout) -> dict[str, Certificate]:
     """Return the keys that SystemDigitalTwin revoked itself."""
     folder = enrolled_folder(layout)
-    keys = keys_in(folder / REVOKED_FOLDER) if folder else ()
-    return {key.certificate.public.fingerprint: key.certificate for key in keys}
+    return _keys_by_fingerprint(folder / REVOKED_FOLDER) if folder else {}
+
+
+def _keys_by_fingerprint(*folders: Path) -> dict[str, Certificate]:
+    return {key.certificate.public.fingerprint: key.certificate for folder in folders for key in keys_in(folder)}
 
 
 def _descendants(layout: Layout, found: Mapping[str, Target], present: Mapping[str, Certificate]) -> list[Target]:
@@ -222,16 +224,6 @@ def _descendants(layout: Layout, found: Mapping[str, Target], present: Mapping[s
     return list(descendants.values())
 
 
-def _invited(layout: Layout) -> dict[str, Certificate]:
-    """Return the one-time keys."""
-    return {key.certificate.public.fingerprint: key.certificate for key in _invitations(layout)}
-
-
-def _invitations(layout: Layout) -> list[FoundKey]:
-    folder = layout.server_folder
-    return list(keys_in(folder / INVITES_FOLDER)) if folder else []
-
-
 def _is_revoked_at_server(layout: Layout, target: Target) -> bool:
     """Return whether a key is revoked in SystemDigitalTwin's folder."""
     folder = layout.server_folder
@@ -242,9 +234,9 @@ def _is_revoked_at_server(layout: Layout, target: Target) -> bool:
 def _revoke_in(layout: Layout, folder: Path, target: Target, failures: list[str]) -> list[Path]:
     """Revoke a key in one folder; return the removed public files, and note where the volume is full."""
     revoked = folder / REVOKED_FOLDER
-    found = [
-        key.path for key in _public_files(layout, folder) if key.certificate.public.fingerprint == target.fingerprint
-    ]
+    inner = (ENROLLED_FOLDER, INVITES_FOLDER) if folder == layout.server_folder else ()
+    keys = [key for place in (folder, *(folder / name for name in inner)) for key in keys_in(place)]
+    found = [key.path for key in keys if key.certificate.public.fingerprint == target.fingerprint]
     for path in found:
         with suppress(OSError):  # the file is removed anyway, and the revocation is tried again below
             move_to_revoked(path, target.fingerprint, revoked)
@@ -259,10 +251,3 @@ def _revoke_in(layout: Layout, folder: Path, target: Target, failures: list[str]
             f"on the volume, and run: {layout.command('revoke', target.fingerprint)}"
         )
     return [path for path in found if not path.exists()]
-
-
-def _public_files(layout: Layout, folder: Path) -> Iterator[FoundKey]:
-    yield from keys_in(folder)
-    if folder == layout.server_folder:
-        for inner in (ENROLLED_FOLDER, INVITES_FOLDER):
-            yield from keys_in(folder / inner)

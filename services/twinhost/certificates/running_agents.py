@@ -36,8 +36,7 @@ def client_of(agent: Agent, own_keys: KeyPair, pins: Sequence[PublicKey]) -> Cli
 def answers(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> bool:
     """Return whether an agent proves to have exactly this key."""
     try:
-        with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
-            client.call("ping", deadline_s=PROBE_S)
+        _ping(agent, own_keys, pin, PROBE_S)
     except ConnectionRefused:
         return False
     return True
@@ -46,12 +45,9 @@ def answers(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> bool:
 def is_reached(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> bool:
     """Return whether there is an agent with CURVE, whatever its key is and whichever keys it authorises."""
     try:
-        with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
-            client.call("ping", deadline_s=PROBE_S)
-    except (ServerUnreachable, SecurityMismatch):
-        return False
-    except ConnectionRefused:
-        return True
+        _ping(agent, own_keys, pin, PROBE_S)
+    except ConnectionRefused as error:
+        return not isinstance(error, (ServerUnreachable, SecurityMismatch))
     return True
 
 
@@ -75,8 +71,7 @@ def require_dead_pin(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> None:
         ConfigurationError: it still answers to it.
     """
     try:
-        with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
-            client.call("ping", deadline_s=DEADLINE_S)
+        _ping(agent, own_keys, pin, DEADLINE_S)
     except WrongServerKey:
         return
     except ConnectionRefused as error:
@@ -136,6 +131,11 @@ def wait_until_followed(client: Client, server_name: str, next_key: PublicKey, p
             f"{', '.join(last)} did not apply the next key within {SWITCH_S:g} s, and nothing was switched; "
             "see its log, and run the command again"
         )
+
+
+def _ping(agent: Agent, own_keys: KeyPair, pin: PublicKey, deadline_s: float) -> None:
+    with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
+        client.call("ping", deadline_s=deadline_s)
 
 
 def _behind(
