@@ -25,6 +25,8 @@ from twinhost.system_digital_twin.metrics_and_leases import MetricsAndLeases
 from twinhost.system_digital_twin.registry import HEALTHY, AgentRecord, Registry
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
+__all__ = ["MIGRATIONS", "NAME", "assemble"]
+
 NAME = ITSELF
 
 
