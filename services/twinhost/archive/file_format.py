@@ -106,7 +106,7 @@ def parse_manifest(content: bytes) -> Manifest:
         manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         why = str(error)[:_MAX_QUOTED].encode("unicode_escape").decode("ascii")
-        raise MalformedRequest(f"the archive's manifest can't be read ({why}); make another backup") from None
+        raise MalformedRequest(f"the archive's manifest can't be read ({why}); use another backup") from None
     _check_names(manifest)
     return manifest
 
@@ -114,9 +114,9 @@ def parse_manifest(content: bytes) -> Manifest:
 def _check_names(manifest: Manifest) -> None:
     names = [member.name for member in manifest.members]
     if len(set(names)) != len(names):
-        raise MalformedRequest("the archive has a member twice; make another backup")
+        raise MalformedRequest("the archive has a member twice; use another backup")
     if DATABASE_MEMBER not in names:
-        raise MalformedRequest(f"the archive has no {DATABASE_MEMBER}; make another backup")
+        raise MalformedRequest(f"the archive has no {DATABASE_MEMBER}; use another backup")
     for member in manifest.members:
         known = (
             member.name in (DATABASE_MEMBER, *RECORDS)
@@ -124,11 +124,11 @@ def _check_names(manifest: Manifest) -> None:
             or KEY_FILE.fullmatch(member.name)
         )
         if not known:
-            raise MalformedRequest(f"the archive has {member.name[:100]!r}, which no backup has; make another one")
+            raise MalformedRequest(f"the archive has {member.name[:100]!r}, which no backup has; use another one")
         if member.mode != mode_of(member.name):
-            raise MalformedRequest(f"the archive gives {member.name} the mode {member.mode}; make another backup")
+            raise MalformedRequest(f"the archive gives {member.name} the mode {member.mode}; use another backup")
         if KEY_FILE.fullmatch(member.name) and member.size > MAX_KEY_FILE_BYTES:
-            raise MalformedRequest(f"the archive's {member.name} is too large for a key; make another backup")
+            raise MalformedRequest(f"the archive's {member.name} is too large for a key; use another backup")
 
 
 MANIFEST, DIGEST = "manifest.json", "sha256"
@@ -136,7 +136,7 @@ MAX_MANIFEST_BYTES = 16 * 1024 * 1024  # of 70,000 files
 PIECE_BYTES = 256 * 1024
 _MODE = 0o600  # of these two
 _END = bytes(2 * tarfile.BLOCKSIZE)
-_AGAIN = "copy it again, or make another backup"
+_AGAIN = "copy it again, or use another backup"
 
 
 class Writer:

@@ -68,22 +68,27 @@ def check_keys(layout: Layout, names: Iterable[str]) -> KeyPair:
             continue
         if path.relative_to(layout.root).parts[0] in remote:
             raise ConfigurationError(
-                f"{name} is of another host's folder, not of {layout.server_host}; make another backup"
+                f"{name} is of another host's folder, not of {layout.server_host}; use another backup"
             )
         if path.name.endswith(SECRET_SUFFIX):
             pair = load_key_pair(path)
             if pair.certificate.owner.host != layout.server_host:
                 raise ConfigurationError(
-                    f"{name} is a secret of {pair.certificate.owner.host} and belongs there; make another backup"
+                    f"{name} is a secret of {pair.certificate.owner.host} and belongs there; use another backup"
                 )
             if place is not None and path == layout.secret_file(place):
                 server = pair
         elif path.parent.name not in (REVOKED_FOLDER, VOUCHED_FOLDER):
             load_certificate(path)
     if place is None or server is None:
-        raise KeyFileMissing(f"the secret of {SERVER} is missing, and mainpc can't serve without it; restore its file")
+        raise KeyFileMissing(
+            f"the secret of {SERVER} is missing, which mainpc needs to serve; restore its file, or use another backup"
+        )
     if server.certificate.owner != place.owner:
-        raise KeyMismatch(f"{layout.secret_file(place)} is the key of {server.certificate.owner.name}, not of {SERVER}")
+        raise KeyMismatch(
+            f"{layout.secret_file(place)} is the key of {server.certificate.owner.name}, not of {SERVER}; "
+            "restore the right file, or use another backup"
+        )
     DistributionRecord(layout.root)
     JoinRecord(layout.root)
     return server

@@ -195,7 +195,7 @@ def _write(path: Path, member: Member, reader: Reader) -> None:
         os.fsync(stream.fileno())
     if digest.hexdigest() != member.sha256:
         raise MalformedRequest(
-            f"{member.name} is not what its manifest says; copy the archive again, or make another backup"
+            f"{member.name} is not what its manifest says; copy the archive again, or use another backup"
         )
 
 

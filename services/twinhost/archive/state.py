@@ -83,7 +83,9 @@ def check_audit(database: Path, log: Path) -> Findings:
     files = Files(log)
     if strange := set(files.firsts()) - {anchor.seq for anchor in anchors}:
         name = files.path(min(strange)).name
-        raise MalformedRequest(f"the audit log has {name}, which the database does not know; make another backup")
+        raise MalformedRequest(
+            f"the audit log has {name}, which the database does not know; run the backup again, or use another one"
+        )
     verifier = Verifier(anchors[0] if anchors else Anchor(1, NO_HASH))
     last = 0
     for line in _lines(files, anchors[0].seq if anchors else 1):
@@ -104,9 +106,13 @@ def _audit_records(database: Path) -> tuple[Head, list[Anchor], list[tuple[int, 
             anchors = [Anchor(*row) for row in connection.execute("SELECT * FROM audit_files ORDER BY first_seq")]
             pending = connection.execute("SELECT seq, line FROM audit_outbox ORDER BY seq").fetchall()
     except (sqlite3.Error, TypeError) as error:
-        raise MalformedRequest(f"the database has no record of its audit log ({error}); make another backup") from None
+        raise MalformedRequest(
+            f"the database has no record of its audit log ({error}); run the backup again, or use another one"
+        ) from None
     if not all(0 <= seq < _BEYOND for seq in (head.seq, *(anchor.seq for anchor in anchors))):
-        raise MalformedRequest("the database gives its audit log numbers that no line can have; make another backup")
+        raise MalformedRequest(
+            "the database gives its audit log numbers that no line can have; run the backup again, or use another one"
+        )
     return head, anchors, pending
 
 

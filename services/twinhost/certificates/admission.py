@@ -59,7 +59,7 @@ def server_folder(layout: Layout, command: str) -> Path:
     if folder is None:
         raise ConfigurationError(
             f"{command} belongs to mainpc, where {SERVER} runs, and {layout.root} is another machine's tree; "
-            "run it on mainpc"
+            "run this on mainpc"
         )
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} is missing; run: {layout.command()}")

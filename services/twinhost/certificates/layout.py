@@ -125,7 +125,9 @@ def plan_layout(root: Path, config: NetworkConfig, only_host: str | None) -> Lay
             )
     here = [identity for identity in identities if only_host in (None, identity.owner.host)]
     if not here:
-        raise ConfigurationError(f"{config.source}: no agent runs on {only_host}, so there is no key to make for it")
+        raise ConfigurationError(
+            f"{config.source}: no agent runs on {only_host}, so it needs no key; set {HOST_VARIABLE} to an agent's host"
+        )
     server = config.agents.get(SERVER)
     return Layout(
         root,

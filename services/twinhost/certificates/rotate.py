@@ -111,7 +111,7 @@ def _place_of(layout: Layout, name: str) -> Identity:
     for _, pair in own_pairs(layout):
         if pair.certificate.owner.name == name:
             return layout.place_of(pair.certificate.owner)
-    raise KeyFileMissing(f"the secret of {name} is not in this tree; run it on the machine that has the secret")
+    raise KeyFileMissing(f"the secret of {name} is not in this tree; run this on the machine that has the secret")
 
 
 def _pins(layout: Layout, place: Identity) -> Sequence[PublicKey]:
@@ -250,7 +250,7 @@ def _start(layout: Layout, config: NetworkConfig) -> tuple[Agent, _Files, KeyPai
     place = layout.identity_of(SERVER)
     operator = layout.identity_of(OPERATOR)
     if place is None or operator is None or layout.server_folder is None:
-        raise ConfigurationError(f"the secret of {SERVER} is not in this tree; run it on mainpc")
+        raise ConfigurationError(f"the secret of {SERVER} is not in this tree; run this on mainpc")
     own_keys = load_key_pair(layout.secret_file(operator))
     return config.agent(SERVER), _Files(layout, place, layout.server_folder), own_keys
 
