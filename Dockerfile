@@ -9,23 +9,32 @@ FROM ${BASE_IMAGE} AS builder
 RUN python3 -m venv /opt/pip \
     && python3 -m venv --without-pip /opt/venv
 
-COPY requirements.lock /tmp/
+COPY requirements.lock requirements-build.lock /tmp/
 # host_ca: the certificates that the building machine trusts, for a proxy that inspects TLS. It is seen by this step alone;
 # where there is none the secret is empty and pip uses its own.
 RUN --mount=type=secret,id=host_ca \
     if [ -s /run/secrets/host_ca ]; then export PIP_CERT=/run/secrets/host_ca; fi \
+    && /opt/pip/bin/pip install \
+        --no-cache-dir --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+        --requirement /tmp/requirements-build.lock \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install \
         --no-cache-dir --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
         --requirement /tmp/requirements.lock
 
 # Here, and not in the last stage, because the modes of a checkout depend on its owner's umask. Compiled now, since the
 # root file system is read-only later; by hash, so that no copy's time stamp can make a stale file current.
-COPY services /app/services
+COPY pyproject.toml README.md /src/
+COPY services /src/services
+RUN /opt/pip/bin/pip wheel --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir /wheel /src \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install \
+        --no-cache-dir --disable-pip-version-check --no-deps --no-index --no-compile /wheel/*.whl \
+    && chmod -R u=rwX,go=rX /opt/venv/lib/python3*/site-packages/twinhost* /opt/venv/lib/python3*/site-packages/main_pc_code \
+    && /opt/venv/bin/python -m compileall -q --invalidation-mode checked-hash \
+        /opt/venv/lib/python3*/site-packages/twinhost /opt/venv/lib/python3*/site-packages/main_pc_code \
+    && /opt/venv/bin/python -m twinhost.schema /opt/twinhost/assets/schema
 COPY certs-init /app/certs-init
 COPY config /app/config
-RUN /opt/venv/bin/python -m compileall -q --invalidation-mode checked-hash /app/services \
-    && chmod -R u=rwX,go=rX /app \
-    && PYTHONPATH=/app/services /opt/venv/bin/python -m twinhost.schema /opt/twinhost/assets/schema
+RUN chmod -R u=rwX,go=rX /app
 
 
 # What the dashboard needs and this project did not write: the chart library, from npm. npm itself comes from PyPI, so that both
@@ -56,7 +65,7 @@ FROM ${BASE_IMAGE}
 ARG BASE_IMAGE
 LABEL org.opencontainers.image.title="twinhost" \
     org.opencontainers.image.description="Two agents on two hosts, linked by ZeroMQ with CURVE" \
-    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.version="0.2.0" \
     org.opencontainers.image.base.name="${BASE_IMAGE}"
 
 # A named volume that is new takes over its mount point's owner and mode, so the volumes belong to twinhost from the start:
@@ -71,7 +80,6 @@ COPY --from=builder /opt/twinhost /opt/twinhost
 COPY --from=assets /assets /opt/twinhost/assets
 
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
-    PYTHONPATH=/app/services \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 

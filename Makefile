@@ -15,7 +15,7 @@ help: ## list the targets
 up: image ## put in place what is missing, start both hosts, wait until they are healthy, and show them
 	@scripts/setup/up.sh
 
-stack: ## deploy both hosts to a Docker Swarm, from its manager (docs/swarm.md)
+stack: ## deploy both hosts to a Docker Swarm, from its manager (docs/how-to/deploy-to-a-swarm.md)
 	@scripts/setup/stack.sh
 
 down: ## stop both hosts; keys and state stay
@@ -65,7 +65,7 @@ sbom: venv ## write a CycloneDX list of what the image ships (FILE=twinhost.cdx.
 repeatable: venv ## whether two installations of the image's lock are the same, file by file
 	@scripts/setup/repeatable.sh
 
-bench: image venv ## this project beside its peers (nine minutes; ARGS="--out FOLDER"): table, CSV, and plot (docs/benchmarks.md)
+bench: image venv ## this project beside its peers (nine minutes; ARGS="--out FOLDER"): table, CSV, and plot (docs/reference/benchmarks.md)
 	@scripts/setup/bench_tools.sh
 	@PYTHONPATH=services:. build/tools/bench/bin/python -m tests.benchmarks.speed $(ARGS)
 

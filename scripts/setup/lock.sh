@@ -20,9 +20,10 @@ lock() {
 step "Pinning the base image"
 scripts/setup/base_image.sh --pin || step "The base image's pin stays as it is"
 
-lock requirements.lock pyproject.toml
-lock requirements-dev.lock pyproject.toml --group dev
+lock requirements.lock pyproject.toml --all-extras
+lock requirements-build.lock --group build
+lock requirements-dev.lock pyproject.toml --all-extras --group dev
 lock requirements-assets.lock --group assets
 lock requirements-audit.lock --group audit
 lock requirements-fuzz.lock --group fuzz
-lock requirements-bench.lock pyproject.toml --group bench
+lock requirements-bench.lock pyproject.toml --all-extras --group bench

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes .venv with everything that tests and linters need, from the lock; again only when the lock or the Python has changed.
+# Makes .venv with everything that tests and linters need, from the locks, and with this checkout installed in it; again only
+# when a lock, pyproject.toml, or the Python has changed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
 
-readonly LOCK=requirements-dev.lock
+readonly LOCK=requirements-dev.lock BUILD_LOCK=requirements-build.lock
 readonly STAMP=.venv/made-from
 
 # A Python that can make a venv: Debian's python3 alone cannot, and a version manager's may be a name with nothing behind it.
@@ -27,7 +28,7 @@ python=$(find_python) || {
     python=$(find_python) || die "python3-venv is installed, and yet no Python 3.11 or later makes a venv: 'python3 -m venv /tmp/try' says why."
 }
 
-wanted=$("$python" -c 'import hashlib, sys; print(sys.executable, sys.version.split()[0], hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$LOCK")
+wanted=$("$python" -c 'import hashlib, sys; print(sys.executable, sys.version.split()[0], hashlib.sha256(b"".join(open(each, "rb").read() for each in sys.argv[1:])).hexdigest())' "$LOCK" "$BUILD_LOCK" pyproject.toml)
 if [ -x .venv/bin/python ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -35,7 +36,10 @@ fi
 step "Making .venv from $LOCK with $("$python" --version) (about half a minute)"
 "$python" -m venv --clear .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --no-deps --require-hashes --only-binary :all: --requirement "$LOCK" ||
+    --no-deps --require-hashes --only-binary :all: --requirement "$LOCK" --requirement "$BUILD_LOCK" ||
     die "The packages of $LOCK could not be installed: see the lines above; it needs a way to the Python package index."
+# The checkout itself: programs that .venv runs, and the commands in .venv/bin, find the package without PYTHONPATH.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation --editable . ||
+    die "The package itself could not be installed into .venv: see the lines above."
 # Last, so that an interrupted run starts over.
 printf '%s\n' "$wanted" >"$STAMP"

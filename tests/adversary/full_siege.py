@@ -19,7 +19,8 @@ MORE_REPEATS = 4  # of what is over the limit after them; the median over all of
 QUIET_S = 0.6
 ATTACKED_S = 1.0
 # An authorised peer that sends messages of very many frames: libzmq delivers each whole, and reading it takes the loop
-# a tenth of a second (docs/threat-model.md, "Not defended"). Requests succeed and memory is bounded; only p99 is not.
+# a tenth of a second (docs/explanation/threat-model.md, "Not defended"). Requests succeed and memory is bounded; only
+# p99 is not.
 NOT_DEFENDED = {"100,000 frames in one message"}
 SEED = 7  # of the order, which is another one in each round
 

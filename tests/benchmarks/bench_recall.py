@@ -21,11 +21,11 @@ from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.network_config.model import Recall
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.keeping import quarantine
-from twinhost.unified_memory_reasoning.memory_model import memory_rows
-from twinhost.unified_memory_reasoning.recall import search_index
-from twinhost.unified_memory_reasoning.recall.query_words import words_of
-from twinhost.unified_memory_reasoning.recall.search import Search
+from twinhost.unified_memory_reasoning.memories import rows as memory_rows
+from twinhost.unified_memory_reasoning.provenance import quarantine
+from twinhost.unified_memory_reasoning.search import index as search_index
+from twinhost.unified_memory_reasoning.search.search import Search
+from twinhost.unified_memory_reasoning.search.words import words_of
 
 A = TypeVar("A")
 R = TypeVar("R")

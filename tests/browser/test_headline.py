@@ -20,11 +20,11 @@ from twinhost.agent import telemetry as telemetry_module
 from twinhost.agent.http import HttpServer
 from twinhost.agent.telemetry import State
 from twinhost.cli.arguments import parse_fields
-from twinhost.secure_zmq.handshakes import Outcome
-from twinhost.system_digital_twin import events as events_module
-from twinhost.system_digital_twin import registry as registry_module
+from twinhost.secure_zmq.peers import Outcome
+from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.http import state as state_module
 from twinhost.system_digital_twin.http.state import RECENT_S
+from twinhost.system_digital_twin.registry import registry as registry_module
 
 PATIENCE_MS = PATIENCE_S * 1_000
 COMMAND = "docker compose run --rm cli call SystemDigitalTwin unregister "

@@ -26,7 +26,7 @@ from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-IMAGE = "twinhost:0.1.0"
+IMAGE = "twinhost:0.2.0"
 ZMQ_PORTS = {"mainpc": 7120, "pc2": 7230}
 EVENTS_PORT = 7150  # mainpc's
 HTTP_PORTS = {"mainpc": 8120, "pc2": 8230}

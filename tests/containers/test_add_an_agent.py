@@ -1,4 +1,4 @@
-"""docs/add-an-agent.md, followed on one machine: a third host and its agent, beside the two."""
+"""docs/how-to/add-an-agent.md, followed on one machine: a third host and its agent, beside the two."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ import yaml
 from tests.containers.stack import REPOSITORY, Stack
 from tests.waiting import PATIENCE_S, wait_until
 
-PAGE = (REPOSITORY / "docs/add-an-agent.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs/how-to/add-an-agent.md").read_text(encoding="utf-8")
 CONFIG = REPOSITORY / "config/network_config.yaml"
 EXAMPLE = "tests/example/compose.yaml"
 MOST_LINES = 45  # of the example

@@ -12,7 +12,7 @@ import zmq
 from tests.containers.stack import Stack
 from tests.unit.schema.json_schema import Schema, closed
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.schema.__main__ import replies_of, schema_of
+from twinhost.schema import replies_of, schema_of
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound, RequestError
 

@@ -1,4 +1,4 @@
-"""The README is true: its commands run, its output is what is printed, its code works."""
+"""README, tutorial, and command-line reference hold: commands run, output is what is printed, code works."""
 
 import json
 import os
@@ -15,34 +15,38 @@ import pytest
 from tests.containers.stack import REPOSITORY, Finished, Stack, free_ports
 from twinhost.secure_zmq.certificates import load_certificates
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/tutorial/first-steps.md", "docs/reference/command-line.md")
+PYTHON_PAGES = ("README.md", "docs/tutorial/first-steps.md", "docs/how-to/call-from-python.md")
+TEXTS = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in {*PAGES, *PYTHON_PAGES}}
 COMPOSE = "docker compose "
 TWINHOST = "./twinhost "
 
 
 def blocks(language: str) -> list[str]:
-    """Return the fenced blocks of a language."""
-    return [re.sub(r"^ +", "", text, flags=re.M) for text in re.findall(rf"```{language}\n(.*?)```", README, re.S)]
+    """Return the fenced blocks of a language, of all pages."""
+    found = [text for page in PAGES for text in re.findall(rf"```{language}\n(.*?)```", TEXTS[page], re.S)]
+    return [re.sub(r"^ +", "", text, flags=re.M) for text in found]
 
 
 def commands(prompt: str) -> list[str]:
-    """Return the commands after a prompt, in order."""
+    """Return the commands after a prompt, in order, each once."""
     lines = [line for block in blocks("console") for line in block.splitlines()]
-    return [line.removeprefix(prompt) for line in lines if line.startswith(prompt)]
+    return list(dict.fromkeys(line.removeprefix(prompt) for line in lines if line.startswith(prompt)))
 
 
 def output_of(command: str) -> list[str]:
-    """Return the lines that the README shows under a command, without the ellipses."""
-    (block,) = [block for block in blocks("console") if block.startswith(f"$ {command}\n") and block.count("\n") > 1]
-    return [line for line in block.splitlines()[1:] if line != "…"]
+    """Return the lines that the pages show under a command, without the ellipses."""
+    shown = [block for block in blocks("console") if block.startswith(f"$ {command}\n") and block.count("\n") > 1]
+    assert shown, f"no page shows what {command!r} prints"
+    return [line for block in shown for line in block.splitlines()[1:] if line != "…"]
 
 
 RUN_HERE = [command for command in commands("$ ") if command.startswith(COMPOSE)]
 
 
 @pytest.mark.parametrize("command", RUN_HERE)
-def test_a_command_does_what_the_readme_says(stack: Stack, command: str) -> None:
-    """Every compose command of the README ends well, but the one that shows a refusal."""
+def test_a_documented_command_works(stack: Stack, command: str) -> None:
+    """Every compose command of the pages succeeds, but the one that shows a refusal."""
     arguments = shlex.split(command.removeprefix(COMPOSE))
     done = stack.compose("run", "-T", *arguments[1:])
     if "SECURE_ZMQ=0" not in command:
@@ -54,14 +58,14 @@ def test_a_command_does_what_the_readme_says(stack: Stack, command: str) -> None
 
 
 @pytest.mark.parametrize("command", [command for command in commands("$ ") if command.startswith(TWINHOST)])
-def test_a_twinhost_command_does_what_the_readme_says(stack: Stack, command: str) -> None:
-    """Every one of them ends well."""
+def test_a_documented_twinhost_command_works(stack: Stack, command: str) -> None:
+    """Every one of them succeeds."""
     done = stack.twinhost(*shlex.split(command.removeprefix(TWINHOST)))
     assert done.status == 0, done.err
 
 
 def test_the_shown_status_is_what_status_prints(stack: Stack) -> None:
-    """Headings, agents and identities stand in the output as in the README; ages, sessions and fingerprints differ."""
+    """Headings, agents and identities are printed as the pages show; ages, sessions and fingerprints differ."""
     printed = re.sub(r"\d+ on ", "N on ", re.sub(r" +", " ", stack.run("cli", "status").out))
     for line in output_of("make up"):
         if "SHA256:" in line or line.startswith(("==>", "Page ", "HTTP on")):
@@ -70,9 +74,11 @@ def test_the_shown_status_is_what_status_prints(stack: Stack) -> None:
         assert re.sub(r"\d+ on ", "N on ", re.sub(r" +", " ", stable)) in printed, f"{line!r} is not in:\n{printed}"
 
 
-def test_every_make_target_of_the_readme_is_there() -> None:
+def test_every_documented_make_target_exists() -> None:
     """`make …` in the text and in the blocks names targets of the Makefile."""
-    targets = set(re.findall(r"`make ([a-z]+)`|\$ make ([a-z]+)", README))
+    documents = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in documents)
+    targets = set(re.findall(r"`make ([a-z-]+)[` ]|\$ make ([a-z-]+)", text))
     for target in sorted({name for pair in targets for name in pair if name}):
         done = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -114,11 +120,11 @@ def checkout(stack: Stack, tmp_path: Path) -> Iterator[Checkout]:
     stack.run("certs-init", "revoke", NAME)
 
 
-def test_the_readmes_python_works(stack: Stack, checkout: Checkout) -> None:
+def test_the_documented_python_works(stack: Stack, checkout: Checkout) -> None:
     """The three commands and the example, as printed: a program of this machine registers and reads."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (code,) = {code for page in PYTHON_PAGES for code in re.findall(r"```python\n(.*?)```", TEXTS[page], re.S)}
     (checkout.folder / "example.py").write_text(code)
-    (block,) = [block for block in blocks("console") if ENROL in block]
+    (block,) = {block for block in blocks("console") if ENROL in block}
     for line in block.splitlines():
         done = checkout.run(line.removeprefix("$ "))
         assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
@@ -191,7 +197,7 @@ def make(target: str, environment: dict[str, str]) -> str:
 
 
 def test_make_up_shows_a_working_system_and_make_down_stops_it(project: dict[str, str]) -> None:
-    """The first command of the README, beside whatever else is running."""
+    """The first command of the README, also while another stack is running."""
     shown = make("up", project)
     assert "Link encrypted and authenticated with CURVE, asked as operator" in shown
     assert "Registered agents (2)" in shown

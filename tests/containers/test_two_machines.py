@@ -9,9 +9,9 @@ import pytest
 
 from tests.containers.checkout import Machine
 from tests.containers.stack import REPOSITORY
-from tests.containers.walk import README, UMRA, Walk, shown_settings
+from tests.containers.walk import TWO_MACHINES, UMRA, Walk, shown_settings
 
-KEYS = (REPOSITORY / "docs/keys.md").read_text(encoding="utf-8")
+KEYS = (REPOSITORY / "docs/how-to/manage-keys.md").read_text(encoding="utf-8")
 NAMED = {"SystemDigitalTwin", UMRA, "operator", "Watcher"}
 
 pytestmark = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent]
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent]
 
 @pytest.fixture
 def walk(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Walk]:
-    """Two checkouts, each with the README's `.env`; the bridge's address stands for that of both machines."""
+    """Two checkouts, each with the `.env` of the page; the bridge's address stands for that of both machines."""
     address = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
     shown = shown_settings()
     settings = {name: address for name in shown if name != "TWINHOST_HOST"}
@@ -30,9 +30,9 @@ def walk(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Walk]:
         machine.remove()
 
 
-def test_the_readmes_way_to_two_machines(walk: Walk) -> None:
+def test_two_machines_are_set_up_by_their_page(walk: Walk) -> None:
     """Each makes its own secret, one line travels, and both agents answer the operator on mainpc."""
-    walk.follow(README)
+    walk.follow(TWO_MACHINES)
     status = walk.last("docker compose run --rm cli status")
     assert "Registered agents (2)" in status.out
     listing = walk.machines["pc2"].run("docker compose run --rm -T --entrypoint find certs-init /certificates").out

@@ -8,14 +8,14 @@ from tests.containers.checkout import Machine, commands_of
 from tests.containers.stack import REPOSITORY, Finished
 from tests.waiting import wait_until
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+TWO_MACHINES = (REPOSITORY / "docs/how-to/set-up-two-machines.md").read_text(encoding="utf-8")
 UMRA = "UnifiedMemoryReasoningAgent"
 REGISTERED_WITHIN_S = 30
 
 
 def shown_settings() -> dict[str, str]:
-    """Return the `.env` of mainpc that the README shows."""
-    (block,) = re.findall(r"```\n(TWINHOST_HOST=.*?)```", README, re.S)
+    """Return the `.env` of mainpc that the page shows."""
+    (block,) = re.findall(r"```\n(TWINHOST_HOST=.*?)```", TWO_MACHINES, re.S)
     return dict(line.split("#")[0].strip().split("=") for line in block.splitlines())
 
 

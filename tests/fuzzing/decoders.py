@@ -1,20 +1,19 @@
 """What takes bytes apart: the decoders of requests and replies, and the loader of keys; and good inputs of both."""
 
 import contextlib
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 import zmq
 from zmq.utils import z85
 
 from tests.unit.schema.json_schema import Schema
-from twinhost.schema.__main__ import _COMMON, AGENTS, _request_types, schema_of
+from twinhost.schema import AGENTS, declarations_of, schema_of
 from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest, RequestError
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, PublicKey, parse_certificate
 from twinhost.secure_zmq.validity import Validity
-from twinhost.secure_zmq.wire import Request, RequestDecoder, decode_reply, encode_error, request_id_of
+from twinhost.secure_zmq.wire import RequestDecoder, decode_reply, encode_error, request_id_of
 
 PAYLOAD_LIMIT = 4 * 1024 * 1024
 _OWNERS = (
@@ -27,7 +26,8 @@ _VALIDITIES = (Validity(), Validity(1_700_000_000, 1_800_000_000), Validity(not_
 
 def request_decoders() -> list[RequestDecoder]:
     """Return the decoders of both agents' requests."""
-    return [RequestDecoder(_types_of(package), PAYLOAD_LIMIT) for package in AGENTS.values()]
+    types = [[each.request for each in declarations_of(agent).values()] for agent in AGENTS]
+    return [RequestDecoder(each, PAYLOAD_LIMIT) for each in types]
 
 
 def requests_corpus() -> list[bytes]:
@@ -87,8 +87,3 @@ TARGETS: dict[str, tuple[Callable[[], Callable[[bytes], None]], Callable[[], lis
     "request decoder": (take_request, requests_corpus),
     "key loader": (take_key, keys_corpus),
 }
-
-
-def _types_of(package: str) -> Sequence[type[Request]]:
-    importlib.import_module(f"{package}.__main__")
-    return [each for each in _request_types(Request) if each.__module__.split(".")[0] in (package, _COMMON)]

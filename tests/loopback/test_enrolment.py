@@ -20,7 +20,7 @@ from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.certificates.invitation import Invitation, parse_invitation, token_pair
 from twinhost.certificates.join import join
 from twinhost.certificates.layout import plan_layout
-from twinhost.schema.__main__ import schema_of
+from twinhost.schema import schema_of
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import LimitReached, NotAuthorized, NotGranted, PeerNotLive

@@ -16,7 +16,7 @@ from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.unit.schema.json_schema import Schema, closed
 from tests.waiting import PATIENCE_S, at_most, wait_until
-from twinhost.schema.__main__ import feed_of
+from twinhost.schema import feed_of
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, NotGranted
 from twinhost.secure_zmq.key_writer import write_revocation

@@ -9,7 +9,7 @@ import pytest
 
 from tests.containers.conftest import engine
 from tests.containers.stack import IMAGE
-from tests.containers.walk import README
+from tests.containers.walk import TWO_MACHINES
 from tests.two_hosts.machine_room import MachineRoom, why_not
 from tests.two_hosts.site import Site
 
@@ -38,7 +38,7 @@ def room(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="package")
 def site(room: MachineRoom, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """The README's section for two machines, followed once; each test leaves both hosts as well as it found them."""
+    """The page on two machines, followed once; each test leaves both hosts as well as it found them."""
     site = Site(room, tmp_path_factory.mktemp("site"))
-    site.walk.follow(README)
+    site.walk.follow(TWO_MACHINES)
     return site  # and all of it goes with the room

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.waiting import wait_until
 
-ADDRESSES = {"mainpc": "192.0.2.10", "pc2": "192.0.2.20"}  # the README's
+ADDRESSES = {"mainpc": "192.0.2.10", "pc2": "192.0.2.20"}  # as in docs/how-to/set-up-two-machines.md
 PREFIX_BITS = 24
 ENGINE_STARTS_WITHIN_S = 60.0
 ENGINE_ENDS_WITHIN_S = 60.0

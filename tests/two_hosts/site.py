@@ -1,4 +1,4 @@
-"""Both machines after the README's steps, and what is asked of them."""
+"""Both machines after the steps of the page on two machines, and what is asked of them."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ BACK_WITHIN_S = 30.0
 
 
 class Site:
-    """Both machines after the README's steps."""
+    """Both machines after the steps of the page on two machines."""
 
     def __init__(self, room: MachineRoom, folder: Path) -> None:
         self.room, self._folder = room, folder

@@ -1,4 +1,4 @@
-"""Two machines with an engine each, set up by the README alone; then all that happens to cables and machines."""
+"""Two machines with an engine each, set up by the documents alone; then all that happens to cables and machines."""
 
 import itertools
 import re
@@ -26,7 +26,7 @@ MARKER = "in-plain-sight"
 pytestmark = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent, pytest.mark.timeout(300)]
 
 
-def test_the_readmes_steps_work_the_first_time(site: Site) -> None:
+def test_the_documented_steps_work_the_first_time(site: Site) -> None:
     """Both agents are registered, and the operator's status says how the link is."""
     status = site.walk.last("docker compose run --rm cli status").out
     assert "Link encrypted and authenticated with CURVE" in status

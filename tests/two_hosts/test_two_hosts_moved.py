@@ -13,7 +13,7 @@ from tests.two_hosts.machine_room import PREFIX_BITS
 from tests.two_hosts.site import BACK_WITHIN_S, Site
 from tests.waiting import wait_until
 
-PAGE = (REPOSITORY / "docs/backup.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs/how-to/back-up-mainpc.md").read_text(encoding="utf-8")
 NEW_ADDRESS = "192.0.2.21"
 BACKUP = "mainpc.backup"
 

@@ -1,26 +1,24 @@
-"""The actions that every agent answers: ping, health, and who is connected."""
+"""The actions of every agent: ping, health, peers, and announced probes."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
-from twinhost.agent.replies import Peers, Pong, ProbesAnnounced
-from twinhost.secure_zmq.actions import Action
+from twinhost.agent.health import HealthDocument, Pong, iso_time
+from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.handshakes import MAX_ATTEMPTS, WINDOW_S, Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.probes import MAX_ATTEMPTS, WINDOW_S
-from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.wire import Request
 
 
 class Ping(Request, tag="ping"):
-    """Is anybody there?"""
+    """Check that the agent answers."""
 
 
 class GetHealth(Request, tag="health"):
@@ -32,11 +30,11 @@ class HealthCheck(Request, tag="health_check"):
 
 
 class GetPeers(Request, tag="get_peers"):
-    """The authorised peers, their sessions, and what became of handshakes; an operator's action."""
+    """The authorised peers, their sessions, and the handshakes by outcome; an operator's action."""
 
 
 class AnnounceProbes(Request, tag="announce_probes"):
-    """Refused handshakes that the caller is about to provoke, to be counted apart; an operator's action.
+    """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's action.
 
     For 15 s, at most `attempts` of them: with a key of `key_fingerprints`, or from the caller's address without a key.
     """
@@ -47,33 +45,75 @@ class AnnounceProbes(Request, tag="announce_probes"):
     ] = ()
 
 
+class PeerDocument(TypedDict):
+    """An authorised peer; `sessions` counts its connections, and `last_seen` is null until it asks for something."""
+
+    name: str
+    host: str
+    roles: list[str]
+    fingerprint: str
+    not_before: str | None
+    not_after: str | None
+    standing: str
+    sessions: int
+    last_seen: str | None
+
+
+class Peers(TypedDict):
+    """The authorised peers with their sessions, the revoked fingerprints, and the handshakes by outcome."""
+
+    status: Literal["ok", "success"]
+    peers: list[PeerDocument]
+    revoked: list[str]
+    handshakes: dict[str, int]
+
+
+class ProbesAnnounced(TypedDict):
+    """For how long the announced refusals are counted separately."""
+
+    status: Literal["ok", "success"]
+    window_s: float
+
+
 def pong(_: Request, __: Caller) -> Pong:
     """Answer a ping."""
     return {"status": "ok", "message": "pong", "timestamp": iso_time(time.time())}
 
 
-def health_actions(document: Callable[[], Mapping[str, Any]]) -> list[Action[Any]]:
-    """Return the two names of the health action."""
+class HealthActions(Feature):
+    """The health document, under both names of its action."""
 
-    def answer(_: Request, __: Caller) -> Mapping[str, Any]:
-        return document()
+    def __init__(self, document: Callable[[], Any]) -> None:
+        self.document = document
 
-    return [Action(GetHealth, answer, forwardable=True), Action(HealthCheck, answer, forwardable=True)]
+    @action(forwardable=True)
+    def health(self, _: GetHealth, __: Caller) -> HealthDocument:
+        document: HealthDocument = self.document()
+        return document
+
+    @action(forwardable=True)
+    def health_check(self, _: HealthCheck, __: Caller) -> HealthDocument:
+        document: HealthDocument = self.document()
+        return document
 
 
-def _moment(seconds: int | None) -> str | None:
-    return None if seconds is None else format_moment(seconds)
+class OperatorActions(Feature):
+    """The operator's actions of every agent: list the peers, and announce probes."""
 
+    def __init__(
+        self, peers: AuthorizedPeers, sessions: CallerSource, handshakes: Handshakes, success: Literal["ok", "success"]
+    ) -> None:
+        """Serve an operator; `success` is the `status` of a successful reply."""
+        self._peers = peers
+        self._sessions = sessions
+        self._handshakes = handshakes
+        self._success: Literal["ok", "success"] = success
 
-def peers_action(
-    peers: AuthorizedPeers, sessions: CallerSource, handshakes: Handshakes, success: Literal["ok", "success"]
-) -> Action[Any]:
-    """Return the action that tells an operator who is connected; `success` is the agent's word for it."""
-
-    def answer(_: GetPeers, __: Caller) -> Peers:
-        counts, last_seen = sessions.counts(), sessions.last_seen()
+    @action()
+    def peers(self, _: GetPeers, __: Caller) -> Peers:
+        counts, last_seen = self._sessions.counts(), self._sessions.last_seen()
         return {
-            "status": success,
+            "status": self._success,
             "peers": [
                 {
                     "name": peer.name,
@@ -82,26 +122,23 @@ def peers_action(
                     "fingerprint": peer.fingerprint,
                     "not_before": _moment(peer.validity.not_before),
                     "not_after": _moment(peer.validity.not_after),
-                    "standing": peer.standing(time.time()).name.lower(),
+                    "standing": self._peers.standing(peer.fingerprint),
                     "sessions": counts.get(peer.name, 0),
                     "last_seen": iso_time(last_seen[peer.name]) if peer.name in last_seen else None,
                 }
-                for peer in peers.all()
+                for peer in self._peers.all()
             ],
-            "revoked": sorted(peers.contents.revoked),
-            "handshakes": handshakes.counts(),
+            "revoked": sorted(self._peers.contents.revoked),
+            "handshakes": self._handshakes.counts(),
         }
 
-    return Action(GetPeers, answer)
-
-
-def probes_action(handshakes: Handshakes, success: Literal["ok", "success"]) -> Action[Any]:
-    """Return the action that announces probes; `success` is the agent's word for it."""
-
-    def answer(request: AnnounceProbes, caller: Caller) -> ProbesAnnounced:
+    @action()
+    def announce_probes(self, request: AnnounceProbes, caller: Caller) -> ProbesAnnounced:
         if caller.fingerprint is None:
             raise NotGranted("announce_probes needs an authenticated caller; set SECURE_ZMQ=1")
-        handshakes.announce_probes(caller.name, caller.fingerprint, request.key_fingerprints, request.attempts)
-        return {"status": success, "window_s": WINDOW_S}
+        self._handshakes.announce_probes(caller.name, caller.fingerprint, request.key_fingerprints, request.attempts)
+        return {"status": self._success, "window_s": WINDOW_S}
 
-    return Action(AnnounceProbes, answer)
+
+def _moment(seconds: int | None) -> str | None:
+    return None if seconds is None else format_moment(seconds)

@@ -27,9 +27,9 @@ from twinhost.certificates.layout import Layout
 from twinhost.certificates.tree import REPLACED_PREFIX, locked, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.key_writer import fsync_folder, replace_file
-from twinhost.store.copies import check_copy, require_space
-from twinhost.store.restoring import COMMIT, require_no_restore
-from twinhost.store.set_aside import PARTS, REPLACED, make_private, part
+from twinhost.store.backup import check_copy, require_space
+from twinhost.store.damage import REPLACED
+from twinhost.store.files import COMMIT, PARTS, make_private, part, require_no_restore
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 _BLOCK_BYTES = 4_096  # of a usual file system

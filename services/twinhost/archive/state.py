@@ -12,16 +12,15 @@ from pathlib import Path
 from twinhost.archive.file_format import Manifest
 from twinhost.archive.places import DATABASE, MIGRATIONS, Places
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
-from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Head
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Event, Head
 from twinhost.store.audit_log.files import Files
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.audit_log.verify import Findings, Verifier
-from twinhost.store.copies import Copy, copy_database, require_space
+from twinhost.store.backup import Copy, copy_database, require_space
 from twinhost.store.damage import connect_to_read
 from twinhost.store.database import Database
-from twinhost.store.set_aside import PARTS, part
-from twinhost.system_digital_twin.events import skip_numbers
+from twinhost.store.files import PARTS, part
+from twinhost.system_digital_twin.events.events import skip_numbers
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 _PAGE_LINES = 2_000

@@ -24,10 +24,10 @@ from twinhost.certificates.records import DistributionRecord, Joining, JoinRecor
 from twinhost.certificates.tree import discard_next, install_secret, locked, make_host_folder
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.callers import CONFIRM_KEY, ENROL
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing, KeyMismatch, NotAuthorized
-from twinhost.secure_zmq.grants import CONFIRM_KEY, ENROL
 from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import replace_certificate, write_key_pair, write_revoked_fingerprint
 from twinhost.secure_zmq.keys import (

@@ -29,7 +29,7 @@ from twinhost.secure_zmq.keys import (
     load_certificate,
     load_key_pair,
 )
-from twinhost.store.restoring import COMMIT, RESTORING, require_no_restore
+from twinhost.store.files import COMMIT, RESTORING, require_no_restore
 
 LOCK_FILE = ".lock"
 REQUESTS_FOLDER = "requests"  # public keys that wait to be accepted

@@ -22,9 +22,9 @@ from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.advice import CERTS_INIT
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.store.copies import count_rows, count_rows_as_far_as_possible
-from twinhost.store.new_file import new_file
-from twinhost.store.set_aside import REPLACED, part
+from twinhost.store.backup import count_readable_rows, count_rows
+from twinhost.store.damage import REPLACED
+from twinhost.store.files import new_file, part
 
 PROGRAM = "archive"
 _CLI = "docker compose run --rm cli"
@@ -154,7 +154,7 @@ def _lost(replaced: Path, present: Path) -> list[str]:
     try:
         before: dict[str, int | None] = {**count_rows(replaced)}
     except sqlite3.Error:
-        before = count_rows_as_far_as_possible(replaced)
+        before = count_readable_rows(replaced)
     now = count_rows(present)
     fewer = {kind: _fewer(before.get(table), now[table]) for table, kind in _KINDS.items()}
     known = f"fewer than what was here: {', '.join(f'{count} {kind}' for kind, count in fewer.items())}"

@@ -161,7 +161,7 @@ def schema_of_agent(agent: str) -> RequestSchema | None:
     try:
         return RequestSchema(msgspec.json.decode(path.read_bytes(), type=dict[str, Any]))
     except FileNotFoundError:
-        from twinhost.schema.__main__ import AGENTS, schema_of  # noqa: PLC0415 - it imports both agents
+        from twinhost.schema import AGENTS, schema_of  # noqa: PLC0415 - it imports both agents
 
         return RequestSchema(schema_of(agent)) if agent in AGENTS else None
 

@@ -1,22 +1,27 @@
-"""What an agent can be asked for: its actions, and the older dialects that are translated into them."""
+"""What an agent can be asked for: its actions, and the older dialects that are translated into them.
 
-from collections.abc import Callable
+A feature declares each message once: a request type, a reply type, and a method whose annotations name both. The table
+of actions, the JSON Schema, and the command line's help derive from that.
+"""
+
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import RequestError
 from twinhost.secure_zmq.wire import Answer, Reply, Request, tag_of
 
 R = TypeVar("R", bound=Request)
+H = TypeVar("H", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
 class Action(Generic[R]):
     """One action: its request type, its handler, and what it takes.
 
-    A handler that asks somebody else returns a Future: the loop goes on, and the answer is sent when it is there. Such
+    A handler that asks another agent returns a Future: the loop goes on, and the answer is sent when it is there. Such
     an action does not mutate: what it changes is elsewhere, and so is the record of what was answered.
     """
 
@@ -29,6 +34,63 @@ class Action(Generic[R]):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", tag_of(self.request))
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """An action as its method declares it."""
+
+    method: str
+    request: type[Request]
+    replies: tuple[type, ...]  # each a TypedDict: what it may answer when it does not refuse
+    options: dict[str, bool]
+
+
+def action(*, mutates: bool = False, apart: bool = False, forwardable: bool = False) -> Callable[[H], H]:
+    """Make a feature's method the handler of an action; its annotations name the request and the reply.
+
+    Args:
+        mutates: it changes the store; its reply leaves after the commit, and a repeated request gets the stored reply.
+        apart: it has transactions of its own.
+        forwardable: another agent may ask for it on behalf of its own caller.
+    """
+
+    def declare(method: H) -> H:
+        method.action_options = {"mutates": mutates, "apart": apart, "forwardable": forwardable}  # type: ignore[attr-defined]
+        return method
+
+    return declare
+
+
+class Feature:
+    """Actions that belong together: each method marked with `@action` answers one type of request."""
+
+    @classmethod
+    def declarations(cls) -> Iterator[Declaration]:
+        """Yield what the class declares, in its order."""
+        methods = {name: method for each in reversed(cls.__mro__) for name, method in vars(each).items()}
+        for name, method in methods.items():
+            options = getattr(method, "action_options", None)
+            if options is not None:
+                hints = get_type_hints(method)
+                reply = hints.pop("return")
+                (request,) = (hint for hint in hints.values() if isinstance(hint, type) and issubclass(hint, Request))
+                if request is Request:
+                    raise TypeError(f"{cls.__name__}.{name} names no type of request of its own")
+                yield Declaration(name, request, tuple(_alternatives(reply)), options)
+
+    def actions(self) -> list[Action[Any]]:
+        """Return the actions that the class declares, with this object's methods as handlers."""
+        return [Action(each.request, getattr(self, each.method), **each.options) for each in self.declarations()]
+
+
+def _alternatives(reply: Any) -> Iterator[type]:
+    """Yield the types of a reply: of a union each one, and of a future answer what it will be."""
+    if get_origin(reply) is Future or (get_args(reply) and not isinstance(reply, type)):
+        for each in get_args(reply):
+            yield from _alternatives(each)
+    else:
+        yield reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import zmq
 
-VERSION = "0.1.0"  # pyproject.toml and the image's tag say the same, and a test compares them
+VERSION = "0.2.0"  # pyproject.toml and the image's tag say the same, and a test compares them
 
 
 def versions() -> dict[str, str]:

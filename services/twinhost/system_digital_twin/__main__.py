@@ -5,29 +5,43 @@ import time
 from collections.abc import Callable
 
 from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
-from twinhost.agent.common_actions import GetHealth
+from twinhost.agent.common_actions import GetHealth, HealthActions, OperatorActions
 from twinhost.agent.dialects import all_status, commands, first_of, raw_strings
 from twinhost.agent.process import run_agent
 from twinhost.agent.settings import Settings
 from twinhost.agent.state_folder import assets_folder
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
-from twinhost.system_digital_twin.commands import COMMANDS
-from twinhost.system_digital_twin.event_actions import EventActions
-from twinhost.system_digital_twin.events import Events
-from twinhost.system_digital_twin.handlers import ITSELF, SUCCESS, Handlers
+from twinhost.system_digital_twin.capacity.actions import LoadActions
+from twinhost.system_digital_twin.dialect import COMMANDS
+from twinhost.system_digital_twin.events.actions import EventActions
+from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.http.page import page_routes
 from twinhost.system_digital_twin.http.state import StateBoard
 from twinhost.system_digital_twin.http.stream import Stream
-from twinhost.system_digital_twin.keys_and_audit import KeysAndAudit
-from twinhost.system_digital_twin.messages import GetAllAgents
+from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics_and_leases import MetricsAndLeases
-from twinhost.system_digital_twin.registry import HEALTHY, AgentRecord, Registry
+from twinhost.system_digital_twin.registry.actions import ITSELF, SUCCESS, Handlers
+from twinhost.system_digital_twin.registry.messages import GetAllAgents
+from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentRecord, Registry
 from twinhost.system_digital_twin.state_files import MIGRATIONS
+from twinhost.system_digital_twin.trust.actions import KeyActions
+from twinhost.system_digital_twin.trust.audit import AuditActions
+from twinhost.system_digital_twin.trust.trust import KeysAndAudit
 
 __all__ = ["MIGRATIONS", "NAME", "assemble"]
 
 NAME = ITSELF
+FEATURES = (
+    HealthActions,
+    OperatorActions,
+    Handlers,
+    MetricsActions,
+    LoadActions,
+    EventActions,
+    KeyActions,
+    AuditActions,
+)
 
 
 def assemble(foundation: Foundation) -> Assembly:

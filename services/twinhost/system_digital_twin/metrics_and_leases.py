@@ -4,14 +4,14 @@ import contextlib
 from typing import Any
 
 from twinhost.agent.assembly import Foundation
-from twinhost.agent.host_metrics.sampler import SamplerThread
+from twinhost.agent.host_sampler import SamplerThread
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.system_digital_twin.leases import Leases
-from twinhost.system_digital_twin.load_actions import LoadActions
-from twinhost.system_digital_twin.metrics import Metrics
-from twinhost.system_digital_twin.metrics_actions import MetricsActions
-from twinhost.system_digital_twin.vram_reports import VramReports
+from twinhost.system_digital_twin.capacity.actions import LoadActions
+from twinhost.system_digital_twin.capacity.leases import Leases
+from twinhost.system_digital_twin.metrics.actions import MetricsActions
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.vram_reports import VramReports
 
 
 class MetricsAndLeases:

@@ -3,21 +3,31 @@
 import sys
 
 from twinhost.agent.assembly import Assembly, Foundation
+from twinhost.agent.common_actions import OperatorActions
 from twinhost.agent.dialects import commands
 from twinhost.agent.health import iso_time
-from twinhost.agent.membership.member import MIGRATION as MEMBERSHIP_MIGRATION
+from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import Description, Membership
+from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.process import run_agent
-from twinhost.store import set_aside
-from twinhost.unified_memory_reasoning.commands import COMMANDS
-from twinhost.unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS, Memory
+from twinhost.store import damage
+from twinhost.unified_memory_reasoning import SUCCESS
+from twinhost.unified_memory_reasoning.coordination.actions import CoordinationActions
+from twinhost.unified_memory_reasoning.dialect import COMMANDS
+from twinhost.unified_memory_reasoning.memory import FEATURES as MEMORY_FEATURES
+from twinhost.unified_memory_reasoning.memory import (
+    LATER_MIGRATIONS,
+    REBUILDS,
+    Memory,
+    MemoryHealth,
+    MemoryHealthActions,
+    OutboxDocument,
+)
 from twinhost.unified_memory_reasoning.memory import MIGRATIONS as MEMORY_MIGRATIONS
-from twinhost.unified_memory_reasoning.memory_health import MemoryHealth, OutboxDocument
-from twinhost.unified_memory_reasoning.messages import SUCCESS
-from twinhost.unified_memory_reasoning.other_agents.coordination_actions import CoordinationActions
 
 NAME = "UnifiedMemoryReasoningAgent"
 MIGRATIONS = (*MEMORY_MIGRATIONS, MEMBERSHIP_MIGRATION, *LATER_MIGRATIONS)
+FEATURES = (MemoryHealthActions, OperatorActions, *MEMORY_FEATURES, CoordinationActions, WitnessActions)
 DESCRIPTION = Description("memory", ["contexts", "search", "memories", "error_patterns", "twins", "coordination"])
 
 
@@ -26,10 +36,10 @@ def assemble(foundation: Foundation) -> Assembly:
     settings, counters = foundation.settings, foundation.counters
     limits = settings.config.limits
     member = Membership(foundation, DESCRIPTION)
-    if (damage := set_aside.told(foundation.database.path)) is not None:
+    if (warning := damage.damage_warning(foundation.database.path)) is not None:
         with foundation.database.transaction():
-            member.outbox.tell_error("store_damage", damage, severity="critical")
-    memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.tell)
+            member.outbox.report_error("store_damage", warning, severity="critical")
+    memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.publish)
 
     def outbox() -> OutboxDocument:
         owed = member.outbox.queue.document()
@@ -57,14 +67,14 @@ def assemble(foundation: Foundation) -> Assembly:
 
     return Assembly(
         actions=[
-            *memory.actions(document),
+            *memory.actions(),
             *CoordinationActions(member, NAME).actions(),
             *member.actions(SUCCESS),
         ],
         success=SUCCESS,
         sentence_fields=("error", "reason"),
         translate=commands(COMMANDS, max_bytes=limits.max_payload_bytes, anywhere=True, not_found="ERROR"),
-        document=document,
+        health=MemoryHealthActions(document),
         on_tick=on_tick,
         on_refusal=member.on_refusal,
         on_stop=memory.on_stop,
@@ -73,4 +83,4 @@ def assemble(foundation: Foundation) -> Assembly:
 
 
 if __name__ == "__main__":
-    sys.exit(run_agent(NAME, MIGRATIONS, assemble, set_aside_damage=True, rebuilds=REBUILDS))
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble, quarantine_damage=True, rebuilds=REBUILDS))

@@ -2,36 +2,86 @@
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypedDict
 
 from twinhost.agent.assembly import MAX_PAGE_BYTES
+from twinhost.agent.common_actions import GetHealth, HealthActions, HealthCheck, Ping
+from twinhost.agent.health import HealthDocument
 from twinhost.network_config import Recall
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Action, action
+from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning import twins
+from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.conversations.context_actions import ContextActions
+from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.handlers import Handlers
-from twinhost.unified_memory_reasoning.keeping import quarantine
-from twinhost.unified_memory_reasoning.keeping.backup_actions import BackupActions
-from twinhost.unified_memory_reasoning.keeping.provenance_actions import ProvenanceActions, Shelf
-from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.known_errors import error_patterns, pattern_proposals
-from twinhost.unified_memory_reasoning.known_errors.error_pattern_actions import ErrorPatternActions
-from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.known_errors.pattern_proposals import PatternProposals
-from twinhost.unified_memory_reasoning.memory_health import MemoryHealth, Totals
-from twinhost.unified_memory_reasoning.memory_model import memories
-from twinhost.unified_memory_reasoning.memory_model.memories import Memories
-from twinhost.unified_memory_reasoning.memory_model.memory_actions import MemoryActions
-from twinhost.unified_memory_reasoning.other_agents import conflicts
-from twinhost.unified_memory_reasoning.other_agents.conflict_actions import ConflictActions
-from twinhost.unified_memory_reasoning.other_agents.conflicts import Conflicts
-from twinhost.unified_memory_reasoning.recall import search_index
-from twinhost.unified_memory_reasoning.recall.search import Search
-from twinhost.unified_memory_reasoning.recall.search_actions import SearchActions
-from twinhost.unified_memory_reasoning.twins import Twins
+from twinhost.unified_memory_reasoning.coordination import conflicts
+from twinhost.unified_memory_reasoning.coordination.actions import ConflictActions
+from twinhost.unified_memory_reasoning.coordination.conflicts import Conflicts
+from twinhost.unified_memory_reasoning.errors import patterns, proposals
+from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
+from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals
+from twinhost.unified_memory_reasoning.memories import rows as memories
+from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
+from twinhost.unified_memory_reasoning.memories.memories import Memories
+from twinhost.unified_memory_reasoning.provenance import quarantine
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, Shelf
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.search import index as search_index
+from twinhost.unified_memory_reasoning.search.actions import SearchActions
+from twinhost.unified_memory_reasoning.search.search import Search
+from twinhost.unified_memory_reasoning.twins import store as twins
+from twinhost.unified_memory_reasoning.twins.actions import Handlers
+from twinhost.unified_memory_reasoning.twins.store import Twins
+
+
+class Totals(TypedDict):
+    """How many rows there are of each kind, those of hidden writers and forgotten memories among them."""
+
+    total_twins: int
+    total_sessions: int
+    total_interactions: int
+    total_memories: int
+    total_error_patterns: int
+
+
+class OutboxDocument(TypedDict):
+    """What mainpc is owed; `oldest` (ISO-8601) is null where nothing waits, `let_go` counts by kind what gave way."""
+
+    waiting: int
+    oldest: str | None
+    set_aside: int
+    let_go: dict[str, int]
+
+
+class MemoryHealth(HealthDocument, Totals):
+    """The agent's health, its counts since the start, and its totals; `last_request_time` is null before the first."""
+
+    request_count: int
+    error_count: int
+    last_request_time: str | None
+    outbox: OutboxDocument
+
+
+class MemoryHealthActions(HealthActions):
+    """The agent's health document, with which it answers a ping too, as its clients expect."""
+
+    @action()
+    def ping(self, _: Ping, __: Caller) -> MemoryHealth:
+        document: MemoryHealth = self.document()
+        return document
+
+    @action(forwardable=True)
+    def health(self, _: GetHealth, __: Caller) -> MemoryHealth:
+        document: MemoryHealth = self.document()
+        return document
+
+    @action(forwardable=True)
+    def health_check(self, _: HealthCheck, __: Caller) -> MemoryHealth:
+        document: MemoryHealth = self.document()
+        return document
+
 
 MIGRATIONS = (
     twins.MIGRATION,
@@ -40,11 +90,21 @@ MIGRATIONS = (
     interactions.MIGRATION,
     memories.MIGRATION,
     search_index.MIGRATION,
-    error_patterns.MIGRATION,
-    pattern_proposals.MIGRATION,
+    patterns.MIGRATION,
+    proposals.MIGRATION,
     conflicts.MIGRATION,
 )
 LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION,)  # which come after those of the agent's membership
+FEATURES = (
+    Handlers,
+    ContextActions,
+    SearchActions,
+    MemoryActions,
+    ErrorPatternActions,
+    ConflictActions,
+    ProvenanceActions,
+    BackupActions,
+)
 REBUILDS = search_index.REBUILDS  # how a broken full-text index is made anew
 _OPERATOR_PAGE_BYTES = 2_097_152  # so that the largest row is told whole, by which an import knows it again
 
@@ -77,10 +137,10 @@ class Memory:
         self._quarantine = Quarantine(database)
         self._backups = BackupActions(database, max_reply_bytes)
 
-    def actions(self, document: Callable[[], MemoryHealth]) -> list[Action[Any]]:
-        """Return the table of actions; `document` is the health document, with which this agent answers a ping."""
+    def actions(self) -> list[Action[Any]]:
+        """Return the table of actions."""
         return [
-            *Handlers(self._twins, document).actions(),
+            *Handlers(self._twins).actions(),
             *ContextActions(self._interactions, self._max).actions(),
             *SearchActions(self._search, self._page).actions(),
             *MemoryActions(self._memories, self._page).actions(),

@@ -86,7 +86,7 @@ def table(measured: Measured) -> str:
 
 
 def markdown(measured: Measured) -> str:
-    """Return the goals and the figures as the tables of docs/benchmarks.md."""
+    """Return the goals and the figures as the tables of docs/reference/benchmarks.md."""
     goals = [_HEAD, *(line.cells() for line in lines(measured))]
     figures = [("workload", "contender", "unit", "median", "least", "most", "rounds"), *figure_rows(measured)]
     return "\n\n".join([_markdown(goals), _markdown(figures), "\n".join(f"- {each}" for each in remarks(measured))])

@@ -25,7 +25,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 def measure_stack(measured: Measured, starts: int, idle_s: float) -> None:
     """Start the stack so many times, from nothing but its image; after the last start let it idle."""
     try:
-        image = os.environ.get("TWINHOST_IMAGE", "twinhost:0.1.0")
+        image = os.environ.get("TWINHOST_IMAGE", "twinhost:0.2.0")
         if shutil.which("docker") is None:
             raise Failed("docker is not here")
         if _docker("image", "inspect", image, check=False) == "":

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from twinhost.agent.assembly import Assembly, Foundation, Publisher
-from twinhost.agent.common_actions import health_actions
+from twinhost.agent.common_actions import HealthActions
 from twinhost.agent.health import Health
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.settings import load_settings
@@ -16,11 +16,9 @@ from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import plan_layout
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Counters, Dispatcher
-from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.callers import Caller, Grants
+from twinhost.secure_zmq.dispatch import Counters, Dispatcher, Inbound
 from twinhost.secure_zmq.handshakes import Handshakes
-from twinhost.secure_zmq.inbound import Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
@@ -68,7 +66,7 @@ class Assembled:
             )
         )
         self._dispatcher = Dispatcher(
-            [*self.assembly.actions, *health_actions(self.assembly.document or self.health.document)],
+            [*self.assembly.actions, *(self.assembly.health or HealthActions(self.health.document)).actions()],
             Grants(settings.config.grants),
             self.database,
             ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),

@@ -20,10 +20,10 @@ from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import HOST_VARIABLE
 from twinhost.cli.archive import main
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.registry import AgentRecord, Registry
+from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry
 
 SERVER, DATABASE = "SystemDigitalTwin", "SystemDigitalTwin.sqlite3"
 _NOT_STATE = (".lock", ".archive.lock", f"{SERVER}.lock")

@@ -12,22 +12,21 @@ import zmq
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
 from tests.ports import free_ports
-from twinhost.agent.common_actions import Ping, health_actions, peers_action, pong, probes_action
+from twinhost.agent.common_actions import HealthActions, OperatorActions, Ping, pong
 from twinhost.agent.health import Health
 from twinhost.agent.http import HttpServer
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import ServerSocket
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from twinhost.secure_zmq.sockets import (
@@ -38,18 +37,17 @@ from twinhost.secure_zmq.sockets import (
 )
 from twinhost.secure_zmq.validity import UNLIMITED, Validity
 from twinhost.secure_zmq.wire import Reply, Request
-from twinhost.store.audit_log.events import Event
-from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
-from twinhost.store.audit_log.ledger import MIGRATION_RESTORES
-from twinhost.store.audit_log.log import AuditLog
+from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.log import MIGRATION as LEDGER_MIGRATION
+from twinhost.store.audit_log.log import MIGRATION_RESTORES, AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.system_digital_twin.audit_actions import audit_actions
-from twinhost.system_digital_twin.enrolled_keys import EnrolledKeys
-from twinhost.system_digital_twin.handlers import Handlers
-from twinhost.system_digital_twin.key_actions import KeyActions
-from twinhost.system_digital_twin.registry import MIGRATION, Registry
+from twinhost.system_digital_twin.registry.actions import Handlers
+from twinhost.system_digital_twin.registry.registry import MIGRATION, Registry
+from twinhost.system_digital_twin.trust.actions import KeyActions
+from twinhost.system_digital_twin.trust.audit import AuditActions
+from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536
@@ -144,9 +142,8 @@ class LoopbackAgent:
     def _dispatcher(self, socket: ServerSocket) -> Dispatcher:
         actions = [
             *self._own_actions(),
-            *health_actions(self._health_document),
-            peers_action(self.peers, socket.sessions, socket.handshakes, "ok"),
-            probes_action(self.handshakes, "ok"),
+            *HealthActions(self._health_document).actions(),
+            *OperatorActions(self.peers, socket.sessions, socket.handshakes, "ok").actions(),
             Action(RefuseWith, _refuse_with),
         ]
         replies = ReplyLog(self._database, keep_s=600, keep_per_caller=1_000)
@@ -161,7 +158,7 @@ class LoopbackAgent:
             self.peers.public_key_of,
             may_be_local=lambda _: True,  # both agents are one machine
         )
-        return [*handlers.actions(), *audit_actions(self.audit, "success"), *self._key_actions(self.audit)]
+        return [*handlers.actions(), *AuditActions(self.audit).actions(), *self._key_actions(self.audit)]
 
     def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:
         if self._keys is None:

@@ -1,39 +1,38 @@
 """Both agents, and pc2's has a memory: its operator's actions on real stores, beside the actions that fill them."""
 
-from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
-from twinhost.agent.common_actions import health_actions, peers_action
-from twinhost.agent.start_again import StartAgain
+from twinhost.agent.assembly import StartAgain
+from twinhost.agent.common_actions import OperatorActions
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.wire import Reply
-from twinhost.store.damage import make_way
+from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.unified_memory_reasoning import twins
+from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.conversations.context_messages import AddInteraction
+from twinhost.unified_memory_reasoning.conversations.actions import AddInteraction
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.handlers import Handlers
-from twinhost.unified_memory_reasoning.keeping import quarantine
-from twinhost.unified_memory_reasoning.keeping.backup_actions import BackupActions
-from twinhost.unified_memory_reasoning.keeping.provenance_actions import ProvenanceActions, Shelf
-from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.known_errors import error_patterns
-from twinhost.unified_memory_reasoning.known_errors.error_pattern_messages import AddErrorPattern
-from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.memory_health import MemoryHealth
-from twinhost.unified_memory_reasoning.memory_model import memory_rows
-from twinhost.unified_memory_reasoning.memory_model.memories import Memories
-from twinhost.unified_memory_reasoning.memory_model.memory_actions import MemoryActions
-from twinhost.unified_memory_reasoning.twins import Twins
+from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
+from twinhost.unified_memory_reasoning.errors.actions import AddErrorPattern
+from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.memories import rows as memory_rows
+from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
+from twinhost.unified_memory_reasoning.memories.memories import Memories
+from twinhost.unified_memory_reasoning.memory import MemoryHealthActions
+from twinhost.unified_memory_reasoning.provenance import quarantine
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, Shelf
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.twins import store as twins
+from twinhost.unified_memory_reasoning.twins.actions import Handlers
+from twinhost.unified_memory_reasoning.twins.store import Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,
@@ -51,7 +50,7 @@ class MemoryAgent(LoopbackAgent):
 
     def __init__(self, keys: Path | None, state: Path) -> None:
         self.path = state / "memory.sqlite3"
-        make_way(self.path)
+        prepare(self.path)
         self.memory = Database(self.path, MIGRATIONS)
         self.interactions, self.patterns = Interactions(self.memory), ErrorPatterns(self.memory)
         self.twins, self.memories = Twins(self.memory), Memories(self.memory)
@@ -72,14 +71,14 @@ class MemoryAgent(LoopbackAgent):
             "error_patterns": Shelf(self.patterns.written_by, attrgetter("pattern_id")),
         }
         actions: list[Action[Any]] = [
-            *Handlers(self.twins, cast("Callable[[], MemoryHealth]", self._health_document)).actions(),
+            *Handlers(self.twins).actions(),
             *ProvenanceActions(Quarantine(self.memory), shelves, PAYLOAD_BYTES).actions(),
             *self.backups.actions(),
             *MemoryActions(self.memories, PAYLOAD_BYTES).actions(),
             Action(AddInteraction, self._add_interaction, mutates=True),
             Action(AddErrorPattern, self._add_error_pattern, mutates=True),
-            *health_actions(self._health_document),
-            peers_action(self.peers, socket.sessions, socket.handshakes, "ok"),
+            *MemoryHealthActions(self._health_document).actions(),
+            *OperatorActions(self.peers, socket.sessions, socket.handshakes, "ok").actions(),
         ]
         return Dispatcher(actions, self.grants, self.memory, self._replies, PAYLOAD_BYTES)
 

@@ -13,19 +13,8 @@ from tests.unit.cli.running import Cli
 from twinhost.cli.arguments import parse_fields
 from twinhost.cli.explain import example_command
 from twinhost.cli.request_schema import schema_of_agent
-from twinhost.schema.__main__ import AGENTS, main
-from twinhost.secure_zmq.wire import Request, tag_of
-
-
-def request_types(agent: str) -> dict[str, type[Request]]:
-    """Return the agent's own request types, by action."""
-    found: list[type[Request]] = []
-    waiting = Request.__subclasses__()
-    while waiting:
-        found.append(waiting.pop())
-        waiting += found[-1].__subclasses__()
-    packages = (AGENTS[agent], "twinhost.agent", "twinhost.agent.membership")
-    return {tag_of(each): each for each in found if each.__module__.startswith(packages)}
+from twinhost.schema import AGENTS, declarations_of, main
+from twinhost.secure_zmq.wire import Request
 
 
 @pytest.mark.parametrize("agent", sorted(AGENTS))
@@ -33,7 +22,7 @@ def test_every_example_is_read_by_the_agents_decoder(agent: str) -> None:
     """As typed on a command line, each is a request that the type takes, its own checks included."""
     schema = schema_of_agent(agent)
     assert schema is not None
-    types = request_types(agent)
+    types = {name: each.request for name, each in declarations_of(agent).items()}
     assert set(schema.actions) <= types.keys()
     for action in schema.actions:
         words = shlex.split(example_command(agent, action, schema.example(action)))

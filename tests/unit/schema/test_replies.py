@@ -1,9 +1,7 @@
 """The schemas of replies: every action has one, its handler says the same, and what isn't so is refused."""
 
-import importlib
 import json
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, get_args, get_type_hints
 
@@ -13,10 +11,9 @@ import pytest
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.schema.json_schema import Schema, closed, places, replaced
 from tests.unit.schema.test_schema import ASSEMBLE, HOST
-from twinhost.agent.replies import HealthDocument, Refusal, Replies
-from twinhost.schema.__main__ import AGENTS, alternatives, replies_of, schema_of
-from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.wire import tag_of
+from twinhost.agent.health import HealthDocument, Refusal
+from twinhost.schema import AGENTS, declarations_of, replies_of, schema_of
+from twinhost.secure_zmq.actions import Action, Declaration
 
 
 @pytest.fixture(params=sorted(AGENTS))
@@ -26,9 +23,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def table(name: str) -> Replies:
-    replies: Replies = importlib.import_module(f"{AGENTS[name]}.replies").REPLIES
-    return replies
+def declared(name: str) -> dict[str, Declaration]:
+    return declarations_of(name)
 
 
 @pytest.fixture
@@ -45,37 +41,31 @@ def actions(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[lis
         yield list(stack.enter_context(Assembled(name, migrations, assemble, environment)).assembly.actions)
 
 
-def test_every_action_has_a_reply_and_nothing_else_has(name: str, table: Replies, schema: Schema) -> None:
-    """As many as there are requests, and each may be refused instead."""
-    actions = schema_of(name)["discriminator"]["mapping"].keys()
-    assert schema.root["properties"].keys() == actions == {tag_of(request) for request in table}
-    for action in actions:
+def test_every_action_has_a_reply_and_nothing_else_has(
+    name: str, declared: dict[str, Declaration], schema: Schema, actions: list[Action[Any]]
+) -> None:
+    """What is declared is what is assembled, and in both schemas; each may be refused instead."""
+    requests = schema_of(name)["discriminator"]["mapping"].keys()
+    assert schema.root["properties"].keys() == requests == declared.keys()
+    others = {"health", "health_check", "get_peers", "announce_probes"}  # every agent's, beside its own
+    others |= {"ping"} if name == "UnifiedMemoryReasoningAgent" else set()
+    assert {each.name for each in actions} == declared.keys() - others
+    for action in requests:
         assert {"$ref": f"#/$defs/{Refusal.__name__}"} in schema.root["properties"][action]["anyOf"]
 
 
-def test_a_handler_says_that_it_answers_so(actions: list[Action[Any]], table: Replies) -> None:
-    """The type checker holds every handler to its annotation, and this holds the annotation to the table."""
-    for action in actions:
-        told = get_type_hints(action.handle)["return"]
-        if Future in {getattr(each, "__origin__", each) for each in (told, *get_args(told))}:
-            continue  # what somebody else answers
-        assert told == table[action.request], action.name
+def test_health_is_answered_with_its_document(name: str, declared: dict[str, Declaration]) -> None:
+    """Both names of the action have the same document, which holds at least what every agent's does."""
+    (document,) = declared["health"].replies
+    assert declared["health_check"].replies == (document,)
+    assert HealthDocument.__required_keys__ <= document.__required_keys__  # type: ignore[attr-defined]
+    assert (document is HealthDocument) is (name == "SystemDigitalTwin")
 
 
-def test_health_is_answered_with_its_document(name: str, table: Replies, actions: list[Action[Any]]) -> None:
-    """The two names of health have no handler of the agent's own; their document is the one that a page shows, too."""
-    own = {action.request for action in actions}
-    others = {tag_of(request): kind for request, kind in table.items() if request not in own}
-    assert others.keys() == {"health", "health_check", "get_peers", "announce_probes"}
-    assert others["health"] is others["health_check"]
-    assert HealthDocument.__required_keys__ <= others["health"].__required_keys__
-    assert (others["health"] is HealthDocument) is (name == "SystemDigitalTwin")
-
-
-def test_every_reply_says_what_it_is(table: Replies) -> None:
+def test_every_reply_says_what_it_is(declared: dict[str, Declaration]) -> None:
     """A sentence each; and a status, which no refusal's can be mistaken for. What another agent answers is its own."""
-    own = {request: reply for request, reply in table.items() if tag_of(request) != "coordinate_memory"}
-    for kind in {kind for reply in own.values() for kind in alternatives(reply)}:
+    own = [each for name, each in declared.items() if name != "coordinate_memory"]
+    for kind in {kind for each in own for kind in each.replies}:
         assert kind.__doc__, kind
         words = set(get_args(get_type_hints(kind)["status"]))
         assert words, kind

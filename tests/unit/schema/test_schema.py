@@ -16,10 +16,10 @@ from tests.loopback.agent_processes import SERVICES
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.schema.json_schema import Schema, places, replaced
 from twinhost.agent.assembly import Assembly, Foundation
-from twinhost.agent.common_actions import AnnounceProbes, GetPeers, health_actions
+from twinhost.agent.common_actions import AnnounceProbes, GetPeers, HealthActions
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
-from twinhost.schema.__main__ import AGENTS
+from twinhost.schema import AGENTS
 from twinhost.secure_zmq.wire import Request, tag_of
 from twinhost.system_digital_twin import __main__ as twin
 from twinhost.unified_memory_reasoning import __main__ as memory
@@ -82,7 +82,8 @@ def agent(request: pytest.FixtureRequest, written: dict[str, bytes], tmp_path_fa
     with ExitStack() as stack:
         environment = environment_of(tmp_path_factory.mktemp("agent"), HOST[name])
         assembled = stack.enter_context(Assembled(name, migrations, assemble, environment))
-        actions = [*assembled.assembly.actions, *health_actions(dict)]
+        health = assembled.assembly.health or HealthActions(dict)
+        actions = [*assembled.assembly.actions, *health.actions()]
     requests: list[type[Request]] = [*(action.request for action in actions), GetPeers, AnnounceProbes]
     types = {tag_of(each): each for each in requests}
     union: Any = next(iter(types.values()))
@@ -180,8 +181,8 @@ def test_a_field_that_is_needed_is_needed_in_both(agent: Agent) -> None:
 def test_a_request_of_no_agent_is_in_no_schema(written: dict[str, bytes], tmp_path: Path) -> None:
     """Somebody else's subclass of `Request` is none of theirs."""
     code = (
-        "import pathlib, message_schema.__main__ as it\n"
-        "class Stranger(it.Request, tag='stranger'): pass\n"
+        "import pathlib, twinhost.schema as it, twinhost.secure_zmq.wire as wire\n"
+        "class Stranger(wire.Request, tag='stranger'): pass\n"
         f"it.main(pathlib.Path({str(tmp_path)!r}))"
     )
     assert run(["-c", code]).returncode == 0

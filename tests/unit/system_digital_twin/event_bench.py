@@ -9,16 +9,21 @@ import pytest
 
 from tests.configuration import SHIPPED_GRANTS
 from tests.unit.system_digital_twin.twin import UMRA, Clock
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.system_digital_twin import events as events_module
-from twinhost.system_digital_twin.event_actions import EventActions
-from twinhost.system_digital_twin.events import MIGRATION, MIGRATION_IDS, MIGRATION_SEVERE, MOST, MOST_BYTES, Events
+from twinhost.system_digital_twin.events import events as events_module
+from twinhost.system_digital_twin.events.actions import EventActions
+from twinhost.system_digital_twin.events.events import (
+    MIGRATION,
+    MIGRATION_SEVERE,
+    MOST,
+    MOST_BYTES,
+    Events,
+)
+from twinhost.system_digital_twin.taken_once import MIGRATION as MIGRATION_IDS
 
 MAX_REPLY_BYTES = 262_144
 

@@ -8,29 +8,31 @@ from typing import Any
 import pytest
 
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
-from twinhost.agent.host_metrics.sample import GpuSample, HostSample
+from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.system_digital_twin import leases as leases_module
-from twinhost.system_digital_twin import load_actions as load_actions_module
-from twinhost.system_digital_twin import metrics as metrics_module
-from twinhost.system_digital_twin import metrics_history, state_documents, vram_reports
-from twinhost.system_digital_twin.leases import Leases
-from twinhost.system_digital_twin.load_actions import LoadActions
-from twinhost.system_digital_twin.metrics import Metrics
-from twinhost.system_digital_twin.metrics_actions import MetricsActions
-from twinhost.system_digital_twin.state_files import LEASES, METRICS_HISTORY, VRAM_REPORTS
+from twinhost.system_digital_twin.capacity import actions as load_actions_module
+from twinhost.system_digital_twin.capacity import leases as leases_module
+from twinhost.system_digital_twin.capacity.actions import LoadActions
+from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
+from twinhost.system_digital_twin.capacity.leases import Leases
+from twinhost.system_digital_twin.metrics import actions as state_documents
+from twinhost.system_digital_twin.metrics import history as metrics_history
+from twinhost.system_digital_twin.metrics import metrics as metrics_module
+from twinhost.system_digital_twin.metrics import vram_reports
+from twinhost.system_digital_twin.metrics.actions import MetricsActions
+from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.vram_reports import MIGRATION as VRAM_REPORTS
+from twinhost.system_digital_twin.metrics.vram_reports import VramReports
 from twinhost.system_digital_twin.taken_once import MIGRATION as TAKEN_ONCE_MIGRATION
-from twinhost.system_digital_twin.vram_reports import VramReports
 
 INTERVAL_S = 5.0
 NEWCOMER = Caller("newcomer", "pc3", frozenset({"agent"}), "SHA256:of-the-newcomer")
@@ -80,9 +82,8 @@ class MetricsBench:
 
     def open(self) -> None:
         """Begin as a process does."""
-        self.database = Database(
-            self._path, [REPLY_LOG_SCHEMA, METRICS_HISTORY, VRAM_REPORTS, LEASES, TAKEN_ONCE_MIGRATION, DEBTS]
-        )
+        migrations = [REPLY_LOG_SCHEMA, METRICS_HISTORY, VRAM_REPORTS, LEASES, TAKEN_ONCE_MIGRATION, DEBTS]
+        self.database = Database(self._path, migrations)
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
         self.leases = Leases(self.database)
         self.reports = VramReports(self.database)

@@ -13,9 +13,8 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import Certificate, PublicKey, load_certificate
-from twinhost.secure_zmq.peers import Standing
 from twinhost.secure_zmq.validity import DAY_S
-from twinhost.system_digital_twin.key_actions import ENROLMENTS_PER_MINUTE, PROOF_WITHIN_S
+from twinhost.system_digital_twin.trust.actions import ENROLMENTS_PER_MINUTE, PROOF_WITHIN_S
 
 pytestmark = pytest.mark.sdt_security
 
@@ -25,8 +24,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     return set_clock(
         monkeypatch,
         "twinhost.secure_zmq.peers",
-        "twinhost.system_digital_twin.key_actions",
-        "twinhost.system_digital_twin.key_audit",
+        "twinhost.system_digital_twin.trust.actions",
+        "twinhost.system_digital_twin.trust.audit",
     )
 
 
@@ -66,7 +65,7 @@ def test_a_token_is_used_once(bench: KeyBench) -> None:
     session = bench.caller(token)
     bench.enrol(token)
     for _ in range(2):
-        assert bench.standing(token) is Standing.REVOKED
+        assert bench.standing(token) == "revoked"
         reply = bench.ask("enrol", session, public_key=new_pair().public.z85.decode())
         refused(reply, "not_granted", "enrol takes the one-time key of an invitation")
         bench.restart()
@@ -78,7 +77,7 @@ def test_a_token_stays_used_when_its_key_is_revoked(bench: KeyBench) -> None:
     pair = bench.enrol(token)
     bench.revoke(pair)
     assert not bench.is_in(pair)
-    assert bench.standing(token) is Standing.REVOKED
+    assert bench.standing(token) == "revoked"
     fresh = bench.invite(stem="again")
     assert bench.is_in(bench.enrol(fresh))
 
@@ -238,7 +237,7 @@ def test_an_invitation_enrols_ten_times_a_minute_at_most(bench: KeyBench, monkey
     """Each invitation by itself; a minute later it may again."""
     token, other = bench.invite("newcomer"), bench.invite("other")
     now = 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.key_limits.time.monotonic", lambda: now)
+    monkeypatch.setattr(bench.actions._enrolments, "_clock", lambda: now)
     for _ in range(ENROLMENTS_PER_MINUTE):
         assert bench.propose("enrol", token, new_pair())["status"] == "success"
     refused(bench.propose("enrol", token, new_pair()), "limit_reached", "10 times a minute at most")
@@ -254,7 +253,7 @@ def test_what_many_proposals_leave_in_memory_is_bounded(
 ) -> None:
     """A token that proposes for weeks and never proves leaves one proposal."""
     token, now = bench.invite("newcomer"), 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.key_limits.time.monotonic", lambda: now)
+    monkeypatch.setattr(bench.actions._enrolments, "_clock", lambda: now)
     for _ in range(100):
         now += 60
         assert bench.propose("enrol", token, new_pair())["status"] == "success"
@@ -324,7 +323,7 @@ def test_a_token_whose_use_could_not_be_noted_is_used_all_the_same(
         else:
             assert bench.ask("confirm_key", pair)["status"] == "success"
             bench.peers.reload()
-        assert bench.standing(token) is Standing.REVOKED
+        assert bench.standing(token) == "revoked"
 
 
 def full_disk(*_: object) -> None:
@@ -339,7 +338,7 @@ def test_a_used_token_that_can_not_be_ended_stops_no_start(bench: KeyBench) -> N
     bench.restart()
     (bench.enrolled_folder / "revoked").unlink()
     bench.restart()
-    assert bench.standing(token) is Standing.REVOKED
+    assert bench.standing(token) == "revoked"
 
 
 def test_a_key_that_was_written_and_does_not_count_is_no_success(bench: KeyBench) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from twinhost.system_digital_twin.forecast import Forecast, HostState, Leased, LoadType, forecast, place
+from twinhost.system_digital_twin.capacity.forecast import Forecast, HostState, Leased, LoadType, forecast, place
 
 KNOWN = HostState(
     host="pc2",

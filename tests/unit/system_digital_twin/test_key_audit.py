@@ -20,12 +20,12 @@ from twinhost.secure_zmq.key_writer import (
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.validity import Validity
-from twinhost.system_digital_twin import key_audit
+from twinhost.system_digital_twin.trust import audit as key_audit
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "twinhost.secure_zmq.peers", "twinhost.system_digital_twin.key_actions")
+    return set_clock(monkeypatch, "twinhost.secure_zmq.peers", "twinhost.system_digital_twin.trust.actions")
 
 
 class AuditClock(WallClock):
@@ -259,7 +259,7 @@ def test_a_look_at_what_did_not_change_asks_nothing(
     """Five times a second: but once a second the clock is compared."""
     pair = bench.list_key("agent", validity=Validity(None, NOW))
     now = 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.key_audit.time.monotonic", lambda: now)
+    monkeypatch.setattr("twinhost.system_digital_twin.trust.audit.time.monotonic", lambda: now)
     bench.look()
     clock.now = NOW + 100
     bench.look()

@@ -8,9 +8,9 @@ import pytest
 from tests.unit.system_digital_twin.metrics_bench import NEWCOMER, OPERATOR, UMRA, Clock, MetricsBench, set_clock
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
-from twinhost.system_digital_twin import leases as leases_module
-from twinhost.system_digital_twin.forecast import Leased
-from twinhost.system_digital_twin.leases import Lease
+from twinhost.system_digital_twin.capacity import leases as leases_module
+from twinhost.system_digital_twin.capacity.forecast import Leased
+from twinhost.system_digital_twin.capacity.leases import Lease
 
 TTL_S = 30.0
 Act = Callable[[MetricsBench, Lease], Lease]

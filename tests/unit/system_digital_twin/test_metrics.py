@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tests.unit.system_digital_twin.metrics_bench import INTERVAL_S, Clock, MetricsBench, sample, set_clock
-from twinhost.agent.host_metrics.sample import HostSample
+from twinhost.agent.host_metrics import HostSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
-from twinhost.system_digital_twin import metrics_history
-from twinhost.system_digital_twin.metrics import KEPT_IN_MEMORY, MAX_HOSTS
-from twinhost.system_digital_twin.metrics_history import Bucket, Figure, History
+from twinhost.system_digital_twin.metrics import history as metrics_history
+from twinhost.system_digital_twin.metrics.history import Bucket, Figure, History
+from twinhost.system_digital_twin.metrics.metrics import KEPT_IN_MEMORY, MAX_HOSTS
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 

@@ -12,9 +12,8 @@ from tests.unit.system_digital_twin.key_bench import LIFETIME_DAYS, KeyBench
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import Certificate, KeyPair, PublicKey, load_certificate
-from twinhost.secure_zmq.peers import Standing
 from twinhost.secure_zmq.validity import DAY_S
-from twinhost.system_digital_twin.key_actions import PROPOSALS_PER_DAY
+from twinhost.system_digital_twin.trust.actions import PROPOSALS_PER_DAY
 
 pytestmark = pytest.mark.sdt_security
 
@@ -24,8 +23,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     return set_clock(
         monkeypatch,
         "twinhost.secure_zmq.peers",
-        "twinhost.system_digital_twin.key_actions",
-        "twinhost.system_digital_twin.key_audit",
+        "twinhost.system_digital_twin.trust.actions",
+        "twinhost.system_digital_twin.trust.audit",
     )
 
 
@@ -68,7 +67,7 @@ def test_a_key_is_rotated_with_both_good_in_between(bench: KeyBench) -> None:
     assert certificate.validity.not_after == NOW + LIFETIME_DAYS * DAY_S
     assert bench.peers.keys_of("agent") == [old.public, new.public]
     assert bench.ask("retire_keys", new) == {"status": "success", "retired": [old.public.fingerprint]}
-    assert bench.standing(old) is Standing.REVOKED
+    assert bench.standing(old) == "revoked"
     assert bench.peers.keys_of("agent") == [new.public]
     assert bench.peers.public_key_of("agent") == new.public.z85
     assert [path.name for path in bench.enrolled_folder.glob("*.key")] == ["agent.key"]
@@ -82,7 +81,7 @@ def test_a_second_rotation_follows_the_first(bench: KeyBench) -> None:
         keys.append(confirm(bench, keys[-1]))
         bench.ask("retire_keys", keys[-1])
         bench.restart()
-    assert [bench.standing(pair) for pair in keys] == [Standing.REVOKED] * 3 + [Standing.LIVE]
+    assert [bench.standing(pair) for pair in keys] == ["revoked"] * 3 + ["live"]
     assert bench.peers.reload().rejected == ()
 
 
@@ -120,7 +119,7 @@ def test_the_older_key_may_take_the_next_one_back(bench: KeyBench) -> None:
     old = bench.list_key("agent")
     new = confirm(bench, old)
     assert bench.ask("retire_keys", old) == {"status": "success", "retired": [new.public.fingerprint]}
-    assert (bench.standing(old), bench.standing(new)) == (Standing.LIVE, Standing.REVOKED)
+    assert (bench.standing(old), bench.standing(new)) == ("live", "revoked")
 
 
 def test_nothing_to_retire_reads_no_folder(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,16 +163,16 @@ def test_a_revocation_at_the_very_moment_of_the_proof_counts(bench: KeyBench, mo
 
     monkeypatch.setattr(bench.enrolled, "put_next", revoked_just_then)
     refused(bench.ask("confirm_key", thiefs), "not_granted", "what proposed this key was used, withdrawn, or is over")
-    assert bench.standing(thiefs) is Standing.REVOKED
+    assert bench.standing(thiefs) == "revoked"
     bench.restart()
-    assert bench.standing(thiefs) is Standing.REVOKED
+    assert bench.standing(thiefs) == "revoked"
 
 
 def test_an_agent_proposes_a_hundred_keys_a_day_at_most(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each that is retired stays on everybody's list for ever: one agent must not make that list too long to send."""
     agent, other, kept = bench.list_key("agent"), bench.list_key("other"), new_pair()
     now = 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.key_limits.time.monotonic", lambda: now)
+    monkeypatch.setattr(bench.actions._proposals, "_clock", lambda: now)
     for _ in range(PROPOSALS_PER_DAY - 1):
         propose(bench, agent)
     for _ in range(3):  # a repeated request is no other proposal
@@ -304,7 +303,7 @@ def test_a_life_is_as_long_as_configured(bench: KeyBench, clock: WallClock) -> N
     clock.now = NOW + LIFETIME_DAYS * DAY_S + 60
     assert bench.is_in(new)
     clock.now += 1
-    assert bench.standing(new) is Standing.EXPIRED
+    assert bench.standing(new) == "expired"
 
 
 def test_it_is_recorded_which_key_authorised_which(bench: KeyBench) -> None:

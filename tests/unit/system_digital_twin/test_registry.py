@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.system_digital_twin.twin import OPERATOR, SDT, TTL_S, UMRA, Clock, Twin
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.system_digital_twin.registry import AgentRecord
+from twinhost.system_digital_twin.registry.registry import AgentRecord
 
 JSON = st.recursive(
     st.none()

@@ -8,20 +8,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.unified_memory_reasoning.keeping import quarantine
-from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.known_errors import error_patterns, pattern_proposals
-from twinhost.unified_memory_reasoning.known_errors.error_pattern_actions import ErrorPatternActions
-from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.known_errors.pattern_proposals import PatternProposals
-from twinhost.unified_memory_reasoning.known_errors.search_allowance import MOST_S, SearchAllowance
+from twinhost.unified_memory_reasoning.errors import patterns, proposals
+from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
+from twinhost.unified_memory_reasoning.errors.matching import MOST_S, SearchAllowance
+from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals
+from twinhost.unified_memory_reasoning.provenance import quarantine
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
 MAX_BYTES = 4_194_304
 ENDLESS_S = 1e9  # of what one caller may take, for a test of something else
@@ -29,7 +27,7 @@ ALICE = Caller("Alice", "pc2", frozenset({"agent"}), "SHA256:of-alice")
 BOB = Caller("Bob", "mainpc", frozenset({"agent"}), "SHA256:of-bob")
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
 NOBODY = UNAUTHENTICATED
-MIGRATIONS = [REPLY_LOG_SCHEMA, quarantine.MIGRATION, error_patterns.MIGRATION, pattern_proposals.MIGRATION]
+MIGRATIONS = [REPLY_LOG_SCHEMA, quarantine.MIGRATION, patterns.MIGRATION, proposals.MIGRATION]
 
 
 class ErrorPatternBench:

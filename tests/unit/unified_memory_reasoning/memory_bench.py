@@ -8,18 +8,16 @@ from typing import Any
 
 from tests.unit.unified_memory_reasoning.memory import SDT
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import EVERY_ACTION, Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import EVERY_ACTION, Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.unified_memory_reasoning.conversations.context_actions import ContextActions
+from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
 from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION as INTERACTIONS
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE
-from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
 MAX_REPLY_BYTES = 262_144
 MALLORY = Caller("Mallory", "pc2", frozenset({"agent"}), "SHA256:of-mallory")  # whose key is revoked later

@@ -9,29 +9,27 @@ from typing import Any
 
 import pytest
 
-from twinhost.agent.common_actions import Ping, health_actions
+from twinhost.agent.common_actions import HealthActions, Ping
 from twinhost.agent.dialects import commands
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.unified_memory_reasoning.commands import COMMANDS
-from twinhost.unified_memory_reasoning.keeping.quarantine import MIGRATION as QUARANTINE_MIGRATION
-from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.memory_model import memory_actions as actions_module
-from twinhost.unified_memory_reasoning.memory_model import memory_upkeep as upkeep_module
-from twinhost.unified_memory_reasoning.memory_model.memories import MIGRATION, Memories
-from twinhost.unified_memory_reasoning.memory_model.memory_actions import MemoryActions
-from twinhost.unified_memory_reasoning.memory_model.memory_rows import MOST, MOST_OF_A_WRITER
-from twinhost.unified_memory_reasoning.other_agents import conflicts as conflicts_module
-from twinhost.unified_memory_reasoning.other_agents.conflict_actions import ConflictActions
-from twinhost.unified_memory_reasoning.other_agents.conflicts import MIGRATION as CONFLICTS_MIGRATION
-from twinhost.unified_memory_reasoning.other_agents.conflicts import MOST as MOST_CLAIMS
-from twinhost.unified_memory_reasoning.other_agents.conflicts import MOST_OF_A_HOLDER, Conflicts
+from twinhost.unified_memory_reasoning.coordination import conflicts as conflicts_module
+from twinhost.unified_memory_reasoning.coordination.actions import ConflictActions
+from twinhost.unified_memory_reasoning.coordination.conflicts import MIGRATION as CONFLICTS_MIGRATION
+from twinhost.unified_memory_reasoning.coordination.conflicts import MOST as MOST_CLAIMS
+from twinhost.unified_memory_reasoning.coordination.conflicts import MOST_OF_A_HOLDER, Conflicts
+from twinhost.unified_memory_reasoning.dialect import COMMANDS
+from twinhost.unified_memory_reasoning.memories import actions as actions_module
+from twinhost.unified_memory_reasoning.memories import memories as upkeep_module
+from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
+from twinhost.unified_memory_reasoning.memories.memories import Memories
+from twinhost.unified_memory_reasoning.memories.rows import MIGRATION, MOST, MOST_OF_A_WRITER
+from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
 MAX_BYTES = 262_144
 ANA = Caller("Ana", "pc2", frozenset({"agent"}), "SHA256:of-ana")
@@ -90,7 +88,7 @@ class MemoryBench:
             *MemoryActions(self.memories, MAX_BYTES).actions(),
             *ConflictActions(self.conflicts).actions(),
             Action(Ping, lambda *_: {"status": "ok", "agent": "UMRA"}),
-            *health_actions(lambda: {"status": "degraded", "agent": "UMRA"}),
+            *HealthActions(lambda: {"status": "degraded", "agent": "UMRA"}).actions(),
         ]
         self._dispatcher = Dispatcher(
             actions,

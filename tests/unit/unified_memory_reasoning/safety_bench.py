@@ -3,34 +3,30 @@
 import hashlib
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 from tests.configuration import SHIPPED_GRANTS
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
-from twinhost.store.damage import make_way
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
+from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.unified_memory_reasoning import twins
+from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.handlers import Handlers
-from twinhost.unified_memory_reasoning.keeping import quarantine
-from twinhost.unified_memory_reasoning.keeping.backup_actions import BackupActions
-from twinhost.unified_memory_reasoning.keeping.provenance_actions import ProvenanceActions, Shelf
-from twinhost.unified_memory_reasoning.keeping.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.known_errors import error_patterns
-from twinhost.unified_memory_reasoning.known_errors.error_patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.memory_health import MemoryHealth
-from twinhost.unified_memory_reasoning.twins import Twins
+from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
+from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.provenance import quarantine
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, Shelf
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.twins import store as twins
+from twinhost.unified_memory_reasoning.twins.actions import Handlers
+from twinhost.unified_memory_reasoning.twins.store import Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,
@@ -57,7 +53,7 @@ class SafetyBench:
 
     def open(self, migrations: list[str] | None = None) -> None:
         """Open the database, as a start of the agent does."""
-        make_way(self.path)
+        prepare(self.path)
         self.database = Database(self.path, migrations or MIGRATIONS)
         self.quarantine = Quarantine(self.database)
         self.twins, self.interactions = Twins(self.database), Interactions(self.database)
@@ -70,7 +66,7 @@ class SafetyBench:
         }
         self._dispatcher = Dispatcher(
             [
-                *Handlers(self.twins, cast("Callable[[], MemoryHealth]", dict)).actions(),
+                *Handlers(self.twins).actions(),
                 *ProvenanceActions(self.quarantine, shelves, MAX_REPLY_BYTES).actions(),
                 *self.backups.actions(),
             ],

@@ -10,18 +10,17 @@ import msgspec
 
 from tests.unit.unified_memory_reasoning.memory import SDT
 from twinhost.network_config.model import Recall
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.keeping import quarantine
-from twinhost.unified_memory_reasoning.memory_model import memory_rows
-from twinhost.unified_memory_reasoning.recall import search_index
-from twinhost.unified_memory_reasoning.recall.search import Search
-from twinhost.unified_memory_reasoning.recall.search_actions import SearchActions
+from twinhost.unified_memory_reasoning.memories import rows as memory_rows
+from twinhost.unified_memory_reasoning.provenance import quarantine
+from twinhost.unified_memory_reasoning.search import index as search_index
+from twinhost.unified_memory_reasoning.search.actions import SearchActions
+from twinhost.unified_memory_reasoning.search.search import Search
 
 MAX_REPLY_BYTES = 262_144
 WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)

@@ -14,8 +14,7 @@ from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, Conte
 from twinhost.secure_zmq.callers import Caller
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.context_text import Line, text_of
-from twinhost.unified_memory_reasoning.conversations.rendering import INDENT, label
-from twinhost.unified_memory_reasoning.conversations.tokens import count
+from twinhost.unified_memory_reasoning.conversations.rendering import INDENT, count, label
 
 EMPTY: dict[str, Any] = {
     "last_updated": None,

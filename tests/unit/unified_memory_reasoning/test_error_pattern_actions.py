@@ -17,7 +17,7 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ErrorPatternBench,
 )
 from twinhost.secure_zmq.callers import Caller
-from twinhost.unified_memory_reasoning.known_errors.bounded_pattern import MAX_MESSAGE_BYTES, MAX_STEPS
+from twinhost.unified_memory_reasoning.errors.matching import MAX_MESSAGE_BYTES, MAX_STEPS
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("add_error_pattern", {}, "missing required field `error_type`"),

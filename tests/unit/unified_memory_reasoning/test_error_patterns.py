@@ -17,9 +17,8 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ErrorPatternBench,
 )
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest
-from twinhost.unified_memory_reasoning.known_errors.bounded_pattern import MAX_MESSAGE_BYTES, accept, found
-from twinhost.unified_memory_reasoning.known_errors.pattern_index import Entry, PatternIndex
-from twinhost.unified_memory_reasoning.known_errors.pattern_specificity import requirement_of
+from twinhost.unified_memory_reasoning.errors.matching import MAX_MESSAGE_BYTES, Entry, PatternIndex, accept, found
+from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
 
 STALL_S = 1.0  # of the processor; nothing that anybody sends may take longer. Measured: 0.3 s at the worst
 HOSTILE = [
@@ -128,7 +127,7 @@ def test_most_patterns_are_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> 
         searched.append(pattern)
         return found(pattern, message)
 
-    monkeypatch.setattr("twinhost.unified_memory_reasoning.known_errors.pattern_index.found", counted)
+    monkeypatch.setattr("twinhost.unified_memory_reasoning.errors.matching.found", counted)
     result = index.search("failure 01234: and failure 04321: of a part", lambda _: False)
     assert [entry.pattern_id for entry in result.entries] == [4321, 1234]
     assert len(searched) == 2

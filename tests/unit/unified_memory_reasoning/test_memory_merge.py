@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, OPERATOR, Clock, MemoryBench, setable_clock
 from twinhost.agent.health import iso_time
-from twinhost.unified_memory_reasoning.memory_model.memory_actions import _moment
-from twinhost.unified_memory_reasoning.memory_model.memory_merge import Memory, deleted, merge
+from twinhost.unified_memory_reasoning.memories.actions import _moment
+from twinhost.unified_memory_reasoning.memories.model import Memory, deleted, merge
 
 TIMES = st.integers(0, 3).map(float)  # few values, so that ties are common
 

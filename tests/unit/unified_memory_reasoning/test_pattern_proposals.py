@@ -18,10 +18,9 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
 )
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.known_errors.bounded_pattern import MAX_MESSAGE_BYTES, accept, found
-from twinhost.unified_memory_reasoning.known_errors.message_shape import FEWEST_LITERALS, shape_of
-from twinhost.unified_memory_reasoning.known_errors.pattern_proposals import PROPOSED, PatternProposals
-from twinhost.unified_memory_reasoning.known_errors.pattern_specificity import requirement_of
+from twinhost.unified_memory_reasoning.errors.matching import MAX_MESSAGE_BYTES, accept, found
+from twinhost.unified_memory_reasoning.errors.proposals import FEWEST_LITERALS, PROPOSED, PatternProposals, shape_of
+from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
 
 TIMEOUT = "worker {0} on 10.0.0.{0}: no answer after {0}.5 s"
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.error_pattern_bench import PATTERNS_WITH_MATCHES
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.unified_memory_reasoning.known_errors.bounded_pattern import accept, found
-from twinhost.unified_memory_reasoning.known_errors.pattern_specificity import LONGEST_TEXT, requirement_of
+from twinhost.unified_memory_reasoning.errors.matching import accept, found
+from twinhost.unified_memory_reasoning.errors.specificity import LONGEST_TEXT, requirement_of
 
 
 @pytest.mark.parametrize(

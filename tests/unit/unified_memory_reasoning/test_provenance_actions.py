@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, MAX_REPLY_BYTES, REVOKED, SafetyBench
-from twinhost.unified_memory_reasoning.messages import MAX_TWIN_BYTES
+from twinhost.unified_memory_reasoning.twins.actions import MAX_TWIN_BYTES
 
 KINDS = ["twins", "interactions", "error_patterns"]
 

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, NOBODY, OPERATOR, REVOKED, SafetyBench
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached
-from twinhost.unified_memory_reasoning.keeping import quarantine as quarantine_module
+from twinhost.unified_memory_reasoning.provenance import quarantine as quarantine_module
 
 
 @pytest.fixture

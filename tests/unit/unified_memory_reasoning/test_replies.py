@@ -13,7 +13,7 @@ from twinhost.agent.membership.mainpc_link import MainpcLink
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import KeyFileMissing
 from twinhost.unified_memory_reasoning.__main__ import NAME, assemble
-from twinhost.unified_memory_reasoning.twins import MIGRATION
+from twinhost.unified_memory_reasoning.twins.store import MIGRATION
 
 pytestmark = pytest.mark.unified_memory_agent
 
@@ -34,8 +34,8 @@ def test_ping_and_health_give_the_document_with_the_counts(agent: Assembled, act
 
 def test_before_the_first_request_there_is_no_time_of_it(agent: Assembled) -> None:
     """Looking at the document over HTTP is no request."""
-    assert agent.assembly.document is not None
-    document = dict(agent.assembly.document())
+    assert agent.assembly.health is not None
+    document = dict(agent.assembly.health.document())
     assert (document["request_count"], document["last_request_time"]) == (0, None)
 
 

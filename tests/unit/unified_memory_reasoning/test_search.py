@@ -8,8 +8,8 @@ import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import STORES, WORDS_ALONE, SearchBench
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.recall import search_index
-from twinhost.unified_memory_reasoning.recall.search_index import MOST_RANKED, SearchIndex
+from twinhost.unified_memory_reasoning.search import index as search_index
+from twinhost.unified_memory_reasoning.search.index import MOST_RANKED, SearchIndex
 
 
 @pytest.fixture

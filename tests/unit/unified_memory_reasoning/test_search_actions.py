@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.search_bench import MAX_REPLY_BYTES, WORDS_ALONE, SearchBench
 from twinhost.network_config.model import Recall
-from twinhost.unified_memory_reasoning.recall.search_actions import MAX_CONTENT_BYTES
+from twinhost.unified_memory_reasoning.search.actions import MAX_CONTENT_BYTES
 
 
 @pytest.fixture

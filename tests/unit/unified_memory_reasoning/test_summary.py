@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinhost.unified_memory_reasoning.conversations.decisions import decisions_in
-from twinhost.unified_memory_reasoning.conversations.error_kinds import error_kind
+from twinhost.unified_memory_reasoning.conversations.importance import decisions_in, error_kind
 from twinhost.unified_memory_reasoning.conversations.rendering import one_line
 from twinhost.unified_memory_reasoning.conversations.summary import (
     DECIDING_CHARACTERS,

@@ -3,21 +3,45 @@
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from twinhost.agent.assembly import Foundation
-from twinhost.agent.health import iso_time
-from twinhost.agent.replies import HealthDocument
+from twinhost.agent.health import HealthDocument, iso_time
 from twinhost.agent.telemetry import Peer
 from twinhost.network_config import Agent
-from twinhost.system_digital_twin.events import Events, Stored, Topic
-from twinhost.system_digital_twin.http.board import Board
-from twinhost.system_digital_twin.leases import Lease, Leases
-from twinhost.system_digital_twin.metrics import Metrics
-from twinhost.system_digital_twin.registry import AgentRecord, Registry
-from twinhost.system_digital_twin.state_documents import rounded
+from twinhost.system_digital_twin.capacity.leases import Lease, Leases
+from twinhost.system_digital_twin.events.events import Events, Stored, Topic
+from twinhost.system_digital_twin.metrics.actions import rounded
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A state as one line of JSON; `number` counts them."""
+
+    number: int
+    body: bytes
+
+
+class Board:
+    """Holds one notice, which is replaced whole, so that a reader never sees half of two."""
+
+    def __init__(self) -> None:
+        self._encoder = msgspec.json.Encoder()
+        self._notice = Notice(0, b"{}")
+
+    @property
+    def notice(self) -> Notice:
+        return self._notice
+
+    def put(self, document: Mapping[str, Any]) -> None:
+        """Replace what is shown."""
+        self._notice = Notice(self._notice.number + 1, self._encoder.encode(document))
+
 
 SHOWN = 50  # events, and errors
 MAX_ROWS = 300  # agents, sessions, and leases: the page has no more rows for either

@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from twinhost.agent.http_limits import STREAM_PATH
-from twinhost.system_digital_twin.http.board import Board
+from twinhost.agent.http import STREAM_PATH
+from twinhost.system_digital_twin.http.state import Board
 
 MAX_LISTENERS = 32  # of the 64 connections that the port holds, so that the page and the checks still get in
 KEEP_ALIVE_S = 10.0

@@ -1,1 +1,1 @@
-"""What is said in sessions, what of it is in mind, and what is left of it later."""
+"""Interactions of sessions, the context window, and summaries."""

@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from twinhost.unified_memory_reasoning.conversations.rendering import CUT, label, lines_of
-from twinhost.unified_memory_reasoning.conversations.tokens import Beginning, beginning, count
+from twinhost.unified_memory_reasoning.conversations.rendering import CUT, Beginning, beginning, count, label, lines_of
 
 _JSON_ESCAPED = '"\\\n\t'  # one more byte each, in the JSON of the reply
 _BREAK_BYTES = 2  # a line break as JSON has it

@@ -8,8 +8,165 @@ tells of doing something together (`pakikisama`).
 """
 
 import re
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
-from twinhost.unified_memory_reasoning.conversations.phrases import Phrases, plain
+from twinhost.unified_memory_reasoning.conversations.rendering import LINE_BREAKS
+
+
+def plain(text: str) -> str:
+    """Return a text for the search: in lower case, one space for any white space, `'` for `’`."""
+    return " ".join(text.casefold().replace("\u2019", "'").split())
+
+
+class Phrases:
+    """Some phrases; what `plain` returns is searched."""
+
+    def __init__(self, phrases: Iterable[str]) -> None:
+        self._phrases = tuple(plain(phrase) for phrase in phrases)
+
+    def found_in(self, plain_text: str) -> "Phrases":
+        """Return those that stand in a text as whole words."""
+        return Phrases(each for each in self._phrases if any(_places(each, plain_text)))
+
+    def places_in(self, plain_text: str) -> Iterator[int]:
+        """Yield where any of them begins, phrase by phrase."""
+        for phrase in self._phrases:
+            yield from (end - len(phrase) for end in _places(phrase, plain_text))
+
+    def __bool__(self) -> bool:
+        return bool(self._phrases)
+
+
+def _places(phrase: str, text: str) -> Iterator[int]:
+    """Yield where a phrase ends, each time that it stands there as whole words."""
+    start = text.find(phrase)
+    while start >= 0:
+        end = start + len(phrase)
+        if not (_of_word(text[start - 1 : start]) or _of_word(text[end : end + 1])):
+            yield end
+        start = text.find(phrase, end)
+
+
+def _of_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+ErrorKind = Literal["timeout", "connection", "permission", "other"]
+
+# The first that is found; `connection timed out` is a timeout. Parts of words count: `SocketTimeoutException`.
+_KINDS: tuple[tuple[ErrorKind, tuple[str, ...]], ...] = (
+    ("timeout", ("timeout", "time-out", "time out", "timed out", "timedout", "deadline exceeded")),
+    ("connection", ("connect", "econn", "unreachable", "broken pipe", "koneksyon", "konekta")),
+    (
+        "permission",
+        (
+            *("permission", "denied", "forbidden", "unauthorized", "unauthorised", "not authorized", "not authorised"),
+            *("not granted", "not permitted", "not allowed", "eacces", "eperm", "pahintulot"),
+        ),
+    ),
+)
+_TRACEBACK = "Traceback (most recent call last)"  # as Python begins one
+
+
+def error_kind(text: str) -> ErrorKind:
+    """Return the kind of error that a text tells of."""
+    searched = plain(text)
+    return next((kind for kind, words in _KINDS if any(word in searched for word in words)), "other")
+
+
+def error_message(text: str) -> str:
+    """Return what an error says: the last line of a Python traceback, else the whole text."""
+    if not text.lstrip().startswith(_TRACEBACK):
+        return text
+    return text.rstrip().splitlines()[-1]
+
+
+PHRASES = (
+    "we decided",
+    "we've decided",
+    "we have decided",
+    "i decided",
+    "i've decided",
+    "it was decided",
+    "decided to",
+    "decided on",
+    "the decision is",
+    "our decision",
+    "final decision",
+    "agreed",
+    "we agree",
+    "settled on",
+    "we chose",
+    "we will use",
+    "we'll use",
+    "we will go with",
+    "we'll go with",
+    "we are going with",
+    "we're going with",
+    "let's use",
+    "let us use",
+    "let's go with",
+    "napagkasunduan",
+    "nagkasundo",
+    "napagpasyahan",
+    "napagdesisyunan",
+    "nagpasya",
+    "nagdesisyon",
+    "pinagpasyahan",
+    "ang desisyon",
+    "desisyon natin",
+    "desisyon namin",
+    "gagamitin natin",
+    "gagamitin namin",
+    "gamitin natin",
+    "gamitin na natin",
+    "pinili natin",
+    "pinili namin",
+    "piliin natin",
+)
+DENIALS = (
+    "not",
+    "never",
+    "haven't",
+    "hasn't",
+    "hadn't",
+    "didn't",
+    "don't",
+    "won't",
+    "hindi",
+    "wala",
+    "walang",
+    "huwag",
+)
+_WORDS_BEFORE = 3
+_BEFORE_CHARACTERS = 96  # of what stands before a phrase; three words fit
+
+_phrases = Phrases(PHRASES)
+_denials = Phrases(DENIALS)
+_end = re.compile(rf"(?<=[.!?])\s+|[{LINE_BREAKS}]+")
+
+
+def decisions_in(text: str) -> Iterator[str]:
+    """Yield the sentences of a text that tell of a decision, in their order."""
+    phrases = _phrases.found_in(plain(text))
+    if not phrases:
+        return
+    for sentence in _end.split(text):
+        if _decides(plain(sentence), phrases):
+            yield sentence.strip()
+
+
+def _decides(sentence: str, phrases: Phrases) -> bool:
+    if sentence.endswith("?"):
+        return False
+    return any(not _denied(sentence, start) for start in phrases.places_in(sentence))
+
+
+def _denied(sentence: str, start: int) -> bool:
+    before = sentence[max(0, start - _BEFORE_CHARACTERS) : start].split()[-_WORDS_BEFORE:]
+    return next(_denials.places_in(" ".join(before)), None) is not None
+
 
 MANY_WORDS = 15  # more than these count; a word is what stands between white space
 

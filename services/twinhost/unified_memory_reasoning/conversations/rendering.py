@@ -6,8 +6,43 @@ Characters that steer a terminal or turn the reading direction stand as U+FFFD.
 """
 
 import re
+from dataclasses import dataclass
 
-from twinhost.unified_memory_reasoning.conversations.tokens import LINE_BREAKS
+LETTERS_PER_TOKEN = 4
+LINE_BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # those of str.splitlines
+
+_piece = re.compile(rf"\r\n|[{LINE_BREAKS}]|[^\W_]+|\S")
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The beginning of a text, and how many tokens it has; `whole` where nothing was cut off."""
+
+    text: str
+    tokens: int
+    whole: bool
+
+
+def count(text: str) -> int:
+    """Return the number of tokens of a text."""
+    return sum(_tokens_of(piece[0]) for piece in _piece.finditer(text))
+
+
+def beginning(text: str, most: int) -> Beginning:
+    """Return the longest beginning of a text that has at most `most` tokens; what comes after is not looked at."""
+    tokens = 0
+    for piece in _piece.finditer(text):
+        of_piece = _tokens_of(piece[0])
+        if tokens + of_piece > most:
+            letters = (most - tokens) * LETTERS_PER_TOKEN  # 0 where the piece is one character: it has one token
+            return Beginning(text[: piece.start() + letters], most, whole=False)
+        tokens += of_piece
+    return Beginning(text, tokens, whole=True)
+
+
+def _tokens_of(piece: str) -> int:
+    return 1 if piece == "\r\n" else -(-len(piece) // LETTERS_PER_TOKEN)
+
 
 INDENT = "    "
 CUT = "\u2026"  # at the end of what was shortened

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.keeping.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
 
 MIGRATION = """
 CREATE TABLE context_sessions (

@@ -14,12 +14,11 @@ So lines go first, and decisions and errors last. Noting or folding an interacti
 
 from collections.abc import Callable, Iterable
 from itertools import islice
+from typing import TypedDict
 
 import msgspec
 
-from twinhost.unified_memory_reasoning.conversations.context_replies import SummaryDocument
-from twinhost.unified_memory_reasoning.conversations.decisions import decisions_in
-from twinhost.unified_memory_reasoning.conversations.error_kinds import error_kind, error_message
+from twinhost.unified_memory_reasoning.conversations.importance import decisions_in, error_kind, error_message
 from twinhost.unified_memory_reasoning.conversations.rendering import label, one_line
 
 MOST_DECISIONS = 32
@@ -35,6 +34,23 @@ CODE_CHARACTERS = 400
 LINE_CHARACTERS = 160
 OLDER_LINE_CHARACTERS = 60
 SPEAKER_CHARACTERS = 64  # in the document
+
+
+class ErrorDocument(TypedDict):
+    """An error that was told of: what it says, and its `type`: timeout, connection, permission, or other."""
+
+    type: str
+    message: str
+
+
+class SummaryDocument(TypedDict):
+    """What is left of a session as it ages: lines of code and conversation, errors, and decisions, oldest first."""
+
+    code_context: str
+    conversation_summary: str
+    errors_encountered: list[ErrorDocument]
+    key_decisions: list[str]
+
 
 _DECIDING = frozenset({"user_query", "system_response"})
 

@@ -8,11 +8,11 @@ import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.handshakes import Outcome
-from twinhost.system_digital_twin.event_messages import ErrorReport
+from twinhost.secure_zmq.peers import Outcome
+from twinhost.system_digital_twin.events.actions import ErrorReport
 from twinhost.system_digital_twin.http.page import STATIC
 from twinhost.system_digital_twin.http.state import MAX_DEPENDENCIES, MAX_ROWS
-from twinhost.system_digital_twin.registry import HEALTHY, NO_RESPONSE
+from twinhost.system_digital_twin.registry.registry import HEALTHY, NO_RESPONSE
 
 # A script's name for a thing, and where that thing stands in the document.
 READ = {

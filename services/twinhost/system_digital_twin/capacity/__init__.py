@@ -1,0 +1,1 @@
+"""What a load would do, where it fits, and leases of memory."""

@@ -1,0 +1,173 @@
+"""What a load would do to a host, and which host it fits on: figures in, a recommendation out; no state, no clock."""
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+import msgspec
+
+LoadType = Literal["cpu", "ram", "vram", "network"]
+Resource = Literal["ram", "vram"]
+
+PROCEED = "proceed"
+DENY = "deny_insufficient_resources"
+CAUTION_CPU = "caution_high_cpu"
+CAUTION_LATENCY = "caution_high_latency"
+
+VRAM_PERCENT = 95
+RAM_PERCENT = 90
+CPU_PERCENT = 90
+LATENCY_MS = 200
+LATENCY_PER_VALUE = 1.5  # ms that one unit of network load adds
+
+
+class Projection(TypedDict, total=False):
+    """A host under the load; only what that kind of load concerns."""
+
+    projected_cpu_percent: float | None
+    projected_ram_mb: float | None
+    ram_capacity_mb: float | None
+    projected_vram_mb: float | None
+    vram_capacity_mb: float | None
+    projected_latency_ms: float | None
+
+
+class Leased(msgspec.Struct, frozen=True, kw_only=True):
+    """MB of a host's open leases: those that its newest sample can't contain yet, and those that it should contain."""
+
+    to_come_mb: float = 0.0
+    in_use_mb: float = 0.0
+
+    def on(self, used_mb: float) -> float:
+        """Return the MB that are taken: what is measured, though no less than what leases are known to use."""
+        return max(used_mb, self.in_use_mb) + self.to_come_mb
+
+
+class HostState(msgspec.Struct, frozen=True, kw_only=True):
+    """A host as it is now, None where that is not measured; what is promised to leases stands beside what is used."""
+
+    host: str
+    cpu_percent: float | None = None
+    ram_used_mb: float | None = None
+    ram_total_mb: float | None = None
+    vram_used_mb: float | None = None
+    vram_total_mb: float | None = None
+    latency_ms: float | None = None
+    ram_leased: Leased = Leased()
+    vram_leased: Leased = Leased()
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of one host; `headroom` is what would be left of what is allowed, None where nobody knows."""
+
+    host: str
+    recommendation: str
+    reason: str
+    projection: Projection
+    headroom: float | None
+
+    @property
+    def fits(self) -> bool:
+        return self.recommendation == PROCEED
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """The host that a load fits on, None where it fits on none, and why; `best` is that one, or the least bad."""
+
+    host: str | None
+    reason: str
+    best: Forecast
+
+
+def forecast(state: HostState, load_type: LoadType, value: float) -> Forecast:
+    """Return what a load of `value` (MB, percent of the CPU, or units of network load) would do to a host."""
+    if load_type == "cpu":
+        return _cpu(state, value)
+    if load_type == "network":
+        return _network(state, value)
+    if load_type == "ram":
+        return _memory(state, load_type, value, state.ram_used_mb, state.ram_total_mb, state.ram_leased, RAM_PERCENT)
+    return _memory(state, load_type, value, state.vram_used_mb, state.vram_total_mb, state.vram_leased, VRAM_PERCENT)
+
+
+def place(forecasts: Sequence[Forecast]) -> Placement:
+    """Return where a load fits best: on the host that keeps most headroom; the first of equals."""
+    best = max(forecasts, key=lambda each: (each.fits, each.headroom is not None, each.headroom or 0.0))
+    if not best.fits:
+        return Placement(None, "it fits on no host: " + "; ".join(each.reason for each in forecasts), best)
+    if len(forecasts) == 1:
+        return Placement(best.host, best.reason, best)
+    return Placement(best.host, f"{best.reason}; no other host keeps more", best)
+
+
+def _cpu(state: HostState, value: float) -> Forecast:
+    if state.cpu_percent is None:
+        return _unknown(state, CAUTION_CPU, "CPU", {"projected_cpu_percent": None})
+    demand = state.cpu_percent + value
+    projected = min(100.0, demand)
+    fits = projected <= CPU_PERCENT
+    reason = f"{state.host}'s CPU would be at {projected:.1f} %, {'within' if fits else 'over'} {CPU_PERCENT} %"
+    return Forecast(
+        host=state.host,
+        recommendation=PROCEED if fits else CAUTION_CPU,
+        reason=reason,
+        projection={"projected_cpu_percent": round(projected, 2)},
+        headroom=CPU_PERCENT - demand,
+    )
+
+
+def _network(state: HostState, value: float) -> Forecast:
+    if state.latency_ms is None:
+        return _unknown(state, CAUTION_LATENCY, "network latency", {"projected_latency_ms": None})
+    projected = state.latency_ms + LATENCY_PER_VALUE * value
+    fits = projected <= LATENCY_MS
+    reason = f"{state.host}'s latency would be {projected:.1f} ms, {'within' if fits else 'over'} {LATENCY_MS} ms"
+    return Forecast(
+        host=state.host,
+        recommendation=PROCEED if fits else CAUTION_LATENCY,
+        reason=reason,
+        projection={"projected_latency_ms": round(projected, 3)},
+        headroom=LATENCY_MS - projected,
+    )
+
+
+def _memory(
+    state: HostState,
+    resource: Resource,
+    value: float,
+    used_mb: float | None,
+    total_mb: float | None,
+    leased: Leased,
+    percent: int,
+) -> Forecast:
+    name = resource.upper()
+    if used_mb is None or total_mb is None:
+        return _unknown(state, DENY, name, _memory_projection(resource, None, total_mb))
+    projected, allowed = leased.on(used_mb) + value, total_mb * percent / 100
+    fits = projected <= allowed
+    reason = (
+        f"{state.host}'s {name} would be at {projected:.0f} of {total_mb:.0f} MB, "
+        f"{'within' if fits else 'over'} {percent} %"
+    )
+    return Forecast(
+        host=state.host,
+        recommendation=PROCEED if fits else DENY,
+        reason=reason,
+        projection=_memory_projection(resource, round(projected, 2), round(total_mb, 2)),
+        headroom=allowed - projected,
+    )
+
+
+def _memory_projection(resource: Resource, projected_mb: float | None, capacity_mb: float | None) -> Projection:
+    if resource == "ram":
+        return {"projected_ram_mb": projected_mb, "ram_capacity_mb": capacity_mb}
+    return {"projected_vram_mb": projected_mb, "vram_capacity_mb": capacity_mb}
+
+
+def _unknown(state: HostState, recommendation: str, what: str, projection: Projection) -> Forecast:
+    return Forecast(
+        host=state.host,
+        recommendation=recommendation,
+        reason=f"{state.host}'s {what} is not measured now",
+        projection=projection,
+        headroom=None,
+    )

@@ -1,0 +1,191 @@
+"""Leases of memory: what was promised to whom, so that nobody else is promised the same; in SQLite, and in memory.
+
+A reserved lease lapses at its deadline. A committed one is in use: its holder has taken the memory, and it
+lasts until it is released. The deadline is counted by the monotonic clock, and across a restart by the wall clock.
+"""
+
+import time
+import uuid
+from typing import Literal
+
+import msgspec
+
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
+from twinhost.store.database import Database
+from twinhost.system_digital_twin.capacity.forecast import Leased, Resource
+
+MIGRATION = """
+CREATE TABLE leases (
+    lease_id TEXT PRIMARY KEY NOT NULL,
+    record BLOB NOT NULL
+) STRICT;
+"""
+MAX_LEASES = 1_000
+MAX_OF_A_HOLDER = 100
+MAX_TTL_S = 86_400.0
+_RETRY_S = 1.0  # until the end of leases that could not be written is tried again
+
+State = Literal["reserved", "committed"]
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """One lease; `deadline` in seconds since the epoch, None once it is committed."""
+
+    lease_id: str
+    resource: Resource
+    host: str
+    amount_mb: float
+    holder: str
+    state: State
+    created: float
+    deadline: float | None
+
+
+class _Open(msgspec.Struct, frozen=True):
+    lease: Lease
+    lapses_at: float | None  # monotonic
+    committed_at: float = 0.0  # monotonic
+
+
+class Leases:
+    """Open leases by id."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._encoder = msgspec.json.Encoder()
+        self._open: dict[str, _Open] = {}
+        self._retry_at = 0.0
+        wall, clock = time.time(), time.monotonic()
+        decoder = msgspec.json.Decoder(Lease)
+        for (record,) in database.execute("SELECT record FROM leases"):
+            lease = decoder.decode(record)
+            lapses_at = None
+            if lease.deadline is not None:  # a wall clock that was set back meanwhile makes no lease longer
+                lapses_at = clock + min(lease.deadline - wall, lease.deadline - lease.created)
+            self._open[lease.lease_id] = _Open(lease, lapses_at, clock)
+
+    def reserve(self, resource: Resource, host: str, amount_mb: float, ttl_s: float, caller: Caller) -> Lease:
+        """Promise memory of a host, which the caller of this has found to be free, for `ttl_s` seconds.
+
+        Raises:
+            LimitReached: there are as many leases as may be, of everybody or of this holder.
+        """
+        open_now = self._live()
+        if len(open_now) >= MAX_LEASES:
+            raise LimitReached(f"{MAX_LEASES} leases are open and no more are given; release some")
+        if sum(each.lease.holder == caller.name for each in open_now) >= MAX_OF_A_HOLDER:
+            raise LimitReached(f"{caller.name} holds {MAX_OF_A_HOLDER} leases and gets no more; release some")
+        wall = time.time()
+        lease = Lease(
+            lease_id=uuid.uuid4().hex,
+            resource=resource,
+            host=host,
+            amount_mb=amount_mb,
+            holder=caller.name,
+            state="reserved",
+            created=wall,
+            deadline=wall + ttl_s,
+        )
+        self._write(_Open(lease, time.monotonic() + ttl_s))
+        return lease
+
+    def commit(self, lease_id: str, caller: Caller) -> Lease:
+        """Note that the memory is in use from now on: the lease no longer lapses. Twice is once.
+
+        Raises:
+            NotFound: there is no such lease, or no more.
+            NotGranted: it is another's.
+        """
+        held = self._held(lease_id, caller)
+        if held.lease.state == "committed":
+            return held.lease
+        lease = msgspec.structs.replace(held.lease, state="committed", deadline=None)
+        self._write(_Open(lease, None, time.monotonic()))
+        return lease
+
+    def release(self, lease_id: str, caller: Caller) -> Lease:
+        """Return the memory.
+
+        Raises:
+            NotFound: there is no such lease, or no more.
+            NotGranted: it is another's.
+        """
+        lease = self._held(lease_id, caller).lease
+        self._forget([lease_id])
+        return lease
+
+    def all(self) -> list[Lease]:
+        """Return the open leases, oldest first."""
+        return [each.lease for each in self._live()]
+
+    def expires_in_s(self, lease: Lease) -> float | None:
+        """Return how long an open lease lasts yet; None where it does not lapse."""
+        known = self._open.get(lease.lease_id)
+        if known is None or known.lapses_at is None:
+            return None
+        return max(0.0, known.lapses_at - time.monotonic())
+
+    def leased(self, resource: Resource, host: str, measured_since: float) -> Leased:
+        """Return what is promised on a host whose newest sample was taken after the monotonic `measured_since`."""
+        to_come = in_use = 0.0
+        for each in self._live():
+            if (each.lease.resource, each.lease.host) != (resource, host):
+                continue
+            if each.lease.state == "committed" and each.committed_at <= measured_since:
+                in_use += each.lease.amount_mb
+            else:
+                to_come += each.lease.amount_mb
+        return Leased(to_come_mb=to_come, in_use_mb=in_use)
+
+    def on_tick(self) -> None:
+        """Forget leases that have lapsed.
+
+        Raises:
+            StoreUnavailable: not on disk yet; they count no more all the same, and it is tried again.
+        """
+        clock = time.monotonic()
+        lapsed = [name for name, each in self._open.items() if each.lapses_at is not None and each.lapses_at <= clock]
+        if not lapsed or clock < self._retry_at:
+            return
+        try:
+            with self._database.transaction():
+                self._forget(lapsed)
+        except StoreUnavailable:
+            self._retry_at = clock + _RETRY_S
+            raise
+
+    def _live(self) -> list[_Open]:
+        clock = time.monotonic()
+        live = [each for each in self._open.values() if each.lapses_at is None or each.lapses_at > clock]
+        return sorted(live, key=lambda each: each.lease.created)
+
+    def _held(self, lease_id: str, caller: Caller) -> _Open:
+        known = self._open.get(lease_id)
+        if known is None or (known.lapses_at is not None and known.lapses_at <= time.monotonic()):
+            raise NotFound(f"no lease {lease_id[:64]!r} is open; it has lapsed, was released, or never was")
+        if known.lease.holder != caller.name and not caller.operator:
+            raise NotGranted("this lease is another's; only its holder or an operator may commit or release it")
+        return known
+
+    def _write(self, entry: _Open) -> None:
+        self._undo_to_here()
+        self._database.execute(
+            "INSERT INTO leases VALUES (?, ?) ON CONFLICT (lease_id) DO UPDATE SET record = excluded.record",
+            (entry.lease.lease_id, self._encoder.encode(entry.lease)),
+        )
+        self._open[entry.lease.lease_id] = entry
+
+    def _forget(self, lease_ids: list[str]) -> None:
+        self._undo_to_here()
+        for lease_id in lease_ids:
+            self._database.execute("DELETE FROM leases WHERE lease_id = ?", (lease_id,))
+            del self._open[lease_id]
+
+    def _undo_to_here(self) -> None:
+        before = dict(self._open)
+
+        def undo() -> None:
+            self._open = before
+
+        self._database.on_rollback(undo)

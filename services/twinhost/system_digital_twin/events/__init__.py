@@ -1,0 +1,1 @@
+"""Events and errors: kept, and published on the feed."""

@@ -1,0 +1,1 @@
+"""What both hosts measure, now and over time."""

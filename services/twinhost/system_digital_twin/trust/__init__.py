@@ -1,0 +1,1 @@
+"""Keys that mainpc enrols, trusts, and retires, and the audit log of it."""

@@ -1,0 +1,194 @@
+"""What UnifiedMemoryReasoningAgent is told and asked about what was said: every field with its type and its bounds."""
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, TypedDict
+
+import msgspec
+
+from twinhost.agent.health import iso_time
+from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.unified_memory_reasoning import SUCCESS
+from twinhost.unified_memory_reasoning.conversations.context_text import Line, text_of
+from twinhost.unified_memory_reasoning.conversations.interactions import Interaction, Interactions
+from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
+
+MAX_CONTENT_BYTES = 65_536  # in UTF-8
+MAX_METADATA_BYTES = 16_384  # of JSON
+MAX_METADATA_DEPTH = 16
+MAX_TOKENS = 100_000
+
+KIND = Literal["code", "user_query", "system_response", "error"]
+CONTENT = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CONTENT_BYTES)]
+SPEAKER = Annotated[str, msgspec.Meta(max_length=256)]  # an empty one is none
+TOKENS = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
+
+
+class AddInteraction(Request, tag="add_interaction"):
+    """Something was said in a session."""
+
+    session_id: NAME
+    interaction_type: KIND
+    content: CONTENT
+    speaker: SPEAKER | None = None
+    metadata: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        size = len(self.content.encode())
+        if size > MAX_CONTENT_BYTES:
+            raise ValueError(
+                f"Expected at most {MAX_CONTENT_BYTES} bytes of UTF-8, got {size}; send it in parts - at `$.content`"
+            )
+        _require_small(self.metadata)
+
+
+class GetContext(Request, tag="get_context"):
+    """What a session, or one speaker in it, has in mind, in at most `max_tokens` tokens of text."""
+
+    session_id: NAME
+    max_tokens: TOKENS = 2_000
+    speaker: SPEAKER | None = None
+
+
+class ClearContext(Request, tag="clear_context"):
+    """Forget a session, or what one speaker said in it."""
+
+    session_id: NAME
+    speaker: SPEAKER | None = None
+
+
+def _require_small(metadata: dict[str, Any] | None) -> None:
+    """Raise ValueError, which the decoder turns into a refusal, where the metadata is too large or too deep."""
+    level: list[Any] = [metadata] if metadata else []
+    for _ in range(MAX_METADATA_DEPTH):
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+        level = [inner for inner in level if isinstance(inner, dict | list)]
+    if level:
+        raise ValueError(f"Expected objects nested at most {MAX_METADATA_DEPTH} deep - at `$.metadata`")
+    size = len(msgspec.json.encode(metadata))
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"Expected at most {MAX_METADATA_BYTES} bytes of JSON, got {size} - at `$.metadata`")
+
+
+class InteractionAdded(TypedDict):
+    """The interaction's number, its importance from 0 to 1, and how many places the session's window has."""
+
+    status: Literal["ok"]
+    interaction_id: int
+    importance: float
+    window_size: int
+
+
+class WindowDocument(TypedDict):
+    """How many places a window has, and how many items are in it that may be seen."""
+
+    size: int
+    items: int
+
+
+class ContextDocument(SummaryDocument):
+    """What a session has in mind; `last_updated` (ISO-8601) is null where nothing was said.
+
+    `stored` counts the session's interactions, `dropped` those that are not in `text`; `dropped_ids` names the newest
+    of these, `cut_ids` what is told in part.
+    """
+
+    last_updated: str | None
+    text: str
+    tokens: int
+    max_tokens: int
+    window: WindowDocument
+    stored: int
+    dropped: int
+    dropped_ids: list[int]
+    cut_ids: list[int]
+
+
+class ContextFound(TypedDict):
+    """What a session, or one speaker in it, has in mind."""
+
+    status: Literal["ok"]
+    session_id: str
+    context: ContextDocument
+
+
+class ContextCleared(TypedDict):
+    """How many interactions of the session were removed."""
+
+    status: Literal["ok"]
+    session_id: str
+    cleared: int
+
+
+MOST_DROPPED_IDS = 100
+MOST_FURTHER_CHARACTERS = 262_144  # of the contents that are tried beside the window's: that bounds the time
+_AROUND_TEXT_BYTES = 8_192  # of a reply: what stands in it beside the summary and the text
+
+
+class ContextActions(Feature):
+    """Interactions and contexts as the wire has them."""
+
+    def __init__(self, interactions: Interactions, max_reply_bytes: int) -> None:
+        self._interactions = interactions
+        self._max_bytes = max_reply_bytes
+
+    @action(mutates=True)
+    def add(self, request: AddInteraction, caller: Caller) -> InteractionAdded:
+        added = self._interactions.add(
+            request.session_id,
+            request.interaction_type,
+            request.content,
+            caller.name,
+            speaker=request.speaker or "",
+            metadata=request.metadata,
+        )
+        return {
+            "status": SUCCESS,
+            "interaction_id": added.id,
+            "importance": added.importance,
+            "window_size": added.window_size,
+        }
+
+    @action()
+    def get(self, request: GetContext, _: Caller) -> ContextFound:
+        found = self._interactions.context(request.session_id, request.speaker or None)
+        summary = found.summary.document()
+        bytes_left = self._max_bytes - len(msgspec.json.encode(summary)) - _AROUND_TEXT_BYTES
+        further = list(_together(found.further, MOST_FURTHER_CHARACTERS))
+        told = text_of(_lines(found.items), request.max_tokens, bytes_left, _lines(further))
+        told_ids = {item.id for item in (*found.items, *further)}.difference(told.dropped)
+        not_told = {*found.newest, *told.dropped} - told_ids
+        return {
+            "status": SUCCESS,
+            "session_id": request.session_id,
+            "context": {
+                "last_updated": None if found.last_updated is None else iso_time(found.last_updated),
+                **summary,
+                "text": told.text,
+                "tokens": told.tokens,
+                "max_tokens": request.max_tokens,
+                "window": {"size": found.window_size, "items": len(found.items)},
+                "stored": found.stored,
+                "dropped": found.in_view - len(told_ids),
+                "dropped_ids": sorted(not_told, reverse=True)[:MOST_DROPPED_IDS],
+                "cut_ids": told.cut,
+            },
+        }
+
+    @action(mutates=True)
+    def clear(self, request: ClearContext, _: Caller) -> ContextCleared:
+        cleared = self._interactions.clear(request.session_id, request.speaker or None)
+        return {"status": SUCCESS, "session_id": request.session_id, "cleared": cleared}
+
+
+def _together(items: Iterable[Interaction], most: int) -> Iterator[Interaction]:
+    """Yield items whose contents have no more characters together; one that is too long is passed over."""
+    for item in items:
+        if len(item.content) <= most:
+            most -= len(item.content)
+            yield item
+
+
+def _lines(items: Iterable[Interaction]) -> list[Line]:
+    return [Line(item.id, item.speaker, item.kind, item.content) for item in items]

@@ -1,0 +1,1 @@
+"""Patterns of known errors, their solutions, and proposed patterns."""

@@ -1,0 +1,211 @@
+r"""Regular expressions whose cost is bounded, whoever wrote them: RE2, with its memory and its steps limited.
+
+RE2 takes time in proportion to the message times the compiled pattern, and never more. A pattern of
+1,000 instructions is searched for in the first 8 KiB of a message, one of up to 128 in all of its 64 KiB.
+A letter takes 1 instruction, `.` takes 8, and `\pL` 1,200.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import re2  # type: ignore[import-untyped]
+
+from twinhost.secure_zmq.errors import LimitReached, MalformedRequest
+from twinhost.secure_zmq.rate_limit import TokenBuckets
+from twinhost.unified_memory_reasoning.errors.specificity import SHORTEST_TEXT, Requirement
+
+MAX_CHARACTERS: Final = 1_024
+MAX_INSTRUCTIONS: Final = 4_000  # of the compiled pattern
+MAX_STEPS: Final = 2**23  # instructions times bytes; measured: 10 to 20 ns a step at the worst, on one core
+MAX_MESSAGE_BYTES: Final = 65_536
+_MAX_MEMORY: Final = 512 * 1024  # bytes for a compiled pattern and its caches; RE2 keeps 128 of them
+_ALLOWED = (
+    f"RE2's syntax is allowed, in at most {MAX_CHARACTERS} characters and {MAX_INSTRUCTIONS} instructions compiled: "
+    "no backreference, no look-around, no repetition over 1,000; "
+    "write a shorter one, or several patterns"
+)
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.max_mem = _MAX_MEMORY
+    options.log_errors = False
+    options.never_capture = True
+    return options
+
+
+_OPTIONS: Final = _options()
+
+
+def accept(pattern: str) -> int:
+    """Return how many bytes of a message a pattern is searched for in, from the message's start.
+
+    Raises:
+        MalformedRequest: RE2 refuses it, or it is too large; the sentence says what RE2 said.
+    """
+    if len(pattern) > MAX_CHARACTERS:
+        raise _refused(f"it has {len(pattern)} characters")
+    try:
+        compiled = re2.compile(pattern, _OPTIONS)
+    except re2.error as error:
+        said = error.args[0] if error.args else "no reason"
+        raise _refused(f"RE2 said `{said.decode(errors='replace') if isinstance(said, bytes) else said}`") from None
+    except UnicodeEncodeError:
+        raise _refused("it has half of a surrogate pair") from None
+    size = int(compiled.programsize)
+    if size > MAX_INSTRUCTIONS:
+        raise _refused(f"it compiles to {size} instructions")
+    return _reads(size)
+
+
+def found(pattern: str, message: bytes) -> bool:
+    """Return whether a pattern is found in as much of a message as it is searched for in."""
+    try:
+        compiled = re2.compile(pattern, _OPTIONS)
+    except re2.error:  # another version of RE2 accepted it, before a restart or a restore: it stays, and knows nothing
+        return False
+    return compiled.search(message[: _reads(int(compiled.programsize))]) is not None
+
+
+def _reads(size: int) -> int:
+    return min(MAX_MESSAGE_BYTES, MAX_STEPS // max(1, size))
+
+
+def _refused(why: str) -> MalformedRequest:
+    return MalformedRequest(f"the pattern is refused ({why}) - at `$.pattern`; {_ALLOWED}")
+
+
+BUDGET_S = 0.25  # for one look-up; a search under way is ended, and takes 0.2 s at the worst
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One pattern."""
+
+    pattern_id: int
+    pattern: str
+    requirement: Requirement
+    written_by: str
+
+    @property
+    def rank(self) -> tuple[tuple[int, int, int], int]:
+        """The most specific first, then the newest."""
+        return self.requirement.specificity, self.pattern_id
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The most specific patterns that know a message, more than one where they are equally specific; newest first.
+
+    `complete` is False where the time was over before all that could match were tried.
+    """
+
+    entries: tuple[Entry, ...]
+    complete: bool
+
+
+class PatternIndex:
+    """Patterns by their number."""
+
+    def __init__(self, budget_s: float = BUDGET_S) -> None:
+        self._budget_s = budget_s
+        self._entries: dict[int, Entry] = {}
+        self._threes: dict[int, frozenset[str]] = {}  # under which each stands
+        self._under: dict[str, set[int]] = {}
+        self._general: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def general(self) -> int:
+        """How many patterns require no text, and so are searched for in every message."""
+        return len(self._general)
+
+    def add(self, entry: Entry) -> None:
+        """Add a pattern that is not there yet."""
+        number = entry.pattern_id
+        self._entries[number] = entry
+        if entry.requirement.general:
+            self._general.add(number)
+            return
+        self._threes[number] = frozenset(self._rarest(text) for text in entry.requirement.texts)
+        for three in self._threes[number]:
+            self._under.setdefault(three, set()).add(number)
+
+    def remove(self, pattern_id: int) -> Entry:
+        """Take a pattern out and return it."""
+        entry = self._entries.pop(pattern_id)
+        self._general.discard(pattern_id)
+        for three in self._threes.pop(pattern_id, frozenset()):
+            under = self._under[three]
+            under.discard(pattern_id)
+            if not under:
+                del self._under[three]
+        return entry
+
+    def search(self, message: str, hides: Callable[[str], bool]) -> Found:
+        """Return the most specific patterns that are found in a message, but none of a writer whom `hides` names."""
+        deadline = time.perf_counter() + self._budget_s
+        folded, coded = message.casefold(), message.encode(errors="replace")
+        known: list[Entry] = []
+        for entry in self._candidates(folded):
+            if known and entry.requirement.specificity != known[0].requirement.specificity:
+                break
+            if hides(entry.written_by) or not entry.requirement.may_match(folded):
+                continue
+            if time.perf_counter() > deadline:
+                return Found(tuple(known), complete=False)
+            if found(entry.pattern, coded):
+                known.append(entry)
+        return Found(tuple(known), complete=True)
+
+    def _candidates(self, folded: str) -> list[Entry]:
+        numbers = set(self._general)
+        for three in _threes_of(folded) & self._under.keys():
+            numbers |= self._under[three]
+        return sorted((self._entries[number] for number in numbers), key=lambda entry: entry.rank, reverse=True)
+
+    def _rarest(self, text: str) -> str:
+        """Return the three characters of a text under which the fewest patterns stand."""
+        return min(sorted(_threes_of(text)), key=lambda three: len(self._under.get(three, ())))
+
+
+def _threes_of(text: str) -> set[str]:
+    return {text[at : at + SHORTEST_TEXT] for at in range(len(text) - SHORTEST_TEXT + 1)}
+
+
+MOST_S = 0.25  # of one caller, at once; what begins within it is not cut short
+FREE_S = 0.002  # of every request
+REFILL = 0.5  # of the time that passes
+
+
+class SearchAllowance:
+    """What every caller has left; callers are few, as each has a key."""
+
+    def __init__(self, most_s: float = MOST_S, refill: float = REFILL) -> None:
+        self._most_s = most_s
+        self._refill = refill
+        self._buckets = TokenBuckets(most_s, refill)  # of seconds
+
+    @contextmanager
+    def spending(self, caller: str) -> Iterator[None]:
+        """Take what is done inside off a caller's seconds, even if it fails.
+
+        Raises:
+            LimitReached: they are used up; nothing is done.
+        """
+        if (left_s := self._buckets.level(caller)) <= 0:
+            raise LimitReached(
+                f"the patterns and messages of {caller} took the {self._most_s:g} s that one caller gets at once; "
+                f"ask again in {max(0.1, -left_s / self._refill):.1f} s"
+            )
+        since, began = time.monotonic(), time.thread_time()  # of this thread: a busy machine is nobody's fault
+        try:
+            yield
+        finally:
+            spent_s = time.thread_time() - began
+            self._buckets.charge(caller, max(0.0, spent_s - FREE_S), since)

@@ -1,0 +1,315 @@
+r"""The shape of an error message: a regular expression in which what changes from one to the next is a class.
+
+The first line that is not blank counts; of a Python traceback, the last one. In it, in this order: a UUID,
+quoted text, a URL, a path, a hexadecimal number (`0x...`, or eight digits and more), and a number with its
+points, commas and colons (so a time and an IPv4 address, too) each become a class; a run of blanks becomes
+`\s+`; every other character stands as it is. Messages that differ in those alone have one shape.
+
+A shape ends with `$`, unless it would be longer than a pattern may be, or the line is: then it ends where there
+is room.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twinhost.secure_zmq.errors import MalformedRequest, NotFound
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.errors.matching import accept, found
+from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
+from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE, Quarantine
+
+FEWEST_LITERALS = 8  # a shape with fewer characters of its own would fit too much
+_LONGEST_LINE = 500  # characters that are read
+_LONGEST = 1_000  # characters of the pattern
+_TRACEBACK = "Traceback (most recent call last)"
+_WORD = r"[\w.@+~%-]"
+
+_PARTS: tuple[tuple[str, str], ...] = (  # how Python finds it; what stands for it, in RE2's syntax
+    (r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![0-9A-Za-z])", "[0-9a-fA-F-]{36}"),
+    (r'"[^"]*"', '"[^"]*"'),
+    (r"(?<!\w)'[^']*'(?!\w)", "'[^']*'"),
+    (r"`[^`]*`", "`[^`]*`"),
+    (r"[a-z][a-z0-9+.-]{1,15}://[^ \t\"'`<>]+", r"[a-z][a-z0-9+.-]*://\S+"),
+    (rf"(?<!\w)(?:[A-Za-z]:|~|\.{{1,2}})?(?:[/\\]{_WORD}+)+[/\\]?", r"\S+"),
+    (r"0[xX][0-9a-fA-F]+", "0[xX][0-9a-fA-F]+"),
+    (r"(?<![0-9A-Za-z])(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,}(?![0-9A-Za-z])", "[0-9a-fA-F]+"),
+    (r"[0-9](?:[0-9.,:]*[0-9])?", "[0-9][0-9.,:]*"),
+    (r"[ \t]+", r"\s+"),
+)
+_TOKEN = re.compile("|".join(f"({part})" for part, _ in _PARTS) + "|(.)", re.DOTALL)
+_SPECIAL = frozenset(r"\.+*?()|[]{}^$")
+
+
+def shape_of(message: str) -> str | None:
+    """Return the shape of a message, a pattern that is found in it; None where it would fit too much."""
+    line = _telling_line(message)
+    text = line[:_LONGEST_LINE]
+    shape, whole = r"(?m)^\s*", len(line) <= _LONGEST_LINE
+    for token in _TOKEN.finditer(text):
+        part = _part(token)
+        if len(shape) + len(part) > _LONGEST:
+            whole = False
+            break
+        shape += part
+    shape += r"\s*$" if whole else ""
+    return shape if _is_telling(shape, message) else None
+
+
+def _telling_line(message: str) -> str:
+    lines = [line.strip(" \t") for line in re.split(r"[\r\n]+", message)]
+    lines = [line for line in lines if line] or [""]
+    return lines[-1] if lines[0].startswith(_TRACEBACK) else lines[0]
+
+
+def _part(token: re.Match[str]) -> str:
+    number = token.lastindex or 0
+    if number <= len(_PARTS):
+        return _PARTS[number - 1][1]
+    return f"\\{token[0]}" if token[0] in _SPECIAL else token[0]
+
+
+def _is_telling(shape: str, message: str) -> bool:
+    try:
+        accept(shape)
+    except MalformedRequest:
+        return False
+    requirement = requirement_of(shape)
+    if requirement.general or requirement.specificity.literals < FEWEST_LITERALS:
+        return False
+    return found(shape, message.encode(errors="replace"))
+
+
+MIGRATION = """
+CREATE TABLE unknown_errors (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    pattern TEXT NOT NULL UNIQUE,
+    seen INTEGER NOT NULL,
+    last_seen REAL NOT NULL,
+    dismissed_by TEXT,
+    dismissed REAL
+) STRICT;
+CREATE INDEX unknown_errors_by_worth ON unknown_errors (dismissed, seen, last_seen);
+CREATE TABLE unknown_error_reports (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    error_id INTEGER NOT NULL REFERENCES unknown_errors (id) ON DELETE CASCADE,
+    seen INTEGER NOT NULL,
+    first_seen REAL NOT NULL,
+    last_seen REAL NOT NULL,
+    example TEXT NOT NULL,
+    written_by TEXT NOT NULL,
+    UNIQUE (error_id, written_by)
+) STRICT;
+CREATE INDEX unknown_error_reports_by_writer ON unknown_error_reports (written_by, id);
+"""
+PROPOSED = "error_pattern_proposed"  # the type of the event
+PROPOSE_AFTER = 3
+MOST = 2_000  # shapes
+MOST_OF_A_WRITER = 500
+_MOST_SETTLED = 100  # proposals that one new pattern is compared with
+_SETTLE_S = 0.1
+_EXAMPLE_CHARACTERS = 1_000
+
+Tell = Callable[[str, dict[str, Any]], None]  # the type of an event, and its data
+
+_OPEN = "(dismissed_by IS NULL OR dismissed_by IN (SELECT name FROM quarantined))"
+_PROPOSALS = (
+    "SELECT e.id, e.pattern, sum(r.seen), min(r.first_seen), max(r.last_seen), "  # noqa: S608 - constants
+    "group_concat(r.written_by, char(0)), "
+    "(SELECT example FROM unknown_error_reports AS x WHERE x.error_id = e.id AND "
+    "x.written_by NOT IN (SELECT name FROM quarantined) ORDER BY x.last_seen DESC, x.id DESC LIMIT 1) "
+    f"FROM unknown_errors AS e JOIN unknown_error_reports AS r ON r.error_id = e.id WHERE {_OPEN} AND r.{VISIBLE} "
+)
+_LEAST = "SELECT id FROM unknown_errors ORDER BY dismissed IS NOT NULL, seen, last_seen LIMIT 1"
+_OF_THE_HIDDEN_ALONE = (
+    "SELECT r.error_id FROM quarantined AS q JOIN unknown_error_reports AS r ON r.written_by = q.name "  # noqa: S608 - constants
+    f"JOIN unknown_errors AS e ON e.id = r.error_id WHERE {_OPEN} AND NOT EXISTS "
+    f"(SELECT 1 FROM unknown_error_reports AS x WHERE x.error_id = r.error_id AND x.{VISIBLE}) LIMIT 1"
+)
+_LEAST_OF_A_FULL_SHARE = (  # a report, its shape, and how often it was sent; none while there is room
+    "SELECT r.id, r.error_id, r.seen FROM unknown_error_reports AS r JOIN unknown_errors AS e ON e.id = r.error_id "
+    "WHERE r.written_by = ?1 AND ?2 <= (SELECT count(*) FROM unknown_error_reports WHERE written_by = ?1) "
+    "AND NOT EXISTS (SELECT 1 FROM unknown_error_reports AS x JOIN unknown_errors AS y ON y.id = x.error_id "
+    "WHERE x.written_by = ?1 AND y.pattern = ?3) ORDER BY e.dismissed IS NOT NULL, r.seen, r.last_seen LIMIT 1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A pattern for an error that none knows: how often it was seen, when (seconds since the epoch), by whom."""
+
+    proposal_id: int
+    pattern: str
+    seen: int
+    first_seen: float
+    last_seen: float
+    written_by: tuple[str, ...]
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one writer sent of one shape."""
+
+    number: int
+    pattern: str
+    seen: int
+    last_seen: float
+    example: str
+    written_by: str
+
+
+class PatternProposals:
+    """Shapes of unknown errors, and who saw them."""
+
+    def __init__(
+        self,
+        database: Database,
+        tell: Tell = lambda *_: None,
+        *,
+        propose_after: int = PROPOSE_AFTER,
+        most: int = MOST,
+        most_of_a_writer: int = MOST_OF_A_WRITER,
+    ) -> None:
+        self._database = database
+        self._tell = tell
+        self._propose_after = propose_after
+        self._most, self._most_of_a_writer = most, most_of_a_writer
+        self._quarantine = Quarantine(database)
+
+    def count(self, message: str, written_by: str) -> int | None:
+        """Count a message that no pattern knows; tell, once that is on disk, where it makes a proposal.
+
+        Returns:
+            The number of the proposal that its shape is, or None.
+        """
+        shape = shape_of(message)
+        if shape is None:
+            return None
+        now, before = time.time(), self._seen(shape)
+        self._keep_share(shape, written_by)
+        if not self._make_room(shape, written_by):
+            return None
+        (number,) = self._database.execute(
+            "INSERT INTO unknown_errors (pattern, seen, last_seen) VALUES (?, 1, ?) "
+            "ON CONFLICT (pattern) DO UPDATE SET seen = seen + 1, last_seen = excluded.last_seen RETURNING id",
+            (shape, now),
+        ).fetchone()
+        self._database.execute(
+            "INSERT INTO unknown_error_reports (error_id, seen, first_seen, last_seen, example, written_by) "
+            "VALUES (?, 1, ?, ?, ?, ?) ON CONFLICT (error_id, written_by) DO UPDATE SET "
+            "seen = seen + 1, last_seen = excluded.last_seen, example = excluded.example",
+            (number, now, now, message[:_EXAMPLE_CHARACTERS], written_by),
+        )
+        seen = self._seen(shape)
+        if seen < self._propose_after:
+            return None
+        if before < self._propose_after:
+            self._tell(PROPOSED, {"proposal_id": number, "pattern": shape, "seen": seen})
+        return int(number)
+
+    def newest(self, before: int | None, limit: int) -> list[Proposal]:
+        """Return proposals, newest first, below the number `before`."""
+        return self._select("AND e.id < ?", (before if before is not None else 2**63 - 1,), "e.id DESC", limit)
+
+    def dismiss(self, proposal_id: int, dismissed_by: str) -> Proposal:
+        """Propose a shape no more, however often it is seen.
+
+        Raises:
+            NotFound: there is no such proposal, or no more.
+        """
+        proposals = self._select("AND e.id = ?", (proposal_id,), "e.id", 1)
+        if not proposals:
+            raise NotFound(f"there is no proposal {proposal_id}; see get_pattern_proposals")
+        self._database.execute(
+            "UPDATE unknown_errors SET dismissed_by = ?, dismissed = ? WHERE id = ?",
+            (dismissed_by, time.time(), proposal_id),
+        )
+        return proposals[0]
+
+    def settle(self, pattern: str, written_by: str, *, own_shape_alone: bool) -> int:
+        """Forget what a new pattern knows: its own shape, and proposals in whose newest example it is found.
+
+        A quarantined writer's settles nothing. The time for it is bounded; what it does not come to is proposed until
+        somebody dismisses it.
+
+        Args:
+            pattern: the new one, which `accept` has accepted.
+            written_by: whose it is.
+            own_shape_alone: compare no examples; for a pattern that tells no message from another.
+
+        Returns:
+            How many proposals it settled.
+        """
+        if self._quarantine.hides(written_by):
+            return 0
+        deadline, settled = time.perf_counter() + _SETTLE_S, 0
+        for proposal in self._select("", (), "max(r.last_seen) DESC", _MOST_SETTLED):
+            if time.perf_counter() > deadline:
+                break
+            known = not own_shape_alone and found(pattern, proposal.example.encode(errors="replace"))
+            if known or proposal.pattern == pattern:
+                self._database.execute("DELETE FROM unknown_errors WHERE id = ?", (proposal.proposal_id,))
+                settled += 1
+        self._database.execute("DELETE FROM unknown_errors WHERE pattern = ?", (pattern,))
+        return settled
+
+    def written_by(self, name: str, before: int | None, limit: int) -> list[Report]:
+        """Return what a writer sent, quarantined or not, newest row first, below the number `before`."""
+        rows = self._database.execute(
+            "SELECT r.id, e.pattern, r.seen, r.last_seen, r.example, r.written_by FROM unknown_error_reports AS r "
+            "JOIN unknown_errors AS e ON e.id = r.error_id "
+            "WHERE r.written_by = ? AND r.id < ? ORDER BY r.id DESC LIMIT ?",
+            (name, before if before is not None else 2**63 - 1, limit),
+        ).fetchall()
+        return [Report(*row) for row in rows]
+
+    def _select(self, where: str, values: tuple[int, ...], order: str, limit: int) -> list[Proposal]:
+        rows = self._database.execute(
+            f"{_PROPOSALS} {where} GROUP BY e.id HAVING sum(r.seen) >= ? ORDER BY {order} LIMIT ?",
+            (*values, self._propose_after, limit),
+        ).fetchall()
+        return [_proposal(row) for row in rows]
+
+    def _seen(self, shape: str) -> int:
+        """Return how often a shape counts: 0 where it is dismissed."""
+        (seen,) = self._database.execute(
+            "SELECT coalesce(sum(r.seen), 0) FROM unknown_errors AS e JOIN unknown_error_reports AS r "  # noqa: S608
+            f"ON r.error_id = e.id WHERE e.pattern = ? AND {_OPEN} AND r.{VISIBLE}",
+            (shape,),
+        ).fetchone()
+        return int(seen)
+
+    def _keep_share(self, shape: str, written_by: str) -> None:
+        """Let a writer's least report go where it has as many as may be, and this shape is new to it."""
+        row = self._database.execute(_LEAST_OF_A_FULL_SHARE, (written_by, self._most_of_a_writer, shape)).fetchone()
+        if row is not None:
+            report, error, seen = row
+            self._database.execute("DELETE FROM unknown_error_reports WHERE id = ?", (report,))
+            self._database.execute("UPDATE unknown_errors SET seen = seen - ? WHERE id = ?", (seen, error))
+            self._database.execute(
+                "DELETE FROM unknown_errors WHERE id = ?1 AND "
+                "NOT EXISTS (SELECT 1 FROM unknown_error_reports WHERE error_id = ?1)",
+                (error,),
+            )
+
+    def _make_room(self, shape: str, written_by: str) -> bool:
+        """Let a shape go where there are as many as may be, and this one is new; return whether there is room now."""
+        if self._database.execute("SELECT 1 FROM unknown_errors WHERE pattern = ?", (shape,)).fetchone() is not None:
+            return True
+        (count,) = self._database.execute("SELECT count(*) FROM unknown_errors").fetchone()
+        if count < self._most:
+            return True
+        leaving = self._database.execute(_OF_THE_HIDDEN_ALONE).fetchone()
+        if leaving is None and self._quarantine.hides(written_by):
+            return False
+        leaving = leaving or self._database.execute(_LEAST).fetchone()
+        self._database.execute("DELETE FROM unknown_errors WHERE id = ?", leaving)
+        return True
+
+
+def _proposal(row: tuple[Any, ...]) -> Proposal:
+    number, pattern, seen, first_seen, last_seen, names, example = row
+    return Proposal(number, pattern, seen, first_seen, last_seen, tuple(sorted(names.split("\0"))), example)

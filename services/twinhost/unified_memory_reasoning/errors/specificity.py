@@ -1,0 +1,332 @@
+"""A regular expression in RE2's syntax, as a run of tokens; pure, and only for what RE2 has accepted."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple
+
+_REPEAT = re.compile(r"\{(\d+)(,(\d*))?\}", re.ASCII)
+_GROUP = re.compile(r"\(\?(?:P?<\w+>|([a-zA-Z]*)(?:-([a-zA-Z]*))?([:)]))")
+_OCTAL = re.compile(r"[0-7]{1,3}")
+_HEX = re.compile(r"x(?:\{([0-9a-fA-F]+)\}|([0-9a-fA-F]{2}))")
+_CONTROLS = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+
+class Kind(Enum):
+    """What a token is."""
+
+    LITERAL = auto()  # one character, as it stands
+    CLASS = auto()  # one character of a named set
+    WIDE = auto()  # one character of nearly all, or something that is not understood
+    START = auto()
+    END = auto()
+    BOUNDARY = auto()
+    OPEN = auto()
+    CLOSE = auto()
+    OR = auto()
+    FLAGS = auto()  # from here to the end of the group
+    REPEAT = auto()
+
+
+class Token(NamedTuple):
+    """One token; `fold`: whether case is ignored from here on, None: as before. `most` None: without end."""
+
+    kind: Kind
+    text: str = ""
+    fold: bool | None = None
+    least: int = 0
+    most: int | None = None
+
+
+_PLAIN = {
+    ".": Token(Kind.WIDE),
+    "^": Token(Kind.START),
+    "$": Token(Kind.END),
+    "|": Token(Kind.OR),
+    ")": Token(Kind.CLOSE),
+    "*": Token(Kind.REPEAT),
+    "+": Token(Kind.REPEAT, least=1),
+    "?": Token(Kind.REPEAT, most=1),
+}
+_ESCAPED = {
+    **dict.fromkeys("dsw", Token(Kind.CLASS)),
+    **dict.fromkeys("DSWC", Token(Kind.WIDE)),
+    **dict.fromkeys("bB", Token(Kind.BOUNDARY)),
+    "A": Token(Kind.START),
+    "z": Token(Kind.END),
+    **{letter: Token(Kind.LITERAL, text=control) for letter, control in _CONTROLS.items()},
+}
+
+
+def tokens_of(pattern: str) -> Iterator[Token]:
+    """Yield the tokens of a pattern, in its order."""
+    at = 0
+    while at < len(pattern):
+        if pattern.startswith("\\Q", at):
+            end = pattern.find("\\E", at + 2)
+            end = len(pattern) if end < 0 else end
+            yield from (Token(Kind.LITERAL, text=character) for character in pattern[at + 2 : end])
+            at = end + 2
+            continue
+        token, at = _token(pattern, at)
+        if token.kind is Kind.REPEAT and pattern.startswith("?", at):
+            at += 1  # as few as will do: the same text is required
+        yield token
+
+
+def _token(pattern: str, at: int) -> tuple[Token, int]:
+    character = pattern[at]
+    if character == "\\":
+        return _escape(pattern, at)
+    if character == "[":
+        return _class(pattern, at)
+    if character == "(":
+        return _group(pattern, at)
+    if character == "{" and (found := _REPEAT.match(pattern, at)):
+        least = int(found[1])
+        most = least if found[2] is None else int(found[3]) if found[3] else None
+        return Token(Kind.REPEAT, least=least, most=most), found.end()
+    return _PLAIN.get(character, Token(Kind.LITERAL, text=character)), at + 1
+
+
+def _group(pattern: str, at: int) -> tuple[Token, int]:
+    found = _GROUP.match(pattern, at)
+    if found is None:
+        return Token(Kind.OPEN), at + 1
+    on, off, end = found[1] or "", found[2] or "", found[3]
+    fold = False if "i" in off else True if "i" in on else None
+    return Token(Kind.FLAGS if end == ")" else Kind.OPEN, fold=fold), found.end()
+
+
+def _escape(pattern: str, at: int) -> tuple[Token, int]:
+    after = pattern[at + 1 : at + 2]
+    if after in ("p", "P"):
+        end = pattern.find("}", at) if pattern.startswith("{", at + 2) else at + 2
+        wide = after == "P" or pattern.startswith("{^", at + 2)
+        return Token(Kind.WIDE if wide else Kind.CLASS), (end if end >= 0 else len(pattern)) + 1
+    if found := _HEX.match(pattern, at + 1):
+        code = int(found[1] or found[2], 16)
+        return Token(Kind.LITERAL, text=chr(code)) if code <= 0x10FFFF else Token(Kind.WIDE), found.end()
+    if found := _OCTAL.match(pattern, at + 1):
+        return Token(Kind.LITERAL, text=chr(int(found[0], 8))), found.end()
+    if after in _ESCAPED:
+        return _ESCAPED[after], at + 2
+    if after.isascii() and after.isalnum():
+        return Token(Kind.WIDE), at + 2
+    return Token(Kind.LITERAL, text=after), at + 2
+
+
+def _class(pattern: str, at: int) -> tuple[Token, int]:
+    """Return a set in brackets; one of a single character is that character."""
+    start = at + 1
+    negated = pattern.startswith("^", start)
+    at = first = start + negated
+    members: list[str | None] = []  # None: more than one character
+    while at < len(pattern) and (pattern[at] != "]" or at == first):
+        posix_end = pattern.find(":]", at + 2) if pattern.startswith("[:", at) else -1
+        if posix_end >= 0:
+            members.append(None)
+            at = posix_end + 2
+            continue
+        member, at = _member(pattern, at)
+        if pattern.startswith("-", at) and not pattern.startswith("-]", at) and at + 1 < len(pattern):
+            _, at = _member(pattern, at + 1)
+            member = None
+        members.append(member)
+    if negated:
+        return Token(Kind.WIDE), at + 1
+    if len(members) == 1 and members[0] is not None:
+        return Token(Kind.LITERAL, text=members[0]), at + 1
+    return Token(Kind.CLASS), at + 1
+
+
+def _member(pattern: str, at: int) -> tuple[str | None, int]:
+    if pattern[at] != "\\":
+        return pattern[at], at + 1
+    token, after = _escape(pattern, at)
+    return token.text if token.kind is Kind.LITERAL else None, after
+
+
+SHORTEST_TEXT = 3  # characters; a shorter text is in too many messages to tell them apart
+LONGEST_TEXT = 64  # characters; more of it would tell no more apart
+_MOST_TEXTS = 32  # of which one must be there
+_LONGEST_EXACT = 256
+
+
+class Specificity(NamedTuple):
+    """Greater is more specific."""
+
+    literals: int
+    classes: int
+    anchors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What a pattern asks of a message: one of `texts`, case-folded, is in whatever matches; empty: none is known."""
+
+    texts: frozenset[str]
+    specificity: Specificity
+
+    @property
+    def general(self) -> bool:
+        """Whether no text of three characters tells its messages from others."""
+        return not self.texts
+
+    def may_match(self, folded: str) -> bool:
+        """Return whether a message, `casefold()`ed, has a text that is required."""
+        return not self.texts or any(text in folded for text in self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What every match of a part contains; `exact` is the one text that it matches, where there is one."""
+
+    exact: str | None = None
+    one_of: frozenset[str] = frozenset()
+    literals: int = 0
+    classes: int = 0
+    starts: bool = False
+    ends: bool = False
+
+    @property
+    def texts(self) -> frozenset[str]:
+        return frozenset({self.exact}) if self.exact else self.one_of
+
+
+_UNKNOWN = _Piece()
+_SIMPLE = {
+    Kind.CLASS: _Piece(classes=1),
+    Kind.START: _Piece(exact="", starts=True),
+    Kind.END: _Piece(exact="", ends=True),
+    Kind.BOUNDARY: _Piece(exact=""),
+    Kind.WIDE: _UNKNOWN,
+}
+
+
+class _Group:
+    """A group that is being read: the branches before, and the pieces of the one under way."""
+
+    def __init__(self, *, fold: bool) -> None:
+        self.fold = fold
+        self.pieces: list[_Piece] = []
+        self._branches: list[_Piece] = []
+
+    def next_branch(self) -> None:
+        self._branches.append(_joined(self.pieces))
+        self.pieces = []
+
+    def close(self) -> _Piece:
+        self.next_branch()
+        return _either(self._branches)
+
+
+def requirement_of(pattern: str) -> Requirement:
+    """Return what a pattern, which RE2 has accepted, asks of a message."""
+    groups = [_Group(fold=False)]
+    for token in tokens_of(pattern):
+        _take(token, groups)
+    while len(groups) > 1:  # nothing that RE2 accepts leaves one open
+        _close(groups)
+    whole = groups[0].close()
+    texts = frozenset(text[:LONGEST_TEXT] for text in whole.texts)
+    if any(len(text) < SHORTEST_TEXT for text in texts):
+        texts = frozenset()
+    return Requirement(texts, Specificity(whole.literals, whole.classes, whole.starts + whole.ends))
+
+
+def _take(token: Token, groups: list[_Group]) -> None:
+    group = groups[-1]
+    match token.kind:
+        case Kind.OPEN:
+            groups.append(_Group(fold=group.fold if token.fold is None else token.fold))
+        case Kind.CLOSE:
+            _close(groups)
+        case Kind.FLAGS:
+            group.fold = group.fold if token.fold is None else token.fold
+        case Kind.OR:
+            group.next_branch()
+        case Kind.REPEAT:
+            if group.pieces:
+                group.pieces[-1] = _repeated(group.pieces[-1], token.least, token.most)
+        case Kind.LITERAL:
+            group.pieces.append(_literal(token.text, fold=group.fold))
+        case kind:
+            group.pieces.append(_SIMPLE[kind])
+
+
+def _close(groups: list[_Group]) -> None:
+    if len(groups) > 1:
+        closed = groups.pop().close()
+        groups[-1].pieces.append(closed)
+
+
+def _literal(character: str, *, fold: bool) -> _Piece:
+    if fold and not character.isascii():  # which letters RE2 takes for the same is for it alone to say
+        return _Piece(literals=1)
+    return _Piece(exact=character.casefold(), literals=1)
+
+
+def _joined(pieces: list[_Piece]) -> _Piece:
+    found: list[frozenset[str]] = []
+    run = ""
+    for piece in pieces:
+        if piece.exact is not None:
+            run += piece.exact
+            continue
+        found += [frozenset({run}), piece.one_of]
+        run = ""
+    whole = all(piece.exact is not None for piece in pieces) and len(run) <= _LONGEST_EXACT
+    found.append(frozenset({run}))
+    return _Piece(
+        exact=run if whole else None,
+        one_of=max(found, key=_how_telling),
+        literals=sum(piece.literals for piece in pieces),
+        classes=sum(piece.classes for piece in pieces),
+        starts=any(piece.starts for piece in pieces),
+        ends=any(piece.ends for piece in pieces),
+    )
+
+
+def _either(branches: list[_Piece]) -> _Piece:
+    if len(branches) == 1:
+        return branches[0]
+    return _Piece(
+        one_of=_union(branch.texts for branch in branches),
+        literals=min(branch.literals for branch in branches),
+        classes=min(branch.classes for branch in branches),
+        starts=all(branch.starts for branch in branches),
+        ends=all(branch.ends for branch in branches),
+    )
+
+
+def _repeated(piece: _Piece, least: int, most: int | None) -> _Piece:
+    if least == 0:
+        return _UNKNOWN
+    exact, one_of = None, piece.one_of
+    if piece.exact is not None:
+        text = (piece.exact * min(least, _LONGEST_EXACT + 1))[: _LONGEST_EXACT + 1]
+        one_of = frozenset({text}) if text else frozenset()
+        exact = text if most == least and len(text) <= _LONGEST_EXACT else None
+    return _Piece(
+        exact=exact,
+        one_of=one_of,
+        literals=piece.literals * least,
+        classes=piece.classes * least,
+        starts=piece.starts,
+        ends=piece.ends,
+    )
+
+
+def _how_telling(texts: frozenset[str]) -> tuple[int, int]:
+    return min((len(text) for text in texts), default=0), -len(texts)
+
+
+def _union(each: Iterable[frozenset[str]]) -> frozenset[str]:
+    union: set[str] = set()
+    for texts in each:
+        if not texts or any(len(text) < SHORTEST_TEXT for text in texts):
+            return frozenset()
+        union.update(text[:LONGEST_TEXT] for text in texts)
+    return frozenset(union) if len(union) <= _MOST_TEXTS else frozenset()

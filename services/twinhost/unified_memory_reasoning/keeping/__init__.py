@@ -1,1 +1,0 @@
-"""Who wrote what, what is hidden, backups, and restores."""

@@ -1,1 +1,0 @@
-"""Errors that are known by a pattern, what helps, and patterns that are proposed."""

@@ -1,1 +1,0 @@
-"""Asking other agents for a caller, and deciding who goes first."""

@@ -1,1 +1,0 @@
-"""Finding what was said and stored by its words."""

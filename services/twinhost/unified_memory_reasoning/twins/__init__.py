@@ -1,0 +1,1 @@
+"""Twins: a document for each user."""

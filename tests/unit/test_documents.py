@@ -1,0 +1,130 @@
+"""The documents hold together: paths, links, anchors, lengths, and what is generated or copied from elsewhere."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from scripts import write_actions
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PLACES = (".ci", "certs-init", "config", "docs", "scripts", "services", "tests")
+NOT_TEXT = {".png", ".pyc", ".svg", ".xz"}
+MAX_COLUMNS = 120
+README_MAX_LINES = 129
+RECORD_SECTIONS = ["Context", "Decision", "Consequences"]
+
+NAMED = re.compile(r"(?<![\w./-])docs/[\w./-]*\w")  # a path from the repository's root
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^ *```", re.M)
+
+
+def text_files() -> Iterator[Path]:
+    """Yield the repository's own files, without what a tool or a build made."""
+    inside = (path for place in PLACES for path in (REPOSITORY / place).rglob("*"))
+    for path in (*REPOSITORY.iterdir(), *inside):
+        made = "__pycache__" in path.parts or any(part.endswith(".egg-info") for part in path.parts)
+        if path.is_file() and not made and path.suffix not in NOT_TEXT:
+            yield path
+
+
+def prose_of(path: Path) -> list[str]:
+    """Return a page's lines, empty where they belong to a code block."""
+    lines, in_code = [], False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        fence = FENCE.match(line) is not None
+        in_code ^= fence
+        lines.append("" if in_code or fence else line)
+    return lines
+
+
+def anchors_of(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as the repository host makes them."""
+    titles = [line.lstrip("#").strip() for line in prose_of(path) if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+PAGES = sorted(path for path in text_files() if path.suffix == ".md")
+RECORDS = sorted((REPOSITORY / "docs/decisions").glob("0*.md"))
+
+
+def page_name(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
+
+
+def test_every_named_document_exists() -> None:
+    """A path that begins with docs/ leads somewhere, in code, configuration, error sentences, and pages alike."""
+    missing = [
+        f"{page_name(path)}: {named}"
+        for path in text_files()
+        for named in NAMED.findall(path.read_text(encoding="utf-8", errors="replace"))
+        if not (REPOSITORY / named).exists()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    """Relative links have a file and, where they name one, an anchor; web addresses aren't looked at."""
+    for target in LINK.findall("\n".join(prose_of(page))):
+        if re.match(r"https?://", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), f"{target} leads nowhere"
+        if anchor:
+            assert anchor in anchors_of(linked), f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_a_page_wraps_at_120_columns(page: Path) -> None:
+    """Tables and code blocks apart."""
+    prose = enumerate(prose_of(page), 1)
+    assert [number for number, line in prose if len(line) > MAX_COLUMNS and not line.startswith("|")] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= README_MAX_LINES
+
+
+def test_every_document_is_in_the_index() -> None:
+    """A page that nothing lists isn't found."""
+    listed = {
+        (index.parent / link.partition("#")[0]).resolve()
+        for index in (REPOSITORY / "docs/index.md", REPOSITORY / "docs/decisions/index.md")
+        for link in LINK.findall(index.read_text(encoding="utf-8"))
+    }
+    pages = {path.resolve() for path in (REPOSITORY / "docs").rglob("*.md")} - {REPOSITORY / "docs/index.md"}
+    assert pages - listed == set()
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=page_name)
+def test_a_decision_record_has_its_form(record: Path) -> None:
+    """The number of its file, a date, a status, and the three sections, in that order."""
+    text = record.read_text(encoding="utf-8")
+    number = int(record.name.split("-")[0])
+    form = rf"# {number}\. .+\n\nDate: \d{{4}}-\d\d-\d\d\n\nStatus: (accepted|replaced by decision \d+)\n"
+    assert re.match(form, text)
+    assert re.findall(r"^## (.+)$", text, re.M) == RECORD_SECTIONS
+
+
+def test_decision_records_are_numbered_in_turn() -> None:
+    assert [int(record.name.split("-")[0]) for record in RECORDS] == list(range(1, len(RECORDS) + 1))
+
+
+def test_the_reference_of_actions_is_current() -> None:
+    """Otherwise run: .venv/bin/python scripts/write_actions.py."""
+    assert write_actions.main(["--check"]) == 0
+
+
+def test_pre_commit_runs_what_make_lint_runs() -> None:
+    """The same commands with the same arguments, in the same order."""
+    lint = (REPOSITORY / "scripts/setup/lint.sh").read_text(encoding="utf-8")
+    document = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = [hook for repository in document["repos"] for hook in repository["hooks"]]
+    assert {repository["repo"] for repository in document["repos"]} == {"local"}
+    entries = [re.sub(r"(env \S+ )?\.venv/bin/", "", hook["entry"]) for hook in hooks]
+    checks = [line.removeprefix("check ") for line in lint.splitlines() if line.startswith("check ")]
+    assert [shlex.split(entry) for entry in entries] == [shlex.split(check) for check in checks]
