@@ -332,7 +332,7 @@ def test_a_wrong_usage_ends_with_2(there: Mainpc, arguments: tuple[str, ...]) ->
     assert there.run(*arguments).status == 2
 
 
-def test_a_volume_without_space_is_told_before_anything_is_written(there: Mainpc, archive: bytes) -> None:
+def test_a_full_volume_is_reported_before_anything_is_written(there: Mainpc, archive: bytes) -> None:
     """Backup and restore say how much they need, and leave nothing."""
     with SmallVolume(there.state):
         assert_refused(there, archive, "are free; free some")
@@ -388,7 +388,7 @@ def test_a_link_that_leads_nowhere_is_in_nobodys_way(there: Mainpc, archive: byt
 
 
 @pytest.mark.parametrize("options", [(), ("--broken-audit",)])
-def test_a_link_among_the_logs_files_brings_no_secret_into_a_backup(there: Mainpc, options: tuple[str, ...]) -> None:
+def test_a_link_in_the_log_brings_no_secret_into_a_backup(there: Mainpc, options: tuple[str, ...]) -> None:
     """Nor is what it leads to quoted as a broken line."""
     there.make()
     (path,) = (there.state / "audit").iterdir()

@@ -195,7 +195,7 @@ def test_lines_that_no_file_has_yet_are_made_up_for(here: Mainpc, there: Mainpc)
     assert '"name":"late"' in there.audit_lines()[-2]
 
 
-def test_a_key_that_is_revoked_meanwhile_is_revoked_in_the_backup(
+def test_a_key_revoked_meanwhile_is_revoked_in_the_backup(
     here: Mainpc, there: Mainpc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The keys are read last."""
@@ -286,7 +286,7 @@ def test_no_event_gets_a_number_that_another_had(here: Mainpc, there: Mainpc) ->
     assert tell(there, 1) == told + SKIPPED + 1
 
 
-def test_without_the_other_hosts_secret_it_says_which_host_this_is(here: Mainpc, tmp_path: Path) -> None:
+def test_without_the_other_hosts_secret_it_names_this_host(here: Mainpc, tmp_path: Path) -> None:
     """certs-init would stop at a secret that lies elsewhere."""
     alone = Mainpc(tmp_path / "alone")
     assert "set TWINHOST_HOST=mainpc in .env" in alone.run("restore", "-", given=here.backup()).err

@@ -107,7 +107,7 @@ def test_a_draft_of_a_killed_run_is_cleared_away(tmp_path: Path, folder: str) ->
     assert files(tmp_path) == before
 
 
-def test_a_process_killed_at_any_moment_leaves_what_the_next_one_needs(tmp_path: Path) -> None:
+def test_killed_at_any_moment_the_next_run_completes_the_tree(tmp_path: Path) -> None:
     """The real command, killed at 30 moments from the first file to the last."""
     process = start_certs_init(tmp_path / "measured")
     began = wait_until((tmp_path / "measured/.lock").exists, PATIENCE_S, "the first file") and time.monotonic()

@@ -62,7 +62,7 @@ def test_a_line_that_is_cut_off_is_refused_at_every_length(length: int) -> None:
 
 @given(st.integers(0, len(LINE) - 1), st.sampled_from(" \n\t!$%=+?/#:.ä~"))
 @example(LINE.index("?"), "/")
-def test_a_character_that_has_no_place_is_refused_or_changes_the_reading(position: int, character: str) -> None:
+def test_a_wrong_character_is_refused_or_read_as_another_line(position: int, character: str) -> None:
     """No slip leads to the same invitation, and none to anything but an invitation or one sentence."""
     mistyped = LINE[:position] + character + LINE[position + 1 :]
     if mistyped.strip() == LINE:

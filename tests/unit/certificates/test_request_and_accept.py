@@ -155,7 +155,7 @@ def test_accepted_again_it_stays_as_it_was(mainpc: Path, new: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["none", "another"])
-def test_without_the_right_fingerprint_it_is_kept_and_nobody_is_let_in(whole: Path, new: Path, given: str) -> None:
+def test_without_the_right_fingerprint_a_request_is_only_kept(whole: Path, new: Path, given: str) -> None:
     """Exit 1, and what to do; from then on it is pending, and can be accepted by name, or rejected."""
     text = asked(new).out
     key = request_fingerprint(parse_certificate(text, "it"))
@@ -375,7 +375,7 @@ def test_the_answer_brings_what_is_revoked(mainpc: Path, new: Path) -> None:
     assert read_folders([new / "Sensor"]).revoked == {lost.public.fingerprint}
 
 
-def test_killed_at_any_step_request_accept_and_trust_end_well_the_next_time(whole: Path, tmp_path: Path) -> None:
+def test_request_accept_and_trust_survive_a_kill_at_any_step(whole: Path, tmp_path: Path) -> None:
     """Each in turn is killed before every step, and run again: one key, the same on both sides."""
     owner, step, alive = KeyOwner("Sensor", "pc3", frozenset({"agent"})), 1, False
     while not alive:

@@ -121,7 +121,7 @@ def test_a_second_time_it_says_so(tree: Path) -> None:
     assert ran.lines[1:] == NOTHING_RUNS
 
 
-def test_a_key_of_another_machine_is_revoked_by_name_a_second_time_too(tmp_path: Path) -> None:
+def test_another_machines_key_is_revoked_by_name_twice(tmp_path: Path) -> None:
     """Nothing of it is left but the marker, which says whose it was."""
     root, pair = tmp_path / "tree", new_pair(UMRA, "pc2")
     certs_init(root, host="mainpc")
@@ -143,7 +143,7 @@ def test_by_fingerprint(tree: Path) -> None:
     assert let_in(tree) == {"SystemDigitalTwin", UMRA}
 
 
-def test_a_fingerprint_that_nobody_here_has_is_kept_out_and_told_as_such(tree: Path) -> None:
+def test_an_unknown_fingerprint_is_revoked_and_reported_as_such(tree: Path) -> None:
     """A key that was removed long ago, or comes later."""
     key = new_pair().public.fingerprint
     ran = certs_init(tree, "revoke", key)
@@ -275,7 +275,7 @@ def test_replace_of_who_is_not_here_says_how(tmp_path: Path) -> None:
     assert f"certs-init invite {UMRA} --host HOST --role ROLE, and there: certs-init join --replace -" in ran.err
 
 
-def test_replace_of_who_enrolled_elsewhere_meanwhile_changes_nothing(tree: Path) -> None:
+def test_replace_after_an_enrolment_elsewhere_changes_nothing(tree: Path) -> None:
     """Two keys under one name would be one too many."""
     certs_init(tree, "revoke", UMRA)
     replace_certificate(new_pair(UMRA, "pc2").certificate, tree / "mainpc/enrolled" / f"{UMRA}.key")

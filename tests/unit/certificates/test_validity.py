@@ -86,7 +86,7 @@ def test_verify_remarks_on_a_key_near_its_end(tree: Path, ends_in_days: int | No
         assert sentence in remark
 
 
-def test_verify_remarks_on_an_open_invitation_and_on_one_that_is_over(tree: Path) -> None:
+def test_verify_remarks_on_open_and_expired_invitations(tree: Path) -> None:
     """A door that stands open is worth a look."""
     certs_init(tree, "invite", "Sensor", "--host", "pc3", "--role", "agent")
     assert "remark: the invitation of Sensor is open until 20" in certs_init(tree, "verify").lines[0]
@@ -95,7 +95,7 @@ def test_verify_remarks_on_an_open_invitation_and_on_one_that_is_over(tree: Path
     assert "remark: the invitation of Sensor expired; to withdraw it" in certs_init(tree, "verify").lines[0]
 
 
-def test_the_folders_that_agents_watch_are_there_from_the_first_run(tmp_path: Path) -> None:
+def test_the_first_run_makes_the_folders_that_agents_watch(tmp_path: Path) -> None:
     """For their owner alone, so that mounts and watches find them."""
     certs_init(tmp_path)
     inner = {"mainpc/enrolled", "mainpc/enrolled/revoked", "mainpc/invites", "pc2/trust", "pc2/trust/revoked"}
@@ -121,7 +121,7 @@ def test_the_folders_that_agents_watch_are_there_from_the_first_run(tmp_path: Pa
         ("mainpc/client.next.key_secret", "is another owner's secret"),
     ],
 )
-def test_verify_names_what_does_not_belong_into_the_inner_folders(tree: Path, file: str, sentence: str) -> None:
+def test_verify_names_what_does_not_belong_into_inner_folders(tree: Path, file: str, sentence: str) -> None:
     """One sentence each."""
     (tree / file).parent.mkdir(exist_ok=True)
     (tree / file).touch(mode=0o644)
@@ -131,7 +131,7 @@ def test_verify_names_what_does_not_belong_into_the_inner_folders(tree: Path, fi
     assert len(ran.lines) == 2
 
 
-def test_verify_knows_who_enrolled_and_the_next_key_of_a_rotation(tree: Path) -> None:
+def test_verify_accepts_enrolled_keys_and_a_rotations_next_key(tree: Path) -> None:
     """As SystemDigitalTwin writes them; a file under another's name is a problem."""
     umra = load_key_pair(tree / "pc2/client.key_secret").certificate.owner
     dated = Validity(not_after=int(time.time()) + 100 * DAY_S)

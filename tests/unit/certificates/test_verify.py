@@ -149,7 +149,7 @@ def test_the_advised_command_mends_it(tree: Path, name: str, mode: int) -> None:
     assert complaints(tree) == []
 
 
-def test_a_public_key_that_differs_everywhere_is_found_by_its_owner(tree: Path) -> None:
+def test_a_public_key_of_another_owner_everywhere_is_found(tree: Path) -> None:
     """All published copies agree on a key, and it is not the one that the owner's secret has."""
     certificate = KeyPair.generate(SDT, DATED).certificate
     for path in tree.rglob("server.key"):
