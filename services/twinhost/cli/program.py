@@ -43,6 +43,7 @@ def application(help_text: str) -> typer.Typer:
         epilog="Exit status: 0 fine, 1 refused, 2 usage.",
         add_completion=False,
         no_args_is_help=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
