@@ -25,17 +25,16 @@ sys.path.insert(0, str(REPOSITORY / "services"))
 
 import yaml  # noqa: E402  (after the path, as the project's own modules)
 
-from twinhost.certificates.bundle import parse_bundle  # noqa: E402
+from twinhost.certificates.admission import require_newcomer  # noqa: E402
+from twinhost.certificates.bundle import parse_bundle, request_fingerprint  # noqa: E402
+from twinhost.certificates.join import request, take_in  # noqa: E402
 from twinhost.certificates.layout import AGENT_ROLE, OPERATOR, SERVER, Identity, Layout, described, plan_layout  # noqa: E402
-from twinhost.certificates.names import require_newcomer  # noqa: E402
-from twinhost.certificates.record import replace_file  # noqa: E402
-from twinhost.certificates.request import request, request_fingerprint, take_in  # noqa: E402
 from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, load_network_config  # noqa: E402
 from twinhost.network_config.model import Agent, NetworkConfig  # noqa: E402
 from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates, user_folder  # noqa: E402
 from twinhost.secure_zmq.client import Client  # noqa: E402
 from twinhost.secure_zmq.errors import ConfigurationError, NotAuthorized, TwinhostError  # noqa: E402
-from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate  # noqa: E402
+from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, replace_file  # noqa: E402
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner, load_key_pair  # noqa: E402
 from twinhost.secure_zmq.server_address import SecuredAddress  # noqa: E402
 

@@ -18,8 +18,8 @@ from tests.containers.kept import ANOTHER_TREE, Kept, kept
 from tests.containers.stack import EVENTS_PORT, HTTP_PORTS, Stack
 from tests.loopback.raw_zmtp import CurveDealer
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.certificates.bundle import request_fingerprint
 from twinhost.certificates.invitation import parse_invitation
-from twinhost.certificates.request import request_fingerprint
 from twinhost.secure_zmq.client import Client, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive, TwinhostError
 from twinhost.secure_zmq.key_writer import render_certificate

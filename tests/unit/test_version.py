@@ -26,7 +26,7 @@ def test_the_health_document_tells_versions() -> None:
     assert version == {"twinhost": VERSION, "pyzmq": zmq.pyzmq_version(), "libzmq": zmq.zmq_version()}
 
 
-@pytest.mark.parametrize("module", ["twinhost.cli", "twinhost.certificates", "twinhost.archive"])
+@pytest.mark.parametrize("module", ["twinhost.cli", "twinhost.cli.certs_init", "twinhost.cli.archive"])
 def test_every_command_tells_its_version(module: str, tmp_path: Path) -> None:
     """Also where nothing is configured: no keys, and no network configuration."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "services"), "NETWORK_CONFIG_PATH": str(tmp_path / "none")}

@@ -25,7 +25,7 @@ def write_certificate(certificate: Certificate, path: Path) -> bool:
 
 def replace_certificate(certificate: Certificate, path: Path) -> None:
     """Write a public key file over any that is there."""
-    _replace(path, _render(certificate, None), 0o644)
+    replace_file(path, _render(certificate, None), 0o644)
 
 
 def write_revocation(certificate: Certificate, folder: Path) -> bool:
@@ -57,13 +57,13 @@ def move_to_revoked(path: Path, fingerprint: str, folder: Path) -> None:
         path.unlink(missing_ok=True)
         raise
     for changed in (folder, path.parent):
-        _fsync_directory(changed)
+        fsync_folder(changed)
 
 
 def write_vouching(fingerprint: str, voucher: str, folder: Path) -> None:
     """Record in `folder`, which is made if it is missing, which key or invitation authorised a key."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    _replace(folder / revoked_file_name(fingerprint), f"{fingerprint} {voucher}\n", 0o644)
+    replace_file(folder / revoked_file_name(fingerprint), f"{fingerprint} {voucher}\n", 0o644)
 
 
 def revoked_file_name(fingerprint: str) -> str:
@@ -90,6 +90,25 @@ def render_certificate(certificate: Certificate) -> str:
     return _render(certificate, None)
 
 
+def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace a file durably; after a crash there is the old one or the new one."""
+    draft = _write_draft(path, text, mode)
+    try:
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make durable that names were added to a folder, or removed from it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sweep_drafts(folder: Path) -> None:
     """Remove the incomplete files of a writer that was killed; for the folder's only writer, before it writes."""
     for draft in folder.glob(".*.draft"):
@@ -105,18 +124,8 @@ def _write_new(path: Path, text: str, mode: int) -> bool:
         return False
     finally:
         draft.unlink(missing_ok=True)
-    _fsync_directory(path.parent)
+    fsync_folder(path.parent)
     return True
-
-
-def _replace(path: Path, text: str, mode: int) -> None:
-    """Replace a file durably; after a crash there is the old one or the new one."""
-    draft = _write_draft(path, text, mode)
-    try:
-        draft.rename(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _fsync_directory(path.parent)
 
 
 def _write_draft(path: Path, text: str, mode: int) -> Path:
@@ -124,7 +133,7 @@ def _write_draft(path: Path, text: str, mode: int) -> Path:
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             os.fchmod(stream.fileno(), mode)
             stream.write(text)
             stream.flush()
@@ -133,14 +142,6 @@ def _write_draft(path: Path, text: str, mode: int) -> Path:
         draft.unlink(missing_ok=True)
         raise
     return draft
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _render(certificate: Certificate, secret_z85: bytes | None) -> str:

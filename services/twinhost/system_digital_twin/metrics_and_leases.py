@@ -8,15 +8,10 @@ from twinhost.agent.host_sampler import SamplerThread
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin.capacity.actions import LoadActions
-from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES_MIGRATION
 from twinhost.system_digital_twin.capacity.leases import Leases
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
-from twinhost.system_digital_twin.metrics.history import MIGRATION as HISTORY_MIGRATION
 from twinhost.system_digital_twin.metrics.metrics import Metrics
-from twinhost.system_digital_twin.metrics.vram_reports import MIGRATION as VRAM_REPORTS_MIGRATION
 from twinhost.system_digital_twin.metrics.vram_reports import VramReports
-
-MIGRATIONS = (HISTORY_MIGRATION, VRAM_REPORTS_MIGRATION, LEASES_MIGRATION)
 
 
 class MetricsAndLeases:

@@ -104,7 +104,7 @@ def test_killed_before_any_step_the_same_command_completes(tmp_path: Path, over:
     assert step < _MOST_STEPS
 
 
-def test_what_was_begun_is_finished_before_another_archive_is_looked_at(tmp_path: Path) -> None:
+def test_a_begun_restore_is_finished_before_another_archive(tmp_path: Path) -> None:
     """The same machine is given another file: what was begun is whole first, and then refused as any that is there."""
     here = Mainpc(tmp_path / "here").make()
     archive = here.backup()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.certificates.trees import ENTRY_POINT, Ran, certs_init, environment_of, files
 from tests.waiting import PATIENCE_S
-from twinhost.certificates.record import DistributionRecord
+from twinhost.certificates.records import DistributionRecord
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate
@@ -136,7 +136,7 @@ def test_a_key_that_claims_to_be_more_or_another_is_refused(
     assert (ran.status, ran.out, files(machines.mainpc)) == (1, "", before)
     roles = " ".join(sorted(owner.roles))
     assert f" is the key of {owner.name} on {owner.host} ({roles}); expected: SystemDigitalTwin on mainpc" in ran.err
-    assert f", {UMRA.name} on pc2 (agent); on mainpc, certs-init accept lets others in\n" in ran.err
+    assert f", {UMRA.name} on pc2 (agent); to enrol another owner, on mainpc: certs-init accept FILE\n" in ran.err
 
 
 def test_a_second_key_under_a_trusted_name_is_refused(machines: TwoMachines, trust: Callable[..., Ran]) -> None:
@@ -146,7 +146,7 @@ def test_a_second_key_under_a_trusted_name_is_refused(machines: TwoMachines, tru
     ran = trust(machines.mainpc, render_certificate(KeyPair.generate(UMRA).certificate), "mainpc")
     assert (ran.status, ran.out, files(machines.mainpc)) == (1, "", before)
     assert "/mainpc/client.key holds another key than SHA256:" in ran.err
-    assert "remove the wrong one by hand" in ran.err
+    assert "if the file is wrong, remove it by hand" in ran.err
 
 
 def test_a_second_key_is_refused_though_one_folder_would_take_it(machines: TwoMachines) -> None:

@@ -102,7 +102,7 @@ def test_a_new_tree_is_right(tree: Path) -> None:
         (
             "mainpc/client.key_secret",
             copied_secret,
-            "is another's secret .*; remove it: rm -r {path}, then revoke that key",
+            "is another owner's secret .*; remove it: rm -r {path}, then revoke that key",
         ),
         ("mainpc/notes.txt", Path.touch, "does not belong here; to remove it: rm -r {path}"),
         ("mainpc/intruder.key", Path.touch, "does not belong here; to remove it: rm -r {path}"),
@@ -148,7 +148,7 @@ def test_the_advised_command_mends_it(tree: Path, name: str, mode: int) -> None:
     assert complaints(tree) == []
 
 
-def test_a_public_key_that_differs_everywhere_is_found_by_its_owner(tree: Path) -> None:
+def test_a_public_key_of_another_owner_everywhere_is_found(tree: Path) -> None:
     """All published copies agree on a key, and it is not the one that the owner's secret has."""
     certificate = KeyPair.generate(SDT, DATED).certificate
     for path in tree.rglob("server.key"):
@@ -184,7 +184,7 @@ def test_no_tree_is_one_sentence(tmp_path: Path) -> None:
     """Verify before the first run says how to make the keys."""
     ran = certs_init(tmp_path / "none", "verify")
     assert ran.status == 1
-    assert ran.lines[0] == f"{tmp_path}/none is not a folder; run: docker compose run --rm certs-init"
+    assert ran.lines[0] == f"{tmp_path}/none is not a folder; run: certs-init"
 
 
 def test_verify_changes_nothing(tree: Path) -> None:

@@ -14,12 +14,11 @@ from twinhost.secure_zmq.peers import Outcome
 from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.system_digital_twin.registry.actions import SUCCESS
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.actions import KeyActions
 from twinhost.system_digital_twin.trust.audit import AuditActions, KeyAudit, changes, summary
 from twinhost.system_digital_twin.trust.audit_witnesses import AuditWitnesses
 from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
-
-AUDIT_FOLDER = "audit"  # below the agent's state
 
 
 class KeysAndAudit:
