@@ -13,12 +13,12 @@ import structlog
 from tests.adversary import floods, from_inside
 from tests.adversary.from_inside import Inside
 from tests.loopback.agent_processes import SDT
-from twinhost.adversary.handmade.clients import Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Silent
-from twinhost.adversary.intruder import feed, out_of_reach
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken
-from twinhost.adversary.intruder.campaign import ATTACKS
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary import feed, out_of_reach
+from twinhost.adversary.attack import Attack, Outcome, broken
+from twinhost.adversary.campaign import ATTACKS
+from twinhost.adversary.clients import Refused
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import HungUp, Silent
 from twinhost.cli.connect import load_settings
 from twinhost.cli.findings import Verdict
 from twinhost.secure_zmq.errors import TwinhostError

@@ -8,9 +8,9 @@ import struct
 import time
 
 from tests.benchmarks.agent_fleet import raise_file_limit
-from twinhost.adversary.handmade.zmtp import GREETING_BYTES, encode_frame, greeting
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import Attack, Outcome, broken, held
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import GREETING_BYTES, encode_frame, greeting
 
 HALF_OPEN = 5_000
 GARBAGE = 10_000

@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.adversary.handmade.clients import CurveClient, Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Silent
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import Attack, Outcome, broken, held
+from twinhost.adversary.clients import CurveClient, Refused
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import HungUp, Silent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import StoreUnavailable, TwinhostError
 from twinhost.secure_zmq.key_writer import render_certificate, write_revocation

@@ -13,8 +13,8 @@ import pytest
 
 from tests.containers.stack import AGENTS, REPOSITORY, Finished, Stack
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.adversary.intruder import out_of_reach
-from twinhost.adversary.intruder.campaign import ATTACKS, GOOD_CLIENT
+from twinhost.adversary import out_of_reach
+from twinhost.adversary.campaign import ATTACKS, GOOD_CLIENT
 
 pytestmark = pytest.mark.sdt_security
 

@@ -25,8 +25,8 @@ from tests.fuzzing.decoders import requests_corpus
 from tests.fuzzing.mutation import Mutator
 from tests.fuzzing.recording import record
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
-from twinhost.adversary.handmade.clients import CurveClient, Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Line, Silent, encode_frame
+from twinhost.adversary.clients import CurveClient, Refused
+from twinhost.adversary.zmtp import HungUp, Line, Silent, encode_frame
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.server_address import SecuredAddress
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
-from twinhost.adversary.handmade.clients import CurveClient, PlainClient
-from twinhost.adversary.handmade.zmtp import Line
-from twinhost.adversary.intruder.relay import Relay
+from twinhost.adversary.clients import CurveClient, PlainClient
+from twinhost.adversary.relay import Relay
+from twinhost.adversary.zmtp import Line
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, ServerAddress, UnencryptedAddress
 

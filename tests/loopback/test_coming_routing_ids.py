@@ -14,8 +14,8 @@ import pytest
 from tests.identities import authorize
 from tests.unit.cli.bare_agents import SERVER, target_at
 from tests.waiting import PATIENCE_S
-from twinhost.adversary.intruder.insiders import ATTACKS, predicted_starts
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.insiders import ATTACKS, predicted_starts
+from twinhost.adversary.target import Target
 from twinhost.cli.findings import Verdict
 from twinhost.secure_zmq.key_writer import write_key_pair
 

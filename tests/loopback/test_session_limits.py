@@ -13,8 +13,8 @@ import pytest
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.adversary.handmade.clients import CurveClient, Refused
-from twinhost.adversary.handmade.zmtp import Line
+from twinhost.adversary.clients import CurveClient, Refused
+from twinhost.adversary.zmtp import Line
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ServerUnreachable
 from twinhost.secure_zmq.handshakes import Outcome

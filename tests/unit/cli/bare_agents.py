@@ -16,10 +16,10 @@ import zmq
 from tests.identities import host_folder
 from tests.identities import new_pair as named_pair
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, SDT, UMRA
-from twinhost.adversary.handmade.boxes import Sodium
-from twinhost.adversary.handmade.clients import new_pair, secret_of
-from twinhost.adversary.handmade.zmtp import COMMAND, READY, WELCOME, encode_frame, greeting, metadata, whole_frame
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.boxes import Sodium
+from twinhost.adversary.clients import new_pair, secret_of
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import COMMAND, READY, WELCOME, encode_frame, greeting, metadata, whole_frame
 from twinhost.cli.connect import Settings
 from twinhost.network_config import Agent, Host, NetworkConfig
 from twinhost.network_config.model import Limits, Recall

@@ -25,8 +25,7 @@ from tests.unit.cli.bare_agents import (
 )
 from tests.unit.cli.loopback_agents import GRANTS, SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli, Ran
-from twinhost.adversary.handmade.zmtp import Line
-from twinhost.adversary.intruder import (
+from twinhost.adversary import (
     campaign,
     damaged,
     feed,
@@ -38,10 +37,11 @@ from twinhost.adversary.intruder import (
     sizes,
     strangers,
 )
-from twinhost.adversary.intruder.attack import Attack, Outcome, held
-from twinhost.adversary.intruder.campaign import ATTACKS, GOOD_CLIENT, play_against
-from twinhost.adversary.intruder.out_of_reach import ATTACKS as OUT_OF_REACH
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import Attack, Outcome, held
+from twinhost.adversary.campaign import ATTACKS, GOOD_CLIENT, play_against
+from twinhost.adversary.out_of_reach import ATTACKS as OUT_OF_REACH
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import Line
 from twinhost.agent.http_hosts import HostGuard
 from twinhost.cli.connect import load_settings
 from twinhost.cli.findings import Finding, Verdict
@@ -380,7 +380,7 @@ def test_red_where_messages_have_no_bound(tmp_path: Path, monkeypatch: pytest.Mo
 def test_red_where_a_message_of_many_frames_is_never_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with listener(CredulousCurve(ok).serve) as port:
         target = target_at(port, tmp_path)
-        monkeypatch.setattr("twinhost.adversary.intruder.sizes.PATIENCE_S", 0.5)
+        monkeypatch.setattr("twinhost.adversary.sizes.PATIENCE_S", 0.5)
         outcome = play("100,000 frames in one message", target)
     assert outcome.verdict is Verdict.FAILED
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from twinhost.adversary.intruder.campaign import play_all
+from twinhost.adversary.campaign import play_all
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
 from twinhost.cli.connect import load_settings

@@ -4,9 +4,9 @@ To a client of libzmq a wrong pin and a fault of the server's ZAP handler look a
 don't: WELCOME opens with the right pin alone, and what comes after it is about our own key.
 """
 
-from twinhost.adversary.handmade.boxes import NoLibsodium
-from twinhost.adversary.handmade.clients import CurveClient, Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Line, Silent
+from twinhost.adversary.boxes import NoLibsodium
+from twinhost.adversary.clients import CurveClient, Refused
+from twinhost.adversary.zmtp import HungUp, Line, Silent
 from twinhost.cli.connect import Settings
 from twinhost.network_config import Agent
 

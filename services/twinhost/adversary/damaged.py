@@ -8,9 +8,9 @@ the next one after its end (`Assertion failed: !_io_error`). So it is not enough
 import contextlib
 import time
 
-from twinhost.adversary.handmade.zmtp import HungUp, Silent
-from twinhost.adversary.intruder.attack import OPEN_LINK, Attack, Outcome, broken, held, not_played
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import OPEN_LINK, Attack, Outcome, broken, held, not_played
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import HungUp, Silent
 from twinhost.secure_zmq.errors import TwinhostError
 
 SESSIONS = 60  # of which about four are not ended at once

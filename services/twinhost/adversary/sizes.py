@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
-from twinhost.adversary.handmade.clients import Refused
-from twinhost.adversary.handmade.zmtp import COMMAND, PATIENCE_S, HungUp, Line, Silent, encode_frame, frame_header
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import Attack, Outcome, broken, held
+from twinhost.adversary.clients import Refused
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import COMMAND, PATIENCE_S, HungUp, Line, Silent, encode_frame, frame_header
 from twinhost.secure_zmq.errors import MalformedRequest
 
 SMALL_FRAMES = 100_000

@@ -5,9 +5,9 @@ import os
 import time
 from contextlib import ExitStack
 
-from twinhost.adversary.handmade.zmtp import GREETING_BYTES, HungUp, Line, Silent
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import Attack, Outcome, broken, held
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import GREETING_BYTES, HungUp, Line, Silent
 from twinhost.secure_zmq.errors import TwinhostError
 
 HALF_OPEN = 200

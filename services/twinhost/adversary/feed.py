@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from twinhost.adversary.handmade.clients import PlainClient
-from twinhost.adversary.handmade.zmtp import HungUp, Line, Silent
-from twinhost.adversary.intruder import noise, sizes, strangers
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
-from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
+from twinhost.adversary import noise, sizes, strangers
+from twinhost.adversary.attack import Attack, Outcome, broken, held
+from twinhost.adversary.clients import PlainClient
+from twinhost.adversary.target import GOOD_CALL_S, Target
+from twinhost.adversary.zmtp import HungUp, Line, Silent
 from twinhost.cli.findings import Verdict
 from twinhost.secure_zmq.feed import MAX_COMMANDS, MAX_TOPIC_BYTES, MAX_TOPICS
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from twinhost.adversary.handmade.clients import CurveClient, PlainClient
-from twinhost.adversary.handmade.zmtp import Line
+from twinhost.adversary.clients import CurveClient, PlainClient
+from twinhost.adversary.zmtp import Line
 from twinhost.cli.connect import Settings
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.callers import OPERATOR_ROLE

@@ -3,9 +3,9 @@
 import http.client
 from collections.abc import Mapping
 
-from twinhost.adversary.handmade.zmtp import PATIENCE_S
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held, not_played
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import Attack, Outcome, broken, held, not_played
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import PATIENCE_S
 
 _PATHS = ("/healthz", "/metrics", "/api/state", "/")
 _REBOUND = "rebound.example"  # RFC 2606: nobody's

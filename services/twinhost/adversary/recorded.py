@@ -2,10 +2,10 @@
 
 import secrets
 
-from twinhost.adversary.handmade.zmtp import GREETING_BYTES, READY, HungUp, Silent
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
-from twinhost.adversary.intruder.relay import Conversation, Relay, is_message
-from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
+from twinhost.adversary.attack import Attack, Outcome, broken, held
+from twinhost.adversary.relay import Conversation, Relay, is_message
+from twinhost.adversary.target import GOOD_CALL_S, Target
+from twinhost.adversary.zmtp import GREETING_BYTES, READY, HungUp, Silent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import RequestError, TwinhostError
 

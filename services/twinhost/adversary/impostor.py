@@ -5,9 +5,9 @@ import secrets
 import socket
 import threading
 
-from twinhost.adversary.handmade.zmtp import COMMAND, READY, encode_frame, greeting, metadata
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
-from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
+from twinhost.adversary.attack import Attack, Outcome, broken, held
+from twinhost.adversary.target import GOOD_CALL_S, Target
+from twinhost.adversary.zmtp import COMMAND, READY, encode_frame, greeting, metadata
 from twinhost.secure_zmq.errors import SecurityMismatch, TwinhostError
 
 

@@ -3,10 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 
-from twinhost.adversary.handmade.boxes import NoLibsodium
-from twinhost.adversary.handmade.clients import Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Silent
-from twinhost.adversary.intruder import (
+from twinhost.adversary import (
     bad_json,
     damaged,
     feed,
@@ -19,8 +16,11 @@ from twinhost.adversary.intruder import (
     sizes,
     strangers,
 )
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, not_played
-from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
+from twinhost.adversary.attack import Attack, Outcome, broken, not_played
+from twinhost.adversary.boxes import NoLibsodium
+from twinhost.adversary.clients import Refused
+from twinhost.adversary.target import GOOD_CALL_S, Target
+from twinhost.adversary.zmtp import HungUp, Silent
 from twinhost.cli.connect import Settings
 from twinhost.cli.findings import Finding, Verdict
 from twinhost.secure_zmq.errors import TwinhostError

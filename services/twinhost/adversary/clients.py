@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import msgspec
 
-from twinhost.adversary.handmade.boxes import DamagedBox, Sodium
-from twinhost.adversary.handmade.zmtp import (
+from twinhost.adversary.boxes import DamagedBox, Sodium
+from twinhost.adversary.zmtp import (
     COMMAND,
     ERROR,
     MORE,

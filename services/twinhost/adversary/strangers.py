@@ -1,9 +1,9 @@
 """Those who should never get a session: no key, an unknown key, a wrong pin, and somebody else's public key."""
 
-from twinhost.adversary.handmade.clients import CurveClient, PlainClient, Refused, new_pair, secret_of
-from twinhost.adversary.handmade.zmtp import HungUp, Silent
-from twinhost.adversary.intruder.attack import OPEN_LINK, Attack, Outcome, broken, held, not_played
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import OPEN_LINK, Attack, Outcome, broken, held, not_played
+from twinhost.adversary.clients import CurveClient, PlainClient, Refused, new_pair, secret_of
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import HungUp, Silent
 
 
 def _plain(target: Target) -> Outcome:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from twinhost.adversary.handmade.zmtp import GREETING_BYTES, Frame, split_frames, whole_frame
+from twinhost.adversary.zmtp import GREETING_BYTES, Frame, split_frames, whole_frame
 
 _CHUNK = 65_536
 _ANSWER_BYTES = 64  # a reply is longer, heartbeats on CURVE are shorter

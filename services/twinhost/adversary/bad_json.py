@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
-from twinhost.adversary.handmade.clients import PlainClient, Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Silent
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import Attack, Outcome, broken, held
+from twinhost.adversary.clients import PlainClient, Refused
+from twinhost.adversary.target import Target
+from twinhost.adversary.zmtp import HungUp, Silent
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, UnknownAction
 
 _REFUSALS = frozenset({MalformedRequest.code, MessageTooLarge.code, UnknownAction.code})

@@ -5,10 +5,10 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from twinhost.adversary.handmade.clients import PlainClient, Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Silent
-from twinhost.adversary.intruder.attack import OPEN_LINK, OPERATORS_KEY, Attack, Outcome, broken, held, not_played
-from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
+from twinhost.adversary.attack import OPEN_LINK, OPERATORS_KEY, Attack, Outcome, broken, held, not_played
+from twinhost.adversary.clients import PlainClient, Refused
+from twinhost.adversary.target import GOOD_CALL_S, Target
+from twinhost.adversary.zmtp import HungUp, Silent
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import NotGranted
 

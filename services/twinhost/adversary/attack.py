@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.target import Target
 from twinhost.cli.findings import Verdict
 
 

@@ -1,6 +1,6 @@
 """What of the adversary's list can't be played from outside; the report says so, so that nobody takes it for tried."""
 
-from twinhost.adversary.intruder.attack import Attack, not_played
+from twinhost.adversary.attack import Attack, not_played
 
 _ONCE_GOOD = "it takes the secret of a key that is over, and nobody should keep one"
 _FROM_INSIDE = "it takes a hand in the agent's own files; cli doctor on that host, and certs-init verify, look at them"
