@@ -1,39 +1,50 @@
-"""Clients by hand: DEALERs that claim, leave out, and damage what libzmq never would."""
+"""Hand-made clients: DEALERs that claim, omit, and damage what libzmq never would."""
 
+import ctypes
 import os
 import struct
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
-from twinhost.adversary.boxes import DamagedBox, Sodium
 from twinhost.adversary.zmtp import (
     COMMAND,
     ERROR,
     MORE,
-    PATIENCE_S,
     PING,
     PONG,
     READY,
+    TIMEOUT_S,
     WELCOME,
-    Line,
+    RawConnection,
     encode_frame,
     metadata,
 )
+from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, PublicKey
 from twinhost.secure_zmq.zcert import decode_z85_key
 
 _INNER_MORE, _INNER_COMMAND = 0x01, 0x02
+_BOX_OVERHEAD_BYTES = 16
 _NOBODY = KeyOwner("intruder", "nowhere", frozenset({"agent"}))
 
 
+class NoLibsodium(TwinhostError):
+    """This build of pyzmq keeps its libsodium where it can't be used."""
+
+
+class DamagedBox(Exception):
+    """A box does not open with these keys: it was made for somebody else, or changed."""
+
+
 class Refused(Exception):
-    """The agent answered the handshake with an error, or with something else than it should."""
+    """The agent answered the handshake with an error, or with something unexpected."""
 
 
 def new_pair() -> KeyPair:
-    """Return a pair that nobody has seen before."""
+    """Return a key pair that no agent knows."""
     return KeyPair.generate(_NOBODY)
 
 
@@ -42,59 +53,102 @@ def secret_of(keys: KeyPair) -> bytes:
     return decode_z85_key(keys.secret_z85, "the secret key")
 
 
+class Sodium:
+    """`crypto_box`, on which CURVE is built: pyzmq's own libsodium, which is loaded already."""
+
+    def __init__(self) -> None:
+        """Find the library, or raise NoLibsodium."""
+        self._library = ctypes.CDLL(_loaded_libsodium())
+        self._shared: dict[tuple[bytes, bytes], bytes] = {}
+
+    def seal(self, plain: bytes, nonce: bytes, public: bytes, secret: bytes) -> bytes:
+        """Return the box for the owner of `public`."""
+        box = ctypes.create_string_buffer(len(plain) + _BOX_OVERHEAD_BYTES)
+        shared = self._shared_key(public, secret)
+        self._library.crypto_box_easy_afternm(box, plain, ctypes.c_ulonglong(len(plain)), nonce, shared)
+        return box.raw
+
+    def open(self, box: bytes, nonce: bytes, public: bytes, secret: bytes) -> bytes:
+        """Return the content of a box, or raise DamagedBox."""
+        plain = ctypes.create_string_buffer(max(0, len(box) - _BOX_OVERHEAD_BYTES))
+        length = ctypes.c_ulonglong(len(box))
+        shared = self._shared_key(public, secret)
+        opened = self._library.crypto_box_open_easy_afternm
+        if len(box) < _BOX_OVERHEAD_BYTES or opened(plain, box, length, nonce, shared):
+            raise DamagedBox
+        return plain.raw
+
+    def _shared_key(self, public: bytes, secret: bytes) -> bytes:
+        """Cached, because it takes longer than any box."""
+        shared = self._shared.get((public, secret))
+        if shared is None:
+            made = ctypes.create_string_buffer(32)
+            if self._library.crypto_box_beforenm(made, public, secret):  # a key of small order
+                raise DamagedBox
+            shared = self._shared[public, secret] = made.raw
+        return shared
+
+
+def _loaded_libsodium() -> str:
+    try:
+        mapped = Path("/proc/self/maps").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        mapped = []
+    paths = (line.rpartition(" ")[2] for line in mapped)
+    if (path := next((path for path in paths if "libsodium" in path), None)) is None:
+        raise NoLibsodium("libsodium is not loaded beside pyzmq on this machine")
+    return path
+
+
 class PlainClient:
-    """NULL: no key, no encryption."""
+    """NULL: no key, no encryption. Waits end with Disconnected or NoAnswer."""
 
     mechanism = b"NULL"
 
-    def __init__(self, line: Line, properties: Mapping[str, bytes] | None = None) -> None:
-        self._line = line
+    def __init__(self, connection: RawConnection, properties: Mapping[str, bytes] | None = None) -> None:
+        self.connection = connection
         self._properties = {"Socket-Type": b"DEALER", "Identity": b"", **(properties or {})}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._line.close()
+        self.connection.close()
 
-    @property
-    def line(self) -> Line:
-        return self._line
-
-    def shake_hands(self) -> None:
-        """Make a session; raises Refused, HungUp, or Silent."""
-        self._line.greet(self.mechanism)
-        self._line.send(encode_frame(READY + metadata(self._properties), COMMAND))
-        answer = self._line.read_frame().body
+    def handshake(self) -> None:
+        """Establish a session, or raise Refused."""
+        self.connection.greet(self.mechanism)
+        self.connection.send(encode_frame(READY + metadata(self._properties), COMMAND))
+        answer = self.connection.read_frame().body
         if not answer.startswith(READY):
             raise Refused(f"it answered {answer[:16]!r}")
 
     def send(self, payload: bytes) -> None:
         """Send a message of one frame."""
-        self._line.send(self.encode(payload))
+        self.connection.send(self.encode(payload))
 
     def send_parts(self, parts: Iterable[bytes]) -> None:
         """Send one message of many frames."""
         frames = list(parts)
         encoded = [self.encode(frame, more=number < len(frames)) for number, frame in enumerate(frames, start=1)]
-        self._line.send(b"".join(encoded), within_s=4 * PATIENCE_S)
+        self.connection.send(b"".join(encoded), within_s=4 * TIMEOUT_S)
 
-    def call(self, action: str, within_s: float = PATIENCE_S, **fields: Any) -> dict[str, Any]:
-        """Ask for an action and return the reply, whatever it says; raises HungUp or Silent."""
+    def call(self, action: str, within_s: float = TIMEOUT_S, **fields: Any) -> dict[str, Any]:
+        """Send a request and return the reply, an error reply too."""
         self.send(msgspec.json.encode({"action": action, **fields}))
         return self.receive(within_s)
 
-    def receive(self, within_s: float = PATIENCE_S) -> dict[str, Any]:
-        """Return the next message as the object that it must be; heartbeats are passed over."""
-        while True:
-            message = self._message(within_s)
-            if message is not None:
-                return msgspec.json.decode(message, type=dict[str, Any])
+    def receive(self, within_s: float = TIMEOUT_S) -> dict[str, Any]:
+        """Return the next message as a JSON object; heartbeats are skipped."""
+        command = True
+        while command:
+            command, content = self._read(within_s)
+        return msgspec.json.decode(content, type=dict[str, Any])
 
-    def answers_ping(self, within_s: float = PATIENCE_S) -> None:
-        """Wait until the agent's ZeroMQ has answered to a sign of life; raises HungUp or Silent."""
+    def answers_ping(self, within_s: float = TIMEOUT_S) -> None:
+        """Wait until the agent's ZeroMQ has answered a ZMTP PING."""
         context = os.urandom(8)
-        self._line.send(self.encode(PING + bytes(2) + context, command=True))
+        self.connection.send(self.encode(PING + bytes(2) + context, command=True))
         while self._read(within_s) != (True, PONG + context):
             pass
 
@@ -102,13 +156,9 @@ class PlainClient:
         """Return a frame of a message, or a command, as it goes on the wire."""
         return encode_frame(payload, (MORE if more else 0) | (COMMAND if command else 0))
 
-    def _message(self, within_s: float) -> bytes | None:
-        command, content = self._read(within_s)
-        return None if command else content
-
     def _read(self, within_s: float) -> tuple[bool, bytes]:
-        """Return whether what comes next is a command, and what it says."""
-        frame = self._line.read_frame(within_s)
+        """Return whether the next frame is a command, and its content."""
+        frame = self.connection.read_frame(within_s)
         return frame.command, frame.body
 
 
@@ -119,14 +169,14 @@ class CurveClient(PlainClient):
 
     def __init__(
         self,
-        line: Line,
+        connection: RawConnection,
         keys: KeyPair,
         pin: PublicKey,
         properties: Mapping[str, bytes] | None = None,
         vouch_secret: bytes | None = None,
     ) -> None:
-        """Hold a key, without a session yet; `vouch_secret` stands in for that of `keys`."""
-        super().__init__(line, properties)
+        """Hold a key, without a session yet; `vouch_secret` replaces the secret of `keys`."""
+        super().__init__(connection, properties)
         self._sodium = Sodium()
         self._public, self._secret = keys.public.raw, vouch_secret or secret_of(keys)
         self._server = pin.raw
@@ -135,44 +185,24 @@ class CurveClient(PlainClient):
         self._server_transient = b""
         self._count = 0
 
-    def shake_hands(self) -> None:
-        self._line.greet(self.mechanism)
-        self.introduce(self.meet())
+    def handshake(self) -> None:
+        self.connection.greet(self.mechanism)
+        self.initiate(self.hello())
 
-    def introduce(self, cookie: bytes) -> None:
-        """Say INITIATE, and wait for READY; raises Refused, HungUp, or Silent."""
-        self._line.send(encode_frame(self._initiate(cookie), COMMAND))
-        answer = self._line.read_frame().body
-        if answer.startswith(ERROR):
-            raise Refused(f"it answered ERROR {answer[7:].decode(errors='replace')}")
-        if not answer.startswith(READY):
-            raise Refused(f"it answered {answer[:16]!r}")
-
-    def meet(self) -> bytes:
-        """Say HELLO and return the cookie that came with WELCOME, as far as it could be opened."""
+    def hello(self) -> bytes:
+        """Send HELLO and return the cookie from WELCOME, or raise Refused."""
         number = self._number()
         box = self._sodium.seal(bytes(64), b"CurveZMQHELLO---" + number, self._server, self._transient_secret)
-        self._line.send(encode_frame(b"\x05HELLO\x01\x00" + bytes(72) + self._transient + number + box, COMMAND))
-        welcome = self._line.read_frame().body
+        self.connection.send(encode_frame(b"\x05HELLO\x01\x00" + bytes(72) + self._transient + number + box, COMMAND))
+        welcome = self.connection.read_frame().body
         if not welcome.startswith(WELCOME):
             raise Refused(f"it answered {welcome[:16]!r}")
         opened = self._open(welcome[24:], b"WELCOME-" + welcome[8:24], self._server)
         self._server_transient = opened[:32]
         return opened[32:]
 
-    def encode(self, payload: bytes, *, more: bool = False, command: bool = False) -> bytes:
-        number = self._number()
-        plain = bytes([(_INNER_MORE if more else 0) | (_INNER_COMMAND if command else 0)]) + payload
-        nonce = b"CurveZMQMESSAGEC" + number
-        box = self._sodium.seal(plain, nonce, self._server_transient, self._transient_secret)
-        return encode_frame(b"\x07MESSAGE" + number + box)
-
-    def _read(self, within_s: float) -> tuple[bool, bytes]:
-        body = self._line.read_frame(within_s).body
-        plain = self._open(body[16:], b"CurveZMQMESSAGES" + body[8:16], self._server_transient)
-        return bool(plain[0] & _INNER_COMMAND), plain[1:]
-
-    def _initiate(self, cookie: bytes) -> bytes:
+    def initiate(self, cookie: bytes) -> None:
+        """Send INITIATE and wait for READY, or raise Refused."""
         vouch_nonce = os.urandom(16)
         vouch = self._sodium.seal(
             self._transient + self._server, b"VOUCH---" + vouch_nonce, self._server_transient, self._secret
@@ -180,14 +210,51 @@ class CurveClient(PlainClient):
         number = self._number()
         claims = self._public + vouch_nonce + vouch + metadata(self._properties)
         box = self._sodium.seal(claims, b"CurveZMQINITIATE" + number, self._server_transient, self._transient_secret)
-        return b"\x08INITIATE" + cookie + number + box
+        self.connection.send(encode_frame(b"\x08INITIATE" + cookie + number + box, COMMAND))
+        answer = self.connection.read_frame().body
+        if answer.startswith(ERROR):
+            raise Refused(f"it answered ERROR {answer[7:].decode(errors='replace')}")
+        if not answer.startswith(READY):
+            raise Refused(f"it answered {answer[:16]!r}")
+
+    def encode(self, payload: bytes, *, more: bool = False, command: bool = False) -> bytes:
+        return self.sealed(bytes([(_INNER_MORE if more else 0) | (_INNER_COMMAND if command else 0)]) + payload)
+
+    def sealed(self, plain: bytes) -> bytes:
+        """Return a MESSAGE frame with any content, the inner flags included."""
+        number = self._number()
+        box = self._sodium.seal(plain, b"CurveZMQMESSAGEC" + number, self._server_transient, self._transient_secret)
+        return encode_frame(b"\x07MESSAGE" + number + box)
+
+    def _read(self, within_s: float) -> tuple[bool, bytes]:
+        body = self.connection.read_frame(within_s).body
+        plain = self._open(body[16:], b"CurveZMQMESSAGES" + body[8:16], self._server_transient)
+        return bool(plain[0] & _INNER_COMMAND), plain[1:]
 
     def _open(self, box: bytes, nonce: bytes, public: bytes) -> bytes:
         try:
             return self._sodium.open(box, nonce, public, self._transient_secret)
         except DamagedBox:
-            raise Refused("what it said was not sealed with the key that is pinned") from None
+            raise Refused("its answer was not sealed with the pinned key") from None
 
     def _number(self) -> bytes:
         self._count += 1
         return struct.pack(">Q", self._count)
+
+
+def open_session(
+    connection: RawConnection,
+    keys: KeyPair | None = None,
+    pin: PublicKey | None = None,
+    properties: Mapping[str, bytes] | None = None,
+) -> PlainClient:
+    """Return a client that completed its handshake: CURVE with a key and a pin, NULL without."""
+    client = PlainClient(connection, properties)
+    if keys is not None and pin is not None:
+        client = CurveClient(connection, keys, pin, properties)
+    try:
+        client.handshake()
+    except BaseException:
+        connection.close()
+        raise
+    return client

@@ -1,32 +1,35 @@
-"""ZMTP 3.0 by hand (RFC 23): greetings, frames, and a TCP connection that bounds every wait."""
+"""ZMTP 3.0 without libzmq (RFC 23): greetings, frames, and a TCP connection on which every wait has a deadline."""
 
+import contextlib
 import socket
 import struct
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import urlsplit
 
 MORE, LARGE, COMMAND = 0x01, 0x02, 0x04
 GREETING_BYTES = 64
 READY, WELCOME, ERROR = b"\x05READY", b"\x07WELCOME", b"\x05ERROR"
 PING, PONG = b"\x04PING", b"\x04PONG"
-PATIENCE_S = 5.0  # for an answer, and for the end of a connection
-_A_LOOK_S = 0.001
-_MOST_BYTES = 1 << 26  # of an answer; an agent has no reason to say more
+TIMEOUT_S = 5.0  # for an answer, and for the end of a connection
+_POLL_S = 0.001
+_MAX_ANSWER_BYTES = 1 << 26  # an agent has no reason to send more
 
 
-class HungUp(Exception):
-    """The agent ended the connection."""
+class Disconnected(Exception):
+    """The agent closed the connection."""
 
 
-class Silent(Exception):
-    """The agent said nothing in time."""
+class NoAnswer(Exception):
+    """The agent sent nothing in time, or took no more bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as it stood on the wire."""
+    """One frame as it was on the wire."""
 
     flags: int
     body: bytes
@@ -49,7 +52,7 @@ def encode_frame(body: bytes, flags: int = 0) -> bytes:
 
 
 def frame_header(length: int, flags: int = 0) -> bytes:
-    """Return the beginning of a large frame of any length, which need not follow."""
+    """Return the header of a large frame; the body that it announces need not follow."""
     return bytes([flags | LARGE]) + struct.pack(">Q", length)
 
 
@@ -61,15 +64,14 @@ def metadata(properties: Mapping[str, bytes]) -> bytes:
 
 
 def split_frames(stream: bytes) -> Iterator[Frame]:
-    """Return the whole frames that stand at the beginning of a stream, its greeting taken off."""
+    """Return the complete frames at the beginning of a stream that had its greeting removed."""
     while (size := whole_frame(stream)) is not None:
-        body_at = 9 if stream[0] & LARGE else 2
-        yield Frame(stream[0], stream[body_at:size])
+        yield _decoded(stream[:size])
         stream = stream[size:]
 
 
 def whole_frame(stream: bytes) -> int | None:
-    """Return how many bytes the first frame takes; None where it is not whole yet."""
+    """Return how many bytes the first frame takes; None while it is incomplete."""
     if len(stream) < 2:
         return None
     if not stream[0] & LARGE:
@@ -81,11 +83,15 @@ def whole_frame(stream: bytes) -> int | None:
     return size if len(stream) >= size else None
 
 
-class Line:
-    """A TCP connection to an agent; closes at the end of a `with`."""
+def _decoded(frame: bytes) -> Frame:
+    return Frame(frame[0], frame[9:] if frame[0] & LARGE else frame[2:])
+
+
+class RawConnection:
+    """A TCP connection to an agent, closed at the end of a `with`; its methods raise Disconnected and NoAnswer."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), timeout=PATIENCE_S)
+        self._socket = socket.create_connection((host, port), timeout=TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = bytearray()
 
@@ -99,32 +105,25 @@ class Line:
         self._socket.close()
 
     def reset(self) -> None:
-        """End the connection as a process that is killed does: the agent hears a reset."""
+        """End the connection with a TCP reset, as a killed process does."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
         self._socket.close()
 
-    def send(self, content: bytes, within_s: float = PATIENCE_S) -> None:
-        """Write all of it.
-
-        Raises:
-            HungUp: the agent ended the connection.
-            Silent: it takes no more.
-        """
+    def send(self, content: bytes, within_s: float = TIMEOUT_S) -> None:
         self._socket.settimeout(within_s)
         try:
             self._socket.sendall(content)
         except TimeoutError:
-            raise Silent(f"it took no more bytes for {within_s:g} s") from None
+            raise NoAnswer(f"it accepted no more bytes for {within_s:g} s") from None
         except OSError as error:
-            raise HungUp(str(error)) from None
+            raise Disconnected(str(error)) from None
 
-    def greet(self, mechanism: bytes, within_s: float = PATIENCE_S) -> bytes:
+    def greet(self, mechanism: bytes, within_s: float = TIMEOUT_S) -> bytes:
         """Exchange greetings; return the agent's."""
         self.send(greeting(mechanism))
         return self.read(GREETING_BYTES, within_s)
 
-    def read(self, count: int, within_s: float = PATIENCE_S) -> bytes:
-        """Return so many bytes; raises HungUp or Silent."""
+    def read(self, count: int, within_s: float = TIMEOUT_S) -> bytes:
         deadline = time.monotonic() + within_s
         while len(self._received) < count:
             self._receive(deadline)
@@ -132,44 +131,69 @@ class Line:
         del self._received[:count]
         return content
 
-    def read_frame(self, within_s: float = PATIENCE_S) -> Frame:
-        """Return the next frame; raises HungUp or Silent."""
+    def read_frame(self, within_s: float = TIMEOUT_S) -> Frame:
         deadline = time.monotonic() + within_s
         while (size := whole_frame(bytes(self._received))) is None:
             self._receive(deadline)
-        (frame,) = split_frames(self.read(size))
-        return frame
+        return _decoded(self.read(size))
 
     def ended(self) -> bool:
-        """Return whether the agent has hung up by now; what it said before is kept."""
-        deadline = time.monotonic() + _A_LOOK_S
-        try:
-            while True:
-                self._receive(deadline)
-        except (HungUp, Silent) as end:
-            return isinstance(end, HungUp)
+        """Return whether the agent has disconnected by now; what it sent before is kept."""
+        return self.read_to_end(_POLL_S)[1]
 
-    def read_to_end(self, within_s: float = PATIENCE_S) -> tuple[bytes, bool]:
-        """Return all that still comes, and whether the agent hung up within the time."""
+    def read_to_end(self, within_s: float = TIMEOUT_S) -> tuple[bytes, bool]:
+        """Return everything that arrives, and whether the agent disconnected in time."""
         deadline = time.monotonic() + within_s
         try:
-            while len(self._received) < _MOST_BYTES:
+            while len(self._received) < _MAX_ANSWER_BYTES:
                 self._receive(deadline)
-        except (HungUp, Silent) as end:
-            return bytes(self._received), isinstance(end, HungUp)
+        except (Disconnected, NoAnswer) as end:
+            return bytes(self._received), isinstance(end, Disconnected)
         return bytes(self._received), False
 
     def _receive(self, deadline: float) -> None:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            raise Silent("it said nothing in time")
+            raise NoAnswer("it sent nothing in time")
         self._socket.settimeout(left_s)
         try:
             part = self._socket.recv(65_536)
         except TimeoutError:
-            raise Silent("it said nothing in time") from None
+            raise NoAnswer("it sent nothing in time") from None
         except OSError as error:
-            raise HungUp(str(error)) from None
+            raise Disconnected(str(error)) from None
         if not part:
-            raise HungUp("it ended the connection")
+            raise Disconnected("it closed the connection")
         self._received += part
+
+
+def connect_to(endpoint: str) -> RawConnection:
+    """Return a connection to an endpoint, `tcp://host:port`."""
+    parts = urlsplit(endpoint)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return RawConnection(parts.hostname, parts.port)
+
+
+class Listener:
+    """Accepts TCP connections on loopback until the end of its `with`, and serves each on a thread of its own."""
+
+    def __init__(self, serve: Callable[[socket.socket], None]) -> None:
+        self._serve = serve
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, name="listener", daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), name="listener", daemon=True).start()

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 from rich.console import RenderableType
 from rich.text import Text
 
+from twinhost.adversary.attack import Finding, Findings, Verdict, counted, failed
 from twinhost.cli import output
 from twinhost.cli.failures import Failure
-from twinhost.cli.findings import Finding, Findings, Verdict, counted, failed
 from twinhost.cli.printable import printable
 
 _STYLES: Mapping[Verdict, str] = {

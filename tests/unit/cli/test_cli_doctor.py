@@ -16,10 +16,10 @@ from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.adversary.attack import Verdict
 from twinhost.agent.health import iso_time
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.doctor import answers, doors
-from twinhost.cli.findings import Verdict
 from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER

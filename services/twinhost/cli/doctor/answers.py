@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
+from twinhost.adversary.attack import Finding, Verdict
 from twinhost.certificates.layout import to_rotate
 from twinhost.cli.audit import told as told_of_chain
 from twinhost.cli.audit_witnesses import verify_with_witnesses
 from twinhost.cli.connect import Settings
 from twinhost.cli.doctor.handshake import explain
 from twinhost.cli.documents import Health, Peers, duration, parse_moment, read
-from twinhost.cli.findings import Finding, Verdict
 from twinhost.cli.keyring import LIVE, KeyReport, merge, told_standing
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client

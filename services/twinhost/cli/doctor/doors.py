@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from twinhost.adversary.attack import Finding, Verdict
 from twinhost.cli.connect import Settings
-from twinhost.cli.findings import Finding, Verdict
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from twinhost.adversary.attack import Finding, Verdict
 from twinhost.cli.connect import Settings
 from twinhost.cli.doctor.answers import AgentAnswers, compare_keys
 from twinhost.cli.doctor.doors import a_stranger, announce_probes, examine_doors, not_knocked
 from twinhost.cli.doctor.network import PORT, RESOLVES, examine_network
 from twinhost.cli.doctor.this_host import examine_this_host
-from twinhost.cli.findings import Finding, Verdict
 from twinhost.secure_zmq.errors import TwinhostError
 
 AGENT = "agent"

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from twinhost.adversary.attack import Finding, Verdict
 from twinhost.certificates.layout import to_rotate
 from twinhost.cli.doctor.scene import HERE, Scene
 from twinhost.cli.documents import days, duration
-from twinhost.cli.findings import Finding, Verdict
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.certificates import Certificates, folders_of_keys, load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError

@@ -4,9 +4,8 @@ To a client of libzmq a wrong pin and a fault of the server's ZAP handler look a
 don't: WELCOME opens with the right pin alone, and what comes after it is about our own key.
 """
 
-from twinhost.adversary.boxes import NoLibsodium
-from twinhost.adversary.clients import CurveClient, Refused
-from twinhost.adversary.zmtp import HungUp, Line, Silent
+from twinhost.adversary.clients import CurveClient, NoLibsodium, Refused
+from twinhost.adversary.zmtp import Disconnected, NoAnswer, RawConnection
 from twinhost.cli.connect import Settings
 from twinhost.network_config import Agent
 
@@ -23,7 +22,7 @@ def explain(settings: Settings, agent: Agent) -> str | None:
     told = None
     try:
         for pin in pins:
-            with CurveClient(Line(agent.host.address, agent.zmq_port), own, pin) as client:
+            with CurveClient(RawConnection(agent.host.address, agent.zmq_port), own, pin) as client:
                 told = _walk(client, own.public.fingerprint, named)
             if told is None or not told.startswith(_ANOTHER_KEY):
                 return told
@@ -34,14 +33,14 @@ def explain(settings: Settings, agent: Agent) -> str | None:
 
 def _walk(client: CurveClient, own: str, pins: str) -> str | None:
     try:
-        speaks_curve = client.line.greet(client.mechanism, _GREETING_S)[12:32].startswith(client.mechanism)
-    except (HungUp, Silent):
+        speaks_curve = client.connection.greet(client.mechanism, _GREETING_S)[12:32].startswith(client.mechanism)
+    except (Disconnected, NoAnswer):
         return None
     if not speaks_curve:
         return None
     try:
-        cookie = client.meet()
-    except (HungUp, Silent, Refused):
+        cookie = client.hello()
+    except (Disconnected, NoAnswer, Refused):
         return (
             f"{_ANOTHER_KEY} {pins}: it could not read our HELLO. Its key was changed, or this is "
             "another machine: have its owner tell the fingerprint, and put its public key here"
@@ -52,13 +51,13 @@ def _walk(client: CurveClient, own: str, pins: str) -> str | None:
 def _introduce(client: CurveClient, cookie: bytes, own: str) -> str | None:
     """Show our key to an agent that holds the pinned one; our halves were found to match before."""
     try:
-        client.introduce(cookie)
-    except HungUp:
+        client.initiate(cookie)
+    except Disconnected:
         return (
             "its ZAP handler has a fault: it holds the pinned key, and hung up when it was to look ours up. "
             "Read the agent's log, and start it again"
         )
-    except Silent:
+    except NoAnswer:
         return "its ZAP handler hangs: it holds the pinned key, and does not look ours up. Start the agent again"
     except Refused:
         return (

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Iterator
 
-from twinhost.cli.findings import Finding, Verdict
+from twinhost.adversary.attack import Finding, Verdict
 from twinhost.network_config import Agent
 from twinhost.network_config.load import ADDRESS_VARIABLES
 from twinhost.secure_zmq.greeting import mechanism_of

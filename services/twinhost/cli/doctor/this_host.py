@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
+from twinhost.adversary.attack import Finding, Verdict
 from twinhost.cli.connect import OPEN_LINK
 from twinhost.cli.doctor.folder import examine_folder, load_own_keys
 from twinhost.cli.doctor.scene import HERE, Scene
-from twinhost.cli.findings import Finding, Verdict
 from twinhost.network_config import NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import ConfigurationError
