@@ -15,7 +15,7 @@ import typer
 from twinhost.cli import output
 from twinhost.cli.arguments import JSON_FLAG
 from twinhost.cli.connect import certs_init_failure
-from twinhost.cli.failures import Failure
+from twinhost.cli.output import Failure
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.version import version_line
 
@@ -23,7 +23,7 @@ PROGRAM = "cli"  # its name in docker-compose.yml
 USAGE = 2
 COMMANDS = {  # in the order of --help; each is imported where it runs, since all together take longer than most answers
     "status": "twinhost.cli.status",
-    "agents": "twinhost.cli.agents",
+    "agents": "twinhost.cli.status",
     "call": "twinhost.cli.call",
     "explain": "twinhost.cli.explain",
     "ping": "twinhost.cli.ping",
