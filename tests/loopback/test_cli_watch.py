@@ -207,7 +207,7 @@ def test_numbers_that_begin_anew_are_told(hosts: Hosts, mainpc: AgentProcess, pu
         hosts.start(SDT).wait_until_serving()
         first = publisher.one()
         watch.wait_for(first)
-        watch.wait_for_word("mainpc's numbers begin anew")
+        watch.wait_for_word("mainpc's numbers start again")
         publisher.many(9)
         watch.wait_for(publisher.one())
         again = watch.shown[[each.get("event_id") for each in watch.shown].index(first) :]

@@ -1,7 +1,7 @@
 """What an attack is, the agent it is played against, and what was found."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -40,22 +40,6 @@ class Finding:
     sentence: str
     proves: str = ""
     took_s: float = 0.0
-
-
-Findings = Sequence[Finding]
-
-
-def counted(findings: Iterable[Finding]) -> dict[Verdict, int]:
-    """Return how many findings have each verdict."""
-    counts = dict.fromkeys(Verdict, 0)
-    for finding in findings:
-        counts[finding.verdict] += 1
-    return counts
-
-
-def failed(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings that need action."""
-    return [finding for finding in findings if finding.verdict is Verdict.FAILED]
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def read(reply: Reply, kind: type[T]) -> T:
         return msgspec.convert(reply, kind)
     except msgspec.ValidationError as error:
         raise MalformedRequest(
-            f"the reply is no {kind.__name__} ({error}); the agent's version differs: see `./twinhost doctor`"
+            f"the reply is no {kind.__name__} document ({error}); compare the versions: ./twinhost doctor"
         ) from None
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -86,7 +86,7 @@ def send_backup(client: Client, source: BinaryIO, size: int | None, max_payload_
         offset += len(data)
     if not offset:
         raise MalformedRequest("the file is empty; name a file that `./twinhost memory backup` wrote")
-    sent = {"restore_id": restore_id, "size": offset, "sha256": digest.hexdigest()}
+    sent: dict[str, Any] = {"restore_id": restore_id, "size": offset, "sha256": digest.hexdigest()}
     for _ in _polls("the backup is not checked"):
         finished = read(client.call("finish_restore", deadline_s=_DEADLINE_S, **sent), RestoreFinished)
         if finished["state"] == "staged":

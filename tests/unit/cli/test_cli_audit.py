@@ -11,7 +11,7 @@ import pytest
 from tests.unit.cli.loopback_agents import UMRA, TwoHosts
 from tests.unit.cli.running import COMMAND, Cli, process_environment
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.cli import audit_pages
+from twinhost.cli import audit
 from twinhost.store.audit_log.events import Event
 
 Tamper = Callable[[list[str]], list[str]]
@@ -117,7 +117,7 @@ def test_a_whole_log_is_verified_over_pages(hosts: TwoHosts, cli: Cli) -> None:
     assert (document["last_seq"], document["findings"]) == (NOTED, [])
     (witness,) = document["witnesses"]
     assert (witness["agent"], witness["verdict"]) == (UMRA, "not_compared")
-    assert "a version that keeps no heads" in witness["sentence"]
+    assert "its version keeps no heads" in witness["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_an_agent_that_is_away_is_one_sentence(
     hosts: TwoHosts, cli: Cli, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no traceback."""
-    monkeypatch.setattr(audit_pages, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(audit, "PAGE_DEADLINE_S", 1.0)
     hosts.mainpc.stop()
     ran = cli(hosts, "audit", command)
     assert (ran.status, ran.out) == (1, "")

@@ -31,8 +31,7 @@ from twinhost.adversary.campaign import ATTACKS, GOOD_CLIENT, NOT_FROM_OUTSIDE, 
 from twinhost.adversary.zmtp import RawConnection
 from twinhost.agent.http_hosts import HostGuard
 from twinhost.cli.connect import load_settings
-from twinhost.cli.doctor.command import target_of
-from twinhost.cli.report import Format, show_report
+from twinhost.cli.doctor.command import Format, show_report, target_of
 from twinhost.secure_zmq import handshake_guard, hardening
 from twinhost.secure_zmq.feed import Feed
 

@@ -1,7 +1,7 @@
 """`doctor`: examine a running deployment, or attack it."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import Annotated, Any
@@ -11,8 +11,9 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from twinhost.adversary.attack import Finding, Findings, Target, Verdict, counted, failed
+from twinhost.adversary.attack import Finding, Target, Verdict
 from twinhost.adversary.campaign import play_all
+from twinhost.adversary.clients import new_pair
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
 from twinhost.cli.connect import Settings, load_settings
@@ -20,7 +21,6 @@ from twinhost.cli.doctor.answers import AgentAnswers, compare_keys
 from twinhost.cli.doctor.link import (
     PORT,
     RESOLVES,
-    a_stranger,
     announce_probes,
     examine_network,
     examine_refusals,
@@ -31,6 +31,7 @@ from twinhost.cli.output import Failure, printable
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import TwinhostError
 
+Findings = Sequence[Finding]
 AGENT = "agent"
 _HOST_FIRST = "correct this host's findings first"
 _UNREACHED = "nothing is reached there"
@@ -69,7 +70,7 @@ def doctor(
     form = Format.JSON if as_json else form
     findings = _collected(_attack(load_settings()) if intruder else examine(os.environ), quiet=form is not Format.TEXT)
     show_report("Intruder" if intruder else "Examination", findings, form)
-    return 1 if failed(findings) else 0
+    return 1 if _failed(findings) else 0
 
 
 def target_of(settings: Settings, agent: Agent) -> Target:
@@ -111,7 +112,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Finding]:
-    agent, reached, stranger = answers.agent, True, a_stranger()
+    agent, reached, stranger = answers.agent, True, new_pair()
     announce_probes(settings, agent, stranger)
     for finding in examine_network(agent, settings.secure):
         reached = reached and not (finding.check in (RESOLVES, PORT) and finding.verdict is Verdict.FAILED)
@@ -138,27 +139,37 @@ def show_report(title: str, findings: Findings, form: Format) -> None:
         output.show(*tables, output.words(output.styled(f"{title}:", output.HEADING), _summary(findings)))
 
 
+def _failed(findings: Findings) -> list[Finding]:
+    return [finding for finding in findings if finding.verdict is Verdict.FAILED]
+
+
+def _counted(findings: Findings) -> dict[Verdict, int]:
+    counts = dict.fromkeys(Verdict, 0)
+    for finding in findings:
+        counts[finding.verdict] += 1
+    return counts
+
+
 def _summary(findings: Findings) -> Text:
-    parts = [output.styled(f"{count} {verdict}", _STYLES[verdict]) for verdict, count in counted(findings).items()]
+    parts = [output.styled(f"{count} {verdict}", _STYLES[verdict]) for verdict, count in _counted(findings).items()]
     return Text(", ").join(parts)
 
 
 def _as_document(findings: Findings) -> dict[str, Any]:
-
     failures = [
         Failure("examination_failed", f"{finding.check} on {finding.where}: {finding.sentence}")
-        for finding in failed(findings)
+        for finding in _failed(findings)
     ]
     return {
         **output.status_of(failures),
-        "summary": {name.value.replace(" ", "_"): count for name, count in counted(findings).items()},
+        "summary": {name.value.replace(" ", "_"): count for name, count in _counted(findings).items()},
         "checks": [_entry(finding) for finding in findings],
     }
 
 
 def _as_junit(title: str, findings: Findings) -> str:
     """Return JUnit XML: a suite for each place, a case for each check."""
-    counts = counted(findings)
+    counts = _counted(findings)
     root = ElementTree.Element(
         "testsuites",
         name=title,
@@ -168,7 +179,7 @@ def _as_junit(title: str, findings: Findings) -> str:
     )
     for where in dict.fromkeys(finding.where for finding in findings):
         here = [finding for finding in findings if finding.where == where]
-        counts = counted(here)
+        counts = _counted(here)
         suite = ElementTree.SubElement(
             root,
             "testsuite",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from twinhost.adversary.attack import Finding, Verdict
-from twinhost.adversary.clients import CurveClient, NoLibsodium, Refused
+from twinhost.adversary.clients import CurveClient, NoLibsodium, Refused, new_pair
 from twinhost.adversary.zmtp import Disconnected, NoAnswer, RawConnection
 from twinhost.cli.connect import Settings
 from twinhost.network_config import Agent
@@ -25,7 +25,7 @@ from twinhost.secure_zmq.errors import (
     WrongServerKey,
 )
 from twinhost.secure_zmq.greeting import mechanism_of
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair, PublicKey
+from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.probes import MAX_ATTEMPTS
 from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, ServerAddress, UnencryptedAddress
 
@@ -55,8 +55,8 @@ def examine_network(agent: Agent, secure: bool) -> Iterator[Finding]:
     yield Finding(PORT, agent.name, Verdict.FAILED if port else Verdict.OK, port or f"{agent.zmq_port} is open")
     if agent.events_port is not None:
         closed = _port(agent, agent.events_port)
-        told = f"{closed}; without it a revocation takes a heartbeat" if closed else f"{agent.events_port} is open"
-        yield Finding(EVENTS_PORT, agent.name, Verdict.FAILED if closed else Verdict.OK, told)
+        sentence = f"{closed}; without it a revocation takes a heartbeat" if closed else f"{agent.events_port} is open"
+        yield Finding(EVENTS_PORT, agent.name, Verdict.FAILED if closed else Verdict.OK, sentence)
     if port is None:
         yield _mode(agent, secure)
 
@@ -178,7 +178,7 @@ def examine_refusals(settings: Settings, agent: Agent, stranger: KeyPair) -> Seq
     attempts: Sequence[Callable[[], Finding]] = (
         lambda: try_plain(agent),
         lambda: try_key(settings, agent, stranger),
-        lambda: try_pin(settings, agent, a_stranger().public),
+        lambda: try_pin(settings, agent, new_pair().public),
     )
     with ThreadPoolExecutor(len(attempts)) as pool:
         return tuple(pool.map(lambda attempt: attempt(), attempts))
@@ -189,18 +189,10 @@ def refusals_not_tried(agent: Agent, reason: str) -> Sequence[Finding]:
     return [Finding(check, agent.name, Verdict.NOT_PLAYED, reason) for check in (PLAIN, UNKNOWN_KEY, WRONG_PIN)]
 
 
-def a_stranger() -> KeyPair:
-    """Return a key pair that no agent knows."""
-    return KeyPair.generate(KeyOwner("stranger", "nowhere", frozenset({"agent"})))
-
-
 def try_plain(agent: Agent) -> Finding:
     """Ask without any encryption."""
-    refusal = _refusal(UnencryptedAddress(agent.endpoint))
-    if refusal is None:
-        told = "it served a client that has no key and encrypts nothing; set SECURE_ZMQ=1 there, and restart it"
-        return Finding(PLAIN, agent.name, Verdict.FAILED, told)
-    return _judge(PLAIN, agent, refusal, SecurityMismatch, "")
+    served = "it served a client that has no key and encrypts nothing; set SECURE_ZMQ=1 there, and restart it"
+    return _try(PLAIN, agent, UnencryptedAddress(agent.endpoint), SecurityMismatch, "", served)
 
 
 def try_key(settings: Settings, agent: Agent, keys: KeyPair) -> Finding:
@@ -208,42 +200,37 @@ def try_key(settings: Settings, agent: Agent, keys: KeyPair) -> Finding:
     if settings.certificates is None:
         return Finding(UNKNOWN_KEY, agent.name, Verdict.NOT_PLAYED, _NO_KEYS)
     pins = settings.pins(agent)
-    refusal = _refusal(FollowedAddress(agent.endpoint, lambda: keys, lambda: pins))
-    if refusal is None:
-        told = "it served a key that was made just now, so no ZAP handler is running; stop it, and check its version"
-        return Finding(UNKNOWN_KEY, agent.name, Verdict.FAILED, told)
-    return _judge(UNKNOWN_KEY, agent, refusal, NotAuthorized, keys.public.fingerprint)
+    address = FollowedAddress(agent.endpoint, lambda: keys, lambda: pins)
+    served = "it served a key that was made just now, so no ZAP handler is running; stop it, and check its version"
+    return _try(UNKNOWN_KEY, agent, address, NotAuthorized, keys.public.fingerprint, served)
 
 
 def try_pin(settings: Settings, agent: Agent, pin: PublicKey) -> Finding:
     """Ask with our own key and a wrong pin of the agent's."""
     if settings.certificates is None:
         return Finding(WRONG_PIN, agent.name, Verdict.NOT_PLAYED, _NO_KEYS)
-    refusal = _refusal(SecuredAddress(agent.endpoint, settings.certificates.own_keys, pin))
-    if refusal is None:
-        told = f"a client that pinned {pin.fingerprint} was served; do not trust what answers there"
-        return Finding(WRONG_PIN, agent.name, Verdict.FAILED, told)
-    return _judge(WRONG_PIN, agent, refusal, WrongServerKey, pin.fingerprint)
+    address = SecuredAddress(agent.endpoint, settings.certificates.own_keys, pin)
+    served = f"a client that pinned {pin.fingerprint} was served; do not trust what answers there"
+    return _try(WRONG_PIN, agent, address, WrongServerKey, pin.fingerprint, served)
 
 
-def _refusal(address: ServerAddress) -> TwinhostError | None:
-    """Return the error of a call, None if it was answered."""
+def _try(
+    check: str, agent: Agent, address: ServerAddress, wanted: type[ConnectionRefused], must_name: str, served: str
+) -> Finding:
+    """Make a call that must be refused, with an error of the type `wanted` that names `must_name`."""
     try:
         with Client(address) as client:
             client.call("ping", deadline_s=_DEADLINE_S)
-    except TwinhostError as error:
-        return error
-    return None
+    except TwinhostError as refusal:
+        return Finding(check, agent.name, *_judged(refusal, wanted, must_name))
+    return Finding(check, agent.name, Verdict.FAILED, served)
 
 
-def _judge(
-    check: str, agent: Agent, refusal: TwinhostError, wanted: type[ConnectionRefused], must_name: str
-) -> Finding:
-    told = str(refusal)
-    if isinstance(refusal, wanted) and must_name in told:
-        return Finding(check, agent.name, Verdict.OK, _REFUSED_AS_IT_SHOULD[wanted].format(must_name))
+def _judged(refusal: TwinhostError, wanted: type[ConnectionRefused], must_name: str) -> tuple[Verdict, str]:
+    if isinstance(refusal, wanted) and must_name in str(refusal):
+        return Verdict.OK, _REFUSED_AS_IT_SHOULD[wanted].format(must_name)
     if isinstance(refusal, ServerUnreachable | SecurityMismatch | WrongServerKey):  # unrelated to this key or pin
-        return Finding(check, agent.name, Verdict.NOT_PLAYED, f"it was not reached: {told}")
+        return Verdict.NOT_PLAYED, f"it was not reached: {refusal}"
     if isinstance(refusal, ConnectionRefused):
-        return Finding(check, agent.name, Verdict.FAILED, f"refused, with a wrong reason: {told}")
-    return Finding(check, agent.name, Verdict.FAILED, f"it got a session, and only the request was refused: {told}")
+        return Verdict.FAILED, f"refused, with a wrong reason: {refusal}"
+    return Verdict.FAILED, f"it got a session, and only the request was refused: {refusal}"
