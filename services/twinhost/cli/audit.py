@@ -14,11 +14,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from twinhost.agent.membership.witness_actions import AuditHeads, AuditLogAccepted
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.documents import read
+from twinhost.cli.documents import AuditAccepted, AuditHeads, read
 from twinhost.cli.output import Failure, printable, to_json
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
@@ -87,9 +86,9 @@ def tail(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new lines, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Show the newest lines of the audit log: number, time, event, and its fields, long values truncated.
+    """Show the newest lines of the audit log.
 
-    With --json each line is whole, as it is in the log.
+    Each has its number, time, event, and fields, long values truncated. With --json it is whole, as it is in the log.
     """
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:
@@ -104,9 +103,11 @@ def tail(
 
 @audit.command("verify")
 def verify(as_json: AsJson = False) -> int:
-    """Check the whole audit log: no line removed, reordered, edited, inserted, or cut off.
+    """Check that the audit log is intact.
 
-    The log is read over the wire and checked here, and compared with what the agents on other hosts have seen of it.
+    No line may be removed, reordered, edited, inserted, or cut off. The log is read over the wire and checked here,
+    and compared with what the agents on other hosts have seen of it.
+
     Exit status 1 if anything is wrong with it.
     """
     settings = load_settings()
@@ -134,15 +135,16 @@ def verify(as_json: AsJson = False) -> int:
 
 @audit.command("accept")
 def accept(as_json: AsJson = False) -> int:
-    """Accept the audit log as it is now on every other host, after a restore or an alarm was explained.
+    """Accept the audit log as it is now, on every other host.
 
-    What those hosts saw before stays listed by `audit verify`, with who accepted the log.
+    Do this after a restore, or an alarm, was explained. What those hosts saw before stays listed by `audit verify`,
+    with who accepted the log.
     """
     settings = load_settings()
     accepted: dict[str, list[str]] = {}
     for agent in _witnesses_of(settings):
         with settings.client(agent) as client:
-            accepted[agent.name] = read(client.call("accept_audit_log"), AuditLogAccepted)["accepted"]
+            accepted[agent.name] = list(read(client.call("accept_audit_log"), AuditAccepted).accepted)
     if as_json:
         output.show_value({"status": "ok", "accepted": accepted}, as_json=True)
     else:
@@ -195,8 +197,8 @@ def verify_with_witnesses(settings: Settings, client: Client) -> Verified:
         TwinhostError: the agent can't be asked, or refuses.
     """
     asked = [(agent.name, _ask_witness(settings, agent)) for agent in _witnesses_of(settings)]
-    heads = [head for _, answer in asked if not isinstance(answer, str) for head in answer["heads"]]
-    seen = _SeenLines(head["seq"] for head in heads)
+    heads = [head for _, answer in asked if not isinstance(answer, str) for head in answer.heads]
+    seen = _SeenLines(head.seq for head in heads)
     findings = _verify_over_the_wire(client, seen.take)
     return Verified(findings, tuple(seen.restores), tuple(_report(name, answer, seen) for name, answer in asked))
 
@@ -270,20 +272,16 @@ def _report(name: str, answer: AuditHeads | str, lines: _SeenLines) -> WitnessRe
     if isinstance(answer, str):
         return WitnessReport(name, Verdict.NOT_COMPARED, f"not compared with what {name} has seen: {answer}")
     gaps = tuple(
-        f"{name} saw lines {gap['first']} to {gap['last']}, which are gone since "
-        + (f"the restore of {gap['restored']}" if gap["restored"] else "a log that does not extend them was accepted")
-        + f" (noticed {gap['noticed']}, "
-        + (
-            f"accepted by {gap['acknowledged']})"
-            if gap["acknowledged"]
-            else "not acknowledged: run ./twinhost audit accept)"
-        )
-        for gap in answer["gaps"]
+        f"{name} saw lines {gap.first} to {gap.last}, which are gone since "
+        + (f"the restore of {gap.restored}" if gap.restored else "a log that does not extend them was accepted")
+        + f" (noticed {gap.noticed}, "
+        + (f"accepted by {gap.acknowledged})" if gap.acknowledged else "not accepted yet: run ./twinhost audit accept)")
+        for gap in answer.gaps
     )
-    if not answer["heads"]:
-        why = answer["fault"] or "no head yet, so a log that was rewritten as a whole would not be noticed"
+    if not answer.heads:
+        why = answer.fault or "no head yet, so a log that was rewritten as a whole would not be noticed"
         return WitnessReport(name, Verdict.NOTHING_SEEN, f"{name} has seen {why}", gaps)
-    heads = [Seen(head["seq"], head["hash"], head["restored"]) for head in answer["heads"]]
+    heads = [Seen(head.seq, head.hash, head.restored) for head in answer.heads]
     # The oldest lines of a long log are deleted, file by file; the rest must still be as it was seen.
     kept = [seen for seen in heads if seen.seq >= lines.first - 1] or heads
     found = compare(kept, lines.hashes.get, lines.restores)
@@ -297,10 +295,10 @@ def _report(name: str, answer: AuditHeads | str, lines: _SeenLines) -> WitnessRe
 
 def _compared(name: str, answer: AuditHeads, kept: Sequence[Seen], found: Comparison) -> str:
     if found.missing is None:
-        deleted = len(answer["heads"]) - len(kept)
+        deleted = len(answer.heads) - len(kept)
         older = f"; {deleted} older heads are of lines that are deleted by now" if deleted else ""
         return f"it extends the {len(kept)} heads that {name} has seen, lines {kept[0].seq} to {kept[-1].seq}{older}"
-    moments = {head["seq"]: head["seen_at"] for head in answer["heads"]}
+    moments = {head.seq: head.seen_at for head in answer.heads}
     return (
         f"line {found.missing.seq} is not the line that {name} saw on {moments[found.missing.seq]}: the log "
         f"agrees up to line {found.agrees_to}; what follows was rewritten or cut off, or an older state was restored"

@@ -14,10 +14,10 @@ from twinhost.cli.explain import schema_of_agent
 
 def call(
     agent: Annotated[str, typer.Argument(metavar="AGENT", help="Its name, or its host's: mainpc, pc2.")],
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="See `explain AGENT`.")],
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="`./twinhost explain AGENT` lists them.")],
     pairs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Fields; see `explain ACTION`."),
+        typer.Argument(metavar="KEY=VALUE", help="`./twinhost explain ACTION` lists the fields."),
     ] = None,
     deadline: Deadline = DEADLINE_S,
     request_id: RequestId = None,
@@ -26,7 +26,7 @@ def call(
     """Call an action and print the reply.
 
     A value is sent as the type that the action's field has: user_id=42 as text, port=42 as a number,
-    tags='["a"]' as a list. `explain` lists the fields; a field that the action does not have is sent, with a warning.
+    tags='["a"]' as a list. A field that the action does not have is sent, with a warning.
     """
     fields = parse_fields(pairs or [])  # before anything is read, to report what is no key=value
     settings = load_settings()

@@ -186,7 +186,10 @@ def explain(
     words: Annotated[list[str] | None, typer.Argument(metavar="[AGENT] [ACTION]", help=_WORDS_HELP)] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show an action's fields with types, bounds, and defaults, and an example; or list the actions."""
+    """Show an action's fields and an example, or list the actions.
+
+    A field is shown with its types, bounds, and default.
+    """
     schemas, action = _selected(words or [])
     if as_json:
         output.show_value({"status": "ok", "agents": _document(schemas, action)}, as_json=True)

@@ -71,9 +71,10 @@ def restore(
     yes: Annotated[bool, typer.Option("--yes", help="Confirm that it replaces everything that pc2 remembers.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Replace the present memory by a backup, and show how much is lost.
+    """Replace the present memory by a backup.
 
-    The agent checks the whole backup, keeps the present database beside it, and restarts with the backup.
+    It shows how much is lost. The agent checks the whole backup, keeps the present database beside it, and restarts
+    with the backup.
     """
     if not yes:
         raise typer.BadParameter("it replaces everything that pc2 remembers; confirm it", param_hint="--yes")
@@ -96,7 +97,10 @@ def import_files(
     ],
     as_json: AsJson = False,
 ) -> int:
-    """Store the content of the older agent's JSON files; a second import changes nothing."""
+    """Store the content of the older agent's JSON files.
+
+    A second import changes nothing.
+    """
     wanted = [(path, read_items(path)) for path in files]  # all are read before anything is sent
     counts: dict[str, dict[str, int]] = {}
     with _client() as (client, settings):
@@ -147,7 +151,10 @@ def quarantine(
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept, and listed by list_quarantine.")] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Hide what a caller wrote and will write from every recall; nothing is deleted."""
+    """Hide what a caller wrote and will write from every recall.
+
+    Nothing is deleted.
+    """
     with _client() as (client, _):
         reply = client.call("quarantine_memory", deadline_s=DEADLINE_S, name=name, reason=reason)
     _show_done(reply, f"what {name} wrote is hidden; ./twinhost memory release {name} shows it again", as_json=as_json)

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from twinhost.agent.membership.witness_actions import SeenHeadDocument
 from twinhost.cli.audit import Verdict, WitnessReport, _report, _SeenLines
+from twinhost.cli.documents import AuditHeads, SeenHead
 from twinhost.store.audit_log.chain import NO_HASH
 
 
@@ -26,10 +26,8 @@ def compared(lines: list[str], seen: dict[int, str]) -> WitnessReport:
     taken = _SeenLines(seen)
     for line in lines:
         taken.take(line)
-    heads: list[SeenHeadDocument] = [
-        {"seq": number, "hash": found, "restored": None, "seen_at": ""} for number, found in seen.items()
-    ]
-    return _report("pc2", {"status": "ok", "heads": heads, "gaps": [], "fault": None}, taken)
+    heads = tuple(SeenHead(number, found) for number, found in seen.items())
+    return _report("pc2", AuditHeads(heads), taken)
 
 
 def hashes(lines: list[str], *numbers: int) -> dict[int, str]:

@@ -9,6 +9,7 @@ from twinhost.certificates.layout import to_rotate
 from twinhost.cli.audit import summary, verify_with_witnesses
 from twinhost.cli.connect import Settings
 from twinhost.cli.doctor.link import explain_handshake
+from twinhost.cli.doctor.this_host import NOT_SOON, Result
 from twinhost.cli.documents import Health, Peers, duration, parse_moment, read
 from twinhost.cli.keys import LIVE, KeyReport, merge, standing_words
 from twinhost.network_config import Agent
@@ -47,75 +48,38 @@ class AgentAnswers:
                 asked_at = time.time()
                 health = read(client.call("health", deadline_s=_DEADLINE_S), Health)
                 middle = (asked_at + time.time()) / 2
-                yield self._answered()
-                yield self._healthy(health)
-                yield self._clock(health, middle)
-                yield self._versions(health)
+                yield self._finding(ANSWERS, *self._answered())
+                yield self._finding(HEALTH, *self._healthy(health))
+                yield self._finding(CLOCK, *_clock(health, middle))
+                yield self._finding(VERSIONS, *_versions(health))
                 if self._settings.secure:
-                    yield self._operators(KEYS_TIME, lambda: self._keys(client, health))
+                    yield self._finding(KEYS_TIME, *_of_operators(lambda: self._keys(client, health)))
                 if self.agent == self._settings.registry_agent:
-                    yield self._operators(AUDIT, lambda: self._audit(client))
+                    yield self._finding(AUDIT, *_of_operators(lambda: self._audit(client)))
         except ConnectionRefused as error:
             self.silent = isinstance(error, ServerUnreachable)
             yield self._finding(ANSWERS, Verdict.FAILED, explain_handshake(self._settings, self.agent) or str(error))
         except TwinhostError as error:
             yield self._finding(ANSWERS, Verdict.FAILED, str(error))
 
-    def _answered(self) -> Finding:
+    def _answered(self) -> Result:
         if self._settings.certificates is None:
-            return self._finding(
-                ANSWERS, Verdict.FAILED, "it answers anybody: SECURE_ZMQ=0 there and here; set it to 1 on both hosts"
-            )
-        certificate = self._settings.certificates.own_keys.certificate
+            return Verdict.FAILED, "it answers anybody: SECURE_ZMQ=0 there and here; set it to 1 on both hosts"
+        name = self._settings.certificates.own_keys.certificate.owner.name
         pins = " or ".join(pin.fingerprint for pin in self._settings.pins(self.agent))
-        return self._finding(
-            ANSWERS,
-            Verdict.OK,
-            f"encrypted; it authenticated us as {certificate.owner.name} and proved to hold {pins}",
-        )
+        return Verdict.OK, f"encrypted; it authenticated us as {name} and proved to hold {pins}"
 
-    def _healthy(self, health: Health) -> Finding:
+    def _healthy(self, health: Health) -> Result:
         if health.agent != self.agent.name:
-            wrong = f"{self.agent.endpoint} is {health.agent}; correct network_config.yaml"
-            return self._finding(HEALTH, Verdict.FAILED, wrong)
+            return Verdict.FAILED, f"{self.agent.endpoint} is {health.agent}; correct network_config.yaml"
         faults = [f"{name}: {check.detail}" for name, check in health.checks.items() if not check.ok]
         if health.status == "ok" and health.ready:
             sentence = "; ".join(health.warnings)
-            return self._finding(HEALTH, Verdict.WARNING if sentence else Verdict.OK, sentence or "every check passes")
+            return Verdict.WARNING if sentence else Verdict.OK, sentence or "every check passes"
         verdict = Verdict.WARNING if health.status == "degraded" else Verdict.FAILED
-        return self._finding(HEALTH, verdict, f"{health.status}: {'; '.join([*faults, *health.warnings])}")
+        return verdict, f"{health.status}: {'; '.join([*faults, *health.warnings])}"
 
-    def _clock(self, health: Health, middle: float) -> Finding:
-        there = parse_moment(health.timestamp)
-        if there is None:
-            return self._finding(
-                CLOCK, Verdict.FAILED, f"its clock shows {health.timestamp!r}, which is no time; check its version"
-            )
-        ahead = (there - datetime.fromtimestamp(middle, UTC)).total_seconds()
-        direction = "ahead of" if ahead > 0 else "behind"
-        offset = f"{abs(ahead):.1f} s {direction} this host's; {CLOCK_TOLERANCE_S} s are tolerated"
-        if abs(ahead) > CLOCK_TOLERANCE_S:
-            return self._finding(
-                CLOCK, Verdict.FAILED, f"{offset}, so keys become valid and expire at the wrong time; run NTP"
-            )
-        if abs(ahead) > _WARN_AT_S:
-            return self._finding(CLOCK, Verdict.WARNING, f"{offset}; run NTP on both hosts")
-        return self._finding(CLOCK, Verdict.OK, offset)
-
-    def _versions(self, health: Health) -> Finding:
-        here, there = versions(), health.version
-        if not there:
-            return self._finding(VERSIONS, Verdict.WARNING, "it reports none, so it is an older one; update it")
-        differ = [
-            f"{name} {there.get(name, 'none')} there, {here[name]} here"
-            for name in here
-            if there.get(name) != here[name]
-        ]
-        if differ:
-            return self._finding(VERSIONS, Verdict.WARNING, f"{'; '.join(differ)}; build the same image on both hosts")
-        return self._finding(VERSIONS, Verdict.OK, ", ".join(f"{name} {version}" for name, version in here.items()))
-
-    def _keys(self, client: Client, health: Health) -> Finding:
+    def _keys(self, client: Client, health: Health) -> Result:
         peers = read(client.call("get_peers", deadline_s=_DEADLINE_S), Peers)
         self.report = KeyReport(self.agent.host.name, peers, health.timestamp)
         keys = [key for key in merge([self.report]) if not key.invitation]
@@ -128,32 +92,56 @@ class AgentAnswers:
         ]
         if expired:
             advice = "enrol a new key: certs-init invite, and certs-init join --replace there"
-            return self._finding(KEYS_TIME, Verdict.FAILED, f"{'; '.join(expired + soon)}; {advice}")
-        if soon:
-            return self._finding(KEYS_TIME, Verdict.WARNING, "; ".join(soon))
-        return self._finding(KEYS_TIME, Verdict.OK, f"none of {len(keys)} expires within 14 days")
+            return Verdict.FAILED, f"{'; '.join(expired + soon)}; {advice}"
+        return (Verdict.WARNING, "; ".join(soon)) if soon else (Verdict.OK, f"none of {len(keys)} {NOT_SOON}")
 
-    def _audit(self, client: Client) -> Finding:
+    def _audit(self, client: Client) -> Result:
         verified = verify_with_witnesses(self._settings, client)
         findings = verified.findings
-        witnessed = "; ".join(report.sentence for report in verified.witnesses)
         if verified.whole:
-            return self._finding(AUDIT, Verdict.OK, "; ".join(filter(None, (summary(findings), witnessed))))
+            return Verdict.OK, "; ".join([summary(findings), *(report.sentence for report in verified.witnesses)])
         wrong = [finding.sentence for finding in findings.findings[:3]]
         first = "; ".join([*wrong, *(report.sentence for report in verified.contradictions)])
         advice = "somebody changed it: keep a copy, and run: ./twinhost audit verify"
-        return self._finding(AUDIT, Verdict.FAILED, f"{summary(findings)} ({first}); {advice}")
-
-    def _operators(self, check: str, ask: Callable[[], Finding]) -> Finding:
-        try:
-            return ask()
-        except NotGranted:
-            return self._finding(check, Verdict.NOT_PLAYED, NEEDS_OPERATOR)
-        except TwinhostError as error:
-            return self._finding(check, Verdict.FAILED, str(error))
+        return Verdict.FAILED, f"{summary(findings)} ({first}); {advice}"
 
     def _finding(self, check: str, verdict: Verdict, sentence: str) -> Finding:
         return Finding(check, self.agent.name, verdict, sentence)
+
+
+def _clock(health: Health, middle: float) -> Result:
+    there = parse_moment(health.timestamp)
+    if there is None:
+        return Verdict.FAILED, f"{health.timestamp!r} is no time; check its version"
+    ahead = (there - datetime.fromtimestamp(middle, UTC)).total_seconds()
+    direction = "ahead of" if ahead > 0 else "behind"
+    offset = f"{abs(ahead):.1f} s {direction} this host's; {CLOCK_TOLERANCE_S} s are tolerated"
+    if abs(ahead) > CLOCK_TOLERANCE_S:
+        return Verdict.FAILED, f"{offset}, so keys become valid and expire at the wrong time; run NTP"
+    if abs(ahead) > _WARN_AT_S:
+        return Verdict.WARNING, f"{offset}; run NTP on both hosts"
+    return Verdict.OK, offset
+
+
+def _versions(health: Health) -> Result:
+    here, there = versions(), health.version
+    if not there:
+        return Verdict.WARNING, "it reports none, so it is an older one; update it"
+    differ = [
+        f"{name} {there.get(name, 'none')} there, {here[name]} here" for name in here if there.get(name) != here[name]
+    ]
+    if differ:
+        return Verdict.WARNING, f"{'; '.join(differ)}; build the same image on both hosts"
+    return Verdict.OK, ", ".join(f"{name} {version}" for name, version in here.items())
+
+
+def _of_operators(ask: Callable[[], Result]) -> Result:
+    try:
+        return ask()
+    except NotGranted:
+        return Verdict.NOT_PLAYED, NEEDS_OPERATOR
+    except TwinhostError as error:
+        return Verdict.FAILED, str(error)
 
 
 def compare_keys(reports: list[KeyReport | None]) -> Finding:

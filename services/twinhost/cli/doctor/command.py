@@ -59,7 +59,9 @@ def doctor(
     form: Annotated[Format, FORMAT] = Format.TEXT,
     as_json: AsJson = False,
 ) -> int:
-    """Examine this host and both agents: a table of checks, each with what to do.
+    """Examine this host and both agents.
+
+    The report is a table of checks, each with what to do.
 
     With --intruder it attacks the configured agents, and nobody else: some 20 attacks on each, bounded in number and
     time, with a proof after each that good clients are served. It takes a minute or two, and the agents' logs and the

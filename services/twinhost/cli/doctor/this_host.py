@@ -3,7 +3,7 @@
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
 
 SECURITY, CONFIGURATION = "SECURE_ZMQ", "network configuration"
 HERE = "here"
+NOT_SOON = "expires within 14 days"
+Result = tuple[Verdict, str]  # of one check, with the sentence of its finding
 MODES, HALVES, FILES, OWN_KEY_TIME, LISTED_KEYS_TIME = (
     "modes and owners",
     "halves of own key",
@@ -37,7 +39,6 @@ class Scene:
     `secure` is None if SECURE_ZMQ is neither 1 nor 0.
     """
 
-    folder: Path
     secure: bool | None
     config: NetworkConfig | None
     certificates: Certificates | None  # None also with SECURE_ZMQ=0
@@ -54,54 +55,49 @@ def examine_this_host(environment: Mapping[str, str]) -> tuple[Scene, list[Findi
     """Return what this host was given, and the findings about it."""
     secure, security = _security(environment)
     config, configuration = _configuration(environment)
-    findings = [security, configuration]
-    folder = certificates_folder(environment)
-    if secure is False:
-        return Scene(folder, secure, config, None), findings
-    certificates, halves = _own_keys(folder)
-    scene = Scene(folder, secure, config, certificates)
-    return scene, [*findings, halves, *_folder(scene)]
+    results = {SECURITY: security, CONFIGURATION: configuration}
+    folder, certificates = certificates_folder(environment), None
+    if secure is not False:
+        certificates, results[HALVES] = _own_keys(folder)
+        results[MODES] = _modes(folder)
+        contents = read_folders(folders_of_keys(folder))
+        results[FILES] = _files(folder, contents)
+        if certificates is not None:
+            results[OWN_KEY_TIME] = _own_time(certificates.own_keys.certificate, contents)
+        results[LISTED_KEYS_TIME] = _listed_time([*contents.current.values(), *contents.next.values()])
+    findings = [Finding(check, HERE, verdict, sentence) for check, (verdict, sentence) in results.items()]
+    return Scene(secure, config, certificates), findings
 
 
-def _security(environment: Mapping[str, str]) -> tuple[bool | None, Finding]:
+def _security(environment: Mapping[str, str]) -> tuple[bool | None, Result]:
     try:
         secure = is_secure_zmq_enabled(environment)
     except ConfigurationError as error:
-        return None, Finding(SECURITY, HERE, Verdict.FAILED, str(error))
+        return None, (Verdict.FAILED, str(error))
     if not secure:
         sentence = f"{OPEN_LINK}; set SECURE_ZMQ=1 in .env on both hosts, and restart the agents"
-        return False, Finding(SECURITY, HERE, Verdict.FAILED, sentence)
-    return True, Finding(SECURITY, HERE, Verdict.OK, "1: encrypted and authenticated, or no connection at all")
+        return False, (Verdict.FAILED, sentence)
+    return True, (Verdict.OK, "1: encrypted and authenticated, or no connection at all")
 
 
-def _configuration(environment: Mapping[str, str]) -> tuple[NetworkConfig | None, Finding]:
+def _configuration(environment: Mapping[str, str]) -> tuple[NetworkConfig | None, Result]:
     try:
         config = load_network_config(environment=environment)
     except ConfigurationError as error:
-        return None, Finding(CONFIGURATION, HERE, Verdict.FAILED, str(error))
-    agents = ", ".join(f"{agent.name} at {agent.endpoint}" for agent in config.agents.values())
-    return config, Finding(CONFIGURATION, HERE, Verdict.OK, agents)
+        return None, (Verdict.FAILED, str(error))
+    return config, (Verdict.OK, ", ".join(f"{agent.name} at {agent.endpoint}" for agent in config.agents.values()))
 
 
-def _own_keys(folder: Path) -> tuple[Certificates | None, Finding]:
+def _own_keys(folder: Path) -> tuple[Certificates | None, Result]:
     try:
         certificates = load_certificates(folder)
         _require_same_public_half(certificates)
     except TwinhostError as error:
-        return None, Finding(HALVES, HERE, Verdict.FAILED, str(error))
+        return None, (Verdict.FAILED, str(error))
     certificate = certificates.own_keys.certificate
     owner = certificate.owner
     whose = f"{owner.name} on {owner.host} ({', '.join(sorted(owner.roles))}), {certificate.public.fingerprint}"
-    return certificates, Finding(HALVES, HERE, Verdict.OK, f"they are one pair: {whose}")
-
-
-def _folder(scene: Scene) -> Iterator[Finding]:
-    yield _modes(scene.folder)
-    contents = read_folders(folders_of_keys(scene.folder))
-    yield _files(scene.folder, contents)
-    if scene.certificates is not None:
-        yield _own_time(scene.certificates.own_keys.certificate, contents)
-    yield _listed_time([*contents.current.values(), *contents.next.values()])
+    return certificates, (Verdict.OK, f"they are one pair: {whose}")
 
 
 def _require_same_public_half(certificates: Certificates) -> None:
@@ -117,17 +113,15 @@ def _require_same_public_half(certificates: Certificates) -> None:
                 )
 
 
-def _modes(folder: Path) -> Finding:
+def _modes(folder: Path) -> Result:
     try:
         paths = [folder, *sorted(folder.rglob("*"))]
         faults = [fault for path in paths if (fault := _mode_fault(path))]
     except OSError as error:
-        return Finding(MODES, HERE, Verdict.FAILED, f"{error.filename} can't be read ({error.strerror})")
+        return Verdict.FAILED, f"{error.filename} can't be read ({error.strerror})"
     if faults:
-        return Finding(MODES, HERE, Verdict.FAILED, "; ".join(faults))
-    return Finding(
-        MODES, HERE, Verdict.OK, f"{folder} and the {len(paths) - 1} entries in it can be changed by their owner only"
-    )
+        return Verdict.FAILED, "; ".join(faults)
+    return Verdict.OK, f"only their owner can change {folder} and the {len(paths) - 1} entries in it"
 
 
 def _mode_fault(path: Path) -> str | None:
@@ -147,52 +141,43 @@ def _mode_fault(path: Path) -> str | None:
     return None
 
 
-def _files(folder: Path, contents: FolderContents) -> Finding:
+def _files(folder: Path, contents: FolderContents) -> Result:
     if contents.rejected:
-        return Finding(FILES, HERE, Verdict.FAILED, "; ".join(contents.rejected))
+        return Verdict.FAILED, "; ".join(contents.rejected)
     if not contents.current:
-        return Finding(
-            FILES, HERE, Verdict.FAILED, f"{folder} holds no public key; run: certs-init, or certs-init join"
-        )
+        return Verdict.FAILED, f"{folder} holds no public key; run certs-init, or certs-init join"
     found = f"{len(contents.current)} keys, {len(contents.next)} next ones, {len(contents.revoked)} revoked"
-    return Finding(FILES, HERE, Verdict.OK, found)
+    return Verdict.OK, found
 
 
-def _own_time(own: Certificate, contents: FolderContents) -> Finding:
+def _own_time(own: Certificate, contents: FolderContents) -> Result:
     if own.public.fingerprint in contents.revoked:
-        return Finding(
-            OWN_KEY_TIME,
-            HERE,
-            Verdict.FAILED,
-            f"{own.public.fingerprint} is revoked; enrol a new key: certs-init join --replace",
-        )
-    verdict, sentence = _time_left(own, time.time())
+        return Verdict.FAILED, f"{own.public.fingerprint} is revoked; enrol a new key: certs-init join --replace"
     if not own.validity.has_begun(time.time()):
         sentence = "it is not yet valid: its host's clock was ahead, or this host's clock is behind; set the clock"
-        return Finding(OWN_KEY_TIME, HERE, Verdict.FAILED, sentence)
-    return Finding(OWN_KEY_TIME, HERE, verdict, sentence)
+        return Verdict.FAILED, sentence
+    return _time_left(own, time.time())
 
 
-def _listed_time(certificates: Sequence[Certificate]) -> Finding:
+def _listed_time(certificates: Sequence[Certificate]) -> Result:
     now = time.time()
     found = [(key.owner.name, *_time_left(key, now)) for key in certificates]
     for wanted in (Verdict.FAILED, Verdict.WARNING):
         if any(verdict is wanted for _, verdict, _ in found):
-            sentences = [f"{name}: {sentence}" for name, verdict, sentence in found if verdict is not Verdict.OK]
-            return Finding(LISTED_KEYS_TIME, HERE, wanted, "; ".join(sentences))
-    return Finding(LISTED_KEYS_TIME, HERE, Verdict.OK, f"none of {len(found)} expires within 14 days")
+            return wanted, "; ".join(
+                f"{name}: {sentence}" for name, verdict, sentence in found if verdict != Verdict.OK
+            )
+    return Verdict.OK, f"none of {len(found)} {NOT_SOON}"
 
 
-def _time_left(certificate: Certificate, now: float) -> tuple[Verdict, str]:
+def _time_left(certificate: Certificate, now: float) -> Result:
     validity = certificate.validity
     if validity.not_after is None:
         return Verdict.OK, "it does not expire"
     left = validity.not_after - now
     if validity.has_ended(now):
-        return (
-            Verdict.FAILED,
-            f"it expired {duration(-left)} ago and is refused everywhere; on mainpc, run: {advice.CERTS_INIT} verify",
-        )
+        verify = f"on mainpc, run: {advice.CERTS_INIT} verify"
+        return Verdict.FAILED, f"it expired {duration(-left)} ago and is refused everywhere; {verify}"
     if validity.ends_soon(now):
         return Verdict.WARNING, f"it expires in {duration(max(0.0, left))}; run: {to_rotate(certificate.owner.name)}"
     return Verdict.OK, f"it is valid for another {days(left)}"
