@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from twinhost.agent.membership.audit_witness import Gap, SeenHead
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.documents import AuditAccepted, AuditHeads, read
+from twinhost.cli.documents import read
 from twinhost.cli.output import Failure, printable, to_json
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
@@ -39,6 +40,20 @@ _POLL_EVERY_S = 1.0
 _POLL_DEADLINE_S = 2.0  # short, because the next poll follows anyway
 _NOT_SHOWN = frozenset({"seq", "time", "event", "prev", "hash"})
 _SEQ = re.compile(r'\{"seq":([1-9][0-9]{0,17}),')
+
+
+class AuditHeads(msgspec.Struct, frozen=True):
+    """The reply to `get_audit_heads`; an older agent has no gaps."""
+
+    heads: tuple[SeenHead, ...]
+    gaps: tuple[Gap, ...] = ()
+    fault: str | None = None
+
+
+class AuditAccepted(msgspec.Struct, frozen=True):
+    """The reply to `accept_audit_log`: a phrase for each thing that was accepted."""
+
+    accepted: tuple[str, ...]
 
 
 class Verdict(StrEnum):

@@ -76,39 +76,6 @@ class Registrations(msgspec.Struct, frozen=True):
     agents: tuple[Registration, ...]
 
 
-class SeenHead(msgspec.Struct, frozen=True):
-    """A line of the audit log that another host saw as the newest."""
-
-    seq: int
-    hash: str
-    restored: str | None = None
-    seen_at: str = ""
-
-
-class Gap(msgspec.Struct, frozen=True):
-    """Lines that another host saw and that are gone since a restore, or since an operator accepted it."""
-
-    first: int
-    last: int
-    noticed: str
-    restored: str | None = None
-    acknowledged: str | None = None
-
-
-class AuditHeads(msgspec.Struct, frozen=True):
-    """The reply to `get_audit_heads`; an older agent has no gaps."""
-
-    heads: tuple[SeenHead, ...]
-    gaps: tuple[Gap, ...] = ()
-    fault: str | None = None
-
-
-class AuditAccepted(msgspec.Struct, frozen=True):
-    """The reply to `accept_audit_log`: a phrase for each thing that was accepted."""
-
-    accepted: tuple[str, ...]
-
-
 def read(reply: Reply, kind: type[T]) -> T:
     """Return a reply as a type.
 

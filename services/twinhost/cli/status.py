@@ -130,8 +130,8 @@ def survey_until_healthy(settings: Settings, wait_s: float, on_retry: Callable[[
         while True:
             left_s = ends - time.monotonic()
             deadline_s = min(QUESTION_DEADLINE_S, max(_LAST_DEADLINE_S, left_s)) if wait_s else QUESTION_DEADLINE_S
-            agents_ = settings.config.agents.values()
-            survey = Survey(settings, tuple(_ask(settings, agent, client_of, deadline_s) for agent in agents_))
+            agents_asked = settings.config.agents.values()
+            survey = Survey(settings, tuple(_ask(settings, agent, client_of, deadline_s) for agent in agents_asked))
             failures = survey.failures()
             pause_s = min(_PAUSE_S, ends - time.monotonic())
             if not failures or pause_s <= 0:

@@ -46,9 +46,7 @@ def watch(
     """
     topics = topic or list(TOPICS)
     if unknown := [each for each in topics if each not in TOPICS]:
-        raise typer.BadParameter(
-            f"{unknown[0]!r} is no topic; the topics are: {', '.join(TOPICS)}", param_hint="--topic"
-        )
+        raise typer.BadParameter(f"{unknown[0]!r} is no topic; use {', '.join(TOPICS)}", param_hint="--topic")
     settings = load_settings()
     mainpc = settings.registry_agent
     feed_at = settings.feed_address(mainpc)
@@ -98,16 +96,12 @@ class Watcher:
         while True:
             event = subscriber.get(_POLL_S)
             try:
-                if (
-                    event is not None
-                ):  # before asking mainpc, which may fail: events that are not stored must not get lost
+                if event is not None:  # before mainpc is asked, which may fail: not every event is stored
                     self._take(event)
                 if (subscriber.connected and not connected) or time.monotonic() >= ask_at:
                     self._catch_up()
                     ask_at = time.monotonic() + _ASK_EVERY_S
-                if event is not None or (
-                    connected and subscriber.connected
-                ):  # in two rounds: the feed may disconnect at once
+                if event is not None or (connected and subscriber.connected):  # twice: the feed may disconnect at once
                     had_session, session_at = True, time.monotonic()
                 connected = subscriber.connected
                 fault: TwinhostError | None = subscriber.fault
@@ -150,17 +144,14 @@ class Watcher:
             self._client.call("ping")
             return
         pages = {topic: self._ask(topic, since, 1) for topic, since in self._last.items()}
-        newest = min(
-            page.last_seq for page in pages.values()
-        )  # what came between two questions is left for the next time
+        newest = min(page.last_seq for page in pages.values())  # what came between two questions waits
         if newest < max(self._last.values()):  # its store is new, and so are its numbers
             output.say("missing:", output.WARN, "mainpc's numbers start again; what it had stored before is gone")
             self._last = dict.fromkeys(self._last, 0)
         for topic, page in pages.items():
             if page.let_go_to > self._last[topic] > 0:
-                output.say(
-                    "missing:", output.WARN, f"some of {topic} after {self._last[topic]} was deleted to make room"
-                )
+                sentence = f"some of {topic} after {self._last[topic]} was deleted for newer ones"
+                output.say("missing:", output.WARN, sentence)
         behind = [topic for topic, since in self._last.items() if since < newest]
         missed = [(topic, fields) for topic in behind for fields in self._missed(topic, newest)]
         for topic, fields in sorted(missed, key=lambda each: int(each[1]["seq"])):

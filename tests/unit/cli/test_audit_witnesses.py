@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from twinhost.cli.audit import Verdict, WitnessReport, _report, _SeenLines
-from twinhost.cli.documents import AuditHeads, SeenHead
+from twinhost.agent.membership.audit_witness import SeenHead
+from twinhost.cli.audit import AuditHeads, Verdict, WitnessReport, _report, _SeenLines
 from twinhost.store.audit_log.chain import NO_HASH
 
 
