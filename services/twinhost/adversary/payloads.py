@@ -45,55 +45,60 @@ _NO_REQUEST = {
 
 
 def _huge_before(target: Target) -> Outcome:
-    size = 2 * target.max_payload_bytes  # as much as libzmq itself lets one frame have
+    size = 2 * target.max_payload_bytes  # the limit that libzmq itself has for a frame
 
-    def push(line: RawConnection) -> None:
-        line.send(frame_header(size, COMMAND) + _HELLO)
+    def push(connection: RawConnection) -> None:
+        connection.send(frame_header(size, COMMAND) + _HELLO)
         for _ in range((size - len(_HELLO) - 1) // _PIECE):
-            line.send(bytes(_PIECE))
+            connection.send(bytes(_PIECE))
 
     return _cut_before_the_handshake(target, push, f"a handshake of {size:,} bytes")
 
 
 def _many_before(target: Target) -> Outcome:
     frames = encode_frame(b"\x01x", COMMAND) * SMALL_FRAMES
-    return _cut_before_the_handshake(target, lambda line: line.send(frames), f"{SMALL_FRAMES:,} frames")
+    return _cut_before_the_handshake(target, lambda connection: connection.send(frames), f"{SMALL_FRAMES:,} frames")
 
 
 def _cut_before_the_handshake(target: Target, push: Callable[[RawConnection], None], what: str) -> Outcome:
-    with target.connect() as line:
+    def greet_and_push(connection: RawConnection) -> None:
+        connection.greet(b"CURVE" if target.secure else b"NULL")
+        push(connection)
+
+    with target.connect() as connection:
         started = time.monotonic()
-        try:
-            line.greet(b"CURVE" if target.secure else b"NULL")
-            push(line)
-            _, over = line.read_to_end(CUT_WITHIN_S)
-        except Disconnected:
-            over = True
-        except NoAnswer:
-            over = False
+        cut = _is_cut(connection, greet_and_push)
         took = time.monotonic() - started
-    if not over or took > CUT_WITHIN_S:
+    if not cut or took > CUT_WITHIN_S:
         return breached(f"it accepted {what} from a stranger for {took:.1f} s")
     return defended(f"it cut {what} after {took:.2f} s")
 
 
 def _huge_after(target: Target) -> Outcome:
     limit = 2 * target.max_payload_bytes
-    with target.insider() as client:
+
+    def push(connection: RawConnection) -> None:
         started, sent = time.monotonic(), 0
-        try:
-            client.connection.send(frame_header(_HUGE_BYTES))
-            while sent < limit + 16 * _PIECE and time.monotonic() < started + TIMEOUT_S:
-                client.connection.send(bytes(_PIECE))
-                sent += _PIECE
-            _, over = client.connection.read_to_end(CUT_WITHIN_S)
-        except Disconnected:
-            over = True
-        except NoAnswer:
-            over = False
-    if not over:
-        return breached(f"a frame that claims {_HUGE_BYTES:,} bytes was read for more than {CUT_WITHIN_S:g} s")
+        connection.send(frame_header(_HUGE_BYTES))
+        while sent < limit + 16 * _PIECE and time.monotonic() < started + TIMEOUT_S:
+            connection.send(bytes(_PIECE))
+            sent += _PIECE
+
+    with target.insider() as client:
+        if not _is_cut(client.connection, push):
+            return breached(f"a frame that claims {_HUGE_BYTES:,} bytes was read for more than {CUT_WITHIN_S:g} s")
     return defended(f"the connection was cut when a frame claimed {_HUGE_BYTES:,} bytes")
+
+
+def _is_cut(connection: RawConnection, push: Callable[[RawConnection], None]) -> bool:
+    """Return whether the agent disconnects while it is sent something, or soon afterwards."""
+    try:
+        push(connection)
+        return connection.read_to_end(CUT_WITHIN_S)[1]
+    except Disconnected:
+        return True
+    except NoAnswer:
+        return False
 
 
 def _many_after(target: Target) -> Outcome:
