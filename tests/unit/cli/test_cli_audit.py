@@ -83,7 +83,7 @@ def test_what_is_no_line_does_not_steer_a_terminal(hosts: TwoHosts, cli: Cli) ->
     assert json.loads(cli(hosts, "audit", "tail", "--json").out.splitlines()[-1]) == {"unreadable": "\x1b]0;owned\x07"}
 
 
-def test_follow_shows_lines_as_they_come_and_waits_for_an_agent_that_is_away(hosts: TwoHosts) -> None:
+def test_follow_shows_new_lines_and_waits_for_an_absent_agent(hosts: TwoHosts) -> None:
     """Until Ctrl-C, which ends it quietly."""
     note(hosts, 3)
     process = subprocess.Popen(

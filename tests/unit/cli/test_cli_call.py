@@ -34,7 +34,7 @@ from twinhost.cli.arguments import parse_fields
         ("k=" + "[" * 100_000, "[" * 100_000),
     ],
 )
-def test_a_value_is_json_where_it_is_json_and_text_where_it_is_not(pair: str, value: Any) -> None:
+def test_a_value_is_json_if_it_is_valid_json_and_else_text(pair: str, value: Any) -> None:
     """Whatever JSON does not know, NaN for one, is a text."""
     (parsed,) = parse_fields([pair]).values()
     assert (type(parsed), parsed) == (type(value), value)

@@ -265,7 +265,7 @@ def test_a_wrong_pin_is_told(hosts: TwoHosts, cli: Cli) -> None:
     assert checks[SDT, "unknown key refused"]["verdict"] == "not played"
 
 
-def test_a_fault_of_the_zap_handler_is_told_apart_from_a_wrong_pin(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> None:
+def test_a_zap_fault_is_distinguished_from_a_wrong_pin(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> None:
     """To a client of libzmq ZAP 300 looks like one; by hand it does not."""
     monkeypatch.setattr(answers, "_DEADLINE_S", SHORT_S)
 

@@ -87,7 +87,7 @@ def test_a_new_key_has_its_whole_life_before_it(start_hosts: StartHosts, cli: Cl
     assert "1 d 3 h" in shown
 
 
-def test_a_table_folds_where_it_is_narrow_and_keeps_the_fingerprints(ageing: TwoHosts) -> None:
+def test_a_narrow_table_folds_and_keeps_the_fingerprints(ageing: TwoHosts) -> None:
     """On a terminal of 60 columns nothing is lost."""
     out = run_on_terminal(ageing.environment, "keys", "list", columns=60).out
     for fingerprint in ageing.fingerprints.values():
@@ -131,7 +131,7 @@ def test_an_acknowledged_revocation_is_no_warning(hosts: TwoHosts, cli: Cli) -> 
 
 
 @pytest.mark.parametrize("follows", ["the newest list", "an older list", "none"])
-def test_an_agent_that_cannot_be_asked_itself_is_judged_by_its_heartbeat(
+def test_an_agent_that_cannot_be_asked_is_judged_by_its_heartbeat(
     hosts: TwoHosts, cli: Cli, follows: str
 ) -> None:
     """An agent of a third machine, which no configuration names."""

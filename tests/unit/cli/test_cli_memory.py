@@ -304,7 +304,7 @@ def test_a_twin_that_is_there_is_left_as_it_is(remembering: MemoryHosts, cli: Cl
     assert (twin.data, twin.revision) == ({"mood": "newer"}, 1)
 
 
-def test_what_was_deleted_since_is_stored_again_by_another_import(
+def test_what_was_deleted_is_stored_again_by_another_import(
     remembering: MemoryHosts, cli: Cli, older: list[str]
 ) -> None:
     """Within the minutes for which a reply is kept, too; with the moments that the file tells."""

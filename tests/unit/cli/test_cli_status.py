@@ -132,7 +132,7 @@ def test_a_failed_check_is_told_with_its_detail(hosts: TwoHosts, cli: Cli, check
     assert ran.err == f"error [unhealthy]: {UMRA} is {status}, not ready ({check}: disk I/O error)\n"
 
 
-def test_a_health_document_of_another_shape_is_an_error_with_the_field(hosts: TwoHosts, cli: Cli) -> None:
+def test_a_malformed_health_document_is_an_error_with_the_field(hosts: TwoHosts, cli: Cli) -> None:
     """An agent of another version is told apart from one that is ill."""
     hosts.pc2.document = {"uptime_s": "long"}
     ran = cli(hosts, "status")
