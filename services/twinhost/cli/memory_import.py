@@ -30,6 +30,7 @@ import msgspec
 from twinhost.cli.documents import read
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, RequestError
+from twinhost.secure_zmq.wire import Reply
 from twinhost.unified_memory_reasoning.keeping.provenance_replies import QuarantineList
 from twinhost.unified_memory_reasoning.memory_model.memory_replies import MemoriesFound, MemoriesMerged
 from twinhost.unified_memory_reasoning.twin_replies import TwinFound
@@ -100,7 +101,7 @@ class Importer:
             self.added += 1
 
     def _send(self, item: Item) -> None:
-        reply = self.client.call(item.action, deadline_s=_DEADLINE_S, **item.fields)
+        reply = self._call(item.action, **item.fields)
         if item.action != "sync_memories":
             return
         merged = read(reply, MemoriesMerged)
@@ -109,14 +110,14 @@ class Importer:
         # It was deleted after its last change in the file: store it as new, then give it the file's `created`.
         (memory,) = item.fields["memories"]
         new = {name: value for name, value in memory.items() if name in _NEW_MEMORY_FIELDS}
-        self.client.call("store_memory", deadline_s=_DEADLINE_S, **new)
-        self.client.call(item.action, deadline_s=_DEADLINE_S, **item.fields)
+        self._call("store_memory", **new)
+        self._call(item.action, **item.fields)
 
     def _is_there(self, item: Item) -> bool:
         if item.action == "update_twin":
             user_id = item.fields["user_id"]
-            twin = self.client.call("get_twin", deadline_s=_DEADLINE_S, user_id=user_id)
-            return read(twin, TwinFound)["revision"] > 0 or user_id in self._hidden("twins", "user_id")
+            twin = read(self._call("get_twin", user_id=user_id), TwinFound)
+            return twin["revision"] > 0 or user_id in self._hidden("twins", "user_id")
         kind, key = _key(item)
         known = self._written(kind)
         if key in known or (kind == "memories" and self._memory_is_there(key)):
@@ -125,40 +126,35 @@ class Importer:
         return False
 
     def _memory_is_there(self, memory_id: str) -> bool:
-        found = self.client.call(
-            "query_memory", deadline_s=_DEADLINE_S, memory_id=memory_id, include_forgotten=True, limit=1
-        )
+        found = self._call("query_memory", memory_id=memory_id, include_forgotten=True, limit=1)
         return read(found, MemoriesFound)["count"] > 0 or memory_id in self._hidden("memories", "id")
 
     def _hidden(self, kind: str, name: str) -> set[Any]:
         """Return the field `name` of all quarantined entries of a kind, which no other reply shows."""
         if (key := f"hidden {kind}") not in self._known:
-            writers = read(self.client.call("list_quarantine", deadline_s=_DEADLINE_S), QuarantineList)["quarantined"]
-            self._known[key] = {
-                entry.get(name) for writer in writers for entry in _written_by(self.client, writer["name"], kind)
-            }
+            writers = read(self._call("list_quarantine"), QuarantineList)["quarantined"]
+            entries = (entry for writer in writers for entry in self._written_by(writer["name"], kind))
+            self._known[key] = {entry.get(name) for entry in entries}
         return self._known[key]
 
     def _written(self, kind: str) -> set[Any]:
         """Return the keys of what this operator has written of a kind."""
         if kind not in self._known:
-            keys: set[Any] = set()
-            for entry in _written_by(self.client, self.name, kind):
-                keys |= _keys_of(kind, entry)
-            self._known[kind] = keys
+            self._known[kind] = {key for entry in self._written_by(self.name, kind) for key in _keys_of(kind, entry)}
         return self._known[kind]
 
+    def _written_by(self, name: str, kind: str) -> Iterator[dict[str, Any]]:
+        """Return everything that a caller wrote of one kind, newest first."""
+        before: dict[str, int] = {}
+        while True:
+            page = read(self._call("memory_by", name=name, kind=kind, limit=_PAGE, **before), Written).written[kind]
+            yield from page.entries
+            if not page.more or page.next_before is None:
+                return
+            before = {"before": page.next_before}
 
-def _written_by(client: Client, name: str, kind: str) -> Iterator[dict[str, Any]]:
-    """Return everything that a caller wrote of one kind, newest first."""
-    before: dict[str, int] = {}
-    while True:
-        fields: dict[str, Any] = {"name": name, "kind": kind, "limit": _PAGE, **before}
-        page = read(client.call("memory_by", deadline_s=_DEADLINE_S, **fields), Written).written[kind]
-        yield from page.entries
-        if not page.more or page.next_before is None:
-            return
-        before = {"before": page.next_before}
+    def _call(self, action: str, **fields: Any) -> Reply:
+        return self.client.call(action, deadline_s=_DEADLINE_S, **fields)
 
 
 def _key(item: Item) -> tuple[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, BinaryIO
 
 import msgspec
@@ -39,18 +40,17 @@ def fetch_backup(client: Client, write: Callable[[bytes], object]) -> BackupDocu
         MalformedRequest: the bytes that came are not the agent's.
         TwinhostError: the agent can't be asked, or refuses.
     """
-    backup = read(client.call("begin_backup", deadline_s=_DEADLINE_S), BackupDocument)
+    call = partial(client.call, deadline_s=_DEADLINE_S)
+    backup = read(call("begin_backup"), BackupDocument)
     polls = _polls("the backup is not ready")
     while backup["state"] == "copying":
         next(polls)
-        status = client.call("backup_status", deadline_s=_DEADLINE_S, backup_id=backup["backup_id"])
-        backup = read(status, BackupDocument)
+        backup = read(call("backup_status", backup_id=backup["backup_id"]), BackupDocument)
     if (failure := backup.get("failure")) is not None:
         raise StoreUnavailable(failure)
     digest, offset = hashlib.sha256(), 0
     while offset < backup["size"]:
-        page = client.call("read_backup", deadline_s=_DEADLINE_S, backup_id=backup["backup_id"], offset=offset)
-        data = read(page, BackupPart).data
+        data = read(call("read_backup", backup_id=backup["backup_id"], offset=offset), BackupPart).data
         if not data:
             break
         digest.update(data)
@@ -76,19 +76,20 @@ def send_backup(client: Client, source: BinaryIO, size: int | None, max_payload_
         MalformedRequest: it is no backup of this agent.
         TwinhostError: the agent can't be asked, or refuses.
     """
-    begun = read(client.call("begin_restore", deadline_s=_DEADLINE_S, size=size), RestoreBegun)
+    call = partial(client.call, deadline_s=_DEADLINE_S)
+    begun = read(call("begin_restore", size=size), RestoreBegun)
     restore_id = begun["restore_id"]
     part_bytes = max(1, min(begun["chunk_bytes"], (max_payload_bytes - _MESSAGE_OVERHEAD) // 4 * 3))
     digest, offset = hashlib.sha256(), 0
     while data := source.read(part_bytes):
-        client.call("write_restore", deadline_s=_DEADLINE_S, restore_id=restore_id, offset=offset, data=data)
+        call("write_restore", restore_id=restore_id, offset=offset, data=data)
         digest.update(data)
         offset += len(data)
     if not offset:
         raise MalformedRequest("the file is empty; name a file that `./twinhost memory backup` wrote")
     sent: dict[str, Any] = {"restore_id": restore_id, "size": offset, "sha256": digest.hexdigest()}
     for _ in _polls("the backup is not checked"):
-        finished = read(client.call("finish_restore", deadline_s=_DEADLINE_S, **sent), RestoreFinished)
+        finished = read(call("finish_restore", **sent), RestoreFinished)
         if finished["state"] == "staged":
             return finished["rows"]
     raise AssertionError("unreachable: _polls raises at its end")

@@ -131,9 +131,7 @@ def test_an_acknowledged_revocation_is_no_warning(hosts: TwoHosts, cli: Cli) -> 
 
 
 @pytest.mark.parametrize("follows", ["the newest list", "an older list", "none"])
-def test_an_agent_that_cannot_be_asked_is_judged_by_its_heartbeat(
-    hosts: TwoHosts, cli: Cli, follows: str
-) -> None:
+def test_an_agent_that_cant_be_asked_is_judged_by_its_heartbeat(hosts: TwoHosts, cli: Cli, follows: str) -> None:
     """An agent of a third machine, which no configuration names."""
     third, gone = new_pair("third", "pc3"), new_pair("gone")
     write_certificate(third.certificate, hosts.folders["server"] / "third.key")
