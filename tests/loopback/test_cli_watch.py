@@ -277,7 +277,7 @@ def test_who_may_not_subscribe_is_told(hosts: Hosts, topics: tuple[str, ...]) ->
     with Watch(hosts, *topics, by=UMRA) as watch:
         assert watch.wait() == 1
         (sentence,) = watch.err
-        assert sentence.startswith("error [not_granted]: mainpc answers and its event feed at tcp://127.0.0.1:")
+        assert sentence.startswith("error [not_granted]: mainpc answers, but its event feed at tcp://127.0.0.1:")
         assert "grant it `subscribe`" in sentence
 
 
