@@ -1,10 +1,9 @@
 """A server changes its key on one port: a moment's gap, and nothing lost or doubled."""
 
-import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ import zmq
 from tests.identities import new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.loopback.bare_zmq import Clients, curve_server, endpoint
-from tests.loopback.raw_zmtp import CurveDealer
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.adversary.clients import open_session
+from twinhost.adversary.zmtp import connect_to
 from twinhost.secure_zmq import bound_socket, sockets
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, SocketMisuse, WrongServerKey
@@ -105,7 +105,7 @@ def test_what_has_come_is_answered_under_the_old_key(
     """A request that waits in the socket when the change is due gets its reply; its sessions are forgotten then."""
     with ExitStack() as stack:
         held, waiting = (
-            stack.enter_context(closing(CurveDealer(agent.address, {}, peer_keys, agent.public_key))) for _ in range(2)
+            stack.enter_context(open_session(connect_to(agent.address), peer_keys, agent.public_key)) for _ in range(2)
         )
         held.send(b'{"action": "hold"}')
         assert agent.entered.wait(PATIENCE_S)
@@ -117,7 +117,7 @@ def test_what_has_come_is_answered_under_the_old_key(
 
         agent.before_hold_returns = change_when_the_next_has_come
         agent.gate.set()
-        assert [json.loads(dealer.receive())["status"] for dealer in (held, waiting)] == ["ok", "ok"]
+        assert [dealer.receive()["status"] for dealer in (held, waiting)] == ["ok", "ok"]
         counts = agent.server_socket.sessions.counts
         wait_until(lambda: counts() == {}, PATIENCE_S, "the sessions of the old key are counted no more")
 

@@ -17,7 +17,7 @@ from twinhost.archive.restore import Checked, Restored, check, kept_as, restore
 from twinhost.archive.state import check_audit
 from twinhost.certificates.layout import only_host
 from twinhost.certificates.tree import is_revoked, own_pairs
-from twinhost.cli.program import STANDARD_STREAM, Version, application, note, run
+from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, run
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.advice import CERTS_INIT
 from twinhost.secure_zmq.certificates import load_certificates

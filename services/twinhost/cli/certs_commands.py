@@ -36,7 +36,7 @@ from twinhost.certificates.rotate import rotate_client, rotate_server
 from twinhost.certificates.tree import own_folders
 from twinhost.certificates.verify import verify_tree
 from twinhost.cli.certs_init import make
-from twinhost.cli.program import STANDARD_STREAM, Version, application, note, say
+from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, say
 from twinhost.network_config import NetworkConfig, load_network_config
 from twinhost.secure_zmq.advice import CERTS_INIT, CERTS_INIT_PIPED
 from twinhost.secure_zmq.certificates import certificates_folder

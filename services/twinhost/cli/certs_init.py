@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if words:
         from twinhost.cli.certs_commands import commands  # noqa: PLC0415 - takes longer than the keys
-        from twinhost.cli.program import run  # noqa: PLC0415
+        from twinhost.cli.standalone import run  # noqa: PLC0415
 
         return run(commands, PROGRAM, words)
     try:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal, run_process
-from twinhost.cli.printable import printable, to_json
+from twinhost.cli.output import printable, to_json
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\u200b\u2028[bold red]x[/bold red]:smile:\r\nforged  line\x7f"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\u200b\u2028[bold red]x[/bold red]:smile:\x0d\x0aforged  line\x7f"

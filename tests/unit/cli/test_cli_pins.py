@@ -122,7 +122,7 @@ def test_an_agent_that_mainpc_does_not_know_is_one_sentence(start_hosts: StartHo
     (folder_of(hosts) / "client.key").unlink()
     ran = cli(hosts, "ping", "pc2", "--json")
     assert (ran.status, json.loads(ran.out)["code"]) == (1, "key_file_missing")
-    for words in ("client.key is missing", f"{SDT} does not tell the key", f"start {UMRA}", "certs-init trust"):
+    for words in ("client.key is missing", f"{SDT} does not provide the key", f"start {UMRA}", "certs-init trust"):
         assert words in ran.err
 
 
@@ -142,4 +142,4 @@ def test_a_file_of_somebody_elses_key_is_told(hosts: TwoHosts, cli: Cli) -> None
     (folder_of(hosts) / "client.key").write_bytes((folder_of(hosts) / "server.key").read_bytes())
     ran = cli(hosts, "ping", "pc2", "--json")
     assert (ran.status, json.loads(ran.out)["code"]) == (1, "key_mismatch")
-    assert f"client.key is the key of {SDT}, and not of {UMRA}" in ran.err
+    assert f"client.key is the key of {SDT}, not of {UMRA}" in ran.err

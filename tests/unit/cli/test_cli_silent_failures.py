@@ -90,7 +90,7 @@ def test_nobody_at_all_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.Mo
     told_once(cli, hosts, "server_unreachable", "nothing answered at that address", "check that the agent runs")
 
 
-def test_an_agent_that_is_asked_beside_the_broken_one_is_answered(hosts: TwoHosts, cli: Cli) -> None:
+def test_an_agent_beside_a_broken_one_is_answered(hosts: TwoHosts, cli: Cli) -> None:
     """One cause, one sentence, and nothing hidden."""
     replace_certificate(new_pair(SDT, "mainpc").certificate, hosts.folders["operator"] / "server.key")
     ran = cli(hosts, "ping", "--json")

@@ -69,7 +69,7 @@ def test_the_client_registers_only_if_asked_to(hosts: TwoHosts) -> None:
         assert client.call("get_ok_agents")["agents"] == [UMRA]
 
 
-def test_the_client_without_secure_is_refused_by_a_secured_server(hosts: TwoHosts) -> None:
+def test_the_client_without_secure_is_refused_by_secured_mainpc(hosts: TwoHosts) -> None:
     """One sentence, and exit status 1; nothing of an answer."""
     ran = run_script("secure_sdt_client.py", *port_of(hosts))
     assert (ran.status, ran.out) == (1, "")

@@ -1,21 +1,30 @@
-"""A peer with a good key that claims to be another: in the body, in its metadata, and by a routing-id."""
+"""Attacks by a peer with an authorised key: another's name, another's replies, and more than its share."""
 
 import secrets
 import time
 from contextlib import ExitStack
 from typing import Any
 
-from twinhost.adversary.handmade.clients import PlainClient, Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Silent
-from twinhost.adversary.intruder.attack import OPEN_LINK, OPERATORS_KEY, Attack, Outcome, broken, held, not_played
-from twinhost.adversary.intruder.target import GOOD_CALL_S, Target
+from twinhost.adversary.attack import (
+    GOOD_CALL_S,
+    OPEN_LINK,
+    OPERATORS_KEY,
+    Attack,
+    Outcome,
+    Target,
+    breached,
+    defended,
+    not_played,
+)
+from twinhost.adversary.clients import PlainClient, Refused
+from twinhost.adversary.zmtp import Disconnected, NoAnswer
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import NotGranted
 
-_OPERATORS_ACTIONS = ("get_peers", "get_audit")  # what an agent does not have it need not refuse
+_OPERATORS_ACTIONS = ("get_peers", "get_audit")  # an agent need not refuse an action that it does not have
 _UNKNOWN = "unknown_action"
 _SHORT_S = 1.0
-_SOCKETS = 4  # of the first ROUTERs and REPs of a process; an agent's request socket is the second
+_SOCKETS = 4  # the first ROUTERs and REPs of a process; an agent's request socket is the second
 _TAKEN = 5  # routing-ids that are taken in each of their sequences
 _APART = 100  # how far from one to the next
 
@@ -28,10 +37,10 @@ def _name_in_the_body(target: Target) -> Outcome:
         claimed = client.call("get_peers", source_agent="operator", agent_name="operator", role="operator")
         heartbeat = client.call("heartbeat", agent_name=another.name)  # harmless, should it be granted
     if claimed.get("code") != NotGranted.code:
-        return broken(f"`source_agent` in the body made it answer as to an operator: {_told(claimed)}")
+        return breached(f"`source_agent` in the body made it answer as to an operator: {_shown(claimed)}")
     if heartbeat.get("code") not in (NotGranted.code, _UNKNOWN):
-        return broken(f"it took a heartbeat for {another.name} from somebody else: {_told(heartbeat)}")
-    return held("the body's names are ignored: not_granted")
+        return breached(f"it accepted a heartbeat for {another.name} from somebody else: {_shown(heartbeat)}")
+    return defended("the names in the body are ignored: not_granted")
 
 
 def _not_granted(target: Target) -> Outcome:
@@ -41,25 +50,25 @@ def _not_granted(target: Target) -> Outcome:
         replies = {action: client.call(action) for action in _OPERATORS_ACTIONS}
     for action, reply in replies.items():
         if reply.get("code") not in (NotGranted.code, _UNKNOWN):
-            return broken(f"{action} was granted: {_told(reply)}")
+            return breached(f"{action} was granted: {_shown(reply)}")
     if replies["get_peers"].get("code") != NotGranted.code:
-        return broken(f"get_peers was not refused as not granted: {_told(replies['get_peers'])}")
-    return held("; ".join(f"{action}: {reply['code']}" for action, reply in replies.items()))
+        return breached(f"get_peers was not refused as not granted: {_shown(replies['get_peers'])}")
+    return defended("; ".join(f"{action}: {reply['code']}" for action, reply in replies.items()))
 
 
 def _forged_metadata(target: Target) -> Outcome:
-    """Claim another's name where ZAP puts the true one; whoever is believed loses or gains an operator's rights."""
+    """Claim another name in the metadata, where ZAP puts the true one; success gains or loses an operator's rights."""
     claimed = _somebody_else(target).name if target.operator else "operator"
     properties = {"User-Id": claimed.encode(), "Peer-Identity": b"SHA256:" + b"A" * 43 + b" " + claimed.encode()}
     try:
         with target.insider(properties) as client:
             reply = client.call("get_peers")
-    except (HungUp, Refused) as end:
-        return held(f"it ended the connection: {end}")
+    except (Disconnected, Refused) as end:
+        return defended(f"it closed the connection: {end}")
     granted = reply.get("code") is None
     if granted is target.operator:
-        return held(f"the claim to be {claimed} is ignored")
-    return broken(f"a peer that claimed to be {claimed} in its metadata was believed: {_told(reply)}")
+        return defended(f"the claim to be {claimed} is ignored")
+    return breached(f"a peer that claimed to be {claimed} in its metadata was believed: {_shown(reply)}")
 
 
 def _stolen_routing_id(target: Target) -> Outcome:
@@ -68,13 +77,13 @@ def _stolen_routing_id(target: Target) -> Outcome:
         victim.call("ping")
         try:
             with target.insider(routing_id) as thief:
-                return _share(victim, thief)
-        except (HungUp, Refused):
+                return _compete(victim, thief)
+        except (Disconnected, Refused):
             return _still_served(victim)
 
 
 def _coming_routing_ids(target: Target) -> Outcome:
-    """Take the routing-ids that libzmq would hand out after a start without a seed, and let it come to one of them."""
+    """Take the routing-ids that libzmq would assign if its generator had no seed, and connect until one is due."""
     starts = predicted_starts(_SOCKETS)
     coming = [(start + _APART * number) & 0xFFFFFFFF for start in starts for number in range(1, _TAKEN + 1)]
     with ExitStack() as stack:
@@ -82,23 +91,23 @@ def _coming_routing_ids(target: Target) -> Outcome:
         for number in coming:
             try:
                 holders.append(stack.enter_context(target.insider({"Identity": b"\0" + number.to_bytes(4)})))
-            except (HungUp, Refused):  # somebody has this one already
+            except (Disconnected, Refused):  # somebody has this one already
                 continue
         try:
             for _ in range(_APART + 1):
-                _connect_again(target).line.close()
+                _connect_again(target).connection.close()
             for holder in holders:
                 holder.answers_ping(GOOD_CALL_S)
-        except (HungUp, Silent, Refused, OSError) as end:
-            return broken(f"connections ended when their routing-ids came up, so the agent's process aborted: {end}")
-    return held(f"{len(holders)} predictable routing-ids were taken, and none came up in {_APART + 1} connections")
+        except (Disconnected, NoAnswer, Refused, OSError) as end:
+            return breached(f"connections ended when their routing-ids were due, so the agent's process aborted: {end}")
+    return defended(f"{len(holders)} predictable routing-ids were taken, and none was due in {_APART + 1} connections")
 
 
 def _too_many_sessions(target: Target) -> Outcome:
-    """Hold more connections with one key than it may have; they end together, and then it may connect again."""
+    """Open more connections with one key than allowed; after they end it may connect again."""
     if not target.secure:
         return not_played(OPEN_LINK)
-    limit = target.settings.config.limits.sessions_per_key
+    limit = target.config.limits.sessions_per_key
     with ExitStack() as stack:
         try:
             for _ in range(limit + 1):
@@ -106,9 +115,9 @@ def _too_many_sessions(target: Target) -> Outcome:
         except Refused as end:
             refusal = str(end)
         else:
-            return broken(f"one key holds {limit + 1} connections, and network_config.yaml allows {limit}")
-    _connect_again(target).line.close()
-    return held(f"one key may have {limit} connections; the one after them was refused: {refusal}")
+            return breached(f"one key holds {limit + 1} connections, and network_config.yaml allows {limit}")
+    _connect_again(target).connection.close()
+    return defended(f"one key may have {limit} connections; the one after them was refused: {refusal}")
 
 
 def _connect_again(target: Target) -> PlainClient:
@@ -124,7 +133,7 @@ def _connect_again(target: Target) -> PlainClient:
 
 
 def predicted_starts(count: int) -> list[int]:
-    """Return where the first sockets of a process that nobody seeded start to number their peers.
+    """Return the first routing-id of each of a process's first sockets, if nothing seeded libzmq's generator.
 
     The generator is that of glibc's `rand()` (random_r.c, TYPE_3) with its default seed, 1; libzmq joins two values
     (random.cpp).
@@ -142,38 +151,38 @@ def predicted_starts(count: int) -> list[int]:
     return [(low | high << 31) & 0xFFFFFFFF for low, high in zip(drawn[::2], drawn[1::2], strict=True)]
 
 
-def _share(victim: PlainClient, thief: PlainClient) -> Outcome:
+def _compete(victim: PlainClient, thief: PlainClient) -> Outcome:
     try:
         thief.call("ping", within_s=_SHORT_S)
-    except (HungUp, Silent, Refused):
+    except (Disconnected, NoAnswer, Refused):
         return _still_served(victim)
     outcome = _still_served(victim)
-    return broken(f"a second connection took over a routing-id and was answered; {outcome.sentence}")
+    return breached(f"a second connection took over a routing-id and was answered; {outcome.sentence}")
 
 
 def _still_served(victim: PlainClient) -> Outcome:
     try:
         victim.call("ping", within_s=GOOD_CALL_S)
-    except (HungUp, Silent, Refused) as end:
-        return broken(f"whoever had the routing-id first got its reply no more: {end}")
-    return held("the second to claim it is told nothing, and the first one keeps its replies")
+    except (Disconnected, NoAnswer, Refused) as end:
+        return breached(f"the first owner of the routing-id no longer got its replies: {end}")
+    return defended("the second connection that claims it gets nothing, and the first keeps its replies")
 
 
 def _somebody_else(target: Target) -> Agent:
     mine = target.own_keys.certificate.owner.name if target.own_keys else ""
-    others = [agent for agent in target.settings.config.agents.values() if agent.name != mine]
+    others = [agent for agent in target.config.agents.values() if agent.name != mine]
     return others[0] if others else target.agent
 
 
-def _told(reply: dict[str, Any]) -> str:
+def _shown(reply: dict[str, Any]) -> str:
     return str({name: value for name, value in reply.items() if name in ("status", "code", "error")})[:160]
 
 
 ATTACKS = (
-    Attack("another's name in the body", "who asks is what the connection proved", _name_in_the_body),
-    Attack("an action not granted", "an agent's key does not do what is an operator's", _not_granted),
-    Attack("forged metadata", "what a peer claims in its handshake is overruled by its key", _forged_metadata),
-    Attack("coming routing-ids", "nobody aborts the agent by a routing-id that is to come", _coming_routing_ids),
-    Attack("too many sessions", "one key can't use up the connections of all", _too_many_sessions),
-    Attack("stolen routing-id", "nobody's replies can be drawn to another connection", _stolen_routing_id),
+    Attack("another's name in the body", "the caller is who the connection proved to be", _name_in_the_body),
+    Attack("an action not granted", "an agent's key can't run an operator's actions", _not_granted),
+    Attack("forged metadata", "the metadata of a handshake never overrides the key", _forged_metadata),
+    Attack("coming routing-ids", "a predicted routing-id can't abort the agent", _coming_routing_ids),
+    Attack("too many sessions", "one key can't use up everybody's connections", _too_many_sessions),
+    Attack("stolen routing-id", "replies can't be diverted to another connection", _stolen_routing_id),
 )
