@@ -16,7 +16,7 @@ from twinhost.secure_zmq.subscriber import Subscriber
 
 HOLDS_WITHIN_S = 2.0  # the promise, from the file's change
 AGENTS_CALLS = {"mainpc": ("get_ok_agents", "get_peers"), "pc2": ("health", "get_peers")}  # granted, and not
-FILE = "twinhost.network_config.yaml"
+FILE = "network_config.yaml"
 
 pytestmark = pytest.mark.sdt_security
 Write = Callable[[Path, str], None]

@@ -25,7 +25,7 @@ def quick(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory)
     config = folder / "config"
     shutil.copytree(REPOSITORY / "config", config)
     config.chmod(0o755)
-    path = config / "twinhost.network_config.yaml"
+    path = config / "network_config.yaml"
     text = path.read_text()
     assert "metrics_interval_s: 5 " in text
     path.write_text(text.replace("metrics_interval_s: 5 ", "metrics_interval_s: 1 "))

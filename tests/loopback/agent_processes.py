@@ -165,7 +165,7 @@ class Hosts:
         self.root, self.secure = root, secure
         self.processes: list[AgentProcess] = []
         self._ports = free_ports(5)
-        (root / "twinhost.network_config.yaml").write_text(
+        (root / "network_config.yaml").write_text(
             "hosts: {mainpc: {address: 127.0.0.1}, pc2: {address: 127.0.0.1}}\n"
             "agents:\n"
             f"  {SDT}: {{host: mainpc, key: server, ports: {{zmq: {self._ports[0]}, http: {self._ports[1]}, "
@@ -177,7 +177,7 @@ class Hosts:
             "  stored_replies_s: 600, stored_replies_per_caller: 10000, key_lifetime_days: 365,\n"
             f"  metrics_interval_s: {metrics_interval_s}}}\n"
         )
-        self.config = load_network_config(root / "twinhost.network_config.yaml", {})
+        self.config = load_network_config(root / "network_config.yaml", {})
         self.keys = root / "certificates"
         make_keys(plan_layout(self.keys, self.config, None))
         for name in _MODULES:

@@ -63,7 +63,7 @@ class HostGuard:
         if not self._is_allowed(host, own_address):
             sentence = (
                 f"HTTP does not answer to the host {host[:_SHOWN]!r}; use localhost, an address of "
-                f"twinhost.network_config.yaml, or a name listed in {HOSTS_VARIABLE} (in .env), and start the agent again"
+                f"network_config.yaml, or a name listed in {HOSTS_VARIABLE} (in .env), and start the agent again"
             )
             return self._refused(_MISDIRECTED, host, sentence)
         if headers.get("sec-fetch-site", "").strip().casefold() == "cross-site":

@@ -21,11 +21,16 @@ from twinhost.secure_zmq.grants import (
     topic_grant,
 )
 
+try:
+    from yaml import CSafeLoader as _SafeLoader  # libyaml's: the file is read at every start, in a tenth of the time
+except ImportError:  # PyYAML was built without it
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
 PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # on which docker-compose.yml publishes ports
 ENDPOINTS_FILE = "endpoints.yaml"  # beside the key of a program: where the agents are published on its machine
-DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / "twinhost.network_config.yaml"
+DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / "network_config.yaml"
 
 MAX_DAYS = 36_500  # a hundred years
 
@@ -90,7 +95,7 @@ def _read(path: Path) -> Any:
         raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(_SafeLoader):
     """Refuses a key that is there twice; PyYAML would let the last one win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

@@ -52,7 +52,7 @@ class Twin:
             host["address"] = "127.0.0.1"
         for agent in shipped["agents"].values():
             agent["ports"] = {name: ports.pop() for name in agent["ports"]}
-        source = root / "twinhost.network_config.yaml"
+        source = root / "network_config.yaml"
         source.write_text(yaml.safe_dump(shipped))
         self._config = load_network_config(source, {})
         self._keys = root / "certificates"

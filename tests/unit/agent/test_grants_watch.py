@@ -34,7 +34,7 @@ class Watched:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self.path = folder / "twinhost.network_config.yaml"
+        self.path = folder / "network_config.yaml"
         self.write(agent=["ping"])
         self.grants = Grants({"agent": {"ping"}})
         self.told: list[str | None] = []

@@ -216,7 +216,7 @@ class TwoHosts:
         """What the command line reads of its environment."""
         return {
             "SECURE_ZMQ": "1" if self.secure else "0",
-            "NETWORK_CONFIG_PATH": str(self.root / "twinhost.network_config.yaml"),
+            "NETWORK_CONFIG_PATH": str(self.root / "network_config.yaml"),
             "TWINHOST_CERTIFICATES": str(self.folders["operator"]),
             "MAINPC_IP": "",
             "PC2_IP": "",
@@ -225,7 +225,7 @@ class TwoHosts:
     def write_config(self, mainpc_port: int, pc2_port: int) -> None:
         """Write the network configuration that says where the agents are."""
         zmq_and_events = f"zmq: {mainpc_port}, events: {self.mainpc.events_port}"
-        (self.root / "twinhost.network_config.yaml").write_text(
+        (self.root / "network_config.yaml").write_text(
             "hosts: {mainpc: {address: 127.0.0.1}, pc2: {address: 127.0.0.1}}\n"
             "agents:\n"
             f"  {SDT}: {{host: mainpc, key: server, ports: {{{zmq_and_events}, http: {self.mainpc.http_port}}}}}\n"

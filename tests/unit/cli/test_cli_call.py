@@ -98,7 +98,7 @@ def test_an_agent_is_found_by_its_name_or_its_hosts(hosts: TwoHosts, cli: Cli, n
 
 def test_a_name_that_two_agents_share_is_a_usage_error(hosts: TwoHosts, cli: Cli) -> None:
     """A host with two agents does not stand for either of them."""
-    config = hosts.root / "twinhost.network_config.yaml"
+    config = hosts.root / "network_config.yaml"
     config.write_text(config.read_text().replace("host: pc2", "host: mainpc"))
     ran = cli(hosts, "call", "mainpc", "ping")
     assert ran.status == 2

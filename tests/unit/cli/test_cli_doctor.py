@@ -296,7 +296,7 @@ def test_a_closed_port_is_told_and_the_rest_is_not_played(hosts: TwoHosts, cli: 
 
 def test_an_address_that_resolves_to_nothing_is_told(hosts: TwoHosts, cli: Cli) -> None:
     """With the variable that mends it."""
-    path = hosts.root / "twinhost.network_config.yaml"
+    path = hosts.root / "network_config.yaml"
     path.write_text(path.read_text().replace("pc2: {address: 127.0.0.1}", "pc2: {address: nowhere.invalid}"))
     check = examined(hosts, cli, 1)[UMRA, "address"]
     assert check["verdict"] == "failed"
@@ -311,7 +311,7 @@ def test_the_event_feeds_port_is_looked_at(hosts: TwoHosts, cli: Cli, open_port:
         port = feed.getsockname()[1]
         if not open_port:
             feed.close()
-        path = hosts.root / "twinhost.network_config.yaml"
+        path = hosts.root / "network_config.yaml"
         path.write_text(path.read_text().replace(f"events: {hosts.mainpc.events_port}", f"events: {port}"))
         check = examined(hosts, cli, 0 if open_port else 1)[SDT, "port of the event feed"]
         assert check["verdict"] == verdict
@@ -454,7 +454,7 @@ def test_a_pin_that_was_not_to_fit_and_does_fails(hosts: TwoHosts) -> None:
 
 def test_without_a_configuration_this_host_is_still_examined(hosts: TwoHosts, cli: Cli) -> None:
     """What can be said is said."""
-    (hosts.root / "twinhost.network_config.yaml").write_text("hosts: [")
+    (hosts.root / "network_config.yaml").write_text("hosts: [")
     checks = examined(hosts, cli, 1)
     assert checks[HERE, "network configuration"]["verdict"] == "failed"
     assert checks[HERE, "halves of own key"]["verdict"] == "ok"

@@ -37,7 +37,7 @@ def load(path: Path, content: bytes) -> NetworkConfig | None:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("any") / "twinhost.network_config.yaml"
+    return tmp_path_factory.mktemp("any") / "network_config.yaml"
 
 
 @given(st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))

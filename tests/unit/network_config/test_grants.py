@@ -12,7 +12,7 @@ from twinhost.secure_zmq.errors import ConfigurationError
 
 
 def loaded(tmp_path: Path, document: dict[str, Any]) -> dict[str, frozenset[str]]:
-    path = tmp_path / "twinhost.network_config.yaml"
+    path = tmp_path / "network_config.yaml"
     path.write_text(yaml.safe_dump(document))
     return dict(load_network_config(path, {}).grants)
 
@@ -135,7 +135,7 @@ def test_a_keys_life_has_an_end_that_can_be_written_down(tmp_path: Path, days: o
 @pytest.mark.parametrize("days", [1, 36_500])
 def test_the_ends_of_what_is_allowed_are_allowed(tmp_path: Path, days: int) -> None:
     """To the day."""
-    path = tmp_path / "twinhost.network_config.yaml"
+    path = tmp_path / "network_config.yaml"
     path.write_text(yaml.safe_dump(changed(lambda limits: limits.update(key_lifetime_days=days), "limits")))
     assert load_network_config(path, {}).limits.key_lifetime_days == days
 
@@ -154,7 +154,7 @@ def test_the_ends_of_what_is_allowed_are_allowed(tmp_path: Path, days: int) -> N
 )
 def test_a_value_that_the_reader_of_yaml_chokes_on_is_refused_too(tmp_path: Path, text: str) -> None:
     """PyYAML lets foreign errors through; the watch of a running agent's file would die of one."""
-    path = tmp_path / "twinhost.network_config.yaml"
+    path = tmp_path / "network_config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=r"network_config\.yaml"):
         load_network_config(path, {})

@@ -56,7 +56,7 @@ def changed(change: Callable[[dict[str, Any]], None], *place: str) -> dict[str, 
 
 def refused(tmp_path: Path, content: Any) -> str:
     """Load a file that is wrong; return the complaint without the file's name, which must begin it."""
-    path = tmp_path / "twinhost.network_config.yaml"
+    path = tmp_path / "network_config.yaml"
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     with pytest.raises(ConfigurationError) as refusal:
         load_network_config(path, {})
@@ -68,7 +68,7 @@ def refused(tmp_path: Path, content: Any) -> str:
 
 def test_a_file_may_limit_the_sessions_of_a_key(tmp_path: Path) -> None:
     """A file of version 0.1.0 does not, and gets the default."""
-    path = tmp_path / "twinhost.network_config.yaml"
+    path = tmp_path / "network_config.yaml"
     path.write_text(yaml.safe_dump(changed(lambda limits: limits.update(sessions_per_key=7), "limits")))
     assert load_network_config(path, {}).limits.sessions_per_key == 7
     wrong = changed(lambda limits: limits.update(sessions_per_key=0), "limits")
@@ -77,7 +77,7 @@ def test_a_file_may_limit_the_sessions_of_a_key(tmp_path: Path) -> None:
 
 def test_a_good_file_is_typed(tmp_path: Path) -> None:
     """Hosts, agents, ports, and limits come out as frozen values."""
-    path = tmp_path / "twinhost.network_config.yaml"
+    path = tmp_path / "network_config.yaml"
     path.write_text(yaml.safe_dump(GOOD))
     config = load_network_config(path, {})
     mainpc = Host("mainpc", "mainpc")
@@ -104,8 +104,8 @@ def test_every_missing_key_is_named(tmp_path: Path, place: Place) -> None:
     *parents, name = place
     document = changed(lambda node: node.pop(name), *parents)
     if ".".join(place) in OPTIONAL:
-        (tmp_path / "twinhost.network_config.yaml").write_text(yaml.safe_dump(document))
-        assert load_network_config(tmp_path / "twinhost.network_config.yaml", {}).agent(place[1]).events_port is None
+        (tmp_path / "network_config.yaml").write_text(yaml.safe_dump(document))
+        assert load_network_config(tmp_path / "network_config.yaml", {}).agent(place[1]).events_port is None
     elif parents == ["hosts"]:
         assert "must be one of the hosts" in refused(tmp_path, document)
     else:
@@ -141,6 +141,7 @@ MISFITS = [
 
 
 @pytest.mark.parametrize(("place", "wrong"), MISFITS, ids=[f"{'.'.join(place)}={wrong!r}" for place, wrong in MISFITS])
+@pytest.mark.thorough
 def test_every_value_of_a_wrong_type_is_named(tmp_path: Path, place: Place, wrong: object) -> None:
     """Whatever stands in the place of something else, the path of that place is in the message."""
     *parents, name = place
@@ -222,7 +223,7 @@ def test_a_missing_file_says_which_variable_to_set(tmp_path: Path) -> None:
 
 def test_bytes_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     """An editor's wrong encoding is named."""
-    path = tmp_path / "twinhost.network_config.yaml"
+    path = tmp_path / "network_config.yaml"
     path.write_bytes(b"hosts: \xff\xfe")
     with pytest.raises(ConfigurationError, match="is not YAML"):
         load_network_config(path, {})

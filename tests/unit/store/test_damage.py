@@ -406,6 +406,7 @@ def test_a_staged_backup_that_was_damaged_meanwhile_takes_nobodys_place(path: Pa
 
 @settings(max_examples=40)
 @given(st.data())
+@pytest.mark.thorough
 def test_no_flipped_byte_makes_an_acknowledged_note_vanish_in_silence(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

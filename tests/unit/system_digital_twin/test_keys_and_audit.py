@@ -119,12 +119,12 @@ def test_handshakes_are_told_with_what_is_known(agent: Assembled) -> None:
 
 def test_changed_grants_and_a_rejected_file_are_told(agent: Assembled) -> None:
     """As the watch of the file tells them."""
-    agent.assembly.on_grants("twinhost.network_config.yaml is not YAML", {})
+    agent.assembly.on_grants("network_config.yaml is not YAML", {})
     agent.assembly.on_grants(None, {"agent": {"ping", "health"}})
     agent.assembly.on_grants(None, {"agent": {"ping", "register_agent"}, "operator": {"*"}})
     told = [line for line in lines(agent) if line["event"].startswith("grants_")]
     assert [(line["event"], line.get("cause")) for line in told] == [
-        ("grants_rejected", "twinhost.network_config.yaml is not YAML"),
+        ("grants_rejected", "network_config.yaml is not YAML"),
         ("grants_changed", None),
         ("grants_changed", None),
     ]
