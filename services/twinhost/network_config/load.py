@@ -21,6 +21,11 @@ from twinhost.secure_zmq.callers import (
 from twinhost.secure_zmq.certificates import client_folder, user_folder
 from twinhost.secure_zmq.errors import ConfigurationError
 
+try:
+    from yaml import CSafeLoader as _SafeLoader  # libyaml's: the file is read at every start, in a tenth of the time
+except ImportError:  # PyYAML was built without it
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
 PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # the address at which docker-compose.yml publishes ports
@@ -109,7 +114,7 @@ def _read(path: Path) -> Any:
         raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(_SafeLoader):
     """Refuses a duplicate key, of which PyYAML would use the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

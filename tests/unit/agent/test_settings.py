@@ -150,10 +150,7 @@ def test_keys_that_are_not_right_stop_the_start(host: Host, damage: Damage, sent
     ("damage", "sentence"),
     [
         (variable("NETWORK_CONFIG_PATH", "/nonexistent.yaml"), "/nonexistent.yaml is missing; set NETWORK_CONFIG_PATH"),
-        (
-            lambda h: h.configure("limits:", "limit:"),
-            "network_config.yaml: the top level has the unknown key 'limit'",
-        ),
+        (lambda h: h.configure("limits:", "limit:"), "network_config.yaml: the top level has the unknown key 'limit'"),
         (lambda h: h.configure("zmq: 7120", "zmq: 0"), "agents.SystemDigitalTwin.ports.zmq must be a port number"),
         (lambda h: h.configure("SystemDigitalTwin", "Somebody"), "there is no agent 'SystemDigitalTwin'; there are:"),
         (variable("MAINPC_IP", "not an address"), "MAINPC_IP must be a host name or an IP address"),

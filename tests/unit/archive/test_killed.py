@@ -15,6 +15,8 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
 from twinhost.store.files import COMMIT, RESTORING, require_no_restore
 
+pytestmark = pytest.mark.thorough
+
 _CHANGES = frozenset(
     {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 )  # Python tells its audit hooks before (PEP 578)

@@ -64,6 +64,7 @@ def test_an_archive_that_is_cut_off_anywhere_is_refused(
 
 @settings(max_examples=120)
 @given(st.data())
+@pytest.mark.thorough
 def test_a_bit_that_flipped_anywhere_is_noticed(
     archive: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

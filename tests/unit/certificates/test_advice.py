@@ -142,6 +142,7 @@ DAMAGES: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+@pytest.mark.thorough
 def test_following_the_advice_ends_with_a_tree_that_is_right(tree: Path, damage: Damage) -> None:
     """From what the agent says, to what certs-init answers, to keys with which every agent starts."""
     damage(tree)

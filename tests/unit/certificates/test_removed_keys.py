@@ -65,6 +65,7 @@ def test_verify_remarks_on_it_and_ends_well(tree: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.thorough
 def test_trust_brings_it_back(tree: Path, name: str) -> None:
     """The same bytes, and the next runs find it present; nothing is removed any more."""
     before = files(tree)

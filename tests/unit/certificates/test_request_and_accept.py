@@ -374,6 +374,7 @@ def test_the_answer_brings_what_is_revoked(mainpc: Path, new: Path) -> None:
     assert read_folders([new / "Sensor"]).revoked == {lost.public.fingerprint}
 
 
+@pytest.mark.thorough
 def test_request_accept_and_trust_survive_a_kill_at_any_step(whole: Path, tmp_path: Path) -> None:
     """Each in turn is killed before every step, and run again: one key, the same on both sides."""
     owner, step, alive = KeyOwner("Sensor", "pc3", frozenset({"agent"})), 1, False

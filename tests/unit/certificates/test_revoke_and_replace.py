@@ -55,6 +55,7 @@ def test_a_revoked_key_is_kept_out_everywhere(tree: Path) -> None:
     assert f"certs-init replace {UMRA}" in ran.err
 
 
+@pytest.mark.thorough
 def test_mainpc_refuses_it_before_any_file_goes(tree: Path) -> None:
     """Wherever a kill comes, a folder has the public file or what revokes the key, and mainpc's is the first to."""
     key, step, alive = load_certificate(tree / "pc2/client.key").public.fingerprint, 1, False
@@ -285,6 +286,7 @@ def test_replace_after_an_enrolment_elsewhere_changes_nothing(tree: Path) -> Non
     assert "made elsewhere; revoke it first" in ran.err
 
 
+@pytest.mark.thorough
 def test_killed_at_any_step_replace_ends_well_the_next_time(tree: Path) -> None:
     """One secret, distributed to all, and never the revoked one."""
     certs_init(tree, "revoke", UMRA)

@@ -121,6 +121,7 @@ def test_a_new_tree_is_right(tree: Path) -> None:
         ("pc2/server.key", lambda p: p.write_bytes(b"\xff" * 9), "bytes that are not ASCII; restore it from a backup"),
     ],
 )
+@pytest.mark.thorough
 def test_what_is_wrong_is_named_with_what_to_do(tree: Path, file: str, damage: Damage, sentence: str) -> None:
     """One sentence, and no second one about the same damage."""
     path = tree / file

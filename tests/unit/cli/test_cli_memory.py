@@ -407,6 +407,7 @@ def test_a_forgotten_memory_of_another_is_left_as_it_is(remembering: MemoryHosts
         ("other.json", "{}", "is none of memory_store.json, error_patterns.json, digital_twin_store.json"),
     ],
 )
+@pytest.mark.thorough
 def test_another_shape_is_one_sentence_with_file_and_place(
     remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str], name: str, content: str, sentence: str
 ) -> None:
@@ -428,6 +429,8 @@ def test_what_the_agent_refuses_is_told_with_its_place(remembering: MemoryHosts,
         ran = cli(remembering, "memory", "import", str(file))
         assert ran.status == 1
         assert f"{file}: $.bad[0] is refused: " in ran.err
+        # The refusal is sent a moment before its transaction ends.
+        wait_until(lambda: not remembering.memory.memory._under_way, PATIENCE_S, "the transaction is over")
         assert len(remembering.memory.patterns.written_by("operator", None, 9)) == 1, there
 
 

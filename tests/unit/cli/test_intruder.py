@@ -35,6 +35,8 @@ from twinhost.cli.doctor.command import Format, show_report, target_of
 from twinhost.secure_zmq import handshakes, sockets
 from twinhost.secure_zmq.feed import Feed
 
+pytestmark = pytest.mark.thorough
+
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 SHORT_S = 1.0  # to wait for what never comes
 OPERATORS_OWN = {"another's name in the body", "an action not granted"}  # everything is granted to an operator

@@ -141,6 +141,7 @@ MISFITS = [
 
 
 @pytest.mark.parametrize(("place", "wrong"), MISFITS, ids=[f"{'.'.join(place)}={wrong!r}" for place, wrong in MISFITS])
+@pytest.mark.thorough
 def test_every_value_of_a_wrong_type_is_named(tmp_path: Path, place: Place, wrong: object) -> None:
     """Whatever stands in the place of something else, the path of that place is in the message."""
     *parents, name = place

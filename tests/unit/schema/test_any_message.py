@@ -105,6 +105,7 @@ def test_any_request_is_answered_in_form(agent: Asked, data: st.DataObject) -> N
 @pytest.mark.parametrize("name", READERS)
 @settings(max_examples=40)
 @given(data=st.data())
+@pytest.mark.thorough
 def test_any_reply_is_read_or_refused(name: str, data: st.DataObject) -> None:
     """Every document that a client reads out of a reply: it comes as its type, or as the typed error."""
     kind, reader = READERS[name]

@@ -85,7 +85,18 @@ def test_a_malformed_secret_file_is_refused_too(tmp_path: Path, defect: str) -> 
         load_key_pair(path)
 
 
-@pytest.mark.parametrize("secret", ["", "0", PUBLIC[:-1], PAIR.secret_z85.decode() + "0", OVER_2_TO_THE_32, "~" * 40])
+@pytest.mark.parametrize(
+    "secret",
+    ["", "0", PUBLIC[:-1], PAIR.secret_z85.decode() + "0", OVER_2_TO_THE_32, "~" * 40],
+    ids=[
+        "empty",
+        "one character",
+        "one too few",
+        "one too many",
+        "over 2**32",
+        "no Z85",
+    ],  # the keys differ in each process
+)
 def test_a_malformed_secret_half_is_refused_and_not_shown(tmp_path: Path, secret: str) -> None:
     """Nothing of a damaged secret ends up in the message."""
     path = tmp_path / "client.key_secret"

@@ -21,7 +21,7 @@ STOP_S = 2.5  # a call's deadline, and what it takes to let the connection go
 ELSEWHERE = {"agent_id": UMRA, "agent_type": "x", "host": "192.0.2.1", "port": 1, "metadata": {"location": "pc2"}}
 PASSING = {"last_seen": "", "last_updated": "", "revision": 0, "registered_by": ""}
 
-pytestmark = pytest.mark.unified_memory_agent
+pytestmark = [pytest.mark.unified_memory_agent, pytest.mark.thorough]
 
 
 @pytest.fixture
