@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
+from twinhost.secure_zmq.errors import (
+    CERTIFICATES_VOLUME,
+    CERTS_INIT,
+    ConfigurationError,
+    KeyFileMissing,
+    certs_init_command,
+)
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyPair, PublicKey, load_certificate, load_key_pair
 
@@ -96,7 +101,7 @@ def load_certificates(folder: Path | None = None) -> Certificates:
         names = ", ".join(path.name for path in secrets)
         raise ConfigurationError(
             f"{folder} holds {len(secrets)} secret keys ({names}); keep only this host's own: "
-            f"run: {advice.certs_init(folder, 'verify')}"
+            f"run: {certs_init_command(folder, 'verify')}"
         )
     return Certificates(folder, load_key_pair(secrets[0]))
 
@@ -115,7 +120,7 @@ def _secrets_in(folder: Path) -> list[Path]:
 
 def _command_that_makes_keys(folder: Path) -> str:
     if folder != user_folder() and any(folder.glob(f"*{PUBLIC_SUFFIX}")):
-        return advice.certs_init(folder, "verify")  # the secret was lost, and certs-init makes no second one by itself
-    if advice.VOLUME in (folder, *folder.parents):
-        return advice.CERTS_INIT
+        return certs_init_command(folder, "verify")  # the secret was lost, and certs-init makes no second one by itself
+    if CERTIFICATES_VOLUME in (folder, *folder.parents):
+        return CERTS_INIT
     return ".venv/bin/python scripts/enrol_program.py NAME (for an agent: certs-init)"

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import TwinhostError, certs_init_command
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, PublicKey, load_certificate
 
 NEXT_SUFFIX = f".next{PUBLIC_SUFFIX}"
@@ -82,7 +81,7 @@ def _key_files(folders: Sequence[Path], rejected: list[str], subfolder: str = ""
             continue
         except OSError as error:
             too_many = error.errno in {errno.EMFILE, errno.ENFILE}
-            run = f"run: {advice.certs_init(place, 'verify')}"
+            run = f"run: {certs_init_command(place, 'verify')}"
             step = "it is tried again; raise TWINHOST_NOFILE in .env" if too_many else run
             rejected.append(f"{place} can't be read ({error.strerror}); {step}")
     return found
