@@ -24,7 +24,7 @@ from twinhost.certificates.records import DistributionRecord, Joining, JoinRecor
 from twinhost.certificates.tree import discard_next, install_secret, locked, make_host_folder
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.callers import CONFIRM_KEY, ENROL
-from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
+from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX, NEXT_SUFFIX, REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     CERTS_INIT,
@@ -34,7 +34,6 @@ from twinhost.secure_zmq.errors import (
     KeyMismatch,
     NotAuthorized,
 )
-from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import replace_certificate, write_key_pair, write_revoked_fingerprint
 from twinhost.secure_zmq.keys import (
     PUBLIC_SUFFIX,

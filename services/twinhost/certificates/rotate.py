@@ -34,9 +34,8 @@ from twinhost.certificates.running_agents import (
 )
 from twinhost.certificates.tree import locked, own_folders, own_pairs
 from twinhost.network_config import Agent, NetworkConfig
-from twinhost.secure_zmq.certificates import pins_of
+from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, pins_of
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, remove_command
-from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import (
     fsync_folder,
     replace_certificate,

@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.layout import OPERATOR, OPERATOR_HOST, Identity, Layout
-from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE, NEXT_SECRET_SUFFIX, TRUST_FOLDER
+from twinhost.secure_zmq.certificates import (
+    ENROLLED_FOLDER,
+    FAILURE_FILE,
+    INVITES_FOLDER,
+    NEXT_SECRET_SUFFIX,
+    NEXT_SUFFIX,
+    REVOKED_FOLDER,
+    TRUST_FOLDER,
+    VOUCHED_FOLDER,
+)
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError, remove_command
-from twinhost.secure_zmq.key_folders import INVITES_FOLDER, NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
 from twinhost.secure_zmq.key_writer import (
     fsync_folder,
     replace_certificate,

@@ -27,9 +27,17 @@ from twinhost.certificates.verify_files import (
     mode_and_owner,
 )
 from twinhost.certificates.verify_remarks import remarks_on
-from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE, NEXT_SECRET_SUFFIX, TRUST_FOLDER
+from twinhost.secure_zmq.certificates import (
+    ENROLLED_FOLDER,
+    FAILURE_FILE,
+    INVITES_FOLDER,
+    NEXT_SECRET_SUFFIX,
+    NEXT_SUFFIX,
+    REVOKED_FOLDER,
+    TRUST_FOLDER,
+    VOUCHED_FOLDER,
+)
 from twinhost.secure_zmq.errors import TwinhostError, certs_init_command, remove_command
-from twinhost.secure_zmq.key_folders import INVITES_FOLDER, NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate, load_key_pair
 from twinhost.store.files import RESTORING
 

@@ -13,6 +13,7 @@ from twinhost.secure_zmq.certificates import (
     folders_of_keys,
     load_certificates,
     pins_of,
+    read_folders,
 )
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
@@ -23,7 +24,6 @@ from twinhost.secure_zmq.errors import (
     RequestError,
     certs_init_command,
 )
-from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, PublicKey, decode_z85_key, load_certificate
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress, is_secure_zmq_enabled
 

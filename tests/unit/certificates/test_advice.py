@@ -12,7 +12,7 @@ import pytest
 
 from tests.identities import new_pair
 from tests.unit.certificates.trees import Ran, certs_init
-from twinhost.secure_zmq.certificates import folders_of_keys, load_certificates
+from twinhost.secure_zmq.certificates import folders_of_keys, load_certificates, read_folders
 from twinhost.secure_zmq.errors import (
     TwinhostError,
     certs_init_command,
@@ -20,7 +20,6 @@ from twinhost.secure_zmq.errors import (
     protect_command,
     remove_command,
 )
-from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity, load_certificate
 

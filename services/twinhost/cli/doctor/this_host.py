@@ -12,7 +12,14 @@ from twinhost.certificates.layout import to_rotate
 from twinhost.cli.connect import OPEN_LINK, Settings
 from twinhost.cli.documents import days, duration
 from twinhost.network_config import NetworkConfig, load_network_config
-from twinhost.secure_zmq.certificates import Certificates, certificates_folder, folders_of_keys, load_certificates
+from twinhost.secure_zmq.certificates import (
+    Certificates,
+    FolderContents,
+    certificates_folder,
+    folders_of_keys,
+    load_certificates,
+    read_folders,
+)
 from twinhost.secure_zmq.errors import (
     CERTS_INIT,
     ConfigurationError,
@@ -20,7 +27,6 @@ from twinhost.secure_zmq.errors import (
     certs_init_command,
     protect_command,
 )
-from twinhost.secure_zmq.key_folders import FolderContents, read_folders
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate
 from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
 

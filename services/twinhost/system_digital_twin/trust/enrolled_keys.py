@@ -4,8 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
 from twinhost.secure_zmq.errors import StoreUnavailable, certs_init_command
-from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
 from twinhost.secure_zmq.key_writer import replace_certificate, sweep_drafts, write_revocation, write_vouching
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, PublicKey
 
