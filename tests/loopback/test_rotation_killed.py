@@ -18,10 +18,9 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.certificates.layout import plan_layout
 from twinhost.certificates.rotate import rotate_server
 from twinhost.certificates.running_agents import client_of, wait_until_followed
-from twinhost.secure_zmq.certificates import load_certificates, pins_of
+from twinhost.secure_zmq.certificates import REVOKED_FOLDER, load_certificates, pins_of
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, WrongServerKey
-from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name
 from twinhost.secure_zmq.keys import KeyPair, load_certificate
 from twinhost.secure_zmq.server_address import SecuredAddress

@@ -16,8 +16,8 @@ import structlog
 from twinhost.agent.trust import TrustDocument, document_of
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
+from twinhost.secure_zmq.certificates import FolderContents
 from twinhost.secure_zmq.errors import KeyFileMalformed, LimitReached, MalformedRequest, NotGranted, StoreUnavailable
-from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import DAY_S, Z85_CHARACTERS, Certificate, KeyOwner, PublicKey, Validity, decode_z85_key
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome

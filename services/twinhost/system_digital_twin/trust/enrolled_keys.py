@@ -4,9 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
+from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
+from twinhost.secure_zmq.errors import StoreUnavailable, certs_init_command
 from twinhost.secure_zmq.key_writer import replace_certificate, sweep_drafts, write_revocation, write_vouching
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, PublicKey
 
@@ -24,7 +23,7 @@ class EnrolledKeys:
     def fault(self) -> str | None:
         """Why nobody can enrol at this moment."""
         writable = self._folder.is_dir() and os.access(self._folder, os.W_OK | os.X_OK)
-        run = advice.certs_init(self._folder, "verify")
+        run = certs_init_command(self._folder, "verify")
         return None if writable else f"{self._folder} can't be written, so nobody can enrol; run: {run}"
 
     def put(self, certificate: Certificate, voucher: PublicKey) -> None:
