@@ -57,7 +57,7 @@ def feed_of(agent: str) -> dict[str, Any] | None:
     """Return the schema of an object that has, by the topic, an event of the agent's feed; None where it has none."""
     if agent != _FEEDER:
         return None
-    table: Mapping[str, type] = importlib.import_module(f"{AGENTS[agent]}.events.feed").FEED
+    table: Mapping[str, type] = importlib.import_module(f"{AGENTS[agent]}.events.actions").FEED
     return _by_name(f"Events on the feed of {agent}, by topic", {topic: (kind,) for topic, kind in table.items()})
 
 

@@ -15,7 +15,7 @@ from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.restoring import RESTORING
 from twinhost.store.sole_user import hold
 from twinhost.system_digital_twin.__main__ import MIGRATIONS as TWIN_MIGRATIONS
-from twinhost.system_digital_twin.trust.trust import AUDIT_FOLDER
+from twinhost.system_digital_twin.trust.audit import AUDIT_FOLDER
 
 DATABASE = f"{SERVER}.sqlite3"
 MIGRATIONS = (REPLY_LOG_SCHEMA, *TWIN_MIGRATIONS)

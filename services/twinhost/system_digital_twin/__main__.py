@@ -15,25 +15,22 @@ from twinhost.secure_zmq.callers import UNAUTHENTICATED
 from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
 from twinhost.store.audit_log.ledger import MIGRATION_RESTORES as LEDGER_MIGRATION_RESTORES
 from twinhost.system_digital_twin.capacity.actions import LoadActions
+from twinhost.system_digital_twin.deduplication import MIGRATION as EVENTS_MIGRATION_IDS
 from twinhost.system_digital_twin.dialect import COMMANDS
 from twinhost.system_digital_twin.events.actions import EventActions
 from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS_MIGRATION
 from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as EVENTS_MIGRATION_SEVERE
 from twinhost.system_digital_twin.events.events import Events
-from twinhost.system_digital_twin.http.page import page_routes
+from twinhost.system_digital_twin.http.page import Stream, page_routes
 from twinhost.system_digital_twin.http.state import StateBoard
-from twinhost.system_digital_twin.http.stream import Stream
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics_and_leases import MIGRATIONS as METRICS_MIGRATIONS
 from twinhost.system_digital_twin.metrics_and_leases import MetricsAndLeases
-from twinhost.system_digital_twin.registry.actions import ITSELF, SUCCESS, Handlers
-from twinhost.system_digital_twin.registry.messages import GetAllAgents
+from twinhost.system_digital_twin.registry.actions import ITSELF, SUCCESS, GetAllAgents, Handlers
 from twinhost.system_digital_twin.registry.registry import HEALTHY, MIGRATION, AgentRecord, Registry
-from twinhost.system_digital_twin.taken_once import MIGRATION as EVENTS_MIGRATION_IDS
 from twinhost.system_digital_twin.trust.actions import KeyActions
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT_MIGRATION
-from twinhost.system_digital_twin.trust.audit import AuditActions
-from twinhost.system_digital_twin.trust.trust import KeysAndAudit
+from twinhost.system_digital_twin.trust.audit import AuditActions, KeysAndAudit
 
 NAME = ITSELF
 MIGRATIONS = [

@@ -6,7 +6,7 @@ import msgspec
 
 from twinhost.agent.dialects import Command
 from twinhost.secure_zmq.wire import NAME, Answer
-from twinhost.system_digital_twin.registry.messages import PORT, GetAgentInfo, RegisterAgent, RegistrationData
+from twinhost.system_digital_twin.registry.actions import PORT, GetAgentInfo, RegisterAgent, RegistrationData
 from twinhost.system_digital_twin.registry.registry import HEALTHY
 
 _UNTOLD = "agent"  # the type of one that does not tell it

@@ -12,9 +12,8 @@ from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES_MIG
 from twinhost.system_digital_twin.capacity.leases import Leases
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics.history import MIGRATION as HISTORY_MIGRATION
-from twinhost.system_digital_twin.metrics.metrics import Metrics
-from twinhost.system_digital_twin.metrics.vram_reports import MIGRATION as VRAM_REPORTS_MIGRATION
-from twinhost.system_digital_twin.metrics.vram_reports import VramReports
+from twinhost.system_digital_twin.metrics.metrics import MIGRATION as VRAM_REPORTS_MIGRATION
+from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
 
 MIGRATIONS = (HISTORY_MIGRATION, VRAM_REPORTS_MIGRATION, LEASES_MIGRATION)
 

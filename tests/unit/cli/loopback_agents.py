@@ -47,9 +47,8 @@ from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.registry.actions import Handlers
 from twinhost.system_digital_twin.registry.registry import MIGRATION, Registry
-from twinhost.system_digital_twin.trust.actions import KeyActions
+from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
 from twinhost.system_digital_twin.trust.audit import AuditActions
-from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536

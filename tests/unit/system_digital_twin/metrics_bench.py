@@ -24,15 +24,14 @@ from twinhost.system_digital_twin.capacity import actions as load_actions_module
 from twinhost.system_digital_twin.capacity import leases as leases_module
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
+from twinhost.system_digital_twin.deduplication import MIGRATION as TAKEN_ONCE_MIGRATION
 from twinhost.system_digital_twin.metrics import actions as state_documents
 from twinhost.system_digital_twin.metrics import history as metrics_history
 from twinhost.system_digital_twin.metrics import metrics as metrics_module
-from twinhost.system_digital_twin.metrics import vram_reports
+from twinhost.system_digital_twin.metrics import metrics as vram_reports
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
-from twinhost.system_digital_twin.metrics.metrics import Metrics
-from twinhost.system_digital_twin.metrics.vram_reports import VramReports
+from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
 from twinhost.system_digital_twin.metrics_and_leases import MIGRATIONS
-from twinhost.system_digital_twin.taken_once import MIGRATION as TAKEN_ONCE_MIGRATION
 
 INTERVAL_S = 5.0
 NEWCOMER = Caller("newcomer", "pc3", frozenset({"agent"}), "SHA256:of-the-newcomer")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Twin
 from twinhost.secure_zmq.callers import Caller
-from twinhost.system_digital_twin.registry.messages import MAX_METADATA_BYTES
+from twinhost.system_digital_twin.registry.actions import MAX_METADATA_BYTES
 from twinhost.system_digital_twin.registry.registry import MAX_REGISTRATIONS, AgentRecord
 
 DATA: dict[str, Any] = {"agent_id": SDT.name, "agent_type": "system_twin", "host": "198.51.100.1", "port": 1}

@@ -12,7 +12,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import revoked_file_name
 from twinhost.secure_zmq.keys import Certificate, load_certificate
-from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
+from twinhost.system_digital_twin.trust.actions import EnrolledKeys
 
 FIRST, SECOND = new_pair("agent").certificate, new_pair("agent").certificate
 VOUCHER = new_pair("agent").public

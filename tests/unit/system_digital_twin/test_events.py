@@ -12,9 +12,9 @@ from tests.unit.system_digital_twin.event_bench import EventBench, error, event,
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS
+from twinhost.system_digital_twin.deduplication import TakenOnce
 from twinhost.system_digital_twin.events.events import MIGRATION, Events, Topic
-from twinhost.system_digital_twin.taken_once import MIGRATION as MIGRATION_IDS
-from twinhost.system_digital_twin.taken_once import TakenOnce
 
 MOMENT = "2026-01-02T03:04:05Z"
 

@@ -21,7 +21,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
     with_gpu,
 )
 from twinhost.secure_zmq.callers import Caller
-from twinhost.system_digital_twin.metrics import vram_reports
+from twinhost.system_digital_twin.metrics import metrics as vram_reports
 
 REPORT: dict[str, Any] = {"cpu_percent": 42.5, "ram_used_mb": 100.0, "ram_total_mb": 512.0, "latency_ms": 1.25}
 GPU = {"index": 0, "name": "x", "used_mb": 1, "total_mb": 2}

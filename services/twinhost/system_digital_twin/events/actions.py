@@ -1,17 +1,19 @@
 """The actions on events and errors: told by whom they concern, kept, sent on the feed, and asked for afterwards."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypedDict, cast
 
 import msgspec
 
+from twinhost.agent.trust import TRUST_TOPIC
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.system_digital_twin.events.events import Events, Page, Topic
-from twinhost.system_digital_twin.registry.actions import SUCCESS, require_speaks_for
-from twinhost.system_digital_twin.registry.messages import require_shallow
+from twinhost.system_digital_twin.registry.actions import SUCCESS, require_shallow, require_speaks_for
+from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC
 
 MAX_DEPTH = 32  # of what an event carries: an answer nests it deeper than its request did, and must be written
 MAX_LIMIT = 1_000
@@ -245,3 +247,39 @@ def _moment(text: str) -> float:
         raise MalformedRequest(
             f"Expected a sequence number or a moment in ISO-8601, got {text!r} - at `$.since`"
         ) from None
+
+
+class EventSent(KeptEvent):
+    """An event as `get_events` answers it, and the number of the one that was sent before it; 0 for the first."""
+
+    previous_seq: int
+
+
+class ErrorSent(KeptError):
+    """An error as `get_errors` answers it, and the number of the one that was sent before it; 0 for the first."""
+
+    previous_seq: int
+
+
+class AgentSent(TypedDict):
+    """An agent came or went."""
+
+    timestamp: str
+    agent_name: str
+    what: Literal["registered", "unregistered"]
+    registered_by: str
+
+
+class TrustSent(TypedDict):
+    """The list of whom to trust has changed: `get_trust` answers the new one."""
+
+    timestamp: str
+    revision: str | None
+
+
+FEED: Mapping[str, type] = {
+    Topic.EVENT.value: EventSent,
+    Topic.ERROR.value: ErrorSent,
+    AGENT_TOPIC.decode(): AgentSent,
+    TRUST_TOPIC.decode(): TrustSent,
+}

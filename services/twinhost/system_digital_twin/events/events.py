@@ -18,7 +18,7 @@ import msgspec
 from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import MessageTooLarge
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.taken_once import TakenOnce, digest_of
+from twinhost.system_digital_twin.deduplication import TakenOnce, digest_of
 
 
 class Topic(StrEnum):

@@ -9,7 +9,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.audit_log.events import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.audit_log.witness import Seen, explained_by, newest_restore
-from twinhost.system_digital_twin.registry.messages import Compared, Heartbeat, Witnessed
+from twinhost.system_digital_twin.registry.actions import Compared, Heartbeat, Witnessed
 
 _log = structlog.get_logger(__name__)
 

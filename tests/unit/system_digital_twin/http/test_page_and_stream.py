@@ -16,10 +16,9 @@ from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent import http_limits
 from twinhost.agent.http import HttpServer
-from twinhost.system_digital_twin.http import stream as stream_module
-from twinhost.system_digital_twin.http.page import STATIC, page_routes
+from twinhost.system_digital_twin.http import page as stream_module
+from twinhost.system_digital_twin.http.page import MAX_LISTENERS, STATIC, Stream, page_routes
 from twinhost.system_digital_twin.http.state import Board
-from twinhost.system_digital_twin.http.stream import MAX_LISTENERS, Stream
 
 MAX_PAGE_BYTES = 150_000  # the promise, for everything that the page asks for
 
