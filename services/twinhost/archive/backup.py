@@ -21,7 +21,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.version import VERSION
 from twinhost.store.copies import digest_of
-from twinhost.system_digital_twin.trust.audit import AUDIT_FOLDER
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 _STAGED = ".archiving"
 Say = Callable[[str], None]

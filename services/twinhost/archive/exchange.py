@@ -19,7 +19,7 @@ from twinhost.certificates.tree_lock import fsync_folder
 from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable
 from twinhost.store.restoring import COMMIT
 from twinhost.store.set_aside import PARTS, REPLACED, make_private, part
-from twinhost.system_digital_twin.trust.audit import AUDIT_FOLDER
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 
 class Commit(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from twinhost.certificates.record import RECORD_FILE
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, MAX_NAME_CHARACTERS, SECRET_SUFFIX
 from twinhost.store.audit_log.files import FILE_NAME
-from twinhost.system_digital_twin.trust.audit import AUDIT_FOLDER
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 FORMAT = "twinhost archive of mainpc"
 FORMAT_VERSION = 1

@@ -14,8 +14,8 @@ from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.restoring import RESTORING
 from twinhost.store.sole_user import hold
-from twinhost.system_digital_twin.__main__ import MIGRATIONS as TWIN_MIGRATIONS
-from twinhost.system_digital_twin.trust.audit import AUDIT_FOLDER
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
+from twinhost.system_digital_twin.state_files import MIGRATIONS as TWIN_MIGRATIONS
 
 DATABASE = f"{SERVER}.sqlite3"
 MIGRATIONS = (REPLY_LOG_SCHEMA, *TWIN_MIGRATIONS)

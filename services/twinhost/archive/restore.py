@@ -24,7 +24,7 @@ from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, Sto
 from twinhost.store.copies import check_copy, require_space
 from twinhost.store.restoring import require_no_restore
 from twinhost.store.set_aside import PARTS, part
-from twinhost.system_digital_twin.trust.audit import AUDIT_FOLDER
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 _BLOCK_BYTES = 4_096  # of a usual file system
 Say = Callable[[str], None]

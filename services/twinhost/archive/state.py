@@ -17,7 +17,7 @@ from twinhost.store.audit_log.verify import Findings, Verifier
 from twinhost.store.copies import Copy, copy_database, require_space
 from twinhost.store.damage import connect_to_read
 from twinhost.store.set_aside import PARTS, part
-from twinhost.system_digital_twin.trust.audit import AUDIT_FOLDER
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 _PAGE_LINES = 2_000
 _BEYOND = 10**18  # a line's number has at most 18 digits

@@ -1,7 +1,7 @@
-"""What was taken in already, so that the same thing told again counts once, whatever request it comes in.
+"""Deduplication beyond a request: what was stored before is not stored again, whichever request it arrives in.
 
-A stored reply answers a retry of one request for some minutes. An agent that was cut off may tell the same thing
-again much later, in another request; so each thing has a key of its own, which is kept with what came of it.
+The reply log answers a retry of one request for some minutes. An agent that was disconnected may send the same sample
+or event much later, in another request. So each of them has a key, which is stored with the result.
 """
 
 import hashlib
@@ -21,28 +21,25 @@ CREATE TABLE taken_once (
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX taken_once_by_key ON taken_once (scope, key);
 """
-MOST = 40_000  # of a scope: twice what waits in an outbox, so that nobody's backlog outlives the keys before it
+MOST = 40_000  # per scope: twice the size of an outbox, so that a key outlives every backlog
 
 
-class TakenOnce:
-    """The newest `most` keys of each scope, with an integer each; all of it in the caller's transaction."""
+class Deduplication:
+    """The newest `most` keys of each scope, with an integer each; used in the caller's transaction."""
 
     def __init__(self, database: Database, most: int = MOST) -> None:
         self._database = database
         self._most = most
 
     def find(self, scope: str, key: bytes) -> int | None:
-        """Return what came of a thing that was taken in already, or None."""
-        row = self._database.execute("SELECT answer FROM taken_once WHERE scope = ? AND key = ?", (scope, key))
-        found = row.fetchone()
-        return int(found[0]) if found else None
+        """Return what was recorded for a key, or None."""
+        row = self._database.execute(
+            "SELECT answer FROM taken_once WHERE scope = ? AND key = ?", (scope, key)
+        ).fetchone()
+        return int(row[0]) if row else None
 
-    def note(self, scope: str, key: bytes, answer: int) -> None:
-        """Keep the key of a thing that is taken in now, which `find` does not know; the oldest of the scope gives way.
-
-        Raises:
-            StoreUnavailable: the key is there already, or SQLite refused it for another reason.
-        """
+    def record(self, scope: str, key: bytes, answer: int) -> None:
+        """Record a key that `find` does not return; the oldest of a full scope is deleted."""
         (number,) = self._database.execute(
             "INSERT INTO taken_once VALUES "
             "(?1, (SELECT coalesce(max(number), 0) + 1 FROM taken_once WHERE scope = ?1), ?2, ?3) RETURNING number",
@@ -52,5 +49,5 @@ class TakenOnce:
 
 
 def digest_of(fields: dict[str, Any]) -> bytes:
-    """Return 16 bytes that only the same content has, in whatever order its keys are."""
+    """Return a digest of 16 bytes that does not depend on the order of the keys."""
     return hashlib.blake2b(msgspec.json.encode(fields, order="deterministic"), digest_size=16).digest()

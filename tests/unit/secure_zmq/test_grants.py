@@ -11,7 +11,7 @@ from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.grants import TOPICS, Grants
-from twinhost.system_digital_twin.events.actions import FEED
+from twinhost.system_digital_twin.__main__ import FEED
 
 ROLES = st.sampled_from(["agent", "operator", "auditor", "invitation", "candidate", "unauthenticated", "*"])
 ACTIONS = st.sampled_from(["ping", "enrol", "confirm_key", "reset", "*"])

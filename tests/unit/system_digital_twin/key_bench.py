@@ -62,7 +62,6 @@ class KeyBench:
             self.peers,
             self.enrolled,
             lambda event, **fields: self.audit.record(Event(event), **fields),
-            "success",
             LIFETIME_DAYS,
         )
         self._dispatcher = Dispatcher(

@@ -24,14 +24,11 @@ from twinhost.system_digital_twin.capacity import actions as load_actions_module
 from twinhost.system_digital_twin.capacity import leases as leases_module
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
-from twinhost.system_digital_twin.deduplication import MIGRATION as TAKEN_ONCE_MIGRATION
-from twinhost.system_digital_twin.metrics import actions as state_documents
 from twinhost.system_digital_twin.metrics import history as metrics_history
 from twinhost.system_digital_twin.metrics import metrics as metrics_module
-from twinhost.system_digital_twin.metrics import metrics as vram_reports
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
-from twinhost.system_digital_twin.metrics_and_leases import MIGRATIONS
+from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 INTERVAL_S = 5.0
 NEWCOMER = Caller("newcomer", "pc3", frozenset({"agent"}), "SHA256:of-the-newcomer")
@@ -53,8 +50,6 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         load_actions_module,
         metrics_module,
         metrics_history,
-        state_documents,
-        vram_reports,
     ):
         monkeypatch.setattr(module, "time", clock)
     return clock
@@ -81,7 +76,7 @@ class MetricsBench:
 
     def open(self) -> None:
         """Begin as a process does."""
-        self.database = Database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, TAKEN_ONCE_MIGRATION, DEBTS])
+        self.database = Database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, DEBTS])
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
         self.leases = Leases(self.database)
         self.reports = VramReports(self.database)

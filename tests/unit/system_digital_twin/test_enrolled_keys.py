@@ -73,7 +73,7 @@ def test_what_can_not_be_written_is_our_own_error(folder: Path, change: str, dam
         folder.rmdir()
         if damage == "a file":
             folder.touch()
-    with pytest.raises(StoreUnavailable, match=f"{folder}.* can't be written .*; see the folder's mode and space"):
+    with pytest.raises(StoreUnavailable, match=f"{folder}.* can't be written .*; check the folder's mode"):
         CHANGES[change](EnrolledKeys(folder), FIRST)
     if damage == "a folder in the way":
         assert not list(folder.glob(".*"))

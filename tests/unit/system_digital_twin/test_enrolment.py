@@ -133,7 +133,7 @@ def test_an_invitation_that_ended_enrols_nobody(bench: KeyBench, clock: WallCloc
     else:
         clock.now = NOW + 50 + 61
     assert not bench.is_in(token)
-    refused(bench.ask("confirm_key", pair), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(bench.ask("confirm_key", pair), "not_granted", "proposed this key was used, withdrawn, revoked, or expired")
     assert not list(bench.enrolled_folder.glob("*.key"))
     if end != "expired":  # then the session is ended with PeerNotLive before anything is asked
         refused(bench.ask("enrol", session, public_key=new_pair().public.z85.decode()), "not_granted", "takes the one")
@@ -165,7 +165,7 @@ def test_an_invitation_that_ended_this_moment_enrols_nobody(
         monkeypatch.setattr(bench.enrolled, "put", put_after_the_end)
     else:
         end_it()
-    refused(bench.ask("confirm_key", pair), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(bench.ask("confirm_key", pair), "not_granted", "proposed this key was used, withdrawn, revoked, or expired")
     bench.peers.reload()
     assert not bench.is_in(pair)
     assert bench.peers.keys_of("newcomer") == []
@@ -219,7 +219,7 @@ def test_a_key_that_is_known_is_not_enrolled(bench: KeyBench, whose: str) -> Non
         pair = bench.list_key("victim")
         bench.revoke(pair)
     reply = bench.propose("enrol", token, pair)
-    refused(reply, "not_granted", "is revoked, for ever" if whose == "revoked" else "is somebody else's key")
+    refused(reply, "not_granted", "is revoked for good" if whose == "revoked" else "is somebody else's key")
     assert bench.peers.candidate(pair.public.fingerprint) is None
 
 
@@ -238,7 +238,7 @@ def test_an_invitation_enrols_ten_times_a_minute_at_most(bench: KeyBench, monkey
     """Each invitation by itself; a minute later it may again."""
     token, other = bench.invite("newcomer"), bench.invite("other")
     now = 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.trust.actions.time.monotonic", lambda: now)
+    monkeypatch.setattr(bench.actions._enrolments, "_clock", lambda: now)
     for _ in range(ENROLMENTS_PER_MINUTE):
         assert bench.propose("enrol", token, new_pair())["status"] == "success"
     refused(bench.propose("enrol", token, new_pair()), "limit_reached", "10 times a minute at most")
@@ -254,7 +254,7 @@ def test_what_many_proposals_leave_in_memory_is_bounded(
 ) -> None:
     """A token that proposes for weeks and never proves leaves one proposal."""
     token, now = bench.invite("newcomer"), 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.trust.actions.time.monotonic", lambda: now)
+    monkeypatch.setattr(bench.actions._enrolments, "_clock", lambda: now)
     for _ in range(100):
         now += 60
         assert bench.propose("enrol", token, new_pair())["status"] == "success"
@@ -348,7 +348,7 @@ def test_a_key_that_was_written_and_does_not_count_is_no_success(bench: KeyBench
     write_certificate(new_pair("agent").certificate, bench.folder / "agent.next.key")
     bench.peers.reload()
     bench.propose("propose_key", agent, following)
-    refused(bench.ask("confirm_key", following), "store_unavailable", "was written and does not count")
+    refused(bench.ask("confirm_key", following), "store_unavailable", "was written and is not authorised")
 
 
 def test_a_batch_that_is_lost_loses_no_enrolment(bench: KeyBench) -> None:

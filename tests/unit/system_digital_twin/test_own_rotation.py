@@ -135,7 +135,9 @@ def test_a_key_that_was_proposed_by_a_key_revoked_meanwhile_is_not_confirmed(ben
     stolen = bench.list_key("agent")
     thiefs = propose(bench, stolen)
     bench.revoke(stolen)
-    refused(bench.ask("confirm_key", thiefs), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(
+        bench.ask("confirm_key", thiefs), "not_granted", "proposed this key was used, withdrawn, revoked, or expired"
+    )
     assert not list(bench.enrolled_folder.glob("*.key"))
     assert ("enrolment_refused", "agent") in bench.events()
 
@@ -146,7 +148,9 @@ def test_a_revocation_that_the_watch_has_not_seen_yet_counts(bench: KeyBench) ->
     thiefs = propose(bench, stolen)
     write_revocation(stolen.certificate, bench.folder / "revoked")
     session = bench.caller(thiefs)
-    refused(bench.ask("confirm_key", session), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(
+        bench.ask("confirm_key", session), "not_granted", "proposed this key was used, withdrawn, revoked, or expired"
+    )
     refused(bench.ask("confirm_key", session), "not_granted", "has no key here")
     assert not bench.is_in(thiefs)
     assert not list(bench.enrolled_folder.glob("*.key"))
@@ -163,7 +167,9 @@ def test_a_revocation_at_the_very_moment_of_the_proof_counts(bench: KeyBench, mo
         put_next(certificate, voucher)
 
     monkeypatch.setattr(bench.enrolled, "put_next", revoked_just_then)
-    refused(bench.ask("confirm_key", thiefs), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(
+        bench.ask("confirm_key", thiefs), "not_granted", "proposed this key was used, withdrawn, revoked, or expired"
+    )
     assert bench.standing(thiefs) is Standing.REVOKED
     bench.restart()
     assert bench.standing(thiefs) is Standing.REVOKED
@@ -173,7 +179,7 @@ def test_an_agent_proposes_a_hundred_keys_a_day_at_most(bench: KeyBench, monkeyp
     """Each that is retired stays on everybody's list for ever: one agent must not make that list too long to send."""
     agent, other, kept = bench.list_key("agent"), bench.list_key("other"), new_pair()
     now = 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.trust.actions.time.monotonic", lambda: now)
+    monkeypatch.setattr(bench.actions._proposals, "_clock", lambda: now)
     for _ in range(PROPOSALS_PER_DAY - 1):
         propose(bench, agent)
     for _ in range(3):  # a repeated request is no other proposal
@@ -207,7 +213,7 @@ def test_a_proposal_ends_with_what_proposed_it(bench: KeyBench, clock: WallClock
     if change == "demoted":
         write_certificate(type(old.certificate)(new_pair("agent").certificate.owner, old.public), path)
     bench.peers.reload()
-    refused(bench.ask("confirm_key", new), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(bench.ask("confirm_key", new), "not_granted", "proposed this key was used, withdrawn, revoked, or expired")
     assert not list(bench.enrolled_folder.glob("*.key"))
 
 
@@ -227,7 +233,7 @@ def test_a_key_that_is_known_is_not_proposed(bench: KeyBench, whose: str) -> Non
         if whose == "another's revoked":
             bench.revoke(victim)
     reply = bench.propose("propose_key", agent, pair)
-    refused(reply, "not_granted", "is revoked, for ever" if "revoked" in whose else "is somebody else's key")
+    refused(reply, "not_granted", "is revoked for good" if "revoked" in whose else "is somebody else's key")
     assert bench.peers.candidate(pair.public.fingerprint) is None
 
 

@@ -1,4 +1,7 @@
-"""The dashboard's files: a fixed list that is read at the start, so that no request names a path."""
+"""The dashboard: its files, `/api/state`, and `/api/stream`.
+
+The files are a fixed list that is read at the start, so no request names a path.
+"""
 
 import asyncio
 import gzip
@@ -17,7 +20,7 @@ from twinhost.system_digital_twin.http.state import Board
 
 STATIC = Path(__file__).parent / "static"
 
-# Nothing but what this server sends: no inline script or style, no other site, no frame around it, no form.
+# Only what this server sends: no inline script or style, no other site, no frame around it, no form.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -96,7 +99,7 @@ class Stream:
         return [Route("/api/state", self._state), Route(STREAM_PATH, self._stream)]
 
     async def _state(self, _: Request) -> Response:
-        return Response(self._board.notice.body, media_type="application/json", headers=_STREAM_HEADERS)
+        return Response(self._board.snapshot.body, media_type="application/json", headers=_STREAM_HEADERS)
 
     async def _stream(self, _: Request) -> Response:
         if self._listeners >= MAX_LISTENERS:
@@ -112,10 +115,10 @@ class Stream:
             yield b"retry: %d\n\n" % RETRY_MS
             sent, sent_at = -1, time.monotonic()
             while True:
-                notice = self._board.notice
-                if notice.number != sent:
-                    sent, sent_at = notice.number, time.monotonic()
-                    yield b"event: state\ndata: %b\n\n" % notice.body
+                snapshot = self._board.snapshot
+                if snapshot.number != sent:
+                    sent, sent_at = snapshot.number, time.monotonic()
+                    yield b"event: state\ndata: %b\n\n" % snapshot.body
                 elif time.monotonic() - sent_at >= KEEP_ALIVE_S:
                     sent_at = time.monotonic()
                     yield b": keep-alive\n\n"

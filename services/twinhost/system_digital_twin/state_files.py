@@ -1,0 +1,28 @@
+"""What SystemDigitalTwin keeps in its state folder: the schema of its database, and the folder of its audit log."""
+
+from twinhost.store.audit_log.ledger import MIGRATION as LEDGER
+from twinhost.store.audit_log.ledger import MIGRATION_RESTORES as LEDGER_RESTORES
+from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
+from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
+from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS
+from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVERE_EVENTS
+from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
+from twinhost.system_digital_twin.metrics.metrics import MIGRATION as VRAM_REPORTS
+from twinhost.system_digital_twin.registry.registry import MIGRATION as REGISTRY
+from twinhost.system_digital_twin.trust.audit import AUDIT_FOLDER
+from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT
+
+__all__ = ["AUDIT_FOLDER", "MIGRATIONS"]
+
+MIGRATIONS = (  # in the order in which they were added
+    REGISTRY,
+    LEDGER,
+    KEY_AUDIT,
+    METRICS_HISTORY,
+    VRAM_REPORTS,
+    LEASES,
+    EVENTS,
+    EVENT_IDS,
+    LEDGER_RESTORES,
+    SEVERE_EVENTS,
+)
