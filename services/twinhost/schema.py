@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from twinhost.agent.replies import Refusal
+from twinhost.agent.health import Refusal
 from twinhost.secure_zmq.actions import Declaration, Feature
 from twinhost.secure_zmq.wire import tag_of
 

@@ -96,15 +96,15 @@ class _Link(MainpcLink):
     @property
     def trusted(self) -> str | None:
         """The revision of the trust document that this agent follows."""
-        return self._trusted
+        return self._trust_revision
 
     def _run(self) -> None:
         with _NotingClient(*self._noted) as client:
-            while not self._stop.is_set():
-                self._tell_until(client, time.monotonic() + self._turn(client))
+            while not self.stopping:
+                self._send_until(client, time.monotonic() + self._turn(client))
                 self._wake.clear()
 
-    def _tell_until(self, client: Client, next_turn: float) -> None:
+    def _send_until(self, client: Client, next_turn: float) -> None:
         self._wake.wait(max(0.0, next_turn - time.monotonic()))
 
 

@@ -20,7 +20,7 @@ from twinhost.agent import telemetry as telemetry_module
 from twinhost.agent.http import HttpServer
 from twinhost.agent.telemetry import State
 from twinhost.cli.arguments import parse_fields
-from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.http import state as state_module
 from twinhost.system_digital_twin.http.state import RECENT_S

@@ -3,12 +3,19 @@
 import sys
 from concurrent.futures import Future
 
-from twinhost.agent.assembly import Assembly, Foundation
-from twinhost.agent.membership.member import MIGRATION, Description, Membership
-from twinhost.agent.process import run_agent
-from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.wire import NAME, Reply, Request
+from twinhost.agent import (
+    MIGRATION,
+    NAME,
+    Action,
+    Assembly,
+    Caller,
+    Description,
+    Foundation,
+    Membership,
+    Reply,
+    Request,
+    run_agent,
+)
 
 
 class Greet(Request, tag="greet"):
@@ -24,7 +31,7 @@ def assemble(foundation: Foundation) -> Assembly:
     member = Membership(foundation, Description("greeter", ["greet"]))
 
     def greet(request: Greet, caller: Caller) -> Reply:
-        member.tell("greeted", {"whom": request.whom, "by": caller.name})
+        member.publish("greeted", {"whom": request.whom, "by": caller.name})
         return {"status": "ok", "greeting": f"Hello, {request.whom}!"}
 
     def who_is(request: WhoIs, caller: Caller) -> "Future[Reply]":

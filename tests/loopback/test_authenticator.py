@@ -12,11 +12,11 @@ from zmq.auth.thread import ThreadAuthenticator
 from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, serving
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, NotAuthorized, ServerUnreachable, SocketMisuse, WrongServerKey
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers, Peer
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, Refusal
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_server_socket, secure_unbound_server
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -41,11 +41,11 @@ class FaultyPeers(AuthorizedPeers):
         super().__init__([home])
         self.faults = faults
 
-    def find(self, raw_public_key: bytes) -> Peer | None:
+    def judge(self, raw_key: bytes, now: float | None = None) -> Peer | Refusal:
         if self.faults > 0:
             self.faults -= 1
             raise KeyError("a fault of the list")
-        return super().find(raw_public_key)
+        return super().judge(raw_key, now)
 
 
 def ask(context: "Context", *frames: bytes) -> list[bytes]:

@@ -10,9 +10,8 @@ import zmq
 
 from tests.loopback.agent import ANY_PORT
 from tests.waiting import PATIENCE_S
-from twinhost.secure_zmq.dispatch import Dispatcher, Owed
+from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
 from twinhost.secure_zmq.handshakes import Handshakes
-from twinhost.secure_zmq.inbound import Inbound
 from twinhost.secure_zmq.server import MAX_BATCH, MAX_READS, Server
 from twinhost.secure_zmq.sockets import open_unencrypted_server_socket
 
@@ -38,7 +37,7 @@ class Answerer:
         self.all.append(len(inbounds))
         return [inbound.payload for inbound in inbounds]
 
-    def take_owed(self) -> dict[int, Owed]:
+    def take_deferred(self) -> dict[int, Deferred]:
         return {}
 
 

@@ -16,8 +16,7 @@ from tests.loopback.agent import ServedAgent
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent.membership import coordination
-from twinhost.agent.membership.coordination import WORKERS, Coordinator
-from twinhost.agent.membership.errands import DEADLINE_S, MAX_OF_A_CALLER, Errand
+from twinhost.agent.membership.coordination import DEADLINE_S, MAX_OF_A_CALLER, WORKERS, Coordinator, ForwardedRequest
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     AgentUnreachable,
@@ -183,8 +182,10 @@ def test_no_registration_leads_to_this_host_itself(hosts: Hosts) -> None:
             assert pc2.logged("agent_not_reached")[-1]["cause"] == f"{host!r} is no address of another host"
 
 
-def errand(caller: str, request_id: str | None, fields: dict[str, str] | None = None, priority: int = 5) -> Errand:
-    return Errand(
+def forwarded(
+    caller: str, request_id: str | None, fields: dict[str, str] | None = None, priority: int = 5
+) -> ForwardedRequest:
+    return ForwardedRequest(
         agent_name="other",
         operation="ask_another",
         fields=fields or {},
@@ -207,7 +208,7 @@ class Asked:
     def send(self, name: str, priority: int = 5, caller: str = "c", request_id: str | None = None) -> "Future[Reply]":
         """Ask for something that is answered under a name."""
         fields = {"name": name}
-        return self.coordinator.send(errand(caller, request_id, fields, priority))
+        return self.coordinator.send(forwarded(caller, request_id, fields, priority))
 
     def answer(self, name: str) -> None:
         """Have it answered, once it has come."""
@@ -241,7 +242,7 @@ def test_the_more_urgent_go_first(asked: Asked) -> None:
 def test_one_callers_share_is_bounded(asked: Asked) -> None:
     """Another caller is served, and so is the same one when it has an answer."""
     first = [asked.send(f"a-{number}", caller="a") for number in range(MAX_OF_A_CALLER)]
-    with pytest.raises(LimitReached, match="ask again"):
+    with pytest.raises(LimitReached, match="then retry"):
         asked.send("a-more", caller="a")
     asked.send("b", caller="b")
     asked.answer("a-0")
@@ -288,9 +289,9 @@ def test_a_retry_is_the_same_request(asked: Asked) -> None:
         asked.send("y", request_id="1")
     asked.answer("x")
     assert first.result(PATIENCE_S)["answer"] == "x"
-    ids = {coordination._id_there(errand(caller, "1")) for caller in ("c", "d")}
+    ids = {coordination._forwarded_id(forwarded(caller, "1")) for caller in ("c", "d")}
     assert len(ids) == 2
-    assert coordination._id_there(errand("c", "1", priority=1)) in ids
+    assert coordination._forwarded_id(forwarded("c", "1", priority=1)) in ids
 
 
 def test_what_waits_too_long_is_given_up(asked: Asked) -> None:

@@ -16,9 +16,8 @@ from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, NotAuthorized, ServerUnreachable
 from twinhost.secure_zmq.greeting import mechanism_of
-from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.handshakes import FailedHandshakes
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, encode_request
 
@@ -28,16 +27,16 @@ def test_a_monitor_whose_callback_fails_goes_on(
 ) -> None:
     """An undrained monitor would freeze every socket of the context: no handshake ever again."""
 
-    def fail(_: Handshakes, __: SocketEvent) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("the log can't be written")
 
-    monkeypatch.setattr(Handshakes, "observe", fail)
+    monkeypatch.setattr(FailedHandshakes, "observe", fail)
     with serving(home, server_keys) as agent:
         host, port = agent.address.removeprefix("tcp://").rsplit(":", 1)
         for _ in range(20):
             socket.create_connection((host.strip("[]").removeprefix("::ffff:"), int(port))).close()
         wait_until(lambda: agent.server_socket.monitor.faults > 0, PATIENCE_S, "the callback failed")
-        assert agent.server_socket.monitor.draining
+        assert agent.server_socket.monitor.alive
         with Client(agent.secured(peer_keys)) as client:
             assert client.call("who_am_i")["authenticated"]
 

@@ -18,10 +18,10 @@ from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.errors import MessageTooLarge, NotAuthorized, WrongServerKey
 from twinhost.secure_zmq.feed import MAX_COMMANDS, MAX_EVENT_BYTES, MAX_QUEUED, MAX_TOPIC_BYTES, MAX_TOPICS, Feed
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
 from twinhost.secure_zmq.sockets import open_feed_socket, open_unencrypted_feed_socket
 from twinhost.secure_zmq.subscriber import MAX_WAITING, Subscriber

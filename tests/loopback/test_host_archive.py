@@ -19,7 +19,7 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.store.audit_log.verify import Findings
-from twinhost.store.restoring import COMMIT, RESTORING
+from twinhost.store.files import COMMIT, RESTORING
 
 pytestmark = pytest.mark.sdt_security
 

@@ -15,7 +15,6 @@ from tests.loopback.conftest import Folders
 from tests.loopback.test_handshake_guard import GREETING
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, SocketMisuse
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.legacy import (
@@ -26,6 +25,7 @@ from twinhost.secure_zmq.legacy import (
     start_auth,
     stop_auth,
 )
+from twinhost.secure_zmq.peers import Outcome
 
 Context = zmq.Context[zmq.Socket[bytes]]
 

@@ -13,13 +13,12 @@ from tests.identities import authorize, new_pair
 from tests.loopback.test_feed import serving as serving_feed
 from tests.loopback.test_feed import subscribed
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq import connections, descriptors
+from twinhost.secure_zmq import connections
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import KeyFileMissing
-from twinhost.secure_zmq.folder_watch import WATCH_IDLE_MS
 from twinhost.secure_zmq.key_writer import revoked_file_name, write_key_pair
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.peers import WATCH_IDLE_MS, AuthorizedPeers
 
 
 @contextlib.contextmanager
@@ -86,13 +85,14 @@ def test_nothing_is_published_while_a_close_fails(
         subscribed(served, peer_keys, b"EVENT:") as revoked,
         subscribed(served, neighbour, b"EVENT:") as good,
     ):
+        shut = connections.shut
         monkeypatch.setattr(connections, "shut", lambda _: False)
         revoke(prepared, peer_keys)
         served.peers.reload()
         served.feed.publish(b"EVENT:", b'{"number": 1}')
         assert good.get(1.0) is None
         assert served.feed.counters.published == 0
-        monkeypatch.setattr(connections, "shut", descriptors.shut)
+        monkeypatch.setattr(connections, "shut", shut)
         assert good.get(PATIENCE_S) is not None
         assert revoked.get(0.2) is None
 

@@ -46,9 +46,9 @@ def owe(hosts: Hosts) -> None:
     for number in range(OWED):
         with database.transaction():
             if number % 2:
-                outbox.tell_error("Timeout", "no answer", context={"number": number})
+                outbox.report_error("Timeout", "no answer", context={"number": number})
             else:
-                outbox.tell("numbered", {"number": number})
+                outbox.publish("numbered", {"number": number})
     database.close()
 
 

@@ -22,8 +22,8 @@ from twinhost.secure_zmq.errors import (
     ServerUnreachable,
     WrongServerKey,
 )
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 LONG_S = 30.0  # a deadline that a refusal must not need

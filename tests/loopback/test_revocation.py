@@ -18,15 +18,14 @@ from tests.loopback.agent import ServedAgent, serving
 from tests.loopback.bare_zmq import endpoint
 from tests.loopback.raw_zmtp import CurveDealer, NullDealer
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.bound_socket import origin
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.connections import Connections
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
-from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.sessions import origin
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, Validity
 
 REVOKED_WITHIN_S = 1.0  # the promise, from the file's removal

@@ -18,8 +18,8 @@ from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, SecurityMismatch, ServerUnreachable, WrongServerKey
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress
 from twinhost.secure_zmq.wire import Reply
 

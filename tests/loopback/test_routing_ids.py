@@ -12,13 +12,11 @@ import zmq
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ANY_PORT, ServedAgent
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
-from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.bound_socket import SecuredSessions, ServerSocket
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.dispatch import Dispatcher, Owed
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
-from twinhost.secure_zmq.sessions import SecuredSessions
 from twinhost.secure_zmq.sockets import open_server_socket
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -45,7 +43,7 @@ class Collector:
             self.looks += 1
         return [inbound.payload for inbound in inbounds]
 
-    def take_owed(self) -> dict[int, Owed]:
+    def take_deferred(self) -> dict[int, Deferred]:
         return {}
 
 

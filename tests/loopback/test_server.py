@@ -15,8 +15,8 @@ from tests.identities import authorize
 from tests.loopback.agent import ServedAgent
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.peers import Outcome
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Connect = Callable[..., "zmq.Socket[bytes]"]
@@ -230,11 +230,12 @@ def test_a_stop_is_soon_also_under_a_flood(agent: ServedAgent, connect: Connect)
 
 
 def test_the_loop_says_that_it_turns(agent: ServedAgent) -> None:
-    """Health reads this: an idle loop turns, and its sign of life is never old."""
+    """Health reads this: an idle loop turns, and its heartbeat is never old."""
     assert agent.server.responsive
-    first = agent.server._turned_at
-    wait_until(lambda: agent.server._turned_at > first, PATIENCE_S, "the loop turns")
-    wait_until(lambda: time.monotonic() - agent.server._turned_at < 1, PATIENCE_S, "it has turned just now")
+    heartbeat = agent.server._heartbeat
+    first = heartbeat._beat_at
+    wait_until(lambda: heartbeat._beat_at > first, PATIENCE_S, "the loop turns")
+    wait_until(lambda: time.monotonic() - heartbeat._beat_at < 1, PATIENCE_S, "it has turned just now")
 
 
 def test_the_longest_turn_is_told_once(agent: ServedAgent, client: Client) -> None:

@@ -15,11 +15,12 @@ from tests.loopback.agent import ServedAgent, serving
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.handmade.clients import CurveClient, Refused
 from twinhost.adversary.handmade.zmtp import Line
+from twinhost.secure_zmq.authenticator import SessionLimits
 from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.connections import Connection
 from twinhost.secure_zmq.errors import ServerUnreachable
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.session_limits import SessionLimits
+from twinhost.secure_zmq.peers import Outcome
 
 LIMIT = 5
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,10 +115,11 @@ def test_all_keys_together_stay_below_the_open_files() -> None:
     """With `nofile` at 1,024: there is room for handshakes, and for the agent's own files."""
     script = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024));"
-        "from twinhost.secure_zmq.session_limits import SessionLimits, most_pending;"
+        "from twinhost.secure_zmq.authenticator import SessionLimits;"
+        "from twinhost.secure_zmq.connections import Connection, most_pending;"
         "limits = SessionLimits(10_000);"
         "at = '127.0.0.1';"
-        "admitted = [(limits.opened((0, n), at), limits.admit(f'key {n}', at))[1] for n in range(2000)];"
+        "admitted = [(limits.opened(Connection(n, at)), limits.admit(f'key {n}', at))[1] for n in range(2000)];"
         "print(most_pending(), sum(admitted))"
     )
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}/services"}
@@ -128,18 +130,18 @@ def test_all_keys_together_stay_below_the_open_files() -> None:
 
 def test_the_first_message_corrects_what_was_assumed() -> None:
     """Two keys from one address, placed the wrong way round: each is counted once, before and after."""
-    limits = SessionLimits()
-    limits.opened((1, 8), "10.0.0.1")
-    limits.opened((1, 9), "10.0.0.1")
+    limits, one, other = SessionLimits(), Connection(8, "10.0.0.1"), Connection(9, "10.0.0.1")
+    limits.opened(one)
+    limits.opened(other)
     assert limits.admit("first", "10.0.0.1")
     assert limits.admit("second", "10.0.0.1")
-    limits.finished((1, 9))
-    limits.finished((1, 8))
-    limits.proven((1, 9), "10.0.0.1", "second")
+    limits.finished(other)
+    limits.finished(one)
+    limits.proven(other, "second")
     assert (limits.count("first"), limits.count("second")) == (1, 1)
-    limits.ended((1, 9))
+    limits.ended(other)
     assert (limits.count("first"), limits.count("second")) == (1, 0)
-    limits.ended((1, 8))
+    limits.ended(one)
     assert (limits.count("first"), limits.count("second")) == (0, 0)
 
 
@@ -147,34 +149,52 @@ def test_an_end_that_nobody_reported_locks_no_key_out() -> None:
     """A descriptor that is no connection any more, and an acceptance without one, do not count against a key."""
     limits = SessionLimits(per_key=2)
     ended = os.open(os.devnull, os.O_RDONLY)
-    limits.opened((1, ended), "10.0.0.1")
+    connection = Connection(ended, "10.0.0.1")
+    limits.opened(connection)
     assert limits.admit("key", "10.0.0.1")
-    limits.finished((1, ended))
+    limits.finished(connection)
     assert limits.admit("key", "10.0.0.2")
     os.close(ended)
     assert [limits.admit("key", "10.0.0.3") for _ in range(3)] == [True, True, True]
+
+
+def test_an_end_that_is_reported_late_is_counted_once() -> None:
+    """A connection that was found ended before its end is reported, or that says something all the same."""
+    limits = SessionLimits(per_key=1)
+    ended = os.open(os.devnull, os.O_RDONLY)
+    connection = Connection(ended, "10.0.0.1")
+    limits.opened(connection)
+    assert limits.admit("key", "10.0.0.1")
+    limits.finished(connection)
+    os.close(ended)
+    assert limits.admit("key", "10.0.0.3")
+    limits.proven(connection, "key")
+    limits.ended(connection)
+    limits.ended(connection)
+    assert limits.count("key") <= 1
 
 
 def test_a_scoped_address_is_that_of_its_connection() -> None:
     """ZAP names a link-local address with its interface, and the kernel without: both are one place."""
     limits = SessionLimits(per_key=2)
     for fd in range(1_000, 1_020):
-        limits.opened((1, fd), "fe80::1")
+        connection = Connection(fd, "fe80::1")
+        limits.opened(connection)
         assert limits.admit("key", "fe80::1%eth0")
-        limits.ended((1, fd))
+        limits.ended(connection)
     assert limits.count("key") == 0
 
 
 def test_two_sockets_with_one_descriptor_are_counted_apart() -> None:
     """The feed may get a descriptor of the request socket's before the end of the older connection is reported."""
-    limits = SessionLimits()
-    limits.opened((1, 9), "10.0.0.1")
+    limits, older, newer = SessionLimits(), Connection(9, "10.0.0.1"), Connection(9, "10.0.0.1")
+    limits.opened(older)
     assert limits.admit("key", "10.0.0.1")
-    limits.finished((1, 9))
-    limits.opened((2, 9), "10.0.0.1")
+    limits.finished(older)
+    limits.opened(newer)
     assert limits.admit("key", "10.0.0.1")
-    limits.ended((1, 9))
-    limits.finished((2, 9))
+    limits.ended(older)
+    limits.finished(newer)
     assert limits.count("key") == 1
-    limits.ended((2, 9))
+    limits.ended(newer)
     assert limits.count("key") == 0

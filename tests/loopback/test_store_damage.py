@@ -12,9 +12,9 @@ import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.start_again import StartAgain
+from twinhost.agent.assembly import StartAgain
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.store.set_aside import DAMAGED, REPLACED, kept
+from twinhost.store.damage import DAMAGED, REPLACED, quarantined
 
 pytestmark = pytest.mark.unified_memory_agent
 
@@ -84,7 +84,7 @@ def test_a_damaged_memory_is_found_set_aside_told_and_restored_by_one_command(
         overwrite(database, 0)
 
     agent = hosts.start(UMRA).wait_until_serving()
-    (damaged,) = kept(database, DAMAGED)
+    (damaged,) = quarantined(database, DAMAGED)
     health = agent.health()
     assert (health["status"], health["ready"], store_damage(agent)["ok"]) == ("degraded", False, False)
     assert damaged.name in store_damage(agent)["detail"]
@@ -105,7 +105,7 @@ def test_a_damaged_memory_is_found_set_aside_told_and_restored_by_one_command(
     assert twins[:3] == ["twins", "1", "2"]
     assert revisions(hosts, "a", "b", "c", "f") == [1, 1, 0, 0]
     assert store_damage(agent)["ok"] is True
-    assert len(kept(database, DAMAGED)) == len(kept(database, REPLACED)) == 1
+    assert len(quarantined(database, DAMAGED)) == len(quarantined(database, REPLACED)) == 1
 
 
 def test_a_broken_index_of_words_is_rebuilt_and_nothing_is_set_aside(hosts: Hosts) -> None:
@@ -118,7 +118,7 @@ def test_a_broken_index_of_words_is_rebuilt_and_nothing_is_set_aside(hosts: Host
         connection.execute("DELETE FROM recall_words_data WHERE id > 10")
     agent = hosts.start(UMRA).wait_until_serving()
     assert len(agent.logged("index_rebuilt")) == 1
-    assert (store_damage(agent)["ok"], kept(hosts.database(UMRA), DAMAGED)) == (True, [])
+    assert (store_damage(agent)["ok"], quarantined(hosts.database(UMRA), DAMAGED)) == (True, [])
     with hosts.client(UMRA) as client:
         assert [found["content"] for found in client.call("search_memory", query="gateway")["results"]] == [
             "the gateway is open"
@@ -132,7 +132,7 @@ def test_a_loss_that_is_acknowledged_is_told_no_more(hosts: Hosts) -> None:
     assert store_damage(agent)["ok"] is False
     with hosts.client(UMRA) as client:
         reply = client.call("acknowledge_damage")
-    (damaged,) = kept(hosts.database(UMRA), DAMAGED)
+    (damaged,) = quarantined(hosts.database(UMRA), DAMAGED)
     assert reply["acknowledged"] == [damaged.name]
     wait_until(lambda: store_damage(agent)["ok"], PATIENCE_S, "the check is green")
 
@@ -158,7 +158,7 @@ def test_mainpcs_damaged_database_stops_its_start(hosts: Hosts) -> None:
     agent = hosts.start(SDT)
     assert agent.wait() == ConfigurationError.EXIT_STATUS
     assert hosts.database(SDT).read_bytes() == b"not a database, " * 50
-    assert kept(hosts.database(SDT), DAMAGED) == []
+    assert quarantined(hosts.database(SDT), DAMAGED) == []
 
 
 @pytest.mark.parametrize("where", ["page", "log"])
@@ -195,7 +195,7 @@ def test_a_database_of_a_newer_program_is_no_damage(hosts: Hosts) -> None:
     database.write_bytes(content)
     assert hosts.start(UMRA).wait() == ConfigurationError.EXIT_STATUS
     assert database.read_bytes() == content
-    assert kept(database, DAMAGED) == []
+    assert quarantined(database, DAMAGED) == []
 
 
 def test_mainpc_hears_of_it(hosts: Hosts) -> None:
@@ -214,7 +214,7 @@ def test_mainpc_hears_of_it(hosts: Hosts) -> None:
         wait_until(lambda: status() == "DEGRADED", PATIENCE_S, "pc2 says that it is not whole")
         (report,) = wait_until(lambda: mainpc.call("get_errors")["errors"], PATIENCE_S, "the damage is reported")
         assert (report["error_type"], report["severity"], report["written_by"]) == ("store_damage", "critical", UMRA)
-        assert "was set aside" in report["message"]
+        assert "was quarantined" in report["message"]
         assert UMRA not in mainpc.call("get_ok_agents")["agents"]
         pc2.call("acknowledge_damage")
         wait_until(lambda: status() == "HEALTHY", PATIENCE_S, "pc2 is well again")

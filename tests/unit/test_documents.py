@@ -11,7 +11,7 @@ from scripts import write_actions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = (".ci", "certs-init", "config", "docs", "scripts", "services", "tests")
-NOT_TEXT = {".png", ".pyc", ".svg"}
+NOT_TEXT = {".png", ".pyc", ".svg", ".xz"}
 MAX_COLUMNS = 120
 README_MAX_LINES = 129
 RECORD_SECTIONS = ["Context", "Decision", "Consequences"]
@@ -25,7 +25,7 @@ def text_files() -> Iterator[Path]:
     """Yield the repository's own files, without what a tool or a build made."""
     inside = (path for place in PLACES for path in (REPOSITORY / place).rglob("*"))
     for path in (*REPOSITORY.iterdir(), *inside):
-        made = "__pycache__" in path.parts or path.name.endswith(".egg-info")
+        made = "__pycache__" in path.parts or any(part.endswith(".egg-info") for part in path.parts)
         if path.is_file() and not made and path.suffix not in NOT_TEXT:
             yield path
 

@@ -1,15 +1,15 @@
-"""What an agent is assembled on, and of."""
+"""The parts of an agent: the foundation that it is given, and the assembly that it returns."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 from starlette.routing import BaseRoute
 
 from twinhost.agent.common_actions import HealthActions
-from twinhost.agent.grants_watch import Told
+from twinhost.agent.grants_watch import GrantsListener
 from twinhost.agent.health import Health, iso_time
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.settings import Settings
@@ -20,11 +20,21 @@ from twinhost.secure_zmq.feed import Feed
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.store.database import Database
 
-MAX_PAGE_BYTES = 262_144  # of an answer that lists things: a peer may ask for many before it reads one
+
+class StartAgain(Exception):
+    """Raised in an agent's `on_tick` to restart it: the process ends, and the engine's restart policy starts it again.
+
+    Replies are still sent; a request without a reply is retried by its client, and reaches the next process.
+    """
+
+    EXIT_STATUS: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h: not 0, so that `on-failure` policies act too
+
+
+MAX_PAGE_BYTES = 262_144  # of a reply with a list: a peer may send many requests before it reads a reply
 
 
 class Companion(Protocol):
-    """A thread that an agent runs beside its server."""
+    """A thread that an agent runs besides its server."""
 
     @property
     def responsive(self) -> bool: ...
@@ -33,7 +43,7 @@ class Companion(Protocol):
 
 
 class Publisher:
-    """The agent's event feed, as those see it who have events; it is bound after they were assembled."""
+    """Publishes events on the agent's feed, which is bound after the agent was assembled."""
 
     def __init__(self) -> None:
         self._feed: Feed | None = None
@@ -43,14 +53,14 @@ class Publisher:
         self._feed = feed
 
     def publish(self, topic: bytes, **fields: Any) -> None:
-        """Send an event to whoever subscribes to its topic; safe to call from any thread."""
+        """Send an event to the subscribers of its topic; callable from any thread."""
         if self._feed is not None and self._feed.wants(topic):
             self._feed.publish(topic, msgspec.json.encode({"timestamp": iso_time(time.time()), **fields}))
 
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """What an agent is assembled on."""
+    """What an agent is built on."""
 
     settings: Settings
     database: Database
@@ -64,16 +74,16 @@ class Foundation:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """What makes an agent this agent."""
+    """What makes an agent this agent: its actions, listeners and threads."""
 
     actions: Sequence[Action[Any]]
-    success: Literal["ok", "success"]  # the word in `status` that its clients know
+    success: Literal["ok", "success"]  # the `status` of a successful reply
     sentence_fields: tuple[str, ...] = ("error",)
     translate: Translator = no_dialect
     health: HealthActions | None = None  # where its health document says more than every agent's
     on_tick: Callable[[], None] = lambda: None
     on_refusal: RefusalListener = lambda *_: None
-    on_grants: Told = lambda *_: None
+    on_grants: GrantsListener = lambda *_: None
     on_stop: Callable[[], None] = lambda: None
     companions: Sequence[Companion] = field(default=())
-    routes: Sequence[BaseRoute] = field(default=())  # what it shows over HTTP beside its health and metrics
+    routes: Sequence[BaseRoute] = field(default=())  # HTTP routes besides health and metrics

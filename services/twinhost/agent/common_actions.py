@@ -1,26 +1,24 @@
-"""The actions that every agent answers: ping, health, and who is connected."""
+"""The actions of every agent: ping, health, peers, and announced probes."""
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
-from twinhost.agent.replies import HealthDocument, Peers, Pong, ProbesAnnounced
+from twinhost.agent.health import HealthDocument, Pong, iso_time
 from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.handshakes import MAX_ATTEMPTS, WINDOW_S, Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.probes import MAX_ATTEMPTS, WINDOW_S
-from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.wire import Request
 
 
 class Ping(Request, tag="ping"):
-    """Is anybody there?"""
+    """Check that the agent answers."""
 
 
 class GetHealth(Request, tag="health"):
@@ -32,11 +30,11 @@ class HealthCheck(Request, tag="health_check"):
 
 
 class GetPeers(Request, tag="get_peers"):
-    """The authorised peers, their sessions, and what became of handshakes; an operator's action."""
+    """The authorised peers, their sessions, and the handshakes by outcome; an operator's action."""
 
 
 class AnnounceProbes(Request, tag="announce_probes"):
-    """Refused handshakes that the caller is about to provoke, to be counted apart; an operator's action.
+    """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's action.
 
     For 15 s, at most `attempts` of them: with a key of `key_fingerprints`, or from the caller's address without a key.
     """
@@ -45,6 +43,36 @@ class AnnounceProbes(Request, tag="announce_probes"):
     key_fingerprints: Annotated[
         tuple[Annotated[str, msgspec.Meta(max_length=80)], ...], msgspec.Meta(max_length=4)
     ] = ()
+
+
+class PeerDocument(TypedDict):
+    """An authorised peer; `sessions` counts its connections, and `last_seen` is null until it asks for something."""
+
+    name: str
+    host: str
+    roles: list[str]
+    fingerprint: str
+    not_before: str | None
+    not_after: str | None
+    standing: str
+    sessions: int
+    last_seen: str | None
+
+
+class Peers(TypedDict):
+    """The authorised peers with their sessions, the revoked fingerprints, and the handshakes by outcome."""
+
+    status: Literal["ok", "success"]
+    peers: list[PeerDocument]
+    revoked: list[str]
+    handshakes: dict[str, int]
+
+
+class ProbesAnnounced(TypedDict):
+    """For how long the announced refusals are counted separately."""
+
+    status: Literal["ok", "success"]
+    window_s: float
 
 
 def pong(_: Request, __: Caller) -> Pong:
@@ -70,12 +98,12 @@ class HealthActions(Feature):
 
 
 class OperatorActions(Feature):
-    """What an operator asks every agent: who is connected; and that refused handshakes are about to come."""
+    """The operator's actions of every agent: list the peers, and announce probes."""
 
     def __init__(
         self, peers: AuthorizedPeers, sessions: CallerSource, handshakes: Handshakes, success: Literal["ok", "success"]
     ) -> None:
-        """Serve an operator; `success` is the agent's word for it."""
+        """Serve an operator; `success` is the `status` of a successful reply."""
         self._peers = peers
         self._sessions = sessions
         self._handshakes = handshakes
@@ -94,7 +122,7 @@ class OperatorActions(Feature):
                     "fingerprint": peer.fingerprint,
                     "not_before": _moment(peer.validity.not_before),
                     "not_after": _moment(peer.validity.not_after),
-                    "standing": peer.standing(time.time()).name.lower(),
+                    "standing": self._peers.standing(peer.fingerprint),
                     "sessions": counts.get(peer.name, 0),
                     "last_seen": iso_time(last_seen[peer.name]) if peer.name in last_seen else None,
                 }

@@ -1,4 +1,4 @@
-"""Older dialects of the wire, translated at the edge; looked at only where today's dialect does not fit."""
+"""Older dialects of the wire, translated at the edge; only messages that are not in today's dialect are tried."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from twinhost.secure_zmq.errors import MalformedRequest, NotFound, RequestError,
 from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, Answer, Reply, Request
 
 NOT_FOUND = "NOT_FOUND"
-MAX_COMMAND_BYTES = 65_536  # of the dialect of commands, whose requests are small
+MAX_COMMAND_BYTES = 65_536  # of the command dialect, whose requests are small
 
 
 def first_of(*translators: Translator) -> Translator:
-    """Return a translator that asks others in turn."""
+    """Return a translator that tries others in order."""
 
     def translate(payload: bytes) -> Translation | None:
         return next((found for each in translators if (found := each(payload)) is not None), None)
@@ -24,10 +24,10 @@ def first_of(*translators: Translator) -> Translator:
 
 
 def raw_strings(requests: Mapping[bytes, tuple[Request, Callable[[Answer], Answer] | None]]) -> Translator:
-    """Return a translator for messages that are a bare word instead of JSON.
+    """Return a translator for messages that are a bare word rather than JSON.
 
     Args:
-        requests: per word, today's request, and what the older client expects of its reply.
+        requests: by word, today's request, and how to render its reply for the older client.
     """
 
     def translate(payload: bytes) -> Translation | None:
@@ -41,18 +41,18 @@ def raw_strings(requests: Mapping[bytes, tuple[Request, Callable[[Answer], Answe
 
 
 def all_status(reply: Answer) -> dict[str, Any]:
-    """Return the bare map of agents that GET_ALL_STATUS is answered with."""
+    """Render the reply to GET_ALL_STATUS: the bare map of agents."""
     agents: dict[str, Any] = reply["agents"]
     return agents
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One word of the dialect of commands."""
+    """One command of the command dialect."""
 
-    translate: Callable[[dict[str, Any]], Request]  # of its payload; raises msgspec's error for a field that is wrong
-    render: Callable[[Answer], Answer]  # what stands beside `status`; raises a RequestError where that is no success
-    echoes: bool = False  # its payload is any JSON value, and `data` of the answer repeats it as `echo`
+    translate: Callable[[dict[str, Any]], Request]  # from its payload; raises msgspec's error for an invalid field
+    render: Callable[[Answer], Answer]  # the fields besides `status`; raises a RequestError if the reply is no success
+    echoes: bool = False  # its payload is any JSON value, which the reply repeats as `data.echo`
 
 
 class _Envelope(msgspec.Struct):
@@ -77,21 +77,21 @@ def commands(
 ) -> Translator:
     """Return a translator for `{"command": WORD, "payload": {...}}`, answered with SUCCESS, `not_found`, or ERROR.
 
-    A `request_id` beside the command counts as in today's dialect, and is repeated. A word that is no command is an
-    error of this dialect, unless there is an `action` beside it.
+    A `request_id` beside the command has the same effect as in today's dialect, and is repeated. An unknown command is
+    an error of this dialect, unless there is an `action` beside it.
 
     Args:
-        known: the commands by their words.
-        max_bytes: of a message; a larger one is none of this dialect.
-        anywhere: whether the fields may stand under `data` too, or beside `command` where there is neither.
-        not_found: the word for what is not there.
+        known: the commands by their names.
+        max_bytes: of a message; a larger one is not in this dialect.
+        anywhere: whether the fields may be under `data` too, or beside `command` if there is neither.
+        not_found: the status of a reply about something that doesn't exist.
     """
 
     def translate(payload: bytes) -> Translation | None:
         if len(payload) > max_bytes:
             return None
         try:
-            text = str(payload, "utf-8")  # msgspec alone would pass bad bytes in unknown fields
+            text = str(payload, "utf-8")  # msgspec alone would accept invalid bytes in unknown fields
             envelope = _envelopes.decode(text)
             command = known.get(envelope.command)
             if command is None and envelope.action is not msgspec.UNSET:
@@ -113,8 +113,8 @@ def commands(
             return Translation(_unknown(envelope.command, known), _as_is, render_error)
         request: Request | RequestError
         try:
-            told = command.translate(msgspec.convert(fields, dict[str, Any]))
-            request = msgspec.structs.replace(told, request_id=request_id)
+            translated = command.translate(msgspec.convert(fields, dict[str, Any]))
+            request = msgspec.structs.replace(translated, request_id=request_id)
         except (msgspec.ValidationError, ValueError) as error:
             request = MalformedRequest(f"{error} (in {place} of {envelope.command})")
         return Translation(
@@ -127,7 +127,7 @@ def commands(
 
 
 def _fields_of(envelope: _Envelope, text: str, anywhere: bool) -> tuple[str, Any]:
-    """Return where the fields of a command stand, and the fields."""
+    """Return the place of a command's fields, and the fields."""
     if anywhere and envelope.payload is None:
         if envelope.data is not None:
             return "`data`", envelope.data
@@ -136,7 +136,7 @@ def _fields_of(envelope: _Envelope, text: str, anywhere: bool) -> tuple[str, Any
 
 
 def _echoing(render: Callable[[Answer], Answer], envelope: _Envelope) -> Callable[[Answer], Answer]:
-    """Return `render` with the payload repeated, where there is one; a value too deep to be encoded raises here."""
+    """Return `render` with the payload repeated, if there is one; a value too deep to encode raises here."""
     sent = envelope.payload if envelope.payload is not None else envelope.data
     if sent is None:
         return render
@@ -166,7 +166,7 @@ def _error(error: RequestError) -> Reply:
 
 
 def _command_error(error: RequestError, not_found: str) -> Reply:
-    if isinstance(error, NotFound) and not_found == NOT_FOUND:  # clients stop at the words, not at the status
+    if isinstance(error, NotFound) and not_found == NOT_FOUND:  # clients look for these words, not for the status
         return {"status": NOT_FOUND, "message": f"not found: {error}", "code": error.code}
     word = not_found if isinstance(error, NotFound) else "ERROR"
     return {"status": word, "message": str(error), "code": error.code}

@@ -1,16 +1,58 @@
-"""The health document: what was checked, not what is hoped."""
+"""Health checks, the health document, and the reply types that every agent has.
+
+A reply repeats the request's `request_id` if it had one, and lists in `ignored_fields` the names of the request's
+fields that its action doesn't know, if any; the dispatcher adds both, so no type has them.
+"""
 
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NotRequired, TypedDict
 
-from twinhost.agent.replies import HealthDocument
 from twinhost.secure_zmq.version import versions
 
 OPEN_LINK = "SECURE_ZMQ=0: the link is open, nobody is authenticated and nothing is encrypted"
 Probe = Callable[[], str | None]  # what is wrong, or None
+
+
+class Refusal(TypedDict):
+    """The error reply of any request: `code` for programs, a sentence for people, which pc2 repeats as `reason`."""
+
+    status: Literal["error"]
+    code: str
+    error: str
+    reason: NotRequired[str]
+
+
+class Pong(TypedDict):
+    """The agent runs."""
+
+    status: Literal["ok"]
+    message: Literal["pong"]
+    timestamp: str
+
+
+class CheckDocument(TypedDict):
+    """The result of one check; `detail` is `ok`, or what is wrong."""
+
+    ok: bool
+    detail: str
+
+
+class HealthDocument(TypedDict):
+    """The results of an agent's checks; `warning` is present on an open link."""
+
+    status: Literal["ok", "degraded", "error"]
+    ready: bool
+    agent: str
+    version: dict[str, str]
+    timestamp: str
+    uptime_s: float
+    secure: bool
+    checks: dict[str, CheckDocument]
+    warnings: list[str]
+    warning: NotRequired[str]
 
 
 def iso_time(seconds: float) -> str:
@@ -25,11 +67,7 @@ class _Check:
 
 
 class Health:
-    """An agent's checks.
-
-    `status` is `error` where an essential check fails, `degraded` where another does, else `ok`;
-    `ready` says that all of them pass.
-    """
+    """An agent's checks: `error` if an essential one fails, `degraded` if another does, else `ok`."""
 
     def __init__(self, agent: str, secure: bool) -> None:
         self._agent = agent
@@ -39,17 +77,17 @@ class Health:
         self._warnings: list[Callable[[], Iterable[str]]] = []
 
     def add(self, name: str, probe: Probe, *, essential: bool) -> None:
-        """Add a check; without an essential one the agent can't serve."""
+        """Add a check; the agent can't serve while an essential one fails."""
         self._checks[name] = _Check(probe, essential)
 
     def warn(self, probe: Callable[[], Iterable[str]]) -> None:
-        """Add what to tell of beside the checks: the agent serves, and somebody should do something in time."""
+        """Add warnings: the agent serves, but needs attention in time."""
         self._warnings.append(probe)
 
     def status(self, *, without: Collection[str] = ()) -> str:
-        """Run the checks but some, and return `ok`, `degraded`, or `error`."""
-        looked_at = [check for name, check in self._checks.items() if name not in without]
-        return _status([check for check in looked_at if check.probe() is not None])
+        """Run the checks except some, and return `ok`, `degraded`, or `error`."""
+        checks = [check for name, check in self._checks.items() if name not in without]
+        return _status([check for check in checks if check.probe() is not None])
 
     def checks(self) -> dict[str, bool]:
         """Run the checks and return which of them pass."""

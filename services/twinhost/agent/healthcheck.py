@@ -1,7 +1,7 @@
 """`python -m twinhost.agent.healthcheck AGENT`: one authenticated call to this host's own agent.
 
-A TCP probe proves nothing and fills the log with failed handshakes; this uses the host's own
-key pair and imports little, since it runs again and again: most of what it costs is its start.
+A TCP probe proves nothing and fills the log with failed handshakes; this uses the host's own key pair. It imports
+little, since it runs often and most of its cost is its start.
 """
 
 import sys
@@ -14,16 +14,16 @@ from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
-_DEADLINE_S = 2.0  # of the 5 s that the engine grants to the whole process
+_DEADLINE_S = 2.0  # of the 5 s that the engine allows the whole process
 
 
-def note_port(state: Path, agent_name: str, port: int) -> None:
-    """Note where an agent listens, for its health check: the configuration may be changed while it runs."""
+def write_port(state: Path, agent_name: str, port: int) -> None:
+    """Write an agent's port to a file, for its health check: the configuration may change while it runs."""
     _port_file(state, agent_name).write_text(str(port))
 
 
 def main(agent_name: str) -> int:
-    """Return 0 where the agent answers and can serve, else 1 and say why."""
+    """Return 0 if the agent answers and can serve, else print the reason and return 1."""
     try:
         address = f"tcp://127.0.0.1:{_port(agent_name)}"
         server: ServerAddress = UnencryptedAddress(address)
@@ -40,10 +40,10 @@ def main(agent_name: str) -> int:
 
 
 def _port(agent_name: str) -> int:
-    """Return where the running agent listens, whatever has become of the configuration since."""
+    """Return the running agent's port, also if the configuration has changed since."""
     try:
         return int(_port_file(state_folder(), agent_name).read_text())
-    except (OSError, ValueError):  # it never ran here
+    except (OSError, ValueError):  # it has never run here
         from twinhost.network_config import load_network_config  # noqa: PLC0415 - seldom needed, and half of the start
 
         return load_network_config().agent(agent_name).zmq_port

@@ -1,26 +1,210 @@
-"""`/healthz`, `/readyz`, `/metrics`, and what else an agent shows: read-only, on a thread of its own."""
+"""HTTP: `/healthz`, `/readyz`, `/metrics`, and an agent's own routes; read-only, on a thread of its own.
+
+Only known hosts are served (DNS rebinding): a page of another site must not read this under a name that was rebound to
+this machine. A browser sends the name from which its user's page was loaded as `Host`, so a name that is not configured
+is refused, whatever address it resolved to. An address can't be rebound, so the one that the connection came to is
+allowed too. The port is not compared: the published one may differ from the bound one.
+
+What strangers can occupy is limited: a number of connections, and each of them for a while. uvicorn alone waits forever
+for a first request, and for the rest of one that has begun; its `limit_concurrency` answers 503 to everybody while
+strangers hold connections.
+"""
 
 import asyncio
 import contextlib
+import errno
+import ipaddress
 import socket
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from twinhost.agent.http_hosts import HostGuard
-from twinhost.agent.http_limits import MAX_CONNECTIONS, LimitedProtocol, log_accept_failures
 from twinhost.agent.telemetry import CONTENT_TYPE
-from twinhost.secure_zmq.errors import SocketMisuse
+from twinhost.network_config.model import is_address
+from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
+from twinhost.secure_zmq.rate_limit import LogBudget, TokenBuckets
+from twinhost.secure_zmq.worker import Worker
+
+_log = structlog.get_logger(__name__)
+
+HOSTS_VARIABLE = "TWINHOST_HTTP_HOSTS"
+_MISDIRECTED, _FORBIDDEN = 421, 403
+_SHOWN = 80  # characters of a name that a client chose
+
+
+def http_hosts(configured: Iterable[str], environment: Mapping[str, str]) -> frozenset[str]:
+    """Return the configured names and addresses, with those of `TWINHOST_HTTP_HOSTS`, for `HostGuard`.
+
+    Raises:
+        ConfigurationError: an entry of the variable is neither a name nor an address.
+    """
+    listed = environment.get(HOSTS_VARIABLE, "").replace(",", " ").split()
+    for entry in listed:
+        if not is_address(entry.strip("[]")):
+            raise ConfigurationError(
+                f"{HOSTS_VARIABLE} has {entry!r}, which is neither a host name nor an address; "
+                "list names without scheme, port, or wildcard, separated by commas"
+            )
+    return frozenset(_normal(name.strip("[]")) for name in (*configured, *listed))
+
+
+class HostGuard:
+    """Middleware that answers 421 to a `Host` that is not allowed, and 403 to a cross-site request."""
+
+    def __init__(self, application: ASGIApp, allowed: frozenset[str]) -> None:
+        """Guard an application.
+
+        Args:
+            application: serves the other requests.
+            allowed: the hosts besides the loopback names and addresses, from `http_hosts`.
+        """
+        self._application = application
+        self._allowed = allowed
+        self._budget = LogBudget()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._refusal(Headers(scope=scope), scope["server"][0]) or self._application
+        await answer(scope, receive, send)
+
+    def _refusal(self, headers: Headers, own_address: str) -> PlainTextResponse | None:
+        host = headers.get("host", "")
+        if not self._is_allowed(host, own_address):
+            sentence = (
+                f"HTTP is not served under the host {host[:_SHOWN]!r}; use localhost or an address in "
+                f"network_config.yaml, or add the name to {HOSTS_VARIABLE} in .env and restart the agent"
+            )
+            return self._refused(_MISDIRECTED, host, sentence)
+        if headers.get("sec-fetch-site", "").strip().casefold() == "cross-site":
+            return self._refused(_FORBIDDEN, host, "this is a cross-site request; open the address directly")
+        return None
+
+    def _is_allowed(self, host: str, own_address: str) -> bool:
+        name = _name_of(host)
+        return name is not None and (name in self._allowed or _is_loopback(name) or name == _normal(own_address))
+
+    def _refused(self, status: int, host: str, sentence: str) -> PlainTextResponse:
+        left_out = self._budget.admit(status)
+        if left_out is not None:
+            _log.warning("http_request_refused", status=status, host=host[:_SHOWN], not_logged_before=left_out)
+        return PlainTextResponse(f"{sentence}\n", status)
+
+
+def _name_of(host: str) -> str | None:
+    """Return the normalised name in a `Host` header; None if it is not `name[:port]`."""
+    if host.startswith("["):
+        name, closed, port = host[1:].partition("]")
+        if not closed or ":" not in name or (port and not port.startswith(":")):
+            return None
+        port = port.removeprefix(":")
+    else:
+        name, _, port = host.partition(":")
+    if not name or (port and not (port.isascii() and port.isdigit())):
+        return None
+    return _normal(name)
+
+
+def _normal(name: str) -> str:
+    """Return a name in lower case without its final dot, an address in its shortest form."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name.casefold().removesuffix(".")
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+MAX_CONNECTIONS = 64
+ANSWER_DEADLINE_S = 5.0  # from the connection, or from the last response, until the next response is complete
+STREAM_PATH = "/api/stream"  # whose response continues for as long as its client reads it
+_LOGGED_PER_S = 0.1
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class LimitedProtocol(H11Protocol):
+    """A connection that is closed if it is held for too long, or is the longest held of too many."""
+
+    _since: float  # the loop's time of the connection or of its last response
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_waiting()
+        if len(self.connections) > MAX_CONNECTIONS:
+            # Never the newest: clients that send without a pause would lock everybody else out.
+            others = [other for other in self.connections if isinstance(other, LimitedProtocol) and other is not self]
+            min(others, key=LimitedProtocol._priority).drop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self._start_waiting()
+        super().on_response_complete()
+
+    def drop(self) -> None:
+        """Abort the connection: closing it would wait for a client that doesn't read."""
+        self.connections.discard(self)  # it no longer counts, though `connection_lost` is called later
+        self.transport.abort()
+
+    def _start_waiting(self) -> None:
+        # Incoming bytes don't renew it, so that one byte a second gains no time.
+        self._since = self.loop.time()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(ANSWER_DEADLINE_S, self._overdue)
+
+    def _overdue(self) -> None:
+        if self._is_live_stream():
+            self._deadline = self.loop.call_later(ANSWER_DEADLINE_S, self._overdue)
+        else:
+            self.drop()
+
+    def _is_live_stream(self) -> bool:
+        """Return whether this is a stream whose client reads what it is sent."""
+        cycle = self.cycle
+        answering = cycle is not None and cycle.response_started and not cycle.response_complete
+        return answering and cycle.scope["path"] == STREAM_PATH and not self.flow.write_paused
+
+    def _priority(self) -> tuple[bool, float]:
+        """Return the sort key: connections that wait for their client are dropped first, longest waiting first."""
+        answering = self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused
+        return answering, self._since
+
+
+def log_accept_failures(loop: asyncio.AbstractEventLoop) -> None:
+    """Log in one line, every 10 s, that the process is out of descriptors: asyncio logs it `backlog` times a second."""
+    budget = TokenBuckets(1, _LOGGED_PER_S)
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _OUT_OF_RESOURCES:
+            loop.default_exception_handler(context)
+        elif budget.take("accept"):
+            _log.error("http_not_accepting", reason=error.strerror)
+
+    loop.set_exception_handler(handle)
 
 
 class _QuietServer(uvicorn.Server):
-    """Wakes once a second where nobody asks, and not ten times, and ends at once where it is told to."""
+    """Wakes up once a second when idle, rather than ten times, and ends at once when asked to."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -33,15 +217,15 @@ class _QuietServer(uvicorn.Server):
             tenths += 10  # on_tick's unit; at every tenth it renews the date in the headers
 
     def end(self) -> None:
-        """Serve no longer; from any thread."""
+        """Stop serving; from any thread."""
         self.should_exit = True
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has already ended
                 self._loop.call_soon_threadsafe(self._ending.set)
 
 
-class HttpServer:
-    """Serves an agent's health document and metrics over HTTP."""
+class HttpServer(Worker):
+    """Serves an agent's health document, metrics and own routes over HTTP."""
 
     def __init__(
         self,
@@ -51,18 +235,19 @@ class HttpServer:
         routes: Sequence[BaseRoute] = (),
         hosts: frozenset[str] = frozenset(),
     ) -> None:
-        """Bind the port, so that a start that can't succeed fails before anything is served.
+        """Bind the port, so that a taken one stops the start before anything is served.
 
         Args:
             port: 0 takes a free one.
             health: the health document.
-            metrics: the metrics as Prometheus reads them.
-            routes: what else there is to see.
-            hosts: the hosts that it answers to beside the loopback's, as `http_hosts` returns them.
+            metrics: the metrics in Prometheus' format.
+            routes: the agent's own.
+            hosts: the hosts to serve besides the loopback ones, from `http_hosts`.
 
         Raises:
             SocketMisuse: the port is taken.
         """
+        super().__init__("http", lambda: asyncio.run(self._serve()), join_timeout_s=2.0)
         self._listener = _listen(port)
         self._server = _QuietServer(
             uvicorn.Config(
@@ -77,24 +262,18 @@ class HttpServer:
                 timeout_graceful_shutdown=1,
                 http=LimitedProtocol,
                 loop="asyncio",
-                backlog=MAX_CONNECTIONS,  # asyncio accepts as many at once before it tells of the first
+                backlog=MAX_CONNECTIONS,  # which asyncio accepts at once before it reports the first
                 h11_max_incomplete_event_size=16_384,
             )
         )
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="http", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    @property
-    def responsive(self) -> bool:
-        return self._thread.is_alive()
 
     def stop(self) -> None:
-        self._server.end()
-        if self._thread.is_alive():
-            self._thread.join(timeout=2)
+        """End the thread and close the port."""
+        super().stop()
         self._listener.close()
+
+    def _interrupt(self) -> None:
+        self._server.end()
 
     async def _serve(self) -> None:
         log_accept_failures(asyncio.get_running_loop())
@@ -126,5 +305,6 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server(("", port), backlog=128)
     except OSError as error:
         raise SocketMisuse(
-            f"HTTP port {port} can't be bound ({error.strerror}); free it or change network_config.yaml"
+            f"HTTP port {port} can't be bound ({error.strerror}); stop the process that uses it, or change "
+            "network_config.yaml"
         ) from None

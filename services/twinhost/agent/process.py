@@ -1,9 +1,10 @@
-"""One agent as one process: start in the safe order, serve on the main thread, stop when told.
+"""One agent as one process: start in the safe order, serve on the main thread, stop on a signal.
 
-Nothing is bound before the settings, the keys, and the store are in order. A thread that
-dies takes the process with it, and the engine's restart policy brings a whole one back.
+Nothing is bound before the settings, the keys and the store are validated. A thread that dies ends the process, and the
+engine's restart policy starts a complete one.
 """
 
+import contextlib
 import functools
 import signal
 import sys
@@ -11,40 +12,129 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TextIO, cast
 
 import structlog
+import zmq
 
-from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher
+from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher, StartAgain
 from twinhost.agent.common_actions import HealthActions, OperatorActions
-from twinhost.agent.gauges import Gauges
 from twinhost.agent.grants_watch import GrantsWatch
 from twinhost.agent.health import Health
-from twinhost.agent.healthcheck import note_port
+from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
-from twinhost.agent.listening import Vital, listen
-from twinhost.agent.logs import configure_logging
 from twinhost.agent.settings import Settings, load_settings
-from twinhost.agent.start_again import StartAgain
-from twinhost.agent.telemetry import Telemetry
+from twinhost.agent.telemetry import Gauges, Telemetry
+from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
+from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
-from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
-from twinhost.store import set_aside
-from twinhost.store.damage import make_way, require_whole
+from twinhost.secure_zmq.sockets import (
+    open_feed_socket,
+    open_server_socket,
+    open_unencrypted_feed_socket,
+    open_unencrypted_server_socket,
+)
+from twinhost.store import damage
+from twinhost.store.backup import prepare
+from twinhost.store.damage import require_undamaged
 from twinhost.store.database import Database
+from twinhost.store.files import exclusive_lock, require_no_restore
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.store.restoring import require_no_restore
-from twinhost.store.sole_user import hold
 
 _log = structlog.get_logger(__name__)
 
-_STORE_RETRY_S = 1.0  # how often a store that failed is tried again
+_STORE_RETRY_S = 1.0  # after a store that failed
+
+Vital = dict[str, Callable[[], bool]]  # the threads without which the process must end
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The bound sockets of an agent."""
+
+    requests: ServerSocket
+    feed: Feed | None
+
+
+def listen(
+    settings: Settings,
+    keys: HostKeys,
+    grants: Grants,
+    handshakes: Handshakes,
+    health: Health,
+    vital: Vital,
+    stack: ExitStack,
+) -> Listening:
+    """Bind the request socket, and the event feed if there is one, in the safe order; `stack` closes them.
+
+    Raises:
+        SocketMisuse: an address can't be bound.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    stack.callback(context.term)
+    agent, payload_bytes = settings.agent, settings.config.limits.max_payload_bytes
+    requests_at, feed_at = f"tcp://*:{agent.zmq_port}", f"tcp://*:{agent.events_port}"
+    feed_socket: ServerSocket | None = None
+    if settings.certificates is None:
+        _log.warning("link_open", reason="SECURE_ZMQ=0: nobody is authenticated and nothing is encrypted")
+        requests = open_unencrypted_server_socket(context, requests_at, payload_bytes, handshakes)
+        stack.callback(requests.close)
+        if agent.events_port is not None:
+            feed_socket = open_unencrypted_feed_socket(context, feed_at, MAX_EVENT_BYTES, handshakes)
+    else:
+        own_keys = settings.certificates.own_keys
+        authenticator = _authenticate(
+            context, keys, handshakes, health, vital, stack, settings.config.limits.sessions_per_key
+        )
+        requests = open_server_socket(authenticator, own_keys, requests_at, payload_bytes)
+        stack.callback(requests.close)
+        if agent.events_port is not None:
+            feed_socket = open_feed_socket(authenticator, own_keys, feed_at, MAX_EVENT_BYTES)
+    vital["the socket's monitor"] = lambda: requests.monitor.alive
+    vital["the handshake guard"] = lambda: requests.guard.alive
+    if feed_socket is None:
+        return Listening(requests, None)
+    bound = feed_socket
+    vital["the event feed's monitor"] = lambda: bound.monitor.alive
+    vital["the event feed's handshake guard"] = lambda: bound.guard.alive
+    return Listening(requests, _feed(bound, grants, stack))
+
+
+def _authenticate(
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    keys: HostKeys,
+    handshakes: Handshakes,
+    health: Health,
+    vital: Vital,
+    stack: ExitStack,
+    sessions_per_key: int,
+) -> Authenticator:
+    """Start the ZAP handler, before a socket is bound on its context."""
+    peers = keys.peers
+    keys.watch()
+    stack.callback(peers.close)
+    authenticator = Authenticator(context, peers, handshakes, limits=SessionLimits(sessions_per_key))
+    stack.callback(authenticator.stop)
+    vital |= {"the ZAP handler": lambda: authenticator.alive, "the watch of the key files": lambda: peers.watching}
+    health.add("zap_handler", lambda: None if authenticator.responsive else "it does not answer", essential=True)
+    health.add("peers_watch", lambda: None if peers.watching else "the key folders are not watched", essential=False)
+    return authenticator
+
+
+def _feed(feed_socket: ServerSocket, grants: Grants, stack: ExitStack) -> Feed:
+    feed = Feed(feed_socket, grants.allows_topic)
+    stack.callback(feed.stop)
+    return feed
 
 
 def run_agent(
@@ -52,7 +142,7 @@ def run_agent(
     migrations: Sequence[str],
     assemble: Callable[[Foundation], Assembly],
     *,
-    set_aside_damage: bool = False,
+    quarantine_damage: bool = False,
     rebuilds: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Run an agent until SIGTERM or SIGINT; return the process's exit status.
@@ -61,21 +151,21 @@ def run_agent(
         name: the agent's name in the network configuration.
         migrations: its tables, as `Database` takes them; those of the stored replies come first.
         assemble: builds its actions.
-        set_aside_damage: put a staged backup in place, and serve with an empty database where the one there is can't
-            be read; without it a damaged one stops the start.
-        rebuilds: with `set_aside_damage`, how a broken full-text index is made anew, as `make_way` takes it.
+        quarantine_damage: put a staged backup in place, and quarantine a damaged database and serve with an empty one;
+            without it a damaged database stops the start.
+        rebuilds: with `quarantine_damage`, how a damaged full-text index is rebuilt, as `prepare` takes it.
     """
     configure_logging(name)
-    told_to_stop = threading.Event()
-    _on_signal(told_to_stop.set)
+    stop_requested = threading.Event()
+    _on_signal(stop_requested.set)
     with ExitStack() as stack:
         try:
-            server = _prepare(name, migrations, assemble, rebuilds if set_aside_damage else None, stack)
+            server = _prepare(name, migrations, assemble, rebuilds if quarantine_damage else None, stack)
         except (ConfigurationError, SocketMisuse, StoreUnavailable) as error:
             print(f"{name} does not start: {error}", file=sys.stderr)  # noqa: T201 - one sentence for a person
             return ConfigurationError.EXIT_STATUS
         _on_signal(server.stop)
-        if told_to_stop.is_set():  # while it was being prepared
+        if stop_requested.is_set():  # during the preparation
             server.stop()
         try:
             server.serve_forever()
@@ -149,7 +239,7 @@ def _prepare(
             feed.request_rekey(pair)
 
     def on_tick() -> None:
-        keys.tell_of_ends()
+        keys.log_expiries()
         telemetry.gather(gauges.read)
         assembly.on_tick()
 
@@ -157,10 +247,10 @@ def _prepare(
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
     server = Server(server_socket, dispatcher, tick)
     gauges.follow(server.take_longest_turn_s)
-    health.add("socket_loop", lambda: None if server.responsive else "no turn within 5 s", essential=True)
+    health.add("socket_loop", lambda: None if server.responsive else "no turn of the loop within 5 s", essential=True)
     health.add("store", lambda: database.fault, essential=True)
     if rebuilds is not None:
-        health.add("store_damage", lambda: set_aside.told(database.path), essential=False)
+        health.add("store_damage", lambda: damage.damage_warning(database.path), essential=False)
     if feed is not None:
         publisher.bind(feed)
     for companion in companions:
@@ -168,9 +258,9 @@ def _prepare(
     for companion in companions[1:]:
         stack.callback(companion.stop)
     try:
-        note_port(settings.state, name, settings.agent.zmq_port)
+        write_port(settings.state, name, settings.agent.zmq_port)
     except OSError as error:
-        raise StoreUnavailable(f"{settings.state} can't be written ({error}); free space on the volume") from None
+        raise StoreUnavailable(f"{settings.state} can't be written ({error}); free space on its volume") from None
     _log.info("serving", address=server_socket.address, http_port=settings.agent.http_port, secure=settings.secure)
     return server
 
@@ -178,15 +268,15 @@ def _prepare(
 def _open_store(
     settings: Settings, migrations: Sequence[str], rebuilds: Mapping[str, str] | None, stack: ExitStack
 ) -> tuple[Database, ReplyLog]:
-    """Open the agent's database, which is its alone for as long as it runs."""
+    """Open the agent's database, locked for as long as it runs."""
     name, limits = settings.agent.name, settings.config.limits
-    stack.callback(hold(settings.state / f"{name}.lock"))
+    stack.callback(exclusive_lock(settings.state / f"{name}.lock"))
     require_no_restore(settings.state)
     path, schema = settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations]
     if rebuilds is not None:
-        make_way(path, rebuilds, len(schema))
+        prepare(path, rebuilds, len(schema))
     else:
-        require_whole(path)
+        require_undamaged(path)
     database = Database(path, schema)
     stack.callback(database.close)
     return database, ReplyLog(database, limits.stored_replies_s, limits.stored_replies_per_caller)
@@ -205,7 +295,7 @@ def _housekeeping(
         nonlocal store_due
         for what, lives in vital.items():
             if not lives():
-                raise RuntimeError(f"{what} died; the process ends so that it is started whole")
+                raise RuntimeError(f"{what} died; the process ends, so that it is restarted completely")
         follow_own_key()
         try:
             on_tick()
@@ -224,8 +314,8 @@ def _housekeeping(
 def _own_key_follower(
     keys: HostKeys, opened_with: KeyPair | None, change_key: Callable[[KeyPair], None]
 ) -> Callable[[], None]:
-    """Return what lets the server change to this host's other pair, once a rotation has put it in place."""
-    in_use = opened_with  # and not what lies there by now: it may have changed since the socket was opened
+    """Return a function that changes the server's key pair once a rotation has put another one in place."""
+    in_use = opened_with  # not the present one, which may have changed since the socket was opened
 
     def follow() -> None:
         nonlocal in_use
@@ -237,7 +327,49 @@ def _own_key_follower(
 
 
 def _write_again(database: Database) -> None:
-    """Write the schema's version in its own place: where nobody else writes, health would stay red for ever."""
+    """Rewrite the schema's version: without another write, health would stay red forever."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     with database.transaction():
         database.execute(f"PRAGMA user_version = {version}")
+
+
+def configure_logging(agent: str) -> None:
+    """Send log events to standard error: JSON lines in a container, readable text on a terminal; never a key."""
+    terminal = sys.stderr.isatty()
+    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _named(agent),
+    ]
+    if not terminal:
+        processors.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*processors, renderer],
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _IgnoringErrors(sys.stderr))),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _IgnoringErrors:
+    """A stream that ignores errors: a full disk under the log must not stop the service."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _named(agent: str) -> structlog.typing.Processor:
+    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["agent"] = agent
+        return event
+
+    return add

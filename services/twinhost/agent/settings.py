@@ -1,11 +1,11 @@
-"""Everything that must be right before an agent starts, read and checked once."""
+"""The settings of an agent, read and validated once before it starts."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.agent.http_hosts import http_hosts
+from twinhost.agent.http import http_hosts
 from twinhost.agent.state_folder import state_folder
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.network_config.load import PUBLISH_VARIABLE
@@ -19,7 +19,7 @@ UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One agent's settings; `certificates` is None exactly where SECURE_ZMQ=0 was asked for."""
+    """One agent's settings; `certificates` is None only if SECURE_ZMQ=0."""
 
     config: NetworkConfig
     agent: Agent
@@ -52,19 +52,19 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
 
 
 def _require_private(environment: Mapping[str, str]) -> None:
-    """Refuse to serve the open link to other machines, unless that was asked for by name.
+    """Refuse to serve the open link to other machines, unless that is explicitly allowed.
 
     Raises:
-        ConfigurationError: the ports are published on an address that is not loopback's.
+        ConfigurationError: the ports are published on an address that is not a loopback one.
     """
     address = environment.get(PUBLISH_VARIABLE, "127.0.0.1")  # an empty one publishes on every address
     allowed = environment.get(UNENCRYPTED_VARIABLE, "")
     if allowed not in ("", "0", "1"):
-        raise ConfigurationError(f"{UNENCRYPTED_VARIABLE} is {allowed!r}; set it to 1, or leave it out")
+        raise ConfigurationError(f"{UNENCRYPTED_VARIABLE} is {allowed!r}; set it to 1, or remove it")
     if not is_loopback(address) and allowed != "1":
         raise ConfigurationError(
             f"SECURE_ZMQ is 0 and {PUBLISH_VARIABLE} is {address or 'empty'}: everybody who reaches that address "
-            f"would read and write everything; set SECURE_ZMQ=1, or {UNENCRYPTED_VARIABLE}=1 if that is meant"
+            f"could read and write everything; set SECURE_ZMQ=1, or {UNENCRYPTED_VARIABLE}=1 to allow it"
         )
 
 

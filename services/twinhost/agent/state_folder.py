@@ -1,4 +1,4 @@
-"""Where an agent keeps its state, and where the image keeps what its build wrote."""
+"""The folders of an agent's state, and of the assets that the image's build wrote."""
 
 import os
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ DEFAULT_ASSETS = "/opt/twinhost/assets"  # the chart library, and the schemas
 
 
 def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder that TWINHOST_STATE names, `/var/lib/twinhost` where it is unset."""
+    """Return the folder in TWINHOST_STATE, or `/var/lib/twinhost`."""
     return Path(environment.get(STATE_VARIABLE) or DEFAULT_STATE)
 
 
 def assets_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder that TWINHOST_ASSETS names, `/opt/twinhost/assets` where it is unset."""
+    """Return the folder in TWINHOST_ASSETS, or `/opt/twinhost/assets`."""
     return Path(environment.get(ASSETS_VARIABLE) or DEFAULT_ASSETS)

@@ -1,7 +1,6 @@
-"""What `/metrics` tells, in Prometheus' exposition format: requests as they are answered, and the agent's state.
+"""`/metrics` in Prometheus' exposition format: the requests answered, and the agent's state.
 
-The state is gathered on the server's thread and read by the HTTP thread, so that no scrape looks into what another
-thread changes.
+The state is gathered on the server's thread, where it changes, and read by the HTTP thread.
 """
 
 import platform
@@ -22,17 +21,22 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from twinhost.agent.health import Health
+from twinhost.secure_zmq.bound_socket import CallerSource
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.version import versions
+from twinhost.store.database import Database
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GATHER_EVERY_S = 1.0
-UNKNOWN_ACTION = "unknown"  # whatever a caller names that is no action: a label must not be its choice
+UNKNOWN_ACTION = "unknown"  # for names that are no action: a caller must not choose a label
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """An authorised key: whose, its sessions at this moment; times in seconds since the epoch."""
+    """An authorised key and its sessions at this moment; times in seconds since the epoch."""
 
     name: str
     host: str
@@ -74,10 +78,10 @@ class Telemetry:
         """Count requests; on the server's thread.
 
         Args:
-            action: what was asked for; None where it was not to be read, or is no action.
+            action: of the requests; None if it can't be read, or is no action.
             outcome: `ok`, or an error code.
             seconds: how long each took.
-            number: how many they are.
+            number: how many requests.
         """
         self._requests.count(action or UNKNOWN_ACTION, outcome, seconds, number)
 
@@ -100,21 +104,21 @@ class Telemetry:
 
 @dataclass(slots=True)
 class _Durations:
-    """Of one action's requests: how many fell into each bucket, the last of which has no upper bound, and their sum."""
+    """One action's requests: the number in each bucket, the last without an upper bound, and the sum."""
 
     buckets: list[int] = field(default_factory=lambda: [0] * (len(_BUCKETS_S) + 1))
     sum_s: float = 0.0
 
 
 class _RequestCollector(Collector):
-    """Plain numbers, written by the server's thread alone: the library's own counters took a sixth of a request."""
+    """Plain numbers, written by the server's thread only: the library's own counters took a sixth of a request."""
 
     def __init__(self) -> None:
         self._outcomes: dict[tuple[str, str], int] = {}
         self._durations: dict[str, _Durations] = {}
 
     def count(self, action: str, outcome: str, seconds: float, number: int) -> None:
-        """Count so many requests that took as long."""
+        """Count requests that took equally long."""
         key = action, outcome
         self._outcomes[key] = self._outcomes.get(key, 0) + number
         durations = self._durations.get(action)
@@ -127,7 +131,7 @@ class _RequestCollector(Collector):
         requests = CounterMetricFamily(
             "twinhost_requests", "Requests answered, by action and outcome.", labels=["action", "outcome"]
         )
-        for labels, number in self._outcomes.copy().items():  # in one step: the server's thread goes on counting
+        for labels, number in self._outcomes.copy().items():  # in one step: the server's thread continues to count
             requests.add_metric(labels, number)
         yield requests
         durations = HistogramMetricFamily(
@@ -150,9 +154,9 @@ class _StateCollector(Collector):
         self.latest: State | None = None
 
     def collect(self) -> Iterator[Metric]:
-        told = versions()
-        yield InfoMetricFamily("twinhost", "The agent and its versions.", {"agent": self._agent, **told})
-        build = {"version": told.pop("twinhost"), **told, "python": platform.python_version()}
+        known = versions()
+        yield InfoMetricFamily("twinhost", "The agent and its versions.", {"agent": self._agent, **known})
+        build = {"version": known.pop("twinhost"), **known, "python": platform.python_version()}
         yield InfoMetricFamily("twinhost_build", "The version, and what it was built on.", build)
         state = self.latest
         if state is None:
@@ -193,3 +197,55 @@ class _StateCollector(Collector):
 def _sessions(peers: tuple[Peer, ...]) -> dict[str, int]:
     """Return sessions by name: two keys of one identity share a count."""
     return {peer.name: peer.sessions for peer in peers}
+
+
+class Gauges:
+    """Gathers an agent's state, on the server's thread."""
+
+    def __init__(
+        self,
+        secure: bool,
+        database: Database,
+        handshakes: Handshakes,
+        peers: AuthorizedPeers,
+        sessions: CallerSource,
+        health: Health,
+    ) -> None:
+        self._secure = secure
+        self._database = database
+        self._handshakes = handshakes
+        self._peers = peers
+        self._sessions = sessions
+        self._health = health
+        self._longest_turn_s: Callable[[], float] = lambda: 0.0
+        self._started = time.monotonic()
+
+    def follow(self, longest_turn_s: Callable[[], float]) -> None:
+        """Set the function that returns the longest turn of the server's loop since its last call."""
+        self._longest_turn_s = longest_turn_s
+
+    def read(self) -> State:
+        """Return the state at this moment; to be called once a second."""
+        now = time.monotonic()
+        counts, last_seen = self._sessions.counts(), self._sessions.last_seen()
+        return State(
+            secure=self._secure,
+            uptime_s=now - self._started,
+            store_bytes=self._database.size_bytes,
+            loop_lag_s=self._longest_turn_s(),
+            handshakes=self._handshakes.counts(),
+            checks=self._health.checks(),
+            peers=tuple(
+                Peer(
+                    name=peer.name,
+                    host=peer.host,
+                    roles=peer.roles,
+                    fingerprint=peer.fingerprint,
+                    sessions=counts.get(peer.name, 0),
+                    last_seen=last_seen.get(peer.name),
+                    not_before=peer.validity.not_before,
+                    not_after=peer.validity.not_after,
+                )
+                for peer in self._peers.all()
+            ),
+        )

@@ -1,7 +1,7 @@
-"""Whom mainpc says to trust: its list of keys as a document, and the folder in which another host keeps it.
+"""Trust distribution: mainpc's list of keys as a document, and the folder in which another host keeps it.
 
-Enrolments, revocations, and the next key of a rotation reach every host that way, over the
-authenticated link. A revocation that was told once is never taken back.
+Enrolments, revocations, and the next key of a rotation reach every host this way, over the authenticated link. A
+revocation that was received is never withdrawn.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from twinhost.secure_zmq.keys import NEXT_MARK, PUBLIC_SUFFIX, Certificate, load
 
 _log = structlog.get_logger(__name__)
 
-TRUST_TOPIC = b"TRUST:"  # of the event that says that the document has changed
+TRUST_TOPIC = b"TRUST:"  # of the event that announces a changed document
 
 
 class TrustDocument(msgspec.Struct, frozen=True):
-    """The texts of public key files, and fingerprints; `revision` changes with whatever else is in it."""
+    """The texts of public key files, and the revoked fingerprints; `revision` is a digest of them."""
 
     revision: str
     current: tuple[str, ...]
@@ -40,7 +40,7 @@ class TrustDocument(msgspec.Struct, frozen=True):
 
 
 def document_of(contents: FolderContents) -> TrustDocument:
-    """Return the document on what lies in a host's folders."""
+    """Return the document for the keys in a host's folders."""
     current, following = _texts(contents.current.values()), _texts(contents.next.values())
     revoked = tuple(sorted(contents.revoked))
     digest = hashlib.sha256(msgspec.json.encode((current, following, revoked))).hexdigest()
@@ -48,7 +48,7 @@ def document_of(contents: FolderContents) -> TrustDocument:
 
 
 def read_document(reply: dict[str, Any]) -> TrustDocument:
-    """Return the document in an answer to `get_trust`.
+    """Return the document in a reply to `get_trust`.
 
     Raises:
         MalformedRequest: it has another shape.
@@ -56,21 +56,21 @@ def read_document(reply: dict[str, Any]) -> TrustDocument:
     try:
         return msgspec.convert(reply, TrustDocument)
     except msgspec.ValidationError as error:
-        raise MalformedRequest(f"the answer is no trust document ({error}); check mainpc's version") from None
+        raise MalformedRequest(f"mainpc's reply is no trust document ({error}); check mainpc's version") from None
 
 
 class TrustFolder:
-    """A folder of keys that follows mainpc's document."""
+    """A folder of keys that is kept equal to mainpc's document."""
 
     def __init__(self, folder: Path, refuse: Callable[[frozenset[str]], object]) -> None:
-        """Make the folder where it is missing.
+        """Create the folder if it is missing.
 
         Args:
-            folder: where the keys lie.
-            refuse: makes this process refuse keys, by their fingerprints; when it returns, it does.
+            folder: of the keys.
+            refuse: makes this process refuse keys, by their fingerprints, from its return on.
 
         Raises:
-            ConfigurationError: it can't be made.
+            ConfigurationError: it can't be created.
         """
         self._folder = folder
         self._refuse = refuse
@@ -79,13 +79,16 @@ class TrustFolder:
                 each.mkdir(mode=0o700, exist_ok=True)
                 sweep_drafts(each)
         except OSError as error:
-            raise ConfigurationError(f"{error.filename} can't be made ({error.strerror}); see the volume") from None
+            raise ConfigurationError(
+                f"{error.filename} can't be created ({error.strerror}); check its volume"
+            ) from None
 
     def apply(self, document: TrustDocument) -> None:
-        """Put in place what the document says; a run that is cut short is finished by the next one.
+        """Apply a document; an interrupted run is finished by the next one.
 
-        Keys that are revoked or no longer listed go first, which needs no space on the disk. Then the next keys come
-        before the current ones, and replaced ones go last: at no moment a host is unknown whose key changes.
+        Keys that are revoked or no longer listed are removed first, which needs no space on the disk. Then the next
+        keys are written before the current ones, and replaced ones are removed last: a host whose key changes is known
+        at every moment.
 
         Raises:
             MalformedRequest: something in it is no public key file, or no fingerprint; nothing was changed.
@@ -111,10 +114,10 @@ class TrustFolder:
         _log.info("trust_updated", revision=document.revision, keys=len(wanted), revoked=len(revoked))
 
     def _remove(self, owners: Collection[str], revoked: Collection[str]) -> None:
-        """Remove the files of revoked keys, and of everybody who has no key any more."""
+        """Remove the files of revoked keys, and of owners that no longer have a key."""
         for path in self._files():
             fingerprint = None
-            with contextlib.suppress(TwinhostError):  # a file that can't be believed authorises nobody
+            with contextlib.suppress(TwinhostError):  # an invalid file authorises nobody
                 fingerprint = load_certificate(path).public.fingerprint
             if fingerprint is not None and fingerprint in revoked:
                 move_to_revoked(path, fingerprint, self._folder / REVOKED_FOLDER)
@@ -125,7 +128,7 @@ class TrustFolder:
         return sorted(self._folder.glob(f"*{PUBLIC_SUFFIX}"))
 
     def _put(self, path: Path, certificate: Certificate) -> None:
-        with contextlib.suppress(TwinhostError):  # no such file, or one that is not that key
+        with contextlib.suppress(TwinhostError):  # no such file, or an invalid one
             if load_certificate(path) == certificate:
                 return
         replace_certificate(certificate, path)

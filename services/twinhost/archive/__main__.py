@@ -17,7 +17,7 @@ from twinhost.certificates.terminal import note
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 from twinhost.secure_zmq.version import version_line
-from twinhost.store.new_file import new_file
+from twinhost.store.files import new_file
 
 STREAM = "-"
 _FILE_HELP = "the archive; - stands for standard {}"

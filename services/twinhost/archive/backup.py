@@ -20,7 +20,7 @@ from twinhost.certificates.tree_lock import locked
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.version import VERSION
-from twinhost.store.copies import digest_of
+from twinhost.store.backup import digest_of
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 _STAGED = ".archiving"

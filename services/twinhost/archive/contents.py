@@ -12,7 +12,7 @@ from twinhost.secure_zmq.errors import MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.key_folders import NOTHING, read_folders
 from twinhost.secure_zmq.keys import Certificate, KeyPair
 from twinhost.store.audit_log.verify import Findings
-from twinhost.store.copies import count_rows
+from twinhost.store.backup import count_rows
 
 BROKEN_LOG = "--broken-audit"  # by which a person says that a log which is not whole is to be taken as it is
 

@@ -17,8 +17,8 @@ from twinhost.archive.places import DATABASE, Places
 from twinhost.certificates.replaced import REPLACED_PREFIX
 from twinhost.certificates.tree_lock import fsync_folder
 from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable
-from twinhost.store.restoring import COMMIT
-from twinhost.store.set_aside import PARTS, REPLACED, make_private, part
+from twinhost.store.damage import REPLACED
+from twinhost.store.files import COMMIT, PARTS, make_private, part
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twinhost.archive.members import Manifest
 from twinhost.archive.places import MIGRATIONS
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.events.events import skip_numbers

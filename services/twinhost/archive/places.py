@@ -11,9 +11,8 @@ from twinhost.certificates.layout import SERVER, Layout, plan_layout
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.files import RESTORING, exclusive_lock
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.store.restoring import RESTORING
-from twinhost.store.sole_user import hold
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.state_files import MIGRATIONS as TWIN_MIGRATIONS
 
@@ -89,7 +88,7 @@ def find_places(config: NetworkConfig, environment: Mapping[str, str] = os.envir
 
 def _hold(path: Path, who: str) -> Callable[[], None]:
     try:
-        return hold(path)
+        return exclusive_lock(path)
     except ConfigurationError as error:
         if not os.access(path, os.R_OK | os.W_OK):  # nobody holds what can't be made
             raise

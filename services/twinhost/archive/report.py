@@ -11,8 +11,9 @@ from twinhost.archive.state import check_audit
 from twinhost.certificates.arguments import only_host
 from twinhost.certificates.survey import is_revoked, own_pairs
 from twinhost.secure_zmq.certificates import load_certificates
-from twinhost.store.copies import count_rows, count_rows_as_far_as_possible
-from twinhost.store.set_aside import REPLACED, part
+from twinhost.store.backup import count_readable_rows, count_rows
+from twinhost.store.damage import REPLACED
+from twinhost.store.files import part
 
 RUN = "docker compose run --rm"
 _KINDS = {"agents": "registrations", "happenings": "events and errors", "leases": "leases"}  # by the database's table
@@ -58,7 +59,7 @@ def _lost(replaced: Path, present: Path) -> list[str]:
     try:
         before: dict[str, int | None] = {**count_rows(replaced)}
     except sqlite3.Error:
-        before = count_rows_as_far_as_possible(replaced)
+        before = count_readable_rows(replaced)
     now = count_rows(present)
     fewer = {kind: _fewer(before.get(table), now[table]) for table, kind in _KINDS.items()}
     known = f"fewer than what was here: {', '.join(f'{count} {kind}' for kind, count in fewer.items())}"

@@ -21,9 +21,8 @@ from twinhost.archive.stream import Reader
 from twinhost.certificates.layout import Layout
 from twinhost.certificates.tree_lock import fsync_folder, locked, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
-from twinhost.store.copies import check_copy, require_space
-from twinhost.store.restoring import require_no_restore
-from twinhost.store.set_aside import PARTS, part
+from twinhost.store.backup import check_copy, require_space
+from twinhost.store.files import PARTS, part, require_no_restore
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 _BLOCK_BYTES = 4_096  # of a usual file system

@@ -14,9 +14,9 @@ from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
 from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Head
 from twinhost.store.audit_log.files import Files
 from twinhost.store.audit_log.verify import Findings, Verifier
-from twinhost.store.copies import Copy, copy_database, require_space
+from twinhost.store.backup import Copy, copy_database, require_space
 from twinhost.store.damage import connect_to_read
-from twinhost.store.set_aside import PARTS, part
+from twinhost.store.files import PARTS, part
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 _PAGE_LINES = 2_000

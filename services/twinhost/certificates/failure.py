@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twinhost.certificates.layout import OPERATOR, OPERATOR_HOST
 from twinhost.secure_zmq.certificates import FAILURE_FILE
-from twinhost.store.restoring import RESTORING
+from twinhost.store.files import RESTORING
 
 
 def record_failure(root: Path, sentence: str, host: str | None) -> None:

@@ -19,10 +19,10 @@ from twinhost.certificates.layout import Identity, Layout, described
 from twinhost.certificates.names import require_file_name
 from twinhost.certificates.place import discard_next, next_secret_path, put_in_place, secret_path
 from twinhost.certificates.tree_lock import locked, make_host_folder
+from twinhost.secure_zmq.callers import CONFIRM_KEY, ENROL
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, NotAuthorized
-from twinhost.secure_zmq.grants import CONFIRM_KEY, ENROL
 from twinhost.secure_zmq.key_writer import write_key_pair
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, KeyPair, PublicKey, load_key_pair
 from twinhost.secure_zmq.server_address import SecuredAddress

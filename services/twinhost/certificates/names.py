@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from twinhost.certificates.layout import SERVER, Identity, Layout, described
 from twinhost.network_config import NetworkConfig
+from twinhost.secure_zmq.callers import UNAUTHENTICATED_ROLE
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.grants import UNAUTHENTICATED_ROLE
 from twinhost.secure_zmq.keys import KeyOwner
 
 

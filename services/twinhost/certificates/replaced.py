@@ -6,7 +6,7 @@ begins with a dot is no folder of keys.
 
 from pathlib import Path
 
-from twinhost.store.restoring import RESTORING
+from twinhost.store.files import RESTORING
 
 REPLACED_PREFIX = ".replaced-"
 

@@ -11,7 +11,7 @@ from twinhost.certificates.survey import REQUESTS_FOLDER
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, TRUST_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
-from twinhost.store.restoring import require_no_restore
+from twinhost.store.files import require_no_restore
 
 LOCK_FILE = ".lock"
 INSTALLING_SUFFIX = ".installing"  # of a whole pair that waits for its name

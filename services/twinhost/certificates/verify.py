@@ -32,7 +32,7 @@ from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE, NEXT
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate, load_key_pair
-from twinhost.store.restoring import RESTORING
+from twinhost.store.files import RESTORING
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError, UnknownAction
 from twinhost.store.audit_log.chain import LINE, hash_fits
-from twinhost.store.audit_log.verify import Findings
-from twinhost.store.audit_log.witness import Comparison, Restore, Seen, compare, restore_of
+from twinhost.store.audit_log.verify import Comparison, Findings, Restore, Seen, compare, restore_of
 
 _SEQ = re.compile(r'\{"seq":([1-9][0-9]{0,17}),')
 DEADLINE_S = 3.0  # for a witness's answer

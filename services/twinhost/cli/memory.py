@@ -20,7 +20,7 @@ from twinhost.cli.memory_transfer import fetch_backup, send_backup, started_at, 
 from twinhost.cli.printable import printable, to_json
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.store.new_file import new_file
+from twinhost.store.files import new_file
 
 memory = typer.Typer(help="What pc2 remembers: backups, imports, and who wrote it.")
 

@@ -10,9 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from twinhost.network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_address
-from twinhost.secure_zmq.certificates import client_folder
-from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.grants import (
+from twinhost.secure_zmq.callers import (
     EVERY_ACTION,
     RESERVED_GRANTS,
     SUBSCRIBE,
@@ -20,6 +18,8 @@ from twinhost.secure_zmq.grants import (
     UNAUTHENTICATED_ROLE,
     topic_grant,
 )
+from twinhost.secure_zmq.certificates import client_folder
+from twinhost.secure_zmq.errors import ConfigurationError
 
 PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}

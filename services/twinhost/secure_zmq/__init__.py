@@ -4,19 +4,19 @@ The names below are the public ones. They are imported on first use: a health ch
 every few seconds and needs a fraction of them.
 """
 
+import ctypes
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-import twinhost.secure_zmq.routing_ids  # noqa: F401 - before the first socket of the process
 
 if TYPE_CHECKING:
     from twinhost.secure_zmq.actions import Action
     from twinhost.secure_zmq.aio import AsyncClient
     from twinhost.secure_zmq.authenticator import Authenticator
+    from twinhost.secure_zmq.callers import Grants
     from twinhost.secure_zmq.certificates import load_certificates
     from twinhost.secure_zmq.client import Client
     from twinhost.secure_zmq.dispatch import Dispatcher
-    from twinhost.secure_zmq.grants import Grants
     from twinhost.secure_zmq.legacy import (
         ZMQAuthenticator,
         configure_secure_client,
@@ -64,7 +64,7 @@ _HOME = {
     "AuthorizedPeers": "peers",
     "Client": "client",
     "Dispatcher": "dispatch",
-    "Grants": "grants",
+    "Grants": "callers",
     "Request": "wire",
     "SecuredAddress": "server_address",
     "Server": "server",
@@ -72,6 +72,14 @@ _HOME = {
     "is_secure_zmq_enabled": "security_mode",
     "load_certificates": "certificates",
 }
+
+
+# libzmq 4.3.5 numbers the peers of a ROUTER or REP from a value of libc's `rand()`, which no one seeds: every process
+# starts with the same one. A peer that has chosen such a number as its own routing-id makes the connection that gets it
+# next fail an assertion (socket_base.cpp, `zmq_assert (ok)`), and the process aborts. So `rand()` is seeded here,
+# before the process makes its first socket.
+if os.name == "posix":  # elsewhere libc is not the process's own namespace
+    ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4)))
 
 
 def __getattr__(name: str) -> Any:

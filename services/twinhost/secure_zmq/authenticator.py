@@ -1,31 +1,36 @@
 """The ZAP handler (RFC 27): asked by libzmq at every CURVE handshake of one Context.
 
-Rules that it keeps: one handler per Context; it runs before anything is bound and may not
-stop while anything is; only a listed key gets in; a fault of its own lets nobody in.
+Its rules: one handler per Context; it runs before anything is bound and may not stop while anything is; only a listed
+key is accepted, and only up to its number of connections; on a fault of its own every key is refused.
 """
 
 import contextlib
 import threading
-import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 import zmq
 
-from twinhost.secure_zmq.callers import IDENTITY_PROPERTY
+from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, Peer
+from twinhost.secure_zmq.connections import Connection, Connections, bare_address, most_open_files, most_pending
 from twinhost.secure_zmq.errors import SocketMisuse
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
-from twinhost.secure_zmq.keys import KEY_BYTES, PublicKey
-from twinhost.secure_zmq.peers import AuthorizedPeers, Peer, Standing
-from twinhost.secure_zmq.session_limits import SessionLimits
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.keys import KEY_BYTES, fingerprint_of
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_zap_socket
+from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
-_TURN_MS = 500  # the longest time between two signs of life
+SESSIONS_PER_KEY = 64
+_TURN_MS = 500  # the longest time between two heartbeats
 _STALLED_AFTER_S = 3.0
 _VERSION = b"1.0"  # of ZAP
+_LATE = 256  # acceptances whose connection seemed to have ended; beyond it the oldest is forgotten
+_SOCKETS = 2  # that accept: requests, and the feed
+_OWN_FILES = 128  # that an agent has open beside its connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +44,152 @@ class _Verdict:
 _REFUSED = _Verdict(b"400", b"key not authorized")
 _TOO_MANY = _Verdict(b"500", b"too many sessions")  # a client shows the status, and tries again
 _FAULT = _Verdict(b"300", b"handler fault, try again")
-_REFUSALS = {
-    Standing.REVOKED: Outcome.KEY_REVOKED,
-    Standing.EXPIRED: Outcome.KEY_EXPIRED,
-    Standing.NOT_YET_VALID: Outcome.KEY_NOT_YET_VALID,
-}
 
 
-class Authenticator:
-    """A running ZAP handler; it exists only while its thread does."""
+class SessionLimits:
+    """How many connections each key may have, over all the sockets that one ZAP handler answers for.
+
+    libzmq names a key's connection nowhere: ZAP's question has the key and an address, an accepted connection has its
+    descriptor and an address, and a message has all three. So a key that was accepted is placed on a connection in two
+    steps. When a connection from that address has ended its handshake, the oldest acceptance from there is placed on
+    it; that may confuse keys that connect from one address at one time, so the first message of a connection, which
+    proves its key, corrects it. The number for each key is right in either case, and that is what the limit is about.
+
+    Used by the ZAP handler, the monitors, the guards, and the sockets' own threads.
+    """
+
+    def __init__(self, per_key: int = SESSIONS_PER_KEY) -> None:
+        """Count from nothing.
+
+        Args:
+            per_key: the most connections of one key.
+        """
+        open_files = most_open_files()
+        self.per_key = per_key
+        self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
+        self._lock = threading.Lock()
+        self._connections: dict[Connection, None] = {}  # the oldest first
+        self._unplaced: dict[str, deque[str]] = defaultdict(deque)  # fingerprints by address, the oldest first
+        self._late: deque[tuple[str, str]] = deque(maxlen=_LATE)
+        self._counts: Counter[str] = Counter()
+        self._sum = 0  # of the counts
+
+    def admit(self, fingerprint: str, address: str) -> bool:
+        """Count a key that asks at the handshake; return False where it, or all keys together, have enough."""
+        with self._lock:
+            if self._is_full(fingerprint):
+                self._drop_ended(fingerprint)
+                if self._is_full(fingerprint):
+                    return False
+            self._count(fingerprint, 1)
+            self._unplaced[bare_address(address)].append(fingerprint)
+            return True
+
+    def count(self, fingerprint: str) -> int:
+        """Return how many connections a key has."""
+        with self._lock:
+            return self._counts[fingerprint]
+
+    def opened(self, connection: Connection) -> None:
+        """Add a connection that was accepted; its handshake follows."""
+        with self._lock:
+            self._connections[connection] = None
+
+    def finished(self, connection: Connection) -> None:
+        """Note that a connection's handshake is over."""
+        with self._lock:
+            if connection in self._connections and connection.counted_for is None:
+                connection.counted_for = self._oldest_at(connection.peer)
+
+    def proven(self, connection: Connection, fingerprint: str) -> None:
+        """Note whose a connection is, by its message."""
+        with self._lock:
+            connection.fingerprint = fingerprint
+            self._connections.setdefault(connection)
+            assumed, connection.counted_for = connection.counted_for, fingerprint
+            if assumed is None and not self._take(connection.peer, fingerprint):
+                self._count(fingerprint, 1)
+            elif assumed is not None and assumed != fingerprint:
+                self._exchange(connection.peer, fingerprint, assumed)
+
+    def ended(self, connection: Connection) -> None:
+        """Note that a connection has gone."""
+        with self._lock:
+            self._end(connection)
+
+    def _is_full(self, fingerprint: str) -> bool:
+        return self._counts[fingerprint] >= self.per_key or self._sum >= self.total
+
+    def _drop_ended(self, fingerprint: str) -> None:
+        """Look at a key's connections before it is refused one more: not every end is reported, nor at once."""
+        for connection in [each for each in self._connections if each.counted_for == fingerprint]:
+            if Connections.remote(connection.fd) is None:
+                self._end(connection)
+        for address in tuple(self._unplaced):
+            self._trim(address)
+
+    def _oldest_at(self, address: str) -> str | None:
+        if waiting := self._unplaced.get(address):
+            return waiting.popleft()
+        for late in self._late:
+            if late[0] == address:
+                self._late.remove(late)
+                self._count(late[1], 1)
+                return late[1]
+        return None
+
+    def _take(self, address: str, fingerprint: str) -> bool:
+        waiting = self._unplaced.get(address, ())
+        if fingerprint not in waiting:
+            return False
+        self._unplaced[address].remove(fingerprint)
+        return True
+
+    def _exchange(self, address: str, proven: str, assumed: str) -> None:
+        """Give the key that was assumed to whichever connection or acceptance the proven one was assumed for."""
+        for other in self._connections:
+            if other.peer == address and other.counted_for == proven and other.fingerprint is None:
+                other.counted_for = assumed
+                return
+        if self._take(address, proven):
+            self._unplaced[address].append(assumed)
+            return
+        self._count(assumed, -1)
+        self._count(proven, 1)
+
+    def _end(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            return
+        del self._connections[connection]
+        if connection.counted_for is not None:
+            self._count(connection.counted_for, -1)
+            connection.counted_for = None
+        # Whose address is not known was gone before its connection was seen.
+        for address in (connection.peer,) if connection.peer else tuple(self._unplaced):
+            self._trim(address)
+
+    def _trim(self, address: str) -> None:
+        """Forget acceptances beyond the connections that they can be for: those ended before they were placed."""
+        waiting = self._unplaced.get(address)
+        if waiting is None:
+            return
+        without = sum(each.peer == address and each.counted_for is None for each in self._connections)
+        while len(waiting) > without:
+            fingerprint = waiting.popleft()
+            self._count(fingerprint, -1)
+            self._late.append((address, fingerprint))
+        if not waiting:
+            del self._unplaced[address]
+
+    def _count(self, fingerprint: str, more: int) -> None:
+        self._counts[fingerprint] += more
+        self._sum += more
+        if not self._counts[fingerprint]:
+            del self._counts[fingerprint]
+
+
+class Authenticator(Worker):
+    """A running ZAP handler, alive from the start; `responsive` where it has turned within the last 3 s."""
 
     def __init__(
         self,
@@ -61,29 +203,27 @@ class Authenticator:
 
         Args:
             context: where it answers for every CURVE server socket.
-            peers: who gets in.
-            handshakes: where it is counted what became of them.
+            peers: the keys that are authorised.
+            handshakes: where each is counted.
             limits: how many connections a key may have; those of `SessionLimits()` where none are given.
             on_end: called on the handler's thread when that ends, with the context at the latest.
 
         Raises:
             SocketMisuse: the context has a handler already.
         """
+        super().__init__("zap-handler", self._serve, stalled_after_s=_STALLED_AFTER_S)
         self.context = context
         self.peers = peers
         self.handshakes = handshakes or Handshakes()
         self.limits = limits or SessionLimits()
         self._on_end = on_end
         self._guarded: list[zmq.Socket[bytes]] = []
-        self._stop = threading.Event()
-        self._turned_at = time.monotonic()
         self._socket = open_zap_socket(context)
         self._socket.rcvtimeo = _TURN_MS
-        self._thread = threading.Thread(target=self._serve, name="zap-handler", daemon=True)
-        self._thread.start()
+        self.start()
 
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
-        """Remember a server socket that relies on this handler; `stop()` refuses while it is open."""
+        """Register a server socket that relies on this handler; `stop()` is refused while it is open."""
         if socket.context.underlying != self.context.underlying:
             raise SocketMisuse("the socket belongs to another Context, where this ZAP handler is never asked")
         self.require_running()
@@ -94,31 +234,20 @@ class Authenticator:
         if not self.responsive:
             raise SocketMisuse("the ZAP handler does not run, so nobody would be authenticated; start it first")
 
-    @property
-    def alive(self) -> bool:
-        """Whether the handler's thread has not ended."""
-        return self._thread.is_alive()
-
-    @property
-    def responsive(self) -> bool:
-        """Whether the handler's thread is alive and has turned within the last 3 s."""
-        return self._thread.is_alive() and time.monotonic() - self._turned_at < _STALLED_AFTER_S
-
-    def stop(self) -> None:
-        """End the handler.
+    def request_stop(self) -> None:
+        """End the handler; `stop()` waits for it.
 
         Raises:
             SocketMisuse: a server socket that relies on it is still open.
         """
         if any(not socket.closed for socket in self._guarded):
             raise SocketMisuse("a server socket still relies on this ZAP handler; close the socket first")
-        self._stop.set()
-        self._thread.join()
+        super().request_stop()
 
     def _serve(self) -> None:
         try:
-            while not self._stop.is_set():
-                self._turned_at = time.monotonic()
+            while not self.stopping:
+                self.beat()
                 with contextlib.suppress(zmq.Again):
                     self._answer(self._receive())
         except zmq.ContextTerminated:
@@ -142,7 +271,7 @@ class Authenticator:
         fault: Exception | None = None
         try:
             verdict = self._judge(frames)
-        except Exception as error:  # boundary: a dead handler would lock everybody out
+        except Exception as error:  # boundary: a handler that has ended would lock everybody out
             verdict, fault = _FAULT, error
         self._socket.send_multipart(
             [_VERSION, request_id, verdict.status, verdict.text, verdict.user_id, verdict.metadata]
@@ -157,18 +286,16 @@ class Authenticator:
             self.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, reason="not a CURVE request of this domain")
             return _REFUSED
         address, raw_key = frames[3].decode(errors="replace").removeprefix("::ffff:"), frames[6]
-        peer = self.peers.find(raw_key)
-        if peer is None:
-            is_key = len(raw_key) == KEY_BYTES and any(raw_key)
-            fingerprint = PublicKey(raw_key).fingerprint if is_key else "not a key"
-            outcome = _REFUSALS.get(self.peers.standing(fingerprint), Outcome.KEY_NOT_AUTHORIZED)
-            self.handshakes.refused(outcome, address=address, fingerprint=fingerprint)
+        peer = self.peers.judge(raw_key)
+        if not isinstance(peer, Peer):  # the other side is not told which refusal it is
+            fingerprint = fingerprint_of(raw_key) if len(raw_key) == KEY_BYTES and any(raw_key) else "not a key"
+            self.handshakes.refused(peer, address=address, fingerprint=fingerprint)
             return _REFUSED
+        known = {"peer": peer.name, "fingerprint": peer.fingerprint, "address": address}
         if not self.limits.admit(peer.fingerprint, address):
-            known = {"peer": peer.name, "fingerprint": peer.fingerprint, "address": address}
             self.handshakes.refused(Outcome.TOO_MANY_SESSIONS, **known)
             return _TOO_MANY
-        self.handshakes.accepted(peer.name, peer.fingerprint, address)
+        self.handshakes.accepted(**known)
         return _accept(peer)
 
 

@@ -1,20 +1,29 @@
-"""A bound socket with all that watches it: its connections, their handshakes, and whose they are.
+"""A bound socket with everything that watches it: its connections, their handshakes, and whose they are.
 
 `sockets` makes the socket and has it bound here, in one step; nobody else does.
 """
 
 import errno
+import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import zmq
 
+from twinhost.secure_zmq.authenticator import SessionLimits
+from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, UNAUTHENTICATED, Caller, Peer
 from twinhost.secure_zmq.connections import Connections
-from twinhost.secure_zmq.errors import SocketMisuse
-from twinhost.secure_zmq.failed_handshakes import FailedHandshakes
-from twinhost.secure_zmq.handshake_guard import SAID_TO_STRANGER_CURVE, SAID_TO_STRANGER_NULL, HandshakeGuard
+from twinhost.secure_zmq.errors import PeerNotLive, SocketMisuse
+from twinhost.secure_zmq.handshakes import (
+    SAID_TO_STRANGER_CURVE,
+    SAID_TO_STRANGER_NULL,
+    FailedHandshakes,
+    HandshakeGuard,
+    Handshakes,
+)
 from twinhost.secure_zmq.hardening import (
     RunningAuthenticator,
     last_endpoint,
@@ -23,14 +32,163 @@ from twinhost.secure_zmq.hardening import (
     speaks_curve,
 )
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.monitor import Monitor, SocketEvent
-from twinhost.secure_zmq.sessions import OpenSessions, SecuredSessions
-
-if TYPE_CHECKING:
-    from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.monitor import Happening, Monitor, SocketEvent
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
 
 _BIND_AGAIN_S = 5.0  # libzmq's I/O thread frees an unbound address when it finds the time
 _BIND_AGAIN_EVERY_S = 0.001
+
+
+def origin(frame: zmq.Frame) -> tuple[int, str]:
+    """Return the descriptor and the address that a message came from; a peer can claim neither.
+
+    Raises:
+        zmq.ZMQError: the message did not come over a connection.
+    """
+    return int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A connection over which messages came: whose key it proved, its descriptor, and its other end."""
+
+    name: str
+    fd: int
+    remote: tuple[str, int] | None
+
+
+class SecuredSessions:
+    """The caller of a message is the key that ZAP accepted for its connection, as long as that key is listed.
+
+    It is read from every message: a routing-id proves nothing, since a peer may choose one, also
+    one that begins with a zero byte as those that libzmq assigns. Sessions are only counted by it.
+    """
+
+    def __init__(self, peers: AuthorizedPeers, limits: SessionLimits | None = None) -> None:
+        self.connections = Connections(peers.live, limits)
+        self._peers = peers
+        self._known: dict[str, Peer] = {}  # by the identity that ZAP gave a session
+        self._sessions: dict[bytes, Session] = {}  # by routing-id
+        self._ended: deque[int] = deque()
+        self._last_seen: dict[str, float] = {}
+
+    def caller_of(self, routing_id: bytes, frame: zmq.Frame) -> Caller:
+        """Return the caller of a message, and count its session.
+
+        Raises:
+            PeerNotLive: its key is refused now; its connection will be closed.
+        """
+        if self._ended:
+            self.forget_ended()
+        try:
+            identity = str(frame.get(IDENTITY_PROPERTY))
+        except zmq.ZMQError:
+            raise PeerNotLive("the connection carries no authenticated identity; use an authorised key") from None
+        now = time.time()
+        caller = self._known.get(identity)
+        if caller is None or self._peers.judge_fingerprint(caller.fingerprint, now) is not caller:
+            caller = self._recognise(identity, frame, now)
+        session = self._sessions.get(routing_id)
+        if session is None or session.name != caller.name:  # who takes over another's routing-id is not that other
+            fd, address = origin(frame)
+            self.connections.heard(fd, address, caller.fingerprint)
+            self._sessions[routing_id] = Session(caller.name, fd, self.connections.remote(fd))
+        self._last_seen[caller.name] = now
+        return caller
+
+    def caller_now(self, fingerprint: str | None) -> Caller | None:
+        """Return who the holder of a key is at this moment; None where the key is refused now."""
+        return None if fingerprint is None else self._peers.live(fingerprint)
+
+    def session_of(self, routing_id: bytes) -> Session | None:
+        """Return the session that the last message under a routing-id belongs to; None where none is known."""
+        return self._sessions.get(routing_id)
+
+    def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
+        """Return whether a routing-id leads to whose session this was, as far as is known; on the loop's thread."""
+        if not self._ended and self._sessions.get(routing_id) is session:
+            return True
+        self.forget_ended()
+        known = self._sessions.get(routing_id)
+        if session is None:
+            return known is None
+        if known is not None:
+            return known.name == session.name
+        if session.remote is None or self.connections.remote(session.fd) != session.remote:
+            return False
+        self._sessions[routing_id] = session  # what had ended was an older connection with the same descriptor
+        return True
+
+    def disconnected(self, fd: int) -> None:
+        """Note, from any thread, that a connection ended."""
+        self._ended.append(fd)
+
+    def forget_ended(self) -> None:
+        """Drop the sessions whose connections ended; on the thread that owns the socket."""
+        if not self._ended:
+            return
+        ended = set()
+        while self._ended:
+            ended.add(self._ended.popleft())
+        for routing_id in [key for key, session in self._sessions.items() if session.fd in ended]:
+            del self._sessions[routing_id]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of live sessions by caller's name."""
+        ended = set(self._ended)
+        return dict(Counter(session.name for session in tuple(self._sessions.values()) if session.fd not in ended))
+
+    def last_seen(self) -> dict[str, float]:
+        """Return when each caller's last message came, in seconds since the epoch."""
+        return dict(self._last_seen)
+
+    def _recognise(self, identity: str, frame: zmq.Frame, now: float) -> Peer:
+        """Look up whom ZAP accepted, in the list as it is now; or raise PeerNotLive, and have the connection closed."""
+        self._known.pop(identity, None)
+        fingerprint, _, name = identity.partition(" ")
+        verdict = self._peers.judge_fingerprint(fingerprint, now)
+        if isinstance(verdict, Peer):
+            if verdict.name == name:
+                self._known[identity] = verdict
+                return verdict
+            verdict = Outcome.KEY_NOT_AUTHORIZED  # by this name
+        why = explain(verdict)
+        self.connections.doom(*origin(frame), f"its key {why}")
+        raise PeerNotLive(f"the key of {name} {why} here; enrol a new key")
+
+
+class OpenSessions:
+    """SECURE_ZMQ=0: nobody is authenticated, whatever a message's metadata claims; methods as of SecuredSessions."""
+
+    def __init__(self) -> None:
+        self.connections = Connections(lambda _: True)
+
+    def caller_of(self, routing_id: bytes, frame: zmq.Frame) -> Caller:
+        return UNAUTHENTICATED
+
+    def caller_now(self, fingerprint: str | None) -> Caller | None:
+        return UNAUTHENTICATED
+
+    def session_of(self, routing_id: bytes) -> Session | None:
+        return None
+
+    def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
+        return True
+
+    def disconnected(self, fd: int) -> None:
+        pass
+
+    def forget_ended(self) -> None:
+        pass
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+    def last_seen(self) -> dict[str, float]:
+        return {}
+
+
+CallerSource = SecuredSessions | OpenSessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +197,8 @@ class ServerSocket:
 
     socket: "zmq.Socket[bytes]"
     monitor: Monitor
-    sessions: SecuredSessions | OpenSessions
-    handshakes: "Handshakes"
+    sessions: CallerSource
+    handshakes: Handshakes
     guard: HandshakeGuard
     authenticator: RunningAuthenticator | None  # None: an open link
 
@@ -50,7 +208,7 @@ class ServerSocket:
         return last_endpoint(self.socket)
 
     def kick(self) -> None:
-        """Close the connections whose key is no longer live; on the thread that owns the socket."""
+        """Close the connections whose key is refused now; on the thread that owns the socket."""
         for fd in self.sessions.connections.kick():
             self.sessions.disconnected(fd)
         self.sessions.forget_ended()
@@ -73,7 +231,7 @@ class ServerSocket:
         self.sessions.connections.unbound()
 
     def close(self) -> None:
-        self.guard.close()
+        self.guard.stop()
         self.monitor.close()
         self.socket.close()
 
@@ -105,8 +263,8 @@ def bind_secured(
     return _bind(socket, address, sessions, authenticator.handshakes, authenticator)
 
 
-def bind_open(socket: "zmq.Socket[bytes]", address: str, handshakes: "Handshakes") -> ServerSocket:
-    """Bind a socket whose peers nobody knows, and watch its connections.
+def bind_open(socket: "zmq.Socket[bytes]", address: str, handshakes: Handshakes) -> ServerSocket:
+    """Bind a socket whose peers are not authenticated, and watch its connections.
 
     Raises:
         SocketMisuse: the address can't be bound.
@@ -117,27 +275,26 @@ def bind_open(socket: "zmq.Socket[bytes]", address: str, handshakes: "Handshakes
 def _bind(
     socket: "zmq.Socket[bytes]",
     address: str,
-    sessions: SecuredSessions | OpenSessions,
-    handshakes: "Handshakes",
+    sessions: CallerSource,
+    handshakes: Handshakes,
     authenticator: RunningAuthenticator | None,
 ) -> ServerSocket:
     watch = _watch(socket, sessions.connections, handshakes, sessions.disconnected)
-    guard, monitor = watch.guard, watch.monitor
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
-        guard.close()
-        monitor.close()
+        watch.guard.stop()
+        watch.monitor.close()
         socket.close(0)
         raise SocketMisuse(f"{address} can't be bound ({error}); free the port or change network_config.yaml") from None
-    return ServerSocket(socket, monitor, sessions, handshakes, guard, authenticator)
+    return ServerSocket(socket, watch.monitor, sessions, handshakes, watch.guard, authenticator)
 
 
 def watch_unbound(socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator) -> Watch:
     """Watch a socket that another program secured, and will bind and serve by itself.
 
-    No message is seen here, so it is not known whose a connection is: when a key is revoked or expires, `kick()` closes
-    every connection of the socket, and the good ones come again.
+    No message is read here, so it is not known whose a connection is: when a key is revoked or expires, `kick()` closes
+    every connection of the socket, and the authorised peers reconnect.
     """
     connections = Connections(authenticator.peers.live, authenticator.limits)
     return _watch(socket, connections, authenticator.handshakes, lambda _: None)
@@ -146,17 +303,18 @@ def watch_unbound(socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticat
 def _watch(
     socket: "zmq.Socket[bytes]",
     connections: Connections,
-    handshakes: "Handshakes",
+    handshakes: Handshakes,
     disconnected: Callable[[int], None],
 ) -> Watch:
     said_to_stranger = SAID_TO_STRANGER_CURVE if speaks_curve(socket) else SAID_TO_STRANGER_NULL
-    guard = HandshakeGuard(handshakes, said_to_stranger, connections.finished)
+    guard = HandshakeGuard(connections, handshakes, said_to_stranger)
     failed = FailedHandshakes(handshakes)
 
     def on_event(event: SocketEvent) -> None:
-        if connections.observe(event):  # first: the guard's thread may find the handshake over at once
+        address = connections.peer_of(event.value) if event.happening is Happening.DISCONNECTED else None
+        if connections.observe(event):  # before the guard, which takes the handshakes to watch from the table
             disconnected(event.value)
-        failed.observe(event, own_doing=guard.observe(event))
+        failed.observe(event, address, own_doing=guard.observe(event))
 
     return Watch(connections, guard, Monitor(socket, on_event))
 
@@ -174,3 +332,52 @@ def _bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:
             time.sleep(_BIND_AGAIN_EVERY_S)
         else:
             return
+
+
+class RekeyRequests:
+    """At most one change waits; the loop that owns the socket looks between two batches."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: tuple[KeyPair, Future[float]] | None = None
+        self._ended = False
+
+    def ask(self, own_keys: KeyPair) -> "Future[float]":
+        """Ask for a change; its result is the seconds for which the socket was not bound, or the error.
+
+        Raises:
+            SocketMisuse: another change waits, or the loop has ended.
+        """
+        with self._lock:
+            if self._ended or self._waiting is not None:
+                raise SocketMisuse("the key can't be changed: the server stops, or another change is not done yet")
+            future: Future[float] = Future()
+            self._waiting = own_keys, future
+            return future
+
+    @property
+    def waiting(self) -> bool:
+        return self._waiting is not None
+
+    def carry_out(self, rekey: Callable[[KeyPair], None]) -> None:
+        """Make the change that waits, on the loop's thread; an error goes to whoever asked, and ends the loop."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return
+        own_keys, future = waiting
+        started = time.monotonic()
+        try:
+            rekey(own_keys)
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        future.set_result(time.monotonic() - started)
+
+    def end(self) -> None:
+        """Accept no more; the change that waits is cancelled."""
+        with self._lock:
+            self._ended = True
+            if self._waiting is not None:
+                self._waiting[1].cancel()
+                self._waiting = None

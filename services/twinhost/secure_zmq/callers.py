@@ -1,22 +1,44 @@
-"""The sender of a request, as handlers see it."""
+"""Who asks, as a key proves it, and what it may ask for: actions by role; what no role is granted is refused.
 
-from dataclasses import dataclass
+`subscribe` is every topic of the event feed, and `subscribe:EVENT` that topic alone.
+
+A forwarded request is judged by its original caller and by its forwarder, never by one alone. So an agent that
+forwards is no way around what its own caller may not do, and one that lies about its caller gains nothing that it
+could not do itself. Only actions that are marked for it can be forwarded.
+"""
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
+
+from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.validity import UNLIMITED, Validity
 
 OPERATOR_ROLE = "operator"
 INVITATION_ROLE = "invitation"  # of a one-time key that may enrol somebody
 CANDIDATE_ROLE = "candidate"  # of a key that is proposed, and proves by its handshake that its holder has the secret
 IDENTITY_PROPERTY = b"Peer-Identity"  # FINGERPRINT NAME: the ZAP handler sets it, beside User-Id, for every session
 
+EVERY_ACTION = "*"
+UNAUTHENTICATED_ROLE = "unauthenticated"  # of every caller on an open link
+SUBSCRIBE = "subscribe"  # to the event feed
+TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire each has a colon behind it
+ENROL = "enrol"
+CONFIRM_KEY = "confirm_key"
+RESERVED_GRANTS: Mapping[str, Set[str]] = {
+    INVITATION_ROLE: frozenset({ENROL}),
+    CANDIDATE_ROLE: frozenset({CONFIRM_KEY}),
+}  # of keys that act for nobody yet; no configuration widens them
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: proven by the connection, never taken from the body; no fingerprint, no proof."""
+    """Who asks: proven by the connection, never taken from the body; without a fingerprint nothing is proven."""
 
     name: str
     host: str
     roles: frozenset[str]
     fingerprint: str | None
-    via: str | None = None  # who passed the request on, where it was not the caller itself
+    via: str | None = None  # who forwarded the request, where it was not the caller itself
 
     @property
     def authenticated(self) -> bool:
@@ -27,4 +49,93 @@ class Caller:
         return OPERATOR_ROLE in self.roles
 
 
+@dataclass(frozen=True, slots=True)
+class Peer(Caller):
+    """A caller that is proven by a key listed on this host."""
+
+    fingerprint: str
+    validity: Validity = UNLIMITED
+
+
 UNAUTHENTICATED = Caller("unauthenticated", "Unknown", frozenset(), None)
+
+CallerNamed = Callable[[str], Caller | None]  # an identity that is live here, by its name
+
+_Held = tuple[Mapping[str, Set[str]], dict[frozenset[str], frozenset[str]]]  # by role; a cache by a caller's roles
+
+
+class Grants:
+    """The grants in effect; `replace()` swaps them in one step, from any thread."""
+
+    def __init__(self, by_role: Mapping[str, Set[str]]) -> None:
+        self._held: _Held = ({}, {})
+        self.replace(by_role)
+
+    def replace(self, by_role: Mapping[str, Set[str]]) -> bool:
+        """Put other grants into effect; return whether they differ."""
+        complete = {**by_role, **RESERVED_GRANTS}
+        changed = complete != self._held[0]
+        self._held = complete, {}
+        return changed
+
+    def allows(self, caller: Caller, action: str) -> bool:
+        """Return whether a caller may ask for an action."""
+        roles = caller.roles if caller.authenticated else frozenset({UNAUTHENTICATED_ROLE})
+        by_role, by_roles = self._held  # both at once: the cache must not outlive its grants
+        granted = by_roles.get(roles)
+        if granted is None:
+            granted = frozenset(action for role in roles for action in by_role.get(role, ()))
+            by_roles[roles] = granted
+        return action in granted or EVERY_ACTION in granted
+
+    def allows_topic(self, caller: Caller, prefix: bytes) -> bool:
+        """Return whether a caller may subscribe to all topics that begin with a prefix."""
+        if self.allows(caller, SUBSCRIBE):
+            return True
+        meant = [topic for topic in TOPICS if _meet(prefix, topic.encode() + b":")]
+        return bool(meant) and all(self.allows(caller, topic_grant(topic)) for topic in meant)
+
+    def require(self, caller: Caller, action: str) -> None:
+        """Raise NotGranted where a caller may not ask for an action."""
+        if not self.allows(caller, action):
+            roles = " ".join(sorted(caller.roles)) or UNAUTHENTICATED_ROLE
+            raise NotGranted(
+                f"{action} is not granted to {caller.name} (role {roles}); "
+                "an operator may ask for it, or grant it in network_config.yaml"
+            )
+
+    def original_caller(
+        self, name: str, forwarder: Caller, action: str, forwardable: bool, caller_named: CallerNamed
+    ) -> Caller:
+        """Return the original caller of a forwarded request, with the roles that it shares with its forwarder.
+
+        The forwarder's own grant was checked before.
+
+        Raises:
+            NotGranted: the action can't be forwarded, no peer of that name is live here, or it may not ask for it.
+        """
+        if not forwardable:
+            raise NotGranted(
+                f"{action} can't be forwarded on behalf of {name[:64]}; that caller must ask for it itself"
+            )
+        original = caller_named(name) if forwarder.authenticated else None
+        if original is None:
+            raise NotGranted(
+                f"{name[:64]!r} is not known here, so nothing is done on its behalf; name an authorised peer"
+            )
+        self.require(original, action)
+        return replace(original, roles=original.roles & forwarder.roles, via=forwarder.name)
+
+
+def topic_grant(topic: str) -> str:
+    """Return what the grant of one topic is called."""
+    return f"{SUBSCRIBE}:{topic}"
+
+
+def no_caller_named(_: str) -> Caller | None:
+    """Know no identity, as on an open link."""
+    return None
+
+
+def _meet(prefix: bytes, topic: bytes) -> bool:
+    return topic.startswith(prefix) or prefix.startswith(topic)

@@ -1,57 +1,145 @@
-"""The open connections of one server socket, and the end of those whose key is no longer live.
+"""The open connections of one server socket: whose they are, and the end of those whose key is revoked or expires.
 
 libzmq asks ZAP at the handshake alone and closes no session for us, so the connection itself is
 shut down. Its descriptor comes with its first message (`SRCFD`), beside the address that the
 message came from (`Peer-Address`); libzmq sets both before it reads what a peer claims. The number
 may have been reused since, so the address of whoever has it now is compared first.
 
-A connection that made its handshake and never said anything has told no descriptor: neither ZAP's
-question nor libzmq's HANDSHAKE_SUCCEEDED carries one. When a key that got in is live no longer,
+A connection that made its handshake and never said anything has shown no descriptor: neither ZAP's
+question nor libzmq's HANDSHAKE_SUCCEEDED carries one. When an accepted key is revoked or expires,
 every connection that has not yet said whose it is goes with it. Whoever is closed by mistake
 reconnects, and a request that was on its way is repeated under its own id.
 
 What is left: a descriptor is taken for the key of the last message read from it, which may come
 from a predecessor with the same address and number. A connection that hides behind that is
-closed when it says something, and until then is told nothing.
+closed when it says something, and until then is sent nothing.
 """
 
+import contextlib
+import os
+import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
-from twinhost.secure_zmq.descriptors import bare_address, held, remote, shut
-from twinhost.secure_zmq.handshakes import Outcome
-from twinhost.secure_zmq.log_budget import LogBudget
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
-from twinhost.secure_zmq.session_limits import SessionLimits
+from twinhost.secure_zmq.peers import Outcome
+from twinhost.secure_zmq.rate_limit import LogBudget
+
+if TYPE_CHECKING:
+    from twinhost.secure_zmq.authenticator import SessionLimits
 
 _log = structlog.get_logger(__name__)
 
+MAX_PENDING = 4_096  # connections of one socket in their handshake, where there are descriptors for them
+_PENDING_SHARE = 8  # at most one of so many descriptors is for such a connection
 _UNREPORTED_FOR_S = 3.0  # after an unbind: libzmq ends those sessions within LINGER and reports none of them
 
-Live = Callable[[str], object]  # of a fingerprint; None: it may not go on
+# A descriptor of libzmq's may be closed and given to another connection at any moment, so it is duplicated before it is
+# looked at. The duplicate goes on a number that is reserved here: `dup2` needs no new one where none is left.
+_nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+_reserved = os.dup(_nothing)
+_reserved_lock = threading.Lock()
+_RESET = struct.pack("=ii", 1, 0)  # what the kernel still holds for the peer is dropped when libzmq closes
+_FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
+
+Live = Callable[[str], object]  # of a fingerprint; None: the key is refused now
 
 
-@dataclass(slots=True)
-class _Connection:
-    serial: int
-    port: int | None  # ours, where it is known
-    fingerprint: str | None = None
-    address: str | None = None  # the peer's; None: it has said nothing yet
-    doomed: str | None = None  # why
+@contextlib.contextmanager
+def held(fd: int) -> Iterator[socket.socket | None]:
+    """Hold the connection with this descriptor; None where there is none. Not to be nested: one number is reserved."""
+    with _reserved_lock:
+        try:
+            os.dup2(fd, _reserved, inheritable=False)
+            duplicate = socket.socket(fileno=_reserved)
+        except OSError:
+            os.dup2(_nothing, _reserved, inheritable=False)
+            yield None
+            return
+        try:
+            yield duplicate if duplicate.family in _FAMILIES else None
+        finally:
+            duplicate.detach()
+            os.dup2(_nothing, _reserved, inheritable=False)
+
+
+def shut(connection: socket.socket) -> bool:
+    """Close a connection for both sides; return whether that succeeded, or its peer was gone."""
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return remote(connection) is None
+    return True
+
+
+def remote(connection: socket.socket) -> tuple[str, int] | None:
+    """Return address and port of the other end, an IPv4 address as such and without a scope; None where it is gone.
+
+    The other end of a connection over IPC has neither: `("", 0)`.
+    """
+    try:
+        name = connection.getpeername()
+    except OSError:
+        return None
+    if not isinstance(name, tuple):
+        return "", 0
+    address, port = name[:2]
+    return bare_address(str(address)), int(port)
+
+
+def bare_address(address: str) -> str:
+    """Return an address without its scope, which Python leaves out and libzmq does not, and an IPv4 one as such."""
+    return address.partition("%")[0].removeprefix("::ffff:")
+
+
+def most_open_files() -> int:
+    """Return how many descriptors this process may have; a large number where that is not limited or not known."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return 1 << 20
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(soft, 1 << 20) if soft != resource.RLIM_INFINITY else 1 << 20
+
+
+def most_pending() -> int:
+    """Return how many connections of one socket may be in their handshake at a time."""
+    return min(MAX_PENDING, max(1, most_open_files() // _PENDING_SHARE))
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """A connection from its acceptance, or its first message where that is read earlier, to its end."""
+
+    fd: int
+    peer: str = ""  # the other end's address when it was accepted; empty where it had hung up by then
+    port: int | None = None  # ours, where it is known
+    serial: int = 0  # that no other connection of its socket has or had
+    reported: bool = True  # by the monitor, which may be later than the first message
+    address: str | None = None  # that its messages come from; None: it has said nothing yet
+    fingerprint: str | None = None  # of its key, proven by a message
+    counted_for: str | None = None  # the key that it is counted for: assumed at first, then the proven one
+    doomed: str | None = None  # why it is to be closed, whatever its key
 
 
 class Connections:
-    """Written by the monitor's and the ZAP handler's threads, read and closed by the one that owns the socket."""
+    """The table of one socket: written by the threads of the monitor, the ZAP handler, and the guard.
 
-    def __init__(self, live: Live, limits: SessionLimits | None = None) -> None:
+    The thread that owns the socket reads it, and closes connections.
+    """
+
+    def __init__(self, live: Live, limits: "SessionLimits | None" = None) -> None:
         """Know no connection yet.
 
         Args:
-            live: tells whether the key of a fingerprint may go on; asked at every `kick()`.
+            live: returns None where the key of a fingerprint is refused now; called at every `kick()`.
             limits: where the connections of each key are counted; None on an open link.
         """
         self.kicked = 0  # since the start
@@ -59,41 +147,60 @@ class Connections:
         self._limits = limits
         self._live = live
         self._lock = threading.Lock()
-        self._open: dict[int, _Connection] = {}
+        self._open: dict[int, Connection] = {}  # by descriptor
+        self._pending: dict[int, Connection] = {}  # those of them in their handshake, the oldest first
         self._serial = 0
         self._admitted: set[str] = set()  # keys that made a handshake and were live since
-        self._dying: set[str] = set()  # looked for once more: the monitor may tell of a connection late
+        self._dying: set[str] = set()  # of the last `kick()`: the monitor may report a connection late
         self._unreported_until = 0.0
         self._budget = LogBudget()
 
     def observe(self, event: SocketEvent) -> bool:
-        """Note a connection's begin or end, from the monitor's thread; return whether one on this descriptor ended."""
+        """Add or remove a connection, from the monitor's thread; return whether one with this descriptor ended."""
+        fd = event.value
         with self._lock:
             if event.happening is Happening.DISCONNECTED:
-                self._forget(event.value)
+                self._forget(fd)
                 return True
             if event.happening not in {Happening.ACCEPTED, Happening.CONNECTED}:
                 return False
-            if self._limits is not None:
-                peer = self.remote(event.value)
-                self._limits.opened((id(self), event.value), peer[0] if peer else "")
-            known, port = self._open.get(event.value), _own_port(event)
-            if known is not None and known.port is None:  # its first message was quicker than this event
-                known.port = port
-                return False
-            self._open[event.value] = self._new(port)
-            return known is not None
+            known, port = self._open.get(fd), _own_port(event)
+            if known is not None and not known.reported:  # its first message was quicker than this event
+                known.port, known.reported = port, True
+                connection = known
+            else:
+                self._forget(fd)
+                found = self.remote(fd)
+                connection = self._open[fd] = self._new(fd, found[0] if found else "", port)
+                if self._limits is not None:
+                    self._limits.opened(connection)
+            if event.happening is Happening.ACCEPTED:
+                self._pending[fd] = connection
+            return known is not None and known is not connection
 
     def observe_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
-        """Note a key that gets in, from the ZAP handler's thread, before libzmq hears of it."""
+        """Note an accepted key, from the ZAP handler's thread, before libzmq is answered."""
         if outcome is Outcome.ACCEPTED:
             with self._lock:
                 self._admitted.add(fields["fingerprint"])
 
-    def finished(self, fd: int) -> None:
+    def pending(self) -> tuple[Connection, ...]:
+        """Return the connections whose handshake is not known to be over, the oldest first."""
+        with self._lock:
+            return tuple(self._pending.values())
+
+    def end_handshake(self, connection: Connection, *, succeeded: bool) -> None:
         """Note that a connection's handshake is over, from the guard's thread."""
-        if self._limits is not None:
-            self._limits.finished((id(self), fd))
+        with self._lock:
+            if self._pending.get(connection.fd) is connection:  # not a newcomer on the same number
+                del self._pending[connection.fd]
+        if succeeded and self._limits is not None:
+            self._limits.finished(connection)
+
+    def peer_of(self, fd: int) -> str | None:
+        """Return the address of the connection that has, or had until its end is reported, this descriptor."""
+        connection = self._open.get(fd)
+        return None if connection is None else connection.peer or None
 
     def heard(self, fd: int, address: str, fingerprint: str | None) -> int:
         """Note whose a connection is, from its message; return a number that no other connection has or had."""
@@ -101,7 +208,7 @@ class Connections:
             connection = self._of(fd, address)
             connection.address, connection.fingerprint = address, fingerprint
             if self._limits is not None and fingerprint is not None and fd in self._open:
-                self._limits.proven((id(self), fd), address, fingerprint)
+                self._limits.proven(connection, fingerprint)
             return connection.serial
 
     def doom(self, fd: int, address: str, reason: str) -> None:
@@ -128,18 +235,18 @@ class Connections:
             return frozenset(connection.serial for connection in self._open.values())
 
     def kick(self) -> list[int]:
-        """Close what is doomed and what belongs to keys that are no longer live; on the socket's own thread.
+        """Close what is doomed and what belongs to keys that are refused now; on the socket's own thread.
 
         Returns:
-            The descriptors of connections that ended without a word of libzmq's.
+            The descriptors of connections that ended without libzmq's reporting it.
         """
         with self._lock:
             dead = {fingerprint for fingerprint in self._admitted if self._live(fingerprint) is None}
             suspects = dead | self._dying
             self._admitted -= dead
             self._dying = dead
-            chosen = [(fd, each, why) for fd, each in self._open.items() if (why := _reason(each, suspects))]
-        self.unclosed = sum(not self._hang_up(fd, connection, why) for fd, connection, why in chosen)
+            chosen = [(each, why) for each in self._open.values() if (why := _reason(each, suspects))]
+        self.unclosed = sum(not self._hang_up(connection, why) for connection, why in chosen)
         return self._drop_unreported() if time.monotonic() < self._unreported_until else []
 
     def unbound(self) -> None:
@@ -152,38 +259,39 @@ class Connections:
             for fd in tuple(self._open):
                 self._forget(fd)
 
-    def _new(self, port: int | None) -> _Connection:
+    def _new(self, fd: int, peer: str, port: int | None = None, *, reported: bool = True) -> Connection:
         self._serial += 1
-        return _Connection(self._serial, port)
+        return Connection(fd, peer, port, self._serial, reported)
 
-    def _of(self, fd: int, address: str) -> _Connection:
+    def _of(self, fd: int, address: str) -> Connection:
         connection = self._open.get(fd)
         if connection is not None:
             return connection
-        connection = self._new(None)
+        connection = self._new(fd, bare_address(address), reported=False)
         if self.holds(fd, address):  # else it is over already, and has no end to come
             self._open[fd] = connection
         return connection
 
     def _drop_unreported(self) -> list[int]:
         with self._lock:
-            gone = [fd for fd, connection in self._open.items() if not _is(fd, connection)]
+            gone = [fd for fd, connection in self._open.items() if not _is(connection)]
             for fd in gone:
                 self._forget(fd)
         return gone
 
     def _forget(self, fd: int) -> None:
-        self._open.pop(fd, None)
-        if self._limits is not None:
-            self._limits.ended((id(self), fd))
+        self._pending.pop(fd, None)
+        connection = self._open.pop(fd, None)
+        if connection is not None and self._limits is not None:
+            self._limits.ended(connection)
 
-    def _hang_up(self, fd: int, connection: _Connection, reason: str) -> bool:
-        """Hang up on whoever has this number now, if on our port and, where that is known, at the same address.
+    def _hang_up(self, connection: Connection, reason: str) -> bool:
+        """Close whatever connection has this descriptor now, if on our port and, where known, at the same address.
 
         Returns:
             False where that could not be done; the connection is tried again then.
         """
-        with held(fd) as found:
+        with held(connection.fd) as found:
             peer = None if found is None else remote(found)
             if found is None or peer is None or connection.port not in {None, found.getsockname()[1]}:
                 return True
@@ -193,15 +301,8 @@ class Connections:
                 connection.doomed = reason
                 return False
         self.kicked += 1
-        left_out = self._budget.admit(reason)
-        if left_out is not None:
-            _log.warning(
-                "connection_closed",
-                reason=reason,
-                fingerprint=connection.fingerprint,
-                address=peer[0],
-                not_logged_before=left_out,
-            )
+        known = {"fingerprint": connection.fingerprint, "address": peer[0]}
+        self._budget.log(_log.warning, "connection_closed", reason, reason=reason, **known)
         return True
 
 
@@ -211,17 +312,17 @@ def _own_port(event: SocketEvent) -> int | None:
     return int(event.endpoint.rpartition(":")[2]) if accepted else None
 
 
-def _is(fd: int, connection: _Connection) -> bool:
+def _is(connection: Connection) -> bool:
     """Return whether a connection on the same port of ours is open under its descriptor."""
-    with held(fd) as found:
+    with held(connection.fd) as found:
         return found is not None and remote(found) is not None and connection.port in {None, found.getsockname()[1]}
 
 
-def _reason(connection: _Connection, suspects: set[str]) -> str | None:
+def _reason(connection: Connection, suspects: set[str]) -> str | None:
     if connection.doomed is not None:
         return connection.doomed
     if not suspects:
         return None
     if connection.address is None:
-        return "a key was withdrawn, and this connection has not said whose it is"
+        return "a key was revoked or expired, and this connection has not said whose it is"
     return "its key is no longer authorised" if connection.fingerprint in suspects else None

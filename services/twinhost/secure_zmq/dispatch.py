@@ -1,47 +1,78 @@
-"""A decoded batch to its replies: is the caller allowed, was it seen before, what does the handler say.
+"""From a batch of messages to its replies: decode, check the grant, look for a stored reply, call the handler.
 
-All of a batch's mutating requests share one transaction of the store, each in a savepoint of
-its own, with what comes while they are carried out; replies are handed back only after the commit,
-so whatever was answered is durable. What has transactions of its own (keys are files) has its turn behind that one.
+All of a batch's mutating requests share one transaction of the store, each in a savepoint of its own, with the requests
+that arrive while they are executed. Replies are returned only after the commit, so whatever was answered is durable. An
+action that has transactions of its own (keys are files) runs after that transaction.
+
+A mutating request is executed once: a retry gets the reply that was stored together with the change.
 """
 
+import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 import structlog
 
-from twinhost.secure_zmq.actions import Action, Translator, no_dialect
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.actions import Action, Translation, Translator, no_dialect
+from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, no_caller_named
 from twinhost.secure_zmq.errors import (
     InternalError,
     MessageTooLarge,
     RequestError,
+    RequestIdReused,
     StoreUnavailable,
     TransactionLost,
 )
-from twinhost.secure_zmq.forwarding import CallerNamed, first_caller, nobody
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import FAILED, Inbound, InboundReader, Job, Refused
-from twinhost.secure_zmq.log_budget import LogBudget
-from twinhost.secure_zmq.once_only import OnceOnly, ReplyLog, Store
-from twinhost.secure_zmq.wire import Answer, Reply, encode_error, encode_reply, request_id_of
+from twinhost.secure_zmq.rate_limit import LogBudget
+from twinhost.secure_zmq.wire import (
+    Answer,
+    Reply,
+    Request,
+    RequestDecoder,
+    encode_error,
+    encode_reply,
+    request_id_of,
+)
 
 _log = structlog.get_logger(__name__)
 
 _mutates = attrgetter("mutates")
-_COMPANY_S = 0.05  # how long a change may wait for the commit while others come
+_GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while others arrive
+_FAILED = "the agent failed on this request; its log has the traceback"
 
-
-RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # who, which action, why
+RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # the caller, the action, the error
 AnswerListener = Callable[[str | None, str, float, int], None]  # action, `ok` or an error code, seconds, how many
+
+
+class StoredReply(Protocol):
+    """A reply that was given before."""
+
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def reply(self) -> bytes: ...
+
+
+class Store(Protocol):
+    """What the dispatcher needs of a durable store."""
+
+    def transaction(self) -> AbstractContextManager[None]: ...
+    def savepoint(self) -> AbstractContextManager[None]: ...
+
+
+class ReplyLog(Protocol):
+    """The replies to mutating requests, kept in the same store."""
+
+    def find(self, caller: str, request_id: str) -> StoredReply | None: ...
+    def add(self, caller: str, request_id: str, digest: bytes, reply: bytes) -> None: ...
 
 
 @dataclass(slots=True)
@@ -53,13 +84,94 @@ class Counters:
     last_request_time: float | None = None
 
 
+class Inbound(msgspec.Struct, gc=False):
+    """One message as it came: its bytes, and its caller or the reason why it has none."""
+
+    payload: bytes
+    caller: Caller | None
+    fault: RequestError | None = None
+
+
+class Job(msgspec.Struct):
+    """A request that can be executed, if its caller is granted its action."""
+
+    request: Request
+    action: Action[Any]
+    caller: Caller
+    payload: bytes
+    translation: Translation | None
+    mutates: bool  # as its action
+    apart: bool
+    ignored: tuple[str, ...] = ()  # fields that today's dialect doesn't know
+
+    def encode(self, reply: Answer) -> bytes:
+        if self.translation is not None:
+            return encode_reply(self.translation.render(reply), None)
+        return encode_reply(reply, self.request.request_id, self.ignored)
+
+
 @dataclass(frozen=True, slots=True)
-class Owed:
+class Refused:
+    """A message from which no request could be read, and why."""
+
+    mutates: ClassVar[bool] = False
+    apart: ClassVar[bool] = False
+
+    inbound: Inbound
+    error: RequestError
+    translation: Translation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
     """A request whose answer comes from another thread."""
 
     job: Job
     answer: "Future[Reply]"
     since: float
+
+
+class _Reader:
+    """Decodes the messages of one agent, and translates those of an older dialect."""
+
+    def __init__(
+        self, actions: Mapping[type[Request], Action[Any]], max_payload_bytes: int, translate: Translator
+    ) -> None:
+        self._actions = actions
+        self._decoder = RequestDecoder(actions, max_payload_bytes)
+        self._translate = translate
+        self._ignored: list[str] = []
+
+    def read(self, inbound: Inbound) -> Job | Refused:
+        """Return what a message asks for; nothing in it raises."""
+        if inbound.caller is None or inbound.fault is not None:
+            return Refused(inbound, inbound.fault or InternalError("the message has no caller"))
+        try:
+            return self._typed(inbound, inbound.caller)
+        except RequestError as error:
+            return Refused(inbound, error)
+        except Exception:  # boundary: no input ends the loop, not even through a translator's fault
+            _log.exception("request_not_read", peer=inbound.caller.name)
+            return Refused(inbound, InternalError(_FAILED))
+
+    def _typed(self, inbound: Inbound, caller: Caller) -> Job | Refused:
+        payload, translation = inbound.payload, None
+        ignored: tuple[str, ...] = ()
+        request: Request | RequestError
+        try:
+            request = self._decoder.decode(payload, self._ignored)
+            if self._ignored:
+                ignored = tuple(self._ignored)
+                self._ignored.clear()
+        except RequestError:
+            translation = self._translate(payload)
+            if translation is None:
+                raise
+            request = translation.request
+        if isinstance(request, RequestError):
+            return Refused(inbound, request, translation)
+        action = self._actions[type(request)]
+        return Job(request, action, caller, payload, translation, action.mutates, action.apart, ignored)
 
 
 class Dispatcher:
@@ -77,19 +189,19 @@ class Dispatcher:
         counters: Counters | None = None,
         on_refusal: RefusalListener = lambda *_: None,
         on_answer: AnswerListener = lambda *_: None,
-        caller_named: CallerNamed = nobody,
+        caller_named: CallerNamed = no_caller_named,
     ) -> None:
-        self._reader = InboundReader({action.request: action for action in actions}, max_payload_bytes, translate)
+        self._reader = _Reader({action.request: action for action in actions}, max_payload_bytes, translate)
         self._grants = grants
         self._store = store
-        self._once = OnceOnly(store, reply_log)
+        self._reply_log = reply_log
         self._sentence_fields = sentence_fields
         self._max_payload_bytes = max_payload_bytes
         self._on_refusal = on_refusal
         self._on_answer = on_answer
         self._caller_named = caller_named
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
-        self._owed: dict[int, Owed] = {}  # of the batch, by place
+        self._deferred: dict[int, Deferred] = {}  # of the batch, by place
         self._together = False  # in one transaction
         self._budget = LogBudget()  # by caller
         self.counters = counters or Counters()
@@ -97,40 +209,36 @@ class Dispatcher:
     def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]] = tuple) -> list[bytes]:
         """Return the replies, in the batch's order; what they acknowledge is on disk.
 
-        One that is empty comes later: `take_owed()` has it.
+        One that is empty comes later: `take_deferred()` has it.
 
         Args:
-            batch: what has come.
-            more: before a commit, asked for what has come since, until that is nothing or 50 ms are over; its replies
-                come behind.
+            batch: the messages that have arrived.
+            more: called before a commit for the messages that have arrived since, until there are none or 50 ms are
+                over; their replies follow those of the batch.
         """
         started = time.perf_counter()
         replies = self._answer_all(batch, more)
-        seconds = time.perf_counter() - started
-        self._tell(seconds)
+        self._report(time.perf_counter() - started)
         return replies
 
-    def take_owed(self) -> dict[int, Owed]:
+    def take_deferred(self) -> dict[int, Deferred]:
         """Return the answers of the last batch that come later, by their places in it."""
-        owed, self._owed = self._owed, {}
-        return owed
+        deferred, self._deferred = self._deferred, {}
+        return deferred
 
-    def settle(self, owed: Owed) -> bytes:
-        """Return the reply that was owed and is there now."""
+    def settle(self, deferred: Deferred) -> bytes:
+        """Return the reply to a deferred request whose answer is there."""
         self._outcomes.clear()
         try:
-            reply = self._encode(owed.job, owed.answer.result(timeout=0))
-            self._outcomes.append((owed.job.action.name, "ok"))
-        except RequestError as error:
-            reply = self._refuse(owed.job, error)
-        except Exception:  # boundary: one request's fault is that request's alone
-            _log.exception("request_failed", peer=owed.job.caller.name, action=owed.job.action.name)
-            reply = self._refuse(owed.job, InternalError(FAILED))
-        self._tell(time.perf_counter() - owed.since)
+            reply = self._encode(deferred.job, deferred.answer.result(timeout=0))
+            self._outcomes.append((deferred.job.action.name, "ok"))
+        except Exception as error:  # boundary: one request's fault is that request's alone
+            reply = self._failed(deferred.job, error)
+        self._report(time.perf_counter() - deferred.since)
         return reply
 
-    def _tell(self, seconds: float) -> None:
-        """Tell the listener what became of the batch; all of it has the same duration, so alike ones are one call."""
+    def _report(self, seconds: float) -> None:
+        """Report the batch's outcomes to the listener; all have the same duration, so equal ones are one call."""
         if len(self._outcomes) == 1:
             self._on_answer(*self._outcomes[0], seconds, 1)
             return
@@ -139,7 +247,7 @@ class Dispatcher:
 
     def _answer_all(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
         self._outcomes.clear()
-        self._owed.clear()
+        self._deferred.clear()
         jobs = self._read(batch)
         self.counters.last_request_time = time.time()
         if not any(map(_mutates, jobs)):
@@ -148,7 +256,7 @@ class Dispatcher:
         try:
             with self._store.transaction(), self._all_together():
                 replies = list(map(self._answer_together, jobs, itertools.count()))
-                until = time.perf_counter() + _COMPANY_S
+                until = time.perf_counter() + _GROUP_COMMIT_S
                 while time.perf_counter() < until and (further := self._read(more())):
                     jobs += further
                     replies += map(self._answer_together, further, itertools.count(len(replies)))
@@ -165,7 +273,7 @@ class Dispatcher:
         return replies
 
     def _answer_together(self, job: Job | Refused, place: int) -> bytes:
-        """Answer within the transaction of all changes of the batch; what goes apart has its turn behind it."""
+        """Answer within the transaction of all changes of the batch; an action that goes apart runs after it."""
         return b"" if job.apart else self._answer(job, place)
 
     @contextmanager
@@ -184,46 +292,68 @@ class Dispatcher:
     def _answer(self, job: Job | Refused, place: int) -> bytes:
         if isinstance(job, Refused):
             return self._refuse(job, job.error)
-        if place in self._owed:  # asked for already, in the transaction that failed: that was not undone
+        if place in self._deferred:  # called already, in the transaction that failed, and not undone by that
             return b""
         try:
             self._grants.require(job.caller, job.action.name)
             if job.action.mutates:
-                reply = self._once.execute(
-                    job.caller.name, job.request.request_id, job.payload, lambda: self._handle(job)
-                )
+                reply = self._once(job)
             else:
-                answer = job.action.handle(job.request, self._acting(job))
+                answer = job.action.handle(job.request, self._original_caller(job))
                 if isinstance(answer, Future):
-                    self._owed[place] = Owed(msgspec.structs.replace(job, payload=b""), answer, time.perf_counter())
+                    request = msgspec.structs.replace(job, payload=b"")
+                    self._deferred[place] = Deferred(request, answer, time.perf_counter())
                     return b""
                 reply = self._encode(job, answer)
-        except RequestError as error:
-            if self._together and isinstance(error, TransactionLost):
-                raise
-            return self._refuse(job, error)
-        except Exception:  # boundary: one request's fault is that request's alone
-            _log.exception("request_failed", peer=job.caller.name, action=job.action.name)
-            return self._refuse(job, InternalError(FAILED))
+        except Exception as error:  # boundary: one request's fault is that request's alone
+            return self._failed(job, error)
         self._outcomes.append((job.action.name, "ok"))
         return reply
 
-    def _acting(self, job: Job) -> Caller:
-        """Return for whom a request is done: its caller, or whom that one passes it on for."""
-        name, action = job.request.on_behalf_of, job.action
-        if name is None:
-            return job.caller
-        return first_caller(name, job.caller, action.name, action.forwardable, self._grants, self._caller_named)
+    def _failed(self, job: Job, error: Exception) -> bytes:
+        if not isinstance(error, RequestError):
+            _log.exception("request_failed", peer=job.caller.name, action=job.action.name)
+            return self._refuse(job, InternalError(_FAILED))
+        if self._together and isinstance(error, TransactionLost):
+            raise error
+        return self._refuse(job, error)
 
-    def _handle(self, job: Job) -> bytes:
-        answer = job.action.handle(job.request, self._acting(job))
+    def _once(self, job: Job) -> bytes:
+        """Execute a mutating request in the transaction under way, or return its stored reply.
+
+        The request is the same only if its bytes are; where its handler raises, neither change nor reply is kept.
+        """
+        caller, request_id = job.caller.name, job.request.request_id
+        if request_id is None:
+            with self._store.savepoint():
+                return self._change(job)
+        digest = hashlib.blake2b(job.payload, digest_size=16).digest()
+        stored = self._reply_log.find(caller, request_id)
+        if stored is not None:
+            if stored.digest != digest:
+                raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a fresh one")
+            return stored.reply
+        with self._store.savepoint():
+            reply = self._change(job)
+            self._reply_log.add(caller, request_id, digest, reply)
+        return reply
+
+    def _change(self, job: Job) -> bytes:
+        answer = job.action.handle(job.request, self._original_caller(job))
         if isinstance(answer, Future):
             raise TypeError(f"{job.action.name} mutates, and its answer is not there when the transaction ends")
         return self._encode(job, answer)
 
+    def _original_caller(self, job: Job) -> Caller:
+        """Return for whom a request is executed: its caller, or the one on whose behalf that forwards it."""
+        name, action = job.request.on_behalf_of, job.action
+        if name is None:
+            return job.caller
+        return self._grants.original_caller(name, job.caller, action.name, action.forwardable, self._caller_named)
+
     def _encode(self, job: Job, answer: Answer) -> bytes:
         reply = job.encode(answer)
-        if len(reply) > self._max_payload_bytes:  # the client would cut the connection, and ask again for ever
+        if len(reply) > self._max_payload_bytes:  # the client would cut the connection, and retry for ever
             raise MessageTooLarge(
                 f"the reply has {len(reply)} bytes and {self._max_payload_bytes} are allowed; ask for less at once"
             )
@@ -239,12 +369,9 @@ class Dispatcher:
         self._outcomes.append((action, error.code))
         try:
             self._on_refusal(caller, action, error)
-        except Exception:  # boundary: who only listens ends no loop
+        except Exception:  # boundary: a listener's fault ends no loop
             _log.exception("refusal_listener_fault", peer=peer)
-        left_out = self._budget.admit(peer)
-        if left_out is not None:
-            fields = {"not_logged_before": left_out} if left_out else {}
-            _log.info("request_refused", peer=peer, request_id=request_id, code=error.code, **fields)
+        self._budget.log(_log.info, "request_refused", peer, peer=peer, request_id=request_id, code=error.code)
         if job.translation is not None:
             return encode_reply(job.translation.render_error(error), None)
         ignored = job.ignored if isinstance(job, Job) else ()

@@ -2,7 +2,7 @@
 
 On the wire an event is two frames, `[topic, JSON object]`: topics are `EVENT:`, `ERROR:`, `TRUST:`,
 `AGENT:`. A subscription is a topic's prefix, as ZeroMQ has it. One that is not granted is not
-applied, and its connection is closed. A subscriber that is slow, or away, misses events.
+applied, and its connection is closed. A subscriber that is slow, or disconnected, misses events.
 
 The trap of XPUB_MANUAL (libzmq 4.3.5): a grant goes to the pipe at the head of a queue beside that of the
 messages, and a message that is no subscription has no place in the former. Behind one, a
@@ -21,13 +21,12 @@ from dataclasses import dataclass, field
 import structlog
 import zmq
 
-from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket, origin
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MessageTooLarge, PeerNotLive
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.log_budget import LogBudget
-from twinhost.secure_zmq.rekeying import RekeyRequests
-from twinhost.secure_zmq.sessions import origin
+from twinhost.secure_zmq.rate_limit import LogBudget
+from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
@@ -64,8 +63,8 @@ class FeedCounters:
     refused: int = 0
 
 
-class Feed:
-    """Publishes to those that may subscribe, and to nobody whose key is no longer live."""
+class Feed(Worker):
+    """Publishes to those that may subscribe, and to nobody whose key is refused now."""
 
     def __init__(
         self, feed_socket: ServerSocket, may_subscribe: MaySubscribe, max_payload_bytes: int = MAX_EVENT_BYTES
@@ -77,6 +76,7 @@ class Feed:
             may_subscribe: asked for every subscription, and every 200 ms again, on the feed's thread.
             max_payload_bytes: the largest event.
         """
+        super().__init__("event-feed", self._serve, stalled_after_s=_STALLED_AFTER_S)
         self.counters = FeedCounters()
         self._feed_socket = feed_socket
         self._socket = feed_socket.socket
@@ -94,9 +94,6 @@ class Feed:
         os.set_blocking(self._waker, False)
         self._rekeying = RekeyRequests()
         self._budget = LogBudget()
-        self._stop = threading.Event()
-        self._turned_at = time.monotonic()
-        self._thread = threading.Thread(target=self._serve, name="event-feed", daemon=True)
 
     @property
     def address(self) -> str:
@@ -104,29 +101,18 @@ class Feed:
         return self._feed_socket.address
 
     @property
-    def responsive(self) -> bool:
-        """Whether the thread is alive and has turned within the last 5 s."""
-        return self._thread.is_alive() and time.monotonic() - self._turned_at < _STALLED_AFTER_S
-
-    @property
     def subscriptions(self) -> int:
         """The number of subscriptions that are granted."""
         return sum(len(subscriber.topics) for subscriber in tuple(self._subscribers.values()))
 
-    def start(self) -> None:
-        self._thread.start()
-
     def stop(self) -> None:
         """Publish what waits, and close the socket."""
-        self._stop.set()
-        self._wake()
-        if self._thread.ident is not None:
-            self._thread.join()
-        elif not self._closed:
+        super().stop()
+        if not self.started and not self._closed:
             self._close()
 
     def wants(self, topic: bytes) -> bool:
-        """Return whether anybody is granted a topic, from any thread; an event that nobody wants costs nothing.
+        """Return whether anybody is subscribed to a topic, from any thread; without one an event costs nothing.
 
         A subscription counts when the feed's thread has granted it, milliseconds after it came.
         """
@@ -152,7 +138,7 @@ class Feed:
                 self.counters.dropped += 1
             self._events.append((topic, payload))
             first = len(self._events) == 1
-        if first:  # for the others it is awake already, and goes on until none waits
+        if first:  # the later ones find it awake: it goes on until none waits
             self._wake()
 
     def request_rekey(self, own_keys: KeyPair) -> "Future[float]":
@@ -160,6 +146,9 @@ class Feed:
         future = self._rekeying.ask(own_keys)
         self._wake()
         return future
+
+    def _interrupt(self) -> None:
+        self._wake()
 
     def _wake(self) -> None:
         with self._lock, contextlib.suppress(BlockingIOError):  # full: it will wake
@@ -180,15 +169,15 @@ class Feed:
         poller.register(self._woken, zmq.POLLIN)
         ticked_at = time.monotonic()
         try:
-            while not self._stop.is_set():
+            while not self.stopping:
                 if not self._events or self._sessions.connections.unclosed:
                     poller.poll(_TICK_MS)
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 4_096)
                 self._read_subscriptions()
-                self._turned_at = time.monotonic()
-                if self._turned_at - ticked_at >= _TICK_MS / 1_000:
-                    ticked_at = self._turned_at
+                turned_at = self.beat()
+                if turned_at - ticked_at >= _TICK_MS / 1_000:
+                    ticked_at = turned_at
                     self._review()
                 if self._rekeying.waiting:
                     self._rekeying.carry_out(self._feed_socket.rekey)
@@ -233,7 +222,7 @@ class Feed:
             return
         if command[:1] not in {b"\0", b"\1"}:
             self._in_step = False
-            self._refuse(fd, address, None, "it sent something else than a subscription")
+            self._refuse(fd, address, None, "it sent a message that is no subscription")
             return
         try:
             caller = self._sessions.caller_of(b"%d" % fd, frame)
@@ -259,7 +248,7 @@ class Feed:
 
     def _fault(self, subscriber: _Subscriber, caller: Caller, topic: bytes, *, subscribes: bool) -> str | None:
         if not self._in_step:
-            return "its subscription came behind somebody's message that was none; it may subscribe again"
+            return "its subscription came after another peer's message that was none; it may subscribe again"
         if subscriber.commands > MAX_COMMANDS:
             return f"it changed its subscriptions more than {MAX_COMMANDS} times"
         return self._no_grant(subscriber, caller, topic) if subscribes else None
@@ -279,15 +268,13 @@ class Feed:
         self.counters.refused += 1
         self._sessions.connections.doom(fd, address, reason)
         peer = caller.name if caller else None
-        left_out = self._budget.admit(peer)
-        if left_out is not None:
-            _log.warning("subscription_refused", peer=peer, address=address, reason=reason, not_logged_before=left_out)
+        self._budget.log(_log.warning, "subscription_refused", peer, peer=peer, address=address, reason=reason)
 
     def _review(self) -> None:
-        """Forget who has gone, and close whoever may no longer have what it was granted.
+        """Forget subscribers that are gone, and close those that may no longer have what they were granted.
 
-        Where the end of a predecessor on the same descriptor was told late, it is the newcomer that seems to be gone;
-        nothing is known any more of what that has, so it has to come again.
+        Where the end of a predecessor on the same descriptor was reported late, it is the newcomer that seems to be
+        gone; its subscriptions are no longer known, so it has to reconnect.
         """
         connections = self._sessions.connections
         live = connections.serials()
@@ -295,7 +282,7 @@ class Feed:
             if serial not in live:
                 del self._subscribers[serial]
                 if subscriber.remote is not None and connections.remote(subscriber.fd) == subscriber.remote:
-                    connections.doom(subscriber.fd, subscriber.address, "what it subscribes to is not known any more")
+                    connections.doom(subscriber.fd, subscriber.address, "its subscriptions are no longer known")
                 continue
             caller = self._sessions.caller_now(subscriber.fingerprint)
             if caller is not None and not all(self._may_subscribe(caller, topic) for topic in subscriber.topics):

@@ -12,9 +12,9 @@ from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 
 if TYPE_CHECKING:
+    from twinhost.secure_zmq.authenticator import SessionLimits
     from twinhost.secure_zmq.handshakes import Handshakes
     from twinhost.secure_zmq.peers import AuthorizedPeers
-    from twinhost.secure_zmq.session_limits import SessionLimits
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # RFC 27
 ZAP_DOMAIN = b"twinhost"  # never empty: an empty one skips the handler

@@ -1,8 +1,8 @@
-"""What lies in the folders of keys.
+"""The contents of the folders of keys.
 
-In a folder: `STEM.key` lets its owner in; `STEM.next.key` does so too, for the key that a rotation
-brings; `revoked/SHA256.key` keeps a key out for ever, by its file name alone; `invites/NAME.key` is a
-one-time key that may enrol NAME.
+In a folder, `STEM.key` authorises its owner; `STEM.next.key` does so too, for the key that a rotation brings;
+`revoked/SHA256.key` revokes a key for ever, by its file name alone; `invites/NAME.key` is a one-time key that may enrol
+NAME.
 """
 
 import base64
@@ -25,24 +25,25 @@ _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class FolderContents:
-    """The keys that lie in some folders; `revoked` holds fingerprints, `rejected` a sentence for each bad file."""
+    """The keys in some folders; `revoked` holds fingerprints, `rejected` a sentence for each bad file."""
 
     current: Mapping[str, Certificate]  # by name
     next: Mapping[str, Certificate]  # by name
     invites: Sequence[Certificate]
     revoked: frozenset[str]
     rejected: Sequence[str]
-    spent: Sequence[Certificate] = ()  # one-time keys that are revoked: used, or called back
+    spent: Sequence[Certificate] = ()  # one-time keys that are revoked: used, or withdrawn
 
 
 NOTHING = FolderContents({}, {}, (), frozenset(), ())
 
 
 def read_folders(folders: Sequence[Path], known_revoked: frozenset[str] = frozenset()) -> FolderContents:
-    """Read the keys; a file that can't be believed is named and skipped, and hides no other.
+    """Read the keys; a file that is not valid is named and skipped, and hides no other.
 
-    Where a list of revoked keys can't be read, nobody is let in: it could be anybody's that is on it.
-    What is known to be revoked stays so where its file has gone: a folder that is restored or moved lets nobody in.
+    Where a list of revoked keys can't be read, no key is authorised: it could be any that is on it.
+    A key that is known to be revoked stays revoked where its file is gone: a folder that is restored or moved
+    authorises nobody.
     """
     rejected: list[str] = []
     revocations = _key_files(folders, rejected, REVOKED_FOLDER)
@@ -75,7 +76,7 @@ def _key_files(folders: Sequence[Path], rejected: list[str], subfolder: str = ""
     found: list[Path] = []
     for folder in folders:
         place = folder / subfolder
-        try:  # not glob(), which takes a folder that it may not read for an empty one
+        try:  # not glob(), to which a folder that it may not read is an empty one
             found += sorted(path for path in place.iterdir() if path.name.endswith(PUBLIC_SUFFIX))
         except FileNotFoundError:
             continue

@@ -19,9 +19,8 @@ from twinhost.secure_zmq.bound_socket import Watch, watch_unbound
 from twinhost.secure_zmq.certificates import client_folder, folders_of_keys, load_certificates
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from twinhost.secure_zmq.errors import SocketMisuse
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.hardening import let_clients_send_heartbeats
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.sockets import limit_socket, require_fresh, secure_unbound_server, secure_unconnected_client
 
 _KICK_EVERY_S = 0.2
@@ -88,14 +87,14 @@ class ZMQAuthenticator:
         """Close sessions whose key is no longer live, until the handler ends; forget closed sockets."""
         while not self._ended.wait(_KICK_EVERY_S):
             for watch in tuple(self._watches):
-                if watch.monitor.draining:
+                if watch.monitor.alive:
                     watch.connections.kick()
                 else:
                     self._watches.remove(watch)
                     watch.connections.end_all()
-                    watch.guard.close()
+                    watch.guard.stop()
         for watch in self._watches:
-            watch.guard.close()
+            watch.guard.stop()
 
     def stop(self) -> None:
         """End the handler.

@@ -1,4 +1,4 @@
-"""What happened on a socket's connections, as typed events from libzmq's monitor.
+"""Typed events of a socket's connections, from libzmq's monitor.
 
 A thread of its own drains each monitor: one that is not drained, or is closed in the wrong
 order, freezes the whole context.
@@ -6,16 +6,17 @@ order, freezes the whole context.
 
 import secrets
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
 import zmq
 
+from twinhost.secure_zmq.worker import Worker
+
 
 class Happening(Enum):
-    """What a monitor saw."""
+    """What a monitor reports."""
 
     CONNECTED = auto()  # TCP only
     ACCEPTED = auto()  # TCP only, by a server; value is the descriptor
@@ -55,10 +56,11 @@ _PROTOCOL_ERRORS: dict[int, Happening] = {
 }
 
 
-class Monitor:
-    """Drains one socket's monitor and hands every event to a callback, on its own thread."""
+class Monitor(Worker):
+    """Drains one socket's monitor and hands every event to a callback; while it is not alive, libzmq soon blocks."""
 
     def __init__(self, socket: "zmq.Socket[bytes]", on_event: Callable[[SocketEvent], None]) -> None:
+        super().__init__("socket-monitor", self._drain)
         self.faults = 0  # of the callback
         self._socket = socket
         self._on_event = on_event
@@ -68,21 +70,15 @@ class Monitor:
         shadow: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(socket.context.underlying)
         self._pair = shadow.socket(zmq.PAIR)
         self._pair.connect(address)
-        self._thread = threading.Thread(target=self._drain, name="socket-monitor", daemon=True)
-        self._thread.start()
+        self.start()
 
     def close(self) -> None:
         """Stop before the socket is closed, from the thread that owns the socket."""
         if not self._socket.closed:
             self._socket.disable_monitor()
-        self._thread.join()
+        self.join()
 
-    @property
-    def draining(self) -> bool:
-        """Whether the thread is at work; where it is not, libzmq will soon stand still."""
-        return self._thread.is_alive()
-
-    def _tell(self, event: SocketEvent) -> None:
+    def _hand_on(self, event: SocketEvent) -> None:
         try:
             self._on_event(event)
         except Exception:  # boundary: an undrained monitor freezes every socket of the context
@@ -95,7 +91,7 @@ class Monitor:
                 event, value = _EVENT.unpack(header)
                 if event == zmq.Event.MONITOR_STOPPED:
                     return
-                self._tell(_typed(event, value, endpoint.decode()))
+                self._hand_on(_typed(event, value, endpoint.decode()))
         except zmq.ContextTerminated:
             return
         finally:

@@ -1,68 +1,82 @@
-"""Who may talk to this host: public keys from folders, looked at again whenever a file changes."""
+"""The keys of this host, followed: whose keys are authorised, the one judge of a key, and the host's own pair."""
 
+import contextlib
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import StrEnum
 from pathlib import Path
+from typing import Literal, assert_never
 
 import structlog
 
-from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
-from twinhost.secure_zmq.errors import LimitReached
-from twinhost.secure_zmq.folder_watch import FolderWatch
-from twinhost.secure_zmq.key_folders import NOTHING, FolderContents, read_folders
-from twinhost.secure_zmq.keys import Certificate, PublicKey
-from twinhost.secure_zmq.validity import UNLIMITED, Validity
+from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Peer
+from twinhost.secure_zmq.certificates import Certificates, load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError, KeyMismatch, LimitReached
+from twinhost.secure_zmq.key_folders import INVITES_FOLDER, NOTHING, REVOKED_FOLDER, FolderContents, read_folders
+from twinhost.secure_zmq.keys import Certificate, KeyPair, PublicKey, fingerprint_of
+from twinhost.secure_zmq.validity import UNLIMITED
+from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
 MAX_CANDIDATES = 64
+WATCH_STEP_MS = 50  # a change is noticed within two steps
+WATCH_IDLE_MS = 250  # the longest sleep while nothing changes; a change made as the watch began is noticed after it
+_RETRY_S, _RETRY_MAX_S = 0.25, 30.0  # the first and the longest wait after a read that could not read everything
+_POLL_S = 0.5  # the interval at which the folders are read where they can't be watched
 
 
-class Standing(Enum):
-    """Whether a key gets in at this moment, and why not."""
+class Outcome(StrEnum):
+    """How a handshake ended, as the server can know it: accepted, or why it was refused.
 
-    LIVE = auto()
-    UNKNOWN = auto()
-    REVOKED = auto()
-    EXPIRED = auto()
-    NOT_YET_VALID = auto()
+    A cause that depends on the key is also a `Refusal`, and `AuthorizedPeers.judge` returns it.
+    """
+
+    ACCEPTED = "accepted"
+    KEY_NOT_AUTHORIZED = "key_not_authorized"
+    KEY_REVOKED = "key_revoked"
+    KEY_EXPIRED = "key_expired"
+    KEY_NOT_YET_VALID = "key_not_yet_valid"
+    TOO_MANY_SESSIONS = "too_many_sessions"
+    HANDLER_FAULT = "handler_fault"
+    WRONG_KEYS = "wrong_server_key_or_mismatched_halves"
+    MECHANISM_MISMATCH = "mechanism_mismatch"
+    NOT_ZMTP = "not_zmtp"
+    BROKEN_OFF = "broken_off_or_plain_client"
+    TIMED_OUT = "timed_out"
+    OVERSIZED = "oversized_handshake"
+    CROWDED_OUT = "too_many_pending_handshakes"
+    ANNOUNCED_PROBE = "announced_probe"  # a refusal that an operator announced: counted here, logged under its cause
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """An authorised key: its owner's name, host, and roles, the key's fingerprint, and how long it is good."""
+Refusal = Literal[Outcome.KEY_NOT_AUTHORIZED, Outcome.KEY_REVOKED, Outcome.KEY_EXPIRED, Outcome.KEY_NOT_YET_VALID]
 
-    name: str
-    host: str
-    roles: frozenset[str]
-    fingerprint: str
-    validity: Validity = UNLIMITED
 
-    @classmethod
-    def of(cls, certificate: Certificate) -> "Peer":
-        owner = certificate.owner
-        return cls(owner.name, owner.host, owner.roles, certificate.public.fingerprint, certificate.validity)
-
-    def standing(self, now: float) -> Standing:
-        """Return LIVE, or how `now` is outside of its validity."""
-        if self.validity.has_ended(now):
-            return Standing.EXPIRED
-        return Standing.LIVE if self.validity.has_begun(now) else Standing.NOT_YET_VALID
+def explain(refusal: Refusal) -> str:
+    """Return why a key that was accepted before is refused now, for a sentence that begins with the key."""
+    match refusal:
+        case Outcome.KEY_EXPIRED:
+            return "has expired"
+        case Outcome.KEY_NOT_YET_VALID:
+            return "is not valid yet"
+        case Outcome.KEY_NOT_AUTHORIZED | Outcome.KEY_REVOKED:
+            return "is no longer authorised"
+        case _:
+            assert_never(refusal)
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
     contents: FolderContents = NOTHING
-    by_key: Mapping[bytes, Peer] = field(default_factory=dict)
-    by_fingerprint: Mapping[str, Peer] = field(default_factory=dict)
+    by_fingerprint: Mapping[str, Peer] = field(default_factory=dict)  # no revoked key is in it
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadReport:
-    """What one look at the folders found."""
+    """What one read of the folders found."""
 
     authorized: tuple[Peer, ...]
     added: tuple[Peer, ...]
@@ -87,51 +101,75 @@ class AuthorizedPeers:
         self._candidates: dict[bytes, Certificate] = {}
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
-        self._watch = FolderWatch(self._folders, self._look, lambda: self.contents.rejected)
-        self._also_look: list[Callable[[], None]] = []
+        self._watch = _FolderWatch(self._folders, self._on_change, lambda: self.contents.rejected)
+        self._on_change_too: tuple[Callable[[], None], ...] = ()
         self.reload()
 
-    def find(self, raw_public_key: bytes) -> Peer | None:
-        """Return the peer of a 32-byte public key that is authorised at this moment, as the handshake shows it."""
-        peer = self._snapshot.by_key.get(raw_public_key)
-        return peer if peer is not None and peer.validity.holds(time.time()) else None
+    def judge(self, raw_key: bytes, now: float | None = None) -> Peer | Refusal:
+        """Return whose key this is, or why it is refused at `now`, in seconds since the epoch; at this moment if None.
+
+        `raw_key` is the public key as a handshake shows it; what is not 32 bytes long is nobody's.
+        """
+        return self.judge_fingerprint(fingerprint_of(raw_key), time.time() if now is None else now)
+
+    def judge_fingerprint(self, fingerprint: str, now: float) -> Peer | Refusal:
+        """Judge a key by its fingerprint, as `judge()` does; called for every message."""
+        snapshot = self._snapshot
+        peer = snapshot.by_fingerprint.get(fingerprint)
+        if peer is None:
+            revoked = fingerprint in snapshot.contents.revoked
+            return Outcome.KEY_REVOKED if revoked else Outcome.KEY_NOT_AUTHORIZED
+        if peer.validity is UNLIMITED or peer.validity.holds(now):
+            return peer
+        return Outcome.KEY_EXPIRED if peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID
+
+    def find(self, raw_key: bytes) -> Peer | None:
+        """Return the peer of a public key that is authorised at this moment."""
+        return self.live(fingerprint_of(raw_key))
 
     def live(self, fingerprint: str) -> Peer | None:
-        """Return the peer of a key that is authorised at this moment; asked for every message."""
-        peer = self._snapshot.by_fingerprint.get(fingerprint)
-        if peer is None:
-            return None
-        return peer if peer.validity is UNLIMITED or peer.validity.holds(time.time()) else None
+        """Return the peer of a key, by its fingerprint, that is authorised at this moment."""
+        verdict = self.judge_fingerprint(fingerprint, time.time())
+        return verdict if isinstance(verdict, Peer) else None
 
-    def standing(self, fingerprint: str) -> Standing:
-        """Return whether a key gets in, and why not."""
-        snapshot = self._snapshot
-        if fingerprint in snapshot.contents.revoked:
-            return Standing.REVOKED
-        peer = snapshot.by_fingerprint.get(fingerprint)
-        return Standing.UNKNOWN if peer is None else peer.standing(time.time())
-
-    def why_not_live(self, fingerprint: str) -> str:
-        """Return what is said of a key that got in once and is refused now."""
-        return "has expired" if self.standing(fingerprint) is Standing.EXPIRED else "is no longer authorised"
+    def standing(self, fingerprint: str) -> str:
+        """Return how a key is judged at this moment, in a word: `live`, `expired`, `not_yet_valid`, `revoked` …"""
+        verdict = self.judge_fingerprint(fingerprint, time.time())
+        return "live" if isinstance(verdict, Peer) else verdict.value.removeprefix("key_")
 
     def all(self) -> tuple[Peer, ...]:
-        """Return the keys that are listed, whether good at this moment or not, by name."""
-        return tuple(sorted(self._snapshot.by_key.values(), key=lambda peer: (peer.name, peer.fingerprint)))
+        """Return the keys that are listed, whether valid at this moment or not, by name."""
+        return tuple(sorted(self._snapshot.by_fingerprint.values(), key=lambda peer: (peer.name, peer.fingerprint)))
 
     @property
     def contents(self) -> FolderContents:
-        """What lay in the folders at the last look."""
+        """What the folders held when they were last read."""
         return self._snapshot.contents
 
+    def keys_of(self, name: str) -> list[PublicKey]:
+        """Return a named peer's keys, the current one and then the next, whether valid at this moment or not."""
+        contents = self._snapshot.contents
+        found = [keys[name].public for keys in (contents.current, contents.next) if name in keys]
+        return list(dict.fromkeys(found))
+
+    def pins_of(self, name: str) -> list[PublicKey]:
+        """Return those of a named peer's keys that are valid at this moment, to pin them."""
+        return [key for key in self.keys_of(name) if self.find(key.raw) is not None]
+
     def public_key_of(self, name: str) -> bytes | None:
-        """Return the Z85 public key of a named peer, where it is good at this moment: others will pin it."""
+        """Return the Z85 form of a named peer's current key, for others to pin, where it is valid at this moment."""
         certificate = self._snapshot.contents.current.get(name)
-        good = certificate is not None and self.find(certificate.public.raw) is not None
-        return certificate.public.z85 if certificate is not None and good else None
+        if certificate is None or self.find(certificate.public.raw) is None:
+            return None
+        return certificate.public.z85
+
+    def caller_named(self, name: str) -> Peer | None:
+        """Return a named peer, where one of its keys is valid at this moment."""
+        found = (self.find(key.raw) for key in self.keys_of(name))
+        return next((peer for peer in found if peer is not None), None)
 
     def admit_candidate(self, certificate: Certificate) -> None:
-        """Let a key in that has yet to prove that its holder has the secret half; it lasts as its validity says.
+        """Authorise a key to prove that its holder has the secret half, for as long as its validity says.
 
         A candidate of the same owner gives way.
 
@@ -148,7 +186,7 @@ class AuthorizedPeers:
             if len(self._candidates) >= MAX_CANDIDATES:
                 raise LimitReached(f"{MAX_CANDIDATES} keys wait for their owners' proof; try again in a minute")
             self._candidates[certificate.public.raw] = certificate
-            self._take_in(self._snapshot.contents)
+            self._swap(self._snapshot.contents)
 
     def candidate(self, fingerprint: str) -> Certificate | None:
         """Return the candidate with this fingerprint."""
@@ -156,35 +194,17 @@ class AuthorizedPeers:
         return next((key for key in candidates if key.public.fingerprint == fingerprint), None)
 
     def dismiss_candidate(self, key: PublicKey) -> None:
-        """Let a candidate in no longer: it was authorised, or gave way."""
+        """Drop a candidate: it was authorised, or gave way."""
         with self._lock:
             self._candidates.pop(key.raw, None)
-            self._take_in(self._snapshot.contents)
+            self._swap(self._snapshot.contents)
 
     def listen(self, listener: Listener) -> None:
-        """Call back after every look that found a change, on the thread that looked."""
+        """Call back after every read that found a change, on the thread that read."""
         self._listeners.append(listener)
 
-    def keys_of(self, name: str) -> list[PublicKey]:
-        """Return a named peer's keys, the current one and then the next, whether good at this moment or not."""
-        contents = self._snapshot.contents
-        found = [keys[name].public for keys in (contents.current, contents.next) if name in keys]
-        return list(dict.fromkeys(found))
-
-    def pins_of(self, name: str) -> list[PublicKey]:
-        """Return those of a named peer's keys that are good at this moment: nobody else's word is taken for its own."""
-        return [key for key in self.keys_of(name) if self.find(key.raw) is not None]
-
-    def caller_named(self, name: str) -> Caller | None:
-        """Return a named peer as a caller, where one of its keys is good at this moment."""
-        for key in self.keys_of(name):
-            peer = self.find(key.raw)
-            if peer is not None:
-                return Caller(peer.name, peer.host, peer.roles, peer.fingerprint)
-        return None
-
     def reload(self, revoked: frozenset[str] = frozenset()) -> ReloadReport:
-        """Read the folders, swap the list in one step, and say what changed.
+        """Read the folders, swap the list in one step, and return what changed.
 
         Keys in `revoked` are refused from now until this process ends, whether or not a file revokes them. When it
         returns, every listener has been called.
@@ -192,7 +212,7 @@ class AuthorizedPeers:
         with self._lock:
             before = self._snapshot
             contents = read_folders(self._folders, before.contents.revoked | revoked)
-            peers = self._take_in(contents)
+            peers = self._swap(contents)
             report = ReloadReport(
                 authorized=self.all(),
                 added=tuple(peer for peer in peers.values() if before.by_fingerprint.get(peer.fingerprint) != peer),
@@ -207,9 +227,9 @@ class AuthorizedPeers:
                 listener(report)
         return report
 
-    def watch(self, *also_look: Callable[[], None]) -> None:
-        """Start to follow the folders from a thread; `close()` ends it. `also_look` is called at every change."""
-        self._also_look = list(also_look)
+    def watch(self, *on_change_too: Callable[[], None]) -> None:
+        """Start to follow the folders from a thread; `close()` ends it. `on_change_too` is called at every change."""
+        self._on_change_too = on_change_too
         self._watch.start()
 
     @property
@@ -218,35 +238,166 @@ class AuthorizedPeers:
         return self._watch.alive
 
     def stop_watching(self) -> None:
-        """Follow the folders no longer; the thread ends within a second, and is not waited for."""
-        self._watch.let_go()
+        """Stop following the folders; the thread ends within a second, and is not waited for."""
+        self._watch.request_stop()
 
     def close(self) -> None:
         self._watch.stop()
 
-    def _look(self) -> None:
+    def _on_change(self) -> None:
         self.reload()
-        for look in self._also_look:
-            look()
+        for call in self._on_change_too:
+            call()
 
-    def _take_in(self, contents: FolderContents) -> dict[str, Peer]:
-        """Swap the list; a key that is listed counts for more than the same as a candidate or an invitation."""
-        by_key = {key.public.raw: _as(f"{INVITATION_ROLE}:", INVITATION_ROLE, key) for key in contents.invites}
-        for key in self._candidates.values():
-            if key.public.fingerprint not in contents.revoked:
-                by_key[key.public.raw] = _as(f"{CANDIDATE_ROLE}:", CANDIDATE_ROLE, key)
-        for certificates in (contents.next, contents.current):
-            by_key |= {key.public.raw: Peer.of(key) for key in certificates.values()}
-        peers = {peer.fingerprint: peer for peer in by_key.values()}
-        self._snapshot = _Snapshot(contents, by_key, peers)
-        return peers
+    def _swap(self, contents: FolderContents) -> dict[str, Peer]:
+        """Swap the list; a listed key takes precedence over the same key as a candidate or an invitation."""
+        peers = [_restricted(INVITATION_ROLE, key) for key in contents.invites]
+        peers += [_restricted(CANDIDATE_ROLE, key) for key in self._candidates.values()]
+        peers += [_peer(key) for keys in (contents.next, contents.current) for key in keys.values()]
+        by_fingerprint = {peer.fingerprint: peer for peer in peers if peer.fingerprint not in contents.revoked}
+        self._snapshot = _Snapshot(contents, by_fingerprint)
+        return by_fingerprint
 
 
-def _as(prefix: str, role: str, certificate: Certificate) -> Peer:
-    """Return a key that acts for nobody yet; no owner's name can have the colon."""
-    owner = certificate.owner
-    name, fingerprint = prefix + owner.name, certificate.public.fingerprint
-    return Peer(name, owner.host, frozenset({role}), fingerprint, certificate.validity)
+class OwnKeys:
+    """The pair that the agent uses at this moment; a rotation puts another secret in the file, and it takes effect."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        self._folder = certificates.folder
+        self._pair = certificates.own_keys
+        self._fault: str | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> KeyPair:
+        """Return the pair; it is kept in memory."""
+        return self._pair
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the secret in the file now; the one before it is in use."""
+        return self._fault
+
+    def look(self) -> None:
+        """Read the file again; another pair of the same owner takes effect, anything else is logged and ignored."""
+        with self._lock:
+            try:
+                pair = load_certificates(self._folder).own_keys
+                self._require_same_owner(pair)
+            except ConfigurationError as error:
+                if str(error) != self._fault:
+                    _log.error("own_key_rejected", reason=str(error), effect="the key in use stays")
+                self._fault = str(error)
+                return
+            self._fault = None
+            if pair == self._pair:
+                return
+            self._pair = pair
+        _log.info("own_key_changed", fingerprint=pair.public.fingerprint)
+
+    def _require_same_owner(self, pair: KeyPair) -> None:
+        mine, found = self._pair.certificate.owner, pair.certificate.owner
+        if found != mine:
+            raise KeyMismatch(f"{self._folder} holds the key of {found.name} now and this is {mine.name}; put its own")
+
+
+class _FolderWatch(Worker):
+    """Calls back, from a thread of its own, whenever something in the folders may have changed."""
+
+    def __init__(
+        self, folders: Sequence[Path], changed: Callable[[], object], unread: Callable[[], Sequence[str]]
+    ) -> None:
+        # While something is `unread`, `changed` is called again, with a backoff that restarts where that differs.
+        super().__init__("keys-watch", self._follow, join_timeout_s=WATCH_IDLE_MS / 1_000 + 1)
+        self._folders = [
+            folder / inner for folder in folders for inner in ("", REVOKED_FOLDER, INVITES_FOLDER)
+        ]  # not recursive: an agent's own folder may hold others' mounts
+        self._changed = changed
+        self._unread = unread
+        self._last_unread: Sequence[str] = ()
+        self._retry_s = _RETRY_S
+        self._retry_at: float | None = None
+
+    def _follow(self) -> None:
+        unwatched = ""
+        while not self.stopping:
+            watched = self._identities()
+            self._changed()  # what changed while nobody watched
+            try:
+                self._watch_while_same(watched)
+            except FileNotFoundError:  # removed since `_identities()`
+                continue
+            except (OSError, RuntimeError) as error:  # no right to it, or all of the host's inotify watches are in use
+                if str(error) != unwatched:
+                    _log.warning("folders_not_watched", reason=str(error), effect="they are read twice a second")
+                    unwatched = str(error)
+                self.wait(_POLL_S)
+
+    def _watch_while_same(self, watched: Mapping[Path, tuple[int, int]]) -> None:
+        """Follow the folders until one is made, or put in another's place, as a restore or a sync does."""
+        import watchfiles  # noqa: PLC0415 - takes 40 ms; a program that imports this module for its types does without
+
+        if not watched:
+            self.wait(WATCH_IDLE_MS / 1_000)
+            return
+        rounds = watchfiles.watch(
+            *watched,
+            stop_event=self._stop_requested,
+            step=WATCH_STEP_MS,
+            debounce=WATCH_STEP_MS,
+            rust_timeout=WATCH_IDLE_MS,
+            yield_on_timeout=True,
+            recursive=False,
+            raise_interrupt=False,
+        )
+        before: Mapping[Path, int] = {}
+        for changes in rounds:  # at the first one: what changed before the watch was in place
+            times = self._times()
+            # The times count too, since some file systems report no change that was made beyond them.
+            if changes or times != before or self._retry_is_due():
+                self._changed()
+            before = times
+            if self._identities() != watched:
+                return
+
+    def _retry_is_due(self) -> bool:
+        """Return whether what could not be read is to be read again now."""
+        unread = tuple(self._unread())
+        if unread != self._last_unread:
+            self._last_unread, self._retry_s, self._retry_at = unread, _RETRY_S, None
+        if not unread:
+            return False
+        now = time.monotonic()
+        if self._retry_at is not None and now < self._retry_at:
+            return False
+        due, self._retry_at = self._retry_at is not None, now + self._retry_s
+        if due:
+            self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
+        return due
+
+    def _identities(self) -> dict[Path, tuple[int, int]]:
+        """Return device and inode of the folders that exist."""
+        return {folder: (status.st_dev, status.st_ino) for folder, status in self._statuses()}
+
+    def _times(self) -> dict[Path, int]:
+        """Return when a file was last added to, or removed from, each folder that exists."""
+        return {folder: status.st_mtime_ns for folder, status in self._statuses()}
+
+    def _statuses(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                yield folder, folder.stat()
+
+
+def _peer(key: Certificate) -> Peer:
+    owner = key.owner
+    return Peer(owner.name, owner.host, owner.roles, key.public.fingerprint, validity=key.validity)
+
+
+def _restricted(role: str, key: Certificate) -> Peer:
+    """Return a key that acts for nobody yet, under a name that no owner can have, since it has a colon."""
+    owner = key.owner
+    name = f"{role}:{owner.name}"
+    return Peer(name, owner.host, frozenset({role}), key.public.fingerprint, validity=key.validity)
 
 
 def _log_report(report: ReloadReport, news: Sequence[str]) -> None:

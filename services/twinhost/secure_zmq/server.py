@@ -1,6 +1,6 @@
-"""The loop that owns the ROUTER: block for one message, take what else has come, answer all, reply.
+"""The loop that owns the ROUTER: block for one message, receive what else has arrived, answer all, send the replies.
 
-Blocking receives and a drain to EAGAIN beat a poller by half. Changes share a commit with all that has come by
+Blocking receives and a drain to EAGAIN beat a poller by half. Changes share a commit with all that has arrived by
 then; what only reads is answered in small batches, so that clients go on while the next one is read.
 """
 
@@ -12,16 +12,14 @@ from concurrent.futures import Future
 import structlog
 import zmq
 
-from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, ServerSocket, Session
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher, Owed
+from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
-from twinhost.secure_zmq.inbound import Inbound
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.log_budget import LogBudget
-from twinhost.secure_zmq.rekeying import RekeyRequests
-from twinhost.secure_zmq.sessions import CallerSource, Session
+from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.sockets import plain_send
+from twinhost.secure_zmq.worker import Heartbeat
 
 _log = structlog.get_logger(__name__)
 
@@ -29,8 +27,8 @@ MAX_BATCH = 256  # requests that share one commit
 MAX_READS = 16  # requests that are received before any is answered; 8 to 40 were tried
 ENOUGH_BYTES = 256 * 1024  # in a batch; a decoded request takes many times its size, so large ones go by themselves
 _TICK_MS = 200
-_OWED_TICK_MS = 5  # while an answer is owed that comes from another thread
-_QUIET_MS = 50  # without a message, and what was on its way when the loop was stopped has come
+_DEFERRED_TICK_MS = 5  # while an answer is to come from another thread
+_QUIET_MS = 50  # without a message: then all that was on its way when the loop was stopped has arrived
 _DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
 _STALLED_AFTER_S = 5.0
 _AT_ONCE = int(zmq.NOBLOCK)  # plain numbers: an enumeration's `|` costs as much as decoding a request
@@ -38,7 +36,7 @@ _MORE_AT_ONCE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
 class _Batch:
-    """What came, the routes back, and the sessions that they led to, in one order."""
+    """Messages, the routes back, and the sessions that they led to, in one order."""
 
     __slots__ = ("inbounds", "routes", "sessions", "size")
 
@@ -62,30 +60,30 @@ class Server:
         self._on_tick = on_tick
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
-        self._owed: list[tuple[list[bytes], Session | None, Owed]] = []
-        self._room = 1  # for how many the next batch has room: who asks one by one does not wait for a look behind it
+        self._deferred: list[tuple[list[bytes], Session | None, Deferred]] = []
+        self._room = 1  # messages of the next batch: for a client that asks one by one, no further receive is tried
         self._stop = threading.Event()
-        self._turned_at = time.monotonic()
+        self._heartbeat = Heartbeat(_STALLED_AFTER_S)
         self._longest_turn_s = 0.0
 
     @property
     def responsive(self) -> bool:
         """Whether the loop has turned within the last 5 s."""
-        return time.monotonic() - self._turned_at < _STALLED_AFTER_S
+        return self._heartbeat.fresh
 
     def take_longest_turn_s(self) -> float:
-        """Return how long the loop was busy at most, and a message could wait, since this was asked; on its thread."""
+        """Return the longest time that a message could wait for the loop since the last call; on its thread."""
         longest, self._longest_turn_s = self._longest_turn_s, 0.0
         return longest
 
     def stop(self) -> None:
-        """Let the loop end after the requests that have come; may be called from any thread."""
+        """Let the loop end after the requests that have arrived; may be called from any thread."""
         self._stop.set()
 
     def request_rekey(self, own_keys: KeyPair) -> "Future[float]":
         """Have the loop change the socket's key, from any thread, within 200 ms of its current batch.
 
-        What has come is answered first; what is on its way then is repeated by the clients, under its own id.
+        What has arrived is answered first; what is on its way then is repeated by the clients, under its own id.
 
         Returns:
             The seconds for which the socket was not bound. Don't wait for them in a handler: the loop is there.
@@ -96,9 +94,9 @@ class Server:
         return self._rekeying.ask(own_keys)
 
     def serve_forever(self) -> None:
-        """Answer requests until `stop()`, then what has come by then, and close the socket.
+        """Answer requests until `stop()`, then what has arrived by then, and close the socket.
 
-        Connections whose key is no longer live are closed every 200 ms, also without traffic.
+        Connections whose key is refused now are closed every 200 ms, also without traffic.
 
         Raises:
             SocketMisuse: the key was changed and the address can't be bound again; the process must end.
@@ -109,11 +107,11 @@ class Server:
                 batch = self._receive_batch(0)
                 busy_since = time.monotonic()
                 self._answer(batch)
-                if self._owed:
-                    self._answer_owed()
-                self._turned_at = time.monotonic()
-                if self._turned_at - ticked_at >= _TICK_MS / 1_000:
-                    ticked_at = self._turned_at
+                if self._deferred:
+                    self._answer_deferred()
+                turned_at = self._heartbeat.beat()
+                if turned_at - ticked_at >= _TICK_MS / 1_000:
+                    ticked_at = turned_at
                     self._server_socket.kick()
                     self._on_tick()
                 self._longest_turn_s = max(self._longest_turn_s, time.monotonic() - busy_since)
@@ -141,19 +139,19 @@ class Server:
         return batch
 
     def _receive(self, batch: _Batch, room: int, flags: int) -> list[Inbound]:
-        """Take in what has come, until the batch holds `room` messages or enough bytes; return what came."""
+        """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
         receive, known = self._socket.recv, len(batch.routes)
         try:
             while len(batch.routes) < room and batch.size < ENOUGH_BYTES:
                 routing_id = receive(flags)
-                self._take_in(routing_id, receive(copy=False), batch)
+                self._add(routing_id, receive(copy=False), batch)
                 flags = _AT_ONCE
         except zmq.Again:
             pass
         return batch.inbounds[known:]
 
-    def _take_in(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch) -> None:
-        """Take one message in; its later frames are there as soon as its first one is."""
+    def _add(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch) -> None:
+        """Add one message to a batch; its later frames are there as soon as its first one is."""
         route = [routing_id]
         fault: RequestError | None = None
         if frame.more:
@@ -185,28 +183,28 @@ class Server:
         if not batch.routes:
             return
         replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive(batch, MAX_BATCH, _AT_ONCE))
-        owed = self._dispatcher.take_owed()
+        deferred = self._dispatcher.take_deferred()
         for place, (route, session, reply) in enumerate(zip(batch.routes, batch.sessions, replies, strict=True)):
-            if place in owed:
-                self._owed.append((route, session, owed[place]))
+            if place in deferred:
+                self._deferred.append((route, session, deferred[place]))
             else:
                 self._send(route, session, reply)
 
-    def _answer_owed(self) -> None:
-        """Send what has come by now of the answers from other threads; look again soon for the others."""
+    def _answer_deferred(self) -> None:
+        """Send the answers from other threads that are there by now; look again soon for the others."""
         waiting = []
-        if any(owed.answer.done() for _, _, owed in self._owed):
+        if any(deferred.answer.done() for _, _, deferred in self._deferred):
             self._server_socket.kick()  # whoever asked may have been revoked since
-        for route, session, owed in self._owed:
-            if owed.answer.done():
-                self._send(route, session, self._dispatcher.settle(owed))
+        for route, session, deferred in self._deferred:
+            if deferred.answer.done():
+                self._send(route, session, self._dispatcher.settle(deferred))
             else:
-                waiting.append((route, session, owed))
-        self._owed = waiting
-        self._socket.rcvtimeo = _OWED_TICK_MS if waiting else _TICK_MS
+                waiting.append((route, session, deferred))
+        self._deferred = waiting
+        self._socket.rcvtimeo = _DEFERRED_TICK_MS if waiting else _TICK_MS
 
     def _send(self, route: list[bytes], session: Session | None, reply: bytes) -> None:
-        """Send a reply to who asked, and not to another who chose the same routing-id since."""
+        """Send a reply to whoever asked, and not to another that chose the same routing-id since."""
         try:
             if not self._sessions.leads_to(route[0], session):
                 raise zmq.ZMQError(zmq.EHOSTUNREACH)
@@ -214,6 +212,4 @@ class Server:
                 self._send_frame(part, _MORE_AT_ONCE)
             self._send_frame(reply, _AT_ONCE)
         except zmq.ZMQError as error:  # gone, or not reading: its retry finds the stored reply
-            left_out = self._budget.admit("reply_not_delivered")
-            if left_out is not None:
-                _log.info("reply_not_delivered", reason=str(error), not_logged_before=left_out)
+            self._budget.log(_log.info, "reply_not_delivered", "reply_not_delivered", reason=str(error))

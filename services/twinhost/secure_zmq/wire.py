@@ -27,7 +27,7 @@ class Request(msgspec.Struct, kw_only=True, tag_field="action", forbid_unknown_f
 
     `source_agent` and `timestamp`, which a request may carry, are ignored like any unknown
     field: who asks is what the connection proved, never what the body claims. `on_behalf_of` names
-    for whom a request is passed on, which widens nobody's rights (see `forwarding`).
+    on whose behalf a request is forwarded, which widens nobody's rights (see `callers`).
     An unknown field costs a second look at the request, without which its name would not be noticed.
     """
 

@@ -1,1 +1,1 @@
-"""An agent's SQLite database: one writer, group commit, schema versions."""
+"""SQLite with group commit and migrations; stored replies, backups, damage, and the audit log."""

@@ -1,179 +1,119 @@
-"""Is a database whole? Looked at before it is opened for use, and without changing a byte of it or of its log.
+"""Find damage in a database before it is opened for use, and quarantine the damaged file.
 
-A full-text index (FTS5) is made of rows that are kept elsewhere: where it alone is broken, nothing that was stored is.
+Finding damage changes no byte of a database or of its log. A full-text index (FTS5) is derived from rows that are
+stored elsewhere: if it alone is damaged, no stored data is. Quarantined files are moved, never deleted or overwritten:
+
+<name>.sqlite3.damaged-<UTC time>     it could not be read
+<name>.sqlite3.replaced-<UTC time>    it was in use until a backup was restored
+<name>.sqlite3.acknowledged           the damaged ones that an operator has acknowledged, one per line
 """
 
+import os
 import re
 import sqlite3
-from collections.abc import Mapping
+import struct
+import time
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import BinaryIO
 
-import structlog
+from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable
+from twinhost.store.files import PARTS, make_private, part, sync_folder
 
-from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.store.set_aside import DAMAGED, REPLACED, acknowledge, part, set_aside, sync_folder
-from twinhost.store.wal_damage import find_wal_damage, read_wal_index
-
-_log = structlog.get_logger(__name__)
-
-STAGED = ".restore"  # of a checked backup that waits for the next start
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+DAMAGED, REPLACED = "damaged", "replaced"
+_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _FORMATS = (1, 2)  # of the header's bytes 18 and 19: with a rollback journal, with a write-ahead log
-_MOST_FINDINGS = 3  # that are told
-_BROKEN_INDEX = re.compile(r"malformed inverted index for FTS5 table main\.(.+)")
-_OF_THE_VOLUME = (  # and not of the database: the same start succeeds once there is space, or a right
-    sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
-)  # fmt: skip
+_MAX_FINDINGS = 3
+_DAMAGED_INDEX = re.compile(r"malformed inverted index for FTS5 table main\.(.+)")
+_STAMPED_NAME = r"(?P<name>{}\.{}-\d{{8}}T\d{{6}}Z(-\d+)?)(-wal|-shm)?"
+
+# The write-ahead log's format: sqlite.org/walformat.html
+_WAL_VERSION = 3_007_000  # of the log and its index, ever since SQLite 3.7.0
+_INDEX_HEADER = struct.Struct("=III BBH II 2I 8s 2I")  # in the machine's byte order
+_WAL_HEADER = struct.Struct(">8I")
+_WAL_MAGIC = 0x377F0682  # its last bit says whether checksums read big-endian words
+_FRAME = struct.Struct(">II 8s II")  # page, size of the database after a commit or 0, salts, checksum
+_SALTS = slice(16, 24)  # of the log's header
 
 
 def find_damage(path: Path) -> str | None:
-    """Return what is wrong with a database, or None where it is whole, or not there at all.
+    """Return what is wrong with a database, or None if it is intact or doesn't exist.
 
-    A file that this process can't read, or that another program has locked, is not damaged: opening it for use says
-    what is the matter. Neither is one with the schema of a newer program.
+    A file that this process can't read, or that another program has locked, is not damaged: opening it for use reports
+    the problem. Neither is a database with the schema of a newer program.
     """
-    return "; ".join(_findings(path)) or None
+    return "; ".join(findings_of(path)) or None
 
 
 def find_damage_of_rows(path: Path) -> str | None:
-    """Return what is wrong with a database beyond its full-text indexes, which `make_way` makes anew of the rows."""
-    findings = _findings(path)
-    return None if all(map(_broken_index, findings)) else "; ".join(findings)
+    """Return what is wrong with a database beyond its full-text indexes, which can be rebuilt from the rows."""
+    findings = findings_of(path)
+    return None if all(map(damaged_index, findings)) else "; ".join(findings)
 
 
-def _findings(path: Path) -> list[str]:
+def findings_of(path: Path) -> list[str]:
+    """Return what is wrong with a database, one phrase per finding."""
     wal, shm = part(path, "-wal"), part(path, "-shm")
     index = read_wal_index(shm)
     try:
         header, size = _header(path)
         if size == 0:
-            return ["the database is gone and its write-ahead log is there"] if _holds_something(wal) else []
+            return ["the database is gone and its write-ahead log is there"] if _has_content(wal) else []
         if not header.startswith(_MAGIC) or size < _HEADER_BYTES or not {*header[18:20]} <= {*_FORMATS}:
             return ["its header can't be read: file is not a database"]
         with closing(connect_to_read(path)) as connection:
-            rows = connection.execute(f"PRAGMA quick_check({_MOST_FINDINGS})").fetchall()
+            rows = connection.execute(f"PRAGMA quick_check({_MAX_FINDINGS})").fetchall()
             findings = [" ".join(str(each).split()) for (each,) in rows if each != "ok"]
-            if not all(map(_broken_index, findings)):
+            if not all(map(damaged_index, findings)):
                 return findings
             found = read_wal_index(shm)
-            of_log = find_wal_damage(wal, index, found.frames if found else 0)
+            of_log = _find_wal_damage(wal, index, found.frames if found else 0)
             return [*findings, of_log] if of_log is not None else findings
     except sqlite3.Error as error:
-        return [str(error)] if is_damage(error) else []
+        return [str(error)] if _is_damage(error) else []
     except OSError:
         return []
 
 
-def _broken_index(finding: str) -> str | None:
-    """Return the full-text index that a finding is about, and about nothing else."""
-    found = _BROKEN_INDEX.fullmatch(finding)
+def damaged_index(finding: str) -> str | None:
+    """Return the full-text index that a finding is about; None if it is about anything else."""
+    found = _DAMAGED_INDEX.fullmatch(finding)
     return found[1] if found else None
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Return whether SQLite says that a file is no database, or a broken one."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in _DAMAGE or "unsupported file format" in str(error)
-
-
-def connect_to_read(path: Path, *, as_it_lies: bool = False) -> sqlite3.Connection:
-    """Open a database that this connection can't change; closing it folds no log in.
+def connect_to_read(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
+    """Open a database that this connection can't change; closing it doesn't fold the log in.
 
     Args:
         path: the database.
-        as_it_lies: leave its log out of account, and touch nothing beside it.
+        immutable: ignore its log, and touch nothing beside it.
 
     Raises:
         sqlite3.Error: it can't be opened.
     """
-    how = "mode=ro&immutable=1" if as_it_lies else "mode=ro"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
+    mode = "mode=ro&immutable=1" if immutable else "mode=ro"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
 
 
-def require_whole(path: Path) -> None:
-    """Before a start of an agent whose database must not be replaced by an empty one.
+def require_undamaged(path: Path) -> None:
+    """Check a database that must not be replaced by an empty one, before its agent starts.
 
     Raises:
-        ConfigurationError: it is damaged; neither it nor its log is touched.
+        ConfigurationError: it is damaged; neither it nor its log was touched.
     """
     if (why := find_damage(path)) is not None:
-        raise ConfigurationError(f"{path} is damaged ({why}) and left as it is; restore a backup, or move it away")
-
-
-def make_way(path: Path, rebuilds: Mapping[str, str] = MappingProxyType({}), newest: int | None = None) -> None:
-    """Before a start: put a staged backup in place, and set a damaged database aside, so that a whole one is opened.
-
-    Nothing is deleted. Whoever restores a backup knows of the damage before it, which is acknowledged by that.
-
-    Args:
-        path: the database.
-        rebuilds: by full-text index, the SQL script that makes it anew of the rows. A database in which these alone
-            are broken stays where it is.
-        newest: the newest schema version that these scripts know. A database of a newer program is not touched for
-            its indexes: opening it says what is the matter.
-
-    Raises:
-        ConfigurationError: a file can't be moved, or there is no space to rebuild an index.
-        StoreUnavailable: nor can a note be written.
-    """
-    staged = part(path, STAGED)
-    if staged.exists():
-        if (why := find_damage_of_rows(staged)) is not None:
-            _log.error("staged_backup_damaged", kept_as=set_aside(staged, DAMAGED).name, reason=why)
-        else:
-            _put_in_place(staged, path)
-    findings = _findings(path)
-    scripts = [rebuilds.get(_broken_index(each) or "") for each in findings]
-    if findings and None not in scripts:
-        if newest is not None and _schema_version(path) > newest:
-            return
-        findings = _rebuilt(path, findings, [script for script in scripts if script is not None])
-    if findings:
-        _log.error("database_damaged", kept_as=set_aside(path, DAMAGED).name, reason="; ".join(findings))
-
-
-def _schema_version(path: Path) -> int:
-    with closing(connect_to_read(path)) as connection:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return int(version)
-
-
-def _rebuilt(path: Path, findings: list[str], scripts: list[str]) -> list[str]:
-    """Make the indexes of these findings anew; return what is wrong with the database then."""
-    try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # as `Database` does: what is cut short here is undone there
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.executescript(f"BEGIN IMMEDIATE; {'; '.join(scripts)}; COMMIT;")
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_VOLUME:
-            raise ConfigurationError(
-                f"{path} has a broken index ({'; '.join(findings)}) that can't be rebuilt ({error}); "
-                "free space on its volume, and see its mode"
-            ) from None
-        return [*findings, f"it can't be rebuilt: {error}"]
-    if not (left := _findings(path)):
-        _log.warning("index_rebuilt", database=path.name, reason="; ".join(findings))
-    return left
-
-
-def _put_in_place(staged: Path, path: Path) -> None:
-    # A time that a start which was cut short finds again, so that one database's files get one name.
-    before = set_aside(path, REPLACED, staged.stat().st_mtime)
-    try:
-        staged.rename(path)
-        sync_folder(path.parent)
-    except OSError as error:
         raise ConfigurationError(
-            f"{staged} can't be put in place ({error.strerror}); see the mode of its volume"
-        ) from None
-    acknowledge(path)
-    _log.warning("backup_restored", database=path.name, kept_as=before.name)
+            f"{path} is damaged ({why}) and was not changed; restore a backup, or move the file away to start empty"
+        )
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in _CORRUPT or "unsupported file format" in str(error)
 
 
 def _header(path: Path) -> tuple[bytes, int]:
@@ -184,5 +124,195 @@ def _header(path: Path) -> tuple[bytes, int]:
         return b"", 0
 
 
-def _holds_something(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A database that was moved away; its size includes its log and the log's index."""
+
+    name: str
+    size_bytes: int
+
+
+def quarantine(path: Path, word: str, moment: float | None = None) -> Path:
+    """Move a database and its log to another name in the same folder; return its new path.
+
+    Args:
+        path: the database; some of its files may be missing.
+        word: DAMAGED or REPLACED.
+        moment: for the new name, in seconds since the epoch; now if None.
+
+    Raises:
+        ConfigurationError: it can't be moved.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(moment))
+    suffixes = [suffix for suffix in PARTS if part(path, suffix).exists()]
+    target, number = part(path, f".{word}-{stamp}"), 1
+    while any(part(target, suffix).exists() for suffix in suffixes):
+        number += 1
+        target = part(path, f".{word}-{stamp}-{number}")
+    try:
+        make_private(path)
+        for suffix in suffixes:
+            part(path, suffix).rename(part(target, suffix))
+        sync_folder(path.parent)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} can't be moved to {target.name} ({error.strerror}); check the permissions and the free space of "
+            "its volume"
+        ) from None
+    return target
+
+
+def quarantined(path: Path, word: str) -> list[Quarantined]:
+    """Return the databases that were moved away from a path, oldest first; `word` is DAMAGED or REPLACED."""
+    pattern = re.compile(_STAMPED_NAME.format(re.escape(path.name), word))
+    sizes: dict[str, int] = {}
+    for entry in sorted(os.scandir(path.parent), key=lambda entry: entry.name):
+        if found := pattern.fullmatch(entry.name):
+            sizes[found["name"]] = sizes.get(found["name"], 0) + entry.stat().st_size
+    return [Quarantined(name, size) for name, size in sizes.items()]
+
+
+def unacknowledged(path: Path) -> list[Quarantined]:
+    """Return the damaged databases that no operator has acknowledged, oldest first."""
+    try:
+        known = set(part(path, ".acknowledged").read_text().split("\n"))
+    except FileNotFoundError:
+        known = set()
+    return [each for each in quarantined(path, DAMAGED) if each.name not in known]
+
+
+def acknowledge(path: Path) -> list[Quarantined]:
+    """Record that an operator knows of every damaged database; return those that were not acknowledged before.
+
+    Raises:
+        StoreUnavailable: that can't be written.
+    """
+    news = unacknowledged(path)
+    if news:
+        note = part(path, ".acknowledged")
+        draft = note.with_name(f"{note.name}.new")
+        try:
+            draft.write_text("\n".join(each.name for each in quarantined(path, DAMAGED)))
+            draft.replace(note)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise StoreUnavailable(f"{note} can't be written ({error.strerror}); free space on its volume") from None
+    return news
+
+
+def damage_warning(path: Path) -> str | None:
+    """Return a sentence about the damaged databases that nobody has acknowledged; None if there are none."""
+    waiting = unacknowledged(path)
+    if not waiting:
+        return None
+    size = sum(each.size_bytes for each in quarantined(path, DAMAGED))
+    return (
+        f"the database was damaged: it was quarantined as {waiting[-1].name} and an empty one was created; restore a "
+        "backup (cli memory restore), or acknowledge the loss (action acknowledge_damage); damaged databases take "
+        f"{size} bytes"
+    )
+
+
+# SQLite takes the first bad frame of a write-ahead log for the log's end, so what was committed after it would be lost
+# silently. Two things show it: the log's index (`-shm`), which outlives a killed process, has the number of committed
+# frames; and a frame that follows a later commit was written only after that commit was on disk.
+
+
+@dataclass(frozen=True, slots=True)
+class WalIndex:
+    """What the index says of its log: how many frames are committed, and to which generation of the log they belong."""
+
+    frames: int
+    in_database: int  # of these frames: copied into the database already
+    salts: bytes
+
+
+def read_wal_index(shm: Path) -> WalIndex | None:
+    """Return what the index of a log says; None if there is none, or it is incomplete."""
+    try:
+        with shm.open("rb") as stream:
+            content = stream.read(2 * _INDEX_HEADER.size + 4)
+    except OSError:
+        return None
+    size = _INDEX_HEADER.size
+    if len(content) < 2 * size + 4 or content[:size] != content[size : 2 * size]:
+        return None
+    version, _, _, initialised, _, _, frames, _, _, _, salts, _, _ = _INDEX_HEADER.unpack(content[:size])
+    if version != _WAL_VERSION or not initialised:
+        return None
+    return WalIndex(frames, struct.unpack_from("=I", content, 2 * size)[0], salts)
+
+
+def _find_wal_damage(wal: Path, before: WalIndex | None, recovered_frames: int) -> str | None:
+    """Return what is wrong with a log, or None.
+
+    Args:
+        wal: the log; it may be missing.
+        before: its index, read before SQLite opened the database, which rewrites the index.
+        recovered_frames: how many committed frames SQLite then found in it.
+    """
+    size = wal.stat().st_size if wal.exists() else 0
+    if size == 0 and before is not None and before.frames > before.in_database:
+        return f"its write-ahead log is gone, with {before.frames - before.in_database} committed frames"
+    if size <= _WAL_HEADER.size + _FRAME.size:
+        return None  # nothing of it can have been synced
+    with wal.open("rb") as log:
+        return _find_damage_in(log, before, recovered_frames)
+
+
+def _find_damage_in(log: BinaryIO, before: WalIndex | None, recovered_frames: int) -> str | None:
+    header = log.read(_WAL_HEADER.size)
+    if not _wal_header_is_intact(header):
+        return "the header of its write-ahead log can't be read"
+    if before is not None and before.salts == header[_SALTS] and before.frames > recovered_frames:
+        return f"its write-ahead log breaks off after {recovered_frames} of {before.frames} committed frames"
+    commit = _commit_that_was_built_on(log, header, recovered_frames)
+    if commit is not None:
+        return f"its write-ahead log is broken between frame {recovered_frames} and the commit in frame {commit}"
+    return None
+
+
+def _wal_header_is_intact(header: bytes) -> bool:
+    magic, version, page_size, *_, first, second = _WAL_HEADER.unpack(header)
+    sane = (
+        magic & ~1 == _WAL_MAGIC and version == _WAL_VERSION and page_size >= 512 and page_size & (page_size - 1) == 0
+    )
+    return sane and _checksum(header[:24], (0, 0), magic) == (first, second)
+
+
+def _commit_that_was_built_on(log: BinaryIO, header: bytes, recovered_frames: int) -> int | None:
+    """Return the number of a lost commit that another frame follows, which shows that it was on disk."""
+    magic, _, page_size = _WAL_HEADER.unpack(header)[:3]
+    seed: tuple[int, int] | None = None  # the checksum at a lost commit
+    for number, frame in _frames(log, page_size, recovered_frames):
+        _, commits, salts, first, second = _FRAME.unpack(frame[: _FRAME.size])
+        if salts != header[_SALTS]:
+            seed = None
+            continue
+        if seed is not None and _checksum(frame[:8] + frame[_FRAME.size :], seed, magic) == (first, second):
+            return number - 1
+        seed = (first, second) if commits else None
+    return None
+
+
+def _frames(log: BinaryIO, page_size: int, after: int) -> Iterator[tuple[int, bytes]]:
+    """Return each whole frame after a number, with its number; they begin with 1."""
+    size = _FRAME.size + page_size
+    log.seek(_WAL_HEADER.size + after * size)
+    number = after
+    while len(frame := log.read(size)) == size:
+        number += 1
+        yield number, frame
+
+
+def _checksum(content: bytes, seed: tuple[int, int], magic: int) -> tuple[int, int]:
+    words = struct.unpack(f"{'>' if magic & 1 else '<'}{len(content) // 4}I", content)
+    first, second = seed
+    for index in range(0, len(words), 2):
+        first = (first + words[index] + second) & 0xFFFFFFFF
+        second = (second + words[index + 1] + first) & 0xFFFFFFFF
+    return first, second

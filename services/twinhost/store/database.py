@@ -1,42 +1,49 @@
-"""SQLite that keeps what was acknowledged: WAL, synchronous=FULL, one transaction for a batch.
+"""A durable SQLite database: WAL, synchronous=FULL, one transaction per batch.
 
-State that is also kept in memory registers how to undo itself, so that a rolled-back request
-leaves neither the file nor the memory changed. The file is its owner's alone; SQLite gives its log the same mode.
+State that is also kept in memory registers how to undo itself, so that a request that is rolled back changes neither
+the file nor memory. Only the file's owner can read it; SQLite gives its log the same mode.
 """
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
+
+import structlog
 
 from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable, TransactionLost
-from twinhost.store.savepoints import WHAT_TO_DO, Changes, Savepoints
-from twinhost.store.set_aside import make_private
+from twinhost.store.files import make_private, part
+
+_log = structlog.get_logger(__name__)
+
+_WHAT_TO_DO = "nothing of this request was kept; free space on the agent's volume and look at its log"
+Row = TypeVar("Row")
 
 
 class Database:
-    """One open database; used by one thread at a time, after it was opened by another."""
+    """One open database; used by one thread at a time, also by another than the one that opened it."""
 
     def __init__(self, path: Path, migrations: Sequence[str]) -> None:
-        """Open, or make, the database and bring its schema up to date.
+        """Open or create the database and migrate its schema.
 
         Args:
             path: the file; its folder must exist.
-            migrations: SQL scripts; the n-th leads from schema version n to n + 1.
+            migrations: SQL scripts; the n-th migrates from schema version n to n + 1.
 
         Raises:
             ConfigurationError: it can't be opened, is damaged, or is newer than this program.
         """
         self._path = path
         self._migrations = tuple(migrations)
-        self._changes = Changes()
+        self._changes = _Changes()
         self._pending: list[Callable[[], None]] = []
         self._fault: str | None = None
         self._under_way = False
         try:
             if not path.exists():
-                with suppress(OSError):  # SQLite says why it can't be made
+                with suppress(OSError):  # SQLite says why it can't be created
                     path.touch(0o600)
             make_private(path)
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -48,10 +55,10 @@ class Database:
             except BaseException:
                 self._connection.close()  # and with it the transaction that a failed migration left open
                 raise
-            self._savepoints = Savepoints(self._connection, self._changes)
+            self._savepoints = _Savepoints(self._connection, self._changes)
         except OSError as error:
             raise ConfigurationError(
-                f"{path} can't be made a file of its owner alone ({error.strerror}); see who owns it"
+                f"{path} can't be made private to its owner ({error.strerror}); check who owns it"
             ) from None
         except sqlite3.Error as error:
             raise ConfigurationError(
@@ -70,8 +77,19 @@ class Database:
 
     @property
     def fault(self) -> str | None:
-        """Why the last transaction failed; None once one succeeded again."""
+        """Why the last transaction failed; None once one has succeeded again."""
         return self._fault
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes the database and its write-ahead log take on disk."""
+        files = (self._path, part(self._path, "-wal"))
+        return sum(path.stat().st_size for path in files if path.exists())
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is under way, also if SQLite has ended it by itself and it will be lost."""
+        return self._under_way
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run one statement.
@@ -84,7 +102,7 @@ class Database:
             self._prepare()
             return self._connection.execute(sql, parameters)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"the store failed ({error}); {WHAT_TO_DO}") from error
+            raise StoreUnavailable(f"the store failed ({error}); {_WHAT_TO_DO}") from error
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run one statement for every row of parameters.
@@ -96,45 +114,53 @@ class Database:
             self._prepare()
             self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"the store failed ({error}); {WHAT_TO_DO}") from error
+            raise StoreUnavailable(f"the store failed ({error}); {_WHAT_TO_DO}") from error
+
+    def select(self, row_type: Callable[..., Row], sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run a query and return each row as `row_type(column=value, …)`.
+
+        Columns are matched by name, so their order in the query doesn't matter; name a computed one with AS.
+
+        Raises:
+            StoreUnavailable: SQLite refused it.
+        """
+        cursor = self.execute(sql, parameters)
+        names = [column[0] for column in cursor.description]
+        try:
+            return [row_type(**dict(zip(names, row, strict=True))) for row in cursor]
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the store failed ({error}); {_WHAT_TO_DO}") from error
+
+    def select_one(self, row_type: Callable[..., Row], sql: str, parameters: Sequence[Any] = ()) -> Row | None:
+        """Run a query as `select` does; return its first row, or None."""
+        return next(iter(self.select(row_type, sql, parameters)), None)
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
-        """Register how to undo a change of memory if the transaction under way does not last."""
+        """Register how to undo a change in memory if the transaction under way is rolled back."""
         self._changes.undo.append(undo)
 
-    def before_every_commit(self, write: Callable[[], None]) -> None:
-        """Have rows written that wait in memory: at the end of every transaction, where they are one statement.
+    def after_commit(self, do: Callable[[], None]) -> None:
+        """Call something once the transaction under way is durable, and never if it is rolled back."""
+        self._changes.afterwards.append(do)
 
-        What waits is seen by nobody who asks the database; whoever keeps it answers from memory. `write` raises
-        StoreUnavailable for a row that can't be made, which refuses the whole transaction.
+    def before_every_commit(self, write: Callable[[], None]) -> None:
+        """Call something at the end of every transaction, to write rows that wait in memory with one statement.
+
+        Queries don't see these rows yet; their owner answers from memory. `write` raises StoreUnavailable for a row
+        that can't be written, which rolls back the whole transaction.
         """
         self._pending.append(write)
 
-    @property
-    def size_bytes(self) -> int:
-        """How much the database and its write-ahead log take on the disk."""
-        files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
-        return sum(path.stat().st_size for path in files if path.exists())
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is under way; also where SQLite has ended it by itself, and it will be lost."""
-        return self._under_way
-
-    def after_commit(self, do: Callable[[], None]) -> None:
-        """Have something done once the transaction under way is durable, and not at all if it is undone."""
-        self._changes.afterwards.append(do)
-
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make what happens inside durable as one, or undo all of it.
+        """Make what happens inside durable as one, or roll back all of it.
 
         Raises:
             TransactionLost: the commit failed, or SQLite ended the transaction by itself.
-            RuntimeError: one is under way; what belongs to it takes a savepoint.
+            RuntimeError: a transaction is under way already; use a savepoint inside it.
         """
         if self._under_way:
-            raise RuntimeError("a transaction is under way; what belongs to it takes a savepoint")
+            raise RuntimeError("a transaction is under way; use a savepoint inside it")
         self._changes.clear()
         self._savepoints.clear()
         self._begin()
@@ -145,7 +171,7 @@ class Database:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._abandon(str(error))
-            raise TransactionLost(f"the store failed ({error}); {WHAT_TO_DO}") from error
+            raise TransactionLost(f"the store failed ({error}); {_WHAT_TO_DO}") from error
         except BaseException as error:
             self._abandon(str(error))
             raise
@@ -153,10 +179,10 @@ class Database:
             self._under_way = False
         self._changes.undo.clear()
         self._fault = None
-        self._changes.go_on()
+        self._changes.run_afterwards()
 
     def savepoint(self) -> AbstractContextManager[None]:
-        """Undo what happens inside, and that alone, if it raises.
+        """Roll back what happens inside, and only that, if it raises.
 
         Raises:
             TransactionLost: SQLite ended the whole transaction.
@@ -164,20 +190,18 @@ class Database:
         return self._savepoints
 
     def close(self) -> None:
-        """Fold the write-ahead log in and close the file."""
+        """Fold the write-ahead log into the database and close the file."""
         self._connection.close()
 
     def _prepare(self) -> None:
-        """Have SQLite know what a statement belongs to: it would commit one by itself that has lost its transaction."""
-        if self._under_way and not self._connection.in_transaction:
-            raise TransactionLost(f"the store ended the transaction; {WHAT_TO_DO}")
-        if self._savepoints.unknown:
+        """Open the savepoints that a statement belongs to; without its transaction it would commit by itself."""
+        if self._under_way:
+            _require_transaction(self._connection)
+        if self._savepoints.unopened:
             self._savepoints.open_all()
 
     def _write_pending(self) -> None:
-        """Have the rows written that wait in memory, into the transaction that they belong to or not at all."""
-        if not self._connection.in_transaction:  # an I/O error in a mere look ended it, and its changes are gone
-            raise TransactionLost(f"the store ended the transaction; {WHAT_TO_DO}")
+        _require_transaction(self._connection)  # an I/O error in a mere query ends it, and its changes are gone
         for write in self._pending:
             write()
 
@@ -186,7 +210,7 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             self._fault = str(error)
-            raise TransactionLost(f"the store can't be written ({error}); {WHAT_TO_DO}") from error
+            raise TransactionLost(f"the store can't be written ({error}); {_WHAT_TO_DO}") from error
 
     def _abandon(self, why: str) -> None:
         self._fault = why
@@ -206,3 +230,94 @@ class Database:
         for number in range(version, len(migrations)):
             script = f"BEGIN IMMEDIATE; {migrations[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
             self._connection.executescript(script)
+
+
+def _require_transaction(connection: sqlite3.Connection) -> None:
+    if not connection.in_transaction:
+        raise TransactionLost(f"the store ended the transaction; {_WHAT_TO_DO}")
+
+
+class _Changes:
+    """How to undo what a transaction has changed in memory, and what to do once it is durable."""
+
+    def __init__(self) -> None:
+        self.undo: list[Callable[[], None]] = []
+        self.afterwards: list[Callable[[], None]] = []
+
+    def clear(self) -> None:
+        self.undo.clear()
+        self.afterwards.clear()
+
+    def run_afterwards(self) -> None:
+        """Run what was registered for after the commit; a fault in one neither rolls back nor stops the others."""
+        while self.afterwards:
+            try:
+                self.afterwards.pop(0)()
+            except Exception:  # noqa: BLE001 - boundary: what was acknowledged must be answered
+                _log.exception("after_commit_fault")
+
+    def undo_to(self, mark: int) -> None:
+        """Undo all but the first `mark` changes, newest first."""
+        while len(self.undo) > mark:
+            self.undo.pop()()
+
+
+class _Savepoints:
+    """The open savepoints, nested; entering this opens one more, which is rolled back alone if its body raises.
+
+    SQLite opens one only when a statement runs inside it. Most requests leave their rows for the commit, and to open
+    and release a savepoint for each of them took as long as to write one of its rows.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, changes: _Changes) -> None:
+        self._connection = connection
+        self._changes = changes
+        self._marks: list[tuple[int, int]] = []
+        self._opened = 0  # how many SQLite knows: the outer ones
+        self.unopened = False  # whether `open_all` has anything to do
+
+    def clear(self) -> None:
+        """Forget the savepoints of a transaction that has ended."""
+        self._marks.clear()
+        self._opened, self.unopened = 0, False
+
+    def open_all(self) -> None:
+        """Open all of them in SQLite, before a statement.
+
+        Raises:
+            sqlite3.Error: it refuses.
+            TransactionLost: SQLite has ended the transaction; a savepoint would now be a transaction of its own.
+        """
+        _require_transaction(self._connection)
+        for _ in self._marks[self._opened :]:
+            self._connection.execute("SAVEPOINT request")
+            self._opened += 1
+        self.unopened = False
+
+    def __enter__(self) -> None:
+        self._marks.append((len(self._changes.undo), len(self._changes.afterwards)))
+        self.unopened = True
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        undo, afterwards = self._marks.pop()
+        opened = self._opened > len(self._marks)
+        if opened:
+            self._opened -= 1
+        self.unopened = self._opened < len(self._marks)
+        if error is None:
+            if opened:
+                self._or_lose_all("RELEASE request")
+            return
+        _require_transaction(self._connection)
+        if opened:
+            self._or_lose_all("ROLLBACK TO request")
+            self._or_lose_all("RELEASE request")
+        self._changes.undo_to(undo)
+        del self._changes.afterwards[afterwards:]
+
+    def _or_lose_all(self, sql: str) -> None:
+        """Run a step without which one request can't be separated from the others of its transaction."""
+        try:
+            self._connection.execute(sql)
+        except sqlite3.Error as error:
+            raise TransactionLost(f"the store failed ({error}); {_WHAT_TO_DO}") from error

@@ -1,7 +1,7 @@
-"""The replies to mutating requests, so that a retry is answered and never executed again.
+"""Stored replies to mutating requests (idempotency): a retry gets the stored reply and is never executed again.
 
-Rows are appended in order, all of a transaction's at its end, and found through a dictionary that is loaded at the
-start: with random ids as the table's key the same server made a fifth of the commits.
+Rows are appended in order, at the end of their transaction, and found through a dictionary that is loaded at the start:
+with random ids as the table's key the same server made a fifth of the commits.
 """
 
 import time
@@ -22,11 +22,11 @@ CREATE TABLE replies (
 ) STRICT;
 """
 KEEP_BYTES_PER_CALLER = 67_108_864
-_FORGET_AT_ONCE = 20_000  # rows a tick of 0.2 s: more than can be added, and no tick is long
+_EVICT_AT_ONCE = 20_000  # rows per tick of 0.2 s: more than can be added, and no tick takes long
 
 
 class StoredReply(msgspec.Struct, frozen=True, gc=False):
-    """What was answered, and the digest of the body it was an answer to."""
+    """A reply, and the digest of the request body that it answered."""
 
     digest: bytes
     reply: bytes
@@ -39,7 +39,7 @@ class _Entry(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class _Share:
-    """What is kept of one caller, oldest first: moment, row, id, and size of each reply; and the size of all."""
+    """One caller's replies, oldest first: time, row, id and size of each; and the size of all."""
 
     order: deque[tuple[float, int, str, int]] = field(default_factory=deque)
     size: int = 0
@@ -50,13 +50,12 @@ class _Share:
 
 
 class ReplyLog:
-    """Stored replies by (caller, request_id): the newest `keep_per_caller` of a caller, each for `keep_s` seconds.
+    """Replies by (caller, request_id): the newest `keep_per_caller` of a caller, each for `keep_s` seconds.
 
-    Of one caller they take `keep_bytes_per_caller` bytes at most, and the newest is kept whatever its size. A caller
-    that sends more than that within the time outlives its own oldest ones; its retries must come sooner.
+    One caller's replies take at most `keep_bytes_per_caller` bytes; the newest is kept whatever its size. A caller that
+    exceeds this evicts its own oldest replies, so it must retry sooner.
 
-    Ages are monotonic, so that a change of the wall clock forgets nothing; after a restart every
-    stored reply is kept for the whole time again.
+    Ages are monotonic, so that a change of the wall clock evicts nothing; a restart starts every reply's time again.
     """
 
     def __init__(
@@ -72,8 +71,10 @@ class ReplyLog:
         self._keep_bytes_per_caller = keep_bytes_per_caller
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._shares: dict[str, _Share] = {}
-        self._forgotten: deque[int] = deque()
-        self._waiting: dict[int, tuple[int, str, str, bytes, bytes]] = {}  # rows of the transaction under way
+        self._evicted: deque[int] = deque()
+        self._waiting: dict[
+            int, tuple[int, str, str, bytes, bytes]
+        ] = {}  # rows to be written at the end of the transaction under way
         self._next_seq = 1
         database.before_every_commit(self._write)
         now = time.monotonic()
@@ -116,29 +117,29 @@ class ReplyLog:
         self._database.on_rollback(undo)
 
     def forget_old(self) -> None:
-        """Drop what is past its time or its caller's share; called between batches."""
+        """Evict what is past its time or exceeds its caller's limits; called between batches."""
         too_old = time.monotonic() - self._keep_s
         for caller, share in self._shares.items():
-            while share.order and (share.order[0][0] < too_old or self._is_too_much(share)):
+            while share.order and (share.order[0][0] < too_old or self._is_over_limit(share)):
                 _, seq, request_id, size = share.order.popleft()
                 share.size -= size
-                self._forgotten.append(seq)
+                self._evicted.append(seq)
                 entry = self._entries.get((caller, request_id))
-                if entry is not None and entry.seq == seq:  # not a newer use of a forgotten id
+                if entry is not None and entry.seq == seq:  # not a newer use of an evicted id
                     del self._entries[caller, request_id]
-        if not self._forgotten:
+        if not self._evicted:
             return
-        chosen = [self._forgotten[index] for index in range(min(len(self._forgotten), _FORGET_AT_ONCE))]
+        chosen = [self._evicted[index] for index in range(min(len(self._evicted), _EVICT_AT_ONCE))]
         with self._database.transaction():
             self._database.execute_many("DELETE FROM replies WHERE seq = ?", ((seq,) for seq in chosen))
         for _ in chosen:
-            self._forgotten.popleft()
+            self._evicted.popleft()
 
     def _write(self) -> None:
         if self._waiting:
             self._database.execute_many("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", self._waiting.values())
             self._waiting.clear()
 
-    def _is_too_much(self, share: _Share) -> bool:
+    def _is_over_limit(self, share: _Share) -> bool:
         too_large = share.size > self._keep_bytes_per_caller and len(share.order) > 1
         return too_large or len(share.order) > self._keep_per_caller

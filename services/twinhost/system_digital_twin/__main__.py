@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
 from twinhost.agent.common_actions import GetHealth, HealthActions, OperatorActions
 from twinhost.agent.dialects import all_status, commands, first_of, raw_strings
-from twinhost.agent.host_metrics.sampler import SamplerThread
+from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.process import run_agent
 from twinhost.agent.settings import Settings
 from twinhost.agent.state_folder import assets_folder

@@ -6,11 +6,11 @@ from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.common_actions import OperatorActions
 from twinhost.agent.dialects import commands
 from twinhost.agent.health import iso_time
-from twinhost.agent.membership.member import MIGRATION as MEMBERSHIP_MIGRATION
+from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import Description, Membership
-from twinhost.agent.membership.witness_actions import WitnessActions
+from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.process import run_agent
-from twinhost.store import set_aside
+from twinhost.store import damage
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.coordination.actions import CoordinationActions
 from twinhost.unified_memory_reasoning.dialect import COMMANDS
@@ -36,10 +36,10 @@ def assemble(foundation: Foundation) -> Assembly:
     settings, counters = foundation.settings, foundation.counters
     limits = settings.config.limits
     member = Membership(foundation, DESCRIPTION)
-    if (damage := set_aside.told(foundation.database.path)) is not None:
+    if (warning := damage.damage_warning(foundation.database.path)) is not None:
         with foundation.database.transaction():
-            member.outbox.tell_error("store_damage", damage, severity="critical")
-    memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.tell)
+            member.outbox.report_error("store_damage", warning, severity="critical")
+    memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.publish)
 
     def outbox() -> OutboxDocument:
         owed = member.outbox.queue.document()
@@ -83,4 +83,4 @@ def assemble(foundation: Foundation) -> Assembly:
 
 
 if __name__ == "__main__":
-    sys.exit(run_agent(NAME, MIGRATIONS, assemble, set_aside_damage=True, rebuilds=REBUILDS))
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble, quarantine_damage=True, rebuilds=REBUILDS))

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from twinhost.agent.assembly import MAX_PAGE_BYTES
 from twinhost.agent.common_actions import GetHealth, HealthActions, HealthCheck, Ping
-from twinhost.agent.replies import HealthDocument
+from twinhost.agent.health import HealthDocument
 from twinhost.network_config import Recall
 from twinhost.secure_zmq.actions import Action, action
 from twinhost.secure_zmq.callers import Caller

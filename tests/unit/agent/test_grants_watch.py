@@ -12,8 +12,7 @@ from structlog.testing import capture_logs
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.grants_watch import GrantsWatch
 from twinhost.network_config.load import DEFAULT_PATH
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.grants import Grants
+from twinhost.secure_zmq.callers import Caller, Grants
 
 AGENT = Caller("agent", "pc2", frozenset({"agent"}), "SHA256:x")
 SHIPPED: dict[str, Any] = yaml.safe_load(DEFAULT_PATH.read_text())

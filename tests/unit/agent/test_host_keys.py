@@ -48,7 +48,7 @@ def test_keys_come_from_three_folders(settings: Settings) -> None:
     assert {peer.name for peer in keys.peers.all()} == {SDT, UMRA, "operator", "one", "two"}
 
 
-def test_a_revocation_from_mainpc_counts_for_the_hosts_own_folder(settings: Settings) -> None:
+def test_mainpcs_revocation_applies_to_the_hosts_own_folder(settings: Settings) -> None:
     """Which the agent can't write."""
     operator = load_certificate(folder_of(settings) / "operator.key")
     trust = folder_of(settings) / "trust"
@@ -57,7 +57,7 @@ def test_a_revocation_from_mainpc_counts_for_the_hosts_own_folder(settings: Sett
     assert HostKeys(settings).peers.find(operator.public.raw) is None
 
 
-def test_an_agent_is_reached_with_the_pair_and_the_pins_of_the_moment(settings: Settings) -> None:
+def test_an_agent_is_reached_with_current_pair_and_pins(settings: Settings) -> None:
     """A rotation on either side reaches a client that is there already."""
     keys = HostKeys(settings)
     agent = settings.config.agent(SDT)
@@ -123,13 +123,13 @@ def test_the_end_of_a_key_is_warned_of(settings: Settings, days: float, warned: 
     warnings = HostKeys(settings).warnings()
     assert bool(warnings) is warned
     for sentence in warnings:
-        assert sentence.startswith(f"the key of guest ({pair.public.fingerprint}) ends 20")
+        assert sentence.startswith(f"the key of guest ({pair.public.fingerprint}) expires 20")
         assert sentence.endswith("Z; rotate it")
 
 
 @pytest.mark.parametrize(
     ("ago_s", "said"),
-    [(10, "Z and is refused within 60 s; rotate it now"), (3 * DAY_S, "Z and is refused; enrol a new key for it, or ")],
+    [(10, "Z and is refused within 60 s; rotate it now"), (3 * DAY_S, "Z and is refused; enrol a new key, or ")],
 )
 def test_an_expired_key_is_warned_of_as_expired(settings: Settings, ago_s: float, said: str) -> None:
     """And not as one that ends on a day that is past; in the log, too."""
@@ -140,7 +140,7 @@ def test_an_expired_key_is_warned_of_as_expired(settings: Settings, ago_s: float
     assert sentence.startswith(f"the key of guest ({pair.public.fingerprint}) expired 20")
     assert said in sentence
     with capture_logs() as lines:
-        keys.tell_of_ends()
+        keys.log_expiries()
     events = [line["event"] for line in lines]
     assert events == ["key_ends_soon" if ago_s < CLOCK_TOLERANCE_S else "key_expired"]
 
@@ -166,7 +166,7 @@ def test_files_that_can_not_be_believed_are_warned_of(settings: Settings) -> Non
     assert "bad.key" in bad
 
 
-def test_warnings_stand_in_the_health_document_and_change_no_status(settings: Settings) -> None:
+def test_warnings_are_in_the_document_and_change_no_status(settings: Settings) -> None:
     """Somebody should act in time; the agent serves."""
     health = Health(UMRA, secure=True)
     sentences = ["one"]
@@ -202,7 +202,7 @@ def test_the_server_changes_to_another_pair_once(settings: Settings) -> None:
     assert changes == [mine]
 
 
-def test_a_pair_that_changed_while_the_socket_was_opened_is_changed_to(settings: Settings) -> None:
+def test_a_pair_changed_during_the_start_is_changed_to(settings: Settings) -> None:
     """The watch may see a rotation's switch before the loop has begun: the socket still has the pair of the start."""
     keys = HostKeys(settings)
     assert settings.certificates is not None

@@ -11,7 +11,7 @@ from twinhost.agent import process
 from twinhost.agent.assembly import Companion
 from twinhost.agent.health import Health
 from twinhost.agent.http import HttpServer
-from twinhost.agent.listening import Vital
+from twinhost.agent.process import Vital
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA, ReplyLog
@@ -71,7 +71,7 @@ def test_a_companion_that_died_ends_the_loop(store: Store) -> None:
     tick = store.housekeeping(http)
     tick()
     http.stop()
-    with pytest.raises(RuntimeError, match="HttpServer died; the process ends so that it is started whole"):
+    with pytest.raises(RuntimeError, match="HttpServer died; the process ends, so that it is restarted completely"):
         tick()
     assert store.ticks == 1
 

@@ -12,8 +12,7 @@ import pytest
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most
 from twinhost.agent.health import Health
-from twinhost.agent.http import HttpServer
-from twinhost.agent.http_hosts import http_hosts
+from twinhost.agent.http import HttpServer, http_hosts
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 
 
@@ -235,7 +234,7 @@ def test_a_taken_port_is_one_sentence(served: Served) -> None:
     ) as refusal:
         HttpServer(served.port, dict)
     assert "\n" not in str(refusal.value)
-    assert str(refusal.value).endswith("free it or change network_config.yaml")
+    assert str(refusal.value).endswith("or change network_config.yaml")
     assert served.ask("/healthz")[0] == 200
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most, wait_until
-from twinhost.agent import http_limits
+from twinhost.agent import http as http_limits
 from twinhost.agent.health import Health
 from twinhost.agent.http import HttpServer
 
@@ -154,7 +154,7 @@ def test_clients_that_do_not_read_their_answers_keep_nobody_out(strangers: ExitS
         time.sleep(0.5)
 
 
-def test_a_newcomer_takes_the_place_of_the_one_that_waits_longest(strangers: ExitStack, port: int) -> None:
+def test_a_new_connection_replaces_the_longest_waiting(strangers: ExitStack, port: int) -> None:
     """Not of those that came later, nor of one that was just answered."""
     first, second = connect(strangers, port), connect(strangers, port)
     others = [connect(strangers, port) for _ in range(http_limits.MAX_CONNECTIONS - 2)]

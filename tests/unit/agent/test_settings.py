@@ -73,9 +73,9 @@ def test_an_open_link_is_not_published_by_a_slip(host: Host, address: str) -> No
     """On an address of other machines it takes a second variable, whose name says what it does."""
     open_link = {**host.environment, "SECURE_ZMQ": "0", "TWINHOST_PUBLISH_ADDRESS": address}
     for value in ({}, {"TWINHOST_PUBLISH_UNENCRYPTED": "0"}, {"TWINHOST_PUBLISH_UNENCRYPTED": ""}):
-        with pytest.raises(ConfigurationError, match="TWINHOST_PUBLISH_UNENCRYPTED=1 if that is meant"):
+        with pytest.raises(ConfigurationError, match="TWINHOST_PUBLISH_UNENCRYPTED=1 to allow it"):
             load_settings(SDT, open_link | value)
-    with pytest.raises(ConfigurationError, match="set it to 1, or leave it out"):
+    with pytest.raises(ConfigurationError, match="set it to 1, or remove it"):
         load_settings(SDT, {**open_link, "TWINHOST_PUBLISH_UNENCRYPTED": "yes"})
     assert not load_settings(SDT, {**open_link, "TWINHOST_PUBLISH_UNENCRYPTED": "1"}).secure
     assert load_settings(SDT, {**open_link, "SECURE_ZMQ": "1"}).secure

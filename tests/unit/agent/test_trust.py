@@ -17,7 +17,7 @@ from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name, write_certificate, write_revocation
 from twinhost.secure_zmq.keys import Certificate, KeyPair, parse_certificate
-from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 
 REFUSE: Callable[[frozenset[str]], None] = lambda _: None  # noqa: E731 - what a process does is for another test
 OLD, NEW, OTHER, GONE = new_pair("agent"), new_pair("agent"), new_pair("other"), new_pair("gone")
@@ -75,7 +75,7 @@ def test_the_document_says_what_lies_in_the_folders(tmp_path: Path, folder: Path
     assert known(folder) == expected((OLD, OTHER), (NEW,), (GONE,))
 
 
-def test_the_revision_changes_with_whatever_is_in_it_and_with_nothing_else(tmp_path: Path) -> None:
+def test_the_revision_changes_exactly_with_the_content(tmp_path: Path) -> None:
     """A host asks for the document when it is told of another revision, so each change must be one."""
     revisions = [document_of(read_folders([tmp_path])).revision]
 
@@ -140,7 +140,7 @@ def test_a_revocation_that_was_told_once_is_never_taken_back(folder: Path) -> No
     assert known(folder) == expected((), (), (OLD, GONE))
 
 
-def test_a_key_that_can_not_be_put_in_place_holds_up_no_revocation(folder: Path) -> None:
+def test_a_key_that_can_not_be_written_delays_no_revocation(folder: Path) -> None:
     """It is told, and the revoked are out all the same."""
     follower = TrustFolder(folder, REFUSE)
     (folder / f"{OLD.certificate.owner.name}.key").mkdir()
@@ -163,7 +163,7 @@ def test_a_full_volume_keeps_no_revoked_key_alive(folder: Path, tmp_path: Path) 
         with pytest.raises(OSError, match="No space left on device"):
             follower.apply(told)
         assert sorted(path.name for path in folder.glob("*.key")) == ["other.key"]
-        assert [peers.standing(pair.public.fingerprint) for pair in (OLD, GONE)] == [Standing.REVOKED] * 2
+        assert [peers.judge(pair.public.raw) for pair in (OLD, GONE)] == [Outcome.KEY_REVOKED] * 2
         (warning,) = peers.contents.rejected
         assert warning.startswith(f"no file here revokes {GONE.public.fingerprint} ")
         volume.empty()
@@ -226,7 +226,7 @@ STEPS = {"replace_certificate": 2, "move_to_revoked": 1, "write_revoked_fingerpr
     ("function", "number", "done"),
     [(name, number, done) for name, times in STEPS.items() for number in range(times) for done in (False, True)],
 )
-def test_a_run_that_is_cut_short_at_any_step_is_finished_by_the_next(
+def test_an_interrupted_run_is_finished_by_the_next(
     folder: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int, done: bool
 ) -> None:
     """Just before a write or just after it; meanwhile a host whose key changes is known at every moment."""
@@ -293,11 +293,11 @@ def test_a_folder_that_can_not_be_written_says_so(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["trust", "trust/revoked"])
-def test_a_folder_that_can_not_be_made_stops_the_start_with_a_sentence(tmp_path: Path, place: str) -> None:
+def test_a_folder_that_can_not_be_created_stops_the_start(tmp_path: Path, place: str) -> None:
     """A file stands in its place."""
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).touch()
-    with pytest.raises(ConfigurationError, match=f"{tmp_path / place} can't be made"):
+    with pytest.raises(ConfigurationError, match=f"{tmp_path / place} can't be created"):
         TrustFolder(tmp_path / "trust", REFUSE)
 
 

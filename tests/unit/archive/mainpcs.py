@@ -21,7 +21,7 @@ from twinhost.archive.stream import MANIFEST, Writer
 from twinhost.certificates.__main__ import HOST_VARIABLE
 from twinhost.certificates.generate import make_keys
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry

@@ -13,7 +13,7 @@ from tests.unit.archive.mainpcs import Mainpc
 from tests.unit.certificates.trees import certs_init
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
-from twinhost.store.restoring import COMMIT, RESTORING, require_no_restore
+from twinhost.store.files import COMMIT, RESTORING, require_no_restore
 
 _CHANGES = frozenset(
     {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}

@@ -23,8 +23,7 @@ from twinhost.archive.members import DATABASE as DATABASE_MEMBER
 from twinhost.archive.members import Manifest, Member
 from twinhost.archive.stream import MANIFEST, Writer
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.store.restoring import COMMIT, RESTORING
-from twinhost.store.sole_user import hold
+from twinhost.store.files import COMMIT, RESTORING, exclusive_lock
 
 SERVER_SECRET = "keys/mainpc/server.key_secret"
 
@@ -214,7 +213,7 @@ def test_a_broken_database_is_refused(there: Mainpc, archive: bytes) -> None:
     """Pages of zeros in the middle, and no database at all."""
     whole = members_of(archive)[DATABASE_MEMBER]
     broken = whole[:4_096] + bytes(8_192) + whole[12_288:]
-    assert_refused(there, forged(archive, {DATABASE_MEMBER: broken}), "is no whole database")
+    assert_refused(there, forged(archive, {DATABASE_MEMBER: broken}), "is no intact database")
     assert_refused(there, forged(archive, {DATABASE_MEMBER: None}), f"has no {DATABASE_MEMBER}")
 
 
@@ -290,7 +289,7 @@ def test_a_state_that_is_there_is_not_replaced_unasked(there: Mainpc, archive: b
 
 def test_while_mainpc_runs_nothing_is_restored(there: Mainpc, archive: bytes) -> None:
     """The agent holds its state; --replace makes no difference."""
-    release = hold(there.state / f"{SERVER}.lock")
+    release = exclusive_lock(there.state / f"{SERVER}.lock")
     try:
         assert_refused(there, archive, "runs on it; stop it first: docker compose stop mainpc")
         assert_refused(there, archive, "runs on it", "--replace")
@@ -302,7 +301,7 @@ def test_while_mainpc_runs_nothing_is_restored(there: Mainpc, archive: bytes) ->
 def test_one_backup_or_restore_at_a_time(there: Mainpc, archive: bytes) -> None:
     """They use the same folders."""
     there.make()
-    release = hold(there.state / ".archive.lock")
+    release = exclusive_lock(there.state / ".archive.lock")
     try:
         for command in ("backup", "restore", "check"):
             ran = there.run(command, "-", given=archive)
@@ -354,10 +353,10 @@ def test_a_restore_that_was_cut_short_stops_everybody_else(there: Mainpc, archiv
     there.make()
     (there.keys / RESTORING / COMMIT).write_text(json.dumps({"manifest_sha256": "0", "stamp": "x", "moment": "y"}))
     made = certs_init(there.keys)
-    assert (made.status, "run that restore again" in made.err) == (1, True), made.err
+    assert (made.status, "run the same restore again" in made.err) == (1, True), made.err
     for command in ("backup", "check"):
         ran = there.run(command, "-", given=archive)
-        assert (ran.status, ran.out, "run that restore again" in ran.err) == (1, b"", True), ran.err
+        assert (ran.status, ran.out, "run the same restore again" in ran.err) == (1, b"", True), ran.err
     assert "is of a restore that was interrupted" in certs_init(there.keys, "verify").out
 
 

@@ -20,10 +20,10 @@ from twinhost.certificates.revoke import revoke
 from twinhost.certificates.survey import vouchers
 from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name, write_key_pair, write_vouching
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate, load_key_pair
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import MAX_FILE_BYTES
-from twinhost.store.copies import copy_database
-from twinhost.store.set_aside import REPLACED, kept
+from twinhost.store.backup import copy_database
+from twinhost.store.damage import REPLACED, quarantined
 from twinhost.system_digital_twin.events.events import SKIPPED, Events, Topic
 
 
@@ -222,7 +222,7 @@ def test_over_another_state_that_one_is_kept(here: Mainpc, there: Mainpc) -> Non
                 assert after[name.replace("certificates/", f"certificates/{aside.name}/")] == file
     assert load_key_pair(aside / "mainpc/server.key_secret").public.fingerprint == old
     assert aside.stat().st_mode & 0o777 == 0o700
-    (database,) = kept(there.database, REPLACED)
+    (database,) = quarantined(there.database, REPLACED)
     assert (there.state / database.name).stat().st_mode & 0o777 == 0o600
     assert str(aside) in ran.err
     verified = certs_init(there.keys, "verify")

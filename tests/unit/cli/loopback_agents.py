@@ -18,16 +18,15 @@ from twinhost.agent.http import HttpServer
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import ServerSocket
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
+from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from twinhost.secure_zmq.sockets import (
@@ -38,10 +37,9 @@ from twinhost.secure_zmq.sockets import (
 )
 from twinhost.secure_zmq.validity import UNLIMITED, Validity
 from twinhost.secure_zmq.wire import Reply, Request
-from twinhost.store.audit_log.events import Event
-from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
-from twinhost.store.audit_log.ledger import MIGRATION_RESTORES
-from twinhost.store.audit_log.log import AuditLog
+from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.log import MIGRATION as LEDGER_MIGRATION
+from twinhost.store.audit_log.log import MIGRATION_RESTORES, AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
+from twinhost.agent.assembly import StartAgain
 from twinhost.agent.common_actions import OperatorActions
-from twinhost.agent.start_again import StartAgain
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.wire import Reply
-from twinhost.store.damage import make_way
+from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
@@ -50,7 +50,7 @@ class MemoryAgent(LoopbackAgent):
 
     def __init__(self, keys: Path | None, state: Path) -> None:
         self.path = state / "memory.sqlite3"
-        make_way(self.path)
+        prepare(self.path)
         self.memory = Database(self.path, MIGRATIONS)
         self.interactions, self.patterns = Interactions(self.memory), ErrorPatterns(self.memory)
         self.twins, self.memories = Twins(self.memory), Memories(self.memory)

@@ -12,7 +12,7 @@ from tests.unit.cli.loopback_agents import UMRA, TwoHosts
 from tests.unit.cli.running import COMMAND, Cli, process_environment
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.cli import audit_pages
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 
 Tamper = Callable[[list[str]], list[str]]
 NOTED = 300  # more than fit a reply of 64 KiB

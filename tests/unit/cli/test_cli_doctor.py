@@ -21,13 +21,13 @@ from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.doctor import answers, doors
 from twinhost.cli.findings import Verdict
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import write_key_pair, write_revocation
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.secure_zmq.validity import DAY_S, Validity
 from twinhost.secure_zmq.version import versions
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 
 HERE = "here"
 SHORT_S = 1.0  # to wait for an answer that never comes
@@ -266,7 +266,7 @@ def test_a_fault_of_the_zap_handler_is_told_apart_from_a_wrong_pin(hosts: TwoHos
     def broken(*_: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(hosts.pc2.peers, "find", broken)
+    monkeypatch.setattr(hosts.pc2.peers, "judge", broken)
     check = examined(hosts, cli, 1)[UMRA, "answers, and knows us"]
     assert check["verdict"] == "failed"
     assert check["sentence"].startswith("its ZAP handler has a fault: it holds the pinned key")
@@ -437,7 +437,7 @@ def test_another_agents_key_that_is_over_fails(start_hosts: StartHosts, cli: Cli
 def test_an_agent_without_a_zap_handler_fails(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> None:
     """A key that was made just now is served: the check for it turns red."""
     everybody = next(peer for peer in hosts.pc2.peers.all() if peer.name == "operator")
-    monkeypatch.setattr(hosts.pc2.peers, "find", lambda _: everybody)
+    monkeypatch.setattr(hosts.pc2.peers, "judge", lambda *_: everybody)
     monkeypatch.setattr(hosts.pc2.peers, "live", lambda _: everybody)
     checks = examined(hosts, cli, 1)
     assert checks[UMRA, "unknown key refused"]["verdict"] == "failed"

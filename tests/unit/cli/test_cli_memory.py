@@ -129,7 +129,7 @@ def test_a_file_that_is_there_is_not_overwritten(remembering: MemoryHosts, cli: 
 def test_a_place_that_can_not_be_written_is_one_sentence(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
     ran = cli(remembering, "memory", "backup", str(tmp_path / "absent" / "file"))
     assert ran.status == 1
-    assert "can't be written (No such file or directory); name another place, or -" in ran.err
+    assert "can't be written (No such file or directory); give another path, or -" in ran.err
     assert len(ran.err.splitlines()) == 1
 
 
@@ -217,7 +217,7 @@ def test_without_yes_nothing_is_sent(remembering: MemoryHosts, cli: Cli, tmp_pat
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"not a database", "the file is no whole database"),
+        (b"not a database", "the file is no intact database"),
         (b"", "there is nothing in it; name a file that `cli memory backup` wrote"),
         (None, "can't be read (No such file or directory)"),
     ],

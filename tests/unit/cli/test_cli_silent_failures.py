@@ -26,7 +26,7 @@ def _zap_fault(hosts: TwoHosts, patch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("a fault")
 
-    patch.setattr(hosts.mainpc.peers, "find", broken)
+    patch.setattr(hosts.mainpc.peers, "judge", broken)
 
 
 def _wrong_pin(hosts: TwoHosts, _: pytest.MonkeyPatch) -> None:

@@ -42,11 +42,11 @@ from twinhost.adversary.intruder.attack import Attack, Outcome, held
 from twinhost.adversary.intruder.campaign import ATTACKS, GOOD_CLIENT, play_against
 from twinhost.adversary.intruder.out_of_reach import ATTACKS as OUT_OF_REACH
 from twinhost.adversary.intruder.target import Target
-from twinhost.agent.http_hosts import HostGuard
+from twinhost.agent.http import HostGuard
 from twinhost.cli.connect import load_settings
 from twinhost.cli.findings import Finding, Verdict
 from twinhost.cli.report import Format, show_report
-from twinhost.secure_zmq import handshake_guard, hardening
+from twinhost.secure_zmq import handshakes, hardening
 from twinhost.secure_zmq.feed import Feed
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
@@ -239,7 +239,7 @@ def test_red_where_no_zap_handler_runs(tmp_path: Path) -> None:
 
 def test_red_where_the_zap_handler_lets_everybody_in(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     somebody = hosts.mainpc.peers.all()[0]
-    monkeypatch.setattr(hosts.mainpc.peers, "find", lambda _: somebody)
+    monkeypatch.setattr(hosts.mainpc.peers, "judge", lambda *_: somebody)
     monkeypatch.setattr(hosts.mainpc.peers, "live", lambda _: somebody)
     came_through(play("unknown key", against(hosts)), "got a session")
 
@@ -349,7 +349,7 @@ def test_red_where_strangers_are_answered(tmp_path: Path) -> None:
 
 def test_red_where_the_guard_is_off(start_hosts: StartHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """libzmq by itself takes a handshake of any size, for 4 s."""
-    monkeypatch.setattr(handshake_guard, "MAX_HANDSHAKE_BYTES", 1 << 40)
+    monkeypatch.setattr(handshakes, "MAX_HANDSHAKE_BYTES", 1 << 40)
     monkeypatch.setattr(sizes, "CUT_WITHIN_S", SHORT_S)
     came_through(play("one huge frame, before the handshake", against(start_hosts())), "put up with")
 
@@ -391,7 +391,7 @@ def test_red_where_an_open_feed_serves_anybody(open_hosts: TwoHosts) -> None:
 
 def test_red_where_the_feed_lets_every_key_in(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     somebody = hosts.mainpc.peers.all()[0]
-    monkeypatch.setattr(hosts.mainpc.peers, "find", lambda _: somebody)
+    monkeypatch.setattr(hosts.mainpc.peers, "judge", lambda *_: somebody)
     came_through(play_at_the_feed("unknown key", against(hosts)), "got a session")
 
 

@@ -21,6 +21,7 @@ from twinhost.cli.documents import read
 from twinhost.schema import AGENTS, replies_of, schema_of
 from twinhost.secure_zmq import errors
 from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import Inbound
 from twinhost.secure_zmq.errors import (
     ConfigurationError,
     InternalError,
@@ -28,7 +29,6 @@ from twinhost.secure_zmq.errors import (
     RequestError,
     error_from_reply,
 )
-from twinhost.secure_zmq.inbound import Inbound
 from twinhost.secure_zmq.wire import decode_reply
 
 EXAMPLES = 100  # of requests to each agent
@@ -92,7 +92,7 @@ def test_any_request_is_answered_in_form(agent: Asked, data: st.DataObject) -> N
     caller = data.draw(st.sampled_from(CALLERS))
     for reply in assembled._dispatcher.answer([Inbound(msgspec.json.encode(request), caller)]):
         if not reply:
-            assert assembled._dispatcher.take_owed()  # which another thread answers
+            assert assembled._dispatcher.take_deferred()  # which another thread answers
             continue
         answer = json.loads(reply)
         assert isinstance(answer, dict), request

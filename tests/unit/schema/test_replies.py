@@ -11,7 +11,7 @@ import pytest
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.schema.json_schema import Schema, closed, places, replaced
 from tests.unit.schema.test_schema import ASSEMBLE, HOST
-from twinhost.agent.replies import HealthDocument, Refusal
+from twinhost.agent.health import HealthDocument, Refusal
 from twinhost.schema import AGENTS, declarations_of, replies_of, schema_of
 from twinhost.secure_zmq.actions import Action, Declaration
 

@@ -7,12 +7,11 @@ import pytest
 
 from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.errors import LimitReached, NotGranted
-from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
-from twinhost.secure_zmq.peers import MAX_CANDIDATES, AuthorizedPeers, Standing
+from twinhost.secure_zmq.peers import MAX_CANDIDATES, AuthorizedPeers, Outcome
 from twinhost.secure_zmq.validity import Validity
 
 
@@ -136,7 +135,7 @@ def test_revoked_beats_candidate(peers: AuthorizedPeers, tmp_path: Path) -> None
         if before:
             peers.admit_candidate(pair.certificate)
         assert peers.find(pair.public.raw) is None
-        assert peers.standing(pair.public.fingerprint) is Standing.REVOKED
+        assert peers.judge(pair.public.raw) is Outcome.KEY_REVOKED
 
 
 def test_a_dismissed_candidate_is_out(peers: AuthorizedPeers) -> None:

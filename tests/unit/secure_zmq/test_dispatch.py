@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from tests.unit.secure_zmq.bench import AGENT, LIMIT, OPERATOR, Bench, inbound
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.dispatch import Inbound
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive
-from twinhost.secure_zmq.inbound import Inbound
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_a_reply_names_the_fields_that_were_ignored(bench: Bench) -> None:
     ignored = [json.loads(reply).get("ignored_fields") for reply in replies]
     assert ignored == [["amuont"], ["of"], ["more"], ["more"], None]
     bench.owed[0].set_result({"status": "ok", "ignored_fields": ["there"]})
-    (owed,) = bench.dispatcher.take_owed().values()
+    (owed,) = bench.dispatcher.take_deferred().values()
     assert json.loads(bench.dispatcher.settle(owed))["ignored_fields"] == ["more", "there"]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.unit.secure_zmq.bench import Bench, inbound
+from twinhost.secure_zmq.dispatch import Inbound
 from twinhost.secure_zmq.errors import StoreUnavailable, TransactionLost
-from twinhost.secure_zmq.inbound import Inbound
 from twinhost.store.database import Database
 
 
@@ -185,7 +185,7 @@ def test_what_is_answered_later_keeps_its_place_behind_the_batch(tmp_path: Path,
         more = Arriving([{"action": "read"}, {"action": "owe", "request_id": "later"}], [last])
         replies = bench.dispatcher.answer([inbound(ADDS[0])], more)
         assert [reply == b"" for reply in replies] == [False, False, True, False]
-        owed = bench.dispatcher.take_owed()
+        owed = bench.dispatcher.take_deferred()
         assert (list(owed), len(bench.owed)) == ([2], 1)
         bench.owed[0].set_result({"status": "ok"})
         assert json.loads(bench.dispatcher.settle(owed[2])) == {"status": "ok", "request_id": "later"}

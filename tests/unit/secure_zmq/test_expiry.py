@@ -9,20 +9,19 @@ import zmq
 from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
 from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY
 from twinhost.secure_zmq.errors import PeerNotLive
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
-from twinhost.secure_zmq.sessions import SecuredSessions
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN
 from twinhost.secure_zmq.validity import Validity
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "twinhost.secure_zmq.peers")
+    return set_clock(monkeypatch, "twinhost.secure_zmq.peers", "twinhost.secure_zmq.bound_socket")
 
 
 def dated(not_before: int | None, not_after: int | None, name: str = "agent") -> KeyPair:
@@ -31,21 +30,21 @@ def dated(not_before: int | None, not_after: int | None, name: str = "agent") ->
 
 @pytest.mark.parametrize("where", [".key", ".next.key", "invites"])
 @pytest.mark.parametrize(
-    ("now", "standing"),
+    ("now", "refusal"),
     [
-        (NOW - 100_000, Standing.NOT_YET_VALID),
-        (NOW - 61, Standing.NOT_YET_VALID),
-        (NOW - 60.001, Standing.NOT_YET_VALID),
-        (NOW - 60, Standing.LIVE),
-        (NOW, Standing.LIVE),
-        (NOW + 1_000, Standing.LIVE),
-        (NOW + 1_060, Standing.LIVE),
-        (NOW + 1_060.001, Standing.EXPIRED),
-        (NOW + 100_000, Standing.EXPIRED),
+        (NOW - 100_000, Outcome.KEY_NOT_YET_VALID),
+        (NOW - 61, Outcome.KEY_NOT_YET_VALID),
+        (NOW - 60.001, Outcome.KEY_NOT_YET_VALID),
+        (NOW - 60, None),
+        (NOW, None),
+        (NOW + 1_000, None),
+        (NOW + 1_060, None),
+        (NOW + 1_060.001, Outcome.KEY_EXPIRED),
+        (NOW + 100_000, Outcome.KEY_EXPIRED),
     ],
 )
 def test_a_key_is_good_within_its_time_and_the_tolerance(
-    tmp_path: Path, clock: WallClock, now: float, standing: Standing, where: str
+    tmp_path: Path, clock: WallClock, now: float, refusal: Outcome | None, where: str
 ) -> None:
     """Handshake and message ask alike, at every call anew, for each kind of key; no file has to change."""
     pair = dated(NOW, NOW + 1_000)
@@ -54,9 +53,12 @@ def test_a_key_is_good_within_its_time_and_the_tolerance(
     path.rename(tmp_path / "invites/agent.key" if where == "invites" else tmp_path / f"agent{where}")
     peers = AuthorizedPeers([tmp_path])
     clock.now = now
-    assert peers.standing(pair.public.fingerprint) is standing
-    assert (peers.find(pair.public.raw) is not None) is (standing is Standing.LIVE)
-    assert (peers.live(pair.public.fingerprint) is not None) is (standing is Standing.LIVE)
+    peer = peers.find(pair.public.raw)
+    assert (peer is None) is (refusal is not None)
+    assert peers.live(pair.public.fingerprint) is peer
+    assert peers.judge(pair.public.raw) is (refusal or peer)
+    assert peers.judge(pair.public.raw, now) is (refusal or peer)
+    assert peers.standing(pair.public.fingerprint) == (refusal.removeprefix("key_") if refusal else "live")
 
 
 def test_a_message_under_an_expired_key_says_that_it_expired(tmp_path: Path, clock: WallClock) -> None:
@@ -106,15 +108,16 @@ def test_a_key_that_is_over_is_nobodys_pin(tmp_path: Path, clock: WallClock) -> 
     assert (peers.pins_of("agent"), peers.public_key_of("agent")) == ([good.public], None)
 
 
-def test_standing_knows_strangers_and_the_revoked(tmp_path: Path, clock: WallClock) -> None:
+def test_the_judge_knows_strangers_and_the_revoked(tmp_path: Path, clock: WallClock) -> None:
     """Revoked says more than expired, and unknown is what was never listed."""
     over = dated(None, NOW - 100_000)
     authorize(tmp_path, over)
     write_revocation(over.certificate, tmp_path / "revoked")
     peers = AuthorizedPeers([tmp_path])
-    assert peers.standing(over.public.fingerprint) is Standing.REVOKED
-    assert peers.standing(new_pair().public.fingerprint) is Standing.UNKNOWN
-    assert peers.standing("") is Standing.UNKNOWN
+    assert peers.judge(over.public.raw) is Outcome.KEY_REVOKED
+    assert peers.judge(new_pair().public.raw) is Outcome.KEY_NOT_AUTHORIZED
+    for nobodys in (b"", bytes(32), b"\1" * 31, b"\1" * 33):
+        assert peers.judge(nobodys) is Outcome.KEY_NOT_AUTHORIZED
 
 
 def test_a_handshake_is_refused_with_its_cause_and_counted(tmp_path: Path, clock: WallClock) -> None:

@@ -1,4 +1,4 @@
-"""A request that is passed on is done where both may, in the name of who asked first."""
+"""A request that is forwarded is executed where both callers may, in the name of the original one."""
 
 import json
 from collections.abc import Iterator
@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA, ReplyLog
@@ -27,11 +25,11 @@ class Read(Request, tag="read"):
 
 
 class Write(Request, tag="write"):
-    """Likewise, and never passed on."""
+    """Likewise, and never forwarded."""
 
 
 class Reset(Request, tag="reset"):
-    """An operator's action that could be passed on."""
+    """An operator's action that could be forwarded."""
 
 
 class Bench:
@@ -113,11 +111,11 @@ def test_an_operator_that_passes_on_for_an_operator_is_one(bench: Bench) -> None
     assert bench.ask("reset", OPERATOR, "operator")["operator"] is True
 
 
-def test_an_action_that_is_not_marked_is_not_passed_on(bench: Bench) -> None:
+def test_an_action_that_is_not_marked_is_not_forwarded(bench: Bench) -> None:
     """Whatever both are granted: nobody registers, writes, or reports under another's name that way."""
     reply = bench.ask("write", FORWARDER, "reader")
     assert reply["code"] == "not_granted"
-    assert "only for who asks for it directly" in reply["error"]
+    assert "can't be forwarded on behalf of reader" in reply["error"]
 
 
 @pytest.mark.parametrize("name", ["nobody", "invitation:x", "x" * 256])

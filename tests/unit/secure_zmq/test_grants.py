@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
-from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.callers import TOPICS, UNAUTHENTICATED, Caller, Grants
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.grants import TOPICS, Grants
 from twinhost.system_digital_twin.__main__ import FEED
 
 ROLES = st.sampled_from(["agent", "operator", "auditor", "invitation", "candidate", "unauthenticated", "*"])

@@ -11,14 +11,12 @@ from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.bench import AGENT, LIMIT, Bench, Read, Reset, inbound
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.callers import Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.secure_zmq.errors import PeerNotLive, RequestError
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.handshakes import FailedHandshakes, Handshakes
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT
 from twinhost.store.reply_log import ReplyLog
 
@@ -78,11 +76,13 @@ def test_a_listener_hears_of_every_handshake() -> None:
     handshakes.listen(lambda outcome, fields: told.append((outcome, dict(fields))))
     handshakes.accepted("agent", "SHA256:x", "192.0.2.1")
     handshakes.refused(Outcome.KEY_REVOKED, fingerprint="SHA256:y")
-    handshakes.observe(SocketEvent(Happening.WRONG_KEYS, 0, ""))
+    failed = FailedHandshakes(handshakes)
+    failed.observe(SocketEvent(Happening.WRONG_KEYS, 0, ""), None, own_doing=False)
+    failed.observe(SocketEvent(Happening.DISCONNECTED, 9, ""), "192.0.2.2", own_doing=False)
     assert told == [
         (Outcome.ACCEPTED, {"peer": "agent", "fingerprint": "SHA256:x", "address": "192.0.2.1"}),
         (Outcome.KEY_REVOKED, {"fingerprint": "SHA256:y"}),
-        (Outcome.WRONG_KEYS, {}),
+        (Outcome.WRONG_KEYS, {"address": "192.0.2.2"}),
     ]
 
 

@@ -9,7 +9,7 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import KeyFileMissing
 from twinhost.secure_zmq.key_writer import write_key_pair
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.own_keys import OwnKeys
+from twinhost.secure_zmq.peers import OwnKeys
 from twinhost.secure_zmq.validity import Validity
 
 

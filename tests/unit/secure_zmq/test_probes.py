@@ -6,8 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from twinhost.secure_zmq.errors import LimitReached
-from twinhost.secure_zmq.handshakes import Handshakes, Outcome
-from twinhost.secure_zmq.probes import MAX_ATTEMPTS, WINDOW_S, Probes
+from twinhost.secure_zmq.handshakes import MAX_ATTEMPTS, WINDOW_S, Handshakes, Probes
+from twinhost.secure_zmq.peers import Outcome
 
 OPERATOR, OWN, HERE, ELSEWHERE = "operator", "SHA256:own", "10.0.0.1", "10.0.0.66"
 PROBE, OTHER = "SHA256:probe", "SHA256:other"

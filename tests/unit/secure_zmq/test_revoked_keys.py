@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.identities import authorize, new_pair
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import EVERY_ACTION, Caller, Grants, Peer
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.grants import EVERY_ACTION, Grants
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import (
     revoked_file_name,
@@ -17,7 +16,7 @@ from twinhost.secure_zmq.key_writer import (
     write_revoked_fingerprint,
 )
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers, Peer, Standing
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 
 CONTENTS = ["", "garbage", "#", "metadata\n", "\xff\xfe", "x" * 10_000]
 
@@ -50,10 +49,10 @@ def found(peers: AuthorizedPeers, pair: KeyPair) -> Peer:
     return peer
 
 
-def assert_out(peers: AuthorizedPeers, pair: KeyPair, why: Standing) -> None:
+def assert_out(peers: AuthorizedPeers, pair: KeyPair, why: Outcome) -> None:
     assert peers.find(pair.public.raw) is None
     assert peers.live(pair.public.fingerprint) is None
-    assert peers.standing(pair.public.fingerprint) is why
+    assert peers.judge(pair.public.raw) is why
 
 
 def test_revoked_beats_listed(tmp_path: Path) -> None:
@@ -65,7 +64,7 @@ def test_revoked_beats_listed(tmp_path: Path) -> None:
     authorize(tmp_path / "one", other)
     revoke(tmp_path / "two", pair)
     peers = AuthorizedPeers([tmp_path / "one", tmp_path / "two"])
-    assert_out(peers, pair, Standing.REVOKED)
+    assert_out(peers, pair, Outcome.KEY_REVOKED)
     assert peers.public_key_of("agent") is None
     assert peers.keys_of("agent") == []
     assert found(peers, other).name == "other"
@@ -78,7 +77,7 @@ def test_a_damaged_revocation_keeps_out_by_its_name_alone(tmp_path: Path, conten
     authorize(tmp_path, pair)
     revoke(tmp_path, pair).write_text(content, encoding="latin-1")
     peers = AuthorizedPeers([tmp_path])
-    assert_out(peers, pair, Standing.REVOKED)
+    assert_out(peers, pair, Outcome.KEY_REVOKED)
     assert peers.reload().rejected == ()
 
 
@@ -92,7 +91,7 @@ def test_a_link_to_nowhere_and_a_folder_keep_out_too(tmp_path: Path) -> None:
         authorize(tmp_path, pair)
     peers = AuthorizedPeers([tmp_path])
     for pair in (linked, made):
-        assert_out(peers, pair, Standing.REVOKED)
+        assert_out(peers, pair, Outcome.KEY_REVOKED)
 
 
 @pytest.mark.parametrize("name", ["agent.key", "AB" * 32 + ".key", "ab" * 31 + ".key", "ab" * 33 + ".key", ".key"])
@@ -139,7 +138,7 @@ def test_what_was_revoked_stays_so_where_its_file_is_gone(tmp_path: Path, gone: 
         (tmp_path / "revoked").unlink()
     for _ in range(2):
         (sentence,) = peers.reload().rejected
-    assert_out(peers, pair, Standing.REVOKED)
+    assert_out(peers, pair, Outcome.KEY_REVOKED)
     assert sentence.endswith(f"run certs-init revoke {pair.public.fingerprint}")
     assert found(peers, bystander)
     revoke(tmp_path, pair)
@@ -165,7 +164,7 @@ def test_revocations_that_can_not_be_read_let_nobody_in(tmp_path: Path, damage: 
     kept.rename(revoked)
     peers.reload()
     assert found(peers, bystander)
-    assert_out(peers, pair, Standing.REVOKED)
+    assert_out(peers, pair, Outcome.KEY_REVOKED)
 
 
 def test_a_folder_of_keys_that_can_not_be_read_is_named(tmp_path: Path) -> None:
@@ -302,7 +301,7 @@ def test_a_used_invitation_is_out_and_is_known_as_such(tmp_path: Path) -> None:
     (tmp_path / "enrolled").mkdir()
     revoke(tmp_path / "enrolled", token)
     peers = AuthorizedPeers([tmp_path, tmp_path / "enrolled"])
-    assert_out(peers, token, Standing.REVOKED)
+    assert_out(peers, token, Outcome.KEY_REVOKED)
     assert (peers.contents.invites, peers.contents.spent) == ([], [token.certificate])
 
 

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from twinhost.store.database import Database
-from twinhost.store.set_aside import part
+from twinhost.store.files import part
 
 SERVICES = Path(__file__).resolve().parents[3] / "services"
 NOTES = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"

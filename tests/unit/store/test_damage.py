@@ -20,21 +20,21 @@ from tests.unit.store.broken import (
     whole,
 )
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.store.copies import copy_database
-from twinhost.store.damage import STAGED, find_damage, find_damage_of_rows, make_way
-from twinhost.store.database import Database
-from twinhost.store.set_aside import (
+from twinhost.store.backup import STAGED, copy_database, prepare
+from twinhost.store.damage import (
     DAMAGED,
-    PARTS,
     REPLACED,
     acknowledge,
-    kept,
-    not_acknowledged,
-    part,
-    set_aside,
-    told,
+    damage_warning,
+    find_damage,
+    find_damage_of_rows,
+    quarantine,
+    quarantined,
+    read_wal_index,
+    unacknowledged,
 )
-from twinhost.store.wal_damage import read_wal_index
+from twinhost.store.database import Database
+from twinhost.store.files import PARTS, part
 
 INDEX = """
 CREATE VIRTUAL TABLE words USING fts5 (text, content = '');
@@ -72,7 +72,7 @@ def test_what_a_killed_process_leaves_is_whole(path: Path, checkpoint: str) -> N
     assert count(path) == 20
 
 
-def test_what_was_closed_in_order_is_whole_and_what_is_not_there_too(path: Path) -> None:
+def test_closed_and_missing_databases_are_not_damaged(path: Path) -> None:
     assert find_damage(path) is None
     whole(path, 20)
     assert find_damage(path) is None
@@ -109,7 +109,7 @@ def test_a_log_that_is_broken_in_its_midst_is_damage(path: Path) -> None:
     assert count(path) < 20  # what SQLite makes of it
 
 
-def test_a_log_that_is_broken_in_its_midst_is_damage_without_its_index_too(path: Path) -> None:
+def test_a_log_broken_in_the_middle_is_damage(path: Path) -> None:
     """A frame that follows a later commit was written after that commit was on disk."""
     killed_after(path, 20)
     flip(part(path, "-wal"), frame(frames(path) // 2) + 500)
@@ -168,7 +168,7 @@ def test_the_torn_end_of_a_write_is_no_damage(path: Path, torn: int) -> None:
     assert count(path) == 20
 
 
-def test_an_undone_transaction_that_spilled_into_the_log_is_no_damage(path: Path) -> None:
+def test_a_rolled_back_transaction_in_the_log_is_no_damage(path: Path) -> None:
     """Its frames lie behind the last commit with the log's own salts, and a shorter one was written over their head."""
     database = Database(path, [NOTES])
     database.execute("PRAGMA cache_size = 10")
@@ -192,10 +192,10 @@ def test_a_newer_schema_is_no_damage_and_is_refused(path: Path) -> None:
     """The file is left where it is."""
     with closing(Database(path, [NOTES, "CREATE TABLE more (a)"])):
         pass
-    make_way(path)
+    prepare(path)
     with pytest.raises(ConfigurationError, match="has schema version 2 and this program knows 1"):
         Database(path, [NOTES])
-    assert kept(path, DAMAGED) == []
+    assert quarantined(path, DAMAGED) == []
 
 
 def test_a_file_that_may_not_be_read_is_no_damage(path: Path) -> None:
@@ -206,36 +206,36 @@ def test_a_file_that_may_not_be_read_is_no_damage(path: Path) -> None:
         assert find_damage(path) is None
 
 
-def test_a_damaged_database_is_set_aside_whole_and_an_empty_one_takes_its_place(path: Path) -> None:
+def test_a_damaged_database_is_quarantined_complete(path: Path) -> None:
     """Byte for byte, with its log; told until somebody acknowledges it, over every start."""
     killed_after(path, 20)
     flip(part(path, "-wal"), frame(5) + 500)
     before = files_of(path)
-    make_way(path)
+    prepare(path)
     assert count(path) == 0
-    (damaged,) = kept(path, DAMAGED)
+    (damaged,) = quarantined(path, DAMAGED)
     assert files_of(path.with_name(damaged.name)) == before
     assert damaged.size_bytes >= sum(map(len, before.values()))
-    make_way(path)
-    sentence = told(path)
+    prepare(path)
+    sentence = damage_warning(path)
     assert sentence is not None
     assert damaged.name in sentence
-    assert f"damaged ones take {damaged.size_bytes} bytes" in sentence
+    assert f"damaged databases take {damaged.size_bytes} bytes" in sentence
     assert acknowledge(path) == [damaged]
-    assert (told(path), acknowledge(path), kept(path, DAMAGED)) == (None, [], [damaged])
+    assert (damage_warning(path), acknowledge(path), quarantined(path, DAMAGED)) == (None, [], [damaged])
 
 
 def test_a_second_damage_in_the_same_second_overwrites_nothing(path: Path) -> None:
     """And is told although the first was acknowledged."""
     for content in (b"first", b"second", b"third"):
         path.write_bytes(content)
-        set_aside(path, DAMAGED, 1_000_000_000.0)
+        quarantine(path, DAMAGED, 1_000_000_000.0)
         if content == b"first":
             acknowledge(path)
-    names = [each.name for each in kept(path, DAMAGED)]
+    names = [each.name for each in quarantined(path, DAMAGED)]
     assert sorted(path.with_name(name).read_bytes() for name in names) == [b"first", b"second", b"third"]
     assert names[0] == "db.damaged-20010909T014640Z"
-    assert [each.name for each in not_acknowledged(path)] == names[1:]
+    assert [each.name for each in unacknowledged(path)] == names[1:]
 
 
 def indexed(path: Path, notes: int) -> None:
@@ -258,10 +258,10 @@ def test_an_index_that_is_broken_alone_is_made_anew_of_the_rows(path: Path) -> N
     indexed(path, 20)
     assert find_damage(path) == "malformed inverted index for FTS5 table main.words"
     assert find_damage_of_rows(path) is None
-    make_way(path, REBUILDS)
+    prepare(path, REBUILDS)
     assert find_damage(path) is None
     assert (found(path, "note7"), len(found(path, "note*"))) == ([8], 20)
-    assert (kept(path, DAMAGED), told(path)) == ([], None)
+    assert (quarantined(path, DAMAGED), damage_warning(path)) == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -271,13 +271,13 @@ def test_an_index_that_stays_broken_is_damage(path: Path, rebuilds: dict[str, st
     """Nobody knows how it is made, what makes it changes nothing, or that fails."""
     indexed(path, 20)
     before = path.read_bytes()
-    make_way(path, rebuilds)
-    (damaged,) = kept(path, DAMAGED)
+    prepare(path, rebuilds)
+    (damaged,) = quarantined(path, DAMAGED)
     assert path.with_name(damaged.name).read_bytes() == before
 
 
 @pytest.mark.parametrize("where", ["page", "log"])
-def test_a_broken_index_beside_other_damage_is_set_aside_untouched(path: Path, where: str) -> None:
+def test_a_damaged_index_with_other_damage_is_quarantined(path: Path, where: str) -> None:
     """A rebuild would write over what the log has, or upon pages that can't be trusted."""
     indexed(path, 200)
     if where == "page":
@@ -295,8 +295,8 @@ def test_a_broken_index_beside_other_damage_is_set_aside_untouched(path: Path, w
     why = find_damage_of_rows(path)
     assert why is not None
     assert "malformed inverted index" in why
-    make_way(path, REBUILDS)
-    (damaged,) = kept(path, DAMAGED)
+    prepare(path, REBUILDS)
+    (damaged,) = quarantined(path, DAMAGED)
     assert before.items() <= files_of(path.with_name(damaged.name)).items()  # SQLite makes an empty log at a look
 
 
@@ -304,31 +304,35 @@ def test_an_index_of_a_newer_program_is_left_alone(path: Path) -> None:
     """Its script may be another one: the database is opened, which says that it is newer, and no byte is changed."""
     indexed(path, 20)
     before = path.read_bytes()
-    make_way(path, REBUILDS, newest=1)
-    assert (path.read_bytes(), kept(path, DAMAGED)) == (before, [])
+    prepare(path, REBUILDS, newest=1)
+    assert (path.read_bytes(), quarantined(path, DAMAGED)) == (before, [])
     with pytest.raises(ConfigurationError, match="schema version 2 and this program knows 1"):
         Database(path, [NOTES])
-    make_way(path, REBUILDS, newest=2)
+    prepare(path, REBUILDS, newest=2)
     assert find_damage(path) is None
 
 
-def test_a_full_volume_on_which_no_index_can_be_rebuilt_stops_the_start(path: Path) -> None:
+def test_no_space_to_rebuild_an_index_stops_the_start(path: Path) -> None:
     """And no database is set aside for it: the next start, with some space, has every row."""
     indexed(path, 20)
     with no_file_beyond(40_000), pytest.raises(ConfigurationError, match=r"can't be rebuilt.*free space"):
-        make_way(path, REBUILDS)
-    assert kept(path, DAMAGED) == []
-    make_way(path, REBUILDS)
+        prepare(path, REBUILDS)
+    assert quarantined(path, DAMAGED) == []
+    prepare(path, REBUILDS)
     assert (find_damage(path), len(found(path, "note*"))) == (None, 20)
 
 
-def test_a_staged_backup_whose_index_is_broken_takes_its_place_and_is_mended(path: Path) -> None:
+def test_a_staged_backup_with_a_damaged_index_is_rebuilt(path: Path) -> None:
     """It was a copy of a database that is in use: the index alone stops no backup."""
     indexed(path, 20)
     copy_database(path, part(path, STAGED))
-    make_way(path, REBUILDS)
+    prepare(path, REBUILDS)
     assert (find_damage(path), len(found(path, "note*"))) == (None, 20)
-    assert (len(kept(path, REPLACED)), kept(path, DAMAGED), kept(part(path, STAGED), DAMAGED)) == (1, [], [])
+    assert (len(quarantined(path, REPLACED)), quarantined(path, DAMAGED), quarantined(part(path, STAGED), DAMAGED)) == (
+        1,
+        [],
+        [],
+    )
 
 
 @pytest.mark.parametrize("word", [DAMAGED, REPLACED])
@@ -337,7 +341,7 @@ def test_what_was_set_aside_is_its_owners_alone(path: Path, word: str) -> None:
     killed_after(path, 3)
     for suffix in PARTS:
         part(path, suffix).chmod(0o644)
-    aside = set_aside(path, word)
+    aside = quarantine(path, word)
     assert [part(aside, suffix).stat().st_mode & 0o777 for suffix in PARTS] == [0o600] * 3
 
 
@@ -348,12 +352,12 @@ def test_a_restored_database_is_its_owners_alone(path: Path) -> None:
         whole(path, 3)
         copy_database(path, part(path, STAGED))
         assert part(path, STAGED).stat().st_mode & 0o777 == 0o600
-        make_way(path)
+        prepare(path)
         assert count(path) == 3
     finally:
         os.umask(before)
     assert {each.stat().st_mode & 0o777 for each in path.parent.iterdir()} == {0o600}
-    assert len(kept(path, REPLACED)) == 1
+    assert len(quarantined(path, REPLACED)) == 1
 
 
 def test_a_staged_backup_takes_the_place_of_the_database(path: Path) -> None:
@@ -361,15 +365,15 @@ def test_a_staged_backup_takes_the_place_of_the_database(path: Path) -> None:
     whole(path, 3)
     copy_database(path, part(path, STAGED))
     path.write_bytes(b"damaged")
-    damaged = set_aside(path, DAMAGED)
+    damaged = quarantine(path, DAMAGED)
     killed_after(path, 20)
     before = files_of(path)
-    make_way(path)
+    prepare(path)
     assert count(path) == 3
-    (replaced,) = kept(path, REPLACED)
+    (replaced,) = quarantined(path, REPLACED)
     assert files_of(path.with_name(replaced.name)) == before
     assert not part(path, STAGED).exists()
-    assert told(path) is None
+    assert damage_warning(path) is None
     assert damaged.read_bytes() == b"damaged"
 
 
@@ -383,30 +387,30 @@ def test_an_exchange_that_was_cut_short_is_completed(path: Path, moved: tuple[st
     twin = path.with_name("twin")
     for suffix in ("", "-wal", "-shm"):
         part(path, suffix).rename(part(twin, suffix))
-    stamp = set_aside(path, REPLACED, part(path, STAGED).stat().st_mtime).name  # moves nothing
+    stamp = quarantine(path, REPLACED, part(path, STAGED).stat().st_mtime).name  # moves nothing
     for suffix in ("", "-wal", "-shm"):
         there = path.with_name(stamp) if suffix in moved else path
         part(twin, suffix).rename(part(there, suffix))
-    make_way(path)
+    prepare(path)
     assert count(path) == 3
-    (replaced,) = kept(path, REPLACED)
+    (replaced,) = quarantined(path, REPLACED)
     assert files_of(path.with_name(replaced.name)) == before
 
 
-def test_a_staged_backup_that_was_damaged_meanwhile_takes_nobodys_place(path: Path) -> None:
+def test_a_staged_backup_that_is_damaged_is_not_put_in_place(path: Path) -> None:
     """The database in use stays, and the broken backup is kept."""
     whole(path, 3)
     staged = part(path, STAGED)
     staged.write_bytes(b"broken")
-    make_way(path)
+    prepare(path)
     assert count(path) == 3
-    (broken,) = kept(staged, DAMAGED)
+    (broken,) = quarantined(staged, DAMAGED)
     assert path.with_name(broken.name).read_bytes() == b"broken"
 
 
 @settings(max_examples=40)
 @given(st.data())
-def test_no_flipped_byte_makes_an_acknowledged_note_vanish_in_silence(
+def test_no_flipped_byte_silently_loses_an_acknowledged_note(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """Of a log as a killed process leaves it: the damage is found, or every note is there."""

@@ -138,7 +138,7 @@ def test_a_savepoint_undoes_itself_alone(tmp_path: Path) -> None:
         assert texts(database) == memory == ["first", "last"]
 
 
-def test_a_savepoint_in_which_nothing_is_asked_of_the_database_costs_it_nothing(tmp_path: Path) -> None:
+def test_a_savepoint_without_a_statement_is_never_opened(tmp_path: Path) -> None:
     """SQLite hears of a savepoint with the first statement in it, and what fails before is undone in memory."""
     memory: list[str] = []
 
@@ -268,7 +268,7 @@ def test_one_that_sqlite_has_ended_is_under_way_until_it_is_lost(tmp_path: Path)
         assert (texts(database), database.in_transaction) == ([], False)
 
 
-def test_one_within_another_is_a_fault_of_the_program_that_costs_nothing(tmp_path: Path) -> None:
+def test_a_nested_transaction_raises_and_loses_nothing(tmp_path: Path) -> None:
     """The outer one goes on with all that it has done."""
     memory: list[str] = []
     with open_with(tmp_path / "db", FIRST) as database:
@@ -280,7 +280,7 @@ def test_one_within_another_is_a_fault_of_the_program_that_costs_nothing(tmp_pat
         assert (texts(database), memory) == (["kept"], ["told"])
 
 
-def test_a_fault_in_what_comes_after_a_commit_keeps_nobody_from_it(tmp_path: Path) -> None:
+def test_a_fault_after_a_commit_does_not_stop_the_others(tmp_path: Path) -> None:
     """What is durable was acknowledged: it is answered, and the rest is done."""
     memory: list[str] = []
 

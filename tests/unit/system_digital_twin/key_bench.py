@@ -8,19 +8,16 @@ from tests.identities import new_pair
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.validity import Validity
 from twinhost.secure_zmq.wire import Reply, Request
-from twinhost.store.audit_log.events import Event
-from twinhost.store.audit_log.ledger import MIGRATION as LEDGER_MIGRATION
-from twinhost.store.audit_log.ledger import MIGRATION_RESTORES
-from twinhost.store.audit_log.log import AuditLog
+from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.log import MIGRATION as LEDGER_MIGRATION
+from twinhost.store.audit_log.log import MIGRATION_RESTORES, AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
@@ -115,7 +112,7 @@ class KeyBench:
     def is_in(self, pair: KeyPair) -> bool:
         return self.peers.find(pair.public.raw) is not None
 
-    def standing(self, pair: KeyPair) -> Standing:
+    def standing(self, pair: KeyPair) -> str:
         return self.peers.standing(pair.public.fingerprint)
 
     def ask(self, action: str, by: KeyPair | Caller, **fields: Any) -> dict[str, Any]:

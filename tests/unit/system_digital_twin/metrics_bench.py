@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
-from twinhost.agent.host_metrics.sample import GpuSample, HostSample
+from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA

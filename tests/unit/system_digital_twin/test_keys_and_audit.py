@@ -14,8 +14,8 @@ from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, SDT, UMRA
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.errors import LimitReached, PeerNotLive, StoreUnavailable
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.store.audit_log.chain import Anchor, Head
 from twinhost.store.audit_log.verify import verify
 from twinhost.system_digital_twin.__main__ import NAME, assemble

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.system_digital_twin.metrics_bench import INTERVAL_S, Clock, MetricsBench, sample, set_clock
-from twinhost.agent.host_metrics.sample import HostSample
+from twinhost.agent.host_metrics import HostSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.system_digital_twin.metrics import history as metrics_history
 from twinhost.system_digital_twin.metrics.history import Bucket, Figure, History

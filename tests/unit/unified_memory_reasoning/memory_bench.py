@@ -8,10 +8,8 @@ from typing import Any
 
 from tests.unit.unified_memory_reasoning.memory import SDT
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import EVERY_ACTION, Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import EVERY_ACTION, Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog

@@ -10,11 +10,9 @@ from typing import Any
 
 from tests.configuration import SHIPPED_GRANTS
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
-from twinhost.store.damage import make_way
+from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
+from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
@@ -55,7 +53,7 @@ class SafetyBench:
 
     def open(self, migrations: list[str] | None = None) -> None:
         """Open the database, as a start of the agent does."""
-        make_way(self.path)
+        prepare(self.path)
         self.database = Database(self.path, migrations or MIGRATIONS)
         self.quarantine = Quarantine(self.database)
         self.twins, self.interactions = Twins(self.database), Interactions(self.database)

@@ -10,9 +10,8 @@ import msgspec
 
 from tests.unit.unified_memory_reasoning.memory import SDT
 from twinhost.network_config.model import Recall
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.grants import Grants
-from twinhost.secure_zmq.inbound import Inbound
+from twinhost.secure_zmq.callers import Grants
+from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, NOBODY, SafetyBench
-from twinhost.store import copies
+from twinhost.store import backup as store_backup
 from twinhost.store.damage import find_damage
 from twinhost.unified_memory_reasoning.backup import backup
 
@@ -76,9 +76,9 @@ def test_it_is_of_one_moment_although_others_write(bench: SafetyBench, tmp_path:
 def test_the_loop_goes_on_while_a_copy_is_made(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that takes long holds up no request; a second one must wait for it."""
     goes_on = threading.Event()
-    copy_database = copies.copy_database
+    copy_database = store_backup.copy_database
 
-    def slow(source: Path, target: Path) -> copies.Copy:
+    def slow(source: Path, target: Path) -> store_backup.Copy:
         assert goes_on.wait(20)
         return copy_database(source, target)
 
@@ -148,7 +148,7 @@ def test_without_space_the_backup_before_is_not_told_of_any_more(
     first = bench.ask("begin_backup")["backup_id"]
     bench.ready(first)
     usage = shutil.disk_usage(bench.path.parent)
-    monkeypatch.setattr("twinhost.store.copies.shutil.disk_usage", lambda _: usage._replace(free=1_000))
+    monkeypatch.setattr("twinhost.store.backup.shutil.disk_usage", lambda _: usage._replace(free=1_000))
     assert bench.ask("begin_backup")["code"] == "store_unavailable"
     assert bench.ask("backup_status", backup_id=first)["code"] == "not_found"
 
@@ -156,7 +156,7 @@ def test_without_space_the_backup_before_is_not_told_of_any_more(
 def test_without_space_it_is_refused_with_a_sentence(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says how much is needed and how much is there, and nothing is made."""
     usage = shutil.disk_usage(bench.path.parent)
-    monkeypatch.setattr("twinhost.store.copies.shutil.disk_usage", lambda _: usage._replace(free=1_000))
+    monkeypatch.setattr("twinhost.store.backup.shutil.disk_usage", lambda _: usage._replace(free=1_000))
     reply = bench.ask("begin_backup")
     assert reply["code"] == "store_unavailable"
     assert "bytes are needed on the volume of" in reply["error"]

@@ -11,11 +11,11 @@ import pytest
 from tests.unit.agent.assembled import Assembled
 from tests.unit.store.broken import flip, no_file_beyond
 from tests.unit.unified_memory_reasoning.memory import SDT, assembled
-from twinhost.store.copies import check_copy, copy_database, digest_of
-from twinhost.store.damage import STAGED, find_damage, make_way
+from twinhost.store.backup import STAGED, check_copy, copy_database, digest_of, prepare
+from twinhost.store.damage import DAMAGED, find_damage, quarantined
 from twinhost.store.database import Database
+from twinhost.store.files import part
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.store.set_aside import DAMAGED, kept, part
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME
 from twinhost.unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS
 
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 def started(path: Path) -> Assembled:
     """Return the agent after a start on what is there."""
-    make_way(path, REBUILDS)
+    prepare(path, REBUILDS)
     return assembled(path.parent.parent)
 
 
@@ -108,7 +108,7 @@ def test_a_first_removal_that_a_full_volume_undid_breaks_nothing(path: Path) -> 
     assert find_damage(path) is None
     with started(path) as agent:
         require_everything(agent, *REMOVED)
-    assert kept(path, DAMAGED) == []
+    assert quarantined(path, DAMAGED) == []
 
 
 def test_an_index_of_the_older_format_is_said_to_be_of_the_newer_one(path: Path) -> None:
@@ -148,7 +148,7 @@ def test_an_index_that_is_broken_alone_is_rebuilt_at_the_start(path: Path, broke
         remove(agent, path, range(6))
         require_everything(agent, *gone, *range(6))
     assert find_damage(path) is None
-    assert kept(path, DAMAGED) == []
+    assert quarantined(path, DAMAGED) == []
 
 
 def test_a_forgotten_memory_is_in_no_rebuilt_index(path: Path) -> None:
@@ -177,7 +177,7 @@ def test_damage_of_rows_is_set_aside_as_before(path: Path, index_too: bool) -> N
     before = path.read_bytes()
     with started(path) as agent:
         assert ids(agent, "gateway") == set()
-    (damaged,) = kept(path, DAMAGED)
+    (damaged,) = quarantined(path, DAMAGED)
     assert path.with_name(damaged.name).read_bytes() == before
 
 
@@ -192,4 +192,4 @@ def test_a_backup_is_not_refused_for_its_index_alone(path: Path) -> None:
     assert check_copy(part(path, STAGED), ALL, digest_of(part(path, STAGED)))["interactions"] == NOTES
     with started(path) as agent:
         require_everything(agent)
-    assert kept(path, DAMAGED) == kept(part(path, STAGED), DAMAGED) == []
+    assert quarantined(path, DAMAGED) == quarantined(part(path, STAGED), DAMAGED) == []

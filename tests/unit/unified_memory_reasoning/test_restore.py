@@ -14,13 +14,14 @@ import pytest
 
 from tests.unit.store.broken import no_file_beyond
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, MIGRATIONS, REVOKED, SafetyBench
-from twinhost.agent.start_again import StartAgain
+from twinhost.agent.assembly import StartAgain
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.store import copies
-from twinhost.store.damage import STAGED
+from twinhost.store import backup as store_backup
+from twinhost.store.backup import STAGED
+from twinhost.store.damage import DAMAGED, REPLACED, damage_warning, quarantined
 from twinhost.store.database import Database
+from twinhost.store.files import part
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.store.set_aside import DAMAGED, REPLACED, kept, part, told
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS as ALL_MIGRATIONS
 from twinhost.unified_memory_reasoning.backup import restore
 
@@ -63,7 +64,7 @@ def test_a_restore_brings_everything_back_at_the_next_start(bench: SafetyBench) 
         bench.backups.on_tick()
     bench.reopen()
     assert (bench.twin("old"), bench.twin("new")) == ({"a": 1}, {})
-    (replaced,) = kept(bench.path, REPLACED)
+    (replaced,) = quarantined(bench.path, REPLACED)
     with closing(sqlite3.connect(bench.path.with_name(replaced.name))) as before:
         assert before.execute("SELECT user_id FROM twins ORDER BY user_id").fetchall() == [("new",), ("old",)]
     assert bench.files() == {replaced.name}
@@ -116,15 +117,15 @@ def test_after_damage_the_loss_is_counted_in_the_damaged_database(
         file.seek(-4_096 if broken == "a page" else 0, 2 if broken == "a page" else 0)
         file.write(b"\xff" * 4_096)
     bench.open()
-    assert told(bench.path) is not None
+    assert damage_warning(bench.path) is not None
     rows = bench.finish(bench.send(content), content)["rows"]
-    (damaged,) = kept(bench.path, DAMAGED)
+    (damaged,) = quarantined(bench.path, DAMAGED)
     lost = None if counted is None else counted - 1
     assert rows["twins"] == {"present": 0, "backup": 1, "damaged": counted, "lost": lost}
     bench.reopen()
     assert bench.ask("get_twin", ADA, user_id="u0")["revision"] == 1
-    assert told(bench.path) is None
-    assert [each.name for each in kept(bench.path, DAMAGED)] == [damaged.name]
+    assert damage_warning(bench.path) is None
+    assert [each.name for each in quarantined(bench.path, DAMAGED)] == [damaged.name]
 
 
 def test_damage_can_be_acknowledged_without_a_restore(bench: SafetyBench) -> None:
@@ -133,10 +134,10 @@ def test_damage_can_be_acknowledged_without_a_restore(bench: SafetyBench) -> Non
     bench.path.write_bytes(b"not a database")
     bench.open()
     reply = bench.ask("acknowledge_damage")
-    (damaged,) = kept(bench.path, DAMAGED)
+    (damaged,) = quarantined(bench.path, DAMAGED)
     assert reply["acknowledged"] == [damaged.name]
     assert reply["kept"] == [{"name": damaged.name, "size_bytes": damaged.size_bytes}]
-    assert told(bench.path) is None
+    assert damage_warning(bench.path) is None
     assert bench.ask("acknowledge_damage")["acknowledged"] == []
 
 
@@ -199,7 +200,7 @@ def test_another_digest_is_refused(bench: SafetyBench) -> None:
 
 
 def test_a_file_that_is_no_database_is_refused(bench: SafetyBench) -> None:
-    refused(bench, b"not a database", "no whole database")
+    refused(bench, b"not a database", "no intact database")
 
 
 def test_a_broken_backup_is_refused(bench: SafetyBench) -> None:
@@ -208,7 +209,7 @@ def test_a_broken_backup_is_refused(bench: SafetyBench) -> None:
         bench.update_twin(f"u{number}", {"text": "x" * 3_000}, ADA)
     content = bytearray(bench.backed_up())
     content[-8_192:-4_096] = b"\xff" * 4_096
-    refused(bench, bytes(content), "no whole database")
+    refused(bench, bytes(content), "no intact database")
 
 
 def test_a_backup_of_a_newer_program_is_refused(bench: SafetyBench, tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_a_backup_of_an_older_program_is_taken_and_brought_up_to_date(bench: Saf
     ("statement", "sentence"),
     [
         ("DROP TABLE twins", "the file lacks"),
-        ("CREATE TABLE strange (a)", "the file has table strange, which this agent never made"),
+        ("CREATE TABLE strange (a)", "the file has table strange, which this agent never creates"),
         ("CREATE TRIGGER t AFTER INSERT ON twins BEGIN DELETE FROM twins; END", "the file has trigger t"),
         ("PRAGMA user_version = 0", "has schema version 0"),
     ],
@@ -252,7 +253,7 @@ def test_a_database_of_something_else_is_refused(
         (
             "DROP TRIGGER recall_memory_added; CREATE TRIGGER recall_memory_added AFTER INSERT ON memories "
             "BEGIN DELETE FROM quarantined; END",
-            "the file has trigger recall_memory_added otherwise than this agent makes it; take another backup",
+            "the file has trigger recall_memory_added with another definition; use another backup",
         ),
         (
             "DROP TABLE quarantine_reasons; CREATE TABLE quarantine_reasons (name, reason)",
@@ -260,12 +261,12 @@ def test_a_database_of_something_else_is_refused(
         ),
         (
             "DROP INDEX twins_by_writer; CREATE INDEX twins_by_writer ON twins (updated)",
-            "the file has index twins_by_writer otherwise than this agent makes it",
+            "the file has index twins_by_writer with another definition",
         ),
         (
             "CREATE TRIGGER t AFTER INSERT ON twins BEGIN DELETE FROM twins; END; PRAGMA writable_schema = ON; "
             "UPDATE sqlite_master SET name = 'sqlite_t', sql = replace(sql, ' t ', ' sqlite_t ') WHERE name = 't'",
-            "the file has trigger sqlite_t, which this agent never made",
+            "the file has trigger sqlite_t, which this agent never creates",
         ),
     ],
     ids=["trigger", "table", "index", "trigger under a name of SQLite's"],
@@ -279,7 +280,7 @@ def test_what_has_a_known_name_and_says_something_else_is_refused(
     with closing(sqlite3.connect(tmp_path / "o")) as connection:
         connection.executescript(script)
     with pytest.raises(MalformedRequest) as refusal:
-        copies.check_copy(tmp_path / "o", migrations, copies.digest_of(tmp_path / "o"))
+        store_backup.check_copy(tmp_path / "o", migrations, store_backup.digest_of(tmp_path / "o"))
     assert sentence in str(refusal.value)
 
 
@@ -288,7 +289,7 @@ def test_a_backup_of_every_version_has_the_schema_of_its_version(tmp_path: Path)
     migrations = [REPLY_LOG_SCHEMA, *ALL_MIGRATIONS]
     for version in range(1, len(migrations) + 1):
         database_of(tmp_path / "o", migrations[:version])
-        copies.check_copy(tmp_path / "o", migrations, copies.digest_of(tmp_path / "o"))
+        store_backup.check_copy(tmp_path / "o", migrations, store_backup.digest_of(tmp_path / "o"))
 
 
 def test_a_database_that_was_set_aside_can_be_restored(bench: SafetyBench) -> None:
@@ -298,13 +299,13 @@ def test_a_database_that_was_set_aside_can_be_restored(bench: SafetyBench) -> No
     bench.update_twin("u", {"a": 2}, ADA)
     bench.finish(bench.send(content), content)
     bench.reopen()
-    (replaced,) = kept(bench.path, REPLACED)
+    (replaced,) = quarantined(bench.path, REPLACED)
     before = bench.path.with_name(replaced.name).read_bytes()
     bench.finish(bench.send(before), before)
     bench.reopen()
     assert bench.twin("u") == {"a": 2}
-    assert len(kept(bench.path, REPLACED)) == 2
-    assert bench.files() == {each.name for each in kept(bench.path, REPLACED)}
+    assert len(quarantined(bench.path, REPLACED)) == 2
+    assert bench.files() == {each.name for each in quarantined(bench.path, REPLACED)}
 
 
 def test_a_new_restore_drops_the_one_before(bench: SafetyBench) -> None:
@@ -341,7 +342,7 @@ def test_without_space_it_is_refused_with_a_sentence(bench: SafetyBench, monkeyp
     restore_id = bench.ask("begin_restore")["restore_id"]
     usage = shutil.disk_usage(bench.path.parent)
     monkeypatch.setattr(
-        "twinhost.store.copies.shutil.disk_usage", lambda _: usage._replace(free=copies.SPARE_BYTES + 10)
+        "twinhost.store.backup.shutil.disk_usage", lambda _: usage._replace(free=store_backup.SPARE_BYTES + 10)
     )
     for reply in (
         bench.ask("write_restore", restore_id=restore_id, offset=0, data="A" * 400),

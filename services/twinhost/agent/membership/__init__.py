@@ -1,1 +1,1 @@
-"""What makes an agent a member of the system: known to mainpc, heard by it, and able to ask others."""
+"""An agent's membership of the system: the link to mainpc, the outbox, forwarding, and the audit witness."""

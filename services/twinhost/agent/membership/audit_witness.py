@@ -1,27 +1,29 @@
-"""The heads of mainpc's audit log that this host has seen: a log that is rewritten there no longer extends them.
+"""A witness of mainpc's audit log: it keeps heads of the log, which a rewritten log no longer extends.
 
-mainpc answers every heartbeat with its newest head, and with whether its log still has the newest one that is kept
-here. The file is apart from the agent's database: a restored or damaged memory must not take the heads with it.
+mainpc's reply to every heartbeat has its newest head, and whether its log still has the newest head that is kept here.
+The file is separate from the agent's database: a restored or damaged database must not take the heads with it.
 """
 
 import os
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import structlog
 
 from twinhost.agent.health import iso_time
+from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.secure_zmq.wire import Reply
-from twinhost.store.set_aside import sync_folder
+from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.store.files import sync_folder
 
 _log = structlog.get_logger(__name__)
 
-MOST_HEADS = 64  # beyond them one between two others goes: the older they are, the wider apart
-MOST_GAPS = 32
+MAX_HEADS = 64  # beyond that, one between two others is removed: the older they are, the wider apart
+MAX_GAPS = 32
 _ACCEPT = "run `cli audit accept`"
 _HASH = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _SEQ = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
@@ -37,9 +39,9 @@ class SeenHead(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Lines that were seen and are gone, from `first` to `last`, noticed at a moment of this host's clock.
+    """Lines from `first` to `last` that were seen and are gone; `noticed` by this host's clock.
 
-    `restored` is the time of the restore by mainpc's clock, None where an operator accepted another log without one;
+    `restored` is the time of the restore by mainpc's clock, None if an operator accepted another log without one;
     `acknowledged` is the operator who knows of it.
     """
 
@@ -74,17 +76,17 @@ class _Compared(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """What a heartbeat's reply says of the log; nothing where mainpc is of an older version, or the link is open."""
+    """What a heartbeat's reply says of the log; nothing if mainpc is an older version, or the link is open."""
 
     audit_head: SeenHead | None = None
     audit_compared: _Compared | None = None
 
 
 class AuditWitness:
-    """Keeps the heads in a file; safe to use from any thread."""
+    """Keeps the heads in a file; callable from any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file; one that can't be read is a fault until an operator accepts that, and is not overwritten."""
+        """Read the file; an unreadable one is a fault until an operator accepts that, and is not overwritten."""
         self._path = path
         self._lock = threading.Lock()
         self._kept = _Kept()
@@ -96,24 +98,27 @@ class AuditWitness:
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            self._unreadable = f"{path} can't be read ({error}), so no head of mainpc's audit log is kept; {_ACCEPT}"
+            self._unreadable = (
+                f"{path} can't be read ({error}), so no heads of mainpc's audit log are kept; check its volume, then "
+                f"{_ACCEPT}"
+            )
 
     @property
     def fault(self) -> str | None:
-        """That mainpc's log does not extend what was seen, or why nothing is kept."""
+        """Why mainpc's log does not extend the heads, or why no heads are kept."""
         return self._alarm or self._unreadable or self._unwritten
 
     def warnings(self) -> list[str]:
-        """Return the restores that no operator has acknowledged."""
+        """Return a sentence for each restore that no operator has acknowledged."""
         return [
             f"mainpc's audit log was restored from a backup ({gap.restored}, noticed here {gap.noticed}); lines "
             f"{gap.first} to {gap.last} that this host had seen are no longer in it; if nobody restored mainpc, "
-            f"somebody rewrote the log; to acknowledge it {_ACCEPT}"
+            f"the log was tampered with; to acknowledge the restore {_ACCEPT}"
             for gap in self._kept.unacknowledged
         ]
 
     def question(self) -> tuple[SeenHead | None, dict[str, Any]]:
-        """Return the newest head, and the fields of a heartbeat that ask whether the log still has it."""
+        """Return the newest head, and the heartbeat's fields that ask whether the log still has it."""
         kept, fields = self._kept, {}
         if kept.newest is not None:
             fields["audit_seen"] = {name: getattr(kept.newest, name) for name in ("seq", "hash", "restored")}
@@ -122,25 +127,25 @@ class AuditWitness:
         return kept.newest, fields
 
     def take(self, asked: SeenHead | None, reply: Reply) -> None:
-        """Take what a heartbeat's reply says; `asked` is the head that the heartbeat asked about."""
+        """Process a heartbeat's reply; `asked` is the head that the heartbeat asked about."""
         try:
             answer = msgspec.convert(reply, _Answer)
         except msgspec.ValidationError as error:
             _log.warning("audit_head_malformed", reason=str(error))
             return
         with self._lock:
-            if self._unreadable is None and asked == self._kept.newest:  # else an operator accepted the log meanwhile
+            if self._unreadable is None and asked == self._kept.newest:  # else an operator accepted it meanwhile
                 self._judge(asked, answer)
 
     def document(self) -> dict[str, Any]:
-        """Return the heads and gaps, oldest first, and what is wrong."""
+        """Return the heads and gaps, oldest first, and the fault."""
         return {**msgspec.to_builtins(self._kept), "fault": self.fault}
 
     def accept(self, operator: str) -> list[str]:
-        """Take mainpc's log as it is, from now on; return what is accepted by it, a phrase each.
+        """Accept mainpc's log as it is; return what was accepted, a phrase each.
 
         Raises:
-            StoreUnavailable: it can't be written; nothing was accepted.
+            StoreUnavailable: that can't be written; nothing was accepted.
         """
         with self._lock:
             kept, accepted = self._kept, []
@@ -155,11 +160,13 @@ class AuditWitness:
             if self._unreadable is not None:
                 accepted.append(f"that {self._path.name} can't be read")
             if accepted:
-                changed = _Kept(heads, gaps[-MOST_GAPS:])
+                changed = _Kept(heads, gaps[-MAX_GAPS:])
                 try:
                     self._write(changed)
                 except OSError as error:
-                    raise StoreUnavailable(f"{self._path} can't be written ({error}); free space there") from None
+                    raise StoreUnavailable(
+                        f"{self._path} can't be written ({error}); free space on its volume"
+                    ) from None
                 self._kept, self._alarm, self._unreadable = changed, None, None
             return accepted
 
@@ -174,7 +181,7 @@ class AuditWitness:
             gap = Gap(restore.seq, asked.seq, iso_time(time.time()), restore.time)
             _log.warning("audit_log_restored", first=gap.first, last=gap.last, restored=gap.restored)
             heads = tuple(each for each in kept.heads if each.seq < restore.seq)
-            kept = _Kept(heads, (*kept.gaps, gap)[-MOST_GAPS:])
+            kept = _Kept(heads, (*kept.gaps, gap)[-MAX_GAPS:])
         elif head is not None and (head.seq > 0 if asked is None else compared is not None and head.seq > asked.seq):
             seen = msgspec.structs.replace(head, seen_at=iso_time(time.time()))
             kept = _Kept(_thinned((*kept.heads, seen)), kept.gaps)
@@ -182,10 +189,10 @@ class AuditWitness:
             self._alarm = None
         if kept is not self._kept or self._unwritten is not None:
             self._kept = kept
-            self._keep()
+            self._save()
 
-    def _keep(self) -> None:
-        """Write what is kept; where that fails it holds in memory, and the next heartbeat tries again."""
+    def _save(self) -> None:
+        """Write what is kept; after a failure it is kept in memory, and the next heartbeat retries."""
         try:
             self._write(self._kept)
         except OSError as error:
@@ -198,9 +205,9 @@ class AuditWitness:
     def _raise_alarm(self, asked: SeenHead) -> None:
         if self._alarm is None:
             self._alarm = (
-                f"mainpc's audit log no longer has line {asked.seq} as this host saw it on {asked.seen_at}: somebody "
-                "rewrote it, or put an older state in its place; run `cli audit verify`, keep a copy of mainpc's state "
-                f"volume, and once it is explained {_ACCEPT}"
+                f"mainpc's audit log no longer has line {asked.seq} as this host saw it on {asked.seen_at}: it was "
+                "rewritten, or replaced by an older state; run `cli audit verify`, keep a copy of mainpc's state "
+                f"volume, and once the cause is known {_ACCEPT}"
             )
             _log.error("audit_log_contradicted", reason=self._alarm)
 
@@ -215,12 +222,78 @@ class AuditWitness:
 
 
 def _thinned(heads: tuple[SeenHead, ...]) -> tuple[SeenHead, ...]:
-    if len(heads) <= MOST_HEADS:
+    if len(heads) <= MAX_HEADS:
         return heads
     newest = heads[-1].seq
 
-    def room(number: int) -> float:
+    def relative_gap(number: int) -> float:
         return (heads[number + 1].seq - heads[number - 1].seq) / (newest - heads[number].seq)
 
-    spare = min(range(1, len(heads) - 1), key=room)
-    return (*heads[:spare], *heads[spare + 1 :])
+    removed = min(range(1, len(heads) - 1), key=relative_gap)
+    return (*heads[:removed], *heads[removed + 1 :])
+
+
+class GetAuditHeads(Request, tag="get_audit_heads"):
+    """The heads of mainpc's audit log that this host keeps; an operator's action."""
+
+
+class AcceptAuditLog(Request, tag="accept_audit_log"):
+    """Accept mainpc's audit log as it is, once a restore or an alarm is explained; an operator's action."""
+
+
+class SeenHeadDocument(TypedDict):
+    """A line that was mainpc's newest; `restored` is the hash of the newest line `restored` up to it, or null."""
+
+    seq: int
+    hash: str
+    restored: str | None
+    seen_at: str
+
+
+class GapDocument(TypedDict):
+    """Lines that were seen and are gone; `restored` is null if an operator accepted that without a restore."""
+
+    first: int
+    last: int
+    noticed: str
+    restored: str | None
+    acknowledged: str | None
+
+
+class AuditHeads(TypedDict):
+    """The heads and gaps, oldest first; `fault` is the alarm, or why no heads are kept, else null."""
+
+    status: Literal["ok", "success"]
+    heads: list[SeenHeadDocument]
+    gaps: list[GapDocument]
+    fault: str | None
+
+
+class AuditLogAccepted(TypedDict):
+    """What was accepted, a phrase each; empty if there was nothing to accept."""
+
+    status: Literal["ok", "success"]
+    accepted: list[str]
+
+
+class WitnessActions(Feature):
+    """The operator's actions on what this host has seen of mainpc's audit log."""
+
+    def __init__(self, witness: AuditWitness, success: Literal["ok", "success"]) -> None:
+        """Serve a witness; `success` is the `status` of a successful reply."""
+        self._witness = witness
+        self._success: Literal["ok", "success"] = success
+
+    @action()
+    def heads(self, _: GetAuditHeads, __: Caller) -> AuditHeads:
+        document = self._witness.document()
+        return {
+            "status": self._success,
+            "heads": document["heads"],
+            "gaps": document["gaps"],
+            "fault": document["fault"],
+        }
+
+    @action(mutates=True)
+    def accept(self, _: AcceptAuditLog, caller: Caller) -> AuditLogAccepted:
+        return {"status": self._success, "accepted": self._witness.accept(caller.name)}

@@ -1,108 +1,242 @@
-"""Asking other agents for a caller: some at once, each within 5 s.
+"""Forward requests to other agents for a caller: several at once, each within 5 s.
 
-A request is passed on under this agent's own key and in the caller's name, so it can do no more than both may. Its
-request_id is derived from the caller's: a retry is the same request there too, and is not done twice; one that comes
-while the first is under way gets the same answer.
+A request is forwarded with this agent's own key and in the caller's name, so it can do no more than both may. Its
+request_id is derived from the caller's: a retry is the same request at the target too, and is not executed twice; one
+that comes while the first is under way gets the same reply.
 
-Where an agent is, it says itself, so an attempt to reach it must not show what is at an address: whatever is wrong
+An agent registers its own address, so an attempt to reach it must not reveal what is at an address: whatever is wrong
 there, the caller gets one sentence, at the deadline. This agent's log has the cause.
+
+Requests wait in a bounded queue, ordered by priority, then by arrival. A caller may keep all but one of the threads
+busy, so that another caller's request never waits for all of one caller's.
 """
 
 import hashlib
+import itertools
+import socket
 import threading
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
-from twinhost.agent.membership.errands import DEADLINE_S, Errand, Errands, Waiting
+from twinhost.agent.host_keys import HostKeys
+from twinhost.network_config import Host, NetworkConfig, is_local_only
 from twinhost.secure_zmq.client import Client, new_request_id
-from twinhost.secure_zmq.errors import AgentUnreachable, PeerNotLive, RequestError, TwinhostError
+from twinhost.secure_zmq.errors import (
+    AgentUnreachable,
+    LimitReached,
+    NotFound,
+    PeerNotLive,
+    RequestError,
+    RequestIdReused,
+    TwinhostError,
+)
 from twinhost.secure_zmq.server_address import ServerAddress
 from twinhost.secure_zmq.wire import Reply
+from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
+DEADLINE_S = 4.5  # from the request on, including its time in the queue; a caller that waits for 5 s gets the error
+MAX_OPEN = 64  # requests that wait for a reply
+MAX_OF_A_CALLER = 16
 WORKERS = 4
 _CLIENTS_OF_A_WORKER = 8
 
-# An agent's, by its name; the client is one of mainpc's agent, and there are so many seconds left to ask it.
+# Returns an agent's address by its name, given a client of mainpc's agent and the seconds left to ask it.
 AddressOf = Callable[[str, Client, float], ServerAddress]
 
 
+@dataclass(frozen=True, slots=True)
+class ForwardedRequest:
+    """A request for another agent."""
+
+    agent_name: str
+    operation: str
+    fields: Mapping[str, Any]
+    priority: int  # 1 to 10; 10 goes first
+    caller: str
+    on_behalf: bool  # whether the caller's name is proven, and passed on
+    request_id: str | None
+
+
+@dataclass(order=True, slots=True)
+class Pending:
+    """A request in the queue or under way; `deadline` is monotonic."""
+
+    order: tuple[int, int]
+    request: ForwardedRequest = field(compare=False)
+    reply: "Future[Reply]" = field(compare=False)
+    deadline: float = field(compare=False)
+
+    @property
+    def left_s(self) -> float:
+        """How many seconds are left, at least 0."""
+        return max(0.0, self.deadline - time.monotonic())
+
+
+class ForwardingQueue:
+    """The requests that wait, and those under way; for any thread."""
+
+    def __init__(self, workers: int) -> None:
+        """Serve that many threads."""
+        self._max_at_once = max(1, workers - 1)  # of a caller
+        self._numbers = itertools.count()
+        self._waiting: list[Pending] = []
+        self._open: Counter[str] = Counter()  # requests by caller; the same one sent twice counts twice
+        self._under_way: Counter[str] = Counter()  # busy threads by caller
+        self._by_id: dict[tuple[str, str], Pending] = {}
+        self._changed = threading.Condition()
+        self._ended = False
+
+    def add(self, request: ForwardedRequest) -> "Future[Reply]":
+        """Return the future reply, which is the same one if the request is under way already.
+
+        Raises:
+            LimitReached: too many requests wait, of this caller or in total.
+            RequestIdReused: the same id is under way with another body.
+        """
+        with self._changed:
+            self._require_room(request.caller)
+            same = self._by_id.get((request.caller, request.request_id)) if request.request_id is not None else None
+            if same is not None and same.request != request:
+                raise RequestIdReused(f"request_id {request.request_id!r} is under way with another body")
+            self._open[request.caller] += 1
+            pending = same or self._put(request)
+        pending.reply.add_done_callback(lambda _: self._close(request.caller))
+        return pending.reply
+
+    def take(self) -> Pending | None:
+        """Wait for the next request, on a free thread; None once `end()` was called."""
+        with self._changed:
+            while not self._ended:
+                chosen = self._next()
+                if chosen is not None:
+                    self._waiting.remove(chosen)
+                    self._under_way[chosen.request.caller] += 1
+                    return chosen
+                self._changed.wait(min((each.left_s for each in self._waiting), default=None))
+        return None
+
+    def end(self) -> None:
+        """Release the threads that wait in `take`."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def done(self, pending: Pending) -> None:
+        """Record that a thread is free again; the reply is set after that."""
+        request = pending.request
+        with self._changed:
+            _decrement(self._under_way, request.caller)
+            if request.request_id is not None:
+                del self._by_id[request.caller, request.request_id]
+            self._changed.notify_all()
+
+    def _put(self, request: ForwardedRequest) -> Pending:
+        order = (-request.priority, next(self._numbers))
+        pending = Pending(order, request, Future(), time.monotonic() + DEADLINE_S)
+        self._waiting.append(pending)
+        if request.request_id is not None:
+            self._by_id[request.caller, request.request_id] = pending
+        self._changed.notify()
+        return pending
+
+    def _next(self) -> Pending | None:
+        """Return the first request whose caller doesn't keep too many threads busy, or that is past its deadline."""
+        eligible = [
+            each
+            for each in self._waiting
+            if self._under_way[each.request.caller] < self._max_at_once or each.left_s == 0
+        ]
+        return min(eligible, default=None)
+
+    def _require_room(self, caller: str) -> None:
+        total, own = self._open.total(), self._open[caller]
+        if own >= MAX_OF_A_CALLER or total >= MAX_OPEN:
+            raise LimitReached(
+                f"{own} requests of {caller} and {total} in total wait for other agents, {MAX_OF_A_CALLER} and "
+                f"{MAX_OPEN} are allowed; wait for a reply, then retry"
+            )
+
+    def _close(self, caller: str) -> None:
+        with self._changed:
+            _decrement(self._open, caller)
+
+
+def _decrement(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
+
+
 class Coordinator:
-    """Threads that ask; each has clients of its own."""
+    """Threads that forward requests; each has its own clients."""
 
     def __init__(self, mainpc: ServerAddress, address_of: AddressOf, max_payload_bytes: int) -> None:
-        """Ask the agents that `address_of` finds, with the help of the one at `mainpc`."""
+        """Forward to the agents that `address_of` finds, which may ask the one at `mainpc`."""
         self._mainpc = mainpc
         self._address_of = address_of
         self._max_payload_bytes = max_payload_bytes
-        self._errands = Errands(WORKERS)
+        self._queue = ForwardingQueue(WORKERS)
         self._stopped = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"coordinator-{number}", daemon=True) for number in range(WORKERS)
-        ]
+        self._workers = [Worker(f"coordinator-{number}", self._work, join_timeout_s=1.0) for number in range(WORKERS)]
 
     @property
     def responsive(self) -> bool:
-        return all(thread.is_alive() for thread in self._threads)
+        return all(worker.alive for worker in self._workers)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        for worker in self._workers:
+            worker.start()
 
     def stop(self) -> None:
-        self._errands.end()
+        self._queue.end()
         self._stopped.set()
-        for thread in self._threads:
-            thread.join(timeout=1.0)
+        for worker in self._workers:
+            worker.stop()
 
-    def send(self, errand: Errand) -> "Future[Reply]":
-        """Return the answer to come; a RequestError where there is none.
+    def send(self, request: ForwardedRequest) -> "Future[Reply]":
+        """Return the future reply; it raises a RequestError if there is none.
 
         Raises:
-            LimitReached: too many wait, of this caller or of all.
-            RequestIdReused: the same id is under way for something else.
+            LimitReached: too many requests wait, of this caller or in total.
+            RequestIdReused: the same id is under way with another body.
         """
-        return self._errands.add(errand)
+        return self._queue.add(request)
 
     def _work(self) -> None:
         clients = _Clients(self._mainpc, self._address_of, self._max_payload_bytes)
         try:
-            while (waiting := self._errands.take()) is not None:
-                self._carry_out(clients, waiting)
+            while (pending := self._queue.take()) is not None:
+                self._forward(clients, pending)
         finally:
             clients.close()
 
-    def _carry_out(self, clients: "_Clients", waiting: Waiting) -> None:
+    def _forward(self, clients: "_Clients", pending: Pending) -> None:
         reply: Reply | None = None
         error: RequestError | None = None
         try:
-            reply = _ask(clients, waiting)
+            reply = _call(clients, pending)
         except AgentUnreachable as failure:
             error = failure
-            self._stopped.wait(waiting.left_s)
+            self._stopped.wait(pending.left_s)
         except RequestError as refusal:
             error = refusal
-        self._errands.done(waiting)
+        self._queue.done(pending)
         if error is not None:
-            waiting.answer.set_exception(error)
+            pending.reply.set_exception(error)
         else:
-            waiting.answer.set_result(reply or {})
-
-
-def not_reached(agent_name: str, cause: str) -> AgentUnreachable:
-    """Return the error of every attempt that failed; the cause is logged, and not in the answer."""
-    _log.info("agent_not_reached", agent=agent_name[:64], cause=cause)
-    return AgentUnreachable(
-        f"{agent_name[:64]} did not answer at its address within {DEADLINE_S:g} s; see that it runs, and which address "
-        "it has registered (`get_agent_endpoint`)"
-    )
+            pending.reply.set_result(reply or {})
 
 
 class _Clients:
-    """The clients of one thread, by agent; the one that was used longest ago gives way."""
+    """The clients of one thread, by agent; the least recently used one is closed first."""
 
     def __init__(self, mainpc: ServerAddress, address_of: AddressOf, max_payload_bytes: int) -> None:
         self._mainpc = Client(mainpc, max_payload_bytes=max_payload_bytes)
@@ -112,17 +246,17 @@ class _Clients:
 
     def of(self, agent_name: str, left_s: float) -> Client:
         address = self._address_of(agent_name, self._mainpc, left_s)
-        known = self._clients.pop(agent_name, None)
-        if known is not None and known[0] != address.address:
-            known[1].close()
-            known = None
-        if known is None:
-            known = (address.address, Client(address, max_payload_bytes=self._max_payload_bytes))
-        self._clients[agent_name] = known  # the newest is the last
+        known, client = self._clients.pop(agent_name, (None, None))
+        if client is not None and known != address.address:
+            client.close()
+            client = None
+        if client is None:
+            client = Client(address, max_payload_bytes=self._max_payload_bytes)
+        self._clients[agent_name] = (address.address, client)  # the most recent is the last
         if len(self._clients) > _CLIENTS_OF_A_WORKER:
-            oldest = next(iter(self._clients))
-            self._clients.pop(oldest)[1].close()
-        return known[1]
+            _, oldest = self._clients.pop(next(iter(self._clients)))
+            oldest.close()
+        return client
 
     def close(self) -> None:
         for _, client in self._clients.values():
@@ -130,31 +264,74 @@ class _Clients:
         self._mainpc.close()
 
 
-def _ask(clients: _Clients, waiting: Waiting) -> Reply:
-    errand = waiting.errand
-    if waiting.left_s == 0:
-        raise AgentUnreachable(f"{errand.agent_name} was not asked within {DEADLINE_S:g} s: others went first")
-    fields = {**errand.fields, "on_behalf_of": errand.caller} if errand.on_behalf else errand.fields
+def _call(clients: _Clients, pending: Pending) -> Reply:
+    request = pending.request
+    if pending.left_s == 0:
+        raise AgentUnreachable(
+            f"{request.agent_name} was not asked within {DEADLINE_S:g} s, since other requests came first; retry"
+        )
+    fields = {**request.fields, "on_behalf_of": request.caller} if request.on_behalf else request.fields
     try:
-        client = clients.of(errand.agent_name, waiting.left_s)
-    except TwinhostError as error:  # mainpc's, which is asked where the agent is
-        if _is_an_answer(error):
+        client = clients.of(request.agent_name, pending.left_s)
+    except TwinhostError as error:  # from mainpc, which was asked for the address
+        if _is_reply(error):
             raise
-        raise AgentUnreachable(f"{errand.agent_name}: {error}") from None
+        raise AgentUnreachable(f"{request.agent_name}: {error}") from None
     try:
-        reply = client.call(errand.operation, deadline_s=waiting.left_s, request_id=_id_there(errand), **fields)
+        reply = client.call(request.operation, deadline_s=pending.left_s, request_id=_forwarded_id(request), **fields)
     except TwinhostError as error:
-        if _is_an_answer(error):
+        if _is_reply(error):
             raise
-        raise not_reached(errand.agent_name, f"{type(error).__name__}: {error}") from None
+        raise _unreachable(request.agent_name, f"{type(error).__name__}: {error}") from None
     return {name: value for name, value in reply.items() if name != "request_id"}
 
 
-def _is_an_answer(error: TwinhostError) -> bool:
+def _is_reply(error: TwinhostError) -> bool:
     return isinstance(error, RequestError) and not isinstance(error, PeerNotLive)
 
 
-def _id_there(errand: Errand) -> str:
-    if errand.request_id is None:
+def _forwarded_id(request: ForwardedRequest) -> str:
+    if request.request_id is None:
         return new_request_id()
-    return hashlib.blake2b(f"{errand.caller}\0{errand.request_id}".encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(f"{request.caller}\0{request.request_id}".encode(), digest_size=16).hexdigest()
+
+
+def _unreachable(agent_name: str, cause: str) -> AgentUnreachable:
+    """Return the error of every failed attempt; the cause is logged, and not in the reply."""
+    _log.info("agent_not_reached", agent=agent_name[:64], cause=cause)
+    return AgentUnreachable(
+        f"{agent_name[:64]} did not answer at its address within {DEADLINE_S:g} s; check that it runs, and which "
+        "address it has registered (`get_agent_endpoint`)"
+    )
+
+
+def find_addresses(config: NetworkConfig, keys: HostKeys) -> AddressOf:
+    """Return a function that finds an agent's address.
+
+    An agent that is not in the configuration is at the address that it registered with mainpc, and is authenticated by
+    a key that is authorised on this host; a wrong address can only lead to no reply. An address of this host or its
+    link is refused, unless all hosts are configured to be one.
+    """
+
+    def address_of(name: str, mainpc: Client, left_s: float) -> ServerAddress:
+        if name in config.agents:
+            return keys.address_of(config.agents[name])
+        endpoint = mainpc.call("get_agent_endpoint", deadline_s=left_s, agent_name=name)
+        host, port = endpoint.get("host"), endpoint.get("port")
+        if not isinstance(host, str) or not isinstance(port, int):
+            raise NotFound(f"{name[:64]!r} is registered without an address; it must register with `host` and `port`")
+        address = _resolve(host)
+        if address is None or (is_local_only(address) and not config.on_loopback):
+            raise _unreachable(name, f"{host[:64]!r} is no address of another host")
+        return keys.address_at(name, Host(name, address).endpoint(port))
+
+    return address_of
+
+
+def _resolve(host: str) -> str | None:
+    """Return the address of a host, so that the address that was checked is the one connected to; None if unknown."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return None
+    return str(found[0][4][0])

@@ -1,33 +1,31 @@
-"""What an agent does beside its own work: it is registered and measured, tells mainpc what happens, and asks others."""
+"""An agent's membership: it registers, measures its host, sends events to mainpc, and asks other agents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from twinhost.agent.assembly import Companion, Foundation
-from twinhost.agent.host_metrics.sampler import SamplerThread
-from twinhost.agent.membership.addresses import addresses
-from twinhost.agent.membership.audit_witness import AuditWitness
-from twinhost.agent.membership.coordination import Coordinator
-from twinhost.agent.membership.errands import Errand
-from twinhost.agent.membership.faults import LINK_CHECK, Faults, status_of
+from twinhost.agent.health import Health
+from twinhost.agent.host_sampler import SamplerThread
+from twinhost.agent.membership.audit_witness import AuditWitness, WitnessActions
+from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest, find_addresses
 from twinhost.agent.membership.mainpc_link import MainpcLink
-from twinhost.agent.membership.outbox import MIGRATION, Outbox
-from twinhost.agent.membership.witness_actions import WitnessActions
+from twinhost.agent.membership.outbox import Outbox
 from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import TRUST_FOLDER
-from twinhost.secure_zmq.errors import RequestError
+from twinhost.secure_zmq.errors import InternalError, RequestError
+from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.subscriber import Subscriber
 from twinhost.secure_zmq.wire import Reply
 
-__all__ = ["MIGRATION", "Membership"]
-
 MAINPC_AGENT = "SystemDigitalTwin"
-HEADS_FILE = "audit-heads.json"  # after the agent's name, in its folder of state
-_NORMAL = 5
+HEADS_FILE = "audit-heads.json"  # after the agent's name, in its state folder
+LINK_CHECK = "mainpc_link"  # in the health document
+_STATUSES: Mapping[str, str] = {"ok": "HEALTHY", "degraded": "DEGRADED", "error": "ERROR"}  # in the registry's words
+_NORMAL_PRIORITY = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +38,11 @@ class Description:
 
 
 class Membership:
-    """An agent's place in the system; `MIGRATION` is the table that it needs."""
+    """An agent's membership; it needs the table `outbox.MIGRATION`."""
 
     def __init__(self, foundation: Foundation, description: Description) -> None:
-        """Prepare it; `companions` start it."""
-        settings, limits = foundation.settings, foundation.settings.config.limits
+        """Prepare it; `companions` run it."""
+        settings, limits, health = foundation.settings, foundation.settings.config.limits, foundation.health
         mainpc_agent = settings.config.agent(MAINPC_AGENT)
         mainpc, feed = foundation.keys.address_of(mainpc_agent), foundation.keys.feed_address_of(mainpc_agent)
         trust = None
@@ -59,46 +57,75 @@ class Membership:
             limits.max_payload_bytes,
             trust,
             self.outbox.queue,
-            status_of(foundation.health),
+            lambda: registry_status(health),
             description.agent_type,
             description.capabilities,
             description.dependencies,
             self._witness,
         )
-        sampler = SamplerThread(limits.metrics_interval_s, link.take)
-        self._coordinator = Coordinator(mainpc, addresses(settings.config, foundation.keys), limits.max_payload_bytes)
+        sampler = SamplerThread(limits.metrics_interval_s, link.report)
+        addresses = find_addresses(settings.config, foundation.keys)
+        self._coordinator = Coordinator(mainpc, addresses, limits.max_payload_bytes)
         followers = [Subscriber(feed, [TRUST_TOPIC], lambda _: link.wake())] if trust and feed else []
         self.companions: list[Companion] = [link, sampler, self._coordinator, *followers]
-        foundation.health.add(LINK_CHECK, lambda: link.fault, essential=False)
-        foundation.health.add("metrics", lambda: sampler.fault, essential=False)
-        foundation.health.add("audit_witness", lambda: self._witness.fault, essential=False)
-        foundation.health.warn(self.outbox.queue.warnings)
-        foundation.health.warn(self._witness.warnings)
-        self.on_refusal: Callable[[Caller | None, str | None, RequestError], None] = Faults(self.outbox).on_refusal
+        health.add(LINK_CHECK, lambda: link.fault, essential=False)
+        health.add("metrics", lambda: sampler.fault, essential=False)
+        health.add("audit_witness", lambda: self._witness.fault, essential=False)
+        health.warn(self.outbox.queue.warnings)
+        health.warn(self._witness.warnings)
+        self.on_refusal = FaultReports(self.outbox).on_refusal
         with foundation.database.transaction():
-            self.outbox.tell("agent_started", {"host": settings.agent.host.name})
+            self.publish("agent_started", {"host": settings.agent.host.name})
 
     def actions(self, success: Literal["ok", "success"]) -> list[Action[Any]]:
         """Return the operator's actions on what this host has seen of mainpc's audit log."""
         return WitnessActions(self._witness, success).actions()
 
-    def tell(self, event_type: str, data: dict[str, Any]) -> None:
-        """Owe mainpc an event: once what is under way is on disk, it will arrive, and once."""
-        self.outbox.tell(event_type, data)
+    def publish(self, event_type: str, data: dict[str, Any]) -> None:
+        """Send an event to mainpc: it arrives exactly once, if the transaction under way is committed."""
+        self.outbox.publish(event_type, data)
 
     def ask(self, agent: str, operation: str, caller: Caller, **fields: Any) -> "Future[Reply]":
-        """Return another agent's answer to come, asked in the caller's name; a handler may return it as it is."""
-        return self.send(Errand(agent, operation, fields, _NORMAL, caller.name, caller.authenticated, None))
+        """Ask another agent in the caller's name; return the future reply, which a handler may return as it is."""
+        return self.send(
+            ForwardedRequest(agent, operation, fields, _NORMAL_PRIORITY, caller.name, caller.authenticated, None)
+        )
 
-    def send(self, errand: Errand) -> "Future[Reply]":
-        """Return the answer to come of what is asked of another agent.
+    def send(self, request: ForwardedRequest) -> "Future[Reply]":
+        """Forward a request to another agent; return the future reply.
 
         Raises:
-            LimitReached: too many wait, of this caller or of all.
-            RequestIdReused: the same id is under way for something else.
+            LimitReached: too many requests wait, of this caller or in total.
+            RequestIdReused: the same id is under way with another body.
         """
-        return self._coordinator.send(errand)
+        return self._coordinator.send(request)
 
     def on_tick(self) -> None:
-        """Note what has arrived, and keep what other threads left."""
+        """Write to disk what was delivered, and what other threads added."""
         self.outbox.tick()
+
+
+class FaultReports:
+    """Reports requests that failed because of a bug to mainpc's operators, each action's at a limited rate."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._budget = LogBudget()  # by action
+
+    def on_refusal(self, caller: Caller | None, action: str | None, error: RequestError) -> None:
+        """Report a refused request if a bug is the cause; on the thread that owns the database."""
+        if not isinstance(error, InternalError):
+            return
+        left_out = self._budget.admit(action or "unknown")
+        if left_out is None:
+            return
+        self._outbox.report_error(
+            "InternalError",
+            f"{action or 'a request'} failed; the agent's log has the traceback",
+            context={"action": action, "caller": caller.name if caller else None, "not_reported_before": left_out},
+        )
+
+
+def registry_status(health: Health) -> str:
+    """Return an agent's status in the registry's words; whether it is connected is seen by mainpc itself."""
+    return _STATUSES[health.status(without=(LINK_CHECK,))]

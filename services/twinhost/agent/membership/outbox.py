@@ -1,14 +1,14 @@
-"""What this agent owes mainpc, in the agent's own database until mainpc has it: an agent that is cut off loses nothing.
+"""The outbox: requests for mainpc, stored in the agent's own database until mainpc has answered them.
 
-A row is added in the transaction of the request that caused it, so that it is there exactly where that request was
-acknowledged. It goes to the link once it is durable, in the order of adding, and is deleted once mainpc has answered.
-Killed in between, the agent sends it again; mainpc knows it by the id inside it and counts it once.
+A row is added in the transaction of the request that caused it, so it exists exactly if that request was acknowledged.
+It is queued for delivery once it is durable, in order, and deleted once mainpc has answered. If the agent is killed in
+between, it sends the request again; mainpc recognises the id inside it and counts it once.
 
-The table is bounded in rows and bytes. What is added makes room for itself: the oldest samples give way first, then
-the oldest events, and nothing gives way to what is worth less. An error report never does: where nothing else is left
-to go, what comes in addition is refused to who added it.
+The table is limited in rows and bytes. A new row makes room by dropping older ones: the oldest samples first, then the
+oldest events, and nothing more important than itself. An error report is never dropped: if there is nothing else to
+drop, further requests are refused.
 
-Registration and heartbeats are states: the link makes them anew whenever it is in touch, and none need wait here.
+Registration and heartbeats are not stored: they describe the present state, and the link sends them when it can.
 """
 
 import functools
@@ -22,57 +22,74 @@ import msgspec
 import structlog
 
 from twinhost.agent.health import iso_time
-from twinhost.agent.membership.outbox_rows import MIGRATION, load
-from twinhost.agent.membership.owed_queue import Kind, Owed, OwedQueue, size_of
+from twinhost.agent.membership.delivery import DeliveryQueue, Kind, Undelivered, size_of
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
-from twinhost.secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.store.database import Database
-
-__all__ = ["MAX_BYTES", "MIGRATION", "MOST", "MOST_BYTES", "Outbox"]
 
 _log = structlog.get_logger(__name__)
 
-MOST = 20_000  # rows: the samples of 27 hours at one every 5 s; mainpc knows the newest 40,000 again
-MOST_BYTES = 16 * 1024 * 1024  # all of it is in memory too
-MAX_BYTES = 58_000  # of the fields of one; mainpc's feed carries no larger event
-MAX_MESSAGE_CHARACTERS = 16_384  # as mainpc takes it
-_RETRY_S = 1.0  # until a transaction that failed is tried again
-_WORTH = tuple(Kind)
+MIGRATION = """
+CREATE TABLE outbox (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    action TEXT NOT NULL,
+    fields BLOB NOT NULL,
+    request_id TEXT NOT NULL,
+    added REAL NOT NULL,
+    written_by TEXT NOT NULL
+) STRICT;
+CREATE INDEX outbox_by_kind ON outbox (kind, seq);
+"""
+MAX_ROWS = 20_000  # the samples of 27 hours at one every 5 s; mainpc recognises the newest 40,000
+MAX_TOTAL_BYTES = 16 * 1024 * 1024  # all of it is in memory too
+MAX_BYTES = 58_000  # of one request's fields; mainpc's feed carries no larger event
+MAX_MESSAGE_CHARACTERS = 16_384  # that mainpc accepts
+_RETRY_S = 1.0  # after a failed transaction
+_KINDS = tuple(Kind)  # least important first
+_SELECT_ALL = (  # text that may not be UTF-8 is read as bytes, and fields that may be too large are not read
+    "SELECT seq, CAST(kind AS BLOB), CAST(action AS BLOB), CASE WHEN length(fields) <= ? THEN fields END, "
+    "CAST(request_id AS BLOB), added FROM outbox ORDER BY seq"
+)
+_MARK_FOREIGN = "UPDATE outbox SET kind = 'strange ' || kind WHERE seq = ? AND kind IN (?, ?, ?)"  # all of Kind
+_MAX_TIME = 253_402_300_799.0  # the last second that ISO-8601 can represent
 
 Severity = Literal["info", "warning", "error", "critical"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _Usage:
     rows: int = 0
     size: int = 0
 
 
 class Outbox:
-    """The rows on disk; used by the thread that owns the database. `queue` is what other threads see of them."""
+    """The rows on disk, for the thread that owns the database; `queue` is their delivery, for other threads."""
 
-    def __init__(self, database: Database, agent: str, *, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
-        """Load what an earlier process did not get rid of; `agent` is who owes it all."""
+    def __init__(
+        self, database: Database, agent: str, *, max_rows: int = MAX_ROWS, max_total_bytes: int = MAX_TOTAL_BYTES
+    ) -> None:
+        """Load the requests that an earlier process did not deliver; `agent` is who sends them."""
         self._database = database
         self._agent = agent
-        self._most = most
-        self._most_bytes = most_bytes
-        self._held = dict.fromkeys(Kind, _Held())
+        self._max_rows = max_rows
+        self._max_total_bytes = max_total_bytes
+        self._usage = dict.fromkeys(Kind, _Usage())
         self._retry_at = 0.0
         self._budget = LogBudget()  # by kind
-        self.queue = OwedQueue()
-        for owed in load(database, most, most_bytes, self.queue):
-            self._count(owed.kind, 1, owed.size)
-            self.queue.put(owed)
+        self.queue = DeliveryQueue()
+        self._load()
 
-    def tell(self, event_type: str, data: dict[str, Any], *, written_by: str | None = None) -> None:
-        """Owe mainpc an event of this agent; where there is no room for it, it is let go, and counted.
+    def publish(self, event_type: str, data: dict[str, Any], *, written_by: str | None = None) -> None:
+        """Store an event of this agent for mainpc; if the outbox is full of more important rows, drop and count it.
 
-        In a transaction it is owed with it. Outside one, as in what is done after a commit, it is durable with the next
-        tick.
+        Within a transaction the event is part of it. Outside one, as in a function called after a commit, it is durable
+        with the next tick.
 
         Args:
-            written_by: whose request caused it; the agent itself where nobody's did.
+            event_type: of the event.
+            data: of the event.
+            written_by: the caller whose request caused it; None for the agent itself.
         """
         event = {
             "event_id": uuid.uuid4().hex,
@@ -81,9 +98,9 @@ class Outbox:
             "timestamp": iso_time(time.time()),
             "data": data,
         }
-        self._owe(Kind.EVENT, "publish_event", {"event": event}, written_by)
+        self._add_or_defer(Kind.EVENT, "publish_event", {"event": event}, written_by)
 
-    def tell_error(
+    def report_error(
         self,
         error_type: str,
         message: str,
@@ -92,7 +109,7 @@ class Outbox:
         context: dict[str, Any] | None = None,
         written_by: str | None = None,
     ) -> None:
-        """Owe mainpc an error report of this agent, as `tell` does an event; what mainpc does not take of it is cut."""
+        """Store an error report of this agent for mainpc, as `publish` does with an event; a long message is cut."""
         error = {
             "error_id": uuid.uuid4().hex,
             "agent_id": self._agent,
@@ -102,28 +119,29 @@ class Outbox:
             "timestamp": iso_time(time.time()),
             "context": context,
         }
-        self._owe(Kind.ERROR, "report_error", {"error": error}, written_by)
+        self._add_or_defer(Kind.ERROR, "report_error", {"error": error}, written_by)
 
     def add(self, kind: Kind, action: str, fields: Mapping[str, Any], written_by: str | None = None) -> None:
-        """Owe mainpc a request, in the transaction under way; the link gets it once that is durable.
+        """Store a request for mainpc in the transaction under way; it is queued once it is durable.
 
         Args:
-            action: of mainpc's table: one that counts what is told twice once.
-            fields: its fields.
-            written_by: whose request caused it; the agent itself where nobody's did.
+            kind: how important it is.
+            action: one that mainpc deduplicates.
+            fields: of the request.
+            written_by: the caller whose request caused it; None for the agent itself.
 
         Raises:
-            LimitReached: there is no room, and nothing is there that may give way to it.
-            MessageTooLarge: it is larger than what mainpc takes.
+            LimitReached: the outbox is full, and has nothing that may be dropped for this.
+            MessageTooLarge: it is larger than what mainpc accepts.
         """
         if not self._database.in_transaction:
-            raise RuntimeError("what is owed is added in the transaction of what caused it")
+            raise RuntimeError("an outbox row must be added in the transaction of the change that causes it")
         content = msgspec.json.encode(fields)
         if len(content) > MAX_BYTES:
             raise MessageTooLarge(
-                f"what mainpc is to be told has {len(content)} bytes of JSON and {MAX_BYTES} are allowed; say less"
+                f"a request for mainpc has {len(content)} bytes of JSON and {MAX_BYTES} are allowed; send less data"
             )
-        self._undo_to_here()
+        self._restore_usage_on_rollback()
         self._make_room(kind, size_of(len(content)))
         request_id, now = uuid.uuid4().hex, time.time()
         (seq,) = self._database.execute(
@@ -131,96 +149,129 @@ class Outbox:
             "RETURNING seq",
             (kind.value, action, content, request_id, now, written_by or self._agent),
         ).fetchone()
-        owed = Owed(seq, kind, action, content, request_id, now)
-        self._count(kind, 1, owed.size)
-        self._database.after_commit(functools.partial(self.queue.put, owed))
+        request = Undelivered(seq, kind, action, content, request_id, now)
+        self._count(kind, 1, request.size)
+        self._database.after_commit(functools.partial(self.queue.put, request))
 
     def tick(self) -> None:
-        """Delete what has arrived, and add what other threads left, in one transaction; every 0.2 s or so.
+        """Delete delivered rows and add deferred requests, in one transaction; call it every 0.2 s or so.
 
         Raises:
-            StoreUnavailable: nothing of it is on disk; it is tried again after a second.
+            StoreUnavailable: nothing was written; it is retried after a second.
         """
         clock = time.monotonic()
         if clock < self._retry_at:
             return
-        arrived, left = self.queue.take_notes()
-        if not arrived and not left:
+        delivered, deferred = self.queue.take_changes()
+        if not delivered and not deferred:
             return
         try:
             with self._database.transaction():
-                self._undo_to_here()
-                self._take_out(arrived)
-                for each in left:
-                    self._add_or_let_go(each.kind, each.action, each.fields)
+                self._restore_usage_on_rollback()
+                self._delete(delivered)
+                for each in deferred:
+                    self._add_or_drop(each.kind, each.action, each.fields)
         except StoreUnavailable:
-            self.queue.put_notes_back(arrived, left)
+            self.queue.put_changes_back(delivered, deferred)
             self._retry_at = clock + _RETRY_S
             raise
 
-    def _owe(self, kind: Kind, action: str, fields: Mapping[str, Any], written_by: str | None) -> None:
-        if self._database.in_transaction:
-            self._add_or_let_go(kind, action, fields, written_by)
-        else:
-            self.queue.leave(kind, action, fields)
+    def _load(self) -> None:
+        """Queue the rows of an earlier process; mark those that this agent can't have written.
 
-    def _add_or_let_go(self, kind: Kind, action: str, fields: Mapping[str, Any], written_by: str | None = None) -> None:
+        A restored backup may have such rows. They are not sent and stop no start: they stay on disk, under a kind that
+        is never counted, sent or dropped, and health reports them. Action and fields are checked before sending.
+        """
+        foreign: list[int] = []
+        total = rows = 0
+        for seq, *columns in self._database.execute(_SELECT_ALL, (self._max_total_bytes,)):  # never all in memory
+            request = _parse(seq, *columns)
+            if request is None or rows == self._max_rows or total + request.size > self._max_total_bytes:
+                foreign.append(seq)
+                continue
+            rows, total = rows + 1, total + request.size
+            self._count(request.kind, 1, request.size)
+            self.queue.put(request)
+        if foreign:
+            with self._database.transaction():
+                self._database.execute_many(_MARK_FOREIGN, ((seq, *Kind) for seq in foreign))
+            self.queue.count_foreign(len(foreign))
+            _log.error("outbox_foreign_rows", rows=len(foreign), first=foreign[0])
+
+    def _add_or_defer(self, kind: Kind, action: str, fields: Mapping[str, Any], written_by: str | None) -> None:
+        if self._database.in_transaction:
+            self._add_or_drop(kind, action, fields, written_by)
+        else:
+            self.queue.defer(kind, action, fields)
+
+    def _add_or_drop(self, kind: Kind, action: str, fields: Mapping[str, Any], written_by: str | None = None) -> None:
         try:
             self.add(kind, action, fields, written_by)
         except (LimitReached, MessageTooLarge):
-            self._database.after_commit(functools.partial(self._note_let_go, kind))
+            self._database.after_commit(functools.partial(self._count_dropped, kind))
 
     def _make_room(self, kind: Kind, size: int) -> None:
-        """Let older things go, those that are worth least first, until there is room for one of this kind."""
-        may_go = [each for each in _WORTH[: _WORTH.index(kind) + 1] if each is not Kind.ERROR]
-        rows = sum(held.rows for held in self._held.values()) + 1
-        total = sum(held.size for held in self._held.values()) + size
-        most_rows = self._most + sum(self._held[each].rows for each in may_go)
-        if rows > most_rows or total > self._most_bytes + sum(self._held[each].size for each in may_go):
+        """Drop older rows, least important first, until there is room for one of this kind."""
+        droppable = [each for each in _KINDS[: _KINDS.index(kind) + 1] if each is not Kind.ERROR]
+        rows = sum(usage.rows for usage in self._usage.values()) + 1
+        total = sum(usage.size for usage in self._usage.values()) + size
+        too_many_rows = rows > self._max_rows + sum(self._usage[each].rows for each in droppable)
+        if too_many_rows or total > self._max_total_bytes + sum(self._usage[each].size for each in droppable):
             raise LimitReached(
-                f"{rows - 1} things wait for mainpc and none may give way to this; mend the link to mainpc, and see "
-                "the warnings in this agent's health"
+                f"the outbox is full: {rows - 1} requests wait for mainpc and none may be dropped for this; check the "
+                "link to mainpc (cli doctor) and the warnings in this agent's health"
             )
-        for each in may_go:
-            while self._held[each].rows and (rows > self._most or total > self._most_bytes):
-                total -= self._take_out(self._oldest_of(each, 1))
+        for each in droppable:
+            while self._usage[each].rows and (rows > self._max_rows or total > self._max_total_bytes):
+                total -= self._delete(self._oldest_of(each))
                 rows -= 1
-                self._database.after_commit(functools.partial(self._note_let_go, each))
+                self._database.after_commit(functools.partial(self._count_dropped, each))
 
-    def _oldest_of(self, kind: Kind, count: int) -> list[int]:
-        rows = self._database.execute(
-            "SELECT seq FROM outbox WHERE kind = ? ORDER BY seq LIMIT ?", (kind.value, count)
-        ).fetchall()
+    def _oldest_of(self, kind: Kind) -> list[int]:
+        rows = self._database.execute("SELECT seq FROM outbox WHERE kind = ? ORDER BY seq LIMIT 1", (kind.value,))
         return [seq for (seq,) in rows]
 
-    def _take_out(self, numbers: Iterable[int]) -> int:
+    def _delete(self, numbers: Iterable[int]) -> int:
         """Delete rows; return how many bytes they took."""
         freed = 0
         for seq in numbers:
             row = self._database.execute(
                 "DELETE FROM outbox WHERE seq = ? RETURNING kind, length(fields)", (seq,)
             ).fetchone()
-            if row is None:  # it gave way before mainpc's answer was noted
+            if row is None:  # it was dropped before its delivery was recorded
                 continue
-            freed += size_of(row[1])
-            self._count(Kind(row[0]), -1, -size_of(row[1]))
-            self._database.after_commit(functools.partial(self.queue.forget, seq))
+            kind, content_bytes = row
+            freed += size_of(content_bytes)
+            self._count(Kind(kind), -1, -size_of(content_bytes))
+            self._database.after_commit(functools.partial(self.queue.remove, seq))
         return freed
 
-    def _note_let_go(self, kind: Kind) -> None:
-        self.queue.note_let_go(kind)
+    def _count_dropped(self, kind: Kind) -> None:
+        self.queue.count_dropped(kind)
         left_out = self._budget.admit(kind)
         if left_out is not None:
-            _log.warning("owed_let_go", kind=kind.value, not_logged_before=left_out)
+            _log.warning("outbox_dropped", kind=kind.value, not_logged_before=left_out)
 
     def _count(self, kind: Kind, rows: int, size: int) -> None:
-        held = self._held[kind]
-        self._held[kind] = _Held(held.rows + rows, held.size + size)
+        usage = self._usage[kind]
+        self._usage[kind] = _Usage(usage.rows + rows, usage.size + size)
 
-    def _undo_to_here(self) -> None:
-        before = dict(self._held)
+    def _restore_usage_on_rollback(self) -> None:
+        before = dict(self._usage)
 
         def undo() -> None:
-            self._held = before
+            self._usage = before
 
         self._database.on_rollback(undo)
+
+
+def _parse(
+    seq: int, kind: bytes, action: bytes, content: bytes | None, request_id: bytes, added: float
+) -> Undelivered | None:
+    """Return the request in a row; None if this agent can't have written it."""
+    if content is None or not 0 <= added <= _MAX_TIME:
+        return None
+    try:
+        return Undelivered(seq, Kind(kind.decode()), action.decode(), content, request_id.decode(), added)
+    except ValueError:
+        return None

@@ -16,8 +16,8 @@ from twinhost.secure_zmq.errors import (
     TwinhostError,
     WrongServerKey,
 )
+from twinhost.secure_zmq.handshakes import MAX_ATTEMPTS
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, PublicKey
-from twinhost.secure_zmq.probes import MAX_ATTEMPTS
 from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, ServerAddress, UnencryptedAddress
 
 PLAIN, UNKNOWN_KEY, WRONG_PIN = "plain client refused", "unknown key refused", "wrong pin refused"

@@ -1,1 +1,1 @@
-"""The audit log of mainpc: hash-chained JSON lines that nothing is taken out of unnoticed."""
+"""mainpc's audit log: hash-chained JSON lines, from which nothing can be removed unnoticed."""

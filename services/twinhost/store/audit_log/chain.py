@@ -1,14 +1,13 @@
-r"""One line of the log, and how it holds to the one before it.
+r"""The lines of the log: what is audited, what fields a line has, and how each line is chained to the one before it.
 
 A line is one JSON object, in ASCII, with no spaces between its parts:
 
     {"seq":2,"time":"2026-11-25T04:00:00.000Z","event":"key_revoked","name":"x",...,"prev":"HEX","hash":"HEX"}
 
-`seq` stands first and counts from 1 without a gap, across files. `prev` and `hash` stand last, in
-this order, 64 lower-case hex digits each. `prev` is the hash of line seq - 1 (64 zeros for line 1).
-`hash` is the SHA-256 of the line's own bytes without its end of line, with the member `hash` and
-the comma before it taken out: of everything up to there, and the closing brace. A line ends with
-one \n. So anybody can check the files with nothing of this program:
+`seq` comes first and counts from 1 without a gap, across files. `prev` and `hash` come last, in this order, 64
+lower-case hex digits each. `prev` is the hash of line seq - 1 (64 zeros for line 1). `hash` is the SHA-256 of the line
+without its end, without the member `hash` and the comma before it. A line ends with one \n. So the files can be
+checked without this program:
 
     # cat audit-*.jsonl | python3 check.py
     import hashlib, json, sys
@@ -24,13 +23,114 @@ one \n. So anybody can check the files with nothing of this program:
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
+from itertools import islice
 
-from twinhost.store.audit_log.events import Event
-from twinhost.store.audit_log.fields import LIMITS_BYTES, Fields, bounded
+
+class Event(StrEnum):
+    """The event of a line. The comment names the fields that readers rely on."""
+
+    STARTED = "started"
+    STOPPED = "stopped"
+    RESTORED = "restored"  # moment: changes after it are undone; backup_seq, backup_hash: the last line of the backup
+    KEY_AUTHORIZED = "key_authorized"  # name, host, roles, fingerprint
+    KEY_REMOVED = "key_removed"
+    KEY_REVOKED = "key_revoked"
+    KEY_EXPIRED = "key_expired"
+    KEY_ROTATED = "key_rotated"
+    KEY_FILE_REJECTED = "key_file_rejected"  # file, cause
+    INVITATION_MADE = "invitation_made"
+    INVITATION_USED = "invitation_used"
+    INVITATION_WITHDRAWN = "invitation_withdrawn"
+    INVITATION_EXPIRED = "invitation_expired"
+    ENROLMENT_REFUSED = "enrolment_refused"  # cause
+    HANDSHAKE_ACCEPTED = "handshake_accepted"  # peer
+    HANDSHAKE_REFUSED = "handshake_refused"  # cause; probe_by: the operator who announced it
+    PROBES_ANNOUNCED = "probes_announced"  # peer, attempts
+    REQUEST_REFUSED = "request_refused"  # code, peer
+    GRANTS_CHANGED = "grants_changed"
+    GRANTS_REJECTED = "grants_rejected"
+    REPEATED = "repeated"  # of, count, first, last, addresses
+    NOTES_LOST = "notes_lost"  # count
+    LOG_CONTRADICTED = "log_contradicted"  # reason; file, or witness: the agent that has seen another log
+
+
+FOLDED: Mapping[Event, tuple[str, ...]] = {
+    Event.HANDSHAKE_ACCEPTED: ("peer",),
+    Event.HANDSHAKE_REFUSED: ("cause", "peer", "probe_by"),
+    Event.PROBES_ANNOUNCED: ("peer",),
+    Event.REQUEST_REFUSED: ("code", "peer"),
+    Event.ENROLMENT_REFUSED: ("cause", "peer"),
+    Event.KEY_FILE_REJECTED: (),
+    Event.GRANTS_REJECTED: (),
+    Event.LOG_CONTRADICTED: (),
+}
+"""Events that others can cause as often as they like, each with the fields whose values are counted separately.
+
+Those values must come from small sets: no sentences, addresses or fingerprints. A change of a key or a grant is never
+folded.
+"""
+
+Value = str | int | float | bool | None | Sequence[str]
+Fields = Mapping[str, Value]
+
+RESERVED = frozenset({"seq", "time", "event", "prev", "hash"})
+MAX_FIELDS = 16
+MAX_NAME = 32  # characters
+MAX_ITEMS = 5  # of a list; _CUT replaces the others
+LIMITS_BYTES = (512, 256, 128, 64, 32, 16)  # of one value as JSON; with the last one, any 16 fields fit in a line
+_CUT = "\u2026"  # ends a value that was cut
+_MAX_INT = 2**53  # which every JSON reader represents exactly
+
+
+def checked(fields: Fields) -> Fields:
+    """Return the fields if a line may have fields with these names.
+
+    Raises:
+        ValueError: a bug in the caller: a name is reserved or no identifier, or there are too many fields.
+    """
+    if len(fields) > MAX_FIELDS:
+        raise ValueError(f"an audit line has at most {MAX_FIELDS} fields, not {len(fields)}")
+    for name in fields:
+        if name in RESERVED or len(name) > MAX_NAME or not (name.isascii() and name.isidentifier()):
+            raise ValueError(f"{name!r} can't be the name of a field of an audit line")
+    return fields
+
+
+def bounded(value: Value, limit: int) -> Value:
+    """Return a value that JSON can represent, in about `limit` bytes; a value that was cut ends in `…`."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value) if abs(value) <= _MAX_INT else "a number out of range"  # str() of a huge one would raise
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, str | float):
+        return _cut(str(value), limit)
+    items = [_cut(str(item), max(8, limit // 4)) for item in islice(value, MAX_ITEMS + 1)]
+    return items if len(items) <= MAX_ITEMS else [*items[:MAX_ITEMS], _CUT]
+
+
+def _cut(text: str, limit: int) -> str:
+    kept = text[:limit]
+    while len(kept) > 1 and (size := _size(kept)) > limit:
+        kept = kept[: min(len(kept) - 1, len(kept) * limit // size)]
+    if len(kept) == len(text):
+        return text
+    room = limit - _size(_CUT)
+    while kept and _size(kept) > room:
+        kept = kept[:-1]
+    return kept + _CUT
+
+
+def _size(text: str) -> int:
+    return len(json.dumps(text))
+
 
 MAX_LINE_BYTES = 2_048  # without the end of line
 NO_HASH = "0" * 64  # the `prev` of line 1
@@ -43,7 +143,7 @@ _HASH_MEMBER = len(',"hash":"') + 64 + len('"}')
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The newest line: its number, 0 before the first, and its hash."""
+    """The newest line: its number (0 before the first) and its hash."""
 
     seq: int
     hash: str
@@ -74,7 +174,7 @@ def make_line(head: Head, time: str, event: Event, fields: Fields) -> bytes:
 
 
 def hash_fits(line: str) -> bool:
-    """Say whether a line that matches LINE has the hash of what it says."""
+    """Return whether the hash of a line that matches LINE fits its content."""
     body = line[:-_HASH_MEMBER].encode() + b"}"
     return hashlib.sha256(body).hexdigest() == line[-66:-2]
 

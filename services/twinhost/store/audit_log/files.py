@@ -1,14 +1,14 @@
-"""The log's files: `audit-<number of the first line>.jsonl`, appended to and never changed."""
+"""The log's files, `audit-<number of the first line>.jsonl`: appended to, never changed, aligned after a crash."""
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.store.audit_log.chain import MAX_LINE_BYTES
+from twinhost.store.files import sync_folder
 
 FILE_NAME = r"audit-([0-9]{12})\.jsonl"
 _NAME = re.compile(FILE_NAME)
@@ -16,48 +16,45 @@ _SEQ = re.compile(rb'\{"seq":([0-9]{1,18}),')
 _POSITION = re.compile(r"([0-9]{1,18}):([0-9]{1,18})")
 _READ_BYTES = 65_536
 _MAX_PAGE_BYTES = 1 << 20  # of lines; well under a payload's 4 MiB
-_LONGEST = MAX_LINE_BYTES * 2  # of what is read as one line: more is no line of this log
+_LONGEST = MAX_LINE_BYTES * 2  # read as one line: anything longer is no line of this log
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Raw lines without their ends, and where the next one stands: `FILE:BYTE`."""
+    """Raw lines without their ends, and the position of the next one: `FILE:BYTE`."""
 
     lines: tuple[str, ...]
     position: str
 
 
 class Files:
-    """One folder of them. A file is named by the number of its first line.
-
-    Every method may raise OSError; who owns the log turns it into a fault.
-    """
+    """The files in one folder. Every method may raise OSError, which the log reports as its fault."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def make_folder(self) -> None:
-        """Make the folder where it is missing; it is durable when this returns."""
+        """Create the folder if it is missing; it is durable when this returns."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(self._folder.parent)
+        sync_folder(self._folder.parent)
 
     def path(self, first: int) -> Path:
         return self._folder / f"audit-{first:012}.jsonl"
 
     def firsts(self) -> list[int]:
-        """Return the files that are there, the oldest first."""
+        """Return the number of the first line of each file, oldest first."""
         names = (_NAME.fullmatch(entry.name) for entry in self._folder.iterdir())
         return sorted(int(name[1]) for name in names if name)
 
     def size(self, first: int) -> int:
-        """Return a file's bytes; 0 where it is not there yet."""
+        """Return a file's size in bytes; 0 if it doesn't exist yet."""
         try:
             return self.path(first).stat().st_size
         except FileNotFoundError:
             return 0
 
     def tail(self, first: int, length: int) -> bytes:
-        """Return a file's last bytes; none where it is not there yet."""
+        """Return a file's last bytes; none if it doesn't exist yet."""
         try:
             with self.path(first).open("rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - length))
@@ -66,32 +63,35 @@ class Files:
             return b""
 
     def append(self, first: int, data: bytes) -> None:
-        """Append to a file, or make it; both are durable when this returns."""
+        """Append to a file, which is created if missing; this is durable when it returns."""
         new = not self.path(first).exists()
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with _opened(self.path(first), flags) as descriptor:
+        descriptor = os.open(self.path(first), flags, 0o600)
+        try:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
             os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         if new:
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
 
     def drop(self, first: int) -> None:
         self.path(first).unlink(missing_ok=True)
 
     def line(self, seq: int) -> str | None:
-        """Return the line of a number, found by halving; None where it is not in its place."""
+        """Return the line with this number, by binary search; None if it is not in its place."""
         reached = [first for first in self.firsts() if first <= seq]
         if not reached:
             return None
         with self.path(reached[-1]).open("rb") as file:
-            low, high = 0, os.fstat(file.fileno()).st_size  # between them the line begins
+            low, high = 0, os.fstat(file.fileno()).st_size  # the line starts between them
             while low < high:
                 middle = (low + high) // 2
                 file.seek(max(0, middle - 1))
                 if middle:
-                    file.readline(_LONGEST)  # to the end of the line in which the middle lies
+                    file.readline(_LONGEST)  # to the end of the line at the middle
                 begins = file.tell()
                 if begins >= high:
                     high = middle
@@ -106,7 +106,7 @@ class Files:
         return None
 
     def after(self, seq: int, limit: int) -> Slice:
-        """Return the lines from the first one on whose number is greater than `seq`."""
+        """Return lines, starting at the first whose number is greater than `seq`."""
         firsts = self.firsts()
         reached = [first for first in firsts if first <= seq + 1]
         file = reached[-1] if reached else (firsts[0] if firsts else 1)
@@ -119,14 +119,14 @@ class Files:
         return self._slice(file, offset, limit)
 
     def at(self, position: str, limit: int) -> Slice:
-        """Return the lines that stand from `position` on, whatever they say.
+        """Return the lines from `position` on, whatever their content.
 
         Raises:
-            MalformedRequest: it is no position that a Slice had.
+            MalformedRequest: no Slice can have had this position.
         """
         parts = _POSITION.fullmatch(position)
         if parts is None:
-            raise MalformedRequest("position is not one that a page of the audit log came with; start with after_seq")
+            raise MalformedRequest("position must come from a page of the audit log; start with after_seq instead")
         return self._slice(int(parts[1]), int(parts[2]), limit)
 
     def _slice(self, file: int, offset: int, limit: int) -> Slice:
@@ -143,7 +143,7 @@ class Files:
         return Slice(tuple(lines), f"{file}:{offset}")
 
     def _lines(self, first: int, offset: int) -> Iterator[tuple[bytes, int]]:
-        """Give every line and where it ends; of one that is too long its beginning."""
+        """Yield every line and where it ends; a line that is too long is cut."""
         try:
             with self.path(first).open("rb") as file:
                 file.seek(offset)
@@ -162,15 +162,44 @@ class Files:
             return
 
 
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What a file has of the lines to write.
+
+    `written` lines are in the file; `complete` is the missing rest of a torn one; `contradiction` is None if all fits.
+    """
+
+    written: int
+    complete: bytes
+    contradiction: str | None = None
 
 
-def _sync_folder(folder: Path) -> None:
-    with _opened(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as descriptor:
-        os.fsync(descriptor)
+def align(tail: bytes, lines: Sequence[bytes], before: str, *, from_start: bool) -> Alignment:
+    """Compare a file's end with the lines to append, of which a crash may have left any beginning in the file.
+
+    Args:
+        tail: the file's last bytes: as many as the lines have, plus one line; or the whole file.
+        lines: the lines to append, without ends of line.
+        before: the hash of the line before the first of them.
+        from_start: whether the first of them is also the first of the file.
+    """
+    mark = b'"hash":"' + before.encode() + b'"}\n'
+    found = -1 if from_start else tail.find(mark)  # the first match: a duplicated line is a contradiction
+    if not from_start and found < 0:
+        return _contradicted(tail, tail, lines, "the last line that was written is no longer at its end")
+    rest = tail if from_start else tail[found + len(mark) :]
+    whole = b"".join(line + b"\n" for line in lines)
+    if not whole.startswith(rest):
+        return _contradicted(tail, rest, lines, "it ends with content that this program did not write")
+    written = rest.count(b"\n")
+    torn = len(rest) - (rest.rfind(b"\n") + 1)
+    return Alignment(written + bool(torn), lines[written][torn:] + b"\n" if torn else b"")
+
+
+def _contradicted(tail: bytes, rest: bytes, lines: Sequence[bytes], why: str) -> Alignment:
+    """Continue after the foreign content: it is evidence, and the next line must start on a line of its own."""
+    present = set(rest.split(b"\n"))
+    written = 0
+    while written < len(lines) and lines[written] in present:
+        written += 1
+    return Alignment(written, b"\n" if tail and not tail.endswith(b"\n") else b"", why)

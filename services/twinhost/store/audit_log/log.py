@@ -1,16 +1,16 @@
-"""The audit log: what is recorded with a change is durable with it, and reaches a file soon after.
+"""The audit log: a recorded event is durable with the change it records, and is in a file soon after.
 
-A line is made inside the database's transaction and kept there, in an outbox, with the new head:
-the change, its line and the head last together or not at all. `flush` appends the outbox to the
-file, syncs it, and clears the outbox; after a crash between any two of these steps the file is
-compared with the outbox, a torn line is completed, and nothing is lost or written twice. A file
-that contradicts is left as it is, its fault is told, and the log goes on behind it.
+A line is made inside the database's transaction and stored in an outbox there, with the new head: the change, its line
+and the head are committed together or not at all. `flush` appends the outbox to the file, syncs it, and clears the
+outbox. After a crash between any two of these steps the file is compared with the outbox and a torn line is completed:
+nothing is lost or written twice. A file that contradicts the database is not changed; that is reported as a fault, and
+the log continues after it.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,34 +18,150 @@ from pathlib import Path
 import structlog
 
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
-from twinhost.store.audit_log.alignment import align
-from twinhost.store.audit_log.chain import LINE, MAX_LINE_BYTES, Anchor, Head, hash_fits, iso
-from twinhost.store.audit_log.events import FOLDED, Event
-from twinhost.store.audit_log.fields import Fields, Value, checked
-from twinhost.store.audit_log.files import Files
-from twinhost.store.audit_log.ledger import Ledger, Pending
+from twinhost.store.audit_log.chain import (
+    FOLDED,
+    LINE,
+    MAX_LINE_BYTES,
+    NO_HASH,
+    Anchor,
+    Event,
+    Fields,
+    Head,
+    Value,
+    checked,
+    hash_fits,
+    hash_of,
+    iso,
+    make_line,
+    prev_of,
+)
+from twinhost.store.audit_log.files import Files, align
 from twinhost.store.audit_log.repetition import Repetition
-from twinhost.store.audit_log.witness import Restore, hash_before, restore_of
+from twinhost.store.audit_log.verify import Restore, hash_before, restore_of
 from twinhost.store.database import Database
+
+MIGRATION = """
+CREATE TABLE audit_head (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    seq INTEGER NOT NULL,
+    hash TEXT NOT NULL
+) STRICT;
+INSERT INTO audit_head VALUES (1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
+CREATE TABLE audit_outbox (
+    seq INTEGER PRIMARY KEY,
+    line BLOB NOT NULL
+) STRICT;
+CREATE TABLE audit_files (
+    first_seq INTEGER PRIMARY KEY,
+    prev TEXT NOT NULL
+) STRICT;
+"""
+
+MIGRATION_RESTORES = "CREATE TABLE audit_restores (seq INTEGER PRIMARY KEY) STRICT;"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A line in the outbox."""
+
+    seq: int
+    line: bytes
+
+    @property
+    def head(self) -> Head:
+        return Head(self.seq, hash_of(self.line))
+
+    @property
+    def before(self) -> Head:
+        return Head(self.seq - 1, prev_of(self.line))
+
+
+class Ledger:
+    """The log's tables: the head, the outbox, and the files; only for the thread that owns the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        (self.head,) = database.select(Head, "SELECT seq, hash FROM audit_head")
+        self.files = tuple(database.select(Anchor, "SELECT first_seq AS seq, prev FROM audit_files ORDER BY first_seq"))
+
+    @property
+    def anchor(self) -> Anchor:
+        """The first line of the oldest file that is kept."""
+        return self.files[0] if self.files else Anchor(1, NO_HASH)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._database.in_transaction
+
+    def add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
+        """Add the next lines, in the transaction under way or in a new one.
+
+        Raises:
+            StoreUnavailable: none of them was added.
+        """
+        if self.in_transaction:
+            with self._database.savepoint():
+                self._add(entries)
+        else:
+            with self._database.transaction():
+                self._add(entries)
+
+    def pending(self, after: int, limit: int) -> list[Pending]:
+        """Return the lines in the outbox after line `after`, oldest first."""
+        query = "SELECT seq, line FROM audit_outbox WHERE seq > ? ORDER BY seq LIMIT ?"
+        return self._database.select(Pending, query, (after, limit))
+
+    def clear(self, last: int) -> None:
+        """Remove the lines up to `last` from the outbox: a file has them."""
+        with self._database.transaction():
+            self._database.execute("DELETE FROM audit_outbox WHERE seq <= ?", (last,))
+
+    def restores(self) -> list[int]:
+        """Return the numbers of the lines `restored`; their content is in the files."""
+        return [seq for (seq,) in self._database.execute("SELECT seq FROM audit_restores ORDER BY seq")]
+
+    def begin_file(self, first: Pending, keep: int) -> None:
+        """Record that a file begins with this line; of all files the newest `keep` are kept."""
+        files = (*self.files, Anchor(first.seq, first.before.hash))[-keep:]
+        with self._database.transaction():
+            self._database.execute("INSERT INTO audit_files VALUES (?, ?)", (first.seq, first.before.hash))
+            self._database.execute("DELETE FROM audit_files WHERE first_seq < ?", (files[0].seq,))
+        self.files = files
+
+    def _add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
+        before = self.head
+
+        def undo() -> None:
+            self.head = before
+
+        self._database.on_rollback(undo)
+        for moment, event, fields in entries:
+            line = make_line(self.head, moment, event, fields)
+            self.head = Head(self.head.seq + 1, hash_of(line))
+            self._database.execute("INSERT INTO audit_outbox VALUES (?, ?)", (self.head.seq, line))
+            if event is Event.RESTORED:
+                self._database.execute("INSERT INTO audit_restores VALUES (?)", (self.head.seq,))
+        self._database.execute("UPDATE audit_head SET seq = ?, hash = ?", (self.head.seq, self.head.hash))
+
 
 _log = structlog.get_logger(__name__)
 
 MAX_FILE_BYTES = 8 << 20
 KEEP_FILES = 64  # 512 MiB with the above
-MAX_NOTES = 10_000  # that wait for a flush
-_NOTES_AT_ONCE = 1_000  # a flush, in one transaction
-_AT_ONCE = 256  # lines an append: half a MiB at most
-_APPENDS = 8  # a flush, so that no tick is long
+MAX_NOTES = 10_000  # waiting for a flush
+_NOTES_PER_FLUSH = 1_000  # in one transaction
+_LINES_PER_APPEND = 256  # half a MiB at most
+_APPENDS_PER_FLUSH = 8  # so that no tick takes long
 
 Entry = tuple[str, Event, Fields]
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Raw lines as they stand in the files, and where the next page begins.
+    """Raw lines as they are in the files, and where the next page begins.
 
-    `head` is the last line that the files have at this moment and `anchor` their first one: a
-    verification that read up to a page without lines ends with that page's head.
+    `anchor` and `head` are the first and the last line in the files at this moment: a verification that has read up to
+    a page without lines ends with that page's head.
     """
 
     lines: tuple[str, ...]
@@ -55,7 +171,7 @@ class Page:
 
 
 class AuditLog:
-    """The one writer of the log. `note` is for any thread, all else for the one that owns the database."""
+    """The only writer of the log. `note` may be called from any thread, the rest from the database's thread."""
 
     def __init__(
         self,
@@ -65,14 +181,14 @@ class AuditLog:
         keep_files: int = KEEP_FILES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Open the log and finish what a crash left undone.
+        """Open the log and finish what a crash interrupted.
 
         Args:
-            database: with ledger.MIGRATION and ledger.MIGRATION_RESTORES among its migrations.
-            folder: made where it is missing; its parent must exist.
-            max_file_bytes: the next file is begun before one would grow over this.
-            keep_files: as many of the newest files are kept.
-            clock: monotonic seconds, by which repeated events are counted.
+            database: with MIGRATION and MIGRATION_RESTORES among its migrations.
+            folder: created if missing; its parent must exist.
+            max_file_bytes: a file that would grow beyond this is followed by the next one.
+            keep_files: how many of the newest files are kept.
+            clock: monotonic seconds, for counting repeated events.
 
         Raises:
             ConfigurationError: the folder can't be used.
@@ -89,26 +205,28 @@ class AuditLog:
         self._contradiction: str | None = None
         self._write_fault: str | None = None
         self._size = 0  # of the newest file, as this log left it
-        self._in_step = False  # whether the newest file is known to end where the outbox begins
+        self._aligned = False  # whether the newest file is known to end where the outbox begins
         first = self._ledger.pending(0, 1)
         self._written = first[0].before if first else self._ledger.head
         self._restore_lines = self._ledger.restores()
         self._restores: dict[int, Restore] = {}  # by line; read from the files once
         try:
             self._files.make_folder()
-            self._look_at_names()
+            self._compare_names()
         except OSError as error:
-            raise ConfigurationError(f"the audit log's folder {folder} can't be used ({error}); mount it") from None
+            raise ConfigurationError(
+                f"the audit log's folder {folder} can't be used ({error}); mount a writable volume there"
+            ) from None
         self.flush()
 
     @property
     def head(self) -> Head:
-        """The newest line that the files have."""
+        """The newest line in the files."""
         return self._written
 
     @property
     def newest(self) -> Head:
-        """The newest line, which may still be on its way to a file."""
+        """The newest line, which may still be in the outbox."""
         return self._ledger.head
 
     @property
@@ -122,12 +240,12 @@ class AuditLog:
         return self._contradiction or self._write_fault
 
     def record(self, event: Event, /, **fields: Value) -> None:
-        """Add a line in the database's transaction under way, or in one of its own.
+        """Add a line in the transaction under way, or in a new one.
 
-        An event that repeats (`events.FOLDED`) is noted instead: it changes nothing that it could be undone with.
+        An event in FOLDED is noted instead: it records no change with which it would have to be rolled back.
 
         Raises:
-            StoreUnavailable: it was not added; what it tells of must not be done.
+            StoreUnavailable: it was not added; the change that it records must not be made.
         """
         if event in FOLDED:
             self.note(event, **fields)
@@ -135,7 +253,7 @@ class AuditLog:
             self._ledger.add([(iso(time.time()), event, checked(fields))])
 
     def note(self, event: Event, /, **fields: Value) -> None:
-        """Have a line added by the next flush; safe to call from any thread, and never waits for a disk."""
+        """Add a line with the next flush; callable from any thread, and never waits for a disk."""
         wall = time.time()
         if event in FOLDED and not self._repetition.admit(event, checked(fields), wall):
             return
@@ -146,18 +264,18 @@ class AuditLog:
                 self._notes_lost += 1
 
     def flush(self) -> None:
-        """Record what was noted and bring the files up to date; every 200 ms, outside of a transaction.
+        """Add the noted lines and write the outbox to the files; call it every 200 ms, outside a transaction.
 
-        Never raises for a disk's or a database's failure: `fault` tells it, and the next flush tries again.
+        A failure of the disk or the database doesn't raise: `fault` reports it, and the next flush retries.
 
         Raises:
             SocketMisuse: a transaction is under way.
         """
         if self._ledger.in_transaction:
-            raise SocketMisuse("the audit log is flushed between transactions, not inside of one")
+            raise SocketMisuse("the audit log must be flushed between transactions, not inside one")
         try:
-            self._record_notes(self._repetition.over())
-            self._bring_up_to_date()
+            self._record_notes(self._repetition.finished())
+            self._write_outbox()
         except (OSError, StoreUnavailable) as error:
             if self._write_fault is None:
                 _log.error("audit_log_not_written", reason=str(error))
@@ -166,8 +284,8 @@ class AuditLog:
             self._write_fault = None
 
     def close(self) -> None:
-        """Write all that is left, the counts of what repeats too."""
-        for fields in self._repetition.over(everything=True):
+        """Write everything, including the counts of repeated events."""
+        for fields in self._repetition.finished(everything=True):
             self.note(Event.REPEATED, **fields)
         self.flush()
 
@@ -175,22 +293,22 @@ class AuditLog:
         """Return at most `limit` lines, and at most about 1 MiB of them.
 
         Args:
-            after_seq: the page begins with the first line of a greater number; without effect with a position.
+            after_seq: the page begins with the first line that has a greater number; ignored if a position is given.
             limit: lines.
-            position: that of the page before. What verifies must go on by it: a number can be forged.
+            position: from the page before. A verification must continue by it, since a line's number can be forged.
 
         Raises:
-            MalformedRequest: there can't be such a position.
+            MalformedRequest: no page can have had this position.
             StoreUnavailable: the files can't be read.
         """
         try:
             found = self._files.after(after_seq, limit) if position is None else self._files.at(position, limit)
         except OSError as error:
-            raise StoreUnavailable(f"the audit log can't be read ({error}); look at the agent's volume") from error
+            raise StoreUnavailable(f"the audit log can't be read ({error}); check the agent's volume") from error
         return Page(found.lines, found.position, self.anchor, self._written)
 
     def hash_of(self, seq: int) -> str | None:
-        """Return the hash of a line as the files have it now; None where the log has no such line, or a changed one.
+        """Return the hash of a line as the files have it now; None if the line is missing or was changed.
 
         Raises:
             StoreUnavailable: the files can't be read.
@@ -202,7 +320,7 @@ class AuditLog:
         return match["hash"] if match is not None and hash_fits(match.string) else None
 
     def restores(self) -> list[Restore]:
-        """Return the restores that the log tells of; they come about only while nobody has it open.
+        """Return the restores recorded in the log; new ones are only added while the log is closed.
 
         Raises:
             StoreUnavailable: the files can't be read.
@@ -218,13 +336,13 @@ class AuditLog:
         try:
             return self._files.line(seq)
         except OSError as error:
-            raise StoreUnavailable(f"the audit log can't be read ({error}); look at the agent's volume") from error
+            raise StoreUnavailable(f"the audit log can't be read ({error}); check the agent's volume") from error
 
     def _record_notes(self, repeated: list[dict[str, Value]]) -> None:
         now = iso(time.time())
         with self._lock:
             self._notes.extend((now, Event.REPEATED, fields) for fields in repeated)
-            notes = list(islice(self._notes, _NOTES_AT_ONCE))
+            notes = list(islice(self._notes, _NOTES_PER_FLUSH))
             lost = self._notes_lost
         entries = [*notes, (now, Event.NOTES_LOST, {"count": lost})] if lost else notes
         if not entries:
@@ -235,13 +353,13 @@ class AuditLog:
                 self._notes.popleft()
             self._notes_lost -= lost
 
-    def _bring_up_to_date(self) -> None:
-        if not self._in_step and self._ledger.files:
+    def _write_outbox(self) -> None:
+        if not self._aligned and self._ledger.files:
             self._align()
-        for _ in range(_APPENDS):
+        for _ in range(_APPENDS_PER_FLUSH):
             if self._written.seq == self._ledger.head.seq:
                 break
-            self._append(self._ledger.pending(self._written.seq, _AT_ONCE))
+            self._append(self._ledger.pending(self._written.seq, _LINES_PER_APPEND))
 
     def _append(self, pending: list[Pending]) -> None:
         data = b"".join(each.line + b"\n" for each in pending)
@@ -249,14 +367,14 @@ class AuditLog:
             self._begin_file(pending[0])
         newest = self._ledger.files[-1].seq
         if self._files.size(newest) != self._size:
-            self._contradicted(newest, "its size changed between two writes")
+            self._report_contradiction(newest, "its size changed between two writes")
             self._align()
             return
-        self._in_step = False
+        self._aligned = False
         self._files.append(newest, data)
-        self._done(pending[-1].head)
+        self._written_up_to(pending[-1].head)
         self._size += len(data)
-        self._in_step = True
+        self._aligned = True
 
     def _begin_file(self, first: Pending) -> None:
         self._ledger.begin_file(first, self._keep_files)
@@ -264,43 +382,43 @@ class AuditLog:
         self._drop_old()
 
     def _align(self) -> None:
-        """Find out what the newest file has of the outbox, and complete a torn line."""
+        """Find out which lines of the outbox are in the newest file, and complete a torn one."""
         newest = self._ledger.files[-1].seq
-        pending = self._ledger.pending(self._written.seq, _AT_ONCE)  # no more can be in the file and in the outbox
+        pending = self._ledger.pending(self._written.seq, _LINES_PER_APPEND)  # no more than that can be in both
         lines = [each.line for each in pending]
         tail = self._files.tail(newest, sum(map(len, lines)) + len(lines) + MAX_LINE_BYTES + 1)
         found = align(tail, lines, self._written.hash, from_start=self._written.seq + 1 == newest)
         if found.contradiction is not None:
-            self._contradicted(newest, found.contradiction)
+            self._report_contradiction(newest, found.contradiction)
         if found.complete:
             self._files.append(newest, found.complete)
         if found.written:
-            self._done(pending[found.written - 1].head)
+            self._written_up_to(pending[found.written - 1].head)
         self._size = self._files.size(newest)
-        self._in_step = True
+        self._aligned = True
 
-    def _done(self, head: Head) -> None:
+    def _written_up_to(self, head: Head) -> None:
         self._ledger.clear(head.seq)
         self._written = head
 
-    def _look_at_names(self) -> None:
+    def _compare_names(self) -> None:
         self._drop_old()
         there = set(self._files.firsts())
         known = {file.seq for file in self._ledger.files}
-        unborn = {self._written.seq + 1}  # the database says so first, then the file is made
+        expected = {self._written.seq + 1}  # the database has it first, then the file is created
         for first in sorted(there - known):
-            self._contradicted(first, "the database knows no such file")
-        for first in sorted(known - there - unborn):
-            self._contradicted(first, "it is missing")
+            self._report_contradiction(first, "the database knows no such file")
+        for first in sorted(known - there - expected):
+            self._report_contradiction(first, "it is missing")
 
     def _drop_old(self) -> None:
         for first in self._files.firsts():
             if first < self.anchor.seq:
                 self._files.drop(first)
 
-    def _contradicted(self, file: int, why: str) -> None:
+    def _report_contradiction(self, file: int, why: str) -> None:
         name = self._files.path(file).name
         _log.error("audit_log_contradicted", file=name, reason=why)
         if self._contradiction is None:
-            self._contradiction = f"the audit log's {name} is not as it was left: {why}; run `cli audit verify`"
+            self._contradiction = f"the audit log's {name} contradicts the database: {why}; run `cli audit verify`"
         self.note(Event.LOG_CONTRADICTED, file=name, reason=why)

@@ -1,11 +1,10 @@
-"""What repeats is written a few times and then counted, so that nobody can fill the log, nor push others out of it.
+"""Repeated events are written a few times and then counted, so that nobody can fill the log or displace other lines.
 
-A kind is an event with the fields that `events.FOLDED` names for it: a cause or code, and a known peer. Of a kind the
-first 20 in a minute are written one by one, and 500 in a day; the others become one line
-`repeated` for the minute, or, once the day's 500 are used up, for the hour. So a kind takes at
-most 500 + 25 + 25 = 550 lines a day: 25 minutes can use up the 500, and then come the hours. Ten causes of a
-refused handshake that are all provoked day and night take 5,500 lines, 2 MB at 400 bytes each;
-the 512 MiB that are kept hold more than 200 such days.
+A kind is an event with the fields that `FOLDED` names for it, such as a cause and a known peer. The first 20 events of
+a kind in a minute are written, and at most 500 in a day. The others become one line `repeated` per minute, or per hour
+once the day's 500 are used up. So a kind takes at most 500 + 25 + 25 = 550 lines a day: 25 minutes can use up the 500,
+then hours follow. Ten causes of refused handshakes, all provoked day and night, take 5,500 lines, 2 MB at 400 bytes
+each; the 512 MiB that are kept hold more than 200 such days.
 """
 
 import threading
@@ -13,17 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from twinhost.store.audit_log.chain import iso
-from twinhost.store.audit_log.events import FOLDED, Event
-from twinhost.store.audit_log.fields import Fields, Value
+from twinhost.store.audit_log.chain import FOLDED, Event, Fields, Value, iso
 
 WRITTEN_PER_MINUTE = 20
 WRITTEN_PER_DAY = 500
 LINES_PER_DAY = WRITTEN_PER_DAY + WRITTEN_PER_DAY // WRITTEN_PER_MINUTE + 25
 SAMPLES = 5  # addresses in a `repeated` line
-MAX_KINDS = 1_000  # beyond them all else of an event is one kind
+MAX_KINDS = 1_000  # further ones of an event count as one kind
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
-_KEPT = 64  # characters of what tells a kind, and of an address
+_KEPT = 64  # characters of a kind's field, and of an address
 
 Kind = tuple[Event, tuple[str, ...]]
 
@@ -46,21 +43,21 @@ class _Account:
 
 
 class Repetition:
-    """Decides which of the events that repeat are written; safe to use from any thread."""
+    """Decides which repeated events are written; safe to use from any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._accounts: dict[Kind, _Account] = {}
-        self._over: list[dict[str, Value]] = []  # `repeated` lines that were not fetched yet
+        self._finished: list[dict[str, Value]] = []  # `repeated` lines to be fetched
 
     def admit(self, event: Event, fields: Fields, wall: float) -> bool:
-        """Say whether this one is written; where it is not, it was counted. `wall` is in seconds since the epoch."""
+        """Return whether to write this event; otherwise it was counted. `wall` is in seconds since the epoch."""
         now = self._clock()
         with self._lock:
             kind = self._kind(event, fields)
             account = self._accounts.setdefault(kind, _Account(now + DAY_S))
-            self._end_what_is_over(kind, account, now)
+            self._end_window(kind, account, now)
             if account.window is None:
                 spent = account.written >= WRITTEN_PER_DAY
                 account.window = _Window(now + (HOUR_S if spent else MINUTE_S))
@@ -72,15 +69,15 @@ class Repetition:
             _fold(window, fields, wall)
             return False
 
-    def over(self, *, everything: bool = False) -> list[dict[str, Value]]:
-        """Return, once each, the fields of the `repeated` lines whose time is over; or of all, at a stop."""
+    def finished(self, *, everything: bool = False) -> list[dict[str, Value]]:
+        """Return, once each, the fields of the `repeated` lines of finished windows; at a stop, of all windows."""
         now = float("inf") if everything else self._clock()
         with self._lock:
             for kind, account in list(self._accounts.items()):
-                self._end_what_is_over(kind, account, now)
+                self._end_window(kind, account, now)
                 if account.window is None and not account.written:
                     del self._accounts[kind]
-            lines, self._over = self._over, []
+            lines, self._finished = self._finished, []
             return lines
 
     def _kind(self, event: Event, fields: Fields) -> Kind:
@@ -89,10 +86,10 @@ class Repetition:
             return kind
         return event, ("cause=others",)
 
-    def _end_what_is_over(self, kind: Kind, account: _Account, now: float) -> None:
+    def _end_window(self, kind: Kind, account: _Account, now: float) -> None:
         if account.window is not None and now >= account.window.ends:
             if account.window.folded:
-                self._over.append(_repeated(kind, account.window))
+                self._finished.append(_repeated(kind, account.window))
             account.window = None
         if now >= account.day_ends and account.window is None:
             account.day_ends, account.written = now + DAY_S, 0
@@ -108,10 +105,10 @@ def _fold(window: _Window, fields: Fields, wall: float) -> None:
 
 
 def _repeated(kind: Kind, window: _Window) -> dict[str, Value]:
-    event, told = kind
+    event, fields = kind
     return {
         "of": event.value,
-        **dict(part.split("=", 1) for part in told),
+        **dict(part.split("=", 1) for part in fields),
         "count": window.folded,
         "first": iso(window.first),
         "last": iso(window.last),

@@ -1,13 +1,22 @@
-"""Is the chain whole: a check that needs the lines, where they begin, and where they end."""
+"""Verify the chain of a log, and compare a log with what witnesses have seen of it.
 
-from collections.abc import Iterable
+A witness keeps heads: the number and the hash of the newest line at some moments. The hash chain makes the newest head
+vouch for every line before it. A log that was restored from a backup has lost lines that a witness has seen; its line
+`restored` explains that, but only for heads that were seen before the restore.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from twinhost.store.audit_log.chain import LINE, Anchor, Head, hash_fits
+import msgspec
+
+from twinhost.store.audit_log.chain import LINE, Anchor, Event, Head, hash_fits
 
 MAX_FINDINGS = 100
 _MAX_GAPS = 1_000
-_SHOWN = 40  # characters of what is no line
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+_SHOWN = 40  # characters of a text that is no line
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +29,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a verification came to.
+    """The result of a verification.
 
-    `starts_at` is the oldest line that is kept: what came before it was dropped as the log was
-    rotated. `findings` has the first 100, `more` counts those after them.
+    `starts_at` is the oldest line that is kept: rotation dropped those before it. `findings` has the first 100, `more`
+    counts the others.
     """
 
     lines: int
@@ -43,12 +52,12 @@ class Findings:
             first, count = self.findings[0], len(self.findings) + self.more
             return f"the chain is broken in {count} places, first at line {first.seq}: {first.sentence}{older}"
         if not self.lines:
-            return f"the log is empty, and so says the database{older}"
+            return f"the log is empty, as the database says{older}"
         return f"lines {self.starts_at} to {self.head.seq} are whole and end in the database's head{older}"
 
 
 class Verifier:
-    """Checks a chain line by line; holds no line."""
+    """Verifies a chain line by line, and keeps no line."""
 
     def __init__(self, anchor: Anchor) -> None:
         self._anchor = anchor
@@ -64,56 +73,58 @@ class Verifier:
         self._lines += 1
         match = LINE.fullmatch(line)
         if match is None:
-            self._find(self._due, f"what stands {self._place()} is no line of this log: {line[:_SHOWN]!a}")
+            self._find(self._due, f"the text {self._place()} is no line of this log: {line[:_SHOWN]!a}")
             return
-        seq, prev, told = int(match["seq"]), match["prev"], match["hash"]
+        seq, prev, own = int(match["seq"]), match["prev"], match["hash"]
         if not hash_fits(line):
-            self._changed(seq, told)
+            self._changed(seq, own)
         elif seq < self._due:
             self._out_of_place(seq)
         elif seq > self._due and prev != self._prev:
             self._gap(seq)
-            self._advance(seq, told)
+            self._advance(seq, own)
         else:
-            self._follow(seq, prev, told)
+            self._follow(seq, prev, own)
 
     def finish(self, head: Head) -> Findings:
-        """Return what was found. `head` must be the log's at the moment when the last line was read."""
+        """Return the result. `head` must be the log's head at the moment when the last line was read."""
         last = self._due - 1
         if last < head.seq:
             self._find(last + 1, f"{_lines(last + 1, head.seq)} missing at the end: the head is line {head.seq}")
         elif last > head.seq:
-            self._find(head.seq + 1, f"{_lines(head.seq + 1, last)} beyond the head, line {head.seq}: somebody added")
+            self._find(head.seq + 1, f"{_lines(head.seq + 1, last)} beyond the head, line {head.seq}: lines were added")
         elif self._prev != head.hash:
-            self._find(last, f"line {last} is not the one that the database keeps as the head: it was written anew")
+            self._find(last, f"line {last} is not the head in the database: it was rewritten")
         return Findings(self._lines, self._anchor.seq, head, tuple(self._findings), self._more)
 
-    def _follow(self, seq: int, prev: str, told: str) -> None:
+    def _follow(self, seq: int, prev: str, own: str) -> None:
         if seq != self._due:
-            self._find(self._due, f"the line {self._place()} calls itself {seq}: its number was changed")
+            self._find(self._due, f"the line {self._place()} has the number {seq}: its number was changed")
         elif prev != self._prev:
-            self._find(seq, f"line {seq} does not follow from what stands before it: that was written anew")
-        self._advance(self._due, told)
+            self._find(seq, f"line {seq} does not follow from the line before it: that line was rewritten")
+        self._advance(self._due, own)
 
-    def _changed(self, seq: int, told: str) -> None:
+    def _changed(self, seq: int, own: str) -> None:
         if seq == self._due:
-            self._find(seq, f"line {seq} was changed: its hash does not fit what it says")
-            self._advance(seq, told)
+            self._find(seq, f"line {seq} was changed: its hash does not match its content")
+            self._advance(seq, own)
         else:
-            self._find(self._due, f"the line {self._place()} calls itself {seq} and its hash does not fit what it says")
+            self._find(
+                self._due, f"the line {self._place()} has the number {seq} and its hash does not match its content"
+            )
 
     def _out_of_place(self, seq: int) -> None:
         moved = any(seq in gap for gap in self._gaps)
-        what = "it was moved" if moved else "it is there twice, or was put in"
-        self._find(seq, f"line {seq} stands {self._place()}: {what}")
+        what = "it was moved" if moved else "it is a duplicate, or was inserted"
+        self._find(seq, f"line {seq} is {self._place()}: {what}")
 
     def _gap(self, seq: int) -> None:
         if len(self._gaps) < _MAX_GAPS:
             self._gaps.append(range(self._due, seq))
-        self._find(self._due, f"{_lines(self._due, seq - 1)} missing: line {seq} stands {self._place()}")
+        self._find(self._due, f"{_lines(self._due, seq - 1)} missing: line {seq} is {self._place()}")
 
-    def _advance(self, seq: int, told: str) -> None:
-        self._due, self._prev = seq + 1, told
+    def _advance(self, seq: int, own: str) -> None:
+        self._due, self._prev = seq + 1, own
 
     def _place(self) -> str:
         return f"after line {self._due - 1}" if self._due > self._anchor.seq else "at the beginning"
@@ -126,12 +137,12 @@ class Verifier:
 
 
 def verify(lines: Iterable[str], anchor: Anchor, head: Head) -> Findings:
-    """Check a whole chain, reading it once.
+    """Verify a whole chain, reading it once.
 
     Args:
-        lines: without their ends of line, in the order in which they stand in the files.
-        anchor: where the log begins, as the database says.
-        head: where it ends, as the database says; of the moment when the last line was read.
+        lines: without their ends of line, in the order of the files.
+        anchor: where the log begins, from the database.
+        head: where it ends, from the database; as of the moment when the last line was read.
     """
     verifier = Verifier(anchor)
     for line in lines:
@@ -141,3 +152,91 @@ def verify(lines: Iterable[str], anchor: Anchor, head: Head) -> Findings:
 
 def _lines(first: int, last: int) -> str:
     return f"line {first} is" if first == last else f"lines {first} to {last} are"
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """A line `restored`: its number, hash and time, and the line that the backup ended with."""
+
+    seq: int
+    hash: str
+    time: str
+    backup: Head
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A head that a witness has seen, and the hash of the newest line `restored` up to it, if there was one."""
+
+    seq: int
+    hash: str
+    restored: str | None = None
+
+
+class _Record(msgspec.Struct):
+    event: str
+    time: str
+
+
+def restore_of(line: str) -> Restore | None:
+    """Return the restore that a line records; None if it is no intact line `restored`."""
+    if f'"event":"{Event.RESTORED.value}"' not in line:
+        return None
+    match = LINE.fullmatch(line)
+    if match is None or not hash_fits(line):
+        return None
+    try:
+        record = msgspec.json.decode(line, type=_Record)
+    except msgspec.MsgspecError:
+        return None
+    if record.event != Event.RESTORED or not _TIME.fullmatch(record.time):  # the text is in another field
+        return None
+    seq = int(match["seq"])
+    return Restore(seq, match["hash"], record.time, Head(seq - 1, match["prev"]))
+
+
+def hash_before(anchor: Anchor, seq: int) -> str | None:
+    """Return the hash of the line just before the oldest one that is kept; None for any other number."""
+    return anchor.prev if seq == anchor.seq - 1 else None
+
+
+def newest_restore(restores: Iterable[Restore], seq: int) -> Restore | None:
+    """Return the newest restore up to a line."""
+    return max((each for each in restores if each.seq <= seq), key=lambda each: each.seq, default=None)
+
+
+def explained_by(seen: Seen, restores: Iterable[Restore]) -> Restore | None:
+    """Return the restore that explains why the log lacks a line that was seen; None if no restore does."""
+    newest = newest_restore(restores, seen.seq)
+    return None if newest is None or newest.hash == seen.restored else newest
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How a log compares with the heads of a witness.
+
+    `missing` is the oldest line that was seen, is not in the log, and is not explained by a restore; `agrees_to` the
+    newest line before it that is in the log, 0 for none; `replaced` the missing lines that restores explain.
+    """
+
+    agrees_to: int
+    missing: Seen | None
+    replaced: tuple[tuple[Seen, Restore], ...]
+
+
+def compare(heads: Sequence[Seen], hash_of: Callable[[int], str | None], restores: Sequence[Restore]) -> Comparison:
+    """Compare a log with the heads of a witness.
+
+    Args:
+        heads: what the witness had seen before the log was read.
+        hash_of: the hash of the log's line with this number; None if it has none.
+        restores: the restores recorded in the log.
+    """
+    there = [seen for seen in heads if hash_of(seen.seq) == seen.hash]
+    gone = [(seen, explained_by(seen, restores)) for seen in heads if seen not in there]
+    missing = min((seen for seen, restore in gone if restore is None), key=lambda seen: seen.seq, default=None)
+    return Comparison(
+        max((seen.seq for seen in there if missing is None or seen.seq < missing.seq), default=0),
+        missing,
+        tuple((seen, restore) for seen, restore in gone if restore is not None),
+    )

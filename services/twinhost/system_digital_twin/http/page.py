@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from twinhost.agent.http_limits import STREAM_PATH
+from twinhost.agent.http import STREAM_PATH
 from twinhost.system_digital_twin.http.state import Board
 
 STATIC = Path(__file__).parent / "static"

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from twinhost.agent.assembly import Foundation
-from twinhost.agent.health import iso_time
-from twinhost.agent.replies import HealthDocument
+from twinhost.agent.health import HealthDocument, iso_time
 from twinhost.agent.telemetry import Peer
 from twinhost.network_config import Agent
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from twinhost.agent.host_metrics.sample import HostSample
+from twinhost.agent.host_metrics import HostSample
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted

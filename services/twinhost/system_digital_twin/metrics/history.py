@@ -11,7 +11,7 @@ from typing import Literal, NotRequired, TypedDict
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.agent.host_metrics.sample import HostSample
+from twinhost.agent.host_metrics import HostSample
 from twinhost.store.database import Database
 
 MIGRATION = """

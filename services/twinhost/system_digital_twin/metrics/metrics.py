@@ -16,7 +16,7 @@ from typing import Literal, TypedDict
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.agent.host_metrics.sample import HostSample
+from twinhost.agent.host_metrics import HostSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.deduplication import Deduplication

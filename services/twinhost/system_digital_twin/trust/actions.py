@@ -19,9 +19,8 @@ import structlog
 from twinhost.agent.trust import TrustDocument, document_of
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.actions import Feature, action
-from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Caller
+from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.errors import KeyFileMalformed, LimitReached, MalformedRequest, NotGranted, StoreUnavailable
-from twinhost.secure_zmq.grants import CONFIRM_KEY, ENROL
 from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER, FolderContents
 from twinhost.secure_zmq.key_writer import (
     render_certificate,
@@ -31,7 +30,7 @@ from twinhost.secure_zmq.key_writer import (
     write_vouching,
 )
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, PublicKey
-from twinhost.secure_zmq.peers import AuthorizedPeers, Standing
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.rate_limit import WindowLimit
 from twinhost.secure_zmq.validity import DAY_S, Validity
 from twinhost.secure_zmq.wire import Request
@@ -271,11 +270,11 @@ class KeyActions(Feature):
         return cached[1]
 
     def _propose(self, owner: KeyOwner, key: PublicKey, voucher: Certificate) -> None:
-        standing = self._peers.standing(key.fingerprint)
-        if standing is Standing.REVOKED:
+        verdict = self._peers.judge(key.raw)
+        if verdict is Outcome.KEY_REVOKED:
             raise NotGranted(f"{key.fingerprint} is revoked for good; generate a new key pair")
         candidate = self._peers.candidate(key.fingerprint)
-        if standing is not Standing.UNKNOWN and (candidate is None or candidate.owner != owner):
+        if verdict is not Outcome.KEY_NOT_AUTHORIZED and (candidate is None or candidate.owner != owner):
             raise NotGranted(f"{key.fingerprint} is somebody else's key; generate a new key pair")
         now = int(time.time())
         self._peers.admit_candidate(Certificate(owner, key, Validity(now, now + PROOF_WITHIN_S)))

@@ -14,12 +14,11 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, RequestError, StoreUnavailable
-from twinhost.secure_zmq.handshakes import Outcome
 from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.keys import Certificate
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.wire import Request
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.system_digital_twin import ITSELF, SUCCESS, Success

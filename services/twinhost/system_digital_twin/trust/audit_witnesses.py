@@ -9,9 +9,9 @@ import structlog
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.wire import NAME
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog
-from twinhost.store.audit_log.witness import Seen, explained_by, newest_restore
+from twinhost.store.audit_log.verify import Seen, explained_by, newest_restore
 
 _log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import Request
-from twinhost.store import set_aside
+from twinhost.store import damage
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.backup.backup import Backup, Backups
@@ -220,10 +220,10 @@ class BackupActions(Feature):
 
     @action()
     def acknowledge_damage(self, _: AcknowledgeDamage, caller: Caller) -> DamageAcknowledged:
-        news = set_aside.acknowledge(self._database.path)
+        news = damage.acknowledge(self._database.path)
         for each in news:
             _log.warning("damage_acknowledged", kept_as=each.name, by=caller.name)
-        kept = set_aside.kept(self._database.path, set_aside.DAMAGED)
+        kept = damage.quarantined(self._database.path, damage.DAMAGED)
         return {
             "status": SUCCESS,
             "acknowledged": [each.name for each in news],

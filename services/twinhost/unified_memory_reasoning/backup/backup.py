@@ -10,9 +10,9 @@ from typing import Literal
 import structlog
 
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound, StoreUnavailable
-from twinhost.store.copies import Copy, copy_database, require_space
+from twinhost.store.backup import Copy, copy_database, require_space
 from twinhost.store.database import Database
-from twinhost.store.set_aside import part
+from twinhost.store.files import part
 
 _log = structlog.get_logger(__name__)
 

@@ -1,7 +1,7 @@
 """A backup on its way into the database's place: taken in part by part, checked whole, staged for the next start.
 
 The database in use is not touched. At the next start, before anything is opened, it is set aside, and the staged
-one takes its place (`twinhost.store.damage.make_way`).
+one takes its place (`twinhost.store.backup.prepare`).
 """
 
 import sqlite3
@@ -15,12 +15,12 @@ from typing import BinaryIO
 
 import structlog
 
-from twinhost.agent.start_again import StartAgain
+from twinhost.agent.assembly import StartAgain
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound, RequestError, StoreUnavailable
-from twinhost.store.copies import Rows, check_copy, count_rows, count_rows_as_far_as_possible, require_space
-from twinhost.store.damage import STAGED
+from twinhost.store.backup import Rows, check_copy, count_readable_rows, count_rows, require_space, stage
+from twinhost.store.damage import unacknowledged
 from twinhost.store.database import Database
-from twinhost.store.set_aside import PARTS, not_acknowledged, part, sync_folder
+from twinhost.store.files import PARTS, part
 
 _log = structlog.get_logger(__name__)
 
@@ -192,15 +192,13 @@ class Restores:
     def _stage(self, incoming: _Incoming, sha256: str) -> Exchange:
         rows = check_copy(incoming.path, self._database.migrations, sha256)
         try:
-            damaged = not_acknowledged(self._database.path)
+            damaged = unacknowledged(self._database.path)
             exchange = Exchange(
                 backup=rows,
                 present=count_rows(self._database.path),
-                damaged=count_rows_as_far_as_possible(self._folder / damaged[-1].name) if damaged else None,
+                damaged=count_readable_rows(self._folder / damaged[-1].name) if damaged else None,
             )
-            incoming.path.touch()  # its time is the one that the database in use is set aside under
-            incoming.path.replace(part(self._database.path, STAGED))
-            sync_folder(self._folder)
+            stage(incoming.path, self._database.path)
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"the backup can't be staged ({error}); see the agent's volume") from None
         _log.warning("restore_staged", restore_id=incoming.restore_id)

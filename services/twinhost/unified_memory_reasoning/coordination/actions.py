@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypedDict, cast
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.agent.membership.errands import Errand
+from twinhost.agent.membership.coordination import ForwardedRequest
 from twinhost.agent.membership.member import Membership
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
@@ -102,7 +102,7 @@ class CoordinationActions(Feature):
             if name in request.data:
                 raise MalformedRequest(f"`{name}` is set by {self._own_name}; leave it out - at `$.data.{name}`")
         answer = self._member.send(
-            Errand(
+            ForwardedRequest(
                 agent_name=request.agent_name,
                 operation=request.operation,
                 fields=request.data,

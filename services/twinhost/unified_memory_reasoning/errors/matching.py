@@ -14,6 +14,7 @@ from typing import Any, Final
 import re2  # type: ignore[import-untyped]
 
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest
+from twinhost.secure_zmq.rate_limit import TokenBuckets
 from twinhost.unified_memory_reasoning.errors.specificity import SHORTEST_TEXT, Requirement
 
 MAX_CHARACTERS: Final = 1_024
@@ -188,7 +189,7 @@ class SearchAllowance:
     def __init__(self, most_s: float = MOST_S, refill: float = REFILL) -> None:
         self._most_s = most_s
         self._refill = refill
-        self._left: dict[str, tuple[float, float]] = {}  # seconds, and when that was
+        self._buckets = TokenBuckets(most_s, refill)  # of seconds
 
     @contextmanager
     def spending(self, caller: str) -> Iterator[None]:
@@ -197,23 +198,14 @@ class SearchAllowance:
         Raises:
             LimitReached: they are used up; nothing is done.
         """
-        self._require(caller)
-        left_s, began = self._left_s(caller), time.thread_time()  # of this thread: a busy machine is nobody's fault
-        try:
-            yield
-        finally:
-            spent_s = time.thread_time() - began
-            self._left[caller] = left_s - max(0.0, spent_s - FREE_S), time.monotonic()
-
-    def _require(self, caller: str) -> None:
-        left_s = self._left_s(caller)
-        if left_s <= 0:
+        if (left_s := self._buckets.level(caller)) <= 0:
             raise LimitReached(
                 f"the patterns and messages of {caller} took the {self._most_s:g} s that one caller gets at once; "
                 f"ask again in {max(0.1, -left_s / self._refill):.1f} s"
             )
-
-    def _left_s(self, caller: str) -> float:
-        now = time.monotonic()
-        left_s, then = self._left.get(caller, (self._most_s, now))
-        return min(self._most_s, left_s + (now - then) * self._refill)
+        since, began = time.monotonic(), time.thread_time()  # of this thread: a busy machine is nobody's fault
+        try:
+            yield
+        finally:
+            spent_s = time.thread_time() - began
+            self._buckets.charge(caller, max(0.0, spent_s - FREE_S), since)

@@ -73,7 +73,7 @@ INSERT INTO recall_words (recall_words, rank) VALUES ('secure-delete', 1);
 # transaction is undone: what it deletes then is damage in an index whose format is still said to be the older one.
 FORMAT_MIGRATION = "UPDATE recall_words_config SET v = 5 WHERE k = 'version'"
 _REBUILD = f"INSERT INTO recall_words (recall_words) VALUES ('delete-all'); {_FILL} {FORMAT_MIGRATION}"  # noqa: S608
-REBUILDS = {"recall_words": _REBUILD}  # as `make_way` takes them
+REBUILDS = {"recall_words": _REBUILD}  # as `prepare` takes them
 MOST_RANKED = 6_000  # texts whose BM25 one search works out; about 1 us each
 NEWEST = 2_000  # of the interactions, and of the memories, where every word is common
 MOST_COMMON_WORDS = 4  # that are looked for where every word is common; each costs a walk along all its texts

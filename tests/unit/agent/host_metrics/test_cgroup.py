@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.agent.host_metrics.groups import UNLIMITED_V1, container_v1, container_v2, write
-from twinhost.agent.host_metrics.cgroup import Cgroup, Cpu, Memory
+from twinhost.agent.host_metrics import Cgroup, Cpu, Memory
 
 
 def test_version_2_is_read(tmp_path: Path) -> None:

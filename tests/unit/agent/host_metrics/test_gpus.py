@@ -15,15 +15,15 @@ import msgspec
 import pytest
 
 from tests.loopback.agent_processes import SERVICES
-from twinhost.agent.host_metrics.sample import GpuSample, HostSample
+from twinhost.agent.host_metrics import GpuSample, HostSample
 
 GIB = 2**30
 GOOD = f"NVIDIA H100|{8 * GIB}|{80 * GIB}|37"
 OTHER = f"NVIDIA T4|{GIB // 2}|{16 * GIB}|0"
 READER = (
     "import sys, msgspec\n"
-    "from twinhost.agent.host_metrics.gpus import Gpus\n"
-    "from twinhost.agent.host_metrics.sampler import HostSampler\n"
+    "from twinhost.agent.host_metrics import Gpus\n"
+    "from twinhost.agent.host_sampler import HostSampler\n"
     "gpus = Gpus()\n"
     "sampler = HostSampler(gpus=gpus)\n"
     "for line in sys.stdin:\n"

@@ -10,10 +10,9 @@ import pytest
 
 from tests.unit.agent.host_metrics.groups import container_v2, write
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.host_metrics import sampler as sampler_module
-from twinhost.agent.host_metrics.cgroup import Cgroup
-from twinhost.agent.host_metrics.sample import MB, HostSample
-from twinhost.agent.host_metrics.sampler import HostSampler, SamplerThread
+from twinhost.agent import host_sampler as sampler_module
+from twinhost.agent.host_metrics import MB, Cgroup, HostSample
+from twinhost.agent.host_sampler import HostSampler, SamplerThread
 
 INTERVAL_S = 0.05
 

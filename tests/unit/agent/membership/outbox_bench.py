@@ -6,8 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from twinhost.agent.membership.outbox import MIGRATION, MOST, MOST_BYTES, Outbox
-from twinhost.agent.membership.owed_queue import Kind, Owed
+from twinhost.agent.membership.delivery import Kind, Undelivered
+from twinhost.agent.membership.outbox import MAX_ROWS, MAX_TOTAL_BYTES, MIGRATION, Outbox
 from twinhost.store.database import Database
 
 AGENT = "UnifiedMemoryReasoningAgent"
@@ -16,14 +16,14 @@ AGENT = "UnifiedMemoryReasoningAgent"
 class OutboxBench:
     """One outbox; `owe` adds in a transaction of its own, as a request that is alone in its batch does."""
 
-    def __init__(self, path: Path, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, path: Path, most: int = MAX_ROWS, most_bytes: int = MAX_TOTAL_BYTES) -> None:
         self._path, self._most, self._most_bytes = path, most, most_bytes
         self.open()
 
     def open(self) -> None:
         """Begin as a process does."""
         self.database = Database(self._path, [MIGRATION])
-        self.outbox = Outbox(self.database, AGENT, most=self._most, most_bytes=self._most_bytes)
+        self.outbox = Outbox(self.database, AGENT, max_rows=self._most, max_total_bytes=self._most_bytes)
         self.queue = self.outbox.queue
 
     def restart(self) -> None:
@@ -39,7 +39,7 @@ class OutboxBench:
         """Return the names of what the link would send, in its order, without sending it."""
         return [owed.fields["name"] for owed in self.queue._waiting.values()]
 
-    def send(self, count: int = 1, refuse: Callable[[Owed], str | None] = lambda _: None) -> list[Owed]:
+    def send(self, count: int = 1, refuse: Callable[[Undelivered], str | None] = lambda _: None) -> list[Undelivered]:
         """Do what the link does with the oldest ones; return them."""
         sent = []
         for _ in range(count):
@@ -47,9 +47,9 @@ class OutboxBench:
             assert owed is not None
             code = refuse(owed)
             if code is None:
-                self.queue.arrived(owed)
+                self.queue.delivered(owed)
             else:
-                self.queue.set_aside(owed, code)
+                self.queue.refused(owed, code)
             sent.append(owed)
         return sent
 
@@ -64,7 +64,7 @@ class OutboxBench:
         """Whether what is counted in memory is what is on disk."""
         rows = self.rows()
         on_disk = Counter(kind for kind, _ in rows), sum(size for _, size in rows)
-        held = self.outbox._held
+        held = self.outbox._usage
         counted = Counter({kind.value: each.rows for kind, each in held.items() if each.rows})
         return on_disk == (counted, sum(each.size for each in held.values()))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from twinhost.agent.membership.audit_witness import MOST_HEADS, AuditWitness, SeenHead
+from twinhost.agent.membership.audit_witness import MAX_HEADS, AuditWitness, SeenHead
 from twinhost.secure_zmq.errors import StoreUnavailable
 
 pytestmark = pytest.mark.unified_memory_agent
@@ -78,7 +78,7 @@ def test_old_heads_are_kept_wider_apart(path: Path) -> None:
     witness = AuditWitness(path)
     grow(witness, *range(1, 2_001))
     seqs = kept(witness)
-    assert len(seqs) <= MOST_HEADS
+    assert len(seqs) <= MAX_HEADS
     assert (seqs[0], seqs[-1]) == (1, 2_000)
     assert seqs[-5:] == list(range(1_996, 2_001))
     assert len([seq for seq in seqs if seq < 1_900]) >= 10
@@ -122,7 +122,7 @@ def test_a_restore_ends_the_heads_from_its_line_on(path: Path) -> None:
     assert AuditWitness(path).document()["gaps"][0]["acknowledged"] == "operator"
 
 
-def test_an_answer_to_what_was_asked_before_an_acceptance_is_none(path: Path) -> None:
+def test_a_reply_from_before_an_acceptance_is_ignored(path: Path) -> None:
     """An operator accepts the log while a heartbeat is on its way."""
     witness = AuditWitness(path)
     grow(witness, 3)
@@ -156,7 +156,7 @@ def test_a_folder_that_can_not_be_written_is_a_fault_and_no_end(path: Path) -> N
     assert "can't be written" in str(witness.fault)
     assert kept(witness) == [3, 4]
     beat(witness, audit_compared={"extends": False, "restore": None})
-    with pytest.raises(StoreUnavailable, match="free space there"):
+    with pytest.raises(StoreUnavailable, match="free space on its volume"):
         witness.accept("operator")
     assert "no longer has line 4" in str(witness.fault)
     draft.rmdir()

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.agent.membership.outbox_bench import OutboxBench
 from tests.unit.unified_memory_reasoning.memory import SDT
 from twinhost.agent.health import Health
-from twinhost.agent.membership.faults import LINK_CHECK, Faults, status_of
+from twinhost.agent.membership.member import LINK_CHECK, FaultReports, registry_status
 from twinhost.secure_zmq.errors import InternalError, NotFound, NotGranted, RequestError
 
 
@@ -26,7 +26,7 @@ def reports(bench: OutboxBench) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("in_transaction", [True, False], ids=["amid a batch that writes", "amid reads"])
 def test_a_fault_of_the_program_is_reported(bench: OutboxBench, in_transaction: bool) -> None:
     """Once for an action, however often it comes at once, with who met it."""
-    faults = Faults(bench.outbox)
+    faults = FaultReports(bench.outbox)
 
     def meet() -> None:
         for _ in range(100):
@@ -45,7 +45,7 @@ def test_a_fault_of_the_program_is_reported(bench: OutboxBench, in_transaction: 
 
 @pytest.mark.parametrize("error", [NotFound("x"), NotGranted("x")])
 def test_a_refusal_is_no_fault(bench: OutboxBench, error: RequestError) -> None:
-    Faults(bench.outbox).on_refusal(SDT, "get_twin", error)
+    FaultReports(bench.outbox).on_refusal(SDT, "get_twin", error)
     assert reports(bench) == []
 
 
@@ -55,7 +55,7 @@ def test_heartbeats_say_what_health_says_but_for_the_link() -> None:
     health = Health("agent", secure=True)
     for name in faults:
         health.add(name, partial(faults.get, name), essential=name == "store")
-    status = status_of(health)
+    status = partial(registry_status, health)
     assert status() == "HEALTHY"
     faults[LINK_CHECK] = "not registered yet"
     assert status() == "HEALTHY"

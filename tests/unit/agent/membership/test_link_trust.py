@@ -99,9 +99,7 @@ def turns(hosts: Hosts, folder: Path, mainpc: LyingMainpc, times: int) -> tuple[
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_document_that_can_not_be_believed_is_a_fault_of_the_link_and_no_end(
-    hosts: Hosts, tmp_path: Path, lie: str
-) -> None:
+def test_an_invalid_trust_document_is_a_fault_of_the_link(hosts: Hosts, tmp_path: Path, lie: str) -> None:
     """Nothing is changed, the cause is told, and the link goes on: its thread's end would be the agent's."""
     link, wait_s = turns(hosts, tmp_path / "trust", LyingMainpc(LIES[lie]), 3)
     assert (link.fault or "").startswith("MalformedRequest: ")
@@ -137,9 +135,7 @@ def test_the_document_is_fetched_when_it_is_another_one(hosts: Hosts, tmp_path: 
     assert mainpc.calls[8:] == ["heartbeat"]
 
 
-def test_links_that_follow_a_change_at_one_moment_do_not_go_on_coming_at_one_moment(
-    hosts: Hosts, tmp_path: Path
-) -> None:
+def test_links_do_not_stay_in_step_after_a_change_of_trust(hosts: Hosts, tmp_path: Path) -> None:
     """The wait after a change of the document is each link's own, and at most the interval; then it is the interval."""
     waits = []
     for number in range(8):

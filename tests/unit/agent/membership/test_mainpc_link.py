@@ -89,7 +89,7 @@ def test_it_sends_heartbeats_and_registers_once(hosts: Hosts) -> None:
         assert registered(hosts)["revision"] == 1
 
 
-def test_links_that_came_at_one_moment_do_not_go_on_coming_at_one_moment(hosts: Hosts) -> None:
+def test_links_that_start_at_one_moment_do_not_stay_in_step(hosts: Hosts) -> None:
     """The wait until a link's second heartbeat is its own, and at most the interval; every one after it is that."""
     hosts.start(SDT).wait_until_ready()
     address, agent = address_of_mainpc(hosts), hosts.config.agent(UMRA)
@@ -104,7 +104,7 @@ def test_links_that_came_at_one_moment_do_not_go_on_coming_at_one_moment(hosts: 
     assert len(set(first_waits)) == len(first_waits)
 
 
-def test_links_that_mainpc_does_not_answer_do_not_come_again_at_one_moment(hosts: Hosts) -> None:
+def test_unanswered_links_do_not_retry_at_one_moment(hosts: Hosts) -> None:
     """The wait after a call that failed is each link's own, from half a second to a second."""
     address, agent = address_of_mainpc(hosts, by=SDT), hosts.config.agent(UMRA)
     hosts.start(SDT).wait_until_ready()

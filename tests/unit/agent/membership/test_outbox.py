@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.unit.agent.membership.outbox_bench import AGENT, OutboxBench
 from twinhost.agent.membership import outbox as outbox_module
+from twinhost.agent.membership.delivery import Kind
 from twinhost.agent.membership.outbox import MAX_BYTES
-from twinhost.agent.membership.owed_queue import Kind
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
 
 pytestmark = pytest.mark.unified_memory_agent
@@ -97,7 +97,7 @@ def test_room_that_was_made_for_what_is_undone_is_given_back(tmp_path: Path) -> 
 
 
 def test_outside_a_transaction_nothing_is_owed(bench: OutboxBench) -> None:
-    with pytest.raises(RuntimeError, match="in the transaction of what caused it"):
+    with pytest.raises(RuntimeError, match="in the transaction of the change"):
         bench.outbox.add(EVENT, "publish_event", {})
     assert bench.rows() == []
 
@@ -131,19 +131,19 @@ def test_the_oldest_that_are_worth_least_give_way_first(tmp_path: Path) -> None:
             bench.owe(ERROR, name)
             assert bench.waiting() == left
         assert bench.queue.document()["let_go"] == {"sample": 2, "event": 2}
-        assert "4 of what this agent owes mainpc has given way" in bench.queue.warnings()[0]
+        assert "dropped because this agent's outbox was full: 4" in bench.queue.warnings()[0]
         assert bench.counts_are_right()
         bench.restart()
         assert bench.waiting() == ["x1", "x2", "x3", "x4", "x5"]
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_where_error_reports_alone_are_left_the_request_is_refused(tmp_path: Path, kind: Kind) -> None:
+def test_an_outbox_full_of_error_reports_refuses_more(tmp_path: Path, kind: Kind) -> None:
     """So that nothing which was acknowledged is lost; it is told what to do, and nothing has changed."""
     with small(tmp_path) as bench:
         for number in range(5):
             bench.owe(ERROR, str(number))
-        with pytest.raises(LimitReached, match="5 things wait for mainpc and none may give way to this; mend the link"):
+        with pytest.raises(LimitReached, match="5 requests wait for mainpc and none may be dropped for this"):
             bench.owe(kind, "more")
         assert bench.waiting() == ["0", "1", "2", "3", "4"]
         assert bench.counts_are_right()
@@ -183,7 +183,7 @@ def test_it_is_bounded_in_bytes_too(tmp_path: Path) -> None:
 
 def test_what_mainpc_would_not_take_is_refused_when_it_is_added(bench: OutboxBench) -> None:
     """And not when it is too late to tell who caused it."""
-    with pytest.raises(MessageTooLarge, match=f"and {MAX_BYTES} are allowed; say less"):
+    with pytest.raises(MessageTooLarge, match=f"and {MAX_BYTES} are allowed; send less"):
         bench.owe(EVENT, text="x" * MAX_BYTES)
     assert (bench.rows(), bench.queue.oldest()) == ([], None)
 
@@ -195,20 +195,20 @@ def test_what_gave_way_while_it_was_on_its_way_is_counted_once(tmp_path: Path) -
         owed = bench.queue.oldest()
         assert owed is not None
         bench.owe(EVENT, "b")
-        bench.queue.arrived(owed)
+        bench.queue.delivered(owed)
         bench.outbox.tick()
         assert bench.waiting() == ["b"]
         assert bench.counts_are_right()
         bench.owe(EVENT, "c")
-        bench.queue.set_aside(owed, "not_granted")
-        bench.queue.try_again()
+        bench.queue.refused(owed, "not_granted")
+        bench.queue.retry_refused()
         assert bench.waiting() == ["c"]
 
 
 def test_what_other_threads_leave_is_owed_with_the_next_tick(bench: OutboxBench) -> None:
     """In its order, and let go where there is no room for it: there is no request to refuse."""
-    bench.queue.leave(SAMPLE, "report_metrics", {"name": "s1"})
-    bench.queue.leave(EVENT, "publish_event", {"name": "e1"})
+    bench.queue.defer(SAMPLE, "report_metrics", {"name": "s1"})
+    bench.queue.defer(EVENT, "publish_event", {"name": "e1"})
     assert (bench.waiting(), bench.rows()) == ([], [])
     bench.outbox.tick()
     bench.restart()
@@ -219,13 +219,13 @@ def test_what_is_left_where_there_is_no_room_is_let_go(tmp_path: Path) -> None:
     """It is counted, and so is what waits for a database that can't be written, beyond 1,000."""
     with small(tmp_path, most=1) as bench:
         bench.owe(ERROR, "x")
-        bench.queue.leave(SAMPLE, "report_metrics", {"name": "s"})
-        bench.queue.leave(EVENT, "publish_event", {"name": "e"})
+        bench.queue.defer(SAMPLE, "report_metrics", {"name": "s"})
+        bench.queue.defer(EVENT, "publish_event", {"name": "e"})
         bench.outbox.tick()
         assert bench.waiting() == ["x"]
         assert bench.queue.document()["let_go"] == {"sample": 1, "event": 1}
         for _ in range(1_010):
-            bench.queue.leave(SAMPLE, "report_metrics", {"name": "s"})
+            bench.queue.defer(SAMPLE, "report_metrics", {"name": "s"})
         assert bench.queue.document()["let_go"] == {"sample": 11, "event": 1}
 
 
@@ -234,7 +234,7 @@ def test_a_database_that_can_not_be_written_loses_nothing(bench: OutboxBench, mo
     monkeypatch.setattr(outbox_module, "_RETRY_S", 0.05)
     bench.owe(EVENT, "a")
     bench.send()
-    bench.queue.leave(SAMPLE, "report_metrics", {"name": "s"})
+    bench.queue.defer(SAMPLE, "report_metrics", {"name": "s"})
     bench.database.execute("PRAGMA query_only=ON")
     with pytest.raises(StoreUnavailable):
         bench.outbox.tick()
@@ -259,12 +259,12 @@ def test_what_is_refused_blocks_nothing_and_is_kept(bench: OutboxBench) -> None:
     document = bench.queue.document()
     assert (document["waiting"], document["set_aside"], document["oldest"]) == (0, 2, None)
     assert bench.queue.warnings() == [
-        "mainpc refused 2 of what this agent owes it (malformed_request, not_granted); it is kept and sent again "
-        "every 10 minutes; see mainpc's grants and this agent's log"
+        "mainpc refused requests from this agent's outbox: 2 (malformed_request, not_granted); they are kept and "
+        "retried every 10 minutes; check mainpc's grants and this agent's log"
     ]
     bench.outbox.tick()
     bench.owe(EVENT, "e")
-    bench.queue.try_again()
+    bench.queue.retry_refused()
     assert bench.waiting() == ["a", "c", "e"]
     bench.restart()
     assert bench.waiting() == ["a", "c", "e"]
@@ -283,7 +283,7 @@ STRANGE: dict[str, tuple[str, str]] = {  # a column of a row on disk, and what a
 
 
 @pytest.mark.parametrize("strange", STRANGE)
-def test_a_row_that_this_agent_never_makes_stops_no_start_and_is_not_sent(tmp_path: Path, strange: str) -> None:
+def test_a_foreign_row_stops_no_start_and_is_not_sent(tmp_path: Path, strange: str) -> None:
     """As a restored backup may have it: it stays on disk, is told, and the others are sent and give way as ever."""
     column, value = STRANGE[strange]
     with small(tmp_path, most=3, most_bytes=50_000) as bench:
@@ -297,8 +297,8 @@ def test_a_row_that_this_agent_never_makes_stops_no_start_and_is_not_sent(tmp_pa
             document = bench.queue.document()
             assert (document["waiting"], document["set_aside"]) == (2, 1)
             assert bench.queue.warnings() == [
-                "rows of the outbox that this agent never made: 1; they are kept and never sent; see where the backup "
-                "came from that was restored last"
+                "rows of the outbox that this agent did not write: 1; they are kept and never sent; check which "
+                "backup was restored last"
             ]
         for name in "cd":
             bench.owe(EVENT, name)
@@ -334,8 +334,8 @@ def test_health_says_how_much_waits_and_since_when(bench: OutboxBench) -> None:
 def test_an_event_and_an_error_are_whole(bench: OutboxBench) -> None:
     """Ids of their own, who tells it, and when; and whose request caused it stands in the row."""
     with bench.database.transaction():
-        bench.outbox.tell("tier_folded", {"n": 1}, written_by="alice")
-        bench.outbox.tell_error("Timeout", "m" * 20_000, severity="critical", context={"n": 2})
+        bench.outbox.publish("tier_folded", {"n": 1}, written_by="alice")
+        bench.outbox.report_error("Timeout", "m" * 20_000, severity="critical", context={"n": 2})
     event, error = (owed for owed in bench.queue._waiting.values())
     assert (event.kind, event.action, error.kind, error.action) == (EVENT, "publish_event", ERROR, "report_error")
     told: dict[str, Any] = event.fields["event"]
@@ -357,28 +357,28 @@ def test_an_event_and_an_error_are_whole(bench: OutboxBench) -> None:
 def test_an_event_that_is_worth_no_refusal_is_told_from_anywhere(bench: OutboxBench) -> None:
     """With the transaction under way, or after it; an undone one tells nothing."""
     with bench.database.transaction():
-        bench.outbox.tell("a", {})
-        bench.database.after_commit(lambda: bench.outbox.tell("b", {}))
+        bench.outbox.publish("a", {})
+        bench.database.after_commit(lambda: bench.outbox.publish("b", {}))
 
     def undone_request() -> None:
         with bench.database.savepoint():
-            bench.outbox.tell("undone", {})
+            bench.outbox.publish("undone", {})
             raise KeyError("the handler refused it")
 
     with bench.database.transaction(), suppress(KeyError):
         undone_request()
     with bench.database.transaction():
-        bench.outbox.tell("c", {})
+        bench.outbox.publish("c", {})
     bench.outbox.tick()
     bench.restart()
     assert [owed.fields["event"]["event_type"] for owed in bench.queue._waiting.values()] == ["a", "c", "b"]
 
 
-def test_where_there_is_no_room_what_is_told_is_let_go_and_the_request_goes_on(tmp_path: Path) -> None:
+def test_a_full_outbox_drops_the_event_and_not_the_request(tmp_path: Path) -> None:
     with small(tmp_path, most=1) as bench:
         bench.owe(ERROR, "x")
         with bench.database.transaction():
-            bench.outbox.tell("a", {})
+            bench.outbox.publish("a", {})
         assert bench.waiting() == ["x"]
         assert bench.queue.document()["let_go"] == {"event": 1}
         assert bench.counts_are_right()
@@ -402,7 +402,7 @@ def undone(bench: OutboxBench, name: str) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_whatever_happens_bounds_hold_and_no_error_report_is_lost(
+def test_limits_hold_and_no_error_report_is_ever_lost(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Kind | None, int | None]]
 ) -> None:
     """Every error report that was taken is on disk until it has arrived, and what is sent is sent in order."""
@@ -426,7 +426,7 @@ def test_whatever_happens_bounds_hold_and_no_error_report_is_lost(
             elif step == "tick":
                 bench.outbox.tick()
             elif step == "again":
-                bench.queue.try_again()
+                bench.queue.retry_refused()
             elif step == "restart":
                 bench.restart()
             rows = bench.rows()

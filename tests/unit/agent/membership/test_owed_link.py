@@ -11,11 +11,11 @@ import pytest
 
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.host_metrics.sample import HostSample
-from twinhost.agent.membership import owed_sender
+from twinhost.agent.host_metrics import HostSample
+from twinhost.agent.membership import delivery
+from twinhost.agent.membership.delivery import Kind
 from twinhost.agent.membership.mainpc_link import MainpcLink
 from twinhost.agent.membership.outbox import MIGRATION, Outbox
-from twinhost.agent.membership.owed_queue import Kind
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.store.database import Database
@@ -37,7 +37,7 @@ class Debtor:
     def owe(self, *event_types: str) -> None:
         for event_type in event_types:
             with self.database.transaction():
-                self.outbox.tell(event_type, {})
+                self.outbox.publish(event_type, {})
 
     def waits(self, condition: Callable[[], Any], what: str) -> None:
         def ticked() -> Any:
@@ -85,7 +85,7 @@ def test_what_is_owed_arrives_in_order_and_is_gone(hosts: Hosts) -> None:
     with debtor(hosts) as pc2:
         pc2.owe("a", "b")
         with pc2.database.transaction():
-            pc2.outbox.tell_error("Timeout", "no answer", context={"n": 1})
+            pc2.outbox.report_error("Timeout", "no answer", context={"n": 1})
         assert pc2.outbox.queue.document()["waiting"] == 3
         hosts.start(SDT).wait_until_ready()
         pc2.waits(pc2.has_no_debts, "nothing is owed")
@@ -127,7 +127,7 @@ def test_what_mainpc_refuses_blocks_nothing(hosts: Hosts, poison: str) -> None:
     with debtor(hosts) as pc2:
         pc2.owe("after")
         pc2.waits(lambda: pc2.on_disk() == 1 and pc2.outbox.queue.document()["set_aside"] == 1, "one is set aside")
-        assert f"mainpc refused 1 of what this agent owes it ({code})" in pc2.outbox.queue.warnings()[0]
+        assert f"mainpc refused requests from this agent's outbox: 1 ({code})" in pc2.outbox.queue.warnings()[0]
         assert pc2.link.fault is None
     assert told(hosts) == ["before", "after"]
 
@@ -153,7 +153,7 @@ STRANGE = (  # kind, action and fields of a row
 )
 
 
-def test_what_is_no_request_of_this_agent_is_not_sent_and_blocks_nothing(hosts: Hosts) -> None:
+def test_foreign_requests_are_not_sent_and_block_nothing(hosts: Hosts) -> None:
     """As a restored backup may have it: nothing is done with this agent's key that this agent never does."""
     with debtor(hosts) as pc2:
         for row in STRANGE:
@@ -193,7 +193,7 @@ def test_what_was_refused_arrives_when_it_is_no_more(hosts: Hosts) -> None:
 
 def test_what_was_refused_is_tried_again_in_time(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nobody starting anything again."""
-    monkeypatch.setattr(owed_sender, "_AGAIN_S", 0.5)
+    monkeypatch.setattr(delivery, "_RETRY_REFUSED_S", 0.5)
     config = Path(hosts.config.source)
     granting = config.read_text()
     config.write_text(granting.replace('"publish_event", ', ""))
@@ -224,18 +224,18 @@ def sample(wall: float) -> HostSample:
     return HostSample(wall=wall, cpu_percent=wall, ram_used_mb=1.0, ram_total_mb=2.0)
 
 
-def test_what_was_measured_out_of_touch_is_owed_and_in_touch_it_is_told_at_once(hosts: Hosts) -> None:
+def test_samples_are_stored_while_mainpc_is_unreachable(hosts: Hosts) -> None:
     """All of it ends in mainpc's history once; the newest alone is current."""
     with debtor(hosts) as pc2:
         for wall in (11.0, 12.0, 13.0):
-            pc2.link.take(sample(wall))
+            pc2.link.report(sample(wall))
         pc2.waits(lambda: pc2.on_disk() == 3, "three samples are owed")
     hosts.start(SDT).wait_until_ready()
     with debtor(hosts) as pc2:
         pc2.waits(pc2.has_no_debts, "nothing is owed")
         with hosts.client(SDT) as client:
             assert client.call("get_metrics")["metrics"]["hosts"]["pc2"]["stale"]
-            pc2.link.take(sample(14.0))
+            pc2.link.report(sample(14.0))
             pc2.waits(lambda: not client.call("get_metrics")["metrics"]["hosts"]["pc2"]["stale"], "pc2 is known")
             assert client.call("get_metrics")["metrics"]["hosts"]["pc2"]["cpu_usage"] == 14.0
             course = client.call("get_history", host="pc2")["history"]["cpu_usage"]
@@ -243,13 +243,13 @@ def test_what_was_measured_out_of_touch_is_owed_and_in_touch_it_is_told_at_once(
         assert pc2.on_disk() == 0
 
 
-def test_of_several_samples_between_two_looks_the_newest_is_current(hosts: Hosts) -> None:
+def test_of_several_samples_the_newest_is_sent_as_current(hosts: Hosts) -> None:
     """The others are told late; none is told twice."""
     hosts.start(SDT).wait_until_ready()
     with debtor(hosts) as pc2, hosts.client(SDT) as client:
         pc2.waits(lambda: pc2.link.fault is None, "in touch")
         for wall in range(1, 31):
-            pc2.link.take(sample(float(wall)))
+            pc2.link.report(sample(float(wall)))
 
         def course() -> list[float]:
             return sorted(client.call("get_history", host="pc2")["history"]["cpu_usage"])
@@ -262,7 +262,7 @@ def test_of_several_samples_between_two_looks_the_newest_is_current(hosts: Hosts
 def test_a_sample_is_owed_with_all_that_was_measured(hosts: Hosts) -> None:
     """Under the names that mainpc takes."""
     with debtor(hosts) as pc2:
-        pc2.link.take(sample(5.0))
+        pc2.link.report(sample(5.0))
         pc2.waits(lambda: pc2.on_disk() == 1, "it is owed")
         owed = pc2.outbox.queue.oldest()
     assert owed is not None
@@ -276,7 +276,7 @@ def test_a_sample_that_may_not_have_arrived_is_owed(hosts: Hosts) -> None:
     with debtor(hosts, heartbeat_s=60) as pc2:
         pc2.waits(lambda: pc2.link.fault is None, "in touch")
         mainpc.send(signal.SIGSTOP)
-        pc2.link.take(sample(7.0))
+        pc2.link.report(sample(7.0))
         pc2.waits(lambda: pc2.link.fault and pc2.on_disk(), "the sample is owed")
         mainpc.send(signal.SIGCONT)
         pc2.waits(pc2.has_no_debts, "nothing is owed")

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.store.audit_log.books import GENESIS, chain, head_of
-from twinhost.store.audit_log.chain import LINE, Head, hash_fits, make_line
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import LINE, Event, Head, hash_fits, make_line
 from twinhost.store.audit_log.verify import verify
 
 GOOD = chain(3)

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from tests.unit.store.audit_log.books import THINGS, check, names, opened
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.store.audit_log.events import Event
-from twinhost.store.audit_log.ledger import MIGRATION, MIGRATION_RESTORES
-from twinhost.store.audit_log.log import AuditLog
+from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.log import MIGRATION, MIGRATION_RESTORES, AuditLog
 from twinhost.store.database import Database
 
 _write, _fsync = os.write, os.fsync
@@ -210,7 +209,7 @@ def test_a_line_that_can_not_be_added_leaves_no_hole(tmp_path: Path) -> None:
 PROCESS = """
 import sys
 from pathlib import Path
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import Event
 from tests.unit.store.audit_log.books import opened
 with opened(Path(sys.argv[1]), max_file_bytes=20_000) as (database, log):
     for number in range(int(sys.argv[2]), sys.maxsize):

@@ -9,8 +9,7 @@ import pytest
 
 from tests.unit.store.audit_log.books import check, names, opened, read_all, records
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, SocketMisuse, StoreUnavailable
-from twinhost.store.audit_log.chain import NO_HASH, Anchor
-from twinhost.store.audit_log.events import Event
+from twinhost.store.audit_log.chain import NO_HASH, Anchor, Event
 from twinhost.store.audit_log.log import AuditLog
 
 
@@ -24,7 +23,7 @@ def newest(path: Path) -> Path:
     return max((path / "audit").iterdir())
 
 
-def test_a_file_is_named_by_its_first_line_and_ends_before_the_size(tmp_path: Path) -> None:
+def test_a_file_is_named_by_its_first_line_and_limited_in_size(tmp_path: Path) -> None:
     """The chain goes on across files, and nobody else may read them."""
     with opened(tmp_path, max_file_bytes=1_000) as (_, log):
         fill(log, 20)
@@ -40,7 +39,7 @@ def test_a_file_is_named_by_its_first_line_and_ends_before_the_size(tmp_path: Pa
         assert log.anchor == Anchor(1, NO_HASH)
 
 
-def test_the_oldest_files_are_dropped_and_the_log_verifies_from_the_anchor(tmp_path: Path) -> None:
+def test_after_rotation_the_log_verifies_from_the_anchor(tmp_path: Path) -> None:
     """Three are kept; also after a restart, and after a crash between the anchor and the removal."""
     with opened(tmp_path, max_file_bytes=1_000, keep_files=3) as (_, log):
         fill(log, 8)
@@ -153,7 +152,7 @@ def test_a_file_that_contradicts_is_a_fault_and_the_log_goes_on(tmp_path: Path, 
     def go_on(log: AuditLog) -> None:
         fill(log, 3, 5)
         assert log.fault is not None
-        assert "is not as it was left" in log.fault
+        assert "contradicts the database" in log.fault
         assert "run `cli audit verify`" in log.fault
         assert names(log)[-3:] == ["agent-5", "agent-6", "agent-7"]
         assert "log_contradicted" in "".join(read_all(log))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.unit.store.audit_log.books import Clock, check, opened, records
-from twinhost.store.audit_log.events import FOLDED, Event
+from twinhost.store.audit_log.chain import FOLDED, Event
 from twinhost.store.audit_log.repetition import (
     DAY_S,
     HOUR_S,
@@ -55,17 +55,17 @@ def test_a_kind_takes_at_most_550_lines_a_day() -> None:
         while clock.now < 1_000.0 + DAY_S:
             came += 1
             written += repetition.admit(Event.HANDSHAKE_REFUSED, {"cause": "x"}, clock.now)
-            over = repetition.over()
+            over = repetition.finished()
             lines += len(over)
             counted += sum(int(str(line["count"])) for line in over)
             clock.now += gap_s
-        over = repetition.over(everything=True)
+        over = repetition.finished(everything=True)
         counted += sum(int(str(line["count"])) for line in over)
         assert written + lines + len(over) <= LINES_PER_DAY == 550
         assert written + counted == came
 
 
-def test_the_next_minute_is_written_again_and_after_the_day_s_share_the_hour_is_counted() -> None:
+def test_a_new_minute_is_written_until_the_days_share_is_used() -> None:
     """A short burst costs nobody the next minute; a long one shows once an hour."""
     clock = Clock()
     repetition = Repetition(clock)
@@ -76,12 +76,12 @@ def test_the_next_minute_is_written_again_and_after_the_day_s_share_the_hour_is_
     for _ in range(25):
         assert burst() == WRITTEN_PER_MINUTE
         clock.now += MINUTE_S
-    assert len(repetition.over()) == 25
+    assert len(repetition.finished()) == 25
     assert burst() == 0
     clock.now += MINUTE_S
-    assert repetition.over() == []
+    assert repetition.finished() == []
     clock.now += HOUR_S
-    assert [line["count"] for line in repetition.over()] == [30]
+    assert [line["count"] for line in repetition.finished()] == [30]
     clock.now += DAY_S
     assert burst() == WRITTEN_PER_MINUTE
 
@@ -110,7 +110,7 @@ def test_kinds_that_a_stranger_could_invent_are_bounded() -> None:
         repetition.admit(Event.ENROLMENT_REFUSED, {"cause": f"cause {number}"}, 1.0) for number in range(10_000)
     )
     assert written == MAX_KINDS + WRITTEN_PER_MINUTE
-    (line,) = repetition.over(everything=True)
+    (line,) = repetition.finished(everything=True)
     assert (line["cause"], line["count"]) == ("others", 10_000 - written)
 
 

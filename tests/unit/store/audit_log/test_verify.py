@@ -61,7 +61,7 @@ def test_a_cut_off_tail_is_found_by_the_head(cut: int) -> None:
 
 def test_a_cut_off_beginning_is_found_by_the_anchor() -> None:
     """A log that begins later than the database says has lost lines."""
-    assert sentences(LINES[3:]) == ["lines 1 to 3 are missing: line 4 stands at the beginning"]
+    assert sentences(LINES[3:]) == ["lines 1 to 3 are missing: line 4 is at the beginning"]
 
 
 def test_a_log_that_was_rotated_begins_at_its_anchor() -> None:
@@ -76,35 +76,35 @@ def test_a_log_that_was_rotated_begins_at_its_anchor() -> None:
 
 def test_a_removed_line_is_found() -> None:
     """The next one has a number too great."""
-    assert sentences(LINES[:4] + LINES[5:]) == ["line 5 is missing: line 6 stands after line 4"]
+    assert sentences(LINES[:4] + LINES[5:]) == ["line 5 is missing: line 6 is after line 4"]
 
 
 def test_an_exchange_of_two_lines_is_found() -> None:
     """One is missing where it was due, and stands where it is not."""
     assert sentences([*LINES[:4], LINES[5], LINES[4], *LINES[6:]]) == [
-        "line 5 is missing: line 6 stands after line 4",
-        "line 5 stands after line 6: it was moved",
+        "line 5 is missing: line 6 is after line 4",
+        "line 5 is after line 6: it was moved",
     ]
 
 
 def test_a_doubled_line_is_found() -> None:
     """The same line twice is once too often."""
     assert sentences([*LINES[:5], LINES[4], *LINES[5:]]) == [
-        "line 5 stands after line 5: it is there twice, or was put in"
+        "line 5 is after line 5: it is a duplicate, or was inserted"
     ]
 
 
 def test_a_changed_line_is_found() -> None:
     """A changed word does not fit the hash."""
     changed = LINES[4].replace("agent-4", "agent-9")
-    assert sentences([*LINES[:4], changed, *LINES[5:]]) == ["line 5 was changed: its hash does not fit what it says"]
+    assert sentences([*LINES[:4], changed, *LINES[5:]]) == ["line 5 was changed: its hash does not match its content"]
 
 
 def test_a_changed_line_with_a_fitting_hash_is_found_at_the_next() -> None:
     """Who makes the hash anew must make all that follow anew."""
     changed = resealed(LINES[4].replace("agent-4", "agent-9"))
     assert sentences([*LINES[:4], changed, *LINES[5:]]) == [
-        "line 6 does not follow from what stands before it: that was written anew"
+        "line 6 does not follow from the line before it: that line was rewritten"
     ]
 
 
@@ -112,14 +112,14 @@ def test_a_whole_chain_made_anew_is_found_by_the_head() -> None:
     """A perfect forgery of every line does not end in the head that the database keeps."""
     forged = rechained([*LINES[:4], LINES[4].replace("agent-4", "agent-9"), *LINES[5:]])
     assert found(forged, head=head_of(forged)).whole
-    assert sentences(forged) == ["line 12 is not the one that the database keeps as the head: it was written anew"]
+    assert sentences(forged) == ["line 12 is not the head in the database: it was rewritten"]
 
 
 def test_a_changed_number_with_a_fitting_hash_is_found() -> None:
     """A line that follows by its hash and not by its number is one line, not a gap of a million."""
     changed = resealed(LINES[4].replace('"seq":5,', '"seq":999999,'))
     assert sentences([*LINES[:4], changed, *LINES[5:]])[0] == (
-        "the line after line 4 calls itself 999999: its number was changed"
+        "the line after line 4 has the number 999999: its number was changed"
     )
 
 
@@ -127,13 +127,13 @@ def test_a_line_put_in_is_found() -> None:
     """Also where it follows by number and hash: the true one then comes once too often."""
     between = chain(1, head_of(LINES[:4]), word="forged")
     assert sentences([*LINES[:4], *between, *LINES[4:]])[0] == (
-        "line 5 stands after line 5: it is there twice, or was put in"
+        "line 5 is after line 5: it is a duplicate, or was inserted"
     )
 
 
 def test_a_line_put_in_at_the_end_is_found_by_the_head() -> None:
     """It follows perfectly; only the head tells."""
-    assert sentences(LINES + chain(1, HEAD, word="forged")) == ["line 13 is beyond the head, line 12: somebody added"]
+    assert sentences(LINES + chain(1, HEAD, word="forged")) == ["line 13 is beyond the head, line 12: lines were added"]
 
 
 @pytest.mark.parametrize(
@@ -141,16 +141,14 @@ def test_a_line_put_in_at_the_end_is_found_by_the_head() -> None:
 )
 def test_what_is_no_line_is_found(text: str) -> None:
     """It is named by where it stands, and what follows it is judged as before."""
-    assert sentences([*LINES[:4], text, *LINES[4:]]) == [
-        f"what stands after line 4 is no line of this log: {text[:40]!a}"
-    ]
+    assert sentences([*LINES[:4], text, *LINES[4:]]) == [f"the text after line 4 is no line of this log: {text[:40]!a}"]
 
 
 def test_a_line_with_a_false_number_and_hash_is_found() -> None:
     """It takes no line's place."""
     strange = LINES[4].replace('"seq":5,', '"seq":77,')
     assert sentences([*LINES[:4], strange, *LINES[4:]]) == [
-        "the line after line 4 calls itself 77 and its hash does not fit what it says"
+        "the line after line 4 has the number 77 and its hash does not match its content"
     ]
 
 
@@ -159,7 +157,7 @@ def test_findings_are_bounded_and_counted() -> None:
     result = found(["garbage"] * 1_000 + LINES)
     assert len(result.findings) == MAX_FINDINGS
     assert result.more == 1_000 - MAX_FINDINGS
-    assert result.summary().startswith("the chain is broken in 1000 places, first at line 1: what stands at the beg")
+    assert result.summary().startswith("the chain is broken in 1000 places, first at line 1: the text at the beg")
 
 
 def mutated(mutation: str, lines: list[str], at: int, to: int) -> list[str]:

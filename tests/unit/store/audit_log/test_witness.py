@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.store.audit_log.books import BEFORE_ALL, chain, head_of, opened, read_all
-from twinhost.store.audit_log.chain import Head, hash_of, make_line
-from twinhost.store.audit_log.events import Event
-from twinhost.store.audit_log.witness import Restore, Seen, compare, explained_by, restore_of
+from twinhost.store.audit_log.chain import Event, Head, hash_of, make_line
+from twinhost.store.audit_log.verify import Restore, Seen, compare, explained_by, restore_of
 
 TIME = "2026-11-27T01:02:03.004Z"
 

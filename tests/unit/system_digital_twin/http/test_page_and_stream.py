@@ -14,7 +14,7 @@ import pytest
 
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most, wait_until
-from twinhost.agent import http_limits
+from twinhost.agent import http as http_limits
 from twinhost.agent.http import HttpServer
 from twinhost.system_digital_twin.http import page as page_module
 from twinhost.system_digital_twin.http.page import MAX_LISTENERS, STATIC, Stream, page_routes

@@ -26,7 +26,7 @@ from twinhost.agent.telemetry import State
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
-from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
 from twinhost.system_digital_twin.__main__ import NAME, assemble
 from twinhost.system_digital_twin.events import events as events_module

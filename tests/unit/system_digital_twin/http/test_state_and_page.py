@@ -8,7 +8,7 @@ import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.handshakes import Outcome
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.events.actions import ErrorReport
 from twinhost.system_digital_twin.http.page import STATIC
 from twinhost.system_digital_twin.http.state import MAX_DEPENDENCIES, MAX_ROWS

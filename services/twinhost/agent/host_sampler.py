@@ -1,7 +1,6 @@
-"""A host measures itself: the container's own figures where it is one, the machine's where it is not."""
+"""Sample a host: the container's own figures in a container, else the machine's."""
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +8,19 @@ from dataclasses import dataclass
 import psutil
 import structlog
 
-from twinhost.agent.host_metrics.cgroup import Cgroup
-from twinhost.agent.host_metrics.gpus import Gpus
-from twinhost.agent.host_metrics.sample import MB, HostSample
+from twinhost.agent.host_metrics import MB, Cgroup, Gpus, HostSample
+from twinhost.secure_zmq.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
-_SHORTEST_S = 0.05  # over less, what a clock's granularity says of the CPU is noise
+_SHORTEST_S = 0.05  # over less, the clock's granularity makes the CPU figure noise
 _FIRST_AFTER_S = 0.5
 _STALE_AFTER = 3  # intervals
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """CPU seconds used so far, of `cpus` that may be used, at a monotonic moment."""
+    """CPU seconds used so far, of the `cpus` that may be used, at a monotonic time."""
 
     used_s: float
     cpus: float
@@ -30,7 +28,7 @@ class _Reading:
 
 
 class HostSampler:
-    """Takes samples; the CPU's figure is that since the sample before."""
+    """Takes samples; the CPU figure is for the time since the sample before."""
 
     def __init__(self, cgroup: Cgroup | None = None, gpus: Gpus | None = None) -> None:
         self._cgroup = cgroup or Cgroup()
@@ -38,8 +36,8 @@ class HostSampler:
         self._before = self._read_cpu()[0]
 
     def sample(self) -> HostSample:
-        """Return how the host is now; `cpu_percent` is None where no time has passed since the sample before."""
-        reading, quota_holds = self._read_cpu()
+        """Return a sample; its `cpu_percent` is None if no time has passed since the sample before."""
+        reading, limited = self._read_cpu()
         used_mb, total_mb, memory_is_limited = self._read_ram()
         gpus = self._gpus.read()
         return HostSample(
@@ -50,7 +48,7 @@ class HostSampler:
             vram_used_mb=sum(gpu.used_mb for gpu in gpus) if gpus else None,
             vram_total_mb=sum(gpu.total_mb for gpu in gpus) if gpus else None,
             gpus=gpus,
-            limited=quota_holds or memory_is_limited,
+            limited=limited or memory_is_limited,
         )
 
     def _cpu_percent(self, reading: _Reading) -> float | None:
@@ -61,7 +59,7 @@ class HostSampler:
         return min(100.0, max(0.0, 100 * (reading.used_s - before.used_s) / passed_s / reading.cpus))
 
     def _read_cpu(self) -> tuple[_Reading, bool]:
-        """Return the reading, and whether a quota holds."""
+        """Return the reading, and whether a quota applies."""
         own = self._cgroup.cpu()
         if own is None:
             times = psutil.cpu_times()
@@ -73,50 +71,41 @@ class HostSampler:
         return _Reading(own.used_s, own.quota if limited and own.quota else may_use, time.monotonic()), limited
 
     def _read_ram(self) -> tuple[float, float, bool]:
-        """Return MB used, MB in all, and whether that is a container's limit."""
+        """Return MB used, MB in total, and whether the total is a container's limit."""
         machine, own = psutil.virtual_memory(), self._cgroup.memory()
         if own is not None and own.limit_mb is not None and own.limit_mb < machine.total / MB:
             return own.used_mb, own.limit_mb, True
         return (machine.total - machine.available) / MB, machine.total / MB, False
 
 
-class SamplerThread:
-    """Takes a sample every `interval_s` on a thread of its own, so that a driver that hangs holds up nobody else."""
+class SamplerThread(Worker):
+    """Takes a sample every `interval_s` on a thread of its own, so that a driver that hangs blocks nothing else."""
 
     def __init__(
         self, interval_s: float, take: Callable[[HostSample], None], sampler: HostSampler | None = None
     ) -> None:
-        """Hand every sample to `take`, on this thread."""
+        """Pass every sample to `take`, on this thread."""
+        super().__init__("host-sampler", self._run, join_timeout_s=1.0)
         self._interval_s = interval_s
         self._take = take
         self._sampler = sampler or HostSampler()
         self._taken_at = time.monotonic()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="host-sampler", daemon=True)
 
     @property
     def fault(self) -> str | None:
-        """What is wrong; None while samples come."""
+        """What is wrong; None while samples arrive."""
         silent_s = time.monotonic() - self._taken_at
         if silent_s > max(_STALE_AFTER * self._interval_s, _FIRST_AFTER_S + self._interval_s):
             return f"no measurement of this host for {silent_s:.0f} s"
         return None
 
-    @property
-    def responsive(self) -> bool:
-        return self._thread.is_alive()
-
     def start(self) -> None:
         self._taken_at = time.monotonic()
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=1.0)
+        super().start()
 
     def _run(self) -> None:
         wait_s = min(_FIRST_AFTER_S, self._interval_s)
-        while not self._stop.wait(wait_s):
+        while not self.wait(wait_s):
             started = time.monotonic()
             try:
                 self._take(self._sampler.sample())

@@ -1,0 +1,113 @@
+"""Background threads: one named daemon thread per worker, with a stop request and a heartbeat.
+
+Derive a class from `Worker` and hand its loop to `super().__init__`, or make a `Worker` of a function:
+
+    class Poller(Worker):
+        def __init__(self) -> None:
+            super().__init__("poller", self._poll, stalled_after_s=5.0, join_timeout_s=1.0)
+
+        def _poll(self) -> None:
+            while not self.wait(0.2):  # False: the time is over; True: the worker is to stop
+                self.beat()
+                ...
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+
+class Heartbeat:
+    """When a loop last completed a turn: written by its thread, read by any."""
+
+    __slots__ = ("_beat_at", "_stalled_after_s")
+
+    def __init__(self, stalled_after_s: float) -> None:
+        self._stalled_after_s = stalled_after_s
+        self._beat_at = time.monotonic()
+
+    def beat(self) -> float:
+        """Record a completed turn; return the monotonic time."""
+        self._beat_at = now = time.monotonic()
+        return now
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the last turn is less than `stalled_after_s` ago."""
+        return time.monotonic() - self._beat_at < self._stalled_after_s
+
+
+class Worker:
+    """A daemon thread that runs a function once; the function returns when `stopping` is set."""
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[], object],
+        *,
+        stalled_after_s: float = float("inf"),
+        join_timeout_s: float | None = None,
+    ) -> None:
+        """Prepare the thread; `start()` runs it.
+
+        Args:
+            name: of the thread, as it appears in stack dumps.
+            run: the work; it calls `beat()` once per turn if `stalled_after_s` is given.
+            stalled_after_s: how old the last `beat()` may be before the worker counts as not responsive.
+            join_timeout_s: how long `stop()` waits for the thread; None waits until it has ended.
+        """
+        self._heartbeat = Heartbeat(stalled_after_s)
+        self._join_timeout_s = join_timeout_s
+        self._stop_requested = threading.Event()
+        self._thread = threading.Thread(target=run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; once in a worker's life."""
+        self._heartbeat.beat()
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        """Ask the thread to end, without waiting for it; from any thread, more than once, before `start()` too."""
+        self._stop_requested.set()
+        self._interrupt()
+
+    def stop(self) -> None:
+        """Ask the thread to end and wait for it, `join_timeout_s` at most; not from the worker's own thread."""
+        self.request_stop()
+        self.join()
+
+    def join(self) -> None:
+        """Wait until the thread has ended, `join_timeout_s` at most; returns at once where it never started."""
+        if self.started:
+            self._thread.join(self._join_timeout_s)
+
+    @property
+    def started(self) -> bool:
+        """Whether `start()` was called, even if the thread has ended since."""
+        return self._thread.ident is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def responsive(self) -> bool:
+        """Whether the thread runs and has called `beat()` recently enough."""
+        return self._thread.is_alive() and self._heartbeat.fresh
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the thread was asked to end."""
+        return self._stop_requested.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep on the worker's thread until it is asked to end; return whether it was."""
+        return self._stop_requested.wait(seconds)
+
+    def beat(self) -> float:
+        """Record a completed turn, from the worker's thread; return the monotonic time."""
+        return self._heartbeat.beat()
+
+    def _interrupt(self) -> None:
+        """Interrupt what the thread blocks in; to be overridden where that is something other than `wait()`."""

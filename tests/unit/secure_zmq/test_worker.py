@@ -1,0 +1,108 @@
+"""A background thread: started, stopped, and known to be stuck."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from twinhost.secure_zmq.worker import Worker
+
+
+class _Blocked(Worker):
+    """Blocks in something else than `wait()`."""
+
+    def __init__(self, stalled_after_s: float = float("inf")) -> None:
+        super().__init__("blocked", self._run, stalled_after_s=stalled_after_s)
+        self._woken = threading.Event()
+
+    def _run(self) -> None:
+        self._woken.wait()
+
+    def _interrupt(self) -> None:
+        self._woken.set()
+
+
+def test_stop_ends_the_thread_at_its_next_wait() -> None:
+    """`wait()` returns True at once when the worker is asked to end."""
+    worker = Worker("test", lambda: worker.wait(60))
+    worker.start()
+    assert worker.alive
+    assert worker.responsive
+    worker.stop()
+    assert worker.stopping
+    assert not worker.alive
+    assert not worker.responsive
+
+
+def test_stop_interrupts_a_thread_that_blocks_elsewhere() -> None:
+    """A subclass says what wakes it."""
+    worker = _Blocked()
+    worker.start()
+    worker.stop()
+    assert not worker.alive
+
+
+def test_request_stop_does_not_wait_for_the_thread() -> None:
+    """It may be called on any thread, also on the worker's own."""
+    release = threading.Event()
+    worker = Worker("test", release.wait)
+    worker.start()
+    worker.request_stop()
+    assert worker.stopping
+    assert worker.alive
+    release.set()
+    worker.join()
+
+
+def test_stop_waits_no_longer_than_the_join_timeout() -> None:
+    """A thread that hangs in a driver can't keep a process alive."""
+    release = threading.Event()
+    worker = Worker("test", release.wait, join_timeout_s=0.01)
+    worker.start()
+    worker.stop()
+    assert worker.alive
+    release.set()
+
+
+def test_a_worker_that_never_started_can_be_stopped() -> None:
+    """There is nothing to wait for, and it is not alive."""
+    worker = Worker("test", lambda: None)
+    worker.stop()
+    assert not worker.started
+    assert not worker.alive
+
+
+def test_a_thread_without_heartbeat_is_not_responsive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is alive and does not turn: health shows it."""
+    now = 1_000.0
+    monkeypatch.setattr("twinhost.secure_zmq.worker.time", SimpleNamespace(monotonic=lambda: now))
+    worker = _Blocked(stalled_after_s=5.0)
+    now += 60.0  # between its making and its start nothing has to turn
+    worker.start()
+    now += 4.9
+    assert worker.responsive
+    now += 0.1
+    assert not worker.responsive
+    assert worker.alive
+    worker.beat()
+    assert worker.responsive
+    worker.stop()
+
+
+def test_a_worker_whose_function_ended_is_not_alive() -> None:
+    """Nobody mistakes a thread that has ended for a quiet one."""
+    worker = Worker("test", lambda: None)
+    worker.start()
+    worker.join()
+    assert worker.started
+    assert not worker.responsive
+
+
+@pytest.mark.parametrize("name", ["event-feed", "zap-handler"])
+def test_the_thread_has_the_workers_name(name: str) -> None:
+    """Stack dumps and `py-spy` show it."""
+    seen: list[str] = []
+    worker = Worker(name, lambda: seen.append(threading.current_thread().name))
+    worker.start()
+    worker.join()
+    assert seen == [name]
