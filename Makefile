@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up stack down status logs keys backup restore test test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke test-ready lint image engine venv setup lock clean
+.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke workers test-ready lint image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -8,6 +8,13 @@ COMPOSE := docker compose
 
 # testcontainers' reaper is an image of its own, which a machine without a registry cannot have; the tests clean up themselves.
 export TESTCONTAINERS_RYUK_DISABLED ?= true
+
+# Some images set it. Hundreds of the tests' processes would each compile the whole project again.
+export PYTHONDONTWRITEBYTECODE :=
+
+# Most tests wait most of the time, so two cores have five processes of them. A part of the suite runs in one: each process
+# takes seconds to collect. (WORKERS=0 for all of it in one; tests/side_by_side.py says who gets what.)
+WORKERS ?= $(if $(ARGS),0,$(shell cores=$$(nproc); echo $$((cores > 4 ? 12 : 2 * cores + 1))))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +44,10 @@ restore: engine ## put such a file (FILE=...) in the place of mainpc's state, on
 	@scripts/setup/restore.sh "$$FILE" $(ARGS)
 
 test: test-ready ## run the whole test suite (ARGS="-k name" for a part), also beside a running stack
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -n $(WORKERS) $(ARGS)
+
+check: venv ## while you work: the linters and the unit tests, side by side (one minute; no container)
+	@scripts/setup/check.sh $(ARGS)
 
 test-two-hosts: test-ready ## two engines in two network namespaces, joined by a cable; and both as a swarm (five minutes)
 	@TWINHOST_TWO_HOSTS=all .venv/bin/python -m pytest tests/two_hosts $(ARGS)
@@ -72,6 +82,9 @@ bench: image venv ## this project beside its peers (nine minutes; ARGS="--out FO
 bench-smoke: image venv ## the same, as short as can be: fails where a row is not produced, whatever its figure
 	@scripts/setup/bench_tools.sh
 	@PYTHONPATH=services:. build/tools/bench/bin/python -m tests.benchmarks.speed --rounds 1 --seconds 0.2 --stack-idle 3 --every-row $(ARGS)
+
+workers:
+	@echo $(WORKERS)
 
 test-ready: image venv
 	@scripts/setup/test_tools.sh

@@ -2,11 +2,11 @@
 """Make a key for a program on this machine, have mainpc authorise it, and put it where a client looks by default.
 
 The secret is made here, in the user's configuration folder (`$XDG_CONFIG_HOME/twinhost`), and stays here: mainpc gets
-the public half. Beside it come the public keys that mainpc knows, and the addresses on which the agents are published.
-Run again, it keeps the key and brings the rest up to date. Exit status: 0 done, 1 refused, 2 usage.
+the public half. The script also writes the public keys that mainpc knows, a copy of the network configuration, and the
+addresses at which this machine reaches the agents. Run again, it keeps the key and updates the rest. Exit status:
+0 done, 1 refused, 2 usage.
 """
 
-import argparse
 import ipaddress
 import json
 import re
@@ -14,56 +14,59 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "services"))
 
-import yaml  # noqa: E402  (after the path, as the project's own modules)
+import typer  # noqa: E402  (after the path, as the project's own modules)
+import yaml  # noqa: E402
 
-from twinhost.certificates.bundle import parse_bundle  # noqa: E402
+from twinhost.certificates.admission import require_newcomer  # noqa: E402
+from twinhost.certificates.bundle import parse_bundle, request_fingerprint  # noqa: E402
+from twinhost.certificates.join import request, take_in  # noqa: E402
 from twinhost.certificates.layout import AGENT_ROLE, OPERATOR, SERVER, Identity, Layout, described, plan_layout  # noqa: E402
-from twinhost.certificates.names import require_newcomer  # noqa: E402
-from twinhost.certificates.record import replace_file  # noqa: E402
-from twinhost.certificates.request import request, request_fingerprint, take_in  # noqa: E402
-from twinhost.network_config.load import ENDPOINTS_FILE, load_network_config  # noqa: E402
+from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, load_network_config  # noqa: E402
 from twinhost.network_config.model import Agent, NetworkConfig  # noqa: E402
 from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates, user_folder  # noqa: E402
 from twinhost.secure_zmq.client import Client  # noqa: E402
 from twinhost.secure_zmq.errors import ConfigurationError, NotAuthorized, TwinhostError  # noqa: E402
-from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate  # noqa: E402
+from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, replace_file  # noqa: E402
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner, load_key_pair  # noqa: E402
 from twinhost.secure_zmq.server_address import SecuredAddress  # noqa: E402
 
+DEFAULT_FOLDER = user_folder()
 AUTHORISED_WITHIN_S = 5.0  # mainpc sees a new key within 0.1 s
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Enrol the program, prove it by a call, and say what is where."""
-    options = _parser().parse_args(arguments)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(help=__doc__)
+def main(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The program's name; its key has the role agent.")],
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of the key.")] = DEFAULT_FOLDER,
+    replace: Annotated[bool, typer.Option("--replace", help="Make a new key, if the present one was revoked.")] = False,
+) -> None:
+    """Enrol the program, prove it with a call, and say what is where."""
     try:
-        _enrol(options)
+        _enrol(name, folder.absolute(), replace=replace)
     except TwinhostError as error:
         print(f"enrol_program: {error}", file=sys.stderr)
-        return 1
-    return 0
+        raise typer.Exit(1) from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", metavar="NAME", help="the program's; its key has the role agent")
-    parser.add_argument("--folder", type=Path, default=user_folder(), help="where the key lies (default: %(default)s)")
-    parser.add_argument("--replace", action="store_true", help="make a new key, where the present one was revoked")
-    return parser
-
-
-def _enrol(options: argparse.Namespace) -> None:
-    folder: Path = options.folder.absolute()
+def _enrol(name: str, folder: Path, *, replace: bool) -> None:
     config = load_network_config(environment={})
-    owner = KeyOwner(options.name, _this_machine(), frozenset({AGENT_ROLE}))
+    owner = KeyOwner(name, _this_machine(), frozenset({AGENT_ROLE}))
     plan = plan_layout(folder, config, None)
     require_newcomer(plan, config, owner)
     if plan.identity_of(owner.name) is not None:
@@ -75,16 +78,17 @@ def _enrol(options: argparse.Namespace) -> None:
         owner = load_key_pair(secret).certificate.owner  # the machine's name may have changed since
     local = [Identity(owner, owner.name, ".")]
     layout = Layout(folder, local, plan.everybody, plan.server_host, config.limits.key_lifetime_days)
-    with _out_of_the_way(secret) if options.replace else nullcontext():
+    with _out_of_the_way(secret) if replace else nullcontext():
         certificate = request(layout, config, owner)
         accept = ("run", "--rm", "-T", "--no-deps", "certs-init", "accept", "-", "--fingerprint")
         answer = _compose(*accept, request_fingerprint(certificate), given=render_certificate(certificate))
         server = take_in(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
     replace_file(folder / ENDPOINTS_FILE, yaml.safe_dump(endpoints, sort_keys=False))
+    replace_file(folder / CONFIG_FILE, Path(config.source).read_text(encoding="utf-8"))
     _prove(folder)
     print(f"{described(owner)} is authorised as {certificate.public.fingerprint}")
     print(f"SystemDigitalTwin is trusted as {server.public.fingerprint}, and answered")
-    print(f"{folder}: {secret.name} (made here, stays here, mode 0600), public keys, and {ENDPOINTS_FILE}")
+    print(f"{folder}: {secret.name} (made here, stays here, mode 0600), public keys, {CONFIG_FILE}, {ENDPOINTS_FILE}")
     if client_folder() != folder:
         print(f"Clients look elsewhere by default; set {FOLDER_VARIABLE}={folder} for the program.")
     print(f"To revoke it: docker compose run --rm certs-init revoke {owner.name}")
@@ -196,4 +200,4 @@ def _prove(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="enrol_program.py")

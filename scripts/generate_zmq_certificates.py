@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "services"))
 
-from twinhost.certificates.__main__ import main
+from twinhost.cli.certs_init import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,8 @@
-"""Run the tests that carry one marker, and say in one line what came of them."""
+"""The tests that carry one marker: run them, and say in one line what came of them.
+
+The documented scripts run one marker's tests by `run_marked`. `.ci/run`, which runs every test anyway, loads this
+module as a pytest plugin: the same lines then stand in its summary, and a script that would fail fails the run.
+"""
 
 import importlib.util
 import os
@@ -11,12 +15,14 @@ if TYPE_CHECKING:
     import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SUBJECTS = {"sdt_security": "SystemDigitalTwin security", "unified_memory_agent": "UnifiedMemoryReasoningAgent"}
 
 
 class _Tally:
-    """A pytest plugin: the tests by their outcome. It is no dataclass, since pytest hashes its plugins."""
+    """A pytest plugin: a marker's tests by their outcome. It is no dataclass, since pytest hashes its plugins."""
 
-    def __init__(self) -> None:
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
         self.passed: set[str] = set()
         self.failed: set[str] = set()
         self.skipped: set[str] = set()
@@ -24,14 +30,23 @@ class _Tally:
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Take the outcomes from pytest's own summary: a set-up or tear-down that breaks fails the test."""
         found = {
-            category: {report.nodeid for report in terminalreporter.stats.get(category, [])}
+            category: {
+                report.nodeid
+                for report in terminalreporter.stats.get(category, [])
+                if self._marker in getattr(report, "keywords", ())
+            }
             for category in ("passed", "failed", "error", "skipped")
         }
         self.failed = found["failed"] | found["error"]
         self.passed, self.skipped = found["passed"] - self.failed, found["skipped"]
 
-    def verdict(self, subject: str) -> str:
+    @property
+    def succeeded(self) -> bool:
+        return bool(self.passed) and not self.failed
+
+    def verdict(self) -> str:
         """Return one line; a test that was skipped checked nothing."""
+        subject = SUBJECTS[self._marker]
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         if self.failed:
             return f"{subject} FAILED: {len(self.failed)} of {len(self.passed | self.failed)}{skipped}"
@@ -40,14 +55,14 @@ class _Tally:
         return f"{subject}: {len(self.passed)} checks passed{skipped}"
 
 
-def run_marked(marker: str, subject: str, arguments: Sequence[str]) -> int:
+def run_marked(marker: str, arguments: Sequence[str]) -> int:
     """Run the tests with a marker, print a verdict last, and return the exit status.
 
     Args:
         marker: a marker of pyproject.toml.
-        subject: what the verdict is about.
         arguments: more arguments for pytest.
     """
+    subject = SUBJECTS[marker]
     if importlib.util.find_spec("pytest") is None:
         print(f"{subject}: {sys.executable} has no pytest; run: make setup, then use .venv/bin/python", file=sys.stderr)
         return 1
@@ -55,10 +70,31 @@ def run_marked(marker: str, subject: str, arguments: Sequence[str]) -> int:
 
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # the reaper's image needs a registry
     os.chdir(REPOSITORY)
-    tally = _Tally()
+    tally = _Tally(marker)
     status = int(pytest.main(["-m", marker, *arguments], plugins=[tally]))
     if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-        print(tally.verdict(subject))
+        print(tally.verdict())
     else:
         print(f"{subject} FAILED: pytest ended with status {status}")
     return status if status or tally.passed else 1
+
+
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
+    """Write every script's verdict over the tests of this run."""
+    terminalreporter.section("what the documented scripts check")
+    for tally in _tallies(terminalreporter):
+        terminalreporter.write_line(tally.verdict(), red=not tally.succeeded)
+
+
+def pytest_sessionfinish(session: "pytest.Session") -> None:
+    """Fail a run that passed and in which a script would have checked nothing."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and session.exitstatus == 0 and not all(tally.succeeded for tally in _tallies(terminal)):
+        session.exitstatus = 1
+
+
+def _tallies(terminal: "pytest.TerminalReporter") -> list[_Tally]:
+    tallies = [_Tally(marker) for marker in SUBJECTS]
+    for tally in tallies:
+        tally.pytest_terminal_summary(terminal)
+    return tallies

@@ -3,7 +3,8 @@
 `.ci/run` loads it with `-p scripts.second_try`. After the last test, each one that failed is run in a pytest process of
 its own, with fixtures of its own. Where that passes, the failure no longer fails the run, and the test stands in a list
 right above the last line: each of them is a defect to mend. Everything else stays as pytest does it, also its exit
-status when it collects nothing, is interrupted, or crashes.
+status when it collects nothing, is interrupted, or crashes. With `-n` the tests run in several processes; the second
+tries follow once all of those have ended, and a test whose process crashed gets none.
 """
 
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 GIVE_UP_AFTER = 5  # tests that failed twice: the run has failed by then, and the rest would only take time
 LONGEST_TRY_S = 600  # beyond pytest's own limit for a test, whose fixtures may start a stack
 _CATEGORY = "passed at the second try"  # as the last line counts it
+_CRASHED = "???"  # where pytest-xdist tells of a process that ended amid a test, instead of set-up, call, or tear-down
 
 _reports: list[pytest.TestReport] = []  # of the first try, with what failed
 
@@ -28,7 +30,8 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         return result
     failures = [*terminal.stats.get("failed", []), *terminal.stats.get("error", [])]
     twice = 0
-    for nodeid in dict.fromkeys(report.nodeid for report in failures):
+    crashed = {report.nodeid for report in failures if report.when == _CRASHED}
+    for nodeid in dict.fromkeys(report.nodeid for report in failures if report.nodeid not in crashed):
         if twice == GIVE_UP_AFTER:
             terminal.write_line(f"{twice} tests failed twice: the others that failed are not run again", red=True)
             break

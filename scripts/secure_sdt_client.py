@@ -6,78 +6,92 @@ It uses CURVE with `--secure`, or where SECURE_ZMQ is 1 in the environment. Key 
 2 usage.
 """
 
-import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "services"))
+
+import typer
 
 from twinhost.network_config.load import ENDPOINTS_FILE, load_network_config
 from twinhost.network_config.model import Host, is_address
 from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
-from twinhost.secure_zmq.security_mode import VARIABLE, is_secure_zmq_enabled
-from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
+from twinhost.secure_zmq.server_address import (
+    SECURE_ZMQ_VARIABLE,
+    SecuredAddress,
+    ServerAddress,
+    UnencryptedAddress,
+    is_secure_zmq_enabled,
+)
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7120  # as docker-compose.yml publishes SystemDigitalTwin
+DEFAULT_FOLDER = client_folder()
+_DEFAULTS = f"default: as {ENDPOINTS_FILE} beside the key says, or else"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the client and return the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        with Client(_address(options)) as client:
-            _show(client.call("ping"))
-            if options.register:
-                _show(client.call("register_agent", agent_name=options.agent_name, status="HEALTHY"))
-    except TwinhostError as error:
-        print(f"secure_sdt_client: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--secure", action="store_true", help="use CURVE; the default is to, where SECURE_ZMQ=1 is set")
-    where = f"default: as {ENDPOINTS_FILE} beside the key says, or else "
-    parser.add_argument("--host", type=_host, help=f"name or address ({where}{DEFAULT_HOST})")
-    parser.add_argument("--port", type=_port, help=f"{where}{DEFAULT_PORT}")
-    parser.add_argument("--register", action="store_true", help="register an agent too")
-    parser.add_argument("--agent-name", default="secure_sdt_client", help="the name to register (default: %(default)s)")
-    parser.add_argument(
-        "--certificates", type=Path, default=client_folder(), help="own secret, server.key (default: %(default)s)"
-    )
-    return parser
-
-
-def _address(options: argparse.Namespace) -> ServerAddress:
-    host, port = DEFAULT_HOST, DEFAULT_PORT
-    if (options.certificates / ENDPOINTS_FILE).exists():
-        twin = load_network_config(environment={FOLDER_VARIABLE: str(options.certificates)}).agent("SystemDigitalTwin")
-        host, port = twin.host.address, twin.zmq_port
-    endpoint = Host("SystemDigitalTwin", options.host or host).endpoint(options.port or port)
-    if not options.secure and not (VARIABLE in os.environ and is_secure_zmq_enabled()):
-        return UnencryptedAddress(endpoint)
-    keys = load_certificates(options.certificates)
-    return SecuredAddress(endpoint, keys.own_keys, keys.public_key())
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _host(text: str) -> str:
     if not is_address(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a host name or an IP address")
+        raise typer.BadParameter(f"{text!r} is not a host name or an IP address")
     return text
 
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65_536:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+        raise typer.BadParameter(f"{text!r} is not a port from 1 to 65535")
     return int(text)
+
+
+@app.command()
+def main(
+    secure: Annotated[bool, typer.Option("--secure", help="Use CURVE; the default where SECURE_ZMQ=1 is set.")] = False,
+    host: Annotated[
+        str | None, typer.Option(parser=_host, metavar="HOST", help=f"Name or address; {_DEFAULTS} {DEFAULT_HOST}.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(parser=_port, metavar="PORT", help=f"ZeroMQ port; {_DEFAULTS} {DEFAULT_PORT}.")
+    ] = None,
+    register: Annotated[bool, typer.Option("--register", help="Register an agent too.")] = False,
+    agent_name: Annotated[str, typer.Option(metavar="NAME", help="The name to register.")] = "secure_sdt_client",
+    certificates: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Of the own secret and server.key.")
+    ] = DEFAULT_FOLDER,
+) -> None:
+    """Connect to SystemDigitalTwin, ping it, register an agent if asked to, and print the replies as JSON."""
+    try:
+        with Client(_address(certificates, host, port, secure=secure)) as client:
+            _show(client.call("ping"))
+            if register:
+                _show(client.call("register_agent", agent_name=agent_name, status="HEALTHY"))
+    except TwinhostError as error:
+        print(f"secure_sdt_client: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _address(certificates: Path, host: str | None, port: int | None, *, secure: bool) -> ServerAddress:
+    default_host, default_port = DEFAULT_HOST, DEFAULT_PORT
+    if (certificates / ENDPOINTS_FILE).exists():
+        twin = load_network_config(environment={FOLDER_VARIABLE: str(certificates)}).agent("SystemDigitalTwin")
+        default_host, default_port = twin.host.address, twin.zmq_port
+    endpoint = Host("SystemDigitalTwin", host or default_host).endpoint(port or default_port)
+    if not secure and not (SECURE_ZMQ_VARIABLE in os.environ and is_secure_zmq_enabled()):
+        return UnencryptedAddress(endpoint)
+    keys = load_certificates(certificates)
+    return SecuredAddress(endpoint, keys.own_keys, keys.public_key())
 
 
 def _show(reply: dict[str, object]) -> None:
@@ -85,4 +99,4 @@ def _show(reply: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="secure_sdt_client.py")

@@ -12,4 +12,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.marked_tests import run_marked
 
 if __name__ == "__main__":
-    sys.exit(run_marked("sdt_security", "SystemDigitalTwin security", sys.argv[1:]))
+    sys.exit(run_marked("sdt_security", sys.argv[1:]))

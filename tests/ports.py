@@ -1,16 +1,26 @@
 """Ports of the loopback that nobody has."""
 
+import os
 import random
 import socket
 from contextlib import ExitStack, suppress
 
+_FIRST, _LAST = 20_000, 32_000
+_PROCESSES = 12
+_EACH = (_LAST - _FIRST) // _PROCESSES
+
 
 def free_ports(count: int) -> list[int]:
-    """Return so many, none of which Linux gives to an outgoing connection: those begin at 32768."""
+    """Return so many, none of which Linux gives to an outgoing connection: those begin at 32768.
+
+    Test processes of one run choose from ranges of their own: a port is free again before its taker binds it.
+    """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PROCESSES
+    first = _FIRST + process * _EACH
     ports: list[int] = []
     with ExitStack() as stack:
         while len(ports) < count:
-            port = random.randrange(20_000, 32_000)
+            port = random.randrange(first, first + _EACH)
             with suppress(OSError):
                 stack.enter_context(socket.create_server(("", port)))
                 ports.append(port)

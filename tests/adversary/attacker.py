@@ -13,14 +13,13 @@ import structlog
 from tests.adversary import floods, from_inside
 from tests.adversary.from_inside import Inside
 from tests.loopback.agent_processes import SDT
-from twinhost.adversary.handmade.clients import Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Silent
-from twinhost.adversary.intruder import feed, out_of_reach
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken
-from twinhost.adversary.intruder.campaign import ATTACKS
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary import feed
+from twinhost.adversary.attack import Attack, Outcome, Target, Verdict, breached
+from twinhost.adversary.campaign import ATTACKS, NOT_FROM_OUTSIDE
+from twinhost.adversary.clients import Refused
+from twinhost.adversary.zmtp import Disconnected, NoAnswer
 from twinhost.cli.connect import load_settings
-from twinhost.cli.findings import Verdict
+from twinhost.cli.doctor.command import target_of
 from twinhost.secure_zmq.errors import TwinhostError
 
 LOWEST_PRIORITY = 19
@@ -42,7 +41,7 @@ class Played:
 
 def all_attacks(inside: Inside) -> tuple[Attack, ...]:
     """Return what is played from outside, at the feed too, what takes a hand in mainpc's files, and the floods."""
-    outside = [attack for attack in ATTACKS if attack not in out_of_reach.ATTACKS]
+    outside = [attack for attack in ATTACKS if attack not in NOT_FROM_OUTSIDE]
     return (*outside, *feed.ATTACKS, *from_inside.attacks(inside), *floods.ATTACKS)
 
 
@@ -77,7 +76,7 @@ def _work(environment: Mapping[str, str], inside: Inside, parent: Connection) ->
     os.nice(LOWEST_PRIORITY)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     settings = load_settings(environment)
-    target = Target(settings, settings.config.agent(SDT))
+    target = target_of(settings, settings.config.agent(SDT))
     by_name = {attack.name: attack for attack in all_attacks(inside)}
     while True:
         name, for_s = parent.recv()
@@ -97,5 +96,5 @@ def _play(attack: Attack, target: Target, for_s: float) -> Played:
 def _outcome(attack: Attack, target: Target) -> Outcome:
     try:
         return attack.play(target)
-    except (HungUp, Silent, Refused, TwinhostError, OSError) as error:
-        return broken(f"it could not be played to its end: {type(error).__name__}: {error}")
+    except (Disconnected, NoAnswer, Refused, TwinhostError, OSError) as error:
+        return breached(f"it could not be played to its end: {type(error).__name__}: {error}")

@@ -8,9 +8,8 @@ import struct
 import time
 
 from tests.benchmarks.agent_fleet import raise_file_limit
-from twinhost.adversary.handmade.zmtp import GREETING_BYTES, encode_frame, greeting
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import Attack, Outcome, Target, breached, defended
+from twinhost.adversary.zmtp import GREETING_BYTES, encode_frame, greeting
 
 HALF_OPEN = 5_000
 GARBAGE = 10_000
@@ -42,8 +41,10 @@ def _half_open(target: Target) -> Outcome:
             line.close()
         selector.close()
     if left:
-        return broken(f"{left:,} of {HALF_OPEN:,} half-open connections were kept for more than {_ENDED_WITHIN_S:g} s")
-    return held(f"{HALF_OPEN:,} half-open connections were ended")
+        return breached(
+            f"{left:,} of {HALF_OPEN:,} half-open connections were kept for more than {_ENDED_WITHIN_S:g} s"
+        )
+    return defended(f"{HALF_OPEN:,} half-open connections were ended")
 
 
 def _garbage(target: Target) -> Outcome:
@@ -60,7 +61,7 @@ def _garbage(target: Target) -> Outcome:
         for line in lines:
             line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             line.close()
-    return held(f"{GARBAGE:,} connections with garbage were made")
+    return defended(f"{GARBAGE:,} connections with garbage were made")
 
 
 def _something(noise: random.Random) -> bytes:

@@ -8,15 +8,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.adversary.handmade.clients import CurveClient, Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Silent
-from twinhost.adversary.intruder.attack import Attack, Outcome, broken, held
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import Attack, Outcome, Target, breached, defended
+from twinhost.adversary.clients import CurveClient, Refused
+from twinhost.adversary.zmtp import Disconnected, NoAnswer
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import StoreUnavailable, TwinhostError
 from twinhost.secure_zmq.key_writer import render_certificate, write_revocation
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, UNLIMITED, Validity
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, UNLIMITED, KeyOwner, KeyPair, Validity
 
 SEEN_WITHIN_S = 5.0  # a change of the folders; promised is one second
 CLOSED_WITHIN_S = 2.0  # a live session of a key that is over; promised is one second
@@ -58,17 +56,17 @@ def _ends(target: Target, pair: KeyPair, withdraw: Callable[[], object]) -> Outc
     """Have a session with a good key, withdraw the key, and see the session closed and the next one refused."""
     session = _session(target, pair, time.monotonic() + SEEN_WITHIN_S)
     if session is None:
-        return broken("a key that is good was not let in, so nothing is proven")
+        return breached("a key that is good was not let in, so nothing is proven")
     with session:
         session.call("ping")
         withdraw()
-        _, over = session.line.read_to_end(CLOSED_WITHIN_S + 1.0)
+        _, over = session.connection.read_to_end(CLOSED_WITHIN_S + 1.0)
     if not over:
-        return broken(f"its live session was not closed within {CLOSED_WITHIN_S:g} s")
-    with suppress(HungUp, Refused, Silent), _client(target, pair) as again:
-        again.shake_hands()
-        return broken("it got a session again")
-    return held("its live session was closed, and it got no other")
+        return breached(f"its live session was not closed within {CLOSED_WITHIN_S:g} s")
+    with suppress(Disconnected, Refused, NoAnswer), _client(target, pair) as again:
+        again.handshake()
+        return breached("it got a session again")
+    return defended("its live session was closed, and it got no other")
 
 
 def _files(inside: Inside, target: Target) -> Outcome:
@@ -94,12 +92,12 @@ def _files(inside: Inside, target: Target) -> Outcome:
         with _let_in(inside, UNLIMITED) as pair:  # which is seen by the same look as they
             session = _session(target, pair, time.monotonic() + SEEN_WITHIN_S)
             if session is None:
-                return broken("beside bad files a good one was not seen")
-            session.line.close()
+                return breached("beside bad files a good one was not seen")
+            session.connection.close()
     finally:
         for path in made:
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-    return held(f"beside {len(made)} bad files a good one was seen")
+    return defended(f"beside {len(made)} bad files a good one was seen")
 
 
 def _store(inside: Inside, target: Target) -> Outcome:
@@ -120,8 +118,12 @@ def _store(inside: Inside, target: Target) -> Outcome:
         finally:
             resource.prlimit(inside.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         if confirmed:
-            return broken("a change was confirmed that could not be stored")
-        return held("changes were refused, and reading went on") if _stores(client, own) else broken("none came back")
+            return breached("a change was confirmed that could not be stored")
+        return (
+            defended("changes were refused, and reading went on")
+            if _stores(client, own)
+            else breached("none came back")
+        )
 
 
 def _stores(client: Client, own: str) -> bool:
@@ -153,9 +155,9 @@ def _session(target: Target, pair: KeyPair, until: float) -> CurveClient | None:
     while time.monotonic() < until:
         client = _client(target, pair)
         try:
-            client.shake_hands()
-        except (HungUp, Refused, Silent):
-            client.line.close()
+            client.handshake()
+        except (Disconnected, Refused, NoAnswer):
+            client.connection.close()
             time.sleep(0.02)
             continue
         return client
@@ -164,7 +166,7 @@ def _session(target: Target, pair: KeyPair, until: float) -> CurveClient | None:
 
 def _client(target: Target, pair: KeyPair) -> CurveClient:
     assert target.pin is not None
-    return CurveClient(target.line(), pair, target.pin, target.properties)
+    return CurveClient(target.connect(), pair, target.pin, target.properties)
 
 
 def _owner(name: str) -> KeyOwner:

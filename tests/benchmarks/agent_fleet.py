@@ -24,11 +24,10 @@ import twinhost.secure_zmq.client
 from twinhost.agent.membership.mainpc_link import MainpcLink
 from twinhost.agent.trust import TRUST_TOPIC, TrustDocument, TrustFolder
 from twinhost.network_config import Agent, Host
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.subscriber import Subscriber
 from twinhost.secure_zmq.wire import Reply
 
 _ANSWER_WITHIN_S = 60.0

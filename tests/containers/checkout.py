@@ -4,11 +4,10 @@ import os
 import re
 import shutil
 import subprocess
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.containers.stack import REPOSITORY, Finished, free_ports
+from tests.containers.stack import REPOSITORY, Finished, free_ports, project_name
 
 # Without what only a build reads: the image is there.
 NEEDED = (
@@ -36,7 +35,7 @@ class Machine:
             source = REPOSITORY / name
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, folder / name)
-        own = {"COMPOSE_PROJECT_NAME": f"twinhost-test-{uuid.uuid4().hex[:8]}", **free_ports()}
+        own = {"COMPOSE_PROJECT_NAME": project_name(), **free_ports()}
         self.variables: dict[str, str] = {} if docker_host else own
         self.set(settings)
         self._functions: list[str] = []

@@ -54,7 +54,7 @@ class Stack:
         services: Sequence[str] = (),
         files: Sequence[str] = ("docker-compose.yml",),
     ) -> None:
-        self.project = f"twinhost-test-{uuid.uuid4().hex[:8]}"
+        self.project = project_name()
         self.secure = settings.get("SECURE_ZMQ", "1") == "1"
         self._keys_folder = folder / "keys"
         env_file = folder / "stack.env"
@@ -224,6 +224,16 @@ def run_twinhost(variables: Mapping[str, str], *arguments: str, cwd: Path = REPO
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def projects_of(run: str) -> str:
+    """Return how the names of a run's Compose projects begin."""
+    return f"twinhost-test-{run[:8]}"
+
+
+def project_name() -> str:
+    """Return a name for a Compose project that is nobody else's, and by which this run's are known."""
+    return f"{projects_of(os.environ.get('PYTEST_XDIST_TESTRUNUID', ''))}{uuid.uuid4().hex[:8]}"
 
 
 def free_ports() -> dict[str, str]:

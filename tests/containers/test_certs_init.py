@@ -53,7 +53,7 @@ def test_verify_says_what_is_wrong(keys: Stack) -> None:
     verified = keys.run("certs-init", "verify")
     assert verified.status == 1
     assert "chmod certs-init 600 /certificates/mainpc/server.key_secret" in verified.out
-    assert "/certificates/mainpc/client.key_secret is another's secret" in verified.out
+    assert "/certificates/mainpc/client.key_secret is another owner's secret" in verified.out
 
 
 DAMAGES = {
@@ -82,7 +82,7 @@ def test_the_advice_about_keys_works_as_printed(keys: Stack, damage: str) -> Non
         for command in commands:
             done = keys.compose(*shlex.split(command))
             assert done.status == 0, f"{command}: {done.err}"
-        if "then run certs-init" in wrong[0]:
+        if "which says how to continue" in wrong[0]:
             for stem in BRING_BACK.findall(keys.run("certs-init").out):
                 public = keys.run("certs-init", "public", stem).out
                 assert keys.run("certs-init", "trust", "-", given=public).status == 0

@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.containers.stack import REPOSITORY, Stack, run_twinhost
+from tests.containers.stack import REPOSITORY, Stack, project_name, run_twinhost
 
 
 def test_status_shows_both_agents_and_who_they_are(stack: Stack) -> None:
@@ -93,7 +92,7 @@ def test_the_command_at_the_end_of_a_refusal_works(stack: Stack) -> None:
 @pytest.fixture
 def bare_project() -> Iterator[dict[str, str]]:
     """The settings of a project that was never started."""
-    variables = {"COMPOSE_PROJECT_NAME": f"twinhost-test-{uuid.uuid4().hex[:8]}"}
+    variables = {"COMPOSE_PROJECT_NAME": project_name()}
     yield variables
     command = ["docker", "compose", "-p", variables["COMPOSE_PROJECT_NAME"], "--profile", "tools", "down", "--volumes"]
     subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True)

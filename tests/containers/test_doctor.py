@@ -13,8 +13,7 @@ import pytest
 
 from tests.containers.stack import AGENTS, REPOSITORY, Finished, Stack
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.adversary.intruder import out_of_reach
-from twinhost.adversary.intruder.campaign import ATTACKS, GOOD_CLIENT
+from twinhost.adversary.campaign import ATTACKS, GOOD_CLIENT, NOT_FROM_OUTSIDE
 
 pytestmark = pytest.mark.sdt_security
 
@@ -149,5 +148,5 @@ def test_the_intruder_gets_nowhere(stack: Stack) -> None:
         played |= {each for each, case in cases.items() if case.find("skipped") is None}
     wanted = {(agent, name) for agent in AGENTS.values() for name in (GOOD_CLIENT, *(each.name for each in ATTACKS))}
     assert listed >= wanted
-    assert {name for _, name in listed - played} == {attack.name for attack in out_of_reach.ATTACKS}
+    assert {name for _, name in listed - played} == {attack.name for attack in NOT_FROM_OUTSIDE}
     stack.wait_until_ready()

@@ -150,7 +150,7 @@ BREAKAGES: list[tuple[Breakage, str]] = [
     (truncate_secret, "expected name"),
     (zero_secret, "all zero"),
     (mismatch_halves, "not halves of one pair"),
-    (add_secret_of_another, "keep this host's own alone"),
+    (add_secret_of_another, "keep only this host's own"),
     (swap_identity, "mount its own folder"),
     (forbid_writing_state, "/var/lib/twinhost is not a folder that this process can write"),
     (add_unknown_key, "unknown key 'fallback_to_plain'"),

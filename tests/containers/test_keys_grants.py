@@ -10,9 +10,8 @@ import yaml
 
 from tests.containers.stack import EVENTS_PORT, HTTP_PORTS, REPOSITORY, Stack
 from tests.waiting import PATIENCE_S, at_most, wait_until
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.subscriber import Subscriber
 
 HOLDS_WITHIN_S = 2.0  # the promise, from the file's change
 AGENTS_CALLS = {"mainpc": ("get_ok_agents", "get_peers"), "pc2": ("health", "get_peers")}  # granted, and not

@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,16 +16,15 @@ import pytest
 
 from tests.containers.kept import ANOTHER_TREE, Kept, kept
 from tests.containers.stack import EVENTS_PORT, HTTP_PORTS, Stack
-from tests.loopback.raw_zmtp import CurveDealer
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.adversary.clients import PlainClient, open_session
+from twinhost.adversary.zmtp import connect_to
+from twinhost.certificates.bundle import request_fingerprint
 from twinhost.certificates.invitation import parse_invitation
-from twinhost.certificates.request import request_fingerprint
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive, TwinhostError
 from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.subscriber import FeedEvent, Subscriber
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, Validity
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, KeyOwner, KeyPair, Validity
 
 REVOKED_WITHIN_S = 1.0  # the promise, from the command's return
 PAUSE_S = 0.005
@@ -180,23 +179,18 @@ def listening(ends: ExitStack, subscriber: Subscriber, heard: Heard) -> Subscrib
     return subscriber
 
 
-def closed_at(dealer: CurveDealer) -> float:
+def closed_at(dealer: PlainClient) -> float:
     """Return when the server hung up."""
-    dealer._socket.settimeout(PATIENCE_S)
-    try:
-        while dealer._socket.recv(4_096):
-            pass
-    except ConnectionError:
-        pass
+    assert dealer.connection.read_to_end(PATIENCE_S)[1]
     return time.time()
 
 
-def idle(ends: ExitStack, site: Site, host: str, pair: KeyPair) -> CurveDealer:
+def idle(ends: ExitStack, site: Site, host: str, pair: KeyPair) -> PlainClient:
     """Return a connection on which one request was answered and nothing is said any more."""
     address = site.stack.secured(host, pair)
-    dealer = ends.enter_context(closing(CurveDealer(address.address, {}, pair, address.server_key)))
+    dealer = ends.enter_context(open_session(connect_to(address.address), pair, address.server_key))
     dealer.send(b'{"action": "ping"}')
-    assert json.loads(dealer.receive())["status"] in ("ok", "success")
+    assert dealer.receive()["status"] in ("ok", "success")
     return dealer
 
 

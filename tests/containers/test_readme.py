@@ -5,14 +5,13 @@ import os
 import re
 import shlex
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
-from tests.containers.stack import REPOSITORY, Finished, Stack, free_ports
+from tests.containers.stack import REPOSITORY, Finished, Stack, free_ports, project_name
 from twinhost.secure_zmq.certificates import load_certificates
 
 PAGES = ("README.md", "docs/tutorial/first-steps.md", "docs/reference/command-line.md")
@@ -182,7 +181,7 @@ def test_enrolling_a_program_again_does_no_harm(stack: Stack, checkout: Checkout
 @pytest.fixture
 def project() -> Iterator[dict[str, str]]:
     """The environment of a project of its own, removed in the end."""
-    environment = {**os.environ, **free_ports(), "COMPOSE_PROJECT_NAME": f"twinhost-test-{uuid.uuid4().hex[:8]}"}
+    environment = {**os.environ, **free_ports(), "COMPOSE_PROJECT_NAME": project_name()}
     yield environment
     subprocess.run(["make", "clean", "YES=1"], cwd=REPOSITORY, env=environment, capture_output=True, check=True)
 

@@ -18,8 +18,7 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive
 from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity
 
 HOUR_S = 3_600
 TURNED = "/tmp/turned"

@@ -11,8 +11,7 @@ from tests.unit.schema.json_schema import Schema
 from twinhost.schema import AGENTS, declarations_of, schema_of
 from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest, RequestError
 from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, PublicKey, parse_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, PublicKey, Validity, parse_certificate
 from twinhost.secure_zmq.wire import RequestDecoder, decode_reply, encode_error, request_id_of
 
 PAYLOAD_LIMIT = 4 * 1024 * 1024

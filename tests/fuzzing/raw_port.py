@@ -25,8 +25,8 @@ from tests.fuzzing.decoders import requests_corpus
 from tests.fuzzing.mutation import Mutator
 from tests.fuzzing.recording import record
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
-from twinhost.adversary.handmade.clients import CurveClient, Refused
-from twinhost.adversary.handmade.zmtp import HungUp, Line, Silent, encode_frame
+from twinhost.adversary.clients import CurveClient, Refused
+from twinhost.adversary.zmtp import Disconnected, NoAnswer, RawConnection
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.server_address import SecuredAddress
 
@@ -196,13 +196,13 @@ class _Side:
         assert isinstance(server, SecuredAddress)
         left = inputs
         while left > 0:
-            line = Line("127.0.0.1", self._ports[0])
-            with _Careless(line, server.own_keys, server.server_key, {"Socket-Type": b"DEALER"}) as peer:
+            line = RawConnection("127.0.0.1", self._ports[0])
+            with CurveClient(line, server.own_keys, server.server_key, {"Socket-Type": b"DEALER"}) as peer:
                 try:
-                    peer.shake_hands()
-                except (HungUp, Silent, Refused) as error:
+                    peer.handshake()
+                except (Disconnected, NoAnswer, Refused) as error:
                     raise Fault(f"a peer with a good key was not let in: {error}") from None
-                with contextlib.suppress(HungUp, Silent):
+                with contextlib.suppress(Disconnected, NoAnswer):
                     while left > 0:
                         left -= 1
                         line.send(peer.sealed(self._input(self._inner)))
@@ -235,13 +235,3 @@ class _Side:
 
     def _usage(self) -> tuple[float, int]:
         return self._memory.memory_info().rss / 2**20, self._memory.num_fds()
-
-
-class _Careless(CurveClient):
-    """Seals whatever it is given, the flags of the frame among it."""
-
-    def sealed(self, plain: bytes) -> bytes:
-        number = self._number()
-        nonce = b"CurveZMQMESSAGEC" + number
-        box = self._sodium.seal(plain, nonce, self._server_transient, self._transient_secret)
-        return encode_frame(b"\x07MESSAGE" + number + box)

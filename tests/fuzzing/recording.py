@@ -3,9 +3,9 @@
 from typing import Any
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
-from twinhost.adversary.handmade.clients import CurveClient, PlainClient
-from twinhost.adversary.handmade.zmtp import Line
-from twinhost.adversary.intruder.relay import Relay
+from twinhost.adversary.clients import open_session
+from twinhost.adversary.tampering import Relay
+from twinhost.adversary.zmtp import connect_to
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, ServerAddress, UnencryptedAddress
 
@@ -38,16 +38,9 @@ def _own_name(hosts: Hosts, action: str) -> dict[str, str]:
 
 def _feed(hosts: Hosts, port: int) -> bytes:
     with Relay("127.0.0.1", port) as relay:
-        host, _, at = relay.address.removeprefix("tcp://").rpartition(":")
-        line, told = Line(host, int(at)), {"Socket-Type": b"SUB"}
         server = hosts.address(SDT, UMRA)
-        client = (
-            CurveClient(line, server.own_keys, server.server_key, told)
-            if isinstance(server, SecuredAddress)
-            else PlainClient(line, told)
-        )
-        with client:
-            client.shake_hands()
+        keys, pin = (server.own_keys, server.server_key) if isinstance(server, SecuredAddress) else (None, None)
+        with open_session(connect_to(relay.address), keys, pin, {"Socket-Type": b"SUB"}) as client:
             client.send(b"\x01EVENT:")
             client.answers_ping()
         return bytes(relay.conversations[0].up)

@@ -44,7 +44,7 @@ def archive(hosts: Hosts, *arguments: str, given: bytes = b"") -> bytes:
         "TWINHOST_CERTIFICATES": str(hosts.keys),
         "TWINHOST_HOST": "mainpc",
     }
-    command = [sys.executable, "-m", "twinhost.archive", *arguments]
+    command = [sys.executable, "-m", "twinhost.cli.archive", *arguments]
     done = subprocess.run(command, env=environment, input=given, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -119,10 +119,10 @@ def test_a_message_over_the_hard_limit_ends_its_own_connection_alone(
     address = served.secured(peer_keys) if served.own_keys else served.unencrypted()
     with Client(address) as other:
         other.call("echo", text="before")
-        generation = other._diagnosis.generation
+        generation = other._link.diagnosis.generation
         dealer.send(padded(2 * PAYLOAD_LIMIT + 100))
         assert other.call("echo", text="after")["text"] == "after"
-        assert other._diagnosis.generation == generation
+        assert other._link.diagnosis.generation == generation
         dealer.rcvtimeo = 200
         with pytest.raises(zmq.Again):
             dealer.recv()

@@ -207,7 +207,7 @@ def test_numbers_that_begin_anew_are_told(hosts: Hosts, mainpc: AgentProcess, pu
         hosts.start(SDT).wait_until_serving()
         first = publisher.one()
         watch.wait_for(first)
-        watch.wait_for_word("mainpc's numbers begin anew")
+        watch.wait_for_word("mainpc's numbers start again")
         publisher.many(9)
         watch.wait_for(publisher.one())
         again = watch.shown[[each.get("event_id") for each in watch.shown].index(first) :]
@@ -277,7 +277,7 @@ def test_who_may_not_subscribe_is_told(hosts: Hosts, topics: tuple[str, ...]) ->
     with Watch(hosts, *topics, by=UMRA) as watch:
         assert watch.wait() == 1
         (sentence,) = watch.err
-        assert sentence.startswith("error [not_granted]: mainpc answers and its event feed at tcp://127.0.0.1:")
+        assert sentence.startswith("error [not_granted]: mainpc answers, but its event feed at tcp://127.0.0.1:")
         assert "grant it `subscribe`" in sentence
 
 

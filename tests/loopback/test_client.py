@@ -190,7 +190,7 @@ def test_a_refused_client_comes_back_with_patience(agent: ServedAgent, stranger_
 def test_back_off_does_not_outlast_the_deadline(agent: ServedAgent, stranger_keys: KeyPair) -> None:
     """However often it was refused, a call with a short deadline ends in time."""
     with Client(agent.secured(stranger_keys)) as client:
-        client._failures = 10
+        client._link._failures = 10
         with at_most(1.0), pytest.raises(ConnectionRefused):
             client.call("who_am_i", deadline_s=0.2)
 

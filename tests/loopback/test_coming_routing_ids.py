@@ -14,9 +14,8 @@ import pytest
 from tests.identities import authorize
 from tests.unit.cli.bare_agents import SERVER, target_at
 from tests.waiting import PATIENCE_S
-from twinhost.adversary.intruder.insiders import ATTACKS, predicted_starts
-from twinhost.adversary.intruder.target import Target
-from twinhost.cli.findings import Verdict
+from twinhost.adversary.attack import Verdict
+from twinhost.adversary.insiders import ATTACKS, predicted_starts
 from twinhost.secure_zmq.key_writer import write_key_pair
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -99,7 +98,7 @@ def test_a_coming_routing_id_aborts_only_without_it(tmp_path: Path, seed: str) -
     authorize(tmp_path, target.own_keys)
     with agent_process(tmp_path, seed) as (port, process):
         mainpc = replace(target.agent, zmq_port=port)
-        outcome = ATTACK.play(Target(target.settings, mainpc))
+        outcome = ATTACK.play(replace(target, agent=mainpc))
         if seed:
             assert outcome.verdict is Verdict.FAILED
             assert process.wait(PATIENCE_S) == -signal.SIGABRT

@@ -15,10 +15,10 @@ from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, NotAuthorized, ServerUnreachable
-from twinhost.secure_zmq.greeting import mechanism_of
 from twinhost.secure_zmq.handshakes import FailedHandshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.server_address import mechanism_of
 from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS, encode_request
 
 

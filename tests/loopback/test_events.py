@@ -17,11 +17,10 @@ from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.unit.schema.json_schema import Schema, closed
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.schema import feed_of
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.errors import ConnectionRefused, NotGranted
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
-from twinhost.secure_zmq.subscriber import Subscriber
 
 HEARD_WITHIN_S = 1.0
 CALL_S = 1.0  # beside a subscriber that does not read

@@ -9,7 +9,7 @@ import pytest
 
 from tests.loopback.agent import ServedAgent
 from tests.waiting import at_most
-from twinhost.secure_zmq.greeting import mechanism_of
+from twinhost.secure_zmq.server_address import mechanism_of
 
 NULL_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
 

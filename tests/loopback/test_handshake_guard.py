@@ -21,8 +21,9 @@ import zmq
 from structlog.testing import capture_logs
 
 from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, ServedAgent, serving
-from tests.loopback.raw_zmtp import NullDealer
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.adversary.clients import open_session
+from twinhost.adversary.zmtp import connect_to
 from twinhost.secure_zmq import connections
 from twinhost.secure_zmq import handshakes as handshakes_module
 from twinhost.secure_zmq.client import Client
@@ -234,10 +235,10 @@ def test_a_reused_number_protects_whoever_has_it_now(context: "zmq.Context[zmq.S
 
 def test_an_open_link_greets_with_all_that_it_has_to_say(open_agent: ServedAgent) -> None:
     """There the guard's work ends with the greeting: READY is sent with it."""
-    dealer = NullDealer(open_agent.address, {})
+    dealer = open_session(connect_to(open_agent.address))
     guard = open_agent.server_socket.guard
     wait_until(lambda: guard.looks and guard.idle, PATIENCE_S, "the guard has let it go")
-    dealer.close()
+    dealer.connection.close()
 
 
 def _accepted(fd: int, endpoint: str) -> SocketEvent:

@@ -48,7 +48,7 @@ def archive(hosts: Hosts, *arguments: str, given: bytes = b"") -> "subprocess.Co
         "TWINHOST_CERTIFICATES": str(hosts.keys),
         "TWINHOST_HOST": "mainpc",
     }
-    command = [sys.executable, "-m", "twinhost.archive", *arguments]
+    command = [sys.executable, "-m", "twinhost.cli.archive", *arguments]
     return subprocess.run(command, env=environment, input=given, capture_output=True, timeout=60, check=False)
 
 
@@ -180,7 +180,7 @@ def test_a_backup_takes_one_sentence_where_its_reader_goes_away(here: Hosts) -> 
     environment = {**here.environment(SDT), "TWINHOST_CERTIFICATES": str(here.keys)}
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "twinhost.archive", "backup", "-"]
+    command = [sys.executable, "-m", "twinhost.cli.archive", "backup", "-"]
     done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(writer)
     last = done.stderr.decode().splitlines()

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import zmq
 
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent, serving
-from tests.loopback.raw_zmtp import CurveDealer, NullDealer
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from twinhost.adversary.clients import open_session
+from twinhost.adversary.zmtp import connect_to
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive
 from twinhost.secure_zmq.keys import KeyPair, load_certificate
@@ -50,10 +50,10 @@ def operator_keys(home: Path) -> KeyPair:
     return keys
 
 
-def claims(keys: KeyPair) -> dict[str, str]:
+def claims(keys: KeyPair) -> dict[str, bytes]:
     """Return the properties by which the agent knows a holder of `keys`."""
     name = keys.certificate.owner.name
-    return {"User-Id": name, "Peer-Identity": f"{keys.public.fingerprint} {name}"}
+    return {"User-Id": name.encode(), "Peer-Identity": f"{keys.public.fingerprint} {name}".encode()}
 
 
 def test_a_listed_key_is_served_under_its_owners_name(client: Client, peer_keys: KeyPair) -> None:
@@ -105,20 +105,20 @@ def test_spoofed_metadata_on_a_curve_link_is_not_believed(
     operator_keys: KeyPair, agent: ServedAgent, peer_keys: KeyPair
 ) -> None:
     """A peer with a good key that puts the operator's User-Id and fingerprint in its metadata stays who it is."""
-    with closing(CurveDealer(agent.address, claims(operator_keys), peer_keys, agent.public_key)) as dealer:
+    with open_session(connect_to(agent.address), peer_keys, agent.public_key, claims(operator_keys)) as dealer:
         dealer.send(WHO_AM_I)
-        assert json.loads(dealer.receive()) == identity(peer_keys)
+        assert dealer.receive() == identity(peer_keys)
         dealer.send(b'{"action": "reset"}')
-        assert json.loads(dealer.receive())["code"] == "not_granted"
+        assert dealer.receive()["code"] == "not_granted"
 
 
 def test_spoofed_metadata_on_an_open_link_is_not_believed(operator_keys: KeyPair, open_agent: ServedAgent) -> None:
     """Where nobody is authenticated, a claim in the metadata authenticates nobody."""
-    with closing(NullDealer(open_agent.address, claims(operator_keys))) as dealer:
+    with open_session(connect_to(open_agent.address), properties=claims(operator_keys)) as dealer:
         dealer.send(WHO_AM_I)
-        assert json.loads(dealer.receive()) == UNAUTHENTICATED
+        assert dealer.receive() == UNAUTHENTICATED
         dealer.send(b'{"action": "reset"}')
-        assert json.loads(dealer.receive())["code"] == "not_granted"
+        assert dealer.receive()["code"] == "not_granted"
 
 
 def test_an_open_link_serves_everybody_as_unauthenticated(open_agent: ServedAgent) -> None:

@@ -79,7 +79,7 @@ def test_asking_again_for_a_handler_returns_it(context: "Context", mainpc: Path,
     """The documented singleton, per Context; for another folder it is refused."""
     first = ZMQAuthenticator(context)
     assert ZMQAuthenticator(context) is start_auth(context) is first
-    with pytest.raises(SocketMisuse, match="this Context has a handler for"):
+    with pytest.raises(SocketMisuse, match="this Context has a ZAP handler for the keys in"):
         ZMQAuthenticator(context, tmp_path)
     first.stop()
     second = ZMQAuthenticator(context)

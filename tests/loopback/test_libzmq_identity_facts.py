@@ -5,8 +5,8 @@ import zmq
 
 from tests.loopback.bare_zmq import Clients, Context, curve_server, endpoint, zap_handler
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.diagnosis import BROKEN_OFF_BEFORE_VERDICT, Diagnosis
 from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.link import BROKEN_OFF_BEFORE_VERDICT, Diagnosis
 from twinhost.secure_zmq.monitor import Happening, Monitor, SocketEvent
 
 ZAP_ENFORCE_DOMAIN = 93

@@ -2,7 +2,6 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,9 @@ import zmq
 
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
-from tests.loopback.raw_zmtp import CurveDealer
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.adversary.clients import open_session
+from twinhost.adversary.zmtp import Disconnected, connect_to
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import InternalError, LimitReached, MessageTooLarge
 from twinhost.secure_zmq.key_writer import write_revocation
@@ -87,13 +87,13 @@ def test_an_owed_answer_may_be_an_error(
 
 def test_who_is_revoked_meanwhile_gets_no_answer(agent: ServedAgent, peer_keys: KeyPair, home: Path) -> None:
     """Not even where the answer is there at the same moment: its connection is closed first."""
-    with closing(CurveDealer(agent.address, {}, peer_keys, agent.public_key)) as dealer:
+    with open_session(connect_to(agent.address), peer_keys, agent.public_key) as dealer:
         dealer.send(b'{"action": "ask_another", "name": "a"}')
         asked(agent, "a")
         write_revocation(peer_keys.certificate, home / "revoked")
         agent.peers.reload()
         agent.asked["a"].set_result({"status": "ok", "answer": "secret"})
-        with pytest.raises((ConnectionError, EOFError)):
+        with pytest.raises(Disconnected):
             print(dealer.receive())
 
 

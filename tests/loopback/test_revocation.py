@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,17 +16,17 @@ from structlog.testing import capture_logs
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.loopback.bare_zmq import endpoint
-from tests.loopback.raw_zmtp import CurveDealer, NullDealer
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.adversary.clients import PlainClient, open_session
+from twinhost.adversary.zmtp import connect_to
 from twinhost.secure_zmq.bound_socket import origin
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.connections import Connections
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive
 from twinhost.secure_zmq.key_writer import write_revocation
-from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, KeyPair, Validity
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, Validity
 
 REVOKED_WITHIN_S = 1.0  # the promise, from the file's removal
 WHO_AM_I = b'{"action": "who_am_i"}'
@@ -72,7 +72,7 @@ class Counting(threading.Thread):
             while self._go_on:
                 client.call("add", amount=1, deadline_s=PATIENCE_S)
                 self.done += 1
-                self.connections = client._diagnosis.generation
+                self.connections = client._link.diagnosis.generation
 
     def end(self) -> None:
         self._go_on = False
@@ -90,17 +90,9 @@ def counting(agent: ServedAgent, keys: KeyPair) -> Iterator[Counting]:
         neighbour.end()
 
 
-def is_closed(dealer: NullDealer, within_s: float) -> bool:
+def is_closed(dealer: PlainClient, within_s: float) -> bool:
     """Return whether the server hangs up in time; what it says before, if anything, is not looked at."""
-    dealer._socket.settimeout(within_s)
-    try:
-        while dealer._socket.recv(4_096):
-            pass
-    except ConnectionError:
-        return True
-    except TimeoutError:
-        return False
-    return True
+    return dealer.connection.read_to_end(within_s)[1]
 
 
 @pytest.mark.parametrize("withdraw", [remove, revoke], ids=["removed", "revoked"])
@@ -113,7 +105,7 @@ def test_it_is_refused_and_closed_and_its_neighbour_loses_nothing(
         caller = stack.enter_context(Client(watched_agent.secured(peer_keys)))
         caller.call("add", amount=1_000_000)
         idle, silent, talking = (
-            stack.enter_context(closing(CurveDealer(watched_agent.address, {}, peer_keys, watched_agent.public_key)))
+            stack.enter_context(open_session(connect_to(watched_agent.address), peer_keys, watched_agent.public_key))
             for _ in range(3)
         )
         for dealer in (idle, talking):
@@ -143,9 +135,9 @@ def test_a_key_that_expires_is_closed_where_it_idles(home: Path, server_keys: Ke
     passing = KeyPair.generate(owner, Validity(not_after=int(time.time()) - CLOCK_TOLERANCE_S + ends_in_s))
     authorize(home, passing)
     with serving(home, server_keys) as agent:
-        with closing(CurveDealer(agent.address, {}, passing, agent.public_key)) as idle:
+        with open_session(connect_to(agent.address), passing, agent.public_key) as idle:
             idle.send(WHO_AM_I)
-            assert json.loads(idle.receive())["name"] == "passing"
+            assert idle.receive()["name"] == "passing"
             assert is_closed(idle, ends_in_s + REVOKED_WITHIN_S)
         with Client(agent.secured(passing)) as again, pytest.raises(NotAuthorized):
             again.call("who_am_i")
@@ -155,19 +147,19 @@ def test_a_message_after_it_closes_the_connection_whatever_was_known_of_it(
     agent: ServedAgent, home: Path, peer_keys: KeyPair
 ) -> None:
     """The second defence: a session that the first look missed is closed when it says something."""
-    with closing(CurveDealer(agent.address, {}, peer_keys, agent.public_key)) as dealer:
+    with open_session(connect_to(agent.address), peer_keys, agent.public_key) as dealer:
         dealer.send(WHO_AM_I)
         dealer.receive()
         agent.server_socket.sessions.connections._admitted.clear()
         remove(home, peer_keys)
         agent.peers.reload()
         dealer.send(WHO_AM_I)
-        assert json.loads(dealer.receive())["code"] == "peer_not_live"
+        assert dealer.receive()["code"] == "peer_not_live"
         assert is_closed(dealer, REVOKED_WITHIN_S)
 
 
 def test_it_is_logged_with_its_reason(agent: ServedAgent, home: Path, peer_keys: KeyPair) -> None:
-    with closing(CurveDealer(agent.address, {}, peer_keys, agent.public_key)) as dealer:
+    with open_session(connect_to(agent.address), peer_keys, agent.public_key) as dealer:
         dealer.send(WHO_AM_I)
         dealer.receive()
         with capture_logs() as logged:
@@ -296,7 +288,7 @@ def test_a_connection_that_the_monitor_tells_of_late_is_closed_at_the_next_look(
     assert not pair.open
 
 
-CLAIMS = {"Peer-Address": "192.0.2.1", "__fd": "1"}
+CLAIMS = {"Peer-Address": b"192.0.2.1", "__fd": b"1"}
 
 
 @pytest.mark.parametrize("secured", [True, False], ids=["curve", "open"])
@@ -313,14 +305,10 @@ def test_a_peer_can_not_claim_a_descriptor_or_an_address(
             return caller_of(routing_id, frame)
 
         monkeypatch.setattr(agent.server, "_sessions", _Spied(spy))
-        dealer = (
-            CurveDealer(agent.address, CLAIMS, peer_keys, agent.public_key)
-            if secured
-            else NullDealer(agent.address, CLAIMS)
-        )
-        with closing(dealer):
+        keys, pin = (peer_keys, agent.public_key) if secured else (None, None)
+        with open_session(connect_to(agent.address), keys, pin, CLAIMS) as dealer:
             dealer.send(WHO_AM_I)
-            assert json.loads(dealer.receive())["status"] == "ok"
+            assert dealer.receive()["status"] == "ok"
     ((fd, address),) = seen
     assert fd > 1
     assert address == "::ffff:127.0.0.1"
@@ -342,7 +330,7 @@ def test_libzmq_tells_no_descriptor_with_a_handshake(context: "zmq.Context[zmq.S
     server = context.socket(zmq.ROUTER)
     monitor = server.get_monitor_socket(zmq.Event.HANDSHAKE_SUCCEEDED)
     server.bind("tcp://127.0.0.1:*")
-    with closing(NullDealer(endpoint(server), {})):
+    with open_session(connect_to(endpoint(server))):
         assert monitor.poll(int(PATIENCE_S * 1_000))
         header, local = monitor.recv_multipart()
     assert int.from_bytes(header[2:], "little") == 0
@@ -352,7 +340,7 @@ def test_libzmq_tells_no_descriptor_with_a_handshake(context: "zmq.Context[zmq.S
 
 def test_the_loop_closes_without_traffic(agent: ServedAgent, home: Path, peer_keys: KeyPair) -> None:
     """An idle server closes an idle connection within its tick."""
-    with closing(CurveDealer(agent.address, {}, peer_keys, agent.public_key)) as dealer:
+    with open_session(connect_to(agent.address), peer_keys, agent.public_key) as dealer:
         dealer.send(WHO_AM_I)
         dealer.receive()
         remove(home, peer_keys)

@@ -99,7 +99,7 @@ def test_a_host_that_cannot_write_its_list_has_not_acknowledged(hosts: Hosts) ->
     ran = revoke(hosts, "third")
     pc2.allow_files_to_grow()
     assert ran.status == 1
-    assert host_lines(ran)[1] == f"pc2: NOT ACKNOWLEDGED: {UMRA} has not taken it over; see its health"
+    assert host_lines(ran)[1] == f"pc2: NOT ACKNOWLEDGED: {UMRA} has not applied the revocation; see its health"
 
 
 def test_where_nothing_runs_it_says_so(hosts: Hosts) -> None:
@@ -119,7 +119,7 @@ def test_without_mainpc_another_machine_has_not_acknowledged(hosts: Hosts) -> No
     assert ran.status == 1
     assert host_lines(ran) == [
         f"mainpc: {SDT} {NEXT_START}",
-        f"pc2: NOT ACKNOWLEDGED: {UMRA} learns of it from {SDT}, and may accept the key until then",
+        f"pc2: NOT ACKNOWLEDGED: {UMRA} is notified by {SDT}, and may accept the key until then",
     ]
 
 
@@ -129,7 +129,7 @@ def test_an_agent_of_this_tree_is_asked_itself(hosts: Hosts) -> None:
     third = enrolled(hosts)
     replace_certificate(third.certificate, hosts.keys / "pc2/third.key")
     wait_until(lambda: gets_in(hosts, UMRA, third), PATIENCE_S, "pc2 knows the key")
-    asked = f"pc2: acknowledged by {UMRA}, which was asked itself"
+    asked = f"pc2: acknowledged by {UMRA}, which was asked directly"
     ran = revoke(hosts, "third")
     assert (ran.status, gets_in(hosts, UMRA, third)) == (0, False)
     assert host_lines(ran) == [f"mainpc: {SDT} {NEXT_START}", asked]

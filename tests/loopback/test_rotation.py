@@ -14,8 +14,7 @@ from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.traffic import Traffic
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.certificates.layout import plan_layout
-from twinhost.certificates.rotation.client import rotate_client
-from twinhost.certificates.rotation.server import rotate_server
+from twinhost.certificates.rotate import rotate_client, rotate_server
 from twinhost.secure_zmq.certificates import load_certificates, pins_of
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, WrongServerKey

@@ -6,15 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.adversary.handmade.clients import CurveClient, Refused
-from twinhost.adversary.handmade.zmtp import Line
+from twinhost.adversary.clients import PlainClient, Refused, open_session
+from twinhost.adversary.zmtp import connect_to
 from twinhost.secure_zmq.authenticator import SessionLimits
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.connections import Connection
@@ -40,17 +39,9 @@ def limited(neighbour_keys: KeyPair, home: Path, server_keys: KeyPair) -> Iterat
         yield agent
 
 
-def session(agent: ServedAgent, keys: KeyPair, *, speaks: bool) -> CurveClient:
+def session(agent: ServedAgent, keys: KeyPair, *, speaks: bool) -> PlainClient:
     """Return a session with a good key that has said something, or nothing."""
-    address = urlsplit(agent.address)
-    assert address.hostname is not None
-    assert address.port is not None
-    client = CurveClient(Line(address.hostname, address.port), keys, agent.public_key)
-    try:
-        client.shake_hands()
-    except BaseException:
-        client.line.close()
-        raise
+    client = open_session(connect_to(agent.address), keys, agent.public_key)
     if speaks:
         assert client.call("who_am_i")["status"] == "ok"
     return client
@@ -73,7 +64,7 @@ def test_one_more_than_a_key_may_have_is_refused(
         assert limited.counted(Outcome.TOO_MANY_SESSIONS) == 1
         with Client(limited.secured(neighbour_keys)) as client:
             assert client.call("who_am_i")["name"] == "neighbour"
-        sessions[0].line.close()
+        sessions[0].connection.close()
         wait_until(lambda: count(limited, peer_keys) == LIMIT - 1, PATIENCE_S, "the end is noticed")
         stack.enter_context(session(limited, peer_keys, speaks=True))
 
@@ -107,7 +98,7 @@ def test_connections_that_come_and_go_leave_no_count(limited: ServedAgent, peer_
     """However quickly they end, silent or not."""
     for number in range(60):
         wait_until(lambda: count(limited, peer_keys) < LIMIT, PATIENCE_S, "there is room")
-        session(limited, peer_keys, speaks=number % 3 == 0).line.close()
+        session(limited, peer_keys, speaks=number % 3 == 0).connection.close()
     wait_until(lambda: count(limited, peer_keys) == 0, PATIENCE_S, "none is left")
 
 

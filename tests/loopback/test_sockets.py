@@ -116,7 +116,7 @@ def test_a_taken_port_is_refused(context: "Context", authenticator: Authenticato
 
 def test_a_client_of_nonsense_is_refused(context: "Context", server_keys: KeyPair, peer_keys: KeyPair) -> None:
     """An address that is no endpoint is an error at once."""
-    with pytest.raises(SocketMisuse, match="nonsense is no endpoint"):
+    with pytest.raises(SocketMisuse, match="nonsense is not an endpoint"):
         open_client_socket(context, peer_keys, server_keys.public, "nonsense", PAYLOAD, ignore)
 
 

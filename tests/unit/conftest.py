@@ -16,6 +16,7 @@ settings.register_profile(
     max_examples=300,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+settings.register_profile("inner loop", settings.get_profile("repeatable"), max_examples=30)  # for `make check`
 settings.load_profile("repeatable")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from scripts.second_try import GIVE_UP_AFTER
 
+pytestmark = pytest.mark.thorough
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLAKY = """
 from pathlib import Path
@@ -30,13 +32,13 @@ LEANS = "import sys\n\ndef test_first(): sys.leans = 1\n\ndef test_leans(): asse
 LAST_LINE = re.compile(r"=+ (.*) in [\d.]+s.* =+")
 
 
-def run(folder: Path, **files: str) -> tuple[int, list[str]]:
+def run(folder: Path, *options: str, **files: str) -> tuple[int, list[str]]:
     """Run a suite as CI does; return the exit status and the lines of the output."""
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "scripts.second_try", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-p", "scripts.second_try", "-p", "no:cacheprovider", *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -65,9 +67,10 @@ def test_a_flaky_test_does_not_fail_the_run(tmp_path: Path, flaky: str, name: st
     assert any("by chance" in line for line in lines)
 
 
-def test_a_constant_failure_fails_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "two"])
+def test_a_constant_failure_fails_the_run(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Beside a flaky one, which is listed as such and does not count as failed."""
-    status, lines = run(tmp_path, test_one=FLAKY + FAILS)
+    status, lines = run(tmp_path, *options, test_one=FLAKY + FAILS)
     assert status == 1
     assert summary(lines) == "1 failed, 1 passed, 1 passed at the second try"
     assert "test_one.py::test_flaky" in lines[-2]
@@ -78,6 +81,13 @@ def test_the_second_try_is_alone(tmp_path: Path) -> None:
     """What the tests before it left in the process is gone."""
     status, lines = run(tmp_path, test_one=LEANS)
     assert (status, lines[-2]) == (0, "test_one.py::test_leans")
+
+
+def test_a_crash_of_one_process_of_several_fails_the_run(tmp_path: Path) -> None:
+    """Though the test would pass at its second try: what broke the process may break anything."""
+    crash = "    import os\n    first or os.abort()\n"
+    status, lines = run(tmp_path, "-n", "2", test_one=FLAKY.replace("    assert", f"{crash}    assert") + PASSES)
+    assert (status, summary(lines)) == (1, "1 failed, 1 passed")
 
 
 def test_a_suite_that_passes_is_as_before(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.handshakes import MAX_ATTEMPTS, WINDOW_S, Handshakes
+from twinhost.secure_zmq.keys import format_moment
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.validity import format_moment
 from twinhost.secure_zmq.wire import Request
 
 

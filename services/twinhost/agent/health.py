@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NotRequired, TypedDict
 
-from twinhost.secure_zmq.version import versions
+from twinhost.version import versions
 
 OPEN_LINK = "SECURE_ZMQ=0: the link is open, nobody is authenticated and nothing is encrypted"
 Probe = Callable[[], str | None]  # what is wrong, or None

@@ -11,8 +11,7 @@ from twinhost.agent.state_folder import state_folder
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
-from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
-from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress, is_secure_zmq_enabled
 
 _DEADLINE_S = 2.0  # of the 5 s that the engine allows the whole process
 

@@ -10,9 +10,9 @@ from twinhost.network_config import Agent
 from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.certificates import folders_of_keys
 from twinhost.secure_zmq.errors import NotFound
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, DAY_S, format_moment
 from twinhost.secure_zmq.peers import AuthorizedPeers, OwnKeys
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, DAY_S, format_moment
 
 _log = structlog.get_logger(__name__)
 

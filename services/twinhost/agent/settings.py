@@ -12,7 +12,7 @@ from twinhost.network_config.load import PUBLISH_VARIABLE
 from twinhost.network_config.model import is_loopback
 from twinhost.secure_zmq.certificates import Certificates, certificates_folder, load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
+from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
 
 UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
 

@@ -25,8 +25,8 @@ from twinhost.agent.health import Health
 from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.version import versions
 from twinhost.store.database import Database
+from twinhost.version import versions
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GATHER_EVERY_S = 1.0

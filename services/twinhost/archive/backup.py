@@ -1,6 +1,6 @@
 """mainpc's whole state into one archive, while it runs: the database first, then the log, and the keys last.
 
-So a key that was revoked meanwhile is revoked in the backup, and whatever was acknowledged before it began is in it.
+So a key that is revoked meanwhile is revoked in the backup, and whatever was acknowledged before it began is in it.
 """
 
 import hashlib
@@ -10,18 +10,28 @@ from contextlib import closing
 from pathlib import Path
 
 from twinhost.archive.contents import contents_of, require_whole
-from twinhost.archive.key_files import KeyFiles, check_keys, read_keys
-from twinhost.archive.members import DATABASE, FORMAT, FORMAT_VERSION, STATE, Manifest, Member, mode_of, render_manifest
-from twinhost.archive.places import DATABASE as DATABASE_FILE
-from twinhost.archive.places import Places
+from twinhost.archive.file_format import (
+    DATABASE_MEMBER,
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    PIECE_BYTES,
+    STATE,
+    Manifest,
+    Member,
+    Writer,
+    mode_of,
+    render_manifest,
+)
+from twinhost.archive.keys import KeyFiles, check_keys, read_keys
+from twinhost.archive.places import DATABASE, Places
 from twinhost.archive.state import StateCopy, check_audit, copy_state
-from twinhost.archive.stream import MANIFEST, PIECE_BYTES, Writer
-from twinhost.certificates.tree_lock import locked
+from twinhost.certificates.tree import locked
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.secure_zmq.validity import format_moment
-from twinhost.secure_zmq.version import VERSION
+from twinhost.secure_zmq.keys import format_moment
 from twinhost.store.backup import digest_of
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
+from twinhost.version import VERSION
 
 _STAGED = ".archiving"
 Say = Callable[[str], None]
@@ -32,13 +42,13 @@ def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broke
 
     Args:
         places: where the state is.
-        write: takes the archive's bytes; may raise what it likes.
-        say: told what is in it, and what was left out.
-        broken_log: whether an audit log that is not whole is taken as it is.
+        write: takes the archive's bytes; what it raises is passed on.
+        say: is called with lines about what is in it, and what was left out.
+        broken_log: whether an incomplete or changed audit log is accepted.
 
     Raises:
-        ConfigurationError: there is no state, or its keys can't be believed.
-        MalformedRequest: the audit log is not whole.
+        ConfigurationError: there is no state, or its keys are malformed.
+        MalformedRequest: the audit log is incomplete or changed.
         StoreUnavailable: the volume has no space, or the database can't be copied.
     """
     release = places.hold_archives()
@@ -47,20 +57,20 @@ def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broke
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         folder.mkdir(mode=0o700)
         state = copy_state(places, folder)
-        audit = check_audit(folder / DATABASE_FILE, folder / AUDIT_FOLDER)
+        audit = check_audit(folder / DATABASE, folder / AUDIT_FOLDER)
         remarks = require_whole(audit, broken_log=broken_log)
         with locked(places.layout, folders=False):
             keys = read_keys(places.layout)
             server = check_keys(places.layout, keys.contents)
-            contents = contents_of(places.layout, server, folder / DATABASE_FILE, audit)
+            contents = contents_of(places.layout, server, folder / DATABASE, audit)
         for remark in (*remarks, *keys.left_out):
             say(f"remark: {remark}")
         _write(places, state, keys, write)
         say(f"backed up as of {format_moment(state.moment_s)}: {contents}")
-        say("Whoever has this file can be mainpc: keep it as a secret.")
+        say("Whoever has this file can be mainpc: keep it secret.")
     except OSError as error:
         raise StoreUnavailable(
-            f"{error.filename or 'the archive'} can't be read or written ({error.strerror}); see the space there"
+            f"{error.filename or 'the archive'} can't be read or written ({error.strerror}); check its volume"
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -71,7 +81,7 @@ def _write(places: Places, state: StateCopy, keys: KeyFiles, write: Callable[[by
     files = {
         f"{STATE}/{path.relative_to(state.folder)}": path for path in sorted((state.folder / AUDIT_FOLDER).iterdir())
     }
-    copied = Member(DATABASE, state.database.size_bytes, mode_of(DATABASE), state.database.sha256)
+    copied = Member(DATABASE_MEMBER, state.database.size_bytes, mode_of(DATABASE_MEMBER), state.database.sha256)
     members = [
         copied,
         *(Member(name, path.stat().st_size, mode_of(name), digest_of(path)) for name, path in files.items()),
@@ -84,7 +94,7 @@ def _write(places: Places, state: StateCopy, keys: KeyFiles, write: Callable[[by
     manifest = render_manifest(Manifest(FORMAT, FORMAT_VERSION, VERSION, moment, host, tuple(members)))
     writer = Writer(write, state.moment_s)
     writer.add(MANIFEST, 0o600, len(manifest), [manifest])
-    files[DATABASE] = state.folder / DATABASE_FILE
+    files[DATABASE_MEMBER] = state.folder / DATABASE
     for member in members:
         path = files.get(member.name)
         pieces = [keys.contents[member.name]] if path is None else _pieces(path)

@@ -1,4 +1,4 @@
-"""What a state comes to, in the figures that a person can compare."""
+"""What an archive holds, in figures and names that a person can compare."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.layout import AGENT_ROLE, Layout, described
-from twinhost.certificates.survey import enrolled_folder, is_revoked, keys_in
+from twinhost.certificates.tree import enrolled_folder, is_revoked, keys_in
 from twinhost.secure_zmq.certificates import folders_of_keys
 from twinhost.secure_zmq.errors import MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.key_folders import NOTHING, read_folders
@@ -14,12 +14,12 @@ from twinhost.secure_zmq.keys import Certificate, KeyPair
 from twinhost.store.audit_log.verify import Findings
 from twinhost.store.backup import count_rows
 
-BROKEN_LOG = "--broken-audit"  # by which a person says that a log which is not whole is to be taken as it is
+BROKEN_LOG = "--broken-audit"  # the option that accepts an incomplete or changed log
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """mainpc's key, how many agents are registered, how many keys come in, and the audit log's lines."""
+    """mainpc's key, and the numbers of registered agents, authorised keys, and audit log lines."""
 
     fingerprint: str
     agents: int
@@ -41,12 +41,12 @@ def contents_of(layout: Layout, server: KeyPair, database: Path, audit: Findings
     try:
         agents = count_rows(database)["agents"]
     except sqlite3.Error as error:
-        raise StoreUnavailable(f"{database} can't be read ({error}); see its volume") from None
+        raise StoreUnavailable(f"{database} can't be read ({error}); check its volume") from None
     return Contents(server.public.fingerprint, agents, len(keys), audit.lines, audit.starts_at, audit.head.seq)
 
 
-def told_of_trust(tree: Layout, here: Layout) -> list[str]:
-    """Return that a received tree must be trusted, and every key and invitation in it of more than an agent.
+def trust_notice(tree: Layout, here: Layout) -> list[str]:
+    """Return a warning that a received tree must be trusted, and every key and invitation in it above an agent's role.
 
     Args:
         tree: what was received.
@@ -70,21 +70,22 @@ def told_of_trust(tree: Layout, here: Layout) -> list[str]:
 
 
 def _operators(certificates: Iterable[Certificate]) -> list[Certificate]:
-    """Return those with any other role than an agent's, by name."""
+    """Return the certificates with any role other than an agent's, by name."""
     more = (key for key in certificates if key.owner.roles - {AGENT_ROLE})
     return sorted(more, key=lambda key: key.owner.name)
 
 
 def require_whole(audit: Findings, *, broken_log: bool) -> list[str]:
-    """Return what is wrong with a log, as a remark.
+    """Return what is wrong with a log, as remarks.
 
     Raises:
-        MalformedRequest: something is, and nobody said that it is known.
+        MalformedRequest: something is wrong, and `broken_log` does not accept it.
     """
     if audit.whole:
         return []
     if not broken_log:
         raise MalformedRequest(
-            f"the audit log is not whole: {audit.summary()}; see `cli audit verify`; to take it as it is: {BROKEN_LOG}"
+            f"the audit log is not whole: {audit.summary()}; see: docker compose run --rm cli audit verify; "
+            f"to accept it as it is, repeat this with {BROKEN_LOG}"
         )
-    return [f"the audit log is taken as it is: {audit.summary()}"]
+    return [f"the audit log is accepted as it is: {audit.summary()}"]

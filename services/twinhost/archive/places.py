@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.agent.state_folder import state_folder
-from twinhost.certificates.arguments import HOST_VARIABLE
-from twinhost.certificates.layout import SERVER, Layout, plan_layout
+from twinhost.certificates.layout import HOST_VARIABLE, SERVER, Layout, plan_layout
 from twinhost.network_config import NetworkConfig
+from twinhost.secure_zmq.advice import CERTS_INIT_PIPED
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.files import RESTORING, exclusive_lock
@@ -38,7 +38,7 @@ class Places:
 
     @property
     def received_state(self) -> Path:
-        """Where a restore puts what it received until it is checked; on the same volume, so that a rename exchanges."""
+        """Where a restore puts what it received until it is checked; on the same volume, so that it can be renamed."""
         return self.state / RESTORING
 
     @property
@@ -47,20 +47,20 @@ class Places:
         return self.layout.root / RESTORING
 
     def hold_archives(self) -> Callable[[], None]:
-        """Let nobody else back up or restore at the same time, until the returned function is called.
+        """Lock out other backups and restores until the returned function is called.
 
         Raises:
-            ConfigurationError: somebody does.
+            ConfigurationError: one is running.
         """
         return _hold(
-            self.state / _ARCHIVE_LOCK, "another backup, check or restore of it is under way; wait for its end"
+            self.state / _ARCHIVE_LOCK, "another backup, check or restore of it is running; wait until it ends"
         )
 
     def hold_state(self) -> Callable[[], None]:
-        """Let no agent use the state until the returned function is called.
+        """Lock out the agent from its state until the returned function is called.
 
         Raises:
-            ConfigurationError: one does.
+            ConfigurationError: the agent runs.
         """
         return _hold(self.state / f"{SERVER}.lock", f"{SERVER} runs on it; stop it first: docker compose stop mainpc")
 
@@ -75,14 +75,17 @@ def find_places(config: NetworkConfig, environment: Mapping[str, str] = os.envir
     here = environment.get(HOST_VARIABLE) or server
     if here != server:
         raise ConfigurationError(
-            f"this machine is {here} ({HOST_VARIABLE}), and this is for the state of {server}; for {here} there are "
-            f"`cli memory backup -`, for what it remembers, and `certs-init export-host {here}`, for its keys"
+            f"this machine is {here} ({HOST_VARIABLE}), and archive is for the state of {server}; for {here}, save "
+            f"its memory: docker compose run --rm -T cli memory backup -, and its keys: {CERTS_INIT_PIPED} "
+            f"export-host {here}"
         )
     state = state_folder(environment)
     root = certificates_folder(environment)
     for folder in (state, root):
         if not (os.access(folder, os.R_OK | os.W_OK | os.X_OK) and folder.is_dir()):
-            raise ConfigurationError(f"{folder} is not a folder that this process can write; mount a volume there")
+            raise ConfigurationError(
+                f"{folder} is not a folder that this process can write; mount a volume of uid {os.getuid()}"
+            )
     return Places(plan_layout(root, config, server), state)
 
 
@@ -90,6 +93,6 @@ def _hold(path: Path, who: str) -> Callable[[], None]:
     try:
         return exclusive_lock(path)
     except ConfigurationError as error:
-        if not os.access(path, os.R_OK | os.W_OK):  # nobody holds what can't be made
+        if not os.access(path, os.R_OK | os.W_OK):  # the lock file can't be made
             raise
         raise ConfigurationError(f"{path.parent} is in use: {who}") from error

@@ -1,48 +1,64 @@
-"""An archive in the place of mainpc's state: received beside it, checked whole, and then exchanged for it."""
+"""An archive in the place of mainpc's state: received beside it, checked whole, and then exchanged for it.
+
+The exchange has a point of no return: a file, `commit`, beside the received keys. Before it, nothing of the present
+state was changed; after it, every step is a rename that is done where it was not done yet, so that whoever finds the
+file finishes. mainpc's own folder of keys is moved away first and put in place last: without it the agent can't start.
+`commit` lies beside the received state too, for an agent that needs no key.
+"""
 
 import hashlib
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from twinhost.archive.contents import Contents, contents_of, require_whole, told_of_trust
-from twinhost.archive.exchange import Commit, drop, exchange, finish, free_stamp, holds_files, unfinished
-from twinhost.archive.key_files import check_keys, merge_records, received_tree
-from twinhost.archive.mark import mark_restored
-from twinhost.archive.members import DATABASE, KEYS, STATE, Manifest, Member, parse_manifest
-from twinhost.archive.places import DATABASE as DATABASE_FILE
-from twinhost.archive.places import MIGRATIONS, Places
-from twinhost.archive.revocations import carry_revocations
-from twinhost.archive.state import check_audit
-from twinhost.archive.stream import Reader
+import msgspec
+
+from twinhost.archive.contents import Contents, contents_of, require_whole, trust_notice
+from twinhost.archive.file_format import DATABASE_MEMBER, KEYS, STATE, Manifest, Member, Reader, parse_manifest
+from twinhost.archive.keys import carry_revocations, check_keys, merge_records, received_tree
+from twinhost.archive.places import DATABASE, MIGRATIONS, Places
+from twinhost.archive.state import check_audit, mark_restored
 from twinhost.certificates.layout import Layout
-from twinhost.certificates.tree_lock import fsync_folder, locked, make_host_folder
+from twinhost.certificates.tree import REPLACED_PREFIX, locked, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
+from twinhost.secure_zmq.key_writer import fsync_folder, replace_file
 from twinhost.store.backup import check_copy, require_space
-from twinhost.store.files import PARTS, part, require_no_restore
+from twinhost.store.damage import REPLACED
+from twinhost.store.files import COMMIT, PARTS, make_private, part, require_no_restore
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 _BLOCK_BYTES = 4_096  # of a usual file system
 Say = Callable[[str], None]
 
 
+class Commit(msgspec.Struct, frozen=True):
+    """The exchange to finish: the digest of its manifest, and the suffix of what it replaces."""
+
+    manifest_sha256: str
+    stamp: str
+    moment: str
+    carried: tuple[str, ...] = ()  # fingerprints that were revoked here, and stay revoked
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """An archive that was received whole and found right."""
+    """An archive that was received and checked."""
 
     manifest: Manifest
     manifest_sha256: str
     contents: Contents
     remarks: list[str]
-    trust: list[str]  # what a person has to know before it is put in place
+    trust: list[str]  # what a person must know before it is put in place
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore came to; `checked` is None where it finished one that had been cut short."""
+    """The result of a restore; `checked` is None where it finished an interrupted one."""
 
     commit: Commit
     checked: Checked | None
@@ -54,13 +70,13 @@ def restore(places: Places, stream: BinaryIO, say: Say, *, may_replace: bool, br
     Args:
         places: where the state is to be.
         stream: the archive.
-        say: takes a line about what is finished first, and about the operators before anything is changed.
-        may_replace: whether a state that is there gives way; it is kept beside the new one.
-        broken_log: whether an audit log that is not whole is taken as it is.
+        say: is called with lines about an earlier restore that is finished, and about operators before any change.
+        may_replace: whether a present state is replaced; it is kept beside the new one.
+        broken_log: whether an incomplete or changed audit log is accepted.
 
     Raises:
-        ConfigurationError: mainpc runs, or its state is there; nothing was touched.
-        MalformedRequest: the archive is not whole, or not right; nothing was touched.
+        ConfigurationError: mainpc runs, or has a state already; nothing was changed.
+        MalformedRequest: the archive is incomplete or malformed; nothing was changed.
         StoreUnavailable: a volume has no space.
     """
     with ExitStack() as stack:
@@ -82,7 +98,7 @@ def restore(places: Places, stream: BinaryIO, say: Say, *, may_replace: bool, br
             checked = _receive(places, reader, content, broken_log=broken_log)
             for line in checked.trust:
                 say(line)
-            mark_restored(places.received_state / DATABASE_FILE, places.received_state / AUDIT_FOLDER, manifest)
+            mark_restored(places.received_state / DATABASE, places.received_state / AUDIT_FOLDER, manifest)
             carried = carry_revocations(places)
             commit = Commit(checked.manifest_sha256, free_stamp(places), manifest.moment, carried)
             _sync(places)
@@ -94,7 +110,7 @@ def check(places: Places, stream: BinaryIO, *, broken_log: bool = False) -> Chec
     """Check an archive as `restore` would, and change nothing; mainpc may run.
 
     Raises:
-        MalformedRequest: the archive is not whole, or not right.
+        MalformedRequest: the archive is incomplete or malformed.
     """
     with ExitStack() as stack:
         stack.callback(places.hold_archives())
@@ -106,7 +122,7 @@ def check(places: Places, stream: BinaryIO, *, broken_log: bool = False) -> Chec
 
 @contextmanager
 def _received(places: Places) -> Iterator[None]:
-    """Have a folder on each volume for what comes; nothing is left of it, unless it is to be finished."""
+    """Make a folder on each volume for what is received; remove it at the end, unless the exchange has begun."""
     folders = places.received_state, places.received_keys
     try:
         for folder in folders:
@@ -115,7 +131,7 @@ def _received(places: Places) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreUnavailable(
-            f"{error.filename or places.state} can't be written ({error.strerror}); see the space of its volume, "
+            f"{error.filename or places.state} can't be written ({error.strerror}); check the space on its volume, "
             "and run it again"
         ) from None
     finally:
@@ -142,24 +158,24 @@ def _receive(places: Places, reader: Reader, content: bytes, *, broken_log: bool
     (places.received_state / AUDIT_FOLDER).mkdir(mode=0o700, exist_ok=True)
     tree = received_tree(places.layout, places.received_keys)
     server = check_keys(tree, [member.name for member in manifest.of(KEYS)])
-    database = places.received_state / DATABASE_FILE
-    sha256 = next(member.sha256 for member in manifest.members if member.name == DATABASE)
+    database = places.received_state / DATABASE
+    sha256 = next(member.sha256 for member in manifest.members if member.name == DATABASE_MEMBER)
     check_copy(database, MIGRATIONS, sha256)
     audit = check_audit(database, places.received_state / AUDIT_FOLDER)
     remarks = require_whole(audit, broken_log=broken_log)
     _complete(places.layout, tree)
     contents = contents_of(tree, server, database, audit)
-    trust = told_of_trust(tree, places.layout)
+    trust = trust_notice(tree, places.layout)
     return Checked(manifest, hashlib.sha256(content).hexdigest(), contents, remarks, trust)
 
 
 def _room_for(member: Member) -> int:
-    """Return about how many bytes a file takes on a volume: one that is empty takes some, too."""
+    """Return about how many bytes a file takes on a volume; an empty one takes some, too."""
     return -(-max(member.size, 1) // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 def _make_folders(root: Path, file: str) -> None:
-    """Make what a file lies in, each its owner's alone: `mkdir` gives that mode to the last of several only."""
+    """Make the folders of a file, each with mode 0700: `mkdir` gives the mode to the last of several only."""
     folder = root
     for name in Path(file).parent.parts:
         folder /= name
@@ -178,11 +194,13 @@ def _write(path: Path, member: Member, reader: Reader) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     if digest.hexdigest() != member.sha256:
-        raise MalformedRequest(f"{member.name} is not what its manifest says; take, or copy, the backup again")
+        raise MalformedRequest(
+            f"{member.name} is not what its manifest says; copy the archive again, or use another backup"
+        )
 
 
 def _complete(layout: Layout, tree: Layout) -> None:
-    """Make the folders that have no file, and add what the present records say of folders that stay."""
+    """Make the folders that have no file, and keep the records of folders that stay."""
     folders = [path for path in tree.root.iterdir() if path.is_dir()]
     merge_records(layout.root, tree.root, [folder.name for folder in folders])
     for folder in folders:
@@ -196,8 +214,8 @@ def _require_free(places: Places, manifest: Manifest) -> None:
     for path in present:
         if holds_files(path):
             raise ConfigurationError(
-                f"{path} is there already; to put the backup in the place of what is there, which is kept beside it: "
-                "restore - --replace"
+                f"{path} is there already; to put the backup in the place of what is there, which is kept beside it, "
+                "repeat this with --replace"
             )
 
 
@@ -205,3 +223,132 @@ def _sync(places: Places) -> None:
     for root in (places.received_state, places.received_keys):
         for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
             fsync_folder(folder)
+
+
+def unfinished(places: Places) -> Commit | None:
+    """Return the exchange that was interrupted, if one was.
+
+    Raises:
+        ConfigurationError: it can't be read.
+    """
+    path = places.received_keys / COMMIT
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Commit)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigurationError(f"{path} can't be read ({error}); check its volume") from None
+
+
+def free_stamp(places: Places) -> str:
+    """Return the present moment as UTC, made unique among the names of replaced states."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    stamp, number = moment, 1
+    while any(os.path.lexists(path) for path in kept_as(places, stamp)):
+        number += 1
+        stamp = f"{moment}-{number}"
+    return stamp
+
+
+def kept_as(places: Places, stamp: str) -> list[Path]:
+    """Return the names under which the replaced state is kept, as far as there was any."""
+    database = part(places.database, f".{REPLACED}-{stamp}")
+    keys = places.layout.root / f"{REPLACED_PREFIX}{stamp}"
+    return [*(part(database, suffix) for suffix in PARTS), _replaced_log(places, stamp), keys]
+
+
+def exchange(places: Places, commit: Commit) -> None:
+    """Pass the point of no return, and finish the exchange."""
+    content = msgspec.json.encode(commit).decode()
+    replace_file(places.received_state / COMMIT, content)
+    replace_file(places.received_keys / COMMIT, content)
+    finish(places, commit)
+
+
+def finish(places: Places, commit: Commit) -> None:
+    """Do every step of the exchange that is not done yet."""
+    root, received = places.layout.root, places.received_keys
+    server = places.layout.server_host
+    aside = root / f"{REPLACED_PREFIX}{commit.stamp}"
+    if (received / server).exists():
+        _move_aside(root / server, aside)
+    _exchange_database(places, commit.stamp)
+    _exchange_log(places, commit.stamp)
+    fsync_folder(places.state)
+    for path in sorted(received.iterdir()):
+        if path.name not in (COMMIT, server):
+            _move_aside(root / path.name, aside)
+            path.rename(root / path.name)
+    fsync_folder(root)
+    if (received / server).exists():
+        (received / server).rename(root / server)
+    fsync_folder(root)
+    drop(places.received_state)
+    drop(received)  # its `commit` last: until then the next run continues here
+    fsync_folder(places.state)
+    fsync_folder(root)
+
+
+def drop(folder: Path) -> None:
+    """Remove what was received, if it is there; `commit` last.
+
+    A link is removed and not followed: the agent can make one in its volume, and this process can read every key.
+
+    Raises:
+        StoreUnavailable: it can't be removed.
+    """
+    try:
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        elif folder.is_dir():
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != COMMIT:
+                    path.unlink()
+            (folder / COMMIT).unlink(missing_ok=True)
+            folder.rmdir()
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{error.filename or folder} can't be removed ({error.strerror or error}); check its volume, then retry"
+        ) from None
+
+
+def holds_files(path: Path) -> bool:
+    """Return whether there is any file at, or below, a path."""
+    return path.is_file() or path.is_symlink() or any(each.is_file() for each in path.rglob("*"))
+
+
+def _exchange_database(places: Places, stamp: str) -> None:
+    received, present = places.received_state / DATABASE, places.database
+    if received.exists():
+        make_private(present)
+        for suffix in PARTS:
+            if os.path.lexists(part(present, suffix)):  # a dangling link would be in the way, too
+                part(present, suffix).rename(part(part(present, f".{REPLACED}-{stamp}"), suffix))
+        fsync_folder(places.state)
+        received.rename(present)
+
+
+def _exchange_log(places: Places, stamp: str) -> None:
+    received = places.received_state / AUDIT_FOLDER
+    if received.exists():
+        if os.path.lexists(places.audit):
+            places.audit.rename(_replaced_log(places, stamp))
+        received.rename(places.audit)
+
+
+def _replaced_log(places: Places, stamp: str) -> Path:
+    return part(places.audit, f".{REPLACED}-{stamp}")
+
+
+def _move_aside(path: Path, aside: Path) -> None:
+    """Move a folder of keys, or a record, aside; remove a folder without files."""
+    if not os.path.lexists(path):
+        return
+    if not holds_files(path):
+        shutil.rmtree(path)
+        return
+    aside.mkdir(mode=0o700, exist_ok=True)
+    path.rename(aside / path.name)
+    fsync_folder(aside)

@@ -1,4 +1,4 @@
-"""Which hosts have taken over a revocation, by what they told mainpc with their last heartbeat."""
+"""Which hosts acknowledged a revocation, by the trust revision that they reported with their last heartbeat."""
 
 import socket
 import time
@@ -9,26 +9,25 @@ from typing import Any
 
 from twinhost.certificates.admission import server_folder
 from twinhost.certificates.layout import OPERATOR, SERVER, Layout
-from twinhost.certificates.place import secret_path
-from twinhost.certificates.rotation.live import NO_RESPONSE, client_of
-from twinhost.certificates.survey import is_revoked, live_keys
+from twinhost.certificates.running_agents import NO_RESPONSE, client_of
+from twinhost.certificates.tree import is_revoked, live_keys
 from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.certificates import pins_of
 from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
 from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair, parse_certificate
-from twinhost.secure_zmq.security_mode import VARIABLE, is_secure_zmq_enabled
+from twinhost.secure_zmq.server_address import SECURE_ZMQ_VARIABLE, is_secure_zmq_enabled
 
-WITHIN_S = 5.0  # for every host to acknowledge: an agent in touch with mainpc takes some 0.2 s
-_FIRST_CALL_S = 0.5  # after which it is looked whether anything listens there
-_CALL_S = 2.0  # of a later one, so that an agent that is just being started again is asked again
+WITHIN_S = 5.0  # for every host to acknowledge: an agent that is connected to mainpc takes about 0.2 s
+_FIRST_CALL_S = 0.5  # then it is checked whether anything listens there
+_CALL_S = 2.0  # of a later one, so that an agent that is being restarted is asked again
 _PROBE_S = 1.0
-_STEP_S, _LONGEST_STEP_S = 0.1, 1.0  # each look is a connection, and a line of mainpc's audit log
+_STEP_S, _LONGEST_STEP_S = 0.1, 1.0  # each try is a connection, and a line in mainpc's audit log
 _NEXT_START = "the revocation is in its folder here and holds from its next start"
 
 
 @dataclass(frozen=True, slots=True)
 class HostAnswer:
-    """What is known of one agent's host; `missing` where it may accept a revoked key and should not."""
+    """What is known of one agent's host; `missing` where it may still accept a revoked key."""
 
     host: str
     sentence: str
@@ -37,7 +36,7 @@ class HostAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Follower:
-    """An agent that checks keys and follows mainpc's list: the revision that it told last, and whether it is silent."""
+    """An agent that follows mainpc's list of keys: the revision that it reported last, and whether it is silent."""
 
     name: str
     host: str
@@ -47,7 +46,7 @@ class Follower:
 
 
 def followers(trust: Mapping[str, Any], agents: Sequence[Mapping[str, Any]], config: NetworkConfig) -> list[Follower]:
-    """Return who has to acknowledge a revocation: who has a key of its own, and serves.
+    """Return the agents that have to acknowledge a revocation: those with a key of their own that serve.
 
     Args:
         trust: mainpc's answer to `get_trust`.
@@ -69,17 +68,17 @@ def followers(trust: Mapping[str, Any], agents: Sequence[Mapping[str, Any]], con
 def wait_until_acknowledged(
     layout: Layout, config: NetworkConfig, fingerprints: Collection[str], revoked: Collection[Certificate]
 ) -> list[HostAnswer]:
-    """Wait, WITHIN_S at most, until mainpc and every host that follows it refuse keys; return an answer of each.
+    """Wait, WITHIN_S at most, until mainpc and every host that follows it refuse keys; return each one's answer.
 
     Args:
         layout: mainpc's tree, in which the keys are revoked.
         config: where the agents are.
         fingerprints: the keys.
-        revoked: what is known of them.
+        revoked: their certificates, as far as they are known.
     """
     server = config.agent(SERVER)
     if not is_secure_zmq_enabled():
-        sentence = f"{VARIABLE}=0, so nobody checks keys; the revocation holds once it is 1 on every host"
+        sentence = f"{SECURE_ZMQ_VARIABLE}=0, so nobody checks keys; the revocation holds once it is 1 on every host"
         return [HostAnswer(server.host.name, sentence, missing=True)]
     folder = server_folder(layout, "revoke")
     return _Wait(layout, config, folder, server, frozenset(fingerprints), list(revoked)).answers()
@@ -93,12 +92,12 @@ class _Wait:
     server: Agent
     fingerprints: frozenset[str]
     revoked: Sequence[Certificate]
-    revisions: set[str] = field(default_factory=set)  # of mainpc's lists that have the keys as revoked
-    stopped: dict[str, bool] = field(default_factory=dict)  # by name: whether nothing listened when it was looked at
+    revisions: set[str] = field(default_factory=set)  # of mainpc's lists that revoke the keys
+    stopped: dict[str, bool] = field(default_factory=dict)  # by name: whether nothing listened
     until: float = field(default_factory=lambda: time.monotonic() + WITHIN_S)
 
     def answers(self) -> list[HostAnswer]:
-        """Ask until nothing is missing, or the time is up."""
+        """Ask until nothing is missing, or the deadline has passed."""
         answers: list[HostAnswer] = []
         step_s = _STEP_S
         while True:
@@ -114,11 +113,7 @@ class _Wait:
             step_s = min(2 * step_s, _LONGEST_STEP_S)
 
     def _asked(self) -> list[HostAnswer]:
-        """Return what mainpc knows of the hosts, or what is known without it where it does not run.
-
-        Raises:
-            ConnectionRefused, RequestError: it runs, and does not answer.
-        """
+        """Return what mainpc knows of the hosts, or what is known without it where it does not run."""
         refused: TwinhostError = ServerUnreachable("this tree has no key to ask with")
         for pair in [] if _has_no_address(self.server) else self._pairs():
             try:
@@ -129,7 +124,7 @@ class _Wait:
             except ServerUnreachable as error:
                 refused = error
                 break
-            except TwinhostError as error:  # this key is not authorised, or granted nothing: the next one may be
+            except TwinhostError as error:  # this key is not authorised, or has no grant; the next one may have
                 refused = error
         if not self._is_stopped(self.server, again=True):
             raise refused
@@ -152,35 +147,35 @@ class _Wait:
         yield from self._without_key({one.name for one in following})
 
     def _unasked(self) -> Iterator[HostAnswer]:
-        """Return an answer of each configured agent that has a key, where mainpc can't be asked of it."""
+        """Return an answer for each configured agent that has a key, where mainpc can't be asked."""
         with_key = {agent.name for agent in self.config.agents.values() if live_keys(self.layout, agent.name)}
         for agent in self.config.agents.values():
             if agent.name in with_key - {SERVER}:
-                yield self._local(agent, f"learns of it from {SERVER}, and may accept the key until then")
+                yield self._local(agent, f"is notified by {SERVER}, and may accept the key until then")
         yield from self._without_key(with_key)
 
     def _without_key(self, with_key: Collection[str]) -> Iterator[HostAnswer]:
-        """Return an answer of each configured agent whose last key is revoked: mainpc can't notify it any more."""
+        """Return an answer for each configured agent whose last key is revoked: mainpc can't notify it any more."""
         owners = {certificate.owner.name for certificate in self.revoked} - {SERVER}
         for name in sorted(owners.intersection(self.config.agents).difference(with_key)):
             agent = self.config.agents[name]
             if self._is_here(name):
-                yield self._local(agent, "has no key any more, and has not read that; see its log, or stop it")
+                yield self._local(agent, "has no key any more and has not read the revocation; see its log, or stop it")
             else:
                 why = "mainpc can't notify it, and it may accept the key itself; stop it, or give it a new key"
                 yield HostAnswer(agent.host.name, f"{name} has no key any more, so {why}")
 
     def _local(self, agent: Agent, otherwise: str) -> HostAnswer:
-        """Return the answer of an agent that is not in touch with mainpc, and may read its keys from this tree."""
+        """Return the answer of an agent that mainpc can't reach, and that may read its keys from this tree."""
         if self._is_here(agent.name):
             if self._is_stopped(agent):
                 return HostAnswer(agent.host.name, f"{agent.name} does not run; {_NEXT_START}")
-            if self._says_itself(agent):
-                return HostAnswer(agent.host.name, f"acknowledged by {agent.name}, which was asked itself")
+            if self._acknowledges(agent):
+                return HostAnswer(agent.host.name, f"acknowledged by {agent.name}, which was asked directly")
         return HostAnswer(agent.host.name, f"{agent.name} {otherwise}", missing=True)
 
-    def _says_itself(self, agent: Agent) -> bool:
-        """Return whether an agent, asked with the operator's key, has the keys as revoked, be one of them its own."""
+    def _acknowledges(self, agent: Agent) -> bool:
+        """Return whether an agent, asked with the operator's key, has the keys as revoked; one may be its own."""
         pins = [
             key.public for key in (*live_keys(self.layout, agent.name), *self.revoked) if key.owner.name == agent.name
         ]
@@ -194,11 +189,11 @@ class _Wait:
             return False
 
     def _pairs(self) -> Iterator[KeyPair]:
-        """Return the pairs that can ask: the operator's, and SystemDigitalTwin's own where that one is revoked."""
+        """Return the pairs to ask with: the operator's, and SystemDigitalTwin's own where that one is revoked."""
         for name in (OPERATOR, SERVER):
             place = self.layout.identity_of(name)
-            if place is not None and secret_path(self.layout, place).exists():
-                pair = load_key_pair(secret_path(self.layout, place))
+            if place is not None and self.layout.secret_file(place).exists():
+                pair = load_key_pair(self.layout.secret_file(place))
                 if not is_revoked(self.layout, pair.certificate):
                     yield pair
 
@@ -219,16 +214,16 @@ class _Wait:
 def _why(one: Follower) -> str:
     """Return why an agent has not acknowledged, and what to do."""
     if one.silent:
-        return "is out of touch with mainpc; it learns of it when it is back, and may accept the key until then"
+        return "is not connected to mainpc; it is notified when it reconnects, and may accept the key until then"
     if not one.registered:
         return "has not registered with mainpc, and may accept the key until it does"
     if one.follows is None:
         return "does not follow mainpc's list; remove the public key from its folder by hand"
-    return "has not taken it over; see its health"
+    return "has not applied the revocation; see its health"
 
 
 def _has_no_address(agent: Agent) -> bool:
-    """Return whether an agent's host has no address: a container that does not run has none."""
+    """Return whether an agent's host name has no address, as that of a container that does not run."""
     try:
         socket.getaddrinfo(agent.host.address, agent.zmq_port)
     except OSError:
@@ -244,6 +239,6 @@ def _nothing_listens(agent: Agent) -> bool:
         socket.create_connection((agent.host.address, agent.zmq_port), timeout=_PROBE_S).close()
     except ConnectionRefusedError:
         return True
-    except OSError:  # out of reach, which says nothing of what runs there
+    except OSError:  # unreachable: something may run there
         return False
     return False

@@ -1,40 +1,59 @@
-"""Who may come in: invitations and requests in mainpc's tree, made, accepted, listed, and withdrawn."""
+"""Enrolment on mainpc: invitations and requests in its tree, made, accepted, listed, and withdrawn."""
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from twinhost.certificates.bundle import TrustMaterial, material_of
+from twinhost.certificates.bundle import TrustMaterial, material_of, request_fingerprint
 from twinhost.certificates.generate import distribute, require_not_revoked
 from twinhost.certificates.invitation import Invitation
-from twinhost.certificates.layout import SERVER, Identity, Layout
-from twinhost.certificates.names import require_newcomer
-from twinhost.certificates.record import DistributionRecord
-from twinhost.certificates.survey import (
+from twinhost.certificates.layout import SERVER, Identity, Layout, described, to_rotate
+from twinhost.certificates.records import DistributionRecord
+from twinhost.certificates.tree import (
     REQUESTS_FOLDER,
-    FoundKey,
     found_keys,
     is_revoked,
     keys_in,
     live_keys,
+    locked,
 )
-from twinhost.certificates.tree_lock import fsync_folder, locked
 from twinhost.network_config import NetworkConfig
+from twinhost.network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE
+from twinhost.network_config.model import is_loopback
+from twinhost.secure_zmq.callers import UNAUTHENTICATED_ROLE
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, read_folders
-from twinhost.secure_zmq.key_writer import replace_certificate
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, KeyPair, load_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.key_writer import fsync_folder, replace_certificate
+from twinhost.secure_zmq.keys import (
+    PUBLIC_SUFFIX,
+    Certificate,
+    KeyOwner,
+    KeyPair,
+    Validity,
+    format_moment,
+    load_certificate,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Somebody who may come in, or asks for it."""
+    """An invitation that nobody used yet, or a request that was kept."""
 
     what: str  # "invitation" or "request"
     certificate: Certificate
+
+    def __str__(self) -> str:
+        owner, validity, until = self.certificate.owner, self.certificate.validity, "-"
+        fingerprint = request_fingerprint(self.certificate)
+        if self.what == "invitation":
+            fingerprint = self.certificate.public.fingerprint
+            if validity.not_after is not None:
+                until = "expired" if validity.has_ended(time.time()) else format_moment(validity.not_after)
+        roles = " ".join(sorted(owner.roles))
+        return f"{self.what:<10} {owner.name:<28} {owner.host:<8} {roles:<16} {until:<20} {fingerprint}"
 
 
 def server_folder(layout: Layout, command: str) -> Path:
@@ -47,10 +66,10 @@ def server_folder(layout: Layout, command: str) -> Path:
     if folder is None:
         raise ConfigurationError(
             f"{command} belongs to mainpc, where {SERVER} runs, and {layout.root} is another machine's tree; "
-            "run it there"
+            "run this on mainpc"
         )
     if not folder.is_dir():
-        raise ConfigurationError(f"{folder} is missing; run: docker compose run --rm certs-init")
+        raise ConfigurationError(f"{folder} is missing; run: {layout.command()}")
     return folder
 
 
@@ -61,11 +80,11 @@ def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int,
         layout: mainpc's tree.
         config: which roles there are.
         owner: whose name, host, and roles the new key gets.
-        minutes: how long the invitation is good.
-        again: whether an open invitation of that name is withdrawn for the new one.
+        minutes: how long the invitation is valid.
+        again: whether an open invitation of that name is withdrawn first.
 
     Raises:
-        ConfigurationError: nobody of that kind can be let in, or somebody has that name already.
+        ConfigurationError: such an owner can't be enrolled, or the name has a key already.
     """
     folder = server_folder(layout, "invite")
     require_newcomer(layout, config, owner)
@@ -77,7 +96,7 @@ def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int,
         if _open_invitation(layout, path) and not again:
             raise ConfigurationError(
                 f"{owner.name} has an open invitation, whose line was shown once; for a new line in its place, repeat "
-                f"this with --again; to withdraw it: certs-init reject {owner.name}"
+                f"this with --again; to withdraw it: {layout.command('reject', owner.name)}"
             )
         now = int(time.time())
         token = KeyPair.generate(owner, Validity(now, now + minutes * 60))
@@ -87,7 +106,7 @@ def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int,
 
 
 def pending(layout: Layout) -> list[Pending]:
-    """Return invitations that nobody used yet, also those that are over, and the requests that were kept."""
+    """Return the invitations that nobody used yet, expired ones too, and the requests that were kept."""
     folder = server_folder(layout, "pending")
     invitations = [key for key in keys_in(folder / INVITES_FOLDER) if not is_revoked(layout, key.certificate)]
     requests = keys_in(folder / REQUESTS_FOLDER)
@@ -119,12 +138,14 @@ def reject(layout: Layout, name: str) -> list[Pending]:
     if rejected:
         return rejected
     if used or live_keys(layout, name):
-        raise ConfigurationError(f"{name} has a key already; to keep it out: certs-init revoke {name}")
-    raise ConfigurationError(f"there is no open invitation and no request of {name!r}; see: certs-init pending")
+        raise ConfigurationError(f"{name} has a key already; to revoke it: {layout.command('revoke', name)}")
+    raise ConfigurationError(
+        f"there is no open invitation and no request of {name!r}; see: {layout.command('pending')}"
+    )
 
 
 def kept_request(layout: Layout, name: str) -> Certificate | None:
-    """Return a request that was kept for a decision."""
+    """Return a request that was kept."""
     folder = server_folder(layout, "accept")
     found = (key.certificate for key in keys_in(folder / REQUESTS_FOLDER) if key.certificate.owner.name == name)
     return next(found, None)
@@ -134,7 +155,7 @@ def check_request(layout: Layout, config: NetworkConfig, request: Certificate, s
     """Return where a requested key belongs.
 
     Raises:
-        ConfigurationError: nobody may have it accepted: it is revoked, another has that name, or it is another's key.
+        ConfigurationError: it can't be accepted: it is revoked, the name has another key, or it is another owner's.
     """
     folder = server_folder(layout, "accept")
     place = require_newcomer(layout, config, request.owner)
@@ -142,16 +163,19 @@ def check_request(layout: Layout, config: NetworkConfig, request: Certificate, s
     _require_unknown(layout, request.owner.name, but=request)
     for key in found_keys(layout):
         if key.certificate.public == request.public and key.certificate.owner != request.owner:
-            raise ConfigurationError(f"{source} is the key of {key.certificate.owner.name}; let it make its own")
+            raise ConfigurationError(
+                f"{source} is the key of {key.certificate.owner.name}; every owner makes a key of its own"
+            )
     if _open_invitation(layout, folder / INVITES_FOLDER / f"{request.owner.name}{PUBLIC_SUFFIX}"):
         raise ConfigurationError(
-            f"{request.owner.name} has an open invitation; withdraw it first: certs-init reject {request.owner.name}"
+            f"{request.owner.name} has an open invitation; withdraw it first: "
+            f"{layout.command('reject', request.owner.name)}"
         )
     return place
 
 
 def keep_request(layout: Layout, request: Certificate) -> Path:
-    """Keep a request for a decision, in the place of an earlier one of that name."""
+    """Keep a request until somebody accepts or rejects it, in place of an earlier one of that name."""
     folder = server_folder(layout, "accept") / REQUESTS_FOLDER
     with locked(layout):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -161,9 +185,9 @@ def keep_request(layout: Layout, request: Certificate) -> Path:
 
 
 def accept(layout: Layout, config: NetworkConfig, request: Certificate, source: str) -> TrustMaterial:
-    """Authorise a requested key from now on, for as long as keys are good here, and return what its owner needs.
+    """Authorise a requested key, valid from now for key_lifetime_days, and return what its owner needs.
 
-    Accepted again, it stays as it was accepted.
+    A key that was accepted before keeps its validity.
 
     Raises:
         ConfigurationError: as `check_request`.
@@ -179,28 +203,48 @@ def accept(layout: Layout, config: NetworkConfig, request: Certificate, source: 
         else:
             path = folder / f"{place.stem}{PUBLIC_SUFFIX}"
             if known is None:
-                replace_certificate(own, path)  # in the place of one that is revoked; there is no other
+                replace_certificate(own, path)  # in place of a revoked one; there is no other
             record.add([path] if path.exists() else [], own)
         (folder / REQUESTS_FOLDER / f"{own.owner.name}{PUBLIC_SUFFIX}").unlink(missing_ok=True)
         return material_of(own, read_folders([folder, folder / ENROLLED_FOLDER]))
 
 
+def variables_to_set(config: NetworkConfig, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the variables without which no other machine can reach mainpc."""
+    host = config.agent(SERVER).host
+    variable = ADDRESS_VARIABLES.get(host.name)
+    by_default = variable is not None and not environment.get(variable) and not set(host.address) & set(".:")
+    return [
+        *([variable] if variable is not None and (by_default or is_loopback(host.address)) else []),
+        *([PUBLISH_VARIABLE] if is_loopback(environment.get(PUBLISH_VARIABLE, "")) else []),
+    ]
+
+
+def why_not_confirmed(given: str | None, request: Certificate) -> str:
+    """Return why a fingerprint does not confirm a request."""
+    if given is None:
+        return "no --fingerprint was given"
+    if given.rstrip("=") == request.public.fingerprint:
+        return (
+            "--fingerprint is that of the key alone, which does not cover name, host, and roles (an older version's "
+            "request printed it: update that machine and run request there again)"
+        )
+    return "--fingerprint is of another request: name, host, roles, or key differ from what request printed there"
+
+
 def _known(layout: Layout, request: Certificate) -> Iterator[Certificate]:
-    """Return the requested key as it was accepted already, by a run that was killed, or before."""
+    """Return the requested key as it was accepted before."""
     for key in found_keys(layout):
-        if key.certificate.public == request.public and _is_servers(layout, key):
+        at_server = layout.server_folder in (key.path.parent, key.path.parent.parent)
+        if at_server and key.certificate.public == request.public:
             yield key.certificate
-
-
-def _is_servers(layout: Layout, key: FoundKey) -> bool:
-    return layout.server_folder in (key.path.parent, key.path.parent.parent)
 
 
 def _require_unknown(layout: Layout, name: str, but: Certificate | None = None) -> None:
     for key in live_keys(layout, name):
         if but is None or key.public != but.public:
             raise ConfigurationError(
-                f"{name} has a key already, {key.public.fingerprint}; revoke it first: certs-init revoke {name}"
+                f"{name} has a key already, {key.public.fingerprint}; revoke it first: {layout.command('revoke', name)}"
             )
 
 
@@ -210,3 +254,46 @@ def _open_invitation(layout: Layout, path: Path) -> bool:
         return False
     certificate = load_certificate(path)
     return not is_revoked(layout, certificate) and not certificate.validity.has_ended(time.time())
+
+
+def require_newcomer(layout: Layout, config: NetworkConfig, owner: KeyOwner) -> Identity:
+    """Return where the key of an owner who is to be enrolled belongs.
+
+    Raises:
+        ConfigurationError: the configuration has another owner of that name, or knows no such role; the name can't
+            be a file's.
+    """
+    if owner.name == SERVER:
+        raise ConfigurationError(
+            f"{SERVER} authorises others and is not enrolled itself; for a new key: {to_rotate(SERVER, layout.root)}"
+        )
+    require_file_name(layout, owner)
+    require_roles(config, owner.roles)
+    place = layout.place_of(owner)
+    if place.owner != owner:
+        roles = " ".join(f"--role {role}" for role in sorted(place.owner.roles))
+        raise ConfigurationError(
+            f"{config.source}: {owner.name} is {described(place.owner)} there, not {described(owner)}; "
+            f"give it --host {place.owner.host} {roles}"
+        )
+    return place
+
+
+def require_roles(config: NetworkConfig, roles: Collection[str]) -> None:
+    """Raise ConfigurationError where a role has no grants in the configuration, or is not for enrolled keys."""
+    known = sorted(role for role in config.grants if role != UNAUTHENTICATED_ROLE)
+    unknown = sorted(set(roles) - set(known))
+    if unknown or not roles:
+        named = f"there is no role {unknown[0]!r}" if unknown else "it needs a role"
+        raise ConfigurationError(f"{config.source}: {named}; its grants are for: {', '.join(known)}")
+
+
+def require_file_name(layout: Layout, owner: KeyOwner) -> None:
+    """Raise ConfigurationError where a name can't be that of files and of a folder, or is taken."""
+    name = owner.name
+    if name.startswith((".", "-")) or name.endswith("."):
+        raise ConfigurationError(f"{name!r} can't be the name of key files; use one that begins and ends with a letter")
+    if layout.identity_of(name) is None:
+        taken = {word for identity in layout.everybody for word in (identity.stem, identity.folder)}
+        if name in taken:
+            raise ConfigurationError(f"{name!r} is taken by another owner's files; choose another name")

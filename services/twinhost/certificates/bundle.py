@@ -1,11 +1,11 @@
-"""What mainpc tells somebody whom it let in: its own key's validity, and the public keys of everybody; never a secret.
+"""What mainpc sends to whom it authorised: the key with its validity, and everybody's public keys; never a secret.
 
-The same comes as the answer to `confirm_key`, and as a file to a machine that has no path to mainpc.
+The same is the answer to `confirm_key`, and a file for a machine that has no path to mainpc.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -15,12 +15,12 @@ from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name
 from twinhost.secure_zmq.keys import Certificate, fingerprint_of, parse_certificate
 
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
-BUNDLE_MARK = "twinhost trust bundle"  # by which a file is known as one
+BUNDLE_KIND: Final = "twinhost trust bundle"
 
 
 @dataclass(frozen=True, slots=True)
 class TrustMaterial:
-    """Public keys, the receiver's own among them, and the fingerprints of those that are kept out for ever."""
+    """Public keys, the receiver's own among them, and the fingerprints of the revoked ones."""
 
     own: Certificate
     current: tuple[Certificate, ...]
@@ -53,7 +53,7 @@ def material_of(own: Certificate, contents: FolderContents) -> TrustMaterial:
 def render_bundle(material: TrustMaterial) -> str:
     """Return the material as a text file."""
     bundle = _Bundle(
-        "twinhost trust bundle",
+        BUNDLE_KIND,
         render_certificate(material.own),
         _rendered(material.current),
         _rendered(material.next),
@@ -67,17 +67,28 @@ def bundle_fingerprint(material: TrustMaterial) -> str:
     return fingerprint_of(render_bundle(material).encode())
 
 
+def request_fingerprint(certificate: Certificate) -> str:
+    """Return the fingerprint of a request, for two people to compare: it covers name, host, roles, and key.
+
+    No name, host, or role can hold a line break or a space, so two requests never have the same text. The validity is
+    not part of it, because mainpc ignores that of a request.
+    """
+    owner = certificate.owner
+    lines = ["twinhost request", owner.name, owner.host, " ".join(sorted(owner.roles)), certificate.public.z85.decode()]
+    return fingerprint_of("\n".join(lines).encode())
+
+
 def parse_bundle(text: str, source: str) -> TrustMaterial:
-    """Read a bundle; `source` is what a complaint calls it.
+    """Read a bundle; `source` is its name in an error.
 
     Raises:
-        KeyFileMalformed: it is none, or was cut off, or something in it can't be believed.
+        KeyFileMalformed: it is no bundle, is cut off, or something in it is malformed.
     """
     try:
         bundle = msgspec.json.decode(text.encode(), type=_Bundle)
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as error:
         raise KeyFileMalformed(
-            f"{source} is no whole trust bundle ({error}); give it the output of certs-init accept, unchanged"
+            f"{source} is not a complete trust bundle ({error}); give it the unchanged output of certs-init accept"
         ) from None
     return _material(bundle, source)
 
@@ -86,12 +97,14 @@ def read_answer(reply: Mapping[str, Any]) -> TrustMaterial:
     """Return the material in an answer to `confirm_key`.
 
     Raises:
-        ConfigurationError: it has another shape, or something in it can't be believed.
+        ConfigurationError: it has another shape, or something in it is malformed.
     """
     try:
         return _material(msgspec.convert(reply, _Texts), "mainpc's answer")
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"mainpc's answer can't be read ({error}); check its version") from None
+        raise ConfigurationError(
+            f"mainpc's answer can't be read ({error}); run the same version of twinhost on both machines"
+        ) from None
 
 
 def _material(texts: _Texts | _Bundle, source: str) -> TrustMaterial:

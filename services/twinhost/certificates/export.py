@@ -1,17 +1,15 @@
-"""A host's folder, for a machine that is provisioned by hand; its secret is made here and travels."""
+"""A host's folder, for a machine that is provisioned by hand; its secret is made here and transferred."""
 
 import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from twinhost.certificates.generate import complete
 from twinhost.certificates.layout import Layout, plan_layout
-from twinhost.certificates.survey import live_keys
-from twinhost.certificates.tree_lock import locked
+from twinhost.certificates.tree import live_keys, locked
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.errors import ConfigurationError
@@ -19,7 +17,7 @@ from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX
 
 
-def make_host_folder(layout: Layout, config: NetworkConfig, host: str) -> Path:
+def make_host_keys(layout: Layout, config: NetworkConfig, host: str) -> Path:
     """Make a host's keys in this tree, where they are missing, and return its folder.
 
     Raises:
@@ -28,7 +26,7 @@ def make_host_folder(layout: Layout, config: NetworkConfig, host: str) -> Path:
     theirs = plan_layout(layout.root, config, host)
     if host == layout.server_host:
         raise ConfigurationError(
-            f"the folder of {host} says who may come in, and is not for export; move its whole volume instead"
+            f"the folder of {host} lists who is authorised, and can't be exported; move its whole volume instead"
         )
     local = [*layout.local, *(one for one in theirs.local if one not in layout.local and one.folder == host)]
     both = replace(layout, local=local, remote=[one for one in layout.remote if one not in local])
@@ -36,15 +34,17 @@ def make_host_folder(layout: Layout, config: NetworkConfig, host: str) -> Path:
         known = live_keys(both, identity.owner.name)
         if identity.folder == host and known and not both.secret_file(identity).exists():
             raise ConfigurationError(
-                f"{identity.owner.name} made its key {known[0].public.fingerprint} on {host} itself; "
-                "there is no secret here to be exported"
+                f"{identity.owner.name} made its key {known[0].public.fingerprint} on {host}, "
+                "so there is no secret to export here"
             )
     with locked(both):
         outcomes = complete(both)
     for outcome in outcomes:
         if outcome.identity.folder == host and outcome.what == "revoked":
             name = outcome.identity.owner.name
-            raise ConfigurationError(f"the key of {name} was revoked; first: certs-init replace {name}")
+            raise ConfigurationError(
+                f"the key of {name} was revoked; first make a new one: {layout.command('replace', name)}"
+            )
     return layout.root / host
 
 
@@ -59,7 +59,7 @@ def as_tar(folder: Path) -> bytes:
 
 
 def copy_to(folder: Path, target: Path) -> Path:
-    """Lay a host's folder out below `target`, whole or not at all, and return it.
+    """Copy a host's folder below `target`, whole or not at all, and return it.
 
     Raises:
         ConfigurationError: another one is there, or it can't be written.
@@ -71,7 +71,9 @@ def copy_to(folder: Path, target: Path) -> Path:
         if final.exists():
             if _contents(final, _files(final)) == _contents(folder, files):
                 return final
-            raise ConfigurationError(f"{final} is there and differs; remove it, or name another place with --to")
+            raise ConfigurationError(
+                f"{final} is there already and differs; remove it, or name another folder with --to"
+            )
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
         for path in files:
@@ -86,23 +88,20 @@ def copy_to(folder: Path, target: Path) -> Path:
         draft.rename(final)
     except OSError as error:
         raise ConfigurationError(
-            f"{error.filename or target} can't be written ({error.strerror}); name another place with --to"
+            f"{error.filename or target} can't be written ({error.strerror}); name another folder with --to"
         ) from None
     return final
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return what a host's agent reads of its folder; nothing of a rotation that is under way."""
-    return sorted(_relevant(folder))
-
-
-def _relevant(folder: Path) -> Iterator[Path]:
+    """Return the files that a host's agent reads; none of a rotation in progress."""
+    found: list[Path] = []
     for path in folder.iterdir():
         if path.name == REVOKED_FOLDER and path.is_dir():
-            yield path
-            yield from path.glob(f"*{PUBLIC_SUFFIX}")
+            found += [path, *path.glob(f"*{PUBLIC_SUFFIX}")]
         elif path.suffix in (PUBLIC_SUFFIX, SECRET_SUFFIX) and not path.name.endswith(NEXT_SECRET_SUFFIX):
-            yield path
+            found.append(path)
+    return sorted(found)
 
 
 def _contents(folder: Path, files: list[Path]) -> dict[str, bytes]:

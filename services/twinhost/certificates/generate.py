@@ -1,20 +1,17 @@
-"""Make the keys that are missing, and never touch one that is there; run again after a crash, it ends well."""
+"""Make the keys that are missing, and change none that is there; a run after a crash completes the tree."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from twinhost.certificates.layout import SERVER, Identity, Layout, described
-from twinhost.certificates.record import DistributionRecord
-from twinhost.certificates.survey import enrolled_key, found_keys, is_revoked, is_revoked_fingerprint
-from twinhost.certificates.tree_lock import locked
+from twinhost.certificates.layout import SERVER, Identity, Layout, enrolment_arguments
+from twinhost.certificates.records import DistributionRecord, removal_notice
+from twinhost.certificates.tree import enrolled_key, is_revoked, is_revoked_fingerprint, locked
 from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
 from twinhost.secure_zmq.keys import Certificate, KeyPair, load_certificate, load_key_pair
-from twinhost.secure_zmq.validity import Validity, format_moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,74 +21,65 @@ class Outcome:
     identity: Identity
     what: str
     certificate: Certificate | None
-    removed: Collection[Path] = ()  # public files that somebody took away, and that stay away
+    removed: Collection[Path] = ()  # public files that somebody removed, and that stay removed
 
 
 def make_keys(layout: Layout) -> list[Outcome]:
     """Complete the tree and return what was done, identity by identity.
 
     Raises:
-        ConfigurationError: the tree can't be written, or something in it contradicts itself.
+        ConfigurationError: the tree can't be written, or two of its files contradict each other.
     """
     with locked(layout):
         return complete(layout)
 
 
 def complete(layout: Layout) -> list[Outcome]:
-    """Do what `make_keys` does, for who holds the tree already."""
+    """Do what `make_keys` does, for a caller that holds the tree's lock."""
     record = DistributionRecord(layout.root)
     outcomes = [_own_pair(layout, identity) for identity in layout.local]
     outcomes += [Outcome(identity, *_known_certificate(layout, identity)) for identity in layout.remote]
     return [_completed(layout, record, outcome) for outcome in outcomes]
 
 
-def trust(layout: Layout, certificate: Certificate, source: str) -> Identity:
-    """Put a public key into this tree's folders: another host's, or one that was removed from some of them.
-
-    Another host's is valid for as long as keys are valid here, or until the sender's own end where that is earlier.
-
-    Raises:
-        ConfigurationError: it is nobody's of the configuration, it is revoked or expired, another key is trusted under
-            its name, or the tree can't be written.
-        KeyFileMissing: its secret belongs here, and was not made yet.
-        KeyMismatch: its secret is here, and has another public half.
-    """
-    for identity in layout.everybody:
-        if identity.owner == certificate.owner:
-            if identity in layout.local:
-                certificate = _check_own(layout.secret_file(identity), certificate, source)
-            require_not_revoked(layout, certificate, source)
-            with locked(layout):
-                if identity not in layout.local:
-                    certificate = _reissued(layout, certificate, source)
-                distribute(layout, DistributionRecord(layout.root), identity, certificate)
-            return identity
-    expected = ", ".join(described(identity.owner) for identity in layout.everybody)
-    raise ConfigurationError(
-        f"{source} is the key of {described(certificate.owner)}; expected: {expected}; "
-        "on mainpc, certs-init accept lets others in"
-    )
+def report(layout: Layout, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Yield the lines that say what was done, what lies where, and what is to be done."""
+    for outcome in outcomes:
+        owner = outcome.identity.owner
+        fingerprint = outcome.certificate.public.fingerprint if outcome.certificate else "-"
+        yield f"{outcome.identity.stem:<10} {owner.name:<28} {owner.host:<8} {outcome.what:<16} {fingerprint}"
+    yield ""
+    for folder in layout.folders:
+        secret = next(identity for identity in layout.local if identity.folder == folder.name)
+        files = [layout.public_file(folder, outcome.identity) for outcome in outcomes]
+        public = ", ".join(path.name for path in files if path.exists())
+        yield f"{folder}: {secret.stem}.key_secret (stays there, mode 0600); public: {public}"
+    for outcome in outcomes:
+        yield from _next_steps(layout, outcome)
 
 
-def _reissued(layout: Layout, certificate: Certificate, source: str) -> Certificate:
-    """Return a key with a validity that this machine gave it: the one that it has here already, or a new one."""
-    for key in found_keys(layout):
-        if _same_key(key.certificate, certificate) and key.certificate.validity.not_after is not None:
-            return key.certificate
-    here, end = layout.new_validity(), certificate.validity.not_after
-    assert here.not_before is not None
-    assert here.not_after is not None
-    if end is not None and end <= here.not_before:
-        raise ConfigurationError(
-            f"{source} is the key {certificate.public.fingerprint} of {certificate.owner.name}, which expired "
-            f"{format_moment(end)}; get a new one from {certificate.owner.host}"
-        )
-    end = here.not_after if end is None else min(end, here.not_after)
-    return replace(certificate, validity=Validity(here.not_before, end))
+def _next_steps(layout: Layout, outcome: Outcome) -> Iterator[str]:
+    identity, owner = outcome.identity, outcome.identity.owner
+    if outcome.what == "revoked":
+        local = identity in layout.local
+        new = ("replace", owner.name) if local else ("invite", *enrolment_arguments(owner))
+        yield f"\nThe key of {owner.name} on {owner.host} was revoked, and stays so: no host accepts it."
+        yield f"For a new one: {layout.command(*new)}"
+        return
+    public, trust = f"{advice.CERTS_INIT_PIPED} public {identity.stem}", f"{advice.CERTS_INIT_PIPED} trust -"
+    if outcome.removed:
+        yield ""
+        yield from (removal_notice(path, identity) for path in outcome.removed)
+        if outcome.certificate is not None:
+            yield f"To bring it back: {public} | {trust}"
+    if outcome.certificate is None:
+        yet = "any more" if outcome.removed else "yet"
+        yield f"\n{owner.name} on {owner.host} is not known here {yet}."
+        yield f"There: {public} > {identity.stem}.key  Here: {trust} < {identity.stem}.key"
 
 
 def require_not_revoked(layout: Layout, certificate: Certificate, source: str) -> None:
-    """Raise ConfigurationError where a key is kept out for ever."""
+    """Raise ConfigurationError where a key is revoked."""
     if is_revoked(layout, certificate):
         raise ConfigurationError(
             f"{source} is the key {certificate.public.fingerprint} of {certificate.owner.name}, which was revoked "
@@ -106,18 +94,18 @@ def distribute(
     certificate: Certificate,
     but_not: Collection[Path] = (),
 ) -> None:
-    """Put a public key into every folder that lacks it; into none, where one of them holds another that is good.
+    """Put a public key into every folder that lacks it; into none where one of them has another, unrevoked key.
 
     A copy without an end, as an older version wrote it, gets the key's end.
     """
     files = [path for path in _public_files(layout, identity) if path not in but_not]
     missing = [path for path in files if not _holds_good_key(layout, path)]
     present = {path: load_certificate(path) for path in files if path not in missing}
-    different = [path for path, found in present.items() if not _same_key(found, certificate)]
+    different = [path for path, found in present.items() if not is_same_key(found, certificate)]
     if different:
         raise KeyMismatch(
-            f"{different[0]} holds another key than {certificate.public.fingerprint} for {identity.owner.name}; where "
-            f"that is the wrong one, remove the wrong one by hand: {advice.to_remove(*different)}, then run this again"
+            f"{different[0]} holds another key than {certificate.public.fingerprint} for {identity.owner.name}; if "
+            f"the file is wrong, remove it by hand: {advice.to_remove(*different)}, then run this again"
         )
     if certificate.validity.not_after is not None:
         missing += [path for path, found in present.items() if found.validity.not_after is None]
@@ -129,67 +117,56 @@ def distribute(
     record.add(files, certificate)  # last: a run that is killed before it leaves files that the next one finds
 
 
-def _check_own(secret_file: Path, certificate: Certificate, source: str) -> Certificate:
-    own = load_key_pair(secret_file).certificate
-    if not _same_key(certificate, own):
-        raise KeyMismatch(
-            f"{source} holds another key than {secret_file}, {own.public.fingerprint}; "
-            "give it the output of: certs-init public KEY"
-        )
-    return own
-
-
-def _same_key(one: Certificate, other: Certificate) -> bool:
+def is_same_key(one: Certificate, other: Certificate) -> bool:
     return (one.owner, one.public) == (other.owner, other.public)
 
 
 def _own_pair(layout: Layout, identity: Identity) -> Outcome:
     secret_file = layout.secret_file(identity)
-    if os.path.lexists(secret_file):  # a dangling link too is for the loader to refuse, and not to write through
+    if os.path.lexists(secret_file):  # the loader refuses a dangling link; nothing is written through it
         pair = load_key_pair(secret_file)
         if pair.certificate.owner != identity.owner:
-            raise KeyMismatch(f"{secret_file} is not the key of {identity.owner.name}; run certs-init verify")
+            raise KeyMismatch(f"{secret_file} is not the key of {identity.owner.name}; run: {layout.command('verify')}")
         revoked = is_revoked(layout, pair.certificate)
         return Outcome(identity, "revoked" if revoked else "already present", pair.certificate)
     _require_free(layout, identity, secret_file)
     pair = KeyPair.generate(identity.owner, layout.new_validity())
     if not write_key_pair(pair, secret_file):
-        raise KeyMismatch(f"{secret_file} was made by somebody else just now; run certs-init again")
+        raise KeyMismatch(f"another process made {secret_file} at the same time; run again: {layout.command()}")
     return Outcome(identity, "created", pair.certificate)
 
 
 def _require_free(layout: Layout, identity: Identity, secret_file: Path) -> None:
-    following = secret_file.with_name(f"{identity.stem}{NEXT_SECRET_SUFFIX}")
+    following = layout.next_secret_file(identity)
     if os.path.lexists(following):
         raise KeyFileMissing(
-            f"{secret_file} is missing and {following} is of a certs-init join that was interrupted: run join again "
-            f"with the same line, or remove that file: {advice.to_remove(following)}"
+            f"{secret_file} is missing and {following} is of a join that was interrupted: run join again with the same "
+            f"line, or remove that file: {advice.to_remove(following)}"
         )
     if any(map(os.path.lexists, layout.public_files(identity))):
-        raise KeyFileMissing(told_of_lost_secret(layout, identity))
-    enrolled = enrolled_key(layout, identity)
-    if enrolled is not None:
+        raise KeyFileMissing(how_to_recover_secret(layout, identity))
+    if (enrolled := enrolled_key(layout, identity)) is not None:
         raise KeyFileMissing(
             f"{secret_file} is missing, and {identity.owner.name} enrolled with {enrolled.public.fingerprint} from "
             "another machine: set TWINHOST_HOST in .env to the host that this one is, or revoke that key: "
-            f"{advice.certs_init(secret_file, 'revoke', identity.owner.name)}"
+            f"{layout.command('revoke', identity.owner.name)}"
         )
 
 
-def told_of_lost_secret(layout: Layout, identity: Identity) -> str:
-    """Return what to do about a secret that is missing while its public half is in the tree."""
+def how_to_recover_secret(layout: Layout, identity: Identity) -> str:
+    """Return what to do about a secret that is missing, while its public half is in the tree."""
     secret_file, owner = layout.secret_file(identity), identity.owner
     public_files = [path for path in layout.public_files(identity) if os.path.lexists(path)]
-    make, revoke = advice.certs_init(secret_file), advice.certs_init(secret_file, "revoke", owner.name)
+    make, revoke = layout.command(), layout.command("revoke", owner.name)
     if owner.name == SERVER:
         new = f"make a new key, which every other machine then needs by hand; run: {advice.to_remove(*public_files)}, "
         new += f"then: {make}"
     elif layout.server_folder is not None:
         new = f"make a new key; run: {revoke}, then: {make}"
     else:
-        invite = f"certs-init invite {owner.name} --host {owner.host} --role {' --role '.join(sorted(owner.roles))}"
-        join = advice.certs_init(secret_file, "join", "-", piped=True)
-        new = f"enrol a new key; on mainpc: certs-init revoke {owner.name}, and {invite}, then here: {join}"
+        invite = layout.command("invite", *enrolment_arguments(owner))
+        join = layout.command("join", "-", piped=True)
+        new = f"enrol a new key; on mainpc: {revoke}, and {invite}, then here: {join}"
     return f"{secret_file} is missing and {public_files[0]} is there: restore the secret from a backup, or {new}"
 
 
@@ -199,7 +176,7 @@ def _known_certificate(layout: Layout, identity: Identity) -> tuple[str, Certifi
         if os.path.lexists(path):
             certificate = load_certificate(path)
             if certificate.owner != identity.owner:
-                raise KeyMismatch(f"{path} is not the key of {identity.owner.name}; run certs-init verify")
+                raise KeyMismatch(f"{path} is not the key of {identity.owner.name}; run: {layout.command('verify')}")
             if not is_revoked(layout, certificate):
                 return "already present", certificate
             what = "revoked"
@@ -208,10 +185,10 @@ def _known_certificate(layout: Layout, identity: Identity) -> tuple[str, Certifi
 
 
 def _completed(layout: Layout, record: DistributionRecord, outcome: Outcome) -> Outcome:
-    """Distribute a key to the folders that never had it, and say which ones had it and lost it.
+    """Distribute a key to the folders that never had it, and say from which ones it was removed.
 
-    An identity's own folder is no exception: its public key there lets its holder in too, and whoever removes every
-    copy of a key that leaked means all of them. The secret beside it is enough to bring it back.
+    An identity's own folder is no exception: its public key there authorises its holder too, and whoever removes every
+    copy of a key that leaked means all of them. The secret beside it is enough to restore it.
     """
     if outcome.what == "revoked":
         return outcome
@@ -228,11 +205,11 @@ def _completed(layout: Layout, record: DistributionRecord, outcome: Outcome) -> 
 
 
 def _public_files(layout: Layout, identity: Identity) -> list[Path]:
-    """Return where an identity's public key belongs; not twice to SystemDigitalTwin, which has a list of its own."""
+    """Return where an identity's public key belongs; not into SystemDigitalTwin's folder where it has enrolled."""
     enrolled = enrolled_key(layout, identity) is not None
     return [path for path in layout.public_files(identity) if not (enrolled and path.parent == layout.server_folder)]
 
 
 def _holds_good_key(layout: Layout, path: Path) -> bool:
-    """Return whether a file is in its place; one with a revoked key, which lets nobody in, is in the way."""
+    """Return whether a file is in place and holds a key that is not revoked; a revoked one is overwritten."""
     return os.path.lexists(path) and not is_revoked(layout, load_certificate(path))

@@ -1,4 +1,4 @@
-"""The one line of an invitation: where mainpc is, which key it must have, and the one-time secret; pure.
+"""The one line of an invitation: mainpc's address and public key, and the one-time secret.
 
 `twinhost://ADDRESS:PORT/SERVERKEY/TOKEN?expires=2026-11-25T05:00:00Z`, the keys in unpadded base64url.
 """
@@ -12,9 +12,7 @@ from zmq.utils import z85
 
 from twinhost.network_config.model import is_address
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed
-from twinhost.secure_zmq.keys import KEY_BYTES, KeyOwner, KeyPair, PublicKey
-from twinhost.secure_zmq.keys import Certificate as _Certificate
-from twinhost.secure_zmq.validity import format_moment, parse_moment
+from twinhost.secure_zmq.keys import KEY_BYTES, Certificate, KeyOwner, KeyPair, PublicKey, format_moment, parse_moment
 
 SCHEME = "twinhost://"
 MAX_LINE_CHARACTERS = 512  # the longest address has 253
@@ -26,7 +24,7 @@ _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """An invitation that was read; its repr never shows the secret."""
+    """A parsed invitation; its repr never shows the secret."""
 
     authority: str  # address:port
     server_key: PublicKey
@@ -49,20 +47,20 @@ def parse_invitation(text: str) -> Invitation:
     """Read the line.
 
     Raises:
-        ConfigurationError: it is cut off, mistyped, or something else; the sentence says which part is wrong and
-            shows nothing of the secret.
+        ConfigurationError: it is cut off, mistyped, or no invitation; the sentence says which part is wrong and shows
+            nothing of the secret.
     """
     line = text.strip()
     if not line:
-        raise ConfigurationError(f"no invitation was given; {_AGAIN}, as argument or on standard input")
+        raise ConfigurationError(f"no invitation was given; {_AGAIN}, as an argument or on standard input")
     if not line.startswith(SCHEME):
-        raise ConfigurationError(f"that is no invitation, which begins with {SCHEME}; {_AGAIN}")
+        raise ConfigurationError(f"this is not an invitation, which begins with {SCHEME}; {_AGAIN}")
     if len(line) > MAX_LINE_CHARACTERS or any(character.isspace() for character in line):
-        raise ConfigurationError(f"the invitation is more than one line, or has a space in it; {_AGAIN}")
+        raise ConfigurationError(f"the invitation has more than one line, or a space in it; {_AGAIN}")
     rest, question, query = line.removeprefix(SCHEME).partition("?")
     parts = rest.split("/")
     if len(parts) > 3:
-        raise ConfigurationError(f"the invitation has a part too many; {_AGAIN}")
+        raise ConfigurationError(f"the invitation has too many parts; {_AGAIN}")
     authority = _authority(parts[0], cut_off=len(parts) == 1 and not question)
     server_key = _server_key(_part(parts, 1, "the server's key"))
     secret = _key(_part(parts, 2, "the token"), "the token")
@@ -79,9 +77,9 @@ def token_pair(secret: bytes) -> KeyPair:
     nobody = KeyOwner("invitation", "invitation", frozenset())
     try:
         public = PublicKey(z85.decode(zmq.curve_public(secret_z85)))
-        return KeyPair(_Certificate(nobody, public), secret_z85)
+        return KeyPair(Certificate(nobody, public), secret_z85)
     except KeyFileMalformed:
-        raise ConfigurationError(f"the invitation's token is no key; {_AGAIN}") from None
+        raise ConfigurationError(f"the token in the invitation is not a key; {_AGAIN}") from None
 
 
 def _authority(text: str, *, cut_off: bool) -> str:
@@ -90,7 +88,7 @@ def _authority(text: str, *, cut_off: bool) -> str:
     address = host[1:-1] if bracketed else host
     good = bool(_PORT.fullmatch(port)) and int(port) < 65_536 and is_address(address) and bracketed == (":" in address)
     if not colon or not good or not text.isascii():
-        what = "is cut off within" if cut_off else "has something else in the place of"
+        what = "is cut off within" if cut_off else "is mistyped at"
         raise ConfigurationError(f"the invitation {what} mainpc's ADDRESS:PORT; {_AGAIN}")
     return text
 
@@ -106,7 +104,7 @@ def _server_key(text: str) -> PublicKey:
     try:
         return PublicKey(raw)
     except KeyFileMalformed:
-        raise ConfigurationError(f"the server's key in the invitation is no key; {_AGAIN}") from None
+        raise ConfigurationError(f"the server's key in the invitation is not a key; {_AGAIN}") from None
 
 
 def _key(text: str, what: str) -> bytes:

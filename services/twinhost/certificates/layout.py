@@ -1,5 +1,6 @@
-"""Which file lies where: a folder per host and one for the operator; each holds its own secret and all public keys."""
+"""Which file lies where: a folder per host and one for the operator, each with its own secret and all public keys."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +8,15 @@ from pathlib import Path
 
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner
-from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq.keys import DAY_S, PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner, Validity
 
 AGENT_ROLE = "agent"
-SERVER = "SystemDigitalTwin"  # with whom everybody enrols
+SERVER = "SystemDigitalTwin"  # it authorises all others
 OPERATOR = "operator"
-OPERATOR_HOST = "mainpc"  # the operator's key is made where the system is run from
+OPERATOR_HOST = "mainpc"  # where the operator's key is made
+HOST_VARIABLE = "TWINHOST_HOST"  # limits a tree to one host; unset, all of them lie in one tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Layout:
 
     @property
     def server_folder(self) -> Path | None:
-        """SystemDigitalTwin's folder, whose keys say who may come in; None where this is another machine's tree."""
+        """SystemDigitalTwin's folder, whose keys are authorised; None where this is another machine's tree."""
         folder = self.root / self.server_host
         return folder if folder in self.folders else None
 
@@ -55,9 +57,13 @@ class Layout:
         return self.identity_of(owner.name) or Identity(owner, owner.name, owner.name)
 
     def new_validity(self) -> Validity:
-        """Return from when until when a key is good that is made at this moment."""
+        """Return the validity of a key that is made now."""
         now = int(time.time())
         return Validity(now, now + self.lifetime_days * DAY_S)
+
+    def command(self, *arguments: str, piped: bool = False) -> str:
+        """Return the command line of certs-init that works on this tree."""
+        return advice.certs_init(self.root, *arguments, piped=piped)
 
     @property
     def folders(self) -> list[Path]:
@@ -65,6 +71,10 @@ class Layout:
 
     def secret_file(self, identity: Identity) -> Path:
         return self.root / identity.folder / f"{identity.stem}{SECRET_SUFFIX}"
+
+    def next_secret_file(self, identity: Identity) -> Path:
+        """Return where the secret of a rotation lies until it is in use."""
+        return self.root / identity.folder / f"{identity.stem}{NEXT_SECRET_SUFFIX}"
 
     def public_file(self, folder: Path, identity: Identity) -> Path:
         return folder / f"{identity.stem}{PUBLIC_SUFFIX}"
@@ -74,13 +84,23 @@ class Layout:
 
 
 def described(owner: KeyOwner) -> str:
-    """Return whose key it is, in the words of a complaint."""
+    """Return the owner of a key as an error or a report names it."""
     return f"{owner.name} on {owner.host} ({' '.join(sorted(owner.roles))})"
 
 
-def to_rotate(name: str) -> str:
-    """Return the command line that changes a key while it is valid and in use."""
-    return f"{advice.CERTS_INIT} rotate " + ("server" if name == SERVER else f"client {name}")
+def enrolment_arguments(owner: KeyOwner) -> list[str]:
+    """Return the arguments by which `invite` and `request` name an owner."""
+    return [owner.name, "--host", owner.host, *(word for role in sorted(owner.roles) for word in ("--role", role))]
+
+
+def to_rotate(name: str, root: Path = advice.VOLUME) -> str:
+    """Return the command line that rotates a key of a tree while it is valid and in use."""
+    return advice.certs_init(root, "rotate", *(["server"] if name == SERVER else ["client", name]))
+
+
+def only_host() -> str | None:
+    """Return the host that this machine is; None stands for all of them."""
+    return os.environ.get(HOST_VARIABLE) or None
 
 
 def plan_layout(root: Path, config: NetworkConfig, only_host: str | None) -> Layout:
@@ -104,7 +124,9 @@ def plan_layout(root: Path, config: NetworkConfig, only_host: str | None) -> Lay
             )
     here = [identity for identity in identities if only_host in (None, identity.owner.host)]
     if not here:
-        raise ConfigurationError(f"{config.source}: no agent runs on {only_host}, so there is no key to make for it")
+        raise ConfigurationError(
+            f"{config.source}: no agent runs on {only_host}, so it needs no key; set {HOST_VARIABLE} to an agent's host"
+        )
     server = config.agents.get(SERVER)
     return Layout(
         root,

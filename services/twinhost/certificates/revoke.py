@@ -1,31 +1,31 @@
-"""Revoke keys, and the keys that they vouched for: SystemDigitalTwin's folder comes first, and the others follow it.
+"""Revoke keys, and the keys that they vouched for: first in SystemDigitalTwin's folder, then in the others.
 
-A public key file is renamed to the file that revokes the key, so a full disk keeps no revoked key alive.
+A public key file is renamed to the file that revokes the key, so no revoked key stays authorised on a full disk.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.admission import server_folder
 from twinhost.certificates.generate import complete
-from twinhost.certificates.layout import SERVER, Identity, Layout
-from twinhost.certificates.place import discard_next, install_secret, secret_path
-from twinhost.certificates.record import DistributionRecord
-from twinhost.certificates.survey import (
-    FoundKey,
+from twinhost.certificates.layout import SERVER, Identity, Layout, described, to_rotate
+from twinhost.certificates.records import DistributionRecord
+from twinhost.certificates.tree import (
+    discard_next,
     enrolled_folder,
     found_keys,
+    install_secret,
     is_revoked,
     keys_in,
+    locked,
     own_folders,
     own_pairs,
     revoked_folders,
     vouchers,
 )
-from twinhost.certificates.tree_lock import locked
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
@@ -42,11 +42,15 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A key to revoke; `certificate` is None where only its fingerprint is known, `voucher` where nobody vouched."""
+    """A key to revoke."""
 
     fingerprint: str
-    certificate: Certificate | None
-    voucher: str | None = None
+    certificate: Certificate | None  # None where only the fingerprint is known
+    voucher: str | None = None  # the fingerprint of the key that vouched for it
+
+    def __str__(self) -> str:
+        owner = "of nobody known here" if self.certificate is None else described(self.certificate.owner)
+        return f"{self.fingerprint} {owner}" + (f", which {self.voucher} vouched for" if self.voucher else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,34 +64,36 @@ class Revocation:
     others: Sequence[Target]  # keys of the same owner that stay
 
 
-def revoke(layout: Layout, whom: str, *, only: bool = False) -> Revocation:
-    """Revoke every key of a name, or the one of a fingerprint; run again, it finishes what a killed run began.
+def revoke(layout: Layout, owner: str, *, only: bool = False) -> Revocation:
+    """Revoke every key of a name, or the one of a fingerprint; a run after a killed one finishes it.
 
     Args:
         layout: mainpc's tree.
-        whom: the name, or the fingerprint.
-        only: whether the keys stay that the key of the fingerprint vouched for, directly or through others.
+        owner: the name, or the fingerprint.
+        only: whether the keys stay authorised that the key of the fingerprint vouched for, directly or indirectly.
 
     Raises:
         ConfigurationError: nobody has that name, or it is SystemDigitalTwin.
     """
-    server_folder(layout, "revoke")
-    if only and not _FINGERPRINT.fullmatch(whom):
-        raise ConfigurationError(f"--only keeps other keys of an owner, and {whom!r} is a name; give it a fingerprint")
+    server = server_folder(layout, "revoke")
+    if only and not _FINGERPRINT.fullmatch(owner):
+        raise ConfigurationError(
+            f"--only revokes the one key of a fingerprint, and {owner!r} is a name; give it a fingerprint"
+        )
     found: dict[str, Target] = {}
     before: set[str] = set()
     removed: list[Path] = []
     with locked(layout):
-        wave = _targets(layout, whom)
+        wave = _targets(layout, server, owner)
         failures: list[str] = []
-        while wave:  # SystemDigitalTwin may authorise another key meanwhile
-            before |= {target.fingerprint for target in wave if _kept_out(layout, target)}
+        while wave:  # SystemDigitalTwin may authorise another key in the meantime
+            before |= {target.fingerprint for target in wave if _is_revoked_at_server(layout, target)}
             found |= {target.fingerprint: target for target in wave}
-            for folder in own_folders(layout):  # SystemDigitalTwin's first: every host learns of it from there
+            for folder in own_folders(layout):  # SystemDigitalTwin's first: it notifies every host
                 for target in wave:
-                    removed += _keep_out(layout, folder, target, failures)
+                    removed += _revoke_in(layout, folder, target, failures)
             present = _present(layout)
-            more = _named(present, whom) + ([] if only else _descendants(layout, found, present))
+            more = _named(present, owner) + ([] if only else _descendants(layout, found, present))
             wave = [target for target in more if target.fingerprint not in found]
         owners = {target.certificate.owner.name for target in found.values() if target.certificate is not None}
         others = [
@@ -96,7 +102,7 @@ def revoke(layout: Layout, whom: str, *, only: bool = False) -> Revocation:
             for target in _named(present, name)
             if target.certificate is not None and not is_revoked(layout, target.certificate)
         ]
-        new = [t for t in found.values() if t.fingerprint not in before and _kept_out(layout, t)]
+        new = [t for t in found.values() if t.fingerprint not in before and _is_revoked_at_server(layout, t)]
     old = [target for target in found.values() if target.fingerprint in before]
     return Revocation(new, old, removed, failures, others)
 
@@ -111,11 +117,12 @@ def replace_revoked(layout: Layout, name: str) -> KeyPair:
     if identity is None:
         here = ", ".join(one.owner.name for one in layout.local)
         raise ConfigurationError(
-            f"the secret of {name!r} is not made in this tree, which has those of: {here}; for another machine: "
-            f"certs-init invite {name}, and there certs-init join --replace"
+            f"the secret of {name!r} is not made in this tree, which has those of: {here}; for another machine, here: "
+            f"{layout.command('invite', name, '--host', 'HOST', '--role', 'ROLE')}, and there: "
+            f"{layout.command('join', '--replace', '-', piped=True)}"
         )
     with locked(layout):
-        pair = load_key_pair(secret_path(layout, identity))
+        pair = load_key_pair(layout.secret_file(identity))
         if is_revoked(layout, pair.certificate):
             _require_nobody_else(layout, identity)
             pair = KeyPair.generate(identity.owner, layout.new_validity())
@@ -124,14 +131,14 @@ def replace_revoked(layout: Layout, name: str) -> KeyPair:
         elif _was_distributed(layout, identity, pair.certificate):
             raise ConfigurationError(
                 f"the key {pair.public.fingerprint} of {name} is not revoked, and stays; "
-                f"to change it: certs-init rotate client {name}"
+                f"to change it: {to_rotate(identity.owner.name, layout.root)}"
             )
         complete(layout)
     return pair
 
 
 def _require_nobody_else(layout: Layout, identity: Identity) -> None:
-    """Raise ConfigurationError where the name has a key; the public half that a killed run left does not count."""
+    """Raise ConfigurationError where the name has another key; a public half that a killed run left does not count."""
     own = layout.public_file(layout.root / identity.folder, identity)
     for key in found_keys(layout):
         certificate = key.certificate
@@ -139,31 +146,34 @@ def _require_nobody_else(layout: Layout, identity: Identity) -> None:
         if mine and not is_revoked(layout, certificate):
             raise ConfigurationError(
                 f"{identity.owner.name} has a key already, {certificate.public.fingerprint}, made elsewhere; "
-                f"revoke it first: certs-init revoke {identity.owner.name}"
+                f"revoke it first: {layout.command('revoke', identity.owner.name)}"
             )
 
 
 def _was_distributed(layout: Layout, identity: Identity, certificate: Certificate) -> bool:
-    """Return whether every folder got a key; where none did, a run that made it was killed."""
+    """Return whether any folder got a key; where none did, the run that made it was killed."""
     record = DistributionRecord(layout.root)
     return any(record.was_distributed(path, certificate) for path in layout.public_files(identity))
 
 
-def _targets(layout: Layout, whom: str) -> list[Target]:
+def _targets(layout: Layout, server: Path, owner: str) -> list[Target]:
     present, gone = _present(layout), _revoked_by_hand(layout)
-    if _FINGERPRINT.fullmatch(whom):
-        whom = whom.removesuffix("=")
-        revoked_file_name(whom)
-        targets = [Target(whom, (_retired(layout) | gone | _invited(layout) | present).get(whom))]
+    if _FINGERPRINT.fullmatch(owner):
+        owner = owner.removesuffix("=")
+        revoked_file_name(owner)
+        invited = _keys_by_fingerprint(server / INVITES_FOLDER)
+        targets = [Target(owner, (_retired(layout) | gone | invited | present).get(owner))]
     else:
-        targets = _named(present, whom) or _named(gone, whom)
-    if whom == SERVER or any(t.certificate is not None and t.certificate.owner.name == SERVER for t in targets):
+        targets = _named(present, owner) or _named(gone, owner)
+    if owner == SERVER or any(t.certificate is not None and t.certificate.owner.name == SERVER for t in targets):
         raise ConfigurationError(
-            f"without its key {SERVER} is nobody, and no revocation could be told; use: certs-init rotate server"
+            f"{SERVER} needs its key to notify the hosts of revocations; rotate it: {to_rotate(SERVER, layout.root)}"
         )
     if not targets:
         names = sorted({certificate.owner.name for certificate in present.values()} - {SERVER})
-        raise ConfigurationError(f"nobody here is named {whom!r}; there are: {', '.join(names) or 'none'}")
+        raise ConfigurationError(
+            f"there is no key of {owner!r} here; there are keys of: {', '.join(names) or 'nobody'}"
+        )
     return targets
 
 
@@ -178,16 +188,18 @@ def _present(layout: Layout) -> dict[str, Certificate]:
 
 
 def _revoked_by_hand(layout: Layout) -> dict[str, Certificate]:
-    """Return the keys that certs-init revoked; those that SystemDigitalTwin did are retired, or one-time keys."""
-    keys = [key.certificate for folder in own_folders(layout) for key in keys_in(folder / REVOKED_FOLDER)]
-    return {key.public.fingerprint: key for key in keys}
+    """Return the keys that certs-init revoked; SystemDigitalTwin revokes retired and one-time keys."""
+    return _keys_by_fingerprint(*(folder / REVOKED_FOLDER for folder in own_folders(layout)))
 
 
 def _retired(layout: Layout) -> dict[str, Certificate]:
     """Return the keys that SystemDigitalTwin revoked itself."""
     folder = enrolled_folder(layout)
-    keys = keys_in(folder / REVOKED_FOLDER) if folder else ()
-    return {key.certificate.public.fingerprint: key.certificate for key in keys}
+    return _keys_by_fingerprint(folder / REVOKED_FOLDER) if folder else {}
+
+
+def _keys_by_fingerprint(*folders: Path) -> dict[str, Certificate]:
+    return {key.certificate.public.fingerprint: key.certificate for folder in folders for key in keys_in(folder)}
 
 
 def _descendants(layout: Layout, found: Mapping[str, Target], present: Mapping[str, Certificate]) -> list[Target]:
@@ -212,31 +224,21 @@ def _descendants(layout: Layout, found: Mapping[str, Target], present: Mapping[s
     return list(descendants.values())
 
 
-def _invited(layout: Layout) -> dict[str, Certificate]:
-    """Return the one-time keys."""
-    return {key.certificate.public.fingerprint: key.certificate for key in _invitations(layout)}
-
-
-def _invitations(layout: Layout) -> list[FoundKey]:
-    folder = layout.server_folder
-    return list(keys_in(folder / INVITES_FOLDER)) if folder else []
-
-
-def _kept_out(layout: Layout, target: Target) -> bool:
-    """Return whether SystemDigitalTwin refuses a key already."""
+def _is_revoked_at_server(layout: Layout, target: Target) -> bool:
+    """Return whether a key is revoked in SystemDigitalTwin's folder."""
     folder = layout.server_folder
     name = revoked_file_name(target.fingerprint)
     return any((place / name).exists() for place in revoked_folders(layout) if folder in place.parents)
 
 
-def _keep_out(layout: Layout, folder: Path, target: Target, failures: list[str]) -> list[Path]:
-    """Revoke a key in one folder; return the public files that went, and note where a volume is full."""
+def _revoke_in(layout: Layout, folder: Path, target: Target, failures: list[str]) -> list[Path]:
+    """Revoke a key in one folder; return the removed public files, and note where the volume is full."""
     revoked = folder / REVOKED_FOLDER
-    found = [
-        key.path for key in _public_files(layout, folder) if key.certificate.public.fingerprint == target.fingerprint
-    ]
+    inner = (ENROLLED_FOLDER, INVITES_FOLDER) if folder == layout.server_folder else ()
+    keys = [key for place in (folder, *(folder / name for name in inner)) for key in keys_in(place)]
+    found = [key.path for key in keys if key.certificate.public.fingerprint == target.fingerprint]
     for path in found:
-        with suppress(OSError):  # it is removed all the same, and what revokes the key is tried again below
+        with suppress(OSError):  # the file is removed anyway, and the revocation is tried again below
             move_to_revoked(path, target.fingerprint, revoked)
     try:
         if target.certificate is not None:
@@ -246,13 +248,6 @@ def _keep_out(layout: Layout, folder: Path, target: Target, failures: list[str])
     except OSError as error:
         failures.append(
             f"{revoked} can't be written ({error.strerror}), so {target.fingerprint} is not revoked there; free space "
-            f"on the volume, and run: certs-init revoke {target.fingerprint}"
+            f"on the volume, and run: {layout.command('revoke', target.fingerprint)}"
         )
     return [path for path in found if not path.exists()]
-
-
-def _public_files(layout: Layout, folder: Path) -> Iterator[FoundKey]:
-    yield from keys_in(folder)
-    if folder == layout.server_folder:
-        for inner in (ENROLLED_FOLDER, INVITES_FOLDER):
-            yield from keys_in(folder / inner)

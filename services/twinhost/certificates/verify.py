@@ -1,30 +1,30 @@
-"""Look at a tree of keys as a stranger would: every file, mode, owner, and half of a pair."""
+"""Check a whole tree of keys: every file, mode, owner, and pair."""
 
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.certificates.generate import told_of_lost_secret
-from twinhost.certificates.joined import JOINED_FILE, JoinRecord
+from twinhost.certificates.generate import how_to_recover_secret
 from twinhost.certificates.layout import Identity, Layout
-from twinhost.certificates.record import RECORD_FILE, DistributionRecord, told_removed
-from twinhost.certificates.replaced import replaced_folders, told_of_restores
-from twinhost.certificates.survey import (
+from twinhost.certificates.records import JOINED_FILE, RECORD_FILE, DistributionRecord, JoinRecord, removal_notice
+from twinhost.certificates.tree import (
+    LOCK_FILE,
     REQUESTS_FOLDER,
     enrolled_key,
     is_revoked,
     joined_folders,
     own_folders,
+    replaced_folders,
+    unfinished_restores,
 )
-from twinhost.certificates.tree_lock import LOCK_FILE
 from twinhost.certificates.verify_files import (
     another_owner,
     folder_of_keys,
     folder_of_revocations,
     folder_of_vouchers,
+    loader_problem,
     mode_and_owner,
-    told_here,
 )
 from twinhost.certificates.verify_remarks import remarks_on
 from twinhost.secure_zmq import advice
@@ -37,20 +37,20 @@ from twinhost.store.files import RESTORING
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """One sentence for everything that is wrong, and one for every decision that somebody took, and for time."""
+    """A sentence for each thing that is wrong; a remark for what somebody decided, and for what expires."""
 
     problems: Sequence[str]
     remarks: Sequence[str] = ()
 
 
 def verify_tree(layout: Layout, looks: int = 3) -> Findings:
-    """Return what there is to say about a tree; no problem means that it is right.
+    """Return what is wrong with a tree, and the remarks on it.
 
     Args:
-        looks: how often to look anew where an agent took a file away meanwhile, as at the end of a rotation.
+        looks: how often to start again where an agent removed a file meanwhile, as at the end of a rotation.
     """
     if not layout.root.is_dir():
-        return Findings([f"{layout.root} is not a folder; run: docker compose run --rm certs-init"])
+        return Findings([f"{layout.root} is not a folder; run: {layout.command()}"])
     problems = mode_and_owner(layout.root)
     removed: dict[Path, Identity] = {}
     remarks: list[str] = []
@@ -63,13 +63,13 @@ def verify_tree(layout: Layout, looks: int = 3) -> Findings:
             if folder.is_dir() and not folder.is_symlink():
                 problems += _verify_folder(layout, folder, removed, record)
             else:
-                problems.append(f"{folder} is missing, or no folder; run: docker compose run --rm certs-init")
+                problems.append(f"{folder} is missing, or not a folder; run: {layout.command()}")
         for folder in joined:
             problems += _verify_joined(folder)
         replaced = replaced_folders(layout.root)
         for folder in replaced:
             problems += mode_and_owner(folder)
-        problems += told_of_restores(layout.root)
+        problems += unfinished_restores(layout.root)
         known = {folder.name for folder in (*layout.folders, *joined, *replaced)}
         known |= {LOCK_FILE, RECORD_FILE, JOINED_FILE, RESTORING}
         problems += [
@@ -81,8 +81,8 @@ def verify_tree(layout: Layout, looks: int = 3) -> Findings:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and looks > 1:
             return verify_tree(layout, looks - 1)
-        problems.append(f"{error.filename} can't be read ({error.strerror}); run as its owner, or mend its mode")
-    return Findings(problems, [told_removed(path, identity) for path, identity in removed.items()] + remarks)
+        problems.append(f"{error.filename} can't be read ({error.strerror}); run as its owner, or correct its mode")
+    return Findings(problems, [removal_notice(path, identity) for path, identity in removed.items()] + remarks)
 
 
 def _record(layout: Layout, problems: list[str]) -> DistributionRecord | None:
@@ -92,11 +92,11 @@ def _record(layout: Layout, problems: list[str]) -> DistributionRecord | None:
     try:
         JoinRecord(layout.root)
     except TwinhostError as error:
-        problems.append(told_here(error, layout.root / JOINED_FILE))
+        problems.append(loader_problem(error, layout.root / JOINED_FILE))
     try:
         return DistributionRecord(layout.root)
     except TwinhostError as error:
-        problems.append(told_here(error, layout.root / RECORD_FILE))
+        problems.append(loader_problem(error, layout.root / RECORD_FILE))
         return None
 
 
@@ -138,11 +138,11 @@ def _verify_folder(
 
 
 def _verify_joined(folder: Path) -> list[str]:
-    """Look at the folder of somebody who joined, asked, or is to be exported."""
+    """Check a folder that `join`, `request`, or `export-host` made."""
     problems = mode_and_owner(folder)
     secrets = [path for path in _listing(folder) if path.name.endswith(SECRET_SUFFIX)]
     if all(path.name.endswith(NEXT_SECRET_SUFFIX) for path in secrets):
-        problems += [_told_interrupted(path) for path in secrets]
+        problems += [_interrupted_join(path) for path in secrets]
     for path in _listing(folder):
         inner = _inner_folder(None, path)
         if inner is not None:
@@ -155,43 +155,43 @@ def _verify_joined(folder: Path) -> list[str]:
             else:
                 load_certificate(path)
         except TwinhostError as error:
-            problems.append(told_here(error, path))
+            problems.append(loader_problem(error, path))
     return problems
 
 
 def _inner_folder(server_folder: Path | None, path: Path) -> list[str] | None:
-    """Return what is wrong with a folder within a host's folder; None where it is none of those that there are."""
+    """Return what is wrong with a folder within a host's folder; None where it does not belong there."""
     if not path.is_dir() or path.is_symlink():
         return None
     if path.name == REVOKED_FOLDER:
         return folder_of_revocations(path)
     at_server = path.parent == server_folder
     if at_server and path.name in (INVITES_FOLDER, REQUESTS_FOLDER):
-        return folder_of_keys(path)[0]
+        return folder_of_keys(path)
     if path.name == (ENROLLED_FOLDER if at_server else TRUST_FOLDER):
         revoked, vouched = path / REVOKED_FOLDER, path / VOUCHED_FOLDER
-        problems, _ = folder_of_keys(path, ignore_drafts=True)
+        problems = folder_of_keys(path, ignore_drafts=True)
         problems += folder_of_revocations(revoked) if revoked.is_dir() else []
         return problems + (folder_of_vouchers(vouched) if vouched.is_dir() else [])
     return None
 
 
 def _verify_stray_secret(path: Path, own: Sequence[Identity]) -> list[str]:
-    """Look at a secret that is not the one in use: the next one of the same owner, or another's."""
+    """Check a secret that is not the one in use: the next one of the same owner, or another owner's."""
     for identity in own:
         if path.name == f"{identity.stem}{NEXT_SECRET_SUFFIX}":
             try:
                 return another_owner(path, load_key_pair(path).certificate, identity.owner)
             except TwinhostError as error:
-                return [told_here(error, path)]
+                return [loader_problem(error, path)]
     return [
-        f"{path} is another's secret and must not be on this host; remove it: {advice.to_remove(path)}, "
-        "then revoke that key, and make or invite a new one"
+        f"{path} is another owner's secret and must not be on this host; remove it: {advice.to_remove(path)}, "
+        "then revoke that key, and make a new one or invite its owner"
     ]
 
 
 def _verify_other(layout: Layout, path: Path, record: DistributionRecord | None) -> list[str]:
-    """Look at a public file of none of the configuration: the next key of one, or of somebody who was let in."""
+    """Check a public file whose name is not in the configuration: a next key, or that of an enrolled owner."""
     stranger = [f"{path} does not belong here; to remove it: {advice.to_remove(path)}"]
     following = path.name.endswith(NEXT_SUFFIX)
     stem = path.name.removesuffix(NEXT_SUFFIX)
@@ -201,7 +201,7 @@ def _verify_other(layout: Layout, path: Path, record: DistributionRecord | None)
             return mode_and_owner(path) + another_owner(path, load_certificate(path), identity.owner)
         certificate = load_certificate(path)
     except TwinhostError as error:
-        return stranger if identity is None else [told_here(error, path)]
+        return stranger if identity is None else [loader_problem(error, path)]
     if record is None or not record.was_distributed(path, certificate):
         return stranger
     return mode_and_owner(path)
@@ -210,13 +210,13 @@ def _verify_other(layout: Layout, path: Path, record: DistributionRecord | None)
 def _verify_secret(layout: Layout, path: Path, identity: Identity) -> list[str]:
     following = path.with_name(f"{identity.stem}{NEXT_SECRET_SUFFIX}")
     if not os.path.lexists(path) and os.path.lexists(following):
-        return [_told_interrupted(following)]
+        return [_interrupted_join(following)]
     if not os.path.lexists(path) and any(map(os.path.lexists, layout.public_files(identity))):
-        return [told_of_lost_secret(layout, identity)]
+        return [how_to_recover_secret(layout, identity)]
     try:
         pair = load_key_pair(path)
     except TwinhostError as error:
-        return [told_here(error, path)]
+        return [loader_problem(error, path)]
     if is_revoked(layout, pair.certificate):
         return []
     return _compare(path, pair.certificate, identity, _published(layout, identity))
@@ -226,8 +226,8 @@ def _verify_public(layout: Layout, path: Path, identity: Identity) -> list[str]:
     if not path.exists() and _needs_no_file(layout, path, identity):
         return []
     if identity in layout.remote and not path.exists():
-        public = f"{advice.certs_init(path, 'public', identity.stem, piped=True)} > {identity.stem}.key"
-        take = f"{advice.certs_init(path, 'trust', '-', piped=True)} < {identity.stem}.key"
+        public = f"{layout.command('public', identity.stem, piped=True)} > {identity.stem}.key"
+        take = f"{layout.command('trust', '-', piped=True)} < {identity.stem}.key"
         return [
             f"{path} is missing: get {identity.owner.name}'s public key from {identity.owner.host}; "
             f"there: {public}, here: {take}"
@@ -235,14 +235,14 @@ def _verify_public(layout: Layout, path: Path, identity: Identity) -> list[str]:
     try:
         certificate = load_certificate(path)
     except TwinhostError as error:
-        return [told_here(error, path)]
+        return [loader_problem(error, path)]
     if is_revoked(layout, certificate):
         return another_owner(path, certificate, identity.owner)
     return _compare(path, certificate, identity, _published(layout, identity))
 
 
 def _needs_no_file(layout: Layout, path: Path, identity: Identity) -> bool:
-    """Return whether a public key is nowhere because it is revoked, or SystemDigitalTwin has it in its own list."""
+    """Return whether a public file may be missing: the key is revoked, or enrolled at SystemDigitalTwin."""
     if enrolled_key(layout, identity) is not None:
         return path.parent == layout.server_folder
     if identity in layout.local:
@@ -254,7 +254,7 @@ def _needs_no_file(layout: Layout, path: Path, identity: Identity) -> bool:
 
 
 def _published(layout: Layout, identity: Identity) -> tuple[Path, Certificate] | None:
-    """Return the public key that the other folders' must equal: in its own folder, or in the first that has it."""
+    """Return the public key that the others must equal: in its own folder, or in the first that has it."""
     own = layout.public_file(layout.root / identity.folder, identity)
     for path in sorted(layout.public_files(identity), key=lambda path: path != own):
         if os.path.lexists(path):
@@ -268,7 +268,7 @@ def _published(layout: Layout, identity: Identity) -> tuple[Path, Certificate] |
 
 
 def _current(layout: Layout, identity: Identity) -> Certificate | None:
-    """Return the public key that is to be distributed: the secret's, or what is known of another host's."""
+    """Return the public key to distribute: the secret's, or the known one of another host."""
     if identity in layout.local:
         try:
             return load_key_pair(layout.secret_file(identity)).certificate
@@ -286,17 +286,17 @@ def _compare(
         return [
             f"{path} has the key {found.public.fingerprint} and {published[0]} has "
             f"{published[1].public.fingerprint}; remove the wrong one, {advice.to_remove(path)} or "
-            f"{advice.to_remove(published[0])}, then run certs-init, which says how to go on"
+            f"{advice.to_remove(published[0])}, then run {advice.certs_init(path)}, which says how to continue"
         ]
     return wrong
 
 
-def _told_interrupted(path: Path) -> str:
+def _interrupted_join(path: Path) -> str:
     return (
-        f"{path} is of a join that was interrupted; run certs-init join again with the same line, or remove it: "
+        f"{path} is of a join that was interrupted; run join again with the same line, or remove it: "
         f"{advice.to_remove(path)}"
     )
 
 
 def _listing(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name not in (FAILURE_FILE, f"{FAILURE_FILE}.draft"))
+    return sorted(path for path in folder.iterdir() if path.name != FAILURE_FILE)

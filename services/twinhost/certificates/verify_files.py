@@ -1,37 +1,36 @@
-"""Look at single key files and their folders: mode, owner, content; pure of what the tree should hold."""
+"""Check single key files and folders: mode, owner, content; not which ones the tree should have."""
 
 import os
 import stat
 from pathlib import Path
 
 from twinhost.certificates.layout import described
-from twinhost.certificates.survey import SHA256_HEX, read_vouching
+from twinhost.certificates.tree import SHA256_HEX, read_vouching
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.errors import KeyFileExposed, KeyFileMissing, TwinhostError
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, load_certificate
 
 
 def mode_and_owner(path: Path) -> list[str]:
-    """Say who could change the file, or put others into the folder, without being its owner."""
+    """Return a problem where another user owns or could change a file or folder."""
     status = path.lstat()
     mode, uid = stat.S_IMODE(status.st_mode), status.st_uid
     if uid != os.getuid():
         return [f"{path} belongs to uid {uid} and not to {os.getuid()}; run: {advice.to_own(path)}"]
-    if mode & 0o022 and not path.name.endswith(SECRET_SUFFIX):  # of a secret the loader asks for more
+    if mode & 0o022 and not path.name.endswith(SECRET_SUFFIX):  # the loader is stricter with a secret
         change = advice.to_change_mode(path, "700" if stat.S_ISDIR(status.st_mode) else "644")
         return [f"{path} has mode {mode:04o}, so others can change what it holds; run: {change}"]
     return []
 
 
-def folder_of_keys(folder: Path, *, ignore_drafts: bool = False) -> tuple[list[str], list[tuple[Path, Certificate]]]:
-    """Look at a folder whose files are each named for the key's owner; return what is wrong, and the keys.
+def folder_of_keys(folder: Path, *, ignore_drafts: bool = False) -> list[str]:
+    """Check a folder whose files are named for the keys' owners.
 
     Args:
         folder: invitations, requests, or those who enrolled.
-        ignore_drafts: whether somebody else may be writing there at this moment.
+        ignore_drafts: whether an agent may be writing there.
     """
     problems = mode_and_owner(folder)
-    keys: list[tuple[Path, Certificate]] = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             continue
@@ -44,19 +43,18 @@ def folder_of_keys(folder: Path, *, ignore_drafts: bool = False) -> tuple[list[s
         try:
             certificate = load_certificate(path)
         except TwinhostError as error:
-            problems.append(told_here(error, path))
+            problems.append(loader_problem(error, path))
             continue
-        keys.append((path, certificate))
         if certificate.owner.name != path.stem.removesuffix(".next"):
             problems.append(
                 f"{path} is the key of {described(certificate.owner)}, not of {path.stem}; "
                 f"to remove it: {advice.to_remove(path)}"
             )
-    return problems, keys
+    return problems
 
 
 def folder_of_revocations(folder: Path) -> list[str]:
-    """Look at a folder in which the names of files are what counts."""
+    """Check a folder in which the names of the files are what revokes keys."""
     problems = mode_and_owner(folder)
     for path in sorted(folder.iterdir()):
         if path.name.endswith(".draft"):
@@ -65,40 +63,40 @@ def folder_of_revocations(folder: Path) -> list[str]:
             problems += mode_and_owner(path)
         else:
             problems.append(
-                f"{path} revokes nothing, since its name is no SHA-256 in hex; to remove it: {advice.to_remove(path)}"
+                f"{path} revokes nothing: its name is not a SHA-256 in hex; to remove it: {advice.to_remove(path)}"
             )
     return problems
 
 
 def folder_of_vouchers(folder: Path) -> list[str]:
-    """Look at the records of which key authorised which; a revocation follows only those that can be believed."""
+    """Check the records of which key authorised which; a revocation follows only the well-formed ones."""
     problems = mode_and_owner(folder)
     for path in sorted(folder.iterdir()):
         if path.name.endswith(".draft"):
             continue
         problems += mode_and_owner(path)
         if read_vouching(path) is None:
-            problems.append(f"{path} does not say which key authorised the one of its name; move it away")
+            problems.append(f"{path} does not name the key that authorised the one of its file name; move it elsewhere")
     return problems
 
 
 def another_owner(path: Path, found: Certificate, owner: KeyOwner) -> list[str]:
-    """Say that a file holds somebody else's key."""
+    """Return a problem where a file holds another owner's key."""
     if found.owner == owner:
         return []
     return [
         f"{path} is the key of {described(found.owner)}, not of {described(owner)}; "
-        f"remove it: {advice.to_remove(path)}, then run certs-init, which says how to go on"
+        f"remove it: {advice.to_remove(path)}, then run {advice.certs_init(path)}, which says how to continue"
     ]
 
 
-def told_here(error: TwinhostError, path: Path) -> str:
-    """Return the loader's sentence; its advice to run verify, or none, is no help to who has run it."""
+def loader_problem(error: TwinhostError, path: Path) -> str:
+    """Return the loader's sentence, with advice that helps a reader who has run `verify` already."""
     what, _, to_do = str(error).partition("; ")
     unreadable = isinstance(error, KeyFileMissing) and path.is_file() and not path.is_symlink()
     if isinstance(error, KeyFileExposed) or unreadable:
         to_do = f"run: {advice.to_change_mode(path, '600' if path.name.endswith(SECRET_SUFFIX) else '644')}"
     elif not to_do or "certs-init verify" in to_do:
-        to_do = f"restore it from a backup, or remove it: {advice.to_remove(path)}, then run certs-init, which says "
-        to_do += "how to go on"
+        to_do = f"restore it from a backup, or remove it: {advice.to_remove(path)}, then run "
+        to_do += f"{advice.certs_init(path)}, which says how to continue"
     return f"{what}; {to_do}"

@@ -1,20 +1,26 @@
-"""What is worth a look in a tree and is no damage: keys that are revoked, at their end, or wait for somebody."""
+"""Remarks on a tree that is right: keys that are revoked, expire soon, or wait to be accepted."""
 
 import time
 from collections.abc import Iterator
 from itertools import chain
 
-from twinhost.certificates.layout import SERVER, Layout
-from twinhost.certificates.replaced import replaced_folders
-from twinhost.certificates.survey import REQUESTS_FOLDER, found_keys, is_revoked, joined_folders, keys_in, own_pairs
+from twinhost.certificates.layout import SERVER, Layout, enrolment_arguments, to_rotate
+from twinhost.certificates.tree import (
+    REQUESTS_FOLDER,
+    found_keys,
+    is_revoked,
+    joined_folders,
+    keys_in,
+    own_pairs,
+    replaced_folders,
+)
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.key_folders import INVITES_FOLDER
-from twinhost.secure_zmq.keys import Certificate
-from twinhost.secure_zmq.validity import format_moment
+from twinhost.secure_zmq.keys import Certificate, format_moment
 
 
 def remarks_on(layout: Layout) -> list[str]:
-    """Return one sentence for each."""
+    """Return a sentence for each remark."""
     return list(chain(_revoked(layout), _pending(layout), _exported(layout), _replaced(layout), _ending(layout)))
 
 
@@ -22,10 +28,10 @@ def _revoked(layout: Layout) -> Iterator[str]:
     for path, pair in own_pairs(layout):
         if is_revoked(layout, pair.certificate):
             name = pair.certificate.owner.name
-            yield f"{path} was revoked and lets {name} in nowhere; for a new key: certs-init replace {name}"
+            yield f"{path} was revoked, and no host accepts it; for a new key: {layout.command('replace', name)}"
     for key in found_keys(layout):
         if is_revoked(layout, key.certificate):
-            yield f"{key.path} is a revoked key of {key.certificate.owner.name}, and lets nobody in"
+            yield f"{key.path} is a revoked key of {key.certificate.owner.name}, and authorises nobody"
 
 
 def _pending(layout: Layout) -> Iterator[str]:
@@ -37,26 +43,28 @@ def _pending(layout: Layout) -> Iterator[str]:
         name, validity = key.certificate.owner.name, key.certificate.validity
         if not is_revoked(layout, key.certificate):  # it was not used
             end = None if validity.has_ended(now) else validity.not_after
-            until = "is over" if end is None else f"is open until {format_moment(end)}"
-            yield f"the invitation of {name} {until}; to withdraw it: certs-init reject {name}"
+            until = "expired" if end is None else f"is open until {format_moment(end)}"
+            yield f"the invitation of {name} {until}; to withdraw it: {layout.command('reject', name)}"
     for key in keys_in(folder / REQUESTS_FOLDER):
-        yield f"{key.certificate.owner.name} asks to be let in; see: certs-init pending"
+        yield f"the request of {key.certificate.owner.name} waits to be accepted; see: {layout.command('pending')}"
 
 
 def _exported(layout: Layout) -> Iterator[str]:
     theirs = {identity.folder for identity in layout.remote}
     for folder in joined_folders(layout):
         if folder.name in theirs:
-            yield f"{folder} holds the secret of another host; once it is there, remove it here"
+            remove = advice.to_remove(folder)
+            yield f"{folder} holds the secret of another host; once it is there, remove it here: {remove}"
 
 
 def _replaced(layout: Layout) -> Iterator[str]:
     for folder in replaced_folders(layout.root):
-        yield f"{folder} holds the keys that a restore replaced, secrets too; once nobody needs them, remove it"
+        remove = advice.to_remove(folder)
+        yield f"{folder} holds the keys that a restore replaced, secrets too; to remove them: {remove}"
 
 
 def _ending(layout: Layout) -> Iterator[str]:
-    """Yield a sentence for every key that is over, or near its end, each key once."""
+    """Yield a sentence for every key that expired, expires soon, or never expires."""
     now = time.time()
     keys: dict[bytes, Certificate] = {key.certificate.public.raw: key.certificate for key in found_keys(layout)}
     for key in keys.values():
@@ -70,33 +78,30 @@ def _ending(layout: Layout) -> Iterator[str]:
         if not key.validity.ends_soon(now):
             continue
         if key.validity.has_ended(now):
-            how, to_do = f"ended {format_moment(end)}, and is refused everywhere", _to_replace(layout, key)
+            how, to_do = f"expired {format_moment(end)}, and is refused everywhere", _to_replace(layout, key)
         else:
-            how, to_do = f"ends {format_moment(end)}", f"where its secret is, run: {_to_rotate(layout, key)}"
+            how = f"expires {format_moment(end)}"
+            to_do = f"where its secret is, run: {to_rotate(key.owner.name, layout.root)}"
         yield f"the key of {owner} ({key.public.fingerprint}) {how}; {to_do}"
 
 
 def _to_limit(layout: Layout, key: Certificate) -> str:
-    """Return what gives a key an end that has none, as keys of older versions do."""
+    """Return how to give an end to a key that has none, as keys of older versions."""
     remote = next((one for one in layout.remote if one.owner == key.owner), None)
     if remote is not None:
-        public = advice.certs_init(layout.root, "public", remote.stem, piped=True)
-        return f"to give it an end: {public} | {advice.certs_init(layout.root, 'trust', '-', piped=True)}"
-    return f"to change it for one that does: {_to_rotate(layout, key)}"
-
-
-def _to_rotate(layout: Layout, key: Certificate) -> str:
-    rotate = ("rotate", "server") if key.owner.name == SERVER else ("rotate", "client", key.owner.name)
-    return advice.certs_init(layout.root, *rotate)
+        public = layout.command("public", remote.stem, piped=True)
+        return f"to give it an end: {public} | {layout.command('trust', '-', piped=True)}"
+    return f"to rotate it to one that does: {to_rotate(key.owner.name, layout.root)}"
 
 
 def _to_replace(layout: Layout, key: Certificate) -> str:
-    """Return what brings another key in the place of one that expired."""
-    name, roles = key.owner.name, " --role ".join(sorted(key.owner.roles))
+    """Return how to replace an expired key."""
+    name = key.owner.name
     if name == SERVER:
-        return f"run: {_to_rotate(layout, key)}"
-    revoke = advice.certs_init(layout.root, "revoke", name)
+        return f"run: {to_rotate(key.owner.name, layout.root)}"
+    revoke = layout.command("revoke", name)
     if any(one.owner == key.owner for one in layout.local):
-        return f"run: {revoke}, then: {advice.certs_init(layout.root, 'replace', name)}"
-    invite = advice.certs_init(layout.root, "invite", name, "--host", key.owner.host, "--role", roles)
-    return f"on mainpc, run: {revoke}, then: {invite}, and on {key.owner.host}: certs-init join --replace -"
+        return f"run: {revoke}, then: {layout.command('replace', name)}"
+    invite = layout.command("invite", *enrolment_arguments(key.owner))
+    join = layout.command("join", "--replace", "-", piped=True)
+    return f"on mainpc, run: {revoke}, then: {invite}, and on {key.owner.host}: {join}"

@@ -1,1 +1,1 @@
-"""The operator's command line: both agents' health, who is connected, and any action, with the operator's key."""
+"""The command line: both agents' health, who is connected, any action, and examinations, with the operator's key."""

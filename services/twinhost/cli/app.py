@@ -1,106 +1,31 @@
-"""The commands as one program: arguments in, exit status out, and no traceback.
+"""The entry point of the command line, in the standard library alone: it can say which package is missing."""
 
-Exit status: 0 fine; 1 refused, unhealthy, or not to be configured; 2 usage; 130 interrupted.
-"""
-
-import io
-import os
+import signal
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Annotated, Any
+from types import FrameType
 
-import typer
-
-from twinhost.cli import output
-from twinhost.cli.arguments import JSON_FLAG
-from twinhost.cli.connect import certs_init_failure
-from twinhost.cli.failures import Failure
-from twinhost.secure_zmq.errors import TwinhostError
-from twinhost.secure_zmq.version import version_line
-
-PROGRAM = "cli"  # its name in docker-compose.yml
-USAGE = 2
-COMMANDS = {  # in the order of --help; each is imported where it runs, since all together take longer than most answers
-    "status": "twinhost.cli.status",
-    "agents": "twinhost.cli.agents",
-    "call": "twinhost.cli.call",
-    "explain": "twinhost.cli.explain",
-    "ping": "twinhost.cli.ping",
-    "doctor": "twinhost.cli.doctor.command",
-    "watch": "twinhost.cli.watch",
-    "keys": "twinhost.cli.keys",
-    "audit": "twinhost.cli.audit",
-    "memory": "twinhost.cli.memory",
-}
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_EXTRAS = {"typer": "cli", "rich": "cli"}  # other packages are needed by both agents' code, as `explain` reads it
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
-        output.show(version_line())
-        raise typer.Exit
-
-
-VERSION_OPTION = typer.Option("--version", help="Show the versions.", is_eager=True, callback=_show_version)
-
-
-def application(first_word: str = "") -> typer.Typer:
-    """Return the program with the command that is asked for, or with all of them where none is."""
-    app = typer.Typer(
-        help="Asks SystemDigitalTwin and UnifiedMemoryReasoningAgent, with the operator's key.",
-        epilog="Exit status: 0 fine, 1 refused or unhealthy, 2 usage.",
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
-    app.callback()(_options)  # or a single command would be the whole program
-    for name in [first_word] if first_word in COMMANDS else COMMANDS:
-        command = _command(name)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
-        else:
-            app.command(name)(command)
-    return app
-
-
-def _command(name: str) -> Any:
-    """Return a command or a group of commands; None where there is none of that name."""
-    return getattr(import_module(COMMANDS[name]), name) if name in COMMANDS else None
-
-
-def _options(version: Annotated[bool, VERSION_OPTION] = False) -> None:
-    pass
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit status; every error of twinhost becomes one sentence on stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # whatever the locale, no answer fails to be shown
-    if (failure := certs_init_failure()) is not None:
-        output.say("warning", output.WARN, f"certs-init failed: {failure}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status; without arguments, as the process that was started for it."""
+    if arguments is None:
+        signal.signal(signal.SIGINT, _interrupted)  # before the imports, which take some 150 ms
+        arguments = sys.argv[1:]
     try:
-        exit_status = _run(list(arguments))
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from twinhost.cli.program import run  # noqa: PLC0415 - guarded
+
+        return run(arguments)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in {"", "twinhost"}:
+            raise
+        extra = _EXTRAS.get(package, "cli,agent")
+        sys.stderr.write(f"twinhost: the package {package} is not installed; run: pip install 'twinhost[{extra}]'\n")
         return 1
-    return exit_status
 
 
-def _run(arguments: list[str]) -> int:
-    as_json = JSON_FLAG in arguments  # known even where the arguments can't be parsed
-    first_word = arguments[0] if arguments else ""
-    try:
-        if not arguments or (len(arguments) == 1 and isinstance(_command(first_word), typer.Typer)):
-            arguments = [*arguments, "--help"]
-        # A command's own exit status, or that of --help or Ctrl-C.
-        command = typer.main.get_command(application(first_word))
-        return int(command.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
-    except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
-        output.show_failure(Failure("usage", f"{message}; see {PROGRAM} --help"), as_json=as_json)
-        return USAGE
-    except TwinhostError as error:
-        output.show_failure(Failure.of(error), as_json=as_json)
-        return 1
+def _interrupted(_: int, __: FrameType | None) -> None:
+    raise SystemExit(INTERRUPTED)

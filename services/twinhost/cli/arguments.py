@@ -1,4 +1,4 @@
-"""What people type: agent names, key=value pairs, seconds; whatever is no good is a usage error."""
+"""What people type: agent names, key=value pairs, seconds; an invalid one is a usage error."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ _RESERVED = {
 
 def _seconds(*, zero: bool) -> Callable[[float], float]:
     def check(value: float) -> float:
-        if not (0 < value <= MAX_SECONDS or (zero and value == 0)):  # nan is neither
+        if not (0 < value <= MAX_SECONDS or (zero and value == 0)):  # False for nan
             least = "at least" if zero else "more than"
             raise typer.BadParameter(f"it must be {least} 0 and at most {MAX_SECONDS:g} seconds")
         return value
@@ -44,20 +44,20 @@ Deadline = Annotated[
 Wait = Annotated[
     float,
     typer.Option(
-        "--wait", metavar="SECONDS", callback=_seconds(zero=True), help="How long to retry until all is well."
+        "--wait", metavar="SECONDS", callback=_seconds(zero=True), help="How long to retry until everything is healthy."
     ),
 ]
 RequestId = Annotated[
     str | None,
     typer.Option(
-        "--request-id", metavar="ID", callback=_request_id, help="Repeat an earlier call: it is never executed twice."
+        "--request-id", metavar="ID", callback=_request_id, help="Repeat an earlier call: it is not executed twice."
     ),
 ]
 DEADLINE_S = DEFAULT_DEADLINE_S
 
 
 def find_agent(config: NetworkConfig, wanted: str) -> Agent:
-    """Return the agent of a name, in whatever case, or the one that runs on a host of that name.
+    """Return the agent with a name, in any case, or the one that runs on a host with that name.
 
     Raises:
         typer.BadParameter: there is none, or there are several on that host.
@@ -70,20 +70,20 @@ def find_agent(config: NetworkConfig, wanted: str) -> Agent:
         return found[0]
     if found:
         names = ", ".join(agent.name for agent in found)
-        raise typer.BadParameter(f"{wanted!r} stands for {names}; name one of them", param_hint="AGENT")
+        raise typer.BadParameter(f"{wanted!r} is the host of {names}; name one of them", param_hint="AGENT")
     known = ", ".join(f"{agent.name} (or {agent.host.name})" for agent in config.agents.values())
-    raise typer.BadParameter(f"there is no agent {wanted!r}; there are: {known}", param_hint="AGENT")
+    raise typer.BadParameter(f"there is no agent {wanted!r}; the agents are: {known}", param_hint="AGENT")
 
 
 def parse_fields(pairs: list[str], typed: Typed = lambda _, __, value: value) -> dict[str, Any]:
-    """Return the fields of `key=value` words; a value that is JSON is taken as such, any other as text.
+    """Return the fields of `key=value` words; a value that is valid JSON is decoded, any other is a text.
 
     Args:
         pairs: the words.
-        typed: given a key, the text, and the value that it is as JSON, returns what is sent.
+        typed: given a key, the text, and the decoded value, returns what is sent.
 
     Raises:
-        typer.BadParameter: a word is no such pair, a key is there twice, or is not a field's.
+        typer.BadParameter: a word is no such pair, or a key is repeated or reserved.
     """
     fields: dict[str, Any] = {}
     for pair in pairs:
@@ -93,13 +93,13 @@ def parse_fields(pairs: list[str], typed: Typed = lambda _, __, value: value) ->
         if key in _RESERVED:
             raise typer.BadParameter(f"{key!r} is not a field: {_RESERVED[key]}", param_hint="KEY=VALUE")
         if key in fields:
-            raise typer.BadParameter(f"{key!r} is there twice", param_hint="KEY=VALUE")
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint="KEY=VALUE")
         fields[key] = typed(key, value, _value(value))
     return fields
 
 
 def _value(text: str) -> Any:
     try:
-        return msgspec.json.decode(text)  # the strict one: NaN is a text
+        return msgspec.json.decode(text)  # strict: NaN is a text
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return text

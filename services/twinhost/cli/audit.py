@@ -1,33 +1,95 @@
-"""`audit tail | verify | accept`: what happened to keys, and whether the log is whole and the one seen elsewhere."""
+"""`audit tail`, `verify` and `accept`: what happened to keys, and whether the log is intact.
 
+The log is read over the wire, page by page, and verified here, so that the host that writes it need not be believed.
+"""
+
+import re
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
+from twinhost.agent.membership.audit_witness import Gap, SeenHead
 from twinhost.cli import output
-from twinhost.cli.arguments import AsJson
-from twinhost.cli.audit_pages import AuditReader
-from twinhost.cli.audit_witnesses import Verified, verify_with_witnesses, witnesses_of
-from twinhost.cli.connect import load_settings
-from twinhost.cli.documents import AuditAccepted, read
-from twinhost.cli.failures import Failure
-from twinhost.cli.printable import printable, to_json
-from twinhost.secure_zmq.errors import ServerUnreachable
-from twinhost.store.audit_log.verify import Findings
+from twinhost.cli.arguments import DEADLINE_S, AsJson
+from twinhost.cli.connect import Settings, load_settings
+from twinhost.cli.documents import read
+from twinhost.cli.output import Failure, printable, to_json
+from twinhost.network_config import Agent
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import MessageTooLarge, ServerUnreachable, TwinhostError, UnknownAction
+from twinhost.store.audit_log.chain import LINE, Anchor, Head, hash_fits
+from twinhost.store.audit_log.verify import Comparison, Findings, Restore, Seen, Verifier, compare, restore_of
+from twinhost.system_digital_twin.trust.audit import AuditPage
 
 audit = typer.Typer(help="The audit log of mainpc, read with the operator's key.")
 
 DEFAULT_LINES = 20
 MAX_LINES = 100_000
+MAX_PAGE_LINES = 2_000
 MAX_VALUE_CHARACTERS = 72  # shown to people; a fingerprint has 50
-CUT = "\u2026"
-_LOOK_EVERY_S = 1.0
-_LOOK_DEADLINE_S = 2.0  # the next look comes anyway
+PAGE_DEADLINE_S = DEADLINE_S
+_WITNESS_DEADLINE_S = 3.0
+_POLL_EVERY_S = 1.0
+_POLL_DEADLINE_S = 2.0  # short, because the next poll follows anyway
 _NOT_SHOWN = frozenset({"seq", "time", "event", "prev", "hash"})
+_SEQ = re.compile(r'\{"seq":([1-9][0-9]{0,17}),')
+
+
+class AuditHeads(msgspec.Struct, frozen=True):
+    """The reply to `get_audit_heads`; an older agent has no gaps."""
+
+    heads: tuple[SeenHead, ...]
+    gaps: tuple[Gap, ...] = ()
+    fault: str | None = None
+
+
+class AuditAccepted(msgspec.Struct, frozen=True):
+    """The reply to `accept_audit_log`: a phrase for each thing that was accepted."""
+
+    accepted: tuple[str, ...]
+
+
+class Verdict(StrEnum):
+    """How the log compares with what a witness has seen."""
+
+    AGREES = "agrees"
+    CONTRADICTED = "contradicted"
+    NOTHING_SEEN = "nothing_seen"
+    NOT_COMPARED = "not_compared"
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessReport:
+    """The comparison with one agent; `restores` are sentences about lines that it saw and that are gone."""
+
+    agent: str
+    verdict: Verdict
+    sentence: str
+    restores: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The result for a whole log: its chain, its lines `restored`, and the witnesses' reports."""
+
+    findings: Findings
+    restores: tuple[Restore, ...]
+    witnesses: tuple[WitnessReport, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the chain is intact, and no witness that could be asked contradicts it."""
+        return self.findings.whole and not self.contradictions
+
+    @property
+    def contradictions(self) -> list[WitnessReport]:
+        return [report for report in self.witnesses if report.verdict is Verdict.CONTRADICTED]
 
 
 @audit.command("tail")
@@ -35,39 +97,46 @@ def tail(
     lines: Annotated[
         int, typer.Option("-n", "--lines", metavar="N", min=0, max=MAX_LINES, help="How many of the newest lines.")
     ] = DEFAULT_LINES,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are added, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new lines, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Show the newest lines of the audit log: number, time, event, and what belongs to it, long values cut short.
+    """Show the newest lines of the audit log.
 
-    With --json each line stands whole, as it is in the log.
+    Each has its number, time, event, and fields, long values truncated. With --json it is whole, as it is in the log.
     """
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:
         reader = AuditReader(client)
         position = _show_newest(reader, lines, as_json=as_json)
-        reader.deadline_s = _LOOK_DEADLINE_S
+        reader.deadline_s = _POLL_DEADLINE_S
         while follow:
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_EVERY_S)
             position = _show_more(reader, position, as_json=as_json)
     return 0
 
 
 @audit.command("verify")
 def verify(as_json: AsJson = False) -> int:
-    """Check the whole audit log: nothing removed, reordered, edited, put in, or cut off.
+    """Check that the audit log is intact.
 
-    It is read over the wire and checked here, and compared with what the agents on other hosts have seen of it. Exit
-    status 1 if anything is wrong with it.
+    No line may be removed, reordered, edited, inserted, or cut off. The log is read over the wire and checked here,
+    and compared with what the agents on other hosts have seen of it.
+
+    Exit status 1 if anything is wrong with it.
     """
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:
         verified = verify_with_witnesses(settings, client)
     findings = verified.findings
     if as_json:
-        output.show_value(verified_document(verified), as_json=True)
+        output.show_value(_verified_document(verified), as_json=True)
     else:
-        for line in (told(findings), *_restores(verified), *_witnesses(verified)):
+        restored = [
+            f"line {each.seq}: restored on {each.time} from a backup that ended with line {each.backup.seq}"
+            for each in verified.restores
+        ]
+        witnessed = [line for each in verified.witnesses for line in (each.sentence, *each.restores)]
+        for line in (summary(findings), *restored, *witnessed):
             output.show_line(printable(line))
     for finding in findings.findings:
         output.say(f"line {finding.seq}:", output.BAD, finding.sentence)
@@ -80,13 +149,14 @@ def verify(as_json: AsJson = False) -> int:
 
 @audit.command("accept")
 def accept(as_json: AsJson = False) -> int:
-    """Take the audit log as it is on every other host: a restore, or an alarm about it, is explained.
+    """Accept the audit log as it is now, on every other host.
 
-    What those hosts saw before stays listed by `audit verify`, with who accepted it.
+    Do this after a restore, or an alarm, was explained. What those hosts saw before stays listed by `audit verify`,
+    with who accepted the log.
     """
     settings = load_settings()
     accepted: dict[str, list[str]] = {}
-    for agent in witnesses_of(settings):
+    for agent in _witnesses_of(settings):
         with settings.client(agent) as client:
             accepted[agent.name] = list(read(client.call("accept_audit_log"), AuditAccepted).accepted)
     if as_json:
@@ -97,14 +167,159 @@ def accept(as_json: AsJson = False) -> int:
     return 0
 
 
-def told(findings: Findings) -> str:
-    """Return how many lines were read, from which to which, and what came of it."""
-    read_lines = "1 line was" if findings.lines == 1 else f"{findings.lines} lines were"
-    return f"{read_lines} checked, from {findings.starts_at} to {findings.head.seq}: {findings.summary()}"
+class AuditReader:
+    """Reads pages of one agent's log, smaller ones if a page is too large for a reply."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.deadline_s = PAGE_DEADLINE_S
+        self._limit = MAX_PAGE_LINES
+
+    def page(self, after_seq: int = 0, position: str | None = None) -> AuditPage:
+        """Return the lines after a number, or from the `position` of the page before.
+
+        Raises:
+            TwinhostError: the agent can't be asked, or refuses.
+        """
+        where = {"after_seq": after_seq} if position is None else {"position": position}
+        while True:
+            try:
+                reply = self._client.call("get_audit", deadline_s=self.deadline_s, limit=self._limit, **where)
+                return read(reply, AuditPage)
+            except MessageTooLarge:
+                if self._limit == 1:
+                    raise
+                self._limit = max(1, self._limit // 4)
+
+    def pages(self, after_seq: int = 0) -> Iterator[AuditPage]:
+        """Return pages up to and including the first one without lines."""
+        page = self.page(after_seq)
+        yield page
+        while page["lines"]:
+            page = self.page(position=page["position"])
+            yield page
 
 
-def verified_document(verified: Verified) -> dict[str, Any]:
-    """Return a verification's result for programs."""
+def verify_with_witnesses(settings: Settings, client: Client) -> Verified:
+    """Read and check the whole log, and compare it with what other hosts had seen before it was read.
+
+    Args:
+        settings: how to ask the witnesses.
+        client: of the agent that has the log.
+
+    Raises:
+        TwinhostError: the agent can't be asked, or refuses.
+    """
+    asked = [(agent.name, _ask_witness(settings, agent)) for agent in _witnesses_of(settings)]
+    heads = [head for _, answer in asked if not isinstance(answer, str) for head in answer.heads]
+    seen = _SeenLines(head.seq for head in heads)
+    findings = _verify_over_the_wire(client, seen.take)
+    return Verified(findings, tuple(seen.restores), tuple(_report(name, answer, seen) for name, answer in asked))
+
+
+def summary(findings: Findings) -> str:
+    """Return how many lines were read, from which to which, and the result."""
+    lines = "1 line was" if findings.lines == 1 else f"{findings.lines} lines were"
+    return f"{lines} checked, from {findings.starts_at} to {findings.head.seq}: {findings.summary()}"
+
+
+def _verify_over_the_wire(client: Client, also: Callable[[str], None]) -> Findings:
+    verifier: Verifier | None = None
+    for page in AuditReader(client).pages():
+        if verifier is None:
+            verifier = Verifier(Anchor(page["anchor"]["seq"], page["anchor"]["prev"]))
+        for line in page["lines"]:
+            verifier.feed(line)
+            also(line)
+    assert verifier is not None  # there is always a first page
+    return verifier.finish(Head(page["head"]["seq"], page["head"]["hash"]))
+
+
+class _SeenLines:
+    """Collects the restores, and the hashes of the lines that witnesses have seen, from the lines that pass."""
+
+    def __init__(self, wanted: Iterable[int]) -> None:
+        self._wanted = frozenset(wanted)
+        self.restores: list[Restore] = []
+        self.hashes: dict[int, str] = {}
+        self.first = 0  # the number of the oldest line
+        self._read_one = False
+
+    def take(self, line: str) -> None:
+        restore = restore_of(line)
+        if restore is not None:
+            self.restores.append(restore)
+        if not self._wanted:
+            return
+        number = _SEQ.match(line)
+        seq = int(number[1]) if number else 0
+        oldest, self._read_one = not self._read_one, True
+        if oldest:
+            self.first = seq
+        if seq not in self._wanted and not (oldest and seq - 1 in self._wanted):
+            return
+        match = LINE.fullmatch(line)
+        if match is not None and hash_fits(line):
+            self.hashes[seq] = match["hash"]
+            if oldest:
+                self.hashes[seq - 1] = match["prev"]
+
+
+def _witnesses_of(settings: Settings) -> list[Agent]:
+    """Return the agents on other hosts than the log's."""
+    here = settings.registry_agent.host.name
+    return [agent for agent in settings.config.agents.values() if agent.host.name != here]
+
+
+def _ask_witness(settings: Settings, agent: Agent) -> AuditHeads | str:
+    """Return what an agent has seen, or why that is unknown."""
+    try:
+        with settings.client(agent) as client:
+            return read(client.call("get_audit_heads", deadline_s=_WITNESS_DEADLINE_S), AuditHeads)
+    except UnknownAction:
+        return "its version keeps no heads of the log; update it"
+    except TwinhostError as error:
+        return str(error)
+
+
+def _report(name: str, answer: AuditHeads | str, lines: _SeenLines) -> WitnessReport:
+    if isinstance(answer, str):
+        return WitnessReport(name, Verdict.NOT_COMPARED, f"not compared with what {name} has seen: {answer}")
+    gaps = tuple(
+        f"{name} saw lines {gap.first} to {gap.last}, which are gone since "
+        + (f"the restore of {gap.restored}" if gap.restored else "a log that does not extend them was accepted")
+        + f" (noticed {gap.noticed}, "
+        + (f"accepted by {gap.acknowledged})" if gap.acknowledged else "not accepted yet: run ./twinhost audit accept)")
+        for gap in answer.gaps
+    )
+    if not answer.heads:
+        why = answer.fault or "no head yet, so a log that was rewritten as a whole would not be noticed"
+        return WitnessReport(name, Verdict.NOTHING_SEEN, f"{name} has seen {why}", gaps)
+    heads = [Seen(head.seq, head.hash, head.restored) for head in answer.heads]
+    # The oldest lines of a long log are deleted, file by file; the rest must still be as it was seen.
+    kept = [seen for seen in heads if seen.seq >= lines.first - 1] or heads
+    found = compare(kept, lines.hashes.get, lines.restores)
+    gaps += tuple(
+        f"{name} saw line {seen.seq}, which is gone since the restore of {restore.time} (line {restore.seq})"
+        for seen, restore in found.replaced
+    )
+    verdict = Verdict.AGREES if found.missing is None else Verdict.CONTRADICTED
+    return WitnessReport(name, verdict, _compared(name, answer, kept, found), gaps)
+
+
+def _compared(name: str, answer: AuditHeads, kept: Sequence[Seen], found: Comparison) -> str:
+    if found.missing is None:
+        deleted = len(answer.heads) - len(kept)
+        older = f"; {deleted} older heads are of lines that are deleted by now" if deleted else ""
+        return f"it extends the {len(kept)} heads that {name} has seen, lines {kept[0].seq} to {kept[-1].seq}{older}"
+    moments = {head.seq: head.seen_at for head in answer.heads}
+    return (
+        f"line {found.missing.seq} is not the line that {name} saw on {moments[found.missing.seq]}: the log "
+        f"agrees up to line {found.agrees_to}; what follows was rewritten or cut off, or an older state was restored"
+    )
+
+
+def _verified_document(verified: Verified) -> dict[str, Any]:
     findings = verified.findings
     verdict: dict[str, Any] = {"status": "ok"}
     if not findings.whole:
@@ -129,37 +344,26 @@ def verified_document(verified: Verified) -> dict[str, Any]:
     }
 
 
-def _restores(verified: Verified) -> list[str]:
-    return [
-        f"line {each.seq}: restored on {each.time} from a backup that ended with line {each.backup.seq}"
-        for each in verified.restores
-    ]
-
-
-def _witnesses(verified: Verified) -> list[str]:
-    return [line for each in verified.witnesses for line in (each.sentence, *each.restores)]
-
-
 def _show_newest(reader: AuditReader, count: int, *, as_json: bool) -> str:
-    head = reader.page().head.seq
+    head = reader.page()["head"]["seq"]
     newest: deque[str] = deque(maxlen=count)
     position = ""
     for page in reader.pages(max(0, head - count)):
-        newest.extend(page.lines)
-        position = page.position
+        newest.extend(page["lines"])
+        position = page["position"]
     _show(newest, as_json=as_json)
     return position
 
 
 def _show_more(reader: AuditReader, position: str, *, as_json: bool) -> str:
-    """Show what was added; an agent that is away for a while comes back to the same place."""
+    """Show new lines; if the agent can't be reached for a while, continue at the same place."""
     try:
         page = reader.page(position=position)
     except ServerUnreachable as error:
         output.say("waiting:", output.FAINT, str(error))
         return position
-    _show(page.lines, as_json=as_json)
-    return page.position
+    _show(page["lines"], as_json=as_json)
+    return page["position"]
 
 
 def _show(lines: Iterable[str], *, as_json: bool) -> None:
@@ -175,7 +379,7 @@ def _record(line: str) -> dict[str, Any] | None:
 
 
 def _as_json(line: str) -> str:
-    """Return a line as it stands in the log, if it is one; somebody may have written others into the files."""
+    """Return a line as it is in the log, unless it is no JSON: somebody may have edited the files."""
     if _record(line) is not None and line.isascii() and line.isprintable():
         return line
     return to_json({"unreadable": line}, ascii_only=True)
@@ -193,5 +397,5 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(_value(item) for item in value)
     if isinstance(value, str) and len(value) > MAX_VALUE_CHARACTERS:
-        value = value[: MAX_VALUE_CHARACTERS - 1] + CUT
+        value = value[: MAX_VALUE_CHARACTERS - 1] + "\u2026"
     return to_json(value) if not isinstance(value, str) or " " in value or not value else value

@@ -1,10 +1,10 @@
-"""From the environment to clients: which agents there are, and how to prove to them who asks."""
+"""From the environment to clients: which agents exist, which keys they may prove, and with which key to ask."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from twinhost.cli.documents import Endpoint, read
+from twinhost.cli.documents import read
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.certificates import (
@@ -18,10 +18,8 @@ from twinhost.secure_zmq.certificates import (
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing, KeyMismatch, RequestError
 from twinhost.secure_zmq.key_folders import read_folders
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, PublicKey, load_certificate
-from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
-from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
-from twinhost.secure_zmq.zcert import decode_z85_key
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, PublicKey, decode_z85_key, load_certificate
+from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress, is_secure_zmq_enabled
 
 REGISTRY_AGENT = "SystemDigitalTwin"  # where the other agents register
 OPEN_LINK = "SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated"
@@ -29,7 +27,7 @@ OPEN_LINK = "SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line was given; `certificates` is None exactly where SECURE_ZMQ=0 was asked for."""
+    """The configuration and the keys of this host; `certificates` is None only with SECURE_ZMQ=0."""
 
     config: NetworkConfig
     certificates: Certificates | None
@@ -40,7 +38,7 @@ class Settings:
 
     @property
     def registry_agent(self) -> Agent:
-        """The agent that the others register with."""
+        """The agent with which the others register."""
         return self.config.agent(REGISTRY_AGENT)
 
     def client(self, agent: Agent) -> Client:
@@ -52,59 +50,60 @@ class Settings:
         return Client(self._address(agent), max_payload_bytes=self.config.limits.max_payload_bytes)
 
     def feed_address(self, agent: Agent) -> ServerAddress:
-        """Return how to hear an agent's event feed, with this host's own key.
+        """Return the address of an agent's event feed, with this host's own key.
 
         Raises:
             ConfigurationError: it has none.
             TwinhostError: no key of the agent could be found to pin.
         """
         if agent.events_port is None:
-            raise ConfigurationError(f"{self.config.source}: {agent.name} has no `events` port; give it one")
+            raise ConfigurationError(f"{self.config.source}: {agent.name} has no `events` port; add one")
         return self._address(agent, agent.host.endpoint(agent.events_port))
 
     def pins(self, agent: Agent) -> list[PublicKey]:
-        """Return the keys that an agent may prove to hold; none where all that are known are over.
+        """Return the keys that an agent may prove to hold; none if all known ones are expired or revoked.
 
-        They lie in this host's folder, or in `trust/`, where its agent keeps what mainpc tells. Where no good
-        one does, mainpc is asked: its answer is as good as the link to it, authenticated both ways.
+        They are in this host's folder, or in `trust/`, where its agent keeps mainpc's list. If no valid key is there,
+        mainpc is asked: its answer is as trustworthy as the link to it, which is authenticated both ways.
 
         Raises:
-            KeyFileMissing, KeyFileMalformed, KeyMismatch: a key is missing everywhere, or can't be believed.
+            KeyFileMissing, KeyFileMalformed, KeyMismatch: a key is missing everywhere, or is not the agent's.
             ConnectionRefused: mainpc can't be asked.
         """
         assert self.certificates is not None
         folder = self.certificates.folder
         if found := pins_of(folder, agent.name):
             return found
-        path, why = folder / f"{agent.key}{PUBLIC_SUFFIX}", "is over: expired or revoked"
+        path, why = folder / f"{agent.key}{PUBLIC_SUFFIX}", "is expired or revoked"
         try:
-            lying = load_certificate(path)
-            if lying.owner.name != agent.name:
-                owner = lying.owner.name
+            owner = load_certificate(path).owner.name
+            if owner != agent.name:
                 raise KeyMismatch(
-                    f"{path} is the key of {owner}, and not of {agent.name}; run: {advice.certs_init(path, 'verify')}"
+                    f"{path} is the key of {owner}, not of {agent.name}; run: {advice.certs_init(path, 'verify')}"
                 )
         except KeyFileMissing:
             if agent == self.registry_agent:
                 raise
             why = "is missing"
-        return [] if agent == self.registry_agent else self._told_by_mainpc(agent, f"{path} {why}")
+        return [] if agent == self.registry_agent else self._ask_mainpc(agent, f"{path} {why}")
 
-    def _told_by_mainpc(self, agent: Agent, complaint: str) -> list[PublicKey]:
+    def _ask_mainpc(self, agent: Agent, complaint: str) -> list[PublicKey]:
+        from twinhost.system_digital_twin.registry.actions import EndpointReply  # noqa: PLC0415 - for this case alone
+
         assert self.certificates is not None
         try:
             with self.client(self.registry_agent) as client:
-                told = read(client.call("get_agent_endpoint", agent_name=agent.name), Endpoint).public_key
-            if told is not None:
-                key = PublicKey(decode_z85_key(told.encode("ascii", "replace"), f"the key that {REGISTRY_AGENT} tells"))
+                found = read(client.call("get_agent_endpoint", agent_name=agent.name), EndpointReply)["public_key"]
+            if found is not None:
+                key = PublicKey(decode_z85_key(found.encode("ascii", "replace"), f"the key from {REGISTRY_AGENT}"))
                 revoked = read_folders(folders_of_keys(self.certificates.folder)).revoked
                 return [] if key.fingerprint in revoked else [key]
             why = f"it knows no key of {agent.name}"
         except (RequestError, KeyFileMalformed) as error:
             why = str(error)
         raise KeyFileMissing(
-            f"{complaint}, and {REGISTRY_AGENT} does not tell the key ({why}); start {agent.name}, or carry its key "
-            "here: certs-init public there, certs-init trust here"
+            f"{complaint}, and {REGISTRY_AGENT} does not provide the key ({why}); start {agent.name}, or copy its "
+            "key here: certs-init public there, certs-init trust here"
         )
 
     def _address(self, agent: Agent, endpoint: str | None = None) -> ServerAddress:
@@ -116,7 +115,7 @@ class Settings:
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings that SECURE_ZMQ, the network configuration, and the folder of keys give.
+    """Return the settings from SECURE_ZMQ, the network configuration, and the folder of keys.
 
     Raises:
         ConfigurationError: something is missing or wrong; the message is one sentence.
@@ -127,7 +126,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def certs_init_failure(environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return why certs-init failed the last time that it was to make keys; None where it did not."""
+    """Return why the last run of certs-init that makes keys failed; None if it did not."""
     try:
         return (certificates_folder(environment) / FAILURE_FILE).read_text("utf-8", "replace").strip()
     except OSError:

@@ -1,7 +1,11 @@
-"""The agents' answers as types; an answer of another shape is an error that names the field."""
+"""The agents' replies as types, and their times in words; a reply of another shape is an error that names the field.
+
+Most replies are read as the types that the agents declare. The types here are those of which the CLI shows a part, or
+that lack fields in an older agent's reply.
+"""
 
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -19,7 +23,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """An agent's health document, as far as it is shown."""
+    """The shown part of an agent's health document; older agents send no warnings and no versions."""
 
     status: str
     ready: bool
@@ -29,7 +33,7 @@ class Health(msgspec.Struct, frozen=True):
     secure: bool
     checks: dict[str, Check] = {}
     warnings: tuple[str, ...] = ()
-    version: dict[str, str] = {}  # of what, by name
+    version: dict[str, str] = {}  # by component
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -47,24 +51,15 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 class Peers(msgspec.Struct, frozen=True):
-    """The answer to `get_peers`; `handshakes` counts them by outcome since the agent's start."""
+    """The reply to `get_peers`; `handshakes` counts them by outcome since the agent's start."""
 
     peers: tuple[Peer, ...]
     handshakes: dict[str, int]
     revoked: tuple[str, ...] = ()  # fingerprints
 
 
-class Happenings(msgspec.Struct, frozen=True):
-    """A page of events, or of errors, newest first."""
-
-    entries: tuple[dict[str, Any], ...]
-    more: bool
-    last_seq: int  # of all that ever came in
-    let_go_to: int = 0  # the newest that gave way to newer ones
-
-
 class Registration(msgspec.Struct, frozen=True):
-    """One agent in the registry."""
+    """The shown part of one agent in the registry."""
 
     name: str
     status: str
@@ -76,77 +71,9 @@ class Registration(msgspec.Struct, frozen=True):
 
 
 class Registrations(msgspec.Struct, frozen=True):
-    """The answer to `get_registered_agents`."""
+    """The reply to `get_registered_agents`."""
 
     agents: tuple[Registration, ...]
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """The answer to `get_agent_endpoint`, as far as it is used: the key to pin."""
-
-    public_key: str | None = None
-
-
-class Pong(msgspec.Struct, frozen=True):
-    """The answer to `ping`: the agent's clock."""
-
-    timestamp: str
-
-
-class FirstLine(msgspec.Struct, frozen=True):
-    """Where the audit log begins: its oldest line, and the hash that this line must follow."""
-
-    seq: int
-    prev: str
-
-
-class LastLine(msgspec.Struct, frozen=True):
-    """Where the audit log ends."""
-
-    seq: int
-    hash: str
-
-
-class AuditPage(msgspec.Struct, frozen=True):
-    """The answer to `get_audit`."""
-
-    lines: tuple[str, ...]
-    position: str
-    anchor: FirstLine
-    head: LastLine
-
-
-class SeenHead(msgspec.Struct, frozen=True):
-    """A line of the audit log that another host saw as the newest."""
-
-    seq: int
-    hash: str
-    restored: str | None = None
-    seen_at: str = ""
-
-
-class Gap(msgspec.Struct, frozen=True):
-    """Lines that another host saw and that are gone since a restore, or since an operator accepted it."""
-
-    first: int
-    last: int
-    noticed: str
-    restored: str | None = None
-    acknowledged: str | None = None
-
-
-class AuditHeads(msgspec.Struct, frozen=True):
-    """The answer to `get_audit_heads`."""
-
-    heads: tuple[SeenHead, ...]
-    gaps: tuple[Gap, ...] = ()
-    fault: str | None = None
-
-
-class AuditAccepted(msgspec.Struct, frozen=True):
-    """The answer to `accept_audit_log`: a phrase for each thing that was accepted."""
-
-    accepted: tuple[str, ...]
 
 
 def read(reply: Reply, kind: type[T]) -> T:
@@ -158,18 +85,17 @@ def read(reply: Reply, kind: type[T]) -> T:
     try:
         return msgspec.convert(reply, kind)
     except msgspec.ValidationError as error:
-        raise MalformedRequest(f"the answer is not a {kind.__name__} document ({error}); check its version") from None
+        raise MalformedRequest(
+            f"the reply is no {kind.__name__} document ({error}); compare the versions: ./twinhost doctor"
+        ) from None
 
 
 def age(moment: str | None, now: str) -> str:
-    """Return how long ago a moment was, by the clock of the agent that told both times."""
+    """Return how long ago a moment was; both times are of the same agent's clock."""
     if moment is None:
         return "never"
-    then, reference = parse_moment(moment), parse_moment(now)
-    if then is None or reference is None:
-        return moment
-    seconds = max(0.0, (reference - then).total_seconds())
-    return f"{duration(seconds)} ago"
+    seconds = seconds_between(moment, now)
+    return moment if seconds is None else f"{duration(max(0.0, seconds))} ago"
 
 
 def duration(seconds: float) -> str:
@@ -186,18 +112,18 @@ def duration(seconds: float) -> str:
 
 
 def days(seconds: float) -> str:
-    """Return a long time as people count it, the nearest day; below two days in its two largest units."""
+    """Return a long duration in days; below two days in its two largest units."""
     return duration(seconds) if seconds < 2 * 86_400 else f"{round(seconds / 86_400)} d"
 
 
 def seconds_between(earlier: str | None, later: str) -> float | None:
-    """Return the seconds from one moment to another, negative where it is the later one; None where one is none."""
+    """Return the seconds from one moment to another, negative if the first is later; None if one is no time."""
     then, reference = parse_moment(earlier or ""), parse_moment(later)
     return (reference - then).total_seconds() if then and reference else None
 
 
 def parse_moment(moment: str) -> datetime | None:
-    """Return a moment in ISO-8601, UTC where it names no zone; None where it is none."""
+    """Return an ISO-8601 time, in UTC if it has no zone; None if it is no time."""
     try:
         parsed = datetime.fromisoformat(moment)
     except ValueError:

@@ -1,27 +1,83 @@
-"""`keys list`: every key that either agent knows, how long it is good, and who uses it now."""
+"""`keys list`: every key that an agent knows, how long it is valid, and who uses it now."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from twinhost.certificates.acknowledgement import followers
+from twinhost.agent.health import Pong
+from twinhost.certificates.acknowledgement import Follower, followers
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.documents import Peers, Pong, days, duration, read
-from twinhost.cli.failures import Failure
-from twinhost.cli.keyring import LIVE, Key, KeyReport, Unacknowledged, merge, told_standing, unacknowledged
-from twinhost.cli.polling import ask_every_agent
-from twinhost.secure_zmq.client import Client
+from twinhost.cli.documents import Peer, Peers, days, duration, read, seconds_between
+from twinhost.cli.output import Failure
+from twinhost.secure_zmq.callers import INVITATION_ROLE
 from twinhost.secure_zmq.errors import TwinhostError
-from twinhost.secure_zmq.validity import DAY_S, WARN_BEFORE_S
+from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S
 
 keys = typer.Typer(help="The keys that the agents know; certs-init changes them.")
-_FOR_EVER = "no end"
-_NO_KEYS = Failure("open_link", "SECURE_ZMQ=0: nobody is authenticated, so the agents go by no keys")
+NOT_LISTED, REVOKED, LIVE = "not listed", "revoked", "live"
+_UNLIMITED = "no end"
+_NO_KEYS = Failure("open_link", "SECURE_ZMQ=0: nobody is authenticated, so the agents use no keys")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReport:
+    """What one host's agent answered, and its clock at that time."""
+
+    host: str
+    peers: Peers
+    now: str
+
+
+@dataclass(slots=True)
+class Key:
+    """One key; sessions, standing, and when it was last seen (seconds ago, and the time) are by host."""
+
+    peer: Peer
+    age_s: float | None
+    left_s: float | None
+    sessions: dict[str, int] = field(default_factory=dict)
+    last_seen: dict[str, tuple[float, str]] = field(default_factory=dict)
+    standing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def invitation(self) -> bool:
+        return INVITATION_ROLE in self.peer.roles
+
+    @property
+    def seen_s(self) -> float | None:
+        """Seconds since any agent saw its owner."""
+        return min((ago for ago, _ in self.last_seen.values()), default=None)
+
+    def as_document(self) -> dict[str, Any]:
+        """Return it for programs."""
+        return {
+            "name": self.peer.name,
+            "host": self.peer.host,
+            "roles": list(self.peer.roles),
+            "fingerprint": self.peer.fingerprint,
+            "not_before": self.peer.not_before,
+            "not_after": self.peer.not_after,
+            "age_days": None if self.age_s is None else round(self.age_s / DAY_S, 1),
+            "days_left": None if self.left_s is None else round(self.left_s / DAY_S, 1),
+            "sessions": self.sessions,
+            "last_seen": {host: moment for host, (_, moment) in self.last_seen.items()},
+            "standing": self.standing,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Unacknowledged:
+    """An agent that may accept keys which mainpc has revoked; `revoked` is None if it is unknown which."""
+
+    agent: str
+    host: str
+    revoked: tuple[str, ...] | None
 
 
 @keys.callback()
@@ -31,14 +87,15 @@ def _group() -> None:
 
 @keys.command("list")
 def list_keys(as_json: AsJson = False) -> int:
-    """List every key that either agent knows.
+    """List every key that an agent knows.
 
-    Exit status 1 if an agent can't be asked, so that the list may lack something.
+    Exit status 1 if an agent can't be asked, so that the list may be incomplete.
     """
     settings = load_settings()
     by_agent, failures = _ask(settings) if settings.secure else ({}, [_NO_KEYS])
-    reports, listed = list(by_agent.values()), merge(list(by_agent.values()))
-    behind = _unacknowledged(settings, by_agent, failures)
+    reports = list(by_agent.values())
+    listed = merge(reports)
+    behind = _ask_who_is_behind(settings, by_agent, failures)
     if as_json:
         output.show_value(_document(listed, reports, behind, failures), as_json=True)
     elif reports:
@@ -48,19 +105,78 @@ def list_keys(as_json: AsJson = False) -> int:
     return 1 if failures else 0
 
 
+def merge(reports: Sequence[KeyReport]) -> list[Key]:
+    """Return one entry for each fingerprint that any agent lists, sorted by name."""
+    found: dict[str, Key] = {}
+    for report in reports:
+        for peer in report.peers.peers:
+            ended_s = seconds_between(peer.not_after, report.now)
+            left_s = None if ended_s is None else -ended_s
+            age_s = seconds_between(peer.not_before, report.now)
+            key = found.setdefault(peer.fingerprint, Key(peer, age_s, left_s))
+            if peer.sessions:
+                key.sessions[report.host] = peer.sessions
+            ago = seconds_between(peer.last_seen, report.now)
+            if ago is not None and peer.last_seen is not None:
+                key.last_seen[report.host] = (max(0.0, ago), peer.last_seen)
+    for fingerprint, key in found.items():
+        key.standing = {report.host: _standing(fingerprint, report.peers) for report in reports}
+        if key.invitation:  # only mainpc lists them
+            key.standing = {host: standing for host, standing in key.standing.items() if standing != NOT_LISTED}
+    return sorted(found.values(), key=lambda key: (key.peer.name, key.peer.fingerprint))
+
+
+def unacknowledged(
+    mainpc: KeyReport, others: Mapping[str, KeyReport], following: Sequence[Follower], revision: str
+) -> list[Unacknowledged]:
+    """Return which agents have not acknowledged every revocation.
+
+    Args:
+        mainpc: what mainpc's agent answered.
+        others: what others answered, by the agent's name, their own revocations included.
+        following: who follows mainpc's list; of agents that were not asked, the last heartbeat had the revision.
+        revision: of mainpc's list.
+    """
+    found = []
+    for name, report in others.items():
+        missing = sorted(set(mainpc.peers.revoked) - set(report.peers.revoked))
+        if missing:
+            found.append(Unacknowledged(name, report.host, tuple(missing)))
+    behind = [one for one in following if one.name not in others and one.follows != revision]
+    return [*found, *(Unacknowledged(one.name, one.host, None) for one in behind)]
+
+
+def standing_words(standing: Mapping[str, str]) -> Iterable[str]:
+    """Return one word if all hosts agree, else a phrase for each host."""
+    words = set(standing.values())
+    return words if len(words) == 1 else [f"{word} on {host}" for host, word in standing.items()]
+
+
+def _standing(fingerprint: str, peers: Peers) -> str:
+    if fingerprint in peers.revoked:
+        return REVOKED
+    found = next((peer.standing for peer in peers.peers if peer.fingerprint == fingerprint), NOT_LISTED)
+    return found.replace("_", " ")
+
+
 def _ask(settings: Settings) -> tuple[dict[str, KeyReport], list[Failure]]:
-    def question(client: Client) -> tuple[Peers, str]:
-        return read(client.call("get_peers", deadline_s=DEADLINE_S), Peers), read(client.call("ping"), Pong).timestamp
+    """Return every agent's answer by its name, and a failure for each that can't be asked."""
+    reports, failures = {}, []
+    for agent in settings.config.agents.values():
+        try:
+            with settings.client(agent) as client:
+                peers = read(client.call("get_peers", deadline_s=DEADLINE_S), Peers)
+                now = read(client.call("ping"), Pong)["timestamp"]
+                reports[agent.name] = KeyReport(agent.host.name, peers, now)
+        except TwinhostError as error:
+            failures.append(Failure.of(error).about(agent.name))
+    return reports, failures
 
-    answers = ask_every_agent(settings, question)
-    reports = {one.agent.name: KeyReport(one.agent.host.name, *one.value) for one in answers if one.value}
-    return reports, [answer.failure for answer in answers if answer.failure]
 
-
-def _unacknowledged(
+def _ask_who_is_behind(
     settings: Settings, by_agent: Mapping[str, KeyReport], failures: list[Failure]
 ) -> list[Unacknowledged]:
-    """Return who has not acknowledged a revocation; where mainpc can't be asked, a failure says so."""
+    """Return who has not acknowledged a revocation; if mainpc can't be asked, add a failure."""
     registry = settings.registry_agent
     mainpc = by_agent.get(registry.name)
     if mainpc is None or not mainpc.peers.revoked:
@@ -82,25 +198,26 @@ def _document(
     behind: Sequence[Unacknowledged],
     failures: Sequence[Failure],
 ) -> dict[str, Any]:
-    verdict: dict[str, Any] = {"status": "ok"}
-    if failures:
-        verdict = Failure(failures[0].code, "; ".join(failure.sentence for failure in failures)).as_reply()
     return {
-        **verdict,
+        **output.status_of(failures),
         "keys": [key.as_document() for key in listed if not key.invitation],
         "invitations": [key.as_document() for key in listed if key.invitation],
         "revoked": {report.host: list(report.peers.revoked) for report in reports},
-        "unacknowledged": [one.as_document() for one in behind],
+        "unacknowledged": [{"agent": one.agent, "host": one.host, "revoked": one.revoked} for one in behind],
     }
 
 
 def _view(
     listed: Sequence[Key], reports: Sequence[KeyReport], behind: Sequence[Unacknowledged]
 ) -> list[RenderableType]:
-    keys_rows = [_row(key) for key in listed if not key.invitation]
-    invitations = [_invitation_row(key) for key in listed if key.invitation]
+    rows = [_row(key) for key in listed if not key.invitation]
     columns = ("name", "age", "left", "sessions", "last seen", "standing")
-    parts = [output.records(f"Keys ({len(keys_rows)})", columns, keys_rows)]
+    parts = [output.records(f"Keys ({len(rows)})", columns, rows)]
+    invitations: list[list[output.Cell]] = [
+        [key.peer.name.partition(":")[2], key.peer.host, _left(key), key.peer.fingerprint]
+        for key in listed
+        if key.invitation
+    ]
     if invitations:
         title = f"Open invitations ({len(invitations)})"
         parts.append(output.table(title, ("for", "host", "left", "one-time key"), invitations, whole=("one-time key",)))
@@ -114,11 +231,11 @@ def _view(
 
 
 def _row(key: Key) -> tuple[list[output.Cell], output.Cell]:
-    """Return what stands in the columns, and what stands below them: fingerprint, roles, and host."""
+    """Return the cells, and the line below them: fingerprint, roles, and host."""
     peer = key.peer
     sessions = [f"{count} on {host}" for host, count in key.sessions.items()] or ["none"]
     standing = [
-        output.styled(word, output.GOOD if word == LIVE else output.BAD) for word in told_standing(key.standing)
+        output.styled(word, output.GOOD if word == LIVE else output.BAD) for word in standing_words(key.standing)
     ]
     cells: list[output.Cell] = [
         peer.name,
@@ -131,14 +248,10 @@ def _row(key: Key) -> tuple[list[output.Cell], output.Cell]:
     return cells, output.styled(f"{peer.fingerprint}  {', '.join(peer.roles)} on {peer.host}", output.FAINT)
 
 
-def _invitation_row(key: Key) -> list[output.Cell]:
-    return [key.peer.name.partition(":")[2], key.peer.host, _left(key), key.peer.fingerprint]
-
-
 def _left(key: Key) -> Text:
     if key.left_s is None:
-        return Text(_FOR_EVER)
+        return Text(_UNLIMITED)
     if key.left_s <= 0:
-        return output.styled("over", output.BAD)
+        return output.styled("expired", output.BAD)
     soon = key.left_s < WARN_BEFORE_S and not key.invitation  # an invitation is meant to be short
     return output.styled(days(key.left_s), output.WARN if soon else "")

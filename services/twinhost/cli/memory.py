@@ -1,23 +1,22 @@
-"""`memory backup | restore | import | by | quarantine | release`: what pc2 remembers, kept, brought back, judged."""
+"""`memory`: back up, restore and import what pc2 remembers; see and hide what a caller wrote."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import typer
+from rich.console import RenderableType
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.documents import read
-from twinhost.cli.memory_counts import exchange_table, told_backup
-from twinhost.cli.memory_files import read_items
-from twinhost.cli.memory_import import Importer, Written
-from twinhost.cli.memory_transfer import fetch_backup, send_backup, started_at, wait_until_anew
-from twinhost.cli.printable import printable, to_json
+from twinhost.cli.memory_import import Importer, Written, read_items
+from twinhost.cli.memory_transfer import fetch_backup, send_backup, started_at, wait_until_restarted
+from twinhost.cli.output import printable, to_json
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.files import new_file
@@ -26,9 +25,20 @@ memory = typer.Typer(help="What pc2 remembers: backups, imports, and who wrote i
 
 MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
 STREAM = "-"
-_NOBODY = "unauthenticated"  # whoever asks on an open link
+_NOBODY = "unauthenticated"  # the caller's name on an open link
 _NOT_SHOWN = frozenset({"number", "written_by"})
 _MAX_VALUE_CHARACTERS = 120
+KINDS = {  # shown to people, by table; the other tables derive from these, and --json has them all
+    "interactions": "interactions",
+    "memories": "memories",
+    "error_patterns": "error patterns",
+    "solution_outcomes": "solution outcomes",
+    "unknown_errors": "unknown errors",
+    "twins": "twins",
+    "operations": "claimed operations",
+    "quarantined": "hidden writers",
+    "outbox": "owed to mainpc",
+}
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A caller's name, as in its key.")]
 
@@ -37,42 +47,45 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A caller's name, as i
 def backup(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A new file; - is stdout.")], as_json: AsJson = False
 ) -> int:
-    """Write a backup of the memory, while the agent goes on serving.
+    """Write a backup of the memory, while the agent keeps serving.
 
-    It is a whole SQLite database, of one moment. It holds all that was ever stored: keep it as you keep a secret key.
+    It is a complete SQLite database of one moment, with everything stored: protect it like a secret key.
     """
     with _client() as (client, _), _new_file(file) as write:
         made = fetch_backup(client, write.write)
-    document = {"status": "ok", "file": file, "size": made.size, "sha256": made.sha256, "rows": made.rows}
+    counts = ", ".join(f"{made['rows'][table]} {kind}" for table, kind in KINDS.items() if made["rows"].get(table))
+    sentence = f"{made['size']} bytes; {counts or 'nothing is stored'}"
     if file == STREAM:
-        output.say("backup:", output.GOOD, told_backup(made.size, made.rows))
+        output.say("backup:", output.GOOD, sentence)
     elif as_json:
-        output.show_value(document, as_json=True)
+        facts = {"size": made["size"], "sha256": made["sha256"], "rows": made["rows"]}
+        output.show_value({"status": "ok", "file": file, **facts}, as_json=True)
     else:
-        output.show_line(f"{file}: {told_backup(made.size, made.rows)}")
+        output.show_line(f"{file}: {sentence}")
     return 0
 
 
 @memory.command("restore")
 def restore(
     file: Annotated[str, typer.Argument(metavar="FILE", help="What `backup` wrote; - is stdin.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Yes, put it in the place of all that pc2 remembers now.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm that it replaces everything that pc2 remembers.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Put a backup in the place of the memory there is, and say by count what is lost.
+    """Replace the present memory by a backup.
 
-    The agent checks it whole, keeps the present database beside it, and starts anew with the backup.
+    It shows how much is lost. The agent checks the whole backup, keeps the present database beside it, and restarts
+    with the backup.
     """
     if not yes:
-        raise typer.BadParameter("it takes the place of all that pc2 remembers; say so", param_hint="--yes")
+        raise typer.BadParameter("it replaces everything that pc2 remembers; confirm it", param_hint="--yes")
     with _client() as (client, settings), _source(file) as (source, size):
         before = started_at(client, DEADLINE_S)
         rows = send_backup(client, source, size, settings.config.limits.max_payload_bytes)
         if as_json:
             output.show_value({"status": "ok", "file": file, "rows": rows}, as_json=True)
         else:
-            output.show(exchange_table(rows))
-        wait_until_anew(client, before)
+            output.show(_restore_table(rows))
+        wait_until_restarted(client, before)
     return 0
 
 
@@ -84,11 +97,15 @@ def import_files(
     ],
     as_json: AsJson = False,
 ) -> int:
-    """Store what the older agent had in its JSON files; a second time changes nothing."""
-    wanted = [(path, read_items(path)) for path in files]  # all of them are looked at before anything is sent
+    """Store the content of the older agent's JSON files.
+
+    A second import changes nothing.
+    """
+    wanted = [(path, read_items(path)) for path in files]  # all are read before anything is sent
     counts: dict[str, dict[str, int]] = {}
     with _client() as (client, settings):
-        importer = Importer(client, _own_name(settings))
+        own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else _NOBODY
+        importer = Importer(client, own)
         for path, items in wanted:
             importer.added = importer.there = 0
             importer.store(str(path), items)
@@ -118,22 +135,29 @@ def by(
         for entry in page.entries:
             output.show_line(_line(kind, entry))
         if page.more:
-            output.say("more:", output.FAINT, f"there are older {kind}; see -n, or action memory_by with `before`")
+            output.say("more:", output.FAINT, f"there are older {kind}; raise -n, or call memory_by with before=")
     if written.quarantined:
-        output.say("quarantined:", output.WARN, f"nothing of {name} is recalled; cli memory release {name}")
+        output.say(
+            "quarantined:",
+            output.WARN,
+            f"nothing of {name} is recalled; ./twinhost memory release {name} shows it again",
+        )
     return 0
 
 
 @memory.command("quarantine")
 def quarantine(
     name: Name,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For those who ask later.")] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept, and listed by list_quarantine.")] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Hide from every recall what a caller wrote and will write; nothing is deleted."""
+    """Hide what a caller wrote and will write from every recall.
+
+    Nothing is deleted.
+    """
     with _client() as (client, _):
         reply = client.call("quarantine_memory", deadline_s=DEADLINE_S, name=name, reason=reason)
-    _show_done(reply, f"what {name} wrote is hidden; cli memory release {name} shows it again", as_json=as_json)
+    _show_done(reply, f"what {name} wrote is hidden; ./twinhost memory release {name} shows it again", as_json=as_json)
     return 0
 
 
@@ -155,16 +179,16 @@ def _client() -> Iterator[tuple[Client, Settings]]:
 
 @contextmanager
 def _new_file(file: str) -> Iterator[BinaryIO]:
-    """Open stdout, or a file that is not there yet."""
+    """Open stdout, or a file that does not exist yet."""
     if file == STREAM:
         if sys.stdout.isatty():
-            raise typer.BadParameter("a backup is no text; send stdout to a file", param_hint="FILE")
+            raise typer.BadParameter("a backup is binary; redirect stdout to a file", param_hint="FILE")
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     path = Path(file)
     if path.exists():
-        raise typer.BadParameter(f"{file} is there already; name another", param_hint="FILE")
+        raise typer.BadParameter(f"{file} exists already; name another", param_hint="FILE")
     with new_file(path) as stream:
         yield stream
 
@@ -177,13 +201,9 @@ def _source(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
     try:
         stream = Path(file).open("rb")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise ConfigurationError(f"{file} can't be read ({error.strerror}); see its path and its mode") from None
+        raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
     with stream:
         yield stream, os.fstat(stream.fileno()).st_size or None
-
-
-def _own_name(settings: Settings) -> str:
-    return settings.certificates.own_keys.certificate.owner.name if settings.certificates else _NOBODY
 
 
 def _line(kind: str, entry: dict[str, Any]) -> str:
@@ -201,3 +221,20 @@ def _show_done(reply: dict[str, Any], sentence: str, *, as_json: bool) -> None:
         output.show_value(reply, as_json=True)
     else:
         output.show_line(printable(sentence))
+
+
+def _restore_table(rows: Mapping[str, Mapping[str, object]]) -> RenderableType:
+    columns = ["present", "backup", *(["damaged"] if any("damaged" in each for each in rows.values()) else []), "lost"]
+    return output.table(
+        "What the backup brings",
+        ("kind", *columns),
+        [
+            (kind, *(_count(column, rows[table].get(column)) for column in columns))
+            for table, kind in KINDS.items()
+            if table in rows
+        ],
+    )
+
+
+def _count(column: str, count: object) -> output.Cell:
+    return output.styled("?" if count is None else str(count), output.BAD if column == "lost" and count else "")

@@ -1,28 +1,60 @@
-"""What the older agent had, stored with today's: each thing once, however often it is imported.
+"""`memory import`: the JSON files of the older agent, stored with today's agent; each thing once, however often.
 
-An import is known again by what this operator's key wrote before: an interaction by the id in its metadata, a memory
-by its own, a pattern by type, text and solution. A twin or a memory that is there, whoever wrote it, is left as it is;
-in quarantine too, of which an operator alone can know. What was deleted since is stored again.
+    memory_store.json          {session: [interaction, ...]}, or {session: {"interactions": [...]}}, also below
+                               "sessions"; {"memories": [memory, ...] or {id: memory}} beside these; or [memory, ...]
+        interaction            {"type" or "interaction_type": code, user_query, system_response or error,
+                               "content" or "text" or "message": text, "speaker"?, "metadata"?, ...}
+        memory                 {"content" or "text": text, "id" or "memory_id"?, "keywords"?, "source"?, "strength"?,
+                               "created" or "created_at" or "timestamp"?, "last_accessed"?, ...}
+    error_patterns.json        {error type: [pattern, ...] or pattern}, or [{"error_type": ..., ...pattern}, ...]
+        pattern                {"pattern": regular expression, "solution"?, ...}, or the regular expression itself
+    digital_twin_store.json    {user: {...}}
+
+Other fields of an interaction are kept in its metadata, under `imported`; other fields of a memory or a pattern are
+ignored. A file of another shape is refused, with the place in it, before anything is sent.
+
+An earlier import is recognised by what this operator's key wrote: an interaction by the id in its metadata, a memory by
+its own id, a pattern by type, text and solution. A twin or a memory that exists, whoever wrote it, is left unchanged,
+in quarantine too, which only an operator can see. What was deleted since is stored again.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from twinhost.cli.documents import read
-from twinhost.cli.memory_files import IMPORT_ID, Item
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import MalformedRequest, RequestError
+from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, RequestError
+from twinhost.secure_zmq.wire import Reply
+from twinhost.unified_memory_reasoning.memories.messages import MemoriesFound, MemoriesMerged
+from twinhost.unified_memory_reasoning.provenance.actions import QuarantineList
+from twinhost.unified_memory_reasoning.twins.actions import TwinFound
 
+MEMORY_STORE, ERROR_PATTERNS, TWIN_STORE = "memory_store.json", "error_patterns.json", "digital_twin_store.json"
 _PAGE = 500
 _DEADLINE_S = 15.0
-_OF_A_NEW_MEMORY = frozenset({"id", "content", "keywords", "source", "strength"})
+_NEW_MEMORY_FIELDS = frozenset({"id", "content", "keywords", "source", "strength"})
+IMPORT_ID = "import_id"  # in an interaction's metadata
+_INTERACTION_KINDS = ("code", "user_query", "system_response", "error")
+_CREATED = ("created", "created_at", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One request; `place` is its position in the file."""
+
+    place: str
+    action: str
+    fields: dict[str, Any]
 
 
 class WrittenPage(msgspec.Struct, frozen=True):
-    """A page of what somebody wrote of one kind."""
+    """A page of one kind of entry."""
 
     entries: tuple[dict[str, Any], ...]
     more: bool
@@ -30,50 +62,19 @@ class WrittenPage(msgspec.Struct, frozen=True):
 
 
 class Written(msgspec.Struct, frozen=True):
-    """The answer to `memory_by`."""
+    """The reply to `memory_by`, of any kind of entry."""
 
     name: str
     quarantined: bool
     written: dict[str, WrittenPage]
 
 
-class Hidden(msgspec.Struct, frozen=True):
-    """One writer in quarantine."""
-
-    name: str
-
-
-class HiddenWriters(msgspec.Struct, frozen=True):
-    """The answer to `list_quarantine`."""
-
-    quarantined: tuple[Hidden, ...]
-
-
-class MemoryCount(msgspec.Struct, frozen=True):
-    """The answer to `query_memory`, as far as it says whether there is one."""
-
-    count: int
-
-
-class Merged(msgspec.Struct, frozen=True):
-    """The answer to `sync_memories`, as far as it says what was stored."""
-
-    added: int
-    changed: int
-
-
-class TwinRevision(msgspec.Struct, frozen=True):
-    """The answer to `get_twin`, as far as it says whether there is one."""
-
-    revision: int
-
-
 @dataclass(slots=True)
 class Importer:
-    """Stores items with one agent, and counts them."""
+    """Stores items with one agent, and counts those that it added and those that were there."""
 
     client: Client
-    name: str  # whose key asks
+    name: str  # of the key that asks
     added: int = 0
     there: int = 0
     _known: dict[str, set[Any]] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class Importer:
         """Store what is not there yet.
 
         Raises:
-            MalformedRequest: the agent refuses an item; with its place in the file.
+            MalformedRequest: the agent refuses an item; the sentence has its place in the file.
             TwinhostError: the agent can't be asked, or refuses for another reason.
         """
         for item in items:
@@ -94,29 +95,29 @@ class Importer:
             except MalformedRequest as error:
                 raise MalformedRequest(f"{file}: {item.place} is refused: {error}") from None
             except RequestError as error:
-                told = type(error)(f"{file}: {item.place}: {error}; what came before it is stored")
-                told.code = error.code
-                raise told from None
+                located = type(error)(f"{file}: {item.place}: {error}; what came before it is stored")
+                located.code = error.code
+                raise located from None
             self.added += 1
 
     def _send(self, item: Item) -> None:
-        reply = self.client.call(item.action, deadline_s=_DEADLINE_S, **item.fields)
+        reply = self._call(item.action, **item.fields)
         if item.action != "sync_memories":
             return
-        merged = read(reply, Merged)
-        if merged.added or merged.changed:
+        merged = read(reply, MemoriesMerged)
+        if merged["added"] or merged["changed"]:
             return
-        # It was deleted later than the file says it was told: told now, it is there, and gets the file's `created`.
+        # It was deleted after its last change in the file: store it as new, then give it the file's `created`.
         (memory,) = item.fields["memories"]
-        told = {name: value for name, value in memory.items() if name in _OF_A_NEW_MEMORY}
-        self.client.call("store_memory", deadline_s=_DEADLINE_S, **told)
-        self.client.call(item.action, deadline_s=_DEADLINE_S, **item.fields)
+        new = {name: value for name, value in memory.items() if name in _NEW_MEMORY_FIELDS}
+        self._call("store_memory", **new)
+        self._call(item.action, **item.fields)
 
     def _is_there(self, item: Item) -> bool:
         if item.action == "update_twin":
             user_id = item.fields["user_id"]
-            twin = self.client.call("get_twin", deadline_s=_DEADLINE_S, user_id=user_id)
-            return read(twin, TwinRevision).revision > 0 or user_id in self._hidden("twins", "user_id")
+            twin = read(self._call("get_twin", user_id=user_id), TwinFound)
+            return twin["revision"] > 0 or user_id in self._hidden("twins", "user_id")
         kind, key = _key(item)
         known = self._written(kind)
         if key in known or (kind == "memories" and self._memory_is_there(key)):
@@ -125,40 +126,35 @@ class Importer:
         return False
 
     def _memory_is_there(self, memory_id: str) -> bool:
-        found = self.client.call(
-            "query_memory", deadline_s=_DEADLINE_S, memory_id=memory_id, include_forgotten=True, limit=1
-        )
-        return read(found, MemoryCount).count > 0 or memory_id in self._hidden("memories", "id")
+        found = self._call("query_memory", memory_id=memory_id, include_forgotten=True, limit=1)
+        return read(found, MemoriesFound)["count"] > 0 or memory_id in self._hidden("memories", "id")
 
     def _hidden(self, kind: str, name: str) -> set[Any]:
-        """Return the field `name` of all of a kind whose writer is in quarantine: no answer tells that it is there."""
+        """Return the field `name` of all quarantined entries of a kind, which no other reply shows."""
         if (key := f"hidden {kind}") not in self._known:
-            writers = read(self.client.call("list_quarantine", deadline_s=_DEADLINE_S), HiddenWriters).quarantined
-            self._known[key] = {
-                entry.get(name) for writer in writers for entry in written_by(self.client, writer.name, kind)
-            }
+            writers = read(self._call("list_quarantine"), QuarantineList)["quarantined"]
+            entries = (entry for writer in writers for entry in self._written_by(writer["name"], kind))
+            self._known[key] = {entry.get(name) for entry in entries}
         return self._known[key]
 
     def _written(self, kind: str) -> set[Any]:
         """Return the keys of what this operator has written of a kind."""
         if kind not in self._known:
-            keys: set[Any] = set()
-            for entry in written_by(self.client, self.name, kind):
-                keys |= _keys_of(kind, entry)
-            self._known[kind] = keys
+            self._known[kind] = {key for entry in self._written_by(self.name, kind) for key in _keys_of(kind, entry)}
         return self._known[kind]
 
+    def _written_by(self, name: str, kind: str) -> Iterator[dict[str, Any]]:
+        """Return everything that a caller wrote of one kind, newest first."""
+        before: dict[str, int] = {}
+        while True:
+            page = read(self._call("memory_by", name=name, kind=kind, limit=_PAGE, **before), Written).written[kind]
+            yield from page.entries
+            if not page.more or page.next_before is None:
+                return
+            before = {"before": page.next_before}
 
-def written_by(client: Client, name: str, kind: str) -> Iterator[dict[str, Any]]:
-    """Return all that a caller wrote of one kind, newest first."""
-    before: dict[str, int] = {}
-    while True:
-        fields: dict[str, Any] = {"name": name, "kind": kind, "limit": _PAGE, **before}
-        page = read(client.call("memory_by", deadline_s=_DEADLINE_S, **fields), Written).written[kind]
-        yield from page.entries
-        if not page.more or page.next_before is None:
-            return
-        before = {"before": page.next_before}
+    def _call(self, action: str, **fields: Any) -> Reply:
+        return self.client.call(action, deadline_s=_DEADLINE_S, **fields)
 
 
 def _key(item: Item) -> tuple[str, Any]:
@@ -175,6 +171,175 @@ def _keys_of(kind: str, entry: dict[str, Any]) -> set[Any]:
         return {entry.get("metadata", {}).get(IMPORT_ID)}
     if kind == "memories":
         return {entry.get("id")}
-    # One without a solution is there as soon as its pattern is.
+    # A pattern without a solution is there as soon as the pattern is, with any.
     known = (entry.get("error_type"), entry.get("pattern"))
     return {(*known, entry.get("solution")), (*known, None)}
+
+
+def read_items(path: Path) -> list[Item]:
+    """Return what a file has to store, in its order.
+
+    Raises:
+        ConfigurationError: it is none of the three files, can't be read, or has another shape.
+    """
+    readers: dict[str, Callable[[Any], Iterable[Item]]] = {
+        MEMORY_STORE: _memory_store,
+        ERROR_PATTERNS: _error_patterns,
+        TWIN_STORE: _twins,
+    }
+    if path.name not in readers:
+        raise ConfigurationError(f"{path} is none of {', '.join(readers)}; use the older agent's file names")
+    try:
+        content = msgspec.json.decode(path.read_bytes())
+        return list(readers[path.name](content))
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be read ({error.strerror}); check its path and its mode") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is not JSON: {error}; copy it from the older agent again") from None
+    except _OtherShape as error:
+        raise ConfigurationError(f"{path}: {error}; correct it, and import it again") from None
+
+
+class _OtherShape(Exception):
+    """A file has another shape; the message says what was expected and where."""
+
+    def __init__(self, expected: str, got: Any, place: str) -> None:
+        super().__init__(f"Expected {expected}, got {_kind(got)} - at `{place}`")
+
+
+def _memory_store(content: Any) -> Iterator[Item]:
+    if isinstance(content, list):
+        yield from _memories(content, "$")
+        return
+    store = dict(_object(content, "an object of sessions, or an array of memories", "$"))
+    if "memories" in store:
+        yield from _memories(store.pop("memories"), "$.memories")
+    if "sessions" in store:
+        sessions = _object(store.pop("sessions"), "an object of sessions", "$.sessions")
+        yield from _sessions(sessions, "$.sessions")
+    yield from _sessions({name: value for name, value in store.items() if isinstance(value, list | dict)}, "$")
+    for name, value in store.items():
+        if not isinstance(value, list | dict):
+            raise _OtherShape("an array of interactions", value, f"$.{name}")
+
+
+def _sessions(sessions: Mapping[str, Any], place: str) -> Iterator[Item]:
+    for session, value in sessions.items():
+        at = f"{place}.{session}"
+        if isinstance(value, dict) and "interactions" in value:
+            value, at = value["interactions"], f"{at}.interactions"  # noqa: PLW2901 - the same, one level deeper
+        seen: Counter[str] = Counter()  # the same content may be there twice
+        for number, entry in enumerate(_array(value, "an array of interactions", at)):
+            yield _interaction(session, entry, f"{at}[{number}]", seen)
+
+
+def _interaction(session: str, entry: Any, at: str, seen: Counter[str]) -> Item:
+    left = dict(_object(entry, "an interaction", at))
+    kind = _first(left, ("interaction_type", "type"), at)
+    if kind not in _INTERACTION_KINDS:
+        raise _OtherShape(f"one of {', '.join(_INTERACTION_KINDS)}", kind, f"{at}.type")
+    content = _text(_first(left, ("content", "text", "message"), at), f"{at}.content")
+    metadata = dict(_object(left.pop("metadata", None) or {}, "an object", f"{at}.metadata"))
+    fields: dict[str, Any] = {"session_id": session, "interaction_type": kind, "content": content}
+    if left.get("speaker") is not None:
+        fields["speaker"] = _text(left["speaker"], f"{at}.speaker")
+    left.pop("speaker", None)
+    identity = _digest(session, entry)
+    seen[identity] += 1
+    fields["metadata"] = {**metadata, IMPORT_ID: f"{identity}-{seen[identity]}", **({"imported": left} if left else {})}
+    return Item(at, "add_interaction", fields)
+
+
+def _memories(content: Any, place: str) -> Iterator[Item]:
+    if isinstance(content, dict):
+        entries = [(f"{place}.{name}", name, value) for name, value in content.items()]
+    else:
+        array = _array(content, "an array of memories", place)
+        entries = [(f"{place}[{number}]", None, value) for number, value in enumerate(array)]
+    for at, name, entry in entries:
+        yield _memory(name, _object(entry, "a memory", at), at)
+
+
+def _memory(name: str | None, entry: Mapping[str, Any], at: str) -> Item:
+    content = _text(_first(dict(entry), ("content", "text"), at), f"{at}.content")
+    own = entry.get("id") or entry.get("memory_id") or name or f"import-{_digest(content)}"
+    fields: dict[str, Any] = {"id": _text(own, f"{at}.id"), "content": content}
+    fields |= {key: entry[key] for key in ("keywords", "source", "strength") if entry.get(key) is not None}
+    created = next((entry[key] for key in _CREATED if entry.get(key) is not None), None)
+    accessed = entry.get("last_accessed") or created
+    if accessed is None:
+        return Item(at, "store_memory", fields)
+    fields["last_accessed"] = accessed
+    if created is not None:
+        fields["created"] = created
+    return Item(at, "sync_memories", {"memories": [fields]})  # keeps its times
+
+
+def _error_patterns(content: Any) -> Iterator[Item]:
+    if isinstance(content, list):
+        for number, entry in enumerate(content):
+            at = f"$[{number}]"
+            pattern = _object(entry, "an error pattern", at)
+            yield _pattern(_text(_first(dict(pattern), ("error_type",), at), f"{at}.error_type"), pattern, at)
+        return
+    for error_type, value in _object(content, "an object of error types", "$").items():
+        at = f"$.{error_type}"
+        if isinstance(value, list):
+            for number, entry in enumerate(value):
+                yield _pattern(error_type, entry, f"{at}[{number}]")
+        else:
+            yield _pattern(error_type, value, at)
+
+
+def _pattern(error_type: str, entry: Any, at: str) -> Item:
+    if isinstance(entry, str):
+        return Item(at, "add_error_pattern", {"error_type": error_type, "pattern": entry})
+    given = _object(entry, "an error pattern", at)
+    pattern = _text(_first(dict(given), ("pattern",), at), f"{at}.pattern")
+    fields: dict[str, Any] = {"error_type": error_type, "pattern": pattern}
+    if given.get("solution"):
+        fields["solution"] = _text(given["solution"], f"{at}.solution")
+    return Item(at, "add_error_pattern", fields)
+
+
+def _twins(content: Any) -> Iterator[Item]:
+    for user, twin in _object(content, "an object of users", "$").items():
+        data = dict(_object(twin, "a twin, an object", f"$.{user}"))
+        yield Item(f"$.{user}", "update_twin", {"user_id": user, "twin_data": data})
+
+
+def _first(entry: dict[str, Any], names: tuple[str, ...], at: str) -> Any:
+    """Remove and return the first of some fields that is present."""
+    for name in names:
+        if name in entry:
+            return entry.pop(name)
+    raise _OtherShape(f"a field `{names[0]}`", entry, at)
+
+
+def _object(value: Any, expected: str, at: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _OtherShape(expected, value, at)
+    return value
+
+
+def _array(value: Any, expected: str, at: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _OtherShape(expected, value, at)
+    return value
+
+
+def _text(value: Any, at: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise _OtherShape("a text", value, at)
+    return value
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value[:64])
+    names = {dict: "an object", list: "an array", type(None): "null", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:40]

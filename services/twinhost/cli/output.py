@@ -1,11 +1,16 @@
-"""The two streams: tables and JSON on stdout, one sentence per failure on stderr.
+"""The two output streams: tables and JSON on stdout, one sentence for each failure on stderr.
 
-Colours are for terminals; whatever goes to a pipe is plain. Cells are Text, never markup.
+Colours are for terminals; a pipe gets plain text. Agents choose their names, statuses, and sentences, so nothing from
+them can control a terminal: cells are Text and never markup, and a control character, which could move the cursor, set
+the window's title, or reverse the reading direction, is shown as its escape.
 """
 
+import json
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from rich.cells import cell_len
@@ -14,8 +19,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from twinhost.cli.failures import Failure
-from twinhost.cli.printable import printable, to_json
+from twinhost.secure_zmq.errors import RequestError, TwinhostError
 
 MAX_CELL_COLUMNS = 40  # the longest name in the configuration has 27
 PIPE_COLUMNS = 80  # every table fits; a terminal has its own width
@@ -24,7 +28,39 @@ _GAP = 2  # blanks between two columns
 MAX_SENTENCE_CHARACTERS = 600  # of a cell that is a sentence
 GOOD, WARN, BAD, LOUD, FAINT, HEADING = "green", "yellow", "red", "bold white on red", "dim", "bold"
 
-Cell = str | Text  # a plain string is made printable; a Text was, by styled()
+Cell = str | Text  # a str is made printable; a Text was, by styled()
+# Control and format characters, lone surrogates, line and paragraph separators, unassigned code points.
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong: a snake_case code for programs, a sentence for people."""
+
+    code: str
+    sentence: str
+
+    @classmethod
+    def of(cls, error: TwinhostError) -> "Failure":
+        """Return an error as a failure: the wire's code, or the name of the error's type."""
+        if isinstance(error, RequestError):
+            return cls(error.code, str(error))
+        return cls(re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower(), str(error))
+
+    def about(self, subject: str) -> "Failure":
+        """Return the same failure with the name of what it concerns in its sentence."""
+        return Failure(self.code, f"{subject}: {self.sentence}")
+
+    def as_reply(self) -> dict[str, Any]:
+        """Return it in the shape of an error reply on the wire."""
+        return {"status": "error", "code": self.code, "error": self.sentence}
+
+
+def status_of(failures: Sequence[Failure]) -> dict[str, Any]:
+    """Return the beginning of a JSON answer: status ok, or the code of the first failure and every sentence."""
+    if not failures:
+        return {"status": "ok"}
+    return Failure(failures[0].code, "; ".join(failure.sentence for failure in failures)).as_reply()
 
 
 def show(*parts: RenderableType) -> None:
@@ -50,7 +86,13 @@ def show_failure(failure: Failure, *, as_json: bool) -> None:
     """Write a failure: its sentence to stderr and, for programs, an error object to stdout."""
     if as_json:
         show_value(failure.as_reply(), as_json=True)
-    say("error", BAD, f"[{failure.code}]: {failure.sentence}")
+    say_failures([failure])
+
+
+def say_failures(failures: Iterable[Failure]) -> None:
+    """Write one line to stderr for each failure."""
+    for failure in failures:
+        say("error", BAD, f"[{failure.code}]: {failure.sentence}")
 
 
 def say(word: str, style: str, sentence: str) -> None:
@@ -59,26 +101,26 @@ def say(word: str, style: str, sentence: str) -> None:
 
 
 def styled(content: str, style: str) -> Text:
-    """Return a printable text in a style."""
+    """Return text in a style, made printable."""
     return Text(printable(content), style)
 
 
 def words(*pieces: Cell) -> Text:
-    """Return one text of several pieces, a space between them."""
+    """Return several pieces with spaces between them."""
     return Text(" ").join(_text(piece) for piece in pieces)
 
 
 def lines(*pieces: Cell) -> Text:
-    """Return one text of several lines."""
+    """Return several pieces as lines."""
     return Text("\n").join(_text(piece) for piece in pieces)
 
 
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, whole: Sequence[str] = ()
 ) -> RenderableType:
-    """Return a titled table without a frame; where it is too wide, the first column stays whole and others fold.
+    """Return a titled table without a frame; if it is too wide, the first column stays whole and others fold.
 
-    Cells are cut short, but for those of the columns in `whole`, which hold sentences.
+    Cells are truncated, except in the columns in `whole`, which hold sentences.
     """
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for number, column in enumerate(columns):
@@ -89,12 +131,12 @@ def table(
 
 
 def records(title: str, columns: Sequence[str], rows: Iterable[tuple[Sequence[Cell], Cell]]) -> RenderableType:
-    """Return a titled table whose rows have a line below them, as wide as the table, for what fits no column."""
+    """Return a titled table whose rows have a line of the table's width below them, for what fits no column."""
     return Group(Text(title, HEADING), _Records([_text(column) for column in columns], list(rows)))
 
 
 class _Records:
-    """Rich can't let a cell reach over several columns, so each row is a table of its own, all of the same widths."""
+    """Rich has no cell that spans columns, so each row is a table of its own, all with the same widths."""
 
     def __init__(self, header: Sequence[Text], rows: Sequence[tuple[Sequence[Cell], Cell]]) -> None:
         self._rows = [(header, None), *(([_text(cell) for cell in cells], _text(below)) for cells, below in rows)]
@@ -118,7 +160,7 @@ def _widest(cell: Text) -> int:
 
 
 def _cell(cell: Cell, *, sentence: bool) -> Text:
-    """Return a cell that no agent can make so wide that the others' names are squeezed; --json has it whole."""
+    """Limit the width, so that no agent can push others' names out of the table; --json has the whole text."""
     content = _text(cell)
     if sentence:
         content.truncate(MAX_SENTENCE_CHARACTERS, overflow="ellipsis")
@@ -132,7 +174,7 @@ def _text(cell: Cell) -> Text:
 
 
 def _rendered(stream: TextIO, part: RenderableType, pipe_columns: int | None) -> str:
-    """Return what rich makes of a part for this stream; without `pipe_columns` it stays on one line."""
+    """Return a part as text for this stream; without `pipe_columns` it stays on one line."""
     terminal = stream.isatty()
     console = Console(
         file=stream,
@@ -150,3 +192,29 @@ def _rendered(stream: TextIO, part: RenderableType, pipe_columns: int | None) ->
 def _write(stream: TextIO, content: str) -> None:
     stream.write(content)
     stream.flush()
+
+
+def printable(text: str) -> str:
+    r"""Return the text on one line, each unsafe character as its escape, such as `\x1b`."""
+    return "".join(_escaped(character) if _unsafe(character) else character for character in text)
+
+
+def to_json(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
+    r"""Return a value as JSON in which each unsafe character is `\uXXXX`."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=separators)
+    # Every line break here is the layout's: inside a string it is \n already.
+    return "".join(_json_escaped(c) if _unsafe(c) and c != "\n" else c for c in text)
+
+
+def _unsafe(character: str) -> bool:
+    return unicodedata.category(character) in _UNSAFE_CATEGORIES
+
+
+def _escaped(character: str) -> str:
+    return character.encode("ascii", "backslashreplace").decode() if character > "\x7f" else f"\\x{ord(character):02x}"
+
+
+def _json_escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))

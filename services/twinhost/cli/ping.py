@@ -1,4 +1,4 @@
-"""`ping`: round trips to the agents, each over a session that was authenticated."""
+"""`ping`: round trips to the agents, over authenticated sessions."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, find_agent
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
-from twinhost.cli.failures import Failure
+from twinhost.cli.output import Failure
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import TwinhostError
 
@@ -21,7 +21,7 @@ MAX_COUNT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class RoundTrips:
-    """What was measured, in milliseconds; `connect_ms` is the first one, with the handshake."""
+    """Times in milliseconds; `connect_ms` is the first round trip, with the handshake."""
 
     count: int
     connect_ms: float
@@ -31,9 +31,9 @@ class RoundTrips:
 
 
 def ping(
-    agent: Annotated[str | None, typer.Argument(metavar="AGENT", help="One agent; every one if left out.")] = None,
+    agent: Annotated[str | None, typer.Argument(metavar="AGENT", help="One agent; all of them if omitted.")] = None,
     count: Annotated[
-        int, typer.Option("--count", metavar="N", min=1, max=MAX_COUNT, help="Round trips each.")
+        int, typer.Option("--count", metavar="N", min=1, max=MAX_COUNT, help="Round trips to each.")
     ] = DEFAULT_COUNT,
     as_json: AsJson = False,
 ) -> int:
@@ -46,8 +46,7 @@ def ping(
         output.show_value(_document(settings, results, failures), as_json=True)
     else:
         output.show(_link(settings), _table(results))
-    for failure in failures:
-        output.say("error", output.BAD, f"[{failure.code}]: {failure.sentence}")
+    output.say_failures(failures)
     return 1 if failures else 0
 
 
@@ -70,9 +69,8 @@ def _measure(settings: Settings, agent: Agent, count: int) -> RoundTrips | Failu
 def _document(
     settings: Settings, results: list[tuple[Agent, RoundTrips | Failure]], failures: list[Failure]
 ) -> dict[str, Any]:
-    verdict: dict[str, Any] = failures[0].as_reply() if failures else {"status": "ok"}
     return {
-        **verdict,
+        **output.status_of(failures[:1]),
         "link": "encrypted" if settings.secure else "open",
         "agents": {
             agent.name: result.as_reply() if isinstance(result, Failure) else {"status": "ok", **asdict(result)}

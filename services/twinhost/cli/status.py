@@ -1,6 +1,9 @@
-"""`status`: both agents, the link between them, who is connected as whom, and who is registered."""
+"""`status` and `agents`: both agents, the link between them, who is connected, and who is registered."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -9,65 +12,186 @@ from rich.text import Text
 
 from twinhost.agent.health import OPEN_LINK as OPEN_LINK_WARNING
 from twinhost.cli import output
-from twinhost.cli.agents import registrations_table
-from twinhost.cli.arguments import AsJson, Wait
-from twinhost.cli.connect import OPEN_LINK, load_settings
-from twinhost.cli.documents import age, duration
-from twinhost.cli.failures import Failure
-from twinhost.cli.survey import AgentReport, Survey, survey_until_healthy
+from twinhost.cli.arguments import DEADLINE_S, AsJson, Wait
+from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
+from twinhost.cli.documents import Health, Peers, Registration, Registrations, age, duration, read
+from twinhost.cli.output import Failure
+from twinhost.network_config import Agent
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.wire import Reply
+
+QUESTION_DEADLINE_S = 3.0  # for each question; a healthy agent takes milliseconds
+_LAST_DEADLINE_S = 0.5  # the minimum for the last round of a wait
+_PAUSE_S = 0.5  # between two rounds
+HEALTHY_STATUSES = frozenset({"HEALTHY", "ok"})  # as get_ok_agents counts them
+_NO_REFUSALS = {"accepted", "announced_probe"}  # doctor announces its probes, which should be refused
+_ITSELF = "(itself)"  # a key's owner can't have parentheses in its name
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReport:
+    """What one agent answered; None for what it did not answer, or was not asked."""
+
+    agent: Agent
+    health: Health | None = None
+    document: Reply | None = None  # the whole health document
+    peers: Peers | None = None
+    registered: tuple[Registration, ...] | None = None
+    failure: Failure | None = None  # the first question that failed
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """One round of questions to every agent."""
+
+    settings: Settings
+    reports: tuple[AgentReport, ...]
+
+    @property
+    def registry(self) -> AgentReport:
+        """The report of the agent with which the others register."""
+        return next(report for report in self.reports if report.agent == self.settings.registry_agent)
+
+    def failures(self) -> list[Failure]:
+        """Return what is wrong: no answer, refusals, failed checks, and agents that are not registered."""
+        found = [report.failure.about(report.agent.name) for report in self.reports if report.failure]
+        for report in self.reports:
+            found.extend(_unhealthy(report))
+        registered = self.registry.registered
+        if registered is not None:
+            by_name = {registration.name: registration for registration in registered}
+            for report in self.reports:
+                if report is not self.registry:
+                    found.extend(_unregistered(report.agent.name, by_name.get(report.agent.name)))
+        return found
 
 
 def status(wait: Wait = 0.0, as_json: AsJson = False) -> int:
     """Show both agents, the link, and who is connected.
 
-    Exit status 1 if an agent does not answer, is not well, or is not registered.
+    Exit status 1 if an agent does not answer, is unhealthy, or is not registered.
     """
-    progress = _Progress(quiet=as_json)
-    survey = survey_until_healthy(load_settings(), wait, progress.show)
+    shown = ""
+
+    def show_progress(failures: Sequence[Failure]) -> None:
+        nonlocal shown
+        sentence = failures[0].sentence
+        if not as_json and sentence != shown:
+            output.say("waiting:", output.FAINT, sentence)
+        shown = sentence
+
+    survey = survey_until_healthy(load_settings(), wait, show_progress)
     failures = survey.failures()
     if as_json:
         output.show_value(_document(survey, failures), as_json=True)
     else:
         output.show(*_view(survey))
-    for failure in failures:
-        output.say("error", output.BAD, f"[{failure.code}]: {failure.sentence}")
+    output.say_failures(failures)
     return 1 if failures else 0
 
 
-class _Progress:
-    """Says on stderr what is waited for, whenever that changes."""
+def agents(as_json: AsJson = False) -> int:
+    """List the registered agents."""
+    settings = load_settings()
+    with settings.client(settings.registry_agent) as client:
+        reply = client.call("get_registered_agents", deadline_s=DEADLINE_S)
+        now = str(client.call("ping", deadline_s=DEADLINE_S)["timestamp"])  # of the clock that `last_seen` is from
+    registered = read(reply, Registrations).agents
+    if as_json:
+        output.show_value({"status": "ok", "agents": reply["agents"]}, as_json=True)
+    else:
+        output.show(_registrations_table(registered, now))
+    return 0
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._shown = ""
 
-    def show(self, failures: Sequence[Failure]) -> None:
-        sentence = failures[0].sentence
-        if not self._quiet and sentence != self._shown:
-            output.say("waiting:", output.FAINT, sentence)
-        self._shown = sentence
+def survey_until_healthy(settings: Settings, wait_s: float, on_retry: Callable[[Sequence[Failure]], None]) -> Survey:
+    """Ask every agent until nothing is wrong or the time is up, and return the last round.
+
+    Args:
+        settings: whom to ask, and as whom.
+        wait_s: seconds; with 0 there is one round.
+        on_retry: called with what is wrong before each further round.
+
+    Raises:
+        ConfigurationError: SystemDigitalTwin is missing in the configuration.
+    """
+    ends = time.monotonic() + wait_s
+    _ = settings.registry_agent  # raises before anybody is asked
+    opened: dict[str, Client] = {}
+    with ExitStack() as stack:
+
+        def client_of(agent: Agent) -> Client:
+            """Return a client that is kept between rounds; while no key can be pinned, each round tries again."""
+            if agent.name not in opened:
+                opened[agent.name] = stack.enter_context(settings.client(agent))
+            return opened[agent.name]
+
+        while True:
+            left_s = ends - time.monotonic()
+            deadline_s = min(QUESTION_DEADLINE_S, max(_LAST_DEADLINE_S, left_s)) if wait_s else QUESTION_DEADLINE_S
+            agents_asked = settings.config.agents.values()
+            survey = Survey(settings, tuple(_ask(settings, agent, client_of, deadline_s) for agent in agents_asked))
+            failures = survey.failures()
+            pause_s = min(_PAUSE_S, ends - time.monotonic())
+            if not failures or pause_s <= 0:
+                return survey
+            on_retry(failures)
+            time.sleep(pause_s)
+
+
+def _ask(settings: Settings, agent: Agent, client_of: Callable[[Agent], Client], deadline_s: float) -> AgentReport:
+    """Ask one agent everything, up to the first failure."""
+    health = document = peers = registered = failure = None
+    try:
+        client = client_of(agent)
+        document = client.call("health", deadline_s=deadline_s)
+        health = read(document, Health)
+        if agent == settings.registry_agent:
+            registered = read(client.call("get_registered_agents", deadline_s=deadline_s), Registrations).agents
+        if settings.secure:  # on an open link nobody is authenticated, and the question is refused
+            peers = read(client.call("get_peers", deadline_s=deadline_s), Peers)
+    except TwinhostError as error:
+        failure = Failure.of(error)
+    return AgentReport(agent, health, document, peers, registered, failure)
+
+
+def _unhealthy(report: AgentReport) -> list[Failure]:
+    health, name = report.health, report.agent.name
+    if health is None or (health.agent == name and health.ready and health.status == "ok"):
+        return []
+    if health.agent != name:
+        sentence = f"{report.agent.endpoint} is {health.agent}, not {name}; correct network_config.yaml"
+        return [Failure("wrong_agent", sentence)]
+    faults = [f"{check}: {result.detail}" for check, result in health.checks.items() if not result.ok]
+    ready = "" if health.ready else ", not ready"
+    return [Failure("unhealthy", f"{name} is {health.status}{ready} ({'; '.join(faults) or 'no check says why'})")]
+
+
+def _unregistered(name: str, registration: Registration | None) -> list[Failure]:
+    if registration is None:
+        return [Failure("not_registered", f"{name} is not registered with SystemDigitalTwin")]
+    if registration.status in HEALTHY_STATUSES:
+        return []
+    return [Failure("unhealthy", f"{name} is registered with SystemDigitalTwin as {registration.status}")]
 
 
 def _document(survey: Survey, failures: Sequence[Failure]) -> dict[str, Any]:
-    verdict: dict[str, Any] = {"status": "ok"}
-    if failures:
-        verdict = Failure(failures[0].code, "; ".join(failure.sentence for failure in failures)).as_reply()
     return {
-        **verdict,
+        **output.status_of(failures),
         "link": "encrypted" if survey.settings.secure else "open",
-        "agents": {report.agent.name: _agent_document(report) for report in survey.reports},
+        "agents": {
+            report.agent.name: {
+                "host": report.agent.host.name,
+                "endpoint": report.agent.endpoint,
+                "health": report.document,
+                "peers": msgspec.to_builtins(report.peers.peers) if report.peers else None,
+                "handshakes": report.peers.handshakes if report.peers else None,
+                "failure": report.failure.as_reply() if report.failure else None,
+            }
+            for report in survey.reports
+        },
         "registered_agents": msgspec.to_builtins(survey.registry.registered),
-    }
-
-
-def _agent_document(report: AgentReport) -> dict[str, Any]:
-    return {
-        "host": report.agent.host.name,
-        "endpoint": report.agent.endpoint,
-        "health": report.document,
-        "peers": msgspec.to_builtins(report.peers.peers) if report.peers else None,
-        "handshakes": report.peers.handshakes if report.peers else None,
-        "failure": report.failure.as_reply() if report.failure else None,
     }
 
 
@@ -78,7 +202,7 @@ def _view(survey: Survey) -> list[RenderableType]:
     if any(report.peers for report in survey.reports):
         parts.append(_peers_table(survey))
     if survey.registry.registered is not None and survey.registry.health is not None:
-        parts.append(registrations_table(survey.registry.registered, survey.registry.health.timestamp))
+        parts.append(_registrations_table(survey.registry.registered, survey.registry.health.timestamp))
     if refused := [row for report in survey.reports for row in _refused_handshakes(report)]:
         parts.append(output.table("Handshakes refused since the agent's start", ("on", "cause", "count"), refused))
     return parts
@@ -89,13 +213,13 @@ def _link(survey: Survey) -> Text:
     if certificates is None:
         return output.lines(
             output.words(output.styled("LINK OPEN", output.LOUD), OPEN_LINK),
-            "operator's actions are refused; SECURE_ZMQ=1 in .env closes the link",
+            "operator actions are refused; set SECURE_ZMQ=1 in .env to secure the link",
         )
     asked_as = certificates.own_keys.certificate.owner.name
-    if not any(report.health for report in survey.reports):
-        return output.words(output.styled("Link", output.HEADING), f"no agent answered {asked_as}")
+    answered = any(report.health for report in survey.reports)
+    sentence = f"encrypted and authenticated with CURVE, asked as {asked_as}"
     return output.words(
-        output.styled("Link", output.HEADING), f"encrypted and authenticated with CURVE, asked as {asked_as}"
+        output.styled("Link", output.HEADING), sentence if answered else f"no agent answered {asked_as}"
     )
 
 
@@ -108,21 +232,20 @@ def _agents_table(survey: Survey) -> RenderableType:
             well = health.status == "ok" and health.ready
             link = "CURVE" if health.secure else output.styled("OPEN", output.LOUD)
             cells = [output.styled(health.status, output.GOOD if well else output.BAD), duration(health.uptime_s), link]
-        rows.append(
-            [report.agent.name, report.agent.host.name, report.agent.host.authority(report.agent.zmq_port), *cells]
-        )
+        host = report.agent.host
+        rows.append([report.agent.name, host.name, host.authority(report.agent.zmq_port), *cells])
     return output.table("Agents", ("agent", "host", "endpoint", "health", "uptime", "link"), rows)
 
 
 def _warnings(report: AgentReport) -> list[tuple[str, Text]]:
-    """What somebody should do in time; that the link is open is said first, and once."""
+    """Leave out the open link, which is the first line of the view already."""
     sentences = report.health.warnings if report.health else ()
     host = report.agent.host.name
     return [(host, output.styled(sentence, output.WARN)) for sentence in sentences if sentence != OPEN_LINK_WARNING]
 
 
 def _peers_table(survey: Survey) -> RenderableType:
-    """One row for each key, whichever agents list it; the fingerprint stands below the name."""
+    """One row for each key, whichever agents list it; the fingerprint is below the name."""
     seen: dict[tuple[str, str, tuple[str, ...], str], list[tuple[str, str]]] = {}
     for report in survey.reports:
         if report.peers is None or report.health is None:
@@ -130,8 +253,8 @@ def _peers_table(survey: Survey) -> RenderableType:
         for peer in report.peers.peers:
             sessions = seen.setdefault((peer.name, peer.host, peer.roles, peer.fingerprint), [])
             if peer.sessions or peer.last_seen:
-                heard = age(peer.last_seen, report.health.timestamp)
-                sessions.append((f"{peer.sessions} on {report.agent.host.name}", heard))
+                last_seen = age(peer.last_seen, report.health.timestamp)
+                sessions.append((f"{peer.sessions} on {report.agent.host.name}", last_seen))
     rows = []
     for (name, host, roles, fingerprint), sessions in seen.items():
         counts, ages = zip(*sessions or [("none", "never")], strict=True)
@@ -141,7 +264,24 @@ def _peers_table(survey: Survey) -> RenderableType:
     return output.records("Who authenticated as whom", columns, rows)
 
 
-_NO_REFUSALS = {"accepted", "announced_probe"}  # what doctor announced was refused as it should be
+def _registrations_table(registered: Sequence[Registration], now: str) -> RenderableType:
+    """The column `by` is shown only if an agent was registered by another one; `now` is what ages count from."""
+    rows: list[list[output.Cell]] = [
+        [
+            agent.name,
+            agent.location,
+            output.styled(agent.status, output.GOOD if agent.status in HEALTHY_STATUSES else output.BAD),
+            age(agent.last_seen, now),
+            f"{agent.host}:{agent.port}" if agent.host is not None and agent.port is not None else "-",
+        ]
+        for agent in registered
+    ]
+    columns = ["name", "where", "status", "seen", "endpoint"]
+    if any(agent.registered_by != agent.name for agent in registered):
+        columns.append("by")
+        for row, agent in zip(rows, registered, strict=True):
+            row.append(_ITSELF if agent.registered_by == agent.name else agent.registered_by or "-")
+    return output.table(f"Registered agents ({len(rows)})", columns, rows)
 
 
 def _refused_handshakes(report: AgentReport) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""`watch`: what was missed of mainpc's event feed, and then what comes; nothing lost, nothing twice."""
+"""`watch`: mainpc's event feed, with what was missed of it; nothing is lost and nothing is shown twice."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,19 +10,17 @@ import typer
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
 from twinhost.cli.connect import load_settings
-from twinhost.cli.documents import Happenings, read
-from twinhost.cli.failures import Failure
-from twinhost.cli.printable import printable, to_json
-from twinhost.secure_zmq.client import Client
+from twinhost.cli.documents import read
+from twinhost.cli.output import Failure, printable, to_json
+from twinhost.secure_zmq.client import Client, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, TwinhostError
-from twinhost.secure_zmq.subscriber import FeedEvent, Subscriber
 
-KEPT = {"EVENT:": "get_events", "ERROR:": "get_errors"}  # topics that mainpc keeps, and what it is asked for them
+KEPT = {"EVENT:": "get_events", "ERROR:": "get_errors"}  # stored topics, and the action that returns them
 TOPICS = (*KEPT, "AGENT:", "TRUST:")
 _PAGE = 500
-_LOOK_EVERY_S = 0.5
-_ASK_EVERY_S = 1.0  # the last event may have got lost, and none follows that shows it
-_DEAF_AFTER_S = 10.0  # without a session with the feed, while mainpc answers: a handshake may take 4
+_POLL_S = 0.5
+_ASK_EVERY_S = 1.0  # if the last event is lost, no later one shows the gap
+_NO_SESSION_AFTER_S = 10.0  # without a session with the feed, while mainpc answers: a handshake may take 4
 _NOT_SHOWN = frozenset({"seq", "previous_seq", "time", "timestamp", "propagate", "ttl", "written_by"})
 
 Show = Callable[[str, dict[str, Any]], None]
@@ -30,20 +28,24 @@ Show = Callable[[str, dict[str, Any]], None]
 
 def watch(
     topic: Annotated[
-        list[str] | None, typer.Option("--topic", metavar="TOPIC", help=f"Of {', '.join(TOPICS)}; all of them without.")
+        list[str] | None,
+        typer.Option(
+            "--topic", metavar="TOPIC", help=f"One of {', '.join(TOPICS)}, repeatable; all of them if omitted."
+        ),
     ] = None,
     since: Annotated[
-        int | None, typer.Option("--since", metavar="SEQ", min=0, help="Show what was kept after that number first.")
+        int | None,
+        typer.Option("--since", metavar="SEQ", min=0, help="First show the stored events after this number."),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Follow the event feed of mainpc, until Ctrl-C.
 
-    Where the connection is lost, what came meanwhile is shown when it is back. With --json one line of JSON each.
+    After a lost connection, what came meanwhile is shown. With --json each event is one line of JSON.
     """
     topics = topic or list(TOPICS)
     if unknown := [each for each in topics if each not in TOPICS]:
-        raise typer.BadParameter(f"{unknown[0]!r} is no topic; there are: {', '.join(TOPICS)}", param_hint="--topic")
+        raise typer.BadParameter(f"{unknown[0]!r} is no topic; use {', '.join(TOPICS)}", param_hint="--topic")
     settings = load_settings()
     mainpc = settings.registry_agent
     feed_at = settings.feed_address(mainpc)
@@ -59,11 +61,20 @@ def watch(
     return 0
 
 
+class Page(msgspec.Struct, frozen=True):
+    """The reply to `get_events` or `get_errors`, newest first; an older mainpc has no `let_go_to`."""
+
+    entries: tuple[dict[str, Any], ...]
+    more: bool
+    last_seq: int  # of everything that was ever stored
+    let_go_to: int = 0  # the newest that was deleted for newer ones
+
+
 class Watcher:
-    """Keeps the order over all topics: by the numbers in what comes it knows what it missed, and asks for that."""
+    """Keeps the order over all topics: sequence numbers show what was missed, which is then asked for."""
 
     def __init__(self, client: Client, feed_at: str, kept: list[str], show: Show, since: int | None) -> None:
-        """Begin after `since`, or with what comes from now on; `feed_at` is named where nothing is heard of it.
+        """Begin after `since`, or with the next event; `feed_at` is the feed's address, for error sentences.
 
         Raises:
             TwinhostError: mainpc can't be asked.
@@ -79,33 +90,33 @@ class Watcher:
         Raises:
             TwinhostError: mainpc refuses for good, or its feed never held a session.
         """
-        connected, look_at, told = False, 0.0, None
-        hears, heard_at = False, time.monotonic()
+        connected, ask_at, shown = False, 0.0, None
+        had_session, session_at = False, time.monotonic()
         while True:
-            event = subscriber.get(_LOOK_EVERY_S)
+            event = subscriber.get(_POLL_S)
             try:
-                if event is not None:  # before mainpc is asked: what nobody keeps must not get lost where that fails
+                if event is not None:  # before mainpc is asked, which may fail: not every event is stored
                     self._take(event)
-                if (subscriber.connected and not connected) or time.monotonic() >= look_at:
+                if (subscriber.connected and not connected) or time.monotonic() >= ask_at:
                     self._catch_up()
-                    look_at = time.monotonic() + _ASK_EVERY_S
-                if event is not None or (connected and subscriber.connected):  # twice: the feed may hang up at once
-                    hears, heard_at = True, time.monotonic()
+                    ask_at = time.monotonic() + _ASK_EVERY_S
+                if event is not None or (connected and subscriber.connected):  # twice: the feed may disconnect at once
+                    had_session, session_at = True, time.monotonic()
                 connected = subscriber.connected
                 fault: TwinhostError | None = subscriber.fault
-                if fault is None and time.monotonic() - heard_at > _DEAF_AFTER_S:
+                if fault is None and time.monotonic() - session_at > _NO_SESSION_AFTER_S:
                     fault = NotGranted(
-                        f"mainpc answers and its event feed at {self._feed_at} holds no session with this key; "
-                        "grant it `subscribe` of these topics in network_config.yaml, or open the port"
+                        f"mainpc answers, but its event feed at {self._feed_at} keeps no session with this key; "
+                        "grant it `subscribe` for these topics in network_config.yaml, or open the port"
                     )
-                    if not hears:
+                    if not had_session:
                         raise fault
-                told = self._tell(fault, told)
+                shown = self._say(fault, shown)
             except TwinhostError as error:
                 if isinstance(error, NotAuthorized | NotGranted):
                     raise
-                connected, told = False, self._tell(error, told)
-                heard_at = time.monotonic()  # mainpc is away, and its feed with it
+                connected, shown = False, self._say(error, shown)
+                session_at = time.monotonic()  # mainpc can't be reached, nor its feed
 
     def _take(self, event: FeedEvent) -> None:
         topic, fields = event.topic.decode("ascii", "replace"), _fields(event)
@@ -114,36 +125,37 @@ class Watcher:
             self._show(topic, fields)
             return
         if seq <= self._last[topic]:
-            return  # shown already, when it was asked for
+            return  # shown already, when mainpc was asked
         if previous > self._last[topic] or (self._follows_all and seq > max(self._last.values()) + 1):
-            self._catch_up()  # one before it, of this topic or of another, did not come
+            self._catch_up()  # an earlier one, of this topic or another, is missing
             return
         self._last[topic] = seq
         self._show(topic, fields)
 
     @property
     def _follows_all(self) -> bool:
-        """Whether a number that is left out is of a topic that is shown."""
+        """Whether every missing number is of a topic that is shown."""
         return len(self._last) == len(KEPT)
 
     def _catch_up(self) -> None:
-        """Show what mainpc has kept since the last ones that were shown, in the order of their numbers."""
-        if not self._last:  # nothing to ask for: whether it is there, and lets us in
+        """Show what mainpc has stored since the last shown events, in the order of their numbers."""
+        if not self._last:  # nothing to ask for, except whether mainpc answers and authorises us
             self._client.call("ping")
             return
         pages = {topic: self._ask(topic, since, 1) for topic, since in self._last.items()}
-        newest = min(page.last_seq for page in pages.values())  # what came between two questions is for the next time
-        if newest < max(self._last.values()):  # its store was made anew, and its numbers with it
-            output.say("missing:", output.WARN, "mainpc's numbers begin anew; what it kept before is gone")
+        newest = min(page.last_seq for page in pages.values())  # what came between two questions waits
+        if newest < max(self._last.values()):  # its store is new, and so are its numbers
+            output.say("missing:", output.WARN, "mainpc's numbers start again; what it had stored before is gone")
             self._last = dict.fromkeys(self._last, 0)
         for topic, page in pages.items():
             if page.let_go_to > self._last[topic] > 0:
-                output.say("missing:", output.WARN, f"some of {topic} after {self._last[topic]} gave way to newer ones")
+                sentence = f"some of {topic} after {self._last[topic]} was deleted for newer ones"
+                output.say("missing:", output.WARN, sentence)
         behind = [topic for topic, since in self._last.items() if since < newest]
         missed = [(topic, fields) for topic in behind for fields in self._missed(topic, newest)]
         for topic, fields in sorted(missed, key=lambda each: int(each[1]["seq"])):
             self._last[topic] = int(fields["seq"])
-            if fields.get("propagate", True):  # what was kept off the feed is no part of it afterwards either
+            if fields.get("propagate", True):  # what was not sent to the feed is not shown later either
                 self._show(topic, fields)
         self._last = dict.fromkeys(self._last, newest)
 
@@ -156,16 +168,16 @@ class Watcher:
                 return
             before = int(page.entries[-1]["seq"])
 
-    def _ask(self, topic: str, since: int, limit: int, before: int | None = None) -> Happenings:
+    def _ask(self, topic: str, since: int, limit: int, before: int | None = None) -> Page:
         reply = self._client.call(KEPT[topic], since=since, limit=limit, before=before)
-        return read({**reply, "entries": reply.get("events", reply.get("errors"))}, Happenings)
+        return read({**reply, "entries": reply.get("events", reply.get("errors"))}, Page)
 
-    def _tell(self, fault: TwinhostError | None, told: str | None) -> str | None:
-        """Say why nothing comes, once for each reason; return what was said."""
+    def _say(self, fault: TwinhostError | None, shown: str | None) -> str | None:
+        """Say why no events come, once for each reason; return the reason's code."""
         if fault is None:
             return None
         failure = Failure.of(fault)
-        if failure.code != told:
+        if failure.code != shown:
             output.say("waiting:", output.FAINT, failure.sentence)
         return failure.code
 

@@ -1,4 +1,4 @@
-"""Where everything is: hosts, agents, addresses, ports, limits, from one YAML file."""
+"""The network configuration: hosts, agents, addresses, ports, grants and limits, from one YAML file."""
 
 from twinhost.network_config.load import get_mainpc_address, get_pc2_address, load_network_config
 from twinhost.network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_local_only

@@ -1,4 +1,4 @@
-"""YAML to NetworkConfig; whatever is unknown, missing, or of a wrong type is refused with file and path."""
+"""From YAML to NetworkConfig; anything unknown, missing or of a wrong type is refused with file and path."""
 
 import os
 import re
@@ -18,16 +18,24 @@ from twinhost.secure_zmq.callers import (
     UNAUTHENTICATED_ROLE,
     topic_grant,
 )
-from twinhost.secure_zmq.certificates import client_folder
+from twinhost.secure_zmq.certificates import client_folder, user_folder
 from twinhost.secure_zmq.errors import ConfigurationError
+
+try:
+    from yaml import CSafeLoader as _SafeLoader  # libyaml's: the file is read at every start, in a tenth of the time
+except ImportError:  # PyYAML was built without it
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
 PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
-PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # on which docker-compose.yml publishes ports
-ENDPOINTS_FILE = "endpoints.yaml"  # beside the key of a program: where the agents are published on its machine
-DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / "network_config.yaml"
+PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # the address at which docker-compose.yml publishes ports
+CONFIG_FILE = "network_config.yaml"
+ENDPOINTS_FILE = "endpoints.yaml"  # beside a program's key: addresses and ports at which its machine reaches the agents
+DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / CONFIG_FILE  # of a checkout
+CONTAINER_PATH = Path("/app/config") / CONFIG_FILE
 
 MAX_DAYS = 36_500  # a hundred years
+MAX_NUMBER = 2**63  # as in SQLite
 
 T = TypeVar("T")
 _ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -38,15 +46,15 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     """Return the configuration.
 
     Args:
-        path: the YAML file; the default is NETWORK_CONFIG_PATH, then `config/network_config.yaml`. The addresses and
-            ports of the last give way to those in `endpoints.yaml` beside the program's key, where there is one.
-        environment: where MAINPC_IP and PC2_IP, if set and not empty, replace the hosts' addresses.
+        path: the YAML file; the default is NETWORK_CONFIG_PATH, then `default_path()`. Addresses and ports in
+            `endpoints.yaml` beside the program's key replace those of the latter.
+        environment: MAINPC_IP and PC2_IP in it, if not empty, replace the hosts' addresses.
 
     Raises:
         ConfigurationError: the file is missing or wrong; the message names the file and the path in it.
     """
     named = path or environment.get(PATH_VARIABLE)
-    path = Path(named or DEFAULT_PATH)
+    path = Path(named or default_path(environment))
     endpoints = None if named else _endpoints(client_folder(environment) / ENDPOINTS_FILE)
     root = _Node(str(path), "", _read(path))
     root.only("hosts", "agents", "grants", "limits", "recall")
@@ -55,6 +63,17 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     grants = {role: _granted(role, node) for role, node in root.child("grants").children()}
     limits, recall = root.child("limits"), root.child("recall")
     return NetworkConfig(str(path), hosts, agents, _limits(limits), grants, _recall(recall))
+
+
+def default_path(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the configuration file where NETWORK_CONFIG_PATH is not set.
+
+    The first that exists of: the checkout's, the container's, the one beside the program's key, and the one in the
+    user's folder, where `scripts/enrol_program.py` puts a copy; the last where there is none.
+    """
+    users = user_folder(environment) / CONFIG_FILE
+    candidates = (DEFAULT_PATH, CONTAINER_PATH, client_folder(environment) / CONFIG_FILE, users)
+    return next((path for path in candidates if os.path.isfile(path)), users)  # noqa: PTH113 - never raises
 
 
 def get_mainpc_address(service: str | None = None) -> str:
@@ -82,63 +101,70 @@ def _read(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
-        raise ConfigurationError(f"{path} is missing; set {PATH_VARIABLE} to the configuration file") from None
+        raise ConfigurationError(
+            f"{path} is missing; set {PATH_VARIABLE} to the configuration file, or, for a program outside the "
+            "containers, run in the checkout on mainpc's machine: .venv/bin/python scripts/enrol_program.py NAME"
+        ) from None
     except OSError as error:
-        raise ConfigurationError(f"{path} can't be read ({error.strerror}); mend its permissions") from None
+        raise ConfigurationError(
+            f"{path} can't be read ({error.strerror}); check its owner and mode: ls -l {path}"
+        ) from None
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
-        # the last four are PyYAML's own, for 2026-99-99, `!!bool x`, `!!int ""` and the like; and what is not UTF-8
+        # PyYAML raises the last four for 2026-99-99, `!!bool x`, `!!int ""` and the like, and for what is not UTF-8
         raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice; PyYAML would let the last one win."""
+class _Loader(_SafeLoader):
+    """Refuses a duplicate key, of which PyYAML would use the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if str(key.value) in seen:
                 line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"the key {key.value!r} is there twice, the second time in line {line}")
+                raise yaml.YAMLError(f"the key {key.value!r} occurs twice, the second time in line {line}")
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
 class _Node:
-    """A value of the file and where it stands, so that every complaint can say so."""
+    """A value of the file and its path, which every error has."""
 
     def __init__(self, source: str, path: str, value: Any) -> None:
         self._source, self._path, self._value = source, path, value
 
-    def fail(self, complaint: str) -> ConfigurationError:
-        return ConfigurationError(f"{self._source}: {self._path or 'the top level'} {complaint}")
+    def error(self, problem: str) -> ConfigurationError:
+        return ConfigurationError(f"{self._source}: {self._path or 'the top level'} {problem}")
 
     def only(self, *names: str) -> None:
         mapping = self._mapping()
         if unknown := sorted(str(name) for name in mapping if name not in names):
-            raise self.fail(f"has the unknown key {unknown[0]!r}; known are: {', '.join(names)}")
+            raise self.error(f"has the unknown key {unknown[0]!r}; known keys: {', '.join(names)}")
 
     def children(self) -> list[tuple[str, "_Node"]]:
         names = list(self._mapping())
         if not all(isinstance(name, str) for name in names):
-            raise self.fail("has a key that is not a text")
+            raise self.error("has a key that is not a string")
         return [(name, self.child(name)) for name in names]
 
     def child(self, name: str) -> "_Node":
         mapping = self._mapping()
         if name not in mapping:
-            raise self.fail(f"lacks the key {name!r}")
+            raise self.error(f"lacks the key {name!r}")
         return _Node(self._source, f"{self._path}.{name}" if self._path else name, mapping[name])
 
     def optional(self, name: str) -> "_Node | None":
         return self.child(name) if name in self._mapping() else None
 
     def text(self) -> str:
-        return self._typed(str, "a text")
+        return self._typed(str, "a string")
 
     def stem(self) -> str:
         value = self.text()
         if not _STEM.fullmatch(value):
-            raise self.fail(f"must be the stem of a key file, of the characters A-Z a-z 0-9 . _ -, not {value!r}")
+            raise self.error(
+                f"must be the name of a key file without its ending, of the characters A-Z a-z 0-9 . _ -, not {value!r}"
+            )
         return value
 
     def actions(self) -> frozenset[str]:
@@ -152,75 +178,66 @@ class _Node:
             elif isinstance(value, str) and (_ACTION.fullmatch(value) or value == EVERY_ACTION):
                 granted.append(value)
             else:
-                raise self.fail(f'must list actions by name, or "{EVERY_ACTION}" for all of them, not {value!r}')
+                raise self.error(f'must list actions by name, or "{EVERY_ACTION}" for all of them, not {value!r}')
         if SUBSCRIBE in granted and any(name.startswith(topic_grant("")) for name in granted):
-            raise self.fail(f"has {SUBSCRIBE!r} with topics and without, which is all of them; keep one")
+            raise self.error(f"has {SUBSCRIBE!r} with topics and without, which means all topics; keep one")
         return frozenset(granted)
 
     def topics(self) -> list[str]:
-        """Return the grants of `[EVENT, ERROR]`, which stands under `subscribe`."""
+        """Return the grants of the topics under `subscribe`."""
         values = self._typed(list, f"a list of topics ({', '.join(TOPICS)})")
         if not values:
-            raise self.fail("names no topic; leave it out, or name some")
+            raise self.error("names no topic; leave it out, or name some")
         for value in values:
             if value not in TOPICS:
-                raise self.fail(f"has the unknown topic {value!r}; known are: {', '.join(TOPICS)}")
+                raise self.error(f"has the unknown topic {value!r}; known topics: {', '.join(TOPICS)}")
         return [topic_grant(value) for value in values]
 
     def port(self) -> int:
-        value = self._typed(int, "a port number")
-        if isinstance(value, bool) or not 0 < value < 65_536:
-            raise self.fail(f"must be a port number from 1 to 65535, not {value!r}")
-        return value
+        return int(self._number(int, "a port number from 1 to 65535", lambda value: 0 < value < 65_536))
 
     def count(self) -> int:
-        return self._positive(self._typed(int, "a whole number"))
+        return int(self._number(int, "a whole number, more than 0", lambda value: value > 0))
 
     def days(self) -> int:
-        value = self.count()
-        if value > MAX_DAYS:
-            raise self.fail(f"must be at most {MAX_DAYS} days, not {value!r}")
-        return value
+        return int(self._number(int, f"a number of days from 1 to {MAX_DAYS}", lambda value: 0 < value <= MAX_DAYS))
 
     def seconds(self) -> float:
-        if isinstance(self._value, int):
-            self._value = float(self.count())
-        return self._positive(self._typed(float, "a number of seconds"))
+        return self._number(float, "a number of seconds, more than 0", lambda value: value > 0)
 
     def half_life_days(self) -> float:
-        if isinstance(self._value, bool) or not isinstance(self._value, int | float) or not 0 < self._value <= MAX_DAYS:
-            raise self.fail(f"must be a number of days, more than 0 and at most {MAX_DAYS}, not {self._value!r}")
-        return float(self._value)
+        wanted = f"a number of days, more than 0 and at most {MAX_DAYS}"
+        return self._number(float, wanted, lambda value: 0 < value <= MAX_DAYS)
 
     def weight(self) -> float:
-        if isinstance(self._value, bool) or not isinstance(self._value, int | float) or not 0 <= self._value <= 1:
-            raise self.fail(f"must be a weight from 0 to 1, not {self._value!r}")
-        return float(self._value)
+        return self._number(float, "a weight from 0 to 1", lambda value: 0 <= value <= 1)
 
     def address(self) -> str:
         value = self.text()
         if not is_address(value):
-            raise self.fail(f"must be a host name or an IP address, not {value!r}")
+            raise self.error(f"must be a host name or an IP address, not {value!r}")
         return value
 
-    def _positive(self, value: T) -> T:
-        if isinstance(value, bool) or not 0 < value < float("inf"):  # type: ignore[operator]
-            raise self.fail(f"must be more than 0, not {value!r}")
-        return value
+    def _number(self, kind: type[int] | type[float], description: str, fits: Callable[[float], bool]) -> float:
+        value = self._value
+        is_number = isinstance(value, int | kind) and not isinstance(value, bool)
+        if not is_number or not -MAX_NUMBER < value < MAX_NUMBER or not fits(value):  # NaN compares as False
+            raise self.error(f"must be {description}, not {value!r}")
+        return float(value) if kind is float else value
 
     def _typed(self, kind: type[T], description: str) -> T:
         if not isinstance(self._value, kind):
-            raise self.fail(f"must be {description}, not {self._value!r}")
+            raise self.error(f"must be {description}, not {self._value!r}")
         return self._value
 
     def _mapping(self) -> dict[Any, Any]:
         if not isinstance(self._value, dict):
-            raise self.fail(f"must be a mapping, not {self._value!r}")
+            raise self.error(f"must be a mapping, not {self._value!r}")
         return self._value
 
 
 def _endpoints(path: Path) -> _Node | None:
-    """Return what a file says of addresses and ports, with the keys of the configuration; None where there is none."""
+    """Return the addresses and ports of an endpoints file; None where there is none."""
     if not os.path.isfile(path):  # noqa: PTH113 - never raises
         return None
     root = _Node(str(path), "", _read(path))
@@ -245,7 +262,7 @@ def _agent(name: str, node: _Node, hosts: Mapping[str, Host], endpoints: _Node |
     node.only("host", "key", "ports")
     host_name = node.child("host").text()
     if host_name not in hosts:
-        raise node.child("host").fail(f"must be one of the hosts ({', '.join(hosts)}), not {host_name!r}")
+        raise node.child("host").error(f"must be one of the hosts ({', '.join(hosts)}), not {host_name!r}")
     published = endpoints.child("agents").optional(name) if endpoints else None
     ports = (published or node).child("ports")
     ports.only("zmq", "http", "events")
@@ -262,10 +279,12 @@ def _agent(name: str, node: _Node, hosts: Mapping[str, Host], endpoints: _Node |
 
 def _granted(role: str, node: _Node) -> frozenset[str]:
     if role in RESERVED_GRANTS:
-        raise node.fail(f"can't be changed: the role {role} is that of a key which acts for nobody yet; leave it out")
+        raise node.error(
+            f"can't be set: the grants of the role {role} are built in, for keys that are not enrolled yet; remove it"
+        )
     actions = node.actions()
     if role == UNAUTHENTICATED_ROLE and EVERY_ACTION in actions:
-        raise node.fail(f'must name its actions: "{EVERY_ACTION}" would make anybody an operator where SECURE_ZMQ=0')
+        raise node.error(f'must name its actions: "{EVERY_ACTION}" would make everybody an operator where SECURE_ZMQ=0')
     return actions
 
 
@@ -291,5 +310,5 @@ def _recall(node: _Node) -> Recall:
     node.only(*weights, half_life)
     values = {name: node.child(name).weight() for name in weights}
     if not values["bm25"]:
-        raise node.child("bm25").fail("must be more than 0: a search goes by its words first")
+        raise node.child("bm25").error("must be more than 0: a search ranks by words first")
     return Recall(**values, recency_half_life_days=node.child(half_life).half_life_days())

@@ -1,4 +1,4 @@
-"""What the configuration says, as types; after loading there are no dicts."""
+"""The network configuration as types."""
 
 import ipaddress
 import socket
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from twinhost.secure_zmq.errors import ConfigurationError
 
-SESSIONS_PER_KEY = 64  # where the file does not say, as those of version 0.1.0 do not
+SESSIONS_PER_KEY = 64  # the default: the first files of version 0.1.0 lack the key
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine: its name, and the name or address that others reach it at."""
+    """A machine: its name, and the DNS name or IP address at which others reach it."""
 
     name: str
     address: str
@@ -47,7 +47,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds; bytes, seconds, and counts as the names say."""
+    """Limits; the names have the units."""
 
     max_payload_bytes: int
     heartbeat_s: float
@@ -61,7 +61,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """What a search of the memory counts and how much: weights from 0 to 1, `bm25` over 0; the half-life in days."""
+    """How a memory search ranks: weights from 0 to 1, `bm25` over 0, and a half-life in days."""
 
     bm25: float
     importance: float
@@ -78,9 +78,7 @@ class NetworkConfig:
     hosts: Mapping[str, Host]
     agents: Mapping[str, Agent]
     limits: Limits
-    grants: Mapping[
-        str, frozenset[str]
-    ]  # the actions that may be asked for, by role, and `subscribe:TOPIC`; "*" is all
+    grants: Mapping[str, frozenset[str]]  # actions by role, and `subscribe:TOPIC`; "*" is all
     recall: Recall
 
     def host(self, name: str) -> Host:
@@ -91,7 +89,7 @@ class NetworkConfig:
 
     @property
     def on_loopback(self) -> bool:
-        """Whether every host is configured with an address of this machine, as where all of them are one."""
+        """Whether every host has a loopback or link-local address, as where all of them are this machine."""
         return all(is_local_only(host.address) for host in self.hosts.values())
 
     def agent(self, name: str) -> Agent:
@@ -123,7 +121,7 @@ def is_address(text: str) -> bool:
 
 
 def is_loopback(text: str) -> bool:
-    """Return whether an address, with or without brackets, is one at which only this machine reaches itself."""
+    """Return whether an address, with or without brackets, is a loopback address."""
     try:
         return ipaddress.ip_address(text.strip("[]")).is_loopback
     except ValueError:
@@ -131,10 +129,10 @@ def is_loopback(text: str) -> bool:
 
 
 def is_local_only(text: str) -> bool:
-    """Return whether an address leads each host to itself or its own link, so that others must not be sent there.
+    """Return whether an address means this machine or its own link to each host, so that others can't use it.
 
-    Loopback, link-local, multicast, and unspecified addresses, in each notation that a resolver takes, and the names of
-    loopback. Any other name is judged by the addresses that it stands for, where it is resolved.
+    Loopback, link-local, multicast and unspecified addresses, in each notation that a resolver accepts, and the names
+    of loopback. Any other name is checked by its addresses, where it is resolved.
     """
     name = text.strip("[]").rstrip(".").lower()
     if name in _LOOPBACK_NAMES or name.endswith((".localhost", ".localdomain")):

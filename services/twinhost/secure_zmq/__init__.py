@@ -28,9 +28,8 @@ if TYPE_CHECKING:
         stop_auth,
     )
     from twinhost.secure_zmq.peers import AuthorizedPeers
-    from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
     from twinhost.secure_zmq.server import Server
-    from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
+    from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress, is_secure_zmq_enabled
     from twinhost.secure_zmq.wire import Request
 
 __all__ = [
@@ -69,9 +68,16 @@ _HOME = {
     "SecuredAddress": "server_address",
     "Server": "server",
     "UnencryptedAddress": "server_address",
-    "is_secure_zmq_enabled": "security_mode",
+    "is_secure_zmq_enabled": "server_address",
     "load_certificates": "certificates",
 }
+
+# libzmq 4.3.5 numbers the peers of a ROUTER or REP from a value of libc's `rand()`, which nobody seeds: every process
+# starts with the same routing-id. A peer that has chosen such a number as its own routing-id makes the connection that
+# gets it next fail an assertion (socket_base.cpp, `zmq_assert (ok)`), and the process aborts. The seed is set here, on
+# import, so that no socket is older than it.
+if os.name == "posix":  # elsewhere libc is not the process's own namespace
+    ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4)))
 
 
 # libzmq 4.3.5 numbers the peers of a ROUTER or REP from a value of libc's `rand()`, which no one seeds: every process

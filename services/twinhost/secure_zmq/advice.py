@@ -1,8 +1,8 @@
-"""What to do about key files, as commands that work for their reader.
+"""Commands for error sentences about key files, which work for whoever reads the sentence.
 
-In the containers all keys lie below /certificates, in a volume that no path of the machine leads to. An agent and the
-cli mount a part of it, read-only; certs-init mounts the whole at the same place and can change it. A program outside
-the containers reads its keys elsewhere, and its user can change them there.
+In the containers all keys are in /certificates, a volume that has no path on the host. An agent and the cli mount a
+part of it, read-only; certs-init mounts the whole at the same path and can change it. A program outside the containers
+has its keys elsewhere, and its user can change them there.
 """
 
 import os
@@ -14,28 +14,28 @@ CERTS_INIT_PIPED = "docker compose run --rm -T certs-init"  # -T: no terminal, s
 
 
 def certs_init(path: Path, *arguments: str, piped: bool = False) -> str:
-    """Return the command line of certs-init that works on the tree in which a path lies."""
+    """Return a command line of certs-init for the key tree that a path belongs to."""
     command = CERTS_INIT_PIPED if piped else CERTS_INIT
     return " ".join([command if _in_volume(path) else "certs-init", *arguments])
 
 
 def to_protect(path: Path, mode: str = "600") -> str:
-    """Return what gives a file the mode that it must have, for a reader that may see a part of the tree only."""
+    """Return the command that gives a file its mode; in the containers `verify`, whose output has the command."""
     return certs_init(path, "verify") if _in_volume(path) else f"chmod {mode} {path}"
 
 
 def to_change_mode(path: Path, mode: str) -> str:
-    """Return what gives a path of certs-init's tree a mode."""
+    """Return the command that changes the mode of a path in the tree of certs-init."""
     return _in_tree(path, "chmod", mode, str(path))
 
 
 def to_remove(*paths: Path) -> str:
-    """Return what removes paths of certs-init's tree."""
+    """Return the command that removes paths in the tree of certs-init."""
     return _in_tree(paths[0], "rm", "-r", *map(str, paths))
 
 
 def to_own(path: Path) -> str:
-    """Return what gives a path of certs-init's tree to this process's user; that takes root."""
+    """Return the command, which needs root, that makes this process's user the owner of a path in that tree."""
     root = "--user 0 --cap-add CHOWN --cap-add DAC_READ_SEARCH "
     return _in_tree(path, "chown", str(os.getuid()), str(path), options=root)
 

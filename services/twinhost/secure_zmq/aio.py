@@ -1,7 +1,7 @@
-"""The asyncio client: many requests in flight on one connection, with the blocking client's promises.
+"""The asyncio client: many requests in flight on one connection, with the promises of the blocking client.
 
-A plain DEALER whose file descriptor sits on the event loop, drained to EAGAIN and looked at
-again after every send, since that descriptor is edge-triggered.
+A plain DEALER whose file descriptor the event loop watches. That descriptor is edge-triggered, so it is drained to
+EAGAIN, and again after every send.
 """
 
 import asyncio
@@ -14,23 +14,21 @@ from typing import Any
 import zmq
 
 from twinhost.secure_zmq.client import (
-    AT_ONCE,
     DEFAULT_DEADLINE_S,
     DEFAULT_MAX_PAYLOAD_BYTES,
-    LOOK_S,
-    REBUILD_AFTER_S,
-    back_off_s,
+    DONTWAIT,
+    SPIN_S,
     new_request_id,
-    refused_as_retired,
+    successful,
 )
-from twinhost.secure_zmq.diagnosis import Diagnosis
-from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, TwinhostError, error_from_reply
+from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, TwinhostError
+from twinhost.secure_zmq.link import SILENT_AFTER_S, Link, Step
 from twinhost.secure_zmq.monitor import SocketEvent
-from twinhost.secure_zmq.server_address import ServerAddress, TargetChoice
+from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import ClientSocket
 from twinhost.secure_zmq.wire import Reply, decode_reply, encode_request
 
-MAX_UNANSWERED = 256  # requests of a connection; half of the replies that a server keeps for a peer before it drops one
+MAX_UNANSWERED = 256  # requests of a session; half of the replies that a server keeps for a peer before it drops one
 
 
 @dataclass(slots=True)
@@ -41,36 +39,22 @@ class _Pending:
     sent_in: int = 0  # the session's number; 0 is not sent yet
 
 
-class _Feed:
-    """Takes events on the monitor's thread and wakes the loop."""
-
-    def __init__(self, client: "AsyncClient", diagnosis: Diagnosis, loop: asyncio.AbstractEventLoop) -> None:
-        self._client, self._diagnosis, self._loop = client, diagnosis, loop
-
-    def __call__(self, event: SocketEvent) -> None:
-        self._diagnosis.feed(event)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._client.look_again, self._diagnosis)
-
-
 class AsyncClient:
     """Calls the actions of one server from one event loop."""
 
     def __init__(self, server: ServerAddress, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> None:
-        self._choice = TargetChoice(server)
+        self._link = Link(server)
         self._max_payload_bytes = max_payload_bytes
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._connection: ClientSocket | None = None
-        self._diagnosis = Diagnosis.blank()
         self._pending: dict[str, _Pending] = {}
-        self._session = 0  # its number; requests are counted by it:
-        self._unanswered = 0  # sent in it
-        self._some_wait = False  # for their turn to be sent
-        self._failures = 0
-        self._heard_at = 0.0  # the loop's time of the last reply on this socket
-        self._watch: asyncio.TimerHandle | None = None  # for silence, while anything is in flight
-        self._looking = False  # a look at the socket is due in the loop's next turn
-        self._look_until = 0.0
+        self._session = 0  # the last one in which something was sent
+        self._unanswered = 0  # requests sent in it
+        self._some_wait = False  # requests that are not sent yet
+        self._replied_at = 0.0  # the loop's time of the last reply on this connection
+        self._check: asyncio.TimerHandle | None = None  # of the link, while anything is in flight
+        self._spinning = False  # a drain is due in the loop's next iteration
+        self._spin_until = 0.0
 
     async def call(
         self, action: str, /, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None, **fields: Any
@@ -84,41 +68,24 @@ class AsyncClient:
         now = loop.time()
         deadline = now + deadline_s
         pending = self._pending[request_id] = _Pending(payload, loop.create_future(), now)
-        if self._watch is None:
-            self._watch = loop.call_at(now + REBUILD_AFTER_S, self._watch_for_silence)
+        if self._check is None:
+            self._check = loop.call_at(now + SILENT_AFTER_S, self._check_link)
         timer = loop.call_at(deadline, self._time_out, pending, action, deadline_s)
         try:
             if self._connection is None:
                 await self._connect(deadline)
-            if self._choice.withdrawn():
+            if not self._send(pending) and self._link.withdrawn():
                 self._reconnect()
-            self._send(pending)
             reply = await pending.future
         finally:
             timer.cancel()
-            if self._pending.get(request_id) is pending:  # not another call that repeats it since
+            if self._pending.get(request_id) is pending:  # not another call that has repeated it since
                 self._settle(request_id)
-        if reply.get("status") == "error" and "code" in reply:
-            raise error_from_reply(str(reply["code"]), str(reply.get("error", "no reason given")))
-        return reply
-
-    def look_again(self, diagnosis: Diagnosis) -> None:
-        """React to what the monitor saw; runs on the loop."""
-        if diagnosis is not self._diagnosis or self._connection is None:
-            return
-        verdict = diagnosis.verdict()
-        if verdict is not None and (error := self._choice.final(diagnosis)) is not None:
-            self._failures += 1
-            self._fail_all(error)
-            self._drop()
-        elif verdict is not None or self._choice.withdrawn():
-            self._reconnect()
-        else:
-            self._send_what_waits()
+        return successful(reply)
 
     def close(self) -> None:
-        """Let the connection go; calls in flight end with ConnectionRefused."""
-        self._fail_all(ConnectionRefused("the client was closed while the call was in flight"))
+        """Close the connection; calls in flight end with ConnectionRefused."""
+        self._fail_all(ConnectionRefused("the client was closed while the call was in flight; repeat it on a new one"))
         self._drop()
         self._context.term()
 
@@ -131,86 +98,109 @@ class AsyncClient:
         self.close()
 
     async def _connect(self, deadline: float) -> None:
-        """Make the socket where there is none, after a failure with the blocking client's back-off."""
+        """Open a connection where there is none, after the link's backoff."""
         loop = asyncio.get_running_loop()
-        if self._connection is None and self._failures:
-            await asyncio.sleep(max(0.0, min(back_off_s(self._failures), deadline - loop.time())))
+        if (backoff_s := self._link.backoff_s()) > 0:
+            await asyncio.sleep(max(0.0, min(backoff_s, deadline - loop.time())))
         if self._connection is None:  # still, after the sleep
             self._open()
 
     def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        target, self._diagnosis = self._choice.choose()
-        feed = _Feed(self, self._diagnosis, loop)
-        self._connection = target.open(self._context, feed, self._max_payload_bytes)
-        self._session = self._unanswered = 0  # the new diagnosis counts anew
-        self._heard_at = loop.time()
+
+        def on_event(event: SocketEvent) -> None:  # on the monitor's thread
+            self._link.feed(event)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._follow_link)
+
+        target = self._link.next_target()
+        self._connection = open_connection(target, self._context, on_event, self._max_payload_bytes)
+        self._replied_at = loop.time()
         loop.add_reader(self._connection.fd, self._drain)
 
+    def _follow_link(self, waiting_since: float | None = None) -> None:
+        """Do what the link decides; on the loop, after an event of the monitor, and while replies are due."""
+        if self._connection is None:
+            return
+        try:
+            step = self._link.step(asyncio.get_running_loop().time(), waiting_since)
+        except ConnectionRefused as error:
+            self._fail_all(error)
+            self._drop()
+            return
+        if step is Step.RECONNECT:
+            self._reconnect()
+        else:
+            self._send_what_waits()
+
+    def _check_link(self) -> None:
+        """Notice that replies are due and nothing comes, or that keys were changed."""
+        self._check = None
+        oldest = next(iter(self._pending.values()), None)
+        if oldest is None:
+            return
+        loop = asyncio.get_running_loop()
+        waiting_since = max(self._replied_at, oldest.asked_at)
+        self._follow_link(waiting_since)
+        now = loop.time()
+        silent = now - waiting_since >= SILENT_AFTER_S
+        self._check = loop.call_at((now if silent else waiting_since) + SILENT_AFTER_S, self._check_link)
+
     def _reconnect(self) -> None:
-        """Make the connection anew with the keys of this moment; what is in flight is sent again."""
+        """Open another connection, to the target and with the keys that are valid now, and send again on it."""
         self._drop()
-        for pending in self._pending.values():
-            pending.sent_in = 0
         if self._pending:
             try:
                 self._open()
             except TwinhostError as error:
                 self._fail_all(error)
 
-    def _watch_for_silence(self) -> None:
-        """Give up a connection that had a session and brings nothing any more, or whose keys are good no more."""
-        self._watch = None
-        oldest = next(iter(self._pending.values()), None)
-        if oldest is None:
-            return
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        silent_since = max(self._heard_at, oldest.asked_at)
-        silent = now - silent_since >= REBUILD_AFTER_S
-        if self._choice.withdrawn() or (silent and self._diagnosis.generation):
-            self._reconnect()
-        self._watch = loop.call_at((now if silent else silent_since) + REBUILD_AFTER_S, self._watch_for_silence)
-
-    def _time_out(self, pending: _Pending, action: str, deadline_s: float) -> None:
-        if not pending.future.done():
-            pending.future.set_exception(self._diagnosis.timed_out(action, deadline_s))
-
     def _drop(self) -> None:
-        if self._watch is not None and not self._pending:
-            self._watch.cancel()
-            self._watch = None
+        if self._check is not None and not self._pending:
+            self._check.cancel()
+            self._check = None
         if self._connection is not None:
             asyncio.get_running_loop().remove_reader(self._connection.fd)
             self._connection.close()
             self._connection = None
 
-    def _send(self, pending: _Pending) -> None:
-        if self._connection is None or not self._diagnosis.connected or pending.future.done():
-            return
-        generation = self._diagnosis.generation
-        if generation != self._session:
-            self._session, self._unanswered, self._some_wait = generation, 0, False
-        if pending.sent_in == generation:
-            return
+    def _time_out(self, pending: _Pending, action: str, deadline_s: float) -> None:
+        if not pending.future.done():
+            pending.future.set_exception(self._link.diagnosis.timed_out(action, deadline_s))
+
+    def _send(self, pending: _Pending) -> bool:
+        """Send a request, unless it is sent already or has to wait; return False where there is no session for it."""
+        session = self._link.session
+        if self._connection is None or not session:
+            return False
+        if session != self._session:
+            self._session, self._unanswered, self._some_wait = session, 0, False
+        if pending.sent_in == session or pending.future.done():
+            return True
         if self._some_wait or self._unanswered >= MAX_UNANSWERED:
             self._some_wait = True
-            return
-        with contextlib.suppress(zmq.Again):  # the pipe is full: the next reply or the resend timer tries again
-            self._connection.send(pending.payload, AT_ONCE)
-            pending.sent_in = generation
+            return True
+        with contextlib.suppress(zmq.Again):  # the pipe is full: the next reply or the next check tries again
+            self._connection.send(pending.payload, DONTWAIT)
+            pending.sent_in = session
             self._unanswered += 1
-        self._look_until = time.perf_counter() + LOOK_S
-        if not self._looking:  # once for all that are sent in this turn
-            self._looking = True
-            asyncio.get_running_loop().call_soon(self._look)
+        self._spin_until = time.perf_counter() + SPIN_S
+        if not self._spinning:  # once for all that are sent in this iteration
+            self._spinning = True
+            asyncio.get_running_loop().call_soon(self._spin)
+        return True
 
-    def _look(self) -> None:
-        """Drain, and look again in the loop's next turns, until a reply must have come: being woken costs more."""
+    def _send_what_waits(self) -> None:
+        self._some_wait = False
+        for pending in tuple(self._pending.values()):
+            self._send(pending)
+
+    def _spin(self) -> None:
+        """Drain in every iteration of the loop until a reply must have come: being woken costs more."""
         self._drain()
-        self._looking = bool(self._pending) and time.perf_counter() < self._look_until
-        if self._looking:
-            asyncio.get_running_loop().call_soon(self._look)
+        self._spinning = bool(self._pending) and time.perf_counter() < self._spin_until
+        if self._spinning:
+            asyncio.get_running_loop().call_soon(self._spin)
 
     def _drain(self) -> None:
         if self._connection is None or not self._connection.readable:
@@ -218,36 +208,33 @@ class AsyncClient:
         with contextlib.suppress(zmq.Again):
             while self._connection is not None:
                 try:
-                    reply = decode_reply(self._connection.socket.recv(AT_ONCE))
-                except MalformedRequest as error:  # no agent of ours: whose reply it was can't be told
+                    reply = decode_reply(self._connection.socket.recv(DONTWAIT))
+                except MalformedRequest as error:  # no agent of ours, so nobody knows whose reply it was
                     self._fail_all(error)
                     continue
-                if refused_as_retired(reply, self._choice):
+                if not self._link.accepts(reply):
                     self._reconnect()
                     continue
-                self._heard_at, self._failures = asyncio.get_running_loop().time(), 0
-                self._choice.worked()
-                if "request_id" not in reply and reply.get("status") == "error":  # whose it was can't be told
-                    self._fail_all(MalformedRequest(f"the server could not read a request: {reply.get('error')}"))
-                pending = self._settle(str(reply.get("request_id")))
-                if pending is not None and not pending.future.done():
-                    pending.future.set_result(reply)
-                if not self._pending:  # nothing more to come; the next send looks again
+                self._take(reply)
+                if not self._pending:  # nothing more to come; the next send drains again
                     return
 
+    def _take(self, reply: Reply) -> None:
+        self._replied_at = asyncio.get_running_loop().time()
+        if "request_id" not in reply and reply.get("status") == "error":  # nobody knows whose it was
+            self._fail_all(MalformedRequest(f"the server could not read a request: {reply.get('error')}"))
+        pending = self._settle(str(reply.get("request_id")))
+        if pending is not None and not pending.future.done():
+            pending.future.set_result(reply)
+
     def _settle(self, request_id: str) -> _Pending | None:
-        """Wait for a reply no longer; what waits for its turn to be sent gets it."""
+        """Wait for a reply no longer; send requests that wait, if half of the limit is free again."""
         pending = self._pending.pop(request_id, None)
         if pending is not None and pending.sent_in and pending.sent_in == self._session:
             self._unanswered -= 1
             if self._some_wait and self._unanswered <= MAX_UNANSWERED // 2:
                 self._send_what_waits()
         return pending
-
-    def _send_what_waits(self) -> None:
-        self._some_wait = False
-        for pending in tuple(self._pending.values()):
-            self._send(pending)
 
     def _fail_all(self, error: TwinhostError) -> None:
         for pending in self._pending.values():

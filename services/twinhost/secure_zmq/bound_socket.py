@@ -24,16 +24,16 @@ from twinhost.secure_zmq.handshakes import (
     HandshakeGuard,
     Handshakes,
 )
-from twinhost.secure_zmq.hardening import (
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.monitor import Happening, Monitor, SocketEvent
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
+from twinhost.secure_zmq.sockets import (
     RunningAuthenticator,
     last_endpoint,
     put_server_key,
     secure_unbound_server,
     speaks_curve,
 )
-from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.monitor import Happening, Monitor, SocketEvent
-from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
 
 _BIND_AGAIN_S = 5.0  # libzmq's I/O thread frees an unbound address when it finds the time
 _BIND_AGAIN_EVERY_S = 0.001

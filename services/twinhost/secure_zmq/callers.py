@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.validity import UNLIMITED, Validity
+from twinhost.secure_zmq.keys import UNLIMITED, Validity
 
 OPERATOR_ROLE = "operator"
 INVITATION_ROLE = "invitation"  # of a one-time key that may enrol somebody

@@ -1,4 +1,4 @@
-"""The folder of one host: its own secret, and the public keys of those it may talk to."""
+"""The key folder of one host: its own secret key, and the public keys of the others."""
 
 import os
 import time
@@ -14,16 +14,16 @@ from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, KeyPair, Publ
 FOLDER_VARIABLE = "TWINHOST_CERTIFICATES"
 DEFAULT_FOLDER = "/certificates"  # of the containers
 USER_FOLDER = "twinhost"  # in the user's configuration folder: the key of a program outside the containers
-NEXT_SECRET_SUFFIX = f".next{SECRET_SUFFIX}"  # of a rotation that has not come to its switch
-ENROLLED_FOLDER = "enrolled"  # in SystemDigitalTwin's folder: the keys that it let in itself
-TRUST_FOLDER = "trust"  # in another agent's folder: whom mainpc has told it to trust
-FAILURE_FILE = ".certs-init-failed"  # why certs-init, which makes the keys, failed the last time
+NEXT_SECRET_SUFFIX = f".next{SECRET_SUFFIX}"  # of a rotation that has not switched yet
+ENROLLED_FOLDER = "enrolled"  # in SystemDigitalTwin's folder: the keys that it has enrolled itself
+TRUST_FOLDER = "trust"  # in another agent's folder: the keys that mainpc has told it to trust
+FAILURE_FILE = ".certs-init-failed"  # why certs-init, which makes the keys, failed last
 SERVER_KEY_STEM = "server"  # SystemDigitalTwin's
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """One agent's identity, and the folder that lists whom it knows."""
+    """A key pair, and the folder with it and the public keys of others."""
 
     folder: Path
     own_keys: KeyPair
@@ -32,18 +32,22 @@ class Certificates:
         """Return the public key in `STEM.key`, to be pinned.
 
         Raises:
-            KeyFileMissing, KeyFileMalformed: it is not there, or can't be believed.
+            KeyFileMissing, KeyFileMalformed: the file is missing or malformed.
         """
-        return load_certificate(self.folder / f"{stem}{PUBLIC_SUFFIX}").public
+        path = self.folder / f"{stem}{PUBLIC_SUFFIX}"
+        if self.folder == user_folder() and not path.exists():
+            name = self.own_keys.certificate.owner.name
+            raise KeyFileMissing(f"{path} is missing; run again: .venv/bin/python scripts/enrol_program.py {name}")
+        return load_certificate(path).public
 
 
 def pins_of(folder: Path, name: str) -> list[PublicKey]:
-    """Return the keys of a named peer that are good now, the current one and then the next, as its folder has them."""
+    """Return the keys of a named peer that are valid now, the current one first, then the next one."""
     contents = read_folders(folders_of_keys(folder))
     now = time.time()
     found = [keys[name] for keys in (contents.current, contents.next) if name in keys]
-    good = [key.public for key in found if key.validity.has_begun(now) and not key.validity.has_ended(now)]
-    return list(dict.fromkeys(good))
+    valid = [key.public for key in found if key.validity.holds(now)]
+    return list(dict.fromkeys(valid))
 
 
 def certificates_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -52,13 +56,13 @@ def certificates_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def user_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where the key of a program lies that runs outside the containers."""
+    """Return the folder for the key of a program outside the containers."""
     home = os.path.expanduser("~")  # noqa: PTH111 - never raises
     return Path(environment.get("XDG_CONFIG_HOME") or f"{home}/.config") / USER_FOLDER
 
 
 def client_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where a program finds its key: the folder that TWINHOST_CERTIFICATES names.
+    """Return the folder in which a program finds its key: the one that TWINHOST_CERTIFICATES names.
 
     Where it is unset: `/certificates` in a container, or where it holds a secret; the user's folder otherwise.
     """
@@ -70,7 +74,7 @@ def client_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def folders_of_keys(folder: Path) -> list[Path]:
-    """Return where a host's keys lie: in its own folder, and in those below it that its agent writes."""
+    """Return the folders with a host's keys: its own, and those in it that its agent writes."""
     return [folder, folder / ENROLLED_FOLDER, folder / TRUST_FOLDER]
 
 
@@ -78,11 +82,11 @@ def load_certificates(folder: Path | None = None) -> Certificates:
     """Return this host's keys.
 
     Args:
-        folder: where they lie; the default is `client_folder()`.
+        folder: where they are; the default is `client_folder()`.
 
     Raises:
         KeyFileMissing: there is no secret key.
-        ConfigurationError: there are several, or the one there is can't be believed.
+        ConfigurationError: there are several, or it is malformed, or others can read it.
     """
     folder = folder or client_folder()
     secrets = _secrets_in(folder)
@@ -91,19 +95,21 @@ def load_certificates(folder: Path | None = None) -> Certificates:
     if len(secrets) > 1:
         names = ", ".join(path.name for path in secrets)
         raise ConfigurationError(
-            f"{folder} holds {len(secrets)} secret keys ({names}); keep this host's own alone: "
+            f"{folder} holds {len(secrets)} secret keys ({names}); keep only this host's own: "
             f"run: {advice.certs_init(folder, 'verify')}"
         )
     return Certificates(folder, load_key_pair(secrets[0]))
 
 
 def _secrets_in(folder: Path) -> list[Path]:
-    try:  # not glob(), which on some versions takes a folder that can't be read for an empty one
+    try:  # not glob(), which on some versions finds nothing in a folder that can't be read
         names = sorted(path.name for path in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise KeyFileMissing(f"{folder} can't be read ({error.strerror}); check its owner and mode") from None
+        raise KeyFileMissing(
+            f"{folder} can't be read ({error.strerror}); check its owner and mode: ls -ld {folder}"
+        ) from None
     return [folder / name for name in names if name.endswith(SECRET_SUFFIX) and not name.endswith(NEXT_SECRET_SUFFIX)]
 
 

@@ -1,4 +1,4 @@
-"""Every error of twinhost, in one tree; a message says what, where, and what to do next.
+"""Every error of twinhost, in one tree; a message says what is wrong, where, and what to do next.
 
 TwinhostError
 ├── ConfigurationError          the process must not start; exit status 78 (EX_CONFIG)
@@ -6,17 +6,17 @@ TwinhostError
 │   ├── KeyFileMalformed
 │   ├── KeyFileExposed          a secret that others can read
 │   └── KeyMismatch             two halves that are not one pair
-├── SocketMisuse                a call order that would leave a hole
-├── ConnectionRefused           no session came about, or it ended
+├── SocketMisuse                a socket is used in an order that would leave it unsecured
+├── ConnectionRefused           no session could be made, or it ended
 │   ├── NotAuthorized           the server's ZAP handler refused this key
-│   ├── WrongServerKey          the pinned server key did not open the handshake
-│   ├── SecurityMismatch        one side speaks CURVE, the other does not
-│   └── ServerUnreachable       nobody answered within the deadline
-└── RequestError                an answer `{"status": "error", "code": ...}`
+│   ├── WrongServerKey          the server does not have the pinned key
+│   ├── SecurityMismatch        one side uses CURVE, the other does not
+│   └── ServerUnreachable       no reply within the deadline
+└── RequestError                a reply `{"status": "error", "code": ...}`
     ├── MalformedRequest, MessageTooLarge, UnknownAction
     ├── NotGranted, PeerNotLive
     ├── NotFound, RequestIdReused, LimitReached
-    ├── AgentUnreachable        the agent that was asked could not reach another
+    ├── AgentUnreachable        the agent could not reach another that it needs
     ├── StoreUnavailable
     │   └── TransactionLost
     └── InternalError
@@ -26,45 +26,45 @@ from typing import ClassVar
 
 
 class TwinhostError(Exception):
-    """The root; no foreign exception crosses a package's boundary."""
+    """The root: the packages raise no other exception for what a caller can handle."""
 
 
 class ConfigurationError(TwinhostError):
-    """Something that must be right before a start is not."""
+    """Keys, configuration or environment are wrong; a process must not start."""
 
     EXIT_STATUS: ClassVar[int] = 78  # EX_CONFIG of sysexits.h
 
 
 class KeyFileMissing(ConfigurationError):
-    """A key file that is needed is not there."""
+    """A required key file is missing or can't be read."""
 
 
 class KeyFileMalformed(ConfigurationError):
-    """A key file is there and can't be believed."""
+    """A key file has another form than it must have."""
 
 
 class KeyFileExposed(ConfigurationError):
-    """A secret key file can be read by others than its owner."""
+    """A secret key file can be read by users other than its owner."""
 
 
 class KeyMismatch(ConfigurationError):
-    """A secret half and a public half do not belong together."""
+    """A secret key and a public key are not one pair."""
 
 
 class SocketMisuse(TwinhostError):
-    """A socket or its handler is used in an order that would leave it open."""
+    """A socket or its ZAP handler is used in an order that would leave the socket unsecured."""
 
 
 class ConnectionRefused(TwinhostError):
-    """No session with the server came about."""
+    """No session with the server could be made."""
 
 
 class NotAuthorized(ConnectionRefused):
-    """The server knows its own mind: it does not accept this client's key."""
+    """The server refused this client's key."""
 
 
 class WrongServerKey(ConnectionRefused):
-    """The handshake broke off as it does when the pinned server key is not the server's."""
+    """The server ended the handshake, as it does when the pinned key is not its own."""
 
 
 class SecurityMismatch(ConnectionRefused):
@@ -72,11 +72,11 @@ class SecurityMismatch(ConnectionRefused):
 
 
 class ServerUnreachable(ConnectionRefused):
-    """No answer within the deadline."""
+    """No reply within the deadline."""
 
 
 class RequestError(TwinhostError):
-    """A request that was answered with an error; `code` is what stands on the wire."""
+    """The server replied with an error; `code` is the one on the wire."""
 
     code = "error"
 
@@ -110,13 +110,13 @@ class RequestIdReused(RequestError):
 
 
 class LimitReached(RequestError):
-    """The agent holds as many of these as it will."""
+    """A limit of the agent is reached."""
 
     code = "limit_reached"
 
 
 class AgentUnreachable(RequestError):
-    """The agent asks another for this, and that one does not answer, or not to it."""
+    """The agent needs another agent for this, which does not answer or refuses it."""
 
     code = "agent_unreachable"
 
@@ -126,33 +126,18 @@ class StoreUnavailable(RequestError):
 
 
 class TransactionLost(StoreUnavailable):
-    """The store gave up a whole transaction: every request that shared it is undone."""
+    """The store rolled back a whole transaction: every request in it is undone."""
 
 
 class InternalError(RequestError):
     code = "internal"
 
 
-_BY_CODE: dict[str, type[RequestError]] = {
-    error.code: error
-    for error in (
-        MalformedRequest,
-        MessageTooLarge,
-        UnknownAction,
-        NotGranted,
-        PeerNotLive,
-        NotFound,
-        RequestIdReused,
-        LimitReached,
-        AgentUnreachable,
-        StoreUnavailable,
-        InternalError,
-    )
-}
+_BY_CODE = {error.code: error for error in RequestError.__subclasses__()}
 
 
 def error_from_reply(code: str, sentence: str) -> RequestError:
-    """Return the typed error for a reply's `code`; one that is unknown here is a RequestError that keeps it."""
+    """Return the typed error for a reply's `code`; an unknown code gives a RequestError that has it."""
     known = _BY_CODE.get(code)
     if known is not None:
         return known(sentence)

@@ -1,18 +1,17 @@
-"""The one writer of key files: every file is whole and durable, and a secret is never overwritten in place."""
+"""The one writer of key files: each file is written completely and durably, and no secret is overwritten in place."""
 
 import base64
 import os
 from pathlib import Path
 
 from twinhost.secure_zmq.errors import KeyFileMalformed
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair
-from twinhost.secure_zmq.validity import Validity, format_moment
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair, Validity, format_moment
 
 FINGERPRINT_BYTES = 32  # of SHA-256
 
 
 def write_key_pair(pair: KeyPair, secret_path: Path) -> bool:
-    """Put a pair in place, the secret half first; return False, and change nothing, if there is one already."""
+    """Write a pair, the secret half first; return False, and change nothing, if there is one already."""
     created = _write_new(secret_path, _render(pair.certificate, pair.secret_z85), 0o600)
     if created:
         write_certificate(pair.certificate, secret_path.with_suffix(PUBLIC_SUFFIX))
@@ -20,19 +19,19 @@ def write_key_pair(pair: KeyPair, secret_path: Path) -> bool:
 
 
 def write_certificate(certificate: Certificate, path: Path) -> bool:
-    """Put a public key file in place; return False, and change nothing, if there is one already."""
+    """Write a public key file; return False, and change nothing, if there is one already."""
     return _write_new(path, _render(certificate, None), 0o644)
 
 
 def replace_certificate(certificate: Certificate, path: Path) -> None:
-    """Put a public key file in place, whatever public key was there."""
-    _replace(path, _render(certificate, None), 0o644)
+    """Write a public key file over any that is there."""
+    replace_file(path, _render(certificate, None), 0o644)
 
 
 def write_revocation(certificate: Certificate, folder: Path) -> bool:
-    """Keep a key out for ever, in `folder`, which is made where it is missing; return False where it was out already.
+    """Revoke a key for ever, by a file in `folder`; return False where it was revoked already.
 
-    The file's name does it; what it holds says whose key it was.
+    The file's name alone revokes it; its content says whose key it was. The folder is made if it is missing.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / revoked_file_name(certificate.public.fingerprint)
@@ -40,16 +39,16 @@ def write_revocation(certificate: Certificate, folder: Path) -> bool:
 
 
 def write_revoked_fingerprint(fingerprint: str, folder: Path) -> bool:
-    """Keep a key out of which nothing but the fingerprint is known; return False where it was out already."""
+    """Revoke a key of which only the fingerprint is known; return False where it was revoked already."""
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / revoked_file_name(fingerprint)
     return not path.exists() and _write_new(path, f"#   twinhost revoked key\n#   {fingerprint}\n", 0o644)
 
 
 def move_to_revoked(path: Path, fingerprint: str, folder: Path) -> None:
-    """Turn a public key file into the file that revokes its key: one rename, which needs no space for a file.
+    """Turn a public key file into the file that revokes its key: one rename, which needs no space on the disk.
 
-    Where that fails, the folder being full too, the public key file is removed all the same.
+    If even that fails, the public key file is removed.
     """
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -58,20 +57,20 @@ def move_to_revoked(path: Path, fingerprint: str, folder: Path) -> None:
         path.unlink(missing_ok=True)
         raise
     for changed in (folder, path.parent):
-        _fsync_directory(changed)
+        fsync_folder(changed)
 
 
 def write_vouching(fingerprint: str, voucher: str, folder: Path) -> None:
-    """Record in `folder`, which is made where it is missing, which key or invitation authorised a key."""
+    """Record in `folder`, which is made if it is missing, which key or invitation authorised a key."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    _replace(folder / revoked_file_name(fingerprint), f"{fingerprint} {voucher}\n", 0o644)
+    replace_file(folder / revoked_file_name(fingerprint), f"{fingerprint} {voucher}\n", 0o644)
 
 
 def revoked_file_name(fingerprint: str) -> str:
-    """Return the name of the file that keeps a key out: its SHA-256 in hex.
+    """Return the name of the file that revokes a key: its SHA-256 in hex.
 
     Raises:
-        KeyFileMalformed: it is no fingerprint.
+        KeyFileMalformed: it is not a fingerprint.
     """
     encoded = fingerprint.removeprefix("SHA256:")
     try:
@@ -79,7 +78,10 @@ def revoked_file_name(fingerprint: str) -> str:
     except ValueError:
         digest = b""
     if len(digest) != FINGERPRINT_BYTES:
-        raise KeyFileMalformed(f"{fingerprint[:80]!r} is no fingerprint of a key; it looks like SHA256:AbC...")
+        raise KeyFileMalformed(
+            f"{fingerprint[:80]!r} is not the fingerprint of a key, which looks like SHA256:AbC...; "
+            "list the keys: ./twinhost keys list"
+        )
     return digest.hex() + PUBLIC_SUFFIX
 
 
@@ -88,14 +90,33 @@ def render_certificate(certificate: Certificate) -> str:
     return _render(certificate, None)
 
 
+def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace a file durably; after a crash there is the old one or the new one."""
+    draft = _write_draft(path, text, mode)
+    try:
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make durable that names were added to a folder, or removed from it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sweep_drafts(folder: Path) -> None:
-    """Remove what a killed writer of a folder left half-written; for the folder's one writer, before it writes."""
+    """Remove the incomplete files of a writer that was killed; for the folder's only writer, before it writes."""
     for draft in folder.glob(".*.draft"):
         draft.unlink(missing_ok=True)
 
 
 def _write_new(path: Path, text: str, mode: int) -> bool:
-    """Write a whole, durable file under a name that was free; a crash leaves it whole or absent."""
+    """Write a file durably under an unused name; after a crash it is complete or absent."""
     draft = _write_draft(path, text, mode)
     try:
         os.link(draft, path)  # unlike rename(), it fails where the name is taken
@@ -103,18 +124,8 @@ def _write_new(path: Path, text: str, mode: int) -> bool:
         return False
     finally:
         draft.unlink(missing_ok=True)
-    _fsync_directory(path.parent)
+    fsync_folder(path.parent)
     return True
-
-
-def _replace(path: Path, text: str, mode: int) -> None:
-    """Put a whole, durable file in the place of the one there is; a crash leaves either."""
-    draft = _write_draft(path, text, mode)
-    try:
-        draft.rename(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _fsync_directory(path.parent)
 
 
 def _write_draft(path: Path, text: str, mode: int) -> Path:
@@ -122,7 +133,7 @@ def _write_draft(path: Path, text: str, mode: int) -> Path:
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             os.fchmod(stream.fileno(), mode)
             stream.write(text)
             stream.flush()
@@ -131,14 +142,6 @@ def _write_draft(path: Path, text: str, mode: int) -> Path:
         draft.unlink(missing_ok=True)
         raise
     return draft
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _render(certificate: Certificate, secret_z85: bytes | None) -> str:

@@ -1,15 +1,19 @@
-"""CURVE keys as types, and the one loader of their files, which believes nothing.
+"""CURVE keys as types, and the strict loader of their files.
 
-The format is zcert (ZPL), as CZMQ and pyzmq read it. A public file `NAME.key` says whose
-key it is; `NAME.key_secret` holds the secret half too, mode 0600, and stays on its host.
+The format is zcert (ZPL), as CZMQ and pyzmq read it. A public file `NAME.key` says whose key it is and from when until
+when it is valid; `NAME.key_secret` holds the secret half too, has mode 0600, and stays on its host. CURVE itself knows
+no expiry: validity is checked here, by this project's code.
 """
 
 import base64
+import contextlib
 import hashlib
 import os
 import stat
 import string
+import struct
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import zmq
@@ -17,21 +21,28 @@ from zmq.utils import z85
 
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.errors import KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyMismatch
-from twinhost.secure_zmq.validity import UNLIMITED, Validity, parse_moment
-from twinhost.secure_zmq.zcert import decode_z85_key, parse_zcert
 
 PUBLIC_SUFFIX = ".key"
 SECRET_SUFFIX = ".key_secret"  # noqa: S105 - a file name's ending
-NEXT_MARK = ".next"  # of the files of a key that a rotation brings: STEM.next.key, STEM.next.key_secret
+NEXT_MARK = ".next"  # of the files of the key that a rotation changes to: STEM.next.key, STEM.next.key_secret
 KEY_BYTES = 32  # Curve25519, RFC 7748
 MAX_KEY_FILE_BYTES = 4_096  # a key file has some 400
 _NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
 MAX_NAME_CHARACTERS = 64
+CLOCK_TOLERANCE_S = 60  # two hosts' clocks may differ by so much
+WARN_BEFORE_S = 14 * 86_400  # when warnings of a key's expiry start
+DAY_S = 86_400
+_TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+_LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that a key file can express
+Z85_CHARACTERS = 40  # 32 bytes in ZeroMQ RFC 32
+_SECTIONS = frozenset({"metadata", "curve"})
+_METADATA = frozenset({"name", "host", "roles"})
+_OPTIONAL_METADATA = frozenset({"not_before", "not_after"})
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A Curve25519 public key that is 32 bytes long and not zero."""
+    """A Curve25519 public key: 32 bytes, not all zero."""
 
     raw: bytes
 
@@ -60,7 +71,9 @@ class KeyOwner:
 
     def __post_init__(self) -> None:
         if self.name.endswith(NEXT_MARK):
-            raise KeyFileMalformed(f"the name {self.name!r} must not end in {NEXT_MARK}, which marks a next key's file")
+            raise KeyFileMalformed(
+                f"the name {self.name!r} must not end in {NEXT_MARK}, which is reserved for the files of a next key"
+            )
         for what, value in (("name", self.name), ("host", self.host), *(("role", role) for role in self.roles)):
             if not 0 < len(value) <= MAX_NAME_CHARACTERS or not set(value) <= _NAME_CHARACTERS:
                 raise KeyFileMalformed(
@@ -69,8 +82,45 @@ class KeyOwner:
 
 
 @dataclass(frozen=True, slots=True)
+class Validity:
+    """From when until when a key is valid, in whole seconds since the epoch; None is no limit."""
+
+    not_before: int | None = None
+    not_after: int | None = None
+
+    def __post_init__(self) -> None:
+        if any(moment is not None and not 0 <= moment <= _LATEST for moment in (self.not_before, self.not_after)):
+            raise KeyFileMalformed("not_before and not_after must lie in the years 1970 to 9999")
+        if self.not_before is not None and self.not_after is not None and self.not_after <= self.not_before:
+            raise KeyFileMalformed("not_after must be later than not_before")
+
+    def has_begun(self, now: float) -> bool:
+        """Return whether `now` is at or after `not_before`, within the clock tolerance."""
+        return self.not_before is None or now >= self.not_before - CLOCK_TOLERANCE_S
+
+    def has_ended(self, now: float) -> bool:
+        """Return whether it has expired at `now`, beyond the clock tolerance."""
+        return self.not_after is not None and now > self.not_after + CLOCK_TOLERANCE_S
+
+    def holds(self, now: float) -> bool:
+        """Return whether it is valid at `now`."""
+        return self.has_begun(now) and not self.has_ended(now)
+
+    def days_left(self, now: float) -> float | None:
+        """Return the days until `not_after`, negative after it; None where there is no end."""
+        return None if self.not_after is None else (self.not_after - now) / DAY_S
+
+    def ends_soon(self, now: float) -> bool:
+        """Return whether a warning is due: within 14 days of the end, or after it."""
+        return self.not_after is not None and self.not_after - now < WARN_BEFORE_S
+
+
+UNLIMITED = Validity()
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
-    """A public key, its owner, and how long it is good: all that may leave the host."""
+    """A public key, its owner and its validity: all that may leave the host."""
 
     owner: KeyOwner
     public: PublicKey
@@ -79,7 +129,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """Both halves of one key, proven to match; its repr never shows the secret."""
+    """Both halves of one key, checked to match; its repr never shows the secret."""
 
     certificate: Certificate
     secret_z85: bytes = field(repr=False)
@@ -110,11 +160,11 @@ def load_certificate(path: Path) -> Certificate:
     """Read a public key file.
 
     Args:
-        path: the `NAME.key` file.
+        path: `NAME.key`.
 
     Raises:
         KeyFileMissing: there is no such file, or it can't be read.
-        KeyFileMalformed: it is not a key file to the letter, or it holds a secret.
+        KeyFileMalformed: it has not exactly the form of a public key file, or it holds a secret.
     """
     text, _ = _read(path)
     try:
@@ -124,27 +174,27 @@ def load_certificate(path: Path) -> Certificate:
 
 
 def parse_certificate(text: str, source: str) -> Certificate:
-    """Read the text of a public key file; `source` is what a complaint calls it.
+    """Read the text of a public key file; `source` is its name in error sentences.
 
     Raises:
-        KeyFileMalformed: it is not a key file to the letter, or it holds a secret.
+        KeyFileMalformed: it has not exactly the form of a public key file, or it holds a secret.
     """
     sections = parse_zcert(source, text)
     if "secret-key" in sections["curve"]:
-        raise KeyFileMalformed(f"{source} stands for a public key and holds a secret; remove it and make a new key")
+        raise KeyFileMalformed(f"{source} is a public key file and holds a secret key; remove it and make a new key")
     return _certificate(source, sections)
 
 
 def load_key_pair(path: Path) -> KeyPair:
-    """Read a secret key file that its owner alone can read.
+    """Read a secret key file, which only its owner may have access to.
 
     Args:
-        path: the `NAME.key_secret` file.
+        path: `NAME.key_secret`.
 
     Raises:
         KeyFileMissing: there is no such file, or it can't be read.
-        KeyFileExposed: its mode lets group or others in.
-        KeyFileMalformed: it is not a key file to the letter.
+        KeyFileExposed: group or others have access to it.
+        KeyFileMalformed: it has not exactly the form of a secret key file.
         KeyMismatch: its halves are not one pair.
     """
     text, mode = _read(path)
@@ -166,6 +216,73 @@ def load_key_pair(path: Path) -> KeyPair:
         raise type(error)(f"{path}: {error}; {_to_verify(path)}") from None
 
 
+def format_moment(seconds: int) -> str:
+    """Return seconds since the epoch as a key file writes them: `2026-11-25T04:00:00Z`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime(_TIME_FORMAT)
+
+
+def parse_moment(text: str) -> int:
+    """Return seconds since the epoch.
+
+    Raises:
+        KeyFileMalformed: it is not written as `format_moment` does it.
+    """
+    try:
+        moment = datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
+        seconds = int(moment.timestamp())
+        if format_moment(seconds) == text:
+            return seconds
+    except (ValueError, OverflowError):
+        pass
+    raise KeyFileMalformed(f"{text!r} must be a time in UTC, written as 2026-11-25T04:00:00Z")
+
+
+def parse_zcert(source: str, text: str) -> dict[str, dict[str, str]]:
+    """Return the sections of a key file: names at the margin, indented `name = "value"` below.
+
+    Raises:
+        KeyFileMalformed: anything is unknown, missing or duplicate; the message has `source` and the line.
+    """
+    sections: dict[str, dict[str, str]] = {}
+    section: dict[str, str] | None = None
+    for number, line in enumerate(text.split("\n"), start=1):
+        where = f"{source}, line {number}"
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        if not line[0].isspace():
+            if stripped not in _SECTIONS or stripped in sections:
+                raise KeyFileMalformed(f"{where}: expected one section each of metadata and curve")
+            section = sections[stripped] = {}
+            continue
+        name, separator, value = (part.strip() for part in stripped.partition("="))
+        quoted = len(value) >= 2 and value[0] == value[-1] == '"' and '"' not in value[1:-1]
+        if section is None or not separator or not quoted:
+            raise KeyFileMalformed(f'{where}: expected name = "value" inside a section')
+        if name in section:
+            raise KeyFileMalformed(f"{where}: {name} occurs twice")
+        section[name] = value[1:-1]
+    if set(sections) != _SECTIONS:
+        raise KeyFileMalformed(f"{source} must have the sections metadata and curve")
+    unknown = (set(sections["metadata"]) - _OPTIONAL_METADATA) ^ _METADATA
+    unknown |= set(sections["curve"]) - {"public-key", "secret-key"}
+    if unknown or "public-key" not in sections["curve"]:
+        raise KeyFileMalformed(f"{source}: unknown or missing: {', '.join(sorted(unknown)) or 'public-key'}")
+    return sections
+
+
+def decode_z85_key(text: bytes, what: str) -> bytes:
+    """Return a key's 32 bytes.
+
+    Raises:
+        KeyFileMalformed: it is not 40 characters of Z85; `what` is its name in the message.
+    """
+    if len(text) == Z85_CHARACTERS:
+        with contextlib.suppress(KeyError, struct.error):  # a foreign character, a group over 2**32
+            return z85.decode(text)
+    raise KeyFileMalformed(f"{what} must be {Z85_CHARACTERS} characters of Z85")
+
+
 def _read(path: Path) -> tuple[str, int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -173,7 +290,7 @@ def _read(path: Path) -> tuple[str, int]:
         raise KeyFileMissing(f"{path} is missing; run: docker compose run --rm certs-init") from None
     except OSError as error:
         raise KeyFileMissing(f"{path} can't be read ({error.strerror}); {_to_verify(path)}") from None
-    try:  # no file object yet: making one of a folder raises
+    try:  # not with open(): it raises for a folder
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_KEY_FILE_BYTES:
             raise KeyFileMalformed(f"{path} must be a regular file of at most {MAX_KEY_FILE_BYTES} bytes")
@@ -202,5 +319,5 @@ def _to_verify(path: Path) -> str:
 
 
 def _characters(value: str) -> bytes:
-    """Return a key's text as the bytes that it must be; what is not ASCII becomes more of them, and so no key."""
+    """Return a key's text as bytes; a character that is not ASCII becomes several, so that the length is wrong."""
     return value.encode("ascii", "backslashreplace")

@@ -1,10 +1,10 @@
-"""The documented names, for agents that make their own sockets.
+"""The compatible API, under its documented names, for agents that make their own sockets.
 
-Each name is kept and the holes it had are not: the handler runs on the socket's own Context,
-a socket that is bound already is refused, nothing falls back to plain, and a handler that a
-socket relies on can't be stopped. An agent that calls these gets CURVE and the list of
-authorised keys at the handshake, the limits and the guard of our own server, and the end of every session whose key is
-revoked or expires; the check of every message is the business of `Server`.
+The names are those of the original system, without its security holes: the ZAP handler runs on the socket's own
+Context, a socket that is bound already is refused, nothing falls back to an unencrypted socket, and a handler can't be
+stopped while a socket depends on it. An agent that calls these gets CURVE, the check of keys at the handshake, the
+limits and the handshake guard of our own server, and the end of each session whose key is revoked or expires. Only
+`Server` also checks every message.
 """
 
 import threading
@@ -19,9 +19,14 @@ from twinhost.secure_zmq.bound_socket import Watch, watch_unbound
 from twinhost.secure_zmq.certificates import client_folder, folders_of_keys, load_certificates
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from twinhost.secure_zmq.errors import SocketMisuse
-from twinhost.secure_zmq.hardening import let_clients_send_heartbeats
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
-from twinhost.secure_zmq.sockets import limit_socket, require_fresh, secure_unbound_server, secure_unconnected_client
+from twinhost.secure_zmq.sockets import (
+    let_clients_send_heartbeats,
+    limit_socket,
+    require_fresh,
+    secure_unbound_server,
+    secure_unconnected_client,
+)
 
 _KICK_EVERY_S = 0.2
 
@@ -30,9 +35,9 @@ _handlers: dict[int, "ZMQAuthenticator"] = {}  # by the address of the underlyin
 
 
 class ZMQAuthenticator:
-    """The one ZAP handler of a Context, of `zmq.Context.instance()` where none is given; it runs from the start.
+    """The one ZAP handler of a Context, by default of `zmq.Context.instance()`; it is started by this call.
 
-    Asking for it again returns the same one.
+    Another call for the same Context returns the same handler.
     """
 
     def __new__(cls, context: "zmq.Context[Any] | None" = None, certificates: Path | None = None) -> "ZMQAuthenticator":
@@ -43,7 +48,9 @@ class ZMQAuthenticator:
             known = _handlers.get(context.underlying)
             if known is not None and known.authenticator.responsive:
                 if known.folder != folder:
-                    raise SocketMisuse(f"this Context has a handler for {known.folder}; use another for {folder}")
+                    raise SocketMisuse(
+                        f"this Context has a ZAP handler for the keys in {known.folder}; use another one for {folder}"
+                    )
                 return known
             handler = super().__new__(cls)
             handler._context, handler.folder = context, folder
@@ -55,7 +62,7 @@ class ZMQAuthenticator:
     _context: "zmq.Context[Any]"
 
     def _run(self) -> None:
-        """Start what a stopped handler lacks; under the module's lock."""
+        """Start the handler and its threads; under the module's lock."""
         self._peers = AuthorizedPeers(folders_of_keys(self.folder))
         self._watches: list[Watch] = []
         self._ended = threading.Event()
@@ -72,9 +79,9 @@ class ZMQAuthenticator:
                 self._run()
 
     def protect(self, socket: "zmq.Socket[Any]") -> None:
-        """Watch the connections of a secured socket that is not bound yet.
+        """Watch the connections of a secured socket that is not bound yet, to end the sessions of revoked keys.
 
-        A socket has one monitor, and whoever took it would take the end of revoked sessions along: that is refused.
+        It takes the only monitor of the socket, so a request for that monitor is refused from now on.
         """
         self._watches.append(watch_unbound(socket, self.authenticator))
         socket.monitor = _refuse_monitor  # type: ignore[method-assign, assignment]
@@ -84,7 +91,7 @@ class ZMQAuthenticator:
             watch.connections.observe_handshake(outcome, fields)
 
     def _close_revoked(self) -> None:
-        """Close sessions whose key is no longer live, until the handler ends; forget closed sockets."""
+        """Close sessions whose key is no longer valid, until the handler ends; forget closed sockets."""
         while not self._ended.wait(_KICK_EVERY_S):
             for watch in tuple(self._watches):
                 if watch.monitor.alive:
@@ -100,13 +107,13 @@ class ZMQAuthenticator:
         """End the handler.
 
         Raises:
-            SocketMisuse: a socket that relies on it is still open.
+            SocketMisuse: a socket that depends on it is still open.
         """
         self.authenticator.stop()
         self._peers.close()
 
     def _end(self) -> None:
-        """Let everything go with the Context, also where nobody calls `stop_auth`; on the handler's thread."""
+        """End with the Context, also where nobody calls `stop_auth`; on the handler's thread."""
         self._ended.set()
         self._peers.stop_watching()
         with _lock:
@@ -115,14 +122,14 @@ class ZMQAuthenticator:
 
 
 def _refuse_monitor(*_: object) -> None:
-    raise SocketMisuse("this socket's monitor closes the sessions of revoked keys, and a socket has one; use none here")
+    raise SocketMisuse("this socket's only monitor closes the sessions of revoked keys; do without one here")
 
 
 def start_auth(context: "zmq.Context[Any] | None" = None) -> ZMQAuthenticator | None:
-    """Start the handler of a Context; without one, only prove that the keys are in order.
+    """Start the handler of a Context; without one, only check the keys.
 
-    Older agents call it before they make a socket secure. Which Context counts is known
-    when the socket is: `configure_secure_server(socket)` starts the handler there.
+    Older agents call it before they secure a socket. The handler must run on the Context of that socket, so
+    `configure_secure_server(socket)` starts it there.
 
     Raises:
         ConfigurationError: the keys are missing or wrong.
@@ -135,7 +142,7 @@ def stop_auth(context: "zmq.Context[Any] | None" = None) -> None:
     """Stop the handler of a Context, or every one.
 
     Raises:
-        SocketMisuse: a socket that relies on it is still open.
+        SocketMisuse: a socket that depends on it is still open.
     """
     with _lock:
         chosen = [h for key, h in _handlers.items() if context is None or key == context.underlying]

@@ -1,25 +1,71 @@
-"""Where a server is and who it must prove to be; an open link is another type, not a missing key.
+"""Where a server is, and which key it must prove to hold; an unencrypted link is another type, not a missing key."""
 
-While a server changes its key, two keys of it are good: its clients try one after the other,
-each on a socket of its own, since libzmq ignores a second connect to the same endpoint.
-"""
-
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 import zmq
 
-from twinhost.secure_zmq.diagnosis import BROKEN_OFF_BEFORE_VERDICT, Diagnosis, wrong_server_key
-from twinhost.secure_zmq.errors import ConnectionRefused, WrongServerKey
-from twinhost.secure_zmq.greeting import mechanism_of
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.sockets import ClientSocket, EventCallback, open_client_socket, open_unencrypted_client_socket
+
+SECURE_ZMQ_VARIABLE = "SECURE_ZMQ"
+_SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
+_VERSION_MAJOR = b"\x03"  # the server sends the rest of its greeting after it has received this
+_GREETING_BYTES = 64
+_MECHANISM = slice(12, 32)
+_GREETING_TIMEOUT_S = 0.5  # for all of it, also where it comes byte by byte
+
+
+def is_secure_zmq_enabled(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether links are encrypted and authenticated; they are where the variable is unset.
+
+    Raises:
+        ConfigurationError: the variable is neither `1` nor `0`.
+    """
+    value = environment.get(SECURE_ZMQ_VARIABLE, "1")
+    if value not in ("0", "1"):
+        raise ConfigurationError(
+            f"{SECURE_ZMQ_VARIABLE} is {value!r}; set it to 1 (encrypted) or 0 (unencrypted) in .env, or remove it"
+        )
+    return value == "1"
+
+
+def mechanism_of(address: str) -> str | None:
+    """Return the mechanism (`NULL`, `CURVE`) in the ZMTP greeting (RFC 23) of a `tcp://` server; None without one.
+
+    A client learns it no other way for sure: the server's reset of the connection may overtake its greeting.
+    """
+    target = urlsplit(address)
+    if target.scheme != "tcp" or target.hostname is None or target.port is None:
+        return None
+    deadline = time.monotonic() + _GREETING_TIMEOUT_S
+    greeting = b""
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((target.hostname, target.port), timeout=_GREETING_TIMEOUT_S) as connection,
+    ):
+        connection.sendall(_SIGNATURE + _VERSION_MAJOR)
+        while len(greeting) < _GREETING_BYTES and (left_s := deadline - time.monotonic()) > 0:
+            connection.settimeout(left_s)
+            part = connection.recv(_GREETING_BYTES - len(greeting))
+            if not part:
+                break
+            greeting += part
+    if len(greeting) < _GREETING_BYTES or greeting[0:1] != b"\xff" or greeting[9] & 1 == 0:
+        return None
+    return greeting[_MECHANISM].rstrip(b"\0").decode("ascii", errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
 class SecuredAddress:
-    """A server that is talked to over CURVE alone, and only if it holds the secret of `server_key`."""
+    """A server to use over CURVE only, and only if it has the secret of `server_key`."""
 
     address: str
     own_keys: KeyPair
@@ -28,54 +74,47 @@ class SecuredAddress:
     def targets(self) -> "Sequence[SecuredAddress]":
         return (self,)
 
-    def diagnosis(self, enough: Callable[[], int]) -> Diagnosis:
-        """Return a blank diagnosis, for which `enough()` handshakes that break off are a wrong key."""
-        own, pin = self.own_keys.public.fingerprint, self.server_key.fingerprint
-        return Diagnosis(self.address, own, pin, mechanism_of, enough)
-
-    def open(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", on_event: EventCallback, max_payload_bytes: int
-    ) -> ClientSocket:
-        """Connect a socket; every event of its monitor goes to `on_event`."""
-        return open_client_socket(context, self.own_keys, self.server_key, self.address, max_payload_bytes, on_event)
-
 
 @dataclass(frozen=True, slots=True)
 class UnencryptedAddress:
-    """A server that is talked to in the open; SECURE_ZMQ=0 alone leads here."""
+    """A server to use without encryption and authentication; for SECURE_ZMQ=0 alone."""
 
     address: str
 
     def targets(self) -> "Sequence[UnencryptedAddress]":
         return (self,)
 
-    def diagnosis(self, enough: Callable[[], int]) -> Diagnosis:
-        """Return a blank diagnosis, for which `enough()` handshakes that break off are a mismatch."""
-        return Diagnosis(self.address, None, None, mechanism_of, enough)
-
-    def open(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", on_event: EventCallback, max_payload_bytes: int
-    ) -> ClientSocket:
-        """Connect a socket; every event of its monitor goes to `on_event`."""
-        return open_unencrypted_client_socket(context, self.address, max_payload_bytes, on_event)
-
 
 Target: TypeAlias = SecuredAddress | UnencryptedAddress
 
 
+def open_connection(
+    target: Target,
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    on_event: EventCallback,
+    max_payload_bytes: int,
+    kind: int = zmq.DEALER,
+) -> ClientSocket:
+    """Connect a DEALER, or a SUB; every event of its monitor goes to `on_event`."""
+    if isinstance(target, SecuredAddress):
+        keys, pin = target.own_keys, target.server_key
+        return open_client_socket(context, keys, pin, target.address, max_payload_bytes, on_event, kind)
+    return open_unencrypted_client_socket(context, target.address, max_payload_bytes, on_event, kind)
+
+
 class ServerAddress(Protocol):
-    """What a client needs to know of its server."""
+    """What a client needs to know about its server."""
 
     @property
     def address(self) -> str: ...
 
     def targets(self) -> Sequence[Target]:
-        """Return whom to try, in this order; asked for at every call, so it touches no disk and does not wait."""
+        """Return what to try, in this order; called for every request, so it reads no file and never blocks."""
         ...
 
 
 class FollowedAddress:
-    """A server whose keys change while we talk to it, as may our own: CURVE alone, and only the pins of this moment."""
+    """A server whose keys may change during use, as may our own: CURVE only, and only the pins that are valid now."""
 
     def __init__(
         self,
@@ -83,14 +122,14 @@ class FollowedAddress:
         own_keys: Callable[[], KeyPair],
         server_keys: Callable[[], Sequence[PublicKey]],
     ) -> None:
-        """Follow values that somebody else keeps up to date.
+        """Follow values that the caller keeps up to date.
 
         Args:
             address: the endpoint, or what returns it.
-            own_keys: returns the pair to show.
-            server_keys: returns the pins that are good now, the server's current key first, its next one second.
+            own_keys: returns the pair to use.
+            server_keys: returns the pins that are valid now, the server's current key first, its next one second.
 
-        All three are called at every call, and from the monitor's thread: they look at memory alone, and never raise.
+        All three are called for every request, also on the monitor's thread: they must not read files, block or raise.
         """
         self._address = address
         self._own_keys = own_keys
@@ -103,65 +142,3 @@ class FollowedAddress:
     def targets(self) -> Sequence[SecuredAddress]:
         address, own_keys = self.address, self._own_keys()
         return [SecuredAddress(address, own_keys, pin) for pin in dict.fromkeys(self._server_keys())]
-
-
-class TargetChoice:
-    """Which target of its server a client uses: the one that works, and never one that was withdrawn."""
-
-    def __init__(self, server: ServerAddress) -> None:
-        self._server = server
-        self._in_use: Target | None = None
-        self._broken_off: dict[Target, int] = {}  # handshakes, since the last reply
-
-    def choose(self) -> tuple[Target, Diagnosis]:
-        """Return whom to connect to now, and its blank diagnosis.
-
-        The first handshake that one of several targets breaks off leads to the next one, so that a
-        change of keys costs no time. None is given up before it had as many as the only one would.
-
-        Raises:
-            WrongServerKey: no key of this server is good at this moment.
-        """
-        targets = self._server.targets()
-        if not targets:
-            raise WrongServerKey(
-                f"no key of {self._server.address} is good here now: what was pinned is expired or revoked; "
-                "have its owner tell the new fingerprint, and pin that key"
-            )
-        self._broken_off = {target: self._broken_off.get(target, 0) for target in targets}
-        target = min(targets, key=lambda each: (self._broken_off[each], each != self._in_use))
-        self._in_use = target
-        return target, target.diagnosis(lambda: self._enough(target))
-
-    def withdrawn(self) -> bool:
-        """Whether the target in use is good no more: our own key changed, its pin was retired, or it moved."""
-        return self._in_use not in self._server.targets()
-
-    def worked(self) -> None:
-        """Note that the target in use replied."""
-        self._broken_off.clear()
-
-    def final(self, diagnosis: Diagnosis) -> ConnectionRefused | None:
-        """Take the verdict on the target in use; return the error to give up with, or None where to choose again."""
-        verdict, targets = diagnosis.verdict(), self._server.targets()
-        if verdict is None or self._in_use is None or self._in_use not in targets:
-            return None
-        if not isinstance(verdict, WrongServerKey):
-            return verdict
-        self._broken_off[self._in_use] = self._broken_off.get(self._in_use, 0) + max(1, diagnosis.broken_off)
-        self._in_use = None
-        counts = [self._broken_off.get(target, 0) for target in targets]
-        if min(counts) < BROKEN_OFF_BEFORE_VERDICT:
-            return None
-        self._broken_off.clear()
-        if len(targets) == 1:
-            return verdict
-        pins = [target.server_key.fingerprint for target in targets if isinstance(target, SecuredAddress)]
-        return wrong_server_key(self._server.address, sum(counts), *pins)
-
-    def _enough(self, target: Target) -> int:
-        """Return how many handshakes a target may break off until the next one's turn, as things are now."""
-        before = self._broken_off.get(target, 0)
-        if len(self._server.targets()) > 1 and not before:
-            return 1
-        return max(1, BROKEN_OFF_BEFORE_VERDICT - before)

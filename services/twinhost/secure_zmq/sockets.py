@@ -1,67 +1,71 @@
-"""The one place where sockets are made: opened, secured, checked, and bound or connected in one step.
+"""The one place where sockets are made: opened, limited, secured, checked, and bound or connected in one step.
 
-libzmq lets in anyone on a CURVE socket without a ZAP handler, ignores options set after bind,
-and binds with an all-zero key where the secret was forgotten. So no half-made socket leaves
-this module, and the order of the steps is not the caller's business.
+libzmq serves anyone on a CURVE socket without a ZAP handler, ignores options set after bind, and binds with an all-zero
+key where the secret was forgotten. So no incomplete socket leaves this module, and callers can't change the order of
+the steps. The compatible API (`legacy`) secures the sockets of existing agents with the same functions.
 """
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import zmq
 
 from twinhost.secure_zmq.errors import SocketMisuse
-from twinhost.secure_zmq.hardening import (
-    ZAP_DOMAIN,
-    ZAP_ENDPOINT,
-    RunningAuthenticator,
-    limit_feed,
-    limit_router,
-    limit_socket,
-    require_fresh,
-    secure_unbound_server,
-    secure_unconnected_client,
-)
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.monitor import Monitor, SocketEvent
 
 if TYPE_CHECKING:
+    from twinhost.secure_zmq.authenticator import SessionLimits
     from twinhost.secure_zmq.bound_socket import ServerSocket
     from twinhost.secure_zmq.handshakes import Handshakes
+    from twinhost.secure_zmq.peers import AuthorizedPeers
 
-__all__ = [
-    "ZAP_DOMAIN",
-    "ZAP_ENDPOINT",
-    "ClientSocket",
-    "EventCallback",
-    "RunningAuthenticator",
-    "limit_router",
-    "limit_socket",
-    "open_client_socket",
-    "open_feed_socket",
-    "open_server_socket",
-    "open_subscriber_socket",
-    "open_unencrypted_client_socket",
-    "open_unencrypted_feed_socket",
-    "open_unencrypted_server_socket",
-    "open_unencrypted_subscriber_socket",
-    "open_zap_socket",
-    "plain_send",
-    "require_fresh",
-    "secure_unbound_server",
-    "secure_unconnected_client",
-]
-
-_READABLE = int(zmq.POLLIN)  # a plain number: an enumeration's `&` costs as much as the look
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # RFC 27
+ZAP_DOMAIN = b"twinhost"  # never empty: with an empty one libzmq does not ask the handler
+_ZAP_ENFORCE_DOMAIN = 93  # zmq.h; pyzmq does not name it
+_HANDSHAKE_TIMEOUT_MS = 4_000  # libzmq's default of 30 s lets half-open connections pile up
+_HEARTBEAT_INTERVAL_MS = 5_000
+_HEARTBEAT_TIMEOUT_MS = 10_000
+_HEARTBEAT_TTL_MS = 20_000  # libzmq overflows at 65.6 s
+_KEEPALIVE_IDLE_S = 10
+_KEEPALIVE_INTERVAL_S = 5
+_KEEPALIVE_COUNT = 3
+_HIGH_WATER_MARK = 1_000  # messages per peer
+_REPLIES_HIGH_WATER_MARK = 512  # that a peer may leave unread; a page of a reply has 256 KiB at most
+_LINGER_MS = 1_000
+_RECONNECT_MS = 100
+_RECONNECT_MAX_MS = 2_000
+_BACKLOG = 1_024  # connections waiting to be accepted
+_CURVE_OVERHEAD_BYTES = 33  # RFC 26, a MESSAGE command: 16 of box, 8 of nonce, 8 of name, 1 of flags
+_MAX_SUBSCRIPTION_BYTES = 1_024  # on the wire; also the handshake's commands, of which INITIATE takes about 300
+_SUBSCRIPTIONS_HIGH_WATER_MARK = 64  # queued per connection: libzmq keeps a tree node for every byte
+_READABLE = int(zmq.POLLIN)  # a plain number: an enumeration's `&` costs as much as reading EVENTS
 
 EventCallback = Callable[[SocketEvent], None]
 PlainSend = Callable[[bytes, int], object]  # data, flags
 
 
+class RunningAuthenticator(Protocol):
+    """What a secured socket needs of the ZAP handler, which is `authenticator.Authenticator`."""
+
+    @property
+    def context(self) -> "zmq.Context[zmq.Socket[bytes]]": ...
+    @property
+    def peers(self) -> "AuthorizedPeers": ...
+    @property
+    def handshakes(self) -> "Handshakes": ...
+    @property
+    def limits(self) -> "SessionLimits": ...
+    def guard(self, socket: "zmq.Socket[bytes]") -> None:
+        """Raise SocketMisuse unless the handler runs on the socket's own Context; then outlive the socket."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ClientSocket:
-    """A connecting DEALER and the monitor that says what becomes of it."""
+    """A connecting DEALER or SUB, and the monitor of its connection."""
 
     socket: "zmq.Socket[bytes]"
     monitor: Monitor
@@ -69,12 +73,12 @@ class ClientSocket:
 
     @property
     def readable(self) -> bool:
-        """Whether something has come; a look that does not wait, and a third of what a failing `recv` costs."""
+        """Whether a message has arrived; it never blocks, and costs a third of a `recv` that fails."""
         return bool(cast(int, self.socket.get(zmq.EVENTS)) & _READABLE)
 
     @property
     def fd(self) -> int:
-        """The descriptor that becomes readable when there may be something to do; it is edge-triggered."""
+        """The edge-triggered descriptor that becomes readable when there may be something to do."""
         return cast(int, self.socket.getsockopt(zmq.FD))
 
     def close(self) -> None:
@@ -88,10 +92,10 @@ def open_server_socket(
     """Bind a CURVE ROUTER on the authenticator's context.
 
     Args:
-        authenticator: the running ZAP handler that will be asked.
+        authenticator: the running ZAP handler, which will decide about each peer.
         own_keys: this agent's pair.
         address: a ZeroMQ endpoint, `tcp://*:7120`.
-        max_payload_bytes: the largest request that gets an answer.
+        max_payload_bytes: the largest request that is answered.
 
     Raises:
         SocketMisuse: the handler does not run, or the address can't be bound.
@@ -104,7 +108,7 @@ def open_server_socket(
 def open_unencrypted_server_socket(
     context: "zmq.Context[zmq.Socket[bytes]]", address: str, max_payload_bytes: int, handshakes: "Handshakes"
 ) -> "ServerSocket":
-    """Bind a ROUTER that anybody can read and nobody is authenticated on; SECURE_ZMQ=0 alone leads here."""
+    """Bind a ROUTER without encryption and authentication; for SECURE_ZMQ=0 alone."""
     socket = context.socket(zmq.ROUTER)
     limit_router(socket, max_payload_bytes)
     return _bind_open(socket, address, handshakes)
@@ -113,7 +117,7 @@ def open_unencrypted_server_socket(
 def open_feed_socket(
     authenticator: RunningAuthenticator, own_keys: KeyPair, address: str, max_payload_bytes: int
 ) -> "ServerSocket":
-    """Bind a CURVE XPUB that grants no subscription by itself; arguments and errors as of `open_server_socket`."""
+    """Bind a CURVE XPUB that grants no subscription by itself; arguments and errors: see `open_server_socket`."""
     socket = authenticator.context.socket(zmq.XPUB)
     limit_feed(socket, max_payload_bytes)
     return _bind_secured(socket, authenticator, own_keys, address)
@@ -122,7 +126,7 @@ def open_feed_socket(
 def open_unencrypted_feed_socket(
     context: "zmq.Context[zmq.Socket[bytes]]", address: str, max_payload_bytes: int, handshakes: "Handshakes"
 ) -> "ServerSocket":
-    """Bind an XPUB whose subscribers nobody knows; SECURE_ZMQ=0 alone leads here."""
+    """Bind an XPUB without encryption and authentication; for SECURE_ZMQ=0 alone."""
     socket = context.socket(zmq.XPUB)
     limit_feed(socket, max_payload_bytes)
     return _bind_open(socket, address, handshakes)
@@ -135,49 +139,34 @@ def open_client_socket(
     address: str,
     max_payload_bytes: int,
     on_event: EventCallback,
+    kind: int = zmq.DEALER,
 ) -> ClientSocket:
-    """Connect a CURVE DEALER that talks to the holder of `server_key` and to nobody else."""
-    socket = context.socket(zmq.DEALER)
+    """Connect a CURVE DEALER, or a SUB, that talks to the holder of `server_key` and to nobody else.
+
+    Raises:
+        SocketMisuse: the address is not an endpoint, or CURVE is not in force.
+    """
+    socket = context.socket(kind)
     limit_socket(socket, max_payload_bytes)
     secure_unconnected_client(socket, own_keys, server_key)
     return _connect(socket, address, on_event)
 
 
 def open_unencrypted_client_socket(
-    context: "zmq.Context[zmq.Socket[bytes]]", address: str, max_payload_bytes: int, on_event: EventCallback
-) -> ClientSocket:
-    """Connect a DEALER that anybody on the way can read; SECURE_ZMQ=0 alone leads here."""
-    socket = context.socket(zmq.DEALER)
-    limit_socket(socket, max_payload_bytes)
-    return _connect(socket, address, on_event)
-
-
-def open_subscriber_socket(
     context: "zmq.Context[zmq.Socket[bytes]]",
-    own_keys: KeyPair,
-    server_key: PublicKey,
     address: str,
     max_payload_bytes: int,
     on_event: EventCallback,
+    kind: int = zmq.DEALER,
 ) -> ClientSocket:
-    """Connect a CURVE SUB that hears the holder of `server_key` and nobody else; it is subscribed to nothing yet."""
-    socket = context.socket(zmq.SUB)
-    limit_socket(socket, max_payload_bytes)
-    secure_unconnected_client(socket, own_keys, server_key)
-    return _connect(socket, address, on_event)
-
-
-def open_unencrypted_subscriber_socket(
-    context: "zmq.Context[zmq.Socket[bytes]]", address: str, max_payload_bytes: int, on_event: EventCallback
-) -> ClientSocket:
-    """Connect a SUB that believes whoever answers there; SECURE_ZMQ=0 alone leads here."""
-    socket = context.socket(zmq.SUB)
+    """Connect a socket whose traffic anybody on the way can read or forge; for SECURE_ZMQ=0 alone."""
+    socket = context.socket(kind)
     limit_socket(socket, max_payload_bytes)
     return _connect(socket, address, on_event)
 
 
 def plain_send(socket: "zmq.Socket[bytes]") -> PlainSend:
-    """Return the socket's `send(data, flags)` without pyzmq's options: their handling costs as much as sending."""
+    """Return the socket's `send(data, flags)` without pyzmq's options, whose handling costs as much as sending."""
     return cast(PlainSend, super(zmq.Socket, socket).send)
 
 
@@ -185,7 +174,7 @@ def open_zap_socket(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[by
     """Bind the context's ZAP endpoint.
 
     Raises:
-        SocketMisuse: another handler has it.
+        SocketMisuse: the context has a ZAP handler already.
     """
     shadow: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context.underlying)  # plain, whatever its class
     socket = shadow.socket(zmq.REP)
@@ -194,14 +183,129 @@ def open_zap_socket(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[by
         socket.bind(ZAP_ENDPOINT)
     except zmq.ZMQError as error:
         socket.close(0)
-        raise SocketMisuse(f"this Context has a ZAP handler already ({error}); use that one") from None
+        raise SocketMisuse(
+            f"this Context has a ZAP handler already ({error}); use that one, or another Context"
+        ) from None
     return socket
+
+
+def secure_unbound_server(socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator, own_keys: KeyPair) -> None:
+    """Make a socket a CURVE server whose peers the handler must accept, and check that the options are in force.
+
+    Raises:
+        SocketMisuse: it is bound or connected already, belongs to another Context, or an option is not in force.
+    """
+    require_fresh(socket)
+    put_server_key(socket, authenticator, own_keys)
+
+
+def put_server_key(socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator, own_keys: KeyPair) -> None:
+    """Give a socket that is bound nowhere a key pair, CURVE and ZAP, and check that they are in force.
+
+    Raises:
+        SocketMisuse: the handler does not run, or an option is not in force.
+    """
+    authenticator.guard(socket)
+    socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+    socket.setsockopt(_ZAP_ENFORCE_DOMAIN, 1)
+    socket.curve_secretkey = own_keys.secret_z85
+    socket.curve_publickey = own_keys.public.z85
+    socket.curve_server = True
+    domain = cast(bytes, socket.getsockopt(zmq.ZAP_DOMAIN)).rstrip(b"\0")
+    enforced = domain == ZAP_DOMAIN and socket.getsockopt(_ZAP_ENFORCE_DOMAIN) == 1
+    if not (speaks_curve(socket) and socket.curve_server and enforced):
+        raise SocketMisuse(
+            "the socket did not take CURVE with ZAP and would serve anyone; run: pip install --force-reinstall pyzmq"
+        )
+
+
+def secure_unconnected_client(socket: "zmq.Socket[bytes]", own_keys: KeyPair, server_key: PublicKey) -> None:
+    """Make a socket a CURVE client of one server, and check that CURVE is in force.
+
+    Raises:
+        SocketMisuse: it is bound or connected already, or CURVE is not in force.
+    """
+    require_fresh(socket)
+    socket.curve_serverkey = server_key.z85
+    socket.curve_secretkey = own_keys.secret_z85
+    socket.curve_publickey = own_keys.public.z85
+    if not speaks_curve(socket) or socket.curve_server:
+        raise SocketMisuse(
+            "the socket did not take CURVE and would encrypt nothing; run: pip install --force-reinstall pyzmq"
+        )
+
+
+def limit_socket(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
+    """Limit what a peer may cost: size, time, number of messages."""
+    socket.maxmsgsize = (
+        2 * max_payload_bytes + _CURVE_OVERHEAD_BYTES
+    )  # a message over the payload limit still gets a reply
+    socket.handshake_ivl = _HANDSHAKE_TIMEOUT_MS
+    socket.heartbeat_ivl = _HEARTBEAT_INTERVAL_MS
+    socket.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MS
+    socket.heartbeat_ttl = _HEARTBEAT_TTL_MS  # until the other side ends a connection that is silent
+    socket.set_hwm(_HIGH_WATER_MARK)
+    socket.linger = _LINGER_MS
+    # The intervals are random for each socket, since libzmq's jitter is a fraction of the longest: all that lose one
+    # server at the same time would reconnect at the same time.
+    socket.reconnect_ivl = round(_RECONNECT_MS * random.uniform(1.0, 1.5))  # noqa: S311 - jitter, not a secret
+    socket.reconnect_ivl_max = round(_RECONNECT_MAX_MS * random.uniform(0.5, 1.0))  # noqa: S311
+    socket.ipv6 = True  # IPv4 too: such an address is written as IPv6 then
+
+
+def limit_router(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
+    """Limit a ROUTER; a reply to a peer that is gone is an error, and not ignored."""
+    limit_socket(socket, max_payload_bytes)
+    let_clients_send_heartbeats(socket)
+    socket.router_mandatory = True
+    socket.sndhwm = _REPLIES_HIGH_WATER_MARK
+    socket.backlog = _BACKLOG
+
+
+def limit_feed(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
+    """Limit an XPUB; it receives only subscriptions, and grants none by itself."""
+    limit_socket(socket, max_payload_bytes)
+    let_clients_send_heartbeats(socket)
+    socket.maxmsgsize = _MAX_SUBSCRIPTION_BYTES
+    socket.rcvhwm = _SUBSCRIPTIONS_HIGH_WATER_MARK
+    socket.backlog = _BACKLOG
+    socket.xpub_manual = True
+
+
+def let_clients_send_heartbeats(socket: "zmq.Socket[bytes]") -> None:
+    """Have a bound socket send no heartbeats: their timer aborts the process where it meets a failed connection.
+
+    Seen with repeated frames (stream_engine_base.cpp, `!_io_error`), which an authorised peer, or anybody on the way,
+    can send. The TTL in the clients' heartbeats ends dead connections here, and TCP keepalive those of other clients.
+    """
+    socket.heartbeat_ivl = 0
+    socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle = _KEEPALIVE_IDLE_S
+    socket.tcp_keepalive_intvl = _KEEPALIVE_INTERVAL_S
+    socket.tcp_keepalive_cnt = _KEEPALIVE_COUNT
+
+
+def require_fresh(socket: "zmq.Socket[bytes]") -> None:
+    """Raise SocketMisuse where it is too late for options to have an effect."""
+    if last_endpoint(socket):
+        raise SocketMisuse(
+            "the socket is bound or connected already and would ignore CURVE set now; secure it before that"
+        )
+
+
+def speaks_curve(socket: "zmq.Socket[bytes]") -> bool:
+    """Whether CURVE is in force; libzmq returns no key, but KeyPair and PublicKey have checked theirs."""
+    return socket.getsockopt(zmq.MECHANISM) == zmq.CURVE
+
+
+def last_endpoint(socket: "zmq.Socket[bytes]") -> str:
+    return cast(bytes, socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
 
 
 def _bind_secured(
     socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator, own_keys: KeyPair, address: str
 ) -> "ServerSocket":
-    from twinhost.secure_zmq.bound_socket import bind_secured  # noqa: PLC0415 - a client does without, and starts twice as fast
+    from twinhost.secure_zmq.bound_socket import bind_secured  # noqa: PLC0415 - a client starts twice as fast without
 
     return bind_secured(socket, authenticator, own_keys, address)
 
@@ -213,12 +317,14 @@ def _bind_open(socket: "zmq.Socket[bytes]", address: str, handshakes: "Handshake
 
 
 def _connect(socket: "zmq.Socket[bytes]", address: str, on_event: EventCallback) -> ClientSocket:
-    socket.immediate = True  # nothing waits for a peer that is not there
+    socket.immediate = True  # nothing is queued for a peer that is not connected
     monitor = Monitor(socket, on_event)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
         monitor.close()
         socket.close(0)
-        raise SocketMisuse(f"{address} is no endpoint that can be connected to ({error})") from None
+        raise SocketMisuse(
+            f"{address} is not an endpoint to connect to ({error}); write it as tcp://mainpc:7120"
+        ) from None
     return ClientSocket(socket, monitor, plain_send(socket))

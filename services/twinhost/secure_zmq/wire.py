@@ -1,9 +1,9 @@
-"""Bytes to typed requests and replies to bytes; pure: no socket, no clock, no state.
+"""From bytes to typed requests, and from replies to bytes; pure: no socket, no clock, no state.
 
 One request is one JSON object in one frame, named by its `action`; one reply likewise. The
 request types of an agent form one tagged union, so that size, shape, action, and field
-types are checked in a single pass by msgspec. Only a request that fails this pass is looked at a
-second time, field by field, so that one sentence names all its problems.
+types are checked in a single pass by msgspec. Only a request that fails this pass is checked again, field by field, so
+that one sentence names all its problems.
 """
 
 import re
@@ -19,16 +19,16 @@ MAX_REQUEST_ID_CHARACTERS = 128
 NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 Reply = dict[str, Any]  # as a client reads it
-Answer = Mapping[str, Any]  # as a handler gives it: a dict, which its TypedDict describes
+Answer = Mapping[str, Any]  # as a handler returns it: a dict, which its TypedDict describes
 
 
 class Request(msgspec.Struct, kw_only=True, tag_field="action", forbid_unknown_fields=True):
     """The base of every request type; a subclass gives its action as `tag`.
 
-    `source_agent` and `timestamp`, which a request may carry, are ignored like any unknown
-    field: who asks is what the connection proved, never what the body claims. `on_behalf_of` names
-    on whose behalf a request is forwarded, which widens nobody's rights (see `callers`).
-    An unknown field costs a second look at the request, without which its name would not be noticed.
+    `source_agent` and `timestamp`, which a request may carry, are ignored like any unknown field: the caller is the one
+    that the connection has authenticated, never the one that the body names. `on_behalf_of` names the caller of a
+    forwarded request, which gives nobody more rights (see `callers`). A request with an unknown field is decoded
+    twice, since its name would not be noticed otherwise.
     """
 
     request_id: Annotated[str, msgspec.Meta(max_length=MAX_REQUEST_ID_CHARACTERS)] | None = None
@@ -79,14 +79,15 @@ class RequestDecoder:
 
         Args:
             payload: one frame; at most `max_payload_bytes`.
-            ignored: takes the names of fields that the action doesn't know, but for those that are informative.
+            ignored: the names of unknown fields are appended to it, except the informative ones.
 
         Raises:
             MessageTooLarge, MalformedRequest, UnknownAction: with the path of each field that is wrong.
         """
         if len(payload) > self._max_payload_bytes:
             raise MessageTooLarge(
-                f"the request has {len(payload)} bytes and {self._max_payload_bytes} are allowed; send less at once"
+                f"the request has {len(payload)} bytes and {self._max_payload_bytes} are allowed; "
+                "split it into smaller requests"
             )
         try:  # msgspec alone would pass bad bytes in unknown fields; ASCII has none, and is read without another copy
             text = payload if payload.isascii() else payload.decode()
@@ -99,10 +100,10 @@ class RequestDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MalformedRequest(f"the request is not JSON in UTF-8: {error}; send one JSON object") from None
         except RecursionError:
-            raise MalformedRequest("the request is nested too deep; send a flatter JSON object") from None
+            raise MalformedRequest("the request is nested too deeply; send a flatter JSON object") from None
 
     def _without_unknown(self, text: bytes | str, error: msgspec.ValidationError, ignored: list[str]) -> Request:
-        """Return what a request says in the fields that its action knows; raise `error` where there are no others."""
+        """Decode a request without the fields that its action does not have; raise `error` where it has none."""
         fields = _shallow_decoder.decode(text)
         action = msgspec.json.decode(fields.get("action", b"null"))
         known = self._fields.get(action) if isinstance(action, str) else None
@@ -118,7 +119,7 @@ class RequestDecoder:
         if action is msgspec.UNSET:
             return MalformedRequest(f"the request names no action: {error}; send a JSON object with `action`")
         if not isinstance(action, str):
-            return MalformedRequest(f"{error}; `action` is a text, one of: {', '.join(self._actions)}")
+            return MalformedRequest(f"{error}; `action` must be a string, one of: {', '.join(self._actions)}")
         if action not in self._types:
             return UnknownAction(f"there is no action {action[:64]!r} here; there are: {', '.join(self._actions)}")
         problems = _problems(self._types[action], payload) or [str(error)]
@@ -126,7 +127,7 @@ class RequestDecoder:
 
 
 def request_id_of(payload: bytes) -> str | None:
-    """Return the request's id where one can be read, even from a request that is refused."""
+    """Return the request's id where it can be read, also from a request that is refused."""
     request_id = _envelope(payload).request_id
     if isinstance(request_id, str) and len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
         return request_id
@@ -138,19 +139,25 @@ def encode_request(action: str, fields: Mapping[str, Any], request_id: str, max_
 
     Raises:
         MessageTooLarge: it would be over `max_payload_bytes`.
-        MalformedRequest: a field has no form in JSON, or the id is too long for the server to repeat.
+        MalformedRequest: a field can't be written as JSON, or the id is too long.
     """
     if len(request_id) > MAX_REQUEST_ID_CHARACTERS:
         raise MalformedRequest(f"a request_id has at most {MAX_REQUEST_ID_CHARACTERS} characters; use a shorter one")
-    message = {"action": action, "request_id": request_id, **fields}  # a server that meets the action late begins anew
+    message = {
+        "action": action,
+        "request_id": request_id,
+        **fields,
+    }  # first, since a decoder starts over where it finds the action late
     message["action"], message["request_id"] = action, request_id
     try:
         payload = _encoder.encode(message)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise MalformedRequest(f"the fields of {action} can't be written as JSON: {error}") from None
+        raise MalformedRequest(
+            f"the fields of {action} can't be written as JSON: {error}; pass only what JSON has"
+        ) from None
     if len(payload) > max_payload_bytes:
         raise MessageTooLarge(
-            f"{action} has {len(payload)} bytes and {max_payload_bytes} are allowed; send less at once"
+            f"{action} has {len(payload)} bytes and {max_payload_bytes} are allowed; split it into smaller requests"
         )
     return payload
 
@@ -167,7 +174,7 @@ def encode_reply(reply: Answer, request_id: str | None, ignored: Sequence[str] =
 def encode_error(
     error: RequestError, request_id: str | None, sentence_fields: tuple[str, ...], ignored: Sequence[str] = ()
 ) -> bytes:
-    """Return an error reply's bytes; the sentence stands under every one of `sentence_fields`."""
+    """Return an error reply's bytes; every one of `sentence_fields` has the sentence."""
     reply: Reply = {"status": "error", "code": error.code}
     for name in sentence_fields:
         reply[name] = str(error)
@@ -178,24 +185,26 @@ def decode_reply(payload: bytes) -> Reply:
     """Return a reply.
 
     Raises:
-        MalformedRequest: the server's answer is not a JSON object.
+        MalformedRequest: it is not a JSON object.
     """
     try:
         return _reply_decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedRequest(f"the answer is not a JSON object ({error}); is this a twinhost agent?") from None
+        raise MalformedRequest(
+            f"the answer is not a JSON object ({error}); is this a twinhost agent? Check the port"
+        ) from None
 
 
 def _problems(request_type: type[Request], payload: bytes) -> list[str]:
     """Return a sentence for each problem of a request that its type's decoder refused."""
     try:
         return list(_problems_of(request_type, msgspec.json.decode(payload), ""))
-    except (msgspec.DecodeError, RecursionError):  # what no field holds may be nested too deep for a dict
+    except (msgspec.DecodeError, RecursionError):  # an unknown field may be nested too deeply for a dict
         return []
 
 
 def _problems_of(kind: Any, value: Any, path: str) -> Iterator[str]:
-    """Yield the problems of a value: of a struct's every field, of anything else the first."""
+    """Yield the problems of a value: those of every field of a struct, the first one of anything else."""
     struct, found = _struct_of(kind), False
     if struct is not None and isinstance(value, dict):
         for name, (field, required) in _fields_of(struct).items():
@@ -219,7 +228,7 @@ def _located(sentence: str, kind: Any, path: str) -> str:
         sentence, path = sentence[: inner.start()], path + inner[1]
     if sentence.startswith("Invalid enum value") and (members := _members_of(kind)):
         allowed = f" (allowed: {', '.join(map(repr, members))})"
-    if len(sentence) > _MAX_SENTENCE_CHARACTERS:  # it repeats what was sent
+    if len(sentence) > _MAX_SENTENCE_CHARACTERS:  # it has what was sent in it
         sentence = f"{sentence[:_MAX_SENTENCE_CHARACTERS]}…"
     return f"{sentence}{_at(path)}{allowed}"
 

@@ -31,7 +31,8 @@ from twinhost.system_digital_twin.registry.actions import GetAllAgents, Registry
 from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC, HEALTHY, AgentEvent, AgentRecord, Registry
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 from twinhost.system_digital_twin.trust.actions import KeyActions, TrustEvent
-from twinhost.system_digital_twin.trust.audit import AuditActions, KeysAndAudit
+from twinhost.system_digital_twin.trust.audit import AuditActions
+from twinhost.system_digital_twin.trust.trust import KeysAndAudit
 
 NAME = ITSELF
 FEATURES = (

@@ -9,11 +9,9 @@ from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVER
 from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
 from twinhost.system_digital_twin.metrics.metrics import MIGRATION as VRAM_REPORTS
 from twinhost.system_digital_twin.registry.registry import MIGRATION as REGISTRY
-from twinhost.system_digital_twin.trust.audit import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT
 
-__all__ = ["AUDIT_FOLDER", "MIGRATIONS"]
-
+AUDIT_FOLDER = "audit"  # below the agent's state
 MIGRATIONS = (  # in the order in which they were added
     REGISTRY,
     LEDGER,

@@ -13,6 +13,8 @@ from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most
 from twinhost.secure_zmq.errors import StoreUnavailable
 
+pytestmark = pytest.mark.thorough
+
 
 @dataclass(frozen=True)
 class Checked:

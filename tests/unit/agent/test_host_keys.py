@@ -15,9 +15,17 @@ from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.secure_zmq.errors import KeyFileMissing
 from twinhost.secure_zmq.key_writer import write_certificate, write_key_pair, write_revocation
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_certificate, load_key_pair
+from twinhost.secure_zmq.keys import (
+    CLOCK_TOLERANCE_S,
+    DAY_S,
+    Certificate,
+    KeyOwner,
+    KeyPair,
+    Validity,
+    load_certificate,
+    load_key_pair,
+)
 from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, DAY_S, Validity
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 

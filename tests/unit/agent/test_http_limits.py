@@ -136,6 +136,7 @@ def test_a_kept_connection_may_ask_again_but_not_slowly(strangers: ExitStack, po
     assert time.monotonic() - started < 4.5  # 5 s from the last answer, which was 2 s ago
 
 
+@pytest.mark.thorough
 def test_clients_that_do_not_read_their_answers_keep_nobody_out(strangers: ExitStack, port: int) -> None:
     """150 that ask on and on and read nothing: their connections end, though the answers can't be delivered."""
     deaf = []

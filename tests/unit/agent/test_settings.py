@@ -121,7 +121,7 @@ def file_for_state(host: Host) -> None:
         (lambda h: (h.secret.unlink(), h.secret.mkdir()), "server.key_secret must be a regular file"),
         (
             lambda h: shutil.copy2(h.home / "certificates/pc2/client.key_secret", h.secret.parent),
-            r"holds 2 secret keys \(client.key_secret, server.key_secret\); keep this host's own alone",
+            r"holds 2 secret keys \(client.key_secret, server.key_secret\); keep only this host's own",
         ),
         (variable("TWINHOST_CERTIFICATES", "/nonexistent"), "/nonexistent holds no secret key"),
         (
@@ -150,10 +150,7 @@ def test_keys_that_are_not_right_stop_the_start(host: Host, damage: Damage, sent
     ("damage", "sentence"),
     [
         (variable("NETWORK_CONFIG_PATH", "/nonexistent.yaml"), "/nonexistent.yaml is missing; set NETWORK_CONFIG_PATH"),
-        (
-            lambda h: h.configure("limits:", "limit:"),
-            "network_config.yaml: the top level has the unknown key 'limit'",
-        ),
+        (lambda h: h.configure("limits:", "limit:"), "network_config.yaml: the top level has the unknown key 'limit'"),
         (lambda h: h.configure("zmq: 7120", "zmq: 0"), "agents.SystemDigitalTwin.ports.zmq must be a port number"),
         (lambda h: h.configure("SystemDigitalTwin", "Somebody"), "there is no agent 'SystemDigitalTwin'; there are:"),
         (variable("MAINPC_IP", "not an address"), "MAINPC_IP must be a host name or an IP address"),

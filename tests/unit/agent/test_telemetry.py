@@ -8,7 +8,7 @@ import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
 from twinhost.agent.telemetry import GATHER_EVERY_S, Peer, State, Telemetry
-from twinhost.secure_zmq.version import VERSION
+from twinhost.version import VERSION
 
 NAME, FINGERPRINT = 'a "name"\n\\', "SHA256:x"
 PEER = Peer(NAME, "pc2", frozenset({"agent"}), FINGERPRINT, 2, 1.0, 0, 1_800_000_000)

@@ -14,12 +14,11 @@ from unittest import mock
 import msgspec
 
 from tests.unit.certificates.trees import tree_layout
-from twinhost.archive.__main__ import main
-from twinhost.archive.members import Manifest, Member, mode_of
+from twinhost.archive.file_format import MANIFEST, Manifest, Member, Writer, mode_of
 from twinhost.archive.places import MIGRATIONS
-from twinhost.archive.stream import MANIFEST, Writer
-from twinhost.certificates.__main__ import HOST_VARIABLE
 from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import HOST_VARIABLE
+from twinhost.cli.archive import main
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
 from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog

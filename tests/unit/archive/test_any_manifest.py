@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from twinhost.archive.members import (
-    DATABASE,
+from twinhost.archive.file_format import (
+    DATABASE_MEMBER,
     FORMAT,
     FORMAT_VERSION,
     Manifest,
@@ -18,7 +18,12 @@ from twinhost.archive.members import (
 )
 from twinhost.secure_zmq.errors import MalformedRequest
 
-NAMES = [DATABASE, "keys/mainpc/server.key", "keys/mainpc/server.key_secret", f"keys/mainpc/revoked/{'0' * 64}.key"]
+NAMES = [
+    DATABASE_MEMBER,
+    "keys/mainpc/server.key",
+    "keys/mainpc/server.key_secret",
+    f"keys/mainpc/revoked/{'0' * 64}.key",
+]
 GOOD = render_manifest(
     Manifest(
         FORMAT,

@@ -15,6 +15,8 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
 from twinhost.store.files import COMMIT, RESTORING, require_no_restore
 
+pytestmark = pytest.mark.thorough
+
 _CHANGES = frozenset(
     {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 )  # Python tells its audit hooks before (PEP 578)
@@ -104,7 +106,7 @@ def test_killed_before_any_step_the_same_command_completes(tmp_path: Path, over:
     assert step < _MOST_STEPS
 
 
-def test_what_was_begun_is_finished_before_another_archive_is_looked_at(tmp_path: Path) -> None:
+def test_a_begun_restore_is_finished_before_another_archive(tmp_path: Path) -> None:
     """The same machine is given another file: what was begun is whole first, and then refused as any that is there."""
     here = Mainpc(tmp_path / "here").make()
     archive = here.backup()

@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 from tests.loopback.agent_processes import SmallVolume
 from tests.unit.archive.mainpcs import SERVER, Mainpc, forged, members_of, written
 from tests.unit.certificates.trees import certs_init
-from twinhost.archive.members import DATABASE as DATABASE_MEMBER
-from twinhost.archive.members import Manifest, Member
-from twinhost.archive.stream import MANIFEST, Writer
+from twinhost.archive.file_format import DATABASE_MEMBER, MANIFEST, Manifest, Member, Writer
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.store.files import COMMIT, RESTORING, exclusive_lock
 
@@ -66,6 +64,7 @@ def test_an_archive_that_is_cut_off_anywhere_is_refused(
 
 @settings(max_examples=120)
 @given(st.data())
+@pytest.mark.thorough
 def test_a_bit_that_flipped_anywhere_is_noticed(
     archive: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
@@ -80,7 +79,7 @@ def test_a_bit_that_flipped_anywhere_is_noticed(
 
 def test_a_changed_moment_is_noticed(there: Mainpc, archive: bytes) -> None:
     """Of what nothing else depends on, the digest at the end tells."""
-    assert_refused(there, archive.replace(b'"moment": "2', b'"moment": "3', 1), "digest is not that of its bytes")
+    assert_refused(there, archive.replace(b'"moment": "2', b'"moment": "3', 1), "digest does not match its bytes")
 
 
 def test_what_is_no_archive_is_refused(there: Mainpc, archive: bytes) -> None:
@@ -89,8 +88,8 @@ def test_what_is_no_archive_is_refused(there: Mainpc, archive: bytes) -> None:
     other = io.BytesIO()
     with tarfile.open(fileobj=other, mode="w") as tar:
         tar.addfile(tarfile.TarInfo("umra.sqlite3"), io.BytesIO())
-    assert_refused(there, other.getvalue(), "is no archive of mainpc")
-    assert_refused(there, archive + b"\0", "goes on after its end")
+    assert_refused(there, other.getvalue(), "is not an archive of mainpc")
+    assert_refused(there, archive + b"\0", "continues after its end")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_what_is_no_ordinary_file_is_refused(there: Mainpc, archive: bytes, kind
     header = tarfile.TarInfo.frombuf(archive[begin : begin + 512], "ascii", "strict")
     header.type, header.linkname = kind, "/etc/passwd"
     changed = archive[:begin] + header.tobuf(tarfile.USTAR_FORMAT) + archive[begin + 512 :]
-    assert_refused(there, changed, f"something else in the place of {SERVER_SECRET}")
+    assert_refused(there, changed, f"something else in place of {SERVER_SECRET}")
 
 
 def test_a_member_that_is_there_twice_is_refused(there: Mainpc, archive: bytes) -> None:
@@ -196,7 +195,7 @@ def changed_database(archive: bytes, tmp_path: Path, *statements: str) -> bytes:
         ("CREATE TABLE more (a)", "has table more"),
         ("DROP TABLE replies", "lacks"),
         ("UPDATE audit_head SET hash = 'ff'", "the audit log is not whole"),
-        ("DELETE FROM audit_head", "says nothing of its audit log"),
+        ("DELETE FROM audit_head", "has no record of its audit log"),
         ("DELETE FROM audit_files", "which the database does not know"),
         ("UPDATE audit_head SET seq = 9223372036854775807", "numbers that no line can have"),
         ("INSERT INTO audit_files VALUES (-5, '')", "numbers that no line can have"),
@@ -240,7 +239,9 @@ def test_a_log_that_is_not_whole_is_refused(
     broken = _log(change, archive)
     assert_refused(there, broken, "the audit log is not whole")
     ran = there.run("restore", "-", "--broken-audit", given=broken)
-    assert (ran.status, "remark: the audit log is taken as it is: the chain is broken" in ran.err) == (0, True), ran.err
+    assert (ran.status, "remark: the audit log is accepted as it is: the chain is broken" in ran.err) == (0, True), (
+        ran.err
+    )
 
 
 def test_a_log_that_is_not_whole_is_not_backed_up_unseen(there: Mainpc) -> None:
@@ -265,7 +266,7 @@ def test_keys_that_are_not_this_hosts_or_no_pair_are_refused(there: Mainpc, sour
     assert_refused(
         there, forged(archive, {SERVER_SECRET: operators}), "is the key of operator, not of SystemDigitalTwin"
     )
-    assert_refused(there, forged(archive, {"keys/mainpc/client.key": secret}), "stands for a public key")
+    assert_refused(there, forged(archive, {"keys/mainpc/client.key": secret}), "is a public key file")
     pc2 = (source.keys / "pc2/client.key_secret").read_bytes()
     assert_refused(there, forged(archive, {"keys/mainpc/x.key_secret": pc2}), "is a secret of pc2")
     assert_refused(
@@ -332,7 +333,7 @@ def test_a_wrong_usage_ends_with_2(there: Mainpc, arguments: tuple[str, ...]) ->
     assert there.run(*arguments).status == 2
 
 
-def test_a_volume_without_space_is_told_before_anything_is_written(there: Mainpc, archive: bytes) -> None:
+def test_a_full_volume_is_reported_before_anything_is_written(there: Mainpc, archive: bytes) -> None:
     """Backup and restore say how much they need, and leave nothing."""
     with SmallVolume(there.state):
         assert_refused(there, archive, "are free; free some")
@@ -388,14 +389,16 @@ def test_a_link_that_leads_nowhere_is_in_nobodys_way(there: Mainpc, archive: byt
 
 
 @pytest.mark.parametrize("options", [(), ("--broken-audit",)])
-def test_a_link_among_the_logs_files_brings_no_secret_into_a_backup(there: Mainpc, options: tuple[str, ...]) -> None:
+def test_a_link_in_the_log_brings_no_secret_into_a_backup(there: Mainpc, options: tuple[str, ...]) -> None:
     """Nor is what it leads to quoted as a broken line."""
     there.make()
     (path,) = (there.state / "audit").iterdir()
     path.unlink()
     path.symlink_to(there.keys / "pc2/client.key_secret")
     ran = there.run("backup", "-", *options)
-    assert (ran.status, ran.out, "is no file, so no part of the audit log" in ran.err) == (1, b"", True), ran.err
+    assert (ran.status, ran.out, "is not a regular file, so not part of the audit log" in ran.err) == (1, b"", True), (
+        ran.err
+    )
     assert "CURVE" not in ran.err
 
 

@@ -17,7 +17,7 @@ from tests.unit.certificates.trees import certs_init, tree_layout
 from tests.unit.store.broken import flip
 from twinhost.archive.state import check_audit
 from twinhost.certificates.revoke import revoke
-from twinhost.certificates.survey import vouchers
+from twinhost.certificates.tree import vouchers
 from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name, write_key_pair, write_vouching
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate, load_key_pair
 from twinhost.store.audit_log.chain import Event
@@ -112,7 +112,7 @@ def test_who_will_be_operator_is_listed_before_anything_changes(
         if line.startswith("It authorises"):
             seen.append([name for name in there.files() if not name.startswith((".", "certificates/.", "state/."))])
 
-    monkeypatch.setattr("twinhost.archive.__main__.note", note)
+    monkeypatch.setattr("twinhost.cli.archive.note", note)
     assert there.run("restore", "-", given=here.backup()).status == 0
     assert seen == [[]]
     assert there.secrets()
@@ -195,7 +195,7 @@ def test_lines_that_no_file_has_yet_are_made_up_for(here: Mainpc, there: Mainpc)
     assert '"name":"late"' in there.audit_lines()[-2]
 
 
-def test_a_key_that_is_revoked_meanwhile_is_revoked_in_the_backup(
+def test_a_key_revoked_meanwhile_is_revoked_in_the_backup(
     here: Mainpc, there: Mainpc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The keys are read last."""
@@ -264,7 +264,7 @@ def test_what_was_revoked_elsewhere_is_told_by_the_moment(here: Mainpc, there: M
     revoke(tree_layout(here.keys), "UnifiedMemoryReasoningAgent")
     ran = there.run("restore", "-", given=archive)
     moment = json.loads(members_of(archive)["manifest.json"])["moment"]
-    assert f"Keys that were revoked after {moment} are good again" in ran.err
+    assert f"Keys that were revoked after {moment} are authorised again" in ran.err
     assert "cli audit tail" in ran.err
 
 
@@ -286,7 +286,7 @@ def test_no_event_gets_a_number_that_another_had(here: Mainpc, there: Mainpc) ->
     assert tell(there, 1) == told + SKIPPED + 1
 
 
-def test_without_the_other_hosts_secret_it_says_which_host_this_is(here: Mainpc, tmp_path: Path) -> None:
+def test_without_the_other_hosts_secret_it_names_this_host(here: Mainpc, tmp_path: Path) -> None:
     """certs-init would stop at a secret that lies elsewhere."""
     alone = Mainpc(tmp_path / "alone")
     assert "set TWINHOST_HOST=mainpc in .env" in alone.run("restore", "-", given=here.backup()).err

@@ -17,15 +17,14 @@ from twinhost.secure_zmq.certificates import folders_of_keys, load_certificates
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity, load_certificate
 
 HOSTS = ("mainpc", "pc2", "operator")
 UMRA = "UnifiedMemoryReasoningAgent"
 COMMAND = re.compile(
     r"(?:run|then|remove it|by hand): ((?:docker compose run --rm )?(?:certs-init|chmod|rm|chown)[^,;\n]*)"
 )
-SILENT_CERTS_INIT = re.compile(r"then run (certs-init), which says how to go on")
+SILENT_CERTS_INIT = re.compile(r"then run (certs-init), which says how to continue")
 BRING_BACK = re.compile(r"To bring it back: \S.* public (\S+) \| .* trust -")
 MAX_DEPTH = 6  # of sentences, each of which may lead to the next
 
@@ -143,6 +142,7 @@ DAMAGES: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+@pytest.mark.thorough
 def test_following_the_advice_ends_with_a_tree_that_is_right(tree: Path, damage: Damage) -> None:
     """From what the agent says, to what certs-init answers, to keys with which every agent starts."""
     damage(tree)
@@ -165,7 +165,7 @@ def test_a_lost_key_is_revoked_and_another_takes_its_place(tree: Path) -> None:
     assert (contents.current[UMRA].public, lost.fingerprint in contents.revoked) == (new, True)
 
 
-def test_a_machine_of_its_own_that_lost_its_secret_is_sent_to_mainpc(tmp_path: Path) -> None:
+def test_a_separate_machine_without_its_secret_is_sent_to_mainpc(tmp_path: Path) -> None:
     """It revokes nothing itself; the commands name owner and role as they are to be typed."""
     assert certs_init(tmp_path, host="pc2").status == 0
     (tmp_path / "pc2/client.key_secret").unlink()
@@ -211,7 +211,7 @@ def test_the_advice_about_two_keys_of_one_name_ends_it(tree: Path, whose: str) -
         (advice.to_protect(Path("/certificates2/a.key_secret")), "chmod 600 /certificates2/a.key_secret"),
     ],
 )
-def test_where_keys_are_in_the_volume_the_commands_go_through_certs_init(given: str, expected: str) -> None:
+def test_for_keys_in_the_volume_commands_run_in_certs_init(given: str, expected: str) -> None:
     """No path of the machine leads there, and an agent's mount is read-only; test_certs_init.py runs them for real."""
     assert given == expected
 

@@ -54,6 +54,7 @@ def assert_finished_by_the_next_run(root: Path) -> None:
     assert recorded == {name for name in BOTH_HOSTS if name.endswith(".key")}
 
 
+@pytest.mark.thorough
 def test_killed_before_any_step_the_next_run_finishes_the_job(tmp_path: Path) -> None:
     """A kill before every single system call that changes the tree: some hundred half-way states, all recovered."""
     step, halfway = 1, set()
@@ -76,6 +77,7 @@ def test_killed_again_and_again_it_gets_there(tmp_path: Path) -> None:
     assert_finished_by_the_next_run(tmp_path)
 
 
+@pytest.mark.thorough
 def test_killed_at_any_step_no_removed_key_comes_back(tmp_path: Path) -> None:
     """A key is made anew while another is removed: the kill hides neither, and one removed just after it stays so."""
     begun = tmp_path / "begun"
@@ -107,7 +109,8 @@ def test_a_draft_of_a_killed_run_is_cleared_away(tmp_path: Path, folder: str) ->
     assert files(tmp_path) == before
 
 
-def test_a_process_killed_at_any_moment_leaves_what_the_next_one_needs(tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_killed_at_any_moment_the_next_run_completes_the_tree(tmp_path: Path) -> None:
     """The real command, killed at 30 moments from the first file to the last."""
     process = start_certs_init(tmp_path / "measured")
     began = wait_until((tmp_path / "measured/.lock").exists, PATIENCE_S, "the first file") and time.monotonic()
@@ -163,7 +166,7 @@ def test_a_killed_run_holds_no_lock(tmp_path: Path) -> None:
     """The lock is the kernel's and dies with its process."""
     assert killed_at(tree_layout(tmp_path), 10)
     process = subprocess.run(
-        [sys.executable, "-m", "twinhost.certificates", "--root", str(tmp_path)],
+        [sys.executable, "-m", "twinhost.cli.certs_init", "--root", str(tmp_path)],
         env={**os.environ, **environment_of(), "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
         capture_output=True,

@@ -55,7 +55,7 @@ def test_the_tar_is_that_hosts_folder_with_its_own_secret_alone(mainpc: Path, tm
 def test_it_warns_that_a_secret_travels(mainpc: Path) -> None:
     """On standard error, with the way that avoids it."""
     err = exported(mainpc, "pc2").stderr.decode()
-    assert "Warning: the secret of pc2 was made here and travels" in err
+    assert "Warning: the secret of pc2 was made here and is transferred" in err
     assert "With invite here and join there it would never leave" in err
     assert f"Once it is there, remove {mainpc}/pc2 here." in err
     verified = certs_init(mainpc, "verify", host="mainpc")
@@ -77,7 +77,7 @@ def test_where_it_went_it_is_not_made_again(mainpc: Path) -> None:
     before = files(mainpc)
     ran = exported(mainpc, "pc2")
     assert (ran.returncode, ran.stdout, files(mainpc)) == (1, b"", before)
-    assert b"on pc2 itself; there is no secret here to be exported" in ran.stderr
+    assert b"on pc2, so there is no secret to export here" in ran.stderr
     assert certs_init(mainpc, host="mainpc").status == 0
 
 
@@ -104,7 +104,7 @@ def test_the_simulations_tree_has_it_already(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("host", "sentence"),
-    [("mainpc", b"is not for export"), ("pc3", b"there is no host 'pc3'"), ("..", b"no host '..'")],
+    [("mainpc", b"can't be exported"), ("pc3", b"there is no host 'pc3'"), ("..", b"no host '..'")],
 )
 def test_what_is_not_exported(mainpc: Path, host: str, sentence: bytes) -> None:
     """One sentence, and nothing is made or written."""
@@ -159,7 +159,7 @@ def test_another_folder_there_is_left_alone(mainpc: Path, tmp_path: Path) -> Non
     before = files(tmp_path / "stick")
     ran = certs_init(mainpc, "export-host", "pc2", "--to", str(tmp_path / "stick"), host="mainpc")
     assert (ran.status, files(tmp_path / "stick")) == (1, before)
-    assert "is there and differs; remove it, or name another place with --to" in ran.err
+    assert "is there already and differs; remove it, or name another folder with --to" in ran.err
 
 
 def test_a_place_that_can_not_be_written_is_one_sentence(mainpc: Path, tmp_path: Path) -> None:

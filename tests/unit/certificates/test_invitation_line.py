@@ -62,7 +62,7 @@ def test_a_line_that_is_cut_off_is_refused_at_every_length(length: int) -> None:
 
 @given(st.integers(0, len(LINE) - 1), st.sampled_from(" \n\t!$%=+?/#:.ä~"))
 @example(LINE.index("?"), "/")
-def test_a_character_that_has_no_place_is_refused_or_changes_the_reading(position: int, character: str) -> None:
+def test_a_wrong_character_is_refused_or_read_as_another_line(position: int, character: str) -> None:
     """No slip leads to the same invitation, and none to anything but an invitation or one sentence."""
     mistyped = LINE[:position] + character + LINE[position + 1 :]
     if mistyped.strip() == LINE:
@@ -90,21 +90,21 @@ def test_any_text_behind_the_scheme_is_one_sentence(text: str) -> None:
 @pytest.mark.parametrize(
     ("mistyped", "sentence"),
     [
-        ("https://10.0.0.1:7120/x", "no invitation, which begins with twinhost://"),
-        (LINE.replace("10.0.0.1", "10.0.0"), "something else in the place of mainpc's ADDRESS:PORT"),
-        (LINE.replace("10.0.0.1", "::1"), "something else in the place of mainpc's ADDRESS:PORT"),
-        (LINE.replace("10.0.0.1", "[10.0.0.1]"), "something else in the place of mainpc's ADDRESS:PORT"),
-        (LINE.replace(":7120", ":07120"), "something else in the place of mainpc's ADDRESS:PORT"),
-        (LINE.replace(":7120", ":70000"), "something else in the place of mainpc's ADDRESS:PORT"),
+        ("https://10.0.0.1:7120/x", "not an invitation, which begins with twinhost://"),
+        (LINE.replace("10.0.0.1", "10.0.0"), "is mistyped at mainpc's ADDRESS:PORT"),
+        (LINE.replace("10.0.0.1", "::1"), "is mistyped at mainpc's ADDRESS:PORT"),
+        (LINE.replace("10.0.0.1", "[10.0.0.1]"), "is mistyped at mainpc's ADDRESS:PORT"),
+        (LINE.replace(":7120", ":07120"), "is mistyped at mainpc's ADDRESS:PORT"),
+        (LINE.replace(":7120", ":70000"), "is mistyped at mainpc's ADDRESS:PORT"),
         (LINE.replace("AAECAw", "AAEC+w"), "the server's key in the invitation is mistyped"),
         (LINE.replace("?", "x?"), "the token in the invitation is mistyped"),
-        (LINE.replace("?", "/more?"), "a part too many"),
+        (LINE.replace("?", "/more?"), "too many parts"),
         (LINE.replace("expires", "until"), "cut off or mistyped at its end"),
         (LINE.replace("-11-25T", "-13-25T"), "cut off or mistyped at its end"),
         (LINE[:-1] + "+00:00", "cut off or mistyped at its end"),
         (f"{LINE}&more=1", "cut off or mistyped at its end"),
         (f"{LINE}\n{LINE}", "more than one line"),
-        (LINE.replace(":7120/", ":7120 /"), "more than one line, or has a space"),
+        (LINE.replace(":7120/", ":7120 /"), "more than one line, or a space"),
     ],
 )
 def test_a_mistyped_line_says_which_part_is_wrong(mistyped: str, sentence: str) -> None:
@@ -114,13 +114,13 @@ def test_a_mistyped_line_says_which_part_is_wrong(mistyped: str, sentence: str) 
 
 def test_a_server_key_of_zeros_is_no_key() -> None:
     """It would be pinned otherwise."""
-    assert "the server's key in the invitation is no key" in refusal(LINE.replace(LINE.split("/")[3], "A" * 43))
+    assert "the server's key in the invitation is not a key" in refusal(LINE.replace(LINE.split("/")[3], "A" * 43))
 
 
 def test_a_token_of_zeros_is_no_key() -> None:
     """It would be everybody's."""
     token = LINE.split("/")[4].partition("?")[0]
-    assert "the invitation's token is no key" in refusal(LINE.replace(token, "A" * 43))
+    assert "the token in the invitation is not a key" in refusal(LINE.replace(token, "A" * 43))
 
 
 @given(KEYS)

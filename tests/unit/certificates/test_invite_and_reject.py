@@ -12,8 +12,7 @@ from tests.unit.certificates.trees import certs_init, files
 from twinhost.certificates.invitation import parse_invitation
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation
-from twinhost.secure_zmq.keys import load_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import Validity, load_certificate
 
 UMRA = "UnifiedMemoryReasoningAgent"
 SENSOR = ("Sensor", "--host", "pc3", "--role", "agent")
@@ -86,16 +85,16 @@ def test_several_roles_and_another_agent_of_the_configuration(tree: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("SystemDigitalTwin", "--host", "mainpc", "--role", "agent"), "lets others in and is not let in"),
+        (("SystemDigitalTwin", "--host", "mainpc", "--role", "agent"), "authorises others and is not enrolled itself"),
         (("operator", "--host", "mainpc", "--role", "operator"), "operator has a key already, SHA256:"),
-        (("Sensor", "--host", "pc3", "--role", "root"), "there is no role 'root'; grants has: agent, operator"),
+        (("Sensor", "--host", "pc3", "--role", "root"), "there is no role 'root'; its grants are for: agent, operator"),
         (("Sensor", "--host", "pc3", "--role", "unauthenticated"), "there is no role 'unauthenticated'"),
         (("Sensor", "--host", "pc3", "--role", "invitation"), "there is no role 'invitation'"),
         ((UMRA, "--host", "pc3", "--role", "agent"), "on pc2 (agent) there, not Unified"),
         ((UMRA, "--host", "pc2", "--role", "operator"), "give it --host pc2 --role agent"),
-        (("server", "--host", "pc3", "--role", "agent"), "'server' is the name of another's files"),
-        (("mainpc", "--host", "pc3", "--role", "agent"), "'mainpc' is the name of another's files"),
-        (("client", "--host", "pc3", "--role", "agent"), "'client' is the name of another's files"),
+        (("server", "--host", "pc3", "--role", "agent"), "'server' is taken by another owner's files"),
+        (("mainpc", "--host", "pc3", "--role", "agent"), "'mainpc' is taken by another owner's files"),
+        (("client", "--host", "pc3", "--role", "agent"), "'client' is taken by another owner's files"),
         (("..", "--host", "pc3", "--role", "agent"), "can't be the name of key files"),
         ((".lock", "--host", "pc3", "--role", "agent"), "can't be the name of key files"),
         (("a.next", "--host", "pc3", "--role", "agent"), "must not end in .next"),
@@ -226,7 +225,7 @@ def test_before_the_first_run_there_is_nothing_to_invite_to(tmp_path: Path) -> N
     """One sentence with the command that comes first."""
     ran = certs_init(tmp_path / "none", "invite", *SENSOR)
     assert (ran.status, (tmp_path / "none").exists()) == (1, False)
-    assert "is missing; run: docker compose run --rm certs-init" in ends_with(ran.err)
+    assert "is missing; run: certs-init" in ends_with(ran.err)
 
 
 def test_pending_lists_who_may_come_in(tree: Path) -> None:
@@ -267,7 +266,7 @@ def test_reject_of_a_used_invitation_says_what_helps(tree: Path) -> None:
     replace_certificate(new_pair("Sensor", "pc3").certificate, tree / "mainpc/enrolled/Sensor.key")
     ran = certs_init(tree, "reject", "Sensor", host="mainpc")
     assert (ran.status, ran.out) == (1, "")
-    assert "Sensor has a key already; to keep it out: certs-init revoke Sensor" in ends_with(ran.err)
+    assert "Sensor has a key already; to revoke it: certs-init revoke Sensor" in ends_with(ran.err)
 
 
 @pytest.mark.parametrize("line", ["", "twinhost://", "hello", "twinhost://mainpc:7120/" + "A" * 20])

@@ -2,13 +2,16 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.identities import new_pair
-from tests.unit.certificates.trees import BOTH_HOSTS, RECORD, certs_init, files, secrets
-from twinhost.certificates.record import DistributionRecord
+from tests.unit.certificates.trees import BOTH_HOSTS, RECORD, REPOSITORY, certs_init, environment_of, files, secrets
+from twinhost.certificates.records import DistributionRecord
+from twinhost.secure_zmq.certificates import FAILURE_FILE, FOLDER_VARIABLE
 from twinhost.secure_zmq.keys import load_certificate, load_key_pair
 
 OF_MAINPC = {
@@ -24,6 +27,25 @@ def test_the_first_run_makes_every_key(tmp_path: Path) -> None:
     assert (ran.status, ran.err) == (0, "")
     assert set(files(tmp_path / "tree")) == BOTH_HOSTS
     assert certs_init(tmp_path / "tree", "verify").status == 0
+
+
+def test_as_compose_runs_it_no_parser_is_imported(tmp_path: Path) -> None:
+    """Without arguments it makes the keys, or says why not, and where the cli finds it; that is at every start."""
+    root = tmp_path / "tree"
+    environment = {
+        **os.environ,
+        **environment_of(),
+        FOLDER_VARIABLE: str(root),
+        "PYTHONPATH": str(REPOSITORY / "services"),
+    }
+    script = "import sys; from twinhost.cli.certs_init import main; sys.exit(main([]) + 10 * ('typer' in sys.modules))"
+    command = [sys.executable, "-c", script]
+    first = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (first.returncode, first.stderr, set(files(root))) == (0, "", BOTH_HOSTS)
+    (root / "mainpc/server.key_secret").unlink()
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (second.returncode, second.stdout) == (1, "")
+    assert second.stderr == f"certs-init: {(root / 'operator' / FAILURE_FILE).read_text()}"
 
 
 def test_secrets_are_readable_by_their_owner_alone(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_dangling_link_in_a_secrets_place_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("server.key"))
 
 
-def test_another_hosts_public_key_is_looked_at_before_it_is_passed_on(tmp_path: Path) -> None:
+def test_another_hosts_public_key_is_checked_before_it_spreads(tmp_path: Path) -> None:
     """A key laid under UMRA's file name that claims to be an operator's reaches no other folder."""
     certs_init(tmp_path, host="mainpc")
     write_certificate(new_pair("intruder", "pc2", "operator").certificate, tmp_path / "mainpc/client.key")

@@ -12,12 +12,20 @@ import pytest
 
 from tests.unit.certificates.trees import ENTRY_POINT, Ran, certs_init, environment_of, files
 from tests.waiting import PATIENCE_S
-from twinhost.certificates.record import DistributionRecord
+from twinhost.certificates.records import DistributionRecord
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_certificate
-from twinhost.secure_zmq.validity import DAY_S, UNLIMITED, Validity, parse_moment
+from twinhost.secure_zmq.keys import (
+    DAY_S,
+    UNLIMITED,
+    Certificate,
+    KeyOwner,
+    KeyPair,
+    Validity,
+    load_certificate,
+    parse_moment,
+)
 
 LIFETIME_DAYS = load_network_config(DEFAULT_PATH, {}).limits.key_lifetime_days
 UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))
@@ -128,7 +136,7 @@ def test_a_key_that_claims_to_be_more_or_another_is_refused(
     assert (ran.status, ran.out, files(machines.mainpc)) == (1, "", before)
     roles = " ".join(sorted(owner.roles))
     assert f" is the key of {owner.name} on {owner.host} ({roles}); expected: SystemDigitalTwin on mainpc" in ran.err
-    assert f", {UMRA.name} on pc2 (agent); on mainpc, certs-init accept lets others in\n" in ran.err
+    assert f", {UMRA.name} on pc2 (agent); to enrol another owner, on mainpc: certs-init accept FILE\n" in ran.err
 
 
 def test_a_second_key_under_a_trusted_name_is_refused(machines: TwoMachines, trust: Callable[..., Ran]) -> None:
@@ -138,7 +146,7 @@ def test_a_second_key_under_a_trusted_name_is_refused(machines: TwoMachines, tru
     ran = trust(machines.mainpc, render_certificate(KeyPair.generate(UMRA).certificate), "mainpc")
     assert (ran.status, ran.out, files(machines.mainpc)) == (1, "", before)
     assert "/mainpc/client.key holds another key than SHA256:" in ran.err
-    assert "remove the wrong one by hand" in ran.err
+    assert "if the file is wrong, remove it by hand" in ran.err
 
 
 def test_a_second_key_is_refused_though_one_folder_would_take_it(machines: TwoMachines) -> None:
@@ -230,7 +238,7 @@ def test_a_secret_that_was_passed_on_by_mistake_is_refused(machines: TwoMachines
     """A secret key file is not taken for the public one, and is said to be spoilt."""
     ran = trust(machines.mainpc, (machines.pc2 / "pc2/client.key_secret").read_text(), "mainpc")
     assert (ran.status, ran.out) == (1, "")
-    assert "stands for a public key and holds a secret; remove it and make a new key" in ran.err
+    assert "is a public key file and holds a secret key; remove it and make a new key" in ran.err
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"#" * 5_000, b"hello\n", b"\0" * 400])

@@ -65,6 +65,7 @@ def test_verify_remarks_on_it_and_ends_well(tree: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.thorough
 def test_trust_brings_it_back(tree: Path, name: str) -> None:
     """The same bytes, and the next runs find it present; nothing is removed any more."""
     before = files(tree)
@@ -128,7 +129,7 @@ def test_what_was_never_recorded_is_missing_and_not_removed(tree: Path) -> None:
     assert set(files(tree)) == BOTH_HOSTS
 
 
-def test_the_record_is_one_sorted_line_a_file_for_its_owner_alone(tree: Path) -> None:
+def test_the_record_has_a_sorted_line_per_file_and_is_private(tree: Path) -> None:
     """It can be read by a person, and a second run leaves it as it is."""
     record = tree / RECORD
     before = record.read_bytes(), record.stat().st_ino
@@ -199,7 +200,7 @@ def test_another_key_than_ones_own_is_not_trusted(tree: Path, stem: str) -> None
     assert f"standard input holds another key than {tree}/" in ran.err
 
 
-def test_a_key_whose_secret_is_made_here_is_not_trusted_before_it_is_made(tmp_path: Path) -> None:
+def test_a_local_identitys_key_is_not_trusted_before_it_is_made(tmp_path: Path) -> None:
     """A stranger's public key can't take the place of an identity that this machine has yet to make."""
     stranger = render_certificate(KeyPair.generate(UMRA).certificate).encode()
     ran = certs_init(tmp_path / "tree", "trust", "-", stdin=stranger)
@@ -214,7 +215,7 @@ def test_a_damaged_copy_is_replaced_as_the_commands_advise(tree: Path) -> None:
     assert (
         certs_init(tree, "verify")
         .lines[0]
-        .endswith(f"remove it: rm -r {tree}/pc2/server.key, then run certs-init, which says how to go on")
+        .endswith(f"remove it: rm -r {tree}/pc2/server.key, then run certs-init, which says how to continue")
     )
     (tree / "pc2/server.key").unlink()
     assert "certs-init public server | " in certs_init(tree).out

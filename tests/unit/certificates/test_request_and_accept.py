@@ -24,16 +24,15 @@ from tests.unit.certificates.trees import (
     tree_layout,
 )
 from tests.waiting import PATIENCE_S
-from twinhost.certificates import terminal
 from twinhost.certificates.admission import accept
-from twinhost.certificates.place import put_in_place
-from twinhost.certificates.request import request, request_fingerprint
+from twinhost.certificates.bundle import request_fingerprint
+from twinhost.certificates.join import put_in_place, request
+from twinhost.cli import certs_commands
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
-from twinhost.secure_zmq.keys import KeyOwner, load_certificate, load_key_pair, parse_certificate
-from twinhost.secure_zmq.validity import DAY_S
+from twinhost.secure_zmq.keys import DAY_S, KeyOwner, load_certificate, load_key_pair, parse_certificate
 
 SENSOR = ("Sensor", "--host", "pc3", "--role", "agent")
 UMRA = "UnifiedMemoryReasoningAgent"
@@ -155,21 +154,21 @@ def test_accepted_again_it_stays_as_it_was(mainpc: Path, new: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["none", "another"])
-def test_without_the_right_fingerprint_it_is_kept_and_nobody_is_let_in(whole: Path, new: Path, given: str) -> None:
+def test_without_the_right_fingerprint_a_request_is_only_kept(whole: Path, new: Path, given: str) -> None:
     """Exit 1, and what to do; from then on it is pending, and can be accepted by name, or rejected."""
     text = asked(new).out
     key = request_fingerprint(parse_certificate(text, "it"))
     options = ["--fingerprint", new_pair().public.fingerprint] if given == "another" else []
     ran = certs_init(whole, "accept", "-", *options, host="mainpc", stdin=text.encode())
     assert (ran.status, ran.out) == (1, "")
-    assert "Sensor on pc3 (agent) asks to be let in; the request's fingerprint is " + key in ran.err
+    assert "Sensor on pc3 (agent) asks to be enrolled; the request's fingerprint is " + key in ran.err
     assert "certs-init accept Sensor --fingerprint" in ran.err
     assert not (whole / "mainpc/Sensor.key").exists()
     (row,) = certs_init(whole, "pending", host="mainpc").lines
     assert row.split() == ["request", "Sensor", "pc3", "agent", "-", key]
     assert (
         certs_init(whole, "verify", host="mainpc").lines[0]
-        == "remark: Sensor asks to be let in; see: certs-init pending"
+        == "remark: the request of Sensor waits to be accepted; see: certs-init pending"
     )
     by_name = certs_init(whole, "accept", "Sensor", "--fingerprint", key, host="mainpc")
     assert by_name.status == 0, by_name.err
@@ -264,12 +263,12 @@ def test_a_person_is_shown_the_fingerprint_and_asked(mainpc: Path, new: Path, an
 @pytest.mark.parametrize(
     ("owner", "sentence"),
     [
-        (KeyOwner("SystemDigitalTwin", "mainpc", frozenset({"agent"})), "lets others in and is not let in"),
+        (KeyOwner("SystemDigitalTwin", "mainpc", frozenset({"agent"})), "authorises others and is not enrolled itself"),
         (KeyOwner("operator", "mainpc", frozenset({"operator"})), "operator has a key already"),
         (KeyOwner("Sensor", "pc3", frozenset({"root"})), "there is no role 'root'"),
         (KeyOwner("Sensor", "pc3", frozenset()), "it needs a role"),
         (KeyOwner(UMRA, "pc2", frozenset({"operator"})), "give it --host pc2 --role agent"),
-        (KeyOwner("server", "pc3", frozenset({"agent"})), "is the name of another's files"),
+        (KeyOwner("server", "pc3", frozenset({"agent"})), "is taken by another owner's files"),
         (KeyOwner("..", "pc3", frozenset({"agent"})), "can't be the name of key files"),
     ],
 )
@@ -298,7 +297,7 @@ def test_anothers_key_is_not_accepted_under_a_second_name(mainpc: Path) -> None:
     )
     ran = accepted(mainpc, render_certificate(key))
     assert (ran.status, ran.out) == (1, "")
-    assert "is the key of operator; let it make its own" in ran.err
+    assert "is the key of operator; every owner makes a key of its own" in ran.err
 
 
 def test_a_second_key_of_a_name_is_not_accepted(mainpc: Path, new: Path) -> None:
@@ -353,7 +352,7 @@ def test_an_answer_for_another_machine_changes_nothing(mainpc: Path, new: Path, 
     before = files(new)
     ran = certs_init(new, "trust", "-", stdin=answer.encode())
     assert (ran.status, files(new)) == (1, before)
-    assert "revoke it on mainpc and begin anew" in ran.err
+    assert "start again, and first revoke it on mainpc: certs-init revoke SHA256:" in ran.err
 
 
 def test_an_answer_with_a_secret_in_it_changes_nothing(mainpc: Path, new: Path) -> None:
@@ -375,7 +374,8 @@ def test_the_answer_brings_what_is_revoked(mainpc: Path, new: Path) -> None:
     assert read_folders([new / "Sensor"]).revoked == {lost.public.fingerprint}
 
 
-def test_killed_at_any_step_request_accept_and_trust_end_well_the_next_time(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_request_accept_and_trust_survive_a_kill_at_any_step(whole: Path, tmp_path: Path) -> None:
     """Each in turn is killed before every step, and run again: one key, the same on both sides."""
     owner, step, alive = KeyOwner("Sensor", "pc3", frozenset({"agent"})), 1, False
     while not alive:
@@ -401,5 +401,5 @@ def test_killed_at_any_step_request_accept_and_trust_end_well_the_next_time(whol
 def test_a_terminal_is_asked_for_the_line_of_join(capsys: pytest.CaptureFixture[str]) -> None:
     """The prompt goes to standard error; where there is no person, there is none."""
     with mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"line\nmore\n"))):
-        assert terminal.read_line_of_standard_input("The line: ", 10) == "line\n"
+        assert certs_commands.read_line("The line: ", 10) == "line\n"
     assert capsys.readouterr() == ("", "")

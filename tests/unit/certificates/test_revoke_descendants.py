@@ -123,5 +123,5 @@ def test_verify_names_a_record_that_is_damaged(tree: Path, chain: list[KeyPair])
     (record, _) = sorted((tree / "mainpc/enrolled/vouched").iterdir())
     record.write_text("garbage")
     ran = certs_init(tree, "verify")
-    assert (ran.status, f"{record} does not say which key authorised" in ran.out + ran.err) == (1, True)
+    assert (ran.status, f"{record} does not name the key that authorised" in ran.out + ran.err) == (1, True)
     assert certs_init(tree, "revoke", chain[0].public.fingerprint).status == 0

@@ -12,8 +12,7 @@ from tests.unit.certificates.trees import certs_init, files
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_key_pair
-from twinhost.secure_zmq.keys import load_certificate, load_key_pair
-from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq.keys import DAY_S, Validity, load_certificate, load_key_pair
 
 LIFETIME_DAYS = load_network_config(DEFAULT_PATH, {}).limits.key_lifetime_days
 
@@ -61,13 +60,13 @@ def test_a_key_of_before_there_was_an_end_has_none(tree: Path) -> None:
     assert files(tree) == before
     (remark, _) = certs_init(tree, "verify").lines
     assert remark.endswith(
-        "never expires; to change it for one that does: certs-init rotate client " + old.certificate.owner.name
+        "never expires; to rotate it to one that does: certs-init rotate client " + old.certificate.owner.name
     )
 
 
 @pytest.mark.parametrize(
     ("ends_in_days", "sentence"),
-    [(-1, "ended 2"), (13, "ends 2"), (15, None), (None, "never expires; ")],
+    [(-1, "expired 2"), (13, "expires 2"), (15, None), (None, "never expires; ")],
 )
 def test_verify_remarks_on_a_key_near_its_end(tree: Path, ends_in_days: int | None, sentence: str | None) -> None:
     """From 14 days before; one remark a key, however many folders have it, and no problem."""
@@ -86,16 +85,16 @@ def test_verify_remarks_on_a_key_near_its_end(tree: Path, ends_in_days: int | No
         assert sentence in remark
 
 
-def test_verify_remarks_on_an_open_invitation_and_on_one_that_is_over(tree: Path) -> None:
+def test_verify_remarks_on_open_and_expired_invitations(tree: Path) -> None:
     """A door that stands open is worth a look."""
     certs_init(tree, "invite", "Sensor", "--host", "pc3", "--role", "agent")
     assert "remark: the invitation of Sensor is open until 20" in certs_init(tree, "verify").lines[0]
     path = tree / "mainpc/invites/Sensor.key"
     replace_certificate(replace(load_certificate(path), validity=Validity(1, 2)), path)
-    assert "remark: the invitation of Sensor is over; to withdraw it" in certs_init(tree, "verify").lines[0]
+    assert "remark: the invitation of Sensor expired; to withdraw it" in certs_init(tree, "verify").lines[0]
 
 
-def test_the_folders_that_agents_watch_are_there_from_the_first_run(tmp_path: Path) -> None:
+def test_the_first_run_makes_the_folders_that_agents_watch(tmp_path: Path) -> None:
     """For their owner alone, so that mounts and watches find them."""
     certs_init(tmp_path)
     inner = {"mainpc/enrolled", "mainpc/enrolled/revoked", "mainpc/invites", "pc2/trust", "pc2/trust/revoked"}
@@ -113,15 +112,15 @@ def test_the_folders_that_agents_watch_are_there_from_the_first_run(tmp_path: Pa
     [
         ("mainpc/enrolled/notes.txt", "does not belong here"),
         ("mainpc/invites/notes.txt", "does not belong here"),
-        ("pc2/revoked/client.key", "revokes nothing, since its name is no SHA-256 in hex"),
+        ("pc2/revoked/client.key", "revokes nothing: its name is not a SHA-256 in hex"),
         ("pc2/revoked/notes.txt", "revokes nothing"),
         ("pc2/enrolled/x", "does not belong here"),
         ("pc2/client.next.key", "must have the sections"),
         ("pc2/client.next.key_secret", "can use the secret; run: chmod 600"),
-        ("mainpc/client.next.key_secret", "is another's secret"),
+        ("mainpc/client.next.key_secret", "is another owner's secret"),
     ],
 )
-def test_verify_names_what_does_not_belong_into_the_inner_folders(tree: Path, file: str, sentence: str) -> None:
+def test_verify_names_what_does_not_belong_into_inner_folders(tree: Path, file: str, sentence: str) -> None:
     """One sentence each."""
     (tree / file).parent.mkdir(exist_ok=True)
     (tree / file).touch(mode=0o644)
@@ -131,7 +130,7 @@ def test_verify_names_what_does_not_belong_into_the_inner_folders(tree: Path, fi
     assert len(ran.lines) == 2
 
 
-def test_verify_knows_who_enrolled_and_the_next_key_of_a_rotation(tree: Path) -> None:
+def test_verify_accepts_enrolled_keys_and_a_rotations_next_key(tree: Path) -> None:
     """As SystemDigitalTwin writes them; a file under another's name is a problem."""
     umra = load_key_pair(tree / "pc2/client.key_secret").certificate.owner
     dated = Validity(not_after=int(time.time()) + 100 * DAY_S)
@@ -163,8 +162,8 @@ def test_an_interrupted_join_is_named(tree: Path) -> None:
     before = files(tree)
     ran = certs_init(tree)
     assert (ran.status, ran.out, files(tree)) == (1, "", before)
-    assert "is of a certs-init join that was interrupted: run join again" in ran.err
-    assert "is of a join that was interrupted; run certs-init join again" in certs_init(tree, "verify").out
+    assert "is of a join that was interrupted: run join again" in ran.err
+    assert "is of a join that was interrupted; run join again" in certs_init(tree, "verify").out
 
 
 def test_public_finds_who_enrolled(tree: Path) -> None:

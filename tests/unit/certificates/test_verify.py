@@ -13,8 +13,7 @@ import pytest
 from tests.unit.certificates.trees import RECORD, certs_init, files
 from twinhost.certificates.verify_files import mode_and_owner
 from twinhost.secure_zmq.key_writer import write_certificate, write_key_pair
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 
 SDT = KeyOwner("SystemDigitalTwin", "mainpc", frozenset({"agent"}))
 UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))
@@ -103,7 +102,7 @@ def test_a_new_tree_is_right(tree: Path) -> None:
         (
             "mainpc/client.key_secret",
             copied_secret,
-            "is another's secret .*; remove it: rm -r {path}, then revoke that key",
+            "is another owner's secret .*; remove it: rm -r {path}, then revoke that key",
         ),
         ("mainpc/notes.txt", Path.touch, "does not belong here; to remove it: rm -r {path}"),
         ("mainpc/intruder.key", Path.touch, "does not belong here; to remove it: rm -r {path}"),
@@ -122,6 +121,7 @@ def test_a_new_tree_is_right(tree: Path) -> None:
         ("pc2/server.key", lambda p: p.write_bytes(b"\xff" * 9), "bytes that are not ASCII; restore it from a backup"),
     ],
 )
+@pytest.mark.thorough
 def test_what_is_wrong_is_named_with_what_to_do(tree: Path, file: str, damage: Damage, sentence: str) -> None:
     """One sentence, and no second one about the same damage."""
     path = tree / file
@@ -149,7 +149,7 @@ def test_the_advised_command_mends_it(tree: Path, name: str, mode: int) -> None:
     assert complaints(tree) == []
 
 
-def test_a_public_key_that_differs_everywhere_is_found_by_its_owner(tree: Path) -> None:
+def test_a_public_key_of_another_owner_everywhere_is_found(tree: Path) -> None:
     """All published copies agree on a key, and it is not the one that the owner's secret has."""
     certificate = KeyPair.generate(SDT, DATED).certificate
     for path in tree.rglob("server.key"):
@@ -185,7 +185,7 @@ def test_no_tree_is_one_sentence(tmp_path: Path) -> None:
     """Verify before the first run says how to make the keys."""
     ran = certs_init(tmp_path / "none", "verify")
     assert ran.status == 1
-    assert ran.lines[0] == f"{tmp_path}/none is not a folder; run: docker compose run --rm certs-init"
+    assert ran.lines[0] == f"{tmp_path}/none is not a folder; run: certs-init"
 
 
 def test_verify_changes_nothing(tree: Path) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from unittest import mock
 
-from twinhost.certificates.__main__ import HOST_VARIABLE, main
-from twinhost.certificates.layout import Layout, plan_layout
+from twinhost.certificates.layout import HOST_VARIABLE, Layout, plan_layout
+from twinhost.cli.certs_init import main
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.certificates import FAILURE_FILE

@@ -16,11 +16,11 @@ import zmq
 from tests.identities import host_folder
 from tests.identities import new_pair as named_pair
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, SDT, UMRA
-from twinhost.adversary.handmade.boxes import Sodium
-from twinhost.adversary.handmade.clients import new_pair, secret_of
-from twinhost.adversary.handmade.zmtp import COMMAND, READY, WELCOME, encode_frame, greeting, metadata, whole_frame
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary.attack import Target
+from twinhost.adversary.clients import Sodium, new_pair, secret_of
+from twinhost.adversary.zmtp import COMMAND, READY, WELCOME, encode_frame, greeting, metadata, whole_frame
 from twinhost.cli.connect import Settings
+from twinhost.cli.doctor.command import target_of
 from twinhost.network_config import Agent, Host, NetworkConfig
 from twinhost.network_config.model import Limits, Recall
 from twinhost.secure_zmq.certificates import Certificates, load_certificates
@@ -48,7 +48,7 @@ def target_at(port: int, folder: Path, *roles: str, secure: bool = True) -> Targ
         {},
         Recall(1, 0, 0, 0, 1),
     )
-    return Target(Settings(config, certificates), agents[SDT])
+    return target_of(Settings(config, certificates), agents[SDT])
 
 
 def ok(_: dict[str, Any]) -> dict[str, Any]:

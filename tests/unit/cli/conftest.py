@@ -10,7 +10,7 @@ import structlog
 from tests.unit.cli.loopback_agents import StartHosts, TwoHosts
 from tests.unit.cli.running import Cli, Ran
 from twinhost.cli.app import main
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import Validity
 
 
 @pytest.fixture(autouse=True)

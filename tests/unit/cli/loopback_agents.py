@@ -25,7 +25,7 @@ from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
 from twinhost.secure_zmq.handshakes import Handshakes
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.keys import UNLIMITED, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
@@ -35,7 +35,6 @@ from twinhost.secure_zmq.sockets import (
     open_unencrypted_feed_socket,
     open_unencrypted_server_socket,
 )
-from twinhost.secure_zmq.validity import UNLIMITED, Validity
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import MIGRATION as LEDGER_MIGRATION

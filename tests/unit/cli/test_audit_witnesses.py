@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from twinhost.cli.audit_witnesses import Verdict, WitnessReport, _Lines, _report
-from twinhost.cli.documents import AuditHeads, SeenHead
+from twinhost.agent.membership.audit_witness import SeenHead
+from twinhost.cli.audit import AuditHeads, Verdict, WitnessReport, _report, _SeenLines
 from twinhost.store.audit_log.chain import NO_HASH
 
 
@@ -23,7 +23,7 @@ def log(count: int) -> list[str]:
 
 def compared(lines: list[str], seen: dict[int, str]) -> WitnessReport:
     """Compare a log with the hashes that a witness saw, by the lines' numbers."""
-    taken = _Lines(seen)
+    taken = _SeenLines(seen)
     for line in lines:
         taken.take(line)
     heads = tuple(SeenHead(number, found) for number, found in seen.items())
@@ -40,8 +40,8 @@ def test_lines_that_are_dropped_contradict_nothing(dropped: int) -> None:
     lines = log(12)
     report = compared(lines[dropped:], hashes(lines, 2, 5, 9))
     assert report.verdict is Verdict.AGREES
-    assert report.sentence == "it extends the 2 heads that pc2 has seen, lines 5 to 9; 1 older ones are of lines " + (
-        "that are dropped by now"
+    assert report.sentence == "it extends the 2 heads that pc2 has seen, lines 5 to 9; 1 older heads are of lines " + (
+        "that are deleted by now"
     )
 
 

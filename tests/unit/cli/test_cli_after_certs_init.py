@@ -24,6 +24,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("folder", ["operator", "pc2"])
+@pytest.mark.thorough
 def test_status_shows_the_sentence_of_certs_init(tree: Path, folder: str) -> None:
     """Until a run of certs-init succeeds; `verify` takes the note for no stray file."""
     failed = certs_init(tree)
@@ -44,6 +45,7 @@ def test_another_command_that_fails_leaves_no_note(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(("host", "folder"), [("", "operator"), ("mainpc", "operator"), ("pc2", "pc2")])
+@pytest.mark.thorough
 def test_a_first_run_that_fails_leaves_a_folder_for_the_cli(tmp_path: Path, host: str, folder: str) -> None:
     """The container of the cli mounts its folder; without one it could not even start to say why."""
     root, config = tmp_path / "volume", tmp_path / "network_config.yaml"

@@ -8,7 +8,7 @@ import pytest
 from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli
-from twinhost.cli import agents
+from twinhost.cli import status
 from twinhost.secure_zmq.key_writer import replace_certificate
 
 
@@ -35,7 +35,7 @@ def test_agents_as_json_is_the_registry_whole(hosts: TwoHosts, cli: Cli) -> None
 
 def test_agents_needs_mainpc(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its answer there is no list, and no empty one either."""
-    monkeypatch.setattr(agents, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(status, "DEADLINE_S", 1.0)
     hosts.write_config(1, hosts.pc2.port)
     ran = cli(hosts, "agents")
     assert (ran.status, ran.out) == (1, "")

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.cli.loopback_agents import UMRA, TwoHosts
 from tests.unit.cli.running import COMMAND, Cli, process_environment
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.cli import audit_pages
+from twinhost.cli import audit
 from twinhost.store.audit_log.chain import Event
 
 Tamper = Callable[[list[str]], list[str]]
@@ -83,7 +83,7 @@ def test_what_is_no_line_does_not_steer_a_terminal(hosts: TwoHosts, cli: Cli) ->
     assert json.loads(cli(hosts, "audit", "tail", "--json").out.splitlines()[-1]) == {"unreadable": "\x1b]0;owned\x07"}
 
 
-def test_follow_shows_lines_as_they_come_and_waits_for_an_agent_that_is_away(hosts: TwoHosts) -> None:
+def test_follow_shows_new_lines_and_waits_for_an_absent_agent(hosts: TwoHosts) -> None:
     """Until Ctrl-C, which ends it quietly."""
     note(hosts, 3)
     process = subprocess.Popen(
@@ -117,7 +117,7 @@ def test_a_whole_log_is_verified_over_pages(hosts: TwoHosts, cli: Cli) -> None:
     assert (document["last_seq"], document["findings"]) == (NOTED, [])
     (witness,) = document["witnesses"]
     assert (witness["agent"], witness["verdict"]) == (UMRA, "not_compared")
-    assert "a version that keeps no heads" in witness["sentence"]
+    assert "its version keeps no heads" in witness["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_an_agent_that_is_away_is_one_sentence(
     hosts: TwoHosts, cli: Cli, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no traceback."""
-    monkeypatch.setattr(audit_pages, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(audit, "PAGE_DEADLINE_S", 1.0)
     hosts.mainpc.stop()
     ran = cli(hosts, "audit", command)
     assert (ran.status, ran.out) == (1, "")

@@ -34,7 +34,7 @@ from twinhost.cli.arguments import parse_fields
         ("k=" + "[" * 100_000, "[" * 100_000),
     ],
 )
-def test_a_value_is_json_where_it_is_json_and_text_where_it_is_not(pair: str, value: Any) -> None:
+def test_a_value_is_json_if_it_is_valid_json_and_else_text(pair: str, value: Any) -> None:
     """Whatever JSON does not know, NaN for one, is a text."""
     (parsed,) = parse_fields([pair]).values()
     assert (type(parsed), parsed) == (type(value), value)
@@ -49,7 +49,7 @@ def test_a_word_that_is_no_field_is_refused(word: str) -> None:
 
 def test_a_field_twice_is_refused() -> None:
     """Neither of the two is silently dropped."""
-    with pytest.raises(typer.BadParameter, match="'a' is there twice"):
+    with pytest.raises(typer.BadParameter, match="'a' is given twice"):
         parse_fields(["a=1", "a=2"])
 
 
@@ -88,6 +88,15 @@ def test_a_field_that_the_action_lacks_is_a_warning(hosts: TwoHosts, cli: Cli) -
     )
 
 
+def test_a_value_that_is_no_json_is_named_as_such(hosts: TwoHosts, cli: Cli) -> None:
+    """Where the field takes no text, the JSON error is said before the agent's refusal of a text."""
+    ran = cli(hosts, "call", SDT, "register_agent", "agent_name=A", "registration_data={agent_id: A}")
+    assert ran.status == 1
+    warning, refusal = ran.err.splitlines()
+    assert warning.startswith("warning: registration_data takes object or null, and its value is no such JSON: JSON is")
+    assert refusal.startswith("error [malformed_request]: ")
+
+
 @pytest.mark.parametrize("name", [SDT, "systemdigitaltwin", "mainpc", "MainPC"])
 def test_an_agent_is_found_by_its_name_or_its_hosts(hosts: TwoHosts, cli: Cli, name: str) -> None:
     """In whatever case."""
@@ -102,14 +111,14 @@ def test_a_name_that_two_agents_share_is_a_usage_error(hosts: TwoHosts, cli: Cli
     config.write_text(config.read_text().replace("host: pc2", "host: mainpc"))
     ran = cli(hosts, "call", "mainpc", "ping")
     assert ran.status == 2
-    assert f"'mainpc' stands for {SDT}, {UMRA}" in ran.err
+    assert f"'mainpc' is the host of {SDT}, {UMRA}" in ran.err
 
 
 def test_an_unknown_agent_is_a_usage_error_that_lists_the_known(hosts: TwoHosts, cli: Cli) -> None:
     """Nothing is sent anywhere."""
     ran = cli(hosts, "call", "Nobody", "ping")
     assert (ran.status, ran.out) == (2, "")
-    assert f"there is no agent 'Nobody'; there are: {SDT} (or mainpc), {UMRA} (or pc2)" in ran.err
+    assert f"there is no agent 'Nobody'; the agents are: {SDT} (or mainpc), {UMRA} (or pc2)" in ran.err
 
 
 def test_a_refused_call_is_one_sentence_and_1(hosts: TwoHosts, cli: Cli) -> None:

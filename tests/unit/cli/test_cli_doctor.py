@@ -16,18 +16,19 @@ from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.adversary.attack import Verdict
 from twinhost.agent.health import iso_time
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.doctor import answers, doors
-from twinhost.cli.findings import Verdict
-from twinhost.secure_zmq.errors import NotGranted
+from twinhost.cli.doctor import answers, link
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotGranted, TwinhostError
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import write_key_pair, write_revocation
+from twinhost.secure_zmq.keys import DAY_S, Validity
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.validity import DAY_S, Validity
-from twinhost.secure_zmq.version import versions
 from twinhost.store.audit_log.chain import Event
+from twinhost.version import versions
 
 HERE = "here"
 SHORT_S = 1.0  # to wait for an answer that never comes
@@ -83,6 +84,11 @@ def test_its_own_probes_are_no_refusals(hosts: TwoHosts, cli: Cli) -> None:
     assert (announced["peer"], announced["fingerprint"]) == ("operator", hosts.fingerprints["operator"])
 
 
+def be_refused(address: SecuredAddress) -> None:
+    with Client(address) as client, pytest.raises(TwinhostError):
+        client.call("ping", deadline_s=4.0)
+
+
 def test_an_intruder_beside_it_is_a_refusal(hosts: TwoHosts, cli: Cli) -> None:
     """An unknown key that comes during an examination, from the same address."""
     seen: list[Outcome] = []
@@ -92,7 +98,7 @@ def test_an_intruder_beside_it_is_a_refusal(hosts: TwoHosts, cli: Cli) -> None:
             seen.append(outcome)
             stranger = new_pair("intruder")
             address = SecuredAddress(hosts.mainpc.address, stranger, hosts.mainpc.own_keys.public)
-            threads.append(threading.Thread(target=lambda: doors._refusal(address)))
+            threads.append(threading.Thread(target=lambda: be_refused(address)))
             threads[0].start()
 
     threads: list[threading.Thread] = []
@@ -259,7 +265,7 @@ def test_a_wrong_pin_is_told(hosts: TwoHosts, cli: Cli) -> None:
     assert checks[SDT, "unknown key refused"]["verdict"] == "not played"
 
 
-def test_a_fault_of_the_zap_handler_is_told_apart_from_a_wrong_pin(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> None:
+def test_a_zap_fault_is_distinguished_from_a_wrong_pin(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> None:
     """To a client of libzmq ZAP 300 looks like one; by hand it does not."""
     monkeypatch.setattr(answers, "_DEADLINE_S", SHORT_S)
 
@@ -280,7 +286,7 @@ def test_a_mute_peer_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> Non
         checks = examined(hosts, cli, 1)
     assert checks[UMRA, "port"]["verdict"] == "ok"
     assert "did not greet as ZeroMQ does" in checks[UMRA, "SECURE_ZMQ the same"]["sentence"]
-    assert "no handshake came about" in checks[UMRA, "answers, and knows us"]["sentence"]
+    assert "no handshake followed" in checks[UMRA, "answers, and knows us"]["sentence"]
     assert checks[UMRA, "unknown key refused"]["verdict"] == "not played"
 
 
@@ -324,7 +330,7 @@ def test_a_clock_that_is_off_is_told(hosts: TwoHosts, cli: Cli, ahead_s: float, 
     hosts.pc2.document = {"timestamp": iso_time(time.time() + ahead_s)}
     check = examined(hosts, cli, 1 if verdict == "failed" else 0)[UMRA, "clock"]
     assert check["verdict"] == verdict
-    assert "60 s are granted" in check["sentence"]
+    assert "60 s are tolerated" in check["sentence"]
 
 
 @pytest.mark.parametrize("there", [{}, {**versions(), "libzmq": "4.2.1"}])
@@ -363,7 +369,7 @@ def test_an_own_key_that_is_over_fails(start_hosts: StartHosts, cli: Cli) -> Non
     """And the refusal that follows from it is there too."""
     now = int(time.time())
     checks = examined(start_hosts(operator=Validity(now - 2 * DAY_S, now - DAY_S)), cli, 1)
-    assert "ended 1 d 0 h ago" in checks[HERE, "time of own key"]["sentence"]
+    assert "expired 1 d 0 h ago" in checks[HERE, "time of own key"]["sentence"]
     assert checks[SDT, "answers, and knows us"]["verdict"] == "failed"
 
 
@@ -448,7 +454,7 @@ def test_an_agent_without_a_zap_handler_fails(hosts: TwoHosts, cli: Cli, monkeyp
 def test_a_pin_that_was_not_to_fit_and_does_fails(hosts: TwoHosts) -> None:
     """The check can fail: here the "wrong" pin is the right one."""
     settings = settings_of(hosts)
-    found = doors.try_pin(settings, settings.config.agent(UMRA), hosts.pairs["client"].public)
+    found = link.try_pin(settings, settings.config.agent(UMRA), hosts.pairs["client"].public)
     assert found.verdict is Verdict.FAILED
 
 

@@ -11,8 +11,7 @@ import pytest
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli
 from twinhost.cli.arguments import parse_fields
-from twinhost.cli.explain import example_command
-from twinhost.cli.request_schema import schema_of_agent
+from twinhost.cli.explain import example_command, schema_of_agent
 from twinhost.schema import AGENTS, declarations_of, main
 from twinhost.secure_zmq.wire import Request
 

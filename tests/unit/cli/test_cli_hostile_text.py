@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal, run_process
-from twinhost.cli.printable import printable, to_json
+from twinhost.cli.output import printable, to_json
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\u200b\u2028[bold red]x[/bold red]:smile:\r\nforged  line\x7f"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\u200b\u2028[bold red]x[/bold red]:smile:\x0d\x0aforged  line\x7f"
@@ -52,6 +52,7 @@ def test_a_long_name_does_not_squeeze_the_others(hosts: TwoHosts, columns: int) 
 
 
 @pytest.mark.parametrize("words", [("agents",), ("status",), ("call", SDT, "get_registered_agents")])
+@pytest.mark.thorough
 def test_a_hostile_name_does_not_steer_a_terminal(hostile_hosts: TwoHosts, words: tuple[str, ...]) -> None:
     """The terminal gets our own colours, and no sequence of the agent's."""
     out = run_on_terminal(hostile_hosts.environment, *words).out
@@ -79,6 +80,7 @@ def test_a_hostile_sentence_stays_one_line(hosts: TwoHosts, cli: Cli) -> None:
     assert json.loads(ran.out)["error"] == HOSTILE
 
 
+@pytest.mark.thorough
 def test_a_pipe_gets_no_colour_and_a_terminal_does(hosts: TwoHosts) -> None:
     """Not even where the environment asks for colour in pipes."""
     settings = {**hosts.environment, "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "PY_COLORS": "1"}
@@ -88,6 +90,7 @@ def test_a_pipe_gets_no_colour_and_a_terminal_does(hosts: TwoHosts) -> None:
     assert "\x1b[32mHEALTHY\x1b[0m" in run_on_terminal(hosts.environment, "agents").out
 
 
+@pytest.mark.thorough
 def test_letters_of_any_language_are_shown(hosts: TwoHosts) -> None:
     """Escaping is for what steers, not for what is foreign; where the locale can't show it, it is an escape."""
     words = ("call", SDT, "register_agent", "agent_name=mahalagá-記憶", "status=HEALTHY")

@@ -19,7 +19,7 @@ from tests.unit.cli.running import COMMAND, Cli, process_environment, run_proces
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.cli import memory_import, memory_transfer
 from twinhost.cli.documents import read
-from twinhost.cli.memory_counts import KINDS
+from twinhost.cli.memory import KINDS
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
@@ -123,7 +123,7 @@ def test_a_file_that_is_there_is_not_overwritten(remembering: MemoryHosts, cli: 
     target.write_text("kept")
     ran = cli(remembering, "memory", "backup", str(target))
     assert (ran.status, target.read_text()) == (2, "kept")
-    assert "is there already; name another" in ran.err
+    assert "exists already; name another" in ran.err
 
 
 def test_a_place_that_can_not_be_written_is_one_sentence(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ def test_a_backup_that_arrives_otherwise_leaves_no_file(
 
     def turned(reply: Any, kind: Any) -> Any:
         document = read(reply, kind)
-        if kind is memory_transfer.PartDocument and document.offset:
-            return memory_transfer.PartDocument(document.offset, document.data[::-1])
+        if kind is memory_transfer.BackupPart and document.offset:
+            return memory_transfer.BackupPart(document.offset, document.data[::-1])
         return document
 
     monkeypatch.setattr("twinhost.cli.memory_transfer.read", turned)
     ran = cli(remembering, "memory", "backup", str(tmp_path / "umra"))
     assert ran.status == 1
-    assert "and not those of the backup; take it again" in ran.err
+    assert "and they are not the backup's; run the command again" in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
 
 
@@ -174,7 +174,7 @@ def test_a_restore_brings_a_backup_back_and_tells_the_loss(
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(target.read_bytes())))
     status, document, said = restored(remembering, cli, monkeypatch, "-" if stream else str(target), "--yes")
     assert document["rows"]["interactions"] == {"present": 6, "backup": 0, "lost": 6}
-    assert (status, "did not come back within 1 s; start it, which puts it in place" in said) == (1, True)
+    assert (status, "did not come back within 1 s; start it, which puts the backup in place" in said) == (1, True)
     wait_until(lambda: remembering.memory.started_again, PATIENCE_S, "the agent ends")
     remembering.memory.stop()
     remembering.start_memory()
@@ -211,14 +211,14 @@ def test_without_yes_nothing_is_sent(remembering: MemoryHosts, cli: Cli, tmp_pat
     (tmp_path / "umra.backup").write_bytes(b"x")
     ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"))
     assert ran.status == 2
-    assert "it takes the place of all that pc2 remembers; say so" in ran.err
+    assert "it replaces everything that pc2 remembers; confirm it" in ran.err
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         (b"not a database", "the file is no intact database"),
-        (b"", "there is nothing in it; name a file that `cli memory backup` wrote"),
+        (b"", "the file is empty; name a file that `./twinhost memory backup` wrote"),
         (None, "can't be read (No such file or directory)"),
     ],
 )
@@ -304,7 +304,7 @@ def test_a_twin_that_is_there_is_left_as_it_is(remembering: MemoryHosts, cli: Cl
     assert (twin.data, twin.revision) == ({"mood": "newer"}, 1)
 
 
-def test_what_was_deleted_since_is_stored_again_by_another_import(
+def test_what_was_deleted_is_stored_again_by_another_import(
     remembering: MemoryHosts, cli: Cli, older: list[str]
 ) -> None:
     """Within the minutes for which a reply is kept, too; with the moments that the file tells."""
@@ -407,6 +407,7 @@ def test_a_forgotten_memory_of_another_is_left_as_it_is(remembering: MemoryHosts
         ("other.json", "{}", "is none of memory_store.json, error_patterns.json, digital_twin_store.json"),
     ],
 )
+@pytest.mark.thorough
 def test_another_shape_is_one_sentence_with_file_and_place(
     remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str], name: str, content: str, sentence: str
 ) -> None:
@@ -428,6 +429,8 @@ def test_what_the_agent_refuses_is_told_with_its_place(remembering: MemoryHosts,
         ran = cli(remembering, "memory", "import", str(file))
         assert ran.status == 1
         assert f"{file}: $.bad[0] is refused: " in ran.err
+        # The refusal is sent a moment before its transaction ends.
+        wait_until(lambda: not remembering.memory.memory._under_way, PATIENCE_S, "the transaction is over")
         assert len(remembering.memory.patterns.written_by("operator", None, 9)) == 1, there
 
 
@@ -440,11 +443,13 @@ def test_what_somebody_wrote_is_shown_hidden_and_shown_again(
     assert "user_id=ada" in listed.out
     assert 'content="Tandaan: port 7230"' in listed.out
     hidden = cli(remembering, "memory", "quarantine", "operator", "--reason", "its key was stolen")
-    assert hidden.out == "what operator wrote is hidden; cli memory release operator shows it again\n"
+    assert hidden.out == "what operator wrote is hidden; ./twinhost memory release operator shows it again\n"
     assert remembering.memory.twins.find("ada") is None
     again = cli(remembering, "memory", "by", "operator")
     assert again.out == listed.out
-    assert again.err == "quarantined: nothing of operator is recalled; cli memory release operator\n"
+    assert (
+        again.err == "quarantined: nothing of operator is recalled; ./twinhost memory release operator shows it again\n"
+    )
     assert cli(remembering, "memory", "release", "operator").out == "what operator wrote is recalled again\n"
     assert remembering.memory.twins.find("ada") is not None
     ran = cli(remembering, "memory", "release", "operator")

@@ -15,8 +15,7 @@ from twinhost.cli.connect import load_settings
 from twinhost.secure_zmq.certificates import TRUST_FOLDER
 from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
-from twinhost.secure_zmq.validity import DAY_S, Validity
+from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 
 
 def folder_of(hosts: TwoHosts) -> Path:
@@ -98,7 +97,7 @@ def test_a_key_that_is_revoked_here_is_pinned_by_nobodys_word(hosts: TwoHosts, c
     assert pinned(hosts) == []
     ran = cli(hosts, "ping", "pc2", "--json")
     assert (ran.status, json.loads(ran.out)["code"]) == (1, "wrong_server_key")
-    assert "what was pinned is expired or revoked" in ran.err
+    assert "every pinned key is expired or revoked" in ran.err
 
 
 def test_mainpc_itself_must_be_known(hosts: TwoHosts, cli: Cli) -> None:
@@ -123,7 +122,7 @@ def test_an_agent_that_mainpc_does_not_know_is_one_sentence(start_hosts: StartHo
     (folder_of(hosts) / "client.key").unlink()
     ran = cli(hosts, "ping", "pc2", "--json")
     assert (ran.status, json.loads(ran.out)["code"]) == (1, "key_file_missing")
-    for words in ("client.key is missing", f"{SDT} does not tell the key", f"start {UMRA}", "certs-init trust"):
+    for words in ("client.key is missing", f"{SDT} does not provide the key", f"start {UMRA}", "certs-init trust"):
         assert words in ran.err
 
 
@@ -143,4 +142,4 @@ def test_a_file_of_somebody_elses_key_is_told(hosts: TwoHosts, cli: Cli) -> None
     (folder_of(hosts) / "client.key").write_bytes((folder_of(hosts) / "server.key").read_bytes())
     ran = cli(hosts, "ping", "pc2", "--json")
     assert (ran.status, json.loads(ran.out)["code"]) == (1, "key_mismatch")
-    assert f"client.key is the key of {SDT}, and not of {UMRA}" in ran.err
+    assert f"client.key is the key of {SDT}, not of {UMRA}" in ran.err

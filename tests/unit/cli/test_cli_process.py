@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.loopback_agents import SDT, TwoHosts
-from tests.unit.cli.running import COMMAND, Cli, Ran, process_environment, run_process
+from tests.unit.cli.running import COMMAND, SERVICES, Cli, Ran, process_environment, run_process
 
 
 def sentence_of(ran: Ran) -> str:
@@ -20,6 +20,7 @@ def sentence_of(ran: Ran) -> str:
 
 
 @pytest.mark.parametrize("value", ["yes", "", "true", "2"])
+@pytest.mark.thorough
 def test_another_value_of_secure_zmq_is_refused(hosts: TwoHosts, value: str) -> None:
     """It is not taken for 0, nor for 1."""
     ran = run_process({**hosts.environment, "SECURE_ZMQ": value}, "status")
@@ -36,6 +37,7 @@ def test_an_unset_secure_zmq_means_secure(hosts: TwoHosts) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "agents", "ping", f"call {SDT} ping"])
+@pytest.mark.thorough
 def test_missing_keys_are_one_sentence_for_every_command(hosts: TwoHosts, tmp_path: Path, command: str) -> None:
     """It says which folder, and what to run; for programs it is an object too."""
     settings = {**hosts.environment, "TWINHOST_CERTIFICATES": str(tmp_path / "none")}
@@ -125,7 +127,7 @@ def test_a_group_without_a_command_shows_its_help(hosts: TwoHosts, cli: Cli, gro
     """In its lines, on stdout, as the program alone does."""
     ran = cli(hosts, group)
     assert (ran.status, ran.err) == (0, "")
-    assert ran.out.startswith(f"Usage: cli {group} [OPTIONS] COMMAND [ARGS]...\n\n")
+    assert ran.out.startswith(f"Usage: ./twinhost {group} [OPTIONS] COMMAND [ARGS]...\n\n")
     assert ran.out == cli(hosts, group, "--help").out
 
 
@@ -162,7 +164,18 @@ def test_an_interrupt_while_it_is_still_loading_is_quiet_too(hosts: TwoHosts, tm
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+@pytest.mark.parametrize(("package", "extra"), [("typer", "cli"), ("rich", "cli"), ("starlette", "cli,agent")])
+def test_a_missing_package_is_one_sentence(hosts: TwoHosts, tmp_path: Path, package: str, extra: str) -> None:
+    """It says what to install; a client alone comes without the command line's packages."""
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(name={package!r})\n")
+    settings = {**hosts.environment, "PYTHONPATH": f"{tmp_path}{os.pathsep}{SERVICES}"}
+    ran = run_process(settings, "explain", "ping")
+    assert (ran.status, ran.out) == (1, "")
+    assert sentence_of(ran) == f"twinhost: the package {package} is not installed; run: pip install 'twinhost[{extra}]'"
+
+
 @pytest.mark.parametrize("words", [("agents",), ("call", SDT, "no_such_action", "--json"), ("--help",)])
+@pytest.mark.thorough
 def test_a_reader_that_leaves_causes_no_traceback(hosts: TwoHosts, words: tuple[str, ...]) -> None:
     """As `cli agents | head -1` does; an error object that nobody reads is none either."""
     reader, writer = os.pipe()

@@ -51,8 +51,8 @@ def _mute(hosts: TwoHosts) -> Iterator[None]:
 
 
 CAUSES: dict[str, tuple[Sabotage, str, tuple[str, ...]]] = {
-    "key not authorised": (_unknown_key, "not_authorized", ("does not authorise this key (SHA256:",)),
-    "ZAP 300": (_zap_fault, "server_unreachable", ("handshake", "ZAP handler has a fault")),
+    "key not authorised": (_unknown_key, "not_authorized", ("refused this key (SHA256:",)),
+    "ZAP 300": (_zap_fault, "server_unreachable", ("handshake", "ZAP handler has failed")),
     "wrong server key": (_wrong_pin, "wrong_server_key", ("most likely its key is not the pinned SHA256:", "ZAP")),
     "halves that do not match": (_other_half, "key_mismatch", ("not halves of one pair",)),
     "plain to CURVE": (_plain_client, "security_mismatch", ("wants CURVE", "SECURE_ZMQ to the same value")),
@@ -80,7 +80,7 @@ def test_a_mute_peer_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.Monk
     """It takes the connection and says nothing."""
     monkeypatch.setattr(ping, "DEADLINE_S", 1.0)
     with _mute(hosts):
-        told_once(cli, hosts, "server_unreachable", "no handshake came about", "something else listens there")
+        told_once(cli, hosts, "server_unreachable", "no handshake followed", "another program listens on that port")
 
 
 def test_nobody_at_all_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_nobody_at_all_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.Mo
     told_once(cli, hosts, "server_unreachable", "nothing answered at that address", "check that the agent runs")
 
 
-def test_an_agent_that_is_asked_beside_the_broken_one_is_answered(hosts: TwoHosts, cli: Cli) -> None:
+def test_an_agent_beside_a_broken_one_is_answered(hosts: TwoHosts, cli: Cli) -> None:
     """One cause, one sentence, and nothing hidden."""
     replace_certificate(new_pair(SDT, "mainpc").certificate, hosts.folders["operator"] / "server.key")
     ran = cli(hosts, "ping", "--json")

@@ -10,7 +10,7 @@ from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
 from tests.waiting import PATIENCE_S, at_most, wait_until
-from twinhost.cli import survey
+from twinhost.cli import status
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized
@@ -95,7 +95,7 @@ def test_status_as_json_holds_the_whole_health_documents(hosts: TwoHosts, cli: C
 
 def test_an_agent_that_does_not_answer_is_named(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one is shown all the same, and the exit status is 1."""
-    monkeypatch.setattr(survey, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(status, "QUESTION_DEADLINE_S", 1.0)
     hosts.pc2.stop()
     ran = cli(hosts, "status")
     assert ran.status == 1
@@ -132,12 +132,12 @@ def test_a_failed_check_is_told_with_its_detail(hosts: TwoHosts, cli: Cli, check
     assert ran.err == f"error [unhealthy]: {UMRA} is {status}, not ready ({check}: disk I/O error)\n"
 
 
-def test_a_health_document_of_another_shape_is_an_error_with_the_field(hosts: TwoHosts, cli: Cli) -> None:
+def test_a_malformed_health_document_is_an_error_with_the_field(hosts: TwoHosts, cli: Cli) -> None:
     """An agent of another version is told apart from one that is ill."""
     hosts.pc2.document = {"uptime_s": "long"}
     ran = cli(hosts, "status")
     assert ran.status == 1
-    assert ran.err.startswith(f"error [malformed_request]: {UMRA}: the answer is not a Health document")
+    assert ran.err.startswith(f"error [malformed_request]: {UMRA}: the reply is no Health document")
     assert "$.uptime_s" in ran.err
 
 

@@ -25,29 +25,17 @@ from tests.unit.cli.bare_agents import (
 )
 from tests.unit.cli.loopback_agents import GRANTS, SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli, Ran
-from twinhost.adversary.handmade.zmtp import Line
-from twinhost.adversary.intruder import (
-    campaign,
-    damaged,
-    feed,
-    impostor,
-    insiders,
-    noise,
-    other_sites,
-    recorded,
-    sizes,
-    strangers,
-)
-from twinhost.adversary.intruder.attack import Attack, Outcome, held
-from twinhost.adversary.intruder.campaign import ATTACKS, GOOD_CLIENT, play_against
-from twinhost.adversary.intruder.out_of_reach import ATTACKS as OUT_OF_REACH
-from twinhost.adversary.intruder.target import Target
+from twinhost.adversary import campaign, feed, insiders, other_sites, payloads, strangers, tampering
+from twinhost.adversary.attack import Attack, Finding, Outcome, Target, Verdict, defended
+from twinhost.adversary.campaign import ATTACKS, GOOD_CLIENT, NOT_FROM_OUTSIDE, play_against
+from twinhost.adversary.zmtp import RawConnection
 from twinhost.agent.http import HostGuard
 from twinhost.cli.connect import load_settings
-from twinhost.cli.findings import Finding, Verdict
-from twinhost.cli.report import Format, show_report
-from twinhost.secure_zmq import handshakes, hardening
+from twinhost.cli.doctor.command import Format, show_report, target_of
+from twinhost.secure_zmq import handshakes, sockets
 from twinhost.secure_zmq.feed import Feed
+
+pytestmark = pytest.mark.thorough
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 SHORT_S = 1.0  # to wait for what never comes
@@ -61,7 +49,7 @@ def play(name: str, target: Target) -> Outcome:
 
 def against(hosts: TwoHosts, agent: str = SDT) -> Target:
     settings = load_settings(hosts.environment)
-    return Target(settings, settings.config.agent(agent))
+    return target_of(settings, settings.config.agent(agent))
 
 
 def play_at_the_feed(name: str, target: Target) -> Outcome:
@@ -83,7 +71,7 @@ def verdicts(ran: Ran) -> dict[tuple[str, str], str]:
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Finding]]:
     """The whole list against both agents as they are, once and at the same time, with an agent's key."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(hardening, "_HANDSHAKE_TIMEOUT_MS", 1_500)
+        patched.setattr(sockets, "_HANDSHAKE_TIMEOUT_MS", 1_500)
         hosts = TwoHosts(tmp_path_factory.mktemp("played") / "hosts", secure=True)
     hosts.register_umra()
     hosts.folders["operator"] = hosts.folders["client"]
@@ -97,12 +85,12 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Findin
 def test_agents_as_they_are_refuse_everything(played: Sequence[Finding]) -> None:
     """Good clients are served after each; what can't be played from outside is told as such."""
     seen = {(finding.where, finding.check): finding.verdict for finding in played}
-    out_of_reach = {attack.name for attack in OUT_OF_REACH}
+    not_played = {attack.name for attack in NOT_FROM_OUTSIDE}
     assert set(seen) == {
         *((agent, name) for agent in (SDT, UMRA) for name in (GOOD_CLIENT, *BY_NAME)),
         *((SDT, attack.name) for attack in feed.ATTACKS),
     }
-    assert {name for (_, name), verdict in seen.items() if verdict is Verdict.NOT_PLAYED} == out_of_reach
+    assert {name for (_, name), verdict in seen.items() if verdict is Verdict.NOT_PLAYED} == not_played
     assert {key: verdict for key, verdict in seen.items() if verdict not in (Verdict.OK, Verdict.NOT_PLAYED)} == {}
 
 
@@ -113,7 +101,7 @@ def test_every_form_of_the_report_has_every_attack(
     """Text that fits, one JSON object, and JUnit XML whose sums are those of its cases."""
     show_report("Intruder", played, form)
     out = capsys.readouterr().out
-    skipped = 2 * len(OUT_OF_REACH)
+    skipped = 2 * len(NOT_FROM_OUTSIDE)
     if form is Format.TEXT:
         assert max(len(line) for line in out.splitlines()) <= 100
         assert (
@@ -157,9 +145,9 @@ def test_with_an_operators_key_it_says_what_is_not_played(hosts: TwoHosts) -> No
 
 def test_an_open_link_fails_loudly(open_hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain clients get in, the capture is read, what was recorded is good again: exit status 1."""
-    monkeypatch.setattr(campaign, "ATTACKS", [*strangers.ATTACKS, *impostor.ATTACKS, *recorded.ATTACKS])
+    monkeypatch.setattr(campaign, "ATTACKS", [*strangers.ATTACKS, *strangers.IMPOSTOR, *tampering.ATTACKS])
     monkeypatch.setattr(feed, "ATTACKS", feed.ATTACKS[:1])
-    monkeypatch.setattr(impostor, "GOOD_CALL_S", SHORT_S)
+    monkeypatch.setattr(strangers, "GOOD_CALL_S", SHORT_S)
     ran = cli(open_hosts, "doctor", "--intruder", "--format", "junit")
     assert ran.status == 1
     root = ElementTree.fromstring(ran.out)
@@ -206,7 +194,7 @@ def test_an_attack_after_which_nobody_is_served_came_through(hosts: TwoHosts) ->
 
     def stop_it(_: Target) -> Outcome:
         hosts.mainpc.stop()
-        return held("refused")
+        return defended("refused")
 
     _, finding = play_against(against(hosts), [Attack("stop", "nothing", stop_it)])
     assert finding.verdict is Verdict.FAILED
@@ -233,7 +221,7 @@ def test_red_where_no_zap_handler_runs(tmp_path: Path) -> None:
     """CURVE alone lets anybody in."""
     with bare_router(ok, curve=True) as port:
         target = target_at(port, tmp_path)
-        came_through(play("unknown key", target), "no ZAP handler is asked")
+        came_through(play("unknown key", target), "no ZAP handler is running")
         assert play("mismatched halves", target).verdict is Verdict.OK  # which CURVE itself refuses
 
 
@@ -284,8 +272,8 @@ def test_red_where_metadata_is_believed(
 
 def test_red_where_a_damaged_session_ends_the_agent(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is seen by whoever is not served afterwards, whatever became of the session itself."""
-    monkeypatch.setattr(damaged, "SESSIONS", 1)
-    monkeypatch.setattr(Line, "reset", lambda _: hosts.mainpc.stop())
+    monkeypatch.setattr(tampering, "SESSIONS", 1)
+    monkeypatch.setattr(RawConnection, "reset", lambda _: hosts.mainpc.stop())
     came_through(play("damaged sessions", against(hosts)), "a good client was not served")
 
 
@@ -304,20 +292,20 @@ def test_red_where_the_second_of_a_routing_id_is_served_too(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("capture on the wire", "whoever is on the way reads all of it"),
+        ("capture on the wire", "can read everything"),
         ("replay, same connection", "answered twice"),
-        ("replay, new connection", "opened again"),
+        ("replay, new connection", "opened a session"),
         ("flipped bit", "flipped bit was read"),
         ("impostor without CURVE", "impostor without a key"),
     ],
 )
 def test_red_on_an_open_link(open_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
     """The recordings work, as they must for the green ones to mean anything."""
-    monkeypatch.setattr(impostor, "GOOD_CALL_S", SHORT_S)
+    monkeypatch.setattr(strangers, "GOOD_CALL_S", SHORT_S)
     came_through(play(name, against(open_hosts)), words)
 
 
-@pytest.mark.parametrize("name", [attack.name for attack in recorded.ATTACKS])
+@pytest.mark.parametrize("name", [attack.name for attack in tampering.ATTACKS])
 def test_red_where_nothing_was_recorded(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A relay that is passed by proves nothing."""
     target = against(hosts)
@@ -332,13 +320,13 @@ real_client = Target.client
 
 def test_red_where_strangers_are_put_up_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Something that takes whatever comes, and never hangs up."""
-    monkeypatch.setattr(noise, "HELD_S", SHORT_S)
-    monkeypatch.setattr(sizes, "CUT_WITHIN_S", SHORT_S)
+    monkeypatch.setattr(strangers, "HELD_S", SHORT_S)
+    monkeypatch.setattr(payloads, "CUT_WITHIN_S", SHORT_S)
     with listener(greet_and_swallow) as port:
         target = target_at(port, tmp_path)
         came_through(play("random, HTTP, TLS, and zero bytes", target), "kept a connection")
-        came_through(play("one huge frame, before the handshake", target), "put up with")
-        came_through(play("100,000 frames, before the handshake", target), "put up with")
+        came_through(play("one huge frame, before the handshake", target), "accepted")
+        came_through(play("100,000 frames, before the handshake", target), "accepted")
 
 
 def test_red_where_strangers_are_answered(tmp_path: Path) -> None:
@@ -350,37 +338,37 @@ def test_red_where_strangers_are_answered(tmp_path: Path) -> None:
 def test_red_where_the_guard_is_off(start_hosts: StartHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """libzmq by itself takes a handshake of any size, for 4 s."""
     monkeypatch.setattr(handshakes, "MAX_HANDSHAKE_BYTES", 1 << 40)
-    monkeypatch.setattr(sizes, "CUT_WITHIN_S", SHORT_S)
-    came_through(play("one huge frame, before the handshake", against(start_hosts())), "put up with")
+    monkeypatch.setattr(payloads, "CUT_WITHIN_S", SHORT_S)
+    came_through(play("one huge frame, before the handshake", against(start_hosts())), "accepted")
 
 
 def test_red_where_silent_connections_are_kept(start_hosts: StartHosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "HALF_OPEN", 20)
-    monkeypatch.setattr(noise, "HELD_S", 2 * SHORT_S)
-    monkeypatch.setattr(hardening, "_HANDSHAKE_TIMEOUT_MS", 30_000)
+    monkeypatch.setattr(strangers, "HALF_OPEN", 20)
+    monkeypatch.setattr(strangers, "HELD_S", 2 * SHORT_S)
+    monkeypatch.setattr(sockets, "_HANDSHAKE_TIMEOUT_MS", 30_000)
     outcome = play("half-open flood", against(start_hosts()))
-    came_through(outcome, "20 of 20 connections that said nothing were kept")
+    came_through(outcome, "20 of 20 silent connections were kept")
 
 
 def test_red_where_silent_connections_keep_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "HALF_OPEN", 20)
+    monkeypatch.setattr(strangers, "HALF_OPEN", 20)
     with listener(swallow) as port:
         came_through(play("half-open flood", target_at(port, tmp_path)), "a good client was not served")
 
 
 def test_red_where_messages_have_no_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame of any size, and a message of any number of frames, is taken."""
-    monkeypatch.setattr(sizes, "CUT_WITHIN_S", SHORT_S)
+    monkeypatch.setattr(payloads, "CUT_WITHIN_S", SHORT_S)
     with bare_router(ok, MAXMSGSIZE) as port:
         target = target_at(port, tmp_path, secure=False)
-        came_through(play("one huge frame, after the handshake", target), "was taken in")
-        came_through(play("100,000 frames in one message", target), "was taken")
+        came_through(play("one huge frame, after the handshake", target), "was read for")
+        came_through(play("100,000 frames in one message", target), "was accepted")
 
 
 def test_red_where_a_message_of_many_frames_is_never_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with listener(CredulousCurve(ok).serve) as port:
         target = target_at(port, tmp_path)
-        monkeypatch.setattr("twinhost.adversary.intruder.sizes.PATIENCE_S", 0.5)
+        monkeypatch.setattr("twinhost.adversary.payloads.TIMEOUT_S", 0.5)
         outcome = play("100,000 frames in one message", target)
     assert outcome.verdict is Verdict.FAILED
 
@@ -405,14 +393,14 @@ def test_red_where_subscriptions_have_no_bound(
     monkeypatch.setattr(twinhost.secure_zmq.feed, limit, 1 << 40)
     monkeypatch.setattr(feed, "_CLOSED_WITHIN_S", SHORT_S)
     outcome = play_at_the_feed("subscriptions without bounds", against(hosts))
-    came_through(outcome, "put up with")
+    came_through(outcome, "accepted")
     assert words in outcome.sentence
 
 
 def test_red_where_the_feed_keeps_whoever_talks_to_it(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Feed, "_refuse", lambda *_: None)
     monkeypatch.setattr(feed, "_CLOSED_WITHIN_S", SHORT_S)
-    came_through(play_at_the_feed("what is no subscription", against(hosts)), "put up with")
+    came_through(play_at_the_feed("what is no subscription", against(hosts)), "accepted")
 
 
 def test_red_where_a_good_subscriber_is_not_served(hosts: TwoHosts) -> None:
@@ -421,13 +409,13 @@ def test_red_where_a_good_subscriber_is_not_served(hosts: TwoHosts) -> None:
     (attack,) = (attack for attack in feed.ATTACKS if attack.name.startswith("unknown key"))
     _, finding = play_against(against(hosts), [attack])
     assert finding.verdict is Verdict.FAILED
-    assert "ended what had to be good" in finding.sentence
+    assert "ended a session that had to be good" in finding.sentence
 
 
 @pytest.mark.parametrize("name", ["deeply nested JSON", "malformed JSON"])
 def test_red_where_nonsense_is_answered_as_if_it_were_good(tmp_path: Path, name: str) -> None:
     with bare_router(ok) as port:
-        came_through(play(name, target_at(port, tmp_path, secure=False)), "as if it were good")
+        came_through(play(name, target_at(port, tmp_path, secure=False)), "as if it were valid")
 
 
 def test_red_where_nonsense_ends_the_agent(tmp_path: Path) -> None:

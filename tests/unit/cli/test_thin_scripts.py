@@ -14,6 +14,8 @@ from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, TwoHosts
 from tests.unit.cli.running import Ran
 from twinhost.secure_zmq.keys import load_certificate
 
+pytestmark = pytest.mark.thorough
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -69,7 +71,7 @@ def test_the_client_registers_only_if_asked_to(hosts: TwoHosts) -> None:
         assert client.call("get_ok_agents")["agents"] == [UMRA]
 
 
-def test_the_client_without_secure_is_refused_by_a_secured_server(hosts: TwoHosts) -> None:
+def test_the_client_without_secure_is_refused_by_secured_mainpc(hosts: TwoHosts) -> None:
     """One sentence, and exit status 1; nothing of an answer."""
     ran = run_script("secure_sdt_client.py", *port_of(hosts))
     assert (ran.status, ran.out) == (1, "")
@@ -205,3 +207,25 @@ def test_the_other_verdict_takes_the_other_marker(tmp_path: Path) -> None:
     (tmp_path / "test_sample.py").write_text(marked + FAILS.replace("{name}", "unmarked"))
     ran = run_script("test_unified_memory_agent.py", "-q", "-p", "no:cacheprovider", str(tmp_path))
     assert (ran.status, ran.out.splitlines()[-1]) == (0, "UnifiedMemoryReasoningAgent: 1 checks passed")
+
+
+@pytest.mark.parametrize(("missing", "options"), [(False, ("-n", "2")), (True, ())], ids=["two processes", "one"])
+def test_a_run_of_all_tests_says_what_the_scripts_would(
+    tmp_path: Path, missing: bool, options: tuple[str, ...]
+) -> None:
+    """As CI has it; where one script would have checked nothing, the run fails, though its tests passed."""
+    marks = ("sdt_security",) if missing else ("sdt_security", "unified_memory_agent")
+    tests = [f"@pytest.mark.{mark}\n{PASSES.replace('{name}', mark)}" for mark in marks]
+    (tmp_path / "test_sample.py").write_text("\n".join(["import pytest", *tests, PASSES.replace("{name}", "unmarked")]))
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "scripts.marked_tests", "-p", "no:cacheprovider", *options, tmp_path],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    memory = "FAILED: nothing was checked" if missing else "1 checks passed"
+    *_, security, memory_line, last = ran.stdout.splitlines()
+    assert (ran.returncode, security) == (int(missing), "SystemDigitalTwin security: 1 checks passed")
+    assert memory_line == f"UnifiedMemoryReasoningAgent{' ' if missing else ': '}{memory}"
+    assert f"{len(marks) + 1} passed" in last

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from twinhost.network_config import Host, get_mainpc_address, get_pc2_address, is_local_only, load_network_config
-from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.network_config.load import CONTAINER_PATH, DEFAULT_PATH, default_path
 from twinhost.secure_zmq.errors import ConfigurationError
 
 
@@ -94,6 +94,51 @@ def test_the_path_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest
     assert get_mainpc_address() == "10.9.9.9"
     monkeypatch.setenv("NETWORK_CONFIG_PATH", "")
     assert get_mainpc_address() == "mainpc"
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the user's folder of a program that is installed from a wheel: there is no checkout around it."""
+    monkeypatch.setattr("twinhost.network_config.load.DEFAULT_PATH", tmp_path / "lib/config/network_config.yaml")
+    monkeypatch.setattr("twinhost.network_config.load.CONTAINER_PATH", tmp_path / "app/config/network_config.yaml")
+    monkeypatch.setattr("twinhost.secure_zmq.certificates.DEFAULT_FOLDER", str(tmp_path / "certificates"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("TWINHOST_CERTIFICATES", raising=False)
+    return tmp_path / "twinhost"
+
+
+def test_the_containers_file_is_where_the_image_has_it() -> None:
+    dockerfile = (DEFAULT_PATH.parents[1] / "Dockerfile").read_text()
+    assert "WORKDIR /app" in dockerfile
+    assert Path("/app/config/network_config.yaml") == CONTAINER_PATH
+
+
+def test_an_installed_program_finds_its_copy(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a checkout its file, in a container the image's, else beside the program's key, else in the user's folder."""
+    own = tmp_path / "own"
+    monkeypatch.setenv("TWINHOST_CERTIFICATES", str(own))
+    places = (tmp_path / "lib/config", tmp_path / "app/config", own, installed)
+    for place in reversed(places):
+        place.mkdir(parents=True)
+        (place / "network_config.yaml").write_text(DEFAULT_PATH.read_text().replace("address: mainpc", "address: here"))
+        assert default_path() == place / "network_config.yaml"
+        assert get_mainpc_address() == "here"
+
+
+def test_published_endpoints_are_laid_over_the_copy(installed: Path) -> None:
+    installed.mkdir()
+    (installed / "network_config.yaml").write_text(DEFAULT_PATH.read_text())
+    (installed / "endpoints.yaml").write_text(ENDPOINTS)
+    assert get_mainpc_address("SystemDigitalTwin") == "tcp://127.0.0.1:17120"
+
+
+def test_without_any_file_the_error_says_how_to_get_one(installed: Path) -> None:
+    """By the variable, or by the script that enrols a program."""
+    copy = installed / "network_config.yaml"
+    with pytest.raises(
+        ConfigurationError, match=rf"^{copy} is missing; set NETWORK_CONFIG_PATH .*enrol_program\.py NAME$"
+    ):
+        load_network_config()
 
 
 @pytest.mark.parametrize(

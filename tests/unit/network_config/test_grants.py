@@ -36,9 +36,7 @@ def test_the_roles_of_keys_that_act_for_nobody_can_not_be_granted_anything(
 ) -> None:
     """Not even less: they are what enrolment is made of."""
     complaint = refused(tmp_path, {**GOOD, "grants": {role: actions}})
-    assert complaint.startswith(
-        f"grants.{role} can't be changed: the role {role} is that of a key which acts for nobody"
-    )
+    assert complaint.startswith(f"grants.{role} can't be set: the grants of the role {role} are built in")
 
 
 def test_nobody_is_an_operator_of_an_open_link(tmp_path: Path) -> None:
@@ -86,14 +84,17 @@ def test_a_grant_of_the_feed_names_its_topics(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "complaint"),
     [
-        ({"subscribe": ["EVENT", "NEWS"]}, "grants.agent.subscribe has the unknown topic 'NEWS'; known are: AGENT, "),
+        (
+            {"subscribe": ["EVENT", "NEWS"]},
+            "grants.agent.subscribe has the unknown topic 'NEWS'; known topics: AGENT, ",
+        ),
         ({"subscribe": ["EVENT:"]}, "grants.agent.subscribe has the unknown topic 'EVENT:'"),
         ({"subscribe": [["EVENT"]]}, "grants.agent.subscribe has the unknown topic ['EVENT']"),
         ({"subscribe": [None]}, "grants.agent.subscribe has the unknown topic None"),
         ({"subscribe": []}, "grants.agent.subscribe names no topic"),
         ({"subscribe": "EVENT"}, "grants.agent.subscribe must be a list of topics (AGENT, ERROR, EVENT, TRUST)"),
         ({"subscribe": None}, "grants.agent.subscribe must be a list of topics"),
-        ({"ping": ["EVENT"]}, "grants.agent has the unknown key 'ping'; known are: subscribe"),
+        ({"ping": ["EVENT"]}, "grants.agent has the unknown key 'ping'; known keys: subscribe"),
         ({"subscribe": ["EVENT"], "ping": []}, "grants.agent has the unknown key 'ping'"),
         ({}, "grants.agent lacks the key 'subscribe'"),
         ({1: ["EVENT"]}, "grants.agent has the unknown key '1'"),
@@ -122,7 +123,7 @@ def test_a_role_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     """Half of what is granted would not be in force."""
     text = yaml.safe_dump({key: value for key, value in GOOD.items() if key != "grants"})
     text += "grants:\n  agent: [ping]\n  operator: ['*']\n  agent: []\n"
-    assert "the key 'agent' is there twice" in refused(tmp_path, text)
+    assert "the key 'agent' occurs twice" in refused(tmp_path, text)
 
 
 @pytest.mark.parametrize("days", [0, -1, 36_501, 10**12, 365.5, "365", True, None])

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, is_typeddict
 
 import msgspec
 import pytest
@@ -16,7 +16,7 @@ from tests.unit.schema.json_schema import Schema, closed, places, replaced
 from tests.unit.schema.test_schema import ANYTHING, ASSEMBLE, HOST
 from twinhost.agent.trust import TrustDocument, read_document
 from twinhost.certificates.bundle import _Texts, read_answer
-from twinhost.cli import documents, memory_import, memory_transfer
+from twinhost.cli import audit, documents, keys, memory_import, memory_transfer, watch
 from twinhost.cli.documents import read
 from twinhost.schema import AGENTS, replies_of, schema_of
 from twinhost.secure_zmq import errors
@@ -48,11 +48,12 @@ VALUES = JSON | st.sampled_from([value for value in ANYTHING if len(str(value)) 
 Asked = tuple[Assembled, Schema, Schema]
 KINDS = [
     kind
-    for module in (documents, memory_import, memory_transfer)
+    for module in (documents, audit, keys, memory_import, memory_transfer, watch)
     for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__
+    if is_typeddict(kind)
+    or (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__)
 ]
-READERS: dict[str, tuple[type[msgspec.Struct], Callable[[dict[str, Any]], object]]] = {
+READERS: dict[str, tuple[type, Callable[[dict[str, Any]], object]]] = {
     **{kind.__name__: (kind, lambda reply, kind=kind: read(reply, kind)) for kind in KINDS},  # type: ignore[misc]
     "TrustDocument": (TrustDocument, read_document),
     "the answer to confirm_key": (_Texts, read_answer),
@@ -104,6 +105,7 @@ def test_any_request_is_answered_in_form(agent: Asked, data: st.DataObject) -> N
 @pytest.mark.parametrize("name", READERS)
 @settings(max_examples=40)
 @given(data=st.data())
+@pytest.mark.thorough
 def test_any_reply_is_read_or_refused(name: str, data: st.DataObject) -> None:
     """Every document that a client reads out of a reply: it comes as its type, or as the typed error."""
     kind, reader = READERS[name]
@@ -128,4 +130,14 @@ def test_any_code_is_a_typed_error_that_keeps_it(code: str, sentence: str) -> No
 
 def test_every_kind_of_reply_is_read(tmp_path: Path) -> None:
     """No document of a client is left out by a slip."""
-    assert {"Health", "Peers", "Registrations", "AuditPage", "BackupDocument", "Written"} <= READERS.keys()
+    assert {
+        "Health",
+        "Peers",
+        "Registrations",
+        "Page",
+        "Pong",
+        "AuditPage",
+        "AuditHeads",
+        "BackupDocument",
+        "Written",
+    } <= READERS.keys()

@@ -147,6 +147,7 @@ def test_what_is_made_from_the_schema_is_accepted(agent: Agent) -> None:
             assert refusal is None or isinstance(refusal.__cause__, ValueError), (action, instance, refusal)
 
 
+@pytest.mark.thorough
 def test_schema_and_decoder_refuse_the_same(agent: Agent) -> None:
     """Anything at all in every place of every request: both take it, or both refuse it.
 

@@ -10,9 +10,8 @@ from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.errors import LimitReached, NotGranted
 from twinhost.secure_zmq.key_writer import write_revocation
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import MAX_CANDIDATES, AuthorizedPeers, Outcome
-from twinhost.secure_zmq.validity import Validity
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import threading
 
 import pytest
 
-from twinhost.secure_zmq.diagnosis import BROKEN_OFF_BEFORE_VERDICT, Diagnosis, wrong_server_key
 from twinhost.secure_zmq.errors import (
     ConnectionRefused,
     NotAuthorized,
@@ -13,6 +12,7 @@ from twinhost.secure_zmq.errors import (
     ServerUnreachable,
     WrongServerKey,
 )
+from twinhost.secure_zmq.link import BROKEN_OFF_BEFORE_VERDICT, Diagnosis, wrong_server_key
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 
 ADDRESS = "tcp://mainpc:7120"
@@ -37,12 +37,12 @@ WRONG_KEYS = event(Happening.WRONG_KEYS)
 NOT_ZMTP = event(Happening.NOT_ZMTP)
 ENOUGH = BROKEN_OFF_BEFORE_VERDICT
 ENDED = (
-    "the other side ends every handshake (the agent's ZAP handler has a fault, its key is not the pinned one, "
-    "or something else listens there)"
+    "the other side ends every handshake (its key is not the pinned one, the agent's ZAP handler has failed, "
+    "or another program listens on that port)"
 )
 MUTE_OR_FAULTY = (
-    "a TCP connection was made and no handshake came about "
-    "(something else listens there, or the agent's ZAP handler has a fault)"
+    "the TCP connection was made but no handshake followed "
+    "(another program listens on that port, or the agent's ZAP handler has failed)"
 )
 
 
@@ -109,7 +109,7 @@ def test_a_refused_key_is_named_with_what_to_do() -> None:
     sentence = str(secured(ZAP_400).verdict())
     assert ADDRESS in sentence
     assert OWN in sentence
-    assert "add the public key" in sentence
+    assert "./twinhost keys list" in sentence
 
 
 def test_a_wrong_pin_is_only_most_likely() -> None:
@@ -117,7 +117,7 @@ def test_a_wrong_pin_is_only_most_likely() -> None:
     sentence = str(secured(*[CONNECTED, HUNG_UP] * ENOUGH).verdict())
     assert f"ended {ENOUGH} handshakes" in sentence
     assert f"most likely its key is not the pinned {PIN}" in sentence
-    assert "fault of its ZAP handler looks the same" in sentence
+    assert "a failed ZAP handler there looks the same" in sentence
 
 
 def test_an_open_server_that_hangs_up_is_a_mismatch_and_no_wrong_key() -> None:
@@ -196,7 +196,7 @@ def test_one_handshake_is_no_verdict_without_the_greeting(greeting: str | None, 
 def test_several_wrong_pins_are_all_named() -> None:
     """Whoever reads the error can compare each with the server's own."""
     sentence = str(wrong_server_key(ADDRESS, 6, "SHA256:one", "SHA256:two"))
-    assert "ended 6 handshakes without a word" in sentence
+    assert "ended 6 handshakes and gave no reason" in sentence
     assert "not the pinned SHA256:one or SHA256:two" in sentence
 
 
@@ -208,7 +208,7 @@ def test_no_connection_has_no_verdict() -> None:
 
 def test_a_mismatch_says_which_side_is_encrypted() -> None:
     """Each side of a link that is half secured reads what the other one is."""
-    assert "is not encrypted and this client is CURVE" in str(secured(MISMATCH).verdict())
+    assert "is not encrypted and this client uses CURVE" in str(secured(MISMATCH).verdict())
     assert "wants CURVE and this client is not encrypted" in str(unencrypted(MISMATCH).verdict())
 
 

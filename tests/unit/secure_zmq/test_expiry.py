@@ -13,10 +13,9 @@ from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY
 from twinhost.secure_zmq.errors import PeerNotLive
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN
-from twinhost.secure_zmq.validity import Validity
 
 
 @pytest.fixture

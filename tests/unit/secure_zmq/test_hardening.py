@@ -2,7 +2,7 @@
 
 import zmq
 
-from twinhost.secure_zmq.hardening import limit_socket
+from twinhost.secure_zmq.sockets import limit_socket
 
 SOCKETS = 16
 

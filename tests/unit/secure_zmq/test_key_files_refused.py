@@ -39,7 +39,7 @@ MALFORMED = {
     "open quotes": (changed('"pc2-agent"', '"pc2-agent'), r'line 4: expected name = "value"'),
     "one quote": (changed('"pc2-agent"', '"'), r'line 4: expected name = "value"'),
     "quotes inside": (changed('"pc2-agent"', '"pc2"agent"'), r'line 4: expected name = "value"'),
-    "name twice": (changed('    host = "pc2"', '    host = "pc2"\n    host = "pc2"'), "line 6: host is there twice"),
+    "name twice": (changed('    host = "pc2"', '    host = "pc2"\n    host = "pc2"'), "line 6: host occurs twice"),
     "name missing": (changed('    name = "pc2-agent"\n', ""), "unknown or missing: name"),
     "host missing": (changed('    host = "pc2"\n', ""), "unknown or missing: host"),
     "roles missing": (changed('    roles = "agent"\n', ""), "unknown or missing: roles"),
@@ -59,7 +59,7 @@ MALFORMED = {
     "over 32 bits": (changed(PUBLIC, OVER_2_TO_THE_32), "the public key must be 40 characters of Z85"),
     "a secret inside": (
         TEXT + f'    secret-key = "{PAIR.secret_z85.decode()}"\n',
-        "stands for a public key and holds a secret; remove it and make a new key",
+        "is a public key file and holds a secret key; remove it and make a new key",
     ),
 }
 
@@ -85,7 +85,18 @@ def test_a_malformed_secret_file_is_refused_too(tmp_path: Path, defect: str) -> 
         load_key_pair(path)
 
 
-@pytest.mark.parametrize("secret", ["", "0", PUBLIC[:-1], PAIR.secret_z85.decode() + "0", OVER_2_TO_THE_32, "~" * 40])
+@pytest.mark.parametrize(
+    "secret",
+    ["", "0", PUBLIC[:-1], PAIR.secret_z85.decode() + "0", OVER_2_TO_THE_32, "~" * 40],
+    ids=[
+        "empty",
+        "one character",
+        "one too few",
+        "one too many",
+        "over 2**32",
+        "no Z85",
+    ],  # the keys differ in each process
+)
 def test_a_malformed_secret_half_is_refused_and_not_shown(tmp_path: Path, secret: str) -> None:
     """Nothing of a damaged secret ends up in the message."""
     path = tmp_path / "client.key_secret"

@@ -10,8 +10,15 @@ from zmq.utils import z85
 
 from twinhost.secure_zmq.errors import KeyFileMalformed
 from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import MAX_NAME_CHARACTERS, Certificate, KeyOwner, KeyPair, PublicKey, parse_certificate
-from twinhost.secure_zmq.validity import Validity
+from twinhost.secure_zmq.keys import (
+    MAX_NAME_CHARACTERS,
+    Certificate,
+    KeyOwner,
+    KeyPair,
+    PublicKey,
+    Validity,
+    parse_certificate,
+)
 
 LATEST = 253_402_300_799
 PUBLIC = PublicKey(z85.decode(b"o@&NE6x3lg&7HM^D(J)2nadqL%22ME:-?#<M#tIC"))  # with a "#" in it
@@ -79,12 +86,12 @@ def test_a_flipped_bit_is_no_other_key_of_the_same_owner(place: int, bit: int) -
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("2027-01-15T08:00:00Z", "", "'' must be a moment in UTC"),
-        ("2027-01-15T08:00:00Z", "never", "'never' must be a moment"),
-        ("2027-01-15T08:00:00Z", "2027-02-30T08:00:00Z", "must be a moment"),
+        ("2027-01-15T08:00:00Z", "", "'' must be a time in UTC"),
+        ("2027-01-15T08:00:00Z", "never", "'never' must be a time"),
+        ("2027-01-15T08:00:00Z", "2027-02-30T08:00:00Z", "must be a time"),
         ("2027-01-15T08:00:00Z", "2023-11-14T22:13:20Z", "not_after must be later than not_before"),
         ("2027-01-15T08:00:00Z", "1969-12-31T23:59:59Z", "in the years 1970 to 9999"),
-        ("    not_before", "    not_after", "line 8: not_after is there twice"),
+        ("    not_before", "    not_after", "line 8: not_after occurs twice"),
         ("not_after", "not-after", "unknown or missing: not-after"),
         ("not_after", "Not_After", "unknown or missing: Not_After"),
     ],

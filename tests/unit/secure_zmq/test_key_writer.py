@@ -49,7 +49,7 @@ def test_a_key_that_is_revoked_needs_no_space(tmp_path: Path, monkeypatch: pytes
 )
 def test_what_is_no_fingerprint_names_no_file(text: str) -> None:
     """It may come from another host."""
-    with pytest.raises(KeyFileMalformed, match="is no fingerprint of a key; it looks like SHA256:AbC"):
+    with pytest.raises(KeyFileMalformed, match="is not the fingerprint of a key, which looks like SHA256:AbC"):
         revoked_file_name(text)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.security_mode import is_secure_zmq_enabled
+from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
 
 
 @pytest.mark.parametrize(("environment", "enabled"), [({"SECURE_ZMQ": "1"}, True), ({"SECURE_ZMQ": "0"}, False)])

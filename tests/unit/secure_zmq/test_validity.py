@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinhost.secure_zmq.errors import KeyFileMalformed
-from twinhost.secure_zmq.validity import CLOCK_TOLERANCE_S, DAY_S, UNLIMITED, Validity, format_moment, parse_moment
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, DAY_S, UNLIMITED, Validity, format_moment, parse_moment
 
 NOW = 1_800_000_000
 LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z
@@ -95,7 +95,7 @@ def test_a_moment_survives_being_written_and_read(moment: int) -> None:
 )
 def test_a_moment_written_another_way_is_refused(text: str) -> None:
     """There is one way to write a moment; what could be read two ways is neither."""
-    with pytest.raises(KeyFileMalformed, match="must be a moment in UTC, written as 2026-11-25T04:00:00Z"):
+    with pytest.raises(KeyFileMalformed, match="must be a time in UTC, written as 2026-11-25T04:00:00Z"):
         parse_moment(text)
 
 

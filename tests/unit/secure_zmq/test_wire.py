@@ -273,6 +273,7 @@ ACTIONS = st.sampled_from(["ping", "register"]) | JSON
 
 
 @given(st.dictionaries(KEYS, JSON, max_size=6), ACTIONS)
+@pytest.mark.thorough
 def test_no_object_at_all_breaks_the_decoder(fields: dict[str, Any], action: object) -> None:
     """Arbitrary JSON objects are a request or a RequestError, and their error reply can be written."""
     payload = json.dumps({**fields, "action": action}, ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -283,6 +284,7 @@ def test_no_object_at_all_breaks_the_decoder(fields: dict[str, Any], action: obj
 
 
 @given(st.dictionaries(st.text(max_size=9), JSON, max_size=6))
+@pytest.mark.thorough
 def test_what_is_encoded_decodes_to_itself(fields: dict[str, Any]) -> None:
     """A request carries its action and its id beside the fields, and fields can't replace them."""
     payload = encode_request("ping", {**fields, "action": "reboot", "request_id": "other"}, "1", LIMIT)
@@ -303,7 +305,11 @@ def circular() -> list[Any]:
     return inner
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2, object()}, 2**70, circular(), "\ud800"], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [object(), {1, 2, object()}, 2**70, circular(), "\ud800"],
+    ids=["object", "set", "over 64 bits", "circular", "lone surrogate"],
+)
 def test_what_has_no_form_in_json_is_refused_before_it_is_sent(value: object) -> None:
     """No foreign exception leaves `encode_request`; whatever it can write, it may."""
     with contextlib.suppress(MalformedRequest):

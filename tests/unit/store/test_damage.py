@@ -410,6 +410,7 @@ def test_a_staged_backup_that_is_damaged_is_not_put_in_place(path: Path) -> None
 
 @settings(max_examples=40)
 @given(st.data())
+@pytest.mark.thorough
 def test_no_flipped_byte_silently_loses_an_acknowledged_note(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

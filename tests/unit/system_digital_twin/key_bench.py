@@ -11,9 +11,8 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.validity import Validity
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import MIGRATION as LEDGER_MIGRATION

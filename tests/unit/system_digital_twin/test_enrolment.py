@@ -12,8 +12,7 @@ from tests.unit.system_digital_twin.key_bench import LIFETIME_DAYS, KeyBench
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
-from twinhost.secure_zmq.keys import Certificate, PublicKey, load_certificate
-from twinhost.secure_zmq.validity import DAY_S
+from twinhost.secure_zmq.keys import DAY_S, Certificate, PublicKey, load_certificate
 from twinhost.system_digital_twin.trust.actions import ENROLMENTS_PER_MINUTE, PROOF_WITHIN_S
 
 pytestmark = pytest.mark.sdt_security

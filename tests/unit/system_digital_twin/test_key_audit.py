@@ -17,9 +17,8 @@ from twinhost.secure_zmq.key_writer import (
     write_revocation,
     write_revoked_fingerprint,
 )
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.validity import Validity
 from twinhost.system_digital_twin.trust import audit as key_audit
 
 

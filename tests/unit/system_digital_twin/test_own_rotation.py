@@ -11,8 +11,7 @@ from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
 from tests.unit.system_digital_twin.key_bench import LIFETIME_DAYS, KeyBench
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
-from twinhost.secure_zmq.keys import Certificate, KeyPair, PublicKey, load_certificate
-from twinhost.secure_zmq.validity import DAY_S
+from twinhost.secure_zmq.keys import DAY_S, Certificate, KeyPair, PublicKey, load_certificate
 from twinhost.system_digital_twin.trust.actions import PROPOSALS_PER_DAY
 
 pytestmark = pytest.mark.sdt_security

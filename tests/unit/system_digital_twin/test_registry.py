@@ -277,6 +277,7 @@ def test_a_retry_is_answered_and_not_executed_again(twin: Twin) -> None:
 @given(
     name=TEXT.filter(lambda name: name != SDT.name), status=TEXT, metadata=st.dictionaries(st.text(), JSON, max_size=3)
 )
+@pytest.mark.thorough
 def test_whatever_is_accepted_is_read_back_the_same_after_a_restart(
     tmp_path_factory: pytest.TempPathFactory, name: str, status: str, metadata: dict[str, object]
 ) -> None:

@@ -251,6 +251,7 @@ def test_a_reply_is_never_larger_than_it_may_be(tmp_path: Path) -> None:
 
 
 @given(LINES, LINES, st.integers(1, 120), st.integers(0, 400))
+@pytest.mark.thorough
 def test_the_text_exceeds_no_budget(first: list[Line], further: list[Line], max_tokens: int, max_bytes: int) -> None:
     """By recount, in tokens and in bytes of JSON; each line is told, cut, or dropped, and none is told twice."""
     told = text_of(first, max_tokens, max_bytes, further)

@@ -74,6 +74,7 @@ def bench(tmp_path: Path) -> Iterator[ErrorPatternBench]:
 
 
 @pytest.mark.parametrize("pattern", HOSTILE, ids=lambda pattern: pattern[:24])
+@pytest.mark.thorough
 def test_a_hostile_pattern_stalls_nothing(bench: ErrorPatternBench, pattern: str) -> None:
     """Whatever it would cost a backtracking engine: added and searched for in 64 KiB it takes less than a second."""
     began = time.thread_time()
@@ -98,6 +99,7 @@ def test_what_re2_refuses_is_refused_with_its_words(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.thorough
 def test_five_thousand_patterns_and_a_hostile_message_stall_nothing(tmp_path: Path) -> None:
     """With words of every pattern in 64 KiB, and with 100 patterns that must be searched for in any message."""
     words = ["".join(_random.choice("abcdefghijklmnop") for _ in range(_random.randint(3, 9))) for _ in range(3_000)]

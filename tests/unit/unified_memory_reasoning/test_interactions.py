@@ -233,6 +233,7 @@ def test_a_quarantine_leaves_what_there_is_without_the_writer(
     ),
     st.sampled_from([None, "bob"]),
 )
+@pytest.mark.thorough
 def test_clearing_takes_nothing_that_a_quarantine_hides(
     tmp_path_factory: pytest.TempPathFactory, told: list[tuple[Any, str, str]], cleared: str | None
 ) -> None:

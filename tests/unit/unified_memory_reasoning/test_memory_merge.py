@@ -48,11 +48,13 @@ def test_the_order_of_two_does_not_matter(one: Memory, other: Memory) -> None:
 
 
 @given(records(), records(), records())
+@pytest.mark.thorough
 def test_the_order_of_merging_does_not_matter(one: Memory, two: Memory, three: Memory) -> None:
     assert merge(merge(one, two), three) == merge(one, merge(two, three))
 
 
 @given(st.lists(records(), min_size=1, max_size=4))
+@pytest.mark.thorough
 def test_any_order_and_any_repetition_end_with_the_same(told: list[Memory]) -> None:
     """So that a record that comes twice, or late, changes nothing."""
     expected = reduce(merge, told)
@@ -97,6 +99,7 @@ STEPS = st.lists(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
+@pytest.mark.thorough
 def test_two_stores_agree_once_each_has_told_the_other(
     monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, int, str, str, float]]
 ) -> None:

@@ -95,6 +95,7 @@ def test_a_long_repetition_requires_no_text_that_its_matches_lack() -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(PATTERNS_WITH_MATCHES, st.text(max_size=20), st.text(max_size=20))
+@pytest.mark.thorough
 def test_no_match_is_left_out(drawn: tuple[str, str], before: str, after: str) -> None:
     """Whatever RE2 finds has a text that is required, and at least as many characters as are counted."""
     pattern, text = drawn

@@ -1,1 +1,1 @@
-"""`doctor`: a running deployment, examined from either host."""
+"""`doctor`: examines a running deployment from either host, or attacks it."""

@@ -1,21 +1,57 @@
 """`doctor`: examine a running deployment, or attack it."""
 
 import os
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from typing import Annotated, Any
+from xml.etree import ElementTree
 
 import typer
+from rich.console import RenderableType
+from rich.text import Text
 
-from twinhost.adversary.intruder.campaign import play_all
+from twinhost.adversary.attack import Finding, Target, Verdict
+from twinhost.adversary.campaign import play_all
+from twinhost.adversary.clients import new_pair
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
-from twinhost.cli.connect import load_settings
-from twinhost.cli.doctor.examination import examine
-from twinhost.cli.findings import Finding, failed
-from twinhost.cli.report import Format, show_report
+from twinhost.cli.connect import Settings, load_settings
+from twinhost.cli.doctor.answers import AgentAnswers, compare_keys
+from twinhost.cli.doctor.link import (
+    PORT,
+    RESOLVES,
+    announce_probes,
+    examine_network,
+    examine_refusals,
+    refusals_not_tried,
+)
+from twinhost.cli.doctor.this_host import examine_this_host
+from twinhost.cli.output import Failure, printable
+from twinhost.network_config import Agent
+from twinhost.secure_zmq.errors import TwinhostError
 
-FORMAT = typer.Option("--format", help="How the report is written to stdout.")
-INTRUDER = typer.Option("--intruder", help="Attack both agents instead, as far as it can be done from outside.")
+Findings = Sequence[Finding]
+AGENT = "agent"
+_HOST_FIRST = "correct this host's findings first"
+_UNREACHED = "nothing is reached there"
+_SILENT = "it does not answer, so a refusal would prove nothing"
+FORMAT = typer.Option("--format", help="The report's format on stdout.")
+INTRUDER = typer.Option("--intruder", help="Attack both agents instead, as far as this is possible from outside.")
+_STYLES: Mapping[Verdict, str] = {
+    Verdict.OK: output.GOOD,
+    Verdict.WARNING: output.WARN,
+    Verdict.FAILED: output.BAD,
+    Verdict.NOT_PLAYED: output.FAINT,
+}
+
+
+class Format(StrEnum):
+    """A report's format."""
+
+    TEXT = "text"
+    JSON = "json"
+    JUNIT = "junit"
 
 
 def doctor(
@@ -23,25 +59,174 @@ def doctor(
     form: Annotated[Format, FORMAT] = Format.TEXT,
     as_json: AsJson = False,
 ) -> int:
-    """Examine this host and both agents: a table of checks, each with what to do.
+    """Examine this host and both agents.
 
-    With --intruder it plays the adversary against the configured agents, and nobody else: some 20
-    attacks each, bounded in number and time, with a proof after each that good clients are served.
-    It takes a minute or two, and the agents' logs and the audit log tell of it.
+    The report is a table of checks, each with what to do.
 
-    Exit status 1 if a check failed, or an attack came through.
+    With --intruder it attacks the configured agents, and nobody else: some 20 attacks on each, bounded in number and
+    time, with a proof after each that good clients are served. It takes a minute or two, and the agents' logs and the
+    audit log record it.
+
+    Exit status 1 if a check failed, or an attack succeeded.
     """
     form = Format.JSON if as_json else form
-    findings = _told(play_all(load_settings()) if intruder else examine(os.environ), quiet=form is not Format.TEXT)
+    findings = _collected(_attack(load_settings()) if intruder else examine(os.environ), quiet=form is not Format.TEXT)
     show_report("Intruder" if intruder else "Examination", findings, form)
-    return 1 if failed(findings) else 0
+    return 1 if _failed(findings) else 0
 
 
-def _told(findings: Iterable[Finding], *, quiet: bool) -> list[Finding]:
-    """Return them all, and meanwhile say which were made: some take seconds."""
+def target_of(settings: Settings, agent: Agent) -> Target:
+    """Return an agent of the configuration as a target of attacks, with this host's own key."""
+    own_keys = settings.certificates.own_keys if settings.certificates else None
+    return Target(agent, settings.config, own_keys, lambda: settings.pins(agent))
+
+
+def _attack(settings: Settings) -> Iterator[Finding]:
+    for agent in settings.config.agents.values():
+        yield from play_all(target_of(settings, agent))
+
+
+def _collected(findings: Iterable[Finding], *, quiet: bool) -> list[Finding]:
+    """Return all findings, and report progress meanwhile: some take seconds."""
     made: list[Finding] = []
     for finding in findings:
         made.append(finding)
         if finding.proves and not quiet:
             output.say(f"{finding.verdict}:", output.FAINT, f"{finding.check} on {finding.where}")
     return made
+
+
+def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Return the findings one by one, as they are made."""
+    scene, findings = examine_this_host(environment)
+    yield from findings
+    settings = scene.settings
+    if settings is None:
+        agents = scene.config.agents if scene.config else ()
+        yield from (Finding(AGENT, name, Verdict.NOT_PLAYED, _HOST_FIRST) for name in agents)
+        return
+    asked = [AgentAnswers(settings, agent) for agent in settings.config.agents.values()]
+    with ThreadPoolExecutor(max(1, len(asked))) as pool:  # an agent that hangs delays nobody else
+        for found in pool.map(lambda answers: tuple(_examine_agent(settings, answers)), asked):
+            yield from found
+    if settings.secure:
+        yield compare_keys([answers.report for answers in asked])
+
+
+def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Finding]:
+    agent, reached, stranger = answers.agent, True, new_pair()
+    announce_probes(settings, agent, stranger)
+    for finding in examine_network(agent, settings.secure):
+        reached = reached and not (finding.check in (RESOLVES, PORT) and finding.verdict is Verdict.FAILED)
+        yield finding
+    if not reached:
+        yield Finding(AGENT, agent.name, Verdict.NOT_PLAYED, _UNREACHED)
+        return
+    try:
+        yield from answers.examine()
+        yield from refusals_not_tried(agent, _SILENT) if answers.silent else examine_refusals(settings, agent, stranger)
+    except TwinhostError as error:  # such as: its public key is missing here
+        yield Finding(AGENT, agent.name, Verdict.FAILED, str(error))
+
+
+def show_report(title: str, findings: Findings, form: Format) -> None:
+    """Write a report to stdout."""
+    if form is Format.JSON:
+        output.show_value(_as_document(findings), as_json=True)
+    elif form is Format.JUNIT:
+        output.show_line(_as_junit(title, findings))
+    else:
+        places = dict.fromkeys(finding.where for finding in findings)
+        tables = [_table([finding for finding in findings if finding.where == place]) for place in places]
+        output.show(*tables, output.words(output.styled(f"{title}:", output.HEADING), _summary(findings)))
+
+
+def _failed(findings: Findings) -> list[Finding]:
+    return [finding for finding in findings if finding.verdict is Verdict.FAILED]
+
+
+def _counted(findings: Findings) -> dict[Verdict, int]:
+    counts = dict.fromkeys(Verdict, 0)
+    for finding in findings:
+        counts[finding.verdict] += 1
+    return counts
+
+
+def _summary(findings: Findings) -> Text:
+    parts = [output.styled(f"{count} {verdict}", _STYLES[verdict]) for verdict, count in _counted(findings).items()]
+    return Text(", ").join(parts)
+
+
+def _as_document(findings: Findings) -> dict[str, Any]:
+    failures = [
+        Failure("examination_failed", f"{finding.check} on {finding.where}: {finding.sentence}")
+        for finding in _failed(findings)
+    ]
+    return {
+        **output.status_of(failures),
+        "summary": {name.value.replace(" ", "_"): count for name, count in _counted(findings).items()},
+        "checks": [_entry(finding) for finding in findings],
+    }
+
+
+def _as_junit(title: str, findings: Findings) -> str:
+    """Return JUnit XML: a suite for each place, a case for each check."""
+    counts = _counted(findings)
+    root = ElementTree.Element(
+        "testsuites",
+        name=title,
+        tests=str(len(findings)),
+        failures=str(counts[Verdict.FAILED]),
+        skipped=str(counts[Verdict.NOT_PLAYED]),
+    )
+    for where in dict.fromkeys(finding.where for finding in findings):
+        here = [finding for finding in findings if finding.where == where]
+        counts = _counted(here)
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name=printable(where),
+            tests=str(len(here)),
+            failures=str(counts[Verdict.FAILED]),
+            errors="0",
+            skipped=str(counts[Verdict.NOT_PLAYED]),
+            time=f"{sum(finding.took_s for finding in here):.3f}",
+        )
+        for finding in here:
+            _add_case(suite, finding)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode")
+
+
+def _table(findings: Findings) -> RenderableType:
+    rows = [(each.check, output.styled(each.verdict.value, _STYLES[each.verdict]), each.sentence) for each in findings]
+    return output.table(printable(findings[0].where), ("check", "verdict", "finding"), rows, whole=("finding",))
+
+
+def _entry(finding: Finding) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "check": finding.check,
+        "where": finding.where,
+        "verdict": finding.verdict.value,
+        "sentence": finding.sentence,
+    }
+    if finding.proves:
+        entry |= {"proves": finding.proves, "took_s": round(finding.took_s, 3)}
+    return entry
+
+
+def _add_case(suite: ElementTree.Element, finding: Finding) -> None:
+    case = ElementTree.SubElement(
+        suite,
+        "testcase",
+        name=printable(finding.check),
+        classname=printable(finding.where),
+        time=f"{finding.took_s:.3f}",
+    )
+    sentence = printable(finding.sentence)
+    if finding.verdict is Verdict.FAILED:
+        ElementTree.SubElement(case, "failure", message=sentence)
+    elif finding.verdict is Verdict.NOT_PLAYED:
+        ElementTree.SubElement(case, "skipped", message=sentence)
+    else:
+        ElementTree.SubElement(case, "system-out").text = f"{finding.verdict.value}: {sentence}"

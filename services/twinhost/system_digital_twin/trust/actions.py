@@ -29,12 +29,19 @@ from twinhost.secure_zmq.key_writer import (
     write_revocation,
     write_vouching,
 )
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyOwner, PublicKey
+from twinhost.secure_zmq.keys import (
+    DAY_S,
+    PUBLIC_SUFFIX,
+    Z85_CHARACTERS,
+    Certificate,
+    KeyOwner,
+    PublicKey,
+    Validity,
+    decode_z85_key,
+)
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.rate_limit import WindowLimit
-from twinhost.secure_zmq.validity import DAY_S, Validity
 from twinhost.secure_zmq.wire import Request
-from twinhost.secure_zmq.zcert import Z85_CHARACTERS, decode_z85_key
 from twinhost.system_digital_twin import SUCCESS, Success
 
 _log = structlog.get_logger(__name__)

@@ -1,31 +1,21 @@
-"""The audit log: what is recorded of keys, grants, refusals, and handshakes, and the action that reads it."""
+"""The audit log: the changes of keys that it records, and the action that reads it."""
 
-import contextlib
-import hashlib
 import time
-from collections.abc import Mapping, Set
 from typing import Annotated, NamedTuple, TypedDict
 
 import msgspec
 
-from twinhost.agent.assembly import Foundation
-from twinhost.agent.trust import TRUST_TOPIC
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
-from twinhost.secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, RequestError, StoreUnavailable
 from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.keys import Certificate
-from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
+from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.wire import Request
 from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
-from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
-from twinhost.system_digital_twin.trust.audit_witnesses import AuditWitnesses
 
-AUDIT_FOLDER = "audit"  # below the agent's state
 MIGRATION = """
 CREATE TABLE audited_keys (
     fingerprint TEXT PRIMARY KEY NOT NULL,
@@ -35,7 +25,6 @@ CREATE TABLE audited_keys (
     state TEXT NOT NULL CHECK (state IN ('listed', 'expired', 'revoked'))
 ) STRICT;
 """
-_ALL = "*"
 _INVITED = "invitation:"  # before the name in a row; no owner's name can have the colon
 _CHECK_EVERY_S = 1.0  # for keys that expire
 _MOST_CHANGES = 1_000  # that one check records; the next one records more
@@ -207,96 +196,3 @@ def _listed(contents: FolderContents, now: float) -> dict[str, _Key]:
             state = "expired" if key.validity.has_ended(now) else "listed"
             keys[key.public.fingerprint] = _Key.of(key, state, prefix)
     return keys
-
-
-class KeysAndAudit:
-    """The keys, and the audit log. With SECURE_ZMQ=0 there are no keys, and the log goes on."""
-
-    def __init__(self, foundation: Foundation) -> None:
-        settings, peers, health = foundation.settings, foundation.keys.peers, foundation.health
-        self._audit = AuditLog(foundation.database, settings.state / AUDIT_FOLDER)
-        self._key_audit = KeyAudit(foundation.database, self._audit, peers)
-        self._keys: KeyActions | None = None
-        if settings.certificates is not None:
-            enrolled = EnrolledKeys(settings.certificates.folder / ENROLLED_FOLDER)
-            self._keys = KeyActions(
-                peers,
-                enrolled,
-                lambda event, **fields: self._audit.record(Event(event), **fields),
-                settings.config.limits.key_lifetime_days,
-            )
-            health.warn(lambda: [enrolled.fault] if enrolled.fault else [])
-        health.add("audit_log", lambda: self._audit.fault, essential=False)
-        here, agents = settings.agent.host.name, settings.config.agents.values()
-        self.witnesses = AuditWitnesses(self._audit, [agent.name for agent in agents if agent.host.name != here])
-        health.add("audit_witness", lambda: self.witnesses.fault, essential=False)
-        health.warn(self.witnesses.warnings)
-        foundation.handshakes.listen(self._on_handshake)
-        peers.listen(lambda _: foundation.publisher.publish(TRUST_TOPIC, revision=self.trust_revision()))
-        self._audit.record(Event.STARTED, secure=settings.secure, **summary(settings.config.grants))
-        self._grants: Mapping[str, Set[str]] = settings.config.grants
-
-    @property
-    def features(self) -> tuple[Feature, ...]:
-        """The actions on keys and on the log."""
-        return (*((self._keys,) if self._keys else ()), AuditActions(self._audit))
-
-    def trust_revision(self) -> str | None:
-        """Return the revision of the trust document; None on an open link."""
-        return self._keys.revision() if self._keys else None
-
-    def on_tick(self) -> None:
-        """Record the changes of keys, and write the log; on the thread that owns the database."""
-        if self._keys is not None:
-            self._key_audit.look()
-        self._audit.flush()
-
-    def on_refusal(self, caller: Caller | None, action: str | None, error: RequestError) -> None:
-        """Record a request that was refused because of who sent it, or because of a limit."""
-        if isinstance(error, NotGranted | PeerNotLive | LimitReached):
-            name = caller.name if caller else "unknown"
-            self._audit.note(Event.REQUEST_REFUSED, code=error.code, peer=name, action=action or "", reason=str(error))
-
-    def on_grants(self, fault: str | None, grants: Mapping[str, Set[str]]) -> None:
-        """Record that other grants apply, or that a changed file was rejected."""
-        if fault is None:
-            before, self._grants = self._grants, grants
-            self._audit.note(Event.GRANTS_CHANGED, **summary(grants), **changes(before, grants))
-        else:
-            self._audit.note(Event.GRANTS_REJECTED, cause=fault)
-
-    def close(self) -> None:
-        """Write what is left."""
-        with contextlib.suppress(StoreUnavailable):  # its fault was reported, and the agent stops all the same
-            self._audit.record(Event.STOPPED)
-        self._audit.close()
-
-    def _on_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
-        match outcome:
-            case Outcome.ACCEPTED:
-                self._audit.note(Event.HANDSHAKE_ACCEPTED, **fields)
-            case Outcome.ANNOUNCED_PROBE:
-                self._audit.note(Event.PROBES_ANNOUNCED, **fields)
-            case _:
-                self._audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
-
-
-def summary(grants: Mapping[str, Set[str]]) -> dict[str, str]:
-    """Return `grants`, the number of actions per role, and `grants_sha256` of the sorted lines `role action`."""
-    counts = [
-        f"{role}: {_ALL if _ALL in actions else f'{len(actions)} actions'}" for role, actions in sorted(grants.items())
-    ]
-    return {
-        "grants": "; ".join(counts),
-        "grants_sha256": hashlib.sha256("\n".join(_pairs(grants)).encode()).hexdigest(),
-    }
-
-
-def changes(before: Mapping[str, Set[str]], after: Mapping[str, Set[str]]) -> dict[str, str]:
-    """Return what is `added` and `removed`, each as `role action, role action`."""
-    old, new = set(_pairs(before)), set(_pairs(after))
-    return {"added": ", ".join(sorted(new - old)), "removed": ", ".join(sorted(old - new))}
-
-
-def _pairs(grants: Mapping[str, Set[str]]) -> list[str]:
-    return sorted(f"{role} {action}" for role, actions in grants.items() for action in actions)

@@ -73,6 +73,7 @@ def test_an_empty_log_has_no_head_to_keep(path: Path) -> None:
     assert witness.question() == (None, {})
 
 
+@pytest.mark.thorough
 def test_old_heads_are_kept_wider_apart(path: Path) -> None:
     """The first and the newest stay; the file stays small."""
     witness = AuditWitness(path)

@@ -21,7 +21,7 @@ STOP_S = 2.5  # a call's deadline, and what it takes to let the connection go
 ELSEWHERE = {"agent_id": UMRA, "agent_type": "x", "host": "192.0.2.1", "port": 1, "metadata": {"location": "pc2"}}
 PASSING = {"last_seen": "", "last_updated": "", "revision": 0, "registered_by": ""}
 
-pytestmark = pytest.mark.unified_memory_agent
+pytestmark = [pytest.mark.unified_memory_agent, pytest.mark.thorough]
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_key_that_is_not_authorised_yet_is_retried(hosts: Hosts) -> None:
     key_file.unlink()
     hosts.start(SDT).wait_until_ready()
     with linked(hosts) as link:
-        assert "does not authorise this key (SHA256:" in out_of_touch(link, "NotAuthorized")
+        assert "refused this key (SHA256:" in out_of_touch(link, "NotAuthorized")
         key_file.write_bytes(content)
         in_touch(link)
 

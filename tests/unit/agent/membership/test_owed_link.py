@@ -20,7 +20,7 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.store.database import Database
 
-pytestmark = pytest.mark.unified_memory_agent
+pytestmark = [pytest.mark.unified_memory_agent, pytest.mark.thorough]
 
 
 class Debtor:

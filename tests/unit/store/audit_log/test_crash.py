@@ -19,6 +19,8 @@ from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import MIGRATION, MIGRATION_RESTORES, AuditLog
 from twinhost.store.database import Database
 
+pytestmark = pytest.mark.thorough
+
 _write, _fsync = os.write, os.fsync
 _PIECE = 100  # bytes a write takes, so that a line is torn in several places
 

@@ -360,6 +360,7 @@ def test_it_is_drawn_once_a_second(twin: Twin, monkeypatch: pytest.MonkeyPatch) 
     assert twin.state()["time"] != before
 
 
+@pytest.mark.thorough
 def test_it_stays_small_whatever_agents_do(open_twin: Twin) -> None:
     """Thousands register with long names and many needs, and large events come: the rest is counted, not sent."""
     long, count = "x" * 240, 2_000
@@ -408,6 +409,7 @@ def test_of_too_many_agents_the_troubled_are_shown(twin: Twin) -> None:
     assert list(shown.values()).count("BROKEN") == (MAX_ROWS + 100) // 40
 
 
+@pytest.mark.thorough
 def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None:
     """Who is connected with which key, who was turned away and why, and what both machines measure."""
     with Hosts(tmp_path, metrics_interval_s=0.3) as hosts:

@@ -1,0 +1,136 @@
+"""What an attack is, the agent it is played against, and what was found."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from twinhost.adversary.clients import PlainClient, open_session
+from twinhost.adversary.zmtp import RawConnection
+from twinhost.network_config import Agent, NetworkConfig
+from twinhost.secure_zmq.callers import OPERATOR_ROLE
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.keys import KeyPair, PublicKey
+from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
+
+GOOD_CALL_S = 2.0  # in which a good client is answered, whatever else happens
+OPEN_LINK = "SECURE_ZMQ=0: there are no keys, so there is nothing to forge"
+OPERATORS_KEY = "this is an operator's key, which may do everything; run it with an agent's key: TWINHOST_CLI_KEYS=pc2"
+
+
+class Verdict(StrEnum):
+    """The result of a check; one that could not be made says so, and is no success."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    NOT_PLAYED = "not played"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: of what, where, and a sentence with what was seen and, if something is wrong, what to do.
+
+    `proves` is what a refused attack shows; `took_s` is its duration in seconds.
+    """
+
+    check: str
+    where: str
+    verdict: Verdict
+    sentence: str
+    proves: str = ""
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One configured agent under attack, the key at hand, and the good client that must be served all along.
+
+    `own_keys` is None with SECURE_ZMQ=0; `find_pins` returns the agent's public keys, none on an open link.
+    """
+
+    agent: Agent
+    config: NetworkConfig
+    own_keys: KeyPair | None
+    find_pins: Callable[[], Sequence[PublicKey]]
+
+    @property
+    def secure(self) -> bool:
+        return self.own_keys is not None
+
+    @property
+    def pin(self) -> PublicKey | None:
+        return next(iter(self.find_pins()), None) if self.secure else None
+
+    @property
+    def operator(self) -> bool:
+        """Whether the key at hand is an operator's, which may do everything."""
+        return self.own_keys is not None and OPERATOR_ROLE in self.own_keys.certificate.owner.roles
+
+    @property
+    def properties(self) -> Mapping[str, bytes]:
+        """The metadata that a client sends in the handshake."""
+        return {"Socket-Type": b"DEALER"}
+
+    @property
+    def max_payload_bytes(self) -> int:
+        return self.config.limits.max_payload_bytes
+
+    def connect(self) -> RawConnection:
+        return RawConnection(self.agent.host.address, self.agent.zmq_port)
+
+    def insider(self, properties: Mapping[str, bytes] | None = None) -> PlainClient:
+        """Return a hand-made client that has a session: with a good key, or without one on an open link."""
+        return open_session(self.connect(), self.own_keys, self.pin, {**self.properties, **(properties or {})})
+
+    def client(self, address: str | None = None) -> Client:
+        """Return the ordinary client with a good key, connected to another address where one is given."""
+        address = address or self.agent.endpoint
+        server: ServerAddress = UnencryptedAddress(address)
+        if (own_keys := self.own_keys) is not None:
+            pins = self.find_pins()[:1]
+            server = FollowedAddress(address, lambda: own_keys, lambda: pins)  # without a pin every call is refused
+        return Client(server, max_payload_bytes=self.max_payload_bytes)
+
+    def good_call_s(self) -> float:
+        """Return how long a good client with a new connection waits for its answer.
+
+        Raises:
+            TwinhostError: it was refused, or not answered within GOOD_CALL_S.
+        """
+        started = time.monotonic()
+        with self.client() as client:
+            client.call("ping", deadline_s=GOOD_CALL_S)
+            return time.monotonic() - started
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attack ended."""
+
+    verdict: Verdict
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One entry of the adversary's list."""
+
+    name: str
+    proves: str
+    play: Callable[[Target], Outcome]
+
+
+def defended(sentence: str) -> Outcome:
+    """The agent refused it as it should."""
+    return Outcome(Verdict.OK, sentence)
+
+
+def breached(sentence: str) -> Outcome:
+    """The attack succeeded."""
+    return Outcome(Verdict.FAILED, sentence)
+
+
+def not_played(reason: str) -> Outcome:
+    """The attack needs something that is not available here."""
+    return Outcome(Verdict.NOT_PLAYED, reason)

@@ -1,0 +1,210 @@
+"""The keys of this host: which files of the tree belong to it, read as of one moment, and checked."""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from twinhost.archive.file_format import KEY_FILE, KEYS, RECORDS
+from twinhost.archive.places import Places
+from twinhost.certificates.layout import SERVER, Layout
+from twinhost.certificates.records import JOINED_FILE, RECORD_FILE, DistributionRecord, JoinRecord
+from twinhost.certificates.tree import joined_folders
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch, TwinhostError
+from twinhost.secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER, read_folders
+from twinhost.secure_zmq.key_writer import revoked_file_name
+from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, SECRET_SUFFIX, KeyPair, load_certificate, load_key_pair
+
+_MAX_READS = 20  # of the keys, until two in a row are the same: the agent writes some of them without the lock
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFiles:
+    """The files by the names of their members, and a sentence for each file that was left out."""
+
+    contents: dict[str, bytes]
+    left_out: list[str]
+
+
+def read_keys(layout: Layout) -> KeyFiles:
+    """Return the keys of this host as of one moment, for a caller that holds the tree's lock.
+
+    Raises:
+        ConfigurationError: a secret is malformed, or the keys do not stop changing.
+    """
+    DistributionRecord(layout.root)
+    JoinRecord(layout.root)
+    before = None
+    for _ in range(_MAX_READS):
+        try:
+            found = _read(layout)
+        except FileNotFoundError:  # the agent removed it since it was listed
+            continue
+        if found == before:
+            check_keys(layout, found.contents)
+            return found
+        before = found
+    raise ConfigurationError(f"the keys below {layout.root} do not stop changing; run the backup again later")
+
+
+def check_keys(layout: Layout, names: Iterable[str]) -> KeyPair:
+    """Check that files of a tree are well-formed and this host's; return SystemDigitalTwin's pair.
+
+    Args:
+        layout: the tree, or what was received of one.
+        names: the files, as members.
+
+    Raises:
+        ConfigurationError: one is malformed or another host's secret, or SystemDigitalTwin's is missing.
+    """
+    place = layout.identity_of(SERVER)
+    server: KeyPair | None = None
+    remote = {identity.folder for identity in layout.remote}
+    for name in names:
+        path = layout.root / name.removeprefix(f"{KEYS}/")
+        if name in RECORDS:
+            continue
+        if path.relative_to(layout.root).parts[0] in remote:
+            raise ConfigurationError(
+                f"{name} is of another host's folder, not of {layout.server_host}; use another backup"
+            )
+        if path.name.endswith(SECRET_SUFFIX):
+            pair = load_key_pair(path)
+            if pair.certificate.owner.host != layout.server_host:
+                raise ConfigurationError(
+                    f"{name} is a secret of {pair.certificate.owner.host} and belongs there; use another backup"
+                )
+            if place is not None and path == layout.secret_file(place):
+                server = pair
+        elif path.parent.name not in (REVOKED_FOLDER, VOUCHED_FOLDER):
+            load_certificate(path)
+    if place is None or server is None:
+        raise KeyFileMissing(
+            f"the secret of {SERVER} is missing, which mainpc needs to serve; restore its file, or use another backup"
+        )
+    if server.certificate.owner != place.owner:
+        raise KeyMismatch(
+            f"{layout.secret_file(place)} is the key of {server.certificate.owner.name}, not of {SERVER}; "
+            "restore the right file, or use another backup"
+        )
+    DistributionRecord(layout.root)
+    JoinRecord(layout.root)
+    return server
+
+
+def merge_records(present: Path, received: Path, folders: Iterable[str]) -> None:
+    """Add to the received records the lines of the present ones about folders that were not received."""
+    theirs = set(folders)
+    for name in (RECORD_FILE, JOINED_FILE):
+        kept = [line for line in _record(present / name) if _folder_of(name, line) not in theirs]
+        lines = [*_record(received / name), *kept]
+        if lines:
+            (received / name).touch(0o600)
+            (received / name).write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
+
+
+def _read(layout: Layout) -> KeyFiles:
+    found = KeyFiles({}, [])
+    folders = [folder for folder in layout.folders if folder.is_dir()] + list(_joined_here(layout, found))
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            _add(layout, path, found)
+    names = {folder.name for folder in folders}
+    for member, name in zip(RECORDS, (RECORD_FILE, JOINED_FILE), strict=True):
+        lines = [line for line in _record(layout.root / name) if _folder_of(name, line) in names]
+        if lines:
+            found.contents[member] = "".join(f"{line}\n" for line in lines).encode("ascii")
+    return found
+
+
+def _joined_here(layout: Layout, found: KeyFiles) -> Iterator[Path]:
+    """Return the folders that `join` made here for owners on this host."""
+    remote = {identity.folder for identity in layout.remote}
+    for folder in joined_folders(layout):
+        if folder.name in remote:
+            continue
+        try:
+            hosts = {load_key_pair(path).certificate.owner.host for path in folder.glob(f"*{SECRET_SUFFIX}")}
+        except TwinhostError as error:
+            found.left_out.append(f"{folder} is left out: {error}")
+            continue
+        if hosts == {layout.server_host}:
+            yield folder
+
+
+def _add(layout: Layout, path: Path, found: KeyFiles) -> None:
+    """Add a file, unless it is a draft, or is not of this host's keys."""
+    name = f"{KEYS}/{path.relative_to(layout.root)}"
+    if path.is_dir() and not path.is_symlink():
+        return
+    if path.name == FAILURE_FILE or (path.name.startswith(".") and path.name.endswith(".draft")):
+        return
+    if not KEY_FILE.fullmatch(name) or path.is_symlink() or not path.is_file():
+        if path.exists() or path.is_symlink():
+            found.left_out.append(f"{path} is left out: it is not a key file")
+        return
+    if path.name.endswith(SECRET_SUFFIX):
+        host = load_key_pair(path).certificate.owner.host
+        if host != layout.server_host:
+            found.left_out.append(f"{path} is left out: it is a secret of {host}, and belongs only there")
+            return
+    elif path.parent.name not in (REVOKED_FOLDER, VOUCHED_FOLDER):
+        try:
+            load_certificate(path)
+        except KeyFileMissing:
+            raise FileNotFoundError(path) from None
+        except TwinhostError as error:
+            found.left_out.append(f"{path} is left out: {error}")
+            return
+    found.contents[name] = _bytes_of(path)
+
+
+def _bytes_of(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        return stream.read(MAX_KEY_FILE_BYTES)
+
+
+def _record(path: Path) -> list[str]:
+    try:
+        return path.read_text("ascii", "replace").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _folder_of(record: str, line: str) -> str:
+    """Return the folder in a record's line: `FOLDER/FILE KEY`, or `TOKEN FOLDER/STEM KEY`."""
+    words = line.split(" ")
+    place = words[1] if record == JOINED_FILE and len(words) > 1 else words[0]
+    return place.partition("/")[0]
+
+
+def received_tree(layout: Layout, root: Path) -> Layout:
+    """Return the same layout of another root."""
+    return replace(layout, root=root)
+
+
+def carry_revocations(places: Places) -> tuple[str, ...]:
+    """Revoke in the received keys what is revoked on this machine and not in the backup; return those fingerprints.
+
+    Except SystemDigitalTwin's own key: where it was rotated since, mainpc has to serve with the backup's.
+    """
+    received = received_tree(places.layout, places.received_keys)
+    place = received.identity_of(SERVER)
+    present, target = places.layout.server_folder, received.server_folder
+    if place is None or present is None or target is None:
+        return ()
+    own = revoked_file_name(load_key_pair(received.secret_file(place)).public.fingerprint)
+    folders = [target, target / ENROLLED_FOLDER]
+    before = read_folders(folders).revoked
+    for inner in (REVOKED_FOLDER, f"{ENROLLED_FOLDER}/{REVOKED_FOLDER}"):
+        if (present / inner).is_symlink():  # the agent can write there, and this process can read every key
+            continue
+        for path in sorted((present / inner).glob("*.key")):
+            copy = target / inner / path.name
+            if path.name != own and path.is_file() and not path.is_symlink() and not copy.exists():
+                shutil.copyfile(path, copy)
+                copy.chmod(0o644)
+    return tuple(sorted(read_folders(folders).revoked - before))

@@ -1,0 +1,172 @@
+"""What rotations and revocations ask of the running agents."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from twinhost.network_config import Agent
+from twinhost.secure_zmq import advice
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import (
+    ConfigurationError,
+    ConnectionRefused,
+    NotAuthorized,
+    PeerNotLive,
+    SecurityMismatch,
+    ServerUnreachable,
+    WrongServerKey,
+)
+from twinhost.secure_zmq.keys import KeyPair, PublicKey, parse_certificate
+from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress
+
+DEADLINE_S = 10.0  # of a call that must succeed
+PROBE_S = 3.0  # of one that may fail
+SWITCH_S = 60.0  # for an agent to use its other key, with time for a restart
+_STEP_S = 0.1
+_TRUST = f"{advice.CERTS_INIT_PIPED} trust -"
+NO_RESPONSE = "NO_RESPONSE"  # the status of an agent that is silent, in SystemDigitalTwin's registry
+
+Say = Callable[[str], None]
+
+
+def client_of(agent: Agent, own_keys: KeyPair, pins: Sequence[PublicKey]) -> Client:
+    """Return a client of an agent that may have any of these keys."""
+    return Client(FollowedAddress(agent.endpoint, lambda: own_keys, lambda: pins))
+
+
+def answers(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> bool:
+    """Return whether an agent proves to have exactly this key."""
+    try:
+        _ping(agent, own_keys, pin, PROBE_S)
+    except ConnectionRefused:
+        return False
+    return True
+
+
+def is_reached(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> bool:
+    """Return whether there is an agent with CURVE, whatever its key is and whichever keys it authorises."""
+    try:
+        _ping(agent, own_keys, pin, PROBE_S)
+    except ConnectionRefused as error:
+        return not isinstance(error, (ServerUnreachable, SecurityMismatch))
+    return True
+
+
+def wait_until_served_with(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> None:
+    """Wait until an agent uses its other key.
+
+    Raises:
+        ServerUnreachable: it does not within SWITCH_S; both keys are valid until the command is run again.
+    """
+    if not _wait(lambda: answers(agent, own_keys, pin)):
+        raise ServerUnreachable(
+            f"{agent.name} at {agent.endpoint} does not use {pin.fingerprint} yet; see its log, and run the command "
+            "again"
+        )
+
+
+def require_dead_pin(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> None:
+    """Prove that an agent no longer has a key.
+
+    Raises:
+        ConfigurationError: it still answers to it.
+    """
+    try:
+        _ping(agent, own_keys, pin, DEADLINE_S)
+    except WrongServerKey:
+        return
+    except ConnectionRefused as error:
+        raise ServerUnreachable(f"{agent.name} could not be tried with its retired key: {error}") from None
+    raise ConfigurationError(f"{agent.name} still answers to its retired key {pin.fingerprint}; see its log")
+
+
+def require_dead_key(agent: Agent, retired: KeyPair, pins: Sequence[PublicKey]) -> None:
+    """Prove that an agent, which has one of `pins`, refuses a retired key.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        try:
+            with client_of(agent, retired, pins) as client:
+                client.call("ping", deadline_s=PROBE_S)
+        except (NotAuthorized, PeerNotLive):
+            return
+        except ConnectionRefused as error:
+            raise ServerUnreachable(f"{agent.name} could not be called with the retired key: {error}") from None
+        time.sleep(_STEP_S)  # it sees the folder within a moment
+    raise ConfigurationError(f"{agent.name} still accepts the retired key {retired.public.fingerprint}; see its log")
+
+
+def wait_until_followed(client: Client, server_name: str, next_key: PublicKey, patience_s: float, say: Say) -> None:
+    """Wait until SystemDigitalTwin publishes the next key, and every live agent has applied the list of keys with it.
+
+    Args:
+        client: SystemDigitalTwin's.
+        server_name: SystemDigitalTwin's name.
+        next_key: the key; SystemDigitalTwin may not have read its folder since it was put there, and until then
+            every agent agrees with it on a list without it.
+        patience_s: for an agent with a key to report its revision: with its next heartbeat, where it or
+            SystemDigitalTwin was just started.
+        say: is called with a line for each agent that is silent, or does not follow mainpc's keys.
+
+    Raises:
+        ServerUnreachable: an agent does not within SWITCH_S; nothing was switched.
+    """
+    reported: set[str] = set()
+    patient_until = time.monotonic() + patience_s
+    last: list[str] = []
+
+    def report(name: str, how: str) -> None:
+        if name not in reported:
+            say(f"{name} {how}: give it the new public key by hand; on its machine: {_TRUST}")
+            reported.add(name)
+
+    def done() -> bool:
+        last[:] = _behind(client, server_name, next_key, time.monotonic() < patient_until, report)
+        return not last
+
+    if not _wait(done):
+        raise ServerUnreachable(
+            f"{', '.join(last)} did not apply the next key within {SWITCH_S:g} s, and nothing was switched; "
+            "see its log, and run the command again"
+        )
+
+
+def _ping(agent: Agent, own_keys: KeyPair, pin: PublicKey, deadline_s: float) -> None:
+    with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
+        client.call("ping", deadline_s=deadline_s)
+
+
+def _behind(
+    client: Client, server_name: str, next_key: PublicKey, patient: bool, report: Callable[[str, str], None]
+) -> list[str]:
+    """Return who does not know the next key yet and will; call `report` for those who won't."""
+    trust = client.call("get_trust", deadline_s=DEADLINE_S)
+    current = [parse_certificate(text, "mainpc's answer") for text in trust["current"]]
+    following = [parse_certificate(text, "mainpc's answer") for text in trust["next"]]
+    if next_key not in {certificate.public for certificate in (*current, *following)}:
+        return [server_name]
+    owners = {certificate.owner.name for certificate in current}
+    waiting = []
+    for agent in client.call("get_registered_agents", deadline_s=DEADLINE_S)["agents"]:
+        name, follows = str(agent["name"]), agent.get("trust_revision")
+        if name == server_name:
+            continue
+        if agent["status"] == NO_RESPONSE:
+            report(name, "does not answer")
+        elif follows is None and not (patient and name in owners):
+            report(name, "does not follow mainpc's keys")
+        elif follows != trust["revision"]:
+            waiting.append(name)
+    return waiting
+
+
+def _wait(done: Callable[[], bool]) -> bool:
+    """Return whether it is done within SWITCH_S."""
+    deadline = time.monotonic() + SWITCH_S
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_STEP_S)
+    return True

@@ -1,0 +1,200 @@
+"""archive: mainpc's whole state into one file, and back."""
+
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from twinhost.archive.backup import back_up
+from twinhost.archive.contents import BROKEN_LOG, contents_of
+from twinhost.archive.places import Places, find_places
+from twinhost.archive.restore import Checked, Restored, check, kept_as, restore
+from twinhost.archive.state import check_audit
+from twinhost.certificates.layout import only_host
+from twinhost.certificates.tree import is_revoked, own_pairs
+from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, run
+from twinhost.network_config import load_network_config
+from twinhost.secure_zmq.advice import CERTS_INIT
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.backup import count_readable_rows, count_rows
+from twinhost.store.damage import REPLACED
+from twinhost.store.files import new_file, part
+
+PROGRAM = "archive"
+_CLI = "docker compose run --rm cli"
+_KINDS = {"agents": "registrations", "happenings": "events and errors", "leases": "leases"}  # by the database's table
+
+app = application("mainpc's whole state (registry, audit log, peers, the keys of that host) in one file.")
+BrokenLog = Annotated[bool, typer.Option(BROKEN_LOG, help="Accept an audit log that is incomplete or changed.")]
+Source = Annotated[str, typer.Argument(metavar="FILE", help="The archive; - stands for standard input.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0 where all is well, 1 where it is refused, 2 for a wrong usage."""
+    return run(app, PROGRAM, sys.argv[1:] if arguments is None else arguments)
+
+
+@app.callback()
+def _options(_version: Version = False) -> None:
+    pass
+
+
+@app.command("backup")
+def run_backup(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The archive; - stands for standard output.")],
+    broken_log: BrokenLog = False,
+) -> None:
+    """Write an archive, while mainpc runs."""
+    if wrong := _wrong_target(file):
+        raise typer.BadParameter(wrong, param_hint="FILE")
+    with _places() as places, _new_file(file) as stream:
+        back_up(places, stream.write, note, broken_log=broken_log)
+
+
+@app.command("restore")
+def run_restore(
+    file: Source,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also where there is a state, which is kept beside the new one.")
+    ] = False,
+    broken_log: BrokenLog = False,
+) -> None:
+    """Put an archive in the place of mainpc's state, while mainpc is stopped."""
+    with _places() as places, _source(file) as stream:
+        restored = restore(places, stream, note, may_replace=replace, broken_log=broken_log)
+        for line in _report_of_restore(places, restored):
+            note(line)
+
+
+@app.command("check")
+def run_check(file: Source, broken_log: BrokenLog = False) -> None:
+    """Check whether an archive can be restored, and change nothing."""
+    with _places() as places, _source(file) as stream:
+        for line in _report_of_check(check(places, stream, broken_log=broken_log)):
+            note(line)
+
+
+@contextmanager
+def _places() -> Iterator[Places]:
+    try:
+        yield find_places(load_network_config())
+    except KeyboardInterrupt:
+        note(f"{PROGRAM}: interrupted; nothing was changed, unless the next run says so")
+        raise typer.Exit(1) from None
+
+
+def _wrong_target(file: str) -> str | None:
+    """Return why a backup can't be written to a file; an existing one is never overwritten."""
+    if file == STANDARD_STREAM:
+        return "an archive is not text; redirect standard output to a file" if sys.stdout.isatty() else None
+    return f"{file} is there already; name another file" if os.path.lexists(file) else None
+
+
+@contextmanager
+def _new_file(file: str) -> Iterator[BinaryIO]:
+    if file != STANDARD_STREAM:
+        with new_file(Path(file)) as stream:
+            yield stream
+        return
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _source(file: str) -> Iterator[BinaryIO]:
+    if file == STANDARD_STREAM:
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = Path(file).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
+    with stream:
+        yield stream
+
+
+def _report_of_check(checked: Checked) -> list[str]:
+    """Return what an archive holds."""
+    manifest = checked.manifest
+    return [
+        *(f"remark: {remark}" for remark in checked.remarks),
+        f"the archive is whole: {manifest.host} as of {manifest.moment}, by twinhost {manifest.program}",
+        str(checked.contents),
+        *checked.trust,
+    ]
+
+
+def _report_of_restore(places: Places, restored: Restored) -> list[str]:
+    """Return what was restored, what was replaced, and what to do next."""
+    commit, layout = restored.commit, places.layout
+    server = load_certificates(layout.root / layout.server_host).own_keys
+    audit = check_audit(places.database, places.audit)
+    contents = contents_of(layout, server, places.database, audit)
+    return [
+        *(f"remark: {remark}" for remark in (restored.checked.remarks if restored.checked else [])),
+        f"restored {layout.server_host} as of {commit.moment}: {contents}",
+        *(f"what was here is kept: {path}" for path in kept_as(places, commit.stamp) if path.exists()),
+        *_lost(part(places.database, f".{REPLACED}-{commit.stamp}"), places.database),
+        *_revocations(restored),
+        *_own_keys(places),
+        "Start it: docker compose up -d mainpc. Where another machine runs with this key, stop that one first.",
+    ]
+
+
+def _lost(replaced: Path, present: Path) -> list[str]:
+    """Return how much less the restored database has than the replaced one."""
+    if not replaced.exists():
+        return []
+    try:
+        before: dict[str, int | None] = {**count_rows(replaced)}
+    except sqlite3.Error:
+        before = count_readable_rows(replaced)
+    now = count_rows(present)
+    fewer = {kind: _fewer(before.get(table), now[table]) for table, kind in _KINDS.items()}
+    known = f"fewer than what was here: {', '.join(f'{count} {kind}' for kind, count in fewer.items())}"
+    return [known + (" (?: can't be counted in the damaged database)" if "?" in fewer.values() else "")]
+
+
+def _fewer(before: int | None, now: int) -> str:
+    return "?" if before is None else str(max(0, before - now))
+
+
+def _revocations(restored: Restored) -> list[str]:
+    """Return what became of keys that were revoked after the backup."""
+    commit = restored.commit
+    carried = len(commit.carried)
+    return [
+        *([f"{carried} keys that were revoked or retired on this machine since stay so."] if carried else []),
+        f"Keys that were revoked {'elsewhere ' if carried else ''}after {commit.moment} are authorised again: compare "
+        f"`{_CLI} keys list` with what you know, such as the `{_CLI} audit tail` of the mainpc before, and revoke them "
+        f"again: {CERTS_INIT} revoke NAME",
+    ]
+
+
+def _own_keys(places: Places) -> list[str]:
+    """Return which keys of this machine can't be used as they are."""
+    layout = places.layout
+    lines = [
+        f"The backup's key of {pair.certificate.owner.name} was revoked or rotated since; for a new one: {CERTS_INIT} "
+        f"replace {pair.certificate.owner.name}"
+        for _, pair in own_pairs(layout)
+        if pair.certificate.owner.host == layout.server_host and is_revoked(layout, pair.certificate)
+    ]
+    elsewhere = [one for one in layout.remote if not layout.secret_file(one).exists()]
+    if only_host() is None and elsewhere:
+        names = ", ".join(one.owner.name for one in elsewhere)
+        lines.append(
+            f"The secret of {names} is not on this machine: set TWINHOST_HOST={layout.server_host} in .env, or "
+            "certs-init will ask for it."
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The commands as one program: arguments in, exit status out, and no traceback.
+
+Exit status: 0 fine; 1 refused, unhealthy, or misconfigured; 2 usage; 130 interrupted.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from twinhost.cli import output
+from twinhost.cli.arguments import JSON_FLAG
+from twinhost.cli.connect import certs_init_failure
+from twinhost.cli.output import Failure
+from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.version import version_line
+
+# The installed script, or the one beside docker-compose.yml that starts a container.
+PROGRAM = "twinhost" if Path(sys.argv[0]).name == "twinhost" else "./twinhost"
+USAGE = 2
+COMMANDS = {  # in the order of --help; each is imported when it runs, since all of them take longer than most answers
+    "status": "twinhost.cli.status",
+    "agents": "twinhost.cli.status",
+    "call": "twinhost.cli.call",
+    "explain": "twinhost.cli.explain",
+    "ping": "twinhost.cli.ping",
+    "doctor": "twinhost.cli.doctor.command",
+    "watch": "twinhost.cli.watch",
+    "keys": "twinhost.cli.keys",
+    "audit": "twinhost.cli.audit",
+    "memory": "twinhost.cli.memory",
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return the exit status; every error of twinhost becomes one sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # in any locale, every answer can be shown
+    if (failure := certs_init_failure()) is not None:
+        output.say("warning", output.WARN, f"certs-init failed: {failure}")
+    try:
+        exit_status = _run(list(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return exit_status
+
+
+def _run(arguments: list[str]) -> int:
+    as_json = JSON_FLAG in arguments  # known even if the arguments can't be parsed
+    first_word = arguments[0] if arguments else ""
+    try:
+        if not arguments or (len(arguments) == 1 and isinstance(_command(first_word), typer.Typer)):
+            arguments = [*arguments, "--help"]
+        # A command's own exit status, or that of --help or Ctrl-C.
+        command = typer.main.get_command(_application(first_word))
+        return int(command.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        message = error.format_message().rstrip(".")
+        words = [PROGRAM, first_word] if first_word in COMMANDS else [PROGRAM]
+        output.show_failure(Failure("usage", f"{message}; see: {' '.join(words)} --help"), as_json=as_json)
+        return USAGE
+    except TwinhostError as error:
+        output.show_failure(Failure.of(error), as_json=as_json)
+        return 1
+
+
+def _application(first_word: str) -> typer.Typer:
+    """Return the program with the command that the first word names, or with all of them."""
+    app = typer.Typer(
+        help="Asks SystemDigitalTwin and UnifiedMemoryReasoningAgent, with the operator's key.",
+        epilog="Exit status: 0 fine, 1 refused or unhealthy, 2 usage.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_options)  # or a single command would be the whole program
+    for name in [first_word] if first_word in COMMANDS else COMMANDS:
+        command = _command(name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _command(name: str) -> Any:
+    """Return a command or a group of commands; None for another name."""
+    return getattr(import_module(COMMANDS[name]), name) if name in COMMANDS else None
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        output.show(version_line())
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the versions.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,340 @@
+"""What a client does about its connection: the one state machine of `Client`, `AsyncClient` and `Subscriber`.
+
+    next_target() ──> connecting ──handshake──> connected ──connection lost──> connecting
+                          │                         │
+                refused, or wrong key      key or pin changed, or silent while a reply is due
+                          │                         │
+                          └───────> step() <────────┘
+            RECONNECT: close the socket and open next_target(), which may have another pin;
+            ConnectionRefused: no attempt would change it, so the caller gets the error, and the next
+            connection waits for backoff_s()
+
+The three of them own the sockets; this module decides and makes no input or output but one: a server that closes
+connections in the handshake is asked for its greeting, on the monitor's thread.
+
+libzmq reports nothing to a client whose server key is wrong: the server closes the connection, and the client tries for
+ever. A handshake that is closed several times in a row, and never succeeds in between, is what that looks like from
+here. An unencrypted server, or one that is just starting behind a port proxy, may look the same, so the greeting
+decides: without one there is no verdict, and what was closed before the first greeting does not count.
+"""
+
+import errno
+import random
+import threading
+from collections.abc import Callable
+from enum import Enum, auto
+
+from twinhost.secure_zmq.errors import (
+    ConnectionRefused,
+    NotAuthorized,
+    PeerNotLive,
+    SecurityMismatch,
+    ServerUnreachable,
+    WrongServerKey,
+)
+from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, Target, mechanism_of
+from twinhost.secure_zmq.wire import Reply
+
+BROKEN_OFF_BEFORE_VERDICT = 3  # handshakes, 0.1 to 0.4 s apart: one may be a server that is just stopping
+SILENT_AFTER_S = 2.0  # libzmq abandons some sockets without an event; the request_id makes a second copy harmless
+_BACKOFF_S = 0.1
+_BACKOFF_MAX_S = 2.0
+_ZAP_TRY_AGAIN = 300
+_ZAP_TOO_MANY_SESSIONS = 500
+_NO_HANDSHAKE = (
+    "the TCP connection was made but no handshake followed "
+    "(another program listens on that port, or the agent's ZAP handler has failed)"
+)
+_TOO_MANY_SESSIONS = (
+    "this key has reached its limit of connections there; "
+    "close some, or raise limits.sessions_per_key in the agent's network_config.yaml"
+)
+_CLOSED_IN_HANDSHAKE = (
+    "the other side ends every handshake (its key is not the pinned one, the agent's ZAP handler has failed, "
+    "or another program listens on that port)"
+)
+
+
+class Diagnosis:
+    """What one connection's monitor saw, and what it means; fed by the monitor's thread, read by the caller's."""
+
+    def __init__(
+        self,
+        address: str,
+        own_fingerprint: str | None,
+        server_fingerprint: str | None,
+        ask_mechanism: Callable[[str], str | None],
+        enough: Callable[[], int] = lambda: BROKEN_OFF_BEFORE_VERDICT,
+    ) -> None:
+        """Start without any event.
+
+        Args:
+            address: of the server.
+            own_fingerprint: None on an unencrypted link.
+            server_fingerprint: of the pinned key; None on an unencrypted link.
+            ask_mechanism: returns the mechanism in the greeting of the server at an address.
+            enough: returns after how many broken-off handshakes in a row the pin is considered wrong.
+        """
+        self._address = address
+        self._ask_mechanism = ask_mechanism
+        self._own = own_fingerprint
+        self._pin = server_fingerprint
+        self._enough = enough
+        self._changed = threading.Condition()
+        self._verdict: ConnectionRefused | None = None
+        self._absent = False  # the last request for a greeting got none
+        self._last_seen = "nothing answered at that address"
+        self.connected = False  # whether there is a session now, as far as the monitor has reported
+        self.broken_off = 0  # handshakes that the other side has ended since the last session
+        self.generation = 0  # sessions so far
+
+    @classmethod
+    def blank(cls) -> "Diagnosis":
+        """Return the diagnosis of no connection."""
+        return cls("", None, None, lambda _: None)
+
+    def feed(self, event: SocketEvent) -> None:
+        """Take one monitor event and wake whoever waits; called by the monitor's thread alone."""
+        broken_off = self.broken_off + 1 if event.happening is Happening.BROKEN_OFF else 0
+        suspicious = broken_off > 0 and broken_off >= self._enough() - 1 and self._verdict is None
+        mechanism = self._ask_mechanism(self._address) if suspicious else None
+        with self._changed:
+            self._note(event)
+            if suspicious:
+                self._note_greeting(mechanism)
+            self._changed.notify_all()
+
+    def wait_until_settled(self, timeout_s: float) -> bool:
+        """Wait for a session or a verdict; return whether there is a session."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.connected or self._verdict is not None, timeout_s)
+            return self.connected
+
+    def verdict(self) -> ConnectionRefused | None:
+        """Return the error that further waiting would not change, if there is one."""
+        return self._verdict
+
+    def timed_out(self, action: str, deadline_s: float) -> ServerUnreachable:
+        """Return the error for a deadline that passed without a verdict."""
+        last = "it took the request and did not reply" if self.connected else self._last_seen
+        return ServerUnreachable(
+            f"no reply to {action} from {self._address} within {deadline_s:g} s: {last}; "
+            "check that the agent runs (./twinhost status) and that its address in network_config.yaml is right"
+        )
+
+    def _note(self, event: SocketEvent) -> None:
+        match event.happening:
+            case Happening.SUCCEEDED:
+                self.connected, self.broken_off, self._absent, self._verdict = True, 0, False, None
+                self.generation += 1
+            case Happening.DISCONNECTED:
+                if self.connected:
+                    self._last_seen = "the connection was lost"
+                self.connected = False
+            case Happening.CONNECTED if self.broken_off == 0:
+                self._last_seen = _NO_HANDSHAKE
+            case Happening.BROKEN_OFF:
+                self._last_seen = _CLOSED_IN_HANDSHAKE
+                if event.value != errno.EAGAIN:  # a peer that sends nothing is not a wrong key
+                    self.broken_off += 1
+            case Happening.REFUSED if event.value == _ZAP_TOO_MANY_SESSIONS:
+                self._last_seen = _TOO_MANY_SESSIONS
+            case Happening.WRONG_KEYS if self.connected:  # a damaged message ended a session whose keys were right
+                self.connected, self._last_seen = False, "a damaged message ended the session"
+            case _:
+                self._verdict = self._refusal(event) or self._verdict
+
+    def _refusal(self, event: SocketEvent) -> ConnectionRefused | None:
+        """Return the error for an event that alone says why there will be no session."""
+        match event.happening:
+            case Happening.REFUSED if event.value != _ZAP_TRY_AGAIN:
+                return NotAuthorized(
+                    f"{self._address} refused this key ({self._own}): it is not authorised there, or it is revoked, "
+                    "expired or not yet valid; compare it with: ./twinhost keys list"
+                )
+            case Happening.MECHANISM_MISMATCH:
+                return self._mismatch()
+            case Happening.WRONG_KEYS:
+                return self._wrong_key() if self._own else self._mismatch()
+            case Happening.NOT_ZMTP:
+                return SecurityMismatch(
+                    f"{self._address} does not speak ZeroMQ: another program listens there; "
+                    "check the port in network_config.yaml"
+                )
+            case _:
+                return None
+
+    def _note_greeting(self, mechanism: str | None) -> None:
+        """Judge a server that has just broken a handshake off by its greeting; None where it gave none.
+
+        A server without a greeting is stopping, starting, or behind a port proxy: no reason to give up. When it
+        greets again, what was broken off meanwhile does not count.
+        """
+        if mechanism is None:
+            self._absent = True
+        elif self._absent:
+            self._absent, self.broken_off = False, 0
+        else:
+            self._verdict = self._judge(mechanism)
+
+    def _judge(self, mechanism: str) -> ConnectionRefused | None:
+        if self.broken_off < self._enough():  # this handshake timed out, and does not count
+            return None
+        if self._own is not None and mechanism == "CURVE":
+            return self._wrong_key()
+        encrypted_there = mechanism != "NULL"
+        return self._mismatch() if encrypted_there != (self._own is not None) else None
+
+    def _mismatch(self) -> SecurityMismatch:
+        there, here = ("is not encrypted", "uses CURVE") if self._own else ("wants CURVE", "is not encrypted")
+        return SecurityMismatch(
+            f"{self._address} {there} and this client {here}; set SECURE_ZMQ to the same value on both hosts"
+        )
+
+    def _wrong_key(self) -> WrongServerKey:
+        return wrong_server_key(self._address, self.broken_off, str(self._pin))
+
+
+def wrong_server_key(address: str, broken_off: int, *pins: str) -> WrongServerKey:
+    """Return the error for a server that ended so many handshakes, with every one of these pins."""
+    times = f"{broken_off} handshakes" if broken_off > 1 else "the handshake"
+    return WrongServerKey(
+        f"{address} ended {times} and gave no reason: most likely its key is not the pinned {' or '.join(pins)} "
+        "(a failed ZAP handler there looks the same); compare it with: ./twinhost keys list, and read that host's log"
+    )
+
+
+class Step(Enum):
+    """What a client does with its connection now."""
+
+    KEEP = auto()
+    RECONNECT = auto()  # close it, and open one to `next_target()`
+
+
+class Link:
+    """Decides for one client, over all its connections; `feed` is for the monitor's thread, the rest for the owner's.
+
+    While a server changes its key, two of its keys are valid: they are tried in turn, each on a socket of its own,
+    since libzmq ignores a second connect to the same endpoint.
+    """
+
+    def __init__(self, server: ServerAddress, ask_mechanism: Callable[[str], str | None] = mechanism_of) -> None:
+        self._server = server
+        self._ask_mechanism = ask_mechanism
+        self._in_use: Target | None = None
+        self._broken_off: dict[Target, int] = {}  # handshakes, since the last reply
+        self._failures = 0  # errors since the last reply
+        self._earlier_sessions = 0  # of the connections before this one
+        self.diagnosis = Diagnosis.blank()  # of the connection in use
+
+    def backoff_s(self) -> float:
+        """Return how long to wait before the next connection, with jitter, so that clients don't come all at once."""
+        if self._failures == 0:
+            return 0.0
+        return min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0**self._failures) * random.uniform(0.5, 1.0)  # noqa: S311
+
+    def next_target(self) -> Target:
+        """Return what to connect to now; every event of that connection's monitor goes to `feed`.
+
+        The first handshake that one of several targets breaks off leads to the next target, so that a change of keys
+        costs no time. None is given up before it had as many as the only one would.
+
+        Raises:
+            WrongServerKey: no key of this server is valid now.
+        """
+        targets = self._server.targets()
+        self._earlier_sessions += self.diagnosis.generation
+        self.diagnosis = Diagnosis.blank()
+        if not targets:
+            raise WrongServerKey(
+                f"no key of {self._server.address} is valid here: every pinned key is expired or revoked; "
+                "to see what to do, run: docker compose run --rm certs-init verify"
+            )
+        self._broken_off = {target: self._broken_off.get(target, 0) for target in targets}
+        target = min(targets, key=lambda each: (self._broken_off[each], each != self._in_use))
+        self._in_use = target
+        own = target.own_keys.public.fingerprint if isinstance(target, SecuredAddress) else None
+        pin = target.server_key.fingerprint if isinstance(target, SecuredAddress) else None
+        self.diagnosis = Diagnosis(target.address, own, pin, self._ask_mechanism, lambda: self._enough(target))
+        return target
+
+    def feed(self, event: SocketEvent) -> None:
+        """Take one monitor event of the connection in use."""
+        self.diagnosis.feed(event)
+
+    @property
+    def session(self) -> int:
+        """The number of the session in which a request may be sent now, which no other session has; 0 for none."""
+        if not self.diagnosis.connected or self.withdrawn():
+            return 0
+        return self._earlier_sessions + self.diagnosis.generation
+
+    def wait_for_session(self, timeout_s: float) -> int:
+        """Wait for a session or a verdict; return the `session` then."""
+        return self.session if self.diagnosis.wait_until_settled(timeout_s) else 0
+
+    @property
+    def had_session(self) -> bool:
+        """Whether the connection in use has had a session."""
+        return self.diagnosis.generation > 0
+
+    def withdrawn(self) -> bool:
+        """Whether the target in use is no longer valid: our key changed, its pin was retired, or its address moved."""
+        return self._in_use not in self._server.targets()
+
+    def step(self, now: float, waiting_since: float | None = None) -> Step:
+        """Return what to do with the connection in use.
+
+        Args:
+            now: by the owner's monotonic clock, in seconds.
+            waiting_since: since when a reply is due and nothing has come; None where none is due.
+
+        Raises:
+            ConnectionRefused: no other attempt would change it; the owner closes the connection.
+        """
+        if self.diagnosis.verdict() is not None:
+            error = self._final_error()
+            if error is None:
+                return Step.RECONNECT
+            self._failures += 1
+            raise error
+        silent = waiting_since is not None and now - waiting_since >= SILENT_AFTER_S and self.had_session
+        return Step.RECONNECT if silent or self.withdrawn() else Step.KEEP
+
+    def worked(self) -> None:
+        """Note that the target in use serves us."""
+        self._failures = 0
+        self._broken_off.clear()
+
+    def accepts(self, reply: Reply) -> bool:
+        """Note a reply; return False where it refuses a key of ours that has changed since: reconnect and repeat."""
+        if reply.get("code") == PeerNotLive.code and self.withdrawn():
+            return False
+        self.worked()
+        return True
+
+    def _final_error(self) -> ConnectionRefused | None:
+        """Take the verdict on the target in use; return the error to give up with, or None to try another target."""
+        verdict, targets = self.diagnosis.verdict(), self._server.targets()
+        if verdict is None or self._in_use is None or self._in_use not in targets:
+            return None
+        if not isinstance(verdict, WrongServerKey):
+            return verdict
+        self._broken_off[self._in_use] = self._broken_off.get(self._in_use, 0) + max(1, self.diagnosis.broken_off)
+        self._in_use = None
+        counts = [self._broken_off.get(target, 0) for target in targets]
+        if min(counts) < BROKEN_OFF_BEFORE_VERDICT:
+            return None
+        self._broken_off.clear()
+        if len(targets) == 1:
+            return verdict
+        pins = [target.server_key.fingerprint for target in targets if isinstance(target, SecuredAddress)]
+        return wrong_server_key(self._server.address, sum(counts), *pins)
+
+    def _enough(self, target: Target) -> int:
+        """Return after how many broken-off handshakes the next target is tried, as things are now."""
+        before = self._broken_off.get(target, 0)
+        if len(self._server.targets()) > 1 and not before:
+            return 1
+        return max(1, BROKEN_OFF_BEFORE_VERDICT - before)

@@ -1,0 +1,106 @@
+"""How the tests of one run are shared out among processes, where pytest is given `-n`.
+
+A process takes whole files, so that what a file's tests share is made once. The first processes begin with the tests
+that start containers, the others with the rest: containers keep the processors busy, most of the rest waits. Files that
+take long come first, and the tests that must have the machine to themselves come last.
+"""
+
+import fcntl
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
+
+# Each of these processes may have two stacks at a time; the engine's default pools have addresses for about seven.
+CONTAINER_PROCESSES = 3
+CONTAINERS = ("tests/two_hosts/", "tests/faults/", "tests/containers/", "tests/browser/")
+# They need the stack with SECURE_ZMQ=0 beside the other one: in one process it is started once.
+OPEN_STACK = ("test_open_link.py", "test_refusals.py", "test_wire_capture.py", "test_dashboard.py", "test_headline.py")
+# Longest first. A file that was renamed is only started later.
+LONG = (
+    *("test_two_hosts.py", "test_keys_rotation.py", "test_keys_out.py", "test_keys_in.py", "test_keys_grants.py"),
+    *(
+        "test_enrolment.py",
+        "test_memory_killed.py",
+        "test_rotation_killed.py",
+        "test_partition.py",
+        "test_cli_watch.py",
+    ),
+    *("test_events.py", "test_audit_witness.py", "test_rotation.py", "test_host_archive.py", "test_crash_safety.py"),
+    *("test_revoke_and_replace.py", "test_request_and_accept.py", "test_killed.py", "test_intruder.py"),
+)
+# Of these files every test is a unit of its own: nothing is shared, and together they would be the run's last.
+BY_TEST = (
+    *("test_rotation_killed.py", "test_partition.py", "test_cli_watch.py", "test_audit_witness.py", "test_rotation.py"),
+    *("test_crash_safety.py", "test_revoke_and_replace.py", "test_request_and_accept.py", "test_killed.py"),
+)
+# They measure this machine, or load it so that others would miss their deadlines.
+ALONE = ("tests/adversary/",)  # beginnings of their ids
+
+
+def runs_alone(nodeid: str) -> bool:
+    """Return whether nothing else may run beside a test."""
+    return nodeid.startswith(ALONE)
+
+
+def starts_containers(nodeid: str) -> bool:
+    """Return whether a test belongs to the processes that start containers."""
+    return nodeid.startswith(CONTAINERS)
+
+
+def unit_of(nodeid: str) -> str:
+    """Return what a test is given to a process with: its file, more than that, or the test alone."""
+    file = nodeid.partition("::")[0]
+    name = file.rpartition("/")[2]
+    if starts_containers(nodeid) and name in OPEN_STACK:
+        return "tests/containers/ with an open stack"
+    return nodeid if name in BY_TEST else file
+
+
+def order(unit: str) -> tuple[bool, int]:
+    """Return what units are sorted by: those that run alone last, the long ones first."""
+    name = unit.partition("::")[0].rpartition("/")[2]
+    return runs_alone(unit), LONG.index(name) if name in LONG else len(LONG)
+
+
+class Sharing(LoadScopeScheduling):
+    """pytest-xdist's distribution by units, with the units and the order of this module."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        containers = sorted(self.nodes, key=lambda each: each.gateway.id).index(node) < CONTAINER_PROCESSES
+        waiting = sorted(self.workqueue, key=order)  # stable: as they were collected, where nothing else is said
+        fitting = [unit for unit in waiting if starts_containers(unit) == containers and not runs_alone(unit)]
+        self.workqueue.move_to_end((fitting or waiting)[0], last=False)
+        super()._assign_work_unit(node)
+
+
+@contextmanager
+def turn(nodeid: str, lock: Path) -> Iterator[None]:
+    """Wait until a test may run: beside others, or once no other does."""
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if runs_alone(nodeid) else fcntl.LOCK_SH)
+        yield
+
+
+def remove_stacks(run: str) -> None:
+    """Remove what containers, networks, and volumes are left of a run."""
+    if shutil.which("docker") is None:
+        return
+    from tests.containers.stack import projects_of
+
+    for listing, removal in (
+        (["ps", "--all"], ["rm", "--force"]),
+        (["network", "ls"], ["network", "rm"]),
+        (["volume", "ls"], ["volume", "rm"]),
+    ):
+        command = ["docker", *listing, "--quiet", "--filter", f"name={projects_of(run)}"]
+        left = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+        if left:
+            subprocess.run(["docker", *removal, *left], capture_output=True, check=False)
