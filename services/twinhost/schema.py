@@ -16,7 +16,6 @@ AGENTS = {
     "SystemDigitalTwin": "twinhost.system_digital_twin",
     "UnifiedMemoryReasoningAgent": "twinhost.unified_memory_reasoning",
 }
-_FEEDER = "SystemDigitalTwin"  # the agent that has a feed
 _DEFINITIONS = "#/$defs/"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -55,9 +54,9 @@ def replies_of(agent: str) -> dict[str, Any]:
 
 def feed_of(agent: str) -> dict[str, Any] | None:
     """Return the schema of an object that has, by the topic, an event of the agent's feed; None where it has none."""
-    if agent != _FEEDER:
+    table: Mapping[str, type] | None = getattr(importlib.import_module(f"{AGENTS[agent]}.__main__"), "FEED", None)
+    if table is None:
         return None
-    table: Mapping[str, type] = importlib.import_module(f"{AGENTS[agent]}.events.feed").FEED
     return _by_name(f"Events on the feed of {agent}, by topic", {topic: (kind,) for topic, kind in table.items()})
 
 

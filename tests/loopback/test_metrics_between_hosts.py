@@ -152,5 +152,5 @@ def test_clients_at_once_never_get_the_same_memory(hosts: Hosts) -> None:
         assert len(leases) == granted
         assert sum(lease["amount_mb"] for lease in leases) <= 0.9 * found["ram_total_mb"]
         assert SHARES - 10 <= granted <= SHARES + 2, "what the machine uses meanwhile moves it a little"
-        with pytest.raises(RequestError, match="can't be promised"):
+        with pytest.raises(RequestError, match="can't be reserved"):
             client.call("reserve_ram", amount_mb=free_mb, host="mainpc")

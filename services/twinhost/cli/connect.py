@@ -94,12 +94,12 @@ class Settings:
         return [] if agent == self.registry_agent else self._ask_mainpc(agent, f"{path} {why}")
 
     def _ask_mainpc(self, agent: Agent, complaint: str) -> list[PublicKey]:
-        from twinhost.system_digital_twin.registry.messages import EndpointFound  # noqa: PLC0415 - for this case alone
+        from twinhost.system_digital_twin.registry.actions import EndpointReply  # noqa: PLC0415 - for this case alone
 
         assert self.certificates is not None
         try:
             with self.client(self.registry_agent) as client:
-                found = read(client.call("get_agent_endpoint", agent_name=agent.name), EndpointFound)["public_key"]
+                found = read(client.call("get_agent_endpoint", agent_name=agent.name), EndpointReply)["public_key"]
             if found is not None:
                 key = PublicKey(decode_z85_key(found.encode("ascii", "replace"), f"the key from {REGISTRY_AGENT}"))
                 revoked = read_folders(folders_of_keys(self.certificates.folder)).revoked

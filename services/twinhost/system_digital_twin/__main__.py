@@ -1,86 +1,100 @@
 """`python -m twinhost.system_digital_twin`: the agent on mainpc."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
 from twinhost.agent.common_actions import GetHealth, HealthActions, OperatorActions
 from twinhost.agent.dialects import all_status, commands, first_of, raw_strings
+from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.process import run_agent
 from twinhost.agent.settings import Settings
 from twinhost.agent.state_folder import assets_folder
+from twinhost.agent.trust import TRUST_TOPIC
 from twinhost.network_config import is_local_only
+from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.capacity.actions import LoadActions
+from twinhost.system_digital_twin.capacity.leases import Leases
 from twinhost.system_digital_twin.dialect import COMMANDS
-from twinhost.system_digital_twin.events.actions import EventActions
-from twinhost.system_digital_twin.events.events import Events
-from twinhost.system_digital_twin.http.page import page_routes
+from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
+from twinhost.system_digital_twin.events.events import Events, Topic
+from twinhost.system_digital_twin.http.page import Stream, page_routes
 from twinhost.system_digital_twin.http.state import StateBoard
-from twinhost.system_digital_twin.http.stream import Stream
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
-from twinhost.system_digital_twin.metrics_and_leases import MetricsAndLeases
-from twinhost.system_digital_twin.registry.actions import ITSELF, SUCCESS, Handlers
-from twinhost.system_digital_twin.registry.messages import GetAllAgents
-from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentRecord, Registry
+from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
+from twinhost.system_digital_twin.registry.actions import GetAllAgents, RegistryActions
+from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC, HEALTHY, AgentEvent, AgentRecord, Registry
 from twinhost.system_digital_twin.state_files import MIGRATIONS
-from twinhost.system_digital_twin.trust.actions import KeyActions
+from twinhost.system_digital_twin.trust.actions import KeyActions, TrustEvent
 from twinhost.system_digital_twin.trust.audit import AuditActions
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
-
-__all__ = ["MIGRATIONS", "NAME", "assemble"]
 
 NAME = ITSELF
 FEATURES = (
     HealthActions,
     OperatorActions,
-    Handlers,
+    RegistryActions,
     MetricsActions,
     LoadActions,
     EventActions,
     KeyActions,
     AuditActions,
 )
+FEED: Mapping[str, type] = {  # the events by their topic
+    Topic.EVENT.value: PublishedEvent,
+    Topic.ERROR.value: PublishedError,
+    AGENT_TOPIC.decode(): AgentEvent,
+    TRUST_TOPIC.decode(): TrustEvent,
+}
 
 
 def assemble(foundation: Foundation) -> Assembly:
-    """Build the agent's actions on its registry."""
-    settings = foundation.settings
-    registry = Registry(foundation.database, settings.config.limits.registration_ttl_s, foundation.publisher.publish)
-    with foundation.database.transaction():
+    """Build the agent's features on its database and its keys."""
+    settings, database, publish = foundation.settings, foundation.database, foundation.publisher.publish
+    limits = settings.config.limits
+    registry = Registry(database, limits.registration_ttl_s, publish)
+    with database.transaction():
         registry.put(_itself(foundation))
-    peers = foundation.keys.peers
     security = KeysAndAudit(foundation)
-    hosts = MetricsAndLeases(foundation)
-    events = Events(foundation.database, foundation.publisher.publish)
-    handlers = Handlers(
-        registry,
-        peers.public_key_of,
-        security.trust_revision,
-        security.witnesses.answer,
-        _may_be_local(settings),
+    metrics = Metrics(database, limits.metrics_interval_s, settings.agent.host.name, list(settings.config.hosts))
+    sampler = SamplerThread(limits.metrics_interval_s, metrics.queue)
+    foundation.health.add("metrics", lambda: sampler.fault, essential=False)
+    leases, events = Leases(database), Events(database, publish)
+    state = StateBoard(foundation, registry, metrics, leases, events)
+    features: tuple[Feature, ...] = (
+        RegistryActions(
+            registry,
+            foundation.keys.peers.public_key_of,
+            security.trust_revision,
+            security.witnesses.answer,
+            _may_be_local(settings),
+        ),
+        *security.features,
+        MetricsActions(metrics, VramReports(database)),
+        LoadActions(metrics, leases),
+        EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes)),
     )
-    state = StateBoard(foundation, registry, hosts.metrics, hosts.leases, events)
 
     def on_tick() -> None:
         registry.keep_alive(NAME)
         state.on_tick()
-        hosts.on_tick()
+        metrics.on_tick()
+        leases.on_tick()
         events.on_tick()
         security.on_tick()
 
     def on_stop() -> None:
-        hosts.close()
+        with contextlib.suppress(StoreUnavailable):  # the current minute is lost, and the agent stops all the same
+            metrics.close()
         security.close()
 
     return Assembly(
-        actions=[
-            *handlers.actions(),
-            *security.actions(),
-            *hosts.actions(),
-            *EventActions(events, min(MAX_PAGE_BYTES, settings.config.limits.max_payload_bytes)).actions(),
-        ],
+        actions=[each for feature in features for each in feature.actions()],
         success=SUCCESS,
         translate=first_of(
             raw_strings({b"ping": (GetHealth(), None), b"GET_ALL_STATUS": (GetAllAgents(), all_status)}),
@@ -90,13 +104,13 @@ def assemble(foundation: Foundation) -> Assembly:
         on_refusal=security.on_refusal,
         on_grants=security.on_grants,
         on_stop=on_stop,
-        companions=[hosts.sampler],
+        companions=[sampler],
         routes=[*Stream(state.board).routes(), *page_routes(assets_folder())],
     )
 
 
 def _may_be_local(settings: Settings) -> Callable[[str], bool]:
-    """Return whether agents at a location may have an address of loopback or the link: on this host, or all are one."""
+    """Return a test: whether agents at a location may register a loopback or link-local address."""
     config, here = settings.config, (settings.agent.host.name.lower(), UNAUTHENTICATED.host.lower())
 
     def may_be_local(location: str) -> bool:

@@ -1,4 +1,4 @@
-"""REGISTER and DISCOVER, as clients ask for them that are older than actions."""
+"""REGISTER and DISCOVER, the requests of clients that are older than actions, translated into today's."""
 
 from typing import Any
 
@@ -6,10 +6,8 @@ import msgspec
 
 from twinhost.agent.dialects import Command
 from twinhost.secure_zmq.wire import NAME, Answer
-from twinhost.system_digital_twin.registry.messages import PORT, GetAgentInfo, RegisterAgent, RegistrationData
+from twinhost.system_digital_twin.registry.actions import PORT, GetAgentInfo, RegisterAgent, RegistrationData
 from twinhost.system_digital_twin.registry.registry import HEALTHY
-
-_UNTOLD = "agent"  # the type of one that does not tell it
 
 
 class _Register(msgspec.Struct):
@@ -18,7 +16,7 @@ class _Register(msgspec.Struct):
     ip: NAME | None = None
     port: PORT | None = None
     health_check_port: PORT | None = None
-    agent_type: NAME = _UNTOLD
+    agent_type: NAME = "agent"
     capabilities: list[NAME] = []
     dependencies: list[NAME] = []
 
@@ -28,19 +26,19 @@ class _Discover(msgspec.Struct):
 
 
 def _register(payload: dict[str, Any]) -> RegisterAgent:
-    told = msgspec.convert(payload, _Register)
-    if told.ip is None or told.port is None:
-        return RegisterAgent(agent_name=told.name, status=HEALTHY, location=told.location)
+    old = msgspec.convert(payload, _Register)
+    if old.ip is None or old.port is None:
+        return RegisterAgent(agent_name=old.name, status=HEALTHY, location=old.location)
     return RegisterAgent(
         registration_data=RegistrationData(
-            agent_id=told.name,
-            agent_type=told.agent_type,
-            host=told.ip,
-            port=told.port,
-            health_check_port=told.health_check_port,
-            capabilities=told.capabilities,
-            dependencies=told.dependencies,
-            metadata={"location": told.location} if told.location is not None else {},
+            agent_id=old.name,
+            agent_type=old.agent_type,
+            host=old.ip,
+            port=old.port,
+            health_check_port=old.health_check_port,
+            capabilities=old.capabilities,
+            dependencies=old.dependencies,
+            metadata={"location": old.location} if old.location is not None else {},
         )
     )
 

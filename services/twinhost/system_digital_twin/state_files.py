@@ -3,12 +3,12 @@
 from twinhost.store.audit_log.log import MIGRATION as LEDGER
 from twinhost.store.audit_log.log import MIGRATION_RESTORES as LEDGER_RESTORES
 from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
+from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
 from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS
 from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVERE_EVENTS
 from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
-from twinhost.system_digital_twin.metrics.vram_reports import MIGRATION as VRAM_REPORTS
+from twinhost.system_digital_twin.metrics.metrics import MIGRATION as VRAM_REPORTS
 from twinhost.system_digital_twin.registry.registry import MIGRATION as REGISTRY
-from twinhost.system_digital_twin.taken_once import MIGRATION as EVENT_IDS
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT
 
 AUDIT_FOLDER = "audit"  # below the agent's state

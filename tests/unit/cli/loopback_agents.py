@@ -42,11 +42,10 @@ from twinhost.store.audit_log.log import MIGRATION_RESTORES, AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.system_digital_twin.registry.actions import Handlers
+from twinhost.system_digital_twin.registry.actions import RegistryActions
 from twinhost.system_digital_twin.registry.registry import MIGRATION, Registry
-from twinhost.system_digital_twin.trust.actions import KeyActions
+from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
 from twinhost.system_digital_twin.trust.audit import AuditActions
-from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536
@@ -152,7 +151,7 @@ class LoopbackAgent:
         if self.name != SDT:
             return [Action(Ping, pong)]
         assert self.audit is not None
-        handlers = Handlers(
+        handlers = RegistryActions(
             Registry(self._database, ttl_s=15),
             self.peers.public_key_of,
             may_be_local=lambda _: True,  # both agents are one machine
@@ -163,7 +162,7 @@ class LoopbackAgent:
         if self._keys is None:
             return []
         record = lambda event, **fields: audit.record(Event(event), **fields)  # noqa: E731
-        return KeyActions(self.peers, EnrolledKeys(self._keys / ENROLLED_FOLDER), record, "success", 365).actions()
+        return KeyActions(self.peers, EnrolledKeys(self._keys / ENROLLED_FOLDER), record, 365).actions()
 
     def _on_tick(self) -> None:
         if self.audit is not None:

@@ -22,11 +22,12 @@ from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.schema import AGENTS
 from twinhost.secure_zmq.wire import Request, tag_of
 from twinhost.system_digital_twin import __main__ as twin
+from twinhost.system_digital_twin.state_files import MIGRATIONS as TWIN_MIGRATIONS
 from twinhost.unified_memory_reasoning import __main__ as memory
 
 HOST = {twin.NAME: "mainpc", memory.NAME: "pc2"}
 ASSEMBLE: dict[str, tuple[Sequence[str], Callable[[Foundation], Assembly]]] = {
-    twin.NAME: (twin.MIGRATIONS, twin.assemble),
+    twin.NAME: (TWIN_MIGRATIONS, twin.assemble),
     memory.NAME: (memory.MIGRATIONS, memory.assemble),
 }
 ANYTHING: list[Any] = [

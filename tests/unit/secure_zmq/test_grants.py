@@ -10,7 +10,7 @@ from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import TOPICS, UNAUTHENTICATED, Caller, Grants
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.system_digital_twin.events.feed import FEED
+from twinhost.system_digital_twin.__main__ import FEED
 
 ROLES = st.sampled_from(["agent", "operator", "auditor", "invitation", "candidate", "unauthenticated", "*"])
 ACTIONS = st.sampled_from(["ping", "enrol", "confirm_key", "reset", "*"])

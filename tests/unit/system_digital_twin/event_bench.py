@@ -14,6 +14,7 @@ from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
+from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS
 from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.events.actions import EventActions
 from twinhost.system_digital_twin.events.events import (
@@ -23,7 +24,6 @@ from twinhost.system_digital_twin.events.events import (
     MOST_BYTES,
     Events,
 )
-from twinhost.system_digital_twin.taken_once import MIGRATION as MIGRATION_IDS
 
 MAX_REPLY_BYTES = 262_144
 

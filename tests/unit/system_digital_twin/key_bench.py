@@ -20,10 +20,9 @@ from twinhost.store.audit_log.log import MIGRATION_RESTORES, AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.system_digital_twin.trust.actions import KeyActions
+from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT_MIGRATION
 from twinhost.system_digital_twin.trust.audit import KeyAudit
-from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
 
 LIFETIME_DAYS = 365
 DEBTS = (
@@ -59,7 +58,6 @@ class KeyBench:
             self.peers,
             self.enrolled,
             lambda event, **fields: self.audit.record(Event(event), **fields),
-            "success",
             LIFETIME_DAYS,
         )
         self._dispatcher = Dispatcher(

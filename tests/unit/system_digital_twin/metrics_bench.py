@@ -21,18 +21,12 @@ from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.capacity import actions as load_actions_module
 from twinhost.system_digital_twin.capacity import leases as leases_module
 from twinhost.system_digital_twin.capacity.actions import LoadActions
-from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
 from twinhost.system_digital_twin.capacity.leases import Leases
-from twinhost.system_digital_twin.metrics import actions as state_documents
 from twinhost.system_digital_twin.metrics import history as metrics_history
 from twinhost.system_digital_twin.metrics import metrics as metrics_module
-from twinhost.system_digital_twin.metrics import vram_reports
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
-from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
-from twinhost.system_digital_twin.metrics.metrics import Metrics
-from twinhost.system_digital_twin.metrics.vram_reports import MIGRATION as VRAM_REPORTS
-from twinhost.system_digital_twin.metrics.vram_reports import VramReports
-from twinhost.system_digital_twin.taken_once import MIGRATION as TAKEN_ONCE_MIGRATION
+from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
+from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 INTERVAL_S = 5.0
 NEWCOMER = Caller("newcomer", "pc3", frozenset({"agent"}), "SHA256:of-the-newcomer")
@@ -54,8 +48,6 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         load_actions_module,
         metrics_module,
         metrics_history,
-        state_documents,
-        vram_reports,
     ):
         monkeypatch.setattr(module, "time", clock)
     return clock
@@ -82,8 +74,7 @@ class MetricsBench:
 
     def open(self) -> None:
         """Begin as a process does."""
-        migrations = [REPLY_LOG_SCHEMA, METRICS_HISTORY, VRAM_REPORTS, LEASES, TAKEN_ONCE_MIGRATION, DEBTS]
-        self.database = Database(self._path, migrations)
+        self.database = Database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, DEBTS])
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
         self.leases = Leases(self.database)
         self.reports = VramReports(self.database)

@@ -183,7 +183,7 @@ def test_an_agent_that_is_not_there_is_not_found(twin: Twin, action: str) -> Non
     """One sentence that names it, and how to see those that are there."""
     reply = twin.ask(action, OPERATOR, agent_name="Ghost")
     assert (reply["status"], reply["code"]) == ("error", "not_found")
-    assert reply["error"] == "no agent 'Ghost' is registered; `get_all_agents` lists those that are"
+    assert reply["error"] == "no agent 'Ghost' is registered; list them with: ./twinhost agents"
 
 
 def test_an_error_does_not_repeat_a_long_name_in_full(twin: Twin) -> None:

@@ -10,7 +10,8 @@ from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.keys import load_certificate
-from twinhost.system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
+from twinhost.system_digital_twin.__main__ import NAME, assemble
+from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 
 @pytest.fixture(params=[True, False], ids=["secured", "open"])
@@ -119,7 +120,7 @@ def test_an_agent_on_another_host_has_no_local_address(agent: Assembled, host: s
         )["message"],
     ):
         assert refused.startswith(sentence)
-        assert "register an address that other hosts reach" in refused
+        assert "register an address that other hosts can reach" in refused
     assert agent.ask("get_ok_agents", UMRA)["agents"] == [NAME]
     assert registered_at(agent, UMRA, "192.0.2.7") == "success"
 

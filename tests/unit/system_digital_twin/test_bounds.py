@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Twin
 from twinhost.secure_zmq.callers import Caller
-from twinhost.system_digital_twin.registry.messages import MAX_METADATA_BYTES
+from twinhost.system_digital_twin.registry.actions import MAX_METADATA_BYTES
 from twinhost.system_digital_twin.registry.registry import MAX_REGISTRATIONS, AgentRecord
 
 DATA: dict[str, Any] = {"agent_id": SDT.name, "agent_type": "system_twin", "host": "198.51.100.1", "port": 1}
@@ -60,7 +60,7 @@ def test_the_registry_takes_10_000_names(twin: Twin) -> None:
         twin.ask("register_agent", OPERATOR, agent_name="OneMore", status="ok"),
     ):
         assert (refused["status"], refused["code"]) == ("error", "limit_reached")
-        assert refused["error"] == "10000 agents are registered and no more are taken; `unregister` some"
+        assert refused["error"] == "10000 agents are registered, which is the limit; `unregister` some first"
     assert twin.register()["status"] == "success"
     assert twin.ask("heartbeat", agent_name=UMRA.name)["status"] == "success"
     assert twin.ask("unregister", OPERATOR, agent_name="agent-0")["status"] == "success"
@@ -77,7 +77,7 @@ def test_nobody_speaks_for_the_twin(twin: Twin, caller: Caller, action: str, fie
     before = twin.ask("get_registered_agents")
     refused = twin.ask(action, caller, **fields)
     assert (refused["status"], refused["code"]) == ("error", "not_granted")
-    assert refused["error"].startswith(f"nobody but {SDT.name} may act for {SDT.name}; ")
+    assert refused["error"].startswith(f"only {SDT.name} may act for {SDT.name}, ")
     assert twin.ask("get_registered_agents") == before
 
 

@@ -10,7 +10,8 @@ import pytest
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA
 from twinhost.secure_zmq.callers import Caller
-from twinhost.system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
+from twinhost.system_digital_twin.__main__ import NAME, assemble
+from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 WHOLE: dict[str, Any] = {"name": UMRA.name, "location": "pc2", "ip": "192.0.2.7", "port": 7230, "rank": 3}
 

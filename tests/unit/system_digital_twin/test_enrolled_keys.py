@@ -12,7 +12,7 @@ from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.key_writer import revoked_file_name
 from twinhost.secure_zmq.keys import Certificate, load_certificate
-from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
+from twinhost.system_digital_twin.trust.actions import EnrolledKeys
 
 FIRST, SECOND = new_pair("agent").certificate, new_pair("agent").certificate
 VOUCHER = new_pair("agent").public
@@ -73,7 +73,7 @@ def test_what_can_not_be_written_is_our_own_error(folder: Path, change: str, dam
         folder.rmdir()
         if damage == "a file":
             folder.touch()
-    with pytest.raises(StoreUnavailable, match=f"{folder}.* can't be written .*; see the folder's mode and space"):
+    with pytest.raises(StoreUnavailable, match=f"{folder}.* can't be written .*; check the folder's mode"):
         CHANGES[change](EnrolledKeys(folder), FIRST)
     if damage == "a folder in the way":
         assert not list(folder.glob(".*"))

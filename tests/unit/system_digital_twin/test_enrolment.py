@@ -131,7 +131,7 @@ def test_an_invitation_that_ended_enrols_nobody(bench: KeyBench, clock: WallCloc
     else:
         clock.now = NOW + 50 + 61
     assert not bench.is_in(token)
-    refused(bench.ask("confirm_key", pair), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(bench.ask("confirm_key", pair), "not_granted", "proposed this key was used, withdrawn, revoked, or expired")
     assert not list(bench.enrolled_folder.glob("*.key"))
     if end != "expired":  # then the session is ended with PeerNotLive before anything is asked
         refused(bench.ask("enrol", session, public_key=new_pair().public.z85.decode()), "not_granted", "takes the one")
@@ -163,7 +163,7 @@ def test_an_invitation_that_ended_this_moment_enrols_nobody(
         monkeypatch.setattr(bench.enrolled, "put", put_after_the_end)
     else:
         end_it()
-    refused(bench.ask("confirm_key", pair), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(bench.ask("confirm_key", pair), "not_granted", "proposed this key was used, withdrawn, revoked, or expired")
     bench.peers.reload()
     assert not bench.is_in(pair)
     assert bench.peers.keys_of("newcomer") == []
@@ -217,7 +217,7 @@ def test_a_key_that_is_known_is_not_enrolled(bench: KeyBench, whose: str) -> Non
         pair = bench.list_key("victim")
         bench.revoke(pair)
     reply = bench.propose("enrol", token, pair)
-    refused(reply, "not_granted", "is revoked, for ever" if whose == "revoked" else "is somebody else's key")
+    refused(reply, "not_granted", "is revoked for good" if whose == "revoked" else "is somebody else's key")
     assert bench.peers.candidate(pair.public.fingerprint) is None
 
 
@@ -346,7 +346,7 @@ def test_a_key_that_was_written_and_does_not_count_is_no_success(bench: KeyBench
     write_certificate(new_pair("agent").certificate, bench.folder / "agent.next.key")
     bench.peers.reload()
     bench.propose("propose_key", agent, following)
-    refused(bench.ask("confirm_key", following), "store_unavailable", "was written and does not count")
+    refused(bench.ask("confirm_key", following), "store_unavailable", "was written and is not authorised")
 
 
 def test_a_batch_that_is_lost_loses_no_enrolment(bench: KeyBench) -> None:

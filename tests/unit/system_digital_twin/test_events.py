@@ -12,9 +12,9 @@ from tests.unit.system_digital_twin.event_bench import EventBench, error, event,
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS
+from twinhost.system_digital_twin.deduplication import Deduplication
 from twinhost.system_digital_twin.events.events import MIGRATION, Events, Topic
-from twinhost.system_digital_twin.taken_once import MIGRATION as MIGRATION_IDS
-from twinhost.system_digital_twin.taken_once import TakenOnce
 
 MOMENT = "2026-01-02T03:04:05Z"
 
@@ -270,10 +270,10 @@ def test_a_store_of_before_is_read_and_what_it_has_is_told_again_once(tmp_path: 
 def test_of_each_caller_the_newest_are_known_again(tmp_path: Path, clock: Clock) -> None:
     """More of one drive out none of another."""
     with EventBench(tmp_path / "db", clock) as bench:
-        once = TakenOnce(bench.database, most=3)
+        once = Deduplication(bench.database, most=3)
         for number in range(5):
-            once.note("one", bytes([number]), number)
-        once.note("other", b"\0", 7)
+            once.record("one", bytes([number]), number)
+        once.record("other", b"\0", 7)
         assert [once.find("one", bytes([number])) for number in range(5)] == [None, None, 2, 3, 4]
         assert once.find("other", b"\0") == 7
 

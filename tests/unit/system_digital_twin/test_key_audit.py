@@ -39,7 +39,7 @@ class AuditClock(WallClock):
         return self._wall.now
 
     def monotonic(self) -> float:
-        self.turns += key_audit._LOOK_AT_CLOCK_S
+        self.turns += key_audit._CHECK_EVERY_S
         return self.turns
 
 
@@ -242,7 +242,7 @@ def test_what_could_not_be_recorded_is_recorded_by_the_next_look(
 
 def test_many_changes_are_recorded_a_thousand_at_a_time(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that no turn of the loop is long; nothing is left out."""
-    monkeypatch.setattr(key_audit, "_AT_ONCE", 3)
+    monkeypatch.setattr(key_audit, "_MOST_CHANGES", 3)
     for number in range(8):
         bench.list_key(f"agent-{number}")
     counts = []
@@ -263,7 +263,7 @@ def test_a_look_at_what_did_not_change_asks_nothing(
     clock.now = NOW + 100
     bench.look()
     assert bench.events() == [("key_authorized", "agent")]
-    now += key_audit._LOOK_AT_CLOCK_S
+    now += key_audit._CHECK_EVERY_S
     bench.look()
     assert bench.events()[1:] == [("key_expired", "agent")]
     assert not bench.is_in(pair)

@@ -18,7 +18,8 @@ from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.store.audit_log.chain import Anchor, Head
 from twinhost.store.audit_log.verify import verify
-from twinhost.system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
+from twinhost.system_digital_twin.__main__ import NAME, assemble
+from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 
 @pytest.fixture

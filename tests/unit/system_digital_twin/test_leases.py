@@ -64,7 +64,7 @@ def test_a_lease_lapses_at_its_time_and_not_before(bench: MetricsBench, clock: C
 def test_a_lapsed_lease_is_found_no_more(bench: MetricsBench, clock: Clock, act: Act) -> None:
     lease = reserve(bench)
     clock.let_pass(TTL_S)
-    with pytest.raises(NotFound, match="it has lapsed, was released, or never was"):
+    with pytest.raises(NotFound, match="it expired or was released, or never existed"):
         act(bench, lease)
 
 
@@ -151,15 +151,15 @@ def test_after_a_restart_the_host_must_be_measured_again(bench: MetricsBench, cl
 
 def test_leases_are_bounded(bench: MetricsBench, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder has 100, everybody together 1,000; a lapsed one takes no place."""
-    assert (leases_module.MAX_LEASES, leases_module.MAX_OF_A_HOLDER) == (1_000, 100)
+    assert (leases_module.MAX_LEASES, leases_module.MAX_PER_HOLDER) == (1_000, 100)
     monkeypatch.setattr(leases_module, "MAX_LEASES", 5)
-    monkeypatch.setattr(leases_module, "MAX_OF_A_HOLDER", 3)
+    monkeypatch.setattr(leases_module, "MAX_PER_HOLDER", 3)
     first, _, _ = reserve(bench), reserve(bench, ttl_s=2 * TTL_S), reserve(bench, ttl_s=2 * TTL_S)
-    with pytest.raises(LimitReached, match="holds 3 leases and gets no more"):
+    with pytest.raises(LimitReached, match="holds 3 leases, which is the limit"):
         reserve(bench)
     reserve(bench, NEWCOMER)
     reserve(bench, NEWCOMER)
-    with pytest.raises(LimitReached, match="5 leases are open and no more are given"):
+    with pytest.raises(LimitReached, match="5 leases are open, which is the limit"):
         reserve(bench, OPERATOR)
     release(bench, first)
     reserve(bench)

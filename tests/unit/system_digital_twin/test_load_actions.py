@@ -196,7 +196,7 @@ def test_two_requests_at_once_never_get_the_same_memory(bench: MetricsBench) -> 
     first, second = bench.ask_together(("reserve_ram", UMRA, request), ("reserve_ram", NEWCOMER, request))
     reserved(first)
     refused(
-        second, "limit_reached", "400 MB of RAM can't be promised: pc2's RAM would be at 1100 of 1000 MB, over 90 %"
+        second, "limit_reached", "400 MB of RAM can't be reserved: pc2's RAM would be at 1100 of 1000 MB, over 90 %"
     )
     assert names(bench.ask("list_leases")["leases"]) == [first["lease_id"]]
 
@@ -243,7 +243,7 @@ def test_vram_that_nobody_measures_is_not_leased(bench: MetricsBench, fields: di
     bench.both_measured()
     payload = {"agent_name": UMRA.name, "total_vram_mb": 9e9, "total_vram_used_mb": 0, "loaded_models": {}}
     bench.ask("update_vram_metrics", payload=payload)
-    refused(bench.ask("reserve_vram", amount_mb=1, **fields), "not_found", "no GPU is measured where 1 MB could be")
+    refused(bench.ask("reserve_vram", amount_mb=1, **fields), "not_found", "no GPU is measured on which 1 MB could be")
     assert bench.ask("list_leases")["leases"] == []
 
 
@@ -261,7 +261,7 @@ def test_a_lease_is_its_holders(bench: MetricsBench, action: str, caller: Caller
 
 @pytest.mark.parametrize("action", ["commit_lease", "release_lease"])
 def test_a_lease_that_is_not_open_is_not_found(bench: MetricsBench, action: str) -> None:
-    refused(bench.ask(action, lease_id="0" * 32), "not_found", "it has lapsed, was released, or never was")
+    refused(bench.ask(action, lease_id="0" * 32), "not_found", "it expired or was released, or never existed")
 
 
 def test_a_retry_gets_the_same_lease(bench: MetricsBench) -> None:

@@ -21,7 +21,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
     with_gpu,
 )
 from twinhost.secure_zmq.callers import Caller
-from twinhost.system_digital_twin.metrics import vram_reports
+from twinhost.system_digital_twin.metrics import metrics as metrics_module
 
 REPORT: dict[str, Any] = {"cpu_percent": 42.5, "ram_used_mb": 100.0, "ram_total_mb": 512.0, "latency_ms": 1.25}
 GPU = {"index": 0, "name": "x", "used_mb": 1, "total_mb": 2}
@@ -170,9 +170,9 @@ def test_a_host_of_an_enrolled_key_is_taken_in(bench: MetricsBench) -> None:
         (UMRA, {"host": "pc3"}, "not_granted", "is on pc2 by its key, not on 'pc3'"),
         (OPERATOR, {}, "not_granted", "a host reports its own metrics with its own key"),
         (OPERATOR, {"host": "pc2"}, "not_granted", "a host reports its own metrics with its own key"),
-        (SDT, {}, "not_granted", "mainpc measures itself, and nobody else reports its metrics"),
+        (SDT, {}, "not_granted", "mainpc measures itself, and takes no report of its metrics"),
         (NOBODY, {}, "malformed_request", "missing required field `host`"),
-        (NOBODY, {"host": "pc9"}, "not_found", "the configuration has no host 'pc9'"),
+        (NOBODY, {"host": "pc9"}, "not_found", "network_config.yaml has no host 'pc9'"),
         (NOBODY, {"host": "mainpc"}, "not_granted", "mainpc measures itself"),
     ],
 )
@@ -244,7 +244,7 @@ def test_a_newer_report_replaces_the_older(bench: MetricsBench) -> None:
 
 
 def test_reports_are_bounded_and_the_oldest_goes(bench: MetricsBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vram_reports, "MAX_REPORTS", 2)
+    monkeypatch.setattr(metrics_module, "MAX_REPORTS", 2)
     for name in ("c", "a", "b"):
         bench.ask("update_vram_metrics", OPERATOR, payload={**VRAM, "agent_name": name})
     for _ in range(2):

@@ -133,7 +133,9 @@ def test_a_key_that_was_proposed_by_a_key_revoked_meanwhile_is_not_confirmed(ben
     stolen = bench.list_key("agent")
     thiefs = propose(bench, stolen)
     bench.revoke(stolen)
-    refused(bench.ask("confirm_key", thiefs), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(
+        bench.ask("confirm_key", thiefs), "not_granted", "proposed this key was used, withdrawn, revoked, or expired"
+    )
     assert not list(bench.enrolled_folder.glob("*.key"))
     assert ("enrolment_refused", "agent") in bench.events()
 
@@ -144,7 +146,9 @@ def test_a_revocation_that_the_watch_has_not_seen_yet_counts(bench: KeyBench) ->
     thiefs = propose(bench, stolen)
     write_revocation(stolen.certificate, bench.folder / "revoked")
     session = bench.caller(thiefs)
-    refused(bench.ask("confirm_key", session), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(
+        bench.ask("confirm_key", session), "not_granted", "proposed this key was used, withdrawn, revoked, or expired"
+    )
     refused(bench.ask("confirm_key", session), "not_granted", "has no key here")
     assert not bench.is_in(thiefs)
     assert not list(bench.enrolled_folder.glob("*.key"))
@@ -161,7 +165,9 @@ def test_a_revocation_at_the_very_moment_of_the_proof_counts(bench: KeyBench, mo
         put_next(certificate, voucher)
 
     monkeypatch.setattr(bench.enrolled, "put_next", revoked_just_then)
-    refused(bench.ask("confirm_key", thiefs), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(
+        bench.ask("confirm_key", thiefs), "not_granted", "proposed this key was used, withdrawn, revoked, or expired"
+    )
     assert bench.standing(thiefs) == "revoked"
     bench.restart()
     assert bench.standing(thiefs) == "revoked"
@@ -205,7 +211,7 @@ def test_a_proposal_ends_with_what_proposed_it(bench: KeyBench, clock: WallClock
     if change == "demoted":
         write_certificate(type(old.certificate)(new_pair("agent").certificate.owner, old.public), path)
     bench.peers.reload()
-    refused(bench.ask("confirm_key", new), "not_granted", "what proposed this key was used, withdrawn, or is over")
+    refused(bench.ask("confirm_key", new), "not_granted", "proposed this key was used, withdrawn, revoked, or expired")
     assert not list(bench.enrolled_folder.glob("*.key"))
 
 
@@ -225,7 +231,7 @@ def test_a_key_that_is_known_is_not_proposed(bench: KeyBench, whose: str) -> Non
         if whose == "another's revoked":
             bench.revoke(victim)
     reply = bench.propose("propose_key", agent, pair)
-    refused(reply, "not_granted", "is revoked, for ever" if "revoked" in whose else "is somebody else's key")
+    refused(reply, "not_granted", "is revoked for good" if "revoked" in whose else "is somebody else's key")
     assert bench.peers.candidate(pair.public.fingerprint) is None
 
 

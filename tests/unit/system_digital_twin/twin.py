@@ -14,7 +14,7 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.registry import registry as registry_module
-from twinhost.system_digital_twin.registry.actions import Handlers
+from twinhost.system_digital_twin.registry.actions import RegistryActions
 from twinhost.system_digital_twin.registry.registry import MIGRATION, Registry
 
 TTL_S = 15.0
@@ -58,7 +58,7 @@ class Twin:
         """Open the database, as a start of the agent does."""
         self.database = Database(self._path, [REPLY_LOG_SCHEMA, MIGRATION])
         self.registry = Registry(self.database, TTL_S)
-        handlers = Handlers(self.registry, PUBLIC_KEYS.get)
+        handlers = RegistryActions(self.registry, PUBLIC_KEYS.get)
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
         self._dispatcher = Dispatcher(
             handlers.actions(), Grants(load_network_config(DEFAULT_PATH, {}).grants), self.database, replies, 65_536

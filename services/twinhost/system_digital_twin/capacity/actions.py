@@ -1,8 +1,8 @@
-"""The actions that look ahead: what a load would do, where it fits, and memory that is promised to one alone."""
+"""The actions on capacity: what a load would do, which host it fits on, and leases of memory."""
 
 import time
 from collections.abc import Sequence
-from typing import Annotated, Literal, NoReturn, NotRequired, TypedDict
+from typing import Annotated, NoReturn, NotRequired, TypedDict
 
 import msgspec
 
@@ -11,19 +11,20 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound
 from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.system_digital_twin import SUCCESS, Success
 from twinhost.system_digital_twin.capacity.forecast import (
     Forecast,
     HostState,
     LoadType,
     Placement,
+    Projection,
     Resource,
     forecast,
     place,
 )
-from twinhost.system_digital_twin.capacity.leases import MAX_TTL_S, Lease, Leases
-from twinhost.system_digital_twin.metrics.actions import rounded
+from twinhost.system_digital_twin.capacity.leases import MAX_TTL_S, LeaseReply, Leases
+from twinhost.system_digital_twin.metrics.history import rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
-from twinhost.system_digital_twin.registry.actions import SUCCESS
 
 AMOUNT = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
 TTL = Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_S)]
@@ -31,16 +32,19 @@ DEFAULT_TTL_S = 60.0
 
 
 class SimulateLoad(Request, tag="simulate_load"):
-    """What a load would do to a host, or where it fits: MB of RAM or VRAM, percent of the CPU, or network load."""
+    """Predict what a load would do to a host, or find the host it fits on.
+
+    `value` is in MB for ram and vram, in percent for cpu, and for network in units that add 1.5 ms of latency each.
+    """
 
     load_type: LoadType
     value: Annotated[AMOUNT, msgspec.Meta(examples=[64])] | None = None
-    value_mb: AMOUNT | None = None  # an older name of the same
+    value_mb: AMOUNT | None = None  # the older name of `value`
     host: NAME | None = None
 
 
 class ReserveVram(Request, tag="reserve_vram"):
-    """Promise me so much VRAM, on this host or on any."""
+    """Reserve `amount_mb` MB of VRAM for `ttl_s` seconds, on one host or on the host with the most headroom."""
 
     amount_mb: AMOUNT
     host: NAME | None = None
@@ -48,7 +52,7 @@ class ReserveVram(Request, tag="reserve_vram"):
 
 
 class ReserveRam(Request, tag="reserve_ram"):
-    """Promise me so much RAM, on this host or on any."""
+    """Reserve `amount_mb` MB of RAM for `ttl_s` seconds, on one host or on the host with the most headroom."""
 
     amount_mb: AMOUNT
     host: NAME | None = None
@@ -56,23 +60,23 @@ class ReserveRam(Request, tag="reserve_ram"):
 
 
 class CommitLease(Request, tag="commit_lease"):
-    """The memory of a lease is in use now; it lasts until it is released."""
+    """Report that a lease's memory is in use: the lease no longer expires, and lasts until it is released."""
 
     lease_id: NAME
 
 
 class ReleaseLease(Request, tag="release_lease"):
-    """The memory of a lease is free again."""
+    """End a lease: its memory is free again."""
 
     lease_id: NAME
 
 
 class ListLeases(Request, tag="list_leases"):
-    """Every open lease."""
+    """Return every open lease."""
 
 
 class CurrentState(TypedDict):
-    """A host before the load; what is leased stands beside what is used."""
+    """A host before the load: what is used, and what is leased."""
 
     cpu_usage: float | None
     ram_usage_mb: float | None
@@ -82,94 +86,67 @@ class CurrentState(TypedDict):
     network_latency_ms: float | None
 
 
-class Considered(TypedDict):
-    """What would become of one host, and why."""
+class Candidate(TypedDict):
+    """The recommendation for one host, and its reason."""
 
     host: str
     recommendation: str
     reason: str
 
 
-class PlacementTold(TypedDict):
-    """The host that it fits on, null where it fits on none, why, and the others."""
+class PlacementReply(TypedDict):
+    """The host that the load fits on, null if none; the reason; and every host that was considered."""
 
     host: str | None
     reason: str
-    considered: list[Considered]
+    considered: list[Candidate]
 
 
-class LoadSimulated(TypedDict):
-    """What the load would do; `reason` where it doesn't fit, `placement` where no host was asked for.
+class LoadSimulated(Success, Projection):
+    """What the load would do: `reason` if it does not fit, `placement` if the request named no host.
 
-    Of the projection there is what that kind of load concerns.
+    Only the projections that concern this type of load are present.
     """
 
-    status: Literal["success"]
     timestamp: str
     host: str
     current_state: CurrentState
-    load_type: Literal["cpu", "ram", "vram", "network"]
+    load_type: LoadType
     requested_value: float
     recommendation: str
-    projected_cpu_percent: NotRequired[float | None]
-    projected_ram_mb: NotRequired[float | None]
-    ram_capacity_mb: NotRequired[float | None]
-    projected_vram_mb: NotRequired[float | None]
-    vram_capacity_mb: NotRequired[float | None]
-    projected_latency_ms: NotRequired[float | None]
     reason: NotRequired[str]
-    placement: NotRequired[PlacementTold]
+    placement: NotRequired[PlacementReply]
 
 
-class LeaseTold(TypedDict):
-    """A lease; `expires` is null once it is committed."""
-
-    lease_id: str
-    resource: Literal["ram", "vram"]
-    host: str
-    amount_mb: float
-    holder: str
-    state: str
-    created: str
-    expires: str | None
-    expires_in_s: float | None
-
-
-class Reserved(LeaseTold):
-    """The memory is promised."""
-
-    status: Literal["success"]
+class Reserved(Success, LeaseReply):
+    """The memory is reserved."""
 
 
 class Placed(Reserved):
-    """The memory is promised, on the host that was found for it."""
+    """The memory is reserved, on the host that was chosen for it."""
 
-    placement: PlacementTold
-
-
-class Committed(LeaseTold):
-    """The lease stays until it is released."""
-
-    status: Literal["success"]
+    placement: PlacementReply
 
 
-class Released(TypedDict):
+class Committed(Success, LeaseReply):
+    """The lease lasts until it is released."""
+
+
+class Released(Success):
     """The memory is free again."""
 
-    status: Literal["success"]
     lease_id: str
     message: str
 
 
-class LeasesTold(TypedDict):
+class LeaseList(Success):
     """Every open lease."""
 
-    status: Literal["success"]
-    leases: list[LeaseTold]
+    leases: list[LeaseReply]
 
 
 class LoadActions(Feature):
-    """Forecasts on the metrics and the open leases of the hosts."""
+    """Forecasts from the hosts' metrics and open leases."""
 
     def __init__(self, metrics: Metrics, leases: Leases) -> None:
         self._metrics = metrics
@@ -179,7 +156,7 @@ class LoadActions(Feature):
     def simulate(self, request: SimulateLoad, _: Caller) -> LoadSimulated:
         value = request.value if request.value is not None else request.value_mb
         if value is None:
-            raise MalformedRequest("Object missing required field `value`; give how much load it is")
+            raise MalformedRequest("Object missing required field `value`; add the amount of the load")
         forecasts = self._forecasts(request.host, request.load_type, value)
         placement = place(forecasts)
         chosen = placement.best
@@ -191,8 +168,8 @@ class LoadActions(Feature):
             "load_type": request.load_type,
             "requested_value": value,
             "recommendation": chosen.recommendation,
+            **chosen.projection,  # type: ignore[typeddict-item] # it has none of the optional keys below
         }
-        reply.update(chosen.projection)  # type: ignore[typeddict-item] # which has some of its fields
         if not chosen.fits:
             reply["reason"] = chosen.reason
         if request.host is None:
@@ -209,7 +186,7 @@ class LoadActions(Feature):
 
     @action(mutates=True)
     def commit(self, request: CommitLease, caller: Caller) -> Committed:
-        return {"status": SUCCESS, **self._document(self._leases.commit(request.lease_id, caller))}
+        return {"status": SUCCESS, **self._leases.describe(self._leases.commit(request.lease_id, caller))}
 
     @action(mutates=True)
     def release(self, request: ReleaseLease, caller: Caller) -> Released:
@@ -218,8 +195,8 @@ class LoadActions(Feature):
         return {"status": SUCCESS, "lease_id": lease.lease_id, "message": message}
 
     @action(forwardable=True)
-    def list_leases(self, _: ListLeases, __: Caller) -> LeasesTold:
-        return {"status": SUCCESS, "leases": [self._document(lease) for lease in self._leases.all()]}
+    def list_leases(self, _: ListLeases, __: Caller) -> LeaseList:
+        return {"status": SUCCESS, "leases": [self._leases.describe(lease) for lease in self._leases.all()]}
 
     def _reserve(self, resource: Resource, request: ReserveVram | ReserveRam, caller: Caller) -> Reserved | Placed:
         forecasts = self._forecasts(request.host, resource, request.amount_mb)
@@ -227,18 +204,15 @@ class LoadActions(Feature):
         if placement.host is None:
             self._refuse(resource, request.amount_mb, forecasts)
         lease = self._leases.reserve(resource, placement.best.host, request.amount_mb, request.ttl_s, caller)
-        reserved: Reserved = {"status": SUCCESS, **self._document(lease)}
-        if request.host is not None:
-            return reserved
-        placed: Placed = {**reserved, "placement": _placement(placement, forecasts)}
-        return placed
+        reserved: Reserved = {"status": SUCCESS, **self._leases.describe(lease)}
+        return reserved if request.host is not None else {**reserved, "placement": _placement(placement, forecasts)}
 
     def _refuse(self, resource: Resource, amount_mb: float, forecasts: Sequence[Forecast]) -> NoReturn:
         reasons = "; ".join(each.reason for each in forecasts)
         if all(each.headroom is None for each in forecasts):
             what = "no GPU is measured" if resource == "vram" else "no RAM is measured"
-            raise NotFound(f"{what} where {amount_mb:g} MB could be reserved ({reasons}); see get_metrics")
-        raise LimitReached(f"{amount_mb:g} MB of {resource.upper()} can't be promised: {reasons}; see list_leases")
+            raise NotFound(f"{what} on which {amount_mb:g} MB could be reserved ({reasons}); see get_metrics")
+        raise LimitReached(f"{amount_mb:g} MB of {resource.upper()} can't be reserved: {reasons}; see list_leases")
 
     def _forecasts(self, host: str | None, load_type: LoadType, value: float) -> list[Forecast]:
         names = self._metrics.hosts() if host is None else [host]
@@ -258,19 +232,6 @@ class LoadActions(Feature):
             vram_leased=self._leases.leased("vram", host, since),
         )
 
-    def _document(self, lease: Lease) -> LeaseTold:
-        return {
-            "lease_id": lease.lease_id,
-            "resource": lease.resource,
-            "host": lease.host,
-            "amount_mb": lease.amount_mb,
-            "holder": lease.holder,
-            "state": lease.state,
-            "created": iso_time(lease.created),
-            "expires": None if lease.deadline is None else iso_time(lease.deadline),
-            "expires_in_s": rounded(self._leases.expires_in_s(lease), 3),
-        }
-
 
 def _current(state: HostState) -> CurrentState:
     return {
@@ -283,8 +244,8 @@ def _current(state: HostState) -> CurrentState:
     }
 
 
-def _placement(placement: Placement, forecasts: Sequence[Forecast]) -> PlacementTold:
-    considered: list[Considered] = [
+def _placement(placement: Placement, forecasts: Sequence[Forecast]) -> PlacementReply:
+    considered: list[Candidate] = [
         {"host": each.host, "recommendation": each.recommendation, "reason": each.reason} for each in forecasts
     ]
     return {"host": placement.host, "reason": placement.reason, "considered": considered}

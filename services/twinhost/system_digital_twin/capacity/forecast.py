@@ -1,4 +1,4 @@
-"""What a load would do to a host, and which host it fits on: figures in, a recommendation out; no state, no clock."""
+"""What a load would do to a host, and which host it fits on. Pure functions of the hosts' metrics."""
 
 from collections.abc import Sequence
 from typing import Literal, TypedDict
@@ -21,7 +21,7 @@ LATENCY_PER_VALUE = 1.5  # ms that one unit of network load adds
 
 
 class Projection(TypedDict, total=False):
-    """A host under the load; only what that kind of load concerns."""
+    """A host under the load; only the fields that concern this type of load."""
 
     projected_cpu_percent: float | None
     projected_ram_mb: float | None
@@ -32,18 +32,18 @@ class Projection(TypedDict, total=False):
 
 
 class Leased(msgspec.Struct, frozen=True, kw_only=True):
-    """MB of a host's open leases: those that its newest sample can't contain yet, and those that it should contain."""
+    """MB of a host's open leases: those not yet in its newest sample, and those that the sample contains."""
 
     to_come_mb: float = 0.0
     in_use_mb: float = 0.0
 
     def on(self, used_mb: float) -> float:
-        """Return the MB that are taken: what is measured, though no less than what leases are known to use."""
+        """Return the MB in use or leased: what is measured, but at least what leases use, and what they will use."""
         return max(used_mb, self.in_use_mb) + self.to_come_mb
 
 
 class HostState(msgspec.Struct, frozen=True, kw_only=True):
-    """A host as it is now, None where that is not measured; what is promised to leases stands beside what is used."""
+    """A host's current metrics and leases. What is not measured is None."""
 
     host: str
     cpu_percent: float | None = None
@@ -57,7 +57,7 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
-    """What would become of one host; `headroom` is what would be left of what is allowed, None where nobody knows."""
+    """The effect on one host; `headroom` is what would be left below the limit, None if it is not measured."""
 
     host: str
     recommendation: str
@@ -71,7 +71,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """The host that a load fits on, None where it fits on none, and why; `best` is that one, or the least bad."""
+    """The host that a load fits on, None if none, and the reason; `best` is the forecast with the most headroom."""
 
     host: str | None
     reason: str
@@ -90,7 +90,7 @@ def forecast(state: HostState, load_type: LoadType, value: float) -> Forecast:
 
 
 def place(forecasts: Sequence[Forecast]) -> Placement:
-    """Return where a load fits best: on the host that keeps most headroom; the first of equals."""
+    """Return the host that a load fits on with the most headroom; the first of equals."""
     best = max(forecasts, key=lambda each: (each.fits, each.headroom is not None, each.headroom or 0.0))
     if not best.fits:
         return Placement(None, "it fits on no host: " + "; ".join(each.reason for each in forecasts), best)
@@ -105,14 +105,9 @@ def _cpu(state: HostState, value: float) -> Forecast:
     demand = state.cpu_percent + value
     projected = min(100.0, demand)
     fits = projected <= CPU_PERCENT
-    reason = f"{state.host}'s CPU would be at {projected:.1f} %, {'within' if fits else 'over'} {CPU_PERCENT} %"
-    return Forecast(
-        host=state.host,
-        recommendation=PROCEED if fits else CAUTION_CPU,
-        reason=reason,
-        projection={"projected_cpu_percent": round(projected, 2)},
-        headroom=CPU_PERCENT - demand,
-    )
+    reason = f"CPU would be at {projected:.1f} %, {_within(fits)} {CPU_PERCENT} %"
+    headroom = CPU_PERCENT - demand
+    return _known(state, CAUTION_CPU, fits, reason, {"projected_cpu_percent": round(projected, 2)}, headroom)
 
 
 def _network(state: HostState, value: float) -> Forecast:
@@ -120,14 +115,9 @@ def _network(state: HostState, value: float) -> Forecast:
         return _unknown(state, CAUTION_LATENCY, "network latency", {"projected_latency_ms": None})
     projected = state.latency_ms + LATENCY_PER_VALUE * value
     fits = projected <= LATENCY_MS
-    reason = f"{state.host}'s latency would be {projected:.1f} ms, {'within' if fits else 'over'} {LATENCY_MS} ms"
-    return Forecast(
-        host=state.host,
-        recommendation=PROCEED if fits else CAUTION_LATENCY,
-        reason=reason,
-        projection={"projected_latency_ms": round(projected, 3)},
-        headroom=LATENCY_MS - projected,
-    )
+    reason = f"latency would be {projected:.1f} ms, {_within(fits)} {LATENCY_MS} ms"
+    headroom = LATENCY_MS - projected
+    return _known(state, CAUTION_LATENCY, fits, reason, {"projected_latency_ms": round(projected, 3)}, headroom)
 
 
 def _memory(
@@ -144,23 +134,31 @@ def _memory(
         return _unknown(state, DENY, name, _memory_projection(resource, None, total_mb))
     projected, allowed = leased.on(used_mb) + value, total_mb * percent / 100
     fits = projected <= allowed
-    reason = (
-        f"{state.host}'s {name} would be at {projected:.0f} of {total_mb:.0f} MB, "
-        f"{'within' if fits else 'over'} {percent} %"
-    )
-    return Forecast(
-        host=state.host,
-        recommendation=PROCEED if fits else DENY,
-        reason=reason,
-        projection=_memory_projection(resource, round(projected, 2), round(total_mb, 2)),
-        headroom=allowed - projected,
-    )
+    reason = f"{name} would be at {projected:.0f} of {total_mb:.0f} MB, {_within(fits)} {percent} %"
+    projection = _memory_projection(resource, round(projected, 2), round(total_mb, 2))
+    return _known(state, DENY, fits, reason, projection, allowed - projected)
 
 
 def _memory_projection(resource: Resource, projected_mb: float | None, capacity_mb: float | None) -> Projection:
     if resource == "ram":
         return {"projected_ram_mb": projected_mb, "ram_capacity_mb": capacity_mb}
     return {"projected_vram_mb": projected_mb, "vram_capacity_mb": capacity_mb}
+
+
+def _within(fits: bool) -> str:
+    return "within" if fits else "over"
+
+
+def _known(
+    state: HostState, otherwise: str, fits: bool, reason: str, projection: Projection, headroom: float
+) -> Forecast:
+    return Forecast(
+        host=state.host,
+        recommendation=PROCEED if fits else otherwise,
+        reason=f"{state.host}'s {reason}",
+        projection=projection,
+        headroom=headroom,
+    )
 
 
 def _unknown(state: HostState, recommendation: str, what: str, projection: Projection) -> Forecast:

@@ -1,19 +1,21 @@
-"""Leases of memory: what was promised to whom, so that nobody else is promised the same; in SQLite, and in memory.
+"""Leases of memory, so that the same memory is not promised twice; in SQLite, and in memory.
 
-A reserved lease lapses at its deadline. A committed one is in use: its holder has taken the memory, and it
-lasts until it is released. The deadline is counted by the monotonic clock, and across a restart by the wall clock.
+A reserved lease expires at its deadline. A committed one is in use: its holder has allocated the memory, and it lasts
+until it is released. The deadline is counted by the monotonic clock, and across a restart by the wall clock.
 """
 
 import time
 import uuid
-from typing import Literal
+from typing import Literal, TypedDict
 
 import msgspec
 
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.capacity.forecast import Leased, Resource
+from twinhost.system_digital_twin.metrics.history import rounded
 
 MIGRATION = """
 CREATE TABLE leases (
@@ -22,15 +24,15 @@ CREATE TABLE leases (
 ) STRICT;
 """
 MAX_LEASES = 1_000
-MAX_OF_A_HOLDER = 100
+MAX_PER_HOLDER = 100
 MAX_TTL_S = 86_400.0
-_RETRY_S = 1.0  # until the end of leases that could not be written is tried again
+_RETRY_S = 1.0  # until a failed deletion of expired leases is retried
 
 State = Literal["reserved", "committed"]
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """One lease; `deadline` in seconds since the epoch, None once it is committed."""
+    """One lease as it is stored; `deadline` in seconds since the epoch, None once it is committed."""
 
     lease_id: str
     resource: Resource
@@ -42,9 +44,23 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float | None
 
 
+class LeaseReply(TypedDict):
+    """A lease of `amount_mb` MB; `expires` is null once it is committed."""
+
+    lease_id: str
+    resource: Resource
+    host: str
+    amount_mb: float
+    holder: str
+    state: str
+    created: str
+    expires: str | None
+    expires_in_s: float | None
+
+
 class _Open(msgspec.Struct, frozen=True):
     lease: Lease
-    lapses_at: float | None  # monotonic
+    expires_at: float | None  # monotonic
     committed_at: float = 0.0  # monotonic
 
 
@@ -60,22 +76,22 @@ class Leases:
         decoder = msgspec.json.Decoder(Lease)
         for (record,) in database.execute("SELECT record FROM leases"):
             lease = decoder.decode(record)
-            lapses_at = None
-            if lease.deadline is not None:  # a wall clock that was set back meanwhile makes no lease longer
-                lapses_at = clock + min(lease.deadline - wall, lease.deadline - lease.created)
-            self._open[lease.lease_id] = _Open(lease, lapses_at, clock)
+            expires_at = None
+            if lease.deadline is not None:  # a wall clock that was set back makes no lease longer
+                expires_at = clock + min(lease.deadline - wall, lease.deadline - lease.created)
+            self._open[lease.lease_id] = _Open(lease, expires_at, clock)
 
     def reserve(self, resource: Resource, host: str, amount_mb: float, ttl_s: float, caller: Caller) -> Lease:
-        """Promise memory of a host, which the caller of this has found to be free, for `ttl_s` seconds.
+        """Reserve memory of a host for `ttl_s` seconds; the caller has found that it is free.
 
         Raises:
-            LimitReached: there are as many leases as may be, of everybody or of this holder.
+            LimitReached: MAX_LEASES are open, or MAX_PER_HOLDER of this holder.
         """
         open_now = self._live()
         if len(open_now) >= MAX_LEASES:
-            raise LimitReached(f"{MAX_LEASES} leases are open and no more are given; release some")
-        if sum(each.lease.holder == caller.name for each in open_now) >= MAX_OF_A_HOLDER:
-            raise LimitReached(f"{caller.name} holds {MAX_OF_A_HOLDER} leases and gets no more; release some")
+            raise LimitReached(f"{MAX_LEASES} leases are open, which is the limit; release some first")
+        if sum(each.lease.holder == caller.name for each in open_now) >= MAX_PER_HOLDER:
+            raise LimitReached(f"{caller.name} holds {MAX_PER_HOLDER} leases, which is the limit; release some first")
         wall = time.time()
         lease = Lease(
             lease_id=uuid.uuid4().hex,
@@ -91,11 +107,11 @@ class Leases:
         return lease
 
     def commit(self, lease_id: str, caller: Caller) -> Lease:
-        """Note that the memory is in use from now on: the lease no longer lapses. Twice is once.
+        """Record that the memory is in use; the lease no longer expires. A second call changes nothing.
 
         Raises:
-            NotFound: there is no such lease, or no more.
-            NotGranted: it is another's.
+            NotFound: no such lease is open.
+            NotGranted: it is another holder's.
         """
         held = self._held(lease_id, caller)
         if held.lease.state == "committed":
@@ -105,14 +121,9 @@ class Leases:
         return lease
 
     def release(self, lease_id: str, caller: Caller) -> Lease:
-        """Return the memory.
-
-        Raises:
-            NotFound: there is no such lease, or no more.
-            NotGranted: it is another's.
-        """
+        """End a lease, and return it; raises as `commit`."""
         lease = self._held(lease_id, caller).lease
-        self._forget([lease_id])
+        self._delete([lease_id])
         return lease
 
     def all(self) -> list[Lease]:
@@ -120,14 +131,27 @@ class Leases:
         return [each.lease for each in self._live()]
 
     def expires_in_s(self, lease: Lease) -> float | None:
-        """Return how long an open lease lasts yet; None where it does not lapse."""
+        """Return the seconds until an open lease expires; None if it does not."""
         known = self._open.get(lease.lease_id)
-        if known is None or known.lapses_at is None:
+        if known is None or known.expires_at is None:
             return None
-        return max(0.0, known.lapses_at - time.monotonic())
+        return max(0.0, known.expires_at - time.monotonic())
+
+    def describe(self, lease: Lease) -> LeaseReply:
+        return {
+            "lease_id": lease.lease_id,
+            "resource": lease.resource,
+            "host": lease.host,
+            "amount_mb": lease.amount_mb,
+            "holder": lease.holder,
+            "state": lease.state,
+            "created": iso_time(lease.created),
+            "expires": None if lease.deadline is None else iso_time(lease.deadline),
+            "expires_in_s": rounded(self.expires_in_s(lease), 3),
+        }
 
     def leased(self, resource: Resource, host: str, measured_since: float) -> Leased:
-        """Return what is promised on a host whose newest sample was taken after the monotonic `measured_since`."""
+        """Return what is leased on a host whose newest sample was taken after the monotonic `measured_since`."""
         to_come = in_use = 0.0
         for each in self._live():
             if (each.lease.resource, each.lease.host) != (resource, host):
@@ -139,50 +163,54 @@ class Leases:
         return Leased(to_come_mb=to_come, in_use_mb=in_use)
 
     def on_tick(self) -> None:
-        """Forget leases that have lapsed.
+        """Delete expired leases.
 
         Raises:
-            StoreUnavailable: not on disk yet; they count no more all the same, and it is tried again.
+            StoreUnavailable: they are still on disk; they no longer count, and the deletion is retried.
         """
         clock = time.monotonic()
-        lapsed = [name for name, each in self._open.items() if each.lapses_at is not None and each.lapses_at <= clock]
-        if not lapsed or clock < self._retry_at:
+        expired = [
+            name for name, each in self._open.items() if each.expires_at is not None and each.expires_at <= clock
+        ]
+        if not expired or clock < self._retry_at:
             return
         try:
             with self._database.transaction():
-                self._forget(lapsed)
+                self._delete(expired)
         except StoreUnavailable:
             self._retry_at = clock + _RETRY_S
             raise
 
     def _live(self) -> list[_Open]:
         clock = time.monotonic()
-        live = [each for each in self._open.values() if each.lapses_at is None or each.lapses_at > clock]
+        live = [each for each in self._open.values() if each.expires_at is None or each.expires_at > clock]
         return sorted(live, key=lambda each: each.lease.created)
 
     def _held(self, lease_id: str, caller: Caller) -> _Open:
         known = self._open.get(lease_id)
-        if known is None or (known.lapses_at is not None and known.lapses_at <= time.monotonic()):
-            raise NotFound(f"no lease {lease_id[:64]!r} is open; it has lapsed, was released, or never was")
+        if known is None or (known.expires_at is not None and known.expires_at <= time.monotonic()):
+            raise NotFound(
+                f"no lease {lease_id[:64]!r} is open: it expired or was released, or never existed; see list_leases"
+            )
         if known.lease.holder != caller.name and not caller.operator:
-            raise NotGranted("this lease is another's; only its holder or an operator may commit or release it")
+            raise NotGranted("this lease is another holder's; only its holder or an operator may commit or release it")
         return known
 
     def _write(self, entry: _Open) -> None:
-        self._undo_to_here()
+        self._restore_on_rollback()
         self._database.execute(
             "INSERT INTO leases VALUES (?, ?) ON CONFLICT (lease_id) DO UPDATE SET record = excluded.record",
             (entry.lease.lease_id, self._encoder.encode(entry.lease)),
         )
         self._open[entry.lease.lease_id] = entry
 
-    def _forget(self, lease_ids: list[str]) -> None:
-        self._undo_to_here()
+    def _delete(self, lease_ids: list[str]) -> None:
+        self._restore_on_rollback()
         for lease_id in lease_ids:
             self._database.execute("DELETE FROM leases WHERE lease_id = ?", (lease_id,))
             del self._open[lease_id]
 
-    def _undo_to_here(self) -> None:
+    def _restore_on_rollback(self) -> None:
         before = dict(self._open)
 
         def undo() -> None:

@@ -1,7 +1,7 @@
-"""The actions on events and errors: told by whom they concern, kept, sent on the feed, and asked for afterwards."""
+"""The actions on events and errors: publish, report, and read them."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
@@ -9,11 +9,11 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
-from twinhost.system_digital_twin.events.events import Events, Page, Topic
-from twinhost.system_digital_twin.registry.actions import SUCCESS, require_speaks_for
-from twinhost.system_digital_twin.registry.messages import require_shallow
+from twinhost.system_digital_twin import SUCCESS, Success
+from twinhost.system_digital_twin.events.events import Events, Page, StoredError, StoredEvent, Topic
+from twinhost.system_digital_twin.registry.actions import require_shallow, require_speaks_for
 
-MAX_DEPTH = 32  # of what an event carries: an answer nests it deeper than its request did, and must be written
+MAX_DEPTH = 32  # of an event's data: a reply nests it deeper than its request did, and must still be encoded
 MAX_LIMIT = 1_000
 SENTENCE = Annotated[str, msgspec.Meta(max_length=16_384)]
 STACK_TRACE = Annotated[str, msgspec.Meta(max_length=32_768)]
@@ -24,7 +24,7 @@ LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 
 
 class Event(msgspec.Struct, kw_only=True):
-    """Something happened: `ttl` is how many seconds it is worth telling, 0 and null for ever."""
+    """Something that happened. It expires `ttl` seconds after it arrived; with 0 or null, never."""
 
     event_id: NAME
     event_type: NAME
@@ -39,7 +39,7 @@ class Event(msgspec.Struct, kw_only=True):
 
 
 class ErrorReport(msgspec.Struct, kw_only=True):
-    """Something went wrong."""
+    """Something that went wrong."""
 
     error_id: NAME
     agent_id: NAME
@@ -58,22 +58,22 @@ class ErrorReport(msgspec.Struct, kw_only=True):
 
 
 class PublishEvent(Request, tag="publish_event"):
-    """Keep an event, and send it on the feed."""
+    """Store an event, and send it on the feed."""
 
     event: Event
 
 
 class ReportError(Request, tag="report_error"):
-    """Keep an error, and send it on the feed."""
+    """Store an error report, and send it on the feed."""
 
     error: ErrorReport
 
 
 class GetEvents(Request, tag="get_events"):
-    """The newest events, newest first.
+    """Return the newest events, newest first.
 
-    `since` is a number, and those after it are meant; or a moment in ISO-8601, and those from it on
-    are. `before` is a number: the next page of what did not fit.
+    `since` is a sequence number, for those after it, or a time in ISO-8601, for those from then on. `before` is a
+    sequence number: the last one of a page gives the next page.
     """
 
     since: SEQ | MOMENT | None = None
@@ -82,140 +82,96 @@ class GetEvents(Request, tag="get_events"):
 
 
 class GetErrors(Request, tag="get_errors"):
-    """The newest errors; fields as of `get_events`."""
+    """Return the newest errors, newest first; the fields are those of `get_events`."""
 
     since: SEQ | MOMENT | None = None
     before: SEQ | None = None
     limit: LIMIT = 100
 
 
-class Kept(TypedDict):
-    """Of everything that is kept: its number, when it came in, by whose key, and the moment that its teller gave it."""
+class EventStored(Success):
+    """The event is stored under this number."""
 
-    seq: int
-    time: str
-    written_by: str
-    timestamp: str | float
-
-
-class KeptEvent(Kept):
-    """An event as it was told."""
-
-    event_id: str
-    event_type: str
-    source_agent: str
-    data: dict[str, Any] | None
-    propagate: bool
-    ttl: float | None
-
-
-class KeptError(Kept):
-    """An error as it was told."""
-
-    error_id: str
-    agent_id: str
-    severity: Literal["info", "warning", "error", "critical"]
-    error_type: str
-    message: str
-    context: dict[str, Any] | None
-    stack_trace: str | None
-    related_task_id: str | None
-    recovery_attempted: bool
-    recovery_successful: bool | None
-
-
-class EventStored(TypedDict):
-    """The event is kept under this number."""
-
-    status: Literal["success"]
     message: str
     event_id: str
     seq: int
 
 
-class ErrorStored(TypedDict):
-    """The error is kept under this number."""
+class ErrorStored(Success):
+    """The error is stored under this number."""
 
-    status: Literal["success"]
     message: str
     error_id: str
     seq: int
 
 
-class PageTold(TypedDict):
-    """Of a page: whether older ones were left out, the newest number of all, and the newest that gave way (0: none)."""
+class PageReply(Success):
+    """A page: whether older ones were left out, the newest number of all, and the newest that was deleted (0: none)."""
 
-    status: Literal["success"]
     more: bool
     last_seq: int
     let_go_to: int
 
 
-class EventsTold(PageTold):
+class EventList(PageReply):
     """Events, newest first."""
 
-    events: list[KeptEvent]
+    events: list[StoredEvent]
 
 
-class ErrorsTold(PageTold):
+class ErrorList(PageReply):
     """Errors, newest first."""
 
-    errors: list[KeptError]
+    errors: list[StoredError]
+
+
+class PublishedEvent(StoredEvent):
+    """An event on the feed, with the number of the one that was sent before it; 0 for the first."""
+
+    previous_seq: int
+
+
+class PublishedError(StoredError):
+    """An error on the feed, with the number of the one that was sent before it; 0 for the first."""
+
+    previous_seq: int
 
 
 class EventActions(Feature):
-    """Events and errors as the wire has them."""
+    """The actions on events and errors."""
 
     def __init__(self, events: Events, max_reply_bytes: int) -> None:
         self._events = events
-        self._max_bytes = max_reply_bytes // 2  # of records; what an answer says of each is less than that
+        self._max_bytes = max_reply_bytes // 2  # of records; what a reply adds to each is less than that
 
     @action(mutates=True)
     def publish(self, request: PublishEvent, caller: Caller) -> EventStored:
         event = request.event
         require_speaks_for(caller, event.source_agent)
-        fields = _told(event)
-        seq = self._events.add(Topic.EVENT, fields, caller.name, ttl_s=event.ttl or 0.0, propagate=event.propagate)
-        return {
-            "status": SUCCESS,
-            "message": f"event {event.event_id} stored",
-            "event_id": event.event_id,
-            "seq": seq,
-        }
+        ttl_s = event.ttl or 0.0
+        seq = self._events.add(Topic.EVENT, _fields(event), caller.name, ttl_s=ttl_s, propagate=event.propagate)
+        message = f"event {event.event_id} stored"
+        return {"status": SUCCESS, "message": message, "event_id": event.event_id, "seq": seq}
 
     @action(mutates=True)
     def report(self, request: ReportError, caller: Caller) -> ErrorStored:
         error = request.error
         require_speaks_for(caller, error.agent_id)
-        seq = self._events.add(Topic.ERROR, _told(error), caller.name)
-        return {
-            "status": SUCCESS,
-            "message": f"error {error.error_id} stored",
-            "error_id": error.error_id,
-            "seq": seq,
-        }
+        seq = self._events.add(Topic.ERROR, _fields(error), caller.name)
+        message = f"error {error.error_id} stored"
+        return {"status": SUCCESS, "message": message, "error_id": error.error_id, "seq": seq}
 
     @action(forwardable=True)
-    def events(self, request: GetEvents, _: Caller) -> EventsTold:
+    def events(self, request: GetEvents, _: Caller) -> EventList:
         page = self._page(Topic.EVENT, request)
-        return {
-            "status": SUCCESS,
-            "events": [cast("KeptEvent", entry.document()) for entry in page.entries],  # as its teller's request was
-            "more": page.more,
-            "last_seq": page.last_seq,
-            "let_go_to": page.let_go_to,
-        }
+        events = [cast("StoredEvent", entry.document()) for entry in page.entries]  # checked when they were stored
+        return {"status": SUCCESS, "events": events, **_bounds(page)}
 
     @action(forwardable=True)
-    def errors(self, request: GetErrors, _: Caller) -> ErrorsTold:
+    def errors(self, request: GetErrors, _: Caller) -> ErrorList:
         page = self._page(Topic.ERROR, request)
-        return {
-            "status": SUCCESS,
-            "errors": [cast("KeptError", entry.document()) for entry in page.entries],
-            "more": page.more,
-            "last_seq": page.last_seq,
-            "let_go_to": page.let_go_to,
-        }
+        errors = [cast("StoredError", entry.document()) for entry in page.entries]
+        return {"status": SUCCESS, "errors": errors, **_bounds(page)}
 
     def _page(self, topic: Topic, request: GetEvents | GetErrors) -> Page:
         since = request.since
@@ -229,9 +185,13 @@ class EventActions(Feature):
         )
 
 
-def _told(told: msgspec.Struct) -> dict[str, Any]:
-    """Return what was told; without a moment, which is then that of its coming in."""
-    fields = msgspec.structs.asdict(told)
+def _bounds(page: Page) -> PageReply:
+    return {"status": SUCCESS, "more": page.more, "last_seq": page.last_seq, "let_go_to": page.let_go_to}
+
+
+def _fields(sent: Event | ErrorReport) -> dict[str, Any]:
+    """Return the sender's fields; without a timestamp it is dated when it arrives."""
+    fields = msgspec.structs.asdict(sent)
     if fields["timestamp"] is None:
         del fields["timestamp"]
     return fields
@@ -243,5 +203,5 @@ def _moment(text: str) -> float:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise MalformedRequest(
-            f"Expected a sequence number or a moment in ISO-8601, got {text!r} - at `$.since`"
+            f"Expected a sequence number or a time in ISO-8601, got {text!r} - at `$.since`"
         ) from None

@@ -1,55 +1,89 @@
-"""Events and errors as agents tell them: kept in their order, bounded, and sent on the feed once they are on disk.
+"""Events and errors: a limited number is stored in order, and each is sent on the feed once it is on disk.
 
-Both share one numbering: `seq` goes on over restarts, and no number is given twice. What is sent on
-the feed also names the number sent before it under its topic, so that a subscriber sees what it missed.
+Both share one sequence: `seq` continues over restarts, and no number is used twice. A message on the feed also has
+the number of the one before it under its topic, so a subscriber detects what it missed.
 
-An agent that was cut off tells again what it got no answer to. What the same caller tells twice, alike in every field,
-its id and its moment among them, is kept once. An id that is used for something else is another event, as ever; and so
-is one that names no moment, since its moment is that of its coming in.
+An agent that was disconnected sends again what it got no reply to. What the same caller sends twice, equal in every
+field including the id and the timestamp, is stored once. With another content it is another event, even under the
+same id; so is one without a timestamp, because it is dated when it arrives.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
 from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import MessageTooLarge
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.taken_once import TakenOnce, digest_of
+from twinhost.system_digital_twin.deduplication import Deduplication, digest_of
 
 
 class Topic(StrEnum):
-    """What the feed calls the two kinds."""
+    """The topics of the two kinds on the feed."""
 
     EVENT = "EVENT:"
     ERROR = "ERROR:"
 
 
-class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """One event or error; `time` is when it came in, in seconds since the epoch."""
+class StoredFields(TypedDict):
+    """What every stored event or error has: its number, when it arrived, the caller, and its own timestamp."""
+
+    seq: int
+    time: str
+    written_by: str
+    timestamp: str | float
+
+
+class StoredEvent(StoredFields):
+    """An event, as it was published."""
+
+    event_id: str
+    event_type: str
+    source_agent: str
+    data: dict[str, Any] | None
+    propagate: bool
+    ttl: float | None
+
+
+class StoredError(StoredFields):
+    """An error, as it was reported."""
+
+    error_id: str
+    agent_id: str
+    severity: Literal["info", "warning", "error", "critical"]
+    error_type: str
+    message: str
+    context: dict[str, Any] | None
+    stack_trace: str | None
+    related_task_id: str | None
+    recovery_attempted: bool
+    recovery_successful: bool | None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One event or error in the store; `time` is when it arrived, in seconds since the epoch."""
 
     seq: int
     time: float
     written_by: str
-    propagated: bool
     fields: dict[str, Any]
 
     def document(self) -> dict[str, Any]:
-        """Return it as it is answered and sent."""
-        told = {"seq": self.seq, "time": iso_time(self.time), "written_by": self.written_by}
-        return {"timestamp": told["time"], **self.fields, **told}
+        """Return it as a reply or the feed has it."""
+        own = {"seq": self.seq, "time": iso_time(self.time), "written_by": self.written_by}
+        return {"timestamp": own["time"], **self.fields, **own}
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Some of a topic, newest first; `more` older ones were asked for and not returned."""
+    """Entries of one topic, newest first; `more`: older ones match, and are not in it."""
 
-    entries: list[Stored]
+    entries: list[Entry]
     more: bool
-    last_seq: int  # of all that ever came in
-    let_go_to: int  # the newest of the topic that gave way to newer ones; 0 where none did
+    last_seq: int  # of both topics
+    let_go_to: int  # the newest of the topic that was deleted for newer ones; 0: none
 
 
 MIGRATION = """
@@ -71,17 +105,17 @@ CREATE TABLE happenings_let_go (
 """
 _SEVERE = "topic = 'ERROR:' AND json_extract(CAST(record AS TEXT), '$.severity') IN ('error', 'critical')"
 MIGRATION_SEVERE = f"CREATE INDEX happenings_severe ON happenings (time_ms, expires_ms) WHERE {_SEVERE};"
-MOST = 10_000  # of a topic
-MOST_BYTES = 64 * 1024 * 1024  # of a topic
-MAX_BYTES = 60_000  # of one; what the feed adds to it must fit as well
-SKIPPED = 1_000_000_000  # numbers, for what was told since an older state that is restored
-_LOOK_EVERY_S = 10.0  # for those whose time is over; they are not told any more in any case
+MOST = 10_000  # per topic
+MOST_BYTES = 64 * 1024 * 1024  # per topic
+MAX_BYTES = 60_000  # of one; the feed adds some fields
+SKIPPED = 1_000_000_000  # numbers, for those that were used since the backup which is restored
+_LOOK_EVERY_S = 10.0  # for expired ones; no reply has them in any case
 
-Publish = Callable[..., None]  # a topic, and the fields
+Publish = Callable[..., None]  # takes a topic and the event's fields
 
 
 def skip_numbers(database: Database) -> None:
-    """Leave out numbers, in the transaction under way: after an older state is restored, its next were given before."""
+    """Skip numbers, in the current transaction: after the restore of a backup, the next ones were used before."""
     if not database.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'happenings'", (SKIPPED,)).rowcount:
         database.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('happenings', ?)", (SKIPPED,))
 
@@ -108,30 +142,32 @@ class Events:
         self._most_bytes = most_bytes
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(dict[str, Any])
-        self._once = TakenOnce(database)
+        self._once = Deduplication(database)
         self._look_at = 0.0
         self._held = self._count()
 
     def add(
         self, topic: Topic, fields: Mapping[str, Any], written_by: str, *, ttl_s: float = 0.0, propagate: bool = True
     ) -> int:
-        """Keep one, and send it on the feed once it is on disk; return its number. The oldest gives way.
+        """Store one, and send it on the feed once it is on disk; return its number. The oldest is deleted for it.
 
-        One with a `timestamp` that this caller has told before, alike in every field, has its number already, and is
-        not sent again.
+        One with a `timestamp` that this caller has sent before, equal in every field, keeps its number, and is not sent
+        again.
 
         Args:
-            fields: what its sender says of it.
-            ttl_s: it is neither told nor sent once it is older; 0: for ever.
-            propagate: False keeps it off the feed.
+            topic: its kind.
+            fields: as its sender gave them.
+            written_by: the caller.
+            ttl_s: the age in seconds at which it expires; 0: never.
+            propagate: False: it is not sent on the feed.
 
         Raises:
-            MessageTooLarge: it is larger than what the feed carries.
+            MessageTooLarge: it is larger than a message of the feed may be.
         """
         record = self._encoder.encode(fields)
         if len(record) > MAX_BYTES:
             raise MessageTooLarge(
-                f"it has {len(record)} bytes of JSON and {MAX_BYTES} are allowed; leave out what can be looked up"
+                f"it has {len(record)} bytes of JSON and {MAX_BYTES} are allowed; shorten its text fields"
             )
         scope, key = f"{topic.value}{written_by}", digest_of({**fields}) if "timestamp" in fields else None
         known = self._once.find(scope, key) if key else None
@@ -147,16 +183,10 @@ class Events:
             (topic.value, now_ms, expires_ms, propagate, written_by, record),
         ).fetchone()[0]
         if key:
-            self._once.note(scope, key, seq)
+            self._once.record(scope, key, seq)
         if propagate:
-            stored = Stored(
-                seq=seq,
-                time=now_ms / 1_000,
-                written_by=written_by,
-                propagated=True,
-                fields=self._decoder.decode(record),
-            )
-            self._database.after_commit(lambda: self._send(topic, stored, previous, expires_ms))
+            entry = self._entry(seq, now_ms, written_by, record)
+            self._database.after_commit(lambda: self._send(topic, entry, previous, expires_ms))
         return int(seq)
 
     def newest(
@@ -169,17 +199,18 @@ class Events:
         limit: int,
         max_bytes: int,
     ) -> Page:
-        """Return the newest of a topic whose time is not over, newest first: at least one, and no more than fit.
+        """Return the newest of a topic that have not expired, newest first: at least one, if there is one.
 
         Args:
-            since_seq: those after this number.
-            since_time: those that came in at this moment, in seconds since the epoch, or later.
-            before_seq: those before this number.
-            limit: at most so many.
-            max_bytes: of their records together.
+            topic: the kind.
+            since_seq: only those after this number.
+            since_time: only those that arrived at this time, in seconds since the epoch, or later.
+            before_seq: only those before this number.
+            limit: the number of entries.
+            max_bytes: the size of their records together.
         """
         rows = self._database.execute(
-            "SELECT seq, time_ms, written_by, propagated, record FROM happenings "
+            "SELECT seq, time_ms, written_by, record FROM happenings "
             "WHERE topic = ? AND seq > ? AND seq < ? AND time_ms >= ? AND (expires_ms IS NULL OR expires_ms > ?) "
             "ORDER BY seq DESC LIMIT ?",
             (
@@ -191,73 +222,62 @@ class Events:
                 limit + 1,
             ),
         )
-        entries: list[Stored] = []
+        entries: list[Entry] = []
         size, more = 0, False
-        for seq, time_ms, written_by, propagated, record in rows:
+        for seq, time_ms, written_by, record in rows:
             size += len(record)
             if len(entries) == limit or (entries and size > max_bytes):
                 more = True
                 break
-            entries.append(self._stored(seq, time_ms, written_by, propagated, record))
+            entries.append(self._entry(seq, time_ms, written_by, record))
         rows.close()
         return Page(entries=entries, more=more, last_seq=self.last_seq, let_go_to=self._let_go_to(topic))
 
-    def severe_since(self, since_time: float, limit: int) -> list[Stored]:
-        """Return the newest errors of severity `error` or `critical` whose time is not over, newest first.
-
-        Args:
-            since_time: those that came in at this moment, in seconds since the epoch, or later.
-            limit: at most so many.
-        """
+    def severe_since(self, since_time: float, limit: int) -> list[Entry]:
+        """Return the newest errors of severity `error` or `critical` since a time in seconds since the epoch."""
         select, values = _severe_since(since_time)
         rows = self._database.execute(
-            f"SELECT seq, time_ms, written_by, propagated, record {select} ORDER BY time_ms DESC, seq DESC LIMIT ?",
+            f"SELECT seq, time_ms, written_by, record {select} ORDER BY time_ms DESC, seq DESC LIMIT ?",
             (*values, limit),
         )
-        return [self._stored(*row) for row in rows]
+        return [self._entry(*row) for row in rows]
 
     def count_severe_since(self, since_time: float) -> int:
-        """Return how many of those there are."""
+        """Return the number of those."""
         select, values = _severe_since(since_time)
         return int(self._database.execute(f"SELECT count(*) {select}", values).fetchone()[0])
 
     @property
     def last_seq(self) -> int:
-        """The newest number that was given; 0 before the first."""
+        """The newest number; 0 before the first."""
         row = self._database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'happenings'").fetchone()
         return int(row[0]) if row else 0
 
     def on_tick(self) -> None:
-        """Delete those whose time is over; on the thread that owns the database.
+        """Delete the expired ones.
 
         Raises:
-            StoreUnavailable: they stay on disk, untold, until it works.
+            StoreUnavailable: they are still on disk; no reply has them, and the deletion is retried.
         """
         clock = time.monotonic()
         if clock < self._look_at:
             return
         self._look_at = clock + _LOOK_EVERY_S
         now_ms = _now_ms()
-        over = "FROM happenings WHERE expires_ms IS NOT NULL AND expires_ms <= ?"
-        if self._database.execute(f"SELECT 1 {over} LIMIT 1", (now_ms,)).fetchone() is None:
+        expired = "FROM happenings WHERE expires_ms IS NOT NULL AND expires_ms <= ?"
+        if self._database.execute(f"SELECT 1 {expired} LIMIT 1", (now_ms,)).fetchone() is None:
             return
         with self._database.transaction():
-            self._undo_to_here()
-            self._database.execute(f"DELETE {over}", (now_ms,))
+            self._restore_on_rollback()
+            self._database.execute(f"DELETE {expired}", (now_ms,))
             self._held = self._count()
 
-    def _stored(self, seq: int, time_ms: int, written_by: str, propagated: int, record: bytes) -> Stored:
-        return Stored(
-            seq=seq,
-            time=time_ms / 1_000,
-            written_by=written_by,
-            propagated=bool(propagated),
-            fields=self._decoder.decode(record),
-        )
+    def _entry(self, seq: int, time_ms: int, written_by: str, record: bytes) -> Entry:
+        return Entry(seq=seq, time=time_ms / 1_000, written_by=written_by, fields=self._decoder.decode(record))
 
-    def _send(self, topic: Topic, stored: Stored, previous: int, expires_ms: int | None) -> None:
+    def _send(self, topic: Topic, entry: Entry, previous: int, expires_ms: int | None) -> None:
         if expires_ms is None or _now_ms() < expires_ms:
-            self._publish(topic.value.encode(), **stored.document(), previous_seq=previous)
+            self._publish(topic.value.encode(), **entry.document(), previous_seq=previous)
 
     def _last_on_feed(self, topic: Topic) -> int:
         row = self._database.execute(
@@ -266,7 +286,7 @@ class Events:
         return int(row[0]) if row else 0
 
     def _make_room(self, topic: Topic, size: int) -> None:
-        self._undo_to_here()
+        self._restore_on_rollback()
         held = self._held.get(topic, _Held())
         count, total, let_go = held.count + 1, held.size + size, 0
         while count > 1 and (count > self._most or total > self._most_bytes):
@@ -290,7 +310,7 @@ class Events:
         rows = self._database.execute("SELECT topic, count(*), sum(length(record)) FROM happenings GROUP BY topic")
         return {Topic(topic): _Held(count, size) for topic, count, size in rows}
 
-    def _undo_to_here(self) -> None:
+    def _restore_on_rollback(self) -> None:
         before = dict(self._held)
 
         def undo() -> None:
@@ -301,7 +321,7 @@ class Events:
 
 def _severe_since(since_time: float) -> tuple[str, tuple[int, int]]:
     select = (
-        f"FROM happenings INDEXED BY happenings_severe WHERE {_SEVERE} "  # which the planner does not take by itself
+        f"FROM happenings INDEXED BY happenings_severe WHERE {_SEVERE} "  # the planner does not choose it by itself
         "AND time_ms >= ? AND (expires_ms IS NULL OR expires_ms > ?)"
     )
     return select, (round(since_time * 1_000), _now_ms())

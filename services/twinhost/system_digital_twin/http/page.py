@@ -1,18 +1,26 @@
-"""The dashboard's files: a fixed list that is read at the start, so that no request names a path."""
+"""The dashboard: its files, `/api/state`, and `/api/stream`.
 
+The files are a fixed list that is read at the start, so no request names a path.
+"""
+
+import asyncio
 import gzip
 import hashlib
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from twinhost.agent.http import STREAM_PATH
+from twinhost.system_digital_twin.http.state import Board
 
 STATIC = Path(__file__).parent / "static"
 
-# Nothing but what this server sends: no inline script or style, no other site, no frame around it, no form.
+# Only what this server sends: no inline script or style, no other site, no frame around it, no form.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -71,3 +79,49 @@ def _serve(file: _File) -> Callable[[Request], Response]:
         return Response(file.body, headers=headers, media_type=file.media_type)
 
     return answer
+
+
+MAX_LISTENERS = 32  # of the 64 connections that the port holds, so that the page and the checks still get in
+KEEP_ALIVE_S = 10.0
+RETRY_MS = 1_000  # a browser comes back by itself after that
+_LOOK_EVERY_S = 0.2
+_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+class Stream:
+    """The two routes; counts who listens."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._listeners = 0
+
+    def routes(self) -> list[Route]:
+        return [Route("/api/state", self._state), Route(STREAM_PATH, self._stream)]
+
+    async def _state(self, _: Request) -> Response:
+        return Response(self._board.snapshot.body, media_type="application/json", headers=_STREAM_HEADERS)
+
+    async def _stream(self, _: Request) -> Response:
+        if self._listeners >= MAX_LISTENERS:
+            return PlainTextResponse(
+                f"{MAX_LISTENERS} listen already; close a page\n", status_code=503, headers=_STREAM_HEADERS
+            )
+        return StreamingResponse(self._messages(), media_type="text/event-stream", headers=_STREAM_HEADERS)
+
+    async def _messages(self) -> AsyncIterator[bytes]:
+        """Send every state that is new, and a comment where there is none for long."""
+        self._listeners += 1
+        try:
+            yield b"retry: %d\n\n" % RETRY_MS
+            sent, sent_at = -1, time.monotonic()
+            while True:
+                snapshot = self._board.snapshot
+                if snapshot.number != sent:
+                    sent, sent_at = snapshot.number, time.monotonic()
+                    yield b"event: state\ndata: %b\n\n" % snapshot.body
+                elif time.monotonic() - sent_at >= KEEP_ALIVE_S:
+                    sent_at = time.monotonic()
+                    yield b": keep-alive\n\n"
+                await asyncio.sleep(_LOOK_EVERY_S)
+        finally:
+            self._listeners -= 1

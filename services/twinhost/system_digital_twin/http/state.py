@@ -1,4 +1,4 @@
-"""The document of `/api/state`: the whole system at one moment, as the dashboard draws it."""
+"""The document of `/api/state`: a snapshot of the system, as the dashboard draws it."""
 
 import time
 from collections import deque
@@ -13,14 +13,25 @@ from twinhost.agent.health import HealthDocument, iso_time
 from twinhost.agent.telemetry import Peer
 from twinhost.network_config import Agent
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
-from twinhost.system_digital_twin.events.events import Events, Stored, Topic
-from twinhost.system_digital_twin.metrics.actions import rounded
+from twinhost.system_digital_twin.events.events import Entry, Events, Topic
+from twinhost.system_digital_twin.metrics.history import rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry
 
+SHOWN = 50  # events, and errors
+MAX_ROWS = 300  # agents, sessions, and leases; the page has no more rows for each
+MAX_SHOWN_BYTES = 256 * 1024  # for each of them, since a page receives all of it every second
+MAX_DEPENDENCIES = 12  # of an agent; the page shows no more
+MAX_GPUS = 16  # of a host
+RECENT_S = 86_400.0  # newer errors and refusals call for attention; an agent silent for longer is gone
+DRAW_EVERY_S = 1.0
+_ACCEPTED, _PROBES = "accepted", "announced_probe"
+_SAMPLE_EVERY_S = 900.0  # for the counts of refusals
+_HISTORY = ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms")
+
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class Snapshot:
     """A state as one line of JSON; `number` counts them."""
 
     number: int
@@ -28,35 +39,19 @@ class Notice:
 
 
 class Board:
-    """Holds one notice, which is replaced whole, so that a reader never sees half of two."""
+    """Holds the newest snapshot. It is replaced as a whole, so a reader on another thread never sees parts of two."""
 
     def __init__(self) -> None:
         self._encoder = msgspec.json.Encoder()
-        self._notice = Notice(0, b"{}")
-
-    @property
-    def notice(self) -> Notice:
-        return self._notice
+        self.snapshot = Snapshot(0, b"{}")
 
     def put(self, document: Mapping[str, Any]) -> None:
-        """Replace what is shown."""
-        self._notice = Notice(self._notice.number + 1, self._encoder.encode(document))
-
-
-SHOWN = 50  # events, and errors
-MAX_ROWS = 300  # agents, sessions, and leases: the page has no more rows for either
-MAX_SHOWN_BYTES = 256 * 1024  # of each of them: the page is small, and so is what it gets every second
-MAX_DEPENDENCIES = 12  # of an agent; the page shows no more
-MAX_GPUS = 16  # of a host
-RECENT_S = 86_400.0  # errors and refusals of this age call for attention; an agent silent for longer is gone
-DRAW_EVERY_S = 1.0
-_ACCEPTED, _PROBES = "accepted", "announced_probe"
-_SAMPLE_EVERY_S = 900.0  # of the counts of refusals
-_HISTORY = ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms")
+        """Replace the snapshot."""
+        self.snapshot = Snapshot(self.snapshot.number + 1, self._encoder.encode(document))
 
 
 class StateBoard:
-    """Draws the state on a board, once a second, on the server's thread."""
+    """Puts a snapshot on a board once a second, on the server's thread."""
 
     def __init__(
         self, foundation: Foundation, registry: Registry, metrics: Metrics, leases: Leases, events: Events
@@ -72,10 +67,10 @@ class StateBoard:
         self._events = events
         self._drawn_at, self._requests = 0.0, 0
         self._recent = _RecentCounts()
-        self.board.put(self._document(0.0))  # an empty state would read as one where nothing is amiss
+        self.board.put(self._document(0.0))  # an empty document would look like a system without problems
 
     def on_tick(self) -> None:
-        """Draw, where a second has passed."""
+        """Take a snapshot if DRAW_EVERY_S has passed."""
         now = time.monotonic()
         passed_s = now - self._drawn_at
         if passed_s < DRAW_EVERY_S:
@@ -153,7 +148,7 @@ class StateBoard:
         }
 
     def _agents(self, records: Mapping[str, AgentRecord]) -> list[dict[str, Any]]:
-        """Return the agents by name; where not all of them fit, those of the hosts and the troubled do first."""
+        """Return the agents by name. If not all fit, the hosts' own agents and those with problems take precedence."""
         of_hosts, ok = self._config.agents, self._registry.is_ok
         first = sorted(records.values(), key=lambda each: (each.name not in of_hosts, self._gone(each), ok(each)))
         return sorted(_that_fit(self._agent(record) for record in first), key=lambda each: str(each["name"]))
@@ -163,7 +158,7 @@ class StateBoard:
             "name": record.name,
             "location": record.location,
             "status": self._registry.status(record),
-            "last_seen": iso_time(self._registry.last_seen(record.name)),
+            "last_seen": self._registry.brief(record)["last_seen"],
             "endpoint": f"{record.host}:{record.port}" if record.host and record.port else None,
             "registered_by": record.registered_by,
             "agent_type": record.agent_type,
@@ -172,7 +167,7 @@ class StateBoard:
         }
 
     def _gone(self, record: AgentRecord) -> bool:
-        """Whether an agent was silent for so long that somebody should unregister it; a host's own never is."""
+        """Whether an agent has been silent for so long that somebody should unregister it; a host's own never is."""
         return record.name not in self._config.agents and self._registry.silent_s(record.name) > RECENT_S
 
     def _lease(self, lease: Lease) -> dict[str, Any]:
@@ -186,23 +181,22 @@ class StateBoard:
             "expires_in_s": rounded(self._leases.expires_in_s(lease), 1),
         }
 
-    def _errors(self, severe: list[Stored]) -> list[dict[str, Any]]:
-        """Return the newest errors, those that call for attention first."""
+    def _errors(self, severe: list[Entry]) -> list[dict[str, Any]]:
+        """Return the newest errors, beginning with those that call for attention."""
         attention = {each.seq for each in severe}
         others = (each for each in self._newest(Topic.ERROR) if each.seq not in attention)
         return _that_fit(({**_error(each), "attention": each.seq in attention} for each in (*severe, *others)), SHOWN)
 
-    def _newest(self, topic: Topic) -> list[Stored]:
+    def _newest(self, topic: Topic) -> list[Entry]:
         return list(self._events.newest(topic, limit=SHOWN, max_bytes=MAX_SHOWN_BYTES).entries)
 
 
 def _failed(health: HealthDocument) -> list[str]:
-    """Return what is wrong by mainpc's own checks."""
     return [check["detail"] for check in health["checks"].values() if not check["ok"]]
 
 
 def _that_fit(documents: Iterable[dict[str, Any]], most: int = MAX_ROWS) -> list[dict[str, Any]]:
-    """Return the first of them: no more than the page has rows for, and no more than MAX_SHOWN_BYTES of JSON."""
+    """Return the first of them: at most `most`, and at most MAX_SHOWN_BYTES of JSON."""
     shown: list[dict[str, Any]] = []
     size = 0
     for document in documents:
@@ -236,13 +230,13 @@ def _refused(handshakes: Mapping[str, int]) -> dict[str, int]:
 
 
 class _RecentCounts:
-    """What counts have grown by in the last RECENT_S, to _SAMPLE_EVERY_S; they began at 0 with this object."""
+    """The growth of counters in the last RECENT_S, to within _SAMPLE_EVERY_S; they start at 0 with this object."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, Mapping[str, int]]] = deque([(time.monotonic(), {})])
 
     def of(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the growth up to these counts."""
+        """Return the growth up to these values."""
         now = time.monotonic()
         if now - self._samples[-1][0] >= _SAMPLE_EVERY_S:
             self._samples.append((now, counts))
@@ -252,22 +246,22 @@ class _RecentCounts:
         return {cause: grown for cause, count in counts.items() if (grown := count - before.get(cause, 0)) > 0}
 
 
-def _event(stored: Stored) -> dict[str, Any]:
-    fields = stored.fields
+def _event(entry: Entry) -> dict[str, Any]:
+    fields = entry.fields
     return {
-        "seq": stored.seq,
-        "time": iso_time(stored.time),
+        "seq": entry.seq,
+        "time": iso_time(entry.time),
         "type": fields.get("event_type"),
-        "source": stored.written_by if stored.written_by != "unauthenticated" else fields.get("source_agent"),
+        "source": entry.written_by if entry.written_by != "unauthenticated" else fields.get("source_agent"),
         "data": fields.get("data"),
     }
 
 
-def _error(stored: Stored) -> dict[str, Any]:
-    fields = stored.fields
+def _error(entry: Entry) -> dict[str, Any]:
+    fields = entry.fields
     return {
-        "seq": stored.seq,
-        "time": iso_time(stored.time),
+        "seq": entry.seq,
+        "time": iso_time(entry.time),
         "severity": fields.get("severity"),
         "type": fields.get("error_type"),
         "agent": fields.get("agent_id"),

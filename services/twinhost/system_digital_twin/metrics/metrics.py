@@ -1,116 +1,146 @@
 """The metrics of every host: the newest samples in memory, and their means and maxima in SQLite.
 
-A sample is dated by mainpc's clock when it comes, so that the hosts' clocks need not agree, and it is
-current by the monotonic one. What a host measured is never shown as current once it has fallen silent.
+mainpc's clock dates a sample when it arrives, so the hosts' clocks need not agree. Whether a sample is current is
+decided by the monotonic clock; the last sample of a host that has stopped reporting is not shown as current.
 
-A sample that names its own moment is counted once, however often it is told, and is on disk before that is
-answered. One that comes late, because its host was cut off, is in the history and never current.
+A sample that has a time of its own is counted once, even if it is sent again, and is on disk before the reply. A late
+one, from a host that was disconnected, enters the history and is never current.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, TypedDict
 
 import msgspec
 
+from twinhost.agent.health import iso_time
 from twinhost.agent.host_metrics import HostSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.metrics.history import Bucket, History
-from twinhost.system_digital_twin.taken_once import TakenOnce
+from twinhost.system_digital_twin.deduplication import Deduplication
+from twinhost.system_digital_twin.metrics.history import Bucket, History, Resolution, TimeSeries, rounded
 
+MIGRATION = """
+CREATE TABLE vram_reports (
+    agent_name TEXT PRIMARY KEY NOT NULL,
+    record BLOB NOT NULL
+) STRICT;
+"""
+MAX_REPORTS = 256  # of VRAM
 KEPT_IN_MEMORY = 60  # samples of a host
 STALE_AFTER = 3  # intervals
 MAX_HOSTS = 64
-_RETRY_S = 5.0  # until a history that could not be written is tried again
-_MAX_WAITING = 10_000  # minutes that wait for a store that can be written
+_RETRY_S = 5.0  # until a failed write of the history is retried
+_MAX_WAITING = 10_000  # minutes, while the database can't be written
+
+
+class Gpu(TypedDict):
+    """One GPU."""
+
+    index: int
+    name: str
+    used_mb: float | None
+    total_mb: float | None
+    utilisation_percent: float | None
+
+
+class HostMetrics(TypedDict):
+    """A host's current metrics: null and `stale` if it stopped reporting; `limited` if they are its container's."""
+
+    cpu_usage: float | None
+    ram_usage_mb: float | None
+    ram_total_mb: float | None
+    vram_usage_mb: float | None
+    vram_total_mb: float | None
+    network_latency_ms: float | None
+    timestamp: str
+    stale: bool
+    limited: bool | None
+    gpus: list[Gpu]
 
 
 class _Host(msgspec.Struct, frozen=True):
-    """What is in memory of one host. Replaced as a whole, so that a request that is undone leaves nothing."""
+    """What is in memory of one host. It is replaced as a whole, so that a rollback can restore it."""
 
     samples: tuple[HostSample, ...] = ()  # late ones too
-    newest: HostSample | None = None  # of those that came in time
+    newest: HostSample | None = None  # of those that were not late
     heard: float = 0.0  # monotonic
-    measured_since: float = 0.0  # monotonic: the newest sample was taken after that
+    measured_since: float = 0.0  # monotonic: the newest sample was taken later
     minute: Bucket | None = None
 
 
 class Metrics:
-    """Samples by host; one thread reads and writes, and the own host's sampler leaves its own in `queue()`."""
+    """Samples by host, for one thread; the sampler's thread adds those of this host with `queue()`."""
 
     def __init__(self, database: Database, interval_s: float, own_host: str, hosts: Sequence[str]) -> None:
-        """Expect a sample of each host every `interval_s`; `hosts` are those that are known before they report."""
+        """Expect a sample of each host every `interval_s`; `hosts` are known before they report."""
         self._database = database
         self._stale_after_s = STALE_AFTER * interval_s
-        self._own_host = own_host
+        self.own_host = own_host  # which measures itself
         self._configured = frozenset({own_host, *hosts})
         self._hosts: dict[str, _Host] = {name: _Host() for name in sorted(self._configured)}
-        self._closed: tuple[tuple[str, Bucket], ...] = ()  # minutes that are over, not yet on disk
+        self._closed: tuple[tuple[str, Bucket], ...] = ()  # complete minutes, not yet on disk
         self._write_due = 0.0
         self._queue: deque[tuple[HostSample, float]] = deque(maxlen=KEPT_IN_MEMORY)
-        self._queued_at = 0.0  # the sampler's alone
+        self._queued_at = 0.0  # used by the sampler's thread only
         self.history_on_disk = History(database)
-        self._once = TakenOnce(database)
-
-    @property
-    def own_host(self) -> str:
-        """The host that this process runs on, which measures itself."""
-        return self._own_host
+        self._once = Deduplication(database)
 
     def hosts(self) -> list[str]:
         """Return every host, the own one first."""
-        return sorted(self._hosts, key=lambda name: (name != self._own_host, name))
+        return sorted(self._hosts, key=lambda name: (name != self.own_host, name))
 
     def is_configured(self, host: str) -> bool:
         return host in self._configured
 
     def queue(self, sample: HostSample) -> None:
-        """Leave a sample of the own host for the next tick; called by the one thread that takes them."""
+        """Keep a sample of this host for the next tick; called by the sampler's thread."""
         self._queue.append((sample, self._queued_at))
         self._queued_at = time.monotonic()
 
     def ingest(self, host: str, sample: HostSample, since: float | None = None) -> None:
-        """Take a sample that was measured after the monotonic moment `since`, or after the one before had come.
+        """Add a sample that was measured after the monotonic moment `since`, by default the previous sample's arrival.
 
         Raises:
-            LimitReached: it is of one host more than MAX_HOSTS, all of which report.
+            LimitReached: it is a new host's, and MAX_HOSTS others report.
         """
         dated = msgspec.structs.replace(sample, wall=time.time())
-        if host == self._own_host and sample.latency_ms is None:
+        if host == self.own_host and sample.latency_ms is None:
             dated = msgspec.structs.replace(dated, latency_ms=self._latency_to_others())
-        known = self._take(host, dated, since)
+        known = self._add(host, dated, since)
         minute, over = (known.minute or Bucket.at(dated.wall)).add(dated)
         self._hosts[host] = msgspec.structs.replace(self._hosts[host], minute=minute)
         if over is not None:
             self._close_minute(host, over)
 
     def ingest_once(self, host: str, sample: HostSample, late_by_s: float | None = None) -> bool:
-        """Take a sample that names its moment by its host's clock, and count it on disk; return False where it was.
+        """Add a sample that has a time of its own, and write it; return False if it was added before.
 
         Args:
-            sample: `wall` is that moment, in seconds since the epoch; to the millisecond no other sample has it.
-            late_by_s: how many seconds ago that was, where the sample is told late; it becomes no current one. What
-                would be before the epoch is dated to the epoch.
+            host: where it was measured.
+            sample: `wall` is its time by the host's clock; to the millisecond it identifies the sample.
+            late_by_s: the age of a late sample in seconds; it does not become the current one.
 
         Raises:
-            LimitReached: as of `ingest`; a late one has no limit.
+            LimitReached: as for `ingest`; never for a late sample.
         """
         scope, key = f"sample of {host}", round(sample.wall * 1_000).to_bytes(8, "big", signed=True)
         if self._once.find(scope, key) is not None:
             return False
-        self._once.note(scope, key, 0)
-        # A host whose clock is wrong may say more than there was since the epoch; no reader is told such a moment.
+        self._once.record(scope, key, 0)
+        # A host with a wrong clock may give an age before the epoch, which no reader could format.
         dated = msgspec.structs.replace(sample, wall=max(0.0, time.time() - (late_by_s or 0.0)))
         self.history_on_disk.add(host, Bucket.at(dated.wall).add(dated)[0], late_by_s or 0.0)
         if late_by_s is None:
-            self._take(host, dated, None)
+            self._add(host, dated, None)
         else:
-            self._take_late(host, dated)
+            self._add_late(host, dated)
         return True
 
-    def _take(self, host: str, sample: HostSample, since: float | None) -> _Host:
-        """Make a sample the current one; return what was known before."""
+    def _add(self, host: str, sample: HostSample, since: float | None) -> _Host:
+        """Make a sample the current one; return what was in memory before."""
         before = self._hosts.get(host)
         if before is None:
             self._make_room()
@@ -122,17 +152,17 @@ class Metrics:
             heard=time.monotonic(),
             measured_since=known.heard if since is None else since,
         )
-        self._undo_with(lambda: self._put_back(host, before))
+        self._undo_with(partial(self._put_back, host, before))
         return known
 
-    def _take_late(self, host: str, sample: HostSample) -> None:
-        """Put a sample in its place among those in memory, where there is one for it."""
+    def _add_late(self, host: str, sample: HostSample) -> None:
+        """Insert a sample by its time among those in memory, if the host is known."""
         before = self._hosts.get(host)
         if before is None:
             return
         samples = sorted((*before.samples, sample), key=lambda each: each.wall)
         self._hosts[host] = msgspec.structs.replace(before, samples=tuple(samples[-KEPT_IN_MEMORY:]))
-        self._undo_with(lambda: self._put_back(host, before))
+        self._undo_with(partial(self._put_back, host, before))
 
     def _close_minute(self, host: str, minute: Bucket) -> None:
         before = self._closed
@@ -154,46 +184,80 @@ class Metrics:
             self._database.on_rollback(undo)
 
     def stale(self, host: str) -> bool:
-        """Return whether nothing current is known of a host: no sample within three intervals."""
+        """Return whether a host has sent no sample within STALE_AFTER intervals."""
         known = self._get(host)
         return known.newest is None or time.monotonic() - known.heard > self._stale_after_s
 
     def current(self, host: str) -> HostSample | None:
-        """Return how a host is now, or None where that is not known.
-
-        Raises:
-            NotFound: there is no such host.
-        """
+        """Return a host's current sample, or None if it is stale; NotFound for an unknown host."""
         return None if self.stale(host) else self._get(host).newest
 
     def last_heard(self, host: str) -> float | None:
-        """Return when a host's newest sample came, in seconds since the epoch; None where none has."""
+        """Return when a host's newest sample arrived, in seconds since the epoch; None: never."""
         newest = self._get(host).newest
         return newest.wall if newest else None
 
     def measured_since(self, host: str) -> float:
-        """Return a monotonic moment after which a host's newest sample was taken for certain."""
+        """Return a monotonic moment that is certainly before a host's newest sample."""
         return self._get(host).measured_since
 
     def samples(self, host: str) -> tuple[HostSample, ...]:
         """Return the samples in memory, oldest first."""
         return self._get(host).samples
 
+    def now(self, host: str) -> HostMetrics:
+        """Return a host's current metrics as a reply has them."""
+        sample, heard = self.current(host), self.last_heard(host)
+        return {
+            "cpu_usage": rounded(sample.cpu_percent) if sample else None,
+            "ram_usage_mb": rounded(sample.ram_used_mb) if sample else None,
+            "ram_total_mb": rounded(sample.ram_total_mb) if sample else None,
+            "vram_usage_mb": rounded(sample.vram_used_mb) if sample else None,
+            "vram_total_mb": rounded(sample.vram_total_mb) if sample else None,
+            "network_latency_ms": rounded(sample.latency_ms, 3) if sample else None,
+            "timestamp": iso_time(time.time() if heard is None else heard),  # of the newest sample, if there is one
+            "stale": sample is None,
+            "limited": sample.limited if sample else None,
+            "gpus": [
+                {
+                    "index": gpu.index,
+                    "name": gpu.name,
+                    "used_mb": rounded(gpu.used_mb),
+                    "total_mb": rounded(gpu.total_mb),
+                    "utilisation_percent": rounded(gpu.utilisation_percent),
+                }
+                for gpu in (sample.gpus if sample else ())
+            ],
+        }
+
+    def series(self, host: str, resolution: Literal["sample"] | Resolution = "sample") -> TimeSeries:
+        """Return a host's samples in memory, or its means per minute or hour on disk; NotFound for an unknown host."""
+        samples = self.samples(host)
+        if resolution != "sample":
+            return self.history_on_disk.series(host, resolution)
+        return {
+            "timestamps": [iso_time(each.wall) for each in samples],
+            "cpu_usage": [rounded(each.cpu_percent) for each in samples],
+            "ram_usage_mb": [rounded(each.ram_used_mb) for each in samples],
+            "vram_usage_mb": [rounded(each.vram_used_mb) for each in samples],
+            "network_latency_ms": [rounded(each.latency_ms, 3) for each in samples],
+        }
+
     def on_tick(self) -> None:
-        """Take what the own host has measured, and write minutes that are over.
+        """Add the samples of this host, and write complete minutes.
 
         Raises:
-            StoreUnavailable: they can't be written now; they are kept and tried again.
+            StoreUnavailable: they can't be written now; the write is retried.
         """
         while self._queue:
             sample, since = self._queue.popleft()
-            self.ingest(self._own_host, sample, since)
+            self.ingest(self.own_host, sample, since)
         self._close_minutes_of_the_silent()
         if self._closed and time.monotonic() >= self._write_due:
             self._write(self._closed)
 
     def close(self) -> None:
-        """Write the minutes under way too; after a restart they are added to."""
+        """Write the incomplete minutes too; after a restart, samples are added to them."""
         self._write(
             (*self._closed, *((name, host.minute) for name, host in self._hosts.items() if host.minute is not None))
         )
@@ -216,17 +280,17 @@ class Metrics:
                 self._hosts[name] = msgspec.structs.replace(host, minute=None)
 
     def _latency_to_others(self) -> float | None:
-        """Return the round trip as the other end measured it: it is that of the same link, and the slowest counts."""
-        others = [self.current(name) for name in self._hosts if name != self._own_host]
+        """Return the largest round trip that another host measured, which is on the same link."""
+        others = [self.current(name) for name in self._hosts if name != self.own_host]
         return max((each.latency_ms for each in others if each and each.latency_ms is not None), default=None)
 
     def _make_room(self) -> None:
-        """Forget the host that has been silent for longest, where there are as many as may be."""
+        """Forget the stale host that has not reported for the longest time, if there are MAX_HOSTS."""
         if len(self._hosts) < MAX_HOSTS:
             return
         silent = [name for name in self._hosts if name not in self._configured and self.stale(name)]
         if not silent:
-            raise LimitReached(f"{MAX_HOSTS} hosts report their metrics and no more are taken; stop one of them")
+            raise LimitReached(f"{MAX_HOSTS} hosts report their metrics, which is the limit; stop one of them first")
         oldest = min(silent, key=lambda name: self._hosts[name].heard)
         forgotten = self._hosts.pop(oldest)
         self._undo_with(lambda: self._hosts.update({oldest: forgotten}))
@@ -236,3 +300,73 @@ class Metrics:
         if known is None:
             raise NotFound(f"no host {host[:64]!r} is known; there are: {', '.join(self.hosts())}")
         return known
+
+
+class VramReport(TypedDict):
+    """The VRAM that an agent's models use; `devices` has the MB per device."""
+
+    agent_name: str
+    host: str
+    total_vram_mb: float
+    total_vram_used_mb: float
+    devices: dict[str, float]
+    models: int
+    timestamp: str
+
+
+class VramRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A report as it is stored; `wall` is when it arrived, in seconds since the epoch."""
+
+    agent_name: str
+    host: str
+    total_vram_mb: float
+    total_vram_used_mb: float
+    devices: dict[str, float]
+    models: int
+    wall: float = 0.0
+
+
+class VramReports:
+    """The newest report of each agent, beside what the driver measures."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        decoder = msgspec.json.Decoder(VramRecord)
+        self._records: dict[str, VramRecord] = {
+            name: decoder.decode(record)
+            for name, record in database.execute("SELECT agent_name, record FROM vram_reports")
+        }
+
+    def put(self, record: VramRecord) -> None:
+        """Replace the agent's report. With MAX_REPORTS agents, the oldest report is deleted."""
+        before = dict(self._records)
+        record = msgspec.structs.replace(record, wall=time.time())
+        if record.agent_name not in before and len(before) >= MAX_REPORTS:
+            oldest = min(before.values(), key=lambda each: each.wall).agent_name
+            self._database.execute("DELETE FROM vram_reports WHERE agent_name = ?", (oldest,))
+            del self._records[oldest]
+        self._database.execute(
+            "INSERT INTO vram_reports VALUES (?, ?) ON CONFLICT (agent_name) DO UPDATE SET record = excluded.record",
+            (record.agent_name, msgspec.json.encode(record)),
+        )
+        self._records[record.agent_name] = record
+
+        def undo() -> None:
+            self._records = before
+
+        self._database.on_rollback(undo)
+
+    def all(self) -> list[VramReport]:
+        """Return the reports, by agent."""
+        return [
+            {
+                "agent_name": name,
+                "host": record.host,
+                "total_vram_mb": record.total_vram_mb,
+                "total_vram_used_mb": record.total_vram_used_mb,
+                "devices": record.devices,
+                "models": record.models,
+                "timestamp": iso_time(record.wall),
+            }
+            for name, record in sorted(self._records.items())
+        ]

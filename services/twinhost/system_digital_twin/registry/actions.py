@@ -1,8 +1,8 @@
-"""What SystemDigitalTwin does with each request: domain rules only, no socket, no SQL."""
+"""The actions on the registry: register, heartbeat, look up."""
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
@@ -12,45 +12,172 @@ from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
-from twinhost.system_digital_twin.registry.messages import (
-    MAX_METADATA_BYTES,
-    AgentBrief,
-    AgentFound,
-    AgentInfo,
-    AllAgents,
-    Beaten,
-    Discover,
-    Discovery,
-    Endpoint,
-    EndpointFound,
-    GetAgentEndpoint,
-    GetAgentInfo,
-    GetAllAgents,
-    GetOkAgents,
-    GetRegisteredAgents,
-    Heartbeat,
-    OkAgents,
-    RegisterAgent,
-    Registered,
-    RegisteredAgents,
-    RegistrationData,
-    Unregister,
-    Unregistered,
-    Witnessed,
-)
-from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentRecord, Registry
+from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
+from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentBrief, AgentInfo, AgentRecord, Registry
+from twinhost.system_digital_twin.trust.audit_witnesses import AuditRestored, AuditSeen, WitnessReply, no_witness
 
-ITSELF = "SystemDigitalTwin"
-SUCCESS: Final = "success"  # the word that this agent's clients test for
+MAX_METADATA_DEPTH = 16  # a list of registrations nests one deeper than its request did, and must still be written
+MAX_METADATA_BYTES = 16_384  # as JSON without spaces, which is how it is stored and answered
+PORT = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+NAMES = Annotated[list[NAME], msgspec.Meta(max_length=64)]
 
 PublicKeyOf = Callable[[str], bytes | None]
 
 
-def _no_log(_: Heartbeat, __: Caller) -> Witnessed:
-    return {"audit_head": None}
+class RegistrationData(msgspec.Struct, kw_only=True):
+    """A complete registration."""
+
+    agent_id: NAME
+    agent_type: NAME
+    host: NAME
+    port: PORT
+    health_check_port: PORT | None = None
+    capabilities: NAMES = []
+    dependencies: NAMES = []
+    metadata: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        require_shallow(self.metadata, "metadata", MAX_METADATA_DEPTH)
 
 
-class Handlers(Feature):
+class RegisterAgent(Request, tag="register_agent"):
+    """Register an agent, or update its registration: `agent_name` and `status`, or `registration_data`."""
+
+    agent_name: Annotated[NAME, msgspec.Meta(examples=["my-agent"])] | None = None
+    status: Annotated[NAME, msgspec.Meta(examples=["HEALTHY"])] | None = None
+    location: NAME | None = None
+    registration_data: RegistrationData | None = None
+
+
+class Heartbeat(Request, tag="heartbeat"):
+    """Report that an agent is alive; `status`, if given, replaces the registered one."""
+
+    agent_name: NAME
+    status: NAME | None = None
+    trust_revision: NAME | None = None  # of the trust document that the agent has applied
+    audit_seen: AuditSeen | None = None
+    audit_restored: AuditRestored | None = None
+
+
+class Unregister(Request, tag="unregister"):
+    """Delete an agent's registration."""
+
+    agent_name: NAME
+
+
+class Discover(Request, tag="discover"):
+    """Return the endpoints of the agents of one type, or of all agents."""
+
+    agent_type: NAME | None = None
+
+
+class GetAllAgents(Request, tag="get_all_agents"):
+    """Return every agent's location, status, and last heartbeat, by name."""
+
+
+class GetRegisteredAgents(Request, tag="get_registered_agents"):
+    """Return every complete registration."""
+
+
+class GetOkAgents(Request, tag="get_ok_agents"):
+    """Return the names of the agents whose status is HEALTHY or ok."""
+
+
+class GetAgentInfo(Request, tag="get_agent_info"):
+    """Return one complete registration."""
+
+    agent_name: NAME
+
+
+class GetAgentEndpoint(Request, tag="get_agent_endpoint"):
+    """Return an agent's address and the public key to pin."""
+
+    agent_name: NAME
+
+
+class Endpoint(TypedDict):
+    """An agent's address, and its server key in Z85. A field that is not known is null."""
+
+    agent_name: str
+    host: str | None
+    port: int | None
+    health_check_port: int | None
+    public_key: str | None
+
+
+class DiscoveredAgent(Endpoint):
+    """An endpoint with the agent's type and status."""
+
+    agent_type: str | None
+    status: str
+
+
+class Registered(Success):
+    """The registration is stored. `agent_id` repeats the name of a complete one, `agent` describes a brief one.
+
+    `registration` is a digest of the record. The reply to a heartbeat repeats it while the record is unchanged.
+    """
+
+    message: str
+    registration: str
+    agent_id: NotRequired[str]
+    agent: NotRequired[AgentBrief]
+
+
+class HeartbeatReply(Success, WitnessReply):
+    """The time of this heartbeat, and the current revision of the trust document, null on an open link.
+
+    If `registration` is not the digest that the agent got when it registered, somebody else changed the record.
+    """
+
+    timestamp: str
+    registration: str
+    trust_revision: str | None
+
+
+class Unregistered(Success):
+    """The registration is deleted."""
+
+    message: str
+
+
+class Discovery(Success):
+    """The endpoints of the agents."""
+
+    agents: list[DiscoveredAgent]
+
+
+class AllAgents(Success):
+    """Every registered agent, by name."""
+
+    agents: dict[str, AgentBrief]
+
+
+class RegisteredAgents(Success):
+    """Every complete registration."""
+
+    agents: list[AgentInfo]
+
+
+class OkAgents(Success):
+    """The names of the agents whose status is HEALTHY or ok."""
+
+    count: int
+    agents: list[str]
+
+
+class AgentInfoReply(Success):
+    """One complete registration."""
+
+    agent_info: AgentInfo
+
+
+class EndpointReply(Success, Endpoint):
+    """The endpoint of one agent."""
+
+
+class RegistryActions(Feature):
     """The actions on the registry."""
 
     def __init__(
@@ -58,18 +185,22 @@ class Handlers(Feature):
         registry: Registry,
         public_key_of: PublicKeyOf,
         trust_revision: Callable[[], str | None] = lambda: None,
-        witnessed: Callable[[Heartbeat, Caller], Witnessed] = _no_log,
+        witness: Callable[[str, Caller, AuditSeen | None, AuditRestored | None], WitnessReply] = no_witness,
         may_be_local: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """Serve a registry.
 
         Args:
-            may_be_local: whether agents at a location may register an address that leads each host to itself.
+            registry: the registrations.
+            public_key_of: returns an agent's public key in Z85.
+            trust_revision: returns the current revision of the trust document.
+            witness: compares the audit log with what the sender of a heartbeat has seen of it.
+            may_be_local: whether agents at a location may register a loopback or link-local address.
         """
         self._registry = registry
         self._may_be_local = may_be_local
         self._trust_revision = trust_revision
-        self._witnessed = witnessed
+        self._witness = witness
         self._public_key_of = public_key_of
 
     @action(forwardable=True)
@@ -78,49 +209,14 @@ class Handlers(Feature):
 
     @action(mutates=True)
     def register(self, request: RegisterAgent, caller: Caller) -> Registered:
-        data = request.registration_data
-        if data is not None:
-            record = _from_data(data, caller)
-            if is_local_only(data.host) and not self._may_be_local(record.location):
-                raise MalformedRequest(
-                    f"{data.host[:64]!r} is a loopback, link-local, or multicast address, "
-                    f"and {record.name[:64]} is on another host; "
-                    "register an address that other hosts reach - at `$.registration_data.host`"
-                )
-            record = self._registry.put(record)
+        if request.registration_data is not None:
+            record = self._registry.put(self._complete(request.registration_data, caller))
             return {**_registered(record), "agent_id": record.name}
-        if request.agent_name is None or request.status is None:
-            given = {"agent_name": request.agent_name, "status": request.status}
-            missing = [f"Object missing required field `{name}`" for name, value in given.items() if value is None]
-            raise MalformedRequest(
-                f"{'; '.join(missing)}; give these, or `registration_data`; "
-                "./twinhost explain register_agent lists the fields"
-            )
-        location = _location(request.location, caller)
-        require_speaks_for(caller, request.agent_name)
-        record = AgentRecord(
-            name=request.agent_name,
-            status=request.status,
-            location=location,
-            registered_by=caller.name,
-            last_updated=time.time(),
-        )
-        known = self._registry.find(record.name)
-        if known is not None:  # what the request does not name stays
-            if request.location is None and (caller.operator or not caller.authenticated):
-                location = known.location
-            record = msgspec.structs.replace(
-                known,
-                status=record.status,
-                location=location,
-                registered_by=record.registered_by,
-                last_updated=record.last_updated,
-            )
-        record = self._registry.put(record)
-        return {**_registered(record), "agent": self._brief(record)}
+        record = self._registry.put(self._updated(request, caller))
+        return {**_registered(record), "agent": self._registry.brief(record)}
 
     @action(mutates=True)
-    def heartbeat(self, request: Heartbeat, caller: Caller) -> Beaten:
+    def heartbeat(self, request: Heartbeat, caller: Caller) -> HeartbeatReply:
         require_speaks_for(caller, request.agent_name)
         seen = self._registry.heartbeat(request.agent_name, request.status)
         self._registry.note_trust(request.agent_name, request.trust_revision)
@@ -129,7 +225,7 @@ class Handlers(Feature):
             "timestamp": iso_time(seen.wall),
             "trust_revision": self._trust_revision(),
             "registration": self._registry.get(request.agent_name).registration,
-            **self._witnessed(request, caller),
+            **self._witness(request.agent_name, caller, request.audit_seen, request.audit_restored),
         }
 
     @action(mutates=True)
@@ -153,11 +249,12 @@ class Handlers(Feature):
 
     @action(forwardable=True)
     def all_agents(self, _: GetAllAgents, __: Caller) -> AllAgents:
-        return {"status": SUCCESS, "agents": {record.name: self._brief(record) for record in self._registry.all()}}
+        agents = {record.name: self._registry.brief(record) for record in self._registry.all()}
+        return {"status": SUCCESS, "agents": agents}
 
     @action(forwardable=True)
     def registered_agents(self, _: GetRegisteredAgents, __: Caller) -> RegisteredAgents:
-        return {"status": SUCCESS, "agents": [self._whole(record) for record in self._registry.all()]}
+        return {"status": SUCCESS, "agents": [self._registry.info(record) for record in self._registry.all()]}
 
     @action(forwardable=True)
     def ok_agents(self, _: GetOkAgents, __: Caller) -> OkAgents:
@@ -165,38 +262,66 @@ class Handlers(Feature):
         return {"status": SUCCESS, "count": len(names), "agents": names}
 
     @action(forwardable=True)
-    def agent_info(self, request: GetAgentInfo, _: Caller) -> AgentFound:
-        return {"status": SUCCESS, "agent_info": self._whole(self._registry.get(request.agent_name))}
+    def agent_info(self, request: GetAgentInfo, _: Caller) -> AgentInfoReply:
+        return {"status": SUCCESS, "agent_info": self._registry.info(self._registry.get(request.agent_name))}
 
     @action(forwardable=True)
-    def agent_endpoint(self, request: GetAgentEndpoint, _: Caller) -> EndpointFound:
+    def agent_endpoint(self, request: GetAgentEndpoint, _: Caller) -> EndpointReply:
         return {"status": SUCCESS, **self._endpoint(self._registry.get(request.agent_name))}
 
-    def _brief(self, record: AgentRecord) -> AgentBrief:
-        return {
-            "location": record.location,
-            "status": self._registry.status(record),
-            "last_seen": iso_time(self._registry.last_seen(record.name)),
-        }
+    def _complete(self, data: RegistrationData, caller: Caller) -> AgentRecord:
+        """Return the record of a complete registration."""
+        require_speaks_for(caller, data.agent_id)
+        size = len(msgspec.json.encode(data.metadata))
+        if size > MAX_METADATA_BYTES:
+            raise MalformedRequest(
+                f"Expected at most {MAX_METADATA_BYTES} bytes of JSON, got {size} - at `$.registration_data.metadata`; "
+                "leave out what others do not need to reach the agent"
+            )
+        claimed, script_path = data.metadata.get("location"), data.metadata.get("script_path")
+        location = _location(claimed if isinstance(claimed, str) and claimed else None, caller)
+        if is_local_only(data.host) and not self._may_be_local(location):
+            raise MalformedRequest(
+                f"{data.host[:64]!r} is a loopback, link-local, or multicast address, "
+                f"and {data.agent_id[:64]} is on another host; "
+                "register an address that other hosts can reach - at `$.registration_data.host`"
+            )
+        return AgentRecord(
+            name=data.agent_id,
+            status=HEALTHY,
+            location=location,
+            registered_by=caller.name,
+            last_updated=time.time(),
+            host=data.host,
+            port=data.port,
+            health_check_port=data.health_check_port,
+            agent_type=data.agent_type,
+            capabilities=tuple(data.capabilities),
+            dependencies=tuple(data.dependencies),
+            script_path=script_path if isinstance(script_path, str) else None,
+            metadata=data.metadata,
+        )
 
-    def _whole(self, record: AgentRecord) -> AgentInfo:
-        return {
-            "name": record.name,
-            **self._brief(record),
-            "last_updated": iso_time(record.last_updated),
-            "host": record.host,
-            "port": record.port,
-            "health_check_port": record.health_check_port,
-            "agent_type": record.agent_type,
-            "capabilities": record.capabilities,
-            "dependencies": record.dependencies,
-            "missing_dependencies": self._registry.missing_dependencies(record),
-            "script_path": record.script_path,
-            "metadata": record.metadata,
-            "registered_by": record.registered_by,
-            "trust_revision": self._registry.trust_revision(record.name),
-            "revision": record.revision,
-        }
+    def _updated(self, request: RegisterAgent, caller: Caller) -> AgentRecord:
+        """Return the record of a brief registration: what the request does not name stays."""
+        name, status = request.agent_name, request.status
+        if name is None or status is None:
+            given = {"agent_name": name, "status": status}
+            missing = [f"Object missing required field `{field}`" for field, value in given.items() if value is None]
+            raise MalformedRequest(
+                f"{'; '.join(missing)}; give these, or `registration_data`; "
+                "./twinhost explain register_agent lists the fields"
+            )
+        location = _location(request.location, caller)
+        require_speaks_for(caller, name)
+        now, known = time.time(), self._registry.find(name)
+        if known is None:
+            return AgentRecord(name=name, status=status, location=location, registered_by=caller.name, last_updated=now)
+        if request.location is None and (caller.operator or not caller.authenticated):
+            location = known.location
+        return msgspec.structs.replace(
+            known, status=status, location=location, registered_by=caller.name, last_updated=now
+        )
 
     def _endpoint(self, record: AgentRecord) -> Endpoint:
         key = self._public_key_of(record.name)
@@ -217,41 +342,24 @@ def _registered(record: AgentRecord) -> Registered:
     }
 
 
-def _from_data(data: RegistrationData, caller: Caller) -> AgentRecord:
-    require_speaks_for(caller, data.agent_id)
-    _require_small(data.metadata)
-    claimed = data.metadata.get("location")
-    script_path = data.metadata.get("script_path")
-    return AgentRecord(
-        name=data.agent_id,
-        status=HEALTHY,
-        location=_location(claimed if isinstance(claimed, str) and claimed else None, caller),
-        registered_by=caller.name,
-        last_updated=time.time(),
-        host=data.host,
-        port=data.port,
-        health_check_port=data.health_check_port,
-        agent_type=data.agent_type,
-        capabilities=tuple(data.capabilities),
-        dependencies=tuple(data.dependencies),
-        script_path=script_path if isinstance(script_path, str) else None,
-        metadata=data.metadata,
-    )
+def require_shallow(value: dict[str, Any] | None, field: str, depth: int) -> None:
+    """Raise ValueError if a field is nested deeper than a reply may be; the decoder turns it into a refusal."""
+    level: list[Any] = [value] if value else []
+    for _ in range(depth):
+        level = [inner for each in level for inner in _containers_in(each)]
+    if level:
+        raise ValueError(f"Expected `{field}` nested at most {depth} deep")
 
 
-def _require_small(metadata: dict[str, Any]) -> None:
-    size = len(msgspec.json.encode(metadata))
-    if size > MAX_METADATA_BYTES:
-        raise MalformedRequest(
-            f"Expected at most {MAX_METADATA_BYTES} bytes of JSON, got {size} - at `$.registration_data.metadata`; "
-            "keep there what others need to find the agent"
-        )
+def _containers_in(value: Any) -> list[Any]:
+    inner = value.values() if isinstance(value, dict) else value
+    return [item for item in inner if isinstance(item, dict | list)]
 
 
 def require_speaks_for(caller: Caller, agent_name: str) -> None:
-    """Raise NotGranted where an authenticated agent acts under another's name; an operator may, but not as the twin."""
+    """Raise NotGranted if the caller acts under another agent's name; an operator may, but not as this agent."""
     if agent_name == ITSELF and not (caller.authenticated and caller.name == ITSELF):
-        raise NotGranted(f"nobody but {ITSELF} may act for {ITSELF}; it registers itself at every start")
+        raise NotGranted(f"only {ITSELF} may act for {ITSELF}, which registers itself at every start; use another name")
     if caller.authenticated and not caller.operator and caller.name != agent_name:
         raise NotGranted(
             f"{caller.name} may not act for {agent_name[:64]!r}; use the key of that agent, or an operator's"
@@ -259,9 +367,9 @@ def require_speaks_for(caller: Caller, agent_name: str) -> None:
 
 
 def _location(claimed: str | None, caller: Caller) -> str:
-    """Return where an agent is: the caller's own host, unless an operator, or nobody known, says otherwise."""
+    """Return the caller's own host, unless an operator or an unauthenticated caller claims another."""
     if claimed is None:
         return caller.host
     if caller.authenticated and not caller.operator and claimed.lower() != caller.host.lower():
-        raise NotGranted(f"{caller.name} is on {caller.host} by its key, not on {claimed[:64]!r}; leave location out")
+        raise NotGranted(f"{caller.name} is on {caller.host} by its key, not on {claimed[:64]!r}; leave out `location`")
     return claimed

@@ -1,13 +1,14 @@
-"""The registry of agents: the sole owner of who is registered; in SQLite, and in memory for reading."""
+"""The registry of agents, in SQLite and, for reading, in memory. It alone decides who is registered."""
 
 import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypedDict, TypeVar
 
 import msgspec
 
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
 
@@ -21,15 +22,16 @@ CREATE TABLE agents (
 MAX_REGISTRATIONS = 10_000
 NO_RESPONSE = "NO_RESPONSE"
 HEALTHY = "HEALTHY"
-AGENT_TOPIC = b"AGENT:"  # of the event that says who came or went
-Publish = Callable[..., None]  # a topic, and the event's fields
+AGENT_TOPIC = b"AGENT:"  # of AgentEvent
+Publish = Callable[..., None]  # takes a topic and the event's fields
+V = TypeVar("V")
 _OK_STATUSES = frozenset({"HEALTHY", "ok"})
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One registration. Times are seconds since the epoch; `revision` counts the registrations under this name.
+    """One registration as it is stored. Times are seconds since the epoch; `revision` counts its registrations.
 
-    `registration` is a digest of what the agent said of itself, so that it can see whether that still holds.
+    `registration` is a digest of what the agent registered. The agent compares it to detect a change by somebody else.
     """
 
     name: str
@@ -46,11 +48,47 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     dependencies: tuple[str, ...] = ()
     script_path: str | None = None
     metadata: dict[str, Any] = {}
-    registration: str = ""  # of a row that an older version wrote
+    registration: str = ""  # empty in a row that an older version wrote
+
+
+class AgentBrief(TypedDict):
+    """An agent's location, status, and last heartbeat. The status is NO_RESPONSE after too long a silence."""
+
+    location: str
+    status: str
+    last_seen: str
+
+
+class AgentInfo(AgentBrief):
+    """A complete registration. A field that the agent did not give is null."""
+
+    name: str
+    last_updated: str
+    host: str | None
+    port: int | None
+    health_check_port: int | None
+    agent_type: str | None
+    capabilities: tuple[str, ...]
+    dependencies: tuple[str, ...]
+    missing_dependencies: list[str]
+    script_path: str | None
+    metadata: dict[str, Any]
+    registered_by: str
+    trust_revision: str | None
+    revision: int
+
+
+class AgentEvent(TypedDict):
+    """An agent registered or unregistered."""
+
+    timestamp: str
+    agent_name: str
+    what: Literal["registered", "unregistered"]
+    registered_by: str
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
-    """The last sign of life: `wall` seconds since the epoch to show, `clock` monotonic seconds to count from."""
+    """The last heartbeat: `wall` in seconds since the epoch, to show; `clock` in monotonic seconds, to count from."""
 
     wall: float
     clock: float
@@ -59,7 +97,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
 class Registry:
     """Registrations by name. An agent that is silent for longer than its TTL reads as NO_RESPONSE.
 
-    Silence is counted by the monotonic clock, so that a change of the wall clock silences nobody.
+    Silence is counted by the monotonic clock, so a change of the wall clock has no effect on it.
     """
 
     def __init__(self, database: Database, ttl_s: float, publish: Publish = lambda *_, **__: None) -> None:
@@ -69,8 +107,8 @@ class Registry:
         self._encoder = msgspec.json.Encoder()
         self._records: dict[str, AgentRecord] = {}
         self._seen: dict[str, Seen] = {}
-        self._waiting: set[str] = set()  # whose row is written at the end of the transaction under way
-        self._trust: dict[str, str] = {}  # told with every heartbeat, so in memory alone
+        self._waiting: set[str] = set()  # names whose rows are written at the end of the current transaction
+        self._trust: dict[str, str] = {}  # sent with every heartbeat, so in memory only
         wall, clock = time.time(), time.monotonic()
         decoder = msgspec.json.Decoder(AgentRecord)
         for name, record, last_seen in database.execute("SELECT name, record, last_seen FROM agents"):
@@ -79,26 +117,24 @@ class Registry:
         database.before_every_commit(self._write_rows)
 
     def put(self, record: AgentRecord) -> AgentRecord:
-        """Register, or register again; return the record with its revision.
+        """Register an agent, or register it again; return the record with its revision.
 
         Raises:
-            LimitReached: it would be one more than MAX_REGISTRATIONS.
+            LimitReached: MAX_REGISTRATIONS agents are registered already.
         """
         known = self._records.get(record.name)
         if known is None and len(self._records) >= MAX_REGISTRATIONS:
-            raise LimitReached(f"{MAX_REGISTRATIONS} agents are registered and no more are taken; `unregister` some")
+            raise LimitReached(
+                f"{MAX_REGISTRATIONS} agents are registered, which is the limit; `unregister` some first"
+            )
         revision = 1 if known is None else known.revision + 1
         record = msgspec.structs.replace(record, revision=revision, registration=self._digest(record))
         self._write(record)
-        self._tell(record.name, "registered", record.registered_by)
+        self._announce(record.name, "registered", record.registered_by)
         return record
 
     def heartbeat(self, name: str, status: str | None) -> Seen:
-        """Note a sign of life, and a new status where there is one.
-
-        Raises:
-            NotFound: nobody registered under this name.
-        """
+        """Record a heartbeat, and a new status if one is given; NotFound where the agent is not registered."""
         record = self.get(name)
         if status is not None and status != record.status:
             self._write(msgspec.structs.replace(record, status=status, last_updated=time.time()))
@@ -106,26 +142,18 @@ class Registry:
         return self._remember(name)
 
     def note_trust(self, name: str, revision: str | None) -> None:
-        """Note which revision of the trust document a registered agent follows; None where it follows none."""
+        """Record which revision of the trust document an agent has applied; None: no revision."""
         if revision is None:
             self._trust.pop(name, None)
         else:
             self._trust[name] = revision
 
-    def trust_revision(self, name: str) -> str | None:
-        """Return the revision that a registered agent has told."""
-        return self._trust.get(name)
-
     def keep_alive(self, name: str) -> None:
-        """Note a sign of life in memory alone: the registry's own agent lives as long as this process."""
+        """Record a heartbeat in memory only: the registry's own agent runs as long as this process."""
         self._seen[name] = Seen(time.time(), time.monotonic())
 
     def remove(self, name: str) -> None:
-        """Forget a registration.
-
-        Raises:
-            NotFound: nobody registered under this name.
-        """
+        """Delete a registration; NotFound where there is none."""
         record, seen = self.get(name), self._seen[name]
         trust = self._trust.pop(name, None)
         self._database.execute("DELETE FROM agents WHERE name = ?", (name,))
@@ -136,41 +164,58 @@ class Registry:
             self.note_trust(name, trust)
 
         self._database.on_rollback(undo)
-        self._tell(name, "unregistered", record.registered_by)
+        self._announce(name, "unregistered", record.registered_by)
 
     def find(self, name: str) -> AgentRecord | None:
         """Return one registration, or None."""
         return self._records.get(name)
 
     def get(self, name: str) -> AgentRecord:
-        """Return one registration.
-
-        Raises:
-            NotFound: nobody registered under this name.
-        """
+        """Return one registration; NotFound where there is none."""
         record = self._records.get(name)
         if record is None:
-            raise NotFound(f"no agent {name[:64]!r} is registered; `get_all_agents` lists those that are")
+            raise NotFound(f"no agent {name[:64]!r} is registered; list them with: ./twinhost agents")
         return record
 
     def all(self) -> list[AgentRecord]:
         """Return every registration, by name."""
         return [self._records[name] for name in sorted(self._records)]
 
-    def last_seen(self, name: str) -> float:
-        """Return a registered agent's last sign of life in seconds since the epoch."""
-        return self._seen[name].wall
+    def brief(self, record: AgentRecord) -> AgentBrief:
+        return {
+            "location": record.location,
+            "status": self.status(record),
+            "last_seen": iso_time(self._seen[record.name].wall),
+        }
+
+    def info(self, record: AgentRecord) -> AgentInfo:
+        return {
+            "name": record.name,
+            **self.brief(record),
+            "last_updated": iso_time(record.last_updated),
+            "host": record.host,
+            "port": record.port,
+            "health_check_port": record.health_check_port,
+            "agent_type": record.agent_type,
+            "capabilities": record.capabilities,
+            "dependencies": record.dependencies,
+            "missing_dependencies": self._missing_dependencies(record),
+            "script_path": record.script_path,
+            "metadata": record.metadata,
+            "registered_by": record.registered_by,
+            "trust_revision": self._trust.get(record.name),
+            "revision": record.revision,
+        }
 
     def status(self, record: AgentRecord) -> str:
-        """Return the registered status, or NO_RESPONSE after more than the TTL of silence."""
+        """Return the registered status, or NO_RESPONSE if the last heartbeat is older than the TTL."""
         return NO_RESPONSE if self.silent_s(record.name) > self._ttl_s else record.status
 
     def silent_s(self, name: str) -> float:
-        """Return the seconds since a registered agent's last sign of life."""
+        """Return the seconds since a registered agent's last heartbeat."""
         return time.monotonic() - self._seen[name].clock
 
-    def missing_dependencies(self, record: AgentRecord) -> list[str]:
-        """Return what a registered agent says that it needs and nobody registered, or nobody hears of any more."""
+    def _missing_dependencies(self, record: AgentRecord) -> list[str]:
         return [
             name
             for name in record.dependencies
@@ -181,7 +226,7 @@ class Registry:
         return self.status(record) in _OK_STATUSES
 
     def _digest(self, record: AgentRecord) -> str:
-        """Return the digest of what a registration says, apart from what passes: its status, and by whom and when."""
+        """Return the digest of a registration without what changes by itself: the status, and who wrote it and when."""
         lasting = msgspec.structs.replace(
             record, status="", registered_by="", last_updated=0.0, revision=0, registration=""
         )
@@ -192,10 +237,11 @@ class Registry:
             return self._encoder.encode(record)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise StoreUnavailable(
-                f"a registration can't be written ({error}); nothing of this request was kept"
+                f"the registration can't be written ({error}), and nothing of this request was stored; "
+                "correct its fields, and register again"
             ) from None
 
-    def _tell(self, name: str, what: str, registered_by: str) -> None:
+    def _announce(self, name: str, what: str, registered_by: str) -> None:
         publish = partial(self._publish, AGENT_TOPIC, agent_name=name, what=what, registered_by=registered_by)
         self._database.after_commit(publish)
 
@@ -204,37 +250,23 @@ class Registry:
         known = self._records.get(name)
         self._remember(name)
         self._records[name] = record
-
-        def undo() -> None:
-            if known is None:
-                del self._records[name]
-            else:
-                self._records[name] = known
-
-        self._database.on_rollback(undo)
+        self._database.on_rollback(partial(_put_back, self._records, name, known))
 
     def _remember(self, name: str) -> Seen:
         known = self._seen.get(name)
         seen = self._seen[name] = Seen(time.time(), time.monotonic())
         self._waiting.add(name)
-
-        def undo() -> None:
-            if known is None:
-                del self._seen[name]
-            else:
-                self._seen[name] = known
-
-        self._database.on_rollback(undo)
+        self._database.on_rollback(partial(_put_back, self._seen, name, known))
         return seen
 
     def _write_rows(self) -> None:
-        """Write each agent's row once, as it is at the end of the transaction, however often it was changed in it."""
+        """Write each changed row once, at the end of the transaction, however often it was changed."""
         if not self._waiting:
             return
         rows = [
             (name, self._encode(self._records[name]), self._seen[name].wall)
             for name in self._waiting
-            if name in self._records  # and was not removed since
+            if name in self._records  # not removed since
         ]
         self._database.execute_many(
             "INSERT INTO agents VALUES (?, ?, ?) "
@@ -242,3 +274,10 @@ class Registry:
             rows,
         )
         self._waiting.clear()
+
+
+def _put_back(entries: dict[str, V], name: str, before: V | None) -> None:
+    if before is None:
+        del entries[name]
+    else:
+        entries[name] = before

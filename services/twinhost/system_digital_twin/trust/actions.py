@@ -1,88 +1,101 @@
-"""How a key comes in and goes: enrolment by a one-time key, rotation, and the list of whom to trust.
+"""The actions on keys: enrolment with a one-time key, rotation, and the trust document.
 
-A new key is proposed over a connection that proves who asks: with the one-time key of an
-invitation, or with the agent's present key. Then its holder connects with the new key itself:
-the CURVE handshake is the proof that the secret half is there. Only then it is authorised.
-Every step may be repeated; what was confirmed is on disk before the answer.
+A new key is proposed over a connection that proves who asks: with the one-time key of an invitation, or with the
+agent's current key. Then its holder connects with the new key itself: the CURVE handshake proves that it has the
+secret half. Only then is the key authorised. Every step may be repeated; what was confirmed is on disk before the
+reply.
 """
 
+import contextlib
+import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, NoReturn, TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn, TypedDict
 
 import msgspec
 import structlog
 
 from twinhost.agent.trust import TrustDocument, document_of
+from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
-from twinhost.secure_zmq.certificates import FolderContents
+from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER, FolderContents
 from twinhost.secure_zmq.errors import KeyFileMalformed, LimitReached, MalformedRequest, NotGranted, StoreUnavailable
-from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import DAY_S, Z85_CHARACTERS, Certificate, KeyOwner, PublicKey, Validity, decode_z85_key
+from twinhost.secure_zmq.key_writer import (
+    render_certificate,
+    replace_certificate,
+    sweep_drafts,
+    write_revocation,
+    write_vouching,
+)
+from twinhost.secure_zmq.keys import (
+    DAY_S,
+    PUBLIC_SUFFIX,
+    Z85_CHARACTERS,
+    Certificate,
+    KeyOwner,
+    PublicKey,
+    Validity,
+    decode_z85_key,
+)
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.rate_limit import WindowLimit
 from twinhost.secure_zmq.wire import Request
-from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
+from twinhost.system_digital_twin import SUCCESS, Success
+
+_log = structlog.get_logger(__name__)
+
+PROOF_WITHIN_S = 120  # from the proposal of a key to the connection that is made with it
+ENROLMENTS_PER_MINUTE = 10  # per invitation
+PROPOSALS_PER_DAY = 100  # per agent: a rotation takes one
 
 _EXAMPLE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the server's public key in libzmq's documentation
 _Z85_KEY = Annotated[str, msgspec.Meta(min_length=Z85_CHARACTERS, max_length=Z85_CHARACTERS, examples=[_EXAMPLE])]
 
+Audit = Callable[..., None]  # takes an event's name, and its fields
+
 
 class Enrol(Request, tag=ENROL):
-    """Propose the key that an invitation is for; `public_key` in Z85."""
+    """Propose a key with the one-time key of an invitation; `public_key` is in Z85."""
 
     public_key: _Z85_KEY
 
 
 class ProposeKey(Request, tag="propose_key"):
-    """Propose the caller's own next key; `public_key` in Z85."""
+    """Propose the caller's own next key; `public_key` is in Z85."""
 
     public_key: _Z85_KEY
 
 
 class ConfirmKey(Request, tag=CONFIRM_KEY):
-    """Authorise the key that this connection was made with."""
+    """Authorise the proposed key with which this connection was made."""
 
 
 class RetireKeys(Request, tag="retire_keys"):
-    """Revoke every other key of the caller than the one that this connection was made with."""
+    """Revoke every key of the caller except the one with which this connection was made."""
 
 
 class GetTrust(Request, tag="get_trust"):
-    """The public keys of everybody, and which keys are revoked."""
+    """Return the trust document: every public key, and the fingerprints of the revoked keys."""
 
 
-def public_key_in(text: str) -> PublicKey:
-    """Return the key that a request tells in Z85.
+class Enrolled(Success):
+    """The owner of the key, once it is confirmed."""
 
-    Raises:
-        MalformedRequest: it is none.
-    """
-    try:
-        return PublicKey(decode_z85_key(text.encode(), "the key"))
-    except (KeyFileMalformed, UnicodeEncodeError) as error:
-        raise MalformedRequest(f"{error} - at `$.public_key`") from None
-
-
-class Enrolled(TypedDict):
-    """Whose key it will be once it is confirmed."""
-
-    status: Literal["success"]
     name: str
     host: str
     roles: list[str]
 
 
-class Proposed(TypedDict):
-    """The fingerprint of the key that is to be confirmed."""
+class Proposed(Success):
+    """The fingerprint of the key to confirm."""
 
-    status: Literal["success"]
     fingerprint: str
 
 
 class Trust(TypedDict):
-    """Whom to trust: the texts of public key files, and the fingerprints of what is revoked."""
+    """The trust document: the texts of public key files, and the fingerprints of revoked keys."""
 
     revision: str
     current: tuple[str, ...]
@@ -90,58 +103,102 @@ class Trust(TypedDict):
     revoked: tuple[str, ...]
 
 
-class TrustTold(Trust):
-    """The list of whom to trust."""
-
-    status: Literal["success"]
+class TrustReply(Success, Trust):
+    """The trust document."""
 
 
-class Confirmed(Trust):
-    """The key counts; `certificate` is the text of its file."""
+class Confirmed(Success, Trust):
+    """The key is authorised; `certificate` is the text of its file."""
 
-    status: Literal["success"]
     certificate: str
 
 
-class Retired(TypedDict):
+class Retired(Success):
     """The fingerprints of the caller's other keys, which are revoked."""
 
-    status: Literal["success"]
     retired: list[str]
 
 
-_log = structlog.get_logger(__name__)
+class TrustEvent(TypedDict):
+    """The trust document has changed; `get_trust` returns it."""
 
-PROOF_WITHIN_S = 120  # from the proposal of a key to the connection that is made with it
-ENROLMENTS_PER_MINUTE = 10  # of one invitation
-PROPOSALS_PER_DAY = 100  # of one agent: a rotation takes one
+    timestamp: str
+    revision: str | None
 
-Audit = Callable[..., None]  # an event's name, and its fields
+
+class EnrolledKeys:
+    """The folder of the keys that this agent authorises: enrolled and rotated ones.
+
+    Every change is on disk when its method returns, and may be repeated. A method raises StoreUnavailable if the folder
+    can't be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with contextlib.suppress(OSError):  # `fault` reports a folder that can't be written
+            for each in (folder, folder / REVOKED_FOLDER, folder / VOUCHED_FOLDER):
+                sweep_drafts(each)
+
+    @property
+    def fault(self) -> str | None:
+        """Why nobody can enrol at present."""
+        writable = self._folder.is_dir() and os.access(self._folder, os.W_OK | os.X_OK)
+        run = advice.certs_init(self._folder, "verify")
+        return None if writable else f"{self._folder} can't be written, so nobody can enrol; run: {run}"
+
+    def put(self, certificate: Certificate, voucher: PublicKey) -> None:
+        """Authorise a key as the current one of its owner, and record the invitation that proposed it."""
+        self._put(certificate, voucher, PUBLIC_SUFFIX)
+
+    def put_next(self, certificate: Certificate, voucher: PublicKey) -> None:
+        """Authorise a key beside the current one of its owner, and record that the current one proposed it."""
+        self._put(certificate, voucher, NEXT_SUFFIX)
+
+    def promote(self, certificate: Certificate) -> None:
+        """Make the next key of an owner the current one."""
+        with self._writing():
+            self._replace(certificate, PUBLIC_SUFFIX)
+            (self._folder / f"{certificate.owner.name}{NEXT_SUFFIX}").unlink(missing_ok=True)
+
+    def revoke(self, certificate: Certificate) -> None:
+        """Revoke a key; it can't be authorised again."""
+        with self._writing():
+            write_revocation(certificate, self._folder / REVOKED_FOLDER)
+
+    def _put(self, certificate: Certificate, voucher: PublicKey, suffix: str) -> None:
+        with self._writing():
+            write_vouching(certificate.public.fingerprint, voucher.fingerprint, self._folder / VOUCHED_FOLDER)
+            self._replace(certificate, suffix)
+
+    def _replace(self, certificate: Certificate, suffix: str) -> None:
+        replace_certificate(certificate, self._folder / f"{certificate.owner.name}{suffix}")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{error.filename or self._folder} can't be written ({error.strerror}); check the folder's mode and "
+                "the free space, and repeat the request"
+            ) from None
 
 
 class KeyActions(Feature):
-    """The actions on keys; the folders are the only record, so a restart forgets nothing but open proposals."""
+    """The actions on keys. The folders are the only record: a restart loses nothing but open proposals."""
 
-    def __init__(
-        self,
-        peers: AuthorizedPeers,
-        enrolled: EnrolledKeys,
-        audit: Audit,
-        success: Literal["success"],
-        lifetime_days: int,
-    ) -> None:
+    def __init__(self, peers: AuthorizedPeers, enrolled: EnrolledKeys, audit: Audit, lifetime_days: int) -> None:
         self._peers = peers
         self._enrolled = enrolled
         self._audit = audit
-        self._success = success
         self._lifetime_s = lifetime_days * DAY_S
-        self._vouchers: dict[str, Certificate] = {}  # who proposed a candidate, by the candidate's fingerprint
+        self._vouchers: dict[str, Certificate] = {}  # the key that proposed a candidate, by the candidate's fingerprint
         self._enrolments = WindowLimit(ENROLMENTS_PER_MINUTE, 60)  # by the fingerprint of the one-time key
         self._proposals = WindowLimit(PROPOSALS_PER_DAY, DAY_S)  # by name
-        self._held: tuple[FolderContents, TrustDocument] | None = None  # the last document, and what it is made of
+        self._cached: tuple[FolderContents, TrustDocument] | None = None  # the last document, and its source
         try:
             for invite in peers.contents.invites:
-                self._end_if_used(invite)  # a crash came before that was noted
+                self._end_if_used(invite)  # a crash came before that was recorded
         except StoreUnavailable as error:  # no reason not to start: it enrols nobody while its owner has a key
             _log.error("used_invitation_not_ended", reason=str(error))
         peers.reload()
@@ -149,13 +206,14 @@ class KeyActions(Feature):
     @action(apart=True)
     def enrol(self, request: Enrol, caller: Caller) -> Enrolled:
         invite = self._invitation_of(caller)
-        self._limit(invite)
+        if not self._enrolments.take(invite.public.fingerprint):
+            raise LimitReached(f"an invitation enrols {ENROLMENTS_PER_MINUTE} times a minute at most; wait a minute")
         owner, key = invite.owner, public_key_in(request.public_key)
         if key not in (known := self._peers.keys_of(owner.name)):
             if known:
                 self._refuse_second_key(invite, known[0])
             self._propose(owner, key, invite)
-        return {"status": self._success, "name": owner.name, "host": owner.host, "roles": sorted(owner.roles)}
+        return {"status": SUCCESS, "name": owner.name, "host": owner.host, "roles": sorted(owner.roles)}
 
     @action(apart=True)
     def propose(self, request: ProposeKey, caller: Caller) -> Proposed:
@@ -165,45 +223,41 @@ class KeyActions(Feature):
             if self._peers.candidate(key.fingerprint) is None and not self._proposals.take(caller.name):
                 raise LimitReached(f"{caller.name} proposes {PROPOSALS_PER_DAY} keys a day at most; wait a day")
             self._propose(current.owner, key, current)
-        return {"status": self._success, "fingerprint": key.fingerprint}
+        return {"status": SUCCESS, "fingerprint": key.fingerprint}
 
     @action(apart=True)
     def confirm(self, _: ConfirmKey, caller: Caller) -> Confirmed:
-        fingerprint = caller.fingerprint or ""
-        candidate = self._peers.candidate(fingerprint)
+        candidate = self._peers.candidate(caller.fingerprint or "")
         if CANDIDATE_ROLE in caller.roles and candidate is not None:
             certificate = self._authorise(candidate)
-        else:  # the answer to the first confirmation was lost
+        else:  # the reply to the first confirmation was lost
             certificate = self._certificate_of(caller.name.removeprefix(f"{CANDIDATE_ROLE}:"), caller)
             for invite in self._peers.contents.invites:
                 if invite.owner.name == certificate.owner.name:
-                    self._end_if_used(invite)  # the disk was full, and that could not be noted
-        return {"status": self._success, "certificate": render_certificate(certificate), **self._trust()}
+                    self._end_if_used(invite)  # the disk was full, and that could not be recorded
+        return {"status": SUCCESS, "certificate": render_certificate(certificate), **self._trust()}
 
     @action(apart=True)
     def retire(self, _: RetireKeys, caller: Caller) -> Retired:
         own, before = self._own_certificate(caller), self._peers.contents
+        fingerprint = own.public.fingerprint
         others = [certificate for certificate in self._listed(caller.name) if certificate.public != own.public]
-        for certificate in others:
-            self._audit(
-                "key_rotated",
-                name=caller.name,
-                fingerprint=own.public.fingerprint,
-                retired=certificate.public.fingerprint,
-            )
+        retired = [certificate.public.fingerprint for certificate in others]
+        for certificate, other in zip(others, retired, strict=True):
+            self._audit("key_rotated", name=caller.name, fingerprint=fingerprint, retired=other)
             self._enrolled.revoke(certificate)
         if promoted := before.next.get(caller.name) == own:
             self._enrolled.promote(own)
         if others or promoted:
             self._peers.reload()
-        return {"status": self._success, "retired": [certificate.public.fingerprint for certificate in others]}
+        return {"status": SUCCESS, "retired": retired}
 
     @action()
-    def trust(self, _: GetTrust, caller: Caller) -> TrustTold:
-        return {"status": self._success, **self._trust()}
+    def trust(self, _: GetTrust, caller: Caller) -> TrustReply:
+        return {"status": SUCCESS, **self._trust()}
 
     def revision(self) -> str:
-        """Return the revision of the list of whom to trust."""
+        """Return the revision of the trust document."""
         return self._document().revision
 
     def _trust(self) -> Trust:
@@ -216,19 +270,19 @@ class KeyActions(Feature):
         }
 
     def _document(self) -> TrustDocument:
-        """Return the document; every heartbeat asks for its revision, so it is made once for each change."""
-        contents, held = self._peers.contents, self._held
-        if held is None or held[0] is not contents:
-            held = self._held = contents, document_of(contents)
-        return held[1]
+        """Return the document. It is made once per change, because every heartbeat asks for its revision."""
+        contents, cached = self._peers.contents, self._cached
+        if cached is None or cached[0] is not contents:
+            cached = self._cached = contents, document_of(contents)
+        return cached[1]
 
     def _propose(self, owner: KeyOwner, key: PublicKey, voucher: Certificate) -> None:
         verdict = self._peers.judge(key.raw)
         if verdict is Outcome.KEY_REVOKED:
-            raise NotGranted(f"{key.fingerprint} is revoked, for ever; make a new pair")
+            raise NotGranted(f"{key.fingerprint} is revoked for good; generate a new key pair")
         candidate = self._peers.candidate(key.fingerprint)
         if verdict is not Outcome.KEY_NOT_AUTHORIZED and (candidate is None or candidate.owner != owner):
-            raise NotGranted(f"{key.fingerprint} is somebody else's key; make a new pair")
+            raise NotGranted(f"{key.fingerprint} is somebody else's key; generate a new key pair")
         now = int(time.time())
         self._peers.admit_candidate(Certificate(owner, key, Validity(now, now + PROOF_WITHIN_S)))
         self._vouchers[key.fingerprint] = voucher
@@ -241,36 +295,36 @@ class KeyActions(Feature):
         voucher = self._vouchers[fingerprint]
         if (fault := self._enrolled.fault) is not None:
             raise StoreUnavailable(fault)
-        self._peers.reload()  # the watch may be a moment behind a revocation whose command has returned already
+        self._peers.reload()  # the folder watch may lag behind a revocation whose command has returned already
         invited = self._is_good(voucher, self._peers.contents.invites)
         if invited:
-            if known := self._peers.keys_of(name):  # it came another way since the proposal
+            if known := self._peers.keys_of(name):  # the owner got another key since the proposal
                 self._peers.dismiss_candidate(certificate.public)
                 self._refuse_second_key(voucher, known[0])
             self._enrolled.put(certificate, voucher.public)
         elif self._is_good(voucher, self._listed(name)):
             self._enrolled.put_next(certificate, voucher.public)
         else:
-            self._refuse_over(voucher, certificate)
+            self._refuse_ended(voucher, certificate)
         self._peers.reload()
         contents = self._peers.contents
         if voucher.public.fingerprint in contents.revoked or (invited and voucher not in contents.invites):
-            self._enrolled.revoke(
-                certificate
-            )  # whoever ended the voucher just then may have looked before this key lay
-            self._peers.reload()  # there; who ends it from now on finds the key
-            self._refuse_over(voucher, certificate)
+            # Whoever revoked the voucher at this moment may have looked for its keys before this one was written.
+            # Whoever revokes it from now on finds this key.
+            self._enrolled.revoke(certificate)
+            self._peers.reload()
+            self._refuse_ended(voucher, certificate)
         if invited:
             self._enrolled.revoke(voucher)
             self._peers.reload()
         if certificate.public not in self._peers.keys_of(name):
-            raise StoreUnavailable(f"{fingerprint} was written and does not count; the agent's log says which file")
+            raise StoreUnavailable(f"{fingerprint} was written and is not authorised; this agent's log names the file")
         self._peers.dismiss_candidate(certificate.public)
         del self._vouchers[fingerprint]
         return certificate
 
     def _is_good(self, voucher: Certificate, among: Sequence[Certificate]) -> bool:
-        """Return whether what proposed a key is still among these as it was then, and lets its holder in."""
+        """Return whether the key that proposed another is unchanged among these, and still authorised."""
         return voucher in among and self._peers.find(voucher.public.raw) is not None
 
     def _listed(self, name: str) -> list[Certificate]:
@@ -278,7 +332,7 @@ class KeyActions(Feature):
         return [keys[name] for keys in (contents.current, contents.next) if name in keys]
 
     def _end_if_used(self, invite: Certificate) -> None:
-        """Keep a one-time key out for ever where its owner has a key."""
+        """Revoke a one-time key whose owner has a key."""
         if self._peers.keys_of(invite.owner.name):
             self._enrolled.revoke(invite)
 
@@ -286,7 +340,7 @@ class KeyActions(Feature):
         return self._certificate_of(caller.name, caller)
 
     def _certificate_of(self, name: str, caller: Caller) -> Certificate:
-        """Return the listed key of this name that the caller's connection was made with."""
+        """Return the listed key of this name with which the caller's connection was made."""
         for certificate in self._listed(name):
             if certificate.public.fingerprint == caller.fingerprint:
                 return certificate
@@ -299,25 +353,24 @@ class KeyActions(Feature):
                     return invite
         raise NotGranted(f"{ENROL} takes the one-time key of an invitation; make one with: certs-init invite NAME")
 
-    def _limit(self, invite: Certificate) -> None:
-        if not self._enrolments.take(invite.public.fingerprint):
-            raise LimitReached(f"an invitation enrols {ENROLMENTS_PER_MINUTE} times a minute at most; wait a minute")
-
     def _refuse_second_key(self, invite: Certificate, known: PublicKey) -> NoReturn:
         sentence = f"{invite.owner.name} has a key already, {known.fingerprint}; revoke it first"
         self._refuse_enrolment(invite, "name_taken", sentence)
 
-    def _refuse_over(self, voucher: Certificate, proposed: Certificate) -> NoReturn:
-        self._peers.dismiss_candidate(proposed.public)  # else it could keep the loop at the disk by asking again
-        sentence = "what proposed this key was used, withdrawn, or is over; ask for another"
+    def _refuse_ended(self, voucher: Certificate, proposed: Certificate) -> NoReturn:
+        self._peers.dismiss_candidate(proposed.public)  # else repeated requests could keep the loop reading the disk
+        sentence = "the key or invitation that proposed this key was used, withdrawn, revoked, or expired; get another"
         self._refuse_enrolment(voucher, "proposer_over", sentence)
 
     def _refuse_enrolment(self, voucher: Certificate, cause: str, sentence: str) -> NoReturn:
-        self._audit(
-            "enrolment_refused",
-            cause=cause,
-            name=voucher.owner.name,
-            by=voucher.public.fingerprint,
-            reason=sentence,
-        )
+        name, fingerprint = voucher.owner.name, voucher.public.fingerprint
+        self._audit("enrolment_refused", cause=cause, name=name, by=fingerprint, reason=sentence)
         raise NotGranted(sentence)
+
+
+def public_key_in(text: str) -> PublicKey:
+    """Return the key that a request has in Z85; MalformedRequest if it is not a key."""
+    try:
+        return PublicKey(decode_z85_key(text.encode(), "the key"))
+    except (KeyFileMalformed, UnicodeEncodeError) as error:
+        raise MalformedRequest(f"{error} - at `$.public_key`") from None

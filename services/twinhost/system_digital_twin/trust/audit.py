@@ -1,9 +1,7 @@
-"""What the audit log says of grants. A line holds no whole list: it has a digest, a count by role, and what changed."""
+"""The audit log: the changes of keys that it records, and the action that reads it."""
 
-import hashlib
 import time
-from collections.abc import Mapping, Set
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, NamedTuple, TypedDict
 
 import msgspec
 
@@ -16,30 +14,28 @@ from twinhost.secure_zmq.wire import Request
 from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.registry.actions import ITSELF
+from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
 
-_ALL = "*"
-
-
-def summary(grants: Mapping[str, Set[str]]) -> dict[str, str]:
-    """Return `grants`, how many actions a role may ask for, and `grants_sha256` of the sorted lines `role action`."""
-    counts = [
-        f"{role}: {_ALL if _ALL in actions else f'{len(actions)} actions'}" for role, actions in sorted(grants.items())
-    ]
-    return {
-        "grants": "; ".join(counts),
-        "grants_sha256": hashlib.sha256("\n".join(_pairs(grants)).encode()).hexdigest(),
-    }
-
-
-def changes(before: Mapping[str, Set[str]], after: Mapping[str, Set[str]]) -> dict[str, str]:
-    """Return what is `added` and `removed`, each as `role action, role action`."""
-    old, new = set(_pairs(before)), set(_pairs(after))
-    return {"added": ", ".join(sorted(new - old)), "removed": ", ".join(sorted(old - new))}
+MIGRATION = """
+CREATE TABLE audited_keys (
+    fingerprint TEXT PRIMARY KEY NOT NULL,
+    name TEXT NOT NULL,
+    host TEXT NOT NULL,
+    roles TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('listed', 'expired', 'revoked'))
+) STRICT;
+"""
+_INVITED = "invitation:"  # before the name in a row; no owner's name can have the colon
+_CHECK_EVERY_S = 1.0  # for keys that expire
+_MOST_CHANGES = 1_000  # that one check records; the next one records more
 
 
-def _pairs(grants: Mapping[str, Set[str]]) -> list[str]:
-    return sorted(f"{role} {action}" for role, actions in grants.items() for action in actions)
+class GetAudit(Request, tag="get_audit"):
+    """Return a page of the audit log: the lines after `after_seq`, or those from the `position` of the last page on."""
+
+    after_seq: Annotated[int, msgspec.Meta(ge=0)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=2_000)] = 500
+    position: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
 class AuditAnchor(TypedDict):
@@ -56,22 +52,13 @@ class AuditHead(TypedDict):
     hash: str
 
 
-class AuditPage(TypedDict):
-    """Raw lines, and where the next page begins."""
+class AuditPage(Success):
+    """Raw lines, and the position of the next page."""
 
-    status: Literal["success"]
     lines: tuple[str, ...]
     position: str
     anchor: AuditAnchor
     head: AuditHead
-
-
-class GetAudit(Request, tag="get_audit"):
-    """A page of lines: those after `after_seq`, or from the `position` of the page before on."""
-
-    after_seq: Annotated[int, msgspec.Meta(ge=0)] = 0
-    limit: Annotated[int, msgspec.Meta(ge=1, le=2_000)] = 500
-    position: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
 class AuditActions(Feature):
@@ -84,7 +71,7 @@ class AuditActions(Feature):
     def page(self, request: GetAudit, _: Caller) -> AuditPage:
         page = self._audit.read_page(request.after_seq, request.limit, request.position)
         return {
-            "status": "success",
+            "status": SUCCESS,
             "lines": page.lines,
             "position": page.position,
             "anchor": {"seq": page.anchor.seq, "prev": page.anchor.prev},
@@ -92,25 +79,43 @@ class AuditActions(Feature):
         }
 
 
-MIGRATION = """
-CREATE TABLE audited_keys (
-    fingerprint TEXT PRIMARY KEY NOT NULL,
-    name TEXT NOT NULL,
-    host TEXT NOT NULL,
-    roles TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('listed', 'expired', 'revoked'))
-) STRICT;
-"""
-_INVITED = "invitation:"  # before the name in a row; no owner's name can have the colon
-_Row = tuple[str, str, str, str]  # name, host, roles, state
-_NOBODY: _Row = ("", "", "", "")  # of a revoked key whose file was never seen here
-_Change = tuple[str, Event, _Row | None]  # a fingerprint, and its row from now on
-_LOOK_AT_CLOCK_S = 1.0
-_AT_ONCE = 1_000  # changes that one look records; more are recorded by the next
+class _Key(NamedTuple):
+    """A key as the log knows it."""
+
+    name: str
+    host: str
+    roles: str
+    state: str
+
+    @classmethod
+    def of(cls, key: Certificate, state: str, prefix: str = "") -> "_Key":
+        return cls(prefix + key.owner.name, key.owner.host, " ".join(sorted(key.owner.roles)), state)
+
+    @property
+    def is_invitation(self) -> bool:
+        return self.name.startswith(_INVITED)
+
+    @property
+    def event(self) -> Event:
+        """What a key that is listed or expired is recorded as."""
+        if self.state == "expired":
+            return Event.INVITATION_EXPIRED if self.is_invitation else Event.KEY_EXPIRED
+        return Event.INVITATION_MADE if self.is_invitation else Event.KEY_AUTHORIZED
+
+    def end(self, contents: FolderContents) -> Event:
+        """What a revocation is recorded as: that of an invitation is its use, unless nobody enrolled with it."""
+        if not self.is_invitation:
+            return Event.KEY_REVOKED
+        used = self.name.removeprefix(_INVITED) in contents.current
+        return Event.INVITATION_USED if used else Event.INVITATION_WITHDRAWN
+
+
+_UNSEEN = _Key("", "", "", "revoked")  # a revoked key whose file was never here
+_Change = tuple[str, Event, _Key | None]  # a fingerprint, and its row from now on
 
 
 class KeyAudit:
-    """Compares the keys with those that the log has told of; on the thread that owns the database."""
+    """Records every change of the keys, by comparing them with those that the log has; on the database's thread."""
 
     def __init__(self, database: Database, audit: AuditLog, peers: AuthorizedPeers) -> None:
         self._database = database
@@ -118,76 +123,70 @@ class KeyAudit:
         self._peers = peers
         self._compared: FolderContents | None = None
         self._compared_at = 0.0
-        self._told: dict[str, _Row] = {  # by fingerprint
-            row[0]: row[1:]
-            for row in database.execute("SELECT fingerprint, name, host, roles, state FROM audited_keys")
-        }
+        rows = database.execute("SELECT fingerprint, name, host, roles, state FROM audited_keys")
+        self._recorded = {fingerprint: _Key(*columns) for fingerprint, *columns in rows}
 
     def look(self) -> None:
-        """Record what is new since the last look.
+        """Record what has changed since the last call.
 
         Raises:
-            StoreUnavailable: it could not be recorded; the next look tries again.
+            StoreUnavailable: it could not be recorded; the next call retries.
         """
         contents, now = self._peers.contents, time.monotonic()
-        if contents is self._compared and now - self._compared_at < _LOOK_AT_CLOCK_S:
+        if contents is self._compared and now - self._compared_at < _CHECK_EVERY_S:
             return
         changes = self._changes(contents)
         if changes:
             with self._database.transaction():
-                for fingerprint, event, row in changes[:_AT_ONCE]:
-                    self._record(fingerprint, event, row)
-            for fingerprint, _, row in changes[:_AT_ONCE]:
-                self._remember(fingerprint, row)
-        if len(changes) <= _AT_ONCE:
+                for fingerprint, event, key in changes[:_MOST_CHANGES]:
+                    self._record(fingerprint, event, key)
+            for fingerprint, _, key in changes[:_MOST_CHANGES]:
+                if key is None:
+                    self._recorded.pop(fingerprint, None)
+                else:
+                    self._recorded[fingerprint] = key
+        if len(changes) <= _MOST_CHANGES:
             self._compared, self._compared_at = contents, now
 
     def _changes(self, contents: FolderContents) -> list[_Change]:
         listed = _listed(contents, time.time())
-        changes: list[_Change] = []
-        for fingerprint, row in listed.items():
-            told = self._told.get(fingerprint)
-            if told != row:
-                changes.append((fingerprint, _event_of(row), row))
-        spent = {key.public.fingerprint: _row(_INVITED, key, "revoked") for key in contents.spent}
+        changes: list[_Change] = [
+            (fingerprint, key.event, key)
+            for fingerprint, key in listed.items()
+            if self._recorded.get(fingerprint) != key
+        ]
+        spent = {key.public.fingerprint: _Key.of(key, "revoked", _INVITED) for key in contents.spent}
         for fingerprint in contents.revoked:
-            told = self._told.get(fingerprint)
-            if told is None or told[3] != "revoked":
-                name, host, roles = (told or spent.get(fingerprint, _NOBODY))[:3]
-                row = name, host, roles, "revoked"
-                changes.append((fingerprint, _end_of(row, contents), row))
-        for fingerprint, (name, _, _, state) in self._told.items():
-            if fingerprint not in listed and fingerprint not in contents.revoked and state != "revoked":
-                event = Event.INVITATION_WITHDRAWN if name.startswith(_INVITED) else Event.KEY_REMOVED
+            recorded = self._recorded.get(fingerprint)
+            if recorded is None or recorded.state != "revoked":
+                key = (recorded or spent.get(fingerprint, _UNSEEN))._replace(state="revoked")
+                changes.append((fingerprint, key.end(contents), key))
+        for fingerprint, key in self._recorded.items():
+            if fingerprint not in listed and fingerprint not in contents.revoked and key.state != "revoked":
+                event = Event.INVITATION_WITHDRAWN if key.is_invitation else Event.KEY_REMOVED
                 changes.append((fingerprint, event, None))
         return changes
 
-    def _record(self, fingerprint: str, event: Event, row: _Row | None) -> None:
-        name, host, roles = (row or self._told[fingerprint])[:3]
+    def _record(self, fingerprint: str, event: Event, key: _Key | None) -> None:
+        name, host, roles, _ = key or self._recorded[fingerprint]
         name = name.removeprefix(_INVITED)
-        if event is Event.KEY_REVOKED and name == ITSELF:  # which, unlike the others, asks nobody to retire its key
+        if event is Event.KEY_REVOKED and name == ITSELF:  # the only agent that retires its key without a request
             for successor in self._peers.keys_of(name):
                 self._audit.record(Event.KEY_ROTATED, name=name, fingerprint=successor.fingerprint, retired=fingerprint)
         self._audit.record(event, name=name, host=host, roles=roles, fingerprint=fingerprint)
-        if row is None:
+        if key is None:
             self._database.execute("DELETE FROM audited_keys WHERE fingerprint = ?", (fingerprint,))
         else:
             self._database.execute(
                 "INSERT INTO audited_keys VALUES (?, ?, ?, ?, ?) ON CONFLICT (fingerprint) DO UPDATE SET "
                 "name = excluded.name, host = excluded.host, roles = excluded.roles, state = excluded.state",
-                (fingerprint, *row),
+                (fingerprint, *key),
             )
 
-    def _remember(self, fingerprint: str, row: _Row | None) -> None:
-        if row is None:
-            self._told.pop(fingerprint, None)
-        else:
-            self._told[fingerprint] = row
 
-
-def _listed(contents: FolderContents, now: float) -> dict[str, _Row]:
-    """Return what lies in the folders, by fingerprint; a key counts for more than the same as an invitation."""
-    rows = {}
+def _listed(contents: FolderContents, now: float) -> dict[str, _Key]:
+    """Return the keys in the folders, by fingerprint; a key takes precedence over the same key as an invitation."""
+    keys = {}
     for prefix, certificates in (
         (_INVITED, contents.invites),
         ("", contents.next.values()),
@@ -195,24 +194,5 @@ def _listed(contents: FolderContents, now: float) -> dict[str, _Row]:
     ):
         for key in certificates:
             state = "expired" if key.validity.has_ended(now) else "listed"
-            rows[key.public.fingerprint] = _row(prefix, key, state)
-    return rows
-
-
-def _row(prefix: str, key: Certificate, state: str) -> _Row:
-    return prefix + key.owner.name, key.owner.host, " ".join(sorted(key.owner.roles)), state
-
-
-def _event_of(row: _Row) -> Event:
-    invitation = row[0].startswith(_INVITED)
-    if row[3] == "expired":
-        return Event.INVITATION_EXPIRED if invitation else Event.KEY_EXPIRED
-    return Event.INVITATION_MADE if invitation else Event.KEY_AUTHORIZED
-
-
-def _end_of(row: _Row, contents: FolderContents) -> Event:
-    """Return what a revocation was: the end of an invitation is its use, unless nobody enrolled by it."""
-    if not row[0].startswith(_INVITED):
-        return Event.KEY_REVOKED
-    name = row[0].removeprefix(_INVITED)
-    return Event.INVITATION_USED if name in contents.current else Event.INVITATION_WITHDRAWN
+            keys[key.public.fingerprint] = _Key.of(key, state, prefix)
+    return keys

@@ -1,76 +1,76 @@
-"""SystemDigitalTwin's part in security: keys that come and go, and the audit log of all of it."""
+"""What SystemDigitalTwin does for security: it serves the keys, and records all that concerns them in the audit log."""
 
 import contextlib
+import hashlib
 from collections.abc import Mapping, Set
-from typing import Any
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.trust import TRUST_TOPIC
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, RequestError, StoreUnavailable
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog
-from twinhost.system_digital_twin.registry.actions import SUCCESS
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
-from twinhost.system_digital_twin.trust.actions import KeyActions
-from twinhost.system_digital_twin.trust.audit import AuditActions, KeyAudit, changes, summary
+from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
+from twinhost.system_digital_twin.trust.audit import AuditActions, KeyAudit
 from twinhost.system_digital_twin.trust.audit_witnesses import AuditWitnesses
-from twinhost.system_digital_twin.trust.enrolled_keys import EnrolledKeys
+
+_ALL = "*"
 
 
 class KeysAndAudit:
-    """Audits what others tell of; where SECURE_ZMQ=0 there are no keys, and the log goes on."""
+    """The keys, and the audit log. With SECURE_ZMQ=0 there are no keys, and the log goes on."""
 
     def __init__(self, foundation: Foundation) -> None:
-        settings, peers = foundation.settings, foundation.keys.peers
+        settings, peers, health = foundation.settings, foundation.keys.peers, foundation.health
         self._audit = AuditLog(foundation.database, settings.state / AUDIT_FOLDER)
         self._key_audit = KeyAudit(foundation.database, self._audit, peers)
-        self._key_actions: KeyActions | None = None
+        self._keys: KeyActions | None = None
         if settings.certificates is not None:
             enrolled = EnrolledKeys(settings.certificates.folder / ENROLLED_FOLDER)
-            self._key_actions = KeyActions(
+            self._keys = KeyActions(
                 peers,
                 enrolled,
                 lambda event, **fields: self._audit.record(Event(event), **fields),
-                SUCCESS,
                 settings.config.limits.key_lifetime_days,
             )
-            foundation.health.warn(lambda: [enrolled.fault] if enrolled.fault else [])
-        foundation.health.add("audit_log", lambda: self._audit.fault, essential=False)
+            health.warn(lambda: [enrolled.fault] if enrolled.fault else [])
+        health.add("audit_log", lambda: self._audit.fault, essential=False)
         here, agents = settings.agent.host.name, settings.config.agents.values()
         self.witnesses = AuditWitnesses(self._audit, [agent.name for agent in agents if agent.host.name != here])
-        foundation.health.add("audit_witness", lambda: self.witnesses.fault, essential=False)
-        foundation.health.warn(self.witnesses.warnings)
+        health.add("audit_witness", lambda: self.witnesses.fault, essential=False)
+        health.warn(self.witnesses.warnings)
         foundation.handshakes.listen(self._on_handshake)
         peers.listen(lambda _: foundation.publisher.publish(TRUST_TOPIC, revision=self.trust_revision()))
         self._audit.record(Event.STARTED, secure=settings.secure, **summary(settings.config.grants))
         self._grants: Mapping[str, Set[str]] = settings.config.grants
 
-    def actions(self) -> list[Action[Any]]:
-        """Return the actions on keys and on the log."""
-        return [*(self._key_actions.actions() if self._key_actions else []), *AuditActions(self._audit).actions()]
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """The actions on keys and on the log."""
+        return (*((self._keys,) if self._keys else ()), AuditActions(self._audit))
 
     def trust_revision(self) -> str | None:
-        """Return the revision of the list of whom to trust; None where nobody is."""
-        return self._key_actions.revision() if self._key_actions else None
+        """Return the revision of the trust document; None on an open link."""
+        return self._keys.revision() if self._keys else None
 
     def on_tick(self) -> None:
-        """Record what became of keys, and write what was recorded; on the thread that owns the database."""
-        if self._key_actions is not None:
+        """Record the changes of keys, and write the log; on the thread that owns the database."""
+        if self._keys is not None:
             self._key_audit.look()
         self._audit.flush()
 
     def on_refusal(self, caller: Caller | None, action: str | None, error: RequestError) -> None:
-        """Note a request that was refused for who asked it, or because that one asks too often."""
+        """Record a request that was refused because of who sent it, or because of a limit."""
         if isinstance(error, NotGranted | PeerNotLive | LimitReached):
             name = caller.name if caller else "unknown"
             self._audit.note(Event.REQUEST_REFUSED, code=error.code, peer=name, action=action or "", reason=str(error))
 
     def on_grants(self, fault: str | None, grants: Mapping[str, Set[str]]) -> None:
-        """Note that other grants hold, or that a changed file was rejected."""
+        """Record that other grants apply, or that a changed file was rejected."""
         if fault is None:
             before, self._grants = self._grants, grants
             self._audit.note(Event.GRANTS_CHANGED, **summary(grants), **changes(before, grants))
@@ -78,8 +78,8 @@ class KeysAndAudit:
             self._audit.note(Event.GRANTS_REJECTED, cause=fault)
 
     def close(self) -> None:
-        """Write all that is left."""
-        with contextlib.suppress(StoreUnavailable):  # its fault was told; the end must come all the same
+        """Write what is left."""
+        with contextlib.suppress(StoreUnavailable):  # its fault was reported, and the agent stops all the same
             self._audit.record(Event.STOPPED)
         self._audit.close()
 
@@ -91,3 +91,24 @@ class KeysAndAudit:
                 self._audit.note(Event.PROBES_ANNOUNCED, **fields)
             case _:
                 self._audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
+
+
+def summary(grants: Mapping[str, Set[str]]) -> dict[str, str]:
+    """Return `grants`, the number of actions per role, and `grants_sha256` of the sorted lines `role action`."""
+    counts = [
+        f"{role}: {_ALL if _ALL in actions else f'{len(actions)} actions'}" for role, actions in sorted(grants.items())
+    ]
+    return {
+        "grants": "; ".join(counts),
+        "grants_sha256": hashlib.sha256("\n".join(_pairs(grants)).encode()).hexdigest(),
+    }
+
+
+def changes(before: Mapping[str, Set[str]], after: Mapping[str, Set[str]]) -> dict[str, str]:
+    """Return what is `added` and `removed`, each as `role action, role action`."""
+    old, new = set(_pairs(before)), set(_pairs(after))
+    return {"added": ", ".join(sorted(new - old)), "removed": ", ".join(sorted(old - new))}
+
+
+def _pairs(grants: Mapping[str, Set[str]]) -> list[str]:
+    return sorted(f"{role} {action}" for role, actions in grants.items() for action in actions)

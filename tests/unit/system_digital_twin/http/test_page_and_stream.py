@@ -16,10 +16,9 @@ from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent import http as http_limits
 from twinhost.agent.http import HttpServer
-from twinhost.system_digital_twin.http import stream as stream_module
-from twinhost.system_digital_twin.http.page import STATIC, page_routes
+from twinhost.system_digital_twin.http import page as page_module
+from twinhost.system_digital_twin.http.page import MAX_LISTENERS, STATIC, Stream, page_routes
 from twinhost.system_digital_twin.http.state import Board
-from twinhost.system_digital_twin.http.stream import MAX_LISTENERS, Stream
 
 MAX_PAGE_BYTES = 150_000  # the promise, for everything that the page asks for
 
@@ -158,7 +157,7 @@ def test_the_state_is_the_newest(shown: Shown) -> None:
 def test_a_stream_goes_on_past_the_deadline_of_other_answers(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as its client reads; comments keep it from being taken for dead."""
     monkeypatch.setattr(http_limits, "ANSWER_DEADLINE_S", 0.3)
-    monkeypatch.setattr(stream_module, "KEEP_ALIVE_S", 0.2)
+    monkeypatch.setattr(page_module, "KEEP_ALIVE_S", 0.2)
     shown.board.put({"n": 1})
     stream = shown.ask("/api/stream")
     assert next_state(stream) == {"n": 1}

@@ -28,12 +28,13 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
-from twinhost.system_digital_twin.__main__ import MIGRATIONS, NAME, assemble
+from twinhost.system_digital_twin.__main__ import NAME, assemble
 from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.http import state as state_module
 from twinhost.system_digital_twin.http.state import MAX_ROWS, MAX_SHOWN_BYTES, RECENT_S, SHOWN
 from twinhost.system_digital_twin.metrics.metrics import KEPT_IN_MEMORY, MAX_HOSTS
 from twinhost.system_digital_twin.registry import registry as registry_module
+from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 MAX_STATE_BYTES = 1_500_000  # of the worst that agents can bring about
 YEAR_S = 365 * 86_400
