@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twinhost.network_config.model import is_address
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.rate_limit import LogBudget
 
 _log = structlog.get_logger(__name__)
 

@@ -24,8 +24,8 @@ import structlog
 
 from twinhost.secure_zmq.descriptors import bare_address, held, remote, shut
 from twinhost.secure_zmq.handshakes import Outcome
-from twinhost.secure_zmq.log_budget import LogBudget
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.session_limits import SessionLimits
 
 _log = structlog.get_logger(__name__)

@@ -30,8 +30,8 @@ from twinhost.secure_zmq.errors import (
 from twinhost.secure_zmq.forwarding import CallerNamed, first_caller, nobody
 from twinhost.secure_zmq.grants import Grants
 from twinhost.secure_zmq.inbound import FAILED, Inbound, InboundReader, Job, Refused
-from twinhost.secure_zmq.log_budget import LogBudget
 from twinhost.secure_zmq.once_only import OnceOnly, ReplyLog, Store
+from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.wire import Answer, Reply, encode_error, encode_reply, request_id_of
 
 _log = structlog.get_logger(__name__)

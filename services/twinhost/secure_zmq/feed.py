@@ -25,7 +25,7 @@ from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MessageTooLarge, PeerNotLive
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.rekeying import RekeyRequests
 from twinhost.secure_zmq.sessions import origin
 

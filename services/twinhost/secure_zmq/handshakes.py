@@ -8,9 +8,9 @@ from enum import StrEnum
 
 import structlog
 
-from twinhost.secure_zmq.log_budget import LogBudget
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 from twinhost.secure_zmq.probes import Probes
+from twinhost.secure_zmq.rate_limit import LogBudget
 
 _log = structlog.get_logger(__name__)
 

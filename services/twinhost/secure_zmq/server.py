@@ -18,7 +18,7 @@ from twinhost.secure_zmq.dispatch import Dispatcher, Owed
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
 from twinhost.secure_zmq.inbound import Inbound
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.rekeying import RekeyRequests
 from twinhost.secure_zmq.sessions import CallerSource, Session
 from twinhost.secure_zmq.sockets import plain_send

@@ -1,12 +1,9 @@
 """What became of handshakes: every one counted, and no more logged than a budget allows."""
 
-from types import SimpleNamespace
-
-import pytest
 from structlog.testing import capture_logs
 
 from twinhost.secure_zmq.handshakes import Handshakes, Outcome
-from twinhost.secure_zmq.log_budget import LINES_PER_WINDOW, WINDOW_S
+from twinhost.secure_zmq.rate_limit import LINES_PER_WINDOW, WINDOW_S, LogBudget
 
 
 def test_every_outcome_is_counted_from_the_start() -> None:
@@ -40,11 +37,11 @@ def test_a_refusal_is_logged_with_cause_address_and_fingerprint() -> None:
     ]
 
 
-def test_a_stranger_can_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stranger_can_not_fill_the_log() -> None:
     """Refusals beyond the budget are counted, and the next window says how many were not logged."""
     now = 1_000.0
-    monkeypatch.setattr("twinhost.secure_zmq.log_budget.time", SimpleNamespace(monotonic=lambda: now))
     handshakes = Handshakes()
+    handshakes._budget = LogBudget(lambda: now)
     with capture_logs() as lines:
         for _ in range(LINES_PER_WINDOW + 450):
             handshakes.refused(Outcome.NOT_ZMTP)

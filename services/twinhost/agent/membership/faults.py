@@ -6,7 +6,7 @@ from twinhost.agent.health import Health
 from twinhost.agent.membership.outbox import Outbox
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import InternalError, RequestError
-from twinhost.secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.rate_limit import LogBudget
 
 LINK_CHECK = "mainpc_link"  # of health: what mainpc sees by itself, and is told nothing of
 _STATUSES: Mapping[str, str] = {"ok": "HEALTHY", "degraded": "DEGRADED", "error": "ERROR"}

@@ -25,7 +25,7 @@ from twinhost.agent.health import iso_time
 from twinhost.agent.membership.outbox_rows import MIGRATION, load
 from twinhost.agent.membership.owed_queue import Kind, Owed, OwedQueue, size_of
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
-from twinhost.secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.store.database import Database
 
 __all__ = ["MAX_BYTES", "MIGRATION", "MOST", "MOST_BYTES", "Outbox"]

@@ -9,7 +9,7 @@ from twinhost.agent.membership.owed_queue import Kind, Owed, OwedQueue
 from twinhost.agent.membership.owed_requests import fields_of
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import PeerNotLive, RequestError, StoreUnavailable
-from twinhost.secure_zmq.log_budget import LogBudget
+from twinhost.secure_zmq.rate_limit import LogBudget
 
 _log = structlog.get_logger(__name__)
 
