@@ -8,11 +8,13 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable, TransactionLost
 from twinhost.store.savepoints import WHAT_TO_DO, Changes, Savepoints
 from twinhost.store.set_aside import make_private
+
+Row = TypeVar("Row")
 
 
 class Database:
@@ -97,6 +99,25 @@ class Database:
             self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the store failed ({error}); {WHAT_TO_DO}") from error
+
+    def select(self, row_type: Callable[..., Row], sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run a query and return each row as `row_type(column=value, …)`.
+
+        Columns are matched by name, so their order in the query doesn't matter; name a computed one with AS.
+
+        Raises:
+            StoreUnavailable: SQLite refused it.
+        """
+        cursor = self.execute(sql, parameters)
+        names = [column[0] for column in cursor.description]
+        try:
+            return [row_type(**dict(zip(names, row, strict=True))) for row in cursor]
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the store failed ({error}); {WHAT_TO_DO}") from error
+
+    def select_one(self, row_type: Callable[..., Row], sql: str, parameters: Sequence[Any] = ()) -> Row | None:
+        """Run a query as `select` does; return its first row, or None."""
+        return next(iter(self.select(row_type, sql, parameters)), None)
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
         """Register how to undo a change of memory if the transaction under way does not last."""
