@@ -11,7 +11,7 @@ import msgspec
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.summary import Part, Said, merged
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 
 SMALLEST = 5
 LARGEST = 20
@@ -92,10 +92,11 @@ CREATE TABLE context_summaries (
     PRIMARY KEY (session_id, written_by)
 ) STRICT;
 """
-_VISIBLE_PARTS = f"SELECT part FROM context_summaries WHERE session_id = ? AND {VISIBLE}"  # noqa: S608 - constants alone
-
-_VISIBLE_PARTS_BY_WRITER = f"SELECT written_by, part FROM context_summaries WHERE session_id = ? AND {VISIBLE}"  # noqa: S608
-_REMOVE_VISIBLE_PARTS = f"DELETE FROM context_summaries WHERE session_id = ? AND {VISIBLE}"  # noqa: S608
+_PARTS = "SELECT written_by, part FROM visible_context_summaries WHERE session_id = ?"
+_REMOVE_PARTS = (
+    "DELETE FROM context_summaries WHERE session_id = ?1 AND written_by IN "
+    "(SELECT written_by FROM visible_context_summaries WHERE session_id = ?1)"
+)
 
 Aged = tuple[Said, int, str]  # an interaction, its tier, and its writer
 _NOTED_AGAIN_UP_TO_TIER = 1
@@ -106,6 +107,7 @@ class Contexts:
     """Windows by session and speaker, parts of summaries by session and writer."""
 
     def __init__(self, database: Database) -> None:
+        create_visible_views(database, "context_summaries")
         self._database = database
         self._encoder = msgspec.json.Encoder()
         self._windows = msgspec.json.Decoder(Window)
@@ -139,8 +141,8 @@ class Contexts:
 
     def summary(self, session_id: str) -> Part:
         """Return what the writers that are not quarantined contributed."""
-        rows = self._database.execute(_VISIBLE_PARTS, (session_id,))
-        return merged(self._parts.decode(part) for (part,) in rows)
+        rows = self._database.execute(_PARTS, (session_id,))
+        return merged(self._parts.decode(part) for _, part in rows)
 
     def remove_speaker(
         self, session_id: str, speaker: str, windows: Mapping[str, Window], left: Iterable[Aged]
@@ -156,7 +158,7 @@ class Contexts:
             "DELETE FROM context_windows WHERE session_id = ? AND speaker = ?", (session_id, speaker)
         )
         self._put_windows(session_id, windows)
-        rows = self._database.execute(_VISIBLE_PARTS_BY_WRITER, (session_id,)).fetchall()
+        rows = self._database.execute(_PARTS, (session_id,)).fetchall()
         before = {written_by: self._parts.decode(part) for written_by, part in rows}
         parts = {written_by: part.without(speaker).without_lines() for written_by, part in before.items()}
         for said, tier, written_by in left:
@@ -174,7 +176,7 @@ class Contexts:
         """
         self._database.execute("DELETE FROM context_windows WHERE session_id = ?", (session_id,))
         self._put_windows(session_id, windows)
-        self._database.execute(_REMOVE_VISIBLE_PARTS, (session_id,))
+        self._database.execute(_REMOVE_PARTS, (session_id,))
 
     def _put_windows(self, session_id: str, windows: Mapping[str, Window]) -> None:
         for speaker, window in windows.items():

@@ -39,7 +39,7 @@ from twinhost.unified_memory_reasoning.conversations.session_counts import (
     Writer,
 )
 from twinhost.unified_memory_reasoning.conversations.summary import Part, Said
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 
 COLUMNS = "id, session_id, speaker, type, content, metadata, importance, strength, created, tier, written_by"
 
@@ -113,22 +113,27 @@ MADE_ANEW_FROM = UP_TO_TIER[-1]  # rows
 MOST_NEWEST = 256  # of which a context names those that it does not tell
 
 # Of constants alone; what a caller gave is bound.
-_VISIBLE_ROWS = f"SELECT {COLUMNS} FROM interactions WHERE id IN (SELECT value FROM json_each(?)) AND {VISIBLE}"  # noqa: S608
+_VISIBLE_ROWS = f"SELECT {COLUMNS} FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _WRITTEN_BY = f"SELECT {COLUMNS} FROM interactions WHERE written_by = ? AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608
 _ITEMS = (
-    "SELECT id, importance FROM interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "  # noqa: S608
-    f"AND (?3 OR {VISIBLE}) ORDER BY id DESC LIMIT {MADE_ANEW_FROM}"
+    "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "  # noqa: S608
+    f"ORDER BY id DESC LIMIT {MADE_ANEW_FROM}"
 )
+_VISIBLE_ITEMS, _STORED_ITEMS = _ITEMS.format("visible_interactions"), _ITEMS.format("interactions")
+_FIRST_OF_NEWEST = "(SELECT min(id) FROM (SELECT id FROM interactions WHERE session_id = ?1 ORDER BY id DESC LIMIT ?2))"
 _NEWEST = (
-    "SELECT id, importance FROM (SELECT id, importance, speaker, written_by FROM interactions WHERE session_id = ?1 "  # noqa: S608
-    f"ORDER BY id DESC LIMIT ?3) WHERE (?2 IS NULL OR speaker = ?2) AND {VISIBLE} ORDER BY id DESC LIMIT {MOST_NEWEST}"
+    "SELECT id, importance FROM visible_interactions WHERE session_id = ?1 "  # noqa: S608
+    f"AND id >= {_FIRST_OF_NEWEST} AND (?3 IS NULL OR speaker = ?3) ORDER BY id DESC LIMIT {MOST_NEWEST}"
 )
 _ALL_ITEMS = "SELECT id, importance, speaker FROM interactions WHERE session_id = ? ORDER BY id"
 _AGED = (
-    "SELECT id, type, speaker, content, importance, tier, written_by FROM interactions "  # noqa: S608
-    f"WHERE session_id = ? AND id >= ? AND {VISIBLE} ORDER BY id"
+    "SELECT id, type, speaker, content, importance, tier, written_by FROM visible_interactions "  # noqa: S608
+    f"WHERE session_id = ?1 AND id >= {_FIRST_OF_NEWEST} ORDER BY id"
 )
-_CLEAR = f"DELETE FROM interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) AND {VISIBLE}"  # noqa: S608
+_CLEAR = (
+    "DELETE FROM interactions WHERE id IN "
+    "(SELECT id FROM visible_interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2))"
+)
 _TIER_OF_PLACE = " ".join(f"WHEN place <= {most} THEN {tier}" for tier, most in enumerate(UP_TO_TIER))
 _RANK_AGAIN = (
     f"UPDATE interactions SET tier = belongs_in FROM (SELECT id AS ranked, CASE {_TIER_OF_PLACE} "  # noqa: S608
@@ -142,6 +147,7 @@ class Interactions:
     """Interactions by session, their windows and their summaries."""
 
     def __init__(self, database: Database) -> None:
+        create_visible_views(database, "interactions")
         self._database = database
         self._contexts = Contexts(database)
         self._counts = SessionCounts(database)
@@ -278,11 +284,7 @@ class Interactions:
 
     def _aged(self, session_id: str) -> Iterator[Aged]:
         """Yield what is visible in tiers 0 to 2 of a session, oldest first."""
-        (first,) = self._database.execute(
-            "SELECT min(id) FROM (SELECT id FROM interactions WHERE session_id = ? ORDER BY id DESC LIMIT ?)",
-            (session_id, MADE_ANEW_FROM),
-        ).fetchone()
-        rows = self._database.execute(_AGED, (session_id, first))
+        rows = self._database.execute(_AGED, (session_id, MADE_ANEW_FROM))
         for number, kind, speaker, content, importance, tier, written_by in rows:
             yield Said(number, kind, speaker, content, importance), tier, written_by
 
@@ -299,8 +301,8 @@ class Interactions:
 
     def _newest(self, session_id: str, speaker: str | None, among: int) -> list[Item]:
         """Return what is visible among a session's newest rows, or a speaker's part of that, newest first."""
-        return [Item(*row) for row in self._database.execute(_NEWEST, (session_id, speaker, among))]
+        return [Item(*row) for row in self._database.execute(_NEWEST, (session_id, among, speaker))]
 
     def _window_anew(self, session_id: str, speaker: str | None, *, hidden_too: bool) -> Window:
-        rows = self._database.execute(_ITEMS, (session_id, speaker, hidden_too)).fetchall()
+        rows = self._database.execute(_STORED_ITEMS if hidden_too else _VISIBLE_ITEMS, (session_id, speaker)).fetchall()
         return window_of(Item(*row) for row in reversed(rows))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 
 MIGRATION = """
 CREATE TABLE context_sessions (
@@ -36,13 +36,11 @@ TIERS = (50, 200, 1_000)  # how many of a session tiers 0, 1 and 2 hold; tier 3 
 UP_TO_TIER = tuple(sum(TIERS[: tier + 1]) for tier in range(len(TIERS)))  # how many each and those before it hold
 
 _OF_WRITERS = (
-    f"SELECT coalesce(sum(count) FILTER (WHERE {VISIBLE}), 0), max(updated) FILTER (WHERE {VISIBLE}), "  # noqa: S608 - constants
-    f"count(*) FILTER (WHERE NOT ({VISIBLE})) FROM context_writers WHERE session_id = ?"
+    "SELECT coalesce(sum(count), 0) AS count, max(updated) AS updated, "
+    "(SELECT count(*) FROM context_writers WHERE session_id = ?1) - count(*) AS hidden_writers "
+    "FROM visible_context_writers WHERE session_id = ?1"
 )
-_OF_SPEAKER = (
-    "SELECT coalesce(sum(count), 0) FROM context_speakers "  # noqa: S608 - constants alone
-    f"WHERE session_id = ? AND speaker = ? AND {VISIBLE}"
-)
+_OF_SPEAKER = "SELECT coalesce(sum(count), 0) FROM visible_context_speakers WHERE session_id = ? AND speaker = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +82,7 @@ class SessionCounts:
     """The counters of each session, and of all together."""
 
     def __init__(self, database: Database) -> None:
+        create_visible_views(database, "context_writers", "context_speakers")
         self._database = database
         count, sessions = database.execute("SELECT coalesce(sum(count), 0), count(*) FROM context_sessions").fetchone()
         self.interactions, self.sessions = int(count), int(sessions)  # for any thread to read

@@ -10,7 +10,7 @@ import time
 import msgspec
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE, Quarantine
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine, create_visible_views
 
 MIGRATION = """
 CREATE TABLE operations (
@@ -41,6 +41,7 @@ class Conflicts:
     """The claims on operations, by the operation's id."""
 
     def __init__(self, database: Database, *, most: int = MOST, most_of_a_holder: int = MOST_OF_A_HOLDER) -> None:
+        create_visible_views(database, "operations")
         self._database = database
         self._quarantine = Quarantine(database)
         self._most = most
@@ -53,7 +54,7 @@ class Conflicts:
         itself is no exception: a second claim of its own at the same priority wins nothing, and it still holds.
         """
         row = self._database.execute(
-            f"SELECT number, op_id, priority, since, written_by FROM operations WHERE op_id = ? AND {VISIBLE}",  # noqa: S608 - a constant
+            "SELECT number, op_id, priority, since, written_by FROM visible_operations WHERE op_id = ?",
             (op_id,),
         ).fetchone()
         if row is not None and (priority <= row[2] or self._quarantine.hides(holder)):

@@ -10,7 +10,7 @@ from twinhost.secure_zmq.errors import LimitReached, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import BUDGET_S, Entry, PatternIndex, accept
 from twinhost.unified_memory_reasoning.errors.specificity import Requirement, Specificity, requirement_of
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE, Quarantine
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine, create_visible_views
 
 _OUTCOMES_SCHEMA = """
 CREATE TABLE solution_outcomes (
@@ -56,6 +56,7 @@ class SolutionOutcomes:
     """One row for a pattern and a reporter."""
 
     def __init__(self, database: Database) -> None:
+        create_visible_views(database, "solution_outcomes")
         self._database = database
 
     def add(self, pattern_id: int, note: str | None, written_by: str, *, success: bool) -> None:
@@ -71,8 +72,8 @@ class SolutionOutcomes:
     def score(self, pattern_id: int) -> Score:
         """Return a solution's score, without what a quarantined reporter said."""
         row = self._database.execute(
-            "SELECT coalesce(sum(successes), 0), coalesce(sum(failures), 0) FROM solution_outcomes "  # noqa: S608
-            f"WHERE pattern_id = ? AND {VISIBLE}",
+            "SELECT coalesce(sum(successes), 0), coalesce(sum(failures), 0) FROM visible_solution_outcomes "
+            "WHERE pattern_id = ?",
             (pattern_id,),
         ).fetchone()
         return Score(*row)
@@ -170,6 +171,7 @@ class ErrorPatterns:
         most_general: int = MOST_GENERAL,
         budget_s: float = BUDGET_S,
     ) -> None:
+        create_visible_views(database, "error_patterns")
         self._database = database
         self._most, self._most_of_a_writer, self._most_general = most, most_of_a_writer, most_general
         self.outcomes = SolutionOutcomes(database)
@@ -259,17 +261,22 @@ class ErrorPatterns:
 
     def newest(self, before: int | None, limit: int) -> Iterator[ErrorPattern]:
         """Yield patterns, newest first, below the number `before`; at most `limit`."""
-        return self._select(VISIBLE, (), before, limit)
+        return self._select("TRUE", (), before, limit, "visible_error_patterns")
 
     def written_by(self, name: str, before: int | None, limit: int) -> list[ErrorPattern]:
         """Return what a writer wrote, quarantined or not, newest first, below the number `before`."""
         return list(self._select("written_by = ?", (name,), before, limit))
 
     def _select(
-        self, where: str, values: tuple[str | int, ...], before: int | None, limit: int
+        self,
+        where: str,
+        values: tuple[str | int, ...],
+        before: int | None,
+        limit: int,
+        table: str = "error_patterns",
     ) -> Iterator[ErrorPattern]:
         rows = self._database.execute(
-            f"SELECT {_COLUMNS} FROM error_patterns WHERE {where} AND id < ? ORDER BY id DESC LIMIT ?",  # noqa: S608
+            f"SELECT {_COLUMNS} FROM {table} WHERE {where} AND id < ? ORDER BY id DESC LIMIT ?",  # noqa: S608
             (*values, before if before is not None else 2**63 - 1, limit),
         )
         try:

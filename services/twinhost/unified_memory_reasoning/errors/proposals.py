@@ -19,7 +19,7 @@ from twinhost.secure_zmq.errors import MalformedRequest, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import accept, found
 from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE, Quarantine
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine, create_visible_views
 
 FEWEST_LITERALS = 8  # a shape with fewer characters of its own would fit too much
 _LONGEST_LINE = 500  # characters that are read
@@ -114,19 +114,21 @@ _EXAMPLE_CHARACTERS = 1_000
 
 Tell = Callable[[str, dict[str, Any]], None]  # the type of an event, and its data
 
-_OPEN = "(dismissed_by IS NULL OR dismissed_by IN (SELECT name FROM quarantined))"
+_OPEN_ERRORS = (  # a dismissal by a quarantined writer doesn't count
+    "CREATE TEMP VIEW IF NOT EXISTS open_errors AS SELECT * FROM unknown_errors "
+    "WHERE dismissed_by IS NULL OR dismissed_by IN (SELECT name FROM quarantined)"
+)
 _PROPOSALS = (
-    "SELECT e.id, e.pattern, sum(r.seen), min(r.first_seen), max(r.last_seen), "  # noqa: S608 - constants
-    "group_concat(r.written_by, char(0)), "
-    "(SELECT example FROM unknown_error_reports AS x WHERE x.error_id = e.id AND "
-    "x.written_by NOT IN (SELECT name FROM quarantined) ORDER BY x.last_seen DESC, x.id DESC LIMIT 1) "
-    f"FROM unknown_errors AS e JOIN unknown_error_reports AS r ON r.error_id = e.id WHERE {_OPEN} AND r.{VISIBLE} "
+    "SELECT e.id, e.pattern, sum(r.seen), min(r.first_seen), max(r.last_seen), group_concat(r.written_by, char(0)), "
+    "(SELECT example FROM visible_unknown_error_reports AS x WHERE x.error_id = e.id "
+    "ORDER BY x.last_seen DESC, x.id DESC LIMIT 1) "
+    "FROM open_errors AS e JOIN visible_unknown_error_reports AS r ON r.error_id = e.id WHERE "
 )
 _LEAST = "SELECT id FROM unknown_errors ORDER BY dismissed IS NOT NULL, seen, last_seen LIMIT 1"
 _OF_THE_HIDDEN_ALONE = (
-    "SELECT r.error_id FROM quarantined AS q JOIN unknown_error_reports AS r ON r.written_by = q.name "  # noqa: S608 - constants
-    f"JOIN unknown_errors AS e ON e.id = r.error_id WHERE {_OPEN} AND NOT EXISTS "
-    f"(SELECT 1 FROM unknown_error_reports AS x WHERE x.error_id = r.error_id AND x.{VISIBLE}) LIMIT 1"
+    "SELECT r.error_id FROM quarantined AS q JOIN unknown_error_reports AS r ON r.written_by = q.name "
+    "JOIN open_errors AS e ON e.id = r.error_id WHERE NOT EXISTS "
+    "(SELECT 1 FROM visible_unknown_error_reports AS x WHERE x.error_id = r.error_id) LIMIT 1"
 )
 _LEAST_OF_A_FULL_SHARE = (  # a report, its shape, and how often it was sent; none while there is room
     "SELECT r.id, r.error_id, r.seen FROM unknown_error_reports AS r JOIN unknown_errors AS e ON e.id = r.error_id "
@@ -173,6 +175,8 @@ class PatternProposals:
         most: int = MOST,
         most_of_a_writer: int = MOST_OF_A_WRITER,
     ) -> None:
+        create_visible_views(database, "unknown_error_reports")
+        database.execute(_OPEN_ERRORS)
         self._database = database
         self._tell = tell
         self._propose_after = propose_after
@@ -212,7 +216,7 @@ class PatternProposals:
 
     def newest(self, before: int | None, limit: int) -> list[Proposal]:
         """Return proposals, newest first, below the number `before`."""
-        return self._select("AND e.id < ?", (before if before is not None else 2**63 - 1,), "e.id DESC", limit)
+        return self._select("e.id < ?", (before if before is not None else 2**63 - 1,), "e.id DESC", limit)
 
     def dismiss(self, proposal_id: int, dismissed_by: str) -> Proposal:
         """Propose a shape no more, however often it is seen.
@@ -220,7 +224,7 @@ class PatternProposals:
         Raises:
             NotFound: there is no such proposal, or no more.
         """
-        proposals = self._select("AND e.id = ?", (proposal_id,), "e.id", 1)
+        proposals = self._select("e.id = ?", (proposal_id,), "e.id", 1)
         if not proposals:
             raise NotFound(f"there is no proposal {proposal_id}; see get_pattern_proposals")
         self._database.execute(
@@ -246,7 +250,7 @@ class PatternProposals:
         if self._quarantine.hides(written_by):
             return 0
         deadline, settled = time.perf_counter() + _SETTLE_S, 0
-        for proposal in self._select("", (), "max(r.last_seen) DESC", _MOST_SETTLED):
+        for proposal in self._select("TRUE", (), "max(r.last_seen) DESC", _MOST_SETTLED):
             if time.perf_counter() > deadline:
                 break
             known = not own_shape_alone and found(pattern, proposal.example.encode(errors="replace"))
@@ -276,8 +280,8 @@ class PatternProposals:
     def _seen(self, shape: str) -> int:
         """Return how often a shape counts: 0 where it is dismissed."""
         (seen,) = self._database.execute(
-            "SELECT coalesce(sum(r.seen), 0) FROM unknown_errors AS e JOIN unknown_error_reports AS r "  # noqa: S608
-            f"ON r.error_id = e.id WHERE e.pattern = ? AND {_OPEN} AND r.{VISIBLE}",
+            "SELECT coalesce(sum(r.seen), 0) FROM open_errors AS e JOIN visible_unknown_error_reports AS r "
+            "ON r.error_id = e.id WHERE e.pattern = ?",
             (shape,),
         ).fetchone()
         return int(seen)

@@ -35,7 +35,7 @@ from twinhost.unified_memory_reasoning.memories.rows import (
     MemoryRows,
     Place,
 )
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
 _WRITE_ACCESSES_EVERY_S = 5.0
 _RETRY_S = 1.0  # until what could not be written is tried again
@@ -176,7 +176,7 @@ class Memories:
     """Memories by id."""
 
     def __init__(self, database: Database, *, most: int = MOST, most_of_a_writer: int = MOST_OF_A_WRITER) -> None:
-        self._database = database
+        self._quarantine = Quarantine(database)
         self._rows = MemoryRows(database, most, most_of_a_writer)
         self.upkeep = MemoryUpkeep(database, self._rows)
         self.recall = MemoryRecall(database, self.upkeep.fresh)
@@ -294,8 +294,7 @@ class Memories:
         return self.upkeep.fresh(found) if found is not None else None
 
     def _hidden(self, entry: Kept) -> bool:
-        sql = f"SELECT {VISIBLE} FROM (SELECT ? AS written_by)"  # noqa: S608 - a constant
-        return not self._database.execute(sql, (entry.written_by,)).fetchone()[0]
+        return self._quarantine.hides(entry.written_by)
 
     def _require_writer(self, entry: Kept, caller: Caller) -> None:
         if not _may_change(entry, caller):

@@ -10,17 +10,20 @@ import msgspec
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.model import LIVE, Kept, kept
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 
 _NEWEST = 2**63 - 1
-_CHANGED = """
-SELECT c.change, t.id IS NOT NULL, coalesce(m.number, t.number), c.id, coalesce(m.content, ''),
-    coalesce(m.keywords, '[]'), coalesce(m.source, ''), coalesce(m.strength, t.strength),
-    coalesce(m.created, t.created), coalesce(m.last_accessed, t.last_accessed), c.revised,
-    coalesce(m.written_by, t.written_by) AS writer
+_CHANGES = """
+CREATE TEMP VIEW IF NOT EXISTS visible_memory_changes AS
+SELECT c.change, t.id IS NOT NULL AS deleted, coalesce(m.number, t.number) AS number, c.id,
+    coalesce(m.content, '') AS content, coalesce(m.keywords, '[]') AS keywords, coalesce(m.source, '') AS source,
+    coalesce(m.strength, t.strength) AS strength, coalesce(m.created, t.created) AS created,
+    coalesce(m.last_accessed, t.last_accessed) AS last_accessed, c.revised,
+    coalesce(m.written_by, t.written_by) AS written_by
 FROM memory_changes c LEFT JOIN memories m ON m.id = c.id LEFT JOIN memory_tombstones t ON t.id = c.id
-WHERE c.change > ? AND writer NOT IN (SELECT name FROM quarantined) ORDER BY c.change LIMIT ?
+WHERE coalesce(m.written_by, t.written_by) NOT IN (SELECT name FROM quarantined)
 """
+_CHANGED = "SELECT * FROM visible_memory_changes WHERE change > ? ORDER BY change LIMIT ?"
 _BANDS = {  # of strengths: from, and under
     "under_0.1": (0.0, 0.1),
     "0.1_to_0.5": (0.1, 0.5),
@@ -33,7 +36,7 @@ _IN_BANDS = ", ".join(
 )
 _COUNTED = (
     "SELECT count(*), coalesce(sum(forgotten), 0), avg(strength), min(strength), max(strength), "  # noqa: S608 - constants
-    f"{_IN_BANDS} FROM memories WHERE {VISIBLE}"
+    f"{_IN_BANDS} FROM visible_memories"
 )
 
 
@@ -72,12 +75,14 @@ class MemoryRecall:
     """The reads; `fresh` adds to a row what was accessed a moment ago and is not on disk yet."""
 
     def __init__(self, database: Database, fresh: Callable[[Kept], Kept]) -> None:
+        create_visible_views(database, "memories")
+        database.execute(_CHANGES)
         self._database = database
         self._fresh = fresh
 
     def query(self, chosen: Selection, max_bytes: int) -> Page:
         """Return the memories that are meant, newest first: at least one, and no more than fit into `max_bytes`."""
-        conditions = [VISIBLE, "m.number < ?"]
+        conditions = ["m.number < ?"]
         values: list[Any] = [_NEWEST if chosen.before is None else chosen.before]
         if chosen.ids is not None:
             conditions.append(f"m.id IN ({_marks(chosen.ids)})")
@@ -95,7 +100,7 @@ class MemoryRecall:
             values.append(chosen.min_strength)
         if not chosen.include_forgotten:
             conditions.append("m.forgotten = 0")
-        sql = f"SELECT m.number FROM memories m WHERE {' AND '.join(conditions)} ORDER BY m.number DESC LIMIT ?"  # noqa: S608 - the same
+        sql = f"SELECT m.number FROM visible_memories m WHERE {' AND '.join(conditions)} ORDER BY m.number DESC LIMIT ?"  # noqa: S608 - the same
         chosen_rows = self._database.execute(sql, [*values, chosen.limit + 1]).fetchall()
         found = ((0, self._read(number)) for (number,) in chosen_rows)  # no text is read but those that are told
         return _page(found, 0, chosen.limit, max_bytes)

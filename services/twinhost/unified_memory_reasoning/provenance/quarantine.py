@@ -17,8 +17,20 @@ CREATE TABLE quarantine_reasons (
     reason TEXT NOT NULL
 ) STRICT;
 """
-VISIBLE = "written_by NOT IN (SELECT name FROM quarantined)"  # the condition of every read that answers a caller
 MOST = 1_000  # names; all of them fit one reply
+
+
+def create_visible_views(database: Database, *tables: str) -> None:
+    """Create the view `visible_TABLE` of each table: its rows without those of quarantined writers.
+
+    Every read that answers a caller selects from these. They are temporary: each connection has its own, and the schema
+    in the file stays as it is.
+    """
+    for table in tables:
+        database.execute(
+            f"CREATE TEMP VIEW IF NOT EXISTS visible_{table} AS "  # noqa: S608 - the stores' own tables
+            f"SELECT * FROM {table} WHERE written_by NOT IN (SELECT name FROM quarantined)"
+        )
 
 
 @dataclass(frozen=True, slots=True)

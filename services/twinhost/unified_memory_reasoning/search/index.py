@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 from twinhost.unified_memory_reasoning.search.words import Forms, forms_of, words_of
 
 MEMORY_ROWS = 1 << 40  # a memory's row in the index is its number and this; an interaction's is its id
@@ -83,9 +84,8 @@ CANDIDATES = 200  # the best by BM25; the formula orders these
 _MOST_IN_MATCH = 16  # quarantined writers that a match leaves out; BM25 looks at each for every text
 _VISIBLE = (  # for more of them, which reads the row of every text
     f"CASE WHEN recall_words.rowid < {MEMORY_ROWS} "  # noqa: S608 - of this module's constants alone
-    "THEN (SELECT written_by FROM interactions WHERE id = recall_words.rowid) "
-    f"ELSE (SELECT written_by FROM memories WHERE number = recall_words.rowid - {MEMORY_ROWS}) "
-    "END NOT IN (SELECT name FROM quarantined)"
+    "THEN EXISTS (SELECT 1 FROM visible_interactions WHERE id = recall_words.rowid) "
+    f"ELSE EXISTS (SELECT 1 FROM visible_memories WHERE number = recall_words.rowid - {MEMORY_ROWS}) END"
 )
 
 
@@ -128,6 +128,7 @@ class SearchIndex:
     """The words of interactions and memories, in SQLite's FTS5."""
 
     def __init__(self, database: Database, forms: Forms = forms_of) -> None:
+        create_visible_views(database, "interactions", "memories")
         self._database = database
         self._forms = forms
 

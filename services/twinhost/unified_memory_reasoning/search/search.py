@@ -20,7 +20,6 @@ from typing import Literal
 
 from twinhost.network_config.model import Recall
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
 from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS, SearchIndex
 from twinhost.unified_memory_reasoning.search.words import Forms, forms_of
 
@@ -29,12 +28,12 @@ MOST_STRENGTH = 5.0  # reinforcing a memory leads no further
 _DAY_S = 86_400.0
 
 _SIGNALS = (
-    "SELECT id, importance, strength, created FROM interactions "  # noqa: S608 - of this module's constants alone
+    "SELECT id, importance, strength, created FROM visible_interactions "  # noqa: S608 - of this module's constants alone
     "WHERE id IN (SELECT value FROM json_each(?1)) "
-    f"AND (?2 IS NULL OR session_id = ?2) AND (?3 IS NULL OR speaker = ?3) AND {VISIBLE} UNION ALL "
-    f"SELECT number + {MEMORY_ROWS}, {NEUTRAL_IMPORTANCE}, strength, last_accessed FROM memories "
+    f"AND (?2 IS NULL OR session_id = ?2) AND (?3 IS NULL OR speaker = ?3) UNION ALL "
+    f"SELECT number + {MEMORY_ROWS}, {NEUTRAL_IMPORTANCE}, strength, last_accessed FROM visible_memories "
     f"WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1)) AND forgotten = 0 "
-    f"AND ?2 IS NULL AND ?3 IS NULL AND {VISIBLE}"
+    f"AND ?2 IS NULL AND ?3 IS NULL"
 )
 _TOLD = "importance, strength, created, written_by"
 _CONTENT = "length(CAST(content AS BLOB)), substr(CAST(content AS BLOB), 1, ?)"  # as bytes: a NUL ends no content

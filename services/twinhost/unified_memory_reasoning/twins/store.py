@@ -13,7 +13,7 @@ import msgspec
 
 from twinhost.secure_zmq.errors import NotFound, NotGranted
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE, Quarantine
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine, create_visible_views
 
 MIGRATION = """
 CREATE TABLE twins (
@@ -26,8 +26,8 @@ CREATE TABLE twins (
 """
 BY_WRITER_MIGRATION = "CREATE INDEX twins_by_writer ON twins (written_by);"
 _NEWEST = 2**63 - 1
-_FIND = f"SELECT twin, revision, written_by, updated FROM twins WHERE user_id = ? AND {VISIBLE}"  # noqa: S608
-_REMOVE = f"DELETE FROM twins WHERE user_id = ? AND {VISIBLE}"  # noqa: S608 - constants
+_FIND = "SELECT twin, revision, written_by, updated FROM visible_twins WHERE user_id = ?"
+_REMOVE = "DELETE FROM twins WHERE user_id IN (SELECT user_id FROM visible_twins WHERE user_id = ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class Twins:
     """Twins by user, in SQLite; every row says which caller wrote it."""
 
     def __init__(self, database: Database) -> None:
+        create_visible_views(database, "twins")
         self._database = database
         self._quarantine = Quarantine(database)
         self._count: int = database.execute("SELECT count(*) FROM twins").fetchone()[0]
