@@ -206,7 +206,7 @@ def test_what_a_writer_in_quarantine_wrote_is_not_told(bench: MemoryBench) -> No
         assert bench.ask(action, memory_id="hers")["code"] == "not_found"
     assert bench.ask("sync_memories", OPERATOR, memories=[{**record, "strength": 2}])["memories"] == []
     assert bench.ask("memory_status")["total_memories"] == 1
-    assert [each.memory.id for each in bench.memories.recall.written_by("Ana", None, 10)] == ["hers"]
+    assert [each["id"] for each in bench.memories.recall.written_by("Ana", None, 10)] == ["hers"]
     bench.quarantine.lift("Ana")
     assert bench.ids(source="s") == ["his", "hers"]
     assert [each["id"] for each in bench.all()] == ["gone", "his", "hers"]
@@ -225,9 +225,9 @@ def test_what_somebody_wrote_is_listed_page_by_page(bench: MemoryBench) -> None:
         bench.store(f"a{number}", caller=ANA)
         bench.store(f"b{number}", caller=BEN)
     first = bench.memories.recall.written_by("Ana", None, 3)
-    rest = bench.memories.recall.written_by("Ana", first[-1].number, 3)
-    assert [each.memory.id for each in (*first, *rest)] == ["a4", "a3", "a2", "a1", "a0"]
-    assert {each.written_by for each in (*first, *rest)} == {"Ana"}
+    rest = bench.memories.recall.written_by("Ana", first[-1]["number"], 3)
+    assert [each["id"] for each in (*first, *rest)] == ["a4", "a3", "a2", "a1", "a0"]
+    assert {each["written_by"] for each in (*first, *rest)} == {"Ana"}
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_no_text_is_read_to_count_or_to_choose(
     bench.database._connection.set_trace_callback(statements.append)
     assert bench.ask(action, **fields)["status"] == "ok"
     bench.database._connection.set_trace_callback(None)
-    (choice,) = [each for each in statements if " FROM memories " in each]
+    (choice,) = [each for each in statements if " FROM visible_memories" in each]
     plan = " ".join(row[3] for row in bench.database.execute(f"EXPLAIN QUERY PLAN {choice}"))
     assert f"USING COVERING INDEX {index}" in plan
     assert "TEMP B-TREE" not in plan

@@ -150,3 +150,11 @@ def test_there_are_as_many_names_as_fit_one_reply(bench: SafetyBench, monkeypatc
         assert bench.ask("quarantine_memory", name=name)["status"] == "ok"
     assert bench.ask("quarantine_memory", name="three")["code"] == LimitReached.code
     assert bench.ask("quarantine_memory", name="two", reason="why")["status"] == "ok"
+
+
+def test_the_views_are_not_in_the_file(bench: SafetyBench) -> None:
+    """Each connection has its own: a volume's schema, and its version, are those of the migrations."""
+    (views,) = bench.database.execute("SELECT count(*) FROM sqlite_temp_schema WHERE type = 'view'").fetchone()
+    (stored,) = bench.database.execute("SELECT count(*) FROM main.sqlite_schema WHERE type = 'view'").fetchone()
+    (version,) = bench.database.execute("PRAGMA user_version").fetchone()
+    assert (views > 0, stored, version) == (True, 0, len(bench.database.migrations))
