@@ -43,7 +43,7 @@ def test_only_its_writer_or_an_operator_changes_a_memory(bench: MemoryBench) -> 
     bench.store("m", "of Ana")
     for action, fields in (("store_memory", {"id": "m", "content": "of Ben"}), ("delete_memory", {"memory_id": "m"})):
         reply = bench.ask(action, BEN, **fields)
-        assert (reply["code"], "only its writer or an operator" in reply["error"]) == ("not_granted", True)
+        assert (reply["code"], "ask its writer or an operator" in reply["error"]) == ("not_granted", True)
     assert bench.ask("get_memory", BEN, memory_id="m")["memory"]["content"] == "of Ana"
     assert bench.ask("reinforce_memory", BEN, memory_id="m")["status"] == "ok"
     assert bench.get()["written_by"] == "Ana"
@@ -132,7 +132,7 @@ def test_a_writer_has_a_share(tmp_path: Path, clock: Clock) -> None:
             reply = bench.ask("store_memory", id="c", content="x")
             assert (reply["code"], reply["error"].split(";")[0]) == (
                 "limit_reached",
-                "2 memories are Ana's and no more are kept of one writer",
+                "2 memories of Ana are stored and that is the limit of one writer",
             )
             assert "`delete_memory`" in reply["error"]
             assert bench.ask("sync_memories", memories=two)["code"] == "limit_reached"

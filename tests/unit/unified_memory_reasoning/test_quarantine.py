@@ -105,7 +105,7 @@ def test_the_list_says_who_since_when_by_whom_and_why(bench: SafetyBench) -> Non
 def test_who_is_not_hidden_can_not_be_released(bench: SafetyBench) -> None:
     reply = bench.ask("release_memory", name=REVOKED.name)
     assert reply["code"] == "not_found"
-    assert reply["error"] == "nothing of 'revoked' is in quarantine; `list_quarantine` tells whose is"
+    assert reply["error"] == "'revoked' is not quarantined; `list_quarantine` shows who is"
 
 
 @pytest.mark.parametrize("action", ["quarantine_memory", "release_memory", "list_quarantine", "memory_by"])
