@@ -189,7 +189,8 @@ class CpuBudget:
     def __init__(self, burst_s: float = BURST_S, refill: float = REFILL) -> None:
         self._burst_s = burst_s
         self._refill = refill
-        self._buckets = TokenBuckets(burst_s, refill)
+        self._began: float | None = None  # monotonic, of the work that is being charged
+        self._buckets = TokenBuckets(burst_s, refill, lambda: time.monotonic() if self._began is None else self._began)
 
     @contextmanager
     def spending(self, caller: str) -> Iterator[None]:
@@ -204,10 +205,11 @@ class CpuBudget:
                 f"the patterns and messages of {caller} used up the {self._burst_s:g} s of CPU time that one caller "
                 f"has; try again in {max(0.1, wait_s):.1f} s"
             )
-        began, began_cpu = time.monotonic(), time.thread_time()  # of this thread: other load is not charged
+        self._began, began_cpu = time.monotonic(), time.thread_time()  # of this thread: other load is not charged
         try:
             yield
         finally:
             spent_s = max(0.0, time.thread_time() - began_cpu - FREE_S)
-            refilled_s = (time.monotonic() - began) * self._refill  # nothing is refilled while it works
-            self._buckets.charge(caller, spent_s + refilled_s)
+            refilled_s = (time.monotonic() - self._began) * self._refill  # nothing is refilled while it works
+            self._buckets.charge(caller, spent_s + refilled_s)  # as of when it began: a full bucket refills nothing
+            self._began = None
