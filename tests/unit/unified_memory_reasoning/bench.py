@@ -17,7 +17,7 @@ from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 
 MAX_REPLY_BYTES = 262_144
-FOR_EVERYBODY = Grants({role: frozenset({EVERY_ACTION}) for role in ("agent", "operator", "unauthenticated")})
+EVERYTHING = Grants({role: frozenset({EVERY_ACTION}) for role in ("agent", "operator")})
 
 
 class Bench:
@@ -39,7 +39,7 @@ class Bench:
         """Make the stores; return the actions on them."""
         raise NotImplementedError
 
-    def serve(self, actions: Iterable[Action[Any]], grants: Grants = FOR_EVERYBODY, **options: Any) -> None:
+    def serve(self, actions: Iterable[Action[Any]], grants: Grants = EVERYTHING, **options: Any) -> None:
         """Answer these actions from now on."""
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
         self._dispatcher = Dispatcher(actions, grants, self.database, replies, self._max_bytes, **options)

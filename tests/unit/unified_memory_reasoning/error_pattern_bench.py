@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.unified_memory_reasoning.bench import Bench
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.grants import EVERY_ACTION, Grants
 from twinhost.unified_memory_reasoning.errors import patterns, proposals
 from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
 from twinhost.unified_memory_reasoning.errors.matching import BURST_S, CpuBudget
@@ -24,6 +25,7 @@ ALICE = Caller("Alice", "pc2", frozenset({"agent"}), "SHA256:of-alice")
 BOB = Caller("Bob", "mainpc", frozenset({"agent"}), "SHA256:of-bob")
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
 NOBODY = UNAUTHENTICATED
+FOR_EVERYBODY = Grants({role: frozenset({EVERY_ACTION}) for role in ("agent", "operator", "unauthenticated")})
 MIGRATIONS = (quarantine.MIGRATION, patterns.MIGRATION, proposals.MIGRATION)
 
 
@@ -43,6 +45,9 @@ class ErrorPatternBench(Bench):
         self.patterns = ErrorPatterns(self.database, **self._bounds)
         self.proposals = PatternProposals(self.database, self._publish)
         return ErrorPatternActions(self.patterns, self.proposals, self._max_bytes, self._budget).actions()
+
+    def serve(self, actions: Iterable[Action[Any]], grants: Grants = FOR_EVERYBODY, **options: Any) -> None:
+        super().serve(actions, grants, **options)
 
     def _publish(self, kind: str, data: dict[str, Any]) -> None:
         self.database.after_commit(lambda: self.published.append((kind, data)))  # as the outbox does

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.bench import FOR_EVERYBODY, Bench
+from tests.unit.unified_memory_reasoning.bench import EVERYTHING, Bench
 from twinhost.agent.common_actions import HealthActions, Ping
 from twinhost.agent.dialects import commands
 from twinhost.secure_zmq.actions import Action
@@ -87,7 +87,7 @@ class MemoryBench(Bench):
             *HealthActions(lambda: {"status": "degraded", "agent": "UMRA"}).actions(),
         ]
 
-    def serve(self, actions: Iterable[Action[Any]], grants: Grants = FOR_EVERYBODY, **options: Any) -> None:
+    def serve(self, actions: Iterable[Action[Any]], grants: Grants = EVERYTHING, **options: Any) -> None:
         translate = commands(COMMANDS, max_bytes=self._max_bytes, anywhere=True, not_found="ERROR")
         super().serve(actions, grants, translate=translate, **options)
 

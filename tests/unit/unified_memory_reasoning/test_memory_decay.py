@@ -165,7 +165,7 @@ def test_a_long_pass_is_made_in_slices_and_takes_from_each_once(
     bench: MemoryBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests are served between them; a slice that fails is tried again, and one asked for meanwhile is spared."""
-    monkeypatch.setattr(upkeep_module, "_AT_ONCE", 2)
+    monkeypatch.setattr(upkeep_module, "_BATCH", 2)
     for number in range(5):
         bench.store(f"{number}")
     bench.clock.let_pass(DAY_S)
@@ -185,7 +185,7 @@ def test_a_long_pass_is_made_in_slices_and_takes_from_each_once(
 
 def test_many_accesses_are_written_in_slices(bench: MemoryBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each at the next turn of the server, and what is left before the agent stops."""
-    monkeypatch.setattr(upkeep_module, "_AT_ONCE", 2)
+    monkeypatch.setattr(upkeep_module, "_BATCH", 2)
     for number in range(7):
         bench.store(f"{number}")
     bench.clock.let_pass(60)
