@@ -27,6 +27,7 @@ from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
+from twinhost.unified_memory_reasoning.memories.model import MOST_STRENGTH
 from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS, SearchIndex
 from twinhost.unified_memory_reasoning.search.words import Forms, forms_of
 
@@ -77,7 +78,6 @@ class SearchResults(TypedDict):
 
 
 NEUTRAL_IMPORTANCE = 0.5  # that of an interaction to which no rule applies
-MOST_STRENGTH = 5.0  # of a memory
 _DAY_S = 86_400.0
 
 _SIGNALS = (
