@@ -24,7 +24,7 @@ from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.memories import rows as memory_rows
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.search import index as search_index
-from twinhost.unified_memory_reasoning.search.search import Search
+from twinhost.unified_memory_reasoning.search.actions import Search
 from twinhost.unified_memory_reasoning.search.words import words_of
 
 A = TypeVar("A")
@@ -193,7 +193,7 @@ def _timed(do: Callable[[A], R], argument: A) -> tuple[R, Times]:
 
 
 def _ids(search: Search, query: str) -> Answer:
-    return [found.id for found in search.find(query, limit=K, max_content_bytes=16_384).results]
+    return [search.read(row, score, 16_384)["id"] for row, score in search.rank(query).rows[:K]]
 
 
 def _plain_bm25(database: Database, query: str) -> Answer:

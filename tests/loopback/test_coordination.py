@@ -79,13 +79,13 @@ def test_it_is_no_way_around_what_is_granted(hosts: Hosts) -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"agent_name": UMRA}, "ask for ping directly"),
+        ({"agent_name": UMRA}, "send ping to it directly"),
         ({"data": {"on_behalf_of": "operator"}}, "`on_behalf_of` is set by"),
         ({"data": {"action": "unregister"}}, "`action` is set by"),
         ({"data": {"request_id": "x"}}, "`request_id` is set by"),
         ({"data": {"deadline_s": 1}}, "`deadline_s` is set by"),
         ({"data": []}, "at `$.data`"),
-        ({"data": {"text": "x" * 65_536}}, "65536 are passed on"),
+        ({"data": {"text": "x" * 65_536}}, "at most 65536 are forwarded"),
         ({"priority": "urgent"}, "at `$.priority`"),
         ({"priority": 0}, "at `$.priority`"),
         ({"priority": 11}, "at `$.priority`"),

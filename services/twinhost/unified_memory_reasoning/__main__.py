@@ -1,45 +1,143 @@
-"""`python -m twinhost.unified_memory_reasoning`: the agent on pc2."""
+"""`python -m twinhost.unified_memory_reasoning`: the agent on pc2, its features and its stores."""
 
 import sys
+from typing import TypedDict
 
-from twinhost.agent.assembly import Assembly, Foundation
-from twinhost.agent.common_actions import OperatorActions
+from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
+from twinhost.agent.common_actions import GetHealth, HealthActions, HealthCheck, OperatorActions, Ping
 from twinhost.agent.dialects import commands
-from twinhost.agent.health import iso_time
+from twinhost.agent.health import HealthDocument, iso_time
 from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import Description, Membership
 from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.process import run_agent
+from twinhost.secure_zmq.actions import action
+from twinhost.secure_zmq.callers import Caller
 from twinhost.store import damage
 from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.coordination.actions import CoordinationActions
+from twinhost.unified_memory_reasoning.backup.actions import BackupActions
+from twinhost.unified_memory_reasoning.conversations import interactions
+from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
+from twinhost.unified_memory_reasoning.coordination import actions as coordination
+from twinhost.unified_memory_reasoning.coordination.actions import ConflictActions, CoordinationActions
 from twinhost.unified_memory_reasoning.dialect import COMMANDS
-from twinhost.unified_memory_reasoning.memory import FEATURES as MEMORY_FEATURES
-from twinhost.unified_memory_reasoning.memory import (
-    LATER_MIGRATIONS,
-    REBUILDS,
-    Memory,
-    MemoryHealth,
-    MemoryHealthActions,
-    OutboxDocument,
-)
-from twinhost.unified_memory_reasoning.memory import MIGRATIONS as MEMORY_MIGRATIONS
+from twinhost.unified_memory_reasoning.errors import patterns, proposals
+from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
+from twinhost.unified_memory_reasoning.memories import rows as memories
+from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
+from twinhost.unified_memory_reasoning.memories.memories import Memories
+from twinhost.unified_memory_reasoning.provenance import quarantine
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
+from twinhost.unified_memory_reasoning.search import index as search_index
+from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
+from twinhost.unified_memory_reasoning.twins import actions as twins
+from twinhost.unified_memory_reasoning.twins.actions import TwinActions
+
+
+class OutboxDocument(TypedDict):
+    """Undelivered events for mainpc; `oldest` (ISO-8601) is null if there are none, `let_go` counts evicted ones."""
+
+    waiting: int
+    oldest: str | None
+    set_aside: int
+    let_go: dict[str, int]
+
+
+class MemoryHealth(HealthDocument):
+    """The agent's health, its requests and errors since the start, and its rows.
+
+    The totals count quarantined writers' rows and forgotten memories too. `last_request_time` (ISO-8601) is null before
+    the first request.
+    """
+
+    total_twins: int
+    total_sessions: int
+    total_interactions: int
+    total_memories: int
+    total_error_patterns: int
+    request_count: int
+    error_count: int
+    last_request_time: str | None
+    outbox: OutboxDocument
+
+
+class MemoryHealthActions(HealthActions):
+    """Returns the health document; clients expect it as the reply to a ping too."""
+
+    @action()
+    def ping(self, _: Ping, __: Caller) -> MemoryHealth:
+        document: MemoryHealth = self.document()
+        return document
+
+    @action(forwardable=True)
+    def health(self, _: GetHealth, __: Caller) -> MemoryHealth:
+        document: MemoryHealth = self.document()
+        return document
+
+    @action(forwardable=True)
+    def health_check(self, _: HealthCheck, __: Caller) -> MemoryHealth:
+        document: MemoryHealth = self.document()
+        return document
+
 
 NAME = "UnifiedMemoryReasoningAgent"
-MIGRATIONS = (*MEMORY_MIGRATIONS, MEMBERSHIP_MIGRATION, *LATER_MIGRATIONS)
-FEATURES = (MemoryHealthActions, OperatorActions, *MEMORY_FEATURES, CoordinationActions, WitnessActions)
+LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION,)
+MIGRATIONS = (  # append only: their order is the schema version
+    twins.MIGRATION,
+    quarantine.MIGRATION,
+    twins.BY_WRITER_MIGRATION,
+    interactions.MIGRATION,
+    memories.MIGRATION,
+    search_index.MIGRATION,
+    patterns.MIGRATION,
+    proposals.MIGRATION,
+    coordination.MIGRATION,
+    MEMBERSHIP_MIGRATION,
+    *LATER_MIGRATIONS,
+)
+REBUILDS = search_index.REBUILDS  # rebuild a damaged full-text index
+FEATURES = (
+    MemoryHealthActions,
+    OperatorActions,
+    TwinActions,
+    ContextActions,
+    SearchActions,
+    MemoryActions,
+    ErrorPatternActions,
+    ConflictActions,
+    ProvenanceActions,
+    BackupActions,
+    CoordinationActions,
+    WitnessActions,
+)
 DESCRIPTION = Description("memory", ["contexts", "search", "memories", "error_patterns", "twins", "coordination"])
+_OPERATOR_PAGE_BYTES = 2_097_152  # room for the largest row, so that an import can compare it
 
 
 def assemble(foundation: Foundation) -> Assembly:
-    """Build the agent's actions on its store, and its membership."""
-    settings, counters = foundation.settings, foundation.counters
-    limits = settings.config.limits
+    """Open the stores, and build the agent's actions and its membership."""
+    settings, counters, database = foundation.settings, foundation.counters, foundation.database
+    max_bytes = settings.config.limits.max_payload_bytes
+    page_bytes = min(max_bytes, MAX_PAGE_BYTES)
     member = Membership(foundation, DESCRIPTION)
-    if (warning := damage.damage_warning(foundation.database.path)) is not None:
-        with foundation.database.transaction():
+    if (warning := damage.damage_warning(database.path)) is not None:
+        with database.transaction():
             member.outbox.report_error("store_damage", warning, severity="critical")
-    memory = Memory(foundation.database, settings.config.recall, limits.max_payload_bytes, member.publish)
+    user_twins = twins.Twins(database)
+    said = interactions.Interactions(database)
+    remembered = Memories(database)
+    known_errors, proposed = patterns.ErrorPatterns(database), proposals.PatternProposals(database, member.publish)
+    conflicts = coordination.Conflicts(database)
+    backups = BackupActions(database, max_bytes)
+    written_by: dict[str, WrittenBy] = {
+        "interactions": said.written_by,
+        "memories": remembered.recall.written_by,
+        "error_patterns": known_errors.written_by,
+        "solution_outcomes": known_errors.outcomes.written_by,
+        "unknown_errors": proposed.written_by,
+        "twins": user_twins.written_by,
+        "operations": conflicts.written_by,
+    }
 
     def outbox() -> OutboxDocument:
         owed = member.outbox.queue.document()
@@ -57,27 +155,41 @@ def assemble(foundation: Foundation) -> Assembly:
             "request_count": counters.requests,
             "error_count": counters.errors,
             "last_request_time": iso_time(last) if last is not None else None,
-            **memory.totals(),
+            "total_twins": user_twins.count,
+            "total_sessions": said.session_count,
+            "total_interactions": said.count,
+            "total_memories": remembered.count,
+            "total_error_patterns": known_errors.count,
             "outbox": outbox(),
         }
 
     def on_tick() -> None:
         member.on_tick()
-        memory.on_tick()  # the last: it may end the process, to start with a restored backup
+        remembered.upkeep.on_tick()
+        backups.on_tick()  # last: it may end the process, to start with a restored backup
 
     return Assembly(
         actions=[
-            *memory.actions(),
+            *TwinActions(user_twins).actions(),
+            *ContextActions(said, max_bytes).actions(),
+            *SearchActions(Search(database, settings.config.recall), page_bytes).actions(),
+            *MemoryActions(remembered, page_bytes).actions(),
+            *ErrorPatternActions(known_errors, proposed, page_bytes).actions(),
+            *ConflictActions(conflicts).actions(),
+            *ProvenanceActions(
+                quarantine.Quarantine(database), written_by, min(max_bytes, _OPERATOR_PAGE_BYTES)
+            ).actions(),
+            *backups.actions(),
             *CoordinationActions(member, NAME).actions(),
             *member.actions(SUCCESS),
         ],
         success=SUCCESS,
         sentence_fields=("error", "reason"),
-        translate=commands(COMMANDS, max_bytes=limits.max_payload_bytes, anywhere=True, not_found="ERROR"),
+        translate=commands(COMMANDS, max_bytes=max_bytes, anywhere=True, not_found="ERROR"),
         health=MemoryHealthActions(document),
         on_tick=on_tick,
         on_refusal=member.on_refusal,
-        on_stop=memory.on_stop,
+        on_stop=remembered.upkeep.on_stop,
         companions=member.companions,
     )
 

@@ -1,7 +1,7 @@
-"""STORE_MEMORY and its kin, as clients ask for them that are older than actions.
+"""The older dialect of commands, such as STORE_MEMORY, translated into actions.
 
-The fields stand under `payload`, else under `data`, else beside `command`: older clients write all three. What the
-action answers stands under `data`, and a sentence under `message`.
+The fields are under `payload`, else under `data`, else beside `command`: older clients use all three. The reply has the
+action's fields under `data`, and a sentence under `message`.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from twinhost.unified_memory_reasoning.memories.messages import (
 )
 
 R = TypeVar("R", bound=Request)
-_NOT_FROM_HERE = frozenset({"request_id", "on_behalf_of"})  # they are of the message, not of the memory
+_OF_THE_MESSAGE = frozenset({"request_id", "on_behalf_of"})  # and not of the memory
 _FILTERS = ("id", "memory_id", "ids", "source", "keywords", "min_strength", "changed_since")
 
 
@@ -32,9 +32,8 @@ class _Query(msgspec.Struct):
 
 
 def _translator(request: type[R]) -> Callable[[dict[str, Any]], R]:
-    """Return what makes a request of a command's fields."""
-
-    names = frozenset(request.__struct_encode_fields__) - _NOT_FROM_HERE
+    """Return a function that converts a command's fields to a request."""
+    names = frozenset(request.__struct_encode_fields__) - _OF_THE_MESSAGE
 
     def translate(fields: dict[str, Any]) -> R:
         return msgspec.convert({name: value for name, value in fields.items() if name in names}, request)
@@ -43,17 +42,17 @@ def _translator(request: type[R]) -> Callable[[dict[str, Any]], R]:
 
 
 def _query(fields: dict[str, Any]) -> QueryMemory:
-    """Return the query; its filters stand in the object `query`, or where other commands have their fields."""
+    """Return the query; its filters are in the object `query`, or where other commands have their fields."""
     query = msgspec.convert({"query": {}, **fields}, _Query).query or {}
     request = _translator(QueryMemory)({**fields, **query})
     if all(getattr(request, name) is None for name in _FILTERS):
-        raise ValueError(f"no query is given; name one of {', '.join(_FILTERS)} in `query` - at `$.query`")
+        raise ValueError(f"the query is empty; set one of {', '.join(_FILTERS)} in `query` - at `$.query`")
     return request
 
 
 def _found(reply: Answer) -> Answer:
     if not reply["count"]:
-        raise NotFound("no memory fits the query; ask with fewer or other filters")
+        raise NotFound("no memory matches the query; use fewer or other filters")
     return _render(lambda found: f"{found['count']} memories found")(reply)
 
 
@@ -65,13 +64,13 @@ def _sync(fields: dict[str, Any]) -> SyncMemories:
 
 
 def _synced(reply: Answer) -> Answer:
-    rendered = _render(_told)(reply)
+    rendered = _render(_message)(reply)
     synced = reply["added"] + reply["changed"] + reply["unchanged"]
     return {**rendered, "data": {"synced_count": synced, **rendered["data"]}}
 
 
 def _render(sentence: Callable[[Answer], str]) -> Callable[[Answer], Answer]:
-    """Return what makes an older answer of a reply."""
+    """Return a function that converts a reply to the older dialect."""
 
     def render(reply: Answer) -> Answer:
         data = {name: value for name, value in reply.items() if name not in {"status", "message"}}
@@ -80,24 +79,24 @@ def _render(sentence: Callable[[Answer], str]) -> Callable[[Answer], Answer]:
     return render
 
 
-def _told(reply: Answer) -> str:
+def _message(reply: Answer) -> str:
     return str(reply["message"])
 
 
 def _health(sentence: Callable[[Answer], str]) -> Callable[[Answer], Answer]:
-    """Return what makes an older answer of the health document, which has a status of its own."""
+    """Return a function that converts the health document, which has a status of its own."""
     return lambda reply: {"message": sentence(reply), "data": reply}
 
 
 COMMANDS = {
     "TEST_PING": Command(_translator(Ping), _health(lambda _: "pong"), echoes=True),
-    "STORE_MEMORY": Command(_translator(StoreMemory), _render(_told)),
+    "STORE_MEMORY": Command(_translator(StoreMemory), _render(_message)),
     "QUERY_MEMORY": Command(_query, _found),
-    "REINFORCE_MEMORY": Command(_translator(ReinforceMemory), _render(_told)),
+    "REINFORCE_MEMORY": Command(_translator(ReinforceMemory), _render(_message)),
     "GET_MEMORY_STATUS": Command(
         _translator(MemoryStatus), _render(lambda reply: f"{reply['total_memories']} memories are stored")
     ),
     "SYNC_MEMORIES": Command(_sync, _synced),
-    "DELETE_MEMORY": Command(_translator(DeleteMemory), _render(_told)),
+    "DELETE_MEMORY": Command(_translator(DeleteMemory), _render(_message)),
     "HEALTH_CHECK": Command(_translator(HealthCheck), _health(lambda reply: f"health is {reply['status']}")),
 }

@@ -1,6 +1,5 @@
 """Both agents, and pc2's has a memory: its operator's actions on real stores, beside the actions that fill them."""
 
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
+from twinhost.unified_memory_reasoning.__main__ import MemoryHealthActions
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.actions import AddInteraction
@@ -26,13 +26,11 @@ from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.memories import rows as memory_rows
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
-from twinhost.unified_memory_reasoning.memory import MemoryHealthActions
 from twinhost.unified_memory_reasoning.provenance import quarantine
-from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, Shelf
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.twins import store as twins
-from twinhost.unified_memory_reasoning.twins.actions import Handlers
-from twinhost.unified_memory_reasoning.twins.store import Twins
+from twinhost.unified_memory_reasoning.twins import actions as twins
+from twinhost.unified_memory_reasoning.twins.actions import TwinActions, Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,
@@ -64,15 +62,15 @@ class MemoryAgent(LoopbackAgent):
         self.memory.close()
 
     def _dispatcher(self, socket: ServerSocket) -> Dispatcher:
-        shelves = {
-            "twins": Shelf(self.twins.written_by, attrgetter("number")),
-            "interactions": Shelf(self.interactions.written_by, attrgetter("id")),
-            "memories": Shelf(self.memories.recall.written_by, attrgetter("number")),
-            "error_patterns": Shelf(self.patterns.written_by, attrgetter("pattern_id")),
+        written_by: dict[str, WrittenBy] = {
+            "twins": self.twins.written_by,
+            "interactions": self.interactions.written_by,
+            "memories": self.memories.recall.written_by,
+            "error_patterns": self.patterns.written_by,
         }
         actions: list[Action[Any]] = [
-            *Handlers(self.twins).actions(),
-            *ProvenanceActions(Quarantine(self.memory), shelves, PAYLOAD_BYTES).actions(),
+            *TwinActions(self.twins).actions(),
+            *ProvenanceActions(Quarantine(self.memory), written_by, PAYLOAD_BYTES).actions(),
             *self.backups.actions(),
             *MemoryActions(self.memories, PAYLOAD_BYTES).actions(),
             Action(AddInteraction, self._add_interaction, mutates=True),

@@ -23,7 +23,7 @@ from twinhost.cli.memory import KINDS
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
-from twinhost.unified_memory_reasoning.memories.memories import Told
+from twinhost.unified_memory_reasoning.memories.memories import Changes
 
 MEMORY_STORE: dict[str, Any] = {
     "s1": [
@@ -301,7 +301,7 @@ def test_a_twin_that_is_there_is_left_as_it_is(remembering: MemoryHosts, cli: Cl
     cli(remembering, "memory", "import", older[2])
     twin = remembering.memory.twins.find("ada")
     assert twin is not None
-    assert (twin.data, twin.revision) == ({"mood": "newer"}, 1)
+    assert (twin["twin"], twin["revision"]) == ({"mood": "newer"}, 1)
 
 
 def test_what_was_deleted_is_stored_again_by_another_import(
@@ -325,7 +325,7 @@ def test_what_was_deleted_is_stored_again_by_another_import(
     ]
     twin = agent.twins.find("ada")
     assert twin is not None
-    assert twin.data == TWINS["ada"]
+    assert twin["twin"] == TWINS["ada"]
     assert table(remembering, "SELECT count(*) FROM interactions") == [(6,)]
     assert table(remembering, "SELECT content, strength, created FROM memories WHERE id = 'm1'") == [
         ("with moments", 2.5, 1000.0)
@@ -344,7 +344,7 @@ def write_as_agent(hosts: MemoryHosts, *, strength: float = 1.0) -> None:
     with hosts.memory.memory.transaction():
         hosts.memory.twins.put("ada", {"mood": "newer"}, agent.name)
         for memory in memories:
-            told = Told(content="newer", strength=strength)
+            told = Changes(content="newer", strength=strength)
             hosts.memory.memories.put(memory["id"], told, agent)
 
 

@@ -1,21 +1,18 @@
-"""Error patterns without a socket: their actions on a real database, and what would be told of proposals."""
+"""Error patterns without a socket: their actions on a real database, and what is published of proposals."""
 
-import json
 import string
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from hypothesis import strategies as st
 
-from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
-from twinhost.store.database import Database
-from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.store.reply_log import ReplyLog
+from tests.unit.unified_memory_reasoning.bench import Bench
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import EVERY_ACTION, UNAUTHENTICATED, Caller, Grants
 from twinhost.unified_memory_reasoning.errors import patterns, proposals
 from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
-from twinhost.unified_memory_reasoning.errors.matching import MOST_S, SearchAllowance
+from twinhost.unified_memory_reasoning.errors.matching import BURST_S, CpuBudget
 from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals
 from twinhost.unified_memory_reasoning.provenance import quarantine
@@ -27,50 +24,32 @@ ALICE = Caller("Alice", "pc2", frozenset({"agent"}), "SHA256:of-alice")
 BOB = Caller("Bob", "mainpc", frozenset({"agent"}), "SHA256:of-bob")
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
 NOBODY = UNAUTHENTICATED
-MIGRATIONS = [REPLY_LOG_SCHEMA, quarantine.MIGRATION, patterns.MIGRATION, proposals.MIGRATION]
+FOR_EVERYBODY = Grants({role: frozenset({EVERY_ACTION}) for role in ("agent", "operator", "unauthenticated")})
+MIGRATIONS = (quarantine.MIGRATION, patterns.MIGRATION, proposals.MIGRATION)
 
 
-class ErrorPatternBench:
-    """The seven actions; `told` is what was told of proposals, type and data."""
+class ErrorPatternBench(Bench):
+    """The seven actions; `published` is what was published of proposals, type and data."""
 
-    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, allowance_s: float = MOST_S, **bounds: Any) -> None:
-        self.told: list[tuple[str, dict[str, Any]]] = []
-        self._path, self._max_bytes, self._bounds = path, max_bytes, bounds
-        self._allowance = SearchAllowance(allowance_s)
-        self.open()
+    CALLER = ALICE
+    MIGRATIONS = MIGRATIONS
 
-    def open(self) -> None:
-        """Open the database, as a start of the agent does."""
-        self.database = Database(self._path, MIGRATIONS)
+    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, cpu_s: float = BURST_S, **bounds: Any) -> None:
+        self.published: list[tuple[str, dict[str, Any]]] = []
+        self._bounds = bounds
+        self._budget = CpuBudget(cpu_s)
+        super().__init__(path, max_bytes)
+
+    def make(self) -> Iterable[Action[Any]]:
         self.patterns = ErrorPatterns(self.database, **self._bounds)
-        self.proposals = PatternProposals(self.database, self._tell)
-        actions = ErrorPatternActions(self.patterns, self.proposals, self._max_bytes, self._allowance).actions()
-        everything = frozenset({"*"})
-        self._dispatcher = Dispatcher(
-            actions,
-            Grants({"agent": everything, "operator": everything, "unauthenticated": everything}),
-            self.database,
-            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
-            self._max_bytes,
-        )
+        self.proposals = PatternProposals(self.database, self._publish)
+        return ErrorPatternActions(self.patterns, self.proposals, self._max_bytes, self._budget).actions()
 
-    def _tell(self, kind: str, data: dict[str, Any]) -> None:
-        self.database.after_commit(lambda: self.told.append((kind, data)))  # as the outbox does
+    def serve(self, actions: Iterable[Action[Any]], grants: Grants = FOR_EVERYBODY, **options: Any) -> None:
+        super().serve(actions, grants, **options)
 
-    def reopen(self) -> None:
-        """Close the database and open it again, as a restart does."""
-        self.database.close()
-        self.open()
-
-    def ask(self, action: str, caller: Caller = ALICE, **fields: Any) -> dict[str, Any]:
-        """Return the reply to one request."""
-        (reply,) = self.ask_together((action, caller, fields))
-        return reply
-
-    def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the replies to requests that were drained together."""
-        batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
-        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
+    def _publish(self, kind: str, data: dict[str, Any]) -> None:
+        self.database.after_commit(lambda: self.published.append((kind, data)))  # as the outbox does
 
     def add(self, pattern: str, solution: str | None = None, caller: Caller = ALICE, **fields: Any) -> int:
         """Add a pattern and return its number."""
@@ -78,6 +57,9 @@ class ErrorPatternBench:
         reply = self.ask("add_error_pattern", caller, **fields)
         assert reply["status"] == "ok", reply
         return int(reply["pattern_id"])
+
+    def rows(self, table: str = "error_patterns") -> int:
+        return super().rows(table)
 
     def look_up(self, message: str, caller: Caller = ALICE) -> dict[str, Any]:
         """Return what is known of a message."""
@@ -103,18 +85,6 @@ class ErrorPatternBench:
         """Release what a caller wrote."""
         with self.database.transaction():
             Quarantine(self.database).lift(caller.name)
-
-    def rows(self, table: str = "error_patterns") -> int:
-        """Return how many rows of a table are on disk."""
-        return int(self.database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-
-    def __enter__(self) -> "ErrorPatternBench":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.database.close()
 
 
 _LITERALS = st.sampled_from([*string.ascii_letters, *"0123456789 _-:/,=@é'ſKß"])

@@ -2,26 +2,22 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
 
+from tests.unit.unified_memory_reasoning.bench import EVERYTHING, Bench
 from twinhost.agent.common_actions import HealthActions, Ping
 from twinhost.agent.dialects import commands
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
-from twinhost.store.database import Database
-from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.store.reply_log import ReplyLog
-from twinhost.unified_memory_reasoning.coordination import conflicts as conflicts_module
-from twinhost.unified_memory_reasoning.coordination.actions import ConflictActions
-from twinhost.unified_memory_reasoning.coordination.conflicts import MIGRATION as CONFLICTS_MIGRATION
-from twinhost.unified_memory_reasoning.coordination.conflicts import MOST as MOST_CLAIMS
-from twinhost.unified_memory_reasoning.coordination.conflicts import MOST_OF_A_HOLDER, Conflicts
+from twinhost.secure_zmq.dispatch import Inbound
+from twinhost.unified_memory_reasoning.coordination import actions as conflicts_module
+from twinhost.unified_memory_reasoning.coordination.actions import MIGRATION as CONFLICTS_MIGRATION
+from twinhost.unified_memory_reasoning.coordination.actions import MOST as MOST_CLAIMS
+from twinhost.unified_memory_reasoning.coordination.actions import MOST_OF_A_HOLDER, ConflictActions, Conflicts
 from twinhost.unified_memory_reasoning.dialect import COMMANDS
 from twinhost.unified_memory_reasoning.memories import actions as actions_module
 from twinhost.unified_memory_reasoning.memories import memories as upkeep_module
@@ -31,7 +27,6 @@ from twinhost.unified_memory_reasoning.memories.rows import MIGRATION, MOST, MOS
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
-MAX_BYTES = 262_144
 ANA = Caller("Ana", "pc2", frozenset({"agent"}), "SHA256:of-ana")
 BEN = Caller("Ben", "pc2", frozenset({"agent"}), "SHA256:of-ben")
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
@@ -59,8 +54,11 @@ class Clock:
         return time.time() + self._passed_s + self._set_by_s
 
 
-class MemoryBench:
-    """Memories and claims; `ask` is what a client of them would see."""
+class MemoryBench(Bench):
+    """Memories and claims, and their older dialect."""
+
+    CALLER = ANA
+    MIGRATIONS = (QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION)
 
     def __init__(
         self,
@@ -73,40 +71,24 @@ class MemoryBench:
         most_of_a_holder: int = MOST_OF_A_HOLDER,
     ) -> None:
         self.clock = clock
-        self._path, self._most, self._most_of_a_writer = path, most, most_of_a_writer
+        self._most, self._most_of_a_writer = most, most_of_a_writer
         self._most_claims, self._most_of_a_holder = most_claims, most_of_a_holder
-        self.open()
+        super().__init__(path)
 
-    def open(self) -> None:
-        """Open the database, as a start of the agent does."""
-        migrations = [REPLY_LOG_SCHEMA, QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION]
-        self.database = Database(self._path, migrations)
+    def make(self) -> Iterable[Action[Any]]:
         self.memories = Memories(self.database, most=self._most, most_of_a_writer=self._most_of_a_writer)
         self.conflicts = Conflicts(self.database, most=self._most_claims, most_of_a_holder=self._most_of_a_holder)
         self.quarantine = Quarantine(self.database)
-        actions: list[Action[Any]] = [
-            *MemoryActions(self.memories, MAX_BYTES).actions(),
+        return [
+            *MemoryActions(self.memories, self._max_bytes).actions(),
             *ConflictActions(self.conflicts).actions(),
             Action(Ping, lambda *_: {"status": "ok", "agent": "UMRA"}),
             *HealthActions(lambda: {"status": "degraded", "agent": "UMRA"}).actions(),
         ]
-        self._dispatcher = Dispatcher(
-            actions,
-            Grants({"agent": {action.name for action in actions}, "operator": {"*"}}),
-            self.database,
-            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
-            MAX_BYTES,
-            translate=commands(COMMANDS, max_bytes=MAX_BYTES, anywhere=True, not_found="ERROR"),
-        )
 
-    def reopen(self) -> None:
-        """Close the database and open it again, as a restart does."""
-        self.database.close()
-        self.open()
-
-    def ask(self, action: str, caller: Caller = ANA, **fields: Any) -> dict[str, Any]:
-        """Return the reply to one request."""
-        return self.send({"action": action, **fields}, caller)
+    def serve(self, actions: Iterable[Action[Any]], grants: Grants = EVERYTHING, **options: Any) -> None:
+        translate = commands(COMMANDS, max_bytes=self._max_bytes, anywhere=True, not_found="ERROR")
+        super().serve(actions, grants, translate=translate, **options)
 
     def send(self, message: Mapping[str, Any], caller: Caller = ANA) -> dict[str, Any]:
         """Return the JSON that one message is answered with."""
@@ -156,14 +138,6 @@ class MemoryBench:
         for _ in range(passes):
             self.clock.let_pass(300.1)
             self.memories.upkeep.on_tick()
-
-    def __enter__(self) -> "MemoryBench":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.database.close()
 
 
 def setable_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:

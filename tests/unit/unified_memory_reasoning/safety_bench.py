@@ -1,32 +1,28 @@
 """Twins, interactions and error patterns, their writers' quarantine, and backups: without a socket, on a real store."""
 
 import hashlib
-import json
 from base64 import b64decode, b64encode
-from operator import attrgetter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tests.configuration import SHIPPED_GRANTS
+from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES, Bench
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.store.backup import prepare
-from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
 from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.provenance import quarantine
-from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, Shelf
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.twins import store as twins
-from twinhost.unified_memory_reasoning.twins.actions import Handlers
-from twinhost.unified_memory_reasoning.twins.store import Twins
+from twinhost.unified_memory_reasoning.twins import actions as twins
+from twinhost.unified_memory_reasoning.twins.actions import TwinActions, Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,
@@ -36,7 +32,7 @@ MIGRATIONS = [
     error_patterns.MIGRATION,
     twins.BY_WRITER_MIGRATION,
 ]
-MAX_REPLY_BYTES = 262_144
+SHIPPED = Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()})
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
 ADA = Caller("ada", "pc3", frozenset({"agent"}), "SHA256:of-ada")
 BOB = Caller("bob", "pc4", frozenset({"agent"}), "SHA256:of-bob")
@@ -44,48 +40,37 @@ NOBODY = UNAUTHENTICATED
 REVOKED = Caller("revoked", "pc5", frozenset({"agent"}), "SHA256:of-the-revoked-one")
 
 
-class SafetyBench:
+class SafetyBench(Bench):
     """The operator's actions and those on twins; stores are filled by hand where their actions are others'."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.open()
+    CALLER = OPERATOR
+    MIGRATIONS = MIGRATIONS[1:]
 
-    def open(self, migrations: list[str] | None = None) -> None:
-        """Open the database, as a start of the agent does."""
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, 4 * MAX_REPLY_BYTES)
+
+    def open(self, migrations: Sequence[str] | None = None) -> None:
         prepare(self.path)
-        self.database = Database(self.path, migrations or MIGRATIONS)
+        super().open(migrations)
+
+    def make(self) -> Iterable[Action[Any]]:
         self.quarantine = Quarantine(self.database)
         self.twins, self.interactions = Twins(self.database), Interactions(self.database)
         self.patterns = ErrorPatterns(self.database)
         self.backups = BackupActions(self.database, MAX_REPLY_BYTES)
-        shelves = {
-            "twins": Shelf(self.twins.written_by, attrgetter("number")),
-            "interactions": Shelf(self.interactions.written_by, attrgetter("id")),
-            "error_patterns": Shelf(self.patterns.written_by, attrgetter("pattern_id")),
+        written_by: dict[str, WrittenBy] = {
+            "twins": self.twins.written_by,
+            "interactions": self.interactions.written_by,
+            "error_patterns": self.patterns.written_by,
         }
-        self._dispatcher = Dispatcher(
-            [
-                *Handlers(self.twins).actions(),
-                *ProvenanceActions(self.quarantine, shelves, MAX_REPLY_BYTES).actions(),
-                *self.backups.actions(),
-            ],
-            Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()}),
-            self.database,
-            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
-            4 * MAX_REPLY_BYTES,
-        )
+        return [
+            *TwinActions(self.twins).actions(),
+            *ProvenanceActions(self.quarantine, written_by, MAX_REPLY_BYTES).actions(),
+            *self.backups.actions(),
+        ]
 
-    def reopen(self) -> None:
-        """Close the database and open it again, as a restart does."""
-        self.database.close()
-        self.open()
-
-    def ask(self, action: str, caller: Caller = OPERATOR, **fields: Any) -> dict[str, Any]:
-        """Return the reply to one request."""
-        inbound = Inbound(json.dumps({"action": action, **fields}).encode(), caller)
-        (reply,) = self._dispatcher.answer([inbound])
-        return dict(json.loads(reply))
+    def serve(self, actions: Iterable[Action[Any]], grants: Grants = SHIPPED, **options: Any) -> None:
+        super().serve(actions, grants, **options)
 
     def say(self, session: str, content: str, caller: Caller) -> int:
         """Store an interaction; return its number."""
@@ -141,11 +126,3 @@ class SafetyBench:
         return {path.name for path in self.path.parent.iterdir()} - {
             self.path.name + each for each in ("", "-wal", "-shm")
         }
-
-    def __enter__(self) -> "SafetyBench":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.database.close()

@@ -2,56 +2,50 @@
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
 
-from tests.unit.unified_memory_reasoning.memory import SDT
+from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES, Bench
 from twinhost.network_config.model import Recall
-from twinhost.secure_zmq.callers import Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
-from twinhost.store.database import Database
-from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.store.reply_log import ReplyLog
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.memories import rows as memory_rows
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.search import index as search_index
-from twinhost.unified_memory_reasoning.search.actions import SearchActions
-from twinhost.unified_memory_reasoning.search.search import Search
+from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
 
-MAX_REPLY_BYTES = 262_144
 WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)
 STORES = [quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION]
 INDEX = [search_index.MIGRATION, search_index.FORMAT_MIGRATION]
 DAY_S = 86_400.0
 
 
-class SearchBench:
+class SearchBench(Bench):
     """The action, and rows as the stores would have written them."""
 
+    MIGRATIONS = (*STORES, *INDEX)
+
     def __init__(self, path: Path, weights: Recall = WORDS_ALONE, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
-        self.database = Database(path, [REPLY_LOG_SCHEMA, *STORES, *INDEX])
-        self.weigh(weights, max_reply_bytes)
+        self._weights = weights
+        super().__init__(path, max_reply_bytes)
+
+    def make(self) -> Iterable[Action[Any]]:
+        return SearchActions(Search(self.database, self._weights), self._max_bytes).actions()
 
     def weigh(self, weights: Recall, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
         """Search with other weights from now on."""
-        self._dispatcher = Dispatcher(
-            SearchActions(Search(self.database, weights), max_reply_bytes).actions(),
-            Grants({"agent": frozenset({"search_memory"})}),
-            self.database,
-            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
-            max_reply_bytes,
-        )
+        self._weights, self._max_bytes = weights, max_reply_bytes
+        self.serve(self.make())
 
-    def ask(self, **fields: Any) -> dict[str, Any]:
+    def ask(self, action: str = "search_memory", caller: Caller | None = None, **fields: Any) -> dict[str, Any]:
         """Return the reply to one search."""
-        request = {"action": "search_memory", **fields}
-        (reply,) = self._dispatcher.answer([Inbound(json.dumps(request).encode(), SDT)])
-        assert len(reply) <= MAX_REPLY_BYTES
-        return dict(json.loads(reply))
+        reply = super().ask(action, caller, **fields)
+        assert len(json.dumps(reply, ensure_ascii=False, separators=(",", ":")).encode()) <= MAX_REPLY_BYTES
+        return reply
 
     def ids(self, query: str, **fields: Any) -> list[int | str]:
         """Return the ids that a search answers with, best first."""
@@ -109,11 +103,3 @@ class SearchBench:
         with self.database.transaction():
             for _ in range(count):
                 self.interaction(content, **fields)
-
-    def __enter__(self) -> "SearchBench":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.database.close()

@@ -124,9 +124,7 @@ def test_a_retry_gets_the_same_backup(bench: SafetyBench) -> None:
     assert len(bench.files()) == 1
 
 
-def test_where_no_thread_is_to_be_had_it_has_failed_and_the_agent_goes_on(
-    bench: SafetyBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backup_fails_without_a_thread(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks for its state is told, and the next one is begun as if nothing had been."""
 
     def refuse(_: threading.Thread) -> None:
@@ -188,7 +186,7 @@ def test_a_copy_that_ends_without_a_word_is_not_waited_for(bench: SafetyBench, m
     assert bench.ready(bench.ask("begin_backup")["backup_id"])["state"] == "ready"
 
 
-def test_an_offset_at_the_end_reads_nothing_and_one_beyond_is_refused(bench: SafetyBench) -> None:
+def test_an_offset_beyond_the_end_is_refused(bench: SafetyBench) -> None:
     backup_id = bench.ask("begin_backup")["backup_id"]
     size = bench.ready(backup_id)["size"]
     assert bench.ask("read_backup", backup_id=backup_id, offset=size)["data"] == ""

@@ -78,7 +78,7 @@ def test_the_oldest_gives_way(tmp_path: Path, clock: Clock) -> None:
         for number in range(10):
             claim(bench, 5, ANA, f"{number}")
         assert bench.conflicts.count == 4
-        assert [each.op_id for each in bench.conflicts.written_by("Ana", None, 10)] == ["9", "8", "7"]
+        assert [each["op_id"] for each in bench.conflicts.written_by("Ana", None, 10)] == ["9", "8", "7"]
         assert claim(bench, 5, ANA, "of Ben") == (False, "Ben", 5)
         assert claim(bench, 1, ANA, "0")[0] is True
         for number in range(3):
@@ -108,8 +108,8 @@ def test_claims_are_listed_by_their_holder(bench: MemoryBench) -> None:
     for number in range(4):
         claim(bench, 5, (ANA, BEN)[number % 2], f"{number}")
     first = bench.conflicts.written_by("Ben", None, 1)
-    rest = bench.conflicts.written_by("Ben", first[0].number, 10)
-    assert [each.op_id for each in (*first, *rest)] == ["3", "1"]
+    rest = bench.conflicts.written_by("Ben", first[0]["number"], 10)
+    assert [each["op_id"] for each in (*first, *rest)] == ["3", "1"]
 
 
 @pytest.mark.parametrize(

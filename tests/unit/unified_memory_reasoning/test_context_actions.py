@@ -13,8 +13,7 @@ from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
 from twinhost.secure_zmq.callers import Caller
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.conversations.context_text import Line, text_of
-from twinhost.unified_memory_reasoning.conversations.rendering import INDENT, count, label
+from twinhost.unified_memory_reasoning.conversations.context_text import INDENT, Said, count, label, text_of
 
 EMPTY: dict[str, Any] = {
     "last_updated": None,
@@ -35,11 +34,12 @@ SAID: dict[str, Any] = {"session_id": "s", "interaction_type": "code", "content"
 TRICKS = 'ab c\n\r\u2028\x0b\x85]:[\u202e\x1b\t\u2026"\\\U0001f600'
 LINES = st.lists(
     st.builds(
-        Line,
+        Said,
         id=st.integers(1, 99),
         speaker=st.text(alphabet=TRICKS, max_size=8) | st.text(max_size=8),
         kind=st.sampled_from(["code", "user_query"]),
         content=st.text(alphabet=TRICKS, min_size=1, max_size=60) | st.text(min_size=1, max_size=60),
+        importance=st.just(0.5),
     ),
     max_size=8,
 )
@@ -69,7 +69,7 @@ def test_what_was_said_is_told_by_importance_then_recency(bench: ContextBench) -
         assert (context["stored"], context["dropped"], context["window"]) == (3, 0, {"size": 10, "items": 3})
         bench.reopen()
     (row, *_) = bench.interactions.written_by(SDT.name, 3, 1)
-    assert row.metadata == {"mood": ["calm", {"n": 1}]}
+    assert row["metadata"] == {"mood": ["calm", {"n": 1}]}
 
 
 def test_a_speaker_has_a_window_of_its_own(bench: ContextBench) -> None:
@@ -83,7 +83,7 @@ def test_a_speaker_has_a_window_of_its_own(bench: ContextBench) -> None:
     assert (context["window"], context["stored"], context["dropped"]) == ({"size": 10, "items": 1}, 31, 0)
 
 
-def test_a_session_in_which_nothing_was_said_has_an_empty_context(bench: ContextBench) -> None:
+def test_an_unknown_session_has_an_empty_context(bench: ContextBench) -> None:
     """And no row is made by asking; nor for a speaker that said nothing."""
     assert bench.ask("get_context", session_id="nobody") == {
         "status": "ok",
@@ -137,7 +137,7 @@ def test_one_long_item_leaves_half_of_the_budget_to_the_others(bench: ContextBen
     assert len(others) == 4  # of 11 tokens, the line break among them
 
 
-def test_what_the_window_leaves_of_the_budget_is_filled_from_the_newest_50(bench: ContextBench) -> None:
+def test_the_rest_of_the_budget_goes_to_the_newest_50(bench: ContextBench) -> None:
     """After the window's items, in the same order; what is older, or finds no room, is dropped and counted."""
     for number in range(1, 301):
         bench.say(f"{'remember ' if number in (1, 260, 270) else ''}number {number}")
@@ -174,7 +174,7 @@ def test_further_items_take_nothing_from_the_window(tmp_path: Path) -> None:
         assert (context["dropped"], context["dropped_ids"]) == (2, [2, 1])
 
 
-def test_what_is_dropped_is_counted_for_the_speaker_and_without_the_hidden(bench: ContextBench) -> None:
+def test_dropped_items_are_counted_by_speaker_if_visible(bench: ContextBench) -> None:
     """Of all that is visible of the speaker, however old it is; after a quarantine and a clearing too."""
     for number in range(120):
         bench.say(f"number {number}", ANN if number % 3 else MALLORY, speaker="Ann" if number % 2 else "Bob")
@@ -236,7 +236,8 @@ def test_a_context_reads_no_content_beyond_the_window_and_tier_0(bench: ContextB
     assert steps() <= before + 100
     plan = bench.database.execute(f"EXPLAIN QUERY PLAN {interactions._NEWEST}", ("s", "Bob", 1_250)).fetchall()
     reading = [row[3] for row in plan if "interactions" in row[3]]
-    assert reading == ["SEARCH interactions USING COVERING INDEX interactions_by_session (session_id=?)"]
+    assert reading
+    assert all("USING COVERING INDEX interactions_by_session (session_id=?" in each for each in reading)
 
 
 def test_a_reply_is_never_larger_than_it_may_be(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_a_reply_is_never_larger_than_it_may_be(tmp_path: Path) -> None:
 
 @given(LINES, LINES, st.integers(1, 120), st.integers(0, 400))
 @pytest.mark.thorough
-def test_the_text_exceeds_no_budget(first: list[Line], further: list[Line], max_tokens: int, max_bytes: int) -> None:
+def test_the_text_exceeds_no_budget(first: list[Said], further: list[Said], max_tokens: int, max_bytes: int) -> None:
     """By recount, in tokens and in bytes of JSON; each line is told, cut, or dropped, and none is told twice."""
     told = text_of(first, max_tokens, max_bytes, further)
     assert told.text.startswith(text_of(first, max_tokens, max_bytes).text)
@@ -267,12 +268,12 @@ def test_the_text_exceeds_no_budget(first: list[Line], further: list[Line], max_
 @pytest.mark.parametrize("character", ["\t", "\n", '"', "\\", "\x00", "\u2028", "\U0001f600"])
 def test_bytes_are_counted_as_json_has_them(character: str) -> None:
     """Of a character that JSON escapes, too; so that a reply is no larger than it may be."""
-    told = text_of([Line(1, "x", "code", character * 30 + "b")], 1_000, 50)
+    told = text_of([Said(1, "code", "x", character * 30 + "b", 0.5)], 1_000, 50)
     assert len(msgspec.json.encode(told.text)) - 2 <= 50
 
 
 @given(LINES)
-def test_no_content_and_no_speaker_forges_a_line(lines: list[Line]) -> None:
+def test_no_content_and_no_speaker_forges_a_line(lines: list[Said]) -> None:
     """Every line of the text that is not indented is one interaction's, and begins with its own speaker's label."""
     told = text_of(lines, 100_000, 1_000_000)
     begun = [line for line in told.text.splitlines() if not line.startswith(INDENT)]
@@ -296,7 +297,7 @@ def test_a_forged_line_is_seen_to_be_the_speakers_own(bench: ContextBench) -> No
 def test_the_writer_is_the_proven_caller(bench: ContextBench, caller: Caller) -> None:
     """Whatever the body claims."""
     bench.say("x", caller, written_by="root", source_agent="root", speaker="root")
-    assert [row.written_by for row in bench.interactions.written_by(caller.name, None, 9)] == [caller.name]
+    assert [row["written_by"] for row in bench.interactions.written_by(caller.name, None, 9)] == [caller.name]
 
 
 def test_who_is_not_known_is_not_granted(bench: ContextBench) -> None:
@@ -403,7 +404,7 @@ def test_the_largest_that_is_taken_is_stored_whole(bench: ContextBench, fields: 
     assert bench.say(**{"content": "x", **fields})["status"] == "ok"
     bench.reopen()
     (row,) = bench.interactions.written_by(SDT.name, None, 1)
-    assert (row.content, row.metadata) == (fields.get("content", "x"), fields.get("metadata", {}))
+    assert (row["content"], row["metadata"]) == (fields.get("content", "x"), fields.get("metadata", {}))
 
 
 def test_a_store_that_fails_refuses_and_counts_nothing(bench: ContextBench) -> None:

@@ -16,8 +16,7 @@ from twinhost.store.damage import DAMAGED, find_damage, quarantined
 from twinhost.store.database import Database
 from twinhost.store.files import part
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME
-from twinhost.unified_memory_reasoning.memory import LATER_MIGRATIONS, REBUILDS
+from twinhost.unified_memory_reasoning.__main__ import LATER_MIGRATIONS, MIGRATIONS, NAME, REBUILDS
 
 ALL = [REPLY_LOG_SCHEMA, *MIGRATIONS]
 BEFORE = ALL[: -len(LATER_MIGRATIONS)]  # as a version made them in which the defect was
@@ -111,7 +110,7 @@ def test_a_first_removal_that_a_full_volume_undid_breaks_nothing(path: Path) -> 
     assert quarantined(path, DAMAGED) == []
 
 
-def test_an_index_of_the_older_format_is_said_to_be_of_the_newer_one(path: Path) -> None:
+def test_an_older_index_is_recorded_in_the_newer_format(path: Path) -> None:
     """It may hold rows of both, by the defect: with that they are what it says it has, and none is written anew."""
     of_before(path)
     assert find_damage(path) == "malformed inverted index for FTS5 table main.recall_words"
@@ -121,7 +120,7 @@ def test_an_index_of_the_older_format_is_said_to_be_of_the_newer_one(path: Path)
     assert find_damage(path) is None
 
 
-def test_an_index_of_the_older_format_in_which_nothing_was_removed_gets_it_too(path: Path) -> None:
+def test_an_older_index_without_deletes_is_migrated_too(path: Path) -> None:
     with closing(Database(path, BEFORE)) as database:
         assert format_of(database) == 4
     with started(path) as agent:

@@ -61,7 +61,7 @@ def test_two_names_that_differ_name_no_memory(bench: MemoryBench, action: str) -
     told: dict[str, Any] = {"content": "other"} if action == "store_memory" else {}
     reply = bench.ask(action, memory_id="m", id="n", **told)
     assert reply["code"] == "malformed_request"
-    assert "`memory_id` and `id` name two memories; name one" in reply["error"]
+    assert "`memory_id` and `id` name different memories; leave one of them out" in reply["error"]
     assert bench.all() == before
 
 
@@ -222,7 +222,7 @@ def test_the_status_counts_and_measures(bench: MemoryBench) -> None:
         ("query_memory", {"limit": 1_001}, "at `$.limit`"),
         ("query_memory", {"before": 2**63}, "at `$.before`"),
         ("query_memory", {"changed_since": -1}, "at `$.changed_since`"),
-        ("query_memory", {"changed_since": 0, "source": "s"}, "`limit` alone; leave the other fields out"),
+        ("query_memory", {"changed_since": 0, "source": "s"}, "leave out all other fields except `limit`"),
         ("reinforce_memory", {"memory_id": 1}, "at `$.memory_id`"),
         ("delete_memory", {"memory_id": ["m"]}, "at `$.memory_id`"),
         ("sync_memories", {}, "missing required field `memories`"),

@@ -96,7 +96,10 @@ def test_a_request_id_counts_in_this_dialect_too(bench: MemoryBench) -> None:
         ({"command": "QUERY_MEMORY", "limit": 0}, "at `$.limit`"),
         ({"command": "REINFORCE_MEMORY"}, "missing required field `memory_id`"),
         ({"command": "DELETE_MEMORY", "id": 7}, "at `$.id` (in the message of DELETE_MEMORY)"),
-        ({"command": "DELETE_MEMORY", "data": {"id": "m", "memory_id": "n"}}, "`memory_id` and `id` name two memories"),
+        (
+            {"command": "DELETE_MEMORY", "data": {"id": "m", "memory_id": "n"}},
+            "`memory_id` and `id` name different memories",
+        ),
         ({"command": "SYNC_MEMORIES", "memories": [{}]}, "at `$.memories[0]`"),
         ({"command": "SYNC_MEMORIES", "payload": {"memories": 1}}, "at `$.memories`"),
         ({"command": "SYNC_MEMORIES", "payload": {"memories": []}}, "`memories` is empty"),

@@ -52,7 +52,7 @@ def test_what_is_forgotten_fades_no_further(strength: float) -> None:
     assert decayed(strength) == (strength if forgotten(strength) else strength * 0.9)
 
 
-def test_a_memory_that_nobody_asks_for_is_forgotten_after_22_passes(bench: MemoryBench) -> None:
+def test_an_idle_memory_is_forgotten_after_22_passes(bench: MemoryBench) -> None:
     """A memory of strength 1, from the first pass after 24 h; the rule and the table agree at each pass."""
     bench.store()
     bench.clock.let_pass(DAY_S)
@@ -148,7 +148,7 @@ def test_the_first_pass_waits_300_s_at_most(last: float | None, wait_s: float) -
     assert next_pass_in_s(last, now=1_000.0) == wait_s
 
 
-def test_a_pass_that_fails_is_tried_again_and_takes_nothing_twice(bench: MemoryBench) -> None:
+def test_a_failed_pass_is_retried_and_weakens_nothing_twice(bench: MemoryBench) -> None:
     bench.store()
     bench.clock.let_pass(DAY_S)
     bench.database.execute("PRAGMA query_only=ON")
@@ -165,7 +165,7 @@ def test_a_long_pass_is_made_in_slices_and_takes_from_each_once(
     bench: MemoryBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests are served between them; a slice that fails is tried again, and one asked for meanwhile is spared."""
-    monkeypatch.setattr(upkeep_module, "_AT_ONCE", 2)
+    monkeypatch.setattr(upkeep_module, "_BATCH", 2)
     for number in range(5):
         bench.store(f"{number}")
     bench.clock.let_pass(DAY_S)
@@ -185,7 +185,7 @@ def test_a_long_pass_is_made_in_slices_and_takes_from_each_once(
 
 def test_many_accesses_are_written_in_slices(bench: MemoryBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each at the next turn of the server, and what is left before the agent stops."""
-    monkeypatch.setattr(upkeep_module, "_AT_ONCE", 2)
+    monkeypatch.setattr(upkeep_module, "_BATCH", 2)
     for number in range(7):
         bench.store(f"{number}")
     bench.clock.let_pass(60)

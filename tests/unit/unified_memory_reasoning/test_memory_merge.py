@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, OPERATOR, Clock, MemoryBench, setable_clock
 from twinhost.agent.health import iso_time
-from twinhost.unified_memory_reasoning.memories.actions import _moment
+from twinhost.unified_memory_reasoning.memories.actions import _seconds
 from twinhost.unified_memory_reasoning.memories.model import Memory, deleted, merge
 
 TIMES = st.integers(0, 3).map(float)  # few values, so that ties are common
@@ -82,7 +82,7 @@ def test_the_newer_access_and_the_greater_strength_stand(one: Memory, other: Mem
 def test_a_moment_comes_back_from_the_wire_as_it_was(milliseconds: int) -> None:
     """A record that goes to another store and back is the same one."""
     moment = round(milliseconds / 1_000, 3)
-    assert _moment(iso_time(moment), "x", 1e11) == moment
+    assert _seconds(iso_time(moment), "x", 1e11) == moment
 
 
 STEPS = st.lists(

@@ -86,7 +86,7 @@ def test_the_most_telling_text_is_required(pattern: str, texts: set[str]) -> Non
     assert requirement_of(pattern).texts == texts
 
 
-def test_a_long_repetition_requires_no_text_that_its_matches_lack() -> None:
+def test_a_long_repetition_requires_only_what_matches_have() -> None:
     """An exact text that is cut short must not be joined with what follows it."""
     for pattern, message in (("xa{1000}b", "x" + "a" * 1_000 + "b"), ("x(?:ab){200}y", "x" + "ab" * 200 + "y")):
         assert found(pattern, message.encode())

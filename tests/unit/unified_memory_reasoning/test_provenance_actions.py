@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, MAX_REPLY_BYTES, REVOKED, SafetyBench
+from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES
+from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, REVOKED, SafetyBench
 from twinhost.unified_memory_reasoning.twins.actions import MAX_TWIN_BYTES
 
 KINDS = ["twins", "interactions", "error_patterns"]
@@ -33,7 +34,7 @@ def pages(bench: SafetyBench, kind: str, limit: int, name: str = ADA.name) -> li
         before = {"before": page["next_before"]}
 
 
-def test_it_tells_what_a_caller_wrote_of_every_kind_and_nothing_else(bench: SafetyBench) -> None:
+def test_it_lists_everything_that_a_caller_wrote(bench: SafetyBench) -> None:
     """With every field, and moments in ISO-8601."""
     for caller in (ADA, BOB):
         bench.update_twin(f"of-{caller.name}", {"by": caller.name}, caller)

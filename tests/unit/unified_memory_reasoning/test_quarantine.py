@@ -105,7 +105,7 @@ def test_the_list_says_who_since_when_by_whom_and_why(bench: SafetyBench) -> Non
 def test_who_is_not_hidden_can_not_be_released(bench: SafetyBench) -> None:
     reply = bench.ask("release_memory", name=REVOKED.name)
     assert reply["code"] == "not_found"
-    assert reply["error"] == "nothing of 'revoked' is in quarantine; `list_quarantine` tells whose is"
+    assert reply["error"] == "'revoked' is not quarantined; `list_quarantine` shows who is"
 
 
 @pytest.mark.parametrize("action", ["quarantine_memory", "release_memory", "list_quarantine", "memory_by"])
@@ -150,3 +150,11 @@ def test_there_are_as_many_names_as_fit_one_reply(bench: SafetyBench, monkeypatc
         assert bench.ask("quarantine_memory", name=name)["status"] == "ok"
     assert bench.ask("quarantine_memory", name="three")["code"] == LimitReached.code
     assert bench.ask("quarantine_memory", name="two", reason="why")["status"] == "ok"
+
+
+def test_the_views_are_not_in_the_file(bench: SafetyBench) -> None:
+    """Each connection has its own: a volume's schema, and its version, are those of the migrations."""
+    (views,) = bench.database.execute("SELECT count(*) FROM sqlite_temp_schema WHERE type = 'view'").fetchone()
+    (stored,) = bench.database.execute("SELECT count(*) FROM main.sqlite_schema WHERE type = 'view'").fetchone()
+    (version,) = bench.database.execute("PRAGMA user_version").fetchone()
+    assert (views > 0, stored, version) == (True, 0, len(bench.database.migrations))

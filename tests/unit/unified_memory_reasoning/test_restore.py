@@ -104,9 +104,7 @@ def test_the_loss_is_told_by_count(bench: SafetyBench) -> None:
 
 
 @pytest.mark.parametrize(("broken", "counted"), [("a page", 200), ("the header", None)])
-def test_after_damage_the_loss_is_counted_in_the_damaged_database(
-    bench: SafetyBench, broken: str, counted: int | None
-) -> None:
+def test_loss_is_counted_against_the_damaged_database(bench: SafetyBench, broken: str, counted: int | None) -> None:
     """As far as it can be read; the new one that took its place has nothing yet. The restore ends the red check."""
     bench.update_twin("u0", {}, ADA)
     content = bench.backed_up()
@@ -141,9 +139,7 @@ def test_damage_can_be_acknowledged_without_a_restore(bench: SafetyBench) -> Non
     assert bench.ask("acknowledge_damage")["acknowledged"] == []
 
 
-def test_the_end_comes_after_the_answer_and_also_where_nobody_asks(
-    bench: SafetyBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_agent_restarts_after_the_reply_or_unasked(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before the operator was told, unless that takes longer than it may."""
     content = bench.backed_up()
     restore_id = bench.send(content)
@@ -184,7 +180,7 @@ def test_more_than_was_told_is_refused(bench: SafetyBench) -> None:
 
 
 @pytest.mark.parametrize("missing", ["size", "sha256"])
-def test_size_and_digest_must_be_told_at_the_beginning_or_at_the_end(bench: SafetyBench, missing: str) -> None:
+def test_size_and_digest_are_required_by_the_end(bench: SafetyBench, missing: str) -> None:
     content = bench.backed_up()
     restore_id = bench.send(content)
     fields: dict[str, Any] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -219,7 +215,7 @@ def test_a_backup_of_a_newer_program_is_refused(bench: SafetyBench, tmp_path: Pa
     refused(bench, newer, f"has schema version {known + 1} and this program knows 1 to {known}")
 
 
-def test_a_backup_of_an_older_program_is_taken_and_brought_up_to_date(bench: SafetyBench, tmp_path: Path) -> None:
+def test_an_older_programs_backup_is_migrated(bench: SafetyBench, tmp_path: Path) -> None:
     older = database_of(
         tmp_path / "o", MIGRATIONS[:2], "INSERT INTO twins VALUES ('u', CAST('{\"a\":1}' AS BLOB), 1, 'ada', 0)"
     )
@@ -271,7 +267,7 @@ def test_a_database_of_something_else_is_refused(
     ],
     ids=["trigger", "table", "index", "trigger under a name of SQLite's"],
 )
-def test_what_has_a_known_name_and_says_something_else_is_refused(
+def test_a_schema_object_with_other_sql_is_refused(
     bench: SafetyBench, tmp_path: Path, script: str, sentence: str
 ) -> None:
     """Such a trigger would act on every later write, whatever its name is."""
@@ -351,7 +347,7 @@ def test_without_space_it_is_refused_with_a_sentence(bench: SafetyBench, monkeyp
         assert (reply["code"], "bytes are needed on the volume of" in reply["error"]) == ("store_unavailable", True)
 
 
-def test_on_a_full_volume_a_restore_is_refused_and_another_can_be_begun(bench: SafetyBench) -> None:
+def test_a_full_volume_refuses_a_restore_but_not_the_next(bench: SafetyBench) -> None:
     """At the part that does not fit, however small it is; nothing of it is left, and no check waits for ever."""
     content = bench.backed_up()
     full_at = len(content) - 1_000

@@ -77,7 +77,7 @@ def test_a_memory_is_as_recent_as_its_last_access(bench: SearchBench) -> None:
     assert bench.ids("gateway") == ["used", "old"]
 
 
-def test_what_a_quarantined_caller_wrote_is_not_found_until_it_is_released(bench: SearchBench) -> None:
+def test_a_quarantined_callers_texts_are_not_found(bench: SearchBench) -> None:
     """Nor does it take a place among the candidates, however well it fits."""
     kept = bench.interaction("the gateway has a door, and somebody wrote so")
     bench.fill(search_index.CANDIDATES + 1, "gateway", written_by="Mallory")
@@ -199,7 +199,7 @@ def test_a_common_word_is_left_out_beside_a_rarer_one(large: SearchBench) -> Non
     assert (reply["words"], reply["words_left_out"]) == (["rare"], ["common", "the"])
 
 
-def test_where_every_word_is_common_those_with_all_of_them_come_first(large: SearchBench) -> None:
+def test_texts_with_all_the_common_words_come_first(large: SearchBench) -> None:
     """However old they are; then the newest, memories among them."""
     reply = large.ask(query="usual common", limit=100)
     assert reply["words"] == ["usual", "common"]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.search_bench import MAX_REPLY_BYTES, WORDS_ALONE, SearchBench
+from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES
+from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE, SearchBench
 from twinhost.network_config.model import Recall
 from twinhost.unified_memory_reasoning.search.actions import MAX_CONTENT_BYTES
 

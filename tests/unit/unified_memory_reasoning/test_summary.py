@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twinhost.unified_memory_reasoning.conversations.context_text import Said, one_line
 from twinhost.unified_memory_reasoning.conversations.importance import decisions_in, error_kind
-from twinhost.unified_memory_reasoning.conversations.rendering import one_line
 from twinhost.unified_memory_reasoning.conversations.summary import (
     DECIDING_CHARACTERS,
     MOST_CODE,
@@ -15,7 +15,6 @@ from twinhost.unified_memory_reasoning.conversations.summary import (
     MOST_LINES,
     MOST_OLDER_LINES,
     Part,
-    Said,
     merged,
 )
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinhost.unified_memory_reasoning.conversations.rendering import LINE_BREAKS, beginning, count
+from twinhost.unified_memory_reasoning.conversations.context_text import LINE_BREAKS, beginning, count
 
 TEXTS = st.text() | st.text(alphabet="ab1 _.,\n\r\t\u2028\u00e9\u0301\u4e2d\u200b")
 

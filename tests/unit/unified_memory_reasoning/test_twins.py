@@ -13,7 +13,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
-from twinhost.unified_memory_reasoning.twins.store import MIGRATION, Twins
+from twinhost.unified_memory_reasoning.twins.actions import MIGRATION, Twins
 
 pytestmark = pytest.mark.unified_memory_agent
 
@@ -139,7 +139,7 @@ def test_a_rolled_back_change_leaves_data_and_count(tmp_path: Path, change: str)
         failing()
     ada = twins.find("ada")
     assert ada is not None
-    assert (ada.data, ada.revision, ada.written_by, twins.find("bob")) == ({"a": 1}, 1, SDT.name, None)
+    assert (ada["twin"], ada["revision"], ada["written_by"], twins.find("bob")) == ({"a": 1}, 1, SDT.name, None)
     assert twins.count == Twins(database).count == 1
     database.close()
 
@@ -183,5 +183,5 @@ def test_any_json_comes_back_as_it_went_in(
                 twins.put(user, data, SDT.name)
         found = twins.find(user)
         assert found is not None
-        assert found.data == data
+        assert found["twin"] == data
         database.close()

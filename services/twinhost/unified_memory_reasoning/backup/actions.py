@@ -1,4 +1,4 @@
-"""What an operator asks for a backup, a restore, and after damage: every field with its type and its bounds."""
+"""Backups, restores, and the acknowledgement of damage: an operator's actions."""
 
 from base64 import b64encode
 from typing import Annotated, Literal, NotRequired, TypedDict
@@ -26,26 +26,26 @@ SHA256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class BeginBackup(Request, tag="begin_backup"):
-    """Make a copy of the database as it is at this moment."""
+    """Begin a backup: a copy of the database as it is now."""
 
 
 class BackupStatus(Request, tag="backup_status"):
-    """How far a copy is."""
+    """Return the state of a backup."""
 
     backup_id: BACKUP_ID
 
 
 class ReadBackup(Request, tag="read_backup"):
-    """A part of a finished copy, in base64."""
+    """Read a part of a finished backup, in base64, from a byte `offset`."""
 
     backup_id: BACKUP_ID
     offset: OFFSET
 
 
 class BeginRestore(Request, tag="begin_restore"):
-    """Begin to send a copy that is to take the database's place; one that was begun before is dropped.
+    """Begin a restore: the backup that you send replaces the database; an unfinished restore is dropped.
 
-    `size` and `sha256` may be told here or by `finish_restore`.
+    `size` (bytes) and `sha256` of the backup may be given here or with `finish_restore`.
     """
 
     size: SIZE | None = None
@@ -53,7 +53,7 @@ class BeginRestore(Request, tag="begin_restore"):
 
 
 class WriteRestore(Request, tag="write_restore"):
-    """The next part of it; one that has come already is taken again."""
+    """Send the next part of a restore, at most 1 MiB before base64; sending a part again changes nothing."""
 
     restore_id: BACKUP_ID
     offset: OFFSET
@@ -61,7 +61,7 @@ class WriteRestore(Request, tag="write_restore"):
 
 
 class FinishRestore(Request, tag="finish_restore"):
-    """Check what has come, stage it, and start the agent anew with it; ask again while it says `checking`."""
+    """Check the backup and restart the agent with it; repeat while the reply says `checking`."""
 
     restore_id: BACKUP_ID
     size: SIZE | None = None
@@ -69,13 +69,13 @@ class FinishRestore(Request, tag="finish_restore"):
 
 
 class AcknowledgeDamage(Request, tag="acknowledge_damage"):
-    """Note that a damaged database was set aside and that its loss is accepted."""
+    """Accept the loss of a damaged database that was quarantined."""
 
 
 class BackupDocument(TypedDict):
-    """How far a backup is that was begun at `begun` (ISO-8601).
+    """A backup that was begun at `begun` (ISO-8601).
 
-    `failure` is there where it failed; where it is ready, its size in bytes, its SHA-256, and the rows of each table.
+    A failed one has `failure`; a ready one has its size in bytes, its SHA-256, and the number of rows of each table.
     """
 
     status: Literal["ok"]
@@ -89,7 +89,7 @@ class BackupDocument(TypedDict):
 
 
 class BackupPart(TypedDict):
-    """The bytes from `offset` on, in base64 and none at the end, and the size and SHA-256 of the whole."""
+    """The bytes from `offset` on in base64, empty at the end, and the size (bytes) and SHA-256 of the whole."""
 
     status: Literal["ok"]
     backup_id: str
@@ -100,7 +100,7 @@ class BackupPart(TypedDict):
 
 
 class RestoreBegun(TypedDict):
-    """Where to send the parts of a backup, and how many bytes one may have before base64."""
+    """The id of the restore, and the most bytes of one part, before base64."""
 
     status: Literal["ok"]
     restore_id: str
@@ -108,7 +108,7 @@ class RestoreBegun(TypedDict):
 
 
 class RestoreReceived(TypedDict):
-    """How many bytes have come."""
+    """How many bytes were received."""
 
     status: Literal["ok"]
     restore_id: str
@@ -116,10 +116,10 @@ class RestoreReceived(TypedDict):
 
 
 class TableRows(TypedDict):
-    """How many rows a table has here, in the backup, and in a damaged database that nobody has acknowledged.
+    """How many rows a table has now, in the backup, and in a damaged database that nobody has acknowledged.
 
-    `damaged` is absent where there is none, and null where its rows can't be counted, as is `lost` then: by how many
-    rows the backup has fewer than that one, or than the present one where none is damaged.
+    `damaged` is absent if there is none, and null if its rows can't be counted; `lost` is null then too. `lost` is how
+    many rows fewer the backup has than the damaged database, or than the present one if none is damaged.
     """
 
     present: int
@@ -129,7 +129,7 @@ class TableRows(TypedDict):
 
 
 class RestoreFinished(TypedDict):
-    """Whether the backup is still checked, or takes the database's place; `rows`, by table, is there in that case."""
+    """Whether the backup is still being checked, or is staged to replace the database; then `rows` compares tables."""
 
     status: Literal["ok"]
     restore_id: str
@@ -138,14 +138,14 @@ class RestoreFinished(TypedDict):
 
 
 class KeptDocument(TypedDict):
-    """A damaged database that is kept, by its file's name."""
+    """A damaged database file that is kept."""
 
     name: str
     size_bytes: int
 
 
 class DamageAcknowledged(TypedDict):
-    """What was acknowledged by this, and every damaged database that is kept."""
+    """The newly acknowledged files, and all damaged database files that are kept."""
 
     status: Literal["ok"]
     acknowledged: list[str]
@@ -154,24 +154,24 @@ class DamageAcknowledged(TypedDict):
 
 _log = structlog.get_logger(__name__)
 
-_ENVELOPE_BYTES = 1_024  # what a message has beside its data
+_ENVELOPE_BYTES = 1_024  # of a message, beside its data
 
 
 class BackupActions(Feature):
-    """Backups, restores, and the acknowledgement of damage, as the wire has them."""
+    """Makes backups, restores them, and acknowledges damage."""
 
     def __init__(self, database: Database, max_payload_bytes: int) -> None:
-        """Answer for a database; `max_payload_bytes` is of a message, either way."""
+        """Serve a database; `max_payload_bytes` limits requests and replies."""
         self._database = database
         self._backups = Backups(database)
         self._restores = Restores(database)
         self._chunk_bytes = max(1, min(MAX_CHUNK_BYTES, (max_payload_bytes - _ENVELOPE_BYTES) // 4 * 3))
 
     def on_tick(self) -> None:
-        """Remove what nobody goes on with.
+        """Remove what nobody continues.
 
         Raises:
-            StartAgain: a backup is to take the database's place.
+            StartAgain: the agent must restart with a staged backup.
         """
         self._backups.on_tick()
         self._restores.on_tick()
@@ -246,18 +246,13 @@ def _status(backup: Backup) -> BackupDocument:
 
 
 def _rows(exchange: Exchange) -> dict[str, TableRows]:
-    """Return what each table has: here, in the backup, and in the damaged database where there is one.
-
-    `lost` is by how many rows the backup has fewer than the damaged one, or than the present one where none is damaged;
-    None where the damaged one can't be counted.
-    """
-    told: dict[str, TableRows] = {}
+    compared: dict[str, TableRows] = {}
     for table in sorted(exchange.present.keys() | exchange.backup.keys()):
         present, backup = exchange.present.get(table, 0), exchange.backup.get(table, 0)
         if exchange.damaged is None:
-            told[table] = {"present": present, "backup": backup, "lost": max(0, present - backup)}
+            compared[table] = {"present": present, "backup": backup, "lost": max(0, present - backup)}
             continue
         damaged = exchange.damaged.get(table)
         lost = None if damaged is None else max(0, damaged - backup)
-        told[table] = {"present": present, "backup": backup, "damaged": damaged, "lost": lost}
-    return told
+        compared[table] = {"present": present, "backup": backup, "damaged": damaged, "lost": lost}
+    return compared

@@ -1,1 +1,1 @@
-"""Interactions of sessions, the context window, and summaries."""
+"""Interactions of sessions, their context windows, and their summaries."""

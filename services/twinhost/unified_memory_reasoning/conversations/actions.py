@@ -1,4 +1,4 @@
-"""What UnifiedMemoryReasoningAgent is told and asked about what was said: every field with its type and its bounds."""
+"""Interactions and contexts: requests, replies and handlers."""
 
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, TypedDict
@@ -10,8 +10,8 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.conversations.context_text import Line, text_of
-from twinhost.unified_memory_reasoning.conversations.interactions import Interaction, Interactions
+from twinhost.unified_memory_reasoning.conversations.context_text import Said, text_of
+from twinhost.unified_memory_reasoning.conversations.interactions import Interactions, Kind
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
 
 MAX_CONTENT_BYTES = 65_536  # in UTF-8
@@ -19,17 +19,16 @@ MAX_METADATA_BYTES = 16_384  # of JSON
 MAX_METADATA_DEPTH = 16
 MAX_TOKENS = 100_000
 
-KIND = Literal["code", "user_query", "system_response", "error"]
 CONTENT = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CONTENT_BYTES)]
-SPEAKER = Annotated[str, msgspec.Meta(max_length=256)]  # an empty one is none
+SPEAKER = Annotated[str, msgspec.Meta(max_length=256)]  # empty: none
 TOKENS = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 
 
 class AddInteraction(Request, tag="add_interaction"):
-    """Something was said in a session."""
+    """Store something that was said in a session; `content` has at most 64 KiB, `metadata` 16 KiB of JSON."""
 
     session_id: NAME
-    interaction_type: KIND
+    interaction_type: Kind
     content: CONTENT
     speaker: SPEAKER | None = None
     metadata: dict[str, Any] | None = None
@@ -44,7 +43,7 @@ class AddInteraction(Request, tag="add_interaction"):
 
 
 class GetContext(Request, tag="get_context"):
-    """What a session, or one speaker in it, has in mind, in at most `max_tokens` tokens of text."""
+    """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text."""
 
     session_id: NAME
     max_tokens: TOKENS = 2_000
@@ -52,14 +51,14 @@ class GetContext(Request, tag="get_context"):
 
 
 class ClearContext(Request, tag="clear_context"):
-    """Forget a session, or what one speaker said in it."""
+    """Delete a session, or what one speaker said in it."""
 
     session_id: NAME
     speaker: SPEAKER | None = None
 
 
 def _require_small(metadata: dict[str, Any] | None) -> None:
-    """Raise ValueError, which the decoder turns into a refusal, where the metadata is too large or too deep."""
+    """Raise ValueError, which refuses the request, if the metadata is too large or too deep."""
     level: list[Any] = [metadata] if metadata else []
     for _ in range(MAX_METADATA_DEPTH):
         level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
@@ -72,7 +71,7 @@ def _require_small(metadata: dict[str, Any] | None) -> None:
 
 
 class InteractionAdded(TypedDict):
-    """The interaction's number, its importance from 0 to 1, and how many places the session's window has."""
+    """The interaction's id, its importance from 0 to 1, and how many places the session's window has."""
 
     status: Literal["ok"]
     interaction_id: int
@@ -81,17 +80,17 @@ class InteractionAdded(TypedDict):
 
 
 class WindowDocument(TypedDict):
-    """How many places a window has, and how many items are in it that may be seen."""
+    """How many places a window has, and how many visible items are in it."""
 
     size: int
     items: int
 
 
 class ContextDocument(SummaryDocument):
-    """What a session has in mind; `last_updated` (ISO-8601) is null where nothing was said.
+    """The context of a session; `last_updated` (ISO-8601) is null if nothing was said.
 
     `stored` counts the session's interactions, `dropped` those that are not in `text`; `dropped_ids` names the newest
-    of these, `cut_ids` what is told in part.
+    of these, `cut_ids` those that are shortened.
     """
 
     last_updated: str | None
@@ -106,7 +105,7 @@ class ContextDocument(SummaryDocument):
 
 
 class ContextFound(TypedDict):
-    """What a session, or one speaker in it, has in mind."""
+    """The context of a session, or of one speaker in it."""
 
     status: Literal["ok"]
     session_id: str
@@ -114,7 +113,7 @@ class ContextFound(TypedDict):
 
 
 class ContextCleared(TypedDict):
-    """How many interactions of the session were removed."""
+    """How many interactions of the session were deleted."""
 
     status: Literal["ok"]
     session_id: str
@@ -122,12 +121,12 @@ class ContextCleared(TypedDict):
 
 
 MOST_DROPPED_IDS = 100
-MOST_FURTHER_CHARACTERS = 262_144  # of the contents that are tried beside the window's: that bounds the time
-_AROUND_TEXT_BYTES = 8_192  # of a reply: what stands in it beside the summary and the text
+MOST_FURTHER_CHARACTERS = 262_144  # of contents beside the window's; this bounds the time
+_AROUND_TEXT_BYTES = 8_192  # of a reply, beside the summary and the text
 
 
 class ContextActions(Feature):
-    """Interactions and contexts as the wire has them."""
+    """Stores interactions and returns contexts."""
 
     def __init__(self, interactions: Interactions, max_reply_bytes: int) -> None:
         self._interactions = interactions
@@ -155,24 +154,24 @@ class ContextActions(Feature):
         found = self._interactions.context(request.session_id, request.speaker or None)
         summary = found.summary.document()
         bytes_left = self._max_bytes - len(msgspec.json.encode(summary)) - _AROUND_TEXT_BYTES
-        further = list(_together(found.further, MOST_FURTHER_CHARACTERS))
-        told = text_of(_lines(found.items), request.max_tokens, bytes_left, _lines(further))
-        told_ids = {item.id for item in (*found.items, *further)}.difference(told.dropped)
-        not_told = {*found.newest, *told.dropped} - told_ids
+        further = list(_within(found.further, MOST_FURTHER_CHARACTERS))
+        text = text_of(found.items, request.max_tokens, bytes_left, further)
+        included = {item.id for item in (*found.items, *further)}.difference(text.dropped)
+        dropped = {*found.newest, *text.dropped} - included
         return {
             "status": SUCCESS,
             "session_id": request.session_id,
             "context": {
                 "last_updated": None if found.last_updated is None else iso_time(found.last_updated),
                 **summary,
-                "text": told.text,
-                "tokens": told.tokens,
+                "text": text.text,
+                "tokens": text.tokens,
                 "max_tokens": request.max_tokens,
                 "window": {"size": found.window_size, "items": len(found.items)},
                 "stored": found.stored,
-                "dropped": found.in_view - len(told_ids),
-                "dropped_ids": sorted(not_told, reverse=True)[:MOST_DROPPED_IDS],
-                "cut_ids": told.cut,
+                "dropped": found.in_view - len(included),
+                "dropped_ids": sorted(dropped, reverse=True)[:MOST_DROPPED_IDS],
+                "cut_ids": text.cut,
             },
         }
 
@@ -182,13 +181,9 @@ class ContextActions(Feature):
         return {"status": SUCCESS, "session_id": request.session_id, "cleared": cleared}
 
 
-def _together(items: Iterable[Interaction], most: int) -> Iterator[Interaction]:
-    """Yield items whose contents have no more characters together; one that is too long is passed over."""
+def _within(items: Iterable[Said], most: int) -> Iterator[Said]:
+    """Yield items whose contents together have at most `most` characters, skipping those that are too long."""
     for item in items:
         if len(item.content) <= most:
             most -= len(item.content)
             yield item
-
-
-def _lines(items: Iterable[Interaction]) -> list[Line]:
-    return [Line(item.id, item.speaker, item.kind, item.content) for item in items]

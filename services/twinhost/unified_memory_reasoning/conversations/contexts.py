@@ -1,7 +1,7 @@
-"""The windows and the summaries of sessions, as the tables have them; the rows they are made of are `interactions`'.
+"""The windows and the summaries of sessions; `interactions` has the rows that they are made of.
 
-A summary is kept by writer, a window with all writers' items. Who reads leaves a quarantined writer's part of the
-summary out, and has the window made anew without that writer's rows; both are as before once the quarantine ends.
+A summary is kept by writer, a window with the items of all writers. Reads skip a quarantined writer's part of the
+summary and rebuild the window without that writer's rows; both are as before once the writer is released.
 """
 
 import math
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.conversations.summary import Part, Said, merged
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.conversations.context_text import Said
+from twinhost.unified_memory_reasoning.conversations.summary import Part, merged
+from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 
 SMALLEST = 5
 LARGEST = 20
@@ -39,7 +40,7 @@ class Window(msgspec.Struct, frozen=True, array_like=True):
     items: tuple[Item, ...] = ()
 
     def with_item(self, item: Item) -> "Window":
-        """Return the window after an item, newer than all others, came in."""
+        """Return the window after an item was added that is newer than all others."""
         items = in_order((*self.items, item))
         size = _resized(self.size, items)
         if len(items) > size:
@@ -48,7 +49,7 @@ class Window(msgspec.Struct, frozen=True, array_like=True):
 
 
 def window_of(items: Iterable[Item]) -> Window:
-    """Return the window after items came in, one after the other, oldest first."""
+    """Return the window after items were added one by one, oldest first."""
     window = Window()
     for item in items:
         window = window.with_item(item)
@@ -70,7 +71,7 @@ def _resized(size: int, items: list[Item]) -> int:
 
 
 def _without_last(items: list[Item], under: float, most: int) -> list[Item]:
-    """Return the items without the last of those under an importance: `most` of them, but none of the newest."""
+    """Return the items without the last `most` of those under an importance; the newest ones stay."""
     if most <= 0:
         return items
     kept = set(sorted((item.id for item in items), reverse=True)[:NEWEST_KEPT])
@@ -92,10 +93,11 @@ CREATE TABLE context_summaries (
     PRIMARY KEY (session_id, written_by)
 ) STRICT;
 """
-_VISIBLE_PARTS = f"SELECT part FROM context_summaries WHERE session_id = ? AND {VISIBLE}"  # noqa: S608 - constants alone
-
-_VISIBLE_PARTS_BY_WRITER = f"SELECT written_by, part FROM context_summaries WHERE session_id = ? AND {VISIBLE}"  # noqa: S608
-_REMOVE_VISIBLE_PARTS = f"DELETE FROM context_summaries WHERE session_id = ? AND {VISIBLE}"  # noqa: S608
+_PARTS = "SELECT written_by, part FROM visible_context_summaries WHERE session_id = ?"
+_REMOVE_PARTS = (
+    "DELETE FROM context_summaries WHERE session_id = ?1 AND written_by IN "
+    "(SELECT written_by FROM visible_context_summaries WHERE session_id = ?1)"
+)
 
 Aged = tuple[Said, int, str]  # an interaction, its tier, and its writer
 _NOTED_AGAIN_UP_TO_TIER = 1
@@ -106,20 +108,21 @@ class Contexts:
     """Windows by session and speaker, parts of summaries by session and writer."""
 
     def __init__(self, database: Database) -> None:
+        create_visible_views(database, "context_summaries")
         self._database = database
         self._encoder = msgspec.json.Encoder()
         self._windows = msgspec.json.Decoder(Window)
         self._parts = msgspec.json.Decoder(Part)
 
-    def take_in(self, session_id: str, said: Said) -> int:
-        """Take an interaction into the session's window and its speaker's; return the places of the session's."""
-        window = self._widen(session_id, WHOLE_SESSION, said)
+    def add(self, session_id: str, said: Said) -> int:
+        """Add an interaction to the session's window and its speaker's; return how many places the session's has."""
+        window = self._add_to_window(session_id, WHOLE_SESSION, said)
         if said.speaker:
-            self._widen(session_id, said.speaker, said)
+            self._add_to_window(session_id, said.speaker, said)
         return window.size
 
     def fold(self, session_id: str, aged: Iterable[Aged]) -> None:
-        """Note interactions that are in tier 0 now, and fold those that moved on, each into its writer's part."""
+        """Add interactions of tier 0 to their writers' parts, and fold those that moved to an older tier."""
         before: dict[str, Part] = {}
         parts: dict[str, Part] = {}
         for said, tier, written_by in aged:
@@ -131,32 +134,34 @@ class Contexts:
             self._replace_part(session_id, written_by, before[written_by], part)
 
     def window(self, session_id: str, speaker: str) -> Window:
-        """Return a window; an empty one where nothing was said."""
+        """Return a window; an empty one if nothing was said."""
         row = self._database.execute(
             "SELECT window FROM context_windows WHERE session_id = ? AND speaker = ?", (session_id, speaker)
         ).fetchone()
         return self._windows.decode(row[0]) if row else Window()
 
     def summary(self, session_id: str) -> Part:
-        """Return what the writers that are not quarantined contributed."""
-        rows = self._database.execute(_VISIBLE_PARTS, (session_id,))
-        return merged(self._parts.decode(part) for (part,) in rows)
+        """Return the summary without quarantined writers."""
+        rows = self._database.execute(_PARTS, (session_id,))
+        return merged(self._parts.decode(part) for _, part in rows)
 
     def remove_speaker(
         self, session_id: str, speaker: str, windows: Mapping[str, Window], left: Iterable[Aged]
     ) -> None:
-        """Forget what a speaker said, but for what quarantined writers wrote.
+        """Remove what a speaker said, except what quarantined writers wrote.
 
         Args:
+            session_id: the session.
+            speaker: who said it.
             windows: the session's own window, and the speaker's if anything of it is left.
-            left: what is visible in tiers 0 to 2 without it, oldest first; what was kept back by the speaker's own
-                entries is folded again from these, and noted again from tiers 0 and 1, whose number is 250.
+            left: what is visible in tiers 0 to 2 without the speaker, oldest first. What the speaker's entries had
+                replaced is folded again from these, and noted again from tiers 0 and 1 (250 interactions).
         """
         self._database.execute(
             "DELETE FROM context_windows WHERE session_id = ? AND speaker = ?", (session_id, speaker)
         )
         self._put_windows(session_id, windows)
-        rows = self._database.execute(_VISIBLE_PARTS_BY_WRITER, (session_id,)).fetchall()
+        rows = self._database.execute(_PARTS, (session_id,)).fetchall()
         before = {written_by: self._parts.decode(part) for written_by, part in rows}
         parts = {written_by: part.without(speaker).without_lines() for written_by, part in before.items()}
         for said, tier, written_by in left:
@@ -167,20 +172,21 @@ class Contexts:
             self._replace_part(session_id, written_by, before.get(written_by, Part()), part)
 
     def remove(self, session_id: str, windows: Mapping[str, Window]) -> None:
-        """Forget a session, but for what quarantined writers wrote.
+        """Remove a session, except what quarantined writers wrote.
 
         Args:
-            windows: made of their rows, by speaker; empty where there are none.
+            session_id: the session.
+            windows: made of their rows, by speaker; empty if there are none.
         """
         self._database.execute("DELETE FROM context_windows WHERE session_id = ?", (session_id,))
         self._put_windows(session_id, windows)
-        self._database.execute(_REMOVE_VISIBLE_PARTS, (session_id,))
+        self._database.execute(_REMOVE_PARTS, (session_id,))
 
     def _put_windows(self, session_id: str, windows: Mapping[str, Window]) -> None:
         for speaker, window in windows.items():
             self._put_window(session_id, speaker, window)
 
-    def _widen(self, session_id: str, speaker: str, said: Said) -> Window:
+    def _add_to_window(self, session_id: str, speaker: str, said: Said) -> Window:
         window = self.window(session_id, speaker).with_item(Item(said.id, said.importance))
         self._put_window(session_id, speaker, window)
         return window

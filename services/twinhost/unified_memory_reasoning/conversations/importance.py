@@ -1,21 +1,21 @@
 """How important a text is, by a stated rule; pure.
 
 0.5 to begin with; +0.2 for a keyword; +0.1 for a question mark; +0.1 for a request phrase; +0.1 for more
-than 15 words. Each counts once, so that 1.0 is the most. Words and phrases are English and Filipino, and
-are found as whole ones: `unimportant` has no `important` in it. `paki` is also a request before the 3 or more
-letters of a verb (`pakibuksan`, `pakisara`), unless the word is one of another root (`Pakistan`, `pakinabang`) or
-tells of doing something together (`pakikisama`).
+than 15 words. Each counts once, so that 1.0 is the maximum. Words and phrases are English and Filipino, and only whole
+words match: `unimportant` has no `important` in it. `paki` is also a request before the 3 or more letters of a verb
+(`pakibuksan`, `pakisara`), unless the word has another root (`Pakistan`, `pakinabang`) or means doing something
+together (`pakikisama`).
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from twinhost.unified_memory_reasoning.conversations.rendering import LINE_BREAKS
+from twinhost.unified_memory_reasoning.conversations.context_text import LINE_BREAKS
 
 
 def plain(text: str) -> str:
-    """Return a text for the search: in lower case, one space for any white space, `'` for `’`."""
+    """Return a text as it is searched: in lower case, one space for any white space, `'` for `’`."""
     return " ".join(text.casefold().replace("\u2019", "'").split())
 
 
@@ -26,7 +26,7 @@ class Phrases:
         self._phrases = tuple(plain(phrase) for phrase in phrases)
 
     def found_in(self, plain_text: str) -> "Phrases":
-        """Return those that stand in a text as whole words."""
+        """Return those that occur in a text as whole words."""
         return Phrases(each for each in self._phrases if any(_places(each, plain_text)))
 
     def places_in(self, plain_text: str) -> Iterator[int]:
@@ -39,13 +39,17 @@ class Phrases:
 
 
 def _places(phrase: str, text: str) -> Iterator[int]:
-    """Yield where a phrase ends, each time that it stands there as whole words."""
+    """Yield where a phrase ends, each time that it occurs as whole words."""
     start = text.find(phrase)
     while start >= 0:
         end = start + len(phrase)
         if not (_of_word(text[start - 1 : start]) or _of_word(text[end : end + 1])):
             yield end
         start = text.find(phrase, end)
+
+
+def _phrases_of(text: str) -> tuple[str, ...]:
+    return tuple(phrase.strip() for phrase in text.split(";"))
 
 
 def _of_word(character: str) -> bool:
@@ -70,7 +74,7 @@ _TRACEBACK = "Traceback (most recent call last)"  # as Python begins one
 
 
 def error_kind(text: str) -> ErrorKind:
-    """Return the kind of error that a text tells of."""
+    """Return the kind of error that a text describes."""
     searched = plain(text)
     return next((kind for kind, words in _KINDS if any(word in searched for word in words)), "other")
 
@@ -82,65 +86,19 @@ def error_message(text: str) -> str:
     return text.rstrip().splitlines()[-1]
 
 
-PHRASES = (
-    "we decided",
-    "we've decided",
-    "we have decided",
-    "i decided",
-    "i've decided",
-    "it was decided",
-    "decided to",
-    "decided on",
-    "the decision is",
-    "our decision",
-    "final decision",
-    "agreed",
-    "we agree",
-    "settled on",
-    "we chose",
-    "we will use",
-    "we'll use",
-    "we will go with",
-    "we'll go with",
-    "we are going with",
-    "we're going with",
-    "let's use",
-    "let us use",
-    "let's go with",
-    "napagkasunduan",
-    "nagkasundo",
-    "napagpasyahan",
-    "napagdesisyunan",
-    "nagpasya",
-    "nagdesisyon",
-    "pinagpasyahan",
-    "ang desisyon",
-    "desisyon natin",
-    "desisyon namin",
-    "gagamitin natin",
-    "gagamitin namin",
-    "gamitin natin",
-    "gamitin na natin",
-    "pinili natin",
-    "pinili namin",
-    "piliin natin",
-)
-DENIALS = (
-    "not",
-    "never",
-    "haven't",
-    "hasn't",
-    "hadn't",
-    "didn't",
-    "don't",
-    "won't",
-    "hindi",
-    "wala",
-    "walang",
-    "huwag",
-)
+PHRASES = _phrases_of("""
+we decided; we've decided; we have decided; i decided; i've decided; it was decided; decided to; decided on;
+the decision is; our decision; final decision; agreed; we agree; settled on; we chose; we will use; we'll use;
+we will go with; we'll go with; we are going with; we're going with; let's use; let us use; let's go with;
+napagkasunduan; nagkasundo; napagpasyahan; napagdesisyunan; nagpasya; nagdesisyon; pinagpasyahan; ang desisyon;
+desisyon natin; desisyon namin; gagamitin natin; gagamitin namin; gamitin natin; gamitin na natin; pinili natin;
+pinili namin; piliin natin
+""")
+DENIALS = _phrases_of("""
+not; never; haven't; hasn't; hadn't; didn't; don't; won't; hindi; wala; walang; huwag
+""")
 _WORDS_BEFORE = 3
-_BEFORE_CHARACTERS = 96  # of what stands before a phrase; three words fit
+_BEFORE_CHARACTERS = 96  # before a phrase; three words fit
 
 _phrases = Phrases(PHRASES)
 _denials = Phrases(DENIALS)
@@ -148,7 +106,7 @@ _end = re.compile(rf"(?<=[.!?])\s+|[{LINE_BREAKS}]+")
 
 
 def decisions_in(text: str) -> Iterator[str]:
-    """Yield the sentences of a text that tell of a decision, in their order."""
+    """Yield the sentences of a text that state a decision, in their order."""
     phrases = _phrases.found_in(plain(text))
     if not phrases:
         return
@@ -168,33 +126,14 @@ def _denied(sentence: str, start: int) -> bool:
     return next(_denials.places_in(" ".join(before)), None) is not None
 
 
-MANY_WORDS = 15  # more than these count; a word is what stands between white space
+MANY_WORDS = 15  # more than these count; words are separated by white space
 
-KEYWORDS = (
-    "remember",
-    "don't forget",
-    "important",
-    "critical",
-    "essential",
-    "alalahanin",
-    "tandaan",
-    "mahalaga",
-    "importante",
-    "kailangan",
-)
-REQUESTS = (
-    "please",
-    "paki",
-    "pakiusap",
-    "can you",
-    "could you",
-    "would you",
-    "i want",
-    "i need",
-    "i would like",
-    "gusto ko",
-    "kailangan ko",
-)
+KEYWORDS = _phrases_of("""
+remember; don't forget; important; critical; essential; alalahanin; tandaan; mahalaga; importante; kailangan
+""")
+REQUESTS = _phrases_of("""
+please; paki; pakiusap; can you; could you; would you; i want; i need; i would like; gusto ko; kailangan ko
+""")
 
 PAKI_OF_OTHER_WORDS = ("stan", "ki", "nabang", "ramdam", "alam", "wari", "lala", "tang", "nggan")  # after `paki`
 

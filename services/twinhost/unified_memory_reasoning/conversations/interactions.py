@@ -1,25 +1,25 @@
 """The store of interactions: what was said in each session, by whom, and how it ages through four tiers.
 
-An interaction that moves on to a tier (see `session_counts`) is folded into its session's summary (see `contexts`)
-and stays in the table: nothing is lost but what `clear` removes. Adding reads the counters, the windows and the
-summaries of one session and three rows at most, however much is stored.
+An interaction that moves to an older tier (see `session_counts`) is folded into its session's summary (see `contexts`)
+and stays in the table: nothing is lost except what `clear` removes. Adding one reads the counters, windows and
+summaries of its session and at most three rows, however much is stored.
 
-A context reads the rows of its window and of tier 0, and of the newest 1250 no more than the index of them tells.
+A context reads the rows of its window and of tier 0; of the newest 1250 it reads only the index.
 
-Reads leave out what a quarantined writer wrote: the rows, that writer's part of the summary, and its influence on
-the window, which is made anew from the newest 1250 rows that are left. The rows stay, and count in the tiers.
+Reads skip what a quarantined writer wrote: the rows, that writer's part of the summary, and its influence on the
+window, which is rebuilt from the newest 1250 visible rows. The rows stay, and count in the tiers.
 """
 
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 import msgspec
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts, session_counts
+from twinhost.unified_memory_reasoning.conversations.context_text import Said
 from twinhost.unified_memory_reasoning.conversations.contexts import (
     WHOLE_SESSION,
     Aged,
@@ -30,40 +30,32 @@ from twinhost.unified_memory_reasoning.conversations.contexts import (
     window_of,
 )
 from twinhost.unified_memory_reasoning.conversations.importance import importance_of
-from twinhost.unified_memory_reasoning.conversations.session_counts import (
-    TIERS,
-    UP_TO_TIER,
-    Move,
-    SessionCounts,
-    Spoken,
-    Writer,
-)
-from twinhost.unified_memory_reasoning.conversations.summary import Part, Said
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.conversations.session_counts import TIERS, UP_TO_TIER, Move, SessionCounts
+from twinhost.unified_memory_reasoning.conversations.summary import Part
+from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
 
-COLUMNS = "id, session_id, speaker, type, content, metadata, importance, strength, created, tier, written_by"
+Kind = Literal["code", "user_query", "system_response", "error"]
 
 
-@dataclass(frozen=True, slots=True)
-class Interaction:
-    """One interaction; `created` in seconds since the epoch, `speaker` empty where none was told."""
+class WrittenInteraction(WrittenRow):
+    """An interaction; `speaker` is empty if none was given, `importance` is 0 to 1."""
 
     id: int
-    session_id: str
-    speaker: str
-    kind: str
-    content: str
-    metadata: dict[str, Any]
+    session_id: NotRequired[str]
+    speaker: NotRequired[str]
+    kind: Kind
+    content: NotRequired[str]
+    metadata: NotRequired[dict[str, Any]]
     importance: float
     strength: float
-    created: float
+    created: str
     tier: int
     written_by: str
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What became of an interaction: its number, its importance, and how many places the session's window has."""
+    """A stored interaction: its id, its importance, and how many places the session's window has."""
 
     id: int
     importance: float
@@ -72,23 +64,16 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a session, or a speaker in it, has in mind, of everybody who is visible."""
+    """The context of a session, or of a speaker in it, without quarantined writers."""
 
     summary: Part
-    items: list[Interaction]  # of the window, in its order
-    further: list[Interaction]  # of tier 0, in the same order
+    items: list[Said]  # of the window, in its order
+    further: list[Said]  # of tier 0, in the same order
     window_size: int
     stored: int  # interactions of the session, of all speakers
-    in_view: int  # of these, the speaker's; all of them where none is named
-    newest: list[int]  # of those in view, 256 at most, of tiers 0 to 2, newest first
+    in_view: int  # of these, the speaker's; all of them if no speaker is named
+    newest: list[int]  # ids of those in view, at most 256, of tiers 0 to 2, newest first
     last_updated: float | None  # of the session, seconds since the epoch
-
-
-def interaction_of(row: tuple[Any, ...]) -> Interaction:
-    """Return the interaction that a row of COLUMNS tells of."""
-    fields: list[Any] = list(row)
-    fields[5] = msgspec.json.decode(fields[5])
-    return Interaction(*fields)
 
 
 MIGRATION = f"""
@@ -109,26 +94,35 @@ CREATE INDEX interactions_by_session ON interactions (session_id, id, importance
 CREATE INDEX interactions_by_writer ON interactions (written_by, id);
 {session_counts.MIGRATION}
 {contexts.MIGRATION}"""
-MADE_ANEW_FROM = UP_TO_TIER[-1]  # rows
-MOST_NEWEST = 256  # of which a context names those that it does not tell
+MADE_ANEW_FROM = UP_TO_TIER[-1]  # rows from which a window is rebuilt
+MOST_NEWEST = 256  # interactions among which a context names those that its text leaves out
 
-# Of constants alone; what a caller gave is bound.
-_VISIBLE_ROWS = f"SELECT {COLUMNS} FROM interactions WHERE id IN (SELECT value FROM json_each(?)) AND {VISIBLE}"  # noqa: S608
-_WRITTEN_BY = f"SELECT {COLUMNS} FROM interactions WHERE written_by = ? AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608
-_ITEMS = (
-    "SELECT id, importance FROM interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "  # noqa: S608
-    f"AND (?3 OR {VISIBLE}) ORDER BY id DESC LIMIT {MADE_ANEW_FROM}"
+_SAID = "id, type AS kind, speaker, content, importance"
+_VISIBLE = f"SELECT {_SAID} FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_WRITTEN = (
+    "SELECT id AS number, id, session_id, speaker, type AS kind, content, metadata, importance, strength, created, "
+    "tier, written_by FROM interactions WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
 )
+_ITEMS = (
+    "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "  # noqa: S608
+    f"ORDER BY id DESC LIMIT {MADE_ANEW_FROM}"
+)
+_VISIBLE_ITEMS, _STORED_ITEMS = _ITEMS.format("visible_interactions"), _ITEMS.format("interactions")
+_FIRST_OF_NEWEST = "(SELECT min(id) FROM (SELECT id FROM interactions WHERE session_id = ?1 ORDER BY id DESC LIMIT ?2))"
 _NEWEST = (
-    "SELECT id, importance FROM (SELECT id, importance, speaker, written_by FROM interactions WHERE session_id = ?1 "  # noqa: S608
-    f"ORDER BY id DESC LIMIT ?3) WHERE (?2 IS NULL OR speaker = ?2) AND {VISIBLE} ORDER BY id DESC LIMIT {MOST_NEWEST}"
+    "SELECT id, importance FROM visible_interactions WHERE session_id = ?1 "  # noqa: S608
+    f"AND id >= {_FIRST_OF_NEWEST} AND (?3 IS NULL OR speaker = ?3) ORDER BY id DESC LIMIT {MOST_NEWEST}"
 )
 _ALL_ITEMS = "SELECT id, importance, speaker FROM interactions WHERE session_id = ? ORDER BY id"
 _AGED = (
-    "SELECT id, type, speaker, content, importance, tier, written_by FROM interactions "  # noqa: S608
-    f"WHERE session_id = ? AND id >= ? AND {VISIBLE} ORDER BY id"
+    f"SELECT {_SAID}, tier, written_by FROM visible_interactions "  # noqa: S608
+    f"WHERE session_id = ?1 AND id >= {_FIRST_OF_NEWEST} ORDER BY id"
 )
-_CLEAR = f"DELETE FROM interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) AND {VISIBLE}"  # noqa: S608
+_MOVE = f"UPDATE interactions SET tier = ? WHERE id = ? RETURNING {_SAID}, tier, written_by"  # noqa: S608
+_CLEAR = (
+    "DELETE FROM interactions WHERE id IN "
+    "(SELECT id FROM visible_interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2))"
+)
 _TIER_OF_PLACE = " ".join(f"WHEN place <= {most} THEN {tier}" for tier, most in enumerate(UP_TO_TIER))
 _RANK_AGAIN = (
     f"UPDATE interactions SET tier = belongs_in FROM (SELECT id AS ranked, CASE {_TIER_OF_PLACE} "  # noqa: S608
@@ -138,10 +132,15 @@ _RANK_AGAIN = (
 )
 
 
+def _aged(tier: int, written_by: str, **said: Any) -> Aged:
+    return Said(**said), tier, written_by
+
+
 class Interactions:
     """Interactions by session, their windows and their summaries."""
 
     def __init__(self, database: Database) -> None:
+        create_visible_views(database, "interactions")
         self._database = database
         self._contexts = Contexts(database)
         self._counts = SessionCounts(database)
@@ -159,33 +158,38 @@ class Interactions:
         importance: float | None = None,
         created: float | None = None,
     ) -> Added:
-        """Store an interaction; inside a transaction.
+        """Store an interaction, inside a transaction.
 
         Args:
+            session_id: its session.
             kind: code, user_query, system_response or error.
-            importance: 0 to 1; that of the content's words where it is left out.
-            created: seconds since the epoch; now where it is left out.
+            content: the text.
+            written_by: the caller.
+            speaker: empty if there is none.
+            metadata: any JSON object.
+            importance: 0 to 1; computed from the content if omitted.
+            created: seconds since the epoch; now if omitted.
         """
         weight = importance_of(content) if importance is None else importance
-        moment = time.time() if created is None else created
+        now = time.time() if created is None else created
         (number,) = self._database.execute(
             "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "
             "tier, written_by) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, 0, ?) RETURNING id",
-            (session_id, speaker, kind, content, self._encoder.encode(metadata or {}), weight, moment, written_by),
+            (session_id, speaker, kind, content, self._encoder.encode(metadata or {}), weight, now, written_by),
         ).fetchone()
         said = Said(number, kind, speaker, content, weight)
-        places = self._contexts.take_in(session_id, said)
+        places = self._contexts.add(session_id, said)
         moves = self._counts.add(
-            session_id, number, speaker, written_by, moment, lambda known: self._next_after(session_id, known)
+            session_id, number, speaker, written_by, now, lambda known: self._next_after(session_id, known)
         )
-        self._contexts.fold(session_id, [(said, 0, written_by), *(self._moved(move) for move in moves)])
+        self._contexts.fold(session_id, [(said, 0, written_by), *(self._move(move) for move in moves)])
         return Added(number, weight, places)
 
     def context(self, session_id: str, speaker: str | None = None) -> Context:
-        """Return what a session has in mind, or one speaker in it; empty where nothing was said."""
+        """Return the context of a session, or of one speaker in it; empty if nothing was said."""
         counted = self._counts.visible(session_id)
         if counted.hidden_writers:
-            window = self._window_anew(session_id, speaker, hidden_too=False)
+            window = self._rebuilt_window(_VISIBLE_ITEMS, session_id, speaker)
         else:
             window = self._contexts.window(session_id, speaker or WHOLE_SESSION)
         summary = self._contexts.summary(session_id)
@@ -202,55 +206,35 @@ class Interactions:
             last_updated=counted.updated,
         )
 
-    def visible(self, ids: list[int]) -> list[Interaction]:
-        """Return interactions in the order of the given numbers, without those of quarantined writers."""
-        rows = self._database.execute(_VISIBLE_ROWS, (self._encoder.encode(ids).decode(),))
-        found = {row[0]: interaction_of(row) for row in rows}
+    def visible(self, ids: list[int]) -> list[Said]:
+        """Return interactions in the order of the given ids, without those of quarantined writers."""
+        rows = self._database.select(Said, _VISIBLE, (self._encoder.encode(ids).decode(),))
+        found = {said.id: said for said in rows}
         return [found[number] for number in ids if number in found]
 
-    def written_by(self, name: str, before: int | None, limit: int) -> list[Interaction]:
-        """Return what a caller wrote, quarantined or not, newest first.
-
-        Args:
-            before: those with lower numbers alone.
-            limit: at most so many.
-        """
-        rows = self._database.execute(_WRITTEN_BY, (name, 2**63 - 1 if before is None else before, limit))
-        return [interaction_of(row) for row in rows]
+    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenInteraction]:
+        """Return what a caller wrote, quarantined or not, newest first."""
+        return rows_written_by(self._database, WrittenInteraction, _WRITTEN, name, before, limit)
 
     def clear(self, session_id: str, speaker: str | None = None) -> int:
-        """Remove a session, or what one speaker said in it, and return how many rows; quarantined writers' stay.
+        """Remove a session, or what one speaker said in it, and return how many rows; quarantined writers' rows stay.
 
-        It takes time in proportion to the session; inside a transaction. Decisions, errors and code that the newer
-        ones of a cleared speaker had crowded out of the summary come back from the newest 250 rows that are left.
+        It takes time in proportion to the session; inside a transaction. If the newer decisions, errors and code of a
+        cleared speaker had replaced others in the summary, these come back from the newest 250 rows that are left.
         """
         removed = self._database.execute(_CLEAR, (session_id, speaker)).rowcount
         if removed == 0:
             return 0
         self._database.execute(_RANK_AGAIN, (session_id,))
-        oldest = dict(
-            self._database.execute(
-                "SELECT tier, min(id) FROM interactions WHERE session_id = ? GROUP BY tier", (session_id,)
-            ).fetchall()
-        )
-        writers = self._database.execute(
-            "SELECT written_by, count(*), max(created) FROM interactions WHERE session_id = ? GROUP BY written_by",
-            (session_id,),
-        )
-        speakers = self._database.execute(
-            "SELECT speaker, written_by, count(*) FROM interactions WHERE session_id = ? AND speaker <> '' "
-            "GROUP BY speaker, written_by",
-            (session_id,),
-        )
-        spoken = [Spoken(*row) for row in speakers]
-        self._counts.replace(session_id, [Writer(*row) for row in writers], spoken, oldest)
-        if speaker is None or not oldest:
-            self._contexts.remove(session_id, self._windows_of_hidden(session_id) if oldest else {})
+        left = self._counts.recount(session_id)
+        if speaker is None or not left:
+            self._contexts.remove(session_id, self._windows_of_hidden(session_id) if left else {})
         else:
-            windows = {WHOLE_SESSION: self._window_anew(session_id, None, hidden_too=True)}
-            if (own := self._window_anew(session_id, speaker, hidden_too=True)).items:
+            windows = {WHOLE_SESSION: self._rebuilt_window(_STORED_ITEMS, session_id, None)}
+            if (own := self._rebuilt_window(_STORED_ITEMS, session_id, speaker)).items:
                 windows[speaker] = own
-            self._contexts.remove_speaker(session_id, speaker, windows, self._aged(session_id))
+            aged = self._database.select(_aged, _AGED, (session_id, MADE_ANEW_FROM))
+            self._contexts.remove_speaker(session_id, speaker, windows, aged)
         return removed
 
     @property
@@ -269,22 +253,8 @@ class Interactions:
         ).fetchone()
         return int(row[0])
 
-    def _moved(self, move: Move) -> Aged:
-        kind, speaker, content, importance, written_by = self._database.execute(
-            "UPDATE interactions SET tier = ? WHERE id = ? RETURNING type, speaker, content, importance, written_by",
-            (move.tier, move.id),
-        ).fetchone()
-        return Said(move.id, kind, speaker, content, importance), move.tier, written_by
-
-    def _aged(self, session_id: str) -> Iterator[Aged]:
-        """Yield what is visible in tiers 0 to 2 of a session, oldest first."""
-        (first,) = self._database.execute(
-            "SELECT min(id) FROM (SELECT id FROM interactions WHERE session_id = ? ORDER BY id DESC LIMIT ?)",
-            (session_id, MADE_ANEW_FROM),
-        ).fetchone()
-        rows = self._database.execute(_AGED, (session_id, first))
-        for number, kind, speaker, content, importance, tier, written_by in rows:
-            yield Said(number, kind, speaker, content, importance), tier, written_by
+    def _move(self, move: Move) -> Aged:
+        return self._database.select(_aged, _MOVE, (move.tier, move.id))[0]
 
     def _windows_of_hidden(self, session_id: str) -> dict[str, Window]:
         """Return the windows of a session in which only quarantined writers' rows are left."""
@@ -298,9 +268,9 @@ class Interactions:
         return {speaker: window_of(newest) for speaker, newest in items.items()}
 
     def _newest(self, session_id: str, speaker: str | None, among: int) -> list[Item]:
-        """Return what is visible among a session's newest rows, or a speaker's part of that, newest first."""
-        return [Item(*row) for row in self._database.execute(_NEWEST, (session_id, speaker, among))]
+        """Return the visible ones among a session's newest rows, or a speaker's part of them, newest first."""
+        return [Item(*row) for row in self._database.execute(_NEWEST, (session_id, among, speaker))]
 
-    def _window_anew(self, session_id: str, speaker: str | None, *, hidden_too: bool) -> Window:
-        rows = self._database.execute(_ITEMS, (session_id, speaker, hidden_too)).fetchall()
+    def _rebuilt_window(self, items: str, session_id: str, speaker: str | None) -> Window:
+        rows = self._database.execute(items, (session_id, speaker)).fetchall()
         return window_of(Item(*row) for row in reversed(rows))

@@ -1,15 +1,15 @@
-"""The summary of a session: what is noted when something is said, and what is left of it as it ages; pure.
+"""The summary of a session: what is noted when something is said, and what remains as it ages; pure.
 
-A part is what one writer contributed, so that it can be left out as a whole; each entry names its interaction
-and its speaker. What a part holds of each kind is bounded:
+A part is what one writer contributed, so that it can be hidden as a whole; each entry names its interaction and its
+speaker. The entries of each kind are bounded:
 
-* decisions (see `decisions`), those in the first 4,096 characters, and errors are noted at once and stay at every
-  tier; the newest 32 of each;
-* code is noted at once, by its beginning; the newest 8;
-* a line of the conversation is folded in when its interaction moves to tier 1, the most important 24 of the
-  tier; it is shortened when it moves to tier 2, the most important 12; it is let go when it moves to tier 3.
+* decisions (see `importance`) in the first 4,096 characters, and errors, are noted at once and stay at every tier: the
+  newest 32 of each;
+* code is noted at once, by its beginning: the newest 8;
+* a line of the conversation is folded in when its interaction moves to tier 1 (the 24 most important), is shortened
+  when it moves to tier 2 (the 12 most important), and is evicted when it moves to tier 3.
 
-So lines go first, and decisions and errors last. Noting or folding an interaction again changes nothing.
+So lines are evicted first, and decisions and errors last. Noting or folding an interaction again changes nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,8 +18,8 @@ from typing import TypedDict
 
 import msgspec
 
+from twinhost.unified_memory_reasoning.conversations.context_text import Said, label, one_line
 from twinhost.unified_memory_reasoning.conversations.importance import decisions_in, error_kind, error_message
-from twinhost.unified_memory_reasoning.conversations.rendering import label, one_line
 
 MOST_DECISIONS = 32
 MOST_ERRORS = 32
@@ -37,14 +37,14 @@ SPEAKER_CHARACTERS = 64  # in the document
 
 
 class ErrorDocument(TypedDict):
-    """An error that was told of: what it says, and its `type`: timeout, connection, permission, or other."""
+    """An error that occurred in the session: its message and its type."""
 
     type: str
     message: str
 
 
 class SummaryDocument(TypedDict):
-    """What is left of a session as it ages: lines of code and conversation, errors, and decisions, oldest first."""
+    """The summary of a session: lines of code and conversation, errors, and decisions, oldest first."""
 
     code_context: str
     conversation_summary: str
@@ -55,18 +55,8 @@ class SummaryDocument(TypedDict):
 _DECIDING = frozenset({"user_query", "system_response"})
 
 
-class Said(msgspec.Struct, frozen=True):
-    """One interaction, as far as a summary needs it; `kind` is code, user_query, system_response or error."""
-
-    id: int
-    kind: str
-    speaker: str
-    content: str
-    importance: float
-
-
 class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """One thing that is remembered of an interaction; `kind` is that of the interaction, or of the error."""
+    """One entry about an interaction; `kind` is that of the interaction, or of the error."""
 
     id: int
     speaker: str
@@ -79,7 +69,7 @@ Entries = tuple[Entry, ...]
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """What one writer, or several together, contributed; every list by the number of the interaction."""
+    """What one writer, or several together, contributed; every list is ordered by the id of the interaction."""
 
     lines: Entries = ()
     older_lines: Entries = ()
@@ -88,7 +78,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     decisions: Entries = ()
 
     def noted(self, said: Said) -> "Part":
-        """Return the part after something was said; itself where there is nothing to note."""
+        """Return the part after something was said; the same part if there is nothing to note."""
         if said.kind == "error":
             text = one_line(error_message(said.content), ERROR_CHARACTERS)
             error = Entry(said.id, said.speaker, error_kind(said.content), text)
@@ -117,19 +107,19 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(self, lines=lines, older_lines=older)
 
     def only(self, speaker: str) -> "Part":
-        """Return what is a speaker's."""
+        """Return the entries of a speaker."""
         return self._where(lambda entry: entry.speaker == speaker)
 
     def without(self, speaker: str) -> "Part":
-        """Return what is not a speaker's."""
+        """Return the entries of everybody else."""
         return self._where(lambda entry: entry.speaker != speaker)
 
     def without_lines(self) -> "Part":
-        """Return the part with nothing folded in."""
+        """Return the part without lines of the conversation."""
         return msgspec.structs.replace(self, lines=(), older_lines=())
 
     def document(self) -> SummaryDocument:
-        """Return the summary as it is answered; what was said twice stands once, where it was said last."""
+        """Return the summary as it is answered; what was said twice is there once, where it was said last."""
         return {
             "code_context": "\n".join(_labelled(entry) for entry in self.code),
             "conversation_summary": "\n".join(_labelled(entry) for entry in (*self.older_lines, *self.lines)),
@@ -137,13 +127,13 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             "key_decisions": [entry.text for entry in _once(self.decisions)],
         }
 
-    def _where(self, meant: Callable[[Entry], bool]) -> "Part":
+    def _where(self, matches: Callable[[Entry], bool]) -> "Part":
         lists = (self.lines, self.older_lines, self.code, self.errors, self.decisions)
-        return Part(*(tuple(entry for entry in entries if meant(entry)) for entries in lists))
+        return Part(*(tuple(entry for entry in entries if matches(entry)) for entries in lists))
 
 
 def merged(parts: Iterable[Part]) -> Part:
-    """Return what several writers contributed together, as bounded as what one did."""
+    """Return the parts of several writers as one, with the bounds of one."""
     all_parts = list(parts)
     return Part(
         _most_important((entry for part in all_parts for entry in part.lines), MOST_LINES),
@@ -159,7 +149,7 @@ def _line(said: Said, characters: int) -> Entry:
 
 
 def _newest(entries: Iterable[Entry], most: int) -> Entries:
-    """Return the newest; a speaker's same words again take the place of the older ones."""
+    """Return the newest; a speaker's same words again replace the older ones."""
     by_words = {(each.speaker, each.kind, each.text): each for each in sorted(entries, key=_number)}
     return tuple(sorted(by_words.values(), key=_number)[-most:])
 

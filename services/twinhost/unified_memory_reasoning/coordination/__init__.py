@@ -1,1 +1,1 @@
-"""Asking other agents for a caller, and deciding whose claim on an operation wins."""
+"""Forwarding requests to other agents, and resolving claims on operations."""

@@ -1,7 +1,13 @@
-"""How urgent something is, as clients tell it: 1 to 10, or low, normal, or high."""
+"""Requests that are forwarded to other agents, and claims on operations.
 
+A claim on an operation is won by the highest priority, and among equals by the first. At most 10,000 claims are kept,
+1,000 of each holder; the oldest is evicted, and anybody can claim its operation again. A claim of a quarantined holder
+doesn't count: anybody can take it over, and it wins over no claim that counts.
+"""
+
+import time
 from concurrent.futures import Future
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
 import msgspec
 
@@ -12,20 +18,23 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge
 from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.coordination.conflicts import Conflicts
+from twinhost.unified_memory_reasoning.provenance.quarantine import (
+    Quarantine,
+    WrittenRow,
+    create_visible_views,
+    rows_written_by,
+)
 
+MAX_DATA_BYTES = 65_536  # of JSON; it is kept until the other agent replies
 _NUMBERS = {"low": 1, "normal": 5, "high": 10}
 PRIORITY = Annotated[int, msgspec.Meta(ge=1, le=10)] | Literal["low", "normal", "high"]
-
-
-def number_of(priority: int | str) -> int:
-    """Return the priority as a number."""
-    return priority if isinstance(priority, int) else _NUMBERS[priority]
+_RESERVED = ("action", "request_id", "on_behalf_of", "deadline_s")  # this agent sets these in what it forwards
 
 
 class CoordinateMemory(Request, tag="coordinate_memory"):
-    """Ask another agent for an operation of its own; the more urgent go first."""
+    """Forward an operation to another agent and wait for its reply; requests with a higher priority go first."""
 
     agent_name: NAME
     operation: NAME
@@ -34,13 +43,20 @@ class CoordinateMemory(Request, tag="coordinate_memory"):
 
 
 class OtherAgentsAnswer(TypedDict):
-    """The other agent's answer as that one gave it, with whatever fields it has beside its `status`."""
+    """The other agent's reply, unchanged."""
 
     status: str
 
 
+class ResolveConflict(Request, tag="resolve_conflict"):
+    """Claim an operation; `priority` is 1 to 10, or low (1), normal (5), or high (10)."""
+
+    op_id: NAME
+    priority: PRIORITY
+
+
 class ConflictResolved(TypedDict):
-    """Whether the claim won (`resolved`), and who holds the operation now, at which priority (1 to 10), since when."""
+    """Whether the claim won (`resolved`), and who holds the operation, with which priority (1 to 10), since when."""
 
     status: Literal["ok"]
     op_id: str
@@ -50,15 +66,134 @@ class ConflictResolved(TypedDict):
     since: str
 
 
-class ResolveConflict(Request, tag="resolve_conflict"):
-    """Claim an operation; `priority` from 1 to 10, or low (1), normal (5), or high (10)."""
+def number_of(priority: int | str) -> int:
+    """Return the priority as a number."""
+    return priority if isinstance(priority, int) else _NUMBERS[priority]
 
-    op_id: NAME
-    priority: PRIORITY
+
+class CoordinationActions(Feature):
+    """Forwards requests to other agents."""
+
+    def __init__(self, member: Membership, own_name: str) -> None:
+        self._member = member
+        self._own_name = own_name
+
+    @action()
+    def coordinate(self, request: CoordinateMemory, caller: Caller) -> "Future[OtherAgentsAnswer]":
+        if request.agent_name == self._own_name:
+            raise MalformedRequest(
+                f"this is {self._own_name}; send {request.operation[:64]} to it directly - at `$.agent_name`"
+            )
+        size = len(msgspec.json.encode(request.data))
+        if size > MAX_DATA_BYTES:
+            raise MessageTooLarge(
+                f"`data` has {size} bytes of JSON, and at most {MAX_DATA_BYTES} are forwarded; split the operation"
+            )
+        for name in _RESERVED:
+            if name in request.data:
+                raise MalformedRequest(f"`{name}` is set by {self._own_name}; leave it out - at `$.data.{name}`")
+        answer = self._member.send(
+            ForwardedRequest(
+                agent_name=request.agent_name,
+                operation=request.operation,
+                fields=request.data,
+                priority=number_of(request.priority),
+                caller=caller.name,
+                on_behalf=caller.authenticated,
+                request_id=request.request_id,
+            )
+        )
+        return cast("Future[OtherAgentsAnswer]", answer)
+
+
+MIGRATION = """
+CREATE TABLE operations (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    op_id TEXT NOT NULL UNIQUE,
+    priority INTEGER NOT NULL,
+    since REAL NOT NULL,
+    written_by TEXT NOT NULL
+) STRICT;
+CREATE INDEX operations_by_holder ON operations (written_by, number);
+"""
+MOST = 10_000
+MOST_OF_A_HOLDER = 1_000  # so that nobody can evict the claims of others with many of its own
+_HELD = "SELECT op_id, priority, since, written_by AS holder FROM visible_operations WHERE op_id = ?"
+_WRITTEN = (
+    "SELECT number, op_id, priority, since, written_by AS holder FROM operations "
+    "WHERE written_by = ?1 AND number < ?2 ORDER BY number DESC LIMIT ?3"
+)
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Who holds an operation; `priority` is 1 to 10, `since` in seconds since the epoch."""
+
+    op_id: str
+    priority: int
+    since: float
+    holder: str
+
+
+class WrittenClaim(WrittenRow):
+    """A claim on an operation, listed by its holder."""
+
+    op_id: NotRequired[str]
+    priority: int
+    since: str
+    holder: str
+
+
+class Conflicts:
+    """The claims on operations, by the operation's id."""
+
+    def __init__(self, database: Database, *, most: int = MOST, most_of_a_holder: int = MOST_OF_A_HOLDER) -> None:
+        create_visible_views(database, "operations")
+        self._database = database
+        self._quarantine = Quarantine(database)
+        self._most = most
+        self._most_of_a_holder = most_of_a_holder
+
+    def resolve(self, op_id: str, priority: int, holder: str) -> tuple[bool, Claim]:
+        """Claim an operation; return whether the claim won, and the claim that holds now.
+
+        The first claim wins, and after it only a strictly higher priority. This applies to the holder too: a second
+        claim of its own with the same priority doesn't win, and it still holds the operation.
+        """
+        held = self._database.select_one(Claim, _HELD, (op_id,))
+        if held is not None and (priority <= held.priority or self._quarantine.hides(holder)):
+            return False, held
+        claim = Claim(op_id, priority, time.time(), holder)
+        self._database.execute(
+            "INSERT OR REPLACE INTO operations (op_id, priority, since, written_by) VALUES (?, ?, ?, ?)",
+            (op_id, priority, claim.since, holder),
+        )
+        self._evict(holder)
+        return True, claim
+
+    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenClaim]:
+        """Return a caller's claims, quarantined or not, newest first."""
+        return rows_written_by(self._database, WrittenClaim, _WRITTEN, name, before, limit)
+
+    @property
+    def count(self) -> int:
+        """The number of claims; on the thread that owns the database."""
+        return int(self._database.execute("SELECT count(*) FROM operations").fetchone()[0])
+
+    def _evict(self, holder: str) -> None:
+        self._database.execute(
+            "DELETE FROM operations WHERE written_by = ? AND number <= "
+            "(SELECT number FROM operations WHERE written_by = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            (holder, holder, self._most_of_a_holder),
+        )
+        self._database.execute(
+            "DELETE FROM operations WHERE number <= "
+            "(SELECT number FROM operations ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            (self._most,),
+        )
 
 
 class ConflictActions(Feature):
-    """Claims as the wire has them."""
+    """Claims operations for callers."""
 
     def __init__(self, conflicts: Conflicts) -> None:
         self._conflicts = conflicts
@@ -74,42 +209,3 @@ class ConflictActions(Feature):
             "priority": claim.priority,
             "since": iso_time(claim.since),
         }
-
-
-MAX_DATA_BYTES = 65_536  # it is kept until the other agent answers
-_OURS = ("action", "request_id", "on_behalf_of", "deadline_s")  # what this agent says itself of what it passes on
-
-
-class CoordinationActions(Feature):
-    """The action on other agents."""
-
-    def __init__(self, member: Membership, own_name: str) -> None:
-        self._member = member
-        self._own_name = own_name
-
-    @action()
-    def coordinate(self, request: CoordinateMemory, caller: Caller) -> "Future[OtherAgentsAnswer]":
-        if request.agent_name == self._own_name:
-            raise MalformedRequest(
-                f"this is {self._own_name}; ask for {request.operation[:64]} directly - at `$.agent_name`"
-            )
-        size = len(msgspec.json.encode(request.data))
-        if size > MAX_DATA_BYTES:
-            raise MessageTooLarge(
-                f"`data` has {size} bytes of JSON and {MAX_DATA_BYTES} are passed on; ask for less at once"
-            )
-        for name in _OURS:
-            if name in request.data:
-                raise MalformedRequest(f"`{name}` is set by {self._own_name}; leave it out - at `$.data.{name}`")
-        answer = self._member.send(
-            ForwardedRequest(
-                agent_name=request.agent_name,
-                operation=request.operation,
-                fields=request.data,
-                priority=number_of(request.priority),
-                caller=caller.name,
-                on_behalf=caller.authenticated,
-                request_id=request.request_id,
-            )
-        )
-        return cast("Future[OtherAgentsAnswer]", answer)

@@ -1,8 +1,8 @@
-r"""Regular expressions whose cost is bounded, whoever wrote them: RE2, with its memory and its steps limited.
+r"""Regular expressions whose cost is bounded, whoever wrote them: RE2, with limits on memory and steps.
 
-RE2 takes time in proportion to the message times the compiled pattern, and never more. A pattern of
-1,000 instructions is searched for in the first 8 KiB of a message, one of up to 128 in all of its 64 KiB.
-A letter takes 1 instruction, `.` takes 8, and `\pL` 1,200.
+RE2 takes time in proportion to the message times the compiled pattern. A pattern of 1,000 instructions is searched for
+in the first 8 KiB of a message, one of up to 128 in all of its 64 KiB. A letter takes 1 instruction, `.` takes 8, and
+`\pL` 1,200.
 """
 
 import time
@@ -41,10 +41,10 @@ _OPTIONS: Final = _options()
 
 
 def accept(pattern: str) -> int:
-    """Return how many bytes of a message a pattern is searched for in, from the message's start.
+    """Check a pattern; return how many bytes of a message, from its start, it is searched for in.
 
     Raises:
-        MalformedRequest: RE2 refuses it, or it is too large; the sentence says what RE2 said.
+        MalformedRequest: RE2 refuses it, or it is too large.
     """
     if len(pattern) > MAX_CHARACTERS:
         raise _refused(f"it has {len(pattern)} characters")
@@ -62,10 +62,10 @@ def accept(pattern: str) -> int:
 
 
 def found(pattern: str, message: bytes) -> bool:
-    """Return whether a pattern is found in as much of a message as it is searched for in."""
+    """Return whether a pattern matches the part of a message that it is searched for in."""
     try:
         compiled = re2.compile(pattern, _OPTIONS)
-    except re2.error:  # another version of RE2 accepted it, before a restart or a restore: it stays, and knows nothing
+    except re2.error:  # another version of RE2 had accepted it: it stays, and matches nothing
         return False
     return compiled.search(message[: _reads(int(compiled.programsize))]) is not None
 
@@ -78,7 +78,7 @@ def _refused(why: str) -> MalformedRequest:
     return MalformedRequest(f"the pattern is refused ({why}) - at `$.pattern`; {_ALLOWED}")
 
 
-BUDGET_S = 0.25  # for one look-up; a search under way is ended, and takes 0.2 s at the worst
+BUDGET_S = 0.25  # for one lookup; a search that has begun is finished, and takes at most 0.2 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The most specific patterns that know a message, more than one where they are equally specific; newest first.
+    """The most specific patterns that match a message, newest first; several if they are equally specific.
 
-    `complete` is False where the time was over before all that could match were tried.
+    `complete` is False if time ran out before every candidate was tried.
     """
 
     entries: tuple[Entry, ...]
@@ -108,12 +108,12 @@ class Found:
 
 
 class PatternIndex:
-    """Patterns by their number."""
+    """Patterns by their number, and by three characters that each requires."""
 
     def __init__(self, budget_s: float = BUDGET_S) -> None:
         self._budget_s = budget_s
         self._entries: dict[int, Entry] = {}
-        self._threes: dict[int, frozenset[str]] = {}  # under which each stands
+        self._threes: dict[int, frozenset[str]] = {}  # each is indexed under these
         self._under: dict[str, set[int]] = {}
         self._general: set[int] = set()
 
@@ -122,11 +122,11 @@ class PatternIndex:
 
     @property
     def general(self) -> int:
-        """How many patterns require no text, and so are searched for in every message."""
+        """How many patterns require no text, so that every message is searched for them."""
         return len(self._general)
 
     def add(self, entry: Entry) -> None:
-        """Add a pattern that is not there yet."""
+        """Add a new pattern."""
         number = entry.pattern_id
         self._entries[number] = entry
         if entry.requirement.general:
@@ -137,7 +137,7 @@ class PatternIndex:
             self._under.setdefault(three, set()).add(number)
 
     def remove(self, pattern_id: int) -> Entry:
-        """Take a pattern out and return it."""
+        """Remove a pattern and return it."""
         entry = self._entries.pop(pattern_id)
         self._general.discard(pattern_id)
         for three in self._threes.pop(pattern_id, frozenset()):
@@ -148,7 +148,7 @@ class PatternIndex:
         return entry
 
     def search(self, message: str, hides: Callable[[str], bool]) -> Found:
-        """Return the most specific patterns that are found in a message, but none of a writer whom `hides` names."""
+        """Return the most specific patterns that match a message, except those whose writer is hidden."""
         deadline = time.perf_counter() + self._budget_s
         folded, coded = message.casefold(), message.encode(errors="replace")
         known: list[Entry] = []
@@ -170,7 +170,7 @@ class PatternIndex:
         return sorted((self._entries[number] for number in numbers), key=lambda entry: entry.rank, reverse=True)
 
     def _rarest(self, text: str) -> str:
-        """Return the three characters of a text under which the fewest patterns stand."""
+        """Return the three characters of a text under which the fewest patterns are indexed."""
         return min(sorted(_threes_of(text)), key=lambda three: len(self._under.get(three, ())))
 
 
@@ -178,32 +178,32 @@ def _threes_of(text: str) -> set[str]:
     return {text[at : at + SHORTEST_TEXT] for at in range(len(text) - SHORTEST_TEXT + 1)}
 
 
-MOST_S = 0.25  # of one caller, at once; what begins within it is not cut short
+BURST_S = 0.25  # of CPU time, of one caller; a search that begins within it is not cut short
 FREE_S = 0.002  # of every request
-REFILL = 0.5  # of the time that passes
+REFILL = 0.5  # seconds of CPU time per second
 
 
-class SearchAllowance:
-    """What every caller has left; callers are few, as each has a key."""
+class CpuBudget:
+    """The per-caller CPU budget for patterns and messages: a token bucket of seconds for each caller."""
 
-    def __init__(self, most_s: float = MOST_S, refill: float = REFILL) -> None:
-        self._most_s = most_s
+    def __init__(self, burst_s: float = BURST_S, refill: float = REFILL) -> None:
+        self._burst_s = burst_s
         self._refill = refill
-        self._buckets = TokenBuckets(most_s, refill)  # of seconds
+        self._buckets = TokenBuckets(burst_s, refill)  # of seconds of CPU time
 
     @contextmanager
     def spending(self, caller: str) -> Iterator[None]:
-        """Take what is done inside off a caller's seconds, even if it fails.
+        """Charge a caller for the CPU time of what is done inside, even if it fails.
 
         Raises:
-            LimitReached: they are used up; nothing is done.
+            LimitReached: the budget is used up; nothing is done.
         """
         if (left_s := self._buckets.level(caller)) <= 0:
             raise LimitReached(
-                f"the patterns and messages of {caller} took the {self._most_s:g} s that one caller gets at once; "
-                f"ask again in {max(0.1, -left_s / self._refill):.1f} s"
+                f"the patterns and messages of {caller} used up the {self._burst_s:g} s of CPU time that one caller "
+                f"has; try again in {max(0.1, -left_s / self._refill):.1f} s"
             )
-        since, began = time.monotonic(), time.thread_time()  # of this thread: a busy machine is nobody's fault
+        since, began = time.monotonic(), time.thread_time()  # of this thread: other load is not charged
         try:
             yield
         finally:

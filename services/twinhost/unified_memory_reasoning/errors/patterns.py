@@ -1,16 +1,22 @@
-"""How the solutions fared: by pattern and by who reported it, so that a reporter's word can be left out."""
+"""Error patterns, and the outcomes of their solutions by reporter, so that a reporter's outcomes can be hidden."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import BUDGET_S, Entry, PatternIndex, accept
 from twinhost.unified_memory_reasoning.errors.specificity import Requirement, Specificity, requirement_of
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE, Quarantine
+from twinhost.unified_memory_reasoning.provenance.quarantine import (
+    MAX_NUMBER,
+    Quarantine,
+    WrittenRow,
+    create_visible_views,
+    rows_written_by,
+)
 
 _OUTCOMES_SCHEMA = """
 CREATE TABLE solution_outcomes (
@@ -27,39 +33,51 @@ CREATE INDEX solution_outcomes_by_writer ON solution_outcomes (written_by, id);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How often a solution helped, and how often not."""
-
-    successes: int = 0
-    failures: int = 0
-
-    @property
-    def success_rate(self) -> float:
-        """(successes + 1) / (reports + 2), by Laplace's rule: 0.5 where nobody has reported yet."""
-        return (self.successes + 1) / (self.successes + self.failures + 2)
+def success_rate(successes: int, failures: int) -> float:
+    """Return (successes + 1) / (reports + 2), by Laplace's rule: 0.5 before the first report."""
+    return (successes + 1) / (successes + failures + 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """What one reporter said of one pattern's solution; `note` is the newest, `updated` in seconds since the epoch."""
+class ScoreDocument(TypedDict):
+    """How often a solution helped and how often it didn't; `success_rate` (0 to 1) is 0.5 before the first report."""
 
-    number: int
+    success_rate: float
+    successes: int
+    failures: int
+
+
+class OutcomeCounts(TypedDict):
+    """How often a solution helped, and how often it didn't."""
+
+    successes: int
+    failures: int
+
+
+class WrittenOutcome(WrittenRow):
+    """One caller's reports on a pattern's solution; `note` is the newest, null if there is none."""
+
     pattern_id: int
-    score: Score
-    note: str | None
-    updated: float
+    score: OutcomeCounts
+    note: NotRequired[str | None]
+    updated: str
     written_by: str
 
 
+_WRITTEN_OUTCOMES = (
+    "SELECT id AS number, pattern_id, json_object('successes', successes, 'failures', failures) AS score, note, "
+    "updated, written_by FROM solution_outcomes WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+)
+
+
 class SolutionOutcomes:
-    """One row for a pattern and a reporter."""
+    """One row for each pattern and reporter."""
 
     def __init__(self, database: Database) -> None:
+        create_visible_views(database, "solution_outcomes")
         self._database = database
 
     def add(self, pattern_id: int, note: str | None, written_by: str, *, success: bool) -> None:
-        """Count one outcome; a note takes the place of the reporter's last one, none leaves it."""
+        """Count one outcome; a note replaces the reporter's previous one."""
         self._database.execute(
             "INSERT INTO solution_outcomes (pattern_id, successes, failures, note, updated, written_by) "
             "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (pattern_id, written_by) DO UPDATE SET "
@@ -68,27 +86,27 @@ class SolutionOutcomes:
             (pattern_id, int(success), int(not success), note, time.time(), written_by),
         )
 
-    def score(self, pattern_id: int) -> Score:
-        """Return a solution's score, without what a quarantined reporter said."""
-        row = self._database.execute(
-            "SELECT coalesce(sum(successes), 0), coalesce(sum(failures), 0) FROM solution_outcomes "  # noqa: S608
-            f"WHERE pattern_id = ? AND {VISIBLE}",
+    def score(self, pattern_id: int) -> ScoreDocument:
+        """Return a solution's score, without quarantined reporters."""
+        return self._database.select(
+            _score,
+            "SELECT coalesce(sum(successes), 0) AS successes, coalesce(sum(failures), 0) AS failures "
+            "FROM visible_solution_outcomes WHERE pattern_id = ?",
             (pattern_id,),
-        ).fetchone()
-        return Score(*row)
+        )[0]
 
     def forget(self, pattern_id: int) -> None:
-        """Forget what was said of a solution that is another now."""
+        """Delete the outcomes of a solution that was replaced."""
         self._database.execute("DELETE FROM solution_outcomes WHERE pattern_id = ?", (pattern_id,))
 
-    def written_by(self, name: str, before: int | None, limit: int) -> list[Outcomes]:
-        """Return what a reporter said, quarantined or not, newest row first, below the number `before`."""
-        rows = self._database.execute(
-            "SELECT id, pattern_id, successes, failures, note, updated, written_by FROM solution_outcomes "
-            "WHERE written_by = ? AND id < ? ORDER BY id DESC LIMIT ?",
-            (name, before if before is not None else 2**63 - 1, limit),
-        ).fetchall()
-        return [Outcomes(row[0], row[1], Score(row[2], row[3]), *row[4:]) for row in rows]
+    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenOutcome]:
+        """Return a caller's outcomes, quarantined or not, newest first."""
+        return rows_written_by(self._database, WrittenOutcome, _WRITTEN_OUTCOMES, name, before, limit)
+
+
+def _score(successes: int, failures: int) -> ScoreDocument:
+    rate = round(success_rate(successes, failures), 3)
+    return {"success_rate": rate, "successes": successes, "failures": failures}
 
 
 MIGRATION = f"""
@@ -109,35 +127,63 @@ CREATE INDEX error_patterns_by_writer ON error_patterns (written_by, id);
 """
 MOST = 5_000
 MOST_OF_A_WRITER = 2_000
-MOST_GENERAL = 100  # of those that require no text of three characters and are searched for in every message
-_COLUMNS = "id, error_type, pattern, solution, occurrence_count, last_seen, created, updated, written_by"
+MOST_GENERAL = 100  # patterns that require no text of three characters; every message is searched for them
+_SUMS = ", ".join(
+    f"(SELECT coalesce(sum({name}), 0) FROM visible_solution_outcomes WHERE pattern_id = p.id) AS {name}"  # noqa: S608
+    for name in ("successes", "failures")
+)
+_COLUMNS = "id AS pattern_id, error_type, pattern, solution, occurrence_count, last_seen, created, updated, written_by"
+_PATTERNS = f"SELECT {_COLUMNS}, {_SUMS} FROM {{}} AS p WHERE {{}} ORDER BY id DESC LIMIT ?"  # noqa: S608 - constants
+_WRITTEN = (
+    f"SELECT id AS number, {_COLUMNS}, "  # noqa: S608 - constants
+    "(SELECT json_object('successes', coalesce(sum(successes), 0), 'failures', coalesce(sum(failures), 0)) "
+    "FROM visible_solution_outcomes WHERE pattern_id = p.id) AS score "
+    "FROM error_patterns AS p WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+)
 _ROOM = "delete some (list_error_patterns, delete_error_pattern)"
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorPattern:
-    """One pattern; times in seconds since the epoch, `last_seen` None where it never answered."""
+class SpecificityDocument(TypedDict):
+    """How specific a pattern is: the characters, character classes, and anchors that every match has."""
+
+    literals: int
+    classes: int
+    anchors: int
+
+
+class ErrorPatternDocument(ScoreDocument):
+    """A pattern; `solution` is null if it has none, `last_seen` if it never matched. Times are in ISO-8601."""
 
     pattern_id: int
     error_type: str
     pattern: str
     solution: str | None
+    specificity: SpecificityDocument
     occurrence_count: int
-    last_seen: float | None
-    created: float
-    updated: float
+    last_seen: str | None
+    created: str
+    updated: str
     written_by: str
-    score: Score
 
-    @property
-    def specificity(self) -> Specificity:
-        """How specific it is."""
-        return requirement_of(self.pattern).specificity
+
+class WrittenErrorPattern(WrittenRow):
+    """A pattern; `solution` is null if it has none, `last_seen` if it never matched."""
+
+    pattern_id: int
+    error_type: NotRequired[str]
+    pattern: NotRequired[str]
+    solution: NotRequired[str | None]
+    occurrence_count: int
+    last_seen: str | None
+    created: str
+    updated: str
+    written_by: str
+    score: OutcomeCounts
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """A pattern that was stored; `reads` is how many bytes of a message it is searched for in."""
+    """A stored pattern; `reads` is how many bytes of a message are searched for it."""
 
     pattern_id: int
     requirement: Requirement
@@ -147,13 +193,13 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The pattern that knows a message, None where none does.
+    """The pattern that matches a message, or None.
 
-    `general` says that it requires no text of three characters; `complete` is False where time ran out before
-    every pattern that could match was tried.
+    `general`: it requires no text of three characters. `complete` is False if time ran out before every candidate was
+    tried.
     """
 
-    known: ErrorPattern | None
+    known: ErrorPatternDocument | None
     general: bool
     complete: bool
 
@@ -170,6 +216,7 @@ class ErrorPatterns:
         most_general: int = MOST_GENERAL,
         budget_s: float = BUDGET_S,
     ) -> None:
+        create_visible_views(database, "error_patterns")
         self._database = database
         self._most, self._most_of_a_writer, self._most_general = most, most_of_a_writer, most_general
         self.outcomes = SolutionOutcomes(database)
@@ -180,17 +227,17 @@ class ErrorPatterns:
 
     @property
     def count(self) -> int:
-        """The number of patterns, quarantined writers' among them; kept in memory, for any thread to read."""
+        """The number of patterns, with quarantined writers'; kept in memory, for any thread to read."""
         return len(self._index)
 
     def add(self, error_type: str, pattern: str, solution: str | None, written_by: str) -> Added:
-        """Store a pattern; where this writer has it already, put the solution in place of the old one.
+        """Store a pattern; if this writer has stored it already, replace its solution if one is given.
 
-        No solution leaves the old one. A solution that differs begins without outcomes.
+        A solution that differs from the previous one begins without outcomes.
 
         Raises:
             MalformedRequest: RE2 refuses the pattern, or it is too large.
-            LimitReached: there are as many as may be, of everybody, of this writer, or of those without a text.
+            LimitReached: there are too many patterns, too many of this writer, or too many that require no text.
         """
         reads, requirement, now = accept(pattern), requirement_of(pattern), time.time()
         row = self._database.execute(
@@ -220,34 +267,34 @@ class ErrorPatterns:
         return Added(number, requirement, reads, new=True)
 
     def match(self, message: str) -> Match:
-        """Find what is known of a message, and count that it was seen."""
+        """Find the pattern that matches a message, and count that it was seen."""
         found = self._index.search(message, cache(self._quarantine.hides))
         if not found.entries:
             return Match(None, general=False, complete=found.complete)
         best = max(
             (self._read(entry.pattern_id) for entry in found.entries),
-            key=lambda known: (known.score.success_rate, known.pattern_id),
+            key=lambda known: (success_rate(known["successes"], known["failures"]), known["pattern_id"]),
         )
         self._database.execute(
             "UPDATE error_patterns SET occurrence_count = occurrence_count + 1, last_seen = ? WHERE id = ?",
-            (time.time(), best.pattern_id),
+            (time.time(), best["pattern_id"]),
         )
-        general = requirement_of(best.pattern).general
-        return Match(self._read(best.pattern_id), general=general, complete=found.complete)
+        general = requirement_of(best["pattern"]).general
+        return Match(self._read(best["pattern_id"]), general=general, complete=found.complete)
 
-    def find(self, pattern_id: int, *, even_hidden: bool = False) -> ErrorPattern:
+    def find(self, pattern_id: int, *, even_hidden: bool = False) -> ErrorPatternDocument:
         """Return a pattern.
 
         Raises:
-            NotFound: there is none, or its writer is quarantined and `even_hidden` is not asked for.
+            NotFound: there is none, or its writer is quarantined and not `even_hidden`.
         """
         known = self._read(pattern_id)
-        if self._quarantine.hides(known.written_by) and not even_hidden:
+        if self._quarantine.hides(known["written_by"]) and not even_hidden:
             raise _not_found(pattern_id)
         return known
 
     def remove(self, pattern_id: int) -> None:
-        """Forget a pattern, and what was said of its solution.
+        """Delete a pattern and the outcomes of its solution.
 
         Raises:
             NotFound: there is none.
@@ -257,47 +304,57 @@ class ErrorPatterns:
         entry = self._index.remove(pattern_id)
         self._database.on_rollback(lambda: self._index.add(entry))
 
-    def newest(self, before: int | None, limit: int) -> Iterator[ErrorPattern]:
-        """Yield patterns, newest first, below the number `before`; at most `limit`."""
-        return self._select(VISIBLE, (), before, limit)
+    def newest(self, before: int | None, limit: int) -> list[ErrorPatternDocument]:
+        """Return visible patterns, newest first, with numbers below `before`."""
+        values = (MAX_NUMBER if before is None else before, limit)
+        return self._database.select(_document, _PATTERNS.format("visible_error_patterns", "id < ?"), values)
 
-    def written_by(self, name: str, before: int | None, limit: int) -> list[ErrorPattern]:
-        """Return what a writer wrote, quarantined or not, newest first, below the number `before`."""
-        return list(self._select("written_by = ?", (name,), before, limit))
+    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenErrorPattern]:
+        """Return a caller's patterns, quarantined or not, newest first."""
+        return rows_written_by(self._database, WrittenErrorPattern, _WRITTEN, name, before, limit)
 
-    def _select(
-        self, where: str, values: tuple[str | int, ...], before: int | None, limit: int
-    ) -> Iterator[ErrorPattern]:
-        rows = self._database.execute(
-            f"SELECT {_COLUMNS} FROM error_patterns WHERE {where} AND id < ? ORDER BY id DESC LIMIT ?",  # noqa: S608
-            (*values, before if before is not None else 2**63 - 1, limit),
-        )
-        try:
-            for row in rows:
-                known: tuple[Any, ...] = (*row, self.outcomes.score(row[0]))
-                yield ErrorPattern(*known)
-        finally:
-            rows.close()
-
-    def _read(self, pattern_id: int) -> ErrorPattern:
-        for known in self._select("id = ?", (pattern_id,), None, 1):
-            return known
-        raise _not_found(pattern_id)
+    def _read(self, pattern_id: int) -> ErrorPatternDocument:
+        known = self._database.select_one(_document, _PATTERNS.format("error_patterns", "id = ?"), (pattern_id, 1))
+        if known is None:
+            raise _not_found(pattern_id)
+        return known
 
     def _require_room(self, written_by: str, requirement: Requirement) -> None:
         if len(self._index) >= self._most:
-            raise LimitReached(f"{self._most} error patterns are stored and no more are kept; {_ROOM}")
+            raise LimitReached(f"{self._most} error patterns are stored and that is the limit; {_ROOM}")
         (own,) = self._database.execute(
             "SELECT count(*) FROM error_patterns WHERE written_by = ?", (written_by,)
         ).fetchone()
         if own >= self._most_of_a_writer:
-            raise LimitReached(f"{written_by} has {own} error patterns and no more are kept of one writer; {_ROOM}")
+            raise LimitReached(f"{written_by} has {own} error patterns and that is the limit of one writer; {_ROOM}")
         if requirement.general and self._index.general >= self._most_general:
             raise LimitReached(
-                f"{self._most_general} patterns require no text of three characters, and no more of these are kept; "
-                f"write one with a word that every such message has, or {_ROOM}"
+                f"{self._most_general} patterns require no text of three characters and that is the limit; "
+                f"add a word to the pattern that every such message contains, or {_ROOM}"
             )
 
 
+def specificity_document(specificity: Specificity) -> SpecificityDocument:
+    """Return a specificity as it is answered."""
+    return {"literals": specificity.literals, "classes": specificity.classes, "anchors": specificity.anchors}
+
+
+def _document(pattern: str, successes: int, failures: int, **columns: Any) -> ErrorPatternDocument:
+    last_seen = columns["last_seen"]
+    return {
+        "pattern_id": columns["pattern_id"],
+        "error_type": columns["error_type"],
+        "pattern": pattern,
+        "solution": columns["solution"],
+        "specificity": specificity_document(requirement_of(pattern).specificity),
+        "occurrence_count": columns["occurrence_count"],
+        "last_seen": None if last_seen is None else iso_time(last_seen),
+        "created": iso_time(columns["created"]),
+        "updated": iso_time(columns["updated"]),
+        "written_by": columns["written_by"],
+        **_score(successes, failures),
+    }
+
+
 def _not_found(pattern_id: int) -> NotFound:
-    return NotFound(f"there is no error pattern {pattern_id}; see list_error_patterns")
+    return NotFound(f"there is no error pattern {pattern_id}; `list_error_patterns` lists them")

@@ -1,33 +1,39 @@
-r"""The shape of an error message: a regular expression in which what changes from one to the next is a class.
+r"""Proposals of patterns, made from the shapes of error messages that no pattern matches.
 
-The first line that is not blank counts; of a Python traceback, the last one. In it, in this order: a UUID,
-quoted text, a URL, a path, a hexadecimal number (`0x...`, or eight digits and more), and a number with its
-points, commas and colons (so a time and an IPv4 address, too) each become a class; a run of blanks becomes
-`\s+`; every other character stands as it is. Messages that differ in those alone have one shape.
+A shape is a regular expression in which what changes from one message to the next is a class. It is made from the first
+line that is not blank, or the last one of a Python traceback. In this order, a UUID, quoted text, a URL, a path, a
+hexadecimal number (`0x...`, or at least eight digits), and a number with its points, commas and colons (also a time or
+an IPv4 address) each become a class; a run of blanks becomes `\s+`; every other character stays. Messages that differ
+only in those have the same shape.
 
-A shape ends with `$`, unless it would be longer than a pattern may be, or the line is: then it ends where there
-is room.
+A shape ends with `$`, unless the pattern or the line would be too long: then it is cut.
 """
 
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import accept, found
 from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE, Quarantine
+from twinhost.unified_memory_reasoning.provenance.quarantine import (
+    MAX_NUMBER,
+    Quarantine,
+    WrittenRow,
+    create_visible_views,
+    rows_written_by,
+)
 
-FEWEST_LITERALS = 8  # a shape with fewer characters of its own would fit too much
+FEWEST_LITERALS = 8  # a shape with fewer characters of its own is too general
 _LONGEST_LINE = 500  # characters that are read
 _LONGEST = 1_000  # characters of the pattern
 _TRACEBACK = "Traceback (most recent call last)"
 _WORD = r"[\w.@+~%-]"
 
-_PARTS: tuple[tuple[str, str], ...] = (  # how Python finds it; what stands for it, in RE2's syntax
+_PARTS: tuple[tuple[str, str], ...] = (  # how Python finds it, and the class for it in RE2's syntax
     (r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![0-9A-Za-z])", "[0-9a-fA-F-]{36}"),
     (r'"[^"]*"', '"[^"]*"'),
     (r"(?<!\w)'[^']*'(?!\w)", "'[^']*'"),
@@ -44,8 +50,8 @@ _SPECIAL = frozenset(r"\.+*?()|[]{}^$")
 
 
 def shape_of(message: str) -> str | None:
-    """Return the shape of a message, a pattern that is found in it; None where it would fit too much."""
-    line = _telling_line(message)
+    """Return the shape of a message, a pattern that matches it; None if the shape is too general."""
+    line = _significant_line(message)
     text = line[:_LONGEST_LINE]
     shape, whole = r"(?m)^\s*", len(line) <= _LONGEST_LINE
     for token in _TOKEN.finditer(text):
@@ -55,10 +61,10 @@ def shape_of(message: str) -> str | None:
             break
         shape += part
     shape += r"\s*$" if whole else ""
-    return shape if _is_telling(shape, message) else None
+    return shape if _is_specific(shape, message) else None
 
 
-def _telling_line(message: str) -> str:
+def _significant_line(message: str) -> str:
     lines = [line.strip(" \t") for line in re.split(r"[\r\n]+", message)]
     lines = [line for line in lines if line] or [""]
     return lines[-1] if lines[0].startswith(_TRACEBACK) else lines[0]
@@ -71,7 +77,7 @@ def _part(token: re.Match[str]) -> str:
     return f"\\{token[0]}" if token[0] in _SPECIAL else token[0]
 
 
-def _is_telling(shape: str, message: str) -> bool:
+def _is_specific(shape: str, message: str) -> bool:
     try:
         accept(shape)
     except MalformedRequest:
@@ -112,23 +118,30 @@ _MOST_SETTLED = 100  # proposals that one new pattern is compared with
 _SETTLE_S = 0.1
 _EXAMPLE_CHARACTERS = 1_000
 
-Tell = Callable[[str, dict[str, Any]], None]  # the type of an event, and its data
+Publish = Callable[[str, dict[str, Any]], None]  # the type of an event, and its data
 
-_OPEN = "(dismissed_by IS NULL OR dismissed_by IN (SELECT name FROM quarantined))"
+_OPEN_ERRORS = (  # a dismissal by a quarantined writer doesn't count
+    "CREATE TEMP VIEW IF NOT EXISTS open_errors AS SELECT * FROM unknown_errors "
+    "WHERE dismissed_by IS NULL OR dismissed_by IN (SELECT name FROM quarantined)"
+)
 _PROPOSALS = (
-    "SELECT e.id, e.pattern, sum(r.seen), min(r.first_seen), max(r.last_seen), "  # noqa: S608 - constants
-    "group_concat(r.written_by, char(0)), "
-    "(SELECT example FROM unknown_error_reports AS x WHERE x.error_id = e.id AND "
-    "x.written_by NOT IN (SELECT name FROM quarantined) ORDER BY x.last_seen DESC, x.id DESC LIMIT 1) "
-    f"FROM unknown_errors AS e JOIN unknown_error_reports AS r ON r.error_id = e.id WHERE {_OPEN} AND r.{VISIBLE} "
+    "SELECT e.id AS proposal_id, e.pattern, sum(r.seen) AS seen, min(r.first_seen) AS first_seen, "
+    "max(r.last_seen) AS last_seen, group_concat(r.written_by, char(0)) AS writers, "
+    "(SELECT example FROM visible_unknown_error_reports AS x WHERE x.error_id = e.id "
+    "ORDER BY x.last_seen DESC, x.id DESC LIMIT 1) AS example "
+    "FROM open_errors AS e JOIN visible_unknown_error_reports AS r ON r.error_id = e.id WHERE "
+)
+_WRITTEN = (
+    "SELECT r.id AS number, e.pattern, r.seen, r.last_seen, r.example, r.written_by FROM unknown_error_reports AS r "
+    "JOIN unknown_errors AS e ON e.id = r.error_id WHERE r.written_by = ?1 AND r.id < ?2 ORDER BY r.id DESC LIMIT ?3"
 )
 _LEAST = "SELECT id FROM unknown_errors ORDER BY dismissed IS NOT NULL, seen, last_seen LIMIT 1"
 _OF_THE_HIDDEN_ALONE = (
-    "SELECT r.error_id FROM quarantined AS q JOIN unknown_error_reports AS r ON r.written_by = q.name "  # noqa: S608 - constants
-    f"JOIN unknown_errors AS e ON e.id = r.error_id WHERE {_OPEN} AND NOT EXISTS "
-    f"(SELECT 1 FROM unknown_error_reports AS x WHERE x.error_id = r.error_id AND x.{VISIBLE}) LIMIT 1"
+    "SELECT r.error_id FROM quarantined AS q JOIN unknown_error_reports AS r ON r.written_by = q.name "
+    "JOIN open_errors AS e ON e.id = r.error_id WHERE NOT EXISTS "
+    "(SELECT 1 FROM visible_unknown_error_reports AS x WHERE x.error_id = r.error_id) LIMIT 1"
 )
-_LEAST_OF_A_FULL_SHARE = (  # a report, its shape, and how often it was sent; none while there is room
+_LEAST_OF_A_FULL_QUOTA = (  # a report, its shape, and how often it was sent
     "SELECT r.id, r.error_id, r.seen FROM unknown_error_reports AS r JOIN unknown_errors AS e ON e.id = r.error_id "
     "WHERE r.written_by = ?1 AND ?2 <= (SELECT count(*) FROM unknown_error_reports WHERE written_by = ?1) "
     "AND NOT EXISTS (SELECT 1 FROM unknown_error_reports AS x JOIN unknown_errors AS y ON y.id = x.error_id "
@@ -136,28 +149,25 @@ _LEAST_OF_A_FULL_SHARE = (  # a report, its shape, and how often it was sent; no
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A pattern for an error that none knows: how often it was seen, when (seconds since the epoch), by whom."""
+class ProposalDocument(TypedDict):
+    """A pattern for an error that no pattern matches: how often it was seen, when, by whom, and the newest message."""
 
     proposal_id: int
     pattern: str
     seen: int
-    first_seen: float
-    last_seen: float
-    written_by: tuple[str, ...]
+    first_seen: str
+    last_seen: str
+    written_by: list[str]
     example: str
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one writer sent of one shape."""
+class WrittenUnknownError(WrittenRow):
+    """What a caller sent of one shape of errors that no pattern matches."""
 
-    number: int
-    pattern: str
+    pattern: NotRequired[str]
     seen: int
-    last_seen: float
-    example: str
+    last_seen: str
+    example: NotRequired[str]
     written_by: str
 
 
@@ -167,29 +177,31 @@ class PatternProposals:
     def __init__(
         self,
         database: Database,
-        tell: Tell = lambda *_: None,
+        publish: Publish = lambda *_: None,
         *,
         propose_after: int = PROPOSE_AFTER,
         most: int = MOST,
         most_of_a_writer: int = MOST_OF_A_WRITER,
     ) -> None:
+        create_visible_views(database, "unknown_error_reports")
+        database.execute(_OPEN_ERRORS)
         self._database = database
-        self._tell = tell
+        self._publish = publish
         self._propose_after = propose_after
         self._most, self._most_of_a_writer = most, most_of_a_writer
         self._quarantine = Quarantine(database)
 
     def count(self, message: str, written_by: str) -> int | None:
-        """Count a message that no pattern knows; tell, once that is on disk, where it makes a proposal.
+        """Count a message that no pattern matches; publish an event when its shape becomes a proposal.
 
         Returns:
-            The number of the proposal that its shape is, or None.
+            The number of the proposal, or None if its shape is none.
         """
         shape = shape_of(message)
         if shape is None:
             return None
         now, before = time.time(), self._seen(shape)
-        self._keep_share(shape, written_by)
+        self._keep_quota(shape, written_by)
         if not self._make_room(shape, written_by):
             return None
         (number,) = self._database.execute(
@@ -207,22 +219,22 @@ class PatternProposals:
         if seen < self._propose_after:
             return None
         if before < self._propose_after:
-            self._tell(PROPOSED, {"proposal_id": number, "pattern": shape, "seen": seen})
+            self._publish(PROPOSED, {"proposal_id": number, "pattern": shape, "seen": seen})
         return int(number)
 
-    def newest(self, before: int | None, limit: int) -> list[Proposal]:
-        """Return proposals, newest first, below the number `before`."""
-        return self._select("AND e.id < ?", (before if before is not None else 2**63 - 1,), "e.id DESC", limit)
+    def newest(self, before: int | None, limit: int) -> list[ProposalDocument]:
+        """Return proposals, newest first, with numbers below `before`."""
+        return self._select("e.id < ?", (MAX_NUMBER if before is None else before,), "e.id DESC", limit)
 
-    def dismiss(self, proposal_id: int, dismissed_by: str) -> Proposal:
-        """Propose a shape no more, however often it is seen.
+    def dismiss(self, proposal_id: int, dismissed_by: str) -> ProposalDocument:
+        """Stop proposing a shape, however often it is seen.
 
         Raises:
-            NotFound: there is no such proposal, or no more.
+            NotFound: there is no such proposal.
         """
-        proposals = self._select("AND e.id = ?", (proposal_id,), "e.id", 1)
+        proposals = self._select("e.id = ?", (proposal_id,), "e.id", 1)
         if not proposals:
-            raise NotFound(f"there is no proposal {proposal_id}; see get_pattern_proposals")
+            raise NotFound(f"there is no proposal {proposal_id}; `get_pattern_proposals` lists them")
         self._database.execute(
             "UPDATE unknown_errors SET dismissed_by = ?, dismissed = ? WHERE id = ?",
             (dismissed_by, time.time(), proposal_id),
@@ -230,15 +242,15 @@ class PatternProposals:
         return proposals[0]
 
     def settle(self, pattern: str, written_by: str, *, own_shape_alone: bool) -> int:
-        """Forget what a new pattern knows: its own shape, and proposals in whose newest example it is found.
+        """Delete what a new pattern matches: its own shape, and proposals whose newest example it matches.
 
-        A quarantined writer's settles nothing. The time for it is bounded; what it does not come to is proposed until
-        somebody dismisses it.
+        A quarantined writer's pattern settles nothing. The time is bounded; the rest is proposed until somebody
+        dismisses it.
 
         Args:
             pattern: the new one, which `accept` has accepted.
-            written_by: whose it is.
-            own_shape_alone: compare no examples; for a pattern that tells no message from another.
+            written_by: its writer.
+            own_shape_alone: compare no examples; for a pattern that requires no text.
 
         Returns:
             How many proposals it settled.
@@ -246,45 +258,36 @@ class PatternProposals:
         if self._quarantine.hides(written_by):
             return 0
         deadline, settled = time.perf_counter() + _SETTLE_S, 0
-        for proposal in self._select("", (), "max(r.last_seen) DESC", _MOST_SETTLED):
+        for proposal in self._select("TRUE", (), "max(r.last_seen) DESC", _MOST_SETTLED):
             if time.perf_counter() > deadline:
                 break
-            known = not own_shape_alone and found(pattern, proposal.example.encode(errors="replace"))
-            if known or proposal.pattern == pattern:
-                self._database.execute("DELETE FROM unknown_errors WHERE id = ?", (proposal.proposal_id,))
+            known = not own_shape_alone and found(pattern, proposal["example"].encode(errors="replace"))
+            if known or proposal["pattern"] == pattern:
+                self._database.execute("DELETE FROM unknown_errors WHERE id = ?", (proposal["proposal_id"],))
                 settled += 1
         self._database.execute("DELETE FROM unknown_errors WHERE pattern = ?", (pattern,))
         return settled
 
-    def written_by(self, name: str, before: int | None, limit: int) -> list[Report]:
-        """Return what a writer sent, quarantined or not, newest row first, below the number `before`."""
-        rows = self._database.execute(
-            "SELECT r.id, e.pattern, r.seen, r.last_seen, r.example, r.written_by FROM unknown_error_reports AS r "
-            "JOIN unknown_errors AS e ON e.id = r.error_id "
-            "WHERE r.written_by = ? AND r.id < ? ORDER BY r.id DESC LIMIT ?",
-            (name, before if before is not None else 2**63 - 1, limit),
-        ).fetchall()
-        return [Report(*row) for row in rows]
+    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenUnknownError]:
+        """Return what a caller sent, quarantined or not, newest first."""
+        return rows_written_by(self._database, WrittenUnknownError, _WRITTEN, name, before, limit)
 
-    def _select(self, where: str, values: tuple[int, ...], order: str, limit: int) -> list[Proposal]:
-        rows = self._database.execute(
-            f"{_PROPOSALS} {where} GROUP BY e.id HAVING sum(r.seen) >= ? ORDER BY {order} LIMIT ?",
-            (*values, self._propose_after, limit),
-        ).fetchall()
-        return [_proposal(row) for row in rows]
+    def _select(self, where: str, values: tuple[int, ...], order: str, limit: int) -> list[ProposalDocument]:
+        sql = f"{_PROPOSALS} {where} GROUP BY e.id HAVING sum(r.seen) >= ? ORDER BY {order} LIMIT ?"
+        return self._database.select(_proposal, sql, (*values, self._propose_after, limit))
 
     def _seen(self, shape: str) -> int:
-        """Return how often a shape counts: 0 where it is dismissed."""
+        """Return how often a shape was seen, 0 if it is dismissed."""
         (seen,) = self._database.execute(
-            "SELECT coalesce(sum(r.seen), 0) FROM unknown_errors AS e JOIN unknown_error_reports AS r "  # noqa: S608
-            f"ON r.error_id = e.id WHERE e.pattern = ? AND {_OPEN} AND r.{VISIBLE}",
+            "SELECT coalesce(sum(r.seen), 0) FROM open_errors AS e JOIN visible_unknown_error_reports AS r "
+            "ON r.error_id = e.id WHERE e.pattern = ?",
             (shape,),
         ).fetchone()
         return int(seen)
 
-    def _keep_share(self, shape: str, written_by: str) -> None:
-        """Let a writer's least report go where it has as many as may be, and this shape is new to it."""
-        row = self._database.execute(_LEAST_OF_A_FULL_SHARE, (written_by, self._most_of_a_writer, shape)).fetchone()
+    def _keep_quota(self, shape: str, written_by: str) -> None:
+        """Evict a writer's least report if its quota is full and this shape is new to it."""
+        row = self._database.execute(_LEAST_OF_A_FULL_QUOTA, (written_by, self._most_of_a_writer, shape)).fetchone()
         if row is not None:
             report, error, seen = row
             self._database.execute("DELETE FROM unknown_error_reports WHERE id = ?", (report,))
@@ -296,7 +299,7 @@ class PatternProposals:
             )
 
     def _make_room(self, shape: str, written_by: str) -> bool:
-        """Let a shape go where there are as many as may be, and this one is new; return whether there is room now."""
+        """Evict a shape if there are too many and this one is new; return whether there is room."""
         if self._database.execute("SELECT 1 FROM unknown_errors WHERE pattern = ?", (shape,)).fetchone() is not None:
             return True
         (count,) = self._database.execute("SELECT count(*) FROM unknown_errors").fetchone()
@@ -310,6 +313,13 @@ class PatternProposals:
         return True
 
 
-def _proposal(row: tuple[Any, ...]) -> Proposal:
-    number, pattern, seen, first_seen, last_seen, names, example = row
-    return Proposal(number, pattern, seen, first_seen, last_seen, tuple(sorted(names.split("\0"))), example)
+def _proposal(writers: str, first_seen: float, last_seen: float, **columns: Any) -> ProposalDocument:
+    return {
+        "proposal_id": columns["proposal_id"],
+        "pattern": columns["pattern"],
+        "seen": columns["seen"],
+        "first_seen": iso_time(first_seen),
+        "last_seen": iso_time(last_seen),
+        "written_by": sorted(writers.split("\0")),
+        "example": columns["example"],
+    }

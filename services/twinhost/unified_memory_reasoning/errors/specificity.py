@@ -1,4 +1,4 @@
-"""A regular expression in RE2's syntax, as a run of tokens; pure, and only for what RE2 has accepted."""
+"""What a regular expression requires of a message: texts, and how specific it is; pure, for patterns RE2 accepted."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ class Kind(Enum):
 
     LITERAL = auto()  # one character, as it stands
     CLASS = auto()  # one character of a named set
-    WIDE = auto()  # one character of nearly all, or something that is not understood
+    WIDE = auto()  # one character of nearly all, or something unknown
     START = auto()
     END = auto()
     BOUNDARY = auto()
@@ -30,7 +30,7 @@ class Kind(Enum):
 
 
 class Token(NamedTuple):
-    """One token; `fold`: whether case is ignored from here on, None: as before. `most` None: without end."""
+    """One token; `fold`: whether case is ignored from here on (None: unchanged); `most` None: unlimited."""
 
     kind: Kind
     text: str = ""
@@ -71,7 +71,7 @@ def tokens_of(pattern: str) -> Iterator[Token]:
             continue
         token, at = _token(pattern, at)
         if token.kind is Kind.REPEAT and pattern.startswith("?", at):
-            at += 1  # as few as will do: the same text is required
+            at += 1  # lazy: the same text is required
         yield token
 
 
@@ -148,9 +148,9 @@ def _member(pattern: str, at: int) -> tuple[str | None, int]:
     return token.text if token.kind is Kind.LITERAL else None, after
 
 
-SHORTEST_TEXT = 3  # characters; a shorter text is in too many messages to tell them apart
-LONGEST_TEXT = 64  # characters; more of it would tell no more apart
-_MOST_TEXTS = 32  # of which one must be there
+SHORTEST_TEXT = 3  # characters; a shorter text occurs in too many messages
+LONGEST_TEXT = 64  # characters; more would not distinguish more messages
+_MOST_TEXTS = 32  # of which one must occur
 _LONGEST_EXACT = 256
 
 
@@ -164,24 +164,24 @@ class Specificity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What a pattern asks of a message: one of `texts`, case-folded, is in whatever matches; empty: none is known."""
+    """Every match contains one of `texts`, case-folded; empty: none is known."""
 
     texts: frozenset[str]
     specificity: Specificity
 
     @property
     def general(self) -> bool:
-        """Whether no text of three characters tells its messages from others."""
+        """Whether it requires no text of three characters."""
         return not self.texts
 
     def may_match(self, folded: str) -> bool:
-        """Return whether a message, `casefold()`ed, has a text that is required."""
+        """Return whether a message, `casefold()`ed, contains a required text."""
         return not self.texts or any(text in folded for text in self.texts)
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What every match of a part contains; `exact` is the one text that it matches, where there is one."""
+    """What every match of a part contains; `exact` is the only text that it matches, if there is one."""
 
     exact: str | None = None
     one_of: frozenset[str] = frozenset()
@@ -206,7 +206,7 @@ _SIMPLE = {
 
 
 class _Group:
-    """A group that is being read: the branches before, and the pieces of the one under way."""
+    """A group that is being parsed: its complete branches, and the pieces of the current one."""
 
     def __init__(self, *, fold: bool) -> None:
         self.fold = fold
@@ -223,11 +223,11 @@ class _Group:
 
 
 def requirement_of(pattern: str) -> Requirement:
-    """Return what a pattern, which RE2 has accepted, asks of a message."""
+    """Return what a pattern, which RE2 has accepted, requires of a message."""
     groups = [_Group(fold=False)]
     for token in tokens_of(pattern):
         _take(token, groups)
-    while len(groups) > 1:  # nothing that RE2 accepts leaves one open
+    while len(groups) > 1:  # RE2 accepts no pattern with an open group
         _close(groups)
     whole = groups[0].close()
     texts = frozenset(text[:LONGEST_TEXT] for text in whole.texts)
@@ -263,7 +263,7 @@ def _close(groups: list[_Group]) -> None:
 
 
 def _literal(character: str, *, fold: bool) -> _Piece:
-    if fold and not character.isascii():  # which letters RE2 takes for the same is for it alone to say
+    if fold and not character.isascii():  # only RE2 knows which letters it treats as equal
         return _Piece(literals=1)
     return _Piece(exact=character.casefold(), literals=1)
 
@@ -281,7 +281,7 @@ def _joined(pieces: list[_Piece]) -> _Piece:
     found.append(frozenset({run}))
     return _Piece(
         exact=run if whole else None,
-        one_of=max(found, key=_how_telling),
+        one_of=max(found, key=_selectivity),
         literals=sum(piece.literals for piece in pieces),
         classes=sum(piece.classes for piece in pieces),
         starts=any(piece.starts for piece in pieces),
@@ -319,7 +319,7 @@ def _repeated(piece: _Piece, least: int, most: int | None) -> _Piece:
     )
 
 
-def _how_telling(texts: frozenset[str]) -> tuple[int, int]:
+def _selectivity(texts: frozenset[str]) -> tuple[int, int]:
     return min((len(text) for text in texts), default=0), -len(texts)
 
 

@@ -1,4 +1,4 @@
-"""The actions of the memory model."""
+"""Memories: the handlers."""
 
 import time
 from collections import Counter
@@ -12,7 +12,7 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.memories.memories import Memories, Merged, Told
+from twinhost.unified_memory_reasoning.memories.memories import Changes, Memories, Merged
 from twinhost.unified_memory_reasoning.memories.messages import (
     DeleteMemory,
     GetMemory,
@@ -29,35 +29,35 @@ from twinhost.unified_memory_reasoning.memories.messages import (
     QueryMemory,
     ReinforceMemory,
     StoreMemory,
+    SyncedMemory,
     SyncMemories,
-    ToldMemory,
 )
 from twinhost.unified_memory_reasoning.memories.model import Kept, Memory
 from twinhost.unified_memory_reasoning.memories.recall import Selection
 
-MAX_TOLD_BACK_BYTES = 65_536  # by a sync, whose reply is stored for retries
-MAX_AHEAD_S = 300.0  # of this host's clock: a record from further on would stand above every later one
+MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
+MAX_AHEAD_S = 300.0  # of this host's clock: a record from the future would win over every later one
 
 
 class MemoryActions(Feature):
-    """Memories as the wire has them."""
+    """Stores, returns and merges memories."""
 
     def __init__(self, memories: Memories, max_reply_bytes: int) -> None:
         self._memories = memories
-        self._max_bytes = max_reply_bytes // 2  # of memories; what an answer says of each is less than that
+        self._max_bytes = max_reply_bytes // 2  # of memories; the rest of a reply is smaller
 
     @action(mutates=True)
     def store(self, request: StoreMemory, caller: Caller) -> MemoryStored:
-        told = Told(
+        changes = Changes(
             content=request.content,
             keywords=_unique(request.keywords) if request.keywords is not None else None,
             source=request.source,
             strength=request.strength,
         )
-        entry, new = self._memories.put(request.name, told, caller)
+        entry, new = self._memories.put(request.name, changes, caller)
         return {
             "status": SUCCESS,
-            "message": f"memory {entry.memory.id} {'stored' if new else 'told anew'}",
+            "message": f"memory {entry.memory.id} {'stored' if new else 'updated'}",
             "memory_id": entry.memory.id,
             "new": new,
             "strength": entry.memory.strength,
@@ -99,7 +99,7 @@ class MemoryActions(Feature):
         entry, recovered = self._memories.reinforce(request.name)
         return {
             "status": SUCCESS,
-            "message": f"memory {entry.memory.id} {'is remembered again' if recovered else 'reinforced'}",
+            "message": f"memory {entry.memory.id} {'recovered' if recovered else 'reinforced'}",
             "memory_id": entry.memory.id,
             "strength": entry.memory.strength,
             "forgotten": entry.memory.forgotten,
@@ -114,7 +114,7 @@ class MemoryActions(Feature):
     @action(mutates=True)
     def sync(self, request: SyncMemories, caller: Caller) -> MemoriesMerged:
         latest = time.time() + MAX_AHEAD_S
-        records = [_record(told, number, latest) for number, told in enumerate(request.memories)]
+        records = [_record(record, number, latest) for number, record in enumerate(request.memories)]
         merged = self._memories.merge(records, caller)
         outcomes = Counter(each.outcome for each in merged)
         counts: MergeCounts = {
@@ -123,13 +123,13 @@ class MemoryActions(Feature):
             "unchanged": outcomes["unchanged"],
             "refused": outcomes["refused"],
         }
-        told_back, left_out = self._told_back(merged)
+        memories, left_out = self._stored_now(merged)
         return {
             "status": SUCCESS,
             "message": ", ".join(f"{count} {outcome}" for outcome, count in counts.items()),
             **counts,
             "refused_ids": [each.kept.memory.id for each in merged if each.outcome == "refused"],
-            "memories": told_back,
+            "memories": memories,
             "left_out": left_out,
         }
 
@@ -141,12 +141,7 @@ class MemoryActions(Feature):
             "total_memories": counted.total,
             "remembered": counted.total - counted.forgotten,
             "forgotten": counted.forgotten,
-            "strength": {
-                "mean": counted.mean_strength,
-                "least": counted.least_strength,
-                "greatest": counted.greatest_strength,
-                "bands": counted.strengths,
-            },
+            "strength": counted.strength,
             "last_decay": None
             if last is None
             else {"time": iso_time(last.ran), "decayed": last.decayed, "forgotten": last.forgotten},
@@ -157,7 +152,7 @@ class MemoryActions(Feature):
             changed_since=since, request_id=request.request_id, on_behalf_of=request.on_behalf_of
         ):
             raise MalformedRequest(
-                "`changed_since` tells all that changed, and goes with `limit` alone; leave the other fields out - "
+                "`changed_since` returns everything that changed; leave out all other fields except `limit` - "
                 "at `$.changed_since`"
             )
         page = self._memories.recall.changes(since, request.limit, self._max_bytes)
@@ -169,28 +164,28 @@ class MemoryActions(Feature):
             "last_change": page.last_change,
         }
 
-    def _told_back(self, merged: Sequence[Merged]) -> tuple[list[MemoryDocument], list[str]]:
-        """Return what is stored now of what was told, as far as there is room, and the ids of the rest."""
-        last = {each.kept.memory.id: each for each in merged}  # an id that was told twice is told back once
-        told_back: list[MemoryDocument] = []
+    def _stored_now(self, merged: Sequence[Merged]) -> tuple[list[MemoryDocument], list[str]]:
+        """Return what is stored of the records of a sync, as far as there is room, and the ids of the rest."""
+        last = {each.kept.memory.id: each for each in merged}  # an id may occur twice
+        memories: list[MemoryDocument] = []
         left_out: list[str] = []
         size = 0
         for memory_id, each in last.items():
             if not each.visible:
                 continue
-            told = document(each.kept)
-            size += len(msgspec.json.encode(told))
-            if size <= min(self._max_bytes, MAX_TOLD_BACK_BYTES):
-                told_back.append(told)
+            stored = document(each.kept)
+            size += len(msgspec.json.encode(stored))
+            if size <= min(self._max_bytes, MAX_SYNC_REPLY_BYTES):
+                memories.append(stored)
             else:
                 left_out.append(memory_id)
-        return told_back, left_out
+        return memories, left_out
 
 
 def document(entry: Kept) -> MemoryDocument:
-    """Return a memory as it is answered; `sync_memories` of another store takes it as it is."""
+    """Return a memory as it is answered; `sync_memories` of another store accepts it unchanged."""
     memory = entry.memory
-    told: MemoryDocument = {
+    found: MemoryDocument = {
         "id": memory.id,
         "content": memory.content,
         "keywords": list(memory.keywords),
@@ -203,45 +198,45 @@ def document(entry: Kept) -> MemoryDocument:
         "written_by": entry.written_by,
     }
     if memory.deleted:
-        told["deleted"] = True
-    return told
+        found["deleted"] = True
+    return found
 
 
-def _record(told: ToldMemory, number: int, latest: float) -> Memory:
+def _record(record: SyncedMemory, number: int, latest: float) -> Memory:
     where = f"$.memories[{number}]"
-    accessed = _moment(told.last_accessed, f"{where}.last_accessed", latest)
+    accessed = _seconds(record.last_accessed, f"{where}.last_accessed", latest)
     return Memory(
-        id=told.id,
-        content="" if told.deleted else told.content,
-        keywords=() if told.deleted else _unique(told.keywords),
-        source="" if told.deleted else told.source,
-        strength=told.strength,
-        created=accessed if told.created is None else _moment(told.created, f"{where}.created", latest),
+        id=record.id,
+        content="" if record.deleted else record.content,
+        keywords=() if record.deleted else _unique(record.keywords),
+        source="" if record.deleted else record.source,
+        strength=record.strength,
+        created=accessed if record.created is None else _seconds(record.created, f"{where}.created", latest),
         last_accessed=accessed,
-        revised=accessed if told.revised is None else _moment(told.revised, f"{where}.revised", latest),
-        deleted=told.deleted,
+        revised=accessed if record.revised is None else _seconds(record.revised, f"{where}.revised", latest),
+        deleted=record.deleted,
     )
 
 
-def _moment(told: str | float, path: str, latest: float) -> float:
-    """Return a moment in seconds since the epoch, in whole milliseconds; one without a zone is in UTC."""
+def _seconds(value: str | float, path: str, latest: float) -> float:
+    """Return a time in seconds since the epoch, in whole milliseconds; without a time zone it is in UTC."""
     try:
-        seconds = told if isinstance(told, float) else _iso_moment(told)
+        seconds = value if isinstance(value, float) else _iso_seconds(value)
     except (ValueError, OverflowError):
         raise MalformedRequest(
-            f"Expected a moment in ISO-8601 or seconds since the epoch, got {told!r} - at `{path}`"
+            f"Expected a time in ISO-8601 or seconds since the epoch, got {value!r} - at `{path}`"
         ) from None
     if not 0 <= seconds <= latest:
         raise MalformedRequest(
-            f"{told!r} is before 1970, or over {MAX_AHEAD_S:g} s ahead of this host's clock; set the clock of the one "
-            f"who tells it - at `{path}`"
+            f"{value!r} is before 1970, or more than {MAX_AHEAD_S:g} s ahead of this host's clock; "
+            f"set the sender's clock - at `{path}`"
         )
     return round(seconds, 3)
 
 
-def _iso_moment(text: str) -> float:
-    moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+def _iso_seconds(text: str) -> float:
+    parsed = datetime.fromisoformat(text)
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
 def _unique(keywords: Sequence[str]) -> tuple[str, ...]:

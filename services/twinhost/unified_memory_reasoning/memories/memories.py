@@ -1,7 +1,7 @@
-"""The memory model: memories that are told, asked for, reinforced, forgotten, and shared with another store.
+"""The memory model: memories are stored, read, reinforced, forgotten, and merged with those of another store.
 
-A memory is its writer's: another may read and reinforce it, and only its writer or an operator changes or deletes
-it, by a sync neither. `written_by` is who told the body that stands.
+A memory belongs to its writer: others may read and reinforce it; only its writer or an operator may change or delete
+it, also by a sync. `written_by` is the caller who stored the current body.
 """
 
 import itertools
@@ -35,15 +35,15 @@ from twinhost.unified_memory_reasoning.memories.rows import (
     MemoryRows,
     Place,
 )
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
 _WRITE_ACCESSES_EVERY_S = 5.0
-_RETRY_S = 1.0  # until what could not be written is tried again
-_AT_ONCE = 1_000  # memories that are written between two turns of the server: some 25 ms
+_RETRY_S = 1.0  # after a failed write
+_BATCH = 1_000  # memories that are written in one tick of the server: some 25 ms
 
 
 class _UnderWay(NamedTuple):
-    """A pass that is not through yet; `next_at`: monotonic, when the one after it is due."""
+    """A pass that is not finished; `next_at` (monotonic) is when the next one is due."""
 
     done: DecayPass
     next_at: float
@@ -57,7 +57,7 @@ class MemoryUpkeep:
     def __init__(self, database: Database, rows: MemoryRows) -> None:
         self._database = database
         self._rows = rows
-        self._accessed: dict[str, float] = {}  # moments by id
+        self._accessed: dict[str, float] = {}  # times by id
         self._last_pass = rows.last_pass()
         self._under_way: _UnderWay | None = None
         clock = time.monotonic()
@@ -71,14 +71,14 @@ class MemoryUpkeep:
         return self._last_pass
 
     def access(self, entries: Iterable[Kept]) -> list[Kept]:
-        """Note that memories were asked for; return them as they are then."""
+        """Note that memories were accessed; return them with the new time."""
         now = now_ms()
         for each in entries:
             self._accessed[each.memory.id] = max(now, each.memory.last_accessed)
         return [self.fresh(each) for each in entries]
 
     def fresh(self, entry: Kept) -> Kept:
-        """Return a row as it is with the access that is not on disk yet."""
+        """Return a row with its access that is not on disk yet."""
         accessed = self._accessed.get(entry.memory.id)
         if accessed is None or entry.memory.deleted or accessed <= entry.memory.last_accessed:
             return entry
@@ -86,20 +86,20 @@ class MemoryUpkeep:
         return Kept(memory, entry.number, entry.written_by)
 
     def on_tick(self) -> None:
-        """Write accesses and let memories fade, where that is due; on the thread that owns the database.
+        """Write accesses and run a decay pass if they are due; on the thread that owns the database.
 
         Raises:
-            StoreUnavailable: not on disk yet; it is tried again.
+            StoreUnavailable: not on disk yet; the next call tries again.
         """
         self.decay_if_due()
         if time.monotonic() >= self._write_accesses_at:
             self.write_accesses()
 
     def decay_if_due(self) -> None:
-        """Let idle memories fade, once in 300 s: 1,000 of them at each call, so that no request waits for all.
+        """Run a decay pass every 300 s: 1,000 memories in each call, so that no request waits for all.
 
         Raises:
-            StoreUnavailable: these have not faded; it is tried again.
+            StoreUnavailable: these did not decay; the next call tries again.
         """
         clock = time.monotonic()
         if clock < self._decay_at:
@@ -110,7 +110,7 @@ class MemoryUpkeep:
             self._under_way = _UnderWay(DecayPass(now), clock + PASS_EVERY_S, idle_since(now), (-1.0, 0))
         begun = self._under_way
         with self._database.transaction():
-            part = self._rows.decay(begun.idle_since, begun.after, _AT_ONCE, self._accessed)
+            part = self._rows.decay(begun.idle_since, begun.after, _BATCH, self._accessed)
             done = DecayPass(begun.done.ran, begun.done.decayed + part.decayed, begun.done.forgotten + part.forgotten)
             self._rows.note_pass(done)
         self._last_pass = done
@@ -120,13 +120,13 @@ class MemoryUpkeep:
             self._under_way, self._decay_at = begun._replace(done=done, after=part.end), clock
 
     def write_accesses(self) -> None:
-        """Write when memories were accessed last, 1,000 of them at each call.
+        """Write when memories were last accessed, 1,000 of them in each call.
 
         Raises:
-            StoreUnavailable: not on disk yet; it is tried again.
+            StoreUnavailable: not on disk yet; the next call tries again.
         """
         self._write_accesses_at = time.monotonic() + _RETRY_S
-        some = list(itertools.islice(self._accessed.items(), _AT_ONCE))
+        some = list(itertools.islice(self._accessed.items(), _BATCH))
         if some:
             with self._database.transaction():
                 self._rows.touch(some)
@@ -149,14 +149,14 @@ def now_ms() -> float:
     return round(time.time(), 3)
 
 
-_ONE_MS = 0.001  # moments are whole milliseconds, as they stand on the wire
+_ONE_MS = 0.001  # times are whole milliseconds, as on the wire
 
 
 Outcome = Literal["added", "changed", "unchanged", "refused"]
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller says of a memory; None: as it is, or nothing where it is new."""
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a memory to store; None: unchanged, or the default if the memory is new."""
 
     content: str
     keywords: tuple[str, ...] | None = None
@@ -165,7 +165,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Merged(msgspec.Struct, frozen=True):
-    """What became of one record of a sync: what is stored now, and whether a reader may see it."""
+    """The outcome of one record of a sync: what is stored now, and whether it is visible."""
 
     kept: Kept
     outcome: Outcome
@@ -176,32 +176,32 @@ class Memories:
     """Memories by id."""
 
     def __init__(self, database: Database, *, most: int = MOST, most_of_a_writer: int = MOST_OF_A_WRITER) -> None:
-        self._database = database
+        self._quarantine = Quarantine(database)
         self._rows = MemoryRows(database, most, most_of_a_writer)
         self.upkeep = MemoryUpkeep(database, self._rows)
-        self.recall = MemoryRecall(database, self.upkeep.fresh)
+        self.recall = MemoryRecall(database, self._rows, self.upkeep.fresh)
 
     @property
     def count(self) -> int:
         """The number of memories, forgotten ones too; kept in memory, for any thread to read."""
         return self._rows.count
 
-    def put(self, memory_id: str | None, told: Told, caller: Caller) -> tuple[Kept, bool]:
-        """Store a memory, under an id of its own where none is given; return it, and whether it is new.
+    def put(self, memory_id: str | None, changes: Changes, caller: Caller) -> tuple[Kept, bool]:
+        """Store a memory, with a new id if none is given; return it, and whether it is new.
 
         Raises:
-            NotGranted: the id is another's.
-            LimitReached: there are as many as may be, of everybody or of this writer.
+            NotGranted: the memory belongs to another caller.
+            LimitReached: there are too many memories, or too many of this writer.
         """
         now = now_ms()
         before = self._find(memory_id) if memory_id is not None else None
         if before is None or before.memory.deleted:
             memory = Memory(
                 id=memory_id if memory_id is not None else uuid.uuid4().hex,
-                content=told.content,
-                keywords=told.keywords or (),
-                source=told.source or "",
-                strength=FIRST_STRENGTH if told.strength is None else told.strength,
+                content=changes.content,
+                keywords=changes.keywords or (),
+                source=changes.source or "",
+                strength=FIRST_STRENGTH if changes.strength is None else changes.strength,
                 created=now,
                 last_accessed=now,
                 revised=_after(before, now),
@@ -212,20 +212,20 @@ class Memories:
         kept_strength = FIRST_STRENGTH if was.forgotten else was.strength
         memory = msgspec.structs.replace(
             was,
-            content=told.content,
-            keywords=was.keywords if told.keywords is None else told.keywords,
-            source=was.source if told.source is None else told.source,
-            strength=kept_strength if told.strength is None else told.strength,
+            content=changes.content,
+            keywords=was.keywords if changes.keywords is None else changes.keywords,
+            source=was.source if changes.source is None else changes.source,
+            strength=kept_strength if changes.strength is None else changes.strength,
             last_accessed=max(now, was.last_accessed),
             revised=_after(before, now),
         )
         return self._write(memory, caller, before), False
 
     def find(self, memory_id: str) -> Kept:
-        """Return a memory, a forgotten one too.
+        """Return a memory, also a forgotten one.
 
         Raises:
-            NotFound: there is none, or its writer is in quarantine.
+            NotFound: there is none, or its writer is quarantined.
         """
         found = self._find(memory_id)
         if found is None or found.memory.deleted or self._hidden(found):
@@ -236,7 +236,7 @@ class Memories:
         """Make a memory stronger; return it, and whether it had been forgotten.
 
         Raises:
-            NotFound: there is none, or its writer is in quarantine.
+            NotFound: there is none, or its writer is quarantined.
         """
         before = self.find(memory_id)
         was = before.memory
@@ -250,22 +250,22 @@ class Memories:
 
         Raises:
             NotFound: there is none.
-            NotGranted: it is another's.
+            NotGranted: it belongs to another caller.
         """
         before = self._find(memory_id)
         if before is None or before.memory.deleted or (self._hidden(before) and not caller.operator):
-            raise NotFound(f"there is no memory {memory_id[:64]!r} to delete; `query_memory` tells which there are")
+            raise NotFound(f"there is no memory {memory_id[:64]!r} to delete; `query_memory` lists them")
         self._require_writer(before, caller)
         self._write(deleted(before.memory, max(now_ms(), before.memory.revised)), caller, before)
 
     def merge(self, records: Sequence[Memory], caller: Caller) -> list[Merged]:
-        """Merge another store's records into this one's; the n-th result is of the n-th record.
+        """Merge another store's records into this one; the n-th result is for the n-th record.
 
-        Of a memory of another writer, the newer access and the greater strength are taken from anybody; a record
-        that would change more of it is refused, unless an operator tells it.
+        For another writer's memory, any caller may bring a newer access and a greater strength; a record that would
+        change more is refused, unless an operator sends it.
 
         Raises:
-            LimitReached: there would be more than may be; nothing is merged.
+            LimitReached: there would be too many memories; nothing is merged.
         """
         return [self._merge(record, caller) for record in records]
 
@@ -276,10 +276,10 @@ class Memories:
         was, merged = before.memory, merge(before.memory, record)
         if merged == was:
             return self._merged(before, "unchanged")
-        told_anew = not same_body(merged, was)
-        if (told_anew or merged.created != was.created) and not _may_change(before, caller):
+        updated = not same_body(merged, was)
+        if (updated or merged.created != was.created) and not _may_change(before, caller):
             return self._merged(before, "refused")
-        if told_anew:
+        if updated:
             return self._merged(self._write(merged, caller, before), "changed")
         return self._merged(self._rows.write(merged, before.written_by, before), "changed")
 
@@ -294,13 +294,13 @@ class Memories:
         return self.upkeep.fresh(found) if found is not None else None
 
     def _hidden(self, entry: Kept) -> bool:
-        sql = f"SELECT {VISIBLE} FROM (SELECT ? AS written_by)"  # noqa: S608 - a constant
-        return not self._database.execute(sql, (entry.written_by,)).fetchone()[0]
+        return self._quarantine.hides(entry.written_by)
 
     def _require_writer(self, entry: Kept, caller: Caller) -> None:
         if not _may_change(entry, caller):
             raise NotGranted(
-                f"memory {entry.memory.id[:64]!r} is another's; only its writer or an operator may change or delete it"
+                f"memory {entry.memory.id[:64]!r} belongs to another caller; ask its writer or an operator to change "
+                "or delete it"
             )
 
 
@@ -309,5 +309,5 @@ def _may_change(entry: Kept, caller: Caller) -> bool:
 
 
 def _after(before: Kept | None, now: float) -> float:
-    """Return a moment that stands above what was told before, also where the clock was set back since."""
+    """Return a time after the previous revision, also if the clock was set back since."""
     return now if before is None else max(now, round(before.memory.revised + _ONE_MS, 3))

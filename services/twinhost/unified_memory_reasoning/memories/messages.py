@@ -1,6 +1,6 @@
-"""What UnifiedMemoryReasoningAgent is told and asked about memories: every field with its type and its bounds.
+"""Memories: requests and replies.
 
-`memory_id` and `id` are two names of one field, since older clients write both.
+`memory_id` and `id` are two names of one field, since older clients use both.
 """
 
 from typing import Annotated, Literal, NotRequired, TypedDict
@@ -9,6 +9,7 @@ import msgspec
 
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning.memories.model import FIRST_STRENGTH, FORGOTTEN_UNDER, MOST_STRENGTH
+from twinhost.unified_memory_reasoning.memories.recall import StrengthDocument
 
 MAX_CONTENT_CHARACTERS = 65_536
 MAX_KEYWORDS = 64
@@ -22,15 +23,15 @@ MEMORY_ID = Annotated[NAME, msgspec.Meta(examples=["my-memory-id"])]
 IDS = Annotated[list[NAME], msgspec.Meta(min_length=1, max_length=MAX_AT_ONCE)]
 STRENGTH = Annotated[float, msgspec.Meta(ge=FORGOTTEN_UNDER, le=MOST_STRENGTH)]
 ANY_STRENGTH = Annotated[float, msgspec.Meta(ge=0, le=MOST_STRENGTH)]
-MOMENT = Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+TIME = Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 NUMBER = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
 
 
 class StoreMemory(Request, tag="store_memory"):
-    """Store a memory, or tell one anew: of that, what is not given stays as it is.
+    """Store a memory, or update one: fields that are omitted stay as they are.
 
-    Without an `id`, or `memory_id`, it gets one.
+    Without an `id` (or `memory_id`), it gets a new one.
     """
 
     content: CONTENT
@@ -45,13 +46,11 @@ class StoreMemory(Request, tag="store_memory"):
 
     @property
     def name(self) -> str | None:
-        """The id that was told, under either name."""
+        """The id, under either name."""
         return self.memory_id or self.id
 
 
-class GetMemory(Request, tag="get_memory"):
-    """One memory, a forgotten one too; it counts as accessed."""
-
+class _OneMemory(Request):
     memory_id: MEMORY_ID | None = None
     id: NAME | None = None
 
@@ -60,16 +59,20 @@ class GetMemory(Request, tag="get_memory"):
 
     @property
     def name(self) -> str:
-        """The id that was told, under either name."""
+        """The id, under either name."""
         return self.memory_id or self.id or ""
 
 
-class QueryMemory(Request, tag="query_memory"):
-    """The memories that every given field fits, newest first; any of `keywords`, in any case of letters, will do.
+class GetMemory(_OneMemory, tag="get_memory"):
+    """Return one memory, also a forgotten one; this counts as an access."""
 
-    Those that are named by id count as accessed. `before` is the `next_before` of the page above. With
-    `changed_since`, which goes with `limit` alone, everything that changed after that change, oldest change
-    first, forgotten and deleted ones too: what another store is to be told by `sync_memories`.
+
+class QueryMemory(Request, tag="query_memory"):
+    """List the memories that match every given field, newest first; one of `keywords` is enough, ignoring case.
+
+    Naming a memory by id counts as an access. `before` is the `next_before` of the previous page. `changed_since`,
+    which goes only with `limit`, lists everything that changed after that change, oldest change first, with forgotten
+    and deleted memories: the input of another store's `sync_memories`.
     """
 
     memory_id: NAME | None = None
@@ -84,41 +87,19 @@ class QueryMemory(Request, tag="query_memory"):
     changed_since: NUMBER | None = None
 
 
-class ReinforceMemory(Request, tag="reinforce_memory"):
-    """Make a memory stronger; a forgotten one is remembered again."""
-
-    memory_id: MEMORY_ID | None = None
-    id: NAME | None = None
-
-    def __post_init__(self) -> None:
-        _require_one_name(self.memory_id, self.id, needed=True)
-
-    @property
-    def name(self) -> str:
-        """The id that was told, under either name."""
-        return self.memory_id or self.id or ""
+class ReinforceMemory(_OneMemory, tag="reinforce_memory"):
+    """Make a memory stronger by a fifth, at most 5; a forgotten one is recovered."""
 
 
-class DeleteMemory(Request, tag="delete_memory"):
-    """Delete a memory of the caller's own."""
-
-    memory_id: MEMORY_ID | None = None
-    id: NAME | None = None
-
-    def __post_init__(self) -> None:
-        _require_one_name(self.memory_id, self.id, needed=True)
-
-    @property
-    def name(self) -> str:
-        """The id that was told, under either name."""
-        return self.memory_id or self.id or ""
+class DeleteMemory(_OneMemory, tag="delete_memory"):
+    """Delete a memory of your own; an operator may delete any."""
 
 
-class ToldMemory(msgspec.Struct, kw_only=True):
-    """A memory as another store has it, in the form in which `query_memory` tells it.
+class SyncedMemory(msgspec.Struct, kw_only=True):
+    """A memory of another store, as `query_memory` returns it.
 
-    `created` and `revised` are `last_accessed` where they are not told. `forgotten` follows from the strength, and
-    `written_by` from the caller: neither is taken from here.
+    `created` and `revised` default to `last_accessed`. `forgotten` and `written_by` are ignored: they follow from the
+    strength and from the caller.
     """
 
     id: NAME
@@ -126,12 +107,12 @@ class ToldMemory(msgspec.Struct, kw_only=True):
     keywords: KEYWORDS = []
     source: SOURCE = ""
     strength: ANY_STRENGTH = FIRST_STRENGTH
-    created: MOMENT | None = None
+    created: TIME | None = None
     last_accessed: (
         Annotated[str, msgspec.Meta(min_length=1, max_length=64, examples=["2026-11-27T08:00:00+00:00"])]
         | (Annotated[float, msgspec.Meta(ge=0, le=1e11)])
     )
-    revised: MOMENT | None = None
+    revised: TIME | None = None
     deleted: bool = False
 
     def __post_init__(self) -> None:
@@ -140,25 +121,25 @@ class ToldMemory(msgspec.Struct, kw_only=True):
 
 
 class SyncMemories(Request, tag="sync_memories"):
-    """Merge another store's memories into this one's."""
+    """Merge another store's memories into this one, at most 1,000."""
 
-    memories: Annotated[list[ToldMemory], msgspec.Meta(max_length=MAX_AT_ONCE)]
+    memories: Annotated[list[SyncedMemory], msgspec.Meta(max_length=MAX_AT_ONCE)]
 
 
 class MemoryStatus(Request, tag="memory_status"):
-    """How many memories there are, how strong they are, and when the last decay pass was."""
+    """Count the memories by strength, and show the last decay pass."""
 
 
 def _require_one_name(memory_id: str | None, other: str | None, *, needed: bool = False) -> None:
-    """Raise ValueError, which the decoder turns into a refusal, where no memory is named, or two are."""
+    """Raise ValueError, which refuses the request, if no memory is named, or two are."""
     if needed and memory_id is None and other is None:
         raise ValueError("Object missing required field `memory_id`, or `id` - at `$.memory_id`")
     if memory_id is not None and other is not None and memory_id != other:
-        raise ValueError("`memory_id` and `id` name two memories; name one, under either name - at `$.id`")
+        raise ValueError("`memory_id` and `id` name different memories; leave one of them out - at `$.id`")
 
 
 class MemoryDocument(TypedDict):
-    """A memory as another store may take it; `deleted` is there on a tombstone alone, whose body is empty."""
+    """A memory; a tombstone has `deleted` and an empty body."""
 
     id: str
     content: str
@@ -174,7 +155,7 @@ class MemoryDocument(TypedDict):
 
 
 class MemoryStored(TypedDict):
-    """The memory's id, whether it is new, and its strength; `message` says it in a sentence."""
+    """The memory's id, whether it is new, and its strength; `message` is for people."""
 
     status: Literal["ok"]
     message: str
@@ -184,7 +165,7 @@ class MemoryStored(TypedDict):
 
 
 class MemoryFound(TypedDict):
-    """The memory that was named."""
+    """The requested memory."""
 
     status: Literal["ok"]
     memory_id: str
@@ -192,10 +173,10 @@ class MemoryFound(TypedDict):
 
 
 class MemoriesFound(TypedDict):
-    """A page of memories, `count` of them; `more` says that it is not the last.
+    """A page of `count` memories; `more` is true if there are others.
 
-    `next_before` is null on the last page. A request with `changed_since` is answered `last_change` in its place: the
-    number from which to ask on.
+    `next_before` is null on the last page. With `changed_since` there is `last_change` instead: the `changed_since` of
+    the next request.
     """
 
     status: Literal["ok"]
@@ -218,7 +199,7 @@ class MemoryReinforced(TypedDict):
 
 
 class MemoryDeleted(TypedDict):
-    """The memory is deleted; `message` says it in a sentence."""
+    """The memory is deleted; `message` is for people."""
 
     status: Literal["ok"]
     message: str
@@ -226,7 +207,7 @@ class MemoryDeleted(TypedDict):
 
 
 class MergeCounts(TypedDict):
-    """How many of the records that were told had which outcome."""
+    """How many records had which outcome."""
 
     added: int
     changed: int
@@ -235,7 +216,7 @@ class MergeCounts(TypedDict):
 
 
 class MemoriesMerged(MergeCounts):
-    """What became of the records, and what is stored of them now; `left_out` names what had no room in `memories`."""
+    """The outcomes, and what is stored now; `left_out` names memories that didn't fit in `memories`."""
 
     status: Literal["ok"]
     message: str
@@ -244,17 +225,8 @@ class MemoriesMerged(MergeCounts):
     left_out: list[str]
 
 
-class StrengthDocument(TypedDict):
-    """How strong the memories are, null where there is none; `bands` counts them by strength."""
-
-    mean: float | None
-    least: float | None
-    greatest: float | None
-    bands: dict[str, int]
-
-
 class DecayDocument(TypedDict):
-    """When a decay pass began, how many memories it made weaker, and how many of these were forgotten by it."""
+    """When a decay pass began, how many memories it weakened, and how many of these it forgot."""
 
     time: str
     decayed: int

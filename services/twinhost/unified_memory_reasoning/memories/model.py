@@ -1,15 +1,12 @@
-"""How a memory fades, and how it is kept: pure rules on numbers, no clock and no store.
+"""How a memory decays and how two versions of it merge: pure rules, without a clock or a store.
 
-A pass comes every 300 s. What nobody has accessed for 24 h loses a tenth of its strength in it. Under 0.1 a
-memory is forgotten: queries leave it out, it is still stored, and it fades no further. A reinforce makes it
-stronger by a fifth, up to 5, and brings a forgotten one back in any case.
+A decay pass runs every 300 s. It takes a tenth of the strength of each memory that nobody has accessed for 24 h. Under
+0.1 a memory is forgotten: queries skip it, it is still stored, and it decays no further. Reinforcing a memory makes it
+stronger by a fifth, up to 5, and always recovers a forgotten one.
 
-A pass that was missed is not made up for, nor the rest of one that a crash cut off: while the agent was away nobody
-could ask for anything.
+A missed pass is not made up for, nor the rest of one that a crash interrupted: nobody could access anything while the
+agent was down.
 """
-
-from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -23,22 +20,22 @@ FIRST_STRENGTH = 1.0
 
 
 def idle_since(now: float) -> float:
-    """Return the moment at or before which a memory must have been accessed last to be idle; in epoch seconds."""
+    """Return the time of last access, in seconds since the epoch, at or before which a memory is idle."""
     return now - IDLE_S
 
 
 def forgotten(strength: float) -> bool:
-    """Return whether a memory of this strength is forgotten; nothing else decides it."""
+    """Return whether a memory of this strength is forgotten."""
     return strength < FORGOTTEN_UNDER
 
 
 def decayed(strength: float) -> float:
-    """Return what one pass leaves of an idle memory's strength."""
+    """Return an idle memory's strength after one pass."""
     return strength if forgotten(strength) else strength * DECAY_FACTOR
 
 
 def reinforced(strength: float) -> float:
-    """Return the strength after one reinforce; a forgotten memory counts as one that just is not."""
+    """Return the strength after a reinforcement; a forgotten memory counts as one that just isn't."""
     return min(MOST_STRENGTH, max(strength, FORGOTTEN_UNDER) * REINFORCE_FACTOR)
 
 
@@ -46,8 +43,8 @@ def next_pass_in_s(last: float | None, now: float) -> float:
     """Return how many seconds after a start the first pass is due.
 
     Args:
-        last: when the last one was, in seconds since the epoch; None where there was none.
-        now: the moment of the start. A clock that was set back makes no wait longer than a whole one.
+        last: when the last one was, in seconds since the epoch; None if there was none.
+        now: the time of the start. If the clock was set back, the wait is still at most 300 s.
     """
     if last is None:
         return PASS_EVERY_S
@@ -55,10 +52,10 @@ def next_pass_in_s(last: float | None, now: float) -> float:
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """One memory; moments in seconds since the epoch.
+    """One memory; times in seconds since the epoch.
 
-    `revised` is when its body was told or deleted, `last_accessed` when it was told, asked for, or reinforced. One
-    that was deleted has the marks alone: its body is empty.
+    `revised` is when its body was stored or deleted, `last_accessed` when it was stored, read by id, or reinforced. The
+    body of a deleted one is empty.
     """
 
     id: str
@@ -77,8 +74,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def merge(one: Memory, other: Memory) -> Memory:
-    """Return what is to be known of a memory of which these two are known; they must have one id."""
-    later = max(one, other, key=_standing)
+    """Return two versions of one memory as one."""
+    later = max(one, other, key=_version)
     return msgspec.structs.replace(
         later,
         strength=max(one.strength, other.strength),
@@ -88,16 +85,16 @@ def merge(one: Memory, other: Memory) -> Memory:
 
 
 def deleted(memory: Memory, revised: float) -> Memory:
-    """Return what is left of a memory that is deleted at `revised`: its id and its marks, and nothing of its body."""
+    """Return the tombstone of a memory that is deleted at `revised`: without its body."""
     return msgspec.structs.replace(memory, content="", keywords=(), source="", revised=revised, deleted=True)
 
 
 def same_body(one: Memory, other: Memory) -> bool:
-    """Return whether both say the same, whenever it was told."""
+    """Return whether both have the same content, keywords and source."""
     return _body(one) == _body(other)
 
 
-def _standing(memory: Memory) -> tuple[float, tuple[bool, str, tuple[str, ...], str]]:
+def _version(memory: Memory) -> tuple[float, tuple[bool, str, tuple[str, ...], str]]:
     return memory.revised, _body(memory)
 
 
@@ -105,37 +102,9 @@ def _body(memory: Memory) -> tuple[bool, str, tuple[str, ...], str]:
     return memory.deleted, memory.content, memory.keywords, memory.source
 
 
-LIVE = (
-    "SELECT m.number, m.id, m.content, m.keywords, m.source, m.strength, m.created, m.last_accessed, "
-    "coalesce(c.revised, m.last_accessed), m.written_by FROM memories m LEFT JOIN memory_changes c ON c.id = m.id "
-)
-GONE = (
-    "SELECT t.number, t.id, '', '[]', '', t.strength, t.created, t.last_accessed, c.revised, t.written_by "
-    "FROM memory_tombstones t JOIN memory_changes c ON c.id = t.id "
-)
-_keywords = msgspec.json.Decoder(tuple[str, ...])
-
-
 class Kept(msgspec.Struct, frozen=True):
-    """A memory as it is stored: `number` grows with each that is new, `written_by` told its body."""
+    """A stored memory: `number` grows with each new one, `written_by` is the caller who stored its body."""
 
     memory: Memory
     number: int
     written_by: str
-
-
-def kept(row: Sequence[Any], *, deleted: bool = False) -> Kept:
-    """Return a row of `LIVE` or `GONE` as what it stands for."""
-    number, memory_id, content, keywords, source, strength, created, last_accessed, revised, written_by = row
-    memory = Memory(
-        id=memory_id,
-        content=content,
-        keywords=_keywords.decode(keywords),
-        source=source,
-        strength=strength,
-        created=created,
-        last_accessed=last_accessed,
-        revised=revised,
-        deleted=deleted,
-    )
-    return Kept(memory, number, written_by)

@@ -1,44 +1,43 @@
-"""What is read of the memories: by what they say, by what changed, by who wrote them, and how many there are.
+"""Reads of memories: by their fields, by what changed, by writer, and how many there are.
 
-Nothing here tells a row whose writer is in quarantine; `written_by` alone does, for whoever judges the writer.
+All of them skip the rows of quarantined writers, except `written_by`, which is for operators.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
+from twinhost.agent.health import iso_time
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.memories.model import LIVE, Kept, kept
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning import page_of
+from twinhost.unified_memory_reasoning.memories.model import Kept
+from twinhost.unified_memory_reasoning.memories.rows import MemoryRows
+from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, WrittenRow, create_visible_views
 
-_NEWEST = 2**63 - 1
-_CHANGED = """
-SELECT c.change, t.id IS NOT NULL, coalesce(m.number, t.number), c.id, coalesce(m.content, ''),
-    coalesce(m.keywords, '[]'), coalesce(m.source, ''), coalesce(m.strength, t.strength),
-    coalesce(m.created, t.created), coalesce(m.last_accessed, t.last_accessed), c.revised,
-    coalesce(m.written_by, t.written_by) AS writer
+_CHANGES_VIEW = """
+CREATE TEMP VIEW IF NOT EXISTS visible_memory_changes AS SELECT c.change, c.id
 FROM memory_changes c LEFT JOIN memories m ON m.id = c.id LEFT JOIN memory_tombstones t ON t.id = c.id
-WHERE c.change > ? AND writer NOT IN (SELECT name FROM quarantined) ORDER BY c.change LIMIT ?
+WHERE coalesce(m.written_by, t.written_by) NOT IN (SELECT name FROM quarantined)
 """
-_BANDS = {  # of strengths: from, and under
+_BANDS = {  # of strengths: at least, and under
     "under_0.1": (0.0, 0.1),
     "0.1_to_0.5": (0.1, 0.5),
     "0.5_to_1": (0.5, 1.0),
     "1_to_2": (1.0, 2.0),
-    "2_to_5": (2.0, 6.0),  # 5 is the most there is
+    "2_to_5": (2.0, 6.0),  # 5 is the maximum
 }
 _IN_BANDS = ", ".join(
-    f"coalesce(sum(strength >= {least} AND strength < {under}), 0)" for least, under in _BANDS.values()
+    f"'{band}', coalesce(sum(strength >= {least} AND strength < {under}), 0)" for band, (least, under) in _BANDS.items()
 )
 _COUNTED = (
-    "SELECT count(*), coalesce(sum(forgotten), 0), avg(strength), min(strength), max(strength), "  # noqa: S608 - constants
-    f"{_IN_BANDS} FROM memories WHERE {VISIBLE}"
+    "SELECT count(*) AS total, coalesce(sum(forgotten), 0) AS forgotten, avg(strength) AS mean, "  # noqa: S608 - constants
+    f"min(strength) AS least, max(strength) AS greatest, json_object({_IN_BANDS}) AS bands FROM visible_memories"
 )
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which memories are meant: those that fit all of it; None fits every one."""
+    """The conditions that a memory must meet; None: any."""
 
     ids: Sequence[str] | None = None
     keywords: Sequence[str] | None = None  # any of them
@@ -50,35 +49,59 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Some memories, in their order; `more`: not all that were asked for. `last_change` is that of the last one."""
+    """A page of memories; `last_change` is the number of the last one's change."""
 
     entries: list[Kept]
     more: bool
     last_change: int = 0
 
 
+class WrittenMemory(WrittenRow):
+    """A memory, also a forgotten one, but never a deleted one."""
+
+    id: NotRequired[str]
+    content: NotRequired[str]
+    keywords: NotRequired[tuple[str, ...]]
+    source: NotRequired[str]
+    strength: float
+    created: str
+    last_accessed: str
+    revised: str
+    deleted: Literal[False]
+    written_by: str
+
+
+class StrengthDocument(TypedDict):
+    """How strong the memories are, null if there are none; `bands` counts them by strength."""
+
+    mean: float | None
+    least: float | None
+    greatest: float | None
+    bands: dict[str, int]
+
+
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
-    """How many memories there are; `strengths` by band; the other strengths are None where there is no memory."""
+    """How many memories there are, and how strong they are."""
 
     total: int
     forgotten: int
-    mean_strength: float | None
-    least_strength: float | None
-    greatest_strength: float | None
-    strengths: dict[str, int]
+    strength: StrengthDocument
 
 
 class MemoryRecall:
-    """The reads; `fresh` adds to a row what was accessed a moment ago and is not on disk yet."""
+    """The reads; `fresh` adds to a row an access that is not on disk yet."""
 
-    def __init__(self, database: Database, fresh: Callable[[Kept], Kept]) -> None:
+    def __init__(self, database: Database, rows: MemoryRows, fresh: Callable[[Kept], Kept]) -> None:
+        create_visible_views(database, "memories")
+        database.execute(_CHANGES_VIEW)
         self._database = database
+        self._rows = rows
         self._fresh = fresh
 
     def query(self, chosen: Selection, max_bytes: int) -> Page:
-        """Return the memories that are meant, newest first: at least one, and no more than fit into `max_bytes`."""
-        conditions = [VISIBLE, "m.number < ?"]
-        values: list[Any] = [_NEWEST if chosen.before is None else chosen.before]
+        """Return the selected memories, newest first: at least one, and no more than `max_bytes` of them."""
+        conditions = ["m.number < ?"]
+        values: list[Any] = [MAX_NUMBER if chosen.before is None else chosen.before]
         if chosen.ids is not None:
             conditions.append(f"m.id IN ({_marks(chosen.ids)})")
             values += chosen.ids
@@ -95,61 +118,52 @@ class MemoryRecall:
             values.append(chosen.min_strength)
         if not chosen.include_forgotten:
             conditions.append("m.forgotten = 0")
-        sql = f"SELECT m.number FROM memories m WHERE {' AND '.join(conditions)} ORDER BY m.number DESC LIMIT ?"  # noqa: S608 - the same
-        chosen_rows = self._database.execute(sql, [*values, chosen.limit + 1]).fetchall()
-        found = ((0, self._read(number)) for (number,) in chosen_rows)  # no text is read but those that are told
-        return _page(found, 0, chosen.limit, max_bytes)
+        sql = f"SELECT m.number FROM visible_memories m WHERE {' AND '.join(conditions)} ORDER BY m.number DESC LIMIT ?"  # noqa: S608 - the same
+        numbers_found = self._database.execute(sql, [*values, chosen.limit + 1]).fetchall()
+        found = (self._rows.read(number) for (number,) in numbers_found)  # the texts of one page, not of all
+        entries, more = page_of((self._fresh(each) for each in found if each), chosen.limit, max_bytes)
+        return Page(entries=entries, more=more)
 
     def changes(self, since: int, limit: int, max_bytes: int) -> Page:
-        """Return what changed after the change `since`, oldest change first, tombstones and forgotten ones too."""
-        rows = self._database.execute(_CHANGED, (since, limit + 1))
-        found = ((row[0], self._fresh(kept(row[2:], deleted=bool(row[1])))) for row in rows)
-        return _page(found, since, limit, max_bytes)
-
-    def written_by(self, name: str, before: int | None, limit: int) -> list[Kept]:
-        """Return the newest memories that a caller wrote, newest first, whether it is in quarantine or not.
-
-        Args:
-            before: a number; those before it.
-        """
+        """Return what changed after the change `since`, oldest change first, with tombstones and forgotten ones."""
         rows = self._database.execute(
-            f"{LIVE} WHERE m.written_by = ? AND m.number < ? ORDER BY m.number DESC LIMIT ?",
-            (name, _NEWEST if before is None else before, limit),
-        )
-        return [self._fresh(kept(row)) for row in rows]
+            "SELECT change, id FROM visible_memory_changes WHERE change > ? ORDER BY change LIMIT ?", (since, limit + 1)
+        ).fetchall()
+        found = ((change, self._rows.find(memory_id)) for change, memory_id in rows)
+        changed = ((change, self._fresh(each)) for change, each in found if each)
+        page, more = page_of(changed, limit, max_bytes, lambda change: change[1])
+        return Page(entries=[each for _, each in page], more=more, last_change=page[-1][0] if page else since)
 
-    def _read(self, number: int) -> Kept:
-        row = self._database.execute(f"{LIVE} WHERE m.number = ?", (number,)).fetchone()
-        return self._fresh(kept(row))
+    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenMemory]:
+        """Return a caller's memories, quarantined or not, newest first."""
+        found = self._rows.written_by(name, MAX_NUMBER if before is None else before, limit)
+        return [_written(self._fresh(each)) for each in found]
 
     def counted(self) -> Counted:
         """Return how many memories there are, and how strong they are."""
-        total, forgotten, mean, least, greatest, *bands = self._database.execute(_COUNTED).fetchone()
-        return Counted(
-            total=total,
-            forgotten=forgotten,
-            mean_strength=mean,
-            least_strength=least,
-            greatest_strength=greatest,
-            strengths=dict(zip(_BANDS, bands, strict=True)),
-        )
+
+        def counted(total: int, forgotten: int, bands: str, **strength: float | None) -> Counted:
+            found: Any = {**strength, "bands": msgspec.json.decode(bands)}
+            return Counted(total=total, forgotten=forgotten, strength=found)
+
+        return self._database.select(counted, _COUNTED)[0]
 
 
-def _page(found: Iterator[tuple[int, Kept]], since: int, limit: int, max_bytes: int) -> Page:
-    entries: list[Kept] = []
-    last_change, size, more = since, 0, False
-    for change, entry in found:
-        size += _size(entry)
-        if len(entries) == limit or (entries and size > max_bytes):
-            more = True
-            break
-        entries.append(entry)
-        last_change = change
-    return Page(entries=entries, more=more, last_change=last_change)
-
-
-def _size(entry: Kept) -> int:
-    return len(msgspec.json.encode(entry))
+def _written(entry: Kept) -> WrittenMemory:
+    memory = entry.memory
+    return {
+        "number": entry.number,
+        "id": memory.id,
+        "content": memory.content,
+        "keywords": memory.keywords,
+        "source": memory.source,
+        "strength": memory.strength,
+        "created": iso_time(memory.created),
+        "last_accessed": iso_time(memory.last_accessed),
+        "revised": iso_time(memory.revised),
+        "deleted": False,
+        "written_by": entry.written_by,
+    }
 
 
 def _marks(values: Sequence[Any]) -> str:

@@ -1,24 +1,22 @@
-"""How many rows each writer has: counted in memory, so that no write counts rows, and undone with its transaction."""
+"""The tables of memories and tombstones, and the quotas of their writers."""
 
 from collections.abc import Container, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.memories.model import GONE, LIVE, Kept, Memory, decayed, forgotten, kept
+from twinhost.unified_memory_reasoning.memories.model import Kept, Memory, decayed, forgotten
 
 
 class Shares:
-    """Rows by writer; `total` is that of all, for any thread to read."""
+    """How many rows each writer has, counted in memory and rolled back with a transaction.
+
+    `total` is the number of all rows, for any thread to read.
+    """
 
     def __init__(self, database: Database, counted: Iterable[tuple[str, int]]) -> None:
-        """Begin with what is stored.
-
-        Args:
-            counted: every writer once, and how many rows it has.
-        """
         self._database = database
         self._rows = dict(counted)
         self.total = sum(self._rows.values())
@@ -28,7 +26,7 @@ class Shares:
         return self._rows.get(writer, 0)
 
     def move(self, before: str | None, after: str | None) -> None:
-        """Count a row that was one writer's and is another's now; None: it was not there, or is not any more."""
+        """Count a row that moved from one writer to another; None: it was added, or removed."""
         self._shift(before, after)
         self._database.on_rollback(lambda: self._shift(after, before))
 
@@ -92,13 +90,23 @@ CREATE TABLE memory_decay_pass (
 ) STRICT;
 """
 MOST = 100_000  # memories, and tombstones
-MOST_OF_A_WRITER = 20_000  # of each; an operator, who carries other stores over, may have all
+MOST_OF_A_WRITER = 20_000  # of each; an operator, who imports other stores, may have all
+
+_COLUMNS = "number, id, strength, created, last_accessed, written_by"
+_BODY = "content, keywords, source"
+_REVISED = "(SELECT revised FROM memory_changes WHERE memory_changes.id = {}.id)"
+_LIVE = f"SELECT {_COLUMNS}, {_BODY}, coalesce({_REVISED.format('memories')}, last_accessed) AS revised FROM memories"  # noqa: S608
+_TOMBSTONE = (
+    f"SELECT {_COLUMNS}, '' AS content, '[]' AS keywords, '' AS source, TRUE AS deleted, "  # noqa: S608
+    f"{_REVISED.format('memory_tombstones')} AS revised FROM memory_tombstones"
+)
+_keywords = msgspec.json.Decoder(tuple[str, ...])
 
 Place = tuple[float, int]  # last access and number of a memory
 
 
 class DecayPass(msgspec.Struct, frozen=True):
-    """A pass that began at `ran`, in seconds since the epoch: how many it made weaker, and forgotten among them."""
+    """A decay pass that began at `ran` (seconds since the epoch): how many memories it weakened, and forgot."""
 
     ran: float
     decayed: int = 0
@@ -106,7 +114,7 @@ class DecayPass(msgspec.Struct, frozen=True):
 
 
 class Slice(NamedTuple):
-    """What a part of a pass did; `end` is where it ended, None where nothing is left."""
+    """What a part of a pass did; `end` is where it ended, None if nothing is left."""
 
     decayed: int
     forgotten: int
@@ -130,20 +138,23 @@ class MemoryRows:
 
     def find(self, memory_id: str) -> Kept | None:
         """Return a memory, or its tombstone, or None."""
-        row = self._database.execute(f"{LIVE} WHERE m.id = ?", (memory_id,)).fetchone()
-        if row is not None:
-            return kept(row)
-        row = self._database.execute(f"{GONE} WHERE t.id = ?", (memory_id,)).fetchone()
-        return kept(row, deleted=True) if row is not None else None
+        return self._select(f"{_LIVE} WHERE id = ?", memory_id) or self._select(f"{_TOMBSTONE} WHERE id = ?", memory_id)
+
+    def read(self, number: int) -> Kept | None:
+        """Return a memory by its number."""
+        return self._select(f"{_LIVE} WHERE number = ?", number)
+
+    def written_by(self, name: str, before: int, limit: int) -> list[Kept]:
+        """Return a caller's memories with numbers below `before`, quarantined or not, newest first."""
+        return self._database.select(
+            _kept, f"{_LIVE} WHERE written_by = ? AND number < ? ORDER BY number DESC LIMIT ?", (name, before, limit)
+        )
 
     def write(self, memory: Memory, written_by: str, before: Kept | None, *, of_an_operator: bool = False) -> Kept:
-        """Store a memory, or a tombstone, in place of what `find` returned; it is a change.
-
-        Args:
-            of_an_operator: the writer is one, and has no share that could be full.
+        """Store a memory, or a tombstone, replacing what `find` returned; it is a change.
 
         Raises:
-            LimitReached: it is new, or new to its writer, and there are as many as may be.
+            LimitReached: there are too many memories, or too many of this writer; an operator has no quota.
         """
         was = before.memory if before is not None else None
         live_of = before.written_by if before is not None and not before.memory.deleted else None
@@ -152,16 +163,16 @@ class MemoryRows:
         if memory.deleted:
             self._live.move(live_of, None)
             self._gone.move(gone_of, written_by)
-            number = self._bury(memory, written_by, most_of_writer)
+            number = self._write_tombstone(memory, written_by, most_of_writer)
         else:
             if live_of is None:
-                _require_room(self.count, self._most, "memories are stored and no more are taken")
+                _require_room(self.count, self._most, "memories are stored and that is the limit")
             if live_of != written_by:
-                of_one = f"memories are {written_by[:64]}'s and no more are kept of one writer"
+                of_one = f"memories of {written_by[:64]} are stored and that is the limit of one writer"
                 _require_room(self._live.of(written_by), most_of_writer, of_one)
             self._live.move(live_of, written_by)
             self._gone.move(gone_of, None)
-            number = self._keep(memory, written_by)
+            number = self._write_row(memory, written_by)
             if gone_of is not None:
                 self._database.execute("DELETE FROM memory_tombstones WHERE id = ?", (memory.id,))
             if was is None or was.keywords != memory.keywords:
@@ -172,7 +183,7 @@ class MemoryRows:
         return Kept(memory, number, written_by)
 
     def touch(self, moments: Sequence[tuple[str, float]]) -> None:
-        """Note when memories were accessed last, by id; each is a change."""
+        """Store when memories were last accessed, by id; each is a change."""
         for memory_id, moment in moments:
             later = self._database.execute(
                 "UPDATE memories SET last_accessed = ? WHERE id = ? AND last_accessed < ?", (moment, memory_id, moment)
@@ -185,10 +196,13 @@ class MemoryRows:
                 )
 
     def decay(self, idle_since: float, after: Place, limit: int, spared: Container[str]) -> Slice:
-        """Take from the next `limit` idle memories what a pass takes; they go by their last access, then by number.
+        """Weaken the next `limit` idle memories, in the order of their last access, then of their number.
 
         Args:
-            spared: ids of those that were accessed since.
+            idle_since: the last access, in seconds since the epoch, at or before which a memory is idle.
+            after: where the last call ended.
+            limit: the most memories.
+            spared: ids of memories that were accessed since.
         """
         rows = self._database.execute(
             "SELECT last_accessed, number, id, strength FROM memories "
@@ -196,13 +210,13 @@ class MemoryRows:
             "ORDER BY last_accessed, number LIMIT ?",
             (idle_since, *after, limit),
         ).fetchall()
-        faded = [(decayed(strength), number) for _, number, memory_id, strength in rows if memory_id not in spared]
+        weakened = [(decayed(strength), number) for _, number, memory_id, strength in rows if memory_id not in spared]
         self._database.execute_many(
             "UPDATE memories SET strength = ?, forgotten = ? WHERE number = ?",
-            [(strength, forgotten(strength), number) for strength, number in faded],
+            [(strength, forgotten(strength), number) for strength, number in weakened],
         )
         end = rows[-1][:2] if len(rows) == limit else None
-        return Slice(len(faded), sum(forgotten(strength) for strength, _ in faded), end)
+        return Slice(len(weakened), sum(forgotten(strength) for strength, _ in weakened), end)
 
     def note_pass(self, done: DecayPass) -> None:
         """Store what a decay pass has done so far."""
@@ -212,10 +226,12 @@ class MemoryRows:
 
     def last_pass(self) -> DecayPass | None:
         """Return what the last decay pass did."""
-        row = self._database.execute("SELECT ran, decayed, forgotten FROM memory_decay_pass").fetchone()
-        return DecayPass(*row) if row else None
+        return self._database.select_one(DecayPass, "SELECT ran, decayed, forgotten FROM memory_decay_pass")
 
-    def _keep(self, memory: Memory, written_by: str) -> int:
+    def _select(self, query: str, key: str | int) -> Kept | None:
+        return self._database.select_one(_kept, query, (key,))
+
+    def _write_row(self, memory: Memory, written_by: str) -> int:
         row = self._database.execute(
             "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
             "written_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET content = excluded.content, "
@@ -241,7 +257,7 @@ class MemoryRows:
         folded = sorted({keyword.casefold() for keyword in keywords})
         self._database.execute_many("INSERT INTO memory_keywords VALUES (?, ?)", [(each, number) for each in folded])
 
-    def _bury(self, memory: Memory, written_by: str, most_of_writer: int) -> int:
+    def _write_tombstone(self, memory: Memory, written_by: str, most_of_writer: int) -> int:
         self._database.execute("DELETE FROM memories WHERE id = ?", (memory.id,))
         row = self._database.execute(
             "INSERT OR REPLACE INTO memory_tombstones (id, strength, created, last_accessed, written_by) "
@@ -249,13 +265,13 @@ class MemoryRows:
             (memory.id, memory.strength, memory.created, memory.last_accessed, written_by),
         ).fetchone()
         if self._gone.of(written_by) > most_of_writer:
-            self._let_go("SELECT min(number) FROM memory_tombstones WHERE written_by = ?", written_by)
+            self._evict("SELECT min(number) FROM memory_tombstones WHERE written_by = ?", written_by)
         if self._gone.total > self._most:
-            self._let_go("SELECT min(number) FROM memory_tombstones")
+            self._evict("SELECT min(number) FROM memory_tombstones")
         return int(row[0])
 
-    def _let_go(self, oldest: str, *values: str) -> None:
-        """Forget a tombstone; another store that has the memory may bring it back."""
+    def _evict(self, oldest: str, *values: str) -> None:
+        """Remove a tombstone; another store that still has the memory can bring it back."""
         memory_id, writer = self._database.execute(
             f"DELETE FROM memory_tombstones WHERE number = ({oldest}) RETURNING id, written_by",  # noqa: S608 - constants
             values,
@@ -266,4 +282,8 @@ class MemoryRows:
 
 def _require_room(count: int, most: int, of_what: str) -> None:
     if count >= most:
-        raise LimitReached(f"{most} {of_what}; `delete_memory` those that nobody needs")
+        raise LimitReached(f"{most} {of_what}; delete some (`delete_memory`)")
+
+
+def _kept(number: int, written_by: str, keywords: bytes, deleted: bool = False, **columns: Any) -> Kept:
+    return Kept(Memory(keywords=_keywords.decode(keywords), deleted=bool(deleted), **columns), number, written_by)

@@ -1,8 +1,12 @@
-"""The quarantine: whose rows are hidden from every recall, until they are released. Nothing is deleted by it."""
+"""Who wrote which rows, and which writers are quarantined: their rows are hidden from every reply and not deleted."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any, Final, NotRequired, TypedDict, TypeVar
 
+import msgspec
+
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound
 from twinhost.store.database import Database
 
@@ -17,38 +21,87 @@ CREATE TABLE quarantine_reasons (
     reason TEXT NOT NULL
 ) STRICT;
 """
-VISIBLE = "written_by NOT IN (SELECT name FROM quarantined)"  # the condition of every read that answers a caller
-MOST = 1_000  # names; all of them fit one reply
+MOST = 1_000  # names; a reply has room for all of them
+MAX_NUMBER: Final = 2**63 - 1  # of a row
+_TIMES = frozenset({"created", "updated", "last_seen", "last_accessed", "revised", "since"})  # seconds since the epoch
+_JSON = frozenset({"metadata", "data", "score"})
+
+Row = TypeVar("Row")
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """One writer who is hidden; `since` in seconds since the epoch, `reason` empty where none was told."""
+def create_visible_views(database: Database, *tables: str) -> None:
+    """Create the view `visible_TABLE` of each table: its rows without those of quarantined writers.
+
+    Every read that answers a caller selects from these. They are temporary: each connection has its own, and the schema
+    in the file stays as it is.
+    """
+    for table in tables:
+        database.execute(
+            f"CREATE TEMP VIEW IF NOT EXISTS visible_{table} AS "  # noqa: S608 - the stores' own tables
+            f"SELECT * FROM {table} WHERE written_by NOT IN (SELECT name FROM quarantined)"
+        )
+
+
+class WrittenRow(TypedDict):
+    """A row and its number; if the row is too large for a reply, the missing fields and its size in bytes."""
+
+    number: int
+    left_out: NotRequired[list[str]]
+    size_bytes: NotRequired[int]
+
+
+def rows_written_by(
+    database: Database, row_type: Callable[..., Row], query: str, name: str, before: int | None, limit: int
+) -> list[Row]:
+    """Return a caller's rows, quarantined or not, as they are answered: times in ISO-8601, JSON decoded.
+
+    Args:
+        database: the store's.
+        row_type: a `WrittenRow`.
+        query: selects its fields; `?1` is the caller, `?2` a number that the rows' numbers are below, `?3` the limit.
+        name: the caller.
+        before: rows with numbers below it; all if None.
+        limit: the most rows.
+    """
+
+    def row(**columns: Any) -> Row:
+        for column, value in columns.items():
+            if column in _TIMES and value is not None:
+                columns[column] = iso_time(value)
+            elif column in _JSON:
+                columns[column] = msgspec.json.decode(value)
+        return row_type(**columns)
+
+    return database.select(row, query, (name, MAX_NUMBER if before is None else before, limit))
+
+
+class QuarantinedWriter(TypedDict):
+    """A quarantined name, since when, by whom, and why; `reason` is empty if none was given."""
 
     name: str
-    since: float
+    since: str
     quarantined_by: str
     reason: str
 
 
 class Quarantine:
-    """The names whose rows no recall tells."""
+    """The names whose rows are hidden."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, name: str, quarantined_by: str, reason: str = "") -> bool:
-        """Hide what a caller wrote and will write; return whether it was seen until now.
+        """Hide what a caller wrote and will write; return whether it was visible until now.
 
-        A second time keeps the moment and the name of the first, and takes over the reason where one is told.
+        Adding a name again keeps its time and who added it, and replaces the reason if one is given.
 
         Raises:
-            LimitReached: there are as many names as may be.
+            LimitReached: too many names are quarantined.
         """
         (count,) = self._database.execute("SELECT count(*) FROM quarantined").fetchone()
         known = self.hides(name)
         if not known and count >= MOST:
-            raise LimitReached(f"{MOST} names are in quarantine and no more are taken; release some")
+            raise LimitReached(f"{MOST} names are quarantined and that is the limit; release some (`release_memory`)")
         self._database.execute(
             "INSERT INTO quarantined (name, since, quarantined_by) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING",
             (name, time.time(), quarantined_by),
@@ -68,16 +121,25 @@ class Quarantine:
             NotFound: it is not hidden.
         """
         if self._database.execute("DELETE FROM quarantined WHERE name = ?", (name,)).rowcount == 0:
-            raise NotFound(f"nothing of {name[:64]!r} is in quarantine; `list_quarantine` tells whose is")
+            raise NotFound(f"{name[:64]!r} is not quarantined; `list_quarantine` shows who is")
 
     def hides(self, name: str) -> bool:
         """Return whether what a caller wrote is hidden."""
         return self._database.execute("SELECT 1 FROM quarantined WHERE name = ?", (name,)).fetchone() is not None
 
-    def all(self) -> list[Quarantined]:
-        """Return everybody in quarantine, the newest first."""
-        rows = self._database.execute(
-            "SELECT name, since, quarantined_by, coalesce(reason, '') FROM quarantined "
-            "LEFT JOIN quarantine_reasons USING (name) ORDER BY since DESC, name"
+    def all(self) -> list[QuarantinedWriter]:
+        """Return everybody who is quarantined, newest first."""
+
+        def writer(since: float, **columns: str) -> QuarantinedWriter:
+            return {
+                "name": columns["name"],
+                "since": iso_time(since),
+                "quarantined_by": columns["quarantined_by"],
+                "reason": columns["reason"],
+            }
+
+        return self._database.select(
+            writer,
+            "SELECT name, since, quarantined_by, coalesce(reason, '') AS reason FROM quarantined "
+            "LEFT JOIN quarantine_reasons USING (name) ORDER BY since DESC, name",
         )
-        return [Quarantined(*row) for row in rows]

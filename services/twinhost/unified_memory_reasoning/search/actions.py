@@ -1,23 +1,44 @@
-"""What UnifiedMemoryReasoningAgent is asked to search for: every field with its type and its bounds."""
+"""Search over interactions and memories: the words first, then importance, recency, and strength.
 
-from typing import Annotated, Literal, TypedDict
+    score = (bm25 x B + importance x I + recency x R + strength x S) / (bm25 + importance + recency + strength)
+
+The small letters are the weights of `recall:` in the network configuration. The parts go from 0 to 1:
+
+    B   BM25 of the text, as a share of that of the best candidate (k1 = 1.2, b = 0.75, as in FTS5)
+    I   the importance of an interaction; NEUTRAL_IMPORTANCE for a memory, which has none
+    R   0.5 ** (age / recency_half_life_days); the age of an interaction counts from when it was stored,
+        that of a memory from when it was last accessed
+    S   strength / MOST_STRENGTH, at most 1
+
+The formula orders the CANDIDATES best by BM25 (see `index`). Of two with the same score, the newer comes first.
+"""
+
+import json
+import time
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
 from twinhost.agent.health import iso_time
+from twinhost.network_config.model import Recall
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
-from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.search.search import Found, Search
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning import SUCCESS, page_of
+from twinhost.unified_memory_reasoning.memories.model import MOST_STRENGTH
+from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS, SearchIndex
+from twinhost.unified_memory_reasoning.search.words import Forms, forms_of
 
 MAX_QUERY_BYTES = 4_096
 MAX_LIMIT = 100
+MAX_CONTENT_BYTES = 16_384  # of one result; a longer content is cut
+_DIGITS = 6  # of a score
 
 
 class SearchMemory(Request, tag="search_memory"):
-    """What is remembered, best first; `query` is words, and nothing in it is syntax."""
+    """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes."""
 
     query: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUERY_BYTES)]
     session_id: NAME | None = None
@@ -25,11 +46,11 @@ class SearchMemory(Request, tag="search_memory"):
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = 10
 
 
-class FoundDocument(TypedDict):
-    """One result, whose `score` is from 0 to 1, and which was stored at `timestamp` (ISO-8601).
+class SearchResult(TypedDict):
+    """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it was stored.
 
-    An interaction's `id` is a number; of a memory `session_id` and `speaker` are null, as `speaker` is where none was
-    told. Where `content` is `cut`, `content_bytes` is still the size of the whole.
+    An interaction's `id` is a number. A memory's `session_id` and `speaker` are null; `speaker` is null if none was
+    given. If `content` is `cut`, `content_bytes` is still the size of the whole.
     """
 
     id: int | str
@@ -47,70 +68,132 @@ class FoundDocument(TypedDict):
 
 
 class SearchResults(TypedDict):
-    """The best results, best first, whether there are more, and the query's words: searched for, and left out."""
+    """The results, best first, whether there are more, and the words of the query that were searched and skipped."""
 
     status: Literal["ok"]
-    results: list[FoundDocument]
+    results: list[SearchResult]
     more: bool
     words: list[str]
     words_left_out: list[str]
 
 
-MAX_CONTENT_BYTES = 16_384  # of one result; of a longer content, only its beginning is answered
-_DIGITS = 6  # of a score
+NEUTRAL_IMPORTANCE = 0.5  # that of an interaction to which no rule applies
+_DAY_S = 86_400.0
+
+_SIGNALS = (
+    "SELECT id, importance, strength, created FROM visible_interactions "  # noqa: S608 - of this module's constants alone
+    "WHERE id IN (SELECT value FROM json_each(?1)) "
+    f"AND (?2 IS NULL OR session_id = ?2) AND (?3 IS NULL OR speaker = ?3) UNION ALL "
+    f"SELECT number + {MEMORY_ROWS}, {NEUTRAL_IMPORTANCE}, strength, last_accessed FROM visible_memories "
+    f"WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1)) AND forgotten = 0 "
+    f"AND ?2 IS NULL AND ?3 IS NULL"
+)
+_RESULT = (
+    "importance, strength, created, written_by, length(CAST(content AS BLOB)) AS content_bytes, "
+    "substr(CAST(content AS BLOB), 1, ?) AS content"  # as bytes: a NUL doesn't end the content
+)
+_INTERACTION = f"SELECT 'interaction' AS kind, id, session_id, speaker, {_RESULT} FROM interactions WHERE id = ?"  # noqa: S608
+_MEMORY = (
+    f"SELECT 'memory' AS kind, id, NULL AS session_id, '' AS speaker, {NEUTRAL_IMPORTANCE} AS {_RESULT} "  # noqa: S608
+    "FROM memories WHERE number = ?"
+)
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """The rows that fit a query, best first, with their scores, and the words that were searched and skipped."""
+
+    rows: list[tuple[int, float]]
+    words: list[str]
+    left_out: list[str]
+
+
+class Search:
+    """Finds interactions and memories, without forgotten memories and what quarantined callers wrote."""
+
+    def __init__(self, database: Database, weights: Recall, forms: Forms = forms_of) -> None:
+        self._database = database
+        self._weights = weights
+        self._index = SearchIndex(database, forms)
+
+    def rank(self, query: str, *, session_id: str | None = None, speaker: str | None = None) -> Ranking:
+        """Rank what fits a query.
+
+        Args:
+            query: any text; it is split into words and has no syntax.
+            session_id: only interactions of this session, and no memories.
+            speaker: only interactions of this speaker, and no memories.
+        """
+        candidates = self._index.candidates(query, session_id, speaker)
+        fits, now, weights = candidates.fits, time.time(), self._weights
+        whole = weights.bm25 + weights.importance + weights.recency + weights.strength
+        half_life_s = weights.recency_half_life_days * _DAY_S
+        signals = self._database.execute(_SIGNALS, (json.dumps(list(fits)), session_id, speaker))
+        ranked = [
+            (
+                (
+                    weights.bm25 * fits[row]
+                    + weights.importance * importance
+                    + weights.recency * 0.5 ** (max(0.0, now - since) / half_life_s)
+                    + weights.strength * min(1.0, strength / MOST_STRENGTH)
+                )
+                / whole,
+                since,
+                row,
+            )
+            for row, importance, strength, since in signals
+        ]
+        rows = [(row, score) for score, _, row in sorted(ranked, reverse=True)]
+        return Ranking(rows, candidates.words, candidates.left_out)
+
+    def read(self, row: int, score: float, max_content_bytes: int) -> SearchResult:
+        """Return a row of a ranking as a result."""
+
+        def result(
+            kind: Literal["interaction", "memory"], speaker: str, created: float, content: bytes, **columns: Any
+        ) -> SearchResult:
+            return {
+                "id": columns["id"],
+                "kind": kind,
+                "session_id": columns["session_id"],
+                "speaker": speaker or None,
+                "content": content.decode(errors="ignore"),  # the last character may be cut
+                "content_bytes": columns["content_bytes"],
+                "cut": len(content) < columns["content_bytes"],
+                "importance": columns["importance"],
+                "strength": columns["strength"],
+                "timestamp": iso_time(created),
+                "score": round(score, _DIGITS),
+                "written_by": columns["written_by"],
+            }
+
+        query, number = (_MEMORY, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
+        return self._database.select(result, query, (max_content_bytes, number))[0]
 
 
 class SearchActions(Feature):
-    """Searches as the wire has them."""
+    """Answers searches."""
 
     def __init__(self, search: Search, max_reply_bytes: int) -> None:
         self._search = search
-        self._max_bytes = max_reply_bytes // 2  # of results; the words of the query are less than the other half
-        self._max_content_bytes = min(MAX_CONTENT_BYTES, max_reply_bytes // 16)  # JSON makes 6 bytes of some
-        self._encoder = msgspec.json.Encoder()
+        self._max_bytes = max_reply_bytes // 2  # of the results; the words of the query have the other half
+        self._max_content_bytes = min(MAX_CONTENT_BYTES, max_reply_bytes // 16)  # JSON may take 6 bytes for one
 
     @action(forwardable=True)
     def search(self, request: SearchMemory, _: Caller) -> SearchResults:
         if (size := len(request.query.encode())) > MAX_QUERY_BYTES:
             raise MalformedRequest(
-                f"Expected `str` of at most {MAX_QUERY_BYTES} bytes, got {size} - at `$.query`; ask with fewer words"
+                f"Expected `str` of at most {MAX_QUERY_BYTES} bytes, got {size} - at `$.query`; send fewer words"
             )
-        findings = self._search.find(
-            request.query,
-            session_id=request.session_id,
-            speaker=request.speaker,
-            limit=request.limit,
-            max_content_bytes=self._max_content_bytes,
+        ranking = self._search.rank(request.query, session_id=request.session_id, speaker=request.speaker)
+        results, more = page_of(
+            (self._search.read(row, score, self._max_content_bytes) for row, score in ranking.rows),
+            request.limit,
+            self._max_bytes,
         )
-        results: list[FoundDocument] = []
-        left = self._max_bytes
-        for found in findings.results:
-            document = _document(found)
-            left -= len(self._encoder.encode(document)) + 1
-            if results and left < 0:
-                break
-            results.append(document)
         return {
             "status": SUCCESS,
             "results": results,
-            "more": len(results) < findings.candidates,
-            "words": findings.words,
-            "words_left_out": findings.left_out,
+            "more": more,
+            "words": ranking.words,
+            "words_left_out": ranking.left_out,
         }
-
-
-def _document(found: Found) -> FoundDocument:
-    return {
-        "id": found.id,
-        "kind": found.kind,
-        "session_id": found.session_id,
-        "speaker": found.speaker,
-        "content": found.content,
-        "content_bytes": found.size,
-        "cut": len(found.content.encode()) < found.size,
-        "importance": found.importance,
-        "strength": found.strength,
-        "timestamp": iso_time(found.created),
-        "score": round(found.score, _DIGITS),
-        "written_by": found.written_by,
-    }

@@ -1,19 +1,20 @@
-"""The index of words over interactions and memories: which of them fit a query best by BM25.
+"""The full-text index over interactions and memories: which of them fit a query best by BM25.
 
-One FTS5 table holds the words of both, so that one BM25 compares them; triggers keep it in step, and it keeps
-no content of its own. Beside the words, `scope` has one term for the session, one for the speaker, and one
-for the writer: a filter is part of the match, comes before every limit, and reads no row. Only a memory that
-is not forgotten is in the index; what leaves the index leaves the file, and does not wait for a merge of segments.
+One FTS5 table indexes the words of both, so that one BM25 compares them; triggers update it, and it stores no content.
+Beside the words, `scope` has one term for the session, one for the speaker, and one for the writer: a filter is part of
+the match, applies before every limit, and reads no row. Forgotten memories are not in the index. Deleted text leaves
+the file at once, and not with a later merge of segments.
 
-How many texts a search ranks is bounded. The words of a query are taken from the rarest on, while the texts
-that have them are MOST_RANKED at most; the words after that are left out. Where every word is more
-common than that, the texts with all of the words come first, then the newest that have one.
+The number of texts that a search ranks is bounded. The words of a query are added from the rarest on, as long as at
+most MOST_RANKED texts contain them; the other words are skipped. If every word is more common than that, the texts with
+all of the words come first, then the newest with one of them.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 from twinhost.unified_memory_reasoning.search.words import Forms, forms_of, words_of
 
 MEMORY_ROWS = 1 << 40  # a memory's row in the index is its number and this; an interaction's is its id
@@ -69,23 +70,22 @@ END;
 {_FILL}
 INSERT INTO recall_words (recall_words, rank) VALUES ('secure-delete', 1);
 """  # noqa: S608 - of this module's constants alone
-# FTS5 notes the format that secure deletes write at the first of them, and believes that it has done so also where that
-# transaction is undone: what it deletes then is damage in an index whose format is still said to be the older one.
+# At the first secure delete, FTS5 records the format that these write, and believes that it has done so even if that
+# transaction is rolled back: later deletes then damage an index whose recorded format is still the older one.
 FORMAT_MIGRATION = "UPDATE recall_words_config SET v = 5 WHERE k = 'version'"
 _REBUILD = f"INSERT INTO recall_words (recall_words) VALUES ('delete-all'); {_FILL} {FORMAT_MIGRATION}"  # noqa: S608
-REBUILDS = {"recall_words": _REBUILD}  # as `prepare` takes them
-MOST_RANKED = 6_000  # texts whose BM25 one search works out; about 1 us each
-NEWEST = 2_000  # of the interactions, and of the memories, where every word is common
-MOST_COMMON_WORDS = 4  # that are looked for where every word is common; each costs a walk along all its texts
-MOST_WITH_FORMS = 8  # words of a query, the first ones, whose other forms are looked for; 1 ms each
+REBUILDS = {"recall_words": _REBUILD}  # a script for each table that can be rebuilt
+MOST_RANKED = 6_000  # texts whose BM25 one search computes; about 1 us each
+NEWEST = 2_000  # of the interactions, and of the memories, if every word is common
+MOST_COMMON_WORDS = 4  # that are searched if every word is common; each costs a scan of all its texts
+MOST_WITH_FORMS = 8  # words of a query, the first ones, whose other forms are searched; 1 ms each
 CANDIDATES = 200  # the best by BM25; the formula orders these
 
-_MOST_IN_MATCH = 16  # quarantined writers that a match leaves out; BM25 looks at each for every text
-_VISIBLE = (  # for more of them, which reads the row of every text
+_MOST_IN_MATCH = 16  # quarantined writers that a match excludes; BM25 checks each for every text
+_VISIBLE = (  # if there are more of them; this reads the row of every text
     f"CASE WHEN recall_words.rowid < {MEMORY_ROWS} "  # noqa: S608 - of this module's constants alone
-    "THEN (SELECT written_by FROM interactions WHERE id = recall_words.rowid) "
-    f"ELSE (SELECT written_by FROM memories WHERE number = recall_words.rowid - {MEMORY_ROWS}) "
-    "END NOT IN (SELECT name FROM quarantined)"
+    "THEN EXISTS (SELECT 1 FROM visible_interactions WHERE id = recall_words.rowid) "
+    f"ELSE EXISTS (SELECT 1 FROM visible_memories WHERE number = recall_words.rowid - {MEMORY_ROWS}) END"
 )
 
 
@@ -110,7 +110,7 @@ _Row = tuple[int, float]  # of the index, and how well it fits
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The rows that fit best and how well, 1 for the best of them; the words that were looked for, and the others."""
+    """The rows that fit best and how well (1 for the best), and the words that were searched and skipped."""
 
     fits: dict[int, float]
     words: list[str]
@@ -128,15 +128,12 @@ class SearchIndex:
     """The words of interactions and memories, in SQLite's FTS5."""
 
     def __init__(self, database: Database, forms: Forms = forms_of) -> None:
+        create_visible_views(database, "interactions", "memories")
         self._database = database
         self._forms = forms
 
     def candidates(self, query: str, session_id: str | None, speaker: str | None) -> Candidates:
-        """Return the best by BM25 of what nobody quarantined and nobody forgot; with a filter, of interactions alone.
-
-        Args:
-            query: any text; it is words, never syntax.
-        """
+        """Return the visible, not forgotten texts that fit best by BM25; with a filter, only interactions."""
         asked, left_out = words_of(query)
         words, rows = _Lookup(self._database, self._forms, session_id, speaker).best(asked)
         best = max((fit for _, fit in rows), default=0.0)
@@ -163,7 +160,7 @@ class _Lookup:
         )
 
     def best(self, asked: Iterable[str]) -> tuple[set[str], list[_Row]]:
-        """Return the words that were looked for, and the rows that fit them best."""
+        """Return the words that were searched, and the rows that fit them best."""
         known = sorted(self._known(asked), key=lambda word: word.texts)
         words = _affordable(known)
         if words:
@@ -174,7 +171,7 @@ class _Lookup:
         return {word.text for word in words}, rows
 
     def _known(self, asked: Iterable[str]) -> Iterable[_Word]:
-        """Look up each word with those of its other forms that some text has; leave out what no text has."""
+        """Look up each word with those of its other forms that occur; skip words that don't occur."""
         for place, text in enumerate(asked):
             terms = [f'"{text}"']
             forms = [f'"{form}"' for form in self._forms(text)] if place < MOST_WITH_FORMS else []
@@ -213,7 +210,7 @@ def _either(expressions: Iterable[str]) -> str:
 
 
 def _affordable(words: list[_Word]) -> list[_Word]:
-    """Return the first words, the rarest, that MOST_RANKED texts have together; none where one alone has more."""
+    """Return the rarest words that occur in at most MOST_RANKED texts together; none if the first has more."""
     kept, texts = 0, 0
     for word in words:
         texts += word.texts

@@ -1,10 +1,9 @@
-"""The affixes of Filipino verbs and the linker -ng: which other forms of a word say the same. Pure.
+"""The words of a query, and other forms of them: the affixes of Filipino verbs and the linker -ng. Pure.
 
-The rule, both ways. A word gives up one prefix of `_PREFIXES`, an infix -um- or -in- after its first
-consonant, one suffix -in, -hin, -an, -han, a doubled first syllable, and the linker -ng after a vowel; what
-is left is its root if it has 4 letters and a vowel at least. From the root the usual forms are made again.
-A form that no text has costs a look-up and changes nothing. Forms that drop a vowel (`bilhin` of
-`bili`) are not found.
+To find a root, a word loses one prefix of `_PREFIXES`, an infix -um- or -in- after its first consonant, one suffix -in,
+-hin, -an, -han, a doubled first syllable, and the linker -ng after a vowel; the rest is its root if it has at least 4
+letters and a vowel. The usual forms are then made from the root. A form that doesn't occur costs a lookup and changes
+nothing. Forms that drop a vowel (`bilhin` of `bili`) are not found.
 """
 
 import re
@@ -12,30 +11,16 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-_LETTERS = frozenset("abdeghiklmnoprstuwy")  # of words that Filipino inflects; c, f, j, q, v, x, z are of loans
+_LETTERS = frozenset("abdeghiklmnoprstuwy")  # of words that Filipino inflects; c, f, j, q, v, x, z occur in loans
 _VOWELS = frozenset("aeiou")
 _SHORTEST = 4  # letters of a root
-_LONGEST = 24  # letters of a word that is looked at
+_LONGEST = 24  # letters of a word that is inflected
 _PREFIXES = (  # the longest first
     *("nakapag", "makapag", "ipinag", "nagpa", "magpa", "ipina", "pinag", "ipag", "naka", "maka", "pina"),
     *("nag", "mag", "pag", "ipa", "ini", "na", "ma", "pa", "ni", "i"),
 )
 _MADE = (
-    "nag",
-    "mag",
-    "pag",
-    "ipinag",
-    "ipag",
-    "naka",
-    "maka",
-    "na",
-    "ma",
-    "pa",
-    "pina",
-    "nagpa",
-    "magpa",
-    "ipina",
-    "i",
+    *("nag", "mag", "pag", "ipinag", "ipag", "naka", "maka", "na", "ma", "pa", "pina", "nagpa", "magpa", "ipina", "i"),
 )
 
 
@@ -54,7 +39,7 @@ def related_forms(word: str) -> tuple[str, ...]:
 
 
 def _roots(word: str) -> set[str]:
-    """Return what is left when affixes are taken off; the word itself where none can be."""
+    """Return a word without its affixes; the word itself if it has none."""
     bare = {word} | {left for left in _without_linker(word) if _may_be_root(left)}
     bare.add(_without_prefix(word))
     bare |= {left for each in tuple(bare) for left in _without_infix(each)}
@@ -69,7 +54,7 @@ def _may_be_root(text: str) -> bool:
 
 
 def _without_prefix(word: str) -> str:
-    """Return a word without its longest prefix that leaves enough of it."""
+    """Return a word without the longest prefix that leaves a possible root."""
     for prefix in _PREFIXES:
         if word.startswith(prefix) and _may_be_root(word[len(prefix) :]):
             return word[len(prefix) :]
@@ -127,7 +112,7 @@ def _infixed(stem: str, affix: str) -> str:
 
 MOST_WORDS = 32  # of a query; the first ones count
 
-Forms = Callable[[str], tuple[str, ...]]  # of a word, the others that are as good
+Forms = Callable[[str], tuple[str, ...]]  # returns other forms of a word
 
 _WORD = re.compile(r"[^\W_]+")
 _ENGLISH = """
@@ -148,20 +133,20 @@ STOP_WORDS = frozenset(_ENGLISH.split()) | frozenset(_FILIPINO.split())
 
 
 def words_of(query: str) -> tuple[list[str], list[str]]:
-    """Return the distinct words to look for, in the query's order, and those that were left out.
+    """Return the distinct words to search, in the query's order, and the skipped ones.
 
-    A word is a run of letters and digits, in lower case; whatever else a query has parts words and means nothing.
-    Stop words of English and Filipino are left out unless nothing else remains, and so is what is over MOST_WORDS.
+    A word is a run of letters and digits, in lower case; everything else separates words. Stop words of English and
+    Filipino are skipped unless there are no others, and so are words after the first MOST_WORDS.
     """
     text = unicodedata.normalize("NFC", query).casefold()
     words = list(dict.fromkeys(_WORD.findall(text)))
-    telling = [word for word in words if _plain(word) not in STOP_WORDS] or words
-    kept = telling[:MOST_WORDS]
+    significant = [word for word in words if _plain(word) not in STOP_WORDS] or words
+    kept = significant[:MOST_WORDS]
     return kept, [word for word in words if word not in kept]
 
 
 def forms_of(word: str) -> tuple[str, ...]:
-    """Return other forms of a word that a text may have in its place."""
+    """Return other forms of a word that a text may contain."""
     return related_forms(_plain(word))
 
 
