@@ -227,4 +227,4 @@ def test_a_dead_companion_ends_the_process(hosts: Hosts) -> None:
         check=False,
     )
     assert ended.returncode == 1
-    assert "RuntimeError: Mortal died; the process ends so that it is started whole" in ended.stderr
+    assert "RuntimeError: Mortal died; the process ends, so that it is restarted completely" in ended.stderr

@@ -170,7 +170,7 @@ def test_an_agent_does_not_start_on_half_a_state(tmp_path: Path, *, secure: bool
         (tmp_path / SDT / RESTORING / COMMIT).touch()
         agent = hosts.start(SDT)
         assert agent.wait() == 78
-        assert "run that restore again with the same file" in agent.lines[-1]
+        assert "run the same restore again with the same archive" in agent.lines[-1]
         assert not hosts.database(SDT).exists()
 
 

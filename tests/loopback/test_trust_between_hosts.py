@@ -10,9 +10,9 @@ import pytest
 from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, TwinhostError
-from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress

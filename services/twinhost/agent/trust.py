@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import structlog
 
+from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, FolderContents
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, MalformedRequest, TwinhostError
-from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, FolderContents
 from twinhost.secure_zmq.key_writer import (
     move_to_revoked,
     render_certificate,

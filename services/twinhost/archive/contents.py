@@ -7,9 +7,8 @@ from pathlib import Path
 
 from twinhost.certificates.layout import AGENT_ROLE, Layout, described
 from twinhost.certificates.tree import enrolled_folder, is_revoked, keys_in
-from twinhost.secure_zmq.certificates import folders_of_keys
+from twinhost.secure_zmq.certificates import NOTHING, folders_of_keys, read_folders
 from twinhost.secure_zmq.errors import MalformedRequest, StoreUnavailable
-from twinhost.secure_zmq.key_folders import NOTHING, read_folders
 from twinhost.secure_zmq.keys import Certificate, KeyPair
 from twinhost.store.audit_log.verify import Findings
 from twinhost.store.backup import count_rows

@@ -11,9 +11,8 @@ from twinhost.archive.places import Places
 from twinhost.certificates.layout import SERVER, Layout
 from twinhost.certificates.records import JOINED_FILE, RECORD_FILE, DistributionRecord, JoinRecord
 from twinhost.certificates.tree import joined_folders
-from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE, REVOKED_FOLDER, VOUCHED_FOLDER, read_folders
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch, TwinhostError
-from twinhost.secure_zmq.key_folders import REVOKED_FOLDER, VOUCHED_FOLDER, read_folders
 from twinhost.secure_zmq.key_writer import revoked_file_name
 from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, SECRET_SUFFIX, KeyPair, load_certificate, load_key_pair
 

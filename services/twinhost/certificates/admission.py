@@ -23,9 +23,8 @@ from twinhost.network_config import NetworkConfig
 from twinhost.network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE
 from twinhost.network_config.model import is_loopback
 from twinhost.secure_zmq.callers import UNAUTHENTICATED_ROLE
-from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, INVITES_FOLDER, read_folders
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.key_folders import INVITES_FOLDER, read_folders
 from twinhost.secure_zmq.key_writer import fsync_folder, replace_certificate
 from twinhost.secure_zmq.keys import (
     PUBLIC_SUFFIX,

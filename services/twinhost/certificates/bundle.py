@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from twinhost.secure_zmq.certificates import FolderContents
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed
-from twinhost.secure_zmq.key_folders import FolderContents
 from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name
 from twinhost.secure_zmq.keys import Certificate, fingerprint_of, parse_certificate
 

@@ -11,9 +11,8 @@ from twinhost.certificates.generate import complete
 from twinhost.certificates.layout import Layout, plan_layout
 from twinhost.certificates.tree import live_keys, locked
 from twinhost.network_config import NetworkConfig
-from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
+from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX, REVOKED_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX
 
 

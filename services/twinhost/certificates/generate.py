@@ -8,8 +8,7 @@ from pathlib import Path
 from twinhost.certificates.layout import SERVER, Identity, Layout, enrolment_arguments
 from twinhost.certificates.records import DistributionRecord, removal_notice
 from twinhost.certificates.tree import enrolled_key, is_revoked, is_revoked_fingerprint, locked
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch
+from twinhost.secure_zmq.errors import CERTS_INIT_PIPED, ConfigurationError, KeyFileMissing, KeyMismatch, remove_command
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
 from twinhost.secure_zmq.keys import Certificate, KeyPair, load_certificate, load_key_pair
 
@@ -66,7 +65,7 @@ def _next_steps(layout: Layout, outcome: Outcome) -> Iterator[str]:
         yield f"\nThe key of {owner.name} on {owner.host} was revoked, and stays so: no host accepts it."
         yield f"For a new one: {layout.command(*new)}"
         return
-    public, trust = f"{advice.CERTS_INIT_PIPED} public {identity.stem}", f"{advice.CERTS_INIT_PIPED} trust -"
+    public, trust = f"{CERTS_INIT_PIPED} public {identity.stem}", f"{CERTS_INIT_PIPED} trust -"
     if outcome.removed:
         yield ""
         yield from (removal_notice(path, identity) for path in outcome.removed)
@@ -105,7 +104,7 @@ def distribute(
     if different:
         raise KeyMismatch(
             f"{different[0]} holds another key than {certificate.public.fingerprint} for {identity.owner.name}; if "
-            f"the file is wrong, remove it by hand: {advice.to_remove(*different)}, then run this again"
+            f"the file is wrong, remove it by hand: {remove_command(*different)}, then run this again"
         )
     if certificate.validity.not_after is not None:
         missing += [path for path, found in present.items() if found.validity.not_after is None]
@@ -141,7 +140,7 @@ def _require_free(layout: Layout, identity: Identity, secret_file: Path) -> None
     if os.path.lexists(following):
         raise KeyFileMissing(
             f"{secret_file} is missing and {following} is of a join that was interrupted: run join again with the same "
-            f"line, or remove that file: {advice.to_remove(following)}"
+            f"line, or remove that file: {remove_command(following)}"
         )
     if any(map(os.path.lexists, layout.public_files(identity))):
         raise KeyFileMissing(how_to_recover_secret(layout, identity))
@@ -159,7 +158,7 @@ def how_to_recover_secret(layout: Layout, identity: Identity) -> str:
     public_files = [path for path in layout.public_files(identity) if os.path.lexists(path)]
     make, revoke = layout.command(), layout.command("revoke", owner.name)
     if owner.name == SERVER:
-        new = f"make a new key, which every other machine then needs by hand; run: {advice.to_remove(*public_files)}, "
+        new = f"make a new key, which every other machine then needs by hand; run: {remove_command(*public_files)}, "
         new += f"then: {make}"
     elif layout.server_folder is not None:
         new = f"make a new key; run: {revoke}, then: {make}"

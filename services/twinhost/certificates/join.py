@@ -23,12 +23,17 @@ from twinhost.certificates.layout import SERVER, Identity, Layout, described
 from twinhost.certificates.records import DistributionRecord, Joining, JoinRecord
 from twinhost.certificates.tree import discard_next, install_secret, locked, make_host_folder
 from twinhost.network_config import NetworkConfig
-from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.callers import CONFIRM_KEY, ENROL
-from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
+from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX, NEXT_SUFFIX, REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing, KeyMismatch, NotAuthorized
-from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
+from twinhost.secure_zmq.errors import (
+    CERTS_INIT,
+    ConfigurationError,
+    KeyFileMalformed,
+    KeyFileMissing,
+    KeyMismatch,
+    NotAuthorized,
+)
 from twinhost.secure_zmq.key_writer import replace_certificate, write_key_pair, write_revoked_fingerprint
 from twinhost.secure_zmq.keys import (
     PUBLIC_SUFFIX,
@@ -45,7 +50,7 @@ from twinhost.secure_zmq.server_address import SecuredAddress
 
 DEADLINE_S = 10.0
 _TRIES = 3  # with the client's back-off: an invitation that was made this moment is seen within 0.1 s
-_ANOTHER = f"ask for another; on mainpc: {advice.CERTS_INIT} invite NAME --host HOST --role ROLE"
+_ANOTHER = f"ask for another; on mainpc: {CERTS_INIT} invite NAME --host HOST --role ROLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +264,7 @@ def _server_certificate(material: TrustMaterial, pinned: PublicKey | None) -> Ce
         if pinned in (None, certificate.public):
             return certificate
     sent = f"another key of {SERVER} than the invitation names" if mine else f"no key of {SERVER}"
-    raise ConfigurationError(f"mainpc sent {sent}; on mainpc, run: {advice.CERTS_INIT} verify")
+    raise ConfigurationError(f"mainpc sent {sent}; on mainpc, run: {CERTS_INIT} verify")
 
 
 def _files(layout: Layout, place: Identity, material: TrustMaterial) -> dict[str, Certificate]:

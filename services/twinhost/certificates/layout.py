@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.network_config import NetworkConfig
-from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
-from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import CERTIFICATES_VOLUME, ConfigurationError, certs_init_command
 from twinhost.secure_zmq.keys import DAY_S, PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner, Validity
 
 AGENT_ROLE = "agent"
@@ -63,7 +62,7 @@ class Layout:
 
     def command(self, *arguments: str, piped: bool = False) -> str:
         """Return the command line of certs-init that works on this tree."""
-        return advice.certs_init(self.root, *arguments, piped=piped)
+        return certs_init_command(self.root, *arguments, piped=piped)
 
     @property
     def folders(self) -> list[Path]:
@@ -93,9 +92,9 @@ def enrolment_arguments(owner: KeyOwner) -> list[str]:
     return [owner.name, "--host", owner.host, *(word for role in sorted(owner.roles) for word in ("--role", role))]
 
 
-def to_rotate(name: str, root: Path = advice.VOLUME) -> str:
+def to_rotate(name: str, root: Path = CERTIFICATES_VOLUME) -> str:
     """Return the command line that rotates a key of a tree while it is valid and in use."""
-    return advice.certs_init(root, "rotate", *(["server"] if name == SERVER else ["client", name]))
+    return certs_init_command(root, "rotate", *(["server"] if name == SERVER else ["client", name]))
 
 
 def only_host() -> str | None:

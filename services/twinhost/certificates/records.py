@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.layout import Identity
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError, remove_command
 from twinhost.secure_zmq.key_writer import replace_file
 from twinhost.secure_zmq.keys import Certificate
 
@@ -35,7 +34,7 @@ class DistributionRecord:
         self._root = root
         self._path = root / RECORD_FILE
         to_do = (
-            f"restore it from a backup, or remove it: {advice.to_remove(self._path)}; "
+            f"restore it from a backup, or remove it: {remove_command(self._path)}; "
             "certs-init then puts every missing public key in place again, removed ones too"
         )
         self._lines = frozenset(match[0] for match in _read(self._path, _DISTRIBUTED_LINE, to_do))
@@ -85,9 +84,7 @@ class JoinRecord:
             ConfigurationError: it is malformed.
         """
         self._path = root / JOINED_FILE
-        to_do = (
-            f"remove it: {advice.to_remove(self._path)}; then ask for another invitation where a join was interrupted"
-        )
+        to_do = f"remove it: {remove_command(self._path)}; then ask for another invitation where a join was interrupted"
         self._joinings = [Joining(*match.groups()) for match in _read(self._path, _JOINED_LINE, to_do)]
 
     def find(self, token: str) -> Joining | None:

@@ -26,9 +26,8 @@ from twinhost.certificates.tree import (
     revoked_folders,
     vouchers,
 )
-from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, INVITES_FOLDER, REVOKED_FOLDER
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import (
     move_to_revoked,
     revoked_file_name,

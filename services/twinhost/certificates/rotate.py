@@ -34,10 +34,8 @@ from twinhost.certificates.running_agents import (
 )
 from twinhost.certificates.tree import locked, own_folders, own_pairs
 from twinhost.network_config import Agent, NetworkConfig
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.certificates import pins_of
-from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
-from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER
+from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, pins_of
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, remove_command
 from twinhost.secure_zmq.key_writer import (
     fsync_folder,
     replace_certificate,
@@ -262,7 +260,7 @@ def _stage(files: _Files, say: Say) -> KeyPair:
         if pair.public != load_certificate(files.next_public).public:
             raise KeyFileMissing(
                 f"{files.next_secret} is missing and {files.next_public} is there; remove it from every folder: "
-                f"{advice.to_remove(files.next_public, *files.others(files.next_public.name))}"
+                f"{remove_command(files.next_public, *files.others(files.next_public.name))}"
             )
         say(f"continuing an earlier rotation, which had switched to {pair.public.fingerprint}")
         return pair

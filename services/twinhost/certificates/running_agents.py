@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from twinhost.network_config import Agent
-from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
+    CERTS_INIT_PIPED,
     ConfigurationError,
     ConnectionRefused,
     NotAuthorized,
@@ -22,7 +22,7 @@ DEADLINE_S = 10.0  # of a call that must succeed
 PROBE_S = 3.0  # of one that may fail
 SWITCH_S = 60.0  # for an agent to use its other key, with time for a restart
 _STEP_S = 0.1
-_TRUST = f"{advice.CERTS_INIT_PIPED} trust -"
+_TRUST = f"{CERTS_INIT_PIPED} trust -"
 NO_RESPONSE = "NO_RESPONSE"  # the status of an agent that is silent, in SystemDigitalTwin's registry
 
 Say = Callable[[str], None]

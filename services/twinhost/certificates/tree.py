@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.layout import OPERATOR, OPERATOR_HOST, Identity, Layout
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE, NEXT_SECRET_SUFFIX, TRUST_FOLDER
-from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
-from twinhost.secure_zmq.key_folders import INVITES_FOLDER, NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
+from twinhost.secure_zmq.certificates import (
+    ENROLLED_FOLDER,
+    FAILURE_FILE,
+    INVITES_FOLDER,
+    NEXT_SECRET_SUFFIX,
+    NEXT_SUFFIX,
+    REVOKED_FOLDER,
+    TRUST_FOLDER,
+    VOUCHED_FOLDER,
+)
+from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError, remove_command
 from twinhost.secure_zmq.key_writer import (
     fsync_folder,
     replace_certificate,
@@ -224,7 +231,7 @@ def unfinished_restores(root: Path) -> list[str]:
     path = root / RESTORING
     if not path.is_dir() or not any(path.iterdir()):
         return []
-    drop = "" if (path / COMMIT).exists() else f", or remove what it received: {advice.to_remove(path)}"
+    drop = "" if (path / COMMIT).exists() else f", or remove what it received: {remove_command(path)}"
     return [f"{path} is of a restore that was interrupted; run the restore again with the same file{drop}"]
 
 

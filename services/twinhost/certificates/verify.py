@@ -27,10 +27,17 @@ from twinhost.certificates.verify_files import (
     mode_and_owner,
 )
 from twinhost.certificates.verify_remarks import remarks_on
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE, NEXT_SECRET_SUFFIX, TRUST_FOLDER
-from twinhost.secure_zmq.errors import TwinhostError
-from twinhost.secure_zmq.key_folders import INVITES_FOLDER, NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
+from twinhost.secure_zmq.certificates import (
+    ENROLLED_FOLDER,
+    FAILURE_FILE,
+    INVITES_FOLDER,
+    NEXT_SECRET_SUFFIX,
+    NEXT_SUFFIX,
+    REVOKED_FOLDER,
+    TRUST_FOLDER,
+    VOUCHED_FOLDER,
+)
+from twinhost.secure_zmq.errors import TwinhostError, certs_init_command, remove_command
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate, load_key_pair
 from twinhost.store.files import RESTORING
 
@@ -73,7 +80,7 @@ def verify_tree(layout: Layout, looks: int = 3) -> Findings:
         known = {folder.name for folder in (*layout.folders, *joined, *replaced)}
         known |= {LOCK_FILE, RECORD_FILE, JOINED_FILE, RESTORING}
         problems += [
-            f"{path} does not belong to this tree; to remove it: {advice.to_remove(path)}"
+            f"{path} does not belong to this tree; to remove it: {remove_command(path)}"
             for path in _listing(layout.root)
             if path.name not in known
         ]
@@ -185,14 +192,14 @@ def _verify_stray_secret(path: Path, own: Sequence[Identity]) -> list[str]:
             except TwinhostError as error:
                 return [loader_problem(error, path)]
     return [
-        f"{path} is another owner's secret and must not be on this host; remove it: {advice.to_remove(path)}, "
+        f"{path} is another owner's secret and must not be on this host; remove it: {remove_command(path)}, "
         "then revoke that key, and make a new one or invite its owner"
     ]
 
 
 def _verify_other(layout: Layout, path: Path, record: DistributionRecord | None) -> list[str]:
     """Check a public file whose name is not in the configuration: a next key, or that of an enrolled owner."""
-    stranger = [f"{path} does not belong here; to remove it: {advice.to_remove(path)}"]
+    stranger = [f"{path} does not belong here; to remove it: {remove_command(path)}"]
     following = path.name.endswith(NEXT_SUFFIX)
     stem = path.name.removesuffix(NEXT_SUFFIX)
     identity = next((one for one in layout.everybody if following and one.stem == stem), None)
@@ -285,8 +292,8 @@ def _compare(
     if not wrong and published is not None and found.public != published[1].public:
         return [
             f"{path} has the key {found.public.fingerprint} and {published[0]} has "
-            f"{published[1].public.fingerprint}; remove the wrong one, {advice.to_remove(path)} or "
-            f"{advice.to_remove(published[0])}, then run {advice.certs_init(path)}, which says how to continue"
+            f"{published[1].public.fingerprint}; remove the wrong one, {remove_command(path)} or "
+            f"{remove_command(published[0])}, then run {certs_init_command(path)}, which says how to continue"
         ]
     return wrong
 
@@ -294,7 +301,7 @@ def _compare(
 def _interrupted_join(path: Path) -> str:
     return (
         f"{path} is of a join that was interrupted; run join again with the same line, or remove it: "
-        f"{advice.to_remove(path)}"
+        f"{remove_command(path)}"
     )
 
 

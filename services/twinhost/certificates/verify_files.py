@@ -6,8 +6,15 @@ from pathlib import Path
 
 from twinhost.certificates.layout import described
 from twinhost.certificates.tree import SHA256_HEX, read_vouching
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.errors import KeyFileExposed, KeyFileMissing, TwinhostError
+from twinhost.secure_zmq.errors import (
+    KeyFileExposed,
+    KeyFileMissing,
+    TwinhostError,
+    certs_init_command,
+    change_mode_command,
+    own_command,
+    remove_command,
+)
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, load_certificate
 
 
@@ -16,9 +23,9 @@ def mode_and_owner(path: Path) -> list[str]:
     status = path.lstat()
     mode, uid = stat.S_IMODE(status.st_mode), status.st_uid
     if uid != os.getuid():
-        return [f"{path} belongs to uid {uid} and not to {os.getuid()}; run: {advice.to_own(path)}"]
+        return [f"{path} belongs to uid {uid} and not to {os.getuid()}; run: {own_command(path)}"]
     if mode & 0o022 and not path.name.endswith(SECRET_SUFFIX):  # the loader is stricter with a secret
-        change = advice.to_change_mode(path, "700" if stat.S_ISDIR(status.st_mode) else "644")
+        change = change_mode_command(path, "700" if stat.S_ISDIR(status.st_mode) else "644")
         return [f"{path} has mode {mode:04o}, so others can change what it holds; run: {change}"]
     return []
 
@@ -37,7 +44,7 @@ def folder_of_keys(folder: Path, *, ignore_drafts: bool = False) -> list[str]:
         if ignore_drafts and path.name.endswith(".draft"):
             continue
         if path.suffix != ".key":
-            problems.append(f"{path} does not belong here; to remove it: {advice.to_remove(path)}")
+            problems.append(f"{path} does not belong here; to remove it: {remove_command(path)}")
             continue
         problems += mode_and_owner(path)
         try:
@@ -48,7 +55,7 @@ def folder_of_keys(folder: Path, *, ignore_drafts: bool = False) -> list[str]:
         if certificate.owner.name != path.stem.removesuffix(".next"):
             problems.append(
                 f"{path} is the key of {described(certificate.owner)}, not of {path.stem}; "
-                f"to remove it: {advice.to_remove(path)}"
+                f"to remove it: {remove_command(path)}"
             )
     return problems
 
@@ -63,7 +70,7 @@ def folder_of_revocations(folder: Path) -> list[str]:
             problems += mode_and_owner(path)
         else:
             problems.append(
-                f"{path} revokes nothing: its name is not a SHA-256 in hex; to remove it: {advice.to_remove(path)}"
+                f"{path} revokes nothing: its name is not a SHA-256 in hex; to remove it: {remove_command(path)}"
             )
     return problems
 
@@ -86,7 +93,7 @@ def another_owner(path: Path, found: Certificate, owner: KeyOwner) -> list[str]:
         return []
     return [
         f"{path} is the key of {described(found.owner)}, not of {described(owner)}; "
-        f"remove it: {advice.to_remove(path)}, then run {advice.certs_init(path)}, which says how to continue"
+        f"remove it: {remove_command(path)}, then run {certs_init_command(path)}, which says how to continue"
     ]
 
 
@@ -95,8 +102,8 @@ def loader_problem(error: TwinhostError, path: Path) -> str:
     what, _, to_do = str(error).partition("; ")
     unreadable = isinstance(error, KeyFileMissing) and path.is_file() and not path.is_symlink()
     if isinstance(error, KeyFileExposed) or unreadable:
-        to_do = f"run: {advice.to_change_mode(path, '600' if path.name.endswith(SECRET_SUFFIX) else '644')}"
+        to_do = f"run: {change_mode_command(path, '600' if path.name.endswith(SECRET_SUFFIX) else '644')}"
     elif not to_do or "certs-init verify" in to_do:
-        to_do = f"restore it from a backup, or remove it: {advice.to_remove(path)}, then run "
-        to_do += f"{advice.certs_init(path)}, which says how to continue"
+        to_do = f"restore it from a backup, or remove it: {remove_command(path)}, then run "
+        to_do += f"{certs_init_command(path)}, which says how to continue"
     return f"{what}; {to_do}"

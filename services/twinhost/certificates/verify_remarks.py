@@ -14,8 +14,8 @@ from twinhost.certificates.tree import (
     own_pairs,
     replaced_folders,
 )
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.key_folders import INVITES_FOLDER
+from twinhost.secure_zmq.certificates import INVITES_FOLDER
+from twinhost.secure_zmq.errors import remove_command
 from twinhost.secure_zmq.keys import Certificate, format_moment
 
 
@@ -53,13 +53,13 @@ def _exported(layout: Layout) -> Iterator[str]:
     theirs = {identity.folder for identity in layout.remote}
     for folder in joined_folders(layout):
         if folder.name in theirs:
-            remove = advice.to_remove(folder)
+            remove = remove_command(folder)
             yield f"{folder} holds the secret of another host; once it is there, remove it here: {remove}"
 
 
 def _replaced(layout: Layout) -> Iterator[str]:
     for folder in replaced_folders(layout.root):
-        remove = advice.to_remove(folder)
+        remove = remove_command(folder)
         yield f"{folder} holds the keys that a restore replaced, secrets too; to remove them: {remove}"
 
 

@@ -38,9 +38,8 @@ from twinhost.certificates.verify import verify_tree
 from twinhost.cli.certs_init import make
 from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, say
 from twinhost.network_config import NetworkConfig, load_network_config
-from twinhost.secure_zmq.advice import CERTS_INIT, CERTS_INIT_PIPED
 from twinhost.secure_zmq.certificates import certificates_folder
-from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import CERTS_INIT, CERTS_INIT_PIPED, ConfigurationError
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, Certificate, KeyOwner, format_moment, parse_certificate
 

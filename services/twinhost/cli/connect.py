@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from twinhost.cli.documents import read
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
-from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.certificates import (
     FAILURE_FILE,
     Certificates,
@@ -14,10 +13,17 @@ from twinhost.secure_zmq.certificates import (
     folders_of_keys,
     load_certificates,
     pins_of,
+    read_folders,
 )
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing, KeyMismatch, RequestError
-from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.errors import (
+    ConfigurationError,
+    KeyFileMalformed,
+    KeyFileMissing,
+    KeyMismatch,
+    RequestError,
+    certs_init_command,
+)
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, PublicKey, decode_z85_key, load_certificate
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress, is_secure_zmq_enabled
 
@@ -79,7 +85,7 @@ class Settings:
             owner = load_certificate(path).owner.name
             if owner != agent.name:
                 raise KeyMismatch(
-                    f"{path} is the key of {owner}, not of {agent.name}; run: {advice.certs_init(path, 'verify')}"
+                    f"{path} is the key of {owner}, not of {agent.name}; run: {certs_init_command(path, 'verify')}"
                 )
         except KeyFileMissing:
             if agent == self.registry_agent:

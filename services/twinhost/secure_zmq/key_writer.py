@@ -95,8 +95,9 @@ def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
     draft = _write_draft(path, text, mode)
     try:
         draft.rename(path)
-    finally:
+    except OSError:
         draft.unlink(missing_ok=True)
+        raise
     fsync_folder(path.parent)
 
 

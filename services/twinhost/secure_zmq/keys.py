@@ -19,8 +19,14 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.errors import KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyMismatch
+from twinhost.secure_zmq.errors import (
+    KeyFileExposed,
+    KeyFileMalformed,
+    KeyFileMissing,
+    KeyMismatch,
+    certs_init_command,
+    protect_command,
+)
 
 PUBLIC_SUFFIX = ".key"
 SECRET_SUFFIX = ".key_secret"  # noqa: S105 - a file name's ending
@@ -200,7 +206,7 @@ def load_key_pair(path: Path) -> KeyPair:
     text, mode = _read(path)
     if mode & 0o077:
         raise KeyFileExposed(
-            f"{path} has mode {mode & 0o777:04o}, so others can use the secret; run: {advice.to_protect(path)}"
+            f"{path} has mode {mode & 0o777:04o}, so others can use the secret; run: {protect_command(path)}"
         )
     try:
         sections = parse_zcert(str(path), text)
@@ -315,7 +321,7 @@ def _certificate(source: str, sections: dict[str, dict[str, str]]) -> Certificat
 
 
 def _to_verify(path: Path) -> str:
-    return f"run: {advice.certs_init(path, 'verify')}"
+    return f"run: {certs_init_command(path, 'verify')}"
 
 
 def _characters(value: str) -> bytes:

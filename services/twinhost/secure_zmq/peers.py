@@ -13,9 +13,16 @@ from typing import Literal, assert_never
 import structlog
 
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Peer
-from twinhost.secure_zmq.certificates import Certificates, load_certificates
+from twinhost.secure_zmq.certificates import (
+    INVITES_FOLDER,
+    NOTHING,
+    REVOKED_FOLDER,
+    Certificates,
+    FolderContents,
+    load_certificates,
+    read_folders,
+)
 from twinhost.secure_zmq.errors import ConfigurationError, KeyMismatch, LimitReached
-from twinhost.secure_zmq.key_folders import INVITES_FOLDER, NOTHING, REVOKED_FOLDER, FolderContents, read_folders
 from twinhost.secure_zmq.keys import UNLIMITED, Certificate, KeyPair, PublicKey, fingerprint_of
 from twinhost.secure_zmq.worker import Worker
 

@@ -13,8 +13,8 @@ from tests.loopback.agent_processes import SmallVolume
 from twinhost.agent import trust
 from twinhost.agent.trust import TrustDocument, TrustFolder, document_of, read_document
 from twinhost.secure_zmq import key_writer
+from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
-from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name, write_certificate, write_revocation
 from twinhost.secure_zmq.keys import Certificate, KeyPair, parse_certificate
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome

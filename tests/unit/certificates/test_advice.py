@@ -12,10 +12,14 @@ import pytest
 
 from tests.identities import new_pair
 from tests.unit.certificates.trees import Ran, certs_init
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.certificates import folders_of_keys, load_certificates
-from twinhost.secure_zmq.errors import TwinhostError
-from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.certificates import folders_of_keys, load_certificates, read_folders
+from twinhost.secure_zmq.errors import (
+    TwinhostError,
+    certs_init_command,
+    change_mode_command,
+    protect_command,
+    remove_command,
+)
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity, load_certificate
 
@@ -198,17 +202,17 @@ def test_the_advice_about_two_keys_of_one_name_ends_it(tree: Path, whose: str) -
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (advice.to_protect(Path("/certificates/a.key_secret")), "docker compose run --rm certs-init verify"),
-        (advice.certs_init(Path("/certificates")), "docker compose run --rm certs-init"),
+        (protect_command(Path("/certificates/a.key_secret")), "docker compose run --rm certs-init verify"),
+        (certs_init_command(Path("/certificates")), "docker compose run --rm certs-init"),
         (
-            advice.to_change_mode(Path("/certificates/pc2/a.key"), "644"),
+            change_mode_command(Path("/certificates/pc2/a.key"), "644"),
             "docker compose run --rm --entrypoint chmod certs-init 644 /certificates/pc2/a.key",
         ),
         (
-            advice.to_remove(Path("/certificates/a/a.key"), Path("/certificates/b/a.key")),
+            remove_command(Path("/certificates/a/a.key"), Path("/certificates/b/a.key")),
             "docker compose run --rm --entrypoint rm certs-init -r /certificates/a/a.key /certificates/b/a.key",
         ),
-        (advice.to_protect(Path("/certificates2/a.key_secret")), "chmod 600 /certificates2/a.key_secret"),
+        (protect_command(Path("/certificates2/a.key_secret")), "chmod 600 /certificates2/a.key_secret"),
     ],
 )
 def test_for_keys_in_the_volume_commands_run_in_certs_init(given: str, expected: str) -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.identities import new_pair
 from twinhost.agent.trust import TrustDocument, TrustFolder
 from twinhost.certificates.bundle import TrustMaterial, parse_bundle, render_bundle
+from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest
-from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import parse_certificate
 

@@ -30,7 +30,7 @@ from twinhost.certificates.join import put_in_place, request
 from twinhost.cli import certs_commands
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
-from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, KeyOwner, load_certificate, load_key_pair, parse_certificate
 

@@ -9,7 +9,7 @@ from tests.identities import new_pair
 from tests.loopback.agent_processes import SmallVolume
 from tests.unit.certificates.trees import BOTH_HOSTS, certs_init, dies_at, files, tree_layout
 from twinhost.certificates.revoke import replace_revoked, revoke
-from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, revoked_file_name, write_key_pair
 from twinhost.secure_zmq.keys import load_certificate, load_key_pair
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.identities import new_pair
 from tests.unit.certificates.trees import certs_init
-from twinhost.secure_zmq.key_folders import read_folders
+from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation, write_vouching
 from twinhost.secure_zmq.keys import KeyPair
 

@@ -20,9 +20,9 @@ from twinhost.adversary.attack import Verdict
 from twinhost.agent.health import iso_time
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.doctor import answers, link
+from twinhost.secure_zmq.certificates import REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError
-from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import write_key_pair, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, Validity
 from twinhost.secure_zmq.peers import Outcome

@@ -10,8 +10,8 @@ from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
 from twinhost.cli import keys
+from twinhost.secure_zmq.certificates import INVITES_FOLDER, REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.key_folders import INVITES_FOLDER, REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.server_address import SecuredAddress

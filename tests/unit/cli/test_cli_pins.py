@@ -12,8 +12,7 @@ from tests.unit.cli.running import Cli
 from twinhost.agent.trust import TrustDocument, TrustFolder
 from twinhost.cli import keys
 from twinhost.cli.connect import load_settings
-from twinhost.secure_zmq.certificates import TRUST_FOLDER
-from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
+from twinhost.secure_zmq.certificates import REVOKED_FOLDER, TRUST_FOLDER
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.identities import authorize, new_pair
 from twinhost.secure_zmq.callers import EVERY_ACTION, Caller, Grants, Peer
+from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import (
     revoked_file_name,
     write_certificate,

@@ -8,8 +8,8 @@ import pytest
 
 from tests.identities import new_pair
 from tests.other_user import not_root
+from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.secure_zmq.key_folders import read_folders
 from twinhost.secure_zmq.key_writer import revoked_file_name
 from twinhost.secure_zmq.keys import Certificate, load_certificate
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys

@@ -9,8 +9,8 @@ import pytest
 from tests.identities import new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
 from tests.unit.system_digital_twin.key_bench import KeyBench
+from twinhost.secure_zmq.certificates import REVOKED_FOLDER
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.secure_zmq.key_folders import REVOKED_FOLDER
 from twinhost.secure_zmq.key_writer import (
     replace_certificate,
     write_certificate,

@@ -12,10 +12,21 @@ from twinhost.certificates.layout import to_rotate
 from twinhost.cli.connect import OPEN_LINK, Settings
 from twinhost.cli.documents import days, duration
 from twinhost.network_config import NetworkConfig, load_network_config
-from twinhost.secure_zmq import advice
-from twinhost.secure_zmq.certificates import Certificates, certificates_folder, folders_of_keys, load_certificates
-from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
-from twinhost.secure_zmq.key_folders import FolderContents, read_folders
+from twinhost.secure_zmq.certificates import (
+    Certificates,
+    FolderContents,
+    certificates_folder,
+    folders_of_keys,
+    load_certificates,
+    read_folders,
+)
+from twinhost.secure_zmq.errors import (
+    CERTS_INIT,
+    ConfigurationError,
+    TwinhostError,
+    certs_init_command,
+    protect_command,
+)
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, load_certificate
 from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
 
@@ -109,7 +120,7 @@ def _require_same_public_half(certificates: Certificates) -> None:
             if found != own:
                 raise ConfigurationError(
                     f"{public} has the key {found.fingerprint} and {path} has {own.fingerprint}; "
-                    f"run: {advice.certs_init(path, 'verify')}"
+                    f"run: {certs_init_command(path, 'verify')}"
                 )
 
 
@@ -131,13 +142,13 @@ def _mode_fault(path: Path) -> str | None:
         return f"{path} is a link, which key files must not be; copy the file itself there"
     if status.st_uid != os.getuid():
         return (
-            f"{path} belongs to uid {status.st_uid} and not to {os.getuid()}; run: {advice.certs_init(path, 'verify')}"
+            f"{path} belongs to uid {status.st_uid} and not to {os.getuid()}; run: {certs_init_command(path, 'verify')}"
         )
     if path.name.endswith(SECRET_SUFFIX) and mode & 0o077:
-        return f"{path} has mode {mode:04o}, so others can use the secret; run: {advice.to_protect(path)}"
+        return f"{path} has mode {mode:04o}, so others can use the secret; run: {protect_command(path)}"
     if mode & 0o022:
         wanted = "700" if path.is_dir() else "644"
-        return f"{path} has mode {mode:04o}, so others can change what it holds; run: {advice.to_protect(path, wanted)}"
+        return f"{path} has mode {mode:04o}, so others can change what it holds; run: {protect_command(path, wanted)}"
     return None
 
 
@@ -176,7 +187,7 @@ def _time_left(certificate: Certificate, now: float) -> Result:
         return Verdict.OK, "it does not expire"
     left = validity.not_after - now
     if validity.has_ended(now):
-        verify = f"on mainpc, run: {advice.CERTS_INIT} verify"
+        verify = f"on mainpc, run: {CERTS_INIT} verify"
         return Verdict.FAILED, f"it expired {duration(-left)} ago and is refused everywhere; {verify}"
     if validity.ends_soon(now):
         return Verdict.WARNING, f"it expires in {duration(max(0.0, left))}; run: {to_rotate(certificate.owner.name)}"

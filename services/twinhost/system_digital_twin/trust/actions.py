@@ -20,8 +20,8 @@ from twinhost.agent.trust import TrustDocument, document_of
 from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
+from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER, FolderContents
 from twinhost.secure_zmq.errors import KeyFileMalformed, LimitReached, MalformedRequest, NotGranted, StoreUnavailable
-from twinhost.secure_zmq.key_folders import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER, FolderContents
 from twinhost.secure_zmq.key_writer import (
     render_certificate,
     replace_certificate,

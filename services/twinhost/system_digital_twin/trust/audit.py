@@ -7,7 +7,7 @@ import msgspec
 
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.key_folders import FolderContents
+from twinhost.secure_zmq.certificates import FolderContents
 from twinhost.secure_zmq.keys import Certificate
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.wire import Request

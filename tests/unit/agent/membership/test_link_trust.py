@@ -12,9 +12,8 @@ from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.membership.mainpc_link import MainpcLink
 from twinhost.agent.trust import TrustFolder, document_of
-from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.certificates import FolderContents, load_certificates, read_folders
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.key_folders import FolderContents, read_folders
 from twinhost.secure_zmq.key_writer import render_certificate, write_revocation
 from twinhost.secure_zmq.keys import load_certificate
 from twinhost.secure_zmq.server_address import SecuredAddress
