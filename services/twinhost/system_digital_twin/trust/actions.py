@@ -17,11 +17,17 @@ import msgspec
 import structlog
 
 from twinhost.agent.trust import TrustDocument, document_of
-from twinhost.secure_zmq import advice
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER, FolderContents
-from twinhost.secure_zmq.errors import KeyFileMalformed, LimitReached, MalformedRequest, NotGranted, StoreUnavailable
+from twinhost.secure_zmq.errors import (
+    KeyFileMalformed,
+    LimitReached,
+    MalformedRequest,
+    NotGranted,
+    StoreUnavailable,
+    certs_init_command,
+)
 from twinhost.secure_zmq.key_writer import (
     render_certificate,
     replace_certificate,
@@ -143,7 +149,7 @@ class EnrolledKeys:
     def fault(self) -> str | None:
         """Why nobody can enrol at present."""
         writable = self._folder.is_dir() and os.access(self._folder, os.W_OK | os.X_OK)
-        run = advice.certs_init(self._folder, "verify")
+        run = certs_init_command(self._folder, "verify")
         return None if writable else f"{self._folder} can't be written, so nobody can enrol; run: {run}"
 
     def put(self, certificate: Certificate, voucher: PublicKey) -> None:
