@@ -15,31 +15,28 @@ from pathlib import Path
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-# Each of these processes may have two stacks at a time; the engine's default pools have addresses for about seven.
+# Each of these processes may have two stacks at a time, one of them three; the engine's own pools have addresses for
+# about seven. No other process starts containers.
 CONTAINER_PROCESSES = 3
 CONTAINERS = ("tests/two_hosts/", "tests/faults/", "tests/containers/", "tests/browser/")
-# They need the stack with SECURE_ZMQ=0 beside the other one: in one process it is started once.
+# They need the stack with SECURE_ZMQ=0 beside the other one: as one unit, it is started once.
 OPEN_STACK = ("test_open_link.py", "test_refusals.py", "test_wire_capture.py", "test_dashboard.py", "test_headline.py")
-# Longest first. A file that was renamed is only started later.
+OPEN_STACK_UNIT = "tests/containers/open stack"
+# Longest first; one that was renamed is only started later.
 LONG = (
-    *("test_two_hosts.py", "test_keys_rotation.py", "test_keys_out.py", "test_keys_in.py", "test_keys_grants.py"),
-    *(
-        "test_enrolment.py",
-        "test_memory_killed.py",
-        "test_rotation_killed.py",
-        "test_partition.py",
-        "test_cli_watch.py",
-    ),
-    *("test_events.py", "test_audit_witness.py", "test_rotation.py", "test_host_archive.py", "test_crash_safety.py"),
-    *("test_revoke_and_replace.py", "test_request_and_accept.py", "test_killed.py", "test_intruder.py"),
+    *("test_two_hosts.py", "open stack", "test_keys_rotation.py", "test_keys_out.py", "test_keys_in.py"),
+    *("test_enrolment.py", "test_memory_killed.py", "test_rotation_killed.py", "test_partition.py"),
+    *("test_cli_watch.py", "test_events.py", "test_audit_witness.py", "test_rotation.py", "test_host_archive.py"),
+    *("test_crash_safety.py", "test_revoke_and_replace.py", "test_request_and_accept.py", "test_killed.py"),
 )
-# Of these files every test is a unit of its own: nothing is shared, and together they would be the run's last.
+# Beginnings of tests that are a unit each: they share nothing with their file, which would be the run's last.
 BY_TEST = (
+    "test_enrolment.py::test_killed_at_any_moment_the_next_run_joins",
     *("test_rotation_killed.py", "test_partition.py", "test_cli_watch.py", "test_audit_witness.py", "test_rotation.py"),
     *("test_crash_safety.py", "test_revoke_and_replace.py", "test_request_and_accept.py", "test_killed.py"),
 )
-# They measure this machine, or load it so that others would miss their deadlines.
-ALONE = ("tests/adversary/",)  # beginnings of their ids
+# They measure this machine, and load it so that others would miss their deadlines.
+ALONE = ("tests/adversary/",)
 
 
 def runs_alone(nodeid: str) -> bool:
@@ -54,11 +51,11 @@ def starts_containers(nodeid: str) -> bool:
 
 def unit_of(nodeid: str) -> str:
     """Return what a test is given to a process with: its file, more than that, or the test alone."""
-    file = nodeid.partition("::")[0]
+    file, _, test = nodeid.partition("::")
     name = file.rpartition("/")[2]
     if starts_containers(nodeid) and name in OPEN_STACK:
-        return "tests/containers/ with an open stack"
-    return nodeid if name in BY_TEST else file
+        return OPEN_STACK_UNIT
+    return nodeid if f"{name}::{test}".startswith(BY_TEST) else file
 
 
 def order(unit: str) -> tuple[bool, int]:
@@ -73,12 +70,22 @@ class Sharing(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         return unit_of(nodeid)
 
+    def _reschedule(self, node: WorkerController) -> None:
+        if self.workqueue and not self._for(node):
+            node.shutdown()  # once it has run what it was given
+        else:
+            super()._reschedule(node)
+
     def _assign_work_unit(self, node: WorkerController) -> None:
-        containers = sorted(self.nodes, key=lambda each: each.gateway.id).index(node) < CONTAINER_PROCESSES
-        waiting = sorted(self.workqueue, key=order)  # stable: as they were collected, where nothing else is said
-        fitting = [unit for unit in waiting if starts_containers(unit) == containers and not runs_alone(unit)]
-        self.workqueue.move_to_end((fitting or waiting)[0], last=False)
+        self.workqueue.move_to_end((self._for(node) or list(self.workqueue))[0], last=False)
         super()._assign_work_unit(node)
+
+    def _for(self, node: WorkerController) -> list[str]:
+        """Return the units that a process may take, in the order in which it takes them."""
+        units = sorted(self.workqueue, key=order)  # stable: as they were collected, where nothing else is said
+        if sorted(self.nodes, key=lambda each: each.gateway.id).index(node) < CONTAINER_PROCESSES:
+            return sorted(units, key=lambda unit: (runs_alone(unit), not starts_containers(unit)))
+        return [unit for unit in units if not starts_containers(unit) and not runs_alone(unit)]
 
 
 @contextmanager
