@@ -3,17 +3,19 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = """
-import twinhost.secure_zmq
-from twinhost.secure_zmq import AsyncClient, Client, Server
+import twinhost
+from twinhost import AsyncClient, Client, NotAuthorized, connect
+from twinhost.secure_zmq import Server
 from main_pc_code.src.network.secure_zmq import configure_secure_server, start_auth
 from main_pc_code.utils.network_utils import load_network_config
-print(twinhost.secure_zmq.__file__)
+print(twinhost.__file__)
 """
 
 
@@ -23,6 +25,11 @@ def makes_venvs(python: str) -> bool:
 
 FOUND = [sys.executable, *filter(None, (shutil.which(f"python3.{minor}") for minor in (11, 12, 13)))]
 PYTHONS = [each for each in FOUND if makes_venvs(each)]  # at least the one that runs this
+
+
+def run(command: Sequence[str | Path], folder: Path) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": "/usr/bin:/bin"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +48,13 @@ def test_pip_install_gives_a_working_client(python: str, source: Path, tmp_path:
     subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
     installed = tmp_path / "venv" / "bin" / "python"
     subprocess.run([installed, "-m", "pip", "install", "--quiet", source], check=True, timeout=120)
-    done = subprocess.run(
-        [installed, "-c", PROGRAM],
-        cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run([installed, "-c", PROGRAM], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path))
     names = subprocess.check_output([installed, "-m", "pip", "list", "--format", "freeze"], text=True).lower()
     assert "pyzmq" in names
     for other in ("typer", "uvicorn", "starlette", "prometheus", "psutil"):
         assert other not in names
+    done = run([tmp_path / "venv" / "bin" / "twinhost", "status"], tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "twinhost: the package typer is not installed; run: pip install 'twinhost[cli]'\n"
