@@ -95,7 +95,7 @@ def test_it_shows_the_system_as_it_is(opened: Open) -> None:
     expect(page.locator("#hosts canvas").first).to_be_visible()
 
 
-def test_it_asks_nobody_but_mainpc_and_has_nothing_to_complain_of(opened: Open) -> None:
+def test_the_page_loads_only_from_mainpc_without_errors(opened: Open) -> None:
     """No other site, no word on the console: the strict policy stops nothing of its own."""
     opened.page.wait_for_timeout(2_000)
     assert {request.url.split("/")[2] for request in opened.asked} == {opened.url.split("/")[2]}
@@ -155,7 +155,7 @@ def test_a_screen_reader_finds_its_way(opened: Open) -> None:
     assert all(found["charts"])
 
 
-def test_an_agent_that_registers_appears_and_its_hostile_name_is_text(opened: Open, stack: Stack) -> None:
+def test_a_registered_agents_hostile_name_is_shown_as_text(opened: Open, stack: Stack) -> None:
     """Within seconds, without a reload; what it is called is shown and not run."""
     with stack.client("mainpc") as client:
         client.call("register_agent", agent_name=HOSTILE, status="HEALTHY")

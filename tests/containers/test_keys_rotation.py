@@ -146,7 +146,7 @@ def test_a_killed_rotation_is_taken_up_by_the_next_run(
     ("host", "victim", "moment"),
     [("mainpc", "mainpc", WAITS), ("mainpc", "pc2", WAITS), ("pc2", "pc2", SWITCHED)],
 )
-def test_an_agent_that_dies_amid_a_rotation_comes_back_to_a_good_end(
+def test_an_agent_that_dies_amid_a_rotation_completes_it(
     rotating: Stack, keys: Keys, host: str, victim: str, moment: str
 ) -> None:
     """kill -9 of an agent, which the engine starts again; the run may go on or give up, and the next one ends well."""

@@ -72,7 +72,7 @@ def test_an_error_finds_its_solution(client: Client) -> None:
     assert client.call("get_error_solution", error_message="nothing of the kind")["solution"] is None
 
 
-def test_an_unknown_error_that_comes_again_is_proposed_to_everybody(own: Stack, client: Client) -> None:
+def test_a_recurring_unknown_error_is_proposed_to_all(own: Stack, client: Client) -> None:
     """As an event on mainpc, with pc2's name under it."""
     word = uuid.uuid4().hex[:8].translate(str.maketrans("0123456789", "ghijklmnop"))
     for number in range(3):
@@ -87,7 +87,7 @@ def test_an_unknown_error_that_comes_again_is_proposed_to_everybody(own: Stack, 
     assert (event["event_type"], event["written_by"]) == ("error_pattern_proposed", UMRA)
 
 
-def test_cut_off_from_mainpc_it_serves_and_tells_the_rest_once_in_order(own: Stack, client: Client) -> None:
+def test_cut_off_it_serves_and_later_sends_all_once_in_order(own: Stack, client: Client) -> None:
     """Both ways, by taking pc2 off the link; what it owes waits on its disk, and health says how much."""
     pc2, (link,) = own.container("pc2"), own.networks([f"{own.project}_link"])
     words = [uuid.uuid4().hex[:8].translate(str.maketrans("0123456789", "ghijklmnop")) for _ in range(5)]

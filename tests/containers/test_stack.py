@@ -68,7 +68,7 @@ def test_keys_and_program_can_not_be_written(stack: Stack, host: str, target: st
 
 
 @pytest.mark.parametrize("host", FOLDERS)
-def test_what_a_host_may_write_among_the_keys_is_one_folder_of_public_ones(stack: Stack, host: str) -> None:
+def test_a_host_may_write_one_folder_of_public_keys(stack: Stack, host: str) -> None:
     """mainpc lists whom it let in, pc2 what mainpc told it; neither reaches its own secret, nor certs-init's files."""
     mounts = stack.container(host).attrs["Mounts"]
     writable = {mount["Destination"] for mount in mounts if mount["RW"]}

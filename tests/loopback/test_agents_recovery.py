@@ -63,7 +63,7 @@ def test_what_was_acknowledged_survives_kill_9(hosts: Hosts, name: str) -> None:
 
 
 @pytest.mark.unified_memory_agent
-def test_killed_again_and_again_amid_calls_nothing_is_lost_or_doubled(hosts: Hosts, tmp_path: Path) -> None:
+def test_repeated_kills_amid_calls_lose_and_double_nothing(hosts: Hosts, tmp_path: Path) -> None:
     """A client retries each call until it is acknowledged; the ledger finds each one there exactly once."""
     agent = hosts.start(UMRA).wait_until_serving()
     ledger, enough = Ledger(tmp_path / "ledger"), threading.Event()

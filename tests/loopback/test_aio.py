@@ -119,7 +119,7 @@ def test_a_link_that_is_secured_on_one_side_is_refused(
     assert type(refusal(SecuredAddress(open_agent.address, peer_keys, new_pair().public))) is SecurityMismatch
 
 
-def test_a_mute_server_and_nobody_are_unreachable_at_the_deadline(peer_keys: KeyPair) -> None:
+def test_a_mute_or_absent_server_is_unreachable_at_the_deadline(peer_keys: KeyPair) -> None:
     """ServerUnreachable when the time is over, whether somebody listens or not."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
@@ -173,7 +173,7 @@ def test_calls_in_flight_come_through_a_restart_once(home: Path, server_keys: Ke
     assert len(first.executions) + len(second.executions) == 64
 
 
-def test_bad_fields_and_too_much_are_refused_before_they_are_sent(agent: ServedAgent, peer_keys: KeyPair) -> None:
+def test_bad_or_large_fields_are_refused_before_sending(agent: ServedAgent, peer_keys: KeyPair) -> None:
     """The caller gets the typed error, and the client goes on."""
 
     async def use(client: AsyncClient) -> None:

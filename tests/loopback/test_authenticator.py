@@ -144,9 +144,7 @@ def test_a_fault_of_the_handler_lets_nobody_in_and_passes(home: Path, server_key
     assert [type(line["exc_info"]) for line in lines if line["event"] == "zap_handler_fault"] == [KeyError]
 
 
-def test_a_lasting_fault_of_the_handler_is_among_the_causes_that_the_client_names(
-    home: Path, server_keys: KeyPair, peer_keys: KeyPair
-) -> None:
+def test_a_lasting_zap_fault_is_among_the_clients_causes(home: Path, server_keys: KeyPair, peer_keys: KeyPair) -> None:
     """To a client it is a server that stays mute, or hangs up where the answer is there before libzmq waits for it:
     which of the two is a race. Once it is mended, the same client gets in."""
     refusal = pytest.raises(

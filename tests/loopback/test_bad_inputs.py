@@ -112,7 +112,7 @@ def test_a_refused_request_keeps_its_id(dealer: "zmq.Socket[bytes]") -> None:
     assert exchange(dealer, GOOD, b"more")["request_id"] == "good"
 
 
-def test_a_message_over_the_hard_limit_ends_its_own_connection_alone(
+def test_an_oversized_message_ends_only_its_connection(
     dealer: "zmq.Socket[bytes]", served: ServedAgent, peer_keys: KeyPair
 ) -> None:
     """Over twice the limit, libzmq cuts the connection; another client's stays, and the sender may come back."""

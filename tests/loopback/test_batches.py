@@ -78,7 +78,7 @@ def test_what_only_reads_comes_in_small_batches(asked: Callable[..., Any]) -> No
     assert sum(answerer.first) == MANY
 
 
-def test_a_commit_is_shared_by_what_has_come_and_by_no_more_than_is_allowed(asked: Callable[..., Any]) -> None:
+def test_a_commit_is_shared_by_a_bounded_batch(asked: Callable[..., Any]) -> None:
     """Asked for more, the loop hands over what is there, in its order."""
     answerer = Answerer(commits=True)
     assert asked(answerer, numbered(MANY)) == numbered(MANY)

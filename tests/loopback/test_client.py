@@ -75,7 +75,7 @@ def in_background(call: Callable[[], Reply]) -> "tuple[threading.Thread, list[Re
 
 
 @pytest.mark.parametrize("secure", [True, False])
-def test_a_change_is_executed_once_over_a_crash_between_commit_and_reply(
+def test_a_change_runs_once_over_a_crash_before_the_reply(
     home: Path, server_keys: KeyPair, peer_keys: KeyPair, secure: bool
 ) -> None:
     """The client sends the same request again to the restarted agent, and gets the reply of the first execution."""

@@ -109,7 +109,7 @@ def pc2_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             yield client
 
 
-def test_who_asks_for_an_agent_that_is_gone_hears_so_and_nobody_else_waits(pc2_alone: Client, hosts: Hosts) -> None:
+def test_a_missing_agent_is_reported_and_nobody_waits(pc2_alone: Client, hosts: Hosts) -> None:
     """Within the promised time; another request is answered meanwhile."""
     hosts.start(UMRA).wait_until_serving()
     with hosts.client(UMRA) as one, hosts.client(UMRA, by=UMRA) as other:

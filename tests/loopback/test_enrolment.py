@@ -337,7 +337,7 @@ def test_joined_again_with_the_same_line_it_stays_joined(site: Site) -> None:
     assert site.join(line).status == 1
 
 
-def test_a_restart_of_mainpc_between_proposal_and_proof_is_made_good(site: Site) -> None:
+def test_a_rotation_survives_a_restart_before_its_proof(site: Site) -> None:
     """What was proposed is forgotten; the next run proposes the same pair again, which lies on the disk."""
     line, tree = site.invite(), site.trees / "new"
     assert killed_at(site, line, tree, 1, after=".joined")

@@ -157,7 +157,7 @@ def test_only_granted_topics_are_heard(hosts: Hosts) -> None:
         )
 
 
-def test_who_comes_and_goes_is_heard_and_so_is_a_change_of_whom_to_trust(hosts: Hosts) -> None:
+def test_connections_and_trust_changes_are_notified(hosts: Hosts) -> None:
     """Under topics of their own, with who said so, and with the revision that `get_trust` answers from then on."""
     hosts.start(SDT).wait_until_serving()
     topics = [b"EVENT:", b"ERROR:", b"AGENT:", b"TRUST:"]

@@ -165,7 +165,7 @@ def test_a_granted_subscriber_hears_its_topics(served: ServedFeed, peer_keys: Ke
     assert {caller.fingerprint for caller in served.asked} == {peer_keys.public.fingerprint}
 
 
-def test_a_topic_that_is_not_granted_is_refused_and_the_connection_closed(
+def test_an_ungranted_topic_closes_the_connection(
     served: ServedFeed, peer_keys: KeyPair, neighbour_keys: KeyPair, connect: Connect
 ) -> None:
     """Also the empty one, which would be everything; the topics it had before go with the connection."""
@@ -213,7 +213,7 @@ def test_a_stranger_hears_nothing(served: ServedFeed, stranger_keys: KeyPair) ->
     assert served.asked == []
 
 
-def test_a_withdrawn_key_hears_nothing_more_and_its_neighbour_loses_nothing(
+def test_a_withdrawn_key_gets_nothing_and_others_lose_nothing(
     neighbour_keys: KeyPair, home: Path, server_keys: KeyPair, peer_keys: KeyPair
 ) -> None:
     """Within a second of the file's removal, under steady traffic."""
@@ -269,9 +269,7 @@ def test_a_grant_that_is_withdrawn_ends_the_subscription(served: ServedFeed, pee
         assert subscriber.get(QUIET_S) is None
 
 
-def test_a_subscriber_whose_predecessor_s_end_is_told_late_does_not_escape(
-    served: ServedFeed, peer_keys: KeyPair
-) -> None:
+def test_a_late_end_event_lets_no_subscriber_escape(served: ServedFeed, peer_keys: KeyPair) -> None:
     """It has the same descriptor, and spoke before the monitor's thread found time for the other's end."""
     monitor, told = served.socket.monitor, threading.Event()
     tell = monitor._on_event
@@ -524,7 +522,7 @@ def test_a_manual_grant_goes_to_whose_message_was_read_last(context: Context) ->
     assert manual.hears(b"T") == [manual.fds.index(first[1])]
 
 
-def test_behind_a_message_that_is_no_subscription_a_manual_grant_goes_astray(context: Context) -> None:
+def test_a_manual_grant_goes_astray_behind_other_messages(context: Context) -> None:
     """libzmq 4.3.5 has two queues and gives such a message a place in one alone; both are empty together."""
     manual = Manual(context)
     other, mine, astray = manual.peers
@@ -544,7 +542,7 @@ def test_behind_a_message_that_is_no_subscription_a_manual_grant_goes_astray(con
     assert manual.hears(b"again") == [1]
 
 
-def test_the_end_of_a_connection_comes_as_unsubscriptions_without_an_origin(context: Context) -> None:
+def test_a_connections_end_arrives_as_unsubscriptions(context: Context) -> None:
     """They are libzmq's own, and a grant behind one goes to nobody."""
     manual = Manual(context)
     manual.peers[0].close(0)

@@ -157,9 +157,7 @@ def watched_agent(home: Path, server_keys: KeyPair) -> Iterator[ServedAgent]:
         yield served
 
 
-def test_a_removed_peers_live_session_is_refused_at_its_next_message(
-    watched_agent: ServedAgent, home: Path, peer_keys: KeyPair
-) -> None:
+def test_a_removed_peers_session_is_refused_at_once(watched_agent: ServedAgent, home: Path, peer_keys: KeyPair) -> None:
     """Deleting the key file is enough: the session that is up gets PeerNotLive within two seconds, and nothing done."""
     with Client(watched_agent.secured(peer_keys)) as client:
         client.call("add", amount=2)

@@ -39,7 +39,7 @@ def test_an_enforced_domain_refuses_where_no_handler_answers(
     assert not server.poll(NOT_SERVED_MS)
 
 
-def test_an_empty_domain_skips_a_running_handler_where_it_is_enforced(
+def test_an_empty_zap_domain_skips_the_handler(
     context: "Context", clients: Clients, server_keys: KeyPair, stranger_keys: KeyPair
 ) -> None:
     """The domain must never be empty: this handler refuses everybody and is not asked."""
@@ -72,7 +72,7 @@ def test_options_after_bind_do_nothing(context: "Context", clients: Clients, ser
     assert server.poll(PATIENCE_MS)
 
 
-def test_a_curve_server_without_a_secret_binds_and_says_so_nowhere(context: "Context") -> None:
+def test_a_curve_server_without_a_secret_binds_silently(context: "Context") -> None:
     """It has the all-zero key; `bind` does not complain."""
     server = context.socket(zmq.DEALER)
     server.curve_server = True
@@ -80,7 +80,7 @@ def test_a_curve_server_without_a_secret_binds_and_says_so_nowhere(context: "Con
     assert server.getsockopt(zmq.MECHANISM) == zmq.CURVE
 
 
-def test_a_socket_in_use_has_a_last_endpoint_and_a_fresh_one_has_none(context: "Context") -> None:
+def test_only_a_socket_in_use_has_a_last_endpoint(context: "Context") -> None:
     """`require_fresh` relies on it, for every way to come into use."""
     fresh, bound, connected, unbound = (context.socket(zmq.DEALER) for _ in range(4))
     bound.bind("tcp://127.0.0.1:*")
@@ -92,7 +92,7 @@ def test_a_socket_in_use_has_a_last_endpoint_and_a_fresh_one_has_none(context: "
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_exception_in_a_callback_kills_pyzmqs_own_authenticator(
+def test_a_callback_exception_kills_pyzmqs_authenticator(
     context: "Context", clients: Clients, server_keys: KeyPair, peer_keys: KeyPair
 ) -> None:
     """It is why there is a handler of our own."""
@@ -111,7 +111,7 @@ def test_an_exception_in_a_callback_kills_pyzmqs_own_authenticator(
     handler.pipe = None  # type: ignore[assignment]  # whose end would wait for the dead thread
 
 
-def test_pyzmqs_key_files_are_readable_by_others_and_its_loader_takes_anything(tmp_path: Path) -> None:
+def test_pyzmqs_key_files_are_readable_and_unchecked(tmp_path: Path) -> None:
     """It is why there is a writer and a loader of our own."""
     (tmp_path / "x.key").write_text('curve\n    public-key = "abc"\n')
     assert zmq.auth.load_certificate(tmp_path / "x.key")[0] == b"abc"

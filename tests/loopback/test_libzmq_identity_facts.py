@@ -55,9 +55,7 @@ def test_the_handler_is_asked_at_the_handshake_alone(
     assert server.poll(PATIENCE_MS)
 
 
-def test_a_routing_id_that_libzmq_gives_begins_with_a_zero_and_a_chosen_one_may_too(
-    context: "Context", clients: Clients
-) -> None:
+def test_libzmqs_and_chosen_routing_ids_may_begin_with_zero(context: "Context", clients: Clients) -> None:
     """The zero proves nothing: what keeps a cached identity true is that the end of its connection drops it."""
     router = context.socket(zmq.ROUTER)
     router.bind("tcp://127.0.0.1:*")

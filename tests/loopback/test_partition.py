@@ -87,7 +87,7 @@ def wait_until_nothing_is_owed(pc2: AgentProcess) -> None:
 
 
 @pytest.mark.parametrize("killed", [(SDT,), (UMRA,), (SDT, UMRA)], ids=["mainpc", "pc2", "both"])
-def test_killed_while_it_is_told_everything_arrives_once_and_in_order(hosts: Hosts, killed: tuple[str, ...]) -> None:
+def test_killed_while_receiving_all_arrives_once_in_order(hosts: Hosts, killed: tuple[str, ...]) -> None:
     """With kill -9, several times, at a moment of chance; no stored reply helps, the ids alone do."""
     indebted(hosts)
     agents = {name: hosts.start(name).wait_until_serving() for name in (UMRA, SDT)}
@@ -106,7 +106,7 @@ def test_killed_while_it_is_told_everything_arrives_once_and_in_order(hosts: Hos
     assert [each["event_type"] for each in starts] == ["agent_started"] * (2 + KILLS * (UMRA in killed))
 
 
-def test_a_pc2_that_could_note_nothing_tells_everything_again_and_it_counts_once(hosts: Hosts) -> None:
+def test_events_resent_by_pc2_are_counted_once(hosts: Hosts) -> None:
     """Killed between sending and noting, for every single one: its database is as it was before."""
     indebted(hosts)
     before, after = hosts.database(UMRA), hosts.root / "before.sqlite3"
@@ -145,7 +145,7 @@ def test_while_mainpc_is_gone_pc2_serves_and_says_what_waits(hosts: Hosts) -> No
     assert (newest["event_type"], newest["source_agent"], newest["data"]) == ("agent_started", UMRA, {"host": "pc2"})
 
 
-def test_what_pc2_measured_while_mainpc_was_gone_is_in_the_history_once(hosts: Hosts) -> None:
+def test_samples_taken_without_mainpc_are_in_history_once(hosts: Hosts) -> None:
     """Killed on both sides meanwhile; what is current is always a sample that came in time."""
     mainpc, pc2 = hosts.start_both()
     mainpc.kill()

@@ -96,7 +96,7 @@ def is_closed(dealer: PlainClient, within_s: float) -> bool:
 
 
 @pytest.mark.parametrize("withdraw", [remove, revoke], ids=["removed", "revoked"])
-def test_it_is_refused_and_closed_and_its_neighbour_loses_nothing(
+def test_it_is_refused_and_closed_and_others_lose_nothing(
     neighbour_keys: KeyPair, watched_agent: ServedAgent, home: Path, peer_keys: KeyPair, withdraw: Revoke
 ) -> None:
     """Within a second of the file's change, also for connections that say nothing; and no handshake succeeds again."""
@@ -143,9 +143,7 @@ def test_a_key_that_expires_is_closed_where_it_idles(home: Path, server_keys: Ke
             again.call("who_am_i")
 
 
-def test_a_message_after_it_closes_the_connection_whatever_was_known_of_it(
-    agent: ServedAgent, home: Path, peer_keys: KeyPair
-) -> None:
+def test_a_later_message_closes_the_connection(agent: ServedAgent, home: Path, peer_keys: KeyPair) -> None:
     """The second defence: a session that the first look missed is closed when it says something."""
     with open_session(connect_to(agent.address), peer_keys, agent.public_key) as dealer:
         dealer.send(WHO_AM_I)
@@ -174,7 +172,7 @@ def test_it_is_logged_with_its_reason(agent: ServedAgent, home: Path, peer_keys:
     assert line["reason"] == "its key is no longer authorised"
 
 
-def test_a_silent_neighbour_that_is_closed_by_mistake_loses_nothing(
+def test_a_silent_neighbour_closed_by_mistake_loses_nothing(
     neighbour_keys: KeyPair,
     agent: ServedAgent,
     home: Path,
@@ -280,7 +278,7 @@ def test_who_spoke_before_the_monitor_told_of_it_keeps_its_name(pair: Pair) -> N
     assert pair.open
 
 
-def test_a_connection_that_the_monitor_tells_of_late_is_closed_at_the_next_look(pair: Pair) -> None:
+def test_a_late_monitor_event_closes_the_connection(pair: Pair) -> None:
     connections = withdrawn("theirs")
     connections.kick()
     connections.observe(pair.accepted())

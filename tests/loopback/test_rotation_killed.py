@@ -81,7 +81,7 @@ def test_killed_at_any_step_the_next_run_ends_well(site: Site, whose: str) -> No
 
 @pytest.mark.parametrize("victim", [SDT, UMRA])
 @pytest.mark.parametrize("whose", [SDT, UMRA])
-def test_an_agent_that_is_killed_amid_a_rotation_comes_back_to_a_good_end(site: Site, whose: str, victim: str) -> None:
+def test_an_agent_killed_amid_a_rotation_completes_it(site: Site, whose: str, victim: str) -> None:
     """kill -9 of either agent at every sixth step; the run may go on or give up, and the next one ends well."""
     for step in range(2, ALL_STEPS, 6):
         old = site.pair(whose)
@@ -95,7 +95,7 @@ def test_an_agent_that_is_killed_amid_a_rotation_comes_back_to_a_good_end(site: 
     assert 15 < step < ALL_STEPS
 
 
-def test_an_agent_of_which_a_restarted_mainpc_knows_nothing_is_waited_for(site: Site) -> None:
+def test_an_agent_unknown_after_a_restart_is_waited_for(site: Site) -> None:
     """mainpc has forgotten how far pc2 follows; the key is not changed before it has been told of the next one."""
     site.agents[UMRA].send(signal.SIGSTOP)
     site.restart(SDT)

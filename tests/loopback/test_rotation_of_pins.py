@@ -144,9 +144,7 @@ class Workers:
             await asyncio.gather(*(one(client) for _ in range(IN_FLIGHT)))
 
 
-def test_nothing_is_lost_or_doubled_through_five_changes_of_the_servers_key(
-    home: Path, server_keys: KeyPair, peer_keys: KeyPair
-) -> None:
+def test_five_server_key_changes_lose_and_double_nothing(home: Path, server_keys: KeyPair, peer_keys: KeyPair) -> None:
     """Four clients change things without a pause, one with 32 calls in flight: all are confirmed, and done once."""
     with lives(home, server_keys) as next_life:
         agents = [next_life(None)]
@@ -182,7 +180,7 @@ def test_the_next_key_is_found_quickly(home: Path, server_keys: KeyPair, peer_ke
 
 
 @both
-def test_a_change_is_executed_once_over_a_crash_and_a_change_of_keys(
+def test_a_change_runs_once_over_a_crash_and_a_rotation(
     home: Path, server_keys: KeyPair, peer_keys: KeyPair, kind: Kind
 ) -> None:
     """The server dies between commit and reply and comes back with its next key: the first execution's reply comes."""
@@ -306,7 +304,7 @@ def renewed(pair: KeyPair) -> KeyPair:
 
 
 @both
-def test_an_own_key_changed_while_idle_is_shown_from_the_next_call_on(
+def test_a_key_changed_while_idle_is_used_from_the_next_call(
     agent: ServedAgent, home: Path, peer_keys: KeyPair, kind: Kind
 ) -> None:
     """No call fails on the way, and the new key is who calls."""
@@ -328,7 +326,7 @@ class ChangesWhenRefused:
 
 
 @both
-def test_a_session_whose_key_was_retired_in_the_middle_of_a_call_is_replaced(
+def test_a_session_with_a_key_retired_amid_a_call_is_replaced(
     agent: ServedAgent, home: Path, peer_keys: KeyPair, kind: Kind
 ) -> None:
     """The old key is refused as no longer live; the same call goes through with the new one, once."""

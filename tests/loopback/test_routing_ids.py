@@ -107,9 +107,7 @@ def test_a_reply_is_nobody_elses_who_took_over_the_routing_id(
     assert taker.recv() == b"of the taker"
 
 
-def test_a_newer_connection_with_the_descriptor_of_an_older_one_is_answered(
-    agent: ServedAgent, peer_keys: KeyPair
-) -> None:
+def test_a_connection_with_a_reused_descriptor_is_answered(agent: ServedAgent, peer_keys: KeyPair) -> None:
     """The end of the older one may be heard of late: it is not taken for that of who has its descriptor now."""
     sessions = agent.server_socket.sessions
     assert isinstance(sessions, SecuredSessions)
@@ -128,7 +126,7 @@ def test_a_newer_connection_with_the_descriptor_of_an_older_one_is_answered(
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["one connection", "it came back"])
-def test_who_asks_twice_gets_both_replies_whatever_is_heard_of_ends(
+def test_two_requests_get_both_replies_despite_end_events(
     agent: ServedAgent,
     collected: tuple[str, ServerSocket, Collector],
     peer_keys: KeyPair,

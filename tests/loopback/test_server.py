@@ -100,7 +100,7 @@ def test_a_routing_id_is_no_identity(
 
 
 @pytest.mark.parametrize("routing_id", [b"the same", b"\0same"])
-def test_the_routing_id_of_a_session_that_ended_unanswered_is_no_identity(
+def test_an_ended_sessions_routing_id_is_no_identity(
     connect: Connect, agent: ServedAgent, home: Path, peer_keys: KeyPair, stranger_keys: KeyPair, routing_id: bytes
 ) -> None:
     """An operator's message that is read after its connection ended leaves nothing behind for another to take up."""

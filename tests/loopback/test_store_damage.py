@@ -66,9 +66,7 @@ def overwrite(path: Path, offset: int) -> None:
 
 
 @pytest.mark.parametrize("where", ["database", "log"])
-def test_a_damaged_memory_is_found_set_aside_told_and_restored_by_one_command(
-    hosts: Hosts, tmp_path: Path, where: str
-) -> None:
+def test_a_damaged_memory_is_restored_by_one_command(hosts: Hosts, tmp_path: Path, where: str) -> None:
     """Health is not ready from the start until the backup is in its place; the loss is told by count."""
     agent = hosts.start(UMRA).wait_until_serving()
     assert store_damage(agent) == {"ok": True, "detail": "ok"}
@@ -108,7 +106,7 @@ def test_a_damaged_memory_is_found_set_aside_told_and_restored_by_one_command(
     assert len(quarantined(database, DAMAGED)) == len(quarantined(database, REPLACED)) == 1
 
 
-def test_a_broken_index_of_words_is_rebuilt_and_nothing_is_set_aside(hosts: Hosts) -> None:
+def test_a_broken_word_index_is_rebuilt_in_place(hosts: Hosts) -> None:
     """The rows it is made of are whole: the start costs none, and there is no loss to tell."""
     agent = hosts.start(UMRA).wait_until_serving()
     with hosts.client(UMRA) as client:
@@ -137,7 +135,7 @@ def test_a_loss_that_is_acknowledged_is_told_no_more(hosts: Hosts) -> None:
     wait_until(lambda: store_damage(agent)["ok"], PATIENCE_S, "the check is green")
 
 
-def test_writes_go_on_while_a_backup_is_taken_and_none_is_half_in_it(hosts: Hosts, tmp_path: Path) -> None:
+def test_writes_during_a_backup_are_in_it_whole_or_not(hosts: Hosts, tmp_path: Path) -> None:
     """The agent answers between the parts."""
     hosts.start(UMRA).wait_until_serving()
     write(hosts, *(f"u{number}" for number in range(300)))
@@ -162,7 +160,7 @@ def test_mainpcs_damaged_database_stops_its_start(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize("where", ["page", "log"])
-def test_a_damage_that_mainpc_would_not_come_upon_at_its_start_stops_it_too(hosts: Hosts, where: str) -> None:
+def test_hidden_damage_stops_mainpcs_start_too(hosts: Hosts, where: str) -> None:
     """A page of a table that is read later, or its log, which SQLite reads up to the first bad frame; both stay."""
     agent = hosts.start(SDT).wait_until_serving()
     with hosts.client(SDT) as client:

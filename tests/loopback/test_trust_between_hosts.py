@@ -57,7 +57,7 @@ def test_a_key_that_mainpc_let_in_is_known_on_pc2(hosts: Hosts) -> None:
     assert gets_in(hosts, SDT, third)
 
 
-def test_a_key_that_is_revoked_on_mainpc_is_refused_everywhere_within_a_second(hosts: Hosts) -> None:
+def test_a_revoked_key_is_refused_everywhere_within_a_second(hosts: Hosts) -> None:
     """Live sessions on both hosts, and the subscriber of the feed, end; a neighbour loses nothing meanwhile."""
     third = new_pair("third", "laptop")
     let_in(hosts, third)

@@ -16,7 +16,7 @@ from twinhost.version import VERSION
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_package_and_the_image_have_the_version_that_the_agents_tell() -> None:
+def test_package_image_and_agents_have_one_version() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
     assert f"twinhost:{VERSION}" in (ROOT / "docker-compose.yml").read_text()
 

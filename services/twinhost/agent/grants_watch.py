@@ -9,7 +9,7 @@ import watchfiles
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

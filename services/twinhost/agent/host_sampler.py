@@ -9,7 +9,7 @@ import psutil
 import structlog
 
 from twinhost.agent.host_metrics import MB, Cgroup, Gpus, HostSample
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

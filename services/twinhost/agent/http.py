@@ -30,9 +30,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from twinhost.agent.telemetry import CONTENT_TYPE
 from twinhost.network_config.model import is_address
+from twinhost.rate_limit import LogBudget, TokenBuckets
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
-from twinhost.secure_zmq.rate_limit import LogBudget, TokenBuckets
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KEY_BYTES, fingerprint_of
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_zap_socket
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

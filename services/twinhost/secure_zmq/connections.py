@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
-from twinhost.secure_zmq.rate_limit import LogBudget
 
 if TYPE_CHECKING:
     from twinhost.secure_zmq.authenticator import SessionLimits

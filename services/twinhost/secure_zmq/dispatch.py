@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 import structlog
 
+from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action, Translation, Translator, no_dialect
 from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, no_caller_named
 from twinhost.secure_zmq.errors import (
@@ -31,7 +32,6 @@ from twinhost.secure_zmq.errors import (
     StoreUnavailable,
     TransactionLost,
 )
-from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.wire import (
     Answer,
     Reply,

@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 import structlog
 import zmq
 
+from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket, origin
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MessageTooLarge, PeerNotLive
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.rate_limit import LogBudget
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

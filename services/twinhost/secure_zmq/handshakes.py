@@ -21,12 +21,12 @@ from typing import assert_never
 
 import structlog
 
+from twinhost.rate_limit import LogBudget, WindowLimit
 from twinhost.secure_zmq.connections import Connection, Connections, held, most_pending, remote, shut
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.secure_zmq.monitor import Happening, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
-from twinhost.secure_zmq.rate_limit import LogBudget, WindowLimit
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from enum import Enum, auto
 
 import zmq
 
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 
 class Happening(Enum):

@@ -24,7 +24,7 @@ from twinhost.secure_zmq.certificates import (
 )
 from twinhost.secure_zmq.errors import ConfigurationError, KeyMismatch, LimitReached
 from twinhost.secure_zmq.keys import UNLIMITED, Certificate, KeyPair, PublicKey, fingerprint_of
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

@@ -12,14 +12,14 @@ from concurrent.futures import Future
 import structlog
 import zmq
 
+from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, ServerSocket, Session
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.sockets import plain_send
-from twinhost.secure_zmq.worker import Heartbeat
+from twinhost.worker import Heartbeat
 
 _log = structlog.get_logger(__name__)
 

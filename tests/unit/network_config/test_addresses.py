@@ -35,7 +35,7 @@ def test_a_service_of_the_other_host_is_refused() -> None:
         get_pc2_address("SystemDigitalTwin")
 
 
-def test_an_unknown_service_or_host_is_refused_with_those_there_are() -> None:
+def test_an_unknown_service_or_host_is_refused_with_a_list() -> None:
     """The message is the list to choose from."""
     known = "SystemDigitalTwin, UnifiedMemoryReasoningAgent"
     with pytest.raises(ConfigurationError, match=f"there is no agent 'Sdt'; there are: {known}"):

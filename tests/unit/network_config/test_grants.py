@@ -31,9 +31,7 @@ def test_grants_are_sets_of_actions_by_role(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["invitation", "candidate"])
 @pytest.mark.parametrize("actions", [["*"], ["ping"], [], ["enrol"]])
-def test_the_roles_of_keys_that_act_for_nobody_can_not_be_granted_anything(
-    tmp_path: Path, role: str, actions: list[str]
-) -> None:
+def test_roles_that_act_for_nobody_get_no_grants(tmp_path: Path, role: str, actions: list[str]) -> None:
     """Not even less: they are what enrolment is made of."""
     complaint = refused(tmp_path, {**GOOD, "grants": {role: actions}})
     assert complaint.startswith(f"grants.{role} can't be set: the grants of the role {role} are built in")
@@ -153,7 +151,7 @@ def test_the_ends_of_what_is_allowed_are_allowed(tmp_path: Path, days: int) -> N
         "a: " + "9" * 5_000,
     ],
 )
-def test_a_value_that_the_reader_of_yaml_chokes_on_is_refused_too(tmp_path: Path, text: str) -> None:
+def test_a_value_that_breaks_the_yaml_reader_is_refused(tmp_path: Path, text: str) -> None:
     """PyYAML lets foreign errors through; the watch of a running agent's file would die of one."""
     path = tmp_path / "network_config.yaml"
     path.write_text(text)

@@ -72,7 +72,7 @@ def test_every_reply_says_what_it_is(declared: dict[str, Declaration]) -> None:
         assert words <= ({"ok", "degraded", "error"} if "health" in kind.__name__.lower() else {"ok", "success"}), kind
 
 
-def test_what_is_made_from_a_schema_is_allowed_and_what_lacks_a_field_is_not(schema: Schema) -> None:
+def test_schema_instances_are_allowed_and_incomplete_ones_not(schema: Schema) -> None:
     """The least of each reply and the whole of it; less than the least is none."""
     narrow = Schema(closed(schema.root))
     for action, replies in schema.root["properties"].items():

@@ -77,7 +77,7 @@ def test_a_candidate_of_the_same_owner_gives_way(peers: AuthorizedPeers) -> None
     assert [peer.name for peer in peers.all()] == ["candidate:agent", "candidate:other"]
 
 
-def test_there_is_room_for_so_many_and_their_time_makes_room_again(peers: AuthorizedPeers, clock: WallClock) -> None:
+def test_open_slots_are_bounded_and_expire(peers: AuthorizedPeers, clock: WallClock) -> None:
     """The limit refuses the newcomer and throws nobody out; what gave way, or is over, does not count."""
     pairs = [candidate(f"agent-{number}") for number in range(MAX_CANDIDATES)]
     for pair in pairs:

@@ -120,7 +120,7 @@ def test_a_wrong_pin_is_only_most_likely() -> None:
     assert "a failed ZAP handler there looks the same" in sentence
 
 
-def test_an_open_server_that_hangs_up_is_a_mismatch_and_no_wrong_key() -> None:
+def test_an_open_server_that_hangs_up_is_a_mismatch() -> None:
     """The server's greeting tells an open server from a wrong pin."""
     hung_up = [CONNECTED, HUNG_UP] * ENOUGH
     assert type(secured(*hung_up, greeting="NULL").verdict()) is SecurityMismatch
@@ -146,7 +146,7 @@ def test_a_server_that_does_not_greet_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("away", range(1, ENOUGH + 3))
-def test_what_broke_off_before_a_server_was_back_is_not_held_against_it(away: int) -> None:
+def test_breaks_before_a_server_returned_are_not_counted(away: int) -> None:
     """It may have come back between the last of them and its greeting; from then on, each counts."""
     diagnosis, _ = greeted(*[None] * away, *["CURVE"] * ENOUGH)
     for each in [CONNECTED, HUNG_UP] * (1 + away + ENOUGH):
@@ -169,7 +169,7 @@ def test_the_greeting_is_asked_for_only_before_a_verdict() -> None:
     assert type(diagnosis.verdict()) is WrongServerKey
 
 
-def test_a_client_with_another_key_to_try_needs_one_handshake_alone() -> None:
+def test_a_client_with_a_second_pin_needs_one_handshake() -> None:
     """How many are enough is asked for at each one: a next key may become known while the connection is there."""
     enough = ENOUGH
     diagnosis = Diagnosis(ADDRESS, OWN, PIN, lambda _: "CURVE", lambda: enough)

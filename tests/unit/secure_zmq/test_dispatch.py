@@ -107,7 +107,7 @@ def test_a_failed_request_may_be_tried_again(bench: Bench) -> None:
     assert bench.executions == [13, 13]
 
 
-def test_a_fault_of_the_program_is_internal_and_says_nothing_else(bench: Bench) -> None:
+def test_a_program_fault_is_internal_and_reveals_nothing(bench: Bench) -> None:
     """The caller gets one sentence; the traceback is in the log, and the agent goes on."""
     with capture_logs() as lines:
         (reply,) = bench.ask({"action": "add", "amount": 0, "request_id": "1"})
@@ -161,7 +161,7 @@ def test_a_request_over_the_limit_gets_a_reply(bench: Bench) -> None:
     assert (reply["code"], reply["request_id"]) == ("message_too_large", "1")
 
 
-def test_an_older_dialect_is_translated_and_answered_in_its_own_words(bench: Bench) -> None:
+def test_an_older_dialect_is_answered_in_its_own_form(bench: Bench) -> None:
     """What today's dialect does not know is looked up in the older one."""
     bench.ask({"action": "add", "amount": 2})
     assert bench.ask(b"READ") == [{"SUM": 2}]

@@ -93,7 +93,7 @@ def test_a_store_that_refuses_one_statement_refuses_one_request(tmp_path: Path) 
         assert bench.sum == bench.rows() == 0
 
 
-def test_a_commit_that_the_database_refuses_keeps_nothing_of_the_batch(tmp_path: Path) -> None:
+def test_a_refused_commit_keeps_nothing_of_the_batch(tmp_path: Path) -> None:
     """SQLite's own refusal at COMMIT: every change of the batch is undone, also those that had gone well."""
     with closing(Bench(tmp_path / "db")) as bench:
         bench.ask({"action": "add", "amount": 1})

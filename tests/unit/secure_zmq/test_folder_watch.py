@@ -41,7 +41,7 @@ def peers(tmp_path: Path, pair: KeyPair) -> Iterator[AuthorizedPeers]:
 
 
 @pytest.mark.parametrize("place", ["host", "host/enrolled", "trust"])
-def test_a_revocation_in_a_folder_made_later_is_seen_within_a_second(
+def test_a_revocation_in_a_new_folder_is_seen_within_a_second(
     peers: AuthorizedPeers, pair: KeyPair, tmp_path: Path, place: str
 ) -> None:
     """`revoked/` is there since the first revocation; `enrolled` and `trust` may come after the start too."""
@@ -55,7 +55,7 @@ def test_a_revocation_in_a_folder_made_later_is_seen_within_a_second(
     wait_until(lambda: peers.find(later.public.raw) is None, SEEN_WITHIN_S, "the second revocation")
 
 
-def test_an_invitation_in_a_folder_made_later_is_seen_within_a_second(peers: AuthorizedPeers, tmp_path: Path) -> None:
+def test_an_invitation_in_a_new_folder_is_seen_within_a_second(peers: AuthorizedPeers, tmp_path: Path) -> None:
     """And its withdrawal."""
     token = new_pair("newcomer")
     (tmp_path / "host/invites").mkdir()
@@ -87,7 +87,7 @@ def test_a_folder_that_goes_takes_its_keys_with_it(peers: AuthorizedPeers, pair:
     assert peers.watching
 
 
-def test_where_the_file_system_tells_of_nothing_a_revocation_counts_all_the_same(
+def test_a_revocation_counts_without_file_notifications(
     pair: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that is shared with another machine, where the change was made."""
@@ -119,7 +119,7 @@ def test_where_the_file_system_tells_of_nothing_a_revocation_counts_all_the_same
     "fault",
     [WatchfilesRustInternalError("Too many open files (os error 24)"), PermissionError(13, "Permission denied")],
 )
-def test_where_the_kernel_watches_no_more_the_folders_are_looked_at(
+def test_without_inotify_watches_the_folders_are_polled(
     pair: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     """Its inotify instances are for the whole machine, and anybody may have used them up: revocations still count."""

@@ -66,7 +66,7 @@ def test_a_replacement_holds_at_once() -> None:
     assert not grants.replace({"agent": {"reset"}, "candidate": {"*"}})
 
 
-def test_a_replacement_in_the_midst_of_a_question_leaves_nothing_behind() -> None:
+def test_replacing_a_client_amid_a_call_leaves_nothing() -> None:
     """The watch's thread replaces while the server's asks: the older answer must not be remembered as the newer."""
     by_role: dict[str, set[str]] = {}
     grants = Grants(by_role)
@@ -117,7 +117,7 @@ def test_every_topic_of_the_feed_can_be_granted() -> None:
 
 
 @given(st.dictionaries(ROLES, st.frozensets(ACTIONS)), st.frozensets(ROLES), ACTIONS)
-def test_a_caller_has_what_its_roles_have_and_no_configuration_widens_the_reserved_ones(
+def test_roles_give_grants_and_reserved_ones_stay_narrow(
     by_role: dict[str, frozenset[str]], roles: frozenset[str], action: str
 ) -> None:
     """The rule itself, for any configuration."""

@@ -2,9 +2,9 @@
 
 from structlog.testing import capture_logs
 
+from twinhost.rate_limit import LINES_PER_WINDOW, WINDOW_S, LogBudget
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import Outcome
-from twinhost.secure_zmq.rate_limit import LINES_PER_WINDOW, WINDOW_S, LogBudget
 
 
 def test_every_outcome_is_counted_from_the_start() -> None:

@@ -92,7 +92,7 @@ def test_the_keys_take_turns_until_each_had_its_handshakes() -> None:
     assert followed.choose() == first  # and everything from the start
 
 
-def test_how_many_handshakes_a_key_has_follows_the_keys_there_are() -> None:
+def test_the_handshake_limit_follows_the_number_of_keys() -> None:
     """A next key that becomes known while the connection is there is tried after one handshake."""
     followed = Followed(1)
     followed.choose()
@@ -130,7 +130,7 @@ def test_what_is_withdrawn_is_seen_and_never_chosen() -> None:
     assert followed.link.withdrawn()
 
 
-def test_the_refusal_of_a_key_that_was_changed_since_is_not_final() -> None:
+def test_a_refusal_of_a_since_changed_key_is_not_final() -> None:
     """ZAP refused the old one; the new one is still to be tried. Without a change, it is final at once."""
     followed = Followed(2)
     followed.choose()

@@ -305,7 +305,7 @@ def test_a_used_invitation_is_out_and_is_known_as_such(tmp_path: Path) -> None:
     assert (peers.contents.invites, peers.contents.spent) == ([], [token.certificate])
 
 
-def test_a_listed_key_counts_for_more_than_the_same_as_an_invitation(tmp_path: Path) -> None:
+def test_a_listed_key_takes_precedence_over_an_invitation(tmp_path: Path) -> None:
     """A one-time key that is also somebody's is that one's."""
     pair = new_pair("agent")
     authorize(tmp_path, pair)

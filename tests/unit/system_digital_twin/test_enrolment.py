@@ -290,7 +290,7 @@ def test_nobody_else_enrols(bench: KeyBench, role: str) -> None:
     refused(bench.propose("enrol", pair, new_pair()), "not_granted", "enrol")
 
 
-def test_where_the_folder_can_not_be_written_the_token_is_not_used(bench: KeyBench) -> None:
+def test_an_unwritable_folder_uses_up_no_token(bench: KeyBench) -> None:
     """The newcomer is told, and enrols once it is mended."""
     token, pair = bench.invite(), new_pair()
     bench.propose("enrol", token, pair)
@@ -303,9 +303,7 @@ def test_where_the_folder_can_not_be_written_the_token_is_not_used(bench: KeyBen
     bench.enrol(token, pair)
 
 
-def test_a_token_whose_use_could_not_be_noted_is_used_all_the_same(
-    bench: KeyBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_token_whose_use_cant_be_stored_is_still_used(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full between the two files: the repeated confirmation ends the token, and so does a restart."""
     for restart in (False, True):
         name = f"newcomer-{restart}"

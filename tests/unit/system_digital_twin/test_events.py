@@ -75,7 +75,7 @@ def test_since_a_moment_is_from_it_on(bench: EventBench, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("since", ["yesterday", "2026-13-01", "17"])
-def test_what_is_neither_number_nor_moment_is_refused_with_its_path(bench: EventBench, since: str) -> None:
+def test_neither_number_nor_date_is_refused_with_its_path(bench: EventBench, since: str) -> None:
     reply = bench.ask("get_events", since=since)
     assert reply["code"] == "malformed_request"
     assert f"got {since!r} - at `$.since`" in reply["error"]
@@ -243,7 +243,7 @@ def test_two_callers_may_use_the_same_id(bench: EventBench) -> None:
     assert bench.report("a", timestamp=MOMENT)["seq"] == 3
 
 
-def test_told_again_after_it_gave_way_or_was_over_it_does_not_come_back(tmp_path: Path, clock: Clock) -> None:
+def test_a_resent_event_that_was_evicted_does_not_return(tmp_path: Path, clock: Clock) -> None:
     """Its number is known for longer than itself."""
     with EventBench(tmp_path / "db", clock, most=2) as bench:
         for name in "abc":
@@ -256,7 +256,7 @@ def test_told_again_after_it_gave_way_or_was_over_it_does_not_come_back(tmp_path
         assert (bench.ids(), len(bench.sent)) == (["c"], 4)
 
 
-def test_a_store_of_before_is_read_and_what_it_has_is_told_again_once(tmp_path: Path, clock: Clock) -> None:
+def test_an_older_outbox_is_read_and_sent_once(tmp_path: Path, clock: Clock) -> None:
     """Of what it kept no ids are known: told again it is kept again, and from then on once."""
     with EventBench(tmp_path / "db", clock) as bench:
         bench.publish("a", timestamp=MOMENT)

@@ -86,7 +86,7 @@ def test_a_revocation_is_told_with_whose_key_it_was(bench: KeyBench) -> None:
     assert new_events(bench, 2) == []
 
 
-def test_a_key_of_which_only_the_fingerprint_is_known_is_told_by_it(bench: KeyBench) -> None:
+def test_a_key_known_by_fingerprint_is_reported_by_it(bench: KeyBench) -> None:
     """It was revoked before anybody here saw it."""
     fingerprint = new_pair().public.fingerprint
     write_revoked_fingerprint(fingerprint, bench.folder / "revoked")
@@ -94,7 +94,7 @@ def test_a_key_of_which_only_the_fingerprint_is_known_is_told_by_it(bench: KeyBe
     assert bench.audited()[0]["fingerprint"] == fingerprint
 
 
-def test_what_happened_while_the_agent_was_down_is_told_at_its_start(bench: KeyBench) -> None:
+def test_changes_during_downtime_are_reported_at_the_start(bench: KeyBench) -> None:
     """One came, one went, one was revoked, one was invited."""
     gone, revoked = bench.list_key("gone"), bench.list_key("revoked")
     bench.look()
@@ -127,7 +127,7 @@ def test_a_revocation_that_somebody_undid_by_hand_is_told(bench: KeyBench) -> No
     assert new_events(bench, 2) == [("key_authorized", "agent")]
 
 
-def test_other_roles_another_host_another_name_are_authorisations(bench: KeyBench) -> None:
+def test_other_roles_hosts_and_names_are_authorisations(bench: KeyBench) -> None:
     """The same key with more rights is news."""
     pair = bench.list_key("agent")
     bench.look()

@@ -87,7 +87,7 @@ def test_a_stop_comes_also_where_it_can_not_be_told(home: Path, monkeypatch: pyt
     agent.database.close()
 
 
-def test_refusals_for_who_asked_are_told_and_other_errors_are_not(agent: Assembled) -> None:
+def test_only_refusals_of_a_caller_are_reported(agent: Assembled) -> None:
     """With the name, the action, and the cause; a slip in a request is nobody's attack."""
     agent.ask("unregister", UMRA, agent_name="Other")
     agent.ask("get_audit", UMRA)

@@ -72,7 +72,7 @@ def full(bench: KeyBench) -> Iterator[None]:
 
 @pytest.mark.parametrize("unwritable", [locked, full])
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a change"])
-def test_a_store_that_can_not_be_written_refuses_it_and_ends_nothing(
+def test_an_unwritable_store_refuses_and_ends_nothing(
     bench: KeyBench, rotated: tuple[KeyPair, KeyPair], unwritable: Any, beside: bool
 ) -> None:
     """The key stays, since nobody could be told that it went; once there is room, it goes."""
@@ -85,9 +85,7 @@ def test_a_store_that_can_not_be_written_refuses_it_and_ends_nothing(
     assert bench.ask("retire_keys", new)["retired"] == [old.public.fingerprint]
 
 
-def test_a_batch_that_is_lost_takes_no_line_of_the_audit_log_with_it(
-    bench: KeyBench, rotated: tuple[KeyPair, KeyPair]
-) -> None:
+def test_a_lost_batch_loses_no_audit_line(bench: KeyBench, rotated: tuple[KeyPair, KeyPair]) -> None:
     """Which key was retired is answered, and told, though the change beside it could not be stored."""
     old, new = rotated
     retired, lost = bench.ask_together(("retire_keys", new, {}), ("doom", DOOMED, {}))

@@ -89,7 +89,7 @@ def test_the_newest_60_are_in_memory(bench: MetricsBench) -> None:
     assert [each.ram_used_mb for each in bench.metrics.samples("pc2")] == list(range(5, 65))
 
 
-def test_mainpcs_latency_is_that_of_the_link_as_its_other_end_measured_it(bench: MetricsBench, clock: Clock) -> None:
+def test_mainpcs_latency_is_measured_by_the_other_end(bench: MetricsBench, clock: Clock) -> None:
     """One round trip has two ends; of several links the slowest counts, and of a silent host nothing is known."""
     bench.measured("mainpc")
     assert current(bench, "mainpc").latency_ms is None
@@ -314,7 +314,7 @@ def test_what_is_older_than_a_table_keeps_is_not_in_it(bench: MetricsBench, cloc
     assert len(bench.rows("metrics_hour")) == 1
 
 
-def test_a_late_sample_of_a_host_that_is_not_in_memory_is_on_disk(bench: MetricsBench, clock: Clock) -> None:
+def test_a_late_sample_of_an_unloaded_host_is_on_disk(bench: MetricsBench, clock: Clock) -> None:
     """It makes no room for itself: hosts that report now are not driven out by one that did."""
     bench.metrics.ingest_once("pc9", told(clock, 60.0), 60.0)
     assert bench.metrics.hosts() == ["mainpc", "pc2"]

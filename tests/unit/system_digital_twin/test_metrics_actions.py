@@ -59,7 +59,7 @@ def refused(reply: dict[str, Any], code: str, sentence: str) -> None:
     assert sentence in reply["error"]
 
 
-def test_get_metrics_has_the_contracts_fields_for_mainpc_and_for_each_host(bench: MetricsBench) -> None:
+def test_get_metrics_has_the_contracts_fields_for_each_host(bench: MetricsBench) -> None:
     """At the top those of mainpc, where a client of one host reads them; under `hosts` everybody's."""
     bench.measured("pc2", sample(cpu_percent=77.123, latency_ms=3.5))
     bench.measured("mainpc", with_gpu(1_024.0, 8_192.0))
@@ -275,7 +275,7 @@ def test_a_vram_report_that_is_undone_leaves_nothing(bench: MetricsBench) -> Non
     assert metrics(bench)["vram_reports"] == []
 
 
-def test_a_sample_that_is_told_late_is_in_the_history_and_not_current(bench: MetricsBench, clock: Clock) -> None:
+def test_a_late_sample_is_in_the_history_and_not_current(bench: MetricsBench, clock: Clock) -> None:
     """Told twice it counts once, whichever request it comes in; the answer says so."""
     late = {**REPORT, "wall": 1_000.5, "late_by_s": 90.0}
     assert bench.ask("report_metrics", **late)["message"] == "metrics of pc2 noted"
@@ -308,7 +308,7 @@ def test_a_moment_that_is_none_is_refused(bench: MetricsBench, fields: dict[str,
     assert bench.rows("metrics_minute") == bench.rows("taken_once") == []
 
 
-def test_a_sample_that_is_told_later_than_since_the_epoch_is_dated_to_the_epoch(bench: MetricsBench) -> None:
+def test_a_sample_older_than_the_epoch_is_dated_to_it(bench: MetricsBench) -> None:
     """Its host's clock was set wrong; every read of the metrics goes on."""
     bench.ask("report_metrics", **REPORT)
     assert bench.ask("report_metrics", **{**REPORT, "wall": 1.0, "late_by_s": 4e9})["status"] == "success"

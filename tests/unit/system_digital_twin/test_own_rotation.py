@@ -128,7 +128,7 @@ def test_nothing_to_retire_reads_no_folder(bench: KeyBench, monkeypatch: pytest.
     assert bench.ask("retire_keys", old)["retired"] == []
 
 
-def test_a_key_that_was_proposed_by_a_key_revoked_meanwhile_is_not_confirmed(bench: KeyBench) -> None:
+def test_a_key_proposed_by_a_revoked_key_is_not_confirmed(bench: KeyBench) -> None:
     """Who has a stolen key proposes another one with it; the theft is found; the proof comes after the revocation."""
     stolen = bench.list_key("agent")
     thiefs = propose(bench, stolen)
@@ -263,7 +263,7 @@ def test_the_present_key_is_no_next_one(bench: KeyBench) -> None:
     assert bench.ask("confirm_key", old)["certificate"] == (bench.folder / "agent.key").read_text()
 
 
-def test_another_proposal_takes_the_place_of_one_that_was_confirmed(bench: KeyBench) -> None:
+def test_another_proposal_replaces_a_confirmed_one(bench: KeyBench) -> None:
     """A host that lost its new secret begins again: one next key, the last."""
     old = bench.list_key("agent")
     lost, kept = confirm(bench, old), confirm(bench, old)

@@ -91,7 +91,7 @@ def test_a_set_wall_clock_silences_and_revives_nobody(twin: Twin, clock: Clock, 
     assert twin.status_of(UMRA.name) == "NO_RESPONSE"
 
 
-def test_last_seen_is_the_wall_clock_time_of_the_last_sign_of_life(twin: Twin, clock: Clock) -> None:
+def test_last_seen_is_the_wall_clock_time_of_the_heartbeat(twin: Twin, clock: Clock) -> None:
     """What is shown follows the heartbeats, to the millisecond, and stays when they stop."""
 
     def last_seen() -> str:
@@ -133,7 +133,7 @@ def test_time_that_the_agent_was_down_counts_as_silence(twin: Twin, clock: Clock
     assert twin.status_of(UMRA.name) == "NO_RESPONSE"
 
 
-def test_a_last_sign_of_life_in_the_future_does_not_count_as_more_than_now(twin: Twin, clock: Clock) -> None:
+def test_a_heartbeat_in_the_future_counts_as_now(twin: Twin, clock: Clock) -> None:
     """After a restart with a wall clock that was set back, an agent has its TTL and not a day."""
     twin.register()
     clock.set_wall_clock(-86_400)
@@ -177,7 +177,7 @@ def test_the_last_word_of_a_batch_is_what_is_kept(twin: Twin, known: bool) -> No
     assert twin.status_of(UMRA.name) == "HEALTHY"
 
 
-def test_a_registration_that_can_not_be_written_is_refused_and_kept_nowhere(twin: Twin) -> None:
+def test_a_registration_that_cant_be_written_is_refused(twin: Twin) -> None:
     """What no request can bring would refuse its batch, and end no agent."""
     twin.register()
     before = twin.ask("get_registered_agents")
@@ -216,9 +216,7 @@ def test_keeping_itself_alive_writes_nothing(twin: Twin, clock: Clock) -> None:
     ("change", "known"),
     [("register", False), ("register", True), ("heartbeat", True), ("heartbeat with status", True), ("remove", True)],
 )
-def test_a_rolled_back_change_leaves_neither_memory_nor_disk_changed(
-    twin: Twin, clock: Clock, change: str, known: bool
-) -> None:
+def test_a_rolled_back_change_leaves_nothing_changed(twin: Twin, clock: Clock, change: str, known: bool) -> None:
     """Whatever a transaction did to the registry, its failure takes back, in what is read and in the file."""
     twin.register(SDT)
     if known:
@@ -278,7 +276,7 @@ def test_a_retry_is_answered_and_not_executed_again(twin: Twin) -> None:
     name=TEXT.filter(lambda name: name != SDT.name), status=TEXT, metadata=st.dictionaries(st.text(), JSON, max_size=3)
 )
 @pytest.mark.thorough
-def test_whatever_is_accepted_is_read_back_the_same_after_a_restart(
+def test_accepted_values_survive_a_restart_unchanged(
     tmp_path_factory: pytest.TempPathFactory, name: str, status: str, metadata: dict[str, object]
 ) -> None:
     """Any text and any JSON that a registration was answered `success` for."""

@@ -43,7 +43,7 @@ def test_another_name_beside_the_registration_data_helps_nobody(
 
 @pytest.mark.parametrize("caller", [OPERATOR, NOBODY])
 @pytest.mark.parametrize(("action", "fields"), IN_ANOTHERS_NAME)
-def test_an_operator_may_and_on_an_open_link_nobody_is_told_apart(
+def test_an_operator_may_and_an_open_link_knows_no_callers(
     twin: Twin, caller: Caller, action: str, fields: dict[str, Any]
 ) -> None:
     """The operator's key acts for any agent; with SECURE_ZMQ=0 names prove nothing and ordinary actions work."""

@@ -38,7 +38,7 @@ from twinhost.secure_zmq.errors import (
 )
 from twinhost.secure_zmq.server_address import ServerAddress
 from twinhost.secure_zmq.wire import Reply
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

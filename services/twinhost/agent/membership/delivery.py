@@ -19,9 +19,9 @@ import structlog
 
 from twinhost.agent.health import iso_time
 from twinhost.agent.host_metrics import HostSample
+from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError, StoreUnavailable
-from twinhost.secure_zmq.rate_limit import LogBudget
 
 _log = structlog.get_logger(__name__)
 

@@ -22,7 +22,7 @@ from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, NotFound, RequestError, StoreUnavailable
 from twinhost.secure_zmq.server_address import ServerAddress
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

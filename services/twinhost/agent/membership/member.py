@@ -13,12 +13,12 @@ from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest
 from twinhost.agent.membership.mainpc_link import MainpcLink
 from twinhost.agent.membership.outbox import Outbox
 from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
+from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import TRUST_FOLDER
 from twinhost.secure_zmq.client import Subscriber
 from twinhost.secure_zmq.errors import InternalError, RequestError
-from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.secure_zmq.wire import Reply
 
 MAINPC_AGENT = "SystemDigitalTwin"

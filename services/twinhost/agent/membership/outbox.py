@@ -23,8 +23,8 @@ import structlog
 
 from twinhost.agent.health import iso_time
 from twinhost.agent.membership.delivery import DeliveryQueue, Kind, Undelivered, size_of
+from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
-from twinhost.secure_zmq.rate_limit import LogBudget
 from twinhost.store.database import Database
 
 _log = structlog.get_logger(__name__)

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from twinhost.agent.trust import TrustDocument, document_of
+from twinhost.rate_limit import WindowLimit
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER, FolderContents
@@ -46,7 +47,6 @@ from twinhost.secure_zmq.keys import (
     decode_z85_key,
 )
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
-from twinhost.secure_zmq.rate_limit import WindowLimit
 from twinhost.secure_zmq.wire import Request
 from twinhost.system_digital_twin import SUCCESS, Success
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import re2  # type: ignore[import-untyped]
 
+from twinhost.rate_limit import TokenBuckets
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest
-from twinhost.secure_zmq.rate_limit import TokenBuckets
 from twinhost.unified_memory_reasoning.errors.specificity import SHORTEST_TEXT, Requirement
 
 MAX_CHARACTERS: Final = 1_024

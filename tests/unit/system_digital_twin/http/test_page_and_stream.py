@@ -97,7 +97,7 @@ def test_the_page_and_all_it_asks_for_is_there_and_small(shown: Shown) -> None:
     assert size < MAX_PAGE_BYTES
 
 
-def test_the_page_may_load_nothing_but_its_own_and_run_nothing_inline(shown: Shown) -> None:
+def test_the_pages_policy_allows_only_its_own_files(shown: Shown) -> None:
     """The policy is strict, and the page keeps to it."""
     answer = shown.ask("/")
     text = answer.read().decode()
@@ -169,9 +169,7 @@ def test_a_stream_goes_on_past_the_deadline_of_other_answers(shown: Shown, monke
     assert next_state(stream) == {"n": 2}
 
 
-def test_a_listener_that_does_not_read_is_dropped_and_harms_nobody(
-    shown: Shown, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_listener_is_dropped_and_harms_nobody(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its buffer is bounded, and its place is free again.
 
     The reader's deadline is out of reach: on a busy machine it may be looked at while a part of a state is on its way

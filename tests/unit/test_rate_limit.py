@@ -2,7 +2,7 @@
 
 import pytest
 
-from twinhost.secure_zmq.rate_limit import LINES_PER_WINDOW, WINDOW_S, LogBudget, TokenBuckets, WindowLimit
+from twinhost.rate_limit import LINES_PER_WINDOW, WINDOW_S, LogBudget, TokenBuckets, WindowLimit
 
 
 class Clock:

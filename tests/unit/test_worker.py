@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from twinhost.secure_zmq.worker import Worker
+from twinhost.worker import Worker
 
 
 class _Blocked(Worker):
@@ -75,7 +75,7 @@ def test_a_worker_that_never_started_can_be_stopped() -> None:
 def test_a_thread_without_heartbeat_is_not_responsive(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is alive and does not turn: health shows it."""
     now = 1_000.0
-    monkeypatch.setattr("twinhost.secure_zmq.worker.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("twinhost.worker.time", SimpleNamespace(monotonic=lambda: now))
     worker = _Blocked(stalled_after_s=5.0)
     now += 60.0  # between its making and its start nothing has to turn
     worker.start()
