@@ -219,7 +219,7 @@ class Crash(Exception):
 
 BEFORE = document((OLD, OTHER, GONE))
 AFTER = document((NEW, OTHER), (OLD,), (GONE, new_pair("long-ago")))
-STEPS = {"replace_certificate": 2, "move_to_revoked": 1, "write_revoked_fingerprint": 2, "unlink": 6}  # of drafts
+STEPS = {"replace_certificate": 2, "move_to_revoked": 1, "write_revoked_fingerprint": 2, "unlink": 4}  # of drafts
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,7 @@ def test_a_secret_is_no_request(mainpc: Path, new: Path) -> None:
     asked(new)
     ran = certs_init(mainpc, "accept", str(new / "Sensor/Sensor.key_secret"), host="mainpc")
     assert (ran.status, ran.out) == (1, "")
-    assert "holds a secret; remove it and make a new key" in ran.err
+    assert "holds a secret key; remove it and make a new key" in ran.err
 
 
 def test_a_request_of_another_owner_than_the_key_that_is_there(new: Path) -> None:

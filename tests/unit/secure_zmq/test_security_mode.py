@@ -20,7 +20,9 @@ def test_unset_is_secure() -> None:
 @pytest.mark.parametrize("value", ["", "yes", "no", "true", "True", "false", " 1", "1 ", "1\n", "01", "2", "on", "１"])
 def test_anything_else_refuses_to_start(value: str) -> None:
     """A value that someone could mean either way is neither."""
-    with pytest.raises(ConfigurationError, match=r"SECURE_ZMQ is .*; set it to 1 \(encrypted\) or 0 \(open\)") as error:
+    with pytest.raises(
+        ConfigurationError, match=r"SECURE_ZMQ is .*; set it to 1 \(encrypted\) or 0 \(unencrypted\)"
+    ) as error:
         is_secure_zmq_enabled({"SECURE_ZMQ": value})
     assert repr(value) in str(error.value)
 
