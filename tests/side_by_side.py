@@ -11,13 +11,16 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-# Each of these processes may have two stacks at a time, one of them three; the engine's own pools have addresses for
-# about seven. No other process starts containers.
+# Each of these processes may have three stacks at a time, and a stack has five networks. An engine that scripts/setup
+# started has addresses for hundreds of networks, any other for 31. No other process starts containers.
 CONTAINER_PROCESSES = 3
+NETWORKS = 100
 CONTAINERS = ("tests/two_hosts/", "tests/faults/", "tests/containers/", "tests/browser/")
 # They need the stack with SECURE_ZMQ=0 beside the other one: as one unit, it is started once.
 OPEN_STACK = ("test_open_link.py", "test_refusals.py", "test_wire_capture.py", "test_dashboard.py", "test_headline.py")
@@ -64,8 +67,23 @@ def order(unit: str) -> tuple[bool, int]:
     return runs_alone(unit), LONG.index(name) if name in LONG else len(LONG)
 
 
+def container_processes() -> int:
+    """Return how many processes may start containers: one where the engine has its own few address pools."""
+    if shutil.which("docker") is None:
+        return 1
+    command = ["docker", "info", "--format", "{{range .DefaultAddressPools}}{{.Base}} {{.Size}}\n{{end}}"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    pools = zip(listed[::2], listed[1::2], strict=False)
+    networks = sum(1 << (int(size) - int(base.rpartition("/")[2])) for base, size in pools)
+    return CONTAINER_PROCESSES if networks >= NETWORKS else 1
+
+
 class Sharing(LoadScopeScheduling):
     """pytest-xdist's distribution by units, with the units and the order of this module."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        self._container_processes = container_processes()
 
     def _split_scope(self, nodeid: str) -> str:
         return unit_of(nodeid)
@@ -83,7 +101,7 @@ class Sharing(LoadScopeScheduling):
     def _for(self, node: WorkerController) -> list[str]:
         """Return the units that a process may take, in the order in which it takes them."""
         units = sorted(self.workqueue, key=order)  # stable: as they were collected, where nothing else is said
-        if sorted(self.nodes, key=lambda each: each.gateway.id).index(node) < CONTAINER_PROCESSES:
+        if sorted(self.nodes, key=lambda each: each.gateway.id).index(node) < self._container_processes:
             return sorted(units, key=lambda unit: (runs_alone(unit), not starts_containers(unit)))
         return [unit for unit in units if not starts_containers(unit) and not runs_alone(unit)]
 

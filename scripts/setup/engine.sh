@@ -8,6 +8,8 @@ cd "$(dirname "$0")/../.."
 readonly START_TIMEOUT_S=60
 readonly GONE_AFTER_S=10 # by then a dockerd that has ended was not merely second to another that is still starting
 readonly ENGINE_LOG=/var/log/twinhost-dockerd.log
+# Its own pools have room for 31 networks; the tests' stacks, side by side, take more.
+readonly ADDRESS_POOL=base=172.18.0.0/15,size=24
 readonly PID_FILES=(/var/run/docker.pid /var/run/docker/containerd/containerd.pid) # dockerd's defaults
 dockerd_pid=
 
@@ -57,7 +59,7 @@ start_engine() {
         step "Starting the engine (log: $ENGINE_LOG)"
         remove_stale_pid_files
         # A session of its own, so that the engine outlives this terminal.
-        nohup setsid dockerd >>"$ENGINE_LOG" 2>&1 </dev/null &
+        nohup setsid dockerd --default-address-pool "$ADDRESS_POOL" >>"$ENGINE_LOG" 2>&1 </dev/null &
         dockerd_pid=$!
     fi
     wait_for_engine

@@ -274,7 +274,7 @@ def test_there_is_no_way_back_for_a_key_and_one_for_its_owner(site: Site) -> Non
     invited = site.tree.run("invite", "returning", "--host", "pc3", "--role", "agent").out
     token = parse_invitation(invited).token
     site.stack.audited("invitation_made", fingerprint=token.public.fingerprint)
-    with site.client("mainpc", token) as client, pytest.raises(NotGranted, match="revoked, for ever"):
+    with site.client("mainpc", token) as client, pytest.raises(NotGranted, match="revoked for good"):
         client.call("enrol", public_key=pair.public.z85.decode())
     assert site.third.run("join", given=invited).status == 1  # the old secret is there, and nothing is overwritten
     joined = site.third.run("join", "--replace", given=invited)

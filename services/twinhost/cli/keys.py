@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from twinhost.agent.health import Pong
 from twinhost.certificates.acknowledgement import Follower, followers
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
@@ -159,6 +159,12 @@ def _standing(fingerprint: str, peers: Peers) -> str:
     return found.replace("_", " ")
 
 
+class _Answer(msgspec.Struct):
+    """What the replies to a ping of all agents have in common; one replies with its health."""
+
+    timestamp: str
+
+
 def _ask(settings: Settings) -> tuple[dict[str, KeyReport], list[Failure]]:
     """Return every agent's answer by its name, and a failure for each that can't be asked."""
     reports, failures = {}, []
@@ -166,7 +172,7 @@ def _ask(settings: Settings) -> tuple[dict[str, KeyReport], list[Failure]]:
         try:
             with settings.client(agent) as client:
                 peers = read(client.call("get_peers", deadline_s=DEADLINE_S), Peers)
-                now = read(client.call("ping"), Pong)["timestamp"]
+                now = read(client.call("ping"), _Answer).timestamp
                 reports[agent.name] = KeyReport(agent.host.name, peers, now)
         except TwinhostError as error:
             failures.append(Failure.of(error).about(agent.name))
