@@ -172,8 +172,8 @@ class Connections:
                 self._forget(fd)
                 found = self.remote(fd)
                 connection = self._open[fd] = self._new(fd, found[0] if found else "", port)
-                if self._limits is not None:
-                    self._limits.opened(connection)
+            if self._limits is not None:
+                self._limits.opened(connection)
             if event.happening is Happening.ACCEPTED:
                 self._pending[fd] = connection
             return known is not None and known is not connection
