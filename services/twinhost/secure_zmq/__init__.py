@@ -72,14 +72,6 @@ _HOME = {
     "load_certificates": "certificates",
 }
 
-# libzmq 4.3.5 numbers the peers of a ROUTER or REP from a value of libc's `rand()`, which nobody seeds: every process
-# starts with the same routing-id. A peer that has chosen such a number as its own routing-id makes the connection that
-# gets it next fail an assertion (socket_base.cpp, `zmq_assert (ok)`), and the process aborts. The seed is set here, on
-# import, so that no socket is older than it.
-if os.name == "posix":  # elsewhere libc is not the process's own namespace
-    ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4)))
-
-
 # libzmq 4.3.5 numbers the peers of a ROUTER or REP from a value of libc's `rand()`, which no one seeds: every process
 # starts with the same one. A peer that has chosen such a number as its own routing-id makes the connection that gets it
 # next fail an assertion (socket_base.cpp, `zmq_assert (ok)`), and the process aborts. So `rand()` is seeded here,

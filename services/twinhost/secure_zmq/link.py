@@ -247,6 +247,7 @@ class Link:
         self._earlier_sessions += self.diagnosis.generation
         self.diagnosis = Diagnosis.blank()
         if not targets:
+            self._failures += 1
             raise WrongServerKey(
                 f"no key of {self._server.address} is valid here: every pinned key is expired or revoked; "
                 "to see what to do, run: docker compose run --rm certs-init verify"
