@@ -3,19 +3,8 @@
 import sys
 from concurrent.futures import Future
 
-from twinhost.agent import (
-    MIGRATION,
-    NAME,
-    Action,
-    Assembly,
-    Caller,
-    Description,
-    Foundation,
-    Membership,
-    Reply,
-    Request,
-    run_agent,
-)
+from twinhost.agent import MIGRATION, Action, Assembly, Caller, Description, Foundation, Membership, run_agent
+from twinhost.secure_zmq.wire import NAME, Reply, Request
 
 
 class Greet(Request, tag="greet"):

@@ -159,7 +159,7 @@ def _standing(fingerprint: str, peers: Peers) -> str:
     return found.replace("_", " ")
 
 
-class _Answer(msgspec.Struct):
+class PingReply(msgspec.Struct):
     """What the replies to a ping of all agents have in common; one replies with its health."""
 
     timestamp: str
@@ -172,7 +172,7 @@ def _ask(settings: Settings) -> tuple[dict[str, KeyReport], list[Failure]]:
         try:
             with settings.client(agent) as client:
                 peers = read(client.call("get_peers", deadline_s=DEADLINE_S), Peers)
-                now = read(client.call("ping"), _Answer).timestamp
+                now = read(client.call("ping"), PingReply).timestamp
                 reports[agent.name] = KeyReport(agent.host.name, peers, now)
         except TwinhostError as error:
             failures.append(Failure.of(error).about(agent.name))

@@ -135,7 +135,7 @@ def test_every_kind_of_reply_is_read(tmp_path: Path) -> None:
         "Peers",
         "Registrations",
         "Page",
-        "Pong",
+        "PingReply",
         "AuditPage",
         "AuditHeads",
         "BackupDocument",
