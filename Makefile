@@ -46,7 +46,7 @@ restore: engine ## put such a file (FILE=...) in the place of mainpc's state, on
 test: test-ready ## run the whole test suite (ARGS="-k name" for a part), also beside a running stack
 	@.venv/bin/python -m pytest -n $(WORKERS) $(ARGS)
 
-check: venv ## while you work: the linters and the unit tests, side by side (one minute; no container)
+check: venv ## while you work: the linters and the unit tests, side by side (two minutes; no container)
 	@scripts/setup/check.sh $(ARGS)
 
 test-two-hosts: test-ready ## two engines in two network namespaces, joined by a cable; and both as a swarm (five minutes)
