@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 MAX_HEADS = 64  # beyond that, one between two others is removed: the older they are, the wider apart
 MAX_GAPS = 32
-_ACCEPT = "run `cli audit accept`"
+_ACCEPT = "run `./twinhost audit accept` on mainpc"
 _HASH = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _SEQ = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
 
@@ -206,8 +206,8 @@ class AuditWitness:
         if self._alarm is None:
             self._alarm = (
                 f"mainpc's audit log no longer has line {asked.seq} as this host saw it on {asked.seen_at}: it was "
-                "rewritten, or replaced by an older state; run `cli audit verify`, keep a copy of mainpc's state "
-                f"volume, and once the cause is known {_ACCEPT}"
+                "rewritten, or replaced by an older state; run `./twinhost audit verify`, keep a copy of mainpc's "
+                f"state volume, and once the cause is known {_ACCEPT}"
             )
             _log.error("audit_log_contradicted", reason=self._alarm)
 

@@ -191,7 +191,7 @@ class DeliveryQueue:
         if dropped:
             warnings.append(
                 f"requests dropped because this agent's outbox was full: {dropped}; check the link to mainpc "
-                "(cli doctor)"
+                "with ./twinhost doctor"
             )
         return warnings
 

@@ -219,7 +219,7 @@ class Outbox:
         if too_many_rows or total > self._max_total_bytes + sum(self._usage[each].size for each in droppable):
             raise LimitReached(
                 f"the outbox is full: {rows - 1} requests wait for mainpc and none may be dropped for this; check the "
-                "link to mainpc (cli doctor) and the warnings in this agent's health"
+                "link to mainpc with ./twinhost doctor, and the warnings in this agent's health"
             )
         for each in droppable:
             while self._usage[each].rows and (rows > self._max_rows or total > self._max_total_bytes):
