@@ -13,9 +13,8 @@ import structlog
 from tests.adversary import floods, from_inside
 from tests.adversary.from_inside import Inside
 from tests.loopback.agent_processes import SDT
-from twinhost.adversary import feed
 from twinhost.adversary.attack import Attack, Outcome, Target, Verdict, breached
-from twinhost.adversary.campaign import ATTACKS, NOT_FROM_OUTSIDE
+from twinhost.adversary.campaign import ATTACKS, FEED_ATTACKS, NOT_FROM_OUTSIDE
 from twinhost.adversary.clients import Refused
 from twinhost.adversary.zmtp import Disconnected, NoAnswer
 from twinhost.cli.connect import load_settings
@@ -42,7 +41,7 @@ class Played:
 def all_attacks(inside: Inside) -> tuple[Attack, ...]:
     """Return what is played from outside, at the feed too, what takes a hand in mainpc's files, and the floods."""
     outside = [attack for attack in ATTACKS if attack not in NOT_FROM_OUTSIDE]
-    return (*outside, *feed.ATTACKS, *from_inside.attacks(inside), *floods.ATTACKS)
+    return (*outside, *FEED_ATTACKS, *from_inside.attacks(inside), *floods.ATTACKS)
 
 
 class Attacker:

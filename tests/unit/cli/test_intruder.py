@@ -25,9 +25,9 @@ from tests.unit.cli.bare_agents import (
 )
 from tests.unit.cli.loopback_agents import GRANTS, SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli, Ran
-from twinhost.adversary import campaign, feed, insiders, other_sites, payloads, strangers, tampering
+from twinhost.adversary import campaign, insiders, payloads, strangers, tampering
 from twinhost.adversary.attack import Attack, Finding, Outcome, Target, Verdict, defended
-from twinhost.adversary.campaign import ATTACKS, GOOD_CLIENT, NOT_FROM_OUTSIDE, play_against
+from twinhost.adversary.campaign import ATTACKS, FEED_ATTACKS, GOOD_CLIENT, NOT_FROM_OUTSIDE, OTHER_SITES, play_against
 from twinhost.adversary.zmtp import RawConnection
 from twinhost.agent.http import HostGuard
 from twinhost.cli.connect import load_settings
@@ -54,7 +54,7 @@ def against(hosts: TwoHosts, agent: str = SDT) -> Target:
 
 def play_at_the_feed(name: str, target: Target) -> Outcome:
     """Play without the good subscriber who comes afterwards: what the attack itself says counts."""
-    (attack,) = (attack for attack in feed.ATTACKS if attack.name == f"{name}, at the event feed")
+    (attack,) = (attack for attack in FEED_ATTACKS if attack.name == f"{name}, at the event feed")
     return attack.play(target)
 
 
@@ -75,7 +75,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Findin
         hosts = TwoHosts(tmp_path_factory.mktemp("played") / "hosts", secure=True)
     hosts.register_umra()
     hosts.folders["operator"] = hosts.folders["client"]
-    attacks = {SDT: (*ATTACKS, *feed.ATTACKS), UMRA: ATTACKS}
+    attacks = {SDT: (*ATTACKS, *FEED_ATTACKS), UMRA: ATTACKS}
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda name: tuple(play_against(against(hosts, name), attacks[name])), attacks)
         yield tuple(finding for findings in found for finding in findings)
@@ -88,7 +88,7 @@ def test_agents_as_they_are_refuse_everything(played: Sequence[Finding]) -> None
     not_played = {attack.name for attack in NOT_FROM_OUTSIDE}
     assert set(seen) == {
         *((agent, name) for agent in (SDT, UMRA) for name in (GOOD_CLIENT, *BY_NAME)),
-        *((SDT, attack.name) for attack in feed.ATTACKS),
+        *((SDT, attack.name) for attack in FEED_ATTACKS),
     }
     assert {name for (_, name), verdict in seen.items() if verdict is Verdict.NOT_PLAYED} == not_played
     assert {key: verdict for key, verdict in seen.items() if verdict not in (Verdict.OK, Verdict.NOT_PLAYED)} == {}
@@ -127,7 +127,7 @@ def test_the_command_ends_with_0_where_everything_is_refused(
 ) -> None:
     """As a build server runs it."""
     monkeypatch.setattr(campaign, "ATTACKS", strangers.ATTACKS)
-    monkeypatch.setattr(feed, "ATTACKS", feed.ATTACKS[:1])
+    monkeypatch.setattr(campaign, "FEED_ATTACKS", FEED_ATTACKS[:1])
     ran = cli(hosts, "doctor", "--intruder", "--json")
     assert (ran.status, ran.err) == (0, ""), ran.out
     assert set(verdicts(ran).values()) == {"ok"}
@@ -146,7 +146,7 @@ def test_with_an_operators_key_it_says_what_is_not_played(hosts: TwoHosts) -> No
 def test_an_open_link_fails_loudly(open_hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain clients get in, the capture is read, what was recorded is good again: exit status 1."""
     monkeypatch.setattr(campaign, "ATTACKS", [*strangers.ATTACKS, *strangers.IMPOSTOR, *tampering.ATTACKS])
-    monkeypatch.setattr(feed, "ATTACKS", feed.ATTACKS[:1])
+    monkeypatch.setattr(campaign, "FEED_ATTACKS", FEED_ATTACKS[:1])
     monkeypatch.setattr(strangers, "GOOD_CALL_S", SHORT_S)
     ran = cli(open_hosts, "doctor", "--intruder", "--format", "junit")
     assert ran.status == 1
@@ -171,7 +171,7 @@ def test_people_see_a_table_and_meanwhile_what_is_played(
 ) -> None:
     """The progress on stderr, the report on stdout."""
     monkeypatch.setattr(campaign, "ATTACKS", [*strangers.ATTACKS, *insiders.ATTACKS])
-    monkeypatch.setattr(feed, "ATTACKS", ())
+    monkeypatch.setattr(campaign, "FEED_ATTACKS", ())
     ran = cli(hosts, "doctor", "--intruder")
     assert ran.status == 0
     assert f"ok: plain client on {SDT}\n" in ran.err
@@ -391,7 +391,7 @@ def test_red_where_subscriptions_have_no_bound(
 ) -> None:
     """Each of the three by itself."""
     monkeypatch.setattr(twinhost.secure_zmq.feed, limit, 1 << 40)
-    monkeypatch.setattr(feed, "_CLOSED_WITHIN_S", SHORT_S)
+    monkeypatch.setattr(campaign, "_CLOSED_WITHIN_S", SHORT_S)
     outcome = play_at_the_feed("subscriptions without bounds", against(hosts))
     came_through(outcome, "accepted")
     assert words in outcome.sentence
@@ -399,14 +399,14 @@ def test_red_where_subscriptions_have_no_bound(
 
 def test_red_where_the_feed_keeps_whoever_talks_to_it(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Feed, "_refuse", lambda *_: None)
-    monkeypatch.setattr(feed, "_CLOSED_WITHIN_S", SHORT_S)
+    monkeypatch.setattr(campaign, "_CLOSED_WITHIN_S", SHORT_S)
     came_through(play_at_the_feed("what is no subscription", against(hosts)), "accepted")
 
 
 def test_red_where_a_good_subscriber_is_not_served(hosts: TwoHosts) -> None:
     """Whoever refuses everybody has refused the attack too, and that is no success."""
     hosts.mainpc.grants.replace({**GRANTS, "operator": {"ping"}})
-    (attack,) = (attack for attack in feed.ATTACKS if attack.name.startswith("unknown key"))
+    (attack,) = (attack for attack in FEED_ATTACKS if attack.name.startswith("unknown key"))
     _, finding = play_against(against(hosts), [attack])
     assert finding.verdict is Verdict.FAILED
     assert "ended a session that had to be good" in finding.sentence
@@ -434,7 +434,7 @@ def _hang(_: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("attack", other_sites.ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", OTHER_SITES, ids=lambda attack: attack.name)
 def test_red_where_http_answers_to_other_sites(
     hosts: TwoHosts, attack: Attack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,7 +442,7 @@ def test_red_where_http_answers_to_other_sites(
     came_through(attack.play(against(hosts)), "it answered 200 for /healthz")
 
 
-@pytest.mark.parametrize("attack", other_sites.ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", OTHER_SITES, ids=lambda attack: attack.name)
 def test_http_that_is_not_reached_is_not_attacked(tmp_path: Path, attack: Attack) -> None:
     """Its port is published on the agent's machine alone."""
     with listener(swallow) as port:
