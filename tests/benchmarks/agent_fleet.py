@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import structlog
 
 import twinhost.secure_zmq.client
-from twinhost.agent.membership.mainpc_link import MainpcLink
+from twinhost.agent.membership.member import MainpcLink
 from twinhost.agent.trust import TRUST_TOPIC, TrustDocument, TrustFolder
 from twinhost.network_config import Agent, Host
 from twinhost.secure_zmq.client import Client, Subscriber

@@ -8,11 +8,9 @@ from typing import Any, ClassVar, Literal, Protocol
 import msgspec
 from starlette.routing import BaseRoute
 
-from twinhost.agent.common_actions import HealthActions
-from twinhost.agent.grants_watch import GrantsListener
-from twinhost.agent.health import Health, iso_time
+from twinhost.agent.health import Health, HealthActions, iso_time
 from twinhost.agent.host_keys import HostKeys
-from twinhost.agent.settings import Settings
+from twinhost.agent.settings import GrantsListener, Settings
 from twinhost.agent.telemetry import Telemetry
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
 from twinhost.secure_zmq.dispatch import Counters, RefusalListener

@@ -1,5 +1,6 @@
 """The keys of this host: its own, which may be rotated, and the authorised keys of its peers."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -8,15 +9,56 @@ import structlog
 from twinhost.agent.settings import Settings
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.callers import Peer
-from twinhost.secure_zmq.certificates import folders_of_keys
-from twinhost.secure_zmq.errors import NotFound
-from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, DAY_S, format_moment
-from twinhost.secure_zmq.peers import AuthorizedPeers, OwnKeys
+from twinhost.secure_zmq.certificates import Certificates, folders_of_keys, load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError, KeyMismatch, NotFound
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, DAY_S, KeyPair, format_moment
+from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
 
 _log = structlog.get_logger(__name__)
 
 _CHECK_EXPIRY_S = 1.0
+
+
+class OwnKeys:
+    """The pair that the agent uses at this moment; a rotation puts another secret in the file, and it takes effect."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        self._folder = certificates.folder
+        self._pair = certificates.own_keys
+        self._fault: str | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> KeyPair:
+        """Return the pair; it is kept in memory."""
+        return self._pair
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the secret in the file now; the one before it is in use."""
+        return self._fault
+
+    def look(self) -> None:
+        """Read the file again; another pair of the same owner takes effect, anything else is logged and ignored."""
+        with self._lock:
+            try:
+                pair = load_certificates(self._folder).own_keys
+                self._require_same_owner(pair)
+            except ConfigurationError as error:
+                if str(error) != self._fault:
+                    _log.error("own_key_rejected", reason=str(error), effect="the key in use stays")
+                self._fault = str(error)
+                return
+            self._fault = None
+            if pair == self._pair:
+                return
+            self._pair = pair
+        _log.info("own_key_changed", fingerprint=pair.public.fingerprint)
+
+    def _require_same_owner(self, pair: KeyPair) -> None:
+        mine, found = self._pair.certificate.owner, pair.certificate.owner
+        if found != mine:
+            raise KeyMismatch(f"{self._folder} holds the key of {found.name} now and this is {mine.name}; put its own")
 
 
 class HostKeys:

@@ -20,13 +20,11 @@ import structlog
 import zmq
 
 from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher, StartAgain
-from twinhost.agent.common_actions import HealthActions, OperatorActions
-from twinhost.agent.grants_watch import GrantsWatch
-from twinhost.agent.health import Health
+from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
-from twinhost.agent.settings import Settings, load_settings
+from twinhost.agent.settings import GrantsWatch, Settings, load_settings
 from twinhost.agent.telemetry import Gauges, Telemetry
 from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
 from twinhost.secure_zmq.bound_socket import ServerSocket

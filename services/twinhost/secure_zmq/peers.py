@@ -1,4 +1,4 @@
-"""The keys of this host, followed: whose keys are authorised, the one judge of a key, and the host's own pair."""
+"""Whose keys are authorised, read from the key folders and followed, and the one judge of a key."""
 
 import contextlib
 import os
@@ -17,13 +17,11 @@ from twinhost.secure_zmq.certificates import (
     INVITES_FOLDER,
     NOTHING,
     REVOKED_FOLDER,
-    Certificates,
     FolderContents,
-    load_certificates,
     read_folders,
 )
-from twinhost.secure_zmq.errors import ConfigurationError, KeyMismatch, LimitReached
-from twinhost.secure_zmq.keys import UNLIMITED, Certificate, KeyPair, PublicKey, fingerprint_of
+from twinhost.secure_zmq.errors import LimitReached
+from twinhost.secure_zmq.keys import UNLIMITED, Certificate, PublicKey, fingerprint_of
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -263,47 +261,6 @@ class AuthorizedPeers:
         by_fingerprint = {peer.fingerprint: peer for peer in peers if peer.fingerprint not in contents.revoked}
         self._snapshot = _Snapshot(contents, by_fingerprint)
         return by_fingerprint
-
-
-class OwnKeys:
-    """The pair that the agent uses at this moment; a rotation puts another secret in the file, and it takes effect."""
-
-    def __init__(self, certificates: Certificates) -> None:
-        self._folder = certificates.folder
-        self._pair = certificates.own_keys
-        self._fault: str | None = None
-        self._lock = threading.Lock()
-
-    def __call__(self) -> KeyPair:
-        """Return the pair; it is kept in memory."""
-        return self._pair
-
-    @property
-    def fault(self) -> str | None:
-        """What is wrong with the secret in the file now; the one before it is in use."""
-        return self._fault
-
-    def look(self) -> None:
-        """Read the file again; another pair of the same owner takes effect, anything else is logged and ignored."""
-        with self._lock:
-            try:
-                pair = load_certificates(self._folder).own_keys
-                self._require_same_owner(pair)
-            except ConfigurationError as error:
-                if str(error) != self._fault:
-                    _log.error("own_key_rejected", reason=str(error), effect="the key in use stays")
-                self._fault = str(error)
-                return
-            self._fault = None
-            if pair == self._pair:
-                return
-            self._pair = pair
-        _log.info("own_key_changed", fingerprint=pair.public.fingerprint)
-
-    def _require_same_owner(self, pair: KeyPair) -> None:
-        mine, found = self._pair.certificate.owner, pair.certificate.owner
-        if found != mine:
-            raise KeyMismatch(f"{self._folder} holds the key of {found.name} now and this is {mine.name}; put its own")
 
 
 class _FolderWatch(Worker):

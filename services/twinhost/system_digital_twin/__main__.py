@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
-from twinhost.agent.common_actions import GetHealth, HealthActions, OperatorActions
 from twinhost.agent.dialects import all_status, commands, first_of, raw_strings
+from twinhost.agent.health import GetHealth, HealthActions, OperatorActions
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.process import run_agent
 from twinhost.agent.settings import Settings

@@ -4,9 +4,8 @@ import sys
 from typing import TypedDict
 
 from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
-from twinhost.agent.common_actions import GetHealth, HealthActions, HealthCheck, OperatorActions, Ping
 from twinhost.agent.dialects import commands
-from twinhost.agent.health import HealthDocument, iso_time
+from twinhost.agent.health import GetHealth, HealthActions, HealthCheck, HealthDocument, OperatorActions, Ping, iso_time
 from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import Description, Membership
 from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION

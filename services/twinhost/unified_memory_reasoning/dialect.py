@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from twinhost.agent.common_actions import HealthCheck, Ping
 from twinhost.agent.dialects import Command
+from twinhost.agent.health import HealthCheck, Ping
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.wire import Answer, Request
 from twinhost.unified_memory_reasoning.memories.messages import (

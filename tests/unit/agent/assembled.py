@@ -7,8 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from twinhost.agent.assembly import Assembly, Foundation, Publisher
-from twinhost.agent.common_actions import HealthActions
-from twinhost.agent.health import Health
+from twinhost.agent.health import Health, HealthActions
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.settings import load_settings
 from twinhost.agent.telemetry import Telemetry

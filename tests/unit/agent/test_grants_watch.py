@@ -10,7 +10,7 @@ import yaml
 from structlog.testing import capture_logs
 
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.grants_watch import GrantsWatch
+from twinhost.agent.settings import GrantsWatch
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller, Grants
 

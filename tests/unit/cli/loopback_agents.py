@@ -12,8 +12,7 @@ import zmq
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
 from tests.ports import free_ports
-from twinhost.agent.common_actions import HealthActions, OperatorActions, Ping, pong
-from twinhost.agent.health import Health
+from twinhost.agent.health import Health, HealthActions, OperatorActions, Ping, pong
 from twinhost.agent.http import HttpServer
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator

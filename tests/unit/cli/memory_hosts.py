@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
 from twinhost.agent.assembly import StartAgain
-from twinhost.agent.common_actions import OperatorActions
+from twinhost.agent.health import OperatorActions
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.callers import Caller

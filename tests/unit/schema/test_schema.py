@@ -16,7 +16,7 @@ from tests.loopback.agent_processes import SERVICES
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.schema.json_schema import Schema, places, replaced
 from twinhost.agent.assembly import Assembly, Foundation
-from twinhost.agent.common_actions import AnnounceProbes, GetPeers, HealthActions
+from twinhost.agent.health import AnnounceProbes, GetPeers, HealthActions
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.schema import AGENTS

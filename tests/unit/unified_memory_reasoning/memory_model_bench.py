@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.unit.unified_memory_reasoning.bench import EVERYTHING, Bench
-from twinhost.agent.common_actions import HealthActions, Ping
 from twinhost.agent.dialects import commands
+from twinhost.agent.health import HealthActions, Ping
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Inbound

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT, assembled
-from twinhost.agent.membership.mainpc_link import MainpcLink
+from twinhost.agent.membership.member import MainpcLink
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import KeyFileMissing
 from twinhost.unified_memory_reasoning.__main__ import NAME, assemble

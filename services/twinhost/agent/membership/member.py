@@ -1,25 +1,258 @@
 """An agent's membership: it registers, measures its host, sends events to mainpc, and asks other agents."""
 
-from collections.abc import Mapping, Sequence
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
+import structlog
+
 from twinhost.agent.assembly import Companion, Foundation
 from twinhost.agent.health import Health
+from twinhost.agent.host_metrics import HostSample
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.membership.audit_witness import AuditWitness, WitnessActions
 from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest, find_addresses
-from twinhost.agent.membership.mainpc_link import MainpcLink
+from twinhost.agent.membership.delivery import CALL_DEADLINE_S, TRANSIENT, DeliveryQueue, Kind, Sender
 from twinhost.agent.membership.outbox import Outbox
-from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
+from twinhost.agent.trust import TRUST_TOPIC, TrustFolder, read_document
+from twinhost.network_config import Agent
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import TRUST_FOLDER
-from twinhost.secure_zmq.client import Subscriber
-from twinhost.secure_zmq.errors import InternalError, RequestError
+from twinhost.secure_zmq.client import Client, Subscriber
+from twinhost.secure_zmq.errors import ConnectionRefused, InternalError, NotFound, RequestError, StoreUnavailable
+from twinhost.secure_zmq.server_address import ServerAddress
 from twinhost.secure_zmq.wire import Reply
+from twinhost.worker import Worker
+
+_log = structlog.get_logger(__name__)
+
+_POLL_S = 0.1  # how often it looks for something to send
+_RETRY_S = 1.0  # with jitter, so that many agents don't reconnect at one moment
+_MAX_SAMPLES = 1_000  # between two polls
+
+
+class MainpcLink(Worker):
+    """Keeps one agent registered with SystemDigitalTwin, on a thread of its own."""
+
+    def __init__(
+        self,
+        server: ServerAddress,
+        agent: Agent,
+        heartbeat_s: float,
+        max_payload_bytes: int,
+        trust: TrustFolder | None,
+        queue: DeliveryQueue | None = None,
+        status: Callable[[], str] = lambda: "HEALTHY",
+        agent_type: str = "agent",
+        capabilities: Sequence[str] = (),
+        dependencies: Sequence[str] = (),
+        witness: AuditWitness | None = None,
+    ) -> None:
+        """Keep `agent` registered with the agent at `server`.
+
+        Args:
+            server: mainpc's agent.
+            agent: this agent.
+            heartbeat_s: between two heartbeats.
+            max_payload_bytes: of a request.
+            trust: the folder that follows mainpc's list of keys.
+            queue: the undelivered requests.
+            status: returns what every heartbeat says of this agent.
+            agent_type: what it registers as.
+            capabilities: what it registers with.
+            dependencies: the agents that it needs.
+            witness: keeps the heads of mainpc's audit log.
+        """
+        super().__init__("mainpc-link", self._run, join_timeout_s=CALL_DEADLINE_S + 0.5)
+        self._registration_data = {
+            "agent_id": agent.name,
+            "agent_type": agent_type,
+            "capabilities": list(capabilities),
+            "dependencies": list(dependencies),
+            "host": agent.host.address,
+            "port": agent.zmq_port,
+            "health_check_port": agent.http_port,
+            "metadata": {"location": agent.host.name},
+        }
+        self._status = status
+        self._server = server
+        self._trust = trust
+        self._witness = witness
+        self._trust_revision: str | None = None  # of the folder
+        self._name = agent.name
+        self._heartbeat_s = heartbeat_s
+        self._max_payload_bytes = max_payload_bytes
+        queue = queue if queue is not None else DeliveryQueue()
+        self._samples = _SampleReports(agent.host.name, queue)
+        self._sender = Sender(queue)
+        self._registered = False
+        self._registration: object = None  # the digest of this agent's own record at mainpc
+        # Whether all agents may take this turn at one moment: after a start, mainpc's return, or a change of keys. The
+        # wait after it is random, else they would stay in step.
+        self._in_step = True
+        self._fault: str | None = "not registered yet"
+        self._wake = threading.Event()
+
+    @property
+    def fault(self) -> str | None:
+        """Why this agent is not connected to mainpc; None while it is."""
+        return self._fault
+
+    def report(self, sample: HostSample) -> None:
+        """Send a measurement to mainpc, now or once it is reachable; from any thread."""
+        self._samples.add(sample)
+
+    def wake(self) -> None:
+        """Take the next turn now: something at mainpc has changed."""
+        self._wake.set()
+
+    def _interrupt(self) -> None:
+        self._wake.set()
+
+    def _run(self) -> None:
+        with Client(self._server, max_payload_bytes=self._max_payload_bytes) as client:
+            while not self.stopping:
+                self._send_until(client, time.monotonic() + self._turn(client))
+                self._wake.clear()
+
+    def _send_until(self, client: Client, next_turn: float) -> None:
+        """Send what there is to send until the next turn is due, or until another thread wakes this one."""
+        while not self._wake.is_set() and (left_s := next_turn - time.monotonic()) > 0:
+            if self._fault is not None:
+                self._samples.store_all()
+                self._wake.wait(min(left_s, _POLL_S))
+                continue
+            try:
+                sent = self._samples.send_one(client) or self._sender.send_one(client)
+            except ConnectionRefused:
+                return  # the next heartbeat reports what is wrong with the link
+            if not sent:
+                self._wake.wait(min(left_s, _POLL_S))
+
+    def _turn(self, client: Client) -> float:
+        """Register or send a heartbeat; return how many seconds to wait until the next turn."""
+        try:
+            again = self._send_heartbeat(client) if self._registered else self._register(client)
+        except NotFound:  # mainpc lost its registry, or an operator removed this agent
+            self._registered = False
+            return 0
+        except (ConnectionRefused, RequestError) as error:
+            if self._fault is None or type(error).__name__ not in self._fault:
+                _log.warning("mainpc_disconnected", cause=type(error).__name__, reason=str(error))
+            self._fault = f"{type(error).__name__}: {error}"
+            self._in_step = True
+            self._samples.store_all()  # here too: if the call took its whole time, the next turn is due already
+            return _RETRY_S * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+        if again:
+            return 0
+        if self._fault is not None:
+            _log.info("mainpc_connected", server=self._server.address)
+            self._sender.reconnected()
+        self._fault = None
+        share = random.random() if self._in_step else 1.0  # noqa: S311 - jitter, not a secret
+        self._in_step = False
+        return self._heartbeat_s * share
+
+    def _register(self, client: Client) -> bool:
+        """Register; return that a heartbeat is to follow at once."""
+        reply = client.call("register_agent", deadline_s=CALL_DEADLINE_S, registration_data=self._registration_data)
+        self._registered, self._registration = True, reply.get("registration")
+        _log.info("registered", server=self._server.address)
+        return True
+
+    def _send_heartbeat(self, client: Client) -> bool:
+        """Send a heartbeat; return whether another turn is to follow at once."""
+        asked, seen = self._witness.question() if self._witness else (None, {})
+        reply = client.call(
+            "heartbeat",
+            deadline_s=CALL_DEADLINE_S,
+            agent_name=self._name,
+            status=self._status(),
+            trust_revision=self._trust_revision,
+            **seen,
+        )
+        if self._witness is not None:
+            self._witness.take(asked, reply)
+        if reply.get("registration") != self._registration:
+            _log.warning("registration_changed", effect="this agent registers again")
+            self._registered = False
+            return True
+        if self._follow_trust(client, reply.get("trust_revision")):
+            self._in_step = True
+            return True  # the next heartbeat acknowledges the revision
+        return False
+
+    def _follow_trust(self, client: Client, revision: object) -> bool:
+        """Apply mainpc's list of keys if it has changed; return whether it had."""
+        if self._trust is None or revision in (None, self._trust_revision):
+            return False
+        try:
+            document = read_document(client.call("get_trust", deadline_s=CALL_DEADLINE_S))
+            self._trust.apply(document)
+        except OSError as error:
+            raise StoreUnavailable(f"the trust folder can't be written ({error}); free space on its volume") from None
+        self._trust_revision = document.revision
+        return True
+
+
+class _SampleReports:
+    """Measurements for mainpc: the newest is sent, older ones go to the outbox. `add` is for any thread."""
+
+    def __init__(self, host: str, queue: DeliveryQueue) -> None:
+        self._host = host
+        self._queue = queue
+        self._samples: deque[HostSample] = deque(maxlen=_MAX_SAMPLES)
+        self._error_code: str | None = None
+
+    def add(self, sample: HostSample) -> None:
+        self._samples.append(sample)
+
+    def store_all(self) -> None:
+        """Move the measurements to the outbox: mainpc is unreachable and gets them later."""
+        while self._samples:
+            self._store(self._samples.popleft())
+
+    def send_one(self, client: Client) -> bool:
+        """Send the newest measurement and store those before it; return whether there was one.
+
+        Raises:
+            ConnectionRefused: mainpc is unreachable; the measurement was stored, since it may not have arrived.
+        """
+        if not self._samples:
+            return False
+        newest = self._samples.pop()
+        self.store_all()
+        try:
+            started = time.perf_counter()
+            client.call("ping", deadline_s=CALL_DEADLINE_S)
+            newest = msgspec.structs.replace(newest, latency_ms=1_000 * (time.perf_counter() - started))
+            client.call("report_metrics", deadline_s=CALL_DEADLINE_S, **self._fields(newest))
+        except (ConnectionRefused, *TRANSIENT) as error:
+            self._store(newest)
+            if isinstance(error, ConnectionRefused):
+                raise
+        except RequestError as error:  # an agent without the grant for metrics still registers
+            if self._error_code != error.code:
+                _log.warning("metrics_not_taken", code=error.code, reason=str(error))
+            self._error_code = error.code
+        else:
+            self._error_code = None
+        return True
+
+    def _store(self, sample: HostSample) -> None:
+        self._queue.defer(Kind.SAMPLE, "report_metrics", self._fields(sample))
+
+    def _fields(self, sample: HostSample) -> dict[str, Any]:
+        return {**msgspec.to_builtins(sample), "host": self._host}
+
 
 MAINPC_AGENT = "SystemDigitalTwin"
 HEADS_FILE = "audit-heads.json"  # after the agent's name, in its state folder

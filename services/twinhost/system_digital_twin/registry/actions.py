@@ -6,8 +6,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.common_actions import Ping, pong
-from twinhost.agent.health import Pong, iso_time
+from twinhost.agent.health import Ping, Pong, iso_time, pong
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller

@@ -10,7 +10,7 @@ import pytest
 from tests.identities import authorize, new_pair
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.membership.mainpc_link import MainpcLink
+from twinhost.agent.membership.member import MainpcLink
 from twinhost.agent.trust import TrustFolder, document_of
 from twinhost.secure_zmq.certificates import FolderContents, load_certificates, read_folders
 from twinhost.secure_zmq.client import Client

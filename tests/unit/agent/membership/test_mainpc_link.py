@@ -11,7 +11,7 @@ import pytest
 
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
-from twinhost.agent.membership.mainpc_link import MainpcLink
+from twinhost.agent.membership.member import MainpcLink
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress

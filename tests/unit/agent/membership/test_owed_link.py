@@ -14,7 +14,7 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.host_metrics import HostSample
 from twinhost.agent.membership import delivery
 from twinhost.agent.membership.delivery import Kind
-from twinhost.agent.membership.mainpc_link import MainpcLink
+from twinhost.agent.membership.member import MainpcLink
 from twinhost.agent.membership.outbox import MIGRATION, Outbox
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.server_address import SecuredAddress

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.identities import host_folder, new_pair
+from twinhost.agent.host_keys import OwnKeys
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import KeyFileMissing
 from twinhost.secure_zmq.key_writer import write_key_pair
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity
-from twinhost.secure_zmq.peers import OwnKeys
 
 
 @pytest.fixture
