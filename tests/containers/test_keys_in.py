@@ -14,8 +14,7 @@ import pytest
 from tests.containers.kept import ANOTHER_TREE, Kept, kept
 from tests.containers.stack import EVENTS_PORT, Stack
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
-from twinhost.certificates.bundle import request_fingerprint
-from twinhost.certificates.invitation import Invitation, parse_invitation, token_pair
+from twinhost.certificates.bundle import Invitation, parse_invitation, request_fingerprint, token_pair
 from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.errors import LimitReached, NotAuthorized, NotGranted
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair

@@ -19,8 +19,7 @@ from tests.containers.stack import EVENTS_PORT, HTTP_PORTS, Stack
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.adversary.clients import PlainClient, open_session
 from twinhost.adversary.zmtp import connect_to
-from twinhost.certificates.bundle import request_fingerprint
-from twinhost.certificates.invitation import parse_invitation
+from twinhost.certificates.bundle import parse_invitation, request_fingerprint
 from twinhost.secure_zmq.client import Client, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive, TwinhostError
 from twinhost.secure_zmq.key_writer import render_certificate

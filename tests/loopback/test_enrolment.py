@@ -17,7 +17,7 @@ from tests.configuration import SHIPPED_GRANTS
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.unit.certificates.trees import Ran, certs_init, files
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
-from twinhost.certificates.invitation import Invitation, parse_invitation, token_pair
+from twinhost.certificates.bundle import Invitation, parse_invitation, token_pair
 from twinhost.certificates.join import join
 from twinhost.certificates.layout import plan_layout
 from twinhost.schema import schema_of

@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from twinhost.certificates.bundle import TrustMaterial, material_of, request_fingerprint
+from twinhost.certificates.bundle import Invitation, TrustMaterial, material_of, request_fingerprint
 from twinhost.certificates.generate import distribute, require_not_revoked
-from twinhost.certificates.invitation import Invitation
 from twinhost.certificates.layout import SERVER, Identity, Layout, described, to_rotate
 from twinhost.certificates.records import DistributionRecord
 from twinhost.certificates.tree import (

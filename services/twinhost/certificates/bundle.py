@@ -1,18 +1,154 @@
-"""What mainpc sends to whom it authorised: the key with its validity, and everybody's public keys; never a secret.
+"""What mainpc hands out to enrol a machine: the line of an invitation, and the bundle of public keys.
 
-The same is the answer to `confirm_key`, and a file for a machine that has no path to mainpc.
+The line is `twinhost://ADDRESS:PORT/SERVERKEY/TOKEN?expires=2026-11-25T05:00:00Z`, the keys in unpadded base64url. The
+bundle holds the new key with its validity and everybody's public keys, and never a secret; it is the answer to
+`confirm_key`, and a file for a machine that has no path to mainpc.
 """
 
+import base64
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
+import zmq
+from zmq.utils import z85
 
+from twinhost.network_config.model import is_address
 from twinhost.secure_zmq.certificates import FolderContents
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed
 from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name
-from twinhost.secure_zmq.keys import Certificate, fingerprint_of, parse_certificate
+from twinhost.secure_zmq.keys import (
+    KEY_BYTES,
+    Certificate,
+    KeyOwner,
+    KeyPair,
+    PublicKey,
+    fingerprint_of,
+    format_moment,
+    parse_certificate,
+    parse_moment,
+)
+
+SCHEME = "twinhost://"
+MAX_LINE_CHARACTERS = 512  # the longest address has 253
+_KEY_CHARACTERS = 43  # of unpadded base64 for 32 bytes
+_AGAIN = "copy the whole line that certs-init invite printed"
+_KEY = re.compile(r"[A-Za-z0-9_-]*")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A parsed invitation; its repr never shows the secret."""
+
+    authority: str  # address:port
+    server_key: PublicKey
+    token: KeyPair
+    not_after: int
+
+    @property
+    def endpoint(self) -> str:
+        """The ZeroMQ endpoint of SystemDigitalTwin."""
+        return f"tcp://{self.authority}"
+
+    def render(self) -> str:
+        """Return the line; whoever reads it can enrol."""
+        secret = _encode(z85.decode(self.token.secret_z85))
+        expires = format_moment(self.not_after)
+        return f"{SCHEME}{self.authority}/{_encode(self.server_key.raw)}/{secret}?expires={expires}"
+
+
+def parse_invitation(text: str) -> Invitation:
+    """Read the line.
+
+    Raises:
+        ConfigurationError: it is cut off, mistyped, or no invitation; the sentence says which part is wrong and shows
+            nothing of the secret.
+    """
+    line = text.strip()
+    if not line:
+        raise ConfigurationError(f"no invitation was given; {_AGAIN}, as an argument or on standard input")
+    if not line.startswith(SCHEME):
+        raise ConfigurationError(f"this is not an invitation, which begins with {SCHEME}; {_AGAIN}")
+    if len(line) > MAX_LINE_CHARACTERS or any(character.isspace() for character in line):
+        raise ConfigurationError(f"the invitation has more than one line, or a space in it; {_AGAIN}")
+    rest, question, query = line.removeprefix(SCHEME).partition("?")
+    parts = rest.split("/")
+    if len(parts) > 3:
+        raise ConfigurationError(f"the invitation has too many parts; {_AGAIN}")
+    authority = _authority(parts[0], cut_off=len(parts) == 1 and not question)
+    server_key = _server_key(_part(parts, 1, "the server's key"))
+    secret = _key(_part(parts, 2, "the token"), "the token")
+    return Invitation(authority, server_key, token_pair(secret), _expiry(query))
+
+
+def token_pair(secret: bytes) -> KeyPair:
+    """Return the one-time pair of a token.
+
+    Raises:
+        ConfigurationError: it is no secret key.
+    """
+    secret_z85 = z85.encode(secret)
+    nobody = KeyOwner("invitation", "invitation", frozenset())
+    try:
+        public = PublicKey(z85.decode(zmq.curve_public(secret_z85)))
+        return KeyPair(Certificate(nobody, public), secret_z85)
+    except KeyFileMalformed:
+        raise ConfigurationError(f"the token in the invitation is not a key; {_AGAIN}") from None
+
+
+def _authority(text: str, *, cut_off: bool) -> str:
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = host[1:-1] if bracketed else host
+    good = bool(_PORT.fullmatch(port)) and int(port) < 65_536 and is_address(address) and bracketed == (":" in address)
+    if not colon or not good or not text.isascii():
+        what = "is cut off within" if cut_off else "is mistyped at"
+        raise ConfigurationError(f"the invitation {what} mainpc's ADDRESS:PORT; {_AGAIN}")
+    return text
+
+
+def _part(parts: list[str], number: int, what: str) -> str:
+    if len(parts) <= number:
+        raise ConfigurationError(f"the invitation is cut off before {what}; {_AGAIN}")
+    return parts[number]
+
+
+def _server_key(text: str) -> PublicKey:
+    raw = _key(text, "the server's key")
+    try:
+        return PublicKey(raw)
+    except KeyFileMalformed:
+        raise ConfigurationError(f"the server's key in the invitation is not a key; {_AGAIN}") from None
+
+
+def _key(text: str, what: str) -> bytes:
+    if len(text) < _KEY_CHARACTERS and _KEY.fullmatch(text):
+        raise ConfigurationError(
+            f"the invitation is cut off within {what}: it has {len(text)} of {_KEY_CHARACTERS} characters; {_AGAIN}"
+        )
+    if len(text) == _KEY_CHARACTERS and _KEY.fullmatch(text):
+        raw = base64.urlsafe_b64decode(text + "=")
+        if len(raw) == KEY_BYTES and _encode(raw) == text:
+            return raw
+    raise ConfigurationError(f"{what} in the invitation is mistyped; {_AGAIN}")
+
+
+def _expiry(query: str) -> int:
+    name, _, moment = query.partition("=")
+    try:
+        if name == "expires":
+            return parse_moment(moment)
+    except KeyFileMalformed:
+        pass
+    raise ConfigurationError(f"the invitation is cut off or mistyped at its end, ?expires=...; {_AGAIN}")
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
 
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 BUNDLE_KIND: Final = "twinhost trust bundle"

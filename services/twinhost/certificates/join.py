@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from twinhost.certificates.admission import require_file_name, require_newcomer
-from twinhost.certificates.bundle import TrustMaterial, read_answer
+from twinhost.certificates.bundle import Invitation, TrustMaterial, read_answer
 from twinhost.certificates.generate import require_not_revoked
-from twinhost.certificates.invitation import Invitation
 from twinhost.certificates.layout import SERVER, Identity, Layout, described
 from twinhost.certificates.records import DistributionRecord, Joining, JoinRecord
 from twinhost.certificates.tree import discard_next, install_secret, locked, make_host_folder

@@ -18,8 +18,7 @@ from twinhost.agent.membership.audit_witness import Gap, SeenHead
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.documents import read
-from twinhost.cli.output import Failure, printable, to_json
+from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import MessageTooLarge, ServerUnreachable, TwinhostError, UnknownAction

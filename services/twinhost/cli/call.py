@@ -1,15 +1,22 @@
-"""`call`: any action of any agent, and its reply."""
+"""`call`: any action of any agent, and its reply; `ping`: round trips over authenticated sessions."""
 
+import statistics
+import time
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.console import RenderableType
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, Deadline, RequestId, find_agent, parse_fields
-from twinhost.cli.connect import load_settings
+from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
 from twinhost.cli.explain import schema_of_agent
+from twinhost.cli.output import Failure
+from twinhost.network_config import Agent
+from twinhost.secure_zmq.errors import TwinhostError
 
 
 def call(
@@ -55,3 +62,87 @@ def _warn_of_bad_json(fields: dict[str, Any], wanted: dict[str, str]) -> None:
             msgspec.json.decode(fields[name])
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             output.say("warning:", output.WARN, f"{name} takes {types}, and its value is no such JSON: {error}")
+
+
+DEFAULT_COUNT = 5
+MAX_COUNT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrips:
+    """Times in milliseconds; `connect_ms` is the first round trip, with the handshake."""
+
+    count: int
+    connect_ms: float
+    min_ms: float
+    median_ms: float
+    max_ms: float
+
+
+def ping(
+    agent: Annotated[str | None, typer.Argument(metavar="AGENT", help="One agent; all of them if omitted.")] = None,
+    count: Annotated[
+        int, typer.Option("--count", metavar="N", min=1, max=MAX_COUNT, help="Round trips to each.")
+    ] = DEFAULT_COUNT,
+    as_json: AsJson = False,
+) -> int:
+    """Measure round trips to the agents."""
+    settings = load_settings()
+    targets = [find_agent(settings.config, agent)] if agent is not None else list(settings.config.agents.values())
+    results = [(target, _measure(settings, target, count)) for target in targets]
+    failures = [result.about(target.name) for target, result in results if isinstance(result, Failure)]
+    if as_json:
+        output.show_value(_document(settings, results, failures), as_json=True)
+    else:
+        output.show(_link(settings), _table(results))
+    output.say_failures(failures)
+    return 1 if failures else 0
+
+
+def _measure(settings: Settings, agent: Agent, count: int) -> RoundTrips | Failure:
+    try:
+        with settings.client(agent) as client:
+            times: list[float] = []
+            for _ in range(count + 1):
+                started = time.perf_counter()
+                client.call("ping", deadline_s=DEADLINE_S)
+                times.append(round((time.perf_counter() - started) * 1_000, 3))
+    except TwinhostError as error:
+        return Failure.of(error)
+    connect, *round_trips = times
+    return RoundTrips(
+        len(round_trips), connect, min(round_trips), round(statistics.median(round_trips), 3), max(round_trips)
+    )
+
+
+def _document(
+    settings: Settings, results: list[tuple[Agent, RoundTrips | Failure]], failures: list[Failure]
+) -> dict[str, Any]:
+    return {
+        **output.status_of(failures[:1]),
+        "link": "encrypted" if settings.secure else "open",
+        "agents": {
+            agent.name: result.as_reply() if isinstance(result, Failure) else {"status": "ok", **asdict(result)}
+            for agent, result in results
+        },
+    }
+
+
+def _link(settings: Settings) -> output.Cell:
+    if settings.certificates is None:
+        return output.words(output.styled("LINK OPEN", output.LOUD), OPEN_LINK)
+    owner = settings.certificates.own_keys.certificate.owner
+    return output.words("Authenticated with CURVE as", owner.name)
+
+
+def _table(results: list[tuple[Agent, RoundTrips | Failure]]) -> RenderableType:
+    rows: list[list[output.Cell]] = []
+    for agent, result in results:
+        if isinstance(result, Failure):
+            cells: list[output.Cell] = [output.styled("no answer", output.BAD), *[""] * 4]
+        else:
+            times = (result.connect_ms, result.min_ms, result.median_ms, result.max_ms)
+            cells = [str(result.count), *(f"{milliseconds:.2f}" for milliseconds in times)]
+        rows.append([agent.name, agent.host.name, *cells])
+    columns = ("agent", "host", "count", "connect", "min", "median", "max")
+    return output.table("Round trips in milliseconds", columns, rows)

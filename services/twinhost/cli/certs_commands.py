@@ -21,22 +21,22 @@ from twinhost.certificates.admission import (
 )
 from twinhost.certificates.bundle import (
     MAX_BUNDLE_BYTES,
+    MAX_LINE_CHARACTERS,
     bundle_fingerprint,
     parse_bundle,
+    parse_invitation,
     render_bundle,
     request_fingerprint,
 )
-from twinhost.certificates.export import as_tar, copy_to, make_host_keys
-from twinhost.certificates.invitation import MAX_LINE_CHARACTERS, parse_invitation
+from twinhost.certificates.export import EXPECTED, as_tar, copy_to, find_public_key, make_host_keys, read_file, trust
 from twinhost.certificates.join import join, request, take_in
 from twinhost.certificates.layout import Layout, described, only_host, plan_layout
-from twinhost.certificates.public import EXPECTED, find_public_key, read_file, trust
 from twinhost.certificates.revoke import Revocation, replace_revoked, revoke
 from twinhost.certificates.rotate import rotate_client, rotate_server
 from twinhost.certificates.tree import own_folders
 from twinhost.certificates.verify import verify_tree
 from twinhost.cli.certs_init import make
-from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, say
+from twinhost.cli.standalone import STANDARD_STREAM, Version, application, ask, note, read_line, say
 from twinhost.network_config import NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import CERTS_INIT, CERTS_INIT_PIPED, ConfigurationError
@@ -375,24 +375,6 @@ def _read(file: str, limit_bytes: int) -> tuple[str, str]:
     if len(content) > limit_bytes or not content.isascii():
         raise ConfigurationError(f"standard input is not {EXPECTED}")
     return "standard input", content.decode("ascii")
-
-
-def read_line(prompt: str, limit_bytes: int) -> str:
-    """Return one line of standard input; a person at a terminal is shown the prompt."""
-    if sys.stdin.isatty():
-        sys.stderr.write(prompt)
-        sys.stderr.flush()
-    content = sys.stdin.buffer.readline(limit_bytes + 1)
-    if len(content) > limit_bytes:
-        raise ConfigurationError(f"the line is longer than {limit_bytes} characters")
-    return content.decode("ascii", "replace")
-
-
-def ask(question: str) -> bool:
-    """Ask the person at the terminal; anything but `yes` is a no."""
-    sys.stderr.write(f"{question} [yes/no] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() == "yes"
 
 
 def _tree(context: typer.Context, days: int | None = None) -> tuple[Layout, NetworkConfig]:

@@ -13,8 +13,7 @@ from twinhost.certificates.acknowledgement import Follower, followers
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.documents import Peer, Peers, days, duration, read, seconds_between
-from twinhost.cli.output import Failure
+from twinhost.cli.output import Failure, Peer, Peers, days, duration, read, seconds_between
 from twinhost.secure_zmq.callers import INVITATION_ROLE
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S

@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from twinhost.cli.documents import read
+from twinhost.cli.output import read
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, RequestError
 from twinhost.secure_zmq.wire import Reply

@@ -28,7 +28,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "agents": "twinhost.cli.status",
     "call": "twinhost.cli.call",
     "explain": "twinhost.cli.explain",
-    "ping": "twinhost.cli.ping",
+    "ping": "twinhost.cli.call",
     "doctor": "twinhost.cli.doctor.command",
     "watch": "twinhost.cli.watch",
     "keys": "twinhost.cli.keys",

@@ -1,4 +1,4 @@
-"""What certs-init and archive have in common as programs: their options, their exit status, and their output.
+"""What certs-init and archive have in common as programs: their options, exit status, input, and output.
 
 Exit status: 0 fine; 1 refused; 2 usage; 130 interrupted.
 """
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 
 STANDARD_STREAM = "-"  # in place of a file name
 USAGE = 2
@@ -23,6 +23,24 @@ def say(line: str = "") -> None:
 def note(line: str) -> None:
     """Print a line for the person at the terminal, on standard error."""
     sys.stderr.write(f"{line}\n")
+
+
+def read_line(prompt: str, limit_bytes: int) -> str:
+    """Return one line of standard input; a person at a terminal is shown the prompt."""
+    if sys.stdin.isatty():
+        sys.stderr.write(prompt)
+        sys.stderr.flush()
+    content = sys.stdin.buffer.readline(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise ConfigurationError(f"the line is longer than {limit_bytes} characters")
+    return content.decode("ascii", "replace")
+
+
+def ask(question: str) -> bool:
+    """Ask the person at the terminal; anything but `yes` is a no."""
+    sys.stderr.write(f"{question} [yes/no] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() == "yes"
 
 
 def _show_version(asked: bool) -> None:

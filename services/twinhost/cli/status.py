@@ -14,8 +14,7 @@ from twinhost.agent.health import OPEN_LINK as OPEN_LINK_WARNING
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, Wait
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
-from twinhost.cli.documents import Health, Peers, Registration, Registrations, age, duration, read
-from twinhost.cli.output import Failure
+from twinhost.cli.output import Failure, Health, Peers, Registration, Registrations, age, duration, read
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError

@@ -10,8 +10,7 @@ import typer
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
 from twinhost.cli.connect import load_settings
-from twinhost.cli.documents import read
-from twinhost.cli.output import Failure, printable, to_json
+from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.secure_zmq.client import Client, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, TwinhostError
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from twinhost.certificates.invitation import Invitation, parse_invitation, token_pair
+from twinhost.certificates.bundle import Invitation, parse_invitation, token_pair
 from twinhost.network_config import Host
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.keys import PublicKey

@@ -9,7 +9,7 @@ import pytest
 
 from tests.identities import new_pair
 from tests.unit.certificates.trees import certs_init, files
-from twinhost.certificates.invitation import parse_invitation
+from twinhost.certificates.bundle import parse_invitation
 from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation
 from twinhost.secure_zmq.keys import Validity, load_certificate

@@ -27,7 +27,7 @@ from tests.waiting import PATIENCE_S
 from twinhost.certificates.admission import accept
 from twinhost.certificates.bundle import request_fingerprint
 from twinhost.certificates.join import put_in_place, request
-from twinhost.cli import certs_commands
+from twinhost.cli import standalone
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.certificates import read_folders
@@ -401,5 +401,5 @@ def test_request_accept_and_trust_survive_a_kill_at_any_step(whole: Path, tmp_pa
 def test_a_terminal_is_asked_for_the_line_of_join(capsys: pytest.CaptureFixture[str]) -> None:
     """The prompt goes to standard error; where there is no person, there is none."""
     with mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"line\nmore\n"))):
-        assert certs_commands.read_line("The line: ", 10) == "line\n"
+        assert standalone.read_line("The line: ", 10) == "line\n"
     assert capsys.readouterr() == ("", "")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.certificates.trees import RECORD, certs_init, files
-from twinhost.certificates.verify_files import mode_and_owner
+from twinhost.certificates.verify import mode_and_owner
 from twinhost.secure_zmq.key_writer import write_certificate, write_key_pair
 from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 

@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.attack import Verdict
 from twinhost.agent.health import iso_time
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.doctor import answers, link
+from twinhost.cli.doctor import link
 from twinhost.secure_zmq.certificates import REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError
@@ -267,7 +267,7 @@ def test_a_wrong_pin_is_told(hosts: TwoHosts, cli: Cli) -> None:
 
 def test_a_zap_fault_is_distinguished_from_a_wrong_pin(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> None:
     """To a client of libzmq ZAP 300 looks like one; by hand it does not."""
-    monkeypatch.setattr(answers, "_DEADLINE_S", SHORT_S)
+    monkeypatch.setattr("twinhost.cli.doctor.checks._DEADLINE_S", SHORT_S)
 
     def broken(*_: object) -> None:
         raise RuntimeError("a fault")
@@ -280,7 +280,7 @@ def test_a_zap_fault_is_distinguished_from_a_wrong_pin(hosts: TwoHosts, cli: Cli
 
 def test_a_mute_peer_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> None:
     """Something listens there and does not speak ZeroMQ; that it lets nobody in is no proof of anything."""
-    monkeypatch.setattr(answers, "_DEADLINE_S", SHORT_S)
+    monkeypatch.setattr("twinhost.cli.doctor.checks._DEADLINE_S", SHORT_S)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         hosts.write_config(hosts.mainpc.port, mute.getsockname()[1])
         checks = examined(hosts, cli, 1)

@@ -17,9 +17,9 @@ from tests.unit.cli.loopback_agents import StartHosts, TwoHosts
 from tests.unit.cli.memory_hosts import MemoryHosts
 from tests.unit.cli.running import COMMAND, Cli, process_environment, run_process
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.cli import memory_import, memory_transfer
-from twinhost.cli.documents import read
+from twinhost.cli import memory, memory_import
 from twinhost.cli.memory import KINDS
+from twinhost.cli.output import read
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
@@ -140,11 +140,11 @@ def test_a_backup_that_arrives_otherwise_leaves_no_file(
 
     def turned(reply: Any, kind: Any) -> Any:
         document = read(reply, kind)
-        if kind is memory_transfer.BackupPart and document.offset:
-            return memory_transfer.BackupPart(document.offset, document.data[::-1])
+        if kind is memory.BackupPart and document.offset:
+            return memory.BackupPart(document.offset, document.data[::-1])
         return document
 
-    monkeypatch.setattr("twinhost.cli.memory_transfer.read", turned)
+    monkeypatch.setattr("twinhost.cli.memory.read", turned)
     ran = cli(remembering, "memory", "backup", str(tmp_path / "umra"))
     assert ran.status == 1
     assert "and they are not the backup's; run the command again" in ran.err
@@ -155,7 +155,7 @@ def restored(
     hosts: MemoryHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch, *words: str
 ) -> tuple[int, dict[str, Any], str]:
     """Run a restore whose agent ends and does not come back: that is the engine's part."""
-    monkeypatch.setattr(memory_transfer, "BACK_WITHIN_S", 1.0)
+    monkeypatch.setattr(memory, "BACK_WITHIN_S", 1.0)
     ran = cli(hosts, "memory", "restore", *words, "--json")
     return ran.status, json.loads(ran.out.splitlines()[0]), ran.err
 
@@ -191,7 +191,7 @@ def test_a_person_is_told_the_kinds_and_a_program_every_table(
     assert counts == "6 interactions, 2 memories, 3 error patterns, 2 twins"
     whole = json.loads(cli(remembering, "memory", "backup", str(tmp_path / "other"), "--json").out)
     assert whole["rows"]["context_writers"] == 3
-    monkeypatch.setattr(memory_transfer, "BACK_WITHIN_S", 0.1)
+    monkeypatch.setattr(memory, "BACK_WITHIN_S", 0.1)
     ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"), "--yes")
     assert "_" not in ran.out
     told = {line[: line.index("  ")]: line.split()[-3:] for line in ran.out.splitlines()[2:]}

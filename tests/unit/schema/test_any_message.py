@@ -16,8 +16,8 @@ from tests.unit.schema.json_schema import Schema, closed, places, replaced
 from tests.unit.schema.test_schema import ANYTHING, ASSEMBLE, HOST
 from twinhost.agent.trust import TrustDocument, read_document
 from twinhost.certificates.bundle import _Texts, read_answer
-from twinhost.cli import audit, documents, keys, memory_import, memory_transfer, watch
-from twinhost.cli.documents import read
+from twinhost.cli import audit, keys, memory, memory_import, output, watch
+from twinhost.cli.output import read
 from twinhost.schema import AGENTS, replies_of, schema_of
 from twinhost.secure_zmq import errors
 from twinhost.secure_zmq.callers import Caller
@@ -48,7 +48,7 @@ VALUES = JSON | st.sampled_from([value for value in ANYTHING if len(str(value)) 
 Asked = tuple[Assembled, Schema, Schema]
 KINDS = [
     kind
-    for module in (documents, audit, keys, memory_import, memory_transfer, watch)
+    for module in (output, audit, keys, memory_import, memory, watch)
     for kind in vars(module).values()
     if is_typeddict(kind)
     or (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__)

@@ -17,7 +17,7 @@ from twinhost.adversary.clients import new_pair
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.doctor.answers import AgentAnswers, compare_keys
+from twinhost.cli.doctor.checks import AgentAnswers, compare_keys, examine_this_host
 from twinhost.cli.doctor.link import (
     PORT,
     RESOLVES,
@@ -26,7 +26,6 @@ from twinhost.cli.doctor.link import (
     examine_refusals,
     refusals_not_tried,
 )
-from twinhost.cli.doctor.this_host import examine_this_host
 from twinhost.cli.output import Failure, printable
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import TwinhostError
