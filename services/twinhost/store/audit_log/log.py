@@ -27,6 +27,7 @@ from twinhost.store.audit_log.chain import (
     Event,
     Fields,
     Head,
+    Repetition,
     Value,
     checked,
     hash_fits,
@@ -36,7 +37,6 @@ from twinhost.store.audit_log.chain import (
     prev_of,
 )
 from twinhost.store.audit_log.files import Files, align
-from twinhost.store.audit_log.repetition import Repetition
 from twinhost.store.audit_log.verify import Restore, hash_before, restore_of
 from twinhost.store.database import Database
 
