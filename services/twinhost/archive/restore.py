@@ -18,11 +18,10 @@ from typing import BinaryIO
 
 import msgspec
 
-from twinhost.archive.contents import Contents, contents_of, require_whole, trust_notice
 from twinhost.archive.file_format import DATABASE_MEMBER, KEYS, STATE, Manifest, Member, Reader, parse_manifest
-from twinhost.archive.keys import carry_revocations, check_keys, merge_records, received_tree
+from twinhost.archive.keys import carry_revocations, check_keys, merge_records, received_tree, trust_notice
 from twinhost.archive.places import DATABASE, MIGRATIONS, Places
-from twinhost.archive.state import check_audit, mark_restored
+from twinhost.archive.state import Contents, check_audit, contents_of, mark_restored, require_whole
 from twinhost.certificates.layout import Layout
 from twinhost.certificates.tree import REPLACED_PREFIX, locked, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
