@@ -135,6 +135,15 @@ class Database:
         """Run a query as `select` does; return its first row, or None."""
         return next(iter(self.select(row_type, sql, parameters)), None)
 
+    def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Run a statement and return the first column of its first row, or None if it has no row.
+
+        Raises:
+            StoreUnavailable: SQLite refused it.
+        """
+        row = self.execute(sql, parameters).fetchone()
+        return None if row is None else row[0]
+
     def on_rollback(self, undo: Callable[[], None]) -> None:
         """Register how to undo a change in memory if the transaction under way is rolled back."""
         self._changes.undo.append(undo)

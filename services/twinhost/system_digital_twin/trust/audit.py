@@ -121,6 +121,10 @@ _UNSEEN = _Key("", "", "", "revoked")  # a revoked key whose file was never here
 _Change = tuple[str, Event, _Key | None]  # a fingerprint, and its row from now on
 
 
+def _recorded(fingerprint: str, **columns: str) -> tuple[str, _Key]:
+    return fingerprint, _Key(**columns)
+
+
 class KeyAudit:
     """Records every change of the keys, by comparing them with those that the log has; on the database's thread."""
 
@@ -130,8 +134,9 @@ class KeyAudit:
         self._peers = peers
         self._compared: FolderContents | None = None
         self._compared_at = 0.0
-        rows = database.execute("SELECT fingerprint, name, host, roles, state FROM audited_keys")
-        self._recorded = {fingerprint: _Key(*columns) for fingerprint, *columns in rows}
+        self._recorded = dict(
+            database.select(_recorded, "SELECT fingerprint, name, host, roles, state FROM audited_keys")
+        )
 
     def look(self) -> None:
         """Record what has changed since the last call.

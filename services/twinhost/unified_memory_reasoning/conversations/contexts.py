@@ -160,10 +160,10 @@ class Contexts:
 
     def window(self, session_id: str, speaker: str) -> Window:
         """Return a window; an empty one if nothing was said."""
-        row = self._database.execute(
+        window = self._database.value(
             "SELECT window FROM context_windows WHERE session_id = ? AND speaker = ?", (session_id, speaker)
-        ).fetchone()
-        return self._windows.decode(row[0]) if row else Window()
+        )
+        return self._windows.decode(window) if window else Window()
 
     def summary(self, session_id: str) -> Part:
         """Return the summary without quarantined writers."""
@@ -224,10 +224,10 @@ class Contexts:
         )
 
     def _part(self, session_id: str, written_by: str) -> Part:
-        row = self._database.execute(
+        part = self._database.value(
             "SELECT part FROM context_summaries WHERE session_id = ? AND written_by = ?", (session_id, written_by)
-        ).fetchone()
-        return self._parts.decode(row[0]) if row else Part()
+        )
+        return self._parts.decode(part) if part else Part()
 
     def _replace_part(self, session_id: str, written_by: str, before: Part, after: Part) -> None:
         if after == before:
@@ -344,7 +344,7 @@ class SessionCounts:
 
     def visible_of(self, session_id: str, speaker: str) -> int:
         """Return how many of a speaker's interactions are visible."""
-        return int(self._database.execute(_VISIBLE_OF_SPEAKER, (session_id, speaker)).fetchone()[0])
+        return int(self._database.value(_VISIBLE_OF_SPEAKER, (session_id, speaker)))
 
     def recount(self, session_id: str) -> int:
         """Count a session's rows again after some were removed, and return how many are left."""
@@ -358,10 +358,7 @@ class SessionCounts:
         return after
 
     def _count(self, session_id: str) -> int:
-        row = self._database.execute(
-            "SELECT count FROM context_sessions WHERE session_id = ?", (session_id,)
-        ).fetchone()
-        return int(row[0]) if row else 0
+        return int(self._database.value("SELECT count FROM context_sessions WHERE session_id = ?", (session_id,)) or 0)
 
     def _add_to_totals(self, interactions: int, sessions: int) -> None:
         before = self.interactions, self.sessions

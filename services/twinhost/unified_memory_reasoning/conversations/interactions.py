@@ -174,11 +174,11 @@ class Interactions:
         """
         weight = importance_of(content) if importance is None else importance
         now = time.time() if created is None else created
-        (number,) = self._database.execute(
+        number = self._database.value(
             "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "
             "tier, written_by) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, 0, ?) RETURNING id",
             (session_id, speaker, kind, content, self._encoder.encode(metadata or {}), weight, now, written_by),
-        ).fetchone()
+        )
         said = Said(number, kind, speaker, content, weight)
         places = self._contexts.add(session_id, said)
         moves = self._counts.add(
@@ -250,10 +250,10 @@ class Interactions:
         return self._counts.sessions
 
     def _next_after(self, session_id: str, number: int) -> int:
-        row = self._database.execute(
+        after: int = self._database.value(
             "SELECT id FROM interactions WHERE session_id = ? AND id > ? ORDER BY id LIMIT 1", (session_id, number)
-        ).fetchone()
-        return int(row[0])
+        )
+        return after
 
     def _move(self, move: Move) -> Aged:
         return self._database.select(_aged, _MOVE, (move.tier, move.id))[0]
