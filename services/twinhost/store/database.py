@@ -20,6 +20,7 @@ _log = structlog.get_logger(__name__)
 
 _WHAT_TO_DO = "nothing of this request was kept; free space on the agent's volume and look at its log"
 Row = TypeVar("Row")
+V = TypeVar("V")
 
 
 class Database:
@@ -145,8 +146,21 @@ class Database:
         return None if row is None else row[0]
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
-        """Register how to undo a change in memory if the transaction under way is rolled back."""
-        self._changes.undo.append(undo)
+        """Register how to undo a change in memory if the transaction under way is rolled back; ignored outside one."""
+        if self._under_way:
+            self._changes.undo.append(undo)
+
+    def restore_on_rollback(self, items: dict[str, V], key: str) -> None:
+        """Register, before a change of one item in memory, that a rollback gives it its present value or removes it."""
+        before = items.get(key)
+
+        def undo() -> None:
+            if before is None:
+                items.pop(key, None)
+            else:
+                items[key] = before
+
+        self.on_rollback(undo)
 
     def after_commit(self, do: Callable[[], None]) -> None:
         """Call something once the transaction under way is durable, and never if it is rolled back."""

@@ -270,7 +270,6 @@ class RegistryActions(Feature):
         return {"status": SUCCESS, **self._endpoint(self._registry.get(request.agent_name))}
 
     def _complete(self, data: RegistrationData, caller: Caller) -> AgentRecord:
-        """Return the record of a complete registration."""
         require_speaks_for(caller, data.agent_id)
         size = len(msgspec.json.encode(data.metadata))
         if size > MAX_METADATA_BYTES:
