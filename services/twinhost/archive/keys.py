@@ -195,17 +195,12 @@ def _folder_of(record: str, line: str) -> str:
     return place.partition("/")[0]
 
 
-def received_tree(layout: Layout, root: Path) -> Layout:
-    """Return the same layout of another root."""
-    return replace(layout, root=root)
-
-
 def carry_revocations(places: Places) -> tuple[str, ...]:
     """Revoke in the received keys what is revoked on this machine and not in the backup; return those fingerprints.
 
     Except SystemDigitalTwin's own key: where it was rotated since, mainpc has to serve with the backup's.
     """
-    received = received_tree(places.layout, places.received_keys)
+    received = replace(places.layout, root=places.received_keys)
     place = received.identity_of(SERVER)
     present, target = places.layout.server_folder, received.server_folder
     if place is None or present is None or target is None:

@@ -7,6 +7,7 @@ the file nor memory. Only the file's owner can read it; SQLite gives its log the
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -152,15 +153,8 @@ class Database:
 
     def restore_on_rollback(self, items: dict[str, V], key: str) -> None:
         """Register, before a change of one item in memory, that a rollback gives it its present value or removes it."""
-        before = items.get(key)
-
-        def undo() -> None:
-            if before is None:
-                items.pop(key, None)
-            else:
-                items[key] = before
-
-        self.on_rollback(undo)
+        if self._under_way:
+            self._changes.undo.append(partial(_put_back, items, key, items.get(key)))
 
     def after_commit(self, do: Callable[[], None]) -> None:
         """Call something once the transaction under way is durable, and never if it is rolled back."""
@@ -253,6 +247,13 @@ class Database:
         for number in range(version, len(migrations)):
             script = f"BEGIN IMMEDIATE; {migrations[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
             self._connection.executescript(script)
+
+
+def _put_back(items: dict[str, V], key: str, before: V | None) -> None:
+    if before is None:
+        items.pop(key, None)
+    else:
+        items[key] = before
 
 
 def _require_transaction(connection: sqlite3.Connection) -> None:

@@ -80,10 +80,6 @@ def _register(payload: dict[str, Any]) -> RegisterAgent:
     )
 
 
-def _discover(payload: dict[str, Any]) -> GetAgentInfo:
-    return GetAgentInfo(agent_name=msgspec.convert(payload, _Discover).name)
-
-
 def _found(reply: wire.Answer) -> wire.Answer:
     info = reply["agent_info"]
     return {"payload": {**info, "ip": info["host"]}}
@@ -91,7 +87,7 @@ def _found(reply: wire.Answer) -> wire.Answer:
 
 COMMANDS = {
     "REGISTER": Command(_register, lambda reply: {"message": reply["message"]}),
-    "DISCOVER": Command(_discover, _found),
+    "DISCOVER": Command(lambda payload: GetAgentInfo(agent_name=msgspec.convert(payload, _Discover).name), _found),
 }
 
 

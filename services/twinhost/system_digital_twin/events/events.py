@@ -231,7 +231,8 @@ class Events:
                 break
             entries.append(self._entry(seq, time_ms, written_by, record))
         rows.close()
-        return Page(entries=entries, more=more, last_seq=self.last_seq, let_go_to=self._let_go_to(topic))
+        let_go_to = self._database.value("SELECT seq FROM happenings_let_go WHERE topic = ?", (topic.value,)) or 0
+        return Page(entries=entries, more=more, last_seq=self.last_seq, let_go_to=let_go_to)
 
     def severe_since(self, since_time: float, limit: int) -> list[Entry]:
         """Return the newest errors of severity `error` or `critical` since a time in seconds since the epoch."""
@@ -300,9 +301,6 @@ class Events:
                 (topic.value, let_go),
             )
         self._held[topic] = _Held(count, total)
-
-    def _let_go_to(self, topic: Topic) -> int:
-        return int(self._database.value("SELECT seq FROM happenings_let_go WHERE topic = ?", (topic.value,)) or 0)
 
     def _count(self) -> dict[Topic, _Held]:
         rows = self._database.execute("SELECT topic, count(*), sum(length(record)) FROM happenings GROUP BY topic")

@@ -31,6 +31,7 @@ _NOW = {  # and the digits of each
     **dict.fromkeys(("cpu_percent", "ram_used_mb", "ram_total_mb", "vram_used_mb", "vram_total_mb"), 2),
     "latency_ms": 3,
 }
+_OF_A_LEASE = ("lease_id", "resource", "host", "amount_mb", "holder", "state")
 _HISTORY = ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms")
 
 
@@ -168,15 +169,8 @@ class StateBoard:
         return record.name not in self._config.agents and self._registry.silent_s(record.name) > RECENT_S
 
     def _lease(self, lease: Lease) -> dict[str, Any]:
-        return {
-            "lease_id": lease.lease_id,
-            "resource": lease.resource,
-            "host": lease.host,
-            "amount_mb": lease.amount_mb,
-            "holder": lease.holder,
-            "state": lease.state,
-            "expires_in_s": rounded(self._leases.expires_in_s(lease), 1),
-        }
+        shown = {name: getattr(lease, name) for name in _OF_A_LEASE}
+        return {**shown, "expires_in_s": rounded(self._leases.expires_in_s(lease), 1)}
 
     def _errors(self, severe: list[Entry]) -> list[dict[str, Any]]:
         """Return the newest errors, beginning with those that call for attention."""
