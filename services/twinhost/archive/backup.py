@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from twinhost.archive.contents import contents_of, require_whole
 from twinhost.archive.file_format import (
     DATABASE_MEMBER,
     FORMAT,
@@ -25,7 +24,7 @@ from twinhost.archive.file_format import (
 )
 from twinhost.archive.keys import KeyFiles, check_keys, read_keys
 from twinhost.archive.places import DATABASE, Places
-from twinhost.archive.state import StateCopy, check_audit, copy_state
+from twinhost.archive.state import StateCopy, check_audit, contents_of, copy_state, require_whole
 from twinhost.certificates.tree import locked
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.keys import format_moment

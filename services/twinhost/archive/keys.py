@@ -8,13 +8,28 @@ from pathlib import Path
 
 from twinhost.archive.file_format import KEY_FILE, KEYS, RECORDS
 from twinhost.archive.places import Places
-from twinhost.certificates.layout import SERVER, Layout
+from twinhost.certificates.layout import AGENT_ROLE, SERVER, Layout, described
 from twinhost.certificates.records import JOINED_FILE, RECORD_FILE, DistributionRecord, JoinRecord
-from twinhost.certificates.tree import joined_folders
-from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FAILURE_FILE, REVOKED_FOLDER, VOUCHED_FOLDER, read_folders
+from twinhost.certificates.tree import is_revoked, joined_folders
+from twinhost.secure_zmq.certificates import (
+    ENROLLED_FOLDER,
+    FAILURE_FILE,
+    NOTHING,
+    REVOKED_FOLDER,
+    VOUCHED_FOLDER,
+    folders_of_keys,
+    read_folders,
+)
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch, TwinhostError
 from twinhost.secure_zmq.key_writer import revoked_file_name
-from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, SECRET_SUFFIX, KeyPair, load_certificate, load_key_pair
+from twinhost.secure_zmq.keys import (
+    MAX_KEY_FILE_BYTES,
+    SECRET_SUFFIX,
+    Certificate,
+    KeyPair,
+    load_certificate,
+    load_key_pair,
+)
 
 _MAX_READS = 20  # of the keys, until two in a row are the same: the agent writes some of them without the lock
 
@@ -180,17 +195,12 @@ def _folder_of(record: str, line: str) -> str:
     return place.partition("/")[0]
 
 
-def received_tree(layout: Layout, root: Path) -> Layout:
-    """Return the same layout of another root."""
-    return replace(layout, root=root)
-
-
 def carry_revocations(places: Places) -> tuple[str, ...]:
     """Revoke in the received keys what is revoked on this machine and not in the backup; return those fingerprints.
 
     Except SystemDigitalTwin's own key: where it was rotated since, mainpc has to serve with the backup's.
     """
-    received = received_tree(places.layout, places.received_keys)
+    received = replace(places.layout, root=places.received_keys)
     place = received.identity_of(SERVER)
     present, target = places.layout.server_folder, received.server_folder
     if place is None or present is None or target is None:
@@ -207,3 +217,33 @@ def carry_revocations(places: Places) -> tuple[str, ...]:
                 shutil.copyfile(path, copy)
                 copy.chmod(0o644)
     return tuple(sorted(read_folders(folders).revoked - before))
+
+
+def trust_notice(tree: Layout, here: Layout) -> list[str]:
+    """Return a warning that a received tree must be trusted, and every key and invitation in it above an agent's role.
+
+    Args:
+        tree: what was received.
+        here: the present tree of this machine.
+    """
+    folder, present = tree.server_folder, here.server_folder
+    assert folder is not None  # `check_keys` found the secret in it
+    received = read_folders(folders_of_keys(folder))
+    known = read_folders(folders_of_keys(present)) if present else NOTHING
+    authorised = {key.public for key in (*known.current.values(), *known.next.values())}
+    lines = [
+        "Nothing proves who wrote this archive: restore it only if you trust it, since it says who is an operator."
+    ]
+    for key in (*_operators(received.current.values()), *_operators(received.next.values())):
+        how = "is authorised here already" if key.public in authorised else "is not authorised here now"
+        how = "is revoked here and stays so" if is_revoked(here, key) else how
+        lines.append(f"It authorises {described(key.owner)} with {key.public.fingerprint}, which {how}.")
+    for key in _operators(received.invites):
+        lines.append(f"It authorises {described(key.owner)} with an open invitation, {key.public.fingerprint}.")
+    return lines
+
+
+def _operators(certificates: Iterable[Certificate]) -> list[Certificate]:
+    """Return the certificates with any role other than an agent's, by name."""
+    more = (key for key in certificates if key.owner.roles - {AGENT_ROLE})
+    return sorted(more, key=lambda key: key.owner.name)

@@ -12,17 +12,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from twinhost.archive.contents import Contents, contents_of, require_whole, trust_notice
 from twinhost.archive.file_format import DATABASE_MEMBER, KEYS, STATE, Manifest, Member, Reader, parse_manifest
-from twinhost.archive.keys import carry_revocations, check_keys, merge_records, received_tree
+from twinhost.archive.keys import carry_revocations, check_keys, merge_records, trust_notice
 from twinhost.archive.places import DATABASE, MIGRATIONS, Places
-from twinhost.archive.state import check_audit, mark_restored
+from twinhost.archive.state import Contents, check_audit, contents_of, mark_restored, require_whole
 from twinhost.certificates.layout import Layout
 from twinhost.certificates.tree import REPLACED_PREFIX, locked, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
@@ -156,7 +155,7 @@ def _receive(places: Places, reader: Reader, content: bytes, *, broken_log: bool
         _write(areas[area] / rest, member, reader)
     reader.finish()
     (places.received_state / AUDIT_FOLDER).mkdir(mode=0o700, exist_ok=True)
-    tree = received_tree(places.layout, places.received_keys)
+    tree = replace(places.layout, root=places.received_keys)
     server = check_keys(tree, [member.name for member in manifest.of(KEYS)])
     database = places.received_state / DATABASE
     sha256 = next(member.sha256 for member in manifest.members if member.name == DATABASE_MEMBER)

@@ -1,4 +1,7 @@
-"""mainpc's database and audit log: copied as of one moment while the agent writes them, checked, marked as restored."""
+"""mainpc's database and audit log: copied as of one moment while the agent writes them, checked, marked as restored.
+
+`Contents` has what they and the keys hold, in figures and names that a person can compare.
+"""
 
 import os
 import sqlite3
@@ -11,18 +14,21 @@ from pathlib import Path
 
 from twinhost.archive.file_format import Manifest
 from twinhost.archive.places import DATABASE, MIGRATIONS, Places
-from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
-from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Event, Head
-from twinhost.store.audit_log.files import Files
+from twinhost.certificates.layout import Layout
+from twinhost.certificates.tree import enrolled_folder, is_revoked, keys_in
+from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.store.audit_log.chain import LINE, Event
+from twinhost.store.audit_log.files import Files, Records, read_records
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.audit_log.verify import Findings, Verifier
-from twinhost.store.backup import Copy, copy_database, require_space
-from twinhost.store.damage import connect_to_read
+from twinhost.store.backup import Copy, copy_database, count_rows, require_space
 from twinhost.store.database import Database
 from twinhost.store.files import PARTS, part
 from twinhost.system_digital_twin.events.events import skip_numbers
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
+BROKEN_LOG = "--broken-audit"  # the option that accepts an incomplete or changed log
 _PAGE_LINES = 2_000
 _BEYOND = 10**18  # a line's number has at most 18 digits
 _LINE_BYTES = 65_536  # read at once; a file may be malformed
@@ -59,14 +65,14 @@ def copy_state(places: Places, folder: Path) -> StateCopy:
     moment_s = int(time.time())
     database = copy_database(places.database, folder / DATABASE)
     _link_files(places.audit, log)
-    head, anchors, _ = _audit_records(folder / DATABASE)
-    known = {anchor.seq for anchor in anchors}
+    records = _audit_records(folder / DATABASE)
+    known = {anchor.seq for anchor in records.files}
     files = Files(log)
     for first in files.firsts():
         if first not in known:  # started after the copy
             files.drop(first)
     if known and files.path(max(known)).exists():
-        _cut(files.path(max(known)), head.seq)
+        _cut(files.path(max(known)), records.head.seq)
     return StateCopy(folder, moment_s, database)
 
 
@@ -78,41 +84,37 @@ def check_audit(database: Path, log: Path) -> Findings:
     Raises:
         MalformedRequest: there is a file that the database does not know.
     """
-    head, anchors, pending = _audit_records(database)
+    records = _audit_records(database)
     files = Files(log)
-    if strange := set(files.firsts()) - {anchor.seq for anchor in anchors}:
+    if strange := set(files.firsts()) - {anchor.seq for anchor in records.files}:
         name = files.path(min(strange)).name
         raise MalformedRequest(
             f"the audit log has {name}, which the database does not know; run the backup again, or use another one"
         )
-    verifier = Verifier(anchors[0] if anchors else Anchor(1, NO_HASH))
+    verifier = Verifier(records.anchor)
     last = 0
-    for line in _lines(files, anchors[0].seq if anchors else 1):
+    for line in _lines(files, records.anchor.seq):
         verifier.feed(line)
         match = LINE.fullmatch(line)
         last = int(match["seq"]) if match else last
-    for seq, row in pending:
-        if seq > last:
-            verifier.feed(row.decode("ascii", "replace"))
-    return verifier.finish(head)
+    for each in records.pending:
+        if each.seq > last:
+            verifier.feed(each.line.decode("ascii", "replace"))
+    return verifier.finish(records.head)
 
 
-def _audit_records(database: Path) -> tuple[Head, list[Anchor], list[tuple[int, bytes]]]:
-    """Return a database's records of its log: the newest line, the files, and the lines not yet in a file."""
+def _audit_records(database: Path) -> Records:
     try:
-        with closing(connect_to_read(database)) as connection:
-            head = Head(*connection.execute("SELECT seq, hash FROM audit_head").fetchone())
-            anchors = [Anchor(*row) for row in connection.execute("SELECT * FROM audit_files ORDER BY first_seq")]
-            pending = connection.execute("SELECT seq, line FROM audit_outbox ORDER BY seq").fetchall()
+        records = read_records(database)
     except (sqlite3.Error, TypeError) as error:
         raise MalformedRequest(
             f"the database has no record of its audit log ({error}); run the backup again, or use another one"
         ) from None
-    if not all(0 <= seq < _BEYOND for seq in (head.seq, *(anchor.seq for anchor in anchors))):
+    if not all(0 <= seq < _BEYOND for seq in (records.head.seq, *(anchor.seq for anchor in records.files))):
         raise MalformedRequest(
             "the database gives its audit log numbers that no line can have; run the backup again, or use another one"
         )
-    return head, anchors, pending
+    return records
 
 
 def _link_files(source: Path, target: Path) -> None:
@@ -174,3 +176,47 @@ def mark_restored(database: Path, log: Path, manifest: Manifest) -> None:
                 backup_hash=backup.hash,
             )
         audit.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """mainpc's key, and the numbers of registered agents, authorised keys, and audit log lines."""
+
+    fingerprint: str
+    agents: int
+    keys: int
+    lines: int
+    first_line: int
+    last_line: int
+
+    def __str__(self) -> str:
+        lines = f"lines {self.first_line} to {self.last_line}" if self.lines else "no line"
+        return f"{self.agents} agents, {self.keys} keys, {lines} of the audit log; mainpc's key is {self.fingerprint}"
+
+
+def contents_of(layout: Layout, server: KeyPair, database: Path, audit: Findings) -> Contents:
+    """Return what lies in a tree and a database, both of them checked."""
+    folder, enrolled = layout.server_folder, enrolled_folder(layout)
+    found = [key.certificate for each in (folder, enrolled) if each for key in keys_in(each)]
+    keys = {key.public for key in found if not is_revoked(layout, key)}
+    try:
+        agents = count_rows(database)["agents"]
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"{database} can't be read ({error}); check its volume") from None
+    return Contents(server.public.fingerprint, agents, len(keys), audit.lines, audit.starts_at, audit.head.seq)
+
+
+def require_whole(audit: Findings, *, broken_log: bool) -> list[str]:
+    """Return what is wrong with a log, as remarks.
+
+    Raises:
+        MalformedRequest: something is wrong, and `broken_log` does not accept it.
+    """
+    if audit.whole:
+        return []
+    if not broken_log:
+        raise MalformedRequest(
+            f"the audit log is not whole: {audit.summary()}; see: docker compose run --rm cli audit verify; "
+            f"to accept it as it is, repeat this with {BROKEN_LOG}"
+        )
+    return [f"the audit log is accepted as it is: {audit.summary()}"]

@@ -11,10 +11,9 @@ from typing import Annotated, BinaryIO
 import typer
 
 from twinhost.archive.backup import back_up
-from twinhost.archive.contents import BROKEN_LOG, contents_of
 from twinhost.archive.places import Places, find_places
 from twinhost.archive.restore import Checked, Restored, check, kept_as, restore
-from twinhost.archive.state import check_audit
+from twinhost.archive.state import BROKEN_LOG, check_audit, contents_of
 from twinhost.certificates.layout import only_host
 from twinhost.certificates.tree import is_revoked, own_pairs
 from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, run

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 import structlog
 
-from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
+from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, RequestError, StoreUnavailable
 from twinhost.store.damage import (
     DAMAGED,
     REPLACED,
@@ -28,6 +28,7 @@ from twinhost.store.damage import (
     quarantine,
 )
 from twinhost.store.files import part, sync_folder
+from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
@@ -50,6 +51,65 @@ class Copy:
     size_bytes: int
     sha256: str
     rows: Rows
+
+
+class Transfers:
+    """The files of one kind beside a database, such as backups that are being read."""
+
+    def __init__(self, database: Path, suffix: str) -> None:
+        """Remove those of an earlier process; a file's name is the database's, the suffix, and its id."""
+        self._database, self._suffix = database, suffix
+        self.remove_all()
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie: the database's folder."""
+        return self._database.parent
+
+    def path(self, transfer_id: str) -> Path:
+        """Return the file with this id."""
+        return part(self._database, f"{self._suffix}{transfer_id}")
+
+    def remove_all(self) -> None:
+        """Remove all of them, and what SQLite has put beside them."""
+        for path in self.folder.glob(f"{self._database.name}{self._suffix}*"):
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Work on a transfer, for a thread of its own.
+
+    `name` is the thread's, and `name_failed` the log's event with `fields` if it can't be done; `refused` is the event
+    if it raises RequestError. `sentence` begins the failure that a client gets.
+    """
+
+    name: str
+    refused: str
+    sentence: str
+    fields: Mapping[str, str]
+
+    def start(self, run: Callable[[], object], fail: Callable[[RequestError], object]) -> None:
+        """Run it; however it fails, `fail` is called, since the client polls for the result.
+
+        `fail` is called in that thread, or in this one if no thread can be started.
+        """
+
+        def run_or_fail() -> None:
+            try:
+                run()
+            except RequestError as error:
+                _log.error(self.refused, **self.fields, reason=str(error))
+                fail(error)
+            except Exception as error:  # noqa: BLE001 - boundary: work without a result would be waited for for ever
+                _log.exception(f"{self.name}_failed", **self.fields)
+                fail(StoreUnavailable(f"{self.sentence} ({error}); see the agent's log"))
+
+        try:
+            Worker(self.name, run_or_fail).start()
+        except RuntimeError as error:  # no thread can be started
+            _log.error(f"{self.name}_failed", **self.fields, reason=str(error))
+            fail(StoreUnavailable(f"{self.sentence} ({error}); free memory on the agent's host and begin another"))
 
 
 def require_space(folder: Path, size_bytes: int) -> None:

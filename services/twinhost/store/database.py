@@ -7,6 +7,7 @@ the file nor memory. Only the file's owner can read it; SQLite gives its log the
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ _log = structlog.get_logger(__name__)
 
 _WHAT_TO_DO = "nothing of this request was kept; free space on the agent's volume and look at its log"
 Row = TypeVar("Row")
+V = TypeVar("V")
 
 
 class Database:
@@ -135,9 +137,24 @@ class Database:
         """Run a query as `select` does; return its first row, or None."""
         return next(iter(self.select(row_type, sql, parameters)), None)
 
+    def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Run a statement and return the first column of its first row, or None if it has no row.
+
+        Raises:
+            StoreUnavailable: SQLite refused it.
+        """
+        row = self.execute(sql, parameters).fetchone()
+        return None if row is None else row[0]
+
     def on_rollback(self, undo: Callable[[], None]) -> None:
-        """Register how to undo a change in memory if the transaction under way is rolled back."""
-        self._changes.undo.append(undo)
+        """Register how to undo a change in memory if the transaction under way is rolled back; ignored outside one."""
+        if self._under_way:
+            self._changes.undo.append(undo)
+
+    def restore_on_rollback(self, items: dict[str, V], key: str) -> None:
+        """Register, before a change of one item in memory, that a rollback gives it its present value or removes it."""
+        if self._under_way:
+            self._changes.undo.append(partial(_put_back, items, key, items.get(key)))
 
     def after_commit(self, do: Callable[[], None]) -> None:
         """Call something once the transaction under way is durable, and never if it is rolled back."""
@@ -230,6 +247,13 @@ class Database:
         for number in range(version, len(migrations)):
             script = f"BEGIN IMMEDIATE; {migrations[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
             self._connection.executescript(script)
+
+
+def _put_back(items: dict[str, V], key: str, before: V | None) -> None:
+    if before is None:
+        items.pop(key, None)
+    else:
+        items[key] = before
 
 
 def _require_transaction(connection: sqlite3.Connection) -> None:

@@ -4,9 +4,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
 
 from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
-from twinhost.agent.dialects import all_status, commands, first_of, raw_strings
+from twinhost.agent.dialects import Command, all_status, commands, first_of, raw_strings
 from twinhost.agent.health import GetHealth, HealthActions, OperatorActions
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.process import run_agent
@@ -14,25 +17,79 @@ from twinhost.agent.settings import Settings
 from twinhost.agent.state_folder import assets_folder
 from twinhost.agent.trust import TRUST_TOPIC
 from twinhost.network_config import is_local_only
+from twinhost.secure_zmq import wire
 from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
-from twinhost.system_digital_twin.dialect import COMMANDS
 from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.http.page import Stream, page_routes
 from twinhost.system_digital_twin.http.state import StateBoard
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
-from twinhost.system_digital_twin.registry.actions import GetAllAgents, RegistryActions
+from twinhost.system_digital_twin.registry.actions import (
+    PORT,
+    GetAgentInfo,
+    GetAllAgents,
+    RegisterAgent,
+    RegistrationData,
+    RegistryActions,
+)
 from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC, HEALTHY, AgentEvent, AgentRecord, Registry
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 from twinhost.system_digital_twin.trust.actions import KeyActions, TrustEvent
 from twinhost.system_digital_twin.trust.audit import AuditActions
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
+
+# REGISTER and DISCOVER, the requests of clients that are older than actions, translated into today's.
+
+
+class _Register(msgspec.Struct):
+    name: wire.NAME
+    location: wire.NAME | None = None
+    ip: wire.NAME | None = None
+    port: PORT | None = None
+    health_check_port: PORT | None = None
+    agent_type: wire.NAME = "agent"
+    capabilities: list[wire.NAME] = []
+    dependencies: list[wire.NAME] = []
+
+
+class _Discover(msgspec.Struct):
+    name: wire.NAME
+
+
+def _register(payload: dict[str, Any]) -> RegisterAgent:
+    old = msgspec.convert(payload, _Register)
+    if old.ip is None or old.port is None:
+        return RegisterAgent(agent_name=old.name, status=HEALTHY, location=old.location)
+    return RegisterAgent(
+        registration_data=RegistrationData(
+            agent_id=old.name,
+            agent_type=old.agent_type,
+            host=old.ip,
+            port=old.port,
+            health_check_port=old.health_check_port,
+            capabilities=old.capabilities,
+            dependencies=old.dependencies,
+            metadata={"location": old.location} if old.location is not None else {},
+        )
+    )
+
+
+def _found(reply: wire.Answer) -> wire.Answer:
+    info = reply["agent_info"]
+    return {"payload": {**info, "ip": info["host"]}}
+
+
+COMMANDS = {
+    "REGISTER": Command(_register, lambda reply: {"message": reply["message"]}),
+    "DISCOVER": Command(lambda payload: GetAgentInfo(agent_name=msgspec.convert(payload, _Discover).name), _found),
+}
+
 
 NAME = ITSELF
 FEATURES = (

@@ -33,18 +33,18 @@ class Deduplication:
 
     def find(self, scope: str, key: bytes) -> int | None:
         """Return what was recorded for a key, or None."""
-        row = self._database.execute(
+        answer: int | None = self._database.value(
             "SELECT answer FROM taken_once WHERE scope = ? AND key = ?", (scope, key)
-        ).fetchone()
-        return int(row[0]) if row else None
+        )
+        return answer
 
     def record(self, scope: str, key: bytes, answer: int) -> None:
         """Record a key that `find` does not return; the oldest of a full scope is deleted."""
-        (number,) = self._database.execute(
+        number = self._database.value(
             "INSERT INTO taken_once VALUES "
             "(?1, (SELECT coalesce(max(number), 0) + 1 FROM taken_once WHERE scope = ?1), ?2, ?3) RETURNING number",
             (scope, key, answer),
-        ).fetchone()
+        )
         self._database.execute("DELETE FROM taken_once WHERE scope = ? AND number <= ?", (scope, number - self._most))
 
 

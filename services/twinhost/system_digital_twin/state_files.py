@@ -1,7 +1,7 @@
 """What SystemDigitalTwin keeps in its state folder: the schema of its database, and the folder of its audit log."""
 
-from twinhost.store.audit_log.log import MIGRATION as LEDGER
-from twinhost.store.audit_log.log import MIGRATION_RESTORES as LEDGER_RESTORES
+from twinhost.store.audit_log.files import MIGRATION as LEDGER
+from twinhost.store.audit_log.files import MIGRATION_RESTORES as LEDGER_RESTORES
 from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
 from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
 from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS

@@ -36,8 +36,9 @@ from twinhost.secure_zmq.sockets import (
 )
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.audit_log.chain import Event
-from twinhost.store.audit_log.log import MIGRATION as LEDGER_MIGRATION
-from twinhost.store.audit_log.log import MIGRATION_RESTORES, AuditLog
+from twinhost.store.audit_log.files import MIGRATION as LEDGER_MIGRATION
+from twinhost.store.audit_log.files import MIGRATION_RESTORES
+from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog

@@ -15,6 +15,7 @@ from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
+from twinhost.unified_memory_reasoning import twins
 from twinhost.unified_memory_reasoning.__main__ import MemoryHealthActions
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
@@ -29,8 +30,7 @@ from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.twins import actions as twins
-from twinhost.unified_memory_reasoning.twins.actions import TwinActions, Twins
+from twinhost.unified_memory_reasoning.twins import TwinActions, Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,

@@ -408,3 +408,13 @@ def test_a_database_of_an_older_version_becomes_its_owners_alone(tmp_path: Path)
     path.chmod(0o440)
     with open_with(path, FIRST):
         assert path.stat().st_mode & 0o777 == 0o400
+
+
+def test_a_value_is_the_first_column_of_the_first_row(tmp_path: Path) -> None:
+    """Without a row it is None; a statement that SQLite refuses is an error of the store."""
+    with closing(Database(tmp_path / "db.sqlite3", ["CREATE TABLE t (x INTEGER)"])) as database:
+        assert database.value("INSERT INTO t VALUES (7), (8) RETURNING x") == 7
+        assert database.value("SELECT x FROM t WHERE x > ? ORDER BY x", (7,)) == 8
+        assert database.value("SELECT x FROM t WHERE x > ?", (8,)) is None
+        with pytest.raises(StoreUnavailable):
+            database.value("SELECT nothing")

@@ -14,11 +14,11 @@ from twinhost.agent.health import HealthActions, Ping
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Inbound
-from twinhost.unified_memory_reasoning.coordination import actions as conflicts_module
-from twinhost.unified_memory_reasoning.coordination.actions import MIGRATION as CONFLICTS_MIGRATION
-from twinhost.unified_memory_reasoning.coordination.actions import MOST as MOST_CLAIMS
-from twinhost.unified_memory_reasoning.coordination.actions import MOST_OF_A_HOLDER, ConflictActions, Conflicts
-from twinhost.unified_memory_reasoning.dialect import COMMANDS
+from twinhost.unified_memory_reasoning import coordination as conflicts_module
+from twinhost.unified_memory_reasoning.__main__ import COMMANDS
+from twinhost.unified_memory_reasoning.coordination import MIGRATION as CONFLICTS_MIGRATION
+from twinhost.unified_memory_reasoning.coordination import MOST as MOST_CLAIMS
+from twinhost.unified_memory_reasoning.coordination import MOST_OF_A_HOLDER, ConflictActions, Conflicts
 from twinhost.unified_memory_reasoning.memories import actions as actions_module
 from twinhost.unified_memory_reasoning.memories import memories as upkeep_module
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions

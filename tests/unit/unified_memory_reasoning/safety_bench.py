@@ -13,6 +13,7 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
 from twinhost.store.backup import prepare
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.unified_memory_reasoning import twins
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
@@ -21,8 +22,7 @@ from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.twins import actions as twins
-from twinhost.unified_memory_reasoning.twins.actions import TwinActions, Twins
+from twinhost.unified_memory_reasoning.twins import TwinActions, Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.unified_memory_reasoning.memory import SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.conversations import session_counts
+from twinhost.unified_memory_reasoning.conversations import contexts
 from twinhost.unified_memory_reasoning.conversations.contexts import Item, window_of
 from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION, Interactions
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE
@@ -82,8 +82,8 @@ def test_tiers_and_counters_follow_every_change(
     """Added, cleared by session and by speaker, and undone; with tiers small enough for all of them to fill."""
     small = (3, 4, 6)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_counts, "TIERS", small)
-        patch.setattr(session_counts, "UP_TO_TIER", (3, 7, 13))
+        patch.setattr(contexts, "TIERS", small)
+        patch.setattr(contexts, "UP_TO_TIER", (3, 7, 13))
         rank = "WHEN place <= 3 THEN 0 WHEN place <= 7 THEN 1 WHEN place <= 13 THEN 2"
         from twinhost.unified_memory_reasoning.conversations import interactions
 

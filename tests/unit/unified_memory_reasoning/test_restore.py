@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
+import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,7 +24,7 @@ from twinhost.store.database import Database
 from twinhost.store.files import part
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS as ALL_MIGRATIONS
-from twinhost.unified_memory_reasoning.backup import restore
+from twinhost.unified_memory_reasoning.backup import backup
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_the_agent_restarts_after_the_reply_or_unasked(bench: SafetyBench, monke
     bench.finish(restore_id, content)
     incoming.told = False  # as if the answer had said `checking` yet
     bench.backups.on_tick()
-    monkeypatch.setattr(restore, "UNTOLD_S", 0.0)
+    monkeypatch.setattr(backup, "UNTOLD_S", 0.0)
     with pytest.raises(StartAgain):
         bench.backups.on_tick()
 
@@ -318,7 +319,7 @@ def test_a_restore_that_nobody_goes_on_with_is_dropped(bench: SafetyBench, monke
     restore_id = bench.ask("begin_restore")["restore_id"]
     bench.backups.on_tick()
     assert bench.files() == {f"db.incoming-{restore_id}"}
-    monkeypatch.setattr(restore, "KEEP_S", 0.0)
+    monkeypatch.setattr(backup, "KEEP_S", 0.0)
     bench.backups.on_tick()
     assert bench.files() == set()
 
@@ -367,6 +368,21 @@ def test_a_full_volume_refuses_a_restore_but_not_the_next(bench: SafetyBench) ->
     assert bench.finish(bench.send(content), content)["state"] == "staged"
 
 
+def test_a_restore_fails_without_a_thread(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next poll gets the failure, and another restore can begin."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    content = bench.backed_up()
+    restore_id = bench.send(content)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        reply = bench.finish(restore_id, content)
+    assert (reply["code"], "can't start new thread" in reply["error"]) == ("store_unavailable", True)
+    assert bench.finish(bench.send(content), content)["state"] == "staged"
+
+
 @pytest.mark.parametrize("fails_at", ["closing", "checking"])
 def test_a_restore_whose_check_can_not_be_made_is_dropped(
     bench: SafetyBench, monkeypatch: pytest.MonkeyPatch, fails_at: str
@@ -379,7 +395,7 @@ def test_a_restore_whose_check_can_not_be_made_is_dropped(
     if fails_at == "closing":
         os.close(incoming.stream.fileno())
     else:
-        monkeypatch.setattr(restore, "check_copy", None)
+        monkeypatch.setattr(backup, "check_copy", None)
     assert bench.finish(restore_id, content)["code"] == "store_unavailable"
     assert bench.ask("finish_restore", restore_id=restore_id)["code"] == "not_found"
     monkeypatch.undo()

@@ -13,7 +13,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
-from twinhost.unified_memory_reasoning.twins.actions import MIGRATION, Twins
+from twinhost.unified_memory_reasoning.twins import MIGRATION, Twins
 
 pytestmark = pytest.mark.unified_memory_agent
 

@@ -1,13 +1,29 @@
-"""The log's files, `audit-<number of the first line>.jsonl`: appended to, never changed, aligned after a crash."""
+"""Where the log lies: its tables in the agent's database, and its files.
+
+A file, `audit-<number of the first line>.jsonl`, is appended to, never changed, and aligned after a crash.
+"""
 
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.store.audit_log.chain import MAX_LINE_BYTES
+from twinhost.store.audit_log.chain import (
+    MAX_LINE_BYTES,
+    NO_HASH,
+    Anchor,
+    Event,
+    Fields,
+    Head,
+    hash_of,
+    make_line,
+    prev_of,
+)
+from twinhost.store.damage import connect_to_read
+from twinhost.store.database import Database
 from twinhost.store.files import sync_folder
 
 FILE_NAME = r"audit-([0-9]{12})\.jsonl"
@@ -203,3 +219,138 @@ def _contradicted(tail: bytes, rest: bytes, lines: Sequence[bytes], why: str) ->
     while written < len(lines) and lines[written] in present:
         written += 1
     return Alignment(written, b"\n" if tail and not tail.endswith(b"\n") else b"", why)
+
+
+MIGRATION = """
+CREATE TABLE audit_head (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    seq INTEGER NOT NULL,
+    hash TEXT NOT NULL
+) STRICT;
+INSERT INTO audit_head VALUES (1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
+CREATE TABLE audit_outbox (
+    seq INTEGER PRIMARY KEY,
+    line BLOB NOT NULL
+) STRICT;
+CREATE TABLE audit_files (
+    first_seq INTEGER PRIMARY KEY,
+    prev TEXT NOT NULL
+) STRICT;
+"""
+
+MIGRATION_RESTORES = "CREATE TABLE audit_restores (seq INTEGER PRIMARY KEY) STRICT;"
+_HEAD = "SELECT seq, hash FROM audit_head"
+_FILES = "SELECT first_seq AS seq, prev FROM audit_files ORDER BY first_seq"
+_PENDING = "SELECT seq, line FROM audit_outbox WHERE seq > ? ORDER BY seq LIMIT ?"
+_ALL = -1  # no limit, in SQLite
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A line in the outbox."""
+
+    seq: int
+    line: bytes
+
+    @property
+    def head(self) -> Head:
+        return Head(self.seq, hash_of(self.line))
+
+    @property
+    def before(self) -> Head:
+        return Head(self.seq - 1, prev_of(self.line))
+
+
+class Ledger:
+    """The log's tables: the head, the outbox, and the files; only for the thread that owns the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        (self.head,) = database.select(Head, _HEAD)
+        self.files = tuple(database.select(Anchor, _FILES))
+
+    @property
+    def anchor(self) -> Anchor:
+        """The first line of the oldest file that is kept."""
+        return self.files[0] if self.files else Anchor(1, NO_HASH)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._database.in_transaction
+
+    def add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
+        """Add the next lines, in the transaction under way or in a new one.
+
+        Raises:
+            StoreUnavailable: none of them was added.
+        """
+        if self.in_transaction:
+            with self._database.savepoint():
+                self._add(entries)
+        else:
+            with self._database.transaction():
+                self._add(entries)
+
+    def pending(self, after: int, limit: int) -> list[Pending]:
+        """Return the lines in the outbox after line `after`, oldest first."""
+        return self._database.select(Pending, _PENDING, (after, limit))
+
+    def clear(self, last: int) -> None:
+        """Remove the lines up to `last` from the outbox: a file has them."""
+        with self._database.transaction():
+            self._database.execute("DELETE FROM audit_outbox WHERE seq <= ?", (last,))
+
+    def restores(self) -> list[int]:
+        """Return the numbers of the lines `restored`; their content is in the files."""
+        return [seq for (seq,) in self._database.execute("SELECT seq FROM audit_restores ORDER BY seq")]
+
+    def begin_file(self, first: Pending, keep: int) -> None:
+        """Record that a file begins with this line; of all files the newest `keep` are kept."""
+        files = (*self.files, Anchor(first.seq, first.before.hash))[-keep:]
+        with self._database.transaction():
+            self._database.execute("INSERT INTO audit_files VALUES (?, ?)", (first.seq, first.before.hash))
+            self._database.execute("DELETE FROM audit_files WHERE first_seq < ?", (files[0].seq,))
+        self.files = files
+
+    def _add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
+        before = self.head
+
+        def undo() -> None:
+            self.head = before
+
+        self._database.on_rollback(undo)
+        for moment, event, fields in entries:
+            line = make_line(self.head, moment, event, fields)
+            self.head = Head(self.head.seq + 1, hash_of(line))
+            self._database.execute("INSERT INTO audit_outbox VALUES (?, ?)", (self.head.seq, line))
+            if event is Event.RESTORED:
+                self._database.execute("INSERT INTO audit_restores VALUES (?)", (self.head.seq,))
+        self._database.execute("UPDATE audit_head SET seq = ?, hash = ?", (self.head.seq, self.head.hash))
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a database that nobody has opened for use says of its log, as `Ledger` does for the one in use."""
+
+    head: Head
+    files: tuple[Anchor, ...]
+    pending: tuple[Pending, ...]
+
+    @property
+    def anchor(self) -> Anchor:
+        """The first line of the oldest file that is kept."""
+        return self.files[0] if self.files else Anchor(1, NO_HASH)
+
+
+def read_records(database: Path) -> Records:
+    """Read the log's tables, and change nothing.
+
+    Raises:
+        sqlite3.Error, TypeError: the database has no such tables, or no head.
+    """
+    with closing(connect_to_read(database)) as connection:
+        return Records(
+            Head(*connection.execute(_HEAD).fetchone()),
+            tuple(Anchor(*row) for row in connection.execute(_FILES)),
+            tuple(Pending(*row) for row in connection.execute(_PENDING, (0, _ALL))),
+        )

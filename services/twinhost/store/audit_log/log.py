@@ -10,7 +10,7 @@ the log continues after it.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,127 +22,19 @@ from twinhost.store.audit_log.chain import (
     FOLDED,
     LINE,
     MAX_LINE_BYTES,
-    NO_HASH,
     Anchor,
     Event,
     Fields,
     Head,
+    Repetition,
     Value,
     checked,
     hash_fits,
-    hash_of,
     iso,
-    make_line,
-    prev_of,
 )
-from twinhost.store.audit_log.files import Files, align
-from twinhost.store.audit_log.repetition import Repetition
+from twinhost.store.audit_log.files import Files, Ledger, Pending, align
 from twinhost.store.audit_log.verify import Restore, hash_before, restore_of
 from twinhost.store.database import Database
-
-MIGRATION = """
-CREATE TABLE audit_head (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    seq INTEGER NOT NULL,
-    hash TEXT NOT NULL
-) STRICT;
-INSERT INTO audit_head VALUES (1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
-CREATE TABLE audit_outbox (
-    seq INTEGER PRIMARY KEY,
-    line BLOB NOT NULL
-) STRICT;
-CREATE TABLE audit_files (
-    first_seq INTEGER PRIMARY KEY,
-    prev TEXT NOT NULL
-) STRICT;
-"""
-
-MIGRATION_RESTORES = "CREATE TABLE audit_restores (seq INTEGER PRIMARY KEY) STRICT;"
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A line in the outbox."""
-
-    seq: int
-    line: bytes
-
-    @property
-    def head(self) -> Head:
-        return Head(self.seq, hash_of(self.line))
-
-    @property
-    def before(self) -> Head:
-        return Head(self.seq - 1, prev_of(self.line))
-
-
-class Ledger:
-    """The log's tables: the head, the outbox, and the files; only for the thread that owns the database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        (self.head,) = database.select(Head, "SELECT seq, hash FROM audit_head")
-        self.files = tuple(database.select(Anchor, "SELECT first_seq AS seq, prev FROM audit_files ORDER BY first_seq"))
-
-    @property
-    def anchor(self) -> Anchor:
-        """The first line of the oldest file that is kept."""
-        return self.files[0] if self.files else Anchor(1, NO_HASH)
-
-    @property
-    def in_transaction(self) -> bool:
-        return self._database.in_transaction
-
-    def add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
-        """Add the next lines, in the transaction under way or in a new one.
-
-        Raises:
-            StoreUnavailable: none of them was added.
-        """
-        if self.in_transaction:
-            with self._database.savepoint():
-                self._add(entries)
-        else:
-            with self._database.transaction():
-                self._add(entries)
-
-    def pending(self, after: int, limit: int) -> list[Pending]:
-        """Return the lines in the outbox after line `after`, oldest first."""
-        query = "SELECT seq, line FROM audit_outbox WHERE seq > ? ORDER BY seq LIMIT ?"
-        return self._database.select(Pending, query, (after, limit))
-
-    def clear(self, last: int) -> None:
-        """Remove the lines up to `last` from the outbox: a file has them."""
-        with self._database.transaction():
-            self._database.execute("DELETE FROM audit_outbox WHERE seq <= ?", (last,))
-
-    def restores(self) -> list[int]:
-        """Return the numbers of the lines `restored`; their content is in the files."""
-        return [seq for (seq,) in self._database.execute("SELECT seq FROM audit_restores ORDER BY seq")]
-
-    def begin_file(self, first: Pending, keep: int) -> None:
-        """Record that a file begins with this line; of all files the newest `keep` are kept."""
-        files = (*self.files, Anchor(first.seq, first.before.hash))[-keep:]
-        with self._database.transaction():
-            self._database.execute("INSERT INTO audit_files VALUES (?, ?)", (first.seq, first.before.hash))
-            self._database.execute("DELETE FROM audit_files WHERE first_seq < ?", (files[0].seq,))
-        self.files = files
-
-    def _add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
-        before = self.head
-
-        def undo() -> None:
-            self.head = before
-
-        self._database.on_rollback(undo)
-        for moment, event, fields in entries:
-            line = make_line(self.head, moment, event, fields)
-            self.head = Head(self.head.seq + 1, hash_of(line))
-            self._database.execute("INSERT INTO audit_outbox VALUES (?, ?)", (self.head.seq, line))
-            if event is Event.RESTORED:
-                self._database.execute("INSERT INTO audit_restores VALUES (?)", (self.head.seq,))
-        self._database.execute("UPDATE audit_head SET seq = ?, hash = ?", (self.head.seq, self.head.hash))
-
 
 _log = structlog.get_logger(__name__)
 

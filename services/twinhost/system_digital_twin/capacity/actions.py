@@ -29,6 +29,7 @@ from twinhost.system_digital_twin.metrics.metrics import Metrics
 AMOUNT = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
 TTL = Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_S)]
 DEFAULT_TTL_S = 60.0
+_MEASURED = ("cpu_percent", "ram_used_mb", "ram_total_mb", "vram_used_mb", "vram_total_mb", "latency_ms")
 
 
 class SimulateLoad(Request, tag="simulate_load"):
@@ -43,20 +44,18 @@ class SimulateLoad(Request, tag="simulate_load"):
     host: NAME | None = None
 
 
-class ReserveVram(Request, tag="reserve_vram"):
+class _Reserve(Request):
+    amount_mb: AMOUNT
+    host: NAME | None = None
+    ttl_s: TTL = DEFAULT_TTL_S
+
+
+class ReserveVram(_Reserve, tag="reserve_vram"):
     """Reserve `amount_mb` MB of VRAM for `ttl_s` seconds, on one host or on the host with the most headroom."""
 
-    amount_mb: AMOUNT
-    host: NAME | None = None
-    ttl_s: TTL = DEFAULT_TTL_S
 
-
-class ReserveRam(Request, tag="reserve_ram"):
+class ReserveRam(_Reserve, tag="reserve_ram"):
     """Reserve `amount_mb` MB of RAM for `ttl_s` seconds, on one host or on the host with the most headroom."""
-
-    amount_mb: AMOUNT
-    host: NAME | None = None
-    ttl_s: TTL = DEFAULT_TTL_S
 
 
 class CommitLease(Request, tag="commit_lease"):
@@ -198,7 +197,7 @@ class LoadActions(Feature):
     def list_leases(self, _: ListLeases, __: Caller) -> LeaseList:
         return {"status": SUCCESS, "leases": [self._leases.describe(lease) for lease in self._leases.all()]}
 
-    def _reserve(self, resource: Resource, request: ReserveVram | ReserveRam, caller: Caller) -> Reserved | Placed:
+    def _reserve(self, resource: Resource, request: _Reserve, caller: Caller) -> Reserved | Placed:
         forecasts = self._forecasts(request.host, resource, request.amount_mb)
         placement = place(forecasts)
         if placement.host is None:
@@ -222,12 +221,7 @@ class LoadActions(Feature):
         sample, since = self._metrics.current(host), self._metrics.measured_since(host)
         return HostState(
             host=host,
-            cpu_percent=sample.cpu_percent if sample else None,
-            ram_used_mb=sample.ram_used_mb if sample else None,
-            ram_total_mb=sample.ram_total_mb if sample else None,
-            vram_used_mb=sample.vram_used_mb if sample else None,
-            vram_total_mb=sample.vram_total_mb if sample else None,
-            latency_ms=sample.latency_ms if sample else None,
+            **{name: getattr(sample, name) for name in _MEASURED if sample},
             ram_leased=self._leases.leased("ram", host, since),
             vram_leased=self._leases.leased("vram", host, since),
         )

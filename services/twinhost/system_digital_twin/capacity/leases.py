@@ -197,23 +197,15 @@ class Leases:
         return known
 
     def _write(self, entry: _Open) -> None:
-        self._restore_on_rollback()
         self._database.execute(
             "INSERT INTO leases VALUES (?, ?) ON CONFLICT (lease_id) DO UPDATE SET record = excluded.record",
             (entry.lease.lease_id, self._encoder.encode(entry.lease)),
         )
+        self._database.restore_on_rollback(self._open, entry.lease.lease_id)
         self._open[entry.lease.lease_id] = entry
 
     def _delete(self, lease_ids: list[str]) -> None:
-        self._restore_on_rollback()
         for lease_id in lease_ids:
             self._database.execute("DELETE FROM leases WHERE lease_id = ?", (lease_id,))
+            self._database.restore_on_rollback(self._open, lease_id)
             del self._open[lease_id]
-
-    def _restore_on_rollback(self) -> None:
-        before = dict(self._open)
-
-        def undo() -> None:
-            self._open = before
-
-        self._database.on_rollback(undo)

@@ -69,24 +69,22 @@ class ReportError(Request, tag="report_error"):
     error: ErrorReport
 
 
-class GetEvents(Request, tag="get_events"):
+class _GetPage(Request):
+    since: SEQ | MOMENT | None = None
+    before: SEQ | None = None
+    limit: LIMIT = 100
+
+
+class GetEvents(_GetPage, tag="get_events"):
     """Return the newest events, newest first.
 
     `since` is a sequence number, for those after it, or a time in ISO-8601, for those from then on. `before` is a
     sequence number: the last one of a page gives the next page.
     """
 
-    since: SEQ | MOMENT | None = None
-    before: SEQ | None = None
-    limit: LIMIT = 100
 
-
-class GetErrors(Request, tag="get_errors"):
+class GetErrors(_GetPage, tag="get_errors"):
     """Return the newest errors, newest first; the fields are those of `get_events`."""
-
-    since: SEQ | MOMENT | None = None
-    before: SEQ | None = None
-    limit: LIMIT = 100
 
 
 class EventStored(Success):
@@ -173,7 +171,7 @@ class EventActions(Feature):
         errors = [cast("StoredError", entry.document()) for entry in page.entries]
         return {"status": SUCCESS, "errors": errors, **_bounds(page)}
 
-    def _page(self, topic: Topic, request: GetEvents | GetErrors) -> Page:
+    def _page(self, topic: Topic, request: _GetPage) -> Page:
         since = request.since
         return self._events.newest(
             topic,

@@ -177,11 +177,11 @@ class Events:
         expires_ms = now_ms + max(1, round(ttl_s * 1_000)) if ttl_s else None
         previous = self._last_on_feed(topic)
         self._make_room(topic, len(record))
-        seq = self._database.execute(
+        seq = self._database.value(
             "INSERT INTO happenings (topic, time_ms, expires_ms, propagated, written_by, record) "
             "VALUES (?, ?, ?, ?, ?, ?) RETURNING seq",
             (topic.value, now_ms, expires_ms, propagate, written_by, record),
-        ).fetchone()[0]
+        )
         if key:
             self._once.record(scope, key, seq)
         if propagate:
@@ -231,27 +231,27 @@ class Events:
                 break
             entries.append(self._entry(seq, time_ms, written_by, record))
         rows.close()
-        return Page(entries=entries, more=more, last_seq=self.last_seq, let_go_to=self._let_go_to(topic))
+        let_go_to = self._database.value("SELECT seq FROM happenings_let_go WHERE topic = ?", (topic.value,)) or 0
+        return Page(entries=entries, more=more, last_seq=self.last_seq, let_go_to=let_go_to)
 
     def severe_since(self, since_time: float, limit: int) -> list[Entry]:
         """Return the newest errors of severity `error` or `critical` since a time in seconds since the epoch."""
         select, values = _severe_since(since_time)
-        rows = self._database.execute(
+        return self._database.select(
+            self._entry,
             f"SELECT seq, time_ms, written_by, record {select} ORDER BY time_ms DESC, seq DESC LIMIT ?",
             (*values, limit),
         )
-        return [self._entry(*row) for row in rows]
 
     def count_severe_since(self, since_time: float) -> int:
         """Return the number of those."""
         select, values = _severe_since(since_time)
-        return int(self._database.execute(f"SELECT count(*) {select}", values).fetchone()[0])
+        return int(self._database.value(f"SELECT count(*) {select}", values))
 
     @property
     def last_seq(self) -> int:
         """The newest number; 0 before the first."""
-        row = self._database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'happenings'").fetchone()
-        return int(row[0]) if row else 0
+        return int(self._database.value("SELECT seq FROM sqlite_sequence WHERE name = 'happenings'") or 0)
 
     def on_tick(self) -> None:
         """Delete the expired ones.
@@ -280,10 +280,10 @@ class Events:
             self._publish(topic.value.encode(), **entry.document(), previous_seq=previous)
 
     def _last_on_feed(self, topic: Topic) -> int:
-        row = self._database.execute(
+        seq: int | None = self._database.value(
             "SELECT seq FROM happenings WHERE topic = ? AND propagated ORDER BY seq DESC LIMIT 1", (topic.value,)
-        ).fetchone()
-        return int(row[0]) if row else 0
+        )
+        return seq or 0
 
     def _make_room(self, topic: Topic, size: int) -> None:
         self._restore_on_rollback()
@@ -301,10 +301,6 @@ class Events:
                 (topic.value, let_go),
             )
         self._held[topic] = _Held(count, total)
-
-    def _let_go_to(self, topic: Topic) -> int:
-        row = self._database.execute("SELECT seq FROM happenings_let_go WHERE topic = ?", (topic.value,)).fetchone()
-        return int(row[0]) if row else 0
 
     def _count(self) -> dict[Topic, _Held]:
         rows = self._database.execute("SELECT topic, count(*), sum(length(record)) FROM happenings GROUP BY topic")

@@ -27,6 +27,11 @@ RECENT_S = 86_400.0  # newer errors and refusals call for attention; an agent si
 DRAW_EVERY_S = 1.0
 _ACCEPTED, _PROBES = "accepted", "announced_probe"
 _SAMPLE_EVERY_S = 900.0  # for the counts of refusals
+_NOW = {  # and the digits of each
+    **dict.fromkeys(("cpu_percent", "ram_used_mb", "ram_total_mb", "vram_used_mb", "vram_total_mb"), 2),
+    "latency_ms": 3,
+}
+_OF_A_LEASE = ("lease_id", "resource", "host", "amount_mb", "holder", "state")
 _HISTORY = ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms")
 
 
@@ -129,14 +134,7 @@ class StateBoard:
             "status": self._registry.status(record) if record else "unknown",
             "stale": sample is None,
             "limited": sample.limited if sample else None,
-            "now": {
-                "cpu_percent": rounded(sample.cpu_percent) if sample else None,
-                "ram_used_mb": rounded(sample.ram_used_mb) if sample else None,
-                "ram_total_mb": rounded(sample.ram_total_mb) if sample else None,
-                "vram_used_mb": rounded(sample.vram_used_mb) if sample else None,
-                "vram_total_mb": rounded(sample.vram_total_mb) if sample else None,
-                "latency_ms": rounded(sample.latency_ms, 3) if sample else None,
-            },
+            "now": {name: rounded(getattr(sample, name), digits) if sample else None for name, digits in _NOW.items()},
             "history": {
                 "t": [round(each.wall, 1) for each in samples],
                 **{name: [rounded(getattr(each, name), 3) for each in samples] for name in _HISTORY},
@@ -171,15 +169,8 @@ class StateBoard:
         return record.name not in self._config.agents and self._registry.silent_s(record.name) > RECENT_S
 
     def _lease(self, lease: Lease) -> dict[str, Any]:
-        return {
-            "lease_id": lease.lease_id,
-            "resource": lease.resource,
-            "host": lease.host,
-            "amount_mb": lease.amount_mb,
-            "holder": lease.holder,
-            "state": lease.state,
-            "expires_in_s": rounded(self._leases.expires_in_s(lease), 1),
-        }
+        shown = {name: getattr(lease, name) for name in _OF_A_LEASE}
+        return {**shown, "expires_in_s": rounded(self._leases.expires_in_s(lease), 1)}
 
     def _errors(self, severe: list[Entry]) -> list[dict[str, Any]]:
         """Return the newest errors, beginning with those that call for attention."""

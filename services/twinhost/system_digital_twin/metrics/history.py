@@ -118,17 +118,19 @@ class History:
             if age_s >= kept_s:
                 continue
             start = minute.start - minute.start % length_s
-            row = self._database.execute(
+            record = self._database.value(
                 f"SELECT record FROM {table} WHERE host = ? AND start = ?",  # noqa: S608 - a constant
                 (host, start),
-            ).fetchone()
-            bucket = self._decoder.decode(row[0]).merge(minute) if row else msgspec.structs.replace(minute, start=start)
+            )
+            bucket = (
+                self._decoder.decode(record).merge(minute) if record else msgspec.structs.replace(minute, start=start)
+            )
             self._database.execute(
                 f"INSERT INTO {table} (host, start, record) VALUES (?, ?, ?) "  # noqa: S608
                 "ON CONFLICT (host, start) DO UPDATE SET record = excluded.record",
                 (host, start, self._encoder.encode(bucket)),
             )
-            if row is None:
+            if record is None:
                 self._limit(table, host, kept_s // length_s)
 
     def read(self, host: str, resolution: Resolution) -> list[Bucket]:

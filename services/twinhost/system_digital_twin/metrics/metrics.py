@@ -9,8 +9,7 @@ one, from a host that was disconnected, enters the history and is never current.
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 import msgspec
@@ -145,6 +144,7 @@ class Metrics:
         if before is None:
             self._make_room()
         known = before or _Host()
+        self._database.restore_on_rollback(self._hosts, host)
         self._hosts[host] = msgspec.structs.replace(
             known,
             samples=(*known.samples, sample)[-KEPT_IN_MEMORY:],
@@ -152,7 +152,6 @@ class Metrics:
             heard=time.monotonic(),
             measured_since=known.heard if since is None else since,
         )
-        self._undo_with(partial(self._put_back, host, before))
         return known
 
     def _add_late(self, host: str, sample: HostSample) -> None:
@@ -161,8 +160,8 @@ class Metrics:
         if before is None:
             return
         samples = sorted((*before.samples, sample), key=lambda each: each.wall)
+        self._database.restore_on_rollback(self._hosts, host)
         self._hosts[host] = msgspec.structs.replace(before, samples=tuple(samples[-KEPT_IN_MEMORY:]))
-        self._undo_with(partial(self._put_back, host, before))
 
     def _close_minute(self, host: str, minute: Bucket) -> None:
         before = self._closed
@@ -171,17 +170,7 @@ class Metrics:
         def undo() -> None:
             self._closed = before
 
-        self._undo_with(undo)
-
-    def _put_back(self, host: str, before: _Host | None) -> None:
-        if before is None:
-            del self._hosts[host]
-        else:
-            self._hosts[host] = before
-
-    def _undo_with(self, undo: Callable[[], None]) -> None:
-        if self._database.in_transaction:
-            self._database.on_rollback(undo)
+        self._database.on_rollback(undo)
 
     def stale(self, host: str) -> bool:
         """Return whether a host has sent no sample within STALE_AFTER intervals."""
@@ -292,8 +281,8 @@ class Metrics:
         if not silent:
             raise LimitReached(f"{MAX_HOSTS} hosts report their metrics, which is the limit; stop one of them first")
         oldest = min(silent, key=lambda name: self._hosts[name].heard)
-        forgotten = self._hosts.pop(oldest)
-        self._undo_with(lambda: self._hosts.update({oldest: forgotten}))
+        self._database.restore_on_rollback(self._hosts, oldest)
+        del self._hosts[oldest]
 
     def _get(self, host: str) -> _Host:
         known = self._hosts.get(host)
@@ -339,22 +328,18 @@ class VramReports:
 
     def put(self, record: VramRecord) -> None:
         """Replace the agent's report. With MAX_REPORTS agents, the oldest report is deleted."""
-        before = dict(self._records)
         record = msgspec.structs.replace(record, wall=time.time())
-        if record.agent_name not in before and len(before) >= MAX_REPORTS:
-            oldest = min(before.values(), key=lambda each: each.wall).agent_name
+        if record.agent_name not in self._records and len(self._records) >= MAX_REPORTS:
+            oldest = min(self._records.values(), key=lambda each: each.wall).agent_name
             self._database.execute("DELETE FROM vram_reports WHERE agent_name = ?", (oldest,))
+            self._database.restore_on_rollback(self._records, oldest)
             del self._records[oldest]
         self._database.execute(
             "INSERT INTO vram_reports VALUES (?, ?) ON CONFLICT (agent_name) DO UPDATE SET record = excluded.record",
             (record.agent_name, msgspec.json.encode(record)),
         )
+        self._database.restore_on_rollback(self._records, record.agent_name)
         self._records[record.agent_name] = record
-
-        def undo() -> None:
-            self._records = before
-
-        self._database.on_rollback(undo)
 
     def all(self) -> list[VramReport]:
         """Return the reports, by agent."""

@@ -14,7 +14,7 @@ from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
 from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentBrief, AgentInfo, AgentRecord, Registry
-from twinhost.system_digital_twin.trust.audit_witnesses import AuditRestored, AuditSeen, WitnessReply, no_witness
+from twinhost.system_digital_twin.trust.audit import AuditRestored, AuditSeen, WitnessReply, no_witness
 
 MAX_METADATA_DEPTH = 16  # a list of registrations nests one deeper than its request did, and must still be written
 MAX_METADATA_BYTES = 16_384  # as JSON without spaces, which is how it is stored and answered
@@ -269,7 +269,6 @@ class RegistryActions(Feature):
         return {"status": SUCCESS, **self._endpoint(self._registry.get(request.agent_name))}
 
     def _complete(self, data: RegistrationData, caller: Caller) -> AgentRecord:
-        """Return the record of a complete registration."""
         require_speaks_for(caller, data.agent_id)
         size = len(msgspec.json.encode(data.metadata))
         if size > MAX_METADATA_BYTES:

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -24,7 +24,6 @@ NO_RESPONSE = "NO_RESPONSE"
 HEALTHY = "HEALTHY"
 AGENT_TOPIC = b"AGENT:"  # of AgentEvent
 Publish = Callable[..., None]  # takes a topic and the event's fields
-V = TypeVar("V")
 _OK_STATUSES = frozenset({"HEALTHY", "ok"})
 
 
@@ -247,16 +246,14 @@ class Registry:
 
     def _write(self, record: AgentRecord) -> None:
         name = record.name
-        known = self._records.get(name)
         self._remember(name)
+        self._database.restore_on_rollback(self._records, name)
         self._records[name] = record
-        self._database.on_rollback(partial(_put_back, self._records, name, known))
 
     def _remember(self, name: str) -> Seen:
-        known = self._seen.get(name)
+        self._database.restore_on_rollback(self._seen, name)
         seen = self._seen[name] = Seen(time.time(), time.monotonic())
         self._waiting.add(name)
-        self._database.on_rollback(partial(_put_back, self._seen, name, known))
         return seen
 
     def _write_rows(self) -> None:
@@ -274,10 +271,3 @@ class Registry:
             rows,
         )
         self._waiting.clear()
-
-
-def _put_back(entries: dict[str, V], name: str, before: V | None) -> None:
-    if before is None:
-        del entries[name]
-    else:
-        entries[name] = before

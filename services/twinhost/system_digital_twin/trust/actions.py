@@ -223,7 +223,7 @@ class KeyActions(Feature):
 
     @action(apart=True)
     def propose(self, request: ProposeKey, caller: Caller) -> Proposed:
-        current = self._own_certificate(caller)
+        current = self._certificate_of(caller.name, caller)
         key = public_key_in(request.public_key)
         if key not in self._peers.keys_of(caller.name):
             if self._peers.candidate(key.fingerprint) is None and not self._proposals.take(caller.name):
@@ -245,7 +245,7 @@ class KeyActions(Feature):
 
     @action(apart=True)
     def retire(self, _: RetireKeys, caller: Caller) -> Retired:
-        own, before = self._own_certificate(caller), self._peers.contents
+        own, before = self._certificate_of(caller.name, caller), self._peers.contents
         fingerprint = own.public.fingerprint
         others = [certificate for certificate in self._listed(caller.name) if certificate.public != own.public]
         retired = [certificate.public.fingerprint for certificate in others]
@@ -341,9 +341,6 @@ class KeyActions(Feature):
         """Revoke a one-time key whose owner has a key."""
         if self._peers.keys_of(invite.owner.name):
             self._enrolled.revoke(invite)
-
-    def _own_certificate(self, caller: Caller) -> Certificate:
-        return self._certificate_of(caller.name, caller)
 
     def _certificate_of(self, name: str, caller: Caller) -> Certificate:
         """Return the listed key of this name with which the caller's connection was made."""

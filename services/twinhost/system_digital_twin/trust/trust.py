@@ -15,8 +15,7 @@ from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
-from twinhost.system_digital_twin.trust.audit import AuditActions, KeyAudit
-from twinhost.system_digital_twin.trust.audit_witnesses import AuditWitnesses
+from twinhost.system_digital_twin.trust.audit import AuditActions, AuditWitnesses, KeyAudit
 
 _ALL = "*"
 

@@ -13,8 +13,7 @@ from twinhost.secure_zmq.wire import Request
 from twinhost.store import damage
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.backup.backup import Backup, Backups
-from twinhost.unified_memory_reasoning.backup.restore import Exchange, Restores
+from twinhost.unified_memory_reasoning.backup.backup import Backup, Backups, Exchange, Restores
 
 MAX_FILE_BYTES = 2**40
 MAX_CHUNK_BYTES = 1024 * 1024  # in one message, before base64
@@ -188,9 +187,7 @@ class BackupActions(Feature):
 
     @action()
     def read_backup(self, request: ReadBackup, _: Caller) -> BackupPart:
-        data = self._backups.read(request.backup_id, request.offset, self._chunk_bytes)
-        copy = self._backups.find(request.backup_id).copy
-        assert copy is not None
+        copy, data = self._backups.read(request.backup_id, request.offset, self._chunk_bytes)
         return {
             "status": SUCCESS,
             "backup_id": request.backup_id,

@@ -1,8 +1,8 @@
 """The store of interactions: what was said in each session, by whom, and how it ages through four tiers.
 
-An interaction that moves to an older tier (see `session_counts`) is folded into its session's summary (see `contexts`)
-and stays in the table: nothing is lost except what `clear` removes. Adding one reads the counters, windows and
-summaries of its session and at most three rows, however much is stored.
+An interaction that moves to an older tier is folded into its session's summary (see `contexts`) and stays in the table:
+nothing is lost except what `clear` removes. Adding one reads the counters, windows and summaries of its session and at
+most three rows, however much is stored.
 
 A context reads the rows of its window and of tier 0; of the newest 1250 it reads only the index.
 
@@ -18,19 +18,22 @@ from typing import Any, Literal, NotRequired
 import msgspec
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.conversations import contexts, session_counts
+from twinhost.unified_memory_reasoning.conversations import contexts
 from twinhost.unified_memory_reasoning.conversations.context_text import Said
 from twinhost.unified_memory_reasoning.conversations.contexts import (
+    TIERS,
+    UP_TO_TIER,
     WHOLE_SESSION,
     Aged,
     Contexts,
     Item,
+    Move,
+    SessionCounts,
     Window,
     in_order,
     window_of,
 )
 from twinhost.unified_memory_reasoning.conversations.importance import importance_of
-from twinhost.unified_memory_reasoning.conversations.session_counts import TIERS, UP_TO_TIER, Move, SessionCounts
 from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
 
@@ -92,7 +95,6 @@ CREATE TABLE interactions (
 ) STRICT;
 CREATE INDEX interactions_by_session ON interactions (session_id, id, importance, speaker, written_by);
 CREATE INDEX interactions_by_writer ON interactions (written_by, id);
-{session_counts.MIGRATION}
 {contexts.MIGRATION}"""
 MADE_ANEW_FROM = UP_TO_TIER[-1]  # rows from which a window is rebuilt
 MOST_NEWEST = 256  # interactions among which a context names those that its text leaves out
@@ -172,11 +174,11 @@ class Interactions:
         """
         weight = importance_of(content) if importance is None else importance
         now = time.time() if created is None else created
-        (number,) = self._database.execute(
+        number = self._database.value(
             "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "
             "tier, written_by) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, 0, ?) RETURNING id",
             (session_id, speaker, kind, content, self._encoder.encode(metadata or {}), weight, now, written_by),
-        ).fetchone()
+        )
         said = Said(number, kind, speaker, content, weight)
         places = self._contexts.add(session_id, said)
         moves = self._counts.add(
@@ -248,10 +250,10 @@ class Interactions:
         return self._counts.sessions
 
     def _next_after(self, session_id: str, number: int) -> int:
-        row = self._database.execute(
+        after: int = self._database.value(
             "SELECT id FROM interactions WHERE session_id = ? AND id > ? ORDER BY id LIMIT 1", (session_id, number)
-        ).fetchone()
-        return int(row[0])
+        )
+        return after
 
     def _move(self, move: Move) -> Aged:
         return self._database.select(_aged, _MOVE, (move.tier, move.id))[0]

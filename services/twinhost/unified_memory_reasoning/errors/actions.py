@@ -56,11 +56,13 @@ class ReportSolutionOutcome(Request, tag="report_solution_outcome"):
     note: NOTE | None = None
 
 
-class ListErrorPatterns(Request, tag="list_error_patterns"):
-    """List the patterns, newest first; for the next page, set `before` to the last `pattern_id`."""
-
+class _GetPage(Request):
     limit: LIMIT = 50
     before: NUMBER | None = None
+
+
+class ListErrorPatterns(_GetPage, tag="list_error_patterns"):
+    """List the patterns, newest first; for the next page, set `before` to the last `pattern_id`."""
 
 
 class DeleteErrorPattern(Request, tag="delete_error_pattern"):
@@ -69,14 +71,11 @@ class DeleteErrorPattern(Request, tag="delete_error_pattern"):
     pattern_id: NUMBER
 
 
-class GetPatternProposals(Request, tag="get_pattern_proposals"):
+class GetPatternProposals(_GetPage, tag="get_pattern_proposals"):
     """List proposed patterns for repeated errors that no pattern matches, newest first.
 
     For the next page, set `before` to the last `proposal_id`.
     """
-
-    limit: LIMIT = 50
-    before: NUMBER | None = None
 
 
 class DismissPatternProposal(Request, tag="dismiss_pattern_proposal"):

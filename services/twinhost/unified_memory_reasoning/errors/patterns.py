@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound
@@ -204,6 +204,11 @@ class Match:
     complete: bool
 
 
+class _Stored(NamedTuple):
+    pattern_id: int
+    solution: str | None
+
+
 class ErrorPatterns:
     """Patterns in SQLite, and in memory by what they require."""
 
@@ -240,24 +245,27 @@ class ErrorPatterns:
             LimitReached: there are too many patterns, too many of this writer, or too many that require no text.
         """
         reads, requirement, now = accept(pattern), requirement_of(pattern), time.time()
-        row = self._database.execute(
-            "SELECT id, solution FROM error_patterns WHERE written_by = ? AND error_type = ? AND pattern = ?",
+        known = self._database.select_one(
+            _Stored,
+            "SELECT id AS pattern_id, solution FROM error_patterns "
+            "WHERE written_by = ? AND error_type = ? AND pattern = ?",
             (written_by, error_type, pattern),
-        ).fetchone()
-        if row is not None:
-            if solution is not None and solution != row[1]:
-                self.outcomes.forget(row[0])
+        )
+        if known is not None:
+            if solution is not None and solution != known.solution:
+                self.outcomes.forget(known.pattern_id)
                 self._database.execute(
-                    "UPDATE error_patterns SET solution = ?, updated = ? WHERE id = ?", (solution, now, row[0])
+                    "UPDATE error_patterns SET solution = ?, updated = ? WHERE id = ?",
+                    (solution, now, known.pattern_id),
                 )
-            return Added(row[0], requirement, reads, new=False)
+            return Added(known.pattern_id, requirement, reads, new=False)
         self._require_room(written_by, requirement)
-        (number,) = self._database.execute(
+        number = self._database.value(
             "INSERT INTO error_patterns "
             "(error_type, pattern, solution, occurrence_count, created, updated, written_by) "
             "VALUES (?, ?, ?, 0, ?, ?, ?) RETURNING id",
             (error_type, pattern, solution, now, now, written_by),
-        ).fetchone()
+        )
         self._index.add(Entry(number, pattern, requirement, written_by))
 
         def undo() -> None:
@@ -322,9 +330,7 @@ class ErrorPatterns:
     def _require_room(self, written_by: str, requirement: Requirement) -> None:
         if len(self._index) >= self._most:
             raise LimitReached(f"{self._most} error patterns are stored and that is the limit; {_ROOM}")
-        (own,) = self._database.execute(
-            "SELECT count(*) FROM error_patterns WHERE written_by = ?", (written_by,)
-        ).fetchone()
+        own = self._database.value("SELECT count(*) FROM error_patterns WHERE written_by = ?", (written_by,))
         if own >= self._most_of_a_writer:
             raise LimitReached(f"{written_by} has {own} error patterns and that is the limit of one writer; {_ROOM}")
         if requirement.general and self._index.general >= self._most_general:

@@ -204,11 +204,11 @@ class PatternProposals:
         self._keep_quota(shape, written_by)
         if not self._make_room(shape, written_by):
             return None
-        (number,) = self._database.execute(
+        number = self._database.value(
             "INSERT INTO unknown_errors (pattern, seen, last_seen) VALUES (?, 1, ?) "
             "ON CONFLICT (pattern) DO UPDATE SET seen = seen + 1, last_seen = excluded.last_seen RETURNING id",
             (shape, now),
-        ).fetchone()
+        )
         self._database.execute(
             "INSERT INTO unknown_error_reports (error_id, seen, first_seen, last_seen, example, written_by) "
             "VALUES (?, 1, ?, ?, ?, ?) ON CONFLICT (error_id, written_by) DO UPDATE SET "
@@ -278,11 +278,11 @@ class PatternProposals:
 
     def _seen(self, shape: str) -> int:
         """Return how often a shape was seen, 0 if it is dismissed."""
-        (seen,) = self._database.execute(
+        seen = self._database.value(
             "SELECT coalesce(sum(r.seen), 0) FROM open_errors AS e JOIN visible_unknown_error_reports AS r "
             "ON r.error_id = e.id WHERE e.pattern = ?",
             (shape,),
-        ).fetchone()
+        )
         return int(seen)
 
     def _keep_quota(self, shape: str, written_by: str) -> None:
@@ -302,7 +302,7 @@ class PatternProposals:
         """Evict a shape if there are too many and this one is new; return whether there is room."""
         if self._database.execute("SELECT 1 FROM unknown_errors WHERE pattern = ?", (shape,)).fetchone() is not None:
             return True
-        (count,) = self._database.execute("SELECT count(*) FROM unknown_errors").fetchone()
+        count = self._database.value("SELECT count(*) FROM unknown_errors")
         if count < self._most:
             return True
         leaving = self._database.execute(_OF_THE_HIDDEN_ALONE).fetchone()

@@ -232,7 +232,7 @@ class MemoryRows:
         return self._database.select_one(_kept, query, (key,))
 
     def _write_row(self, memory: Memory, written_by: str) -> int:
-        row = self._database.execute(
+        number: int = self._database.value(
             "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
             "written_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET content = excluded.content, "
             "keywords = excluded.keywords, source = excluded.source, strength = excluded.strength, "
@@ -249,8 +249,8 @@ class MemoryRows:
                 memory.forgotten,
                 written_by,
             ),
-        ).fetchone()
-        return int(row[0])
+        )
+        return number
 
     def _index(self, number: int, keywords: Sequence[str]) -> None:
         self._database.execute("DELETE FROM memory_keywords WHERE number = ?", (number,))
@@ -259,16 +259,16 @@ class MemoryRows:
 
     def _write_tombstone(self, memory: Memory, written_by: str, most_of_writer: int) -> int:
         self._database.execute("DELETE FROM memories WHERE id = ?", (memory.id,))
-        row = self._database.execute(
+        number = self._database.value(
             "INSERT OR REPLACE INTO memory_tombstones (id, strength, created, last_accessed, written_by) "
             "VALUES (?, ?, ?, ?, ?) RETURNING number",
             (memory.id, memory.strength, memory.created, memory.last_accessed, written_by),
-        ).fetchone()
+        )
         if self._gone.of(written_by) > most_of_writer:
             self._evict("SELECT min(number) FROM memory_tombstones WHERE written_by = ?", written_by)
         if self._gone.total > self._most:
             self._evict("SELECT min(number) FROM memory_tombstones")
-        return int(row[0])
+        return int(number)
 
     def _evict(self, oldest: str, *values: str) -> None:
         """Remove a tombstone; another store that still has the memory can bring it back."""

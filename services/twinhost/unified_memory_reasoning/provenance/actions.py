@@ -12,12 +12,12 @@ from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.conversations.interactions import WrittenInteraction
-from twinhost.unified_memory_reasoning.coordination.actions import WrittenClaim
+from twinhost.unified_memory_reasoning.coordination import WrittenClaim
 from twinhost.unified_memory_reasoning.errors.patterns import WrittenErrorPattern, WrittenOutcome
 from twinhost.unified_memory_reasoning.errors.proposals import WrittenUnknownError
 from twinhost.unified_memory_reasoning.memories.recall import WrittenMemory
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, Quarantine, QuarantinedWriter
-from twinhost.unified_memory_reasoning.twins.actions import WrittenTwin
+from twinhost.unified_memory_reasoning.twins import WrittenTwin
 
 MAX_LIMIT = 1_000
 NUMBER = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]

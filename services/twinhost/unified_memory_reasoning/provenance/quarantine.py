@@ -98,7 +98,7 @@ class Quarantine:
         Raises:
             LimitReached: too many names are quarantined.
         """
-        (count,) = self._database.execute("SELECT count(*) FROM quarantined").fetchone()
+        count = self._database.value("SELECT count(*) FROM quarantined")
         known = self.hides(name)
         if not known and count >= MOST:
             raise LimitReached(f"{MOST} names are quarantined and that is the limit; release some (`release_memory`)")

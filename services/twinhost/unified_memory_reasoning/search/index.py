@@ -192,7 +192,7 @@ class _Lookup:
         return list((dict(self._rows(self._sql.best_of_newest, _either(expressions))) | dict(first)).items())
 
     def _count(self, expression: str, most: int) -> int:
-        return int(self._database.execute(self._sql.count, (self._match(expression), most)).fetchone()[0])
+        return int(self._database.value(self._sql.count, (self._match(expression), most)))
 
     def _rows(self, sql: str, expression: str) -> list[_Row]:
         return self._database.execute(sql, (self._match(expression), CANDIDATES)).fetchall()

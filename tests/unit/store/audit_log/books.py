@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Event, Head, hash_of, make_line
-from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, MIGRATION, MIGRATION_RESTORES, AuditLog
+from twinhost.store.audit_log.files import MIGRATION, MIGRATION_RESTORES
+from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from twinhost.store.audit_log.verify import Findings, verify
 from twinhost.store.database import Database
 

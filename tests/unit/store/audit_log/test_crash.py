@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.unit.store.audit_log.books import THINGS, check, names, opened
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.audit_log.chain import Event
-from twinhost.store.audit_log.log import MIGRATION, MIGRATION_RESTORES, AuditLog
+from twinhost.store.audit_log.files import MIGRATION, MIGRATION_RESTORES
+from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 
 pytestmark = pytest.mark.thorough

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from tests.unit.store.audit_log.books import Clock, check, opened, records
-from twinhost.store.audit_log.chain import FOLDED, Event
-from twinhost.store.audit_log.repetition import (
+from twinhost.store.audit_log.chain import (
     DAY_S,
+    FOLDED,
     HOUR_S,
     LINES_PER_DAY,
     MAX_KINDS,
     MINUTE_S,
     WRITTEN_PER_MINUTE,
+    Event,
     Repetition,
 )
 

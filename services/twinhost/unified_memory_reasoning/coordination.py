@@ -177,7 +177,7 @@ class Conflicts:
     @property
     def count(self) -> int:
         """The number of claims; on the thread that owns the database."""
-        return int(self._database.execute("SELECT count(*) FROM operations").fetchone()[0])
+        return int(self._database.value("SELECT count(*) FROM operations"))
 
     def _evict(self, holder: str) -> None:
         self._database.execute(

@@ -112,7 +112,7 @@ class Twins:
         create_visible_views(database, "twins")
         self._database = database
         self._quarantine = Quarantine(database)
-        self._count: int = database.execute("SELECT count(*) FROM twins").fetchone()[0]
+        self._count: int = database.value("SELECT count(*) FROM twins")
 
     def put(self, user_id: str, data: dict[str, Any], written_by: str) -> int:
         """Store a twin, replacing the previous one; return its revision.
@@ -121,12 +121,12 @@ class Twins:
             NotGranted: the writer is quarantined, and the previous one is visible.
         """
         self._require_not_quarantined(user_id, written_by)
-        (revision,) = self._database.execute(
+        revision = self._database.value(
             "INSERT INTO twins VALUES (?, ?, 1, ?, ?) ON CONFLICT (user_id) DO UPDATE SET "
             "twin = excluded.twin, revision = revision + 1, written_by = excluded.written_by, "
             "updated = excluded.updated RETURNING revision",
             (user_id, msgspec.json.encode(data), written_by, time.time()),
-        ).fetchone()
+        )
         if revision == 1:
             self._add_to_count(1)
         return int(revision)

@@ -1,1 +1,0 @@
-"""Forwarding requests to other agents, and resolving claims on operations."""

@@ -1,1 +1,0 @@
-"""Twins: a document for each user."""
