@@ -56,7 +56,7 @@ def test_all_are_back_after_a_restart(report: dict[str, Any]) -> None:
     assert restart["handshakes"]["accepted"] >= AGENTS
 
 
-def test_what_else_is_told(report: dict[str, Any]) -> None:
+def test_further_figures_are_reported(report: dict[str, Any]) -> None:
     """A new key reaches all; and what is read has a size and a time."""
     assert report["key_change"]["document_bytes"] > 200 * AGENTS  # a key file each
     assert {"get_all_agents", "get_peers", "/api/state"} <= set(report["reads"])

@@ -136,7 +136,7 @@ def test_a_refusal_is_in_the_headline_for_a_day(watched: Watched) -> None:
     expect(watched.page.locator("#refused-count")).to_have_text("3")
 
 
-def test_errors_and_refusals_stand_above_the_agents(watched: Watched) -> None:
+def test_errors_and_refusals_come_before_the_agents(watched: Watched) -> None:
     """In the document's order, which a screen reader follows, and so on the screen."""
     sections = ["machines", "errors", "refused", "agents", "identities"]
     order = watched.page.evaluate("[...document.querySelectorAll('main section[id]')].map(each => each.id)")

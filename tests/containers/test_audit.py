@@ -89,7 +89,7 @@ def logged(stack: Stack) -> list[dict[str, Any]]:
     return [json.loads(line) for line in shown.out.splitlines()]
 
 
-def test_tail_tells_the_life_of_the_keys(audited: Stack) -> None:
+def test_tail_shows_the_lifecycle_of_the_keys(audited: Stack) -> None:
     """Enrolment, rotation, revocation, and handshakes, with whose key it was; and people get the same as text."""
 
     def told(event: str, **fields: str) -> bool:
@@ -149,7 +149,7 @@ def test_verify_finds_what_was_tampered_with(audited: Stack, tamper: Any) -> Non
         assert f"first at line {first}:" in verified.out, verified.out
         assert f"line {first}:" in verified.err
         if tamper is edited:
-            assert_doctor_tells(audited)
+            assert_doctor_reports(audited)
     finally:
         with paused(audited):
             apply(audited, name, splice.undone())
@@ -157,7 +157,7 @@ def test_verify_finds_what_was_tampered_with(audited: Stack, tamper: Any) -> Non
     assert (verified.status, WHOLE in verified.out) == (0, True), verified.out + verified.err
 
 
-def test_the_chain_goes_on_over_a_restart(audited: Stack) -> None:
+def test_the_chain_continues_across_a_restart(audited: Stack) -> None:
     """kill -9 of mainpc; what was logged before is there after it, and the chain is whole."""
     before = [entry["hash"] for entry in logged(audited)]
     audited.kill_main_process("mainpc")
@@ -167,7 +167,7 @@ def test_the_chain_goes_on_over_a_restart(audited: Stack) -> None:
     test_an_untouched_log_is_whole(audited)
 
 
-def assert_doctor_tells(stack: Stack) -> None:
+def assert_doctor_reports(stack: Stack) -> None:
     """The examination fails on this one check."""
     examined = stack.run("cli", "doctor", "--json")
     failed = [check for check in json.loads(examined.out)["checks"] if check["verdict"] == "failed"]

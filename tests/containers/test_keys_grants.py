@@ -126,7 +126,7 @@ def granted(client: Client, action: str) -> bool:
     return False
 
 
-def test_a_refusal_is_told_and_in_the_audit_log(grants: Grants) -> None:
+def test_a_refusal_is_reported_and_in_the_audit_log(grants: Grants) -> None:
     """Who asked for what; the caller is told what to do, and the code on the wire is `not_granted`."""
     with grants.stack.client("mainpc", "pc2") as client, pytest.raises(NotGranted) as caught:
         client.call("get_peers")
@@ -145,7 +145,7 @@ SLIPS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("slip", SLIPS)
-def test_a_file_with_a_slip_changes_nothing_and_is_told_of(grants: Grants, slip: str) -> None:
+def test_an_invalid_file_changes_nothing_and_is_reported(grants: Grants, slip: str) -> None:
     """The change beside the slip does not hold either; health, status, the log, and the audit log name the file."""
     text = SLIPS[slip](grants.changed("agent", more=("get_peers",), less=("get_ok_agents", "health")))
     put_in_place(grants.file, text)
@@ -158,7 +158,7 @@ def test_a_file_with_a_slip_changes_nothing_and_is_told_of(grants: Grants, slip:
         assert grants.stack.audited("grants_rejected", cause=complaints[0])
 
 
-def test_a_file_that_is_gone_changes_nothing_and_is_told_of(grants: Grants) -> None:
+def test_a_missing_file_changes_nothing_and_is_reported(grants: Grants) -> None:
     grants.file.unlink()
     for host in HTTP_PORTS:
         wait_until(lambda host=host: grants.warnings(host), HOLDS_WITHIN_S, f"{host} complains")  # type: ignore[misc]

@@ -116,7 +116,7 @@ def fresh_pair(name: str = "somebody") -> KeyPair:
     return KeyPair.generate(KeyOwner(name, "pc3", frozenset({"agent"})))
 
 
-def test_a_machine_that_joined_is_let_in_as_whom_it_was_invited(site: Site) -> None:
+def test_a_joined_machine_is_accepted_under_its_invited_name(site: Site) -> None:
     """Exactly as the page on keys has it; its name and place are those of the invitation."""
     invited = site.stack.run("certs-init", "invite", "newcomer", "--host", "pc3", "--role", "agent")
     assert invited.status == 0, invited.err
@@ -169,7 +169,7 @@ def test_a_used_line_is_refused_also_after_a_restart(site: Site) -> None:
     assert enrolled.count("once") == 1
 
 
-def test_a_line_whose_time_is_over_is_refused_by_mainpc(site: Site) -> None:
+def test_an_expired_invitation_is_refused_by_mainpc(site: Site) -> None:
     """Also where the new machine takes it for good; the audit log says that the key is expired."""
     line = site.invite("late")
     token = parse_invitation(line).token

@@ -199,7 +199,7 @@ def test_a_backup_is_made_and_restored_while_it_runs(own: Stack, client: Client,
         assert again.call("get_context", session_id=lost)["context"]["text"] == ""
 
 
-def test_the_older_agents_files_are_taken_over_once(own: Stack, client: Client, tmp_path: Path) -> None:
+def test_the_older_agents_files_are_imported_once(own: Stack, client: Client, tmp_path: Path) -> None:
     """All three of them, and a second time nothing is added."""
     session, user = uuid.uuid4().hex, uuid.uuid4().hex
     files = {

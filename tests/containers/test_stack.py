@@ -35,7 +35,7 @@ def test_umra_is_registered_under_its_keys_identity(stack: Stack) -> None:
     assert umra["sessions"] >= 1
 
 
-def test_mainpc_tells_the_public_key_of_umra(stack: Stack) -> None:
+def test_mainpc_returns_the_public_key_of_umra(stack: Stack) -> None:
     """`get_agent_endpoint` gives the key to pin."""
     with stack.client("mainpc") as client:
         endpoint = client.call("get_agent_endpoint", agent_name="UnifiedMemoryReasoningAgent")

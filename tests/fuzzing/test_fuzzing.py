@@ -78,7 +78,7 @@ def test_growth_is_seen() -> None:
         counted.report()
 
 
-def test_the_report_tells_a_failure(tmp_path: Path) -> None:
+def test_the_report_shows_a_failure(tmp_path: Path) -> None:
     """A target that nobody has ends its process, and with it the run."""
     from tests.fuzzing.__main__ import _decoder
     from tests.fuzzing.raw_port import Fault

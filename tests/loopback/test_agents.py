@@ -114,7 +114,7 @@ def test_an_open_link_is_said_at_every_turn(open_hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_both_stop_when_told(hosts: Hosts, number: signal.Signals) -> None:
+def test_both_stop_on_sigterm(hosts: Hosts, number: signal.Signals) -> None:
     """Status 0, in less than 5 s, and nobody listens afterwards."""
     for agent, name in zip(hosts.start_both(), (SDT, UMRA), strict=True):
         with at_most(SHUTDOWN_S):
@@ -125,7 +125,7 @@ def test_both_stop_when_told(hosts: Hosts, number: signal.Signals) -> None:
                 socket.create_connection(("127.0.0.1", port))
 
 
-def test_told_to_stop_during_the_start_it_stops_in_good_order(hosts: Hosts) -> None:
+def test_sigterm_during_the_start_stops_it_cleanly(hosts: Hosts) -> None:
     """SIGTERM between the first log line and the first request is obeyed like any other."""
     agent = hosts.start(SDT)
     wait_until(lambda: agent.logged("peer_authorized"), PATIENCE_S, "the keys are read")

@@ -195,7 +195,7 @@ def test_an_outage_of_mainpc_loses_nothing_and_doubles_nothing(
         assert watch.interrupt() == 130
 
 
-def test_numbers_that_begin_anew_are_told(hosts: Hosts, mainpc: AgentProcess, publisher: Publisher) -> None:
+def test_restarted_numbering_is_reported(hosts: Hosts, mainpc: AgentProcess, publisher: Publisher) -> None:
     """mainpc's store is another one after a restart: that is said, and everything in the new one is shown."""
     with Watch(hosts, "--json") as watch:
         publisher.probe(watch)
@@ -207,7 +207,7 @@ def test_numbers_that_begin_anew_are_told(hosts: Hosts, mainpc: AgentProcess, pu
         hosts.start(SDT).wait_until_serving()
         first = publisher.one()
         watch.wait_for(first)
-        watch.wait_for_word("mainpc's numbers start again")
+        watch.wait_for_line("mainpc's numbers start again")
         publisher.many(9)
         watch.wait_for(publisher.one())
         again = watch.shown[[each.get("event_id") for each in watch.shown].index(first) :]
@@ -236,7 +236,7 @@ def test_a_hostile_event_steers_no_terminal(hosts: Hosts, publisher: Publisher, 
         assert f"message={SHOWN * 20} " in failed
 
 
-def test_who_may_not_ask_is_told_in_one_sentence(hosts: Hosts) -> None:
+def test_a_refused_query_is_reported_in_one_sentence(hosts: Hosts) -> None:
     """Exit status 1; with --since as without."""
     withdraw(hosts, "get_errors")
     hosts.start(SDT).wait_until_serving()
@@ -270,7 +270,7 @@ def test_a_key_that_nobody_knows_is_refused(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize("topics", [(), ("--topic", "AGENT:")], ids=["all", "none that is kept"])
-def test_who_may_not_subscribe_is_told(hosts: Hosts, topics: tuple[str, ...]) -> None:
+def test_a_refused_subscription_is_reported(hosts: Hosts, topics: tuple[str, ...]) -> None:
     """The feed hangs up on every session of its, and gives no reason; mainpc answers it meanwhile. Exit status 1."""
     withdraw(hosts, "subscribe")
     hosts.start(SDT).wait_until_serving()
@@ -281,14 +281,14 @@ def test_who_may_not_subscribe_is_told(hosts: Hosts, topics: tuple[str, ...]) ->
         assert "grant it `subscribe`" in sentence
 
 
-def test_a_subscription_that_is_withdrawn_is_told_once(hosts: Hosts, publisher: Publisher) -> None:
+def test_a_withdrawn_subscription_is_reported_once(hosts: Hosts, publisher: Publisher) -> None:
     """What mainpc keeps is still shown, since that may be asked for; once the grant is back, so is the rest."""
     path = Path(hosts.config.source)
     with Watch(hosts, by=UMRA) as watch, hosts.client(SDT) as client:
         publisher.probe(watch)
         granted = path.read_text()
         withdraw(hosts, "subscribe")
-        sentence = watch.wait_for_word("waiting: ")
+        sentence = watch.wait_for_line("waiting: ")
         assert "grant it `subscribe`" in sentence
         watch.wait_for(publisher.one())
         time.sleep(3)
@@ -311,7 +311,7 @@ def test_an_interrupt_ends_it_quietly_with_130(
         publisher.probe(watch)
         if away:
             mainpc.kill()
-            watch.wait_for_word("waiting: ")
+            watch.wait_for_line("waiting: ")
         said = list(watch.err)
         assert watch.interrupt() == 130
         assert watch.err == said
@@ -333,12 +333,12 @@ def hear_live(hosts: Hosts, watch: Watch) -> None:
         wait_until(told, PATIENCE_S, "the feed is heard")
 
 
-def test_an_absence_of_mainpc_is_told_once(hosts: Hosts, mainpc: AgentProcess, publisher: Publisher) -> None:
+def test_an_outage_of_mainpc_is_reported_once(hosts: Hosts, mainpc: AgentProcess, publisher: Publisher) -> None:
     """One sentence for each reason however long it lasts, and again for the next time."""
     with Watch(hosts) as watch:
         publisher.probe(watch)
         mainpc.kill()
-        first = watch.wait_for_word("waiting: ")
+        first = watch.wait_for_line("waiting: ")
         time.sleep(2 * DEFAULT_DEADLINE_S + 2)  # for two more calls that fail
         assert watch.err == [first]
         again = hosts.start(SDT).wait_until_serving()

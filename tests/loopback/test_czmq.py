@@ -46,7 +46,7 @@ def ping(program: Path, hosts: Hosts, own: Path, server: Path) -> subprocess.Com
     ("key", "owner"),
     [("operator/operator.key", "operator on mainpc"), ("pc2/client.key", "UnifiedMemoryReasoningAgent on pc2")],
 )
-def test_czmq_reads_the_key_files_and_is_let_in(czmq_ping: Path, hosts: Hosts, key: str, owner: str) -> None:
+def test_czmq_reads_the_key_files_and_is_accepted(czmq_ping: Path, hosts: Hosts, key: str, owner: str) -> None:
     """Halves, metadata, and the server's pin are read by zcert; mainpc answers the ping."""
     folder = hosts.keys / Path(key).parent
     done = ping(czmq_ping, hosts, hosts.keys / key, folder / "server.key")

@@ -123,7 +123,7 @@ def new_pair() -> KeyPair:
     return KeyPair.generate(KeyOwner(SOMEBODY, "pc3", frozenset({"agent"})))
 
 
-def test_a_machine_that_joined_is_let_in(site: Site) -> None:
+def test_a_machine_that_joined_is_accepted(site: Site) -> None:
     """One line in, and an authenticated call goes through; each side shows the same fingerprint."""
     ran = site.join(site.invite())
     assert (ran.status, ran.err) == (0, "")
@@ -311,7 +311,7 @@ def test_another_servers_key_in_the_line_is_noticed(shared: Site) -> None:
     assert "most likely its key is not the pinned" in ran.err
 
 
-def test_a_secret_that_is_there_gives_way_only_when_told(site: Site) -> None:
+def test_an_existing_secret_is_replaced_only_on_request(site: Site) -> None:
     """Without --replace nothing changes and the invitation stays good; with it the old secret is gone."""
     new = site.trees / "new"
     assert site.certs_init(root=new, host="pc2").status == 0

@@ -106,7 +106,7 @@ def memory_kb(agent: AgentProcess) -> int:
 
 
 @pytest.mark.parametrize("link", ["secured", "open"])
-def test_what_is_published_is_heard(link: str, request: pytest.FixtureRequest) -> None:
+def test_published_events_are_received(link: str, request: pytest.FixtureRequest) -> None:
     """At once, by who subscribes to the topic, with its number and who wrote it; asked for, it is the same."""
     hosts: Hosts = request.getfixturevalue("hosts" if link == "secured" else "open_hosts")
     hosts.start(SDT).wait_until_serving()
@@ -125,7 +125,7 @@ def test_what_is_published_is_heard(link: str, request: pytest.FixtureRequest) -
 
 
 @pytest.mark.sdt_security
-def test_only_granted_topics_are_heard(hosts: Hosts) -> None:
+def test_only_granted_topics_are_received(hosts: Hosts) -> None:
     """Of a grant that names some; the others are refused, and a changed file holds without a restart."""
     source = Path(hosts.config.source)
     everything = source.read_text()

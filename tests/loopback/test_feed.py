@@ -382,7 +382,7 @@ def _subscribe_to_all(socket: Socket, count: int) -> None:
             return
 
 
-def test_an_unsubscribed_topic_is_heard_no_more(served: ServedFeed, connect: Connect) -> None:
+def test_an_unsubscribed_topic_is_no_longer_received(served: ServedFeed, connect: Connect) -> None:
     socket = connect()
     socket.send(b"\1EVENT:")
     socket.send(b"\1ERROR:")

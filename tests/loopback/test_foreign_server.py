@@ -107,7 +107,7 @@ def test_an_error_of_another_form_is_still_an_error(
 
 
 @both
-def test_a_reply_without_a_status_is_handed_over(ask: Ask) -> None:
+def test_a_reply_without_a_status_is_returned(ask: Ask) -> None:
     """What a reply holds is the caller's business; older agents have their own words for success."""
     with answering(to_the_id({"SUCCESS": 1})) as server:
         assert ask(server)["SUCCESS"] == 1

@@ -148,7 +148,7 @@ def test_while_the_agent_runs_nothing_takes_its_place(here: Hosts) -> None:
     assert agent.health()["status"] == "ok"
 
 
-def test_who_was_revoked_before_the_backup_is_kept_out_after_it(here: Hosts, there: Hosts) -> None:
+def test_a_key_revoked_before_the_backup_stays_revoked(here: Hosts, there: Hosts) -> None:
     """The list of revocations is part of the keys; pc2's own file of its key does not help it."""
     here.start(SDT).wait_until_serving()
     pc2 = load_certificates(here.folder(UMRA))

@@ -81,7 +81,7 @@ def outbox_of(pc2: AgentProcess) -> dict[str, Any]:
     return found
 
 
-def wait_until_nothing_is_owed(pc2: AgentProcess) -> None:
+def wait_until_nothing_is_pending(pc2: AgentProcess) -> None:
     wait_until(lambda: outbox_of(pc2).get("waiting") == 0, DRAINED_S, "nothing waits for mainpc")
     assert (outbox_of(pc2)["set_aside"], outbox_of(pc2)["let_go"]) == (0, {})
 
@@ -99,7 +99,7 @@ def test_killed_while_receiving_all_arrives_once_in_order(hosts: Hosts, killed: 
             agents[name].kill()
         for name in killed:
             agents[name] = hosts.start(name).wait_until_serving()
-    wait_until_nothing_is_owed(agents[UMRA])
+    wait_until_nothing_is_pending(agents[UMRA])
     with hosts.client(SDT) as client:
         assert told(client) == list(range(OWED))
         starts = [each for each in client.call("get_events", limit=1_000)["events"] if each["data"].get("host")]
@@ -114,7 +114,7 @@ def test_events_resent_by_pc2_are_counted_once(hosts: Hosts) -> None:
     hosts.start(SDT).wait_until_serving()
     for _ in range(2):
         pc2 = hosts.start(UMRA).wait_until_serving()
-        wait_until_nothing_is_owed(pc2)
+        wait_until_nothing_is_pending(pc2)
         pc2.kill()
         for file in before.parent.glob(f"{before.name}*"):
             file.unlink()
@@ -139,7 +139,7 @@ def test_while_mainpc_is_gone_pc2_serves_and_says_what_waits(hosts: Hosts) -> No
     assert waiting["oldest"] < document["timestamp"]
     assert not [sentence for sentence in document["warnings"] if "owes" in sentence]
     hosts.start(SDT).wait_until_ready()
-    wait_until_nothing_is_owed(pc2.wait_until_ready())
+    wait_until_nothing_is_pending(pc2.wait_until_ready())
     with hosts.client(SDT) as client:
         newest = client.call("get_events", limit=1)["events"][0]
     assert (newest["event_type"], newest["source_agent"], newest["data"]) == ("agent_started", UMRA, {"host": "pc2"})
@@ -158,7 +158,7 @@ def test_samples_taken_without_mainpc_are_in_history_once(hosts: Hosts) -> None:
     with hosts.client(SDT) as client:
         wait_until(lambda: not of_pc2(client)["stale"], PATIENCE_S, "pc2 is known again")
         assert of_pc2(client)["network_latency_ms"] is not None
-    wait_until_nothing_is_owed(pc2.wait_until_ready())
+    wait_until_nothing_is_pending(pc2.wait_until_ready())
     pc2.kill()
     assert mainpc.terminate() == 0
     moments, counted = history_of_pc2(hosts)

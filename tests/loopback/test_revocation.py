@@ -269,7 +269,7 @@ def test_a_number_that_is_no_connection_is_left_alone(tmp_path: Path) -> None:
     assert connections.kicked == 0
 
 
-def test_who_spoke_before_the_monitor_told_of_it_keeps_its_name(pair: Pair) -> None:
+def test_a_message_before_its_monitor_event_keeps_its_name(pair: Pair) -> None:
     """The first message may be read before ACCEPTED: the event must not make a known neighbour a silent one."""
     connections = withdrawn("theirs")
     connections.heard(pair.here.fileno(), "127.0.0.1", "mine")
@@ -323,7 +323,7 @@ class _Spied:
         return True
 
 
-def test_libzmq_tells_no_descriptor_with_a_handshake(context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+def test_libzmq_reports_no_descriptor_with_a_handshake(context: "zmq.Context[zmq.Socket[bytes]]") -> None:
     """HANDSHAKE_SUCCEEDED carries 0 and the server's own endpoint: who has been silent since can't be told by it."""
     server = context.socket(zmq.ROUTER)
     monitor = server.get_monitor_socket(zmq.Event.HANDSHAKE_SUCCEEDED)

@@ -75,7 +75,7 @@ def collected(agent: ServedAgent) -> Iterator[tuple[str, ServerSocket, Collector
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["silent", "asking at once"])
-def test_a_reply_is_nobody_elses_who_took_over_the_routing_id(
+def test_a_reply_never_reaches_a_later_owner_of_a_routing_id(
     agent: ServedAgent,
     collected: tuple[str, ServerSocket, Collector],
     home: Path,

@@ -238,7 +238,7 @@ def test_the_loop_says_that_it_turns(agent: ServedAgent) -> None:
     wait_until(lambda: time.monotonic() - heartbeat._beat_at < 1, PATIENCE_S, "it has turned just now")
 
 
-def test_the_longest_turn_is_told_once(agent: ServedAgent, client: Client) -> None:
+def test_the_longest_iteration_is_reported_once(agent: ServedAgent, client: Client) -> None:
     """How long the loop was busy with others' requests at most; the next answer is about what came since."""
     holder = threading.Thread(target=client.call, args=("hold",))
     holder.start()

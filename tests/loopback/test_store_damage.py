@@ -123,7 +123,7 @@ def test_a_broken_word_index_is_rebuilt_in_place(hosts: Hosts) -> None:
         ]
 
 
-def test_a_loss_that_is_acknowledged_is_told_no_more(hosts: Hosts) -> None:
+def test_an_acknowledged_loss_is_no_longer_reported(hosts: Hosts) -> None:
     """Where there is no backup; the damaged file stays."""
     hosts.database(UMRA).write_bytes(b"not a database")
     agent = hosts.start(UMRA).wait_until_serving()

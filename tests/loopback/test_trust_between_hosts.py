@@ -49,7 +49,7 @@ def gets_in(hosts: Hosts, of: str, pair: KeyPair) -> bool:
     return True
 
 
-def test_a_key_that_mainpc_let_in_is_known_on_pc2(hosts: Hosts) -> None:
+def test_a_key_enrolled_on_mainpc_is_known_on_pc2(hosts: Hosts) -> None:
     """Nobody touched pc2's folder; its agent follows mainpc's list."""
     third = new_pair("third", "laptop")
     let_in(hosts, third)

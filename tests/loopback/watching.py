@@ -55,7 +55,7 @@ class Watch:
         """Return the first line on stdout that holds a text."""
         return wait_until(lambda: self._found(self.out, text), PATIENCE_S, f"{text!r} is shown; stderr: {self.err}")
 
-    def wait_for_word(self, text: str) -> str:
+    def wait_for_line(self, text: str) -> str:
         """Return the first line on stderr that holds a text."""
         return wait_until(lambda: self._found(self.err, text), PATIENCE_S, f"{text!r} is said; stderr: {self.err}")
 

@@ -54,7 +54,9 @@ def test_a_call_that_nobody_sent_is_found(ledger: Path) -> None:
 
 
 @pytest.mark.parametrize(("observed", "status"), [({"a": 1, "b": 1}, 0), ({"a": 1}, 1), ({"a": 1, "b": 2}, 1)])
-def test_the_tool_tells_by_its_exit_status(ledger: Path, tmp_path: Path, observed: dict[str, int], status: int) -> None:
+def test_the_tool_reports_by_its_exit_status(
+    ledger: Path, tmp_path: Path, observed: dict[str, int], status: int
+) -> None:
     """`python -m tests.ledger` ends with 0 for a whole ledger and with 1 for any other."""
     seen = tmp_path / "observed.json"
     seen.write_text(json.dumps(observed))

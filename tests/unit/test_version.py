@@ -21,13 +21,13 @@ def test_package_image_and_agents_have_one_version() -> None:
     assert f"twinhost:{VERSION}" in (ROOT / "docker-compose.yml").read_text()
 
 
-def test_the_health_document_tells_versions() -> None:
+def test_the_health_document_has_versions() -> None:
     version = Health("agent", secure=True).document()["version"]
     assert version == {"twinhost": VERSION, "pyzmq": zmq.pyzmq_version(), "libzmq": zmq.zmq_version()}
 
 
 @pytest.mark.parametrize("module", ["twinhost.cli", "twinhost.cli.certs_init", "twinhost.cli.archive"])
-def test_every_command_tells_its_version(module: str, tmp_path: Path) -> None:
+def test_every_command_shows_its_version(module: str, tmp_path: Path) -> None:
     """Also where nothing is configured: no keys, and no network configuration."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "services"), "NETWORK_CONFIG_PATH": str(tmp_path / "none")}
     command = [sys.executable, "-m", module, "--version"]

@@ -74,7 +74,7 @@ def running(watched: Watched) -> Iterator[Watched]:
     assert not watched.watch.responsive
 
 
-def test_changed_grants_hold_and_are_told_once(watched: Watched) -> None:
+def test_changed_grants_apply_and_are_reported_once(watched: Watched) -> None:
     """A look that finds the same tells nothing."""
     watched.watch.look()
     assert watched.told == []
@@ -86,7 +86,7 @@ def test_changed_grants_hold_and_are_told_once(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("slip", BROKEN)
-def test_a_broken_file_changes_nothing_and_is_told_once(watched: Watched, slip: str) -> None:
+def test_a_broken_file_changes_nothing_and_is_reported_once(watched: Watched, slip: str) -> None:
     """The grants before it hold, whole; health says what is wrong until it is mended."""
     watched.path.write_text(BROKEN[slip])
     with capture_logs() as lines:
@@ -104,7 +104,7 @@ def test_a_broken_file_changes_nothing_and_is_told_once(watched: Watched, slip: 
     assert watched.told == [sentence], "the file is as it was: no other grants hold"
 
 
-def test_another_slip_is_told_too(watched: Watched) -> None:
+def test_another_error_is_reported_too(watched: Watched) -> None:
     """And the first one again, once it was mended in between."""
     for content in (BROKEN["empty"], BROKEN["no YAML"], None, BROKEN["empty"]):
         if content is None:
@@ -139,7 +139,7 @@ def test_a_change_is_seen_within_a_second_however_it_is_made(running: Watched) -
     assert not running.allows("two")
 
 
-def test_a_folder_that_goes_is_told_of_and_waited_for(running: Watched, tmp_path: Path) -> None:
+def test_a_deleted_folder_is_reported_and_awaited(running: Watched, tmp_path: Path) -> None:
     """The watch lives, and follows the folder that comes in its place."""
     running.path.parent.rename(tmp_path / "away")
     wait_until(lambda: "is missing" in (running.watch.fault or ""), PATIENCE_S, "the file is missed")

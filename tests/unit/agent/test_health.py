@@ -42,13 +42,13 @@ def test_an_agent_without_checks_is_ok() -> None:
     assert (document["status"], document["ready"], document["checks"]) == ("ok", True, {})
 
 
-def test_a_fault_with_no_words_is_a_fault() -> None:
+def test_a_fault_with_an_empty_message_is_a_fault() -> None:
     """Only None is well: an empty sentence does not turn a failure into a pass."""
     document = health_of("", None).document()
     assert (document["status"], document["ready"], document["checks"]["store"]["ok"]) == ("error", False, False)
 
 
-def test_every_document_looks_anew() -> None:
+def test_every_document_checks_again() -> None:
     """A fault shows while it lasts, and no longer."""
     faults: list[str | None] = [None, "gone", None]
     health = Health("Agent", secure=True)
@@ -67,7 +67,7 @@ def test_the_document_says_who_when_and_for_how_long() -> None:
 
 @pytest.mark.sdt_security
 @pytest.mark.parametrize("secure", [True, False])
-def test_an_open_link_stands_in_the_document(secure: bool) -> None:
+def test_an_open_link_is_in_the_document(secure: bool) -> None:
     """`secure` is the truth, and an open link is a warning whatever else is well."""
     document = health_of(None, None, secure=secure).document()
     assert document["secure"] is secure

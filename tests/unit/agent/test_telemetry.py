@@ -46,7 +46,7 @@ def test_requests_are_counted_by_action_and_outcome() -> None:
     assert found["twinhost_request_duration_seconds_sum", (("action", "unknown"),)] == 7
 
 
-def test_the_state_is_told_with_whatever_name_a_peer_has() -> None:
+def test_the_state_is_exported_whatever_a_peers_name_is() -> None:
     """Handshakes by outcome, sessions, the end of keys, store, lag."""
     telemetry = Telemetry("agent")
     telemetry.gather(lambda: STATE)
@@ -81,7 +81,7 @@ def test_before_the_first_state_there_are_the_versions_alone() -> None:
     assert {name for name in names if name.startswith("twinhost_")} == {"twinhost_info", "twinhost_build_info"}
 
 
-def test_the_process_and_its_garbage_collector_are_told() -> None:
+def test_process_and_garbage_collector_metrics_are_exported() -> None:
     """By the client library's own collectors, under the names that every dashboard knows."""
     found = samples(Telemetry("agent"))
     started = found["process_start_time_seconds", ()]
@@ -91,7 +91,7 @@ def test_the_process_and_its_garbage_collector_are_told() -> None:
     assert found["python_gc_collections_total", (("generation", "0"),)] > 0
 
 
-def test_the_build_is_told() -> None:
+def test_the_build_is_exported() -> None:
     """Version and libraries as labels of a gauge of 1."""
     (labels,) = [dict(labels) for name, labels in samples(Telemetry("agent")) if name == "twinhost_build_info"]
     libraries = {"pyzmq": zmq.pyzmq_version(), "libzmq": zmq.zmq_version(), "python": platform.python_version()}

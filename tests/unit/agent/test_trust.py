@@ -132,7 +132,7 @@ def test_who_is_no_longer_listed_goes(folder: Path) -> None:
     assert set(state(folder)) == {"other.key"}
 
 
-def test_a_revocation_that_was_told_once_is_never_taken_back(folder: Path) -> None:
+def test_a_revocation_once_received_is_never_undone(folder: Path) -> None:
     """Not by a document that no longer has it, nor by a restart; and it counts against the document's own keys."""
     TrustFolder(folder, REFUSE).apply(document((OLD,), (), (OLD, GONE)))
     assert known(folder) == expected((), (), (OLD, GONE))

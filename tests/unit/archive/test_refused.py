@@ -165,7 +165,9 @@ def test_another_format_or_host_is_refused(there: Mainpc, archive: bytes) -> Non
     ],
     ids=["program", "moment", "host", "unknown"],
 )
-def test_an_archive_puts_no_words_in_the_commands_mouth(there: Mainpc, archive: bytes, field: str, value: str) -> None:
+def test_an_archives_text_cannot_pose_as_the_commands_output(
+    there: Mainpc, archive: bytes, field: str, value: str
+) -> None:
     """What its manifest says is told in one short line, without a character that a terminal would obey."""
     found = members_of(archive)
     for version in (1, 2):
@@ -311,7 +313,7 @@ def test_one_backup_or_restore_at_a_time(there: Mainpc, archive: bytes) -> None:
         release()
 
 
-def test_pc2_is_told_what_there_is_for_it(tmp_path: Path, archive: bytes) -> None:
+def test_pc2_is_referred_to_its_own_backup(tmp_path: Path, archive: bytes) -> None:
     """This is for mainpc's state."""
     machine = Mainpc(tmp_path / "pc2", host="pc2")
     for command in ("backup", "restore", "check"):

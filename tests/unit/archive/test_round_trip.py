@@ -206,7 +206,7 @@ def test_a_key_revoked_meanwhile_is_revoked_in_the_backup(
     assert (there.keys / "mainpc/revoked" / revoked_file_name(pair.public.fingerprint)).exists()
 
 
-def test_over_another_state_that_one_is_kept(here: Mainpc, there: Mainpc) -> None:
+def test_a_restore_keeps_the_state_it_replaces(here: Mainpc, there: Mainpc) -> None:
     """Database, log and keys that were there lie beside the new ones, their owner's alone, and nobody uses them."""
     there.make(agents=1)
     before, old = there.files(), there.fingerprint
@@ -258,7 +258,7 @@ def test_what_was_revoked_here_since_stays_revoked(here: Mainpc) -> None:
     assert certs_init(here.keys, "replace", "operator").status == 0
 
 
-def test_what_was_revoked_elsewhere_is_told_by_the_moment(here: Mainpc, there: Mainpc) -> None:
+def test_revocations_elsewhere_are_dated_in_the_report(here: Mainpc, there: Mainpc) -> None:
     """Another machine can't know; it says since when, and what to look at."""
     archive = here.backup()
     revoke(tree_layout(here.keys), "UnifiedMemoryReasoningAgent")
@@ -360,7 +360,7 @@ def then(function: Callable[..., Any], meanwhile: Callable[[], object]) -> Calla
     return both
 
 
-def test_what_a_restore_loses_is_told_by_count(here: Mainpc) -> None:
+def test_what_a_restore_loses_is_reported_by_count(here: Mainpc) -> None:
     """What was registered after the backup; and where a table can't be read any more, that."""
     archive = here.backup()
     with here.opened() as (database, audit):

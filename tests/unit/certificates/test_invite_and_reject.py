@@ -45,7 +45,7 @@ def test_the_product_is_one_line_and_notes_go_elsewhere(tree: Path) -> None:
     assert parse_invitation(ran.out).render().split("/")[-1] not in ran.err
 
 
-def test_only_the_public_half_is_kept_with_whom_and_until_when(tree: Path) -> None:
+def test_only_the_public_half_is_stored_with_name_and_expiry(tree: Path) -> None:
     """The file says for whom the invitation is and for how long; the token is stored nowhere."""
     before, now = files(tree), int(time.time())
     ran = certs_init(tree, "invite", "Sensor", "--host", "pc3", "--role", "agent", "--minutes", "30", host="mainpc")
@@ -192,7 +192,7 @@ def test_whoever_runs_on_mainpc_itself_is_not_warned(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["over", "used"])
-def test_one_that_is_over_or_used_gives_way(tree: Path, end: str) -> None:
+def test_an_expired_or_used_invitation_is_replaced(tree: Path, end: str) -> None:
     """A new line for the same name needs no clearing up."""
     certs_init(tree, "invite", *SENSOR, host="mainpc")
     path = tree / "mainpc/invites/Sensor.key"

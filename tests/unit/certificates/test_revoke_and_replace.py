@@ -41,7 +41,7 @@ def kept_out(tree: Path, fingerprint: str) -> list[str]:
     return [folder for folder in FOLDERS if (tree / folder / "revoked" / revoked_file_name(fingerprint)).exists()]
 
 
-def test_a_revoked_key_is_kept_out_everywhere(tree: Path) -> None:
+def test_a_revoked_key_is_refused_everywhere(tree: Path) -> None:
     """A marker in every folder, no public file in any, its fingerprint in the output; the secret stays as evidence."""
     key = load_certificate(tree / "pc2/client.key").public.fingerprint
     ran = certs_init(tree, "revoke", UMRA)
@@ -193,7 +193,7 @@ def test_an_unknown_name_changes_nothing(tree: Path, whom: str) -> None:
     assert f"there is no key of {whom!r} here; there are keys of: {UMRA}, operator" in ran.err
 
 
-def test_an_open_invitation_of_the_name_is_told(tree: Path) -> None:
+def test_an_open_invitation_of_the_name_is_reported(tree: Path) -> None:
     """It is another way in, and `reject` closes it."""
     certs_init(tree, "revoke", UMRA)
     assert certs_init(tree, "invite", UMRA, "--host", "pc2", "--role", "agent").status == 0

@@ -197,7 +197,7 @@ def test_verify_changes_nothing(tree: Path) -> None:
     assert files(tree) == before
 
 
-def test_another_hosts_missing_public_key_is_told_as_such(tmp_path: Path) -> None:
+def test_another_hosts_missing_public_key_is_reported(tmp_path: Path) -> None:
     """On a real machine the other's key is not made by certs-init; the sentence says where it is to be had."""
     certs_init(tmp_path, host="pc2")
     assert complaints(tmp_path, host="pc2") == [

@@ -12,7 +12,7 @@ from twinhost.cli import status
 from twinhost.secure_zmq.key_writer import replace_certificate
 
 
-def test_agents_lists_who_is_registered_and_by_whom(hosts: TwoHosts, cli: Cli) -> None:
+def test_agents_lists_who_is_registered_and_by_which_key(hosts: TwoHosts, cli: Cli) -> None:
     """Name, location, status, last sign of life, endpoint, and whose key registered it."""
     cli(hosts, "call", SDT, "register_agent", "agent_name=Guest", "status=DEGRADED", "location=attic")
     ran = cli(hosts, "agents")
@@ -63,7 +63,7 @@ def test_ping_shows_a_table(hosts: TwoHosts, cli: Cli) -> None:
     assert all(float(cell) > 0 for cell in row.split()[3:])
 
 
-def test_ping_tells_which_agent_did_not_answer(hosts: TwoHosts, cli: Cli) -> None:
+def test_ping_names_the_agent_that_did_not_answer(hosts: TwoHosts, cli: Cli) -> None:
     """The other one's times are there all the same."""
     replace_certificate(new_pair(UMRA, "pc2").certificate, hosts.folders["operator"] / "client.key")
     ran = cli(hosts, "ping", "--json")

@@ -106,7 +106,7 @@ def test_follow_shows_new_lines_and_waits_for_an_absent_agent(hosts: TwoHosts) -
     assert (process.returncode, out, err) == (130, "", "")
 
 
-def test_a_whole_log_is_verified_over_pages(hosts: TwoHosts, cli: Cli) -> None:
+def test_a_whole_log_is_verified_across_pages(hosts: TwoHosts, cli: Cli) -> None:
     """How many lines, from which to which; a witness of an older version is named."""
     note(hosts, NOTED)
     ran = cli(hosts, "audit", "verify")

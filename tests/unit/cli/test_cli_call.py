@@ -41,7 +41,7 @@ def test_a_value_is_json_if_it_is_valid_json_and_else_text(pair: str, value: Any
 
 
 @pytest.mark.parametrize("word", ["no separator", "=value", "", "action=x", "request_id=x", "deadline_s=1"])
-def test_a_word_that_is_no_field_is_refused(word: str) -> None:
+def test_an_argument_that_is_not_a_field_is_refused(word: str) -> None:
     """What has a place of its own on the command line is not a field."""
     with pytest.raises(typer.BadParameter):
         parse_fields([word])

@@ -228,21 +228,21 @@ def test_an_open_link_fails(open_hosts: TwoHosts, cli: Cli) -> None:
         assert "SECURE_ZMQ" in checks[key]["sentence"]
 
 
-def test_secured_here_and_open_there_is_told(open_hosts: TwoHosts, cli: Cli) -> None:
+def test_secured_here_and_open_there_is_reported(open_hosts: TwoHosts, cli: Cli) -> None:
     """CURVE client, plain server: libzmq tries for ever and says nothing."""
     open_hosts.secure = True
     check = examined(open_hosts, cli, 1)[SDT, "SECURE_ZMQ the same"]
     assert check["sentence"].startswith("SECURE_ZMQ=0 there and SECURE_ZMQ=1 here")
 
 
-def test_open_here_and_secured_there_is_told(hosts: TwoHosts, cli: Cli) -> None:
+def test_open_here_and_secured_there_is_reported(hosts: TwoHosts, cli: Cli) -> None:
     """Plain client, CURVE server."""
     hosts.secure = False
     check = examined(hosts, cli, 1)[SDT, "SECURE_ZMQ the same"]
     assert check["sentence"].startswith("SECURE_ZMQ=1 there and SECURE_ZMQ=0 here")
 
 
-def test_a_key_that_is_not_authorised_is_told(hosts: TwoHosts, cli: Cli) -> None:
+def test_an_unauthorised_key_is_reported(hosts: TwoHosts, cli: Cli) -> None:
     """FAILED_AUTH 400: the server knows why, and the client's socket is dead."""
     (hosts.folders["server"] / "operator.key").unlink()
     hosts.mainpc.reload_peers()
@@ -252,7 +252,7 @@ def test_a_key_that_is_not_authorised_is_told(hosts: TwoHosts, cli: Cli) -> None
     assert checks[UMRA, "answers, and knows us"]["verdict"] == "ok"
 
 
-def test_a_wrong_pin_is_told(hosts: TwoHosts, cli: Cli) -> None:
+def test_a_wrong_pin_is_reported(hosts: TwoHosts, cli: Cli) -> None:
     """NO_DETAIL for ever: the key that was pinned is named."""
     stranger = new_pair(SDT, "mainpc")
     (hosts.folders["operator"] / "server.key").unlink()
@@ -278,7 +278,7 @@ def test_a_zap_fault_is_distinguished_from_a_wrong_pin(hosts: TwoHosts, cli: Cli
     assert check["sentence"].startswith("its ZAP handler has a fault: it holds the pinned key")
 
 
-def test_a_mute_peer_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> None:
+def test_a_mute_peer_is_reported(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> None:
     """Something listens there and does not speak ZeroMQ; that it lets nobody in is no proof of anything."""
     monkeypatch.setattr("twinhost.cli.doctor.checks._DEADLINE_S", SHORT_S)
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -290,7 +290,7 @@ def test_a_mute_peer_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: Any) -> Non
     assert checks[UMRA, "unknown key refused"]["verdict"] == "not played"
 
 
-def test_a_closed_port_is_told_and_the_rest_is_not_played(hosts: TwoHosts, cli: Cli) -> None:
+def test_a_closed_port_is_reported_and_the_rest_is_skipped(hosts: TwoHosts, cli: Cli) -> None:
     """One cause, one failure."""
     hosts.pc2.stop()
     checks = examined(hosts, cli, 1)
@@ -300,7 +300,7 @@ def test_a_closed_port_is_told_and_the_rest_is_not_played(hosts: TwoHosts, cli: 
     assert (UMRA, "plain client refused") not in checks
 
 
-def test_an_address_that_resolves_to_nothing_is_told(hosts: TwoHosts, cli: Cli) -> None:
+def test_an_unresolvable_address_is_reported(hosts: TwoHosts, cli: Cli) -> None:
     """With the variable that mends it."""
     path = hosts.root / "network_config.yaml"
     path.write_text(path.read_text().replace("pc2: {address: 127.0.0.1}", "pc2: {address: nowhere.invalid}"))
@@ -325,7 +325,7 @@ def test_the_event_feeds_port_is_looked_at(hosts: TwoHosts, cli: Cli, open_port:
 
 
 @pytest.mark.parametrize(("ahead_s", "verdict"), [(0, "ok"), (40, "warning"), (-40, "warning"), (90, "failed")])
-def test_a_clock_that_is_off_is_told(hosts: TwoHosts, cli: Cli, ahead_s: float, verdict: str) -> None:
+def test_clock_skew_is_reported(hosts: TwoHosts, cli: Cli, ahead_s: float, verdict: str) -> None:
     """Against the tolerance that validity grants."""
     hosts.pc2.document = {"timestamp": iso_time(time.time() + ahead_s)}
     check = examined(hosts, cli, 1 if verdict == "failed" else 0)[UMRA, "clock"]
@@ -349,7 +349,7 @@ def test_what_an_agent_says_of_itself_is_passed_on(hosts: TwoHosts, cli: Cli) ->
     assert checks[UMRA, "health"]["sentence"] == "error: store: disk full"
 
 
-def test_another_agent_at_the_address_is_told(hosts: TwoHosts, cli: Cli) -> None:
+def test_another_agent_at_the_address_is_reported(hosts: TwoHosts, cli: Cli) -> None:
     """The document names it."""
     hosts.pc2.document = {"agent": "Somebody"}
     check = examined(hosts, cli, 1)[UMRA, "health"]
@@ -365,7 +365,7 @@ def test_keys_near_their_end_are_warnings(start_hosts: StartHosts, cli: Cli) -> 
         assert "2 d 23 h" in checks[key]["sentence"]
 
 
-def test_an_own_key_that_is_over_fails(start_hosts: StartHosts, cli: Cli) -> None:
+def test_an_expired_own_key_fails(start_hosts: StartHosts, cli: Cli) -> None:
     """And the refusal that follows from it is there too."""
     now = int(time.time())
     checks = examined(start_hosts(operator=Validity(now - 2 * DAY_S, now - DAY_S)), cli, 1)
@@ -379,13 +379,13 @@ def test_a_key_that_is_not_good_yet_speaks_of_the_clock(start_hosts: StartHosts,
     assert "clock" in check["sentence"]
 
 
-def test_an_own_key_that_is_revoked_is_told(hosts: TwoHosts, cli: Cli) -> None:
+def test_a_revoked_own_key_is_reported(hosts: TwoHosts, cli: Cli) -> None:
     """Where this folder knows of it."""
     write_revocation(hosts.pairs["operator"].certificate, hosts.folders["operator"] / REVOKED_FOLDER)
     assert "is revoked" in examined(hosts, cli, 1)[HERE, "time of own key"]["sentence"]
 
 
-def test_hosts_that_disagree_on_who_gets_in_are_told(hosts: TwoHosts, cli: Cli) -> None:
+def test_hosts_with_different_allowlists_are_reported(hosts: TwoHosts, cli: Cli) -> None:
     """A revocation that one of them has not heard of."""
     write_revocation(hosts.pairs["client"].certificate, hosts.folders["server"] / REVOKED_FOLDER)
     hosts.mainpc.reload_peers()
@@ -415,7 +415,7 @@ def test_a_pin_that_is_nowhere_here_is_asked_of_mainpc(hosts: TwoHosts, cli: Cli
     assert hosts.fingerprints[UMRA] in check["sentence"]
 
 
-def test_a_missing_pin_of_mainpc_is_told(hosts: TwoHosts, cli: Cli) -> None:
+def test_a_missing_pin_of_mainpc_is_reported(hosts: TwoHosts, cli: Cli) -> None:
     """Without it nobody is talked to whom it would have to tell of."""
     (hosts.folders["operator"] / "server.key").unlink()
     checks = examined(hosts, cli, 1)
@@ -431,7 +431,7 @@ def test_a_file_of_another_owner_is_found(hosts: TwoHosts, cli: Cli) -> None:
     assert "server.key belongs to uid 12345 and not to 0" in check["sentence"]
 
 
-def test_another_agents_key_that_is_over_fails(start_hosts: StartHosts, cli: Cli) -> None:
+def test_another_agents_expired_key_fails(start_hosts: StartHosts, cli: Cli) -> None:
     """In the folder and in the agents' lists; whoever holds it gets in nowhere."""
     now = int(time.time())
     checks = examined(start_hosts(client=Validity(now - 2 * DAY_S, now - DAY_S)), cli, 1)

@@ -93,7 +93,7 @@ def test_a_narrow_table_folds_and_keeps_the_fingerprints(ageing: TwoHosts) -> No
         assert fingerprint in out
 
 
-def test_a_key_whose_time_is_over_is_red_and_refused(start_hosts: StartHosts) -> None:
+def test_an_expired_key_is_red_and_refused(start_hosts: StartHosts) -> None:
     """It is listed, and not live."""
     now = int(time.time())
     hosts = start_hosts(client=Validity(now - 20 * DAY_S, now - DAY_S))
@@ -101,7 +101,7 @@ def test_a_key_whose_time_is_over_is_red_and_refused(start_hosts: StartHosts) ->
     assert len(re.findall(r"\x1b\[31mexpired *\x1b\[0m", out)) == 2
 
 
-def test_a_revocation_that_one_host_has_not_heard_of_shows(hosts: TwoHosts, cli: Cli) -> None:
+def test_a_revocation_missing_on_one_host_is_shown(hosts: TwoHosts, cli: Cli) -> None:
     """The two are told apart, and what is revoked is counted."""
     write_revocation(hosts.pairs["client"].certificate, hosts.folders["server"] / REVOKED_FOLDER)
     hosts.mainpc.reload_peers()
@@ -190,7 +190,7 @@ def test_an_agent_that_can_not_be_asked_is_a_warning(
     assert (document["code"], len(document["keys"])) == ("server_unreachable", 3)
 
 
-def test_without_the_operators_key_it_is_told_what_is_lacking(hosts: TwoHosts, cli: Cli) -> None:
+def test_without_the_operators_key_the_list_is_refused(hosts: TwoHosts, cli: Cli) -> None:
     """An agent's key is not granted the list."""
     hosts.folders["operator"] = hosts.folders["client"]
     ran = cli(hosts, "keys", "list", "--json")

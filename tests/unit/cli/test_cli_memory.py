@@ -161,7 +161,7 @@ def restored(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_restore_brings_a_backup_back_and_tells_the_loss(
+def test_a_restore_applies_a_backup_and_reports_the_loss(
     remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str], monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     """From a file and from stdin; an agent that does not come back is said, since the backup waits for its start."""
@@ -181,7 +181,7 @@ def test_a_restore_brings_a_backup_back_and_tells_the_loss(
     assert everything(remembering) == before
 
 
-def test_a_person_is_told_the_kinds_and_a_program_every_table(
+def test_text_output_lists_kinds_and_json_lists_every_table(
     remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a backup and of a restore; no name of a table that a person never stored in."""
@@ -421,7 +421,7 @@ def test_another_shape_is_one_sentence_with_file_and_place(
     assert table(remembering, "SELECT count(*) FROM twins") == [(0,)]
 
 
-def test_what_the_agent_refuses_is_told_with_its_place(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
+def test_what_the_agent_refuses_is_reported_with_its_place(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
     """A pattern that re2 does not take, say; what came before it is stored, and is not stored again."""
     file = tmp_path / "error_patterns.json"
     file.write_text(json.dumps({"good": ["timed out after"], "bad": ["(unclosed"]}))

@@ -41,7 +41,7 @@ def test_the_folder_comes_first(hosts: TwoHosts) -> None:
     assert pinned(hosts, SDT) == [hosts.fingerprints[SDT]]
 
 
-def test_on_a_machine_that_joined_what_its_agent_was_told_counts(hosts: TwoHosts, cli: Cli) -> None:
+def test_on_a_joined_machine_the_trust_folder_counts(hosts: TwoHosts, cli: Cli) -> None:
     """By the names of the agents, as the trust folder has them, whatever the configuration calls their files."""
     join_by_invite(hosts)
     (folder_of(hosts) / "server.key").unlink()  # so trust/SystemDigitalTwin.key is all there is
@@ -82,7 +82,7 @@ def test_where_no_file_speaks_of_an_agent_mainpc_is_asked(hosts: TwoHosts, cli: 
         assert (ran.status, ran.err) == (0, "")
 
 
-def test_a_key_that_is_over_here_is_asked_for_anew(hosts: TwoHosts) -> None:
+def test_a_key_that_expired_here_is_requested_again(hosts: TwoHosts) -> None:
     """The folder of a host that was away while the agent's key was rotated."""
     now = int(time.time())
     over = KeyPair.generate(KeyOwner(UMRA, "pc2", frozenset({"agent"})), Validity(now - 2 * DAY_S, now - DAY_S))
@@ -90,7 +90,7 @@ def test_a_key_that_is_over_here_is_asked_for_anew(hosts: TwoHosts) -> None:
     assert pinned(hosts) == [hosts.fingerprints[UMRA]]
 
 
-def test_a_key_that_is_revoked_here_is_pinned_by_nobodys_word(hosts: TwoHosts, cli: Cli) -> None:
+def test_a_key_that_is_revoked_here_is_never_pinned(hosts: TwoHosts, cli: Cli) -> None:
     """Neither the file in the folder nor mainpc, which has not heard of it yet, brings it back."""
     write_revocation(hosts.pairs["client"].certificate, folder_of(hosts) / REVOKED_FOLDER)
     assert pinned(hosts) == []
@@ -108,7 +108,7 @@ def test_mainpc_itself_must_be_known(hosts: TwoHosts, cli: Cli) -> None:
     assert json.loads(ran.out)["agents"][UMRA]["health"]["status"] == "ok"
 
 
-def test_a_pin_of_mainpc_that_is_over_is_told(hosts: TwoHosts, cli: Cli) -> None:
+def test_an_expired_pin_of_mainpc_is_reported(hosts: TwoHosts, cli: Cli) -> None:
     """It is not pinned as if it were good."""
     write_revocation(hosts.pairs["server"].certificate, folder_of(hosts) / REVOKED_FOLDER)
     ran = cli(hosts, "ping", "mainpc", "--json")
@@ -136,7 +136,7 @@ def test_without_mainpc_the_others_whose_key_is_here_are_shown(
     assert len(json.loads(ran.out)["keys"]) == 3
 
 
-def test_a_file_of_somebody_elses_key_is_told(hosts: TwoHosts, cli: Cli) -> None:
+def test_a_file_of_somebody_elses_key_is_reported(hosts: TwoHosts, cli: Cli) -> None:
     """It is neither pinned nor passed over."""
     (folder_of(hosts) / "client.key").write_bytes((folder_of(hosts) / "server.key").read_bytes())
     ran = cli(hosts, "ping", "pc2", "--json")

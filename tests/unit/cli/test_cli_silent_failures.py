@@ -70,20 +70,20 @@ def test_a_silent_failure_is_one_sentence(
     told_once(cli, hosts, code, *words)
 
 
-def test_a_curve_client_of_a_plain_agent_is_told(open_hosts: TwoHosts, cli: Cli) -> None:
+def test_a_curve_client_of_a_plain_agent_is_reported(open_hosts: TwoHosts, cli: Cli) -> None:
     """The other way round."""
     open_hosts.secure = True
     told_once(cli, open_hosts, "security_mismatch", "is not encrypted", "SECURE_ZMQ to the same value")
 
 
-def test_a_mute_peer_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mute_peer_is_reported(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and says nothing."""
     monkeypatch.setattr(call, "DEADLINE_S", 1.0)
     with _mute(hosts):
         told_once(cli, hosts, "server_unreachable", "no handshake followed", "another program listens on that port")
 
 
-def test_nobody_at_all_is_told(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_reported(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even a TCP connection."""
     monkeypatch.setattr(call, "DEADLINE_S", 1.0)
     hosts.mainpc.stop()

@@ -124,7 +124,7 @@ def test_a_registered_status_other_than_healthy_is_named(hosts: TwoHosts, cli: C
 
 
 @pytest.mark.parametrize(("check", "status"), [("store", "error"), ("mainpc_link", "degraded")])
-def test_a_failed_check_is_told_with_its_detail(hosts: TwoHosts, cli: Cli, check: str, status: str) -> None:
+def test_a_failed_check_is_reported_with_its_detail(hosts: TwoHosts, cli: Cli, check: str, status: str) -> None:
     """What the agent says of itself is the sentence, whether it can still serve or not."""
     hosts.pc2.faults[check] = "disk I/O error"
     ran = cli(hosts, "status")
@@ -162,7 +162,7 @@ def test_wait_ends_as_soon_as_all_is_well(hosts: TwoHosts, cli: Cli) -> None:
     assert rows_of(ran.out, "Registered agents")[0].startswith(UMRA)
 
 
-def test_wait_gives_up_when_its_time_is_over(hosts: TwoHosts, cli: Cli) -> None:
+def test_wait_gives_up_at_its_timeout(hosts: TwoHosts, cli: Cli) -> None:
     """It waits that long and little longer, then exits 1 with what is missing."""
     with hosts.client("client") as client:
         client.call("unregister", agent_name=UMRA)
@@ -198,7 +198,7 @@ def test_refused_handshakes_are_counted_by_cause(hosts: TwoHosts, cli: Cli) -> N
     assert ["mainpc", "key_not_authorized", "1"] in [row.split() for row in rows]
 
 
-def test_another_agent_at_the_address_is_told(open_hosts: TwoHosts, cli: Cli) -> None:
+def test_another_agent_at_the_address_is_reported(open_hosts: TwoHosts, cli: Cli) -> None:
     """In the open no key tells them apart; the health document does."""
     open_hosts.write_config(open_hosts.mainpc.port, open_hosts.mainpc.port)
     ran = cli(open_hosts, "status", "--json")

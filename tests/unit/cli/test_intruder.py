@@ -277,7 +277,7 @@ def test_red_where_a_damaged_session_ends_the_agent(hosts: TwoHosts, monkeypatch
     came_through(play("damaged sessions", against(hosts)), "a good client was not served")
 
 
-def test_red_where_a_routing_id_is_handed_over(tmp_path: Path) -> None:
+def test_red_where_a_routing_id_passes_to_another_peer(tmp_path: Path) -> None:
     with bare_router(ok, HANDOVER) as port:
         came_through(play("stolen routing-id", target_at(port, tmp_path, secure=False)), "routing-id")
     with bare_router(ok) as port:

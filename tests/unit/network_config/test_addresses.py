@@ -125,7 +125,7 @@ def test_an_installed_program_finds_its_copy(installed: Path, tmp_path: Path, mo
         assert get_mainpc_address() == "here"
 
 
-def test_published_endpoints_are_laid_over_the_copy(installed: Path) -> None:
+def test_published_endpoints_override_the_copy(installed: Path) -> None:
     installed.mkdir()
     (installed / "network_config.yaml").write_text(DEFAULT_PATH.read_text())
     (installed / "endpoints.yaml").write_text(ENDPOINTS)

@@ -164,14 +164,14 @@ def test_a_time_is_finite_and_more_than_0(tmp_path: Path, seconds: str) -> None:
 
 
 @pytest.mark.parametrize("weight", [".inf", ".nan", "-0.1", "1.01", "true", "'1'", "0"])
-def test_the_weight_of_the_words_is_over_0_and_at_most_1(tmp_path: Path, weight: str) -> None:
+def test_the_word_weight_is_above_0_and_at_most_1(tmp_path: Path, weight: str) -> None:
     """A search that weighs no words would answer with anything."""
     text = yaml.safe_dump(GOOD).replace("bm25: 0.7", f"bm25: {weight}")
     assert refused(tmp_path, text).startswith("recall.bm25 must be ")
 
 
 @pytest.mark.parametrize("days", [".inf", ".nan", "-1", "0.0", "36500.5", "true", "'30'"])
-def test_a_half_life_is_over_0_and_at_most_a_hundred_years(tmp_path: Path, days: str) -> None:
+def test_a_half_life_is_above_0_and_at_most_a_hundred_years(tmp_path: Path, days: str) -> None:
     text = yaml.safe_dump(GOOD).replace("recency_half_life_days: 30", f"recency_half_life_days: {days}")
     assert refused(tmp_path, text).startswith("recall.recency_half_life_days must be a number of days")
 

@@ -92,7 +92,7 @@ def test_schema_instances_are_allowed_and_incomplete_ones_not(schema: Schema) ->
                 assert not narrow.allows(less, definition), (action, field)
 
 
-def test_a_value_of_no_kind_is_refused_wherever_it_stands(schema: Schema) -> None:
+def test_a_value_of_no_type_is_refused_in_every_place(schema: Schema) -> None:
     """In every place of every reply that has a type at all."""
     nonsense = {"nonsense": [{"of": "no kind"}]}
     tried = refused = 0

@@ -57,7 +57,7 @@ def test_a_candidate_may_confirm_its_key_and_nothing_else(peers: AuthorizedPeers
 
 
 @pytest.mark.parametrize(("now", "live"), [(NOW - 60, True), (NOW + 180, True), (NOW + 181, False)])
-def test_a_candidate_is_over_after_its_time(peers: AuthorizedPeers, clock: WallClock, now: float, live: bool) -> None:
+def test_a_candidate_expires(peers: AuthorizedPeers, clock: WallClock, now: float, live: bool) -> None:
     """With the clocks' tolerance."""
     pair = candidate()
     peers.admit_candidate(pair.certificate)

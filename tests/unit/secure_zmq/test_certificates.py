@@ -56,7 +56,7 @@ def test_a_pin_that_is_missing_or_malformed_is_refused(tmp_path: Path) -> None:
         load_certificates(folder).public_key()
 
 
-def test_a_program_without_a_pin_is_told_to_enrol_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_without_a_pin_is_asked_to_enrol_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the user's folder; that keeps its key and fetches what is missing."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     folder = host_folder(tmp_path / "twinhost", "program", new_pair("program"))

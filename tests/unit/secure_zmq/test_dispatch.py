@@ -45,7 +45,7 @@ def test_a_repeated_request_within_one_batch_is_executed_once(bench: Bench) -> N
     assert bench.executions == [2]
 
 
-def test_a_repeated_request_is_executed_once_over_a_restart(tmp_path: Path) -> None:
+def test_a_repeated_request_runs_once_across_a_restart(tmp_path: Path) -> None:
     """The stored reply is on disk with what it acknowledged."""
     message = inbound({"action": "add", "amount": 2, "request_id": "1"})
     with closing(Bench(tmp_path / "db")) as bench:
@@ -148,7 +148,7 @@ def test_a_message_without_a_live_caller_is_refused_unread(bench: Bench) -> None
     assert bench.executions == []
 
 
-def test_the_sentence_stands_under_every_field_that_clients_read(bench: Bench) -> None:
+def test_the_message_is_in_every_field_that_clients_read(bench: Bench) -> None:
     """`error` here, and `reason` beside it for pc2's clients."""
     (reply,) = bench.ask({"action": "nope", "request_id": "1"})
     assert reply["reason"] == reply["error"]

@@ -87,7 +87,7 @@ class AuthenticatedFrame:
         return properties.get(option, -1)
 
 
-def test_a_key_that_is_over_stays_listed(tmp_path: Path, clock: WallClock) -> None:
+def test_an_expired_key_stays_listed(tmp_path: Path, clock: WallClock) -> None:
     """So that an operator sees it, and nobody else enrols under its name unseen."""
     pair = dated(None, NOW - 100_000)
     authorize(tmp_path, pair)
@@ -96,7 +96,7 @@ def test_a_key_that_is_over_stays_listed(tmp_path: Path, clock: WallClock) -> No
     assert peers.keys_of("agent") == [pair.public]
 
 
-def test_a_key_that_is_over_is_nobodys_pin(tmp_path: Path, clock: WallClock) -> None:
+def test_an_expired_key_is_never_pinned(tmp_path: Path, clock: WallClock) -> None:
     """Neither here nor where somebody asks mainpc whom to pin."""
     over, good = dated(None, NOW + 1_000), dated(None, NOW + 9_000)
     authorize(tmp_path, over)

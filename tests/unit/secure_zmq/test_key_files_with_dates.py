@@ -54,7 +54,7 @@ def facts(text: str) -> dict[str, set[str]]:
 
 
 @given(st.data())
-def test_damage_is_refused_or_says_just_what_stands_there(data: st.DataObject) -> None:
+def test_a_damaged_file_is_refused_or_read_as_written(data: st.DataObject) -> None:
     """A stretch replaced by anything: what is still a key is the one whose every fact can be read in the text."""
     start = data.draw(st.integers(0, len(TEXT)))
     end = data.draw(st.integers(start, min(len(TEXT), start + 60)))

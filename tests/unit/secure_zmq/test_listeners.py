@@ -41,7 +41,7 @@ def listened_to(bench: Bench, listener: Any) -> Dispatcher:
     )
 
 
-def test_a_refusal_tells_who_and_which_action_and_why(bench: Bench) -> None:
+def test_a_refusal_reports_who_and_which_action_and_why(bench: Bench) -> None:
     """Also of a message without a caller, and of one that names no action; a reply tells nobody."""
     told: list[Told] = []
 

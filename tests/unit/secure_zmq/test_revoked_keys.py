@@ -71,7 +71,7 @@ def test_revoked_beats_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", CONTENTS, ids=range(len(CONTENTS)))
-def test_a_damaged_revocation_keeps_out_by_its_name_alone(tmp_path: Path, content: str) -> None:
+def test_a_damaged_revocation_file_still_revokes_by_its_name(tmp_path: Path, content: str) -> None:
     """A disk that damages the file does not let the key in again."""
     pair = new_pair("agent")
     authorize(tmp_path, pair)
@@ -81,7 +81,7 @@ def test_a_damaged_revocation_keeps_out_by_its_name_alone(tmp_path: Path, conten
     assert peers.reload().rejected == ()
 
 
-def test_a_link_to_nowhere_and_a_folder_keep_out_too(tmp_path: Path) -> None:
+def test_a_dangling_link_or_a_folder_revokes_too(tmp_path: Path) -> None:
     """Whatever has the name."""
     linked, made = new_pair("linked"), new_pair("made")
     (tmp_path / "revoked").mkdir()
@@ -108,7 +108,7 @@ def test_a_file_of_another_name_revokes_nothing_and_says_so(tmp_path: Path, name
     assert found(peers, pair)
 
 
-def test_what_is_no_key_file_in_revoked_is_passed_over(tmp_path: Path) -> None:
+def test_a_file_in_revoked_that_is_no_key_file_is_ignored(tmp_path: Path) -> None:
     """A draft, a README: nothing is revoked, nothing is said."""
     pair = new_pair("agent")
     authorize(tmp_path, pair)
@@ -179,7 +179,7 @@ def test_a_folder_of_keys_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "loop") in contents.rejected[0]
 
 
-def test_a_report_tells_what_was_revoked_once(tmp_path: Path) -> None:
+def test_a_revocation_is_reported_once(tmp_path: Path) -> None:
     """As a removal of the peer, and as a fingerprint."""
     pair = new_pair("agent")
     authorize(tmp_path, pair)

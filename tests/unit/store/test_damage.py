@@ -253,7 +253,7 @@ def found(path: Path, word: str) -> list[int]:
         return [number for (number,) in database.execute("SELECT rowid FROM words WHERE words MATCH ?", (word,))]
 
 
-def test_an_index_that_is_broken_alone_is_made_anew_of_the_rows(path: Path) -> None:
+def test_a_broken_index_alone_is_rebuilt_from_the_rows(path: Path) -> None:
     """No row leaves its place, and nobody has a loss to acknowledge."""
     indexed(path, 20)
     assert find_damage(path) == "malformed inverted index for FTS5 table main.words"
@@ -336,7 +336,7 @@ def test_a_staged_backup_with_a_damaged_index_is_rebuilt(path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", [DAMAGED, REPLACED])
-def test_what_was_set_aside_is_its_owners_alone(path: Path, word: str) -> None:
+def test_a_quarantined_file_is_readable_by_its_owner_only(path: Path, word: str) -> None:
     """With its log, and where an older version made it with another mode."""
     killed_after(path, 3)
     for suffix in PARTS:

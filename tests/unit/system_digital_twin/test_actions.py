@@ -66,7 +66,7 @@ def test_the_short_registration_moves_who_says_where(twin: Twin) -> None:
     assert moved["agent"]["location"] == "mainpc"
 
 
-def test_a_heartbeat_tells_whether_the_record_is_the_same(twin: Twin) -> None:
+def test_a_heartbeat_shows_whether_the_record_is_the_same(twin: Twin) -> None:
     """By the digest of the registration, which a status, a restart, and a registration alike leave as it is."""
 
     def beaten(**fields: Any) -> str:
@@ -230,7 +230,7 @@ def test_unknown_fields_are_ignored(twin: Twin) -> None:
     assert twin.ask("get_agent_info", agent_name=UMRA.name)["agent_info"]["registered_by"] == UMRA.name
 
 
-def test_a_status_may_claim_no_response_by_its_own_word_alone(twin: Twin, clock: Clock) -> None:
+def test_an_agent_may_declare_its_status_as_no_response(twin: Twin, clock: Clock) -> None:
     """An agent that registers with a status of its own choosing is shown with it while it is heard."""
     twin.ask("register_agent", agent_name=UMRA.name, status="NO_RESPONSE")
     assert twin.ask("get_ok_agents")["count"] == 0

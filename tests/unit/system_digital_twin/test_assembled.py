@@ -80,7 +80,7 @@ def test_get_all_status_is_answered_with_the_bare_map(agent: Assembled) -> None:
 
 
 @pytest.mark.parametrize("message", [b"PING", b"ping ", b"get_all_status", b"GET_ALL_STATUS\n", b"", b'"ping"'])
-def test_other_bare_words_are_malformed(agent: Assembled, message: bytes) -> None:
+def test_other_bare_commands_are_malformed(agent: Assembled, message: bytes) -> None:
     """The dialect has two words, to the letter; anything else is answered as bad JSON is."""
     reply = agent.send(message, UMRA)
     assert (reply["status"], reply["code"]) == ("error", "malformed_request")

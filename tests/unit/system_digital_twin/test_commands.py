@@ -75,7 +75,7 @@ def test_nobody_registers_another(agent: Assembled) -> None:
         ("DISCOVER", {}, "name"),
     ],
 )
-def test_a_payload_that_is_wrong_is_an_error_in_the_same_words(
+def test_an_invalid_payload_is_an_error_with_the_same_message(
     agent: Assembled, word: str, payload: dict[str, Any], path: str
 ) -> None:
     """ERROR, with the field."""
@@ -85,7 +85,7 @@ def test_a_payload_that_is_wrong_is_an_error_in_the_same_words(
     assert answer["message"].endswith(f"(in `payload` of {word})")
 
 
-def test_a_word_that_nobody_knows_is_refused(agent: Assembled) -> None:
+def test_an_unknown_command_is_refused(agent: Assembled) -> None:
     """In the words of its dialect, with the commands there are."""
     assert command(agent, "DANCE", name="x") == {
         "status": "ERROR",

@@ -221,7 +221,7 @@ def test_a_key_that_is_known_is_not_enrolled(bench: KeyBench, whose: str) -> Non
     assert bench.peers.candidate(pair.public.fingerprint) is None
 
 
-def test_a_key_that_somebody_else_proposed_is_not_taken_over(bench: KeyBench) -> None:
+def test_a_key_that_another_peer_proposed_is_not_taken_over(bench: KeyBench) -> None:
     """Else its holder's proof would make it the key of whoever proposed it last."""
     first, second, pair = bench.invite("first"), bench.invite("second"), new_pair()
     bench.propose("enrol", first, pair)

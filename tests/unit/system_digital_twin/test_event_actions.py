@@ -73,7 +73,7 @@ def test_what_is_not_to_be_propagated_is_kept_and_not_sent(bench: EventBench) ->
         (SDT, SDT.name, None),
     ],
 )
-def test_nobody_tells_of_another(bench: EventBench, caller: Any, name: str, code: str | None) -> None:
+def test_no_agent_reports_for_another(bench: EventBench, caller: Any, name: str, code: str | None) -> None:
     """But for an operator, and on an open link; who it was stands beside it in any case."""
     replies = [
         bench.ask("publish_event", caller, event=event(source_agent=name)),

@@ -30,7 +30,7 @@ def bench(tmp_path: Path, clock: Clock) -> Iterator[EventBench]:
         yield bench
 
 
-def test_numbers_go_on_over_restarts_and_kinds(bench: EventBench) -> None:
+def test_numbering_continues_across_restarts_and_kinds(bench: EventBench) -> None:
     """One numbering for events and errors, which is what a follower of both can be ordered by."""
     assert [bench.publish("a")["seq"], bench.report("b")["seq"], bench.publish("c")["seq"]] == [1, 2, 3]
     bench.reopen()
@@ -106,7 +106,7 @@ def test_they_are_bounded_in_bytes_too(tmp_path: Path, clock: Clock) -> None:
         assert bench.ids() == ["small", "11", "10", "9", "8"]
 
 
-def test_a_short_lived_event_is_told_until_its_time_is_over(bench: EventBench, clock: Clock) -> None:
+def test_a_short_lived_event_is_returned_until_it_expires(bench: EventBench, clock: Clock) -> None:
     """0 and null are for ever; what is over is gone from the disk soon, and counts no more."""
     bench.publish("short", ttl=30)
     bench.publish("never", ttl=0)
@@ -120,7 +120,7 @@ def test_a_short_lived_event_is_told_until_its_time_is_over(bench: EventBench, c
     assert bench.rows() == 2
 
 
-def test_what_is_over_before_it_could_be_sent_is_not_sent(bench: EventBench, clock: Clock) -> None:
+def test_an_event_that_expires_before_it_is_sent_is_not_sent(bench: EventBench, clock: Clock) -> None:
     """A disk may take its time."""
     with bench.database.transaction():
         bench.ask("get_events")
@@ -188,7 +188,7 @@ def test_what_is_sent_names_what_was_sent_before_it(bench: EventBench) -> None:
     assert [(fields["seq"], fields["previous_seq"]) for _, fields in bench.sent] == [(1, 0), (2, 0), (4, 1), (5, 2)]
 
 
-def test_what_is_told_again_is_kept_once_and_sent_once(bench: EventBench) -> None:
+def test_a_repeated_event_is_stored_once_and_sent_once(bench: EventBench) -> None:
     """In another request, over a restart of mainpc, in whatever order its keys are: the number is the first one's."""
     told = bench.publish("a", timestamp=MOMENT, data={"m": 1, "n": {"x": 1, "y": 2}})
     reported = bench.report("x", timestamp=MOMENT, context={"b": 1, "a": 2})

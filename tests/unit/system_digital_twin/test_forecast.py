@@ -108,7 +108,7 @@ def test_an_unmeasured_host_is_chosen_last() -> None:
     assert place([of("a", None)]).best.host == "a"
 
 
-def test_where_it_fits_nowhere_every_reason_is_told() -> None:
+def test_where_it_fits_nowhere_every_reason_is_given() -> None:
     """And the host that lacks least is the one whose figures are shown."""
     found = place([of("a", 850), of("b", 820), of("c", None)])
     assert (found.host, found.best.host) == (None, "b")

@@ -61,7 +61,7 @@ def new_events(bench: KeyBench, seen: int = 0) -> list[tuple[str, str]]:
     return bench.events()[seen:]
 
 
-def test_a_key_that_comes_and_one_that_goes_are_told_once(bench: KeyBench) -> None:
+def test_an_added_key_and_a_removed_one_are_logged_once(bench: KeyBench) -> None:
     """Name, host, roles, fingerprint; a removal is no revocation."""
     pair = bench.list_key("agent", "auditor", "agent")
     assert new_events(bench) == [("key_authorized", "agent")]
@@ -75,7 +75,7 @@ def test_a_key_that_comes_and_one_that_goes_are_told_once(bench: KeyBench) -> No
     assert new_events(bench, 2) == [("key_authorized", "agent")]
 
 
-def test_a_revocation_is_told_with_whose_key_it_was(bench: KeyBench) -> None:
+def test_a_revocation_is_logged_with_the_keys_owner(bench: KeyBench) -> None:
     """Once, whatever becomes of the key's file afterwards."""
     pair = bench.list_key("agent")
     bench.look()
@@ -116,7 +116,7 @@ def test_changes_during_downtime_are_reported_at_the_start(bench: KeyBench) -> N
     assert not bench.is_in(gone)
 
 
-def test_a_revocation_that_somebody_undid_by_hand_is_told(bench: KeyBench) -> None:
+def test_a_revocation_undone_by_hand_is_logged(bench: KeyBench) -> None:
     """There is no unrevoke: whoever deletes the file is seen to have let the key in again."""
     pair = bench.list_key("agent")
     bench.look()
@@ -153,7 +153,7 @@ def test_a_role_hides_no_key_from_the_log(bench: KeyBench, roles: tuple[str, ...
     assert new_events(bench, 1) == [("key_revoked", "agent")]
 
 
-def test_an_expiry_is_told_when_it_comes(bench: KeyBench, clock: WallClock) -> None:
+def test_an_expiry_is_logged_when_it_happens(bench: KeyBench, clock: WallClock) -> None:
     """No file changes; after a longer life was written, the key is in again, and told."""
     pair = bench.list_key("agent", validity=Validity(None, NOW + 1_000))
     bench.look()
@@ -170,7 +170,7 @@ def test_an_expiry_is_told_when_it_comes(bench: KeyBench, clock: WallClock) -> N
 
 
 @pytest.mark.parametrize("end", ["used", "withdrawn", "expired", "called back"])
-def test_an_invitation_is_told_from_its_beginning_to_its_end(bench: KeyBench, clock: WallClock, end: str) -> None:
+def test_the_start_and_end_of_an_invitation_are_logged(bench: KeyBench, clock: WallClock, end: str) -> None:
     """Made, and how it ended; with the name that it was for."""
     token = bench.invite("newcomer", not_after=NOW + 100)
     assert new_events(bench) == [("invitation_made", "newcomer")]
@@ -196,13 +196,13 @@ def test_an_invitation_is_told_from_its_beginning_to_its_end(bench: KeyBench, cl
         assert new_events(bench, 1) == expected[end], "the file that is cleared away is no news"
 
 
-def test_an_invitation_that_is_used_at_once_is_told_as_used(bench: KeyBench) -> None:
+def test_an_invitation_used_at_once_is_logged_as_used(bench: KeyBench) -> None:
     """Between two looks: by the name that it was for, and not as the revocation of nobody's key."""
     bench.enrol(bench.invite("newcomer"))
     assert new_events(bench) == [("key_authorized", "newcomer"), ("invitation_used", "newcomer")]
 
 
-def test_a_rotation_is_told(bench: KeyBench) -> None:
+def test_a_rotation_is_logged(bench: KeyBench) -> None:
     """The new key, the change, and the end of the old one."""
     old = bench.list_key("agent")
     bench.look()
@@ -269,9 +269,7 @@ def test_a_look_at_what_did_not_change_asks_nothing(
     assert not bench.is_in(pair)
 
 
-def test_a_change_in_the_midst_of_a_look_is_told_as_what_it_was(
-    bench: KeyBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_during_a_scan_is_logged_as_what_it_was(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch reads the folders on a thread of its own: a revocation must not be taken for a removal."""
     pair: KeyPair = bench.list_key("agent")
     bench.look()
@@ -293,7 +291,7 @@ def test_a_change_in_the_midst_of_a_look_is_told_as_what_it_was(
     assert bench.events()[1:] == [("key_authorized", "another"), ("key_revoked", "agent")]
 
 
-def test_the_rotation_of_its_own_key_is_told(bench: KeyBench) -> None:
+def test_the_rotation_of_its_own_key_is_logged(bench: KeyBench) -> None:
     """`rotate server` works on the folders alone; the log tells which key gave way to which."""
     old, new = new_pair("SystemDigitalTwin"), new_pair("SystemDigitalTwin")
     replace_certificate(old.certificate, bench.folder / "server.key")

@@ -52,7 +52,7 @@ def events(agent: Assembled) -> list[str]:
     return [line["event"] for line in lines(agent)]
 
 
-def test_a_start_is_told_with_its_grants_and_every_key(agent: Assembled) -> None:
+def test_a_start_is_logged_with_its_grants_and_every_key(agent: Assembled) -> None:
     """Secured or not, who may do what, and whose keys were found."""
     first, *others = lines(agent)
     assert (first["event"], first["secure"]) == ("started", True)
@@ -65,7 +65,7 @@ def test_a_start_is_told_with_its_grants_and_every_key(agent: Assembled) -> None
     ]
 
 
-def test_a_stop_is_told_and_the_next_start_goes_on(home: Path) -> None:
+def test_a_stop_is_logged_and_the_next_start_continues(home: Path) -> None:
     """One chain, which a reader can verify without this program's word."""
     with start(home) as agent:
         agent.assembly.on_tick()
@@ -77,7 +77,7 @@ def test_a_stop_is_told_and_the_next_start_goes_on(home: Path) -> None:
     assert (findings.lines, findings.findings, end["lines"]) == (6, (), [])
 
 
-def test_a_stop_comes_also_where_it_can_not_be_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_also_stops_where_it_cannot_log_the_stop(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk: the agent ends as it should, and says nothing untrue."""
     agent = start(home)
     agent.database.execute("PRAGMA query_only = 1")
@@ -105,7 +105,7 @@ def test_only_refusals_of_a_caller_are_reported(agent: Assembled) -> None:
     assert refused[0]["reason"].startswith(f"{UMRA.name} may not act for")
 
 
-def test_handshakes_are_told_with_what_is_known(agent: Assembled) -> None:
+def test_handshakes_are_logged_with_what_is_known(agent: Assembled) -> None:
     """Who came in, and why somebody did not."""
     agent.handshakes.accepted("agent", "SHA256:x", "192.0.2.1")
     agent.handshakes.refused(Outcome.KEY_REVOKED, address="192.0.2.2", fingerprint="SHA256:y")
@@ -118,7 +118,7 @@ def test_handshakes_are_told_with_what_is_known(agent: Assembled) -> None:
     ]
 
 
-def test_changed_grants_and_a_rejected_file_are_told(agent: Assembled) -> None:
+def test_changed_grants_and_a_rejected_file_are_logged(agent: Assembled) -> None:
     """As the watch of the file tells them."""
     agent.assembly.on_grants("network_config.yaml is not YAML", {})
     agent.assembly.on_grants(None, {"agent": {"ping", "health"}})

@@ -96,7 +96,7 @@ def test_a_lost_batch_loses_no_audit_line(bench: KeyBench, rotated: tuple[KeyPai
     assert bench.events().count(("key_rotated", "agent")) == 1
 
 
-def test_what_is_told_of_a_key_is_durable_before_the_key_goes(
+def test_the_log_line_is_durable_before_the_key_is_removed(
     bench: KeyBench, rotated: tuple[KeyPair, KeyPair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also beside a change: at that moment another program can read the line."""

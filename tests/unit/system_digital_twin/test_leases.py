@@ -110,7 +110,7 @@ def test_a_wall_clock_that_is_set_ends_no_lease(bench: MetricsBench, clock: Cloc
     assert bench.leases.all() == []
 
 
-def test_a_clock_set_back_over_a_restart_extends_no_lease(bench: MetricsBench, clock: Clock) -> None:
+def test_a_clock_set_back_across_a_restart_extends_no_lease(bench: MetricsBench, clock: Clock) -> None:
     reserve(bench)
     clock.set_wall_clock(-86_400)
     bench.restart()

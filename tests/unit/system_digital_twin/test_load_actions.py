@@ -118,7 +118,7 @@ def test_without_a_host_the_load_is_placed(bench: MetricsBench) -> None:
     }
 
 
-def test_a_load_that_fits_nowhere_is_told_with_the_best_host(bench: MetricsBench) -> None:
+def test_a_load_that_fits_nowhere_names_the_best_host(bench: MetricsBench) -> None:
     bench.both_measured(mainpc=sample(ram_used_mb=600.0), pc2=sample(ram_used_mb=100.0))
     reply = bench.ask("simulate_load", load_type="ram", value=5_000)
     assert (reply["host"], reply["recommendation"]) == ("pc2", "deny_insufficient_resources")

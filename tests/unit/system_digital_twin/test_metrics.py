@@ -153,7 +153,7 @@ def test_a_minute_goes_on_after_a_restart(bench: MetricsBench, clock: Clock) -> 
     assert [row.cpu_percent.count for row in bench.metrics.history_on_disk.read("pc2", "hour")] == [3]
 
 
-def test_minutes_that_are_over_survive_kill_9(bench: MetricsBench, clock: Clock) -> None:
+def test_completed_minutes_survive_kill_9(bench: MetricsBench, clock: Clock) -> None:
     """Of the minute under way nothing is promised."""
     for cpu in (10.0, 20.0):
         bench.measured("pc2", sample(cpu_percent=cpu))
@@ -255,7 +255,7 @@ def told(clock: Clock, age_s: float = 0.0, **changed: Any) -> HostSample:
     return sample(wall=clock.time() + HOUR_S - age_s, **changed)
 
 
-def test_a_sample_that_is_told_twice_counts_once(bench: MetricsBench, clock: Clock) -> None:
+def test_a_repeated_sample_counts_once(bench: MetricsBench, clock: Clock) -> None:
     """In time or late, in whatever order, and over a restart; it is on disk at once."""
     first, second = told(clock, cpu_percent=10.0), told(clock, 5.0, cpu_percent=30.0)
     with bench.database.transaction():
@@ -291,7 +291,7 @@ def test_a_late_sample_is_never_the_current_one(bench: MetricsBench, clock: Cloc
     assert bench.metrics.measured_since("pc2") == since
 
 
-def test_a_late_sample_stands_in_its_place(bench: MetricsBench, clock: Clock) -> None:
+def test_a_late_sample_is_sorted_into_its_place(bench: MetricsBench, clock: Clock) -> None:
     """Dated by mainpc's clock: in memory among the others, and on disk in the minute in which it was taken."""
     for age_s in (300.0, 200.0):
         clock.let_pass(1)
@@ -321,7 +321,7 @@ def test_a_late_sample_of_an_unloaded_host_is_on_disk(bench: MetricsBench, clock
     assert len(bench.metrics.history_on_disk.read("pc9", "minute")) == 1
 
 
-def test_told_samples_that_are_undone_leave_nothing(bench: MetricsBench, clock: Clock) -> None:
+def test_samples_rolled_back_leave_nothing(bench: MetricsBench, clock: Clock) -> None:
     """Neither in memory nor on disk, and told again they count."""
     bench.metrics.ingest_once("pc2", told(clock, 1.0))
     before = bench.metrics.samples("pc2"), bench.metrics.current("pc2"), bench.rows("metrics_minute")

@@ -256,7 +256,7 @@ def test_reports_are_bounded_and_the_oldest_goes(bench: MetricsBench, monkeypatc
 @pytest.mark.parametrize(
     ("caller", "name"), [(UMRA, "Another"), (UMRA, SDT.name), (OPERATOR, SDT.name), (NOBODY, SDT.name)]
 )
-def test_nobody_tells_of_another_agents_vram(bench: MetricsBench, caller: Caller, name: str) -> None:
+def test_no_agent_reports_another_agents_vram(bench: MetricsBench, caller: Caller, name: str) -> None:
     """An operator may, but not as the twin."""
     reply = bench.ask("update_vram_metrics", caller, payload={**VRAM, "agent_name": name})
     refused(reply, "not_granted", "may act for" if name == SDT.name else "may not act for")
@@ -324,7 +324,7 @@ def test_a_sample_older_than_the_epoch_is_dated_to_it(bench: MetricsBench) -> No
         assert reply["status"] == "success"
 
 
-def test_a_batch_that_is_undone_has_told_nothing(bench: MetricsBench) -> None:
+def test_a_batch_rolled_back_has_reported_nothing(bench: MetricsBench) -> None:
     """Told again, its samples count."""
     late = {**REPORT, "wall": 1_000.5, "late_by_s": 90.0}
     replies = bench.ask_together(("report_metrics", UMRA, late), ("doom", UMRA, {}))

@@ -246,7 +246,7 @@ def test_an_agent_proposes_for_itself_alone(bench: KeyBench) -> None:
     assert bench.peers.keys_of("victim") == [victim.public]
 
 
-def test_a_key_that_waits_is_not_taken_over_by_another_agent(bench: KeyBench) -> None:
+def test_a_pending_key_is_not_taken_over_by_another_agent(bench: KeyBench) -> None:
     """Else the proof of the one would make its key the other's."""
     first, second = bench.list_key("first"), bench.list_key("second")
     pair = propose(bench, first)
@@ -283,7 +283,7 @@ def test_a_key_that_is_not_listed_has_nothing_to_change(bench: KeyBench, action:
     refused(bench.ask(action, ghost, **fields), "not_granted", "has no key here")
 
 
-def test_the_trust_document_tells_everybodys_keys(bench: KeyBench) -> None:
+def test_the_trust_document_lists_everybodys_keys(bench: KeyBench) -> None:
     """Current, next, revoked; no token, and nobody's secret."""
     old, other = bench.list_key("agent"), bench.list_key("other")
     bench.invite()

@@ -158,7 +158,7 @@ def test_an_unregistered_agent_is_gone_for_good(twin: Twin) -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_the_last_word_of_a_batch_is_what_is_kept(twin: Twin, known: bool) -> None:
+def test_the_last_status_of_a_batch_is_stored(twin: Twin, known: bool) -> None:
     """A row is written once, at the end of the transaction, and as it is then: in the file as in memory."""
     if known:
         twin.register()

@@ -139,7 +139,7 @@ def test_a_backup_fails_without_a_thread(bench: SafetyBench, monkeypatch: pytest
     assert bench.ready(bench.ask("begin_backup")["backup_id"])["state"] == "ready"
 
 
-def test_without_space_the_backup_before_is_not_told_of_any_more(
+def test_without_space_the_earlier_backup_is_no_longer_listed(
     bench: SafetyBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It made room for the one that then found too little."""
@@ -177,7 +177,7 @@ def test_a_backup_that_fails_says_why_and_leaves_nothing(bench: SafetyBench) -> 
     assert bench.files() == set()
 
 
-def test_a_copy_that_ends_without_a_word_is_not_waited_for(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_dies_silently_is_not_awaited(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the program is told as a failure, and another backup can be begun."""
     monkeypatch.setattr(backup, "copy_database", None)
     status = bench.ready(bench.ask("begin_backup")["backup_id"])

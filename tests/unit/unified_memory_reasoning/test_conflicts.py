@@ -45,7 +45,7 @@ def test_a_word_is_a_priority(bench: MemoryBench, word: str, number: int) -> Non
     assert claim(bench, number, BEN)[0] is False
 
 
-def test_a_claim_lasts_over_a_restart(bench: MemoryBench) -> None:
+def test_a_claim_survives_a_restart(bench: MemoryBench) -> None:
     claim(bench, "normal")
     bench.reopen()
     assert claim(bench, 5, BEN) == (False, "Ana", 5)

@@ -87,7 +87,7 @@ def test_a_hostile_pattern_stalls_nothing(bench: ErrorPatternBench, pattern: str
 
 
 @pytest.mark.parametrize(("pattern", "said"), REFUSED, ids=lambda it: it[:24])
-def test_what_re2_refuses_is_refused_with_its_words(
+def test_what_re2_refuses_is_refused_with_its_message(
     bench: ErrorPatternBench, pattern: str, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And with what is allowed; nothing of it is kept, nor written past the log."""
@@ -135,7 +135,7 @@ def test_most_patterns_are_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(searched) == 2
 
 
-def test_when_the_time_is_over_the_answer_says_so(tmp_path: Path) -> None:
+def test_a_timeout_is_reported_in_the_answer(tmp_path: Path) -> None:
     """Not that nothing is known; and the message is not counted as one that nobody knows."""
     with ErrorPatternBench(tmp_path / "db", budget_s=0.0) as bench:
         bench.add("timeout", "wait")

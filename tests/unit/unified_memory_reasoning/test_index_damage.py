@@ -163,7 +163,7 @@ def test_a_forgotten_memory_is_in_no_rebuilt_index(path: Path) -> None:
 
 
 @pytest.mark.parametrize("index_too", [False, True])
-def test_damage_of_rows_is_set_aside_as_before(path: Path, index_too: bool) -> None:
+def test_damage_of_rows_is_quarantined_as_before(path: Path, index_too: bool) -> None:
     with started(path) as agent:
         fill(agent)
     with closing(sqlite3.connect(path)) as connection:

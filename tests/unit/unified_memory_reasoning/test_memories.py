@@ -27,7 +27,7 @@ def bench(tmp_path: Path, clock: Clock) -> Iterator[MemoryBench]:
         yield bench
 
 
-def test_what_was_acknowledged_lasts_over_a_restart(bench: MemoryBench) -> None:
+def test_what_was_acknowledged_survives_a_restart(bench: MemoryBench) -> None:
     """Every field, in the order in which it was told."""
     bench.store("m", "é\u2028\x00", keywords=["Zoë", "a"], source="s", strength=2.5)
     before = bench.ask("query_memory", ids=["m"])["memories"]
@@ -53,7 +53,7 @@ def test_only_its_writer_or_an_operator_changes_a_memory(bench: MemoryBench) -> 
     assert bench.ask("delete_memory", OPERATOR, memory_id="m")["status"] == "ok"
 
 
-def test_what_is_not_told_anew_stays(bench: MemoryBench) -> None:
+def test_omitted_fields_keep_their_values(bench: MemoryBench) -> None:
     """Keywords, source, and strength; the content is always told, and the id keeps its moment of creation."""
     bench.store("m", keywords=["k"], source="s", strength=2)
     created = bench.get()["created"]
@@ -69,7 +69,7 @@ def test_what_is_not_told_anew_stays(bench: MemoryBench) -> None:
     assert bench.ids(keywords=["k"]) == []
 
 
-def test_what_is_told_anew_is_remembered_again(bench: MemoryBench) -> None:
+def test_what_is_stored_again_is_remembered_again(bench: MemoryBench) -> None:
     """A forgotten memory starts with strength 1 where none is told."""
     bench.ask("sync_memories", memories=[{"id": "m", "content": "x", "last_accessed": 5, "strength": 0.01}])
     assert (bench.ids(), bench.get()["forgotten"]) == ([], True)
@@ -192,7 +192,7 @@ def test_tombstones_are_bounded_and_the_oldest_goes_first(tmp_path: Path, clock:
         assert bench.database.execute("SELECT count(*) FROM memory_changes").fetchone() == (2,)
 
 
-def test_what_a_writer_in_quarantine_wrote_is_not_told(bench: MemoryBench) -> None:
+def test_a_quarantined_writers_rows_are_not_returned(bench: MemoryBench) -> None:
     """By no read, nor by the reply to a sync or to a reinforce; it comes back when the quarantine is lifted."""
     for memory_id in ("hers", "gone"):
         bench.store(memory_id, "of Ana", ANA, keywords=["k"], source="s")

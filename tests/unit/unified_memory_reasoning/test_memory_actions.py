@@ -143,7 +143,7 @@ def test_what_is_deleted_is_gone(bench: MemoryBench) -> None:
     assert bench.store("m")["new"] is True
 
 
-def test_a_sync_tells_what_became_of_each_record(bench: MemoryBench) -> None:
+def test_a_sync_reports_the_result_of_each_record(bench: MemoryBench) -> None:
     """Counts, and what is stored now, in the form in which another store takes it."""
     first = bench.ask("sync_memories", memories=[RECORD, {**RECORD, "id": "n"}])
     assert (first["added"], first["changed"], first["unchanged"], first["refused"]) == (2, 0, 0, 0)
@@ -155,7 +155,7 @@ def test_a_sync_tells_what_became_of_each_record(bench: MemoryBench) -> None:
     assert bench.ask("sync_memories", memories=[])["memories"] == []
 
 
-def test_a_sync_tells_back_64_kib_at_most(bench: MemoryBench) -> None:
+def test_a_sync_returns_64_kib_at_most(bench: MemoryBench) -> None:
     """Its reply is stored for retries. It names the rest, which was merged all the same."""
     for number in range(9):
         bench.store(f"{number}", "x" * 40_000)

@@ -67,7 +67,7 @@ def test_a_null_payload_is_none(bench: MemoryBench) -> None:
     assert bench.send({"command": "TEST_PING", "payload": None, "data": None})["status"] == "SUCCESS"
 
 
-def test_what_stands_beside_a_payload_is_the_message_s(bench: MemoryBench) -> None:
+def test_fields_beside_a_payload_belong_to_the_message(bench: MemoryBench) -> None:
     """An `id` beside it names the message, and no memory."""
     bench.send({"command": "STORE_MEMORY", "id": "message-7", "payload": {"memory_id": "m", "content": "x"}})
     assert bench.ids() == ["m"]
@@ -107,7 +107,7 @@ def test_a_request_id_counts_in_this_dialect_too(bench: MemoryBench) -> None:
         ({"command": "QUERY_MEMORY", "payload": {"query": {"ids": "m"}}}, "at `$.ids`"),
     ],
 )
-def test_a_wrong_field_is_an_error_in_the_same_words(
+def test_a_wrong_field_is_an_error_with_the_same_message(
     bench: MemoryBench, message: dict[str, Any], sentence: str
 ) -> None:
     reply = bench.send(message)
@@ -212,7 +212,7 @@ def test_a_memory_of_full_size_is_stored_by_a_command(bench: MemoryBench) -> Non
 
 
 @pytest.mark.parametrize("word", ["NOPE", "store_memory", "", "x" * 1_000])
-def test_a_word_that_nobody_knows_is_an_error_of_this_dialect(bench: MemoryBench, word: str) -> None:
+def test_an_unknown_command_is_an_error_of_this_dialect(bench: MemoryBench, word: str) -> None:
     """It names the words there are; with its `request_id`."""
     assert bench.send({"command": word, "payload": {}, "request_id": "r"}) == {
         "status": "ERROR",
@@ -238,6 +238,6 @@ def test_what_is_no_command_is_refused_as_today(bench: MemoryBench, message: dic
     assert (reply["status"], reply["code"]) == ("error", code)
 
 
-def test_every_word_of_the_contract_is_served(bench: MemoryBench) -> None:
+def test_every_command_of_the_contract_is_served(bench: MemoryBench) -> None:
     for word in sorted(WORDS):
         assert command(bench, word)["status"] in {"SUCCESS", "ERROR"}

@@ -63,7 +63,7 @@ def test_any_order_and_any_repetition_end_with_the_same(told: list[Memory]) -> N
 
 
 @given(records(), records())
-def test_the_newer_access_and_the_greater_strength_stand(one: Memory, other: Memory) -> None:
+def test_the_newer_access_and_the_greater_strength_win(one: Memory, other: Memory) -> None:
     """As the contract says; the older creation too, and the body that was told later."""
     merged = merge(one, other)
     assert merged.last_accessed == max(one.last_accessed, other.last_accessed)
@@ -100,7 +100,7 @@ STEPS = st.lists(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 @pytest.mark.thorough
-def test_two_stores_agree_once_each_has_told_the_other(
+def test_two_stores_agree_once_each_has_synced_with_the_other(
     monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, int, str, str, float]]
 ) -> None:
     """Whatever happened in either, in whichever order they tell; and to tell again changes nothing."""
@@ -149,7 +149,7 @@ def take(stores: tuple[MemoryBench, MemoryBench], step: tuple[str, int, str, str
         store.ask(f"{what}_memory", OPERATOR, memory_id=memory_id)
 
 
-def test_only_what_is_new_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_new_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the last change that is known on; what fades is no change, since the greater strength stands."""
     with both_of(tmp_path, setable_clock(monkeypatch)) as (one, two):
         one.store("a")
@@ -186,7 +186,7 @@ def test_a_page_of_changes_goes_on_where_the_last_one_ended(tmp_path: Path, monk
         assert bench.ask("query_memory", changed_since=0, limit=2)["count"] == 2
 
 
-def test_a_deletion_is_told_and_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_is_propagated_and_permanent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that still has the memory does not bring it back; what its writer tells anew later does."""
     with both_of(tmp_path, setable_clock(monkeypatch)) as (one, two):
         one.store("m", "secret", keywords=["k"])
@@ -220,7 +220,7 @@ def test_nobody_changes_what_another_wrote_by_a_sync(tmp_path: Path, monkeypatch
         assert bench.get("of-ben")["written_by"] == "Ben"
 
 
-def test_written_by_is_who_told_what_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_by_is_the_writer_of_the_winning_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller, whatever the record says; one whose record lost, or changed the marks alone, wrote nothing."""
     with MemoryBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
         bench.store("m", "of Ana")
@@ -233,9 +233,7 @@ def test_written_by_is_who_told_what_stands(tmp_path: Path, monkeypatch: pytest.
         assert (bench.get()["written_by"], bench.get()["content"]) == ("operator", "new")
 
 
-def test_a_record_that_tells_no_revision_is_as_old_as_its_access(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_without_a_revision_is_as_old_as_its_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As older stores tell it: the newer one stands, and a second telling changes nothing."""
     with MemoryBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
         old = {"id": "m", "content": "old", "last_accessed": "2026-01-01T00:00:00", "forgotten": False}

@@ -163,7 +163,7 @@ def test_numbers_never_make_another_shape(words: list[str], numbers: list[int]) 
     assert shape_of(message(numbers[:8])) == shape_of(message(numbers[8:]))
 
 
-def test_the_third_time_is_a_proposal_and_is_told_once(bench: ErrorPatternBench) -> None:
+def test_the_third_time_is_a_proposal_reported_once(bench: ErrorPatternBench) -> None:
     """After it is on disk; whoever saw it, under one number, with the newest example."""
     for number, caller in ((1, ALICE), (2, BOB)):
         assert bench.look_up(TIMEOUT.format(number), caller)["proposal_id"] is None
@@ -181,7 +181,7 @@ def test_the_third_time_is_a_proposal_and_is_told_once(bench: ErrorPatternBench)
     assert len(bench.published) == 1
 
 
-def test_what_is_undone_is_neither_counted_nor_told(bench: ErrorPatternBench) -> None:
+def test_what_is_rolled_back_is_neither_counted_nor_reported(bench: ErrorPatternBench) -> None:
     for number in range(2):
         bench.look_up(TIMEOUT.format(number))
 
@@ -345,7 +345,7 @@ def test_nothing_gives_way_to_a_quarantined_writer(kept: tuple[ErrorPatternBench
     assert [report["pattern"].split(r"\s+")[1] for report in kept[1].written_by("Bob", None, 9)] == ["one"]
 
 
-def test_proposals_are_told_in_pages(bench: ErrorPatternBench) -> None:
+def test_proposals_are_returned_in_pages(bench: ErrorPatternBench) -> None:
     for word in ("first", "second", "third"):
         for _ in range(3):
             bench.look_up(f"the {word} of the errors", OPERATOR)

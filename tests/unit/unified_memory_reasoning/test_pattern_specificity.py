@@ -80,7 +80,7 @@ def test_the_specific_one_is_greater(general: str, specific: str) -> None:
         ("y" + "x" * 100, {"y" + "x" * (LONGEST_TEXT - 1)}),
     ],
 )
-def test_the_most_telling_text_is_required(pattern: str, texts: set[str]) -> None:
+def test_the_most_specific_text_is_required(pattern: str, texts: set[str]) -> None:
     """The longest one, case-folded, of three characters or more; one of several where the pattern has branches."""
     accept(pattern)
     assert requirement_of(pattern).texts == texts

@@ -59,7 +59,7 @@ def test_the_writer_of_a_twin_is_who_wrote_it_last(bench: SafetyBench) -> None:
     assert [each["data"] for each in pages(bench, "twins", 10, BOB.name)] == [{"b": 2}]
 
 
-def test_a_hidden_writers_rows_are_told_to_the_operator(bench: SafetyBench) -> None:
+def test_a_hidden_writers_rows_are_shown_to_the_operator(bench: SafetyBench) -> None:
     """It says that they are hidden."""
     bench.update_twin("u", {"a": 1}, REVOKED)
     bench.ask("quarantine_memory", name=REVOKED.name)
@@ -75,7 +75,7 @@ def test_nobody_wrote_nothing(bench: SafetyBench) -> None:
 
 @settings(max_examples=30)
 @given(sizes=st.lists(st.integers(1, 60_000), max_size=25), limit=st.integers(1, 30))
-def test_pages_tell_each_row_once_newest_first(
+def test_pages_return_each_row_once_newest_first(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], limit: int
 ) -> None:
     """However large the rows are, and whatever the limit: no page is over what a reply may have."""
@@ -87,7 +87,7 @@ def test_pages_tell_each_row_once_newest_first(
     assert [int(each["content"].split()[0]) for each in entries] == list(range(len(sizes)))[::-1]
 
 
-def test_what_no_reply_can_hold_is_told_without_it(bench: SafetyBench) -> None:
+def test_a_row_too_large_for_a_reply_is_returned_shortened(bench: SafetyBench) -> None:
     """Its short fields, which ones are left out, and its size; those after it are told too."""
     bench.update_twin("small", {"a": 1}, ADA)
     bench.update_twin("large", {"text": "x" * (MAX_TWIN_BYTES - len('{"text":""}'))}, ADA)

@@ -84,7 +84,7 @@ def test_an_honest_update_takes_a_hidden_twins_place(bench: SafetyBench) -> None
     assert bench.twin("u") == {"b": 2}
 
 
-def test_the_list_says_who_since_when_by_whom_and_why(bench: SafetyBench) -> None:
+def test_the_list_names_writer_time_operator_and_reason(bench: SafetyBench) -> None:
     """Newest first; a second time keeps the first moment, and takes over a new reason."""
     bench.ask("quarantine_memory", name="one", reason="its key was stolen")
     bench.ask("quarantine_memory", name="two")

@@ -136,7 +136,7 @@ def test_a_page_of_a_list_has_256_kib_at_most(
     assert len(entries_of(page)) > 5
 
 
-def test_the_operators_page_tells_the_largest_row_whole(agent: Assembled) -> None:
+def test_the_operators_page_returns_the_largest_row_whole(agent: Assembled) -> None:
     """Of what a caller wrote; an import knows by its metadata what is there. It has 2 MiB at most."""
     agent._dispatcher._reader._decoder._max_payload_bytes = agent._dispatcher._max_payload_bytes = 4_194_304
     content, metadata = "\x01" * 65_536, {"imported": "x" * 16_000}
@@ -149,7 +149,7 @@ def test_the_operators_page_tells_the_largest_row_whole(agent: Assembled) -> Non
     assert all((each["content"], each["metadata"]) == (content, metadata) for each in page["entries"])
 
 
-def test_the_operator_is_told_a_callers_claims(agent: Assembled) -> None:
+def test_the_operator_sees_a_callers_claims(agent: Assembled) -> None:
     """As all that it wrote, hidden or not; with the moment in ISO-8601."""
     agent.ask("resolve_conflict", SDT, op_id="op", priority=5)
     agent.ask("quarantine_memory", OPERATOR, name=SDT.name)

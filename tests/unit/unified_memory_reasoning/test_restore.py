@@ -89,7 +89,7 @@ def test_no_file_of_a_restore_is_for_others(bench: SafetyBench) -> None:
     assert {mode & 0o777 for mode in modes} == {0o600}
 
 
-def test_the_loss_is_told_by_count(bench: SafetyBench) -> None:
+def test_the_loss_is_reported_by_count(bench: SafetyBench) -> None:
     """Of each table: here, in the backup, and by how many rows the backup has fewer; a quarantine counts as well."""
     bench.update_twin("u0", {}, ADA)
     bench.say("s", "one", ADA)
@@ -174,7 +174,7 @@ def test_a_part_that_came_already_changes_nothing(bench: SafetyBench) -> None:
     assert bench.finish(restore_id, content, size=None)["state"] == "staged"
 
 
-def test_more_than_was_told_is_refused(bench: SafetyBench) -> None:
+def test_more_than_the_declared_size_is_refused(bench: SafetyBench) -> None:
     restore_id = bench.ask("begin_restore", size=3)["restore_id"]
     reply = bench.ask("write_restore", restore_id=restore_id, offset=0, data="AAAAAAAA")
     assert (reply["code"], "3 bytes were told and more have come" in reply["error"]) == ("malformed_request", True)
@@ -289,7 +289,7 @@ def test_a_backup_of_every_version_has_the_schema_of_its_version(tmp_path: Path)
         store_backup.check_copy(tmp_path / "o", migrations, store_backup.digest_of(tmp_path / "o"))
 
 
-def test_a_database_that_was_set_aside_can_be_restored(bench: SafetyBench) -> None:
+def test_a_quarantined_database_can_be_restored(bench: SafetyBench) -> None:
     """As it was: a restore can be taken back by another one."""
     bench.update_twin("u", {"a": 1}, ADA)
     content = bench.backed_up()

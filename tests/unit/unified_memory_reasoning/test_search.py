@@ -19,7 +19,7 @@ def bench(tmp_path: Path) -> Iterator[SearchBench]:
         yield bench
 
 
-def test_what_fits_the_words_better_comes_first(bench: SearchBench) -> None:
+def test_a_better_word_match_comes_first(bench: SearchBench) -> None:
     one = bench.interaction("the gateway was restarted")
     both = bench.interaction("the gateway lost its certificate")
     assert bench.ids("certificate of the gateway?") == [both, one]
@@ -54,7 +54,7 @@ def test_each_weight_moves_the_ranking(bench: SearchBench, part: str) -> None:
     assert second["score"] == pytest.approx(0.5 + 0.5 * shares[1], abs=1e-4)
 
 
-def test_the_weight_of_the_words_moves_the_ranking(bench: SearchBench) -> None:
+def test_the_word_weight_changes_the_ranking(bench: SearchBench) -> None:
     fits = bench.interaction("gateway certificate", importance=0.5)
     matters = bench.interaction("gateway and many other things that are of no concern", importance=1.0)
     bench.weigh(replace(WORDS_ALONE, importance=0.1))

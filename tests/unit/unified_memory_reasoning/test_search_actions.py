@@ -95,7 +95,7 @@ def test_ten_are_answered_unless_another_number_is_asked_for(bench: SearchBench)
     assert (len(reply["results"]), reply["more"]) == (12, False)
 
 
-def test_results_are_ranked_and_told_in_full(bench: SearchBench) -> None:
+def test_results_are_ranked_and_returned_in_full(bench: SearchBench) -> None:
     bench.weigh(Recall(1.0, 0.5, 0.2, 0.3, 30.0))
     bench.interaction("gateway open", importance=0.7)
     bench.memory("m", "a gateway to somewhere else entirely")

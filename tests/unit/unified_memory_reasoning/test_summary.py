@@ -119,7 +119,7 @@ def test_the_most_important_lines_stay() -> None:
     assert lines[-1] == "[ann]: n100"
 
 
-def test_the_same_words_again_are_noted_once() -> None:
+def test_a_repeated_text_is_noted_once() -> None:
     """Where they were said last; another speaker's are another's, and stand once in the document."""
     part = Part()
     for number, speaker in enumerate(["ann", "ann", "bob"], start=1):

@@ -78,7 +78,7 @@ def test_the_user_is_default_where_none_is_named(agent: Assembled) -> None:
     assert agent.ask("get_twin", SDT, user_id="default")["twin"] == {}
 
 
-def test_a_deleted_twin_is_gone_and_starts_anew(agent: Assembled) -> None:
+def test_a_deleted_twin_is_gone_and_starts_again(agent: Assembled) -> None:
     """Deleting again is `not_found`; a later twin of the user begins with revision 1."""
     agent.ask("update_twin", SDT, user_id="ada", twin_data={"a": 1})
     agent.ask("update_twin", SDT, user_id="ada", twin_data={"a": 2})

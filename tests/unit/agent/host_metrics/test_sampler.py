@@ -151,7 +151,7 @@ class Hanging(HostSampler):
         return super().sample()
 
 
-def test_a_measurement_that_hangs_is_told_and_over_with_the_next() -> None:
+def test_a_hung_measurement_is_reported_until_the_next() -> None:
     """The thread lives and nobody waits for it; health says so until samples come again."""
     hanging = Hanging()
     thread = SamplerThread(INTERVAL_S, lambda _: None, hanging)

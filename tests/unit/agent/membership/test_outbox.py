@@ -31,7 +31,7 @@ def small(tmp_path: Path, most: int = 5, **bounds: int) -> OutboxBench:
     return OutboxBench(tmp_path / "small", most=most, **bounds)
 
 
-def test_what_is_owed_survives_a_restart_in_its_order(bench: OutboxBench) -> None:
+def test_pending_events_survive_a_restart_in_order(bench: OutboxBench) -> None:
     """With its action, its fields, and the id of its request; whatever kind it is of."""
     for number, kind in enumerate((ERROR, EVENT, SAMPLE, ERROR, EVENT)):
         bench.owe(kind, str(number), text="é\u2028")
@@ -52,7 +52,7 @@ def test_the_link_gets_it_when_it_is_durable(bench: OutboxBench) -> None:
     assert bench.waiting() == ["a"]
 
 
-def test_a_request_that_is_undone_owes_nothing(bench: OutboxBench) -> None:
+def test_a_request_rolled_back_leaves_nothing_pending(bench: OutboxBench) -> None:
     """Alone, or as one of a batch whose others are kept."""
     bench.owe(EVENT, "before")
 
@@ -96,7 +96,7 @@ def test_room_that_was_made_for_what_is_undone_is_given_back(tmp_path: Path) -> 
         assert bench.counts_are_right()
 
 
-def test_outside_a_transaction_nothing_is_owed(bench: OutboxBench) -> None:
+def test_outside_a_transaction_nothing_is_queued(bench: OutboxBench) -> None:
     with pytest.raises(RuntimeError, match="in the transaction of the change"):
         bench.outbox.add(EVENT, "publish_event", {})
     assert bench.rows() == []
@@ -205,7 +205,7 @@ def test_what_gave_way_while_it_was_on_its_way_is_counted_once(tmp_path: Path) -
         assert bench.waiting() == ["c"]
 
 
-def test_what_other_threads_leave_is_owed_with_the_next_tick(bench: OutboxBench) -> None:
+def test_events_of_other_threads_are_queued_at_the_next_tick(bench: OutboxBench) -> None:
     """In its order, and let go where there is no room for it: there is no request to refuse."""
     bench.queue.defer(SAMPLE, "report_metrics", {"name": "s1"})
     bench.queue.defer(EVENT, "publish_event", {"name": "e1"})
@@ -354,7 +354,7 @@ def test_an_event_and_an_error_are_whole(bench: OutboxBench) -> None:
     assert writers == [("alice",), (AGENT,)]
 
 
-def test_an_event_that_is_worth_no_refusal_is_told_from_anywhere(bench: OutboxBench) -> None:
+def test_a_droppable_event_is_accepted_from_anywhere(bench: OutboxBench) -> None:
     """With the transaction under way, or after it; an undone one tells nothing."""
     with bench.database.transaction():
         bench.outbox.publish("a", {})

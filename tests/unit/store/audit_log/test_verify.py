@@ -108,7 +108,7 @@ def test_a_changed_line_with_a_fitting_hash_is_found_at_the_next() -> None:
     ]
 
 
-def test_a_whole_chain_made_anew_is_found_by_the_head() -> None:
+def test_a_rebuilt_chain_is_detected_by_the_head() -> None:
     """A perfect forgery of every line does not end in the head that the database keeps."""
     forged = rechained([*LINES[:4], LINES[4].replace("agent-4", "agent-9"), *LINES[5:]])
     assert found(forged, head=head_of(forged)).whole

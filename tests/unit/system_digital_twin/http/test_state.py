@@ -100,7 +100,7 @@ def seconds_ago(moment: str) -> float:
     return time.time() - datetime.fromisoformat(moment).timestamp()
 
 
-def test_a_twin_that_has_heard_nothing_makes_nothing_up(twin: Twin) -> None:
+def test_a_twin_without_reports_invents_nothing(twin: Twin) -> None:
     """Both hosts are there with null for every figure; nobody is refused, and nothing has happened."""
     state = twin.state()
     assert [(each["name"], each["agent"]) for each in state["hosts"]] == [("mainpc", NAME), ("pc2", UMRA.name)]
@@ -316,7 +316,7 @@ def test_leases_are_those_that_are_open(twin: Twin) -> None:
     assert second == {**same, "lease_id": committed, "amount_mb": 20, "state": "committed", "expires_in_s": None}
 
 
-def test_an_open_link_is_told_as_open(open_twin: Twin) -> None:
+def test_an_open_link_is_reported_as_open(open_twin: Twin) -> None:
     """Both places that the page looks at say so, and so does a warning."""
     state = open_twin.state()
     assert (state["secure"], state["link"]["encrypted"]) == (False, False)

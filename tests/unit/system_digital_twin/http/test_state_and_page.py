@@ -103,7 +103,7 @@ def test_the_charts_figures_are_in_the_document(state: dict[str, Any]) -> None:
         assert members(machines, "history") <= host["history"].keys()
 
 
-def test_every_cause_of_a_refusal_has_words() -> None:
+def test_every_cause_of_a_refusal_has_a_message() -> None:
     """And so has every severity, and what the registry itself calls an agent's status."""
     words = script("words.js")
     for cause in Outcome:

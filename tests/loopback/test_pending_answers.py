@@ -24,7 +24,7 @@ def asked(agent: ServedAgent, name: str) -> None:
     wait_until(lambda: name in agent.asked, PATIENCE_S, f"{name} is asked for")
 
 
-def test_the_loop_goes_on_while_an_answer_is_owed(agent: ServedAgent, peer_keys: KeyPair) -> None:
+def test_the_loop_continues_while_an_answer_is_pending(agent: ServedAgent, peer_keys: KeyPair) -> None:
     """Another client is served meanwhile, and the answer is sent when it is there."""
     with ThreadPoolExecutor() as pool, Client(agent.secured(peer_keys)) as other:
 
@@ -69,7 +69,7 @@ def test_answers_go_to_those_who_asked(
         (None, MessageTooLarge),
     ],
 )
-def test_an_owed_answer_may_be_an_error(
+def test_a_pending_answer_may_be_an_error(
     agent: ServedAgent, peer_keys: KeyPair, fault: Exception | None, expected: type[Exception]
 ) -> None:
     """With its code; a fault of the program says nothing of itself, and one that is too large is not sent."""
@@ -97,7 +97,7 @@ def test_who_is_revoked_meanwhile_gets_no_answer(agent: ServedAgent, peer_keys: 
             print(dealer.receive())
 
 
-def test_who_takes_the_routing_id_over_gets_no_answer(
+def test_a_peer_that_reuses_a_routing_id_gets_no_answer(
     agent: ServedAgent, peer_keys: KeyPair, home: Path, context: "zmq.Context[zmq.Socket[bytes]]"
 ) -> None:
     """A peer may choose its routing-id, and another the same one when that connection has ended."""

@@ -80,7 +80,7 @@ def told(hosts: Hosts) -> list[str]:
         return [each["event_type"] for each in reversed(client.call("get_events", limit=1_000)["events"])]
 
 
-def test_what_is_owed_arrives_in_order_and_is_gone(hosts: Hosts) -> None:
+def test_pending_events_arrive_in_order_and_are_removed(hosts: Hosts) -> None:
     """Before mainpc was ever there, and while it is."""
     with debtor(hosts) as pc2:
         pc2.owe("a", "b")
@@ -259,7 +259,7 @@ def test_of_several_samples_the_newest_is_sent_as_current(hosts: Hosts) -> None:
         assert client.call("get_metrics")["metrics"]["hosts"]["pc2"]["cpu_usage"] == 30.0
 
 
-def test_a_sample_is_owed_with_all_that_was_measured(hosts: Hosts) -> None:
+def test_a_sample_is_queued_with_every_measured_value(hosts: Hosts) -> None:
     """Under the names that mainpc takes."""
     with debtor(hosts) as pc2:
         pc2.link.report(sample(5.0))
@@ -270,7 +270,7 @@ def test_a_sample_is_owed_with_all_that_was_measured(hosts: Hosts) -> None:
     assert owed.fields == {**msgspec.to_builtins(sample(5.0)), "gpus": [], "host": "pc2"}
 
 
-def test_a_sample_that_may_not_have_arrived_is_owed(hosts: Hosts) -> None:
+def test_a_sample_that_may_be_undelivered_stays_pending(hosts: Hosts) -> None:
     """mainpc hung while it was told of it: it is told again, late, and counts once."""
     mainpc = hosts.start(SDT).wait_until_ready()
     with debtor(hosts, heartbeat_s=60) as pc2:
