@@ -10,6 +10,6 @@ trap 'rm -f "$log"' EXIT
 scripts/setup/lint.sh >"$log" 2>&1 &
 lint=$!
 status=0
-.venv/bin/python -m pytest tests/unit -n 3 -m "not thorough" --hypothesis-profile "inner loop" "$@" || status=$?
+.venv/bin/python -m pytest tests/unit -n 4 -m "not thorough" --hypothesis-profile "inner loop" "$@" || status=$?
 wait "$lint" || { cat "$log" >&2; die "the linters are not content: see above."; }
 exit "$status"

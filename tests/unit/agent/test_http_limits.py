@@ -19,6 +19,8 @@ from twinhost.agent import http as http_limits
 from twinhost.agent.health import Health
 from twinhost.agent.http import HttpServer
 
+pytestmark = pytest.mark.thorough
+
 REACHABLE_S = 2.0
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -136,7 +138,6 @@ def test_a_kept_connection_may_ask_again_but_not_slowly(strangers: ExitStack, po
     assert time.monotonic() - started < 4.5  # 5 s from the last answer, which was 2 s ago
 
 
-@pytest.mark.thorough
 def test_clients_that_do_not_read_their_answers_keep_nobody_out(strangers: ExitStack, port: int) -> None:
     """150 that ask on and on and read nothing: their connections end, though the answers can't be delivered."""
     deaf = []

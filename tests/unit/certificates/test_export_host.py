@@ -16,6 +16,8 @@ from tests.waiting import PATIENCE_S
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import load_key_pair
 
+pytestmark = pytest.mark.thorough
+
 OF_PC2 = {"client.key_secret", "client.key", "server.key", "operator.key"}
 
 

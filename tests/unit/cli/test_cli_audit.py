@@ -14,6 +14,8 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.cli import audit
 from twinhost.store.audit_log.chain import Event
 
+pytestmark = pytest.mark.thorough
+
 Tamper = Callable[[list[str]], list[str]]
 NOTED = 300  # more than fit a reply of 64 KiB
 

@@ -30,6 +30,8 @@ from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.store.audit_log.chain import Event
 from twinhost.version import versions
 
+pytestmark = pytest.mark.thorough
+
 HERE = "here"
 SHORT_S = 1.0  # to wait for an answer that never comes
 Checks = dict[tuple[str, str], dict[str, Any]]

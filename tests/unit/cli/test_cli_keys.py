@@ -16,6 +16,8 @@ from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.server_address import SecuredAddress
 
+pytestmark = pytest.mark.thorough
+
 REGISTRATION = {"agent_id": "third", "agent_type": "agent", "host": "192.0.2.30", "port": 7330}
 BELOW = {SDT: "agent on mainpc", UMRA: "agent on pc2", "operator": "operator on mainpc"}  # after the fingerprint
 

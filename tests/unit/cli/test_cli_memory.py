@@ -25,6 +25,8 @@ from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
 from twinhost.unified_memory_reasoning.memories.memories import Changes
 
+pytestmark = pytest.mark.thorough
+
 MEMORY_STORE: dict[str, Any] = {
     "s1": [
         {"type": "user_query", "content": "Tandaan: port 7230", "speaker": "ada", "timestamp": 1.5, "importance": 0.9},
@@ -407,7 +409,6 @@ def test_a_forgotten_memory_of_another_is_left_as_it_is(remembering: MemoryHosts
         ("other.json", "{}", "is none of memory_store.json, error_patterns.json, digital_twin_store.json"),
     ],
 )
-@pytest.mark.thorough
 def test_another_shape_is_one_sentence_with_file_and_place(
     remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str], name: str, content: str, sentence: str
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from tests.unit.cli.loopback_agents import SDT, TwoHosts
 from tests.unit.cli.running import COMMAND, SERVICES, Cli, Ran, process_environment, run_process
 
+pytestmark = pytest.mark.thorough
+
 
 def sentence_of(ran: Ran) -> str:
     """Return the one line on stderr."""
@@ -20,7 +22,6 @@ def sentence_of(ran: Ran) -> str:
 
 
 @pytest.mark.parametrize("value", ["yes", "", "true", "2"])
-@pytest.mark.thorough
 def test_another_value_of_secure_zmq_is_refused(hosts: TwoHosts, value: str) -> None:
     """It is not taken for 0, nor for 1."""
     ran = run_process({**hosts.environment, "SECURE_ZMQ": value}, "status")
@@ -37,7 +38,6 @@ def test_an_unset_secure_zmq_means_secure(hosts: TwoHosts) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "agents", "ping", f"call {SDT} ping"])
-@pytest.mark.thorough
 def test_missing_keys_are_one_sentence_for_every_command(hosts: TwoHosts, tmp_path: Path, command: str) -> None:
     """It says which folder, and what to run; for programs it is an object too."""
     settings = {**hosts.environment, "TWINHOST_CERTIFICATES": str(tmp_path / "none")}
@@ -175,7 +175,6 @@ def test_a_missing_package_is_one_sentence(hosts: TwoHosts, tmp_path: Path, pack
 
 
 @pytest.mark.parametrize("words", [("agents",), ("call", SDT, "no_such_action", "--json"), ("--help",)])
-@pytest.mark.thorough
 def test_a_reader_that_leaves_causes_no_traceback(hosts: TwoHosts, words: tuple[str, ...]) -> None:
     """As `cli agents | head -1` does; an error object that nobody reads is none either."""
     reader, writer = os.pipe()

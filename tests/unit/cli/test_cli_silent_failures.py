@@ -14,6 +14,8 @@ from tests.unit.cli.running import Cli
 from twinhost.cli import call
 from twinhost.secure_zmq.key_writer import replace_certificate
 
+pytestmark = pytest.mark.thorough
+
 Sabotage = Callable[[TwoHosts, pytest.MonkeyPatch], Any]
 
 

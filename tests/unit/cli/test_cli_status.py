@@ -16,6 +16,8 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized
 from twinhost.secure_zmq.server_address import SecuredAddress
 
+pytestmark = pytest.mark.thorough
+
 QUESTIONS = 3  # that mainpc is asked in one look
 
 

@@ -249,6 +249,7 @@ def test_it_stops_within_its_deadline(hosts: Hosts, mainpc: str) -> None:
     """Whatever mainpc does, or does not: the thread ends."""
     with closing(socket.socket()) as listener:
         if mainpc != "absent":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the test before may have used this port
             listener.bind(("127.0.0.1", hosts.config.agent(SDT).zmq_port))
             listener.listen()
         with linked(hosts) as link:

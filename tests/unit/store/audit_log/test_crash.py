@@ -194,7 +194,7 @@ def test_a_line_that_can_not_be_added_leaves_no_hole(tmp_path: Path) -> None:
     """Who asked hears of it, and the transaction goes on with the next line at the same number."""
     with opened(tmp_path) as (database, log):
         database.execute(
-            "CREATE TRIGGER refuse BEFORE INSERT ON audit_outbox WHEN instr(NEW.line, 'bad') "
+            "CREATE TRIGGER refuse BEFORE INSERT ON audit_outbox WHEN instr(NEW.line, '\"bad\"') "
             "BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
         with database.transaction():
