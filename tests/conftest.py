@@ -16,7 +16,7 @@ _ENOUGH_BYTES = 4 << 30
 def pytest_configure(config: pytest.Config) -> None:
     """Keep temporary files in memory where there is enough: a disk makes tests wait that write to it at one time.
 
-    No test cuts a machine's power, so none can tell the difference.
+    No test cuts a machine's power, so none can see the difference.
     """
     if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _ENOUGH_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))

@@ -1,4 +1,4 @@
-"""Being somebody whom modes hold back: root is not, and the suite often runs as root."""
+"""Being a user to whom file modes apply: root is not, and the suite often runs as root."""
 
 import os
 from collections.abc import Iterator

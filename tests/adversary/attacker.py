@@ -56,7 +56,7 @@ class Attacker:
         theirs.close()
 
     def play(self, name: str, for_s: float) -> Played:
-        """Play an attack at least once, and then again until `for_s` are over."""
+        """Play an attack at least once, and then again until `for_s` seconds have passed."""
         self._ours.send((name, for_s))
         if not self._ours.poll(for_s + _ENDS_WITHIN_S):
             raise TimeoutError(f"the attack {name!r} did not end within {_ENDS_WITHIN_S:g} s")

@@ -17,7 +17,7 @@ from twinhost.secure_zmq.key_writer import render_certificate, write_revocation
 from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, UNLIMITED, KeyOwner, KeyPair, Validity
 
 SEEN_WITHIN_S = 5.0  # a change of the folders; promised is one second
-CLOSED_WITHIN_S = 2.0  # a live session of a key that is over; promised is one second
+CLOSED_WITHIN_S = 2.0  # a live session of an expired key; promised is one second
 _LIVES_S = 2  # the expiring key
 _WRITES_FAIL_S = 1.0
 _HUGE_BYTES = 1 << 34
@@ -151,7 +151,7 @@ def _let_in(inside: Inside, validity: Validity) -> Iterator[KeyPair]:
 
 
 def _session(target: Target, pair: KeyPair, until: float) -> CurveClient | None:
-    """Return a session with the key as soon as it is let in; None where it never was."""
+    """Return a session with the key as soon as it is accepted; None where it never was."""
     while time.monotonic() < until:
         client = _client(target, pair)
         try:

@@ -86,7 +86,7 @@ class _Worker(threading.Thread):
         self._idle = threading.Event()
 
     def pause_changes(self) -> None:
-        """Make no change from now on; one that was begun is over when this returns."""
+        """Make no change from now on; one that was begun has finished when this returns."""
         self.only_read.set()
         self._idle.clear()
         self._idle.wait(DEADLINE_S)

@@ -1,10 +1,10 @@
 """Many agents in a few processes: each has a key pair, a connection, and the product's own link to mainpc.
 
 A link is membership's `MainpcLink` on its thread, with the product's client, deadlines, and waits; what is added here
-notes the calls. Three things differ from an agent, because a thousand share two cores here. A link that owes
-mainpc nothing sleeps until its next turn and does not look ten times a second for something to tell. A call that waits
-looks five times a second whether its keys have changed, not fifty times; a session or an answer wakes it at once all
-the same. And what mainpc says of whom to trust is fetched and read, and not written into a folder.
+notes the calls. Three things differ from an agent, because a thousand share two cores here. A link with an
+empty outbox sleeps until its next turn and does not poll ten times a second for events. A call that waits checks five
+times a second whether its keys have changed, not fifty times; a session or an answer wakes it at once all the same.
+And mainpc's trust document is fetched and read, and not written into a folder.
 """
 
 import logging

@@ -75,7 +75,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class KeyChange:
-    """One more key is let in, and every agent follows."""
+    """One more key is authorised, and every agent follows."""
 
     seconds: float
     cpu_ms: float  # of mainpc, in all

@@ -1,4 +1,4 @@
-"""A real mainpc that many agents are let in to, and the agents: their keys, their processes, and what they cost."""
+"""A real mainpc that accepts many agents, and the agents: their keys, their processes, and what they cost."""
 
 import statistics
 import time
@@ -111,7 +111,7 @@ class LoadedMainpc:
         return self._mainpc
 
     def let_in(self, pair: KeyPair) -> None:
-        """Authorise a key; without the two syncs of an enrolment, since a thousand are let in before the start."""
+        """Authorise a key; without the two syncs of an enrolment, since a thousand are authorised before the start."""
         draft = self._enrolled / f".{pair.certificate.owner.name}.draft"
         draft.write_text(render_certificate(pair.certificate))
         draft.rename(self._enrolled / f"{pair.certificate.owner.name}.key")

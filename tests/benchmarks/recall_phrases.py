@@ -1,7 +1,7 @@
 """The sentences of the question set: facts, how they are asked for, and the talk that only touches them.
 
 A kind of fact has a subject `{s}` and a value `{v}`. `asked` never repeats a sentence of `told`: it has other words for
-some of it, or other forms of a Filipino verb. `touched` names the subject and the matter and tells no value.
+some of it, or other forms of a Filipino verb. `touched` names the subject and the matter and states no value.
 """
 
 from dataclasses import dataclass

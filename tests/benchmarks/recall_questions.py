@@ -3,9 +3,9 @@
 What is in it, as shares of the store or of the facts:
 
 - One text in 250 is a fact, at least 20; the language of its kind decides its own (6 kinds English, 5 Filipino).
-- Each fact has 4 to 24 touching texts: they name its subject and its matter and tell nothing. A third of the facts
-  was told before with another value; the newest is the answer and the older ones count as wrong.
-- Half of the facts are stressed by their teller (`Remember: ...`). One in 20 touching texts is stressed as well. The
+- Each fact has 4 to 24 touching texts: they name its subject and its matter and state nothing. A third of the facts
+was stated before with another value; the newest is the answer and the older ones count as wrong.
+- Half of the facts are stressed by their speaker (`Remember: ...`). One in 20 touching texts is stressed as well. The
   importance of every text is what the agent's own rule makes of it, never set by hand.
 - One fact in five is a memory, the others are interactions. A memory was reinforced 0 to 8 times, last accessed
   between its making and now. An interaction has strength 1.
@@ -34,7 +34,7 @@ TEXTS_PER_SESSION = 50
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text of the store; `fact` is the number of the fact that it tells, and the answer to that question."""
+    """A text of the store; `fact` is the number of the fact that it states, and the answer to that question."""
 
     content: str
     session_id: str

@@ -1,4 +1,4 @@
-"""The recall benchmark runs and tells every row, and `search_memory` finds more in it than plain BM25 does."""
+"""The recall benchmark runs and reports every row, and `search_memory` finds more in it than plain BM25 does."""
 
 import csv
 import subprocess

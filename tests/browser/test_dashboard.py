@@ -47,7 +47,7 @@ class Open:
         self.asked.append(request)
 
     def _complain(self, words: str) -> None:
-        if NETWORK_CHANGED not in words:  # Chromium's word about the host, not the page's about itself
+        if NETWORK_CHANGED not in words:  # what Chromium reports about the host, not the page about itself
             self.complaints.append(words)
 
     def _loads_undisturbed(self) -> bool:
@@ -96,7 +96,7 @@ def test_it_shows_the_system_as_it_is(opened: Open) -> None:
 
 
 def test_the_page_loads_only_from_mainpc_without_errors(opened: Open) -> None:
-    """No other site, no word on the console: the strict policy stops nothing of its own."""
+    """No other site, no console message: the strict policy blocks nothing of its own."""
     opened.page.wait_for_timeout(2_000)
     assert {request.url.split("/")[2] for request in opened.asked} == {opened.url.split("/")[2]}
     assert opened.complaints == []
@@ -184,7 +184,7 @@ def test_events_errors_and_leases_appear(opened: Open, stack: Stack) -> None:
 
 
 def test_a_refused_intruder_shows(opened: Open, stack: Stack) -> None:
-    """Among those who were turned away, with the cause in plain words and one more than before."""
+    """Among the refused, with the cause in plain words and one more than before."""
 
     def unknown_keys() -> int:
         text = opened.page.locator("#refused-list tr").filter(has_text="Unknown key").all_inner_texts()

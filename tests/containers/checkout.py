@@ -1,4 +1,4 @@
-"""A machine of its own: a checkout with an `.env`, on which a page's commands are run as they stand."""
+"""A machine of its own: a checkout with an `.env`, on which a page's commands are run as written."""
 
 import os
 import re

@@ -31,7 +31,7 @@ def tcp_payload(frame: bytes, port: int) -> bytes:
 
 
 def main(port: int, file: str, interface: str = "") -> None:
-    """Write payloads until the process is told to end."""
+    """Write payloads until the process is asked to end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as tap, open(file, "wb", 0) as sink:  # noqa: PTH123
         if interface:

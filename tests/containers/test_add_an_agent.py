@@ -53,7 +53,7 @@ def test_the_pages_commands_work(three: Stack) -> None:
 
 
 def test_it_is_an_agent_as_the_others_are(three: Stack) -> None:
-    """Registered with its own key, measured, granted, and heard; what it tells arrives."""
+    """Registered with its own key, measured, and granted; its heartbeats and events arrive."""
     with three.client("mainpc") as mainpc:
         info = mainpc.call("get_agent_info", agent_name="Greeter")["agent_info"]
         assert (info["location"], info["registered_by"], info["agent_type"]) == ("pc3", "Greeter", "greeter")

@@ -1,4 +1,4 @@
-"""The audit log of the real stack: it tells what became of keys, and shows where somebody tampered with its file."""
+"""The audit log of the real stack: it records what became of keys, and shows where its file was tampered with."""
 
 import base64
 import io
@@ -64,7 +64,7 @@ def audited(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactor
 
 
 def live_a_life(stack: Stack) -> None:
-    """Have happen what the log must tell of."""
+    """Cause the events that the log must record."""
     certs_init(stack, "rotate", "server")
     certs_init(stack, "rotate", "client", AGENTS["pc2"])
     line = certs_init(stack, "invite", NEWCOMER, "--host", "elsewhere", "--role", "agent").out

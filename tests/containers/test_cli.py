@@ -70,7 +70,7 @@ def test_twinhost_runs_a_command_and_nothing_else(stack: Stack, tmp_path: Path) 
 
 
 def test_twinhost_passes_arguments_and_exit_status(stack: Stack) -> None:
-    """Each word as it is; 1 for a refusal, 2 for a wrong usage."""
+    """Each argument as it is; 1 for a refusal, 2 for a wrong usage."""
     words = ("call", "UnifiedMemoryReasoningAgent", "update_twin", "user_id=42", 'twin_data={"a b": "$HOME *"}')
     assert stack.twinhost(*words).status == 0
     read = stack.twinhost("call", "UnifiedMemoryReasoningAgent", "get_twin", "user_id=42", "--json")

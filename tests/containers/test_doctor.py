@@ -101,7 +101,7 @@ def test_an_agent_that_does_not_run_is_found(stack: Stack) -> None:
 
 
 def test_a_host_with_security_off_is_found(stack: Stack) -> None:
-    """pc2 with SECURE_ZMQ=0: the one word says what is the matter, and what to do."""
+    """pc2 with SECURE_ZMQ=0: one line names the fault and what to do."""
     with restarted(stack, SECURE_ZMQ="0"):
         status, checks = examined(stack, "operator")
     told = {(check, where): sentence for check, where, sentence in failed(checks)}

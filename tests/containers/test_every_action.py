@@ -1,4 +1,4 @@
-"""Every action of both agents against the real stack, asked by whom it is for, with what its answer must have."""
+"""Every action of both agents against the real stack, called with a granted key, with what its answer must have."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -154,7 +154,7 @@ ELSEWHERE = {  # what takes more than one call, or ends the agent
 
 @pytest.fixture(scope="module")
 def clients(stack: Stack) -> Iterator[Callable[[str, Call], Client]]:
-    """Clients of both agents, by whom they ask as."""
+    """Clients of both agents, by the key that they use."""
     with stack.client("mainpc") as mainpc:
         wait_until(lambda: measured(mainpc), PATIENCE_S, "both hosts are measured")
     made: dict[tuple[str, str], Client] = {}
@@ -182,7 +182,7 @@ def test_no_action_is_left_out(agent: str) -> None:
     [pytest.param(agent, call, id=f"{agent}-{call.action}") for agent, calls in CALLS.items() for call in calls],
 )
 def test_it_answers(clients: Callable[[str, Call], Client], agent: str, call: Call) -> None:
-    """With what its answer must have, no field that its schema lacks, and the word for success that clients know."""
+    """With what its answer must have, no field that its schema lacks, and the success status that clients know."""
     client = clients(agent, call)
     fields = {**call.fields, **call.needs(client)}
     if call.refused is not None:
@@ -199,7 +199,7 @@ def test_it_answers(clients: Callable[[str, Call], Client], agent: str, call: Ca
 
 
 def test_mainpcs_older_dialects_are_served_unchanged(stack: Stack) -> None:
-    """A REQ socket with CURVE, bare words, and commands, as their clients have them."""
+    """A REQ socket with CURVE, bare commands, and JSON commands, as their clients have them."""
     keys = stack.keys("pc2").own_keys
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.REQ)

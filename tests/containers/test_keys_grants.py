@@ -65,7 +65,7 @@ class Grants:
             return granted(client, action)
 
     def warnings(self, host: str) -> list[str]:
-        """Return what a host's health tells of; it must be well all the same."""
+        """Return the warnings of a host's health; it must be healthy all the same."""
         status, document = self.stack.http(host, "/healthz")
         assert (status, document["status"], document["ready"]) == (200, "ok", True)
         return list(document["warnings"])
@@ -127,7 +127,7 @@ def granted(client: Client, action: str) -> bool:
 
 
 def test_a_refusal_is_reported_and_in_the_audit_log(grants: Grants) -> None:
-    """Who asked for what; the caller is told what to do, and the code on the wire is `not_granted`."""
+    """Who requested what; the reply names what to do, and the code on the wire is `not_granted`."""
     with grants.stack.client("mainpc", "pc2") as client, pytest.raises(NotGranted) as caught:
         client.call("get_peers")
     assert caught.value.code == "not_granted"

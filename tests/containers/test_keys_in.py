@@ -21,7 +21,7 @@ from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 GUESSES = 60
-ONE_BY_ONE = 20  # refusals of a kind that the audit log tells of in a minute; the others are counted
+ONE_BY_ONE = 20  # refusals of a kind that the audit log records in a minute; the others are counted
 OVERWRITE_WITH_EXPIRED = """
 import sys, time
 from dataclasses import replace
@@ -153,7 +153,7 @@ def test_the_secrets_are_where_they_were_made_and_nowhere_else(site: Site) -> No
 
 
 def test_a_used_line_is_refused_also_after_a_restart(site: Site) -> None:
-    """On any machine, and to a bare client of the token; no second key comes in, and the audit log tells of it."""
+    """On any machine, and to a bare client of the token; no second key is enrolled, and the audit log records it."""
     line = site.invite("once")
     assert site.join(line)[0] == 0
     invitation = parse_invitation(line)
@@ -185,7 +185,7 @@ def test_an_expired_invitation_is_refused_by_mainpc(site: Site) -> None:
 
 
 def test_a_line_that_ended_is_refused_where_it_is_read(site: Site) -> None:
-    """Without a word to mainpc."""
+    """Without a message to mainpc."""
     line = site.invite("slow").partition("?")[0] + "?expires=2026-01-01T00:00:00Z"
     status, said = site.join(line, "/tmp/slow")
     assert (status, site.is_empty("/tmp/slow")) == (1, True)
@@ -216,7 +216,7 @@ def test_a_withdrawn_line_is_refused(site: Site) -> None:
 
 
 def test_the_token_may_do_nothing_but_enrol(site: Site) -> None:
-    """Neither call nor listen; the audit log tells who tried what. Ten proposals a minute are enough."""
+    """Neither call nor listen; the audit log records who tried what. Ten proposals a minute are enough."""
     token = parse_invitation(site.invite("curious")).token
     with site.held_by(token) as client:
         for action in ("ping", "health", "get_trust", "get_peers", "get_audit", "confirm_key", "get_all_agents"):

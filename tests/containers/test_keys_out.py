@@ -90,7 +90,7 @@ class Site:
             wait_until(lambda host=host: self.gets_in(host, pair), PATIENCE_S, f"{host} lets the key in")  # type: ignore[misc]
 
     def refused_everywhere(self, pair: KeyPair, cause: str) -> None:
-        """See that no handshake succeeds, that the client is told in time, and each host's log why."""
+        """Check that no handshake succeeds, that the client gets an error in time, and each host's log."""
         for host in HTTP_PORTS:
             wait_until(lambda host=host: not self.gets_in(host, pair), REVOKED_WITHIN_S, f"{host} keeps the key out")  # type: ignore[misc]
             with self.client(host, pair) as client, at_most(REFUSAL_S), pytest.raises(NotAuthorized) as caught:
@@ -121,7 +121,7 @@ def site(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
 
 
 class Heard:
-    """What a subscriber heard, and when each event was published."""
+    """What a subscriber received, and when each event was published."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -134,7 +134,7 @@ class Heard:
 
 
 class Calls(threading.Thread):
-    """A client that calls again and again, until it is refused or told to end."""
+    """A client that calls again and again, until it is refused or asked to end."""
 
     def __init__(self, client: Client, action: str, **fields: str) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ def test_a_revoked_key_is_refused_and_others_lose_nothing(site: Site) -> None:
 
 
 def test_a_revocation_outlives_restarts_and_restored_files(site: Site) -> None:
-    """Both hosts start anew and refuse as before; the public file put back by hand changes nothing."""
+    """Both hosts restart and refuse as before; the public file put back by hand changes nothing."""
     site.enrol("lasting")
     pair = site.pair("lasting")
     site.known_everywhere(pair)

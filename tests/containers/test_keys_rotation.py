@@ -207,7 +207,7 @@ def assert_rotated(stack: Stack, keys: Keys, host: str, old: KeyPair) -> None:
 
 
 def revisions(stack: Stack, keys: Keys, host: str) -> dict[str, int]:
-    """Return how many changes of each client took effect, as the agent tells."""
+    """Return how many changes of each client took effect, by the agent's store."""
     copy = keys.copy() / "operator"
     names = [f"client-{number}" for number in range(4)]
     address = SecuredAddress(stack.zmq_address(host), load_certificates(copy).own_keys, pins_of(copy, AGENTS[host])[0])

@@ -88,7 +88,7 @@ def test_a_recurring_unknown_error_is_proposed_to_all(own: Stack, client: Client
 
 
 def test_cut_off_it_serves_and_later_sends_all_once_in_order(own: Stack, client: Client) -> None:
-    """Both ways, by taking pc2 off the link; what it owes waits on its disk, and health says how much."""
+    """Both ways, by taking pc2 off the link; undelivered events wait on its disk, and health reports their number."""
     pc2, (link,) = own.container("pc2"), own.networks([f"{own.project}_link"])
     words = [uuid.uuid4().hex[:8].translate(str.maketrans("0123456789", "ghijklmnop")) for _ in range(5)]
     link.disconnect(pc2)

@@ -12,7 +12,7 @@ HOSTS = ["mainpc", "pc2"]
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_health_document_says_that_the_link_is_open(open_stack: Stack, host: str) -> None:
-    """`secure` is false and a warning stands in the document, over HTTP and over ZeroMQ."""
+    """`secure` is false and a warning is in the document, over HTTP and over ZeroMQ."""
     with open_stack.client(host) as client:
         for document in (open_stack.http(host, "/healthz")[1], client.call("health")):
             assert document["secure"] is False

@@ -101,7 +101,7 @@ class Checkout:
         return path
 
     def run(self, command: str) -> Finished:
-        """Run a line as it stands."""
+        """Run a line as written."""
         done = subprocess.run(
             ["bash", "-c", command], cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False
         )

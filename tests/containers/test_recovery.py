@@ -83,7 +83,7 @@ class Writers:
 
 
 def observed(stack: Stack, host: str, calls: set[str]) -> dict[str, int]:
-    """Return how often each call took effect, as the agent's store tells."""
+    """Return how often each call took effect, by the agent's store."""
     with stack.client(host) as client:
         if host == "pc2":
             return {call: int(client.call("get_twin", user_id=call)["revision"]) for call in calls}
@@ -104,7 +104,7 @@ def started_at(stack: Stack, host: str) -> str:
 
 
 def in_touch_since(stack: Stack, moment: float) -> bool:
-    """Whether both hosts are ready and UMRA was heard on mainpc after a moment."""
+    """Whether both hosts are ready and mainpc received a heartbeat of UMRA after a moment."""
     if any(stack.http(host, "/readyz")[0] != 200 for host in ("mainpc", "pc2")):
         return False
     with stack.client("mainpc") as client:

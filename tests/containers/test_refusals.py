@@ -1,4 +1,4 @@
-"""Strangers are refused within 2 s, told why, and named in the log."""
+"""Unknown clients are refused within 2 s with the cause, and named in the log."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def assert_logged(stack: Stack, host: str, *causes: str, **fields: str) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_plain_client_is_refused(stack: Stack, host: str) -> None:
-    """Without CURVE nobody gets in, and the client is told that the server is encrypted."""
+    """A client without CURVE is refused, and gets the error that the server is encrypted."""
     error = refusal(UnencryptedAddress(stack.zmq_address(host)))
     assert isinstance(error, SecurityMismatch)
     assert "SECURE_ZMQ" in str(error)

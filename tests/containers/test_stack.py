@@ -9,7 +9,7 @@ from tests.containers.stack import AGENTS, HTTP_PORTS, ZMQ_PORTS, Stack
 from tests.waiting import wait_until
 
 PUBLIC = {"server.key", "client.key", "operator.key"}
-FOLLOWED = {f"trust/{name}.key" for name in (*AGENTS.values(), "operator")}  # told by mainpc
+FOLLOWED = {f"trust/{name}.key" for name in (*AGENTS.values(), "operator")}  # received from mainpc
 INNER = {
     "mainpc": {"enrolled", "enrolled/revoked", "invites"},
     "pc2": {"trust", "trust/revoked", *FOLLOWED},
@@ -69,7 +69,7 @@ def test_keys_and_program_can_not_be_written(stack: Stack, host: str, target: st
 
 @pytest.mark.parametrize("host", FOLDERS)
 def test_a_host_may_write_one_folder_of_public_keys(stack: Stack, host: str) -> None:
-    """mainpc lists whom it let in, pc2 what mainpc told it; neither reaches its own secret, nor certs-init's files."""
+    """mainpc lists the keys it enrolled, pc2 those received; neither reaches its own secret, nor certs-init's files."""
     mounts = stack.container(host).attrs["Mounts"]
     writable = {mount["Destination"] for mount in mounts if mount["RW"]}
     assert writable == {"/var/lib/twinhost", f"/certificates/{WRITTEN[host]}"}
@@ -114,7 +114,7 @@ def test_health_says_what_was_checked(stack: Stack, host: str) -> None:
 
 @pytest.mark.parametrize("host", FOLDERS)
 def test_logs_are_events_and_never_show_a_secret(stack: Stack, host: str) -> None:
-    """Every line is a JSON event, and no secret half stands in any."""
+    """Every line is a JSON event, and none has a secret key."""
     log = stack.logs(host)
     assert log.strip()
     for line in log.splitlines():

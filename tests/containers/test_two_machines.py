@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent]
 
 @pytest.fixture
 def walk(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Walk]:
-    """Two checkouts, each with the `.env` of the page; the bridge's address stands for that of both machines."""
+    """Two checkouts, each with the `.env` of the page; the bridge's address is used for both machines."""
     address = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
     shown = shown_settings()
     settings = {name: address for name in shown if name != "TWINHOST_HOST"}
@@ -54,7 +54,7 @@ def test_the_life_of_a_key_by_its_page(walk: Walk) -> None:
         {
             ("key_authorized", UMRA),
             ("invitation_used", UMRA),
-        },  # told as it takes effect, which may come after its cause
+        },  # logged as it takes effect, which may come after its cause
         {("key_rotated", "SystemDigitalTwin")},
         {("key_rotated", UMRA)},
         {("key_rotated", "operator")},

@@ -1,4 +1,4 @@
-"""What stands on the wire: nothing readable with SECURE_ZMQ=1; with 0 everything, so the capture is known to work."""
+"""What is on the wire: nothing readable with SECURE_ZMQ=1; with 0 everything, so the capture is known to work."""
 
 import io
 import tarfile
@@ -67,7 +67,7 @@ def exchange(stack: Stack) -> None:
 
 
 def test_with_security_the_wire_holds_no_plaintext(engine: docker.DockerClient, stack: Stack) -> None:
-    """The CURVE greeting and all the bytes are there, and not a word of the requests."""
+    """The CURVE greeting and all the bytes are there, and nothing of the requests."""
     with capture(engine, stack, "pc2") as tap:
         exchange(stack)
         wait_until(lambda: len(tap.bytes()) >= 2 * REQUEST_BYTES, 10, "as many bytes as request and reply have")

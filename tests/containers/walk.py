@@ -54,7 +54,7 @@ class Walk:
         self._line = next((line for line in done.out.splitlines() if line.startswith("twinhost://")), self._line)
         if "join-token" in command:
             self._token = done.out.strip()
-        if "request" in command:  # what that machine shows beside the file, to be told by another way
+        if "request" in command:  # what that machine shows beside the file, to be passed on another way
             self._fingerprint = re.findall(r"SHA256:[A-Za-z0-9+/]{43}", done.err)[0]
         self.done.append((host, command, done))
         if host == "pc2" and ("up -d" in command or "--replace" in command):

@@ -1,4 +1,4 @@
-"""An agent of your own: it greets, tells mainpc of it, and asks pc2 what it remembers of somebody."""
+"""An agent of your own: it greets, publishes an event to mainpc, and asks pc2 what it remembers of a person."""
 
 import sys
 from concurrent.futures import Future

@@ -65,11 +65,11 @@ class House:
         return {host: int(self.stack.execute(host, "python", "-c", _RESIDENT).out) * 1_024 for host in HOSTS}
 
     def healthy(self, since: float, ahead_s: float) -> bool:
-        """Return whether both agents say that all is well, and mainpc heard of pc2's after a moment.
+        """Return whether both agents report healthy, and mainpc received a heartbeat of pc2's after a moment.
 
         Args:
             since: the moment, by this machine's clock.
-            ahead_s: by how much mainpc's clock is ahead; what it heard before it was turned does not count.
+            ahead_s: by how much mainpc's clock is ahead; what it received before the clock change does not count.
         """
         try:
             if any(self.stack.http(host, "/readyz")[0] != 200 for host in HOSTS):
@@ -105,7 +105,7 @@ class House:
             folder: for the ledgers.
             within_s: how soon both agents are to be healthy after it, in seconds.
             refuses: whether changes may be refused for want of space, which leaves nothing of them.
-            remark: what else is to be told of it.
+            remark: what else the report has on it.
 
         Returns:
             The clients that wrote through it, at their end.

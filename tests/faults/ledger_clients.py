@@ -201,7 +201,7 @@ class LedgerClients:
 
 
 def times_made(clients: Mapping[str, Client], by: str) -> Counter[str]:
-    """Return how often each change took effect, as both agents tell an operator.
+    """Return how often each change took effect, as both agents report to an operator.
 
     Args:
         clients: an operator's, by host.

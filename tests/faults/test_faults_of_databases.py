@@ -1,4 +1,4 @@
-"""A corrupted database is found, told of, kept, and replaced by the last backup with one command; a loss is counted."""
+"""A corrupted database is reported, kept, and replaced by the last backup with one command; a loss is counted."""
 
 import json
 import random

@@ -48,7 +48,7 @@ def rotating(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_key_of_one_who_writes_is_revoked(house: House, tmp_path: Path, chance: random.Random) -> None:
-    """What it was told is kept is there once; a second after the command nothing more is; others notice nothing."""
+    """What was acknowledged is stored once; a second after the command nothing more is; others notice nothing."""
     stack, later_s = house.stack, chance.uniform(0, 1)
     with kept(stack, "certs-init") as tree, kept(stack, "certs-init", *ANOTHER_TREE) as other_machine:
         site = Site(stack, tree, other_machine, tmp_path / "copies")

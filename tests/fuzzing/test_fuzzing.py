@@ -12,7 +12,7 @@ from tests.fuzzing.mutation import Mutator
 
 
 def test_ten_thousand_inputs(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the decoders and of the port: no crash, no hang, no growth; seed, counts, and hashes are told."""
+    """Of the decoders and of the port: no crash, no hang, no growth; seed, counts, and hashes are reported."""
     monkeypatch.setattr("sys.argv", ["fuzz", "--inputs", "10000"])
     status = main()
     told = capfd.readouterr()
@@ -33,7 +33,7 @@ def test_a_seed_makes_the_same_inputs_again() -> None:
 
 
 def test_a_crash_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anything but the documented errors is one, and its input is told."""
+    """Anything but the documented errors is one, and its input is reported."""
 
     def fail(_: str) -> int:
         raise LookupError

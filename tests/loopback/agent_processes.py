@@ -94,7 +94,7 @@ class AgentProcess:
         return status
 
     def terminate(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Tell it to stop, and return the exit status."""
+        """Stop it, and return the exit status."""
         self.send(number)
         return self.wait()
 

@@ -30,7 +30,7 @@ def endpoint(socket: "Socket") -> str:
 
 
 class Clients:
-    """Sockets of a Context of their own, kept open until the test is over; each sends one message at once."""
+    """Sockets of a Context of their own, kept open until the test ends; each sends one message at once."""
 
     def __init__(self) -> None:
         self.context: Context = zmq.Context()
@@ -56,7 +56,7 @@ class Clients:
 
 
 def zap_handler(context: "Context", answer: Callable[[list[bytes]], list[bytes]]) -> "threading.Event":
-    """Answer every ZAP question on a Context from a thread; the event tells that one was asked."""
+    """Answer every ZAP question on a Context from a thread; the event is set once one was asked."""
     asked = threading.Event()
     shadow: Context = zmq.Context.shadow(context.underlying)  # whose sockets `context.destroy()` leaves to this thread
     socket = shadow.socket(zmq.REP)

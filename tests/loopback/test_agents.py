@@ -1,4 +1,4 @@
-"""Both agents as processes: they find each other, start only where they can serve, and stop when told."""
+"""Both agents as processes: they find each other, start only where they can serve, and stop on SIGTERM."""
 
 import asyncio
 import json

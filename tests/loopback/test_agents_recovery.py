@@ -132,7 +132,7 @@ def refused(client: Client) -> bool:
 @pytest.mark.parametrize("name", [SDT, UMRA])
 @pytest.mark.parametrize("kind", ["a file that may not grow", "a full tmpfs"])
 def test_a_full_disk_refuses_writes_serves_reads_and_passes(hosts: Hosts, name: str, kind: str) -> None:
-    """`store_unavailable` and red health while there is no space; both are over by themselves when there is some."""
+    """`store_unavailable` and red health while there is no space; both end by themselves when there is some."""
     with hosts.small_volume(name) if kind == "a full tmpfs" else nullcontext() as volume:
         agent = hosts.start(name).wait_until_serving()
         with hosts.client(name) as client, agent:

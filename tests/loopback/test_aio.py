@@ -120,7 +120,7 @@ def test_a_link_that_is_secured_on_one_side_is_refused(
 
 
 def test_a_mute_or_absent_server_is_unreachable_at_the_deadline(peer_keys: KeyPair) -> None:
-    """ServerUnreachable when the time is over, whether somebody listens or not."""
+    """ServerUnreachable at the timeout, whether somebody listens or not."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         server = SecuredAddress(address, peer_keys, new_pair().public)
@@ -129,7 +129,7 @@ def test_a_mute_or_absent_server_is_unreachable_at_the_deadline(peer_keys: KeyPa
 
 
 def test_a_refused_client_may_call_again(agent: ServedAgent, stranger_keys: KeyPair, home: Path) -> None:
-    """After a refusal the connection is made anew; once the key is listed, the same client comes through."""
+    """After a refusal the client reconnects; once the key is listed, the same client comes through."""
 
     async def use(client: AsyncClient) -> None:
         for _ in range(2):

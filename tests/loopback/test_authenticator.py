@@ -72,7 +72,7 @@ def test_a_context_has_one_handler(context: "Context", authenticator: Authentica
 
 
 def test_pyzmqs_handler_counts_as_one(context: "Context", peers: AuthorizedPeers) -> None:
-    """An agent that started pyzmq's authenticator on the same Context is told so."""
+    """An agent that started pyzmq's authenticator on the same Context gets an error that says so."""
     other = ThreadAuthenticator(context)
     other.start()
     try:

@@ -73,7 +73,7 @@ def dealer(context: "Context", served: ServedAgent, peer_keys: KeyPair) -> Itera
 
 
 def exchange(socket: "zmq.Socket[bytes]", *frames: bytes) -> dict[str, Any]:
-    """Send one message, and return the reply's JSON object, which stands in its last frame."""
+    """Send one message, and return the reply's JSON object, which is its last frame."""
     socket.send_multipart(frames)
     reply: dict[str, Any] = json.loads(socket.recv_multipart()[-1])
     return reply

@@ -31,7 +31,7 @@ def mainpc(hosts: Hosts) -> AgentProcess:
 
 @pytest.fixture
 def publisher(hosts: Hosts, mainpc: AgentProcess) -> Iterator[Publisher]:
-    """pc2's agent, which has something to tell."""
+    """pc2's agent, which has events to deliver."""
     with hosts.client(SDT, by=UMRA) as client:
         yield Publisher(client)
 
@@ -56,7 +56,7 @@ def kept(client: Client) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("secure", [True, False], ids=["secured", "open"])
 def test_what_happens_is_shown_as_it_comes(tmp_path: Path, secure: bool) -> None:
-    """An event, an error, and an agent that registers, which nobody keeps: only the feed tells of that."""
+    """An event, an error, and an agent that registers, which is not stored: only the feed has it."""
     with Hosts(tmp_path, secure=secure) as hosts, hosts.client(SDT, by=UMRA) as client:
         hosts.start(SDT).wait_until_serving()
         publisher = Publisher(client)
@@ -142,7 +142,7 @@ def test_events_and_errors_are_in_one_order(hosts: Hosts, publisher: Publisher, 
 
 
 def test_without_since_it_begins_now(hosts: Hosts, publisher: Publisher) -> None:
-    """What had happened before is not told."""
+    """Earlier events are not shown."""
     publisher.many(30)
     before = publisher.ledger[-1][1]
     with Watch(hosts, "--json") as watch:
@@ -152,7 +152,7 @@ def test_without_since_it_begins_now(hosts: Hosts, publisher: Publisher) -> None
 
 
 def test_json_is_one_object_a_line(hosts: Hosts, publisher: Publisher) -> None:
-    """The very document that mainpc answers with, and its topic; ASCII, whatever stands in it."""
+    """The very document that mainpc answers with, and its topic; ASCII, whatever its content."""
     with Watch(hosts, "--json") as watch, hosts.client(SDT) as client:
         publisher.probe(watch)
         line = watch.wait_for(publisher.one(event_type=HOSTILE, data={HOSTILE: "mahalag\u00e1 \U0001f604"}))

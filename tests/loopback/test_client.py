@@ -27,7 +27,7 @@ from twinhost.store.database import Database
 
 
 class Killed(BaseException):
-    """What stands for `kill -9` between the commit and the reply."""
+    """Stands in for `kill -9` between the commit and the reply."""
 
 
 class DiesAfterCommit:

@@ -261,7 +261,7 @@ def test_no_caller_keeps_everybody_busy(asked: Asked) -> None:
 
 
 def test_asking_again_for_the_same_counts_as_well(asked: Asked) -> None:
-    """Each is owed an answer of its own, and their number is bounded."""
+    """Each has a pending answer of its own, and their number is bounded."""
     first = asked.send("x", request_id="1")
     for _ in range(MAX_OF_A_CALLER - 1):
         assert asked.send("x", request_id="1") is first

@@ -1,4 +1,4 @@
-"""Two code excerpts of the mission document, as they stand there, in processes of their own."""
+"""Two code excerpts of the mission document, as written there, in processes of their own."""
 
 import os
 import subprocess

@@ -78,7 +78,7 @@ class Site:
         return self.certs_init("join", "-", *options, root=self.trees / tree, host=host, stdin=f"{line}\n")
 
     def authorized(self, fingerprint: str) -> bool:
-        """Return whether mainpc's log tells of a key that came in."""
+        """Return whether mainpc's log records a key that was accepted."""
         return any(entry["fingerprint"] == fingerprint for entry in self.server.logged("peer_authorized"))
 
     def client(self, tree: str, folder: str) -> Client:
@@ -87,7 +87,7 @@ class Site:
         return Client(SecuredAddress(self.hosts.config.agent(SDT).endpoint, keys.own_keys, keys.public_key()))
 
     def causes(self, fingerprint: str) -> set[str]:
-        """Wait until mainpc's log tells of handshakes of a key that it refused, and return why it did."""
+        """Wait until mainpc's log records refused handshakes of a key, and return the causes."""
 
         def told() -> set[str]:
             entries = self.server.logged("handshake_refused")
@@ -96,7 +96,7 @@ class Site:
         return wait_until(told, PATIENCE_S, "mainpc logs the refusal")
 
     def enrolled(self) -> list[str]:
-        """Return the names of those whom mainpc let in itself."""
+        """Return the names of the keys that mainpc enrolled itself."""
         return sorted(path.stem for path in (self.hosts.keys / "mainpc/enrolled").glob("*.key"))
 
 
@@ -162,7 +162,7 @@ def test_the_key_is_good_for_as_long_as_mainpc_says(site: Site) -> None:
 
 
 def test_a_second_operator_may_do_what_an_operator_may(site: Site) -> None:
-    """The role stands in the invitation, and nobody but mainpc can change it."""
+    """The role is part of the invitation, and only mainpc can change it."""
     assert site.join(site.invite("Ops", role="operator")).status == 0
     with site.client("new", "Ops") as client:
         names = {peer["name"] for peer in client.call("get_peers")["peers"]}
@@ -369,7 +369,7 @@ def test_killed_at_any_moment_the_next_run_joins(site: Site, first: int) -> None
 
 
 def assert_joined(site: Site, tree: Path, pending: set[bytes]) -> None:
-    """The machine is let in with one secret, the one that was made first; nothing is left half-way."""
+    """The machine is enrolled with one secret, the one that was made first; nothing is left half-way."""
     assert site.certs_init("verify", root=tree).lines == [f"{tree}: 1 folders are right"]
     secrets = [name for name in files(tree) if "secret" in name or "next" in name or "installing" in name]
     assert secrets == [f"{SOMEBODY}/{SOMEBODY}.key_secret"]
@@ -404,7 +404,7 @@ def killed_at(site: Site, line: str, tree: Path, step: int, after: str = "") -> 
 
 
 def join_and_die(site: Site, line: str, tree: Path, at_step: int, after: str) -> None:
-    """Join, killed without a word before a step that touches the tree; meant for a process of its own.
+    """Join, killed before a step that changes the tree; meant for a process of its own.
 
     Steps are counted once a file that is named `after` came into being.
     """

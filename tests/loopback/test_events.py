@@ -1,4 +1,4 @@
-"""Events between processes: on disk before they are acknowledged, heard at once, and asked for by who was away."""
+"""Events between processes: on disk before they are acknowledged, received at once, and fetched later."""
 
 import json
 import threading
@@ -48,7 +48,7 @@ def open_hosts(tmp_path: Path) -> Iterator[Hosts]:
 def subscribed(
     hosts: Hosts, *topics: bytes, by: str = UMRA, probed: Sequence[bytes] | None = None
 ) -> Iterator[Subscriber]:
-    """Subscribe to the feed of mainpc, and wait until it is heard; only some topics can be probed."""
+    """Subscribe to the feed of mainpc, and wait until a probe arrives; only some topics can be probed."""
     subscriber = Subscriber(feed_address(hosts, by), topics)
     subscriber.start()
     try:
@@ -86,7 +86,7 @@ def error(error_id: str, agent: str = UMRA) -> dict[str, Any]:
 
 
 def heard(subscriber: Subscriber) -> tuple[bytes, dict[str, Any]]:
-    """Return the next event, which has every field that the feed's schema tells of, and no other."""
+    """Return the next event, which has every field of the feed's schema, and no other."""
     event = subscriber.get(PATIENCE_S)
     assert event is not None
     told = json.loads(event.payload)
@@ -174,7 +174,7 @@ def test_connections_and_trust_changes_are_notified(hosts: Hosts) -> None:
 
 
 def test_nobody_speaks_for_another(hosts: Hosts) -> None:
-    """The name in the event is that of the key; nothing of a refused one is kept or heard."""
+    """The name in the event is that of the key; nothing of a refused one is stored or received."""
     hosts.start(SDT).wait_until_serving()
     with subscribed(hosts, b"EVENT:") as subscriber, hosts.client(SDT, by=UMRA) as client:
         for name in (SDT, "SomebodyElse"):
@@ -188,7 +188,7 @@ def test_nobody_speaks_for_another(hosts: Hosts) -> None:
 
 
 def test_propagate_and_ttl_mean_what_they_say(hosts: Hosts) -> None:
-    """Kept and not sent; sent, and not told any more once its time is over."""
+    """Stored and not sent; sent, and no longer returned once it has expired."""
     hosts.start(SDT).wait_until_serving()
     with subscribed(hosts, b"EVENT:") as subscriber, hosts.client(SDT, by=UMRA) as client:
         quiet = publish(client, "quiet", propagate=False)
@@ -201,7 +201,7 @@ def test_propagate_and_ttl_mean_what_they_say(hosts: Hosts) -> None:
 
 
 def test_who_was_away_asks_for_what_it_missed(hosts: Hosts) -> None:
-    """From the last number that it heard on, over a restart of mainpc: heard and asked for together are everything."""
+    """From the last received number, across a restart of mainpc: received and fetched events together are complete."""
     agent = hosts.start(SDT).wait_until_serving()
     with hosts.client(SDT, by=UMRA) as client:
         with subscribed(hosts, b"EVENT:") as subscriber:

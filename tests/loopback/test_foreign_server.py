@@ -21,7 +21,7 @@ Ask = Callable[[UnencryptedAddress], Reply]
 
 @contextmanager
 def answering(answer: Callable[[bytes], bytes]) -> Iterator[UnencryptedAddress]:
-    """Serve a ROUTER that answers whatever it is told to."""
+    """Serve a ROUTER that answers whatever the test sets."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = context.socket(zmq.ROUTER)
     router.linger = 0
@@ -108,6 +108,6 @@ def test_an_error_of_another_form_is_still_an_error(
 
 @both
 def test_a_reply_without_a_status_is_returned(ask: Ask) -> None:
-    """What a reply holds is the caller's business; older agents have their own words for success."""
+    """What a reply holds is the caller's business; older agents have their own success statuses."""
     with answering(to_the_id({"SUCCESS": 1})) as server:
         assert ask(server)["SUCCESS"] == 1

@@ -41,7 +41,7 @@ def test_a_secured_agent_greets_with_curve(agent: ServedAgent) -> None:
 
 
 def test_an_open_agent_greets_with_null(open_agent: ServedAgent) -> None:
-    """This tells an open server from a wrong pin."""
+    """This distinguishes an open server from a wrong pin."""
     assert mechanism_of(open_agent.address) == "NULL"
 
 

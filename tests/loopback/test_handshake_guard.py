@@ -1,4 +1,4 @@
-"""A stranger's handshake is small, or it is cut: before it is over a connection may cost next to nothing."""
+"""A stranger's handshake is small, or it is cut: before it completes a connection may cost next to nothing."""
 
 import os
 import signal

@@ -44,7 +44,7 @@ def identity(keys: KeyPair) -> dict[str, Any]:
 
 @pytest.fixture
 def operator_keys(home: Path) -> KeyPair:
-    """An operator whose key the agent knows, and whom others would like to be."""
+    """An operator whose key the agent knows, and which others try to impersonate."""
     keys = new_pair("operator", "operator", "operator")
     authorize(home, keys)
     return keys
@@ -85,7 +85,7 @@ def test_a_name_in_the_body_is_not_believed(client: Client, peer_keys: KeyPair) 
 
 
 def test_an_operator_is_granted_an_operators_action(operator_keys: KeyPair, agent: ServedAgent) -> None:
-    """The role that stands in the listed key file counts."""
+    """The role in the listed key file counts."""
     with Client(agent.secured(operator_keys)) as client:
         assert client.call("reset")["status"] == "ok"
 

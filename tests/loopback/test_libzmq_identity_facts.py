@@ -1,4 +1,4 @@
-"""What the code relies on of libzmq where it tells one peer and one event from another, pinned."""
+"""What the code relies on of libzmq to distinguish peers and events, pinned."""
 
 import pytest
 import zmq
@@ -18,7 +18,7 @@ REFUSE = [b"400", b"no", b"", b""]
 def test_the_handlers_answer_reaches_the_frame(
     context: "Context", clients: Clients, server_keys: KeyPair, peer_keys: KeyPair
 ) -> None:
-    """User-Id and each metadata property of a 200 stand on every message, beside the peer's address and descriptor."""
+    """User-Id and each metadata property of a 200 are on every message, beside the peer's address and descriptor."""
     questions: list[list[bytes]] = []
 
     def answer(frames: list[bytes]) -> list[bytes]:

@@ -88,7 +88,7 @@ def test_nobody_reports_for_pc2_but_pc2(hosts: Hosts) -> None:
 
 @pytest.mark.unified_memory_agent
 def test_a_mainpc_that_takes_no_metrics_is_still_in_touch(hosts: Hosts) -> None:
-    """Told once in the log; registration and heartbeats go on."""
+    """Logged once; registration and heartbeats continue."""
     path = Path(hosts.config.source)
     path.write_text(path.read_text().replace('"report_metrics", ', ""))
     _, pc2 = hosts.start_both()

@@ -110,7 +110,7 @@ def test_good_keys_come_back_with_the_descriptors(prepared: Path, peer_keys: Key
     peers, before = AuthorizedPeers([prepared]), inotify_instances()
     peers.watch()
     wait_until(lambda: inotify_instances() > before, PATIENCE_S, "the folders are followed")
-    time.sleep(2 * WATCH_IDLE_MS / 1_000)  # and the first looks are over
+    time.sleep(2 * WATCH_IDLE_MS / 1_000)  # and the first scans are done
     with no_descriptors():
         report = peers.reload()
         assert (report.authorized, report.removed[0].name) == ((), peer_keys.certificate.owner.name)

@@ -1,4 +1,4 @@
-"""Both agents as processes, cut off from each other and killed: what pc2 owes reaches mainpc once, and in order."""
+"""Both agents as processes, cut off and killed: pc2's undelivered events reach mainpc once, and in order."""
 
 import random
 import shutil
@@ -37,7 +37,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 
 def owe(hosts: Hosts) -> None:
-    """Owe mainpc what pc2's actions would, on the database of a pc2 that does not run: OWED numbered things."""
+    """Fill the outbox as pc2's actions would, on the database of a stopped pc2: OWED numbered events."""
     path = hosts.database(UMRA)
     with closing(sqlite3.connect(path)) as connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -53,13 +53,13 @@ def owe(hosts: Hosts) -> None:
 
 
 def indebted(hosts: Hosts) -> None:
-    """Let pc2 have run, and owe."""
+    """Run pc2 once, and fill its outbox."""
     hosts.start(UMRA).wait_until_serving().kill()
     owe(hosts)
 
 
 def told(client: Client) -> list[int]:
-    """Return the numbers of what mainpc has been told, in its order."""
+    """Return the numbers of the events that mainpc received, in its order."""
     events = client.call("get_events", limit=1_000)["events"]
     errors = client.call("get_errors", limit=1_000)["errors"]
     told = sorted((*events, *errors), key=lambda each: each["seq"])
@@ -124,7 +124,7 @@ def test_events_resent_by_pc2_are_counted_once(hosts: Hosts) -> None:
 
 
 def test_while_mainpc_is_gone_pc2_serves_and_says_what_waits(hosts: Hosts) -> None:
-    """Nothing is red but `ready`; a start of pc2 is owed as every other thing is, and told after the heal."""
+    """Nothing is red but `ready`; a start of pc2 is queued like any other event, and delivered after the heal."""
     indebted(hosts)
     pc2 = hosts.start(UMRA).wait_until_serving()
     with hosts.client(UMRA) as client:
@@ -163,7 +163,7 @@ def test_samples_taken_without_mainpc_are_in_history_once(hosts: Hosts) -> None:
     assert mainpc.terminate() == 0
     moments, counted = history_of_pc2(hosts)
     assert len(moments) == counted
-    assert len([moment for moment in moments if moment < healed]) >= owed - 2 >= 20  # two tell that pc2 has started
+    assert len([moment for moment in moments if moment < healed]) >= owed - 2 >= 20  # two report that pc2 has started
 
 
 def of_pc2(client: Client) -> dict[str, Any]:

@@ -31,7 +31,7 @@ LONG_S = 30.0  # a deadline that a refusal must not need
 
 @pytest.fixture
 def mute_address() -> Iterator[str]:
-    """Something that accepts TCP connections and never says a word."""
+    """A server that accepts TCP connections and never sends a byte."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -81,7 +81,7 @@ def test_a_listed_name_does_not_help_an_unlisted_key(agent: ServedAgent, peer_ke
 
 
 def test_a_plain_client_is_refused(agent: ServedAgent) -> None:
-    """A client without CURVE: SecurityMismatch, and not a word of its request was read."""
+    """A client without CURVE: SecurityMismatch, and nothing of its request was read."""
     error = refusal(agent.unencrypted())
     assert type(error) is SecurityMismatch
     assert "wants CURVE and this client is not encrypted" in str(error)
@@ -112,7 +112,7 @@ def test_a_handshake_that_failed_has_its_address(agent: ServedAgent, said: bytes
 
 
 def test_a_wrong_server_pin_is_refused(agent: ServedAgent, peer_keys: KeyPair) -> None:
-    """The server is not whom the client pinned: WrongServerKey, which says `most likely` and names the other cause."""
+    """The server is not the pinned one: WrongServerKey, which says `most likely` and names the other cause."""
     pin = new_pair("SystemDigitalTwin", "mainpc").public
     error = refusal(SecuredAddress(agent.address, peer_keys, pin))
     assert type(error) is WrongServerKey
@@ -153,7 +153,7 @@ def test_mismatched_halves_are_refused_by_the_server(
 
 
 def test_a_mute_server_is_unreachable_at_the_deadline(mute_address: str, peer_keys: KeyPair) -> None:
-    """A TCP port that never speaks: ServerUnreachable when the time is over, and how far it came."""
+    """A TCP port that never speaks: ServerUnreachable at the timeout, and how far it came."""
     error = refusal(SecuredAddress(mute_address, peer_keys, new_pair().public), deadline_s=1.0)
     assert type(error) is ServerUnreachable
     assert "within 1 s: the TCP connection was made but no handshake followed" in str(error)
@@ -161,7 +161,7 @@ def test_a_mute_server_is_unreachable_at_the_deadline(mute_address: str, peer_ke
 
 @pytest.mark.parametrize("secure", [True, False])
 def test_nobody_there_is_unreachable_at_the_deadline(vacant_address: str, peer_keys: KeyPair, secure: bool) -> None:
-    """A port at which nobody listens: ServerUnreachable when the time is over."""
+    """A port at which nobody listens: ServerUnreachable at the timeout."""
     server: ServerAddress = UnencryptedAddress(vacant_address)
     if secure:
         server = SecuredAddress(vacant_address, peer_keys, new_pair().public)

@@ -58,7 +58,7 @@ def neighbour_keys(home: Path) -> KeyPair:
 
 
 class Counting(threading.Thread):
-    """A neighbour that adds one again and again, and knows how often it was told that it was done."""
+    """A neighbour that adds one repeatedly, and counts the acknowledgements."""
 
     def __init__(self, agent: ServedAgent, keys: KeyPair) -> None:
         super().__init__(name="neighbour")
@@ -324,7 +324,7 @@ class _Spied:
 
 
 def test_libzmq_reports_no_descriptor_with_a_handshake(context: "zmq.Context[zmq.Socket[bytes]]") -> None:
-    """HANDSHAKE_SUCCEEDED carries 0 and the server's own endpoint: who has been silent since can't be told by it."""
+    """HANDSHAKE_SUCCEEDED carries 0 and the server's own endpoint: it identifies no silent peer."""
     server = context.socket(zmq.ROUTER)
     monitor = server.get_monitor_socket(zmq.Event.HANDSHAKE_SUCCEEDED)
     server.bind("tcp://127.0.0.1:*")

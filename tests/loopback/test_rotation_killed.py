@@ -96,7 +96,7 @@ def test_an_agent_killed_amid_a_rotation_completes_it(site: Site, whose: str, vi
 
 
 def test_an_agent_unknown_after_a_restart_is_waited_for(site: Site) -> None:
-    """mainpc has forgotten how far pc2 follows; the key is not changed before it has been told of the next one."""
+    """mainpc has forgotten how far pc2 follows; the key is not changed before pc2 has received the next one."""
     site.agents[UMRA].send(signal.SIGSTOP)
     site.restart(SDT)
     site.agents[SDT].wait_until_serving()
@@ -115,7 +115,7 @@ def test_an_agent_unknown_after_a_restart_is_waited_for(site: Site) -> None:
     def run() -> None:
         try:
             rotate_server(layout, site.hosts.config, say)
-        except Exception as error:  # noqa: BLE001 - told below
+        except Exception as error:  # noqa: BLE001 - reported below
             failures.append(error)
 
     thread = threading.Thread(target=run)

@@ -235,7 +235,7 @@ def test_without_a_pin_nothing_is_tried(agent: ServedAgent, peer_keys: KeyPair, 
 @both
 @pytest.mark.parametrize("pins", [1, 2])
 def test_an_open_server_is_no_way_out(open_agent: ServedAgent, peer_keys: KeyPair, kind: Kind, pins: int) -> None:
-    """However many pins there are to try: SecurityMismatch, and no word is said in the open."""
+    """However many pins there are to try: SecurityMismatch, and nothing is sent unencrypted."""
     trust = Trust(open_agent.address, peer_keys, *(next_key().public for _ in range(pins)))
     with kind(trust.server) as client, at_most(REFUSAL_S), pytest.raises(SecurityMismatch):
         client.call("add", amount=1, deadline_s=30.0)
@@ -275,7 +275,7 @@ def test_a_retired_pin_ends_a_connection_in_the_middle_of_a_call(
 def test_a_server_with_a_retired_key_gets_no_request(
     home: Path, server_keys: KeyPair, peer_keys: KeyPair, kind: Kind
 ) -> None:
-    """The call began while the key was good and nobody was there; who comes with the key later is told nothing."""
+    """The call began while the key was valid and no server was there; a later server with the key receives nothing."""
     first = ServedAgent(home, server_keys)
     trust = Trust(first.address, peer_keys, server_keys.public)
     with kind(trust.server) as client:

@@ -108,7 +108,7 @@ def test_a_reply_never_reaches_a_later_owner_of_a_routing_id(
 
 
 def test_a_connection_with_a_reused_descriptor_is_answered(agent: ServedAgent, peer_keys: KeyPair) -> None:
-    """The end of the older one may be heard of late: it is not taken for that of who has its descriptor now."""
+    """The end of the older one may be reported late: it is not attributed to the peer that has its descriptor now."""
     sessions = agent.server_socket.sessions
     assert isinstance(sessions, SecuredSessions)
     replies: list[dict[str, Any]] = []
@@ -133,7 +133,7 @@ def test_two_requests_get_both_replies_despite_end_events(
     context: Context,
     again: bool,
 ) -> None:
-    """Late word of an older connection on its descriptor, or one of its own that broke: it is the same peer."""
+    """A late event of an older connection on its descriptor, or of its own that broke: it is the same peer."""
     address, bound, collector = collected
     assert isinstance(bound.sessions, SecuredSessions)
 

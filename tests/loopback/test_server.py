@@ -71,7 +71,7 @@ def test_a_dealer_with_a_delimiter_is_served(connect: Connect) -> None:
 
 
 def name_of(connect: Connect, keys: KeyPair, routing_id: bytes) -> str:
-    """Return whom the agent takes a holder of `keys` for that has just taken over a routing-id."""
+    """Return the peer that the agent identifies for a holder of `keys` that has just taken over a routing-id."""
 
     def ask() -> (
         str | None

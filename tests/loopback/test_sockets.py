@@ -129,7 +129,7 @@ def test_a_connected_socket_is_not_made_a_client(context: "Context", server_keys
 
 
 def test_a_server_socket_is_not_made_a_client(context: "Context", server_keys: KeyPair, peer_keys: KeyPair) -> None:
-    """A socket has one role; the last word on it is checked."""
+    """A socket has one role; the last setting is checked."""
     socket = context.socket(zmq.DEALER)
     socket.curve_server = True
     secure_unconnected_client(socket, peer_keys, server_keys.public)

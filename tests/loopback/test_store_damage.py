@@ -67,7 +67,7 @@ def overwrite(path: Path, offset: int) -> None:
 
 @pytest.mark.parametrize("where", ["database", "log"])
 def test_a_damaged_memory_is_restored_by_one_command(hosts: Hosts, tmp_path: Path, where: str) -> None:
-    """Health is not ready from the start until the backup is in its place; the loss is told by count."""
+    """Health is not ready from the start until the backup is in its place; the loss is reported by count."""
     agent = hosts.start(UMRA).wait_until_serving()
     assert store_damage(agent) == {"ok": True, "detail": "ok"}
     write(hosts, "a", "b")
@@ -107,7 +107,7 @@ def test_a_damaged_memory_is_restored_by_one_command(hosts: Hosts, tmp_path: Pat
 
 
 def test_a_broken_word_index_is_rebuilt_in_place(hosts: Hosts) -> None:
-    """The rows it is made of are whole: the start costs none, and there is no loss to tell."""
+    """The rows it is made of are whole: the start costs none, and there is no loss to report."""
     agent = hosts.start(UMRA).wait_until_serving()
     with hosts.client(UMRA) as client:
         client.call("add_interaction", session_id="s", interaction_type="code", content="the gateway is open")

@@ -1,4 +1,4 @@
-"""What mainpc decides holds on the other host too: keys that were let in, and above all those that were revoked."""
+"""What mainpc decides holds on the other host too: keys that were enrolled, and above all those that were revoked."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ KNOWN_S = 2.0
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(tmp_path, heartbeat_s=5) as both:  # as shipped: what is told in time is told by the event feed
+    with Hosts(tmp_path, heartbeat_s=5) as both:  # as shipped: what arrives in time arrives by the event feed
         both.start_both()
         yield both
 

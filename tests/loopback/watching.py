@@ -155,7 +155,7 @@ def _settings(hosts: Hosts, by: str) -> Mapping[str, str]:
 
 
 def _read(descriptor: int, lines: list[str]) -> None:
-    """Gather lines until the other end is closed, which a terminal tells by an error."""
+    """Gather lines until the other end is closed, which a terminal reports as an error."""
     with os.fdopen(descriptor, "rb", buffering=0) as stream:
         rest = b""
         while True:

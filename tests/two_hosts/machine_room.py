@@ -1,4 +1,4 @@
-"""Two network namespaces joined by a veth pair, and an engine in each: two machines as far as a network can tell."""
+"""Two network namespaces joined by a veth pair, and an engine in each: two machines for the network."""
 
 import os
 import shutil

@@ -31,7 +31,7 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dela
         while piece := await reader.read(CHUNK_BYTES):
             pieces.put_nowait((loop.time() + delay_s, piece))
     except OSError:
-        pass  # broken off: the other end is told the same way
+        pass  # reset: the other end is reset the same way
     pieces.put_nowait((loop.time() + delay_s, b""))
     await asyncio.gather(sending, return_exceptions=True)
 

@@ -60,7 +60,7 @@ class Site:
         return json.loads(done.out)
 
     def fingerprints(self) -> dict[str, str]:
-        """Return whose keys mainpc and pc2 let in."""
+        """Return whose keys mainpc and pc2 accept."""
         return {key["name"]: key["fingerprint"] for key in self.ask("mainpc", "keys list")["keys"]}
 
     def up(self, *hosts: str) -> None:

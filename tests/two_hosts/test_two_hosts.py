@@ -110,7 +110,7 @@ def test_packets_are_lost(site: Site) -> None:
 
 
 def test_the_cable_is_long(site: Site) -> None:
-    """20 ms in each direction, by a relay that each is told as the other's address; keys and pins are as before."""
+    """20 ms in each direction, by a relay that each has as the other's address; keys and pins are as before."""
     routes = {
         ZMQ_PORTS["mainpc"]: f"{ADDRESSES['mainpc']}:{ZMQ_PORTS['mainpc']}",
         EVENTS_PORT: f"{ADDRESSES['mainpc']}:{EVENTS_PORT}",

@@ -48,7 +48,7 @@ def test_the_pages_steps_deploy_both(swarm: Site) -> None:
 
 
 def test_what_holds_a_container_in_is_as_before(swarm: Site) -> None:
-    """A read-only root, no capabilities, limits, a /tmp that runs nothing; not no-new-privileges, as its page tells."""
+    """A read-only root, no capabilities, limits, a /tmp that runs nothing; not no-new-privileges, as its page says."""
     look = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}"
     for machine in swarm.room.machines.values():
         held = machine.docker("inspect", "--format", look, task(machine)).stdout.strip()

@@ -76,7 +76,7 @@ def test_no_window_admits_more_than_its_limit(clock: Clock) -> None:
 
 
 def test_a_flood_writes_its_budget_of_log_lines(clock: Clock) -> None:
-    """Over an hour it is 50 lines and 5 a second; each tells how many were left out before it."""
+    """Over an hour it is 50 lines and 5 a second; each says how many were left out before it."""
     budget = LogBudget(clock)
     left_out = []
     for _ in range(36_000):

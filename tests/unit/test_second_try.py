@@ -91,7 +91,7 @@ def test_a_crash_of_one_process_of_several_fails_the_run(tmp_path: Path) -> None
 
 
 def test_a_suite_that_passes_is_as_before(tmp_path: Path) -> None:
-    """No list, and no word of a second try."""
+    """No list, and no mention of a second try."""
     status, lines = run(tmp_path, test_one=PASSES)
     assert (status, summary(lines)) == (0, "1 passed")
     assert not any("second try" in line for line in lines)

@@ -120,7 +120,7 @@ def certs_init(hosts: UpgradedHosts, *arguments: str) -> str:
 
 
 def test_keys_of_the_version_before_are_valid(hosts: UpgradedHosts) -> None:
-    """The tree verifies; an enrolled key that was rotated is let in, and a revoked one is not."""
+    """The tree verifies; an enrolled key that was rotated is accepted, and a revoked one is refused."""
     certs_init(hosts, "verify")
     for agent in (SDT, UMRA):
         with hosts.client(agent, by=MEMBER) as member:

@@ -13,7 +13,7 @@ import sys
 
 
 def ready() -> None:
-    """Tell the process that started this server that it is bound."""
+    """Notify the process that started this server that it is bound."""
     print("null", flush=True)
 
 

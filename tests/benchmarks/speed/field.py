@@ -37,8 +37,8 @@ class Field:
 
         Args:
             root: an empty folder.
-            authorised: keys that this project's server lets in.
-            wanted: whom to have; what the others would tell is not measured.
+            authorised: keys that this project's server accepts.
+            wanted: the servers to start; the others are not measured.
 
         Raises:
             Failed: this project's own server does not serve.
@@ -158,7 +158,7 @@ class Field:
         return target
 
     def _serve(self, name: str, process: Process, *, waits: bool = True) -> None:
-        """Keep a server, and wait until it is bound where it tells that; the others are waited for by their clients."""
+        """Keep a server, and wait until it is bound where it reports that; clients wait for the others."""
         self._stack.callback(process.stop)
         if waits:
             process.answer()

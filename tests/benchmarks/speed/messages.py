@@ -5,7 +5,7 @@ import json
 from tests.benchmarks.speed.task import ID_CHARACTERS, Task
 
 LOAD_AGENT = "load-agent"  # the caller
-READ_AGENT = "speech-agent"  # whom it asks about
+READ_AGENT = "speech-agent"  # the agent that it asks about
 REGISTRATION = {
     "agent_id": READ_AGENT,
     "agent_type": "speech",
@@ -24,7 +24,7 @@ def fields_of(task: Task) -> dict[str, str]:
 
 
 def around_the_id(task: Task) -> tuple[str, str]:
-    """Return what stands before and after the id in a request's JSON, written as the product's clients write it."""
+    """Return what is before and after the id in a request's JSON, written as the product's clients write it."""
     text = json.dumps({"action": task.action, "request_id": "", **fields_of(task)}, separators=(",", ":"))
     before, after = text.split('"",', 1)
     return f'{before}"', f'",{after}'

@@ -47,7 +47,7 @@ class Process:
         process = cls([sys.executable, "-m", "tests.benchmarks.speed.child", module, function], log)
         stdin = process._process.stdin
         assert stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # its end is told by answer()
+        with contextlib.suppress(BrokenPipeError):  # answer() reports its end
             stdin.write(f"{json.dumps(arguments)}\n")
             stdin.flush()
         return process
@@ -69,7 +69,7 @@ class Process:
         """Return what it says next.
 
         Raises:
-            Failed: it ended without a word; the end of its log is told.
+            Failed: it ended silently; the error has the end of its log.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

@@ -43,7 +43,7 @@ def lines(measured: Measured) -> list[Line]:
 
 
 def figure_rows(measured: Measured) -> list[tuple[str, ...]]:
-    """Return every figure: what, of whom, its unit, median, least, most, and rounds."""
+    """Return every figure: what, of which server, its unit, median, least, most, and rounds."""
     rows = []
     for name, values in measured.figures.items():
         spread = [f"{each:.4g}" for each in (statistics.median(values), min(values), max(values))]

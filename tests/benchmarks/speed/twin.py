@@ -39,7 +39,7 @@ class Twin:
 
         Args:
             root: an empty folder.
-            authorised: keys that are let in beside those of the two agents and the operator.
+            authorised: keys that are accepted beside those of the two agents and the operator.
             secure: False is SECURE_ZMQ=0.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What is measured, of whom, and what the figure is."""
+"""What is measured, of which server, and what the figure is."""
 
 from dataclasses import dataclass
 

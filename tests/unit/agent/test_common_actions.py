@@ -21,7 +21,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 
 def peers_of(client: Client) -> dict[str, dict[str, Any]]:
-    """Return what an agent tells of its peers, by name."""
+    """Return what an agent reports of its peers, by name."""
     return {peer["name"]: peer for peer in client.call("get_peers")["peers"]}
 
 

@@ -1,4 +1,4 @@
-"""Changed grants hold at once, and a slip in the file changes nothing but what is told."""
+"""Changed grants apply at once, and an error in the file changes nothing but the reports."""
 
 import json
 from collections.abc import Iterator, Mapping, Set
@@ -29,7 +29,7 @@ BROKEN = {
 
 
 class Watched:
-    """A configuration file, the grants that follow it, and what was told."""
+    """A configuration file, the grants that follow it, and what was reported."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -41,7 +41,7 @@ class Watched:
         self.watch = GrantsWatch(str(self.path), self.grants, self.note)
 
     def note(self, fault: str | None, by_role: Mapping[str, Set[str]]) -> None:
-        """Keep what is told; on the watch's thread, which is ahead of the test's by then."""
+        """Keep what is reported; on the watch's thread, which is ahead of the test's by then."""
         self.told.append(fault)
         self.told_of.append(by_role)
 
@@ -75,7 +75,7 @@ def running(watched: Watched) -> Iterator[Watched]:
 
 
 def test_changed_grants_apply_and_are_reported_once(watched: Watched) -> None:
-    """A look that finds the same tells nothing."""
+    """A scan that finds the same reports nothing."""
     watched.watch.look()
     assert watched.told == []
     watched.write(agent=["reset"])

@@ -1,4 +1,4 @@
-"""A host's keys: whom it knows from where, how it reaches an agent, and what it warns of."""
+"""A host's keys: the source of each, how it reaches an agent, and what it warns of."""
 
 import time
 from pathlib import Path
@@ -95,7 +95,7 @@ def test_an_agent_is_reached_with_current_pair_and_pins(settings: Settings) -> N
 
 
 def test_an_agent_whose_key_has_ended_is_not_talked_to(settings: Settings) -> None:
-    """Expiry counts on both sides: who found the secret of a key that is over can't play mainpc with it."""
+    """Expiry counts on both sides: whoever found the secret of an expired key can't impersonate mainpc with it."""
     server = folder_of(settings) / "server.key"
     pair = KeyPair.generate(load_certificate(server).owner)
     server.unlink()

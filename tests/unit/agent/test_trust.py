@@ -1,4 +1,4 @@
-"""Whom mainpc says to trust: the document, and the folder that follows it."""
+"""mainpc's trust document, and the folder that follows it."""
 
 import os
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def test_the_document_says_what_lies_in_the_folders(tmp_path: Path, folder: Path
 
 
 def test_the_revision_changes_exactly_with_the_content(tmp_path: Path) -> None:
-    """A host asks for the document when it is told of another revision, so each change must be one."""
+    """A host fetches the document when it is notified of another revision, so each change must be one."""
     revisions = [document_of(read_folders([tmp_path])).revision]
 
     def assert_another() -> None:
@@ -141,7 +141,7 @@ def test_a_revocation_once_received_is_never_undone(folder: Path) -> None:
 
 
 def test_a_key_that_can_not_be_written_delays_no_revocation(folder: Path) -> None:
-    """It is told, and the revoked are out all the same."""
+    """It is reported, and revoked keys are refused all the same."""
     follower = TrustFolder(folder, REFUSE)
     (folder / f"{OLD.certificate.owner.name}.key").mkdir()
     with pytest.raises(OSError, match="directory"):
@@ -283,7 +283,7 @@ def test_the_next_key_is_there_before_the_current_one_changes(folder: Path, monk
 
 
 def test_a_folder_that_can_not_be_written_says_so(folder: Path) -> None:
-    """The link tells it; the files that are there stay."""
+    """The link reports it; existing files stay."""
     follower = TrustFolder(folder, REFUSE)
     follower.apply(document((OTHER,)))
     (folder / "agent.key").mkdir()
@@ -294,7 +294,7 @@ def test_a_folder_that_can_not_be_written_says_so(folder: Path) -> None:
 
 @pytest.mark.parametrize("place", ["trust", "trust/revoked"])
 def test_a_folder_that_can_not_be_created_stops_the_start(tmp_path: Path, place: str) -> None:
-    """A file stands in its place."""
+    """A file is in its place."""
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).touch()
     with pytest.raises(ConfigurationError, match=f"{tmp_path / place} can't be created"):

@@ -137,7 +137,7 @@ class Mainpc:
 
 
 def add_agent(database: Database, audit: AuditLog, name: str) -> None:
-    """Register one more, and tell of it in the log."""
+    """Register one more, and log it."""
     with database.transaction():
         Registry(database, 60).put(_agent(name))
         audit.record(Event.KEY_AUTHORIZED, name=name, host="pc2")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.thorough
 
 _CHANGES = frozenset(
     {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
-)  # Python tells its audit hooks before (PEP 578)
+)  # Python notifies its audit hooks before (PEP 578)
 _MOST_STEPS = 200  # more than there are
 
 

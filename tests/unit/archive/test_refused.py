@@ -78,7 +78,7 @@ def test_a_bit_that_flipped_anywhere_is_noticed(
 
 
 def test_a_changed_moment_is_noticed(there: Mainpc, archive: bytes) -> None:
-    """Of what nothing else depends on, the digest at the end tells."""
+    """Where nothing else depends on it, the digest at the end detects it."""
     assert_refused(there, archive.replace(b'"moment": "2', b'"moment": "3', 1), "digest does not match its bytes")
 
 
@@ -168,7 +168,7 @@ def test_another_format_or_host_is_refused(there: Mainpc, archive: bytes) -> Non
 def test_an_archives_text_cannot_pose_as_the_commands_output(
     there: Mainpc, archive: bytes, field: str, value: str
 ) -> None:
-    """What its manifest says is told in one short line, without a character that a terminal would obey."""
+    """What its manifest says is shown in one short line, without a character that a terminal would obey."""
     found = members_of(archive)
     for version in (1, 2):
         told = msgspec.json.encode({**msgspec.json.decode(found[MANIFEST]), "version": version, field: value})
@@ -206,7 +206,7 @@ def changed_database(archive: bytes, tmp_path: Path, *statements: str) -> bytes:
 def test_a_database_that_this_program_did_not_make_is_refused(
     there: Mainpc, archive: bytes, tmp_path: Path, statement: str, why: str
 ) -> None:
-    """Its schema is compared word for word, since a trigger acts on every later write; it anchors the log."""
+    """Its schema is compared literally, since a trigger acts on every later write; it anchors the log."""
     assert_refused(there, changed_database(archive, tmp_path, statement), why)
 
 

@@ -243,7 +243,7 @@ def test_in_one_tree_the_other_hosts_folder_stays(here: Mainpc) -> None:
 
 
 def test_what_was_revoked_here_since_stays_revoked(here: Mainpc) -> None:
-    """An older list does not let anybody in again whom this machine knows to keep out; it says how many, and whose."""
+    """An older list readmits no key that this machine knows to be revoked; it says how many, and whose."""
     archive = here.backup()
     keys = [load_key_pair(here.keys / name) for name in ("pc2/client.key_secret", "operator/operator.key_secret")]
     for name in ("UnifiedMemoryReasoningAgent", "operator"):
@@ -269,7 +269,7 @@ def test_revocations_elsewhere_are_dated_in_the_report(here: Mainpc, there: Main
 
 
 def test_no_event_gets_a_number_that_another_had(here: Mainpc, there: Mainpc) -> None:
-    """What was told after the backup had numbers too, and whoever asks from there on misses nothing."""
+    """What was published after the backup had numbers too, and a client that reads on from there misses nothing."""
 
     def tell(machine: Mainpc, count: int) -> int:
         with machine.opened() as (database, _):
@@ -340,7 +340,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(here: Mainpc, tmp_path: P
 
 
 def test_lines_are_recorded_of_the_restore_alone(here: Mainpc, there: Mainpc) -> None:
-    """The log tells of every restore, one after the other."""
+    """The log records every restore, one after the other."""
     archive = here.backup()
     for _ in range(2):
         assert there.run("restore", "-", "--replace", given=archive).status == 0

@@ -79,7 +79,7 @@ def test_killed_again_and_again_it_gets_there(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_killed_at_any_step_no_removed_key_comes_back(tmp_path: Path) -> None:
-    """A key is made anew while another is removed: the kill hides neither, and one removed just after it stays so."""
+    """A key is made again while another is removed: the kill hides neither, and one removed just after it stays so."""
     begun = tmp_path / "begun"
     certs_init(begun)
     for path in [begun / "mainpc/client.key", begun / "mainpc/server.key_secret", *begun.rglob("server.key")]:

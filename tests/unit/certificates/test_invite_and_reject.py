@@ -33,7 +33,7 @@ def ends_with(ran_err: str) -> str:
 
 
 def test_the_product_is_one_line_and_notes_go_elsewhere(tree: Path) -> None:
-    """Redirected into a file, it is the line that join takes; what to do with it stands on standard error."""
+    """Redirected into a file, it is the line that join takes; what to do with it is on standard error."""
     ran = certs_init(tree, "invite", *SENSOR, host="mainpc")
     assert (ran.status, ran.out.count("\n")) == (0, 1)
     assert re.fullmatch(
@@ -46,7 +46,7 @@ def test_the_product_is_one_line_and_notes_go_elsewhere(tree: Path) -> None:
 
 
 def test_only_the_public_half_is_stored_with_name_and_expiry(tree: Path) -> None:
-    """The file says for whom the invitation is and for how long; the token is stored nowhere."""
+    """The file has the invitation's name and expiry; the token is stored nowhere."""
     before, now = files(tree), int(time.time())
     ran = certs_init(tree, "invite", "Sensor", "--host", "pc3", "--role", "agent", "--minutes", "30", host="mainpc")
     invitation = parse_invitation(ran.out)
@@ -73,7 +73,7 @@ def test_a_quarter_of_an_hour_is_the_default(tree: Path) -> None:
 
 
 def test_several_roles_and_another_agent_of_the_configuration(tree: Path) -> None:
-    """A role may be repeated; an agent of the configuration is invited as it stands there."""
+    """A role may be repeated; an agent of the configuration is invited as configured there."""
     ran = certs_init(tree, "invite", "Ops", "--host", "desk", "--role", "operator", "--role", "agent", host="mainpc")
     assert ran.status == 0
     assert load_certificate(tree / "mainpc/invites/Ops.key").owner.roles == {"operator", "agent"}

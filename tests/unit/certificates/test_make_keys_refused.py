@@ -142,7 +142,7 @@ def test_two_agents_may_not_share_a_key(tmp_path: Path) -> None:
 
 
 def test_a_host_without_an_agent_has_no_key(tmp_path: Path) -> None:
-    """A host of the configuration that runs nothing is told so."""
+    """A host of the configuration that runs nothing gets an error that says so."""
     config = load_network_config(DEFAULT_PATH, {})
     spare = replace(config, hosts={**config.hosts, "pc3": Host("pc3", "pc3")})
     with pytest.raises(ConfigurationError, match="no agent runs on pc3"):

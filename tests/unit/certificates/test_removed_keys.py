@@ -77,7 +77,7 @@ def test_trust_brings_it_back(tree: Path, name: str) -> None:
 
 
 def test_a_key_removed_everywhere_comes_back_from_its_secret(tree: Path) -> None:
-    """With every public copy removed nobody is let in with that key, and `public` still knows it."""
+    """With every public copy removed nobody is accepted with that key, and `public` still knows it."""
     before = files(tree)
     for path in list(tree.rglob("client.key")):
         path.unlink()

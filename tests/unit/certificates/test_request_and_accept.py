@@ -313,7 +313,7 @@ def test_a_second_key_of_a_name_is_not_accepted(mainpc: Path, new: Path) -> None
 
 
 def test_a_secret_is_no_request(mainpc: Path, new: Path) -> None:
-    """Whoever carries the wrong file is told so, and it is not kept."""
+    """The wrong file is reported as such, and not stored."""
     asked(new)
     ran = certs_init(mainpc, "accept", str(new / "Sensor/Sensor.key_secret"), host="mainpc")
     assert (ran.status, ran.out) == (1, "")
@@ -366,7 +366,7 @@ def test_an_answer_with_a_secret_in_it_changes_nothing(mainpc: Path, new: Path) 
 
 
 def test_the_answer_brings_what_is_revoked(mainpc: Path, new: Path) -> None:
-    """Keys that are kept out on mainpc are kept out there from the first moment."""
+    """Keys that are revoked on mainpc are refused there from the first moment."""
     lost = new_pair("Lost", "pc3").certificate
     accepted(mainpc, render_certificate(lost))
     assert certs_init(mainpc, "revoke", "Lost", host="mainpc").status == 0

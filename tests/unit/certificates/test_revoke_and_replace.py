@@ -30,7 +30,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def let_in(tree: Path) -> set[str]:
-    """Return whom SystemDigitalTwin lets in, as it reads its folders."""
+    """Return the names that SystemDigitalTwin accepts, as it reads its folders."""
     contents = read_folders([tree / "mainpc", tree / "mainpc/enrolled"])
     assert contents.rejected == []
     return set(contents.current) | set(contents.next)
@@ -176,7 +176,7 @@ def test_the_next_pair_of_a_rotation_is_revoked_too(tree: Path) -> None:
 
 @pytest.mark.parametrize("whom", ["SystemDigitalTwin", "its fingerprint"])
 def test_the_server_is_not_revoked(tree: Path, whom: str) -> None:
-    """Nobody could be told of it; rotation is the way."""
+    """No peer could be notified of it; rotation is the way."""
     before = files(tree)
     fingerprint = load_certificate(tree / "mainpc/server.key").public.fingerprint
     ran = certs_init(tree, "revoke", fingerprint if whom == "its fingerprint" else whom)

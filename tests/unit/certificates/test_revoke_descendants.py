@@ -111,7 +111,7 @@ def test_keys_without_a_record_go_on_working(tree: Path) -> None:
 
 
 def test_only_is_for_a_fingerprint(tree: Path) -> None:
-    """A name stands for all of its keys."""
+    """A name means all of its keys."""
     ran = certs_init(tree, "revoke", "operator", "--only")
     assert (ran.status, ran.out) == (1, "")
     assert "give it a fingerprint" in ran.err

@@ -86,7 +86,7 @@ def test_verify_remarks_on_a_key_near_its_end(tree: Path, ends_in_days: int | No
 
 
 def test_verify_remarks_on_open_and_expired_invitations(tree: Path) -> None:
-    """A door that stands open is worth a look."""
+    """An invitation that is still open is worth a warning."""
     certs_init(tree, "invite", "Sensor", "--host", "pc3", "--role", "agent")
     assert "remark: the invitation of Sensor is open until 20" in certs_init(tree, "verify").lines[0]
     path = tree / "mainpc/invites/Sensor.key"

@@ -142,7 +142,7 @@ def test_what_belongs_to_another_user_is_named(tree: Path, name: str) -> None:
 @pytest.mark.parametrize("mode", [0o666, 0o777, 0o622])
 @pytest.mark.parametrize("name", ["", "mainpc", "mainpc/server.key_secret", "pc2/client.key"])
 def test_the_advised_command_mends_it(tree: Path, name: str, mode: int) -> None:
-    """A person who pastes what stands after `run:` has a tree that is right."""
+    """Whoever pastes what follows `run:` gets a correct tree."""
     (tree / name).chmod(mode)
     (complaint,) = complaints(tree)
     subprocess.run(complaint.partition("run: ")[2].split(), check=True)
@@ -218,7 +218,7 @@ def test_two_different_keys_of_another_host_are_found(tmp_path: Path) -> None:
 
 
 def test_a_file_that_an_agent_takes_away_meanwhile_is_no_problem(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As at the end of a rotation: the tree is looked at anew."""
+    """As at the end of a rotation: the tree is checked again."""
     times = 0
     really = mode_and_owner
 

@@ -24,7 +24,7 @@ from twinhost.secure_zmq.keys import SECRET_SUFFIX
 REPOSITORY = Path(__file__).resolve().parents[3]
 ENTRY_POINT = REPOSITORY / "certs-init" / "generate_zmq_certificates.py"
 RECORD = ".distributed"
-# Python tells its audit hooks of these before the system call is made (PEP 578); between two of them no name changes.
+# Python runs its audit hooks on these before the system call is made (PEP 578); between two of them no name changes.
 STEPS = frozenset({"open", "os.mkdir", "os.chmod", "os.link", "os.remove", "os.rename", "fcntl.flock"})
 FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 BOTH_HOSTS = {  # every key file of the simulation's tree

@@ -131,7 +131,7 @@ def talk_and_hang_up(connection: socket.socket) -> None:
 
 
 class CredulousCurve:
-    """A CURVE server by hand that verifies nothing of what it is shown, and believes what it is told."""
+    """A CURVE server by hand that verifies nothing of what it is shown, and believes what it receives."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer

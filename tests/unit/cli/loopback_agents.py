@@ -55,7 +55,7 @@ GRANTS = {role: {*actions, "refuse_with"} for role, actions in SHIPPED_GRANTS.it
 
 
 class RefuseWith(Request, tag="refuse_with"):
-    """Refuse, in the words of the request: an agent's sentence may hold anything."""
+    """Refuse, with the text of the request: an agent's sentence may hold anything."""
 
     sentence: str
 

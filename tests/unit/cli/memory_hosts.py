@@ -44,7 +44,7 @@ MIGRATIONS = [
 
 
 class MemoryAgent(LoopbackAgent):
-    """pc2's agent; `started_again` is set where it would end to be started anew."""
+    """pc2's agent; `started_again` is set where it would end to be restarted."""
 
     def __init__(self, keys: Path | None, state: Path) -> None:
         self.path = state / "memory.sqlite3"

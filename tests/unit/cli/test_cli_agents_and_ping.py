@@ -54,7 +54,7 @@ def test_ping_measures_both_agents(hosts: TwoHosts, cli: Cli) -> None:
 
 
 def test_ping_shows_a_table(hosts: TwoHosts, cli: Cli) -> None:
-    """One agent alone, if it is named; and as whom it was asked."""
+    """One agent alone, if it is named; and under which name it was asked."""
     ran = cli(hosts, "ping", "pc2")
     assert (ran.status, ran.err) == (0, "")
     link, _, title, _, row = ran.out.splitlines()

@@ -1,4 +1,4 @@
-"""`audit tail | verify`: the log as it stands, and whether it is whole, judged on this side of the wire."""
+"""`audit tail | verify`: the log as it is, and whether it is whole, judged on this side of the wire."""
 
 import json
 import signal

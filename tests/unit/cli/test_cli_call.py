@@ -64,7 +64,7 @@ def test_typed_fields_reach_the_agent(hosts: TwoHosts, cli: Cli) -> None:
 
 
 def test_a_value_is_sent_as_the_type_of_its_field(hosts: TwoHosts, cli: Cli) -> None:
-    """A number and a word are texts where a text is wanted; quotes still make a text of anything."""
+    """A number and a keyword are texts where a text is wanted; quotes still make a text of anything."""
     for name in ("42", "true", '"7"'):
         ran = cli(hosts, "call", SDT, "register_agent", f"agent_name={name}", "status=HEALTHY")
         assert (ran.status, ran.err) == (0, ""), ran.err
@@ -106,7 +106,7 @@ def test_an_agent_is_found_by_its_name_or_its_hosts(hosts: TwoHosts, cli: Cli, n
 
 
 def test_a_name_that_two_agents_share_is_a_usage_error(hosts: TwoHosts, cli: Cli) -> None:
-    """A host with two agents does not stand for either of them."""
+    """The name of a host with two agents means neither of them."""
     config = hosts.root / "network_config.yaml"
     config.write_text(config.read_text().replace("host: pc2", "host: mainpc"))
     ran = cli(hosts, "call", "mainpc", "ping")
@@ -154,7 +154,7 @@ def test_a_request_id_repeats_a_call_without_executing_it_again(hosts: TwoHosts,
 
 @pytest.mark.parametrize("request_id", ["", "x" * 129])
 def test_a_request_id_that_no_agent_takes_is_a_usage_error(hosts: TwoHosts, cli: Cli, request_id: str) -> None:
-    """An empty one would be replaced by a fresh one without a word."""
+    """An empty one would be replaced by a fresh one silently."""
     assert cli(hosts, "call", SDT, "ping", "--request-id", request_id).status == 2
 
 

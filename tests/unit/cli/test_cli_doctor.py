@@ -388,7 +388,7 @@ def test_a_revoked_own_key_is_reported(hosts: TwoHosts, cli: Cli) -> None:
 
 
 def test_hosts_with_different_allowlists_are_reported(hosts: TwoHosts, cli: Cli) -> None:
-    """A revocation that one of them has not heard of."""
+    """A revocation that one of them has not received."""
     write_revocation(hosts.pairs["client"].certificate, hosts.folders["server"] / REVOKED_FOLDER)
     hosts.mainpc.reload_peers()
     check = examined(hosts, cli, 0)["all agents", "same keys on every host"]
@@ -418,7 +418,7 @@ def test_a_pin_that_is_nowhere_here_is_asked_of_mainpc(hosts: TwoHosts, cli: Cli
 
 
 def test_a_missing_pin_of_mainpc_is_reported(hosts: TwoHosts, cli: Cli) -> None:
-    """Without it nobody is talked to whom it would have to tell of."""
+    """Without it no agent is called that it would have to report on."""
     (hosts.folders["operator"] / "server.key").unlink()
     checks = examined(hosts, cli, 1)
     assert "server.key is missing" in checks[SDT, "answers, and knows us"]["sentence"]

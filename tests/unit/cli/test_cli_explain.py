@@ -53,7 +53,7 @@ def test_an_action_is_found_without_its_agent(hosts: TwoHosts, cli: Cli) -> None
 
 
 def test_an_agent_alone_shows_its_actions(hosts: TwoHosts, cli: Cli) -> None:
-    """Without any word, those of every agent."""
+    """Without an argument, those of every agent."""
     mine, all_of_them = cli(hosts, "explain", "mainpc").out, cli(hosts, "explain").out
     assert "\npublish_event " in mine
     assert "\nget_twin " not in mine

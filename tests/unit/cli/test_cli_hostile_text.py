@@ -31,7 +31,7 @@ def hostile_hosts(hosts: TwoHosts) -> TwoHosts:
 
 @pytest.mark.parametrize("command", ["agents", "status"])
 def test_a_hostile_name_is_shown_escaped(hostile_hosts: TwoHosts, cli: Cli, command: str) -> None:
-    """Every control is an escape that can be read; markup stands there as it was written."""
+    """Every control is an escape that can be read; markup is shown as it was written."""
     with hostile_hosts.client("operator") as client:
         client.call("register_agent", agent_name="\x1b[2J[bold]x\u202e", status="HEALTHY", location="here")
     ran = cli(hostile_hosts, command)

@@ -77,7 +77,7 @@ def test_a_key_near_its_end_is_yellow_and_one_far_from_it_is_not(ageing: TwoHost
 
 
 def test_a_new_key_has_its_whole_life_before_it(start_hosts: StartHosts, cli: Cli) -> None:
-    """365 days, and not 364 a second later; what is nearly over is told by the hour."""
+    """365 days, and not 364 a second later; what expires soon is shown in hours."""
     now = int(time.time())
     hosts = start_hosts(
         operator=Validity(now, now + 365 * DAY_S), client=Validity(now - DAY_S, now + DAY_S + 3 * 3_600 + 60)
@@ -104,7 +104,7 @@ def test_an_expired_key_is_red_and_refused(start_hosts: StartHosts) -> None:
 
 
 def test_a_revocation_missing_on_one_host_is_shown(hosts: TwoHosts, cli: Cli) -> None:
-    """The two are told apart, and what is revoked is counted."""
+    """The two are distinguished, and revoked keys are counted."""
     write_revocation(hosts.pairs["client"].certificate, hosts.folders["server"] / REVOKED_FOLDER)
     hosts.mainpc.reload_peers()
     ran = cli(hosts, "keys", "list", "--json")
@@ -159,7 +159,7 @@ def test_a_key_that_one_host_does_not_know_shows(hosts: TwoHosts, cli: Cli) -> N
 
 
 def test_an_open_invitation_has_a_table_of_its_own(hosts: TwoHosts, cli: Cli) -> None:
-    """For whom, and how long it is still good."""
+    """The name, and how long it is still valid."""
     ends = Validity(not_after=int(time.time()) + 3_540)
     token = KeyPair.generate(KeyOwner("pc3-agent", "pc3", frozenset({"agent"})), ends)
     folder = hosts.folders["server"] / INVITES_FOLDER

@@ -203,7 +203,7 @@ def test_text_output_lists_kinds_and_json_lists_every_table(
 
 
 def test_every_kind_is_a_table_of_the_memory(tmp_path: Path) -> None:
-    """One that is named otherwise some day would be told no more."""
+    """One that is renamed some day would no longer be shown."""
     with closing(Database(tmp_path / "db", MIGRATIONS)) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     assert set(KINDS) <= tables
@@ -309,7 +309,7 @@ def test_a_twin_that_is_there_is_left_as_it_is(remembering: MemoryHosts, cli: Cl
 def test_what_was_deleted_is_stored_again_by_another_import(
     remembering: MemoryHosts, cli: Cli, older: list[str]
 ) -> None:
-    """Within the minutes for which a reply is kept, too; with the moments that the file tells."""
+    """Within the minutes for which a reply is kept, too; with the times in the file."""
     remembering.memory._replies._keep_s = 600.0
     cli(remembering, "memory", "import", *older)
     agent = remembering.memory

@@ -1,4 +1,4 @@
-"""Which keys the command line pins: from its folder, from what mainpc told its host, or by asking mainpc."""
+"""Which keys the command line pins: from its folder, from what its host received from mainpc, or by asking mainpc."""
 
 import json
 import time
@@ -91,7 +91,7 @@ def test_a_key_that_expired_here_is_requested_again(hosts: TwoHosts) -> None:
 
 
 def test_a_key_that_is_revoked_here_is_never_pinned(hosts: TwoHosts, cli: Cli) -> None:
-    """Neither the file in the folder nor mainpc, which has not heard of it yet, brings it back."""
+    """Neither the file in the folder nor mainpc, which has not received it yet, brings it back."""
     write_revocation(hosts.pairs["client"].certificate, folder_of(hosts) / REVOKED_FOLDER)
     assert pinned(hosts) == []
     ran = cli(hosts, "ping", "pc2", "--json")
@@ -116,7 +116,7 @@ def test_an_expired_pin_of_mainpc_is_reported(hosts: TwoHosts, cli: Cli) -> None
 
 
 def test_an_agent_that_mainpc_does_not_know_is_one_sentence(start_hosts: StartHosts, cli: Cli) -> None:
-    """Not registered, so there is no answer to ask for; what to do is told."""
+    """Not registered, so there is no answer to ask for; the error names what to do."""
     hosts = start_hosts()
     (folder_of(hosts) / "client.key").unlink()
     ran = cli(hosts, "ping", "pc2", "--json")

@@ -30,7 +30,7 @@ def test_another_value_of_secure_zmq_is_refused(hosts: TwoHosts, value: str) -> 
 
 
 def test_an_unset_secure_zmq_means_secure(hosts: TwoHosts) -> None:
-    """The safe one is what holds without a word."""
+    """The safe one is the default."""
     settings = process_environment(hosts.environment)
     del settings["SECURE_ZMQ"]
     done = subprocess.run([*COMMAND, "status", "--json"], env=settings, capture_output=True, timeout=60, check=True)
@@ -156,7 +156,7 @@ def test_an_interrupt_ends_it_quietly_with_130(hosts: TwoHosts) -> None:
 
 
 def test_an_interrupt_while_it_is_still_loading_is_quiet_too(hosts: TwoHosts, tmp_path: Path) -> None:
-    """Loading takes longer than some calls; the interrupt comes from a stand-in for one of the libraries."""
+    """Loading takes longer than some calls; the interrupt comes from a substitute for one of the libraries."""
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     settings = process_environment(hosts.environment)
     settings["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{settings['PYTHONPATH']}"

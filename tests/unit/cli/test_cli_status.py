@@ -1,4 +1,4 @@
-"""`status`: what a person wants to see next, and an exit status that tells a program whether all is well."""
+"""`status`: what a person wants to see next, and an exit status that shows a program whether all is well."""
 
 import json
 import threading
@@ -30,7 +30,7 @@ def rows_of(out: str, title: str) -> list[str]:
 
 
 def test_status_of_a_well_system_exits_0_and_names_everything(hosts: TwoHosts, cli: Cli) -> None:
-    """Both agents with health, the link, who authenticated as whom, and the registered agents."""
+    """Both agents with health, the link, who authenticated under which name, and the registered agents."""
     ran = cli(hosts, "status")
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith("Link encrypted and authenticated with CURVE, asked as operator\n")
@@ -135,7 +135,7 @@ def test_a_failed_check_is_reported_with_its_detail(hosts: TwoHosts, cli: Cli, c
 
 
 def test_a_malformed_health_document_is_an_error_with_the_field(hosts: TwoHosts, cli: Cli) -> None:
-    """An agent of another version is told apart from one that is ill."""
+    """An agent of another version is distinguished from an unhealthy one."""
     hosts.pc2.document = {"uptime_s": "long"}
     ran = cli(hosts, "status")
     assert ran.status == 1
@@ -177,7 +177,7 @@ def test_wait_gives_up_at_its_timeout(hosts: TwoHosts, cli: Cli) -> None:
 
 
 def test_an_open_link_is_said_first(open_hosts: TwoHosts, cli: Cli) -> None:
-    """With SECURE_ZMQ=0 all may be well, and the first words are that the link is open."""
+    """With SECURE_ZMQ=0 all may be well, and the first line says that the link is open."""
     ran = cli(open_hosts, "status")
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith("LINK OPEN SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated\n")
@@ -201,7 +201,7 @@ def test_refused_handshakes_are_counted_by_cause(hosts: TwoHosts, cli: Cli) -> N
 
 
 def test_another_agent_at_the_address_is_reported(open_hosts: TwoHosts, cli: Cli) -> None:
-    """In the open no key tells them apart; the health document does."""
+    """Without encryption no key distinguishes them; the health document does."""
     open_hosts.write_config(open_hosts.mainpc.port, open_hosts.mainpc.port)
     ran = cli(open_hosts, "status", "--json")
     assert ran.status == 1
@@ -209,7 +209,7 @@ def test_another_agent_at_the_address_is_reported(open_hosts: TwoHosts, cli: Cli
 
 
 def test_without_the_operators_key_the_peers_are_refused(hosts: TwoHosts, cli: Cli) -> None:
-    """An agent's own key sees health and the registry, and is told what it is not granted."""
+    """An agent's own key sees health and the registry, and gets the name of what it is not granted."""
     hosts.folders["operator"] = hosts.folders["client"]
     ran = cli(hosts, "status")
     assert ran.status == 1
@@ -226,7 +226,7 @@ def call_as_a_stranger(hosts: TwoHosts) -> None:
 
 
 def test_warnings_are_shown_and_leave_the_exit_status(hosts: TwoHosts, cli: Cli) -> None:
-    """What should be done in time, in the words of the agent that says so."""
+    """What should be done in time, in the text of the agent that reports it."""
     sentence = "the key of UnifiedMemoryReasoningAgent (SHA256:abc) ends 2026-11-30T04:00:00Z; rotate it"
     hosts.pc2.warnings.append(sentence)
     ran = cli(hosts, "status")

@@ -83,7 +83,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Findin
 
 
 def test_agents_as_they_are_refuse_everything(played: Sequence[Finding]) -> None:
-    """Good clients are served after each; what can't be played from outside is told as such."""
+    """Good clients are served after each; what can't be played from outside is reported as such."""
     seen = {(finding.where, finding.check): finding.verdict for finding in played}
     not_played = {attack.name for attack in NOT_FROM_OUTSIDE}
     assert set(seen) == {
@@ -202,7 +202,7 @@ def test_an_attack_after_which_nobody_is_served_came_through(hosts: TwoHosts) ->
 
 
 def test_an_attack_that_ends_early_is_no_success(hosts: TwoHosts) -> None:
-    """A fault of the network is told as one."""
+    """A fault of the network is reported as one."""
 
     def fail(_: Target) -> Outcome:
         raise ConnectionRefusedError("nobody")

@@ -35,7 +35,7 @@ def run_script(name: str, *arguments: str, **settings: str) -> Ran:
 
 
 def json_documents(text: str) -> list[dict[str, object]]:
-    """Return the JSON documents that stand one after another in a text."""
+    """Return the JSON documents that follow one another in a text."""
     documents, rest, decoder = [], text.strip(), json.JSONDecoder()
     while rest:
         document, end = decoder.raw_decode(rest)

@@ -111,7 +111,7 @@ def test_all_topics_and_some_are_not_granted_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("actions", [None, "*", "ping", {"ping": True}, 5, True])
 def test_grants_are_lists(tmp_path: Path, actions: object) -> None:
-    """A bare word is a slip."""
+    """A bare string is an error."""
     assert refused(tmp_path, {**GOOD, "grants": {"agent": actions}}).startswith(
         "grants.agent must be a list of actions"
     )

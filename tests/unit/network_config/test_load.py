@@ -118,7 +118,7 @@ def test_every_missing_key_is_named(tmp_path: Path, place: Place) -> None:
     ids=".".join,
 )
 def test_every_unknown_key_is_named(tmp_path: Path, place: Place) -> None:
-    """A slip of the pen stops the start, at every level; the message tells the keys that are known."""
+    """A typing error stops the start, at every level; the message lists the known keys."""
     document = changed(lambda node: node.update(porst=1), *place)
     complaint = refused(tmp_path, document)
     assert complaint.startswith(f"{'.'.join(place) or 'the top level'} has the unknown key 'porst'; known keys: ")
@@ -143,7 +143,7 @@ MISFITS = [
 @pytest.mark.parametrize(("place", "wrong"), MISFITS, ids=[f"{'.'.join(place)}={wrong!r}" for place, wrong in MISFITS])
 @pytest.mark.thorough
 def test_every_value_of_a_wrong_type_is_named(tmp_path: Path, place: Place, wrong: object) -> None:
-    """Whatever stands in the place of something else, the path of that place is in the message."""
+    """Whatever value is in the wrong place, the path of that place is in the message."""
     *parents, name = place
     complaint = refused(tmp_path, changed(lambda node: node.update({name: wrong}), *parents))
     assert complaint.startswith(".".join(place))
@@ -186,7 +186,7 @@ def test_an_address_is_a_name_or_an_address(tmp_path: Path, address: str) -> Non
 
 
 def test_an_agent_on_an_unknown_host_is_named(tmp_path: Path) -> None:
-    """The message tells the hosts that there are."""
+    """The message lists the existing hosts."""
     document = changed(lambda node: node.update(host="pc3"), "agents", "SystemDigitalTwin")
     assert (
         refused(tmp_path, document) == "agents.SystemDigitalTwin.host must be one of the hosts (mainpc, pc2), not 'pc3'"

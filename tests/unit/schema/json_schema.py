@@ -35,7 +35,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 def closed(schema: Any) -> Any:
-    """Return a schema by which an object has no field that isn't told of; a map of any names stays one."""
+    """Return a schema by which an object has no undeclared field; a map of any names stays one."""
     if isinstance(schema, list):
         return [closed(each) for each in schema]
     if not isinstance(schema, dict):

@@ -125,7 +125,7 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_every_action_is_there_and_nothing_else(agent: Agent) -> None:
-    """As in the agent's table of actions; each is one of the alternatives, by the word in `action`."""
+    """As in the agent's table of actions; each is one of the alternatives, by the value of `action`."""
     mapping = agent.schema.root["discriminator"]["mapping"]
     assert mapping.keys() == agent.types.keys()
     assert agent.schema.root["discriminator"]["propertyName"] == "action"
@@ -151,7 +151,7 @@ def test_what_is_made_from_the_schema_is_accepted(agent: Agent) -> None:
 def test_schema_and_decoder_refuse_the_same(agent: Agent) -> None:
     """Anything at all in every place of every request: both take it, or both refuse it.
 
-    What a request refuses of its own accord, by comparing fields or looking into them, no schema tells.
+    What a request refuses of its own accord, by comparing fields or looking into them, no schema expresses.
     """
     tried = refused = 0
     for action in agent.types:

@@ -117,7 +117,7 @@ def inbound(message: dict[str, Any] | bytes, caller: Caller = AGENT) -> Inbound:
 
 
 def translate(payload: bytes) -> Translation | None:
-    """Speak an older dialect: a bare word."""
+    """Speak an older dialect: a bare command."""
     if payload == b"READ":
         return Translation(Read(), lambda reply: {"SUM": reply["sum"]}, lambda error: {"ERROR": str(error)})
     if payload == b"BREAK":

@@ -1,4 +1,4 @@
-"""Keys that are proposed: let in to prove that their holder has the secret, and for nothing else."""
+"""Keys that are proposed: accepted to prove that their holder has the secret, and for nothing else."""
 
 import threading
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_a_candidate_of_the_same_owner_gives_way(peers: AuthorizedPeers) -> None
 
 
 def test_open_slots_are_bounded_and_expire(peers: AuthorizedPeers, clock: WallClock) -> None:
-    """The limit refuses the newcomer and throws nobody out; what gave way, or is over, does not count."""
+    """The limit refuses the newcomer and removes no other; one that was replaced, or has expired, does not count."""
     pairs = [candidate(f"agent-{number}") for number in range(MAX_CANDIDATES)]
     for pair in pairs:
         peers.admit_candidate(pair.certificate)

@@ -105,7 +105,7 @@ def test_a_session_overrules_a_verdict() -> None:
 
 
 def test_a_refused_key_is_named_with_what_to_do() -> None:
-    """The owner of the server can be told which key to add."""
+    """The owner of the server can be given the key to add."""
     sentence = str(secured(ZAP_400).verdict())
     assert ADDRESS in sentence
     assert OWN in sentence
@@ -121,14 +121,14 @@ def test_a_wrong_pin_is_only_most_likely() -> None:
 
 
 def test_an_open_server_that_hangs_up_is_a_mismatch() -> None:
-    """The server's greeting tells an open server from a wrong pin."""
+    """The server's greeting distinguishes an open server from a wrong pin."""
     hung_up = [CONNECTED, HUNG_UP] * ENOUGH
     assert type(secured(*hung_up, greeting="NULL").verdict()) is SecurityMismatch
     assert type(secured(*hung_up, greeting="CURVE").verdict()) is WrongServerKey
 
 
 def greeted(*greetings: str | None) -> tuple[Diagnosis, list[str]]:
-    """Return the diagnosis of a server that greets like this whenever it is asked, and whom it asked so far."""
+    """Return the diagnosis of a server that greets like this whenever it is asked, and the addresses asked so far."""
     coming, asked = iter(greetings), list[str]()
 
     def ask(address: str) -> str | None:
@@ -187,7 +187,7 @@ def test_a_client_with_a_second_pin_needs_one_handshake() -> None:
 
 @pytest.mark.parametrize(("greeting", "kind"), [(None, type(None)), ("NULL", SecurityMismatch)])
 def test_one_handshake_is_no_verdict_without_the_greeting(greeting: str | None, kind: type) -> None:
-    """A server that is stopping or open is told from a wrong key, however few handshakes are enough."""
+    """A server that is stopping or open is distinguished from a wrong key, however few handshakes are enough."""
     diagnosis = Diagnosis(ADDRESS, OWN, PIN, lambda _: greeting, lambda: 1)
     diagnosis.feed(HUNG_UP)
     assert type(diagnosis.verdict()) is kind

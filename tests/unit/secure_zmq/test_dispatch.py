@@ -57,7 +57,7 @@ def test_a_repeated_request_runs_once_across_a_restart(tmp_path: Path) -> None:
 
 
 def test_an_id_with_another_body_is_refused(bench: Bench) -> None:
-    """An id names one request; the first one's reply stands and the second is not executed."""
+    """An id names one request; the first one's reply is kept and the second is not executed."""
     bench.ask({"action": "add", "amount": 2, "request_id": "1"})
     for message in ({"action": "add", "amount": 5, "request_id": "1"}, {"action": "doom", "request_id": "1"}):
         (reply,) = bench.ask(message)

@@ -27,7 +27,7 @@ def test_a_code_leads_back_to_its_error() -> None:
 
 
 def test_no_two_errors_share_a_code() -> None:
-    """A program can tell the errors apart by their codes."""
+    """A program can distinguish the errors by their codes."""
     codes = [kind.code for kind in every_error() if issubclass(kind, RequestError) and "code" in vars(kind)]
     assert len(codes) == len(set(codes))
 

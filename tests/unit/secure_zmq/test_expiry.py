@@ -45,7 +45,7 @@ def dated(not_before: int | None, not_after: int | None, name: str = "agent") ->
 def test_a_key_is_good_within_its_time_and_the_tolerance(
     tmp_path: Path, clock: WallClock, now: float, refusal: Outcome | None, where: str
 ) -> None:
-    """Handshake and message ask alike, at every call anew, for each kind of key; no file has to change."""
+    """Handshake and message ask alike, again at every call, for each kind of key; no file has to change."""
     pair = dated(NOW, NOW + 1_000)
     path = authorize(tmp_path, pair)
     (tmp_path / "invites").mkdir()
@@ -97,7 +97,7 @@ def test_an_expired_key_stays_listed(tmp_path: Path, clock: WallClock) -> None:
 
 
 def test_an_expired_key_is_never_pinned(tmp_path: Path, clock: WallClock) -> None:
-    """Neither here nor where somebody asks mainpc whom to pin."""
+    """Neither here nor where a client asks mainpc for keys to pin."""
     over, good = dated(None, NOW + 1_000), dated(None, NOW + 9_000)
     authorize(tmp_path, over)
     write_certificate(good.certificate, tmp_path / "agent.next.key")

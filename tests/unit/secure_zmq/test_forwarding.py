@@ -132,7 +132,7 @@ def test_on_an_open_link_nothing_is_passed_on(bench: Bench) -> None:
 
 
 def test_a_request_id_is_the_forwarders(bench: Bench) -> None:
-    """So that one who is passed on for can't be answered with what another was told."""
+    """So that a forwarded caller can't get the answer to another."""
     first = bench.ask("reset", OPERATOR, "operator", request_id="r1")
     assert bench.ask("reset", OPERATOR, "operator", request_id="r1") == first
     assert bench.ask("reset", OPERATOR, None, request_id="r1")["code"] == "request_id_reused"

@@ -78,7 +78,7 @@ def test_a_revocation_makes_its_folder_and_says_whose_key_it_was(tmp_path: Path)
 
 
 def test_a_fingerprint_alone_is_enough_to_revoke(tmp_path: Path) -> None:
-    """Another host is told no more than that, and what is there already stays as it is."""
+    """Another host receives no more than that, and what is there already stays as it is."""
     certificate = new_pair("agent").certificate
     fingerprint = certificate.public.fingerprint
     assert write_revoked_fingerprint(fingerprint, tmp_path / "revoked")
@@ -103,7 +103,7 @@ def test_a_key_file_is_replaced_in_one_step(tmp_path: Path) -> None:
 
 
 def test_a_file_that_can_not_be_replaced_leaves_no_draft(tmp_path: Path) -> None:
-    """A folder stands under the name."""
+    """A folder has the name."""
     (tmp_path / "agent.key").mkdir()
     with pytest.raises(OSError, match=r"agent\.key"):
         replace_certificate(new_pair("agent").certificate, tmp_path / "agent.key")

@@ -210,7 +210,7 @@ def test_the_backoff_grows_with_each_error_and_ends_with_a_reply() -> None:
 
 
 def test_without_any_key_there_is_no_session() -> None:
-    """The one before it is over, whatever its monitor saw last."""
+    """The one before it has ended, whatever its monitor saw last."""
     followed = Followed(1)
     followed.choose()
     followed.link.feed(SUCCEEDED)

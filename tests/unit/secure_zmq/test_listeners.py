@@ -1,4 +1,4 @@
-"""Those that only listen to what was refused: they are told all of it, and their faults are theirs alone."""
+"""Those that only listen to what was refused: they are notified of all of it, and their faults are isolated."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +42,7 @@ def listened_to(bench: Bench, listener: Any) -> Dispatcher:
 
 
 def test_a_refusal_reports_who_and_which_action_and_why(bench: Bench) -> None:
-    """Also of a message without a caller, and of one that names no action; a reply tells nobody."""
+    """Also of a message without a caller, and of one that names no action; a reply notifies nobody."""
     told: list[Told] = []
 
     def listener(caller: Caller | None, action: str | None, error: RequestError) -> None:

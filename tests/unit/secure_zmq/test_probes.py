@@ -1,4 +1,4 @@
-"""Refusals that an operator announced: counted apart, told as before, and no cover for anybody else."""
+"""Refusals that an operator announced: counted apart, reported as before, and no cover for anybody else."""
 
 from collections.abc import Mapping
 

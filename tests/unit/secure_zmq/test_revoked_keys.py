@@ -1,4 +1,4 @@
-"""Keys that are kept out for ever, next keys, and the one-time keys of invitations: what the folders say."""
+"""Keys that are revoked for ever, next keys, and the one-time keys of invitations: what the folders say."""
 
 import hashlib
 from pathlib import Path
@@ -122,7 +122,7 @@ def test_a_file_in_revoked_that_is_no_key_file_is_ignored(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("gone", ["the file", "the folder", "unreadable in between"])
 def test_what_was_revoked_stays_so_where_its_file_is_gone(tmp_path: Path, gone: str) -> None:
-    """A restored or moved folder is no unrevoke; who mends it is told what to run."""
+    """A restored or moved folder is no unrevoke; the error names the command that repairs it."""
     pair, bystander = new_pair("agent"), new_pair("bystander")
     for each in (pair, bystander):
         authorize(tmp_path, each)

@@ -44,7 +44,7 @@ def test_an_open_end_never_comes(now: float) -> None:
     ("days", "soon"), [(15, False), (14, False), (13.999, True), (1, True), (0, True), (-1, True), (-400, True)]
 )
 def test_the_end_is_spoken_of_from_14_days_before(days: float, soon: bool) -> None:
-    """And after it too: a key that is over is the loudest case."""
+    """And after it too: an expired key is the most urgent case."""
     validity = Validity(None, NOW)
     now = NOW - days * DAY_S
     assert validity.ends_soon(now) is soon

@@ -317,7 +317,7 @@ def test_what_has_no_form_in_json_is_refused_before_it_is_sent(value: object) ->
 
 
 def test_an_error_reply_repeats_the_id_and_the_code() -> None:
-    """The sentence stands under every field that the agent's clients read."""
+    """The message is in every field that the agent's clients read."""
     reply = json.loads(encode_error(NotFound("no such agent"), "1", ("error", "reason")))
     assert reply == {
         "status": "error",

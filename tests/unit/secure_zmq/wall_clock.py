@@ -8,7 +8,7 @@ NOW = 1_800_000_000  # some moment of 2027
 
 
 class WallClock:
-    """The time module as the list of keys sees it; it stands still until a test sets it."""
+    """The time module as the list of keys sees it; it is fixed until a test sets it."""
 
     def __init__(self) -> None:
         self.now: float = NOW

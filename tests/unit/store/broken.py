@@ -55,7 +55,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 def files_of(path: Path) -> dict[str, bytes]:
-    """Return the content of a database's files, but for the log's index, which SQLite makes anew at any look."""
+    """Return the content of a database's files, but for the log's index, which SQLite rebuilds at any read."""
     return {suffix: part(path, suffix).read_bytes() for suffix in ("", "-wal") if part(path, suffix).exists()}
 
 

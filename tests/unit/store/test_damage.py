@@ -1,4 +1,4 @@
-"""Damage is found before a database is opened, a damaged one is set aside whole, and nothing else is called damage."""
+"""Damage is found before a database is opened, a damaged one is quarantined whole, and nothing else is damage."""
 
 import os
 from contextlib import closing
@@ -102,7 +102,7 @@ def test_a_broken_page_is_damage(path: Path, offset: int) -> None:
 
 
 def test_a_log_that_is_broken_in_its_midst_is_damage(path: Path) -> None:
-    """SQLite takes it for the log's end, and what was committed after it would be gone without a word."""
+    """SQLite takes it for the log's end, and what was committed after it would be lost silently."""
     killed_after(path, 20)
     flip(part(path, "-wal"), frame(frames(path) // 2) + 500)
     assert "committed frames" in (find_damage(path) or "")
@@ -119,7 +119,7 @@ def test_a_log_broken_in_the_middle_is_damage(path: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, -1])
 def test_a_broken_first_or_last_commit_is_damage(path: Path, number: int) -> None:
-    """The last one can be told by the index alone, which says how many frames were committed."""
+    """The last one can be found by the index alone, which says how many frames were committed."""
     killed_after(path, 20)
     flip(part(path, "-wal"), frame(number if number > 0 else frames(path)) + 500)
     assert "committed frames" in (find_damage(path) or "")
@@ -160,7 +160,7 @@ def test_a_log_whose_database_is_gone_is_damage(path: Path) -> None:
 
 @pytest.mark.parametrize("torn", [1, 23, 24, 2_000, FRAME_BYTES - 1, FRAME_BYTES])
 def test_the_torn_end_of_a_write_is_no_damage(path: Path, torn: int) -> None:
-    """A process that is killed in the midst of a transaction leaves frames that nobody was told of."""
+    """A process that is killed in the midst of a transaction leaves frames that were never acknowledged."""
     killed_after(path, 20)
     with part(path, "-wal").open("ab") as log:
         log.write(os.urandom(torn))
@@ -207,7 +207,7 @@ def test_a_file_that_may_not_be_read_is_no_damage(path: Path) -> None:
 
 
 def test_a_damaged_database_is_quarantined_complete(path: Path) -> None:
-    """Byte for byte, with its log; told until somebody acknowledges it, over every start."""
+    """Byte for byte, with its log; reported until somebody acknowledges it, across every start."""
     killed_after(path, 20)
     flip(part(path, "-wal"), frame(5) + 500)
     before = files_of(path)
@@ -226,7 +226,7 @@ def test_a_damaged_database_is_quarantined_complete(path: Path) -> None:
 
 
 def test_a_second_damage_in_the_same_second_overwrites_nothing(path: Path) -> None:
-    """And is told although the first was acknowledged."""
+    """And is reported although the first was acknowledged."""
     for content in (b"first", b"second", b"third"):
         path.write_bytes(content)
         quarantine(path, DAMAGED, 1_000_000_000.0)
@@ -313,7 +313,7 @@ def test_an_index_of_a_newer_program_is_left_alone(path: Path) -> None:
 
 
 def test_no_space_to_rebuild_an_index_stops_the_start(path: Path) -> None:
-    """And no database is set aside for it: the next start, with some space, has every row."""
+    """And no database is quarantined for it: the next start, with some space, has every row."""
     indexed(path, 20)
     with no_file_beyond(40_000), pytest.raises(ConfigurationError, match=r"can't be rebuilt.*free space"):
         prepare(path, REBUILDS)

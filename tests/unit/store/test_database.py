@@ -172,7 +172,7 @@ def test_a_savepoint_without_a_statement_is_never_opened(tmp_path: Path) -> None
 @pytest.mark.parametrize("outer_writes", [False, True])
 @pytest.mark.parametrize("inner_writes", [False, True])
 def test_a_savepoint_within_another_undoes_itself_alone(tmp_path: Path, outer_writes: bool, inner_writes: bool) -> None:
-    """Whichever of them SQLite has heard of."""
+    """Whichever of them SQLite knows."""
 
     def failing() -> None:
         with database.savepoint():
@@ -348,7 +348,7 @@ def test_an_undo_is_not_run_for_what_lasted(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_unavailable_store_and_passes(tmp_path: Path) -> None:
-    """A statement that finds no space fails with what to do; with space again, the fault is over."""
+    """A statement that finds no space fails with what to do; with space again, the fault has ended."""
     with open_with(tmp_path / "db", FIRST) as database:
 
         def fill() -> None:

@@ -1,4 +1,4 @@
-"""Stored replies: found again after a restart, and forgotten for good when their time is over."""
+"""Stored replies: found again after a restart, and deleted for good when they expire."""
 
 import sqlite3
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""SystemDigitalTwin's key actions on real folders, without a socket: who connects is whom the live list lets in."""
+"""SystemDigitalTwin's key actions on real folders, without a socket: the live list decides who connects."""
 
 import json
 from pathlib import Path
@@ -73,7 +73,7 @@ class KeyBench:
         self.database.close()
 
     def restart(self) -> None:
-        """Begin anew: what was in memory is gone."""
+        """Restart: what was in memory is gone."""
         self.stop()
         self.start()
 
@@ -104,7 +104,7 @@ class KeyBench:
         self.peers.reload()
 
     def caller(self, pair: KeyPair) -> Caller:
-        """Return who a connection made with this pair is at this moment; fail where it is not let in."""
+        """Return who a connection made with this pair is at this moment; fail where it is refused."""
         peer = self.peers.find(pair.public.raw)
         assert peer is not None, f"{pair.certificate.owner.name} is not let in"
         return Caller(peer.name, peer.host, peer.roles, peer.fingerprint)

@@ -231,7 +231,7 @@ def test_unknown_fields_are_ignored(twin: Twin) -> None:
 
 
 def test_an_agent_may_declare_its_status_as_no_response(twin: Twin, clock: Clock) -> None:
-    """An agent that registers with a status of its own choosing is shown with it while it is heard."""
+    """An agent that registers with a status of its own choosing is shown with it while its heartbeats arrive."""
     twin.ask("register_agent", agent_name=UMRA.name, status="NO_RESPONSE")
     assert twin.ask("get_ok_agents")["count"] == 0
     twin.ask("heartbeat", agent_name=UMRA.name, status="HEALTHY")

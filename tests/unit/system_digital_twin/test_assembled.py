@@ -55,7 +55,7 @@ def test_it_never_goes_silent_while_it_runs(agent: Assembled, clock: Clock) -> N
 
 
 def test_not_even_an_operator_removes_it(agent: Assembled) -> None:
-    """Everybody who looks for mainpc's agent would be told that there is none."""
+    """Every client that looks for mainpc's agent would get the answer that there is none."""
     assert agent.ask("unregister", OPERATOR, agent_name=NAME)["code"] == "not_granted"
     assert agent.ask("get_agent_info", UMRA, agent_name=NAME)["agent_info"]["status"] == "HEALTHY"
 
@@ -81,14 +81,14 @@ def test_get_all_status_is_answered_with_the_bare_map(agent: Assembled) -> None:
 
 @pytest.mark.parametrize("message", [b"PING", b"ping ", b"get_all_status", b"GET_ALL_STATUS\n", b"", b'"ping"'])
 def test_other_bare_commands_are_malformed(agent: Assembled, message: bytes) -> None:
-    """The dialect has two words, to the letter; anything else is answered as bad JSON is."""
+    """The dialect has two commands, to the letter; anything else is answered as bad JSON is."""
     reply = agent.send(message, UMRA)
     assert (reply["status"], reply["code"]) == ("error", "malformed_request")
     assert agent.ask("ping", UMRA)["message"] == "pong"
 
 
 def test_errors_stand_under_error_alone(agent: Assembled) -> None:
-    """`reason` is the other agent's word."""
+    """`reason` is the other agent's field."""
     assert agent.ask("get_agent_info", UMRA, agent_name="Ghost").keys() == {"status", "code", "error"}
 
 

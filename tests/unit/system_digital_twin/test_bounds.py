@@ -72,7 +72,7 @@ def test_the_registry_takes_10_000_names(twin: Twin) -> None:
 @pytest.mark.parametrize("caller", [UMRA, OPERATOR, NOBODY, Caller(SDT.name, "pc2", frozenset(), None)])
 @pytest.mark.parametrize(("action", "fields"), IN_THE_TWINS_NAME)
 def test_nobody_speaks_for_the_twin(twin: Twin, caller: Caller, action: str, fields: dict[str, Any]) -> None:
-    """Where everybody looks up whom to trust is not an operator's to change, nor anybody's on an open link."""
+    """Where clients look up the trusted keys is not an operator's to change, nor anybody's on an open link."""
     twin.register(SDT)
     before = twin.ask("get_registered_agents")
     refused = twin.ask(action, caller, **fields)

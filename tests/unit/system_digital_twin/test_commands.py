@@ -30,7 +30,7 @@ def command(agent: Assembled, word: str, caller: Caller = UMRA, **payload: Any) 
 
 
 def test_what_is_registered_is_discovered(agent: Assembled) -> None:
-    """With address and port, under the word that such a client looks for."""
+    """With address and port, under the field that such a client reads."""
     answer = command(agent, "REGISTER", **WHOLE)
     assert (answer["status"], answer["message"]) == ("SUCCESS", f"agent {UMRA.name} registered")
     found = command(agent, "DISCOVER", name=UMRA.name)
@@ -52,7 +52,7 @@ def test_without_an_address_it_is_registered_too(agent: Assembled) -> None:
 
 
 def test_somebody_who_is_not_there_is_not_found(agent: Assembled) -> None:
-    """NOT_FOUND, and a sentence with the words at which clients stop asking."""
+    """NOT_FOUND, and a message with the text at which clients stop asking."""
     answer = command(agent, "DISCOVER", name="Nobody")
     assert (answer["status"], answer["code"]) == ("NOT_FOUND", "not_found")
     assert "not found" in answer["message"]
@@ -86,7 +86,7 @@ def test_an_invalid_payload_is_an_error_with_the_same_message(
 
 
 def test_an_unknown_command_is_refused(agent: Assembled) -> None:
-    """In the words of its dialect, with the commands there are."""
+    """In its dialect, with the existing commands."""
     assert command(agent, "DANCE", name="x") == {
         "status": "ERROR",
         "message": "there is no command 'DANCE' here; there are: DISCOVER, REGISTER",

@@ -275,7 +275,7 @@ def test_a_token_may_enrol_and_nothing_else(bench: KeyBench) -> None:
 
 
 def test_a_candidate_may_confirm_and_nothing_else(bench: KeyBench) -> None:
-    """Not even read whom to trust."""
+    """Not even read the trust document."""
     token, pair = bench.invite("newcomer", "operator"), new_pair()
     bench.propose("enrol", token, pair)
     for action in ("enrol", "retire_keys", "get_trust", "propose_key"):
@@ -291,7 +291,7 @@ def test_nobody_else_enrols(bench: KeyBench, role: str) -> None:
 
 
 def test_an_unwritable_folder_uses_up_no_token(bench: KeyBench) -> None:
-    """The newcomer is told, and enrols once it is mended."""
+    """The newcomer gets the error, and enrols once it is repaired."""
     token, pair = bench.invite(), new_pair()
     bench.propose("enrol", token, pair)
     bench.enrolled_folder.rename(bench.root / "away")

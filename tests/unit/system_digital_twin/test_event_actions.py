@@ -1,4 +1,4 @@
-"""What is told of events and errors: by whom they concern, whole, in bounds, and on the feed only where it says so."""
+"""Replies with events and errors: by the agent concerned, whole, in bounds, and on the feed only where requested."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_what_is_not_to_be_propagated_is_kept_and_not_sent(bench: EventBench) ->
     ],
 )
 def test_no_agent_reports_for_another(bench: EventBench, caller: Any, name: str, code: str | None) -> None:
-    """But for an operator, and on an open link; who it was stands beside it in any case."""
+    """But for an operator, and on an open link; who it was is recorded beside it in any case."""
     replies = [
         bench.ask("publish_event", caller, event=event(source_agent=name)),
         bench.ask("report_error", caller, error=error(agent_id=name)),

@@ -1,4 +1,4 @@
-"""Events and errors as they are kept: numbered for good, bounded, newest first, for as long as they are to be told."""
+"""Events and errors as they are kept: numbered for good, bounded, newest first, until they expire."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -62,7 +62,7 @@ def test_since_a_number_is_after_it(bench: EventBench) -> None:
 
 
 def test_since_a_moment_is_from_it_on(bench: EventBench, clock: Clock) -> None:
-    """As it is told with each event, in any zone, and in UTC where none is named."""
+    """As given with each event, in any zone, and in UTC where none is named."""
     bench.publish("old")
     clock.let_pass(60)
     bench.publish("new")
@@ -82,7 +82,7 @@ def test_neither_number_nor_date_is_refused_with_its_path(bench: EventBench, sin
 
 
 def test_the_oldest_give_way(tmp_path: Path, clock: Clock) -> None:
-    """Of its own kind, and an answer tells up to which number."""
+    """Of its own kind, and an answer has its last number."""
     with EventBench(tmp_path / "db", clock, most=5) as bench:
         bench.report("kept")
         for number in range(12):
@@ -107,7 +107,7 @@ def test_they_are_bounded_in_bytes_too(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_a_short_lived_event_is_returned_until_it_expires(bench: EventBench, clock: Clock) -> None:
-    """0 and null are for ever; what is over is gone from the disk soon, and counts no more."""
+    """0 and null are for ever; an expired event is soon removed from the disk, and no longer counts."""
     bench.publish("short", ttl=30)
     bench.publish("never", ttl=0)
     bench.publish("neither", ttl=None)
@@ -222,7 +222,7 @@ def test_in_one_batch_too_it_is_kept_once(bench: EventBench) -> None:
     "changed", [{"data": {"n": 2}}, {"event_type": "other"}, {"propagate": False}, {"ttl": 5}, {"timestamp": 1.0}]
 )
 def test_an_id_that_is_used_for_something_else_is_another_event(bench: EventBench, changed: dict[str, Any]) -> None:
-    """An older client may number its events anew with each start."""
+    """An older client may restart its numbering with each start."""
     told: dict[str, Any] = {"timestamp": MOMENT, "data": {"n": 1}}
     assert bench.publish("a", **told)["seq"] == 1
     assert bench.publish("a", **{**told, **changed})["seq"] == 2
@@ -230,7 +230,7 @@ def test_an_id_that_is_used_for_something_else_is_another_event(bench: EventBenc
 
 
 def test_what_names_no_moment_is_another_event_each_time(bench: EventBench) -> None:
-    """Its moment is that of its coming in; an older client may tell of the same thing whenever it happens."""
+    """Its moment is that of its coming in; an older client may report the same thing whenever it happens."""
     assert [bench.publish("a")["seq"], bench.publish("a", timestamp=None)["seq"], bench.report("x")["seq"]] == [1, 2, 3]
     assert bench.report("x")["seq"] == 4
     assert len(bench.sent) == 4
@@ -257,7 +257,7 @@ def test_a_resent_event_that_was_evicted_does_not_return(tmp_path: Path, clock: 
 
 
 def test_an_older_outbox_is_read_and_sent_once(tmp_path: Path, clock: Clock) -> None:
-    """Of what it kept no ids are known: told again it is kept again, and from then on once."""
+    """Of what it kept no ids are known: reported again it is stored again, and from then on once."""
     with EventBench(tmp_path / "db", clock) as bench:
         bench.publish("a", timestamp=MOMENT)
         bench.database.execute("DROP TABLE taken_once")

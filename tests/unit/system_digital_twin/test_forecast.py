@@ -51,7 +51,7 @@ def test_the_contracts_arithmetic(
 def test_what_is_not_measured_is_not_promised(
     load_type: LoadType, recommendation: str, projection: dict[str, None]
 ) -> None:
-    """No figure is made up for it, and nobody is told to proceed."""
+    """No figure is made up for it, and nobody is advised to proceed."""
     found = forecast(HostState(host="pc2"), load_type, 1)
     assert (found.recommendation, found.projection, found.headroom) == (recommendation, projection, None)
     assert found.reason.endswith("is not measured now")

@@ -1,4 +1,4 @@
-"""What became of keys stands in the audit log once, whoever changed them, and whether or not the agent ran."""
+"""What became of keys is in the audit log once, whoever changed them, and whether or not the agent ran."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +52,7 @@ def bench(tmp_path: Path, clock: WallClock, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def new_events(bench: KeyBench, seen: int = 0) -> list[tuple[str, str]]:
-    """Look as often as it may please, also across a restart, and return what was told beyond the first lines."""
+    """Look as often as it may please, also across a restart, and return what was logged beyond the first lines."""
     bench.peers.reload()
     for _ in range(3):
         bench.look()
@@ -154,7 +154,7 @@ def test_a_role_hides_no_key_from_the_log(bench: KeyBench, roles: tuple[str, ...
 
 
 def test_an_expiry_is_logged_when_it_happens(bench: KeyBench, clock: WallClock) -> None:
-    """No file changes; after a longer life was written, the key is in again, and told."""
+    """No file changes; after a longer life was written, the key is accepted again, and logged."""
     pair = bench.list_key("agent", validity=Validity(None, NOW + 1_000))
     bench.look()
     clock.now = NOW + 1_060
@@ -292,7 +292,7 @@ def test_a_change_during_a_scan_is_logged_as_what_it_was(bench: KeyBench, monkey
 
 
 def test_the_rotation_of_its_own_key_is_logged(bench: KeyBench) -> None:
-    """`rotate server` works on the folders alone; the log tells which key gave way to which."""
+    """`rotate server` works on the folders alone; the log records which key replaced which."""
     old, new = new_pair("SystemDigitalTwin"), new_pair("SystemDigitalTwin")
     replace_certificate(old.certificate, bench.folder / "server.key")
     new_events(bench)

@@ -1,4 +1,4 @@
-"""The agent as it starts, with its keys and its audit log: what is told, and what is not there on an open link."""
+"""The agent as it starts, with its keys and its audit log: what is logged, and what is absent on an open link."""
 
 import hashlib
 import json
@@ -66,7 +66,7 @@ def test_a_start_is_logged_with_its_grants_and_every_key(agent: Assembled) -> No
 
 
 def test_a_stop_is_logged_and_the_next_start_continues(home: Path) -> None:
-    """One chain, which a reader can verify without this program's word."""
+    """One chain, which a reader can verify without trusting this program."""
     with start(home) as agent:
         agent.assembly.on_tick()
     with start(home) as agent:
@@ -119,7 +119,7 @@ def test_handshakes_are_logged_with_what_is_known(agent: Assembled) -> None:
 
 
 def test_changed_grants_and_a_rejected_file_are_logged(agent: Assembled) -> None:
-    """As the watch of the file tells them."""
+    """As the watch of the file reports them."""
     agent.assembly.on_grants("network_config.yaml is not YAML", {})
     agent.assembly.on_grants(None, {"agent": {"ping", "health"}})
     agent.assembly.on_grants(None, {"agent": {"ping", "register_agent"}, "operator": {"*"}})
@@ -153,7 +153,7 @@ def test_the_log_is_read_in_pages(agent: Assembled) -> None:
 
 
 def test_an_enrolment_goes_from_invitation_to_heartbeat(home: Path) -> None:
-    """The actions are there, under the shipped grants; the heartbeat tells the revision that the newcomer has."""
+    """The actions are there, under the shipped grants; the heartbeat has the revision that the newcomer has."""
     certificates = home / "certificates/mainpc"
     (certificates / "invites").mkdir(exist_ok=True)
     token, pair = new_pair("newcomer", "pc3"), new_pair("somewhere")
@@ -189,7 +189,7 @@ def test_a_folder_that_can_not_be_written_is_a_warning(home: Path) -> None:
 
 
 def test_an_open_link_has_a_log_and_no_keys(home: Path) -> None:
-    """SECURE_ZMQ=0: the start says so, no key action is known, and a heartbeat tells of no list."""
+    """SECURE_ZMQ=0: the start says so, no key action is known, and a heartbeat names no list."""
     with start(home, secure=False) as agent:
         first, *others = lines(agent)
         assert (first["event"], first["secure"], others) == ("started", False, [])

@@ -75,7 +75,7 @@ def full(bench: KeyBench) -> Iterator[None]:
 def test_an_unwritable_store_refuses_and_ends_nothing(
     bench: KeyBench, rotated: tuple[KeyPair, KeyPair], unwritable: Any, beside: bool
 ) -> None:
-    """The key stays, since nobody could be told that it went; once there is room, it goes."""
+    """The key stays, since its removal could not be logged; once there is room, it goes."""
     old, new = rotated
     change: list[tuple[str, KeyPair | Caller, dict[str, Any]]] = [("doom", DOOMED, {})] if beside else []
     with unwritable(bench):
@@ -86,7 +86,7 @@ def test_an_unwritable_store_refuses_and_ends_nothing(
 
 
 def test_a_lost_batch_loses_no_audit_line(bench: KeyBench, rotated: tuple[KeyPair, KeyPair]) -> None:
-    """Which key was retired is answered, and told, though the change beside it could not be stored."""
+    """Which key was retired is answered, and logged, though the change beside it could not be stored."""
     old, new = rotated
     retired, lost = bench.ask_together(("retire_keys", new, {}), ("doom", DOOMED, {}))
     assert retired == {"status": "success", "retired": [old.public.fingerprint]}
@@ -119,7 +119,7 @@ def test_the_log_line_is_durable_before_the_key_is_removed(
 
 
 def test_a_batch_that_sqlite_has_ended_is_lost_whole(bench: KeyBench, rotated: tuple[KeyPair, KeyPair]) -> None:
-    """No reply of it is stored by a transaction that comes later: the retry is carried out, and not told "done"."""
+    """No reply of it is stored by a transaction that comes later: the retry is carried out, and not answered "done"."""
     _, new = rotated
 
     def keep(_: Keep, __: Caller) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_a_load_that_does_not_fit_has_a_reason(
 
 
 def test_without_a_host_the_load_is_placed(bench: MetricsBench) -> None:
-    """On the host that keeps most; the contract's fields are that host's, and each host's reason is told."""
+    """On the host that keeps most; the contract's fields are that host's, and each host's reason is given."""
     bench.both_measured(mainpc=sample(ram_used_mb=600.0), pc2=sample(ram_used_mb=100.0))
     reply = bench.ask("simulate_load", load_type="ram", value=500)
     assert (reply["host"], reply["projected_ram_mb"], reply["recommendation"]) == ("pc2", 600.0, "proceed")
@@ -160,7 +160,7 @@ def test_what_is_no_load_is_refused(bench: MetricsBench, fields: dict[str, Any],
 
 
 def test_a_reservation_says_what_was_promised(bench: MetricsBench, clock: Clock) -> None:
-    """Which resource, where, how much, to whom, until when."""
+    """Which resource, where, how much, its holder, until when."""
     bench.both_measured()
     before = clock.time()
     reply = bench.ask("reserve_ram", amount_mb=200, host="pc2", ttl_s=30)
@@ -190,7 +190,7 @@ def test_a_projection_counts_open_leases(bench: MetricsBench, clock: Clock) -> N
 
 
 def test_two_requests_at_once_never_get_the_same_memory(bench: MetricsBench) -> None:
-    """Drained together, of two callers: one has it, the other is told why not."""
+    """Drained together, of two callers: one has it, the other gets the reason."""
     bench.both_measured()
     request = {"amount_mb": 400, "host": "pc2"}
     first, second = bench.ask_together(("reserve_ram", UMRA, request), ("reserve_ram", NEWCOMER, request))
@@ -273,7 +273,7 @@ def test_a_retry_gets_the_same_lease(bench: MetricsBench) -> None:
 
 
 def test_a_batch_that_is_lost_promises_nothing(bench: MetricsBench) -> None:
-    """Neither is a lease there that nobody was told of, nor is one gone or committed that somebody holds."""
+    """No lease exists that was never acknowledged, and none is gone or committed that somebody holds."""
     bench.both_measured()
     kept = [reserved(bench.ask("reserve_ram", amount_mb=1)) for _ in range(2)]
     replies = bench.ask_together(

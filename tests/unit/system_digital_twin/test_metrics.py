@@ -118,7 +118,7 @@ def test_a_new_host_is_taken_up_to_64(bench: MetricsBench, clock: Clock) -> None
 
 
 def test_a_minute_is_one_row_of_means_and_maxima(bench: MetricsBench, clock: Clock) -> None:
-    """Written when it is over; what a sample lacks counts in neither."""
+    """Written when it has passed; what a sample lacks counts in neither."""
     for cpu in (10.0, None, 30.0):
         bench.measured("pc2", sample(cpu_percent=cpu, latency_ms=4.0))
         clock.let_pass(INTERVAL_S)
@@ -322,7 +322,7 @@ def test_a_late_sample_of_an_unloaded_host_is_on_disk(bench: MetricsBench, clock
 
 
 def test_samples_rolled_back_leave_nothing(bench: MetricsBench, clock: Clock) -> None:
-    """Neither in memory nor on disk, and told again they count."""
+    """Neither in memory nor on disk, and reported again they count."""
     bench.metrics.ingest_once("pc2", told(clock, 1.0))
     before = bench.metrics.samples("pc2"), bench.metrics.current("pc2"), bench.rows("metrics_minute")
     new, late = told(clock, cpu_percent=77.0), told(clock, 2.0)

@@ -139,7 +139,7 @@ def test_get_history_reads_what_is_on_disk(bench: MetricsBench, clock: Clock, re
 
 
 def test_a_report_is_that_of_the_callers_host(bench: MetricsBench) -> None:
-    """The key says which; GPUs and all come back as they were told."""
+    """The key says which; GPUs and all come back as reported."""
     gpus = [{"index": 1, "name": "T4", "used_mb": 1, "total_mb": 2, "utilisation_percent": 7}]
     reply = bench.ask(
         "report_metrics", **REPORT, vram_used_mb=1, vram_total_mb=2, gpus=gpus, limited=True, wall=5, request_id="r1"
@@ -179,7 +179,7 @@ def test_a_host_of_an_enrolled_key_is_taken_in(bench: MetricsBench) -> None:
 def test_nobody_reports_for_another_host(
     bench: MetricsBench, caller: Caller, fields: dict[str, Any], code: str, sentence: str
 ) -> None:
-    """Neither an agent nor an operator, and mainpc's figures are told by nobody."""
+    """Neither an agent nor an operator, and nobody reports mainpc's figures."""
     refused(bench.ask("report_metrics", caller, **REPORT, **fields), code, sentence)
     assert [bench.metrics.last_heard(host) for host in bench.metrics.hosts()] == [None, None]
 
@@ -209,7 +209,7 @@ def test_a_wrong_report_is_refused_with_its_path(bench: MetricsBench, wrong: dic
 
 @pytest.mark.parametrize("before", [0, 1])
 def test_a_report_that_is_undone_leaves_nothing(bench: MetricsBench, before: int) -> None:
-    """The batch that it shared is lost: neither a sample nor a host is there that nobody was told of."""
+    """The batch that it shared is lost: no sample and no host exists that was never acknowledged."""
     for caller in (UMRA, NEWCOMER)[: 2 * before]:
         bench.ask("report_metrics", caller, **REPORT)
     known = {host: bench.metrics.samples(host) for host in bench.metrics.hosts()}
@@ -225,7 +225,7 @@ def test_a_report_that_is_undone_leaves_nothing(bench: MetricsBench, before: int
 
 
 def test_models_are_summed_per_device(bench: MetricsBench) -> None:
-    """Told beside what the driver measures, and never instead of it; a restart keeps it."""
+    """Reported beside what the driver measures, and never instead of it; a restart keeps it."""
     reply = bench.ask("update_vram_metrics", payload=VRAM)
     assert (reply["status"], reply["message"]) == ("success", f"VRAM of {UMRA.name} noted")
     for _ in range(2):
@@ -276,7 +276,7 @@ def test_a_vram_report_that_is_undone_leaves_nothing(bench: MetricsBench) -> Non
 
 
 def test_a_late_sample_is_in_the_history_and_not_current(bench: MetricsBench, clock: Clock) -> None:
-    """Told twice it counts once, whichever request it comes in; the answer says so."""
+    """Reported twice it counts once, whichever request it comes in; the answer says so."""
     late = {**REPORT, "wall": 1_000.5, "late_by_s": 90.0}
     assert bench.ask("report_metrics", **late)["message"] == "metrics of pc2 noted"
     assert bench.ask("report_metrics", **late)["message"] == "metrics of pc2 were noted before"
@@ -325,7 +325,7 @@ def test_a_sample_older_than_the_epoch_is_dated_to_it(bench: MetricsBench) -> No
 
 
 def test_a_batch_rolled_back_has_reported_nothing(bench: MetricsBench) -> None:
-    """Told again, its samples count."""
+    """Reported again, its samples count."""
     late = {**REPORT, "wall": 1_000.5, "late_by_s": 90.0}
     replies = bench.ask_together(("report_metrics", UMRA, late), ("doom", UMRA, {}))
     assert [reply.get("code") for reply in replies] == ["store_unavailable"] * 2

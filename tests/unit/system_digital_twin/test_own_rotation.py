@@ -199,7 +199,7 @@ def test_the_trust_document_is_made_once_for_each_change(bench: KeyBench) -> Non
 
 @pytest.mark.parametrize("change", ["removed", "expired", "demoted"])
 def test_a_proposal_ends_with_what_proposed_it(bench: KeyBench, clock: WallClock, change: str) -> None:
-    """A key that was taken away, that is over, or whose owner has other roles by now."""
+    """A key that was removed, that has expired, or whose owner has other roles by now."""
     limits = type(new_pair().certificate.validity)(None, NOW + 10)
     old = bench.list_key("agent", "operator", validity=limits if change == "expired" else None)
     new = propose(bench, old)
@@ -324,7 +324,7 @@ def test_it_is_recorded_which_key_authorised_which(bench: KeyBench) -> None:
 
 
 def test_a_key_is_not_authorised_where_that_cannot_be_recorded(bench: KeyBench) -> None:
-    """A file stands in the folder's place; the proposal stays open, and is authorised once the record can be made."""
+    """A file is in the folder's place; the proposal stays open, and is authorised once the record can be made."""
     old = bench.list_key("agent")
     new = propose(bench, old)
     (bench.enrolled_folder / "vouched").touch()

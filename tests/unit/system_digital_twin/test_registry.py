@@ -47,7 +47,7 @@ def test_an_agent_is_silent_after_its_ttl_and_not_before(twin: Twin, clock: Cloc
 
 
 def test_a_heartbeat_revives_with_the_registered_status(twin: Twin, clock: Clock) -> None:
-    """An agent that is heard again is what it said it was; no registration is needed."""
+    """An agent whose heartbeats resume keeps what it registered; no registration is needed."""
     twin.ask("register_agent", agent_name=UMRA.name, status="BUSY")
     clock.let_pass(TTL_S + 1)
     assert twin.status_of(UMRA.name) == "NO_RESPONSE"
@@ -124,7 +124,7 @@ def test_a_registration_survives_a_restart_whole(twin: Twin) -> None:
 
 
 def test_time_that_the_agent_was_down_counts_as_silence(twin: Twin, clock: Clock) -> None:
-    """A restart does not make an agent look alive that went silent long ago, nor dead one that was just heard."""
+    """A restart neither revives an agent that went silent long ago nor expires one whose heartbeat just arrived."""
     twin.register()
     twin.reopen()
     assert twin.status_of(UMRA.name) == "HEALTHY"
@@ -291,7 +291,7 @@ def test_accepted_values_survive_a_restart_unchanged(
 
 
 def test_an_unregistration_that_is_undone_forgets_nothing(twin: Twin) -> None:
-    """Which list of whom to trust an agent follows is told with heartbeats alone, and the next may be 5 s away."""
+    """Heartbeats alone report an agent's trust document, and the next may be 5 s away."""
     twin.register()
     twin.ask("heartbeat", agent_name=UMRA.name, trust_revision="r1")
 

@@ -126,11 +126,11 @@ class MemoryBench(Bench):
                 return found
 
     def known(self) -> dict[str, dict[str, Any]]:
-        """Return what the store knows, by id, without who told it: what two stores may differ in."""
+        """Return what the store knows, by id, without its writer: what two stores may differ in."""
         return {each.pop("id"): {**each, "written_by": None} for each in self.all()}
 
     def tell(self, other: "MemoryBench", caller: Caller = OPERATOR) -> dict[str, Any]:
-        """Tell another store all that this one has."""
+        """Sync all that this store has to another."""
         return other.ask("sync_memories", caller, memories=self.all())
 
     def decay(self, passes: int = 1) -> None:

@@ -106,7 +106,7 @@ def test_a_newer_backup_removes_the_older(bench: SafetyBench) -> None:
 
 
 def test_a_backup_that_nobody_reads_is_removed(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the time that is told, counted from the last read."""
+    """After the stated time, counted from the last read."""
     backup_id = bench.ask("begin_backup")["backup_id"]
     bench.ready(backup_id)
     bench.backups.on_tick()
@@ -125,7 +125,7 @@ def test_a_retry_gets_the_same_backup(bench: SafetyBench) -> None:
 
 
 def test_a_backup_fails_without_a_thread(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asks for its state is told, and the next one is begun as if nothing had been."""
+    """A query of its state reports it, and the next one begins as if nothing had been."""
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -178,7 +178,7 @@ def test_a_backup_that_fails_says_why_and_leaves_nothing(bench: SafetyBench) -> 
 
 
 def test_a_copy_that_dies_silently_is_not_awaited(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of the program is told as a failure, and another backup can be begun."""
+    """A fault of the program is reported as a failure, and another backup can be begun."""
     monkeypatch.setattr(backup, "copy_database", None)
     status = bench.ready(bench.ask("begin_backup")["backup_id"])
     assert (status["state"], "can't be made" in status["failure"]) == ("failed", True)
@@ -221,7 +221,7 @@ def test_the_digest_is_of_what_is_read(bench: SafetyBench) -> None:
     ],
 )
 def test_they_are_an_operators_actions(bench: SafetyBench, action: str, fields: dict[str, Any]) -> None:
-    """A backup tells everything, and a restore replaces it."""
+    """A backup contains everything, and a restore replaces it."""
     for caller in (ADA, NOBODY):
         assert bench.ask(action, caller, **fields)["code"] == "not_granted"
     assert bench.ask(action, **fields).get("code") != "not_granted"

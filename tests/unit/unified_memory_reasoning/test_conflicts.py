@@ -87,7 +87,7 @@ def test_the_oldest_gives_way(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_a_claim_in_quarantine_counts_for_nobody(bench: MemoryBench) -> None:
-    """Anybody takes it over, and its holder is not told."""
+    """Anybody takes it over, and its holder is not notified."""
     claim(bench, 10)
     bench.quarantine.add("Ana", "operator")
     assert claim(bench, 1, BEN) == (True, "Ben", 1)

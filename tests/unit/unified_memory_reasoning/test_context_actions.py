@@ -73,7 +73,7 @@ def test_context_is_ordered_by_importance_then_recency(bench: ContextBench) -> N
 
 
 def test_a_speaker_has_a_window_of_its_own(bench: ContextBench) -> None:
-    """And a summary; others' words are in neither."""
+    """And a summary; others' texts are in neither."""
     bench.say("Agreed: red.", speaker="Ann")
     for number in range(30):
         bench.say(f"We decided on {number}.", speaker="Bob")
@@ -105,7 +105,7 @@ def test_an_empty_speaker_is_none(bench: ContextBench) -> None:
 
 @pytest.mark.parametrize("max_tokens", [1, 5, 6, 7, 40, 2_000])
 def test_the_budget_holds_and_what_was_dropped_is_said(bench: ContextBench, max_tokens: int) -> None:
-    """Counted again; every item is told whole, told in part, or named as dropped, of those the newest first."""
+    """Counted again; every item is returned whole, returned in part, or named as dropped, of those the newest first."""
     for number in range(1, 8):
         bench.say(f"{'remember ' if number == 3 else ''}the number {number} and what comes after", speaker=f"S{number}")
     context = bench.context(max_tokens=max_tokens)
@@ -254,7 +254,7 @@ def test_a_reply_is_never_larger_than_it_may_be(tmp_path: Path) -> None:
 @given(LINES, LINES, st.integers(1, 120), st.integers(0, 400))
 @pytest.mark.thorough
 def test_the_text_exceeds_no_budget(first: list[Said], further: list[Said], max_tokens: int, max_bytes: int) -> None:
-    """By recount, in tokens and in bytes of JSON; each line is told, cut, or dropped, and none is told twice."""
+    """By recount, in tokens and in bytes of JSON; each line is returned, cut, or dropped, and none twice."""
     told = text_of(first, max_tokens, max_bytes, further)
     assert told.text.startswith(text_of(first, max_tokens, max_bytes).text)
     lines = [*first, *further]
@@ -331,7 +331,7 @@ def test_clearing_what_is_not_there_clears_nothing(bench: ContextBench) -> None:
 
 
 def test_a_retry_is_answered_and_not_stored_again(bench: ContextBench) -> None:
-    """The stored reply; the same words without an id are another interaction."""
+    """The stored reply; the same text without an id is another interaction."""
     first = bench.say("x", request_id="r1")
     assert bench.say("x", request_id="r1") == first
     assert bench.interactions.count == 1

@@ -33,7 +33,7 @@ from twinhost.unified_memory_reasoning.conversations.importance import KEYWORDS,
     ],
 )
 def test_the_sum_is_as_stated(text: str, importance: float) -> None:
-    """Each part counts once, whatever stands between the words of a phrase."""
+    """Each part counts once, whatever is between the words of a phrase."""
     assert importance_of(text) == importance
 
 

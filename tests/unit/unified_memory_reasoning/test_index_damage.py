@@ -51,7 +51,7 @@ def ids(agent: Assembled, query: str) -> set[Any]:
 
 
 def require_everything(agent: Assembled, *but: int) -> None:
-    """Fail unless every row is there, but for interactions of these sessions, and the search tells what there is."""
+    """Fail unless every row is there, but for interactions of these sessions, and the search returns what there is."""
     numbers = {number for number in range(NOTES) if number not in but}
     assert ids(agent, "gateway") == {number + 1 for number in numbers}
     assert ids(agent, "lamp") == {f"m{number}" for number in range(NOTES)}
@@ -62,7 +62,7 @@ def require_everything(agent: Assembled, *but: int) -> None:
 
 
 def remove(agent: Assembled, path: Path, numbers: Iterable[int] = REMOVED) -> None:
-    """Remove interactions; the volume is full at the very first of them, which is then asked for anew."""
+    """Remove interactions; the volume is full at the very first of them, which is then requested again."""
 
     def clear(number: int) -> dict[str, Any]:
         return agent.ask("clear_context", SDT, session_id=f"s{number}", request_id=f"r{number}")
@@ -111,7 +111,7 @@ def test_a_first_removal_that_a_full_volume_undid_breaks_nothing(path: Path) -> 
 
 
 def test_an_older_index_is_recorded_in_the_newer_format(path: Path) -> None:
-    """It may hold rows of both, by the defect: with that they are what it says it has, and none is written anew."""
+    """It may hold rows of both, by the defect: with that they are what it says it has, and none is rewritten."""
     of_before(path)
     assert find_damage(path) == "malformed inverted index for FTS5 table main.recall_words"
     with assembled(path.parent.parent) as agent:

@@ -203,7 +203,7 @@ def test_a_writers_rows_are_listed_newest_first_in_pages(bench: ContextBench) ->
 def test_a_quarantine_leaves_what_there_is_without_the_writer(
     tmp_path_factory: pytest.TempPathFactory, told: list[tuple[Any, str, str]]
 ) -> None:
-    """Windows and decisions are as if the writer had never said a word; released, all is as it was."""
+    """Windows and decisions are as if the writer had written nothing; released, all is as it was."""
     folder = tmp_path_factory.mktemp("quarantine")
     with ContextBench(folder / "with") as bench, ContextBench(folder / "without") as without:
         numbers = {}
@@ -237,7 +237,7 @@ def test_a_quarantine_leaves_what_there_is_without_the_writer(
 def test_clearing_takes_nothing_that_a_quarantine_hides(
     tmp_path_factory: pytest.TempPathFactory, told: list[tuple[Any, str, str]], cleared: str | None
 ) -> None:
-    """Released afterwards, what the hidden writer said is there as if the cleared words had never been said."""
+    """Released afterwards, what the hidden writer said is there as if the cleared texts had never been written."""
     folder = tmp_path_factory.mktemp("cleared")
     with ContextBench(folder / "with") as bench, ContextBench(folder / "without") as without:
         for caller, speaker, content in told:

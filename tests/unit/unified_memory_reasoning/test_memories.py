@@ -28,7 +28,7 @@ def bench(tmp_path: Path, clock: Clock) -> Iterator[MemoryBench]:
 
 
 def test_what_was_acknowledged_survives_a_restart(bench: MemoryBench) -> None:
-    """Every field, in the order in which it was told."""
+    """Every field, in the order in which it was stored."""
     bench.store("m", "é\u2028\x00", keywords=["Zoë", "a"], source="s", strength=2.5)
     before = bench.ask("query_memory", ids=["m"])["memories"]
     bench.memories.upkeep.write_accesses()
@@ -39,7 +39,7 @@ def test_what_was_acknowledged_survives_a_restart(bench: MemoryBench) -> None:
 
 
 def test_only_its_writer_or_an_operator_changes_a_memory(bench: MemoryBench) -> None:
-    """Another may read and reinforce it; who told it last is its writer then."""
+    """Another may read and reinforce it; who stored it last is its writer then."""
     bench.store("m", "of Ana")
     for action, fields in (("store_memory", {"id": "m", "content": "of Ben"}), ("delete_memory", {"memory_id": "m"})):
         reply = bench.ask(action, BEN, **fields)
@@ -54,7 +54,7 @@ def test_only_its_writer_or_an_operator_changes_a_memory(bench: MemoryBench) -> 
 
 
 def test_omitted_fields_keep_their_values(bench: MemoryBench) -> None:
-    """Keywords, source, and strength; the content is always told, and the id keeps its moment of creation."""
+    """Keywords, source, and strength; the content is always given, and the id keeps its moment of creation."""
     bench.store("m", keywords=["k"], source="s", strength=2)
     created = bench.get()["created"]
     bench.clock.let_pass(5)
@@ -70,7 +70,7 @@ def test_omitted_fields_keep_their_values(bench: MemoryBench) -> None:
 
 
 def test_what_is_stored_again_is_remembered_again(bench: MemoryBench) -> None:
-    """A forgotten memory starts with strength 1 where none is told."""
+    """A forgotten memory starts with strength 1 where none is given."""
     bench.ask("sync_memories", memories=[{"id": "m", "content": "x", "last_accessed": 5, "strength": 0.01}])
     assert (bench.ids(), bench.get()["forgotten"]) == ([], True)
     bench.store("m")
@@ -78,7 +78,7 @@ def test_what_is_stored_again_is_remembered_again(bench: MemoryBench) -> None:
 
 
 def test_a_wall_clock_that_was_set_back_makes_no_update_older(bench: MemoryBench) -> None:
-    """What is told later stands above what was told before, here and at another store."""
+    """What is stored later takes precedence over what was stored before, here and at another store."""
     bench.store("m", "first")
     first = bench.get()
     bench.clock.set_wall_clock(-3_600)
@@ -146,7 +146,7 @@ def test_a_writer_has_a_share(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_an_operator_may_have_all_there_is_room_for(tmp_path: Path, clock: Clock) -> None:
-    """It carries other stores over; what it tells anew is no more its first writer's, who has room then."""
+    """It carries other stores over; what it stores again is no longer its first writer's, who has room then."""
     with MemoryBench(tmp_path / "db", clock, most=5, most_of_a_writer=2) as bench:
         for memory_id in "abcd":
             bench.store(memory_id, caller=ANA if memory_id in "ab" else OPERATOR)
@@ -262,7 +262,7 @@ def test_a_read_looks_at_what_it_answers_and_no_more(bench: MemoryBench, sql: st
 def test_no_text_is_read_to_count_or_to_choose(
     bench: MemoryBench, action: str, fields: dict[str, Any], index: str
 ) -> None:
-    """The index alone tells it, in the order of the answer; a memory takes 256 KiB at most, and there are 100,000."""
+    """The index alone returns it, in the order of the answer; a memory takes 256 KiB at most, and there are 100,000."""
     statements: list[str] = []
     bench.database._connection.set_trace_callback(statements.append)
     assert bench.ask(action, **fields)["status"] == "ok"

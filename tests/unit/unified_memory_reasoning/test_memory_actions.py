@@ -40,7 +40,7 @@ def test_a_memory_without_an_id_gets_one_of_its_own(bench: MemoryBench) -> None:
 
 @pytest.mark.parametrize("name", ["memory_id", "id"])
 def test_a_memory_is_named_by_memory_id_or_by_id(bench: MemoryBench, name: str) -> None:
-    """In every action that names one; told twice and the same, it is told once."""
+    """In every action that names one; given twice and the same, it is returned once."""
     by_name: dict[str, Any] = {name: "m"}
     by_both: dict[str, Any] = {"memory_id": "m", "id": "m"}
     assert bench.ask("store_memory", content="x", **by_name)["memory_id"] == "m"

@@ -52,7 +52,7 @@ def test_a_client_of_the_older_dialect_does_all_it_did(bench: MemoryBench, form:
 
 @pytest.mark.parametrize("form", ["payload", "data", "beside"])
 def test_ping_and_health_are_answered(bench: MemoryBench, form: str) -> None:
-    """SUCCESS says that the command was served; how the agent is stands in the data."""
+    """SUCCESS says that the command was served; the agent's status is in the data."""
     ping = command(bench, "TEST_PING", form)
     assert (ping["status"], ping["message"], ping["data"]["agent"]) == ("SUCCESS", "pong", "UMRA")
     health = command(bench, "HEALTH_CHECK", form)
@@ -154,7 +154,7 @@ def test_a_ping_with_a_deep_value_is_no_fault(bench: MemoryBench, deep: int) -> 
     ],
 )
 def test_filters_inside_query_select(bench: MemoryBench, form: str, query: dict[str, Any], expected: list[str]) -> None:
-    """Each of them, in each place where the fields may stand; all that are given must fit."""
+    """Each of them, in each place where the fields may be; all that are given must fit."""
     for memory_id, source in (("a", "s"), ("b", "t"), ("c", "s")):
         keywords = ["k1"] if memory_id != "c" else ["k2"]
         command(bench, "STORE_MEMORY", id=memory_id, content=memory_id, source=source, keywords=keywords)
@@ -196,7 +196,7 @@ def test_a_sync_counts_what_is_stored_of_it(bench: MemoryBench) -> None:
 
 @pytest.mark.parametrize("word", ["REINFORCE_MEMORY", "DELETE_MEMORY"])
 def test_what_is_not_there_is_an_error(bench: MemoryBench, word: str) -> None:
-    """This dialect has no word but SUCCESS and ERROR."""
+    """This dialect has no status but SUCCESS and ERROR."""
     reply = command(bench, word, memory_id="nobody")
     assert (reply["status"], reply["code"]) == ("ERROR", "not_found")
 
@@ -213,7 +213,7 @@ def test_a_memory_of_full_size_is_stored_by_a_command(bench: MemoryBench) -> Non
 
 @pytest.mark.parametrize("word", ["NOPE", "store_memory", "", "x" * 1_000])
 def test_an_unknown_command_is_an_error_of_this_dialect(bench: MemoryBench, word: str) -> None:
-    """It names the words there are; with its `request_id`."""
+    """It lists the commands; with its `request_id`."""
     assert bench.send({"command": word, "payload": {}, "request_id": "r"}) == {
         "status": "ERROR",
         "message": f"there is no command {word[:64]!r} here; there are: {', '.join(sorted(WORDS))}",
@@ -233,7 +233,7 @@ def test_an_unknown_command_is_an_error_of_this_dialect(bench: MemoryBench, word
     ],
 )
 def test_what_is_no_command_is_refused_as_today(bench: MemoryBench, message: dict[str, Any], code: str) -> None:
-    """A word that is no text, and a request that names an action."""
+    """A command that is no text, and a request that names an action."""
     reply = bench.send(message)
     assert (reply["status"], reply["code"]) == ("error", code)
 

@@ -96,7 +96,7 @@ def test_a_query_by_what_it_says_is_no_access(bench: MemoryBench) -> None:
 
 
 def test_an_access_is_on_disk_5_s_later(bench: MemoryBench) -> None:
-    """Until then it is told all the same; over a restart it lasts."""
+    """Until then it is returned all the same; it survives a restart."""
     bench.store()
     stored = bench.ask("query_memory")["memories"][0]["last_accessed"]
     bench.clock.let_pass(60)

@@ -1,4 +1,4 @@
-"""The merge is one operation of a lattice, and two stores that tell each other all they have agree."""
+"""The merge is one operation of a lattice, and two stores that sync all they have with each other agree."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def test_any_order_and_any_repetition_end_with_the_same(told: list[Memory]) -> N
 
 @given(records(), records())
 def test_the_newer_access_and_the_greater_strength_win(one: Memory, other: Memory) -> None:
-    """As the contract says; the older creation too, and the body that was told later."""
+    """As the contract says; the older creation too, and the body that was stored later."""
     merged = merge(one, other)
     assert merged.last_accessed == max(one.last_accessed, other.last_accessed)
     assert merged.strength == max(one.strength, other.strength)
@@ -103,7 +103,7 @@ STEPS = st.lists(
 def test_two_stores_agree_once_each_has_synced_with_the_other(
     monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, int, str, str, float]]
 ) -> None:
-    """Whatever happened in either, in whichever order they tell; and to tell again changes nothing."""
+    """Whatever happened in either, in whichever order they sync; and to sync again changes nothing."""
     clock = setable_clock(monkeypatch)
     with tempfile.TemporaryDirectory() as folder:
         pair = Path(folder, "first")
@@ -150,7 +150,7 @@ def take(stores: tuple[MemoryBench, MemoryBench], step: tuple[str, int, str, str
 
 
 def test_only_what_is_new_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the last change that is known on; what fades is no change, since the greater strength stands."""
+    """From the last change that is known on; decay is no change, since the greater strength wins."""
     with both_of(tmp_path, setable_clock(monkeypatch)) as (one, two):
         one.store("a")
         one.store("b")
@@ -187,7 +187,7 @@ def test_a_page_of_changes_goes_on_where_the_last_one_ended(tmp_path: Path, monk
 
 
 def test_a_deletion_is_propagated_and_permanent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that still has the memory does not bring it back; what its writer tells anew later does."""
+    """A store that still has the memory does not bring it back; what its writer stores again later does."""
     with both_of(tmp_path, setable_clock(monkeypatch)) as (one, two):
         one.store("m", "secret", keywords=["k"])
         one.tell(two)
@@ -234,7 +234,7 @@ def test_written_by_is_the_writer_of_the_winning_record(tmp_path: Path, monkeypa
 
 
 def test_a_record_without_a_revision_is_as_old_as_its_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As older stores tell it: the newer one stands, and a second telling changes nothing."""
+    """As older stores send it: the newer one wins, and a second sync changes nothing."""
     with MemoryBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
         old = {"id": "m", "content": "old", "last_accessed": "2026-01-01T00:00:00", "forgotten": False}
         new = {"id": "m", "content": "new", "last_accessed": 1_767_225_601, "strength": 0.5}

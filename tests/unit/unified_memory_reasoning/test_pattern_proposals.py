@@ -203,7 +203,7 @@ def test_a_known_error_is_not_counted(bench: ErrorPatternBench) -> None:
 
 
 def test_a_pattern_that_knows_everything_ends_no_proposal(bench: ErrorPatternBench) -> None:
-    """`.*` tells no error from another: what it alone knows is counted, and it settles nothing."""
+    """`.*` distinguishes no errors: what it alone knows is counted, and it settles nothing."""
     for number in range(3):
         bench.look_up(TIMEOUT.format(number))
     assert bench.ask("add_error_pattern", error_type="Any", pattern=".*", solution="restart")["settled_proposals"] == 0
@@ -336,7 +336,7 @@ def test_what_only_a_quarantined_writer_saw_gives_way_first(
 
 
 def test_nothing_gives_way_to_a_quarantined_writer(kept: tuple[ErrorPatternBench, PatternProposals]) -> None:
-    """Where there are as many shapes as may be, what it sees anew is not counted."""
+    """Where there are as many shapes as may be, a new one is not counted."""
     _see(kept, "one two", "Alice")
     _see(kept, "three four", "Carol")
     kept[0].hide(BOB)

@@ -78,7 +78,7 @@ def test_nobody_wrote_nothing(bench: SafetyBench) -> None:
 def test_pages_return_each_row_once_newest_first(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], limit: int
 ) -> None:
-    """However large the rows are, and whatever the limit: no page is over what a reply may have."""
+    """However large the rows are, and whatever the limit: no page exceeds what a reply may have."""
     with SafetyBench(tmp_path_factory.mktemp("pages") / "db") as bench:
         for number, size in enumerate(sizes):
             bench.say("s", f"{number} " + "x" * size, ADA)
@@ -88,7 +88,7 @@ def test_pages_return_each_row_once_newest_first(
 
 
 def test_a_row_too_large_for_a_reply_is_returned_shortened(bench: SafetyBench) -> None:
-    """Its short fields, which ones are left out, and its size; those after it are told too."""
+    """Its short fields, which ones are left out, and its size; those after it are returned too."""
     bench.update_twin("small", {"a": 1}, ADA)
     bench.update_twin("large", {"text": "x" * (MAX_TWIN_BYTES - len('{"text":""}'))}, ADA)
     large, small = pages(bench, "twins", 10)

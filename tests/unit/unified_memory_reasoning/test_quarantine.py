@@ -55,7 +55,7 @@ def test_what_a_hidden_writer_writes_later_is_hidden_too(bench: SafetyBench) -> 
 
 @pytest.mark.parametrize("action", ["update_twin", "delete_twin"])
 def test_a_hidden_writer_takes_no_twin_away(bench: SafetyBench, action: str) -> None:
-    """One that is told stays as it is; its own writer, and the operator, change it as before."""
+    """One that is returned stays as it is; its own writer, and the operator, change it as before."""
     bench.update_twin("u", {"of": "ada"}, ADA)
     bench.ask("quarantine_memory", name=REVOKED.name)
     fields: dict[str, Any] = {"twin_data": {}} if action == "update_twin" else {}
@@ -144,7 +144,7 @@ def test_a_retry_is_answered_and_not_executed_again(bench: SafetyBench) -> None:
 
 
 def test_there_are_as_many_names_as_fit_one_reply(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is in already may be told a reason all the same."""
+    """A writer in quarantine already may get a reason all the same."""
     monkeypatch.setattr(quarantine_module, "MOST", 2)
     for name in ("one", "two"):
         assert bench.ask("quarantine_memory", name=name)["status"] == "ok"

@@ -78,7 +78,7 @@ def test_an_error_repeats_its_sentence_under_reason(
 
 @pytest.mark.parametrize("message", [b"ping", b"GET_ALL_STATUS", b"{", b"\xff", b"[]", b"[" * 50_000, b"{}"])
 def test_bad_messages_are_answered_alike(agent: Assembled, message: bytes) -> None:
-    """The raw words are mainpc's dialect, and malformed here as anything else is; the next request is served."""
+    """The raw commands are mainpc's dialect, and malformed here as anything else is; the next request is served."""
     reply = agent.send(message, SDT)
     assert (reply["status"], reply["code"]) == ("error", "malformed_request")
     assert reply["reason"] == reply["error"]

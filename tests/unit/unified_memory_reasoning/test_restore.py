@@ -1,4 +1,4 @@
-"""A restore: what came is checked whole, the database in use is kept, and the loss is told by count."""
+"""A restore: what came is checked whole, the database in use is kept, and the loss is reported by count."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def database_of(path: Path, migrations: list[str], *statements: str) -> bytes:
 
 
 def test_a_restore_brings_everything_back_at_the_next_start(bench: SafetyBench) -> None:
-    """What came after the backup is kept, under another name; its ids may be used anew."""
+    """What came after the backup is kept, under another name; its ids may be used again."""
     bench.update_twin("old", {"a": 1}, ADA)
     content = bench.backed_up()
     bench.update_twin("old", {"a": 2}, ADA, request_id="r2")
@@ -128,7 +128,7 @@ def test_loss_is_counted_against_the_damaged_database(bench: SafetyBench, broken
 
 
 def test_damage_can_be_acknowledged_without_a_restore(bench: SafetyBench) -> None:
-    """The files stay, and their size is told."""
+    """The files stay, and their size is reported."""
     bench.database.close()
     bench.path.write_bytes(b"not a database")
     bench.open()
@@ -141,7 +141,7 @@ def test_damage_can_be_acknowledged_without_a_restore(bench: SafetyBench) -> Non
 
 
 def test_the_agent_restarts_after_the_reply_or_unasked(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not before the operator was told, unless that takes longer than it may."""
+    """Not before the operator was notified, unless that takes longer than it may."""
     content = bench.backed_up()
     restore_id = bench.send(content)
     bench.backups.on_tick()
@@ -306,7 +306,7 @@ def test_a_quarantined_database_can_be_restored(bench: SafetyBench) -> None:
 
 
 def test_a_new_restore_drops_the_one_before(bench: SafetyBench) -> None:
-    """An operator whose connection broke begins anew."""
+    """An operator whose connection broke begins again."""
     first = bench.ask("begin_restore")["restore_id"]
     second = bench.ask("begin_restore")["restore_id"]
     assert bench.files() == {f"db.incoming-{second}"}
@@ -325,7 +325,7 @@ def test_a_restore_that_nobody_goes_on_with_is_dropped(bench: SafetyBench, monke
 
 
 def test_what_is_staged_is_not_changed_any_more(bench: SafetyBench) -> None:
-    """Neither by another restore nor by more parts, until the agent was started anew."""
+    """Neither by another restore nor by more parts, until the agent was restarted."""
     content = bench.backed_up()
     restore_id = bench.send(content)
     bench.finish(restore_id, content)
@@ -335,7 +335,7 @@ def test_what_is_staged_is_not_changed_any_more(bench: SafetyBench) -> None:
 
 
 def test_without_space_it_is_refused_with_a_sentence(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the beginning where the size is told, and at a part."""
+    """At the beginning where the size is given, and at a part."""
     restore_id = bench.ask("begin_restore")["restore_id"]
     usage = shutil.disk_usage(bench.path.parent)
     monkeypatch.setattr(
@@ -387,7 +387,7 @@ def test_a_restore_fails_without_a_thread(bench: SafetyBench, monkeypatch: pytes
 def test_a_restore_whose_check_can_not_be_made_is_dropped(
     bench: SafetyBench, monkeypatch: pytest.MonkeyPatch, fails_at: str
 ) -> None:
-    """The volume or the program fails under it: the refusal is told, and another restore can be begun."""
+    """The volume or the program fails under it: the refusal is reported, and another restore can be begun."""
     content = bench.backed_up()
     restore_id = bench.send(content)
     incoming = bench.backups._restores._incoming

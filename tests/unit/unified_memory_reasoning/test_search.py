@@ -147,7 +147,7 @@ def test_what_is_deleted_leaves_the_file(bench: SearchBench) -> None:
 
     bench.interaction("the kumquat of the gateway")
     bench.memory("m", "pumpkin", keywords=("zebu",))
-    parts = (b"umquat", b"umpkin", b"ebu")  # a first letter may stand with the word before
+    parts = (b"umquat", b"umpkin", b"ebu")  # a first letter may belong to the word before
     assert all(held(part) for part in parts)
     bench.database.execute("DELETE FROM interactions WHERE content LIKE '%kumquat%'")
     bench.database.execute("DELETE FROM memories")

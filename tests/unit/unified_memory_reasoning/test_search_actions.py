@@ -221,7 +221,7 @@ def test_stop_words_count_where_there_is_nothing_else(bench: SearchBench) -> Non
 
 
 def test_a_long_content_is_cut_and_the_reply_says_so(bench: SearchBench) -> None:
-    """At a whole character; how long it is stands beside it."""
+    """At a whole character; its length is beside it."""
     content = "gateway " + "é" * MAX_CONTENT_BYTES
     bench.interaction(content)
     bench.interaction("gateway \x00 open")

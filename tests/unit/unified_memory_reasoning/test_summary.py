@@ -120,7 +120,7 @@ def test_the_most_important_lines_stay() -> None:
 
 
 def test_a_repeated_text_is_noted_once() -> None:
-    """Where they were said last; another speaker's are another's, and stand once in the document."""
+    """Where they were said last; another speaker's are another's, and are once in the document."""
     part = Part()
     for number, speaker in enumerate(["ann", "ann", "bob"], start=1):
         part = part.noted(said(number, "Agreed.", speaker=speaker)).noted(said(number, "denied", "error", speaker))

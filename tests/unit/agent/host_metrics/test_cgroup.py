@@ -55,7 +55,7 @@ def test_nothing_there_is_nothing_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "garbage", "\xff", "1 2 3 4"])
 def test_what_can_not_be_read_is_not_guessed(tmp_path: Path, content: str) -> None:
-    """Whatever stands in the files, nothing raises and no number is made of it."""
+    """Whatever the files contain, nothing raises and no number is made of it."""
     write(container_v2(tmp_path), {"memory.current": content, "cpu.stat": content, "cpu.max": content})
     assert (Cgroup(tmp_path).memory(), Cgroup(tmp_path).cpu()) == (None, None)
     write(container_v2(tmp_path), {"memory.stat": content, "memory.max": content, "cpu.max": content})

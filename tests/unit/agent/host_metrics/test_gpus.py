@@ -45,7 +45,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Reader:
-    """A process that reads GPUs when it is told to."""
+    """A process that reads GPUs on request."""
 
     def __init__(self, library: Path | None, table: Path) -> None:
         self._table = table

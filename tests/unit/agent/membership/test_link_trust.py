@@ -1,4 +1,4 @@
-"""The link follows whom mainpc trusts: against the real SystemDigitalTwin, and against one that lies."""
+"""The link follows mainpc's trust document: against the real SystemDigitalTwin, and against one that lies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,7 +99,7 @@ def turns(hosts: Hosts, folder: Path, mainpc: LyingMainpc, times: int) -> tuple[
 
 @pytest.mark.parametrize("lie", LIES)
 def test_an_invalid_trust_document_is_a_fault_of_the_link(hosts: Hosts, tmp_path: Path, lie: str) -> None:
-    """Nothing is changed, the cause is told, and the link goes on: its thread's end would be the agent's."""
+    """Nothing is changed, the cause is reported, and the link continues: its thread's end would be the agent's."""
     link, wait_s = turns(hosts, tmp_path / "trust", LyingMainpc(LIES[lie]), 3)
     assert (link.fault or "").startswith("MalformedRequest: ")
     assert 0 < wait_s <= 1.0
@@ -122,7 +122,7 @@ def test_a_folder_that_can_not_be_written_is_a_fault_of_the_link(hosts: Hosts, t
 
 
 def test_the_document_is_fetched_when_it_is_another_one(hosts: Hosts, tmp_path: Path) -> None:
-    """Heartbeats alone cost no document; an older mainpc, which tells of none, is asked for none."""
+    """Heartbeats alone cost no document; an older mainpc, which reports none, is asked for none."""
     mainpc = LyingMainpc(GOOD)
     link, _ = turns(hosts, tmp_path / "trust", mainpc, 5)
     assert mainpc.calls == ["register_agent", "heartbeat", "get_trust", "heartbeat", "heartbeat", "heartbeat"]
@@ -141,7 +141,7 @@ def test_links_do_not_stay_in_step_after_a_change_of_trust(hosts: Hosts, tmp_pat
         mainpc = LyingMainpc(GOOD)
         link, _ = turns(hosts, tmp_path / f"trust-{number}", mainpc, 5)
         mainpc.document = {**GOOD, "revision": "s"}
-        assert link._turn(cast(Client, mainpc)) == 0  # it is told at once that it is followed
+        assert link._turn(cast(Client, mainpc)) == 0  # it is notified at once that it is followed
         waits.append(link._turn(cast(Client, mainpc)))
         assert link._turn(cast(Client, mainpc)) == HEARTBEAT_S
     assert all(0 <= wait <= HEARTBEAT_S for wait in waits)

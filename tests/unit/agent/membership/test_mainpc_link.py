@@ -115,7 +115,7 @@ def test_unanswered_links_do_not_retry_at_one_moment(hosts: Hosts) -> None:
 
 
 def test_a_long_pause_between_heartbeats_does_not_delay_the_end(hosts: Hosts) -> None:
-    """An agent that is told to stop does not wait for the next heartbeat's time."""
+    """An agent that is stopping does not wait for the next heartbeat."""
     hosts.start(SDT).wait_until_ready()
     with linked(hosts, heartbeat_s=3_600) as link:
         in_touch(link)

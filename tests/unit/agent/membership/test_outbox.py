@@ -1,4 +1,4 @@
-"""What is owed to mainpc: there where its request was acknowledged, in order, bounded, and no error report lost."""
+"""The outbox to mainpc: stored once its request was acknowledged, in order, bounded, and no error report lost."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -139,7 +139,7 @@ def test_the_oldest_that_are_worth_least_give_way_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_an_outbox_full_of_error_reports_refuses_more(tmp_path: Path, kind: Kind) -> None:
-    """So that nothing which was acknowledged is lost; it is told what to do, and nothing has changed."""
+    """So that nothing acknowledged is lost; the error names what to do, and nothing has changed."""
     with small(tmp_path) as bench:
         for number in range(5):
             bench.owe(ERROR, str(number))
@@ -182,7 +182,7 @@ def test_it_is_bounded_in_bytes_too(tmp_path: Path) -> None:
 
 
 def test_what_mainpc_would_not_take_is_refused_when_it_is_added(bench: OutboxBench) -> None:
-    """And not when it is too late to tell who caused it."""
+    """And not when it is too late to know who caused it."""
     with pytest.raises(MessageTooLarge, match=f"and {MAX_BYTES} are allowed; send less"):
         bench.owe(EVENT, text="x" * MAX_BYTES)
     assert (bench.rows(), bench.queue.oldest()) == ([], None)
@@ -250,7 +250,7 @@ def test_a_database_that_can_not_be_written_loses_nothing(bench: OutboxBench, mo
 
 
 def test_what_is_refused_blocks_nothing_and_is_kept(bench: OutboxBench) -> None:
-    """It is told with its code, survives a restart, and is sent again in its place."""
+    """It is reported with its code, survives a restart, and is sent again in its place."""
     for name in "abcd":
         bench.owe(EVENT, name)
     refused = {"a": "not_granted", "c": "malformed_request"}
@@ -284,7 +284,7 @@ STRANGE: dict[str, tuple[str, str]] = {  # a column of a row on disk, and what a
 
 @pytest.mark.parametrize("strange", STRANGE)
 def test_a_foreign_row_stops_no_start_and_is_not_sent(tmp_path: Path, strange: str) -> None:
-    """As a restored backup may have it: it stays on disk, is told, and the others are sent and give way as ever."""
+    """As a restored backup may have it: it stays on disk, is reported, and the others are sent and evicted as usual."""
     column, value = STRANGE[strange]
     with small(tmp_path, most=3, most_bytes=50_000) as bench:
         bench.owe(EVENT, "strange")
@@ -332,7 +332,7 @@ def test_health_says_how_much_waits_and_since_when(bench: OutboxBench) -> None:
 
 
 def test_an_event_and_an_error_are_whole(bench: OutboxBench) -> None:
-    """Ids of their own, who tells it, and when; and whose request caused it stands in the row."""
+    """Ids of their own, the reporter, and the time; and the row has whose request caused it."""
     with bench.database.transaction():
         bench.outbox.publish("tier_folded", {"n": 1}, written_by="alice")
         bench.outbox.report_error("Timeout", "m" * 20_000, severity="critical", context={"n": 2})
@@ -355,7 +355,7 @@ def test_an_event_and_an_error_are_whole(bench: OutboxBench) -> None:
 
 
 def test_a_droppable_event_is_accepted_from_anywhere(bench: OutboxBench) -> None:
-    """With the transaction under way, or after it; an undone one tells nothing."""
+    """With the transaction under way, or after it; one that is rolled back reports nothing."""
     with bench.database.transaction():
         bench.outbox.publish("a", {})
         bench.database.after_commit(lambda: bench.outbox.publish("b", {}))
@@ -394,7 +394,7 @@ STEPS = st.lists(
 
 
 def undone(bench: OutboxBench, name: str) -> None:
-    """Owe an event in a transaction that is undone."""
+    """Queue an event in a transaction that is rolled back."""
     with suppress(LimitReached, KeyError), bench.database.transaction():
         bench.outbox.add(EVENT, "publish_event", {"name": name})
         raise KeyError

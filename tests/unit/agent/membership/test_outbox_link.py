@@ -1,4 +1,4 @@
-"""What is owed reaches the real SystemDigitalTwin: once, in order, past what is refused, and waits where it must."""
+"""Undelivered events reach the real SystemDigitalTwin: once, in order, past refused ones, and wait where they must."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ class Debtor:
 
 @contextmanager
 def debtor(hosts: Hosts, heartbeat_s: float = HEARTBEAT_S) -> Iterator[Debtor]:
-    """Run pc2's outbox and link for the length of the block; what it owes is kept from one to the next."""
+    """Run pc2's outbox and link for the length of the block; undelivered events are kept from one to the next."""
     running = Debtor(hosts, hosts.root / "outbox.sqlite3", heartbeat_s)
     try:
         yield running
@@ -113,7 +113,7 @@ POISON: dict[str, tuple[str, str, bytes]] = {
 
 @pytest.mark.parametrize("poison", POISON)
 def test_what_mainpc_refuses_blocks_nothing(hosts: Hosts, poison: str) -> None:
-    """What comes after it arrives; it is told with its code, and stays on disk."""
+    """What comes after it arrives; it is reported with its code, and stays on disk."""
     code, action, content = POISON[poison]
     with debtor(hosts) as pc2:
         pc2.owe("before")
@@ -207,7 +207,7 @@ def test_what_was_refused_is_tried_again_in_time(hosts: Hosts, monkeypatch: pyte
 
 
 def test_a_mainpc_that_can_not_store_is_waited_for(hosts: Hosts) -> None:
-    """Its refusal is no fault of what is owed: nothing is set aside, and nothing overtakes."""
+    """Its refusal is no fault of the queued events: nothing is quarantined, and nothing overtakes."""
     mainpc = hosts.start(SDT).wait_until_ready()
     with debtor(hosts) as pc2:
         pc2.waits(lambda: pc2.link.fault is None, "in touch")
@@ -244,7 +244,7 @@ def test_samples_are_stored_while_mainpc_is_unreachable(hosts: Hosts) -> None:
 
 
 def test_of_several_samples_the_newest_is_sent_as_current(hosts: Hosts) -> None:
-    """The others are told late; none is told twice."""
+    """The others are delivered late; none twice."""
     hosts.start(SDT).wait_until_ready()
     with debtor(hosts) as pc2, hosts.client(SDT) as client:
         pc2.waits(lambda: pc2.link.fault is None, "in touch")
@@ -271,7 +271,7 @@ def test_a_sample_is_queued_with_every_measured_value(hosts: Hosts) -> None:
 
 
 def test_a_sample_that_may_be_undelivered_stays_pending(hosts: Hosts) -> None:
-    """mainpc hung while it was told of it: it is told again, late, and counts once."""
+    """mainpc hung during the delivery: it is delivered again, late, and counts once."""
     mainpc = hosts.start(SDT).wait_until_ready()
     with debtor(hosts, heartbeat_s=60) as pc2:
         pc2.waits(lambda: pc2.link.fault is None, "in touch")

@@ -20,7 +20,7 @@ THINGS = "CREATE TABLE things (name TEXT NOT NULL) STRICT;"
 
 @dataclass
 class Clock:
-    """Monotonic seconds that stand still until a test moves them."""
+    """Monotonic seconds that are fixed until a test moves them."""
 
     now: float = 1_000.0
 

@@ -1,4 +1,4 @@
-"""The files: rotation, reading by page, and what contradicts is told, left alone, and gone on behind."""
+"""The files: rotation, reading by page, and a contradiction is reported, left in place, and continued after."""
 
 import os
 import threading
@@ -147,7 +147,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("restart", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_file_that_contradicts_is_a_fault_and_the_log_goes_on(tmp_path: Path, change: str, restart: bool) -> None:
-    """Found at the start and between two writes; what stands there stays; verify finds it; new lines are written."""
+    """Found at the start and between two writes; what is there stays; verify finds it; new lines are written."""
 
     def go_on(log: AuditLog) -> None:
         fill(log, 3, 5)

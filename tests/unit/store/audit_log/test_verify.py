@@ -30,7 +30,7 @@ def resealed(line: str) -> str:
 
 
 def rechained(lines: list[str]) -> list[str]:
-    """Make all hashes anew from the first line on."""
+    """Recompute all hashes from the first line on."""
     made: list[str] = []
     prev = "0" * 64
     for line in lines:
@@ -53,7 +53,7 @@ def test_an_empty_log_is_whole_only_where_the_database_says_so() -> None:
 
 @pytest.mark.parametrize("cut", [1, 5, 11])
 def test_a_cut_off_tail_is_found_by_the_head(cut: int) -> None:
-    """What is left is a perfect chain; only the head tells."""
+    """What is left is a valid chain; only the head reveals it."""
     missing = "line 12 is" if cut == 1 else f"lines {13 - cut} to 12 are"
     assert sentences(LINES[:-cut]) == [f"{missing} missing at the end: the head is line 12"]
     assert found(LINES[:-cut]).findings[0].seq == 13 - cut
@@ -80,7 +80,7 @@ def test_a_removed_line_is_found() -> None:
 
 
 def test_an_exchange_of_two_lines_is_found() -> None:
-    """One is missing where it was due, and stands where it is not."""
+    """One is missing where it was due, and present where it is not."""
     assert sentences([*LINES[:4], LINES[5], LINES[4], *LINES[6:]]) == [
         "line 5 is missing: line 6 is after line 4",
         "line 5 is after line 6: it was moved",
@@ -101,7 +101,7 @@ def test_a_changed_line_is_found() -> None:
 
 
 def test_a_changed_line_with_a_fitting_hash_is_found_at_the_next() -> None:
-    """Who makes the hash anew must make all that follow anew."""
+    """Whoever recomputes the hash must recompute all that follow."""
     changed = resealed(LINES[4].replace("agent-4", "agent-9"))
     assert sentences([*LINES[:4], changed, *LINES[5:]]) == [
         "line 6 does not follow from the line before it: that line was rewritten"
@@ -132,7 +132,7 @@ def test_a_line_put_in_is_found() -> None:
 
 
 def test_a_line_put_in_at_the_end_is_found_by_the_head() -> None:
-    """It follows perfectly; only the head tells."""
+    """It follows correctly; only the head reveals it."""
     assert sentences(LINES + chain(1, HEAD, word="forged")) == ["line 13 is beyond the head, line 12: lines were added"]
 
 
@@ -140,7 +140,7 @@ def test_a_line_put_in_at_the_end_is_found_by_the_head() -> None:
     "text", ["", " ", "{}", "null", "[" * 5_000, "é", '{"seq":5,"time":"', LINES[4] + " ", LINES[4][:-1]]
 )
 def test_what_is_no_line_is_found(text: str) -> None:
-    """It is named by where it stands, and what follows it is judged as before."""
+    """It is named by its position, and what follows it is judged as before."""
     assert sentences([*LINES[:4], text, *LINES[4:]]) == [f"the text after line 4 is no line of this log: {text[:40]!a}"]
 
 
@@ -192,7 +192,7 @@ def test_any_line_removed_moved_doubled_or_put_in_is_found(mutation: str, count:
 
 @given(count=st.integers(1, 12), seals=st.booleans(), data=st.data())
 def test_any_character_changed_is_found(count: int, seals: bool, data: st.DataObject) -> None:
-    """Changed, taken out or put in, in any line; with its hash as it was, or made anew."""
+    """Changed, taken out or put in, in any line; with its hash as it was, or recomputed."""
     lines = chain(count)
     at = data.draw(st.integers(0, count - 1))
     line = lines[at]

@@ -56,7 +56,7 @@ def test_a_changed_line_has_no_hash(tmp_path: Path) -> None:
 
 
 def test_a_restore_is_read_from_its_line(tmp_path: Path) -> None:
-    """The table only says where it stands: a row without such a line is none."""
+    """The table only has its position: a row without such a line is none."""
     with opened(tmp_path) as (database, log):
         log.record(Event.KEY_AUTHORIZED, name="before")
         log.record(Event.RESTORED, moment="2026-11-27T00:00:00Z")

@@ -112,7 +112,7 @@ def test_the_pages_policy_allows_only_its_own_files(shown: Shown) -> None:
 
 
 def test_a_file_is_not_sent_twice(shown: Shown) -> None:
-    """A browser that has it is told so."""
+    """A browser that has it gets the status that says so."""
     tag = shown.ask("/assets/app.js").getheader("ETag")
     assert tag
     again = shown.ask("/assets/app.js", **{"If-None-Match": tag})
@@ -194,7 +194,7 @@ def test_a_slow_listener_is_dropped_and_harms_nobody(shown: Shown, monkeypatch: 
 
 
 def test_listeners_are_so_many_and_the_rest_still_get_in(shown: Shown) -> None:
-    """One more is told, and the state is answered all the same; who leaves makes room."""
+    """One more gets an error, and the state is answered all the same; a client that leaves makes room."""
     shown.board.put({"n": 1})
     streams = [shown.ask("/api/stream") for _ in range(MAX_LISTENERS)]
     assert [next_state(stream) for stream in streams] == [{"n": 1}] * MAX_LISTENERS

@@ -170,7 +170,7 @@ def test_a_host_that_fell_silent_has_no_figures_but_a_past(
 
 
 def test_an_agent_is_shown_as_it_registered(twin: Twin) -> None:
-    """By whom, what it needs, and when it was last seen; no longer once it has left."""
+    """Its holder, what it needs, and when it was last seen; no longer once it has left."""
     data = {
         "agent_id": "planner",
         "agent_type": "llm",
@@ -411,7 +411,7 @@ def test_of_too_many_agents_the_troubled_are_shown(twin: Twin) -> None:
 
 @pytest.mark.thorough
 def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None:
-    """Who is connected with which key, who was turned away and why, and what both machines measure."""
+    """Who is connected with which key, who was refused and why, and what both machines measure."""
     with Hosts(tmp_path, metrics_interval_s=0.3) as hosts:
         mainpc, _ = hosts.start_both()
         address = hosts.address(SDT)

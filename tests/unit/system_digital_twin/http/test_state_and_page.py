@@ -1,4 +1,4 @@
-"""The page's scripts and the state document agree: what a script reads is there, and what is counted has words."""
+"""The page's scripts and the state document agree: what a script reads is there, and what is counted has a label."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from twinhost.system_digital_twin.http.page import STATIC
 from twinhost.system_digital_twin.http.state import MAX_DEPENDENCIES, MAX_ROWS
 from twinhost.system_digital_twin.registry.registry import HEALTHY, NO_RESPONSE
 
-# A script's name for a thing, and where that thing stands in the document.
+# A script's name for a thing, and where that thing is in the document.
 READ = {
     "app.js": {"state": ""},
     "machines.js": {"state": "", "link": "link", "host": "hosts", "one": "hosts", "gpus": "hosts.gpus"},
