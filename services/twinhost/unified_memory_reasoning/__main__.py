@@ -66,7 +66,7 @@ def _translator(request: type[R]) -> Callable[[dict[str, Any]], R]:
 
 
 def _query(fields: dict[str, Any]) -> QueryMemory:
-    """Return the query; its filters are in the object `query`, or where other commands have their fields."""
+    """Return the query; its filters are in the object `query`, or in the fields that other commands use."""
     query = msgspec.convert({"query": {}, **fields}, _Query).query or {}
     request = _translator(QueryMemory)({**fields, **query})
     if all(getattr(request, name) is None for name in _FILTERS):
@@ -127,7 +127,10 @@ COMMANDS = {
 
 
 class OutboxDocument(TypedDict):
-    """Undelivered events for mainpc; `oldest` (ISO-8601) is null if there are none, `let_go` counts evicted ones."""
+    """Undelivered events for mainpc; `oldest` (ISO-8601) is null if there are none.
+
+    `set_aside` counts those that are kept and not sent: refused by mainpc, or unknown. `let_go` counts evicted ones.
+    """
 
     waiting: int
     oldest: str | None
@@ -216,14 +219,14 @@ def assemble(foundation: Foundation) -> Assembly:
         with database.transaction():
             member.outbox.report_error("store_damage", warning, severity="critical")
     user_twins = twins.Twins(database)
-    said = interactions.Interactions(database)
-    remembered = Memories(database)
+    stored_interactions = interactions.Interactions(database)
+    stored_memories = Memories(database)
     known_errors, proposed = patterns.ErrorPatterns(database), proposals.PatternProposals(database, member.publish)
     conflicts = coordination.Conflicts(database)
     backups = BackupActions(database, max_bytes)
     written_by: dict[str, WrittenBy] = {
-        "interactions": said.written_by,
-        "memories": remembered.recall.written_by,
+        "interactions": stored_interactions.written_by,
+        "memories": stored_memories.recall.written_by,
         "error_patterns": known_errors.written_by,
         "solution_outcomes": known_errors.outcomes.written_by,
         "unknown_errors": proposed.written_by,
@@ -232,12 +235,12 @@ def assemble(foundation: Foundation) -> Assembly:
     }
 
     def outbox() -> OutboxDocument:
-        owed = member.outbox.queue.document()
+        queue = member.outbox.queue.document()
         return {
-            "waiting": owed["waiting"],
-            "oldest": owed["oldest"],
-            "set_aside": owed["set_aside"],
-            "let_go": owed["let_go"],
+            "waiting": queue["waiting"],
+            "oldest": queue["oldest"],
+            "set_aside": queue["set_aside"],
+            "let_go": queue["let_go"],
         }
 
     def document() -> MemoryHealth:
@@ -248,24 +251,24 @@ def assemble(foundation: Foundation) -> Assembly:
             "error_count": counters.errors,
             "last_request_time": iso_time(last) if last is not None else None,
             "total_twins": user_twins.count,
-            "total_sessions": said.session_count,
-            "total_interactions": said.count,
-            "total_memories": remembered.count,
+            "total_sessions": stored_interactions.session_count,
+            "total_interactions": stored_interactions.count,
+            "total_memories": stored_memories.count,
             "total_error_patterns": known_errors.count,
             "outbox": outbox(),
         }
 
     def on_tick() -> None:
         member.on_tick()
-        remembered.upkeep.on_tick()
-        backups.on_tick()  # last: it may end the process, to start with a restored backup
+        stored_memories.upkeep.on_tick()
+        backups.on_tick()  # last: it may restart the agent with a restored backup
 
     return Assembly(
         actions=[
             *TwinActions(user_twins).actions(),
-            *ContextActions(said, max_bytes).actions(),
+            *ContextActions(stored_interactions, max_bytes).actions(),
             *SearchActions(Search(database, settings.config.recall), page_bytes).actions(),
-            *MemoryActions(remembered, page_bytes).actions(),
+            *MemoryActions(stored_memories, page_bytes).actions(),
             *ErrorPatternActions(known_errors, proposed, page_bytes).actions(),
             *ConflictActions(conflicts).actions(),
             *ProvenanceActions(
@@ -281,7 +284,7 @@ def assemble(foundation: Foundation) -> Assembly:
         health=MemoryHealthActions(document),
         on_tick=on_tick,
         on_refusal=member.on_refusal,
-        on_stop=remembered.upkeep.on_stop,
+        on_stop=stored_memories.upkeep.on_stop,
         companions=member.companions,
     )
 

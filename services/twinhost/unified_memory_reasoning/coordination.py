@@ -1,8 +1,8 @@
 """Requests that are forwarded to other agents, and claims on operations.
 
 A claim on an operation is won by the highest priority, and among equals by the first. At most 10,000 claims are kept,
-1,000 of each holder; the oldest is evicted, and anybody can claim its operation again. A claim of a quarantined holder
-doesn't count: anybody can take it over, and it wins over no claim that counts.
+1,000 of each holder; the oldest is evicted, and anybody can claim its operation again. A quarantined
+holder's claim is ignored: any caller can replace it, and it can't replace a visible one.
 """
 
 import time

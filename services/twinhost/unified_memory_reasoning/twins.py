@@ -1,7 +1,7 @@
-"""Digital twins: what is known of each user.
+"""Digital twins: what is known about each user.
 
-A quarantined writer's twin is hidden and can't be deleted by others. An update replaces it as it does any twin, and its
-revision goes on. A quarantined writer replaces and deletes no visible twin.
+A quarantined writer's twin is hidden, and others can't delete it. An update replaces it like any twin, and its revision
+continues. A quarantined writer can't replace or delete a visible twin.
 """
 
 import time
@@ -173,7 +173,7 @@ class Twins:
         if self._database.execute(_FIND, (user_id,)).fetchone() is not None:
             raise NotGranted(
                 f"{caller[:64]} is quarantined and can't change another caller's twin; "
-                "an operator can release it (`release_memory`)"
+                f"an operator can release it: ./twinhost memory release {caller[:64]}"
             )
 
     def _add_to_count(self, change: int) -> None:

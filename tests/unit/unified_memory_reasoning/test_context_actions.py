@@ -13,7 +13,7 @@ from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
 from twinhost.secure_zmq.callers import Caller
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.conversations.context_text import INDENT, Said, count, label, text_of
+from twinhost.unified_memory_reasoning.conversations.context_text import INDENT, Utterance, count, label, text_of
 
 EMPTY: dict[str, Any] = {
     "last_updated": None,
@@ -34,7 +34,7 @@ SAID: dict[str, Any] = {"session_id": "s", "interaction_type": "code", "content"
 TRICKS = 'ab c\n\r\u2028\x0b\x85]:[\u202e\x1b\t\u2026"\\\U0001f600'
 LINES = st.lists(
     st.builds(
-        Said,
+        Utterance,
         id=st.integers(1, 99),
         speaker=st.text(alphabet=TRICKS, max_size=8) | st.text(max_size=8),
         kind=st.sampled_from(["code", "user_query"]),
@@ -253,7 +253,9 @@ def test_a_reply_is_never_larger_than_it_may_be(tmp_path: Path) -> None:
 
 @given(LINES, LINES, st.integers(1, 120), st.integers(0, 400))
 @pytest.mark.thorough
-def test_the_text_exceeds_no_budget(first: list[Said], further: list[Said], max_tokens: int, max_bytes: int) -> None:
+def test_the_text_exceeds_no_budget(
+    first: list[Utterance], further: list[Utterance], max_tokens: int, max_bytes: int
+) -> None:
     """By recount, in tokens and in bytes of JSON; each line is returned, cut, or dropped, and none twice."""
     told = text_of(first, max_tokens, max_bytes, further)
     assert told.text.startswith(text_of(first, max_tokens, max_bytes).text)
@@ -268,12 +270,12 @@ def test_the_text_exceeds_no_budget(first: list[Said], further: list[Said], max_
 @pytest.mark.parametrize("character", ["\t", "\n", '"', "\\", "\x00", "\u2028", "\U0001f600"])
 def test_bytes_are_counted_as_json_has_them(character: str) -> None:
     """Of a character that JSON escapes, too; so that a reply is no larger than it may be."""
-    told = text_of([Said(1, "code", "x", character * 30 + "b", 0.5)], 1_000, 50)
+    told = text_of([Utterance(1, "code", "x", character * 30 + "b", 0.5)], 1_000, 50)
     assert len(msgspec.json.encode(told.text)) - 2 <= 50
 
 
 @given(LINES)
-def test_no_content_and_no_speaker_forges_a_line(lines: list[Said]) -> None:
+def test_no_content_and_no_speaker_forges_a_line(lines: list[Utterance]) -> None:
     """Every line of the text that is not indented is one interaction's, and begins with its own speaker's label."""
     told = text_of(lines, 100_000, 1_000_000)
     begun = [line for line in told.text.splitlines() if not line.startswith(INDENT)]

@@ -61,7 +61,7 @@ def test_a_restore_brings_everything_back_at_the_next_start(bench: SafetyBench) 
     reply = bench.finish(bench.send(content), content)
     assert (reply["status"], reply["state"]) == ("ok", "staged")
     assert bench.twin("old") == {"a": 2}  # until then
-    with pytest.raises(StartAgain, match="is staged and takes the database's place"):
+    with pytest.raises(StartAgain, match="is staged and replaces the database"):
         bench.backups.on_tick()
     bench.reopen()
     assert (bench.twin("old"), bench.twin("new")) == ({"a": 1}, {})
@@ -148,9 +148,9 @@ def test_the_agent_restarts_after_the_reply_or_unasked(bench: SafetyBench, monke
     incoming = bench.backups._restores._incoming
     assert incoming is not None
     bench.finish(restore_id, content)
-    incoming.told = False  # as if the answer had said `checking` yet
+    incoming.reported = False  # as if the answer had said `checking` yet
     bench.backups.on_tick()
-    monkeypatch.setattr(backup, "UNTOLD_S", 0.0)
+    monkeypatch.setattr(backup, "UNREPORTED_S", 0.0)
     with pytest.raises(StartAgain):
         bench.backups.on_tick()
 
@@ -166,9 +166,12 @@ def test_a_part_that_came_already_changes_nothing(bench: SafetyBench) -> None:
 
     assert write(0, 1_000)["received"] == write(0, 1_000)["received"] == 1_000
     gap = write(2_000, 3_000)
-    assert (gap["code"], "1000 bytes have come; go on from there" in gap["error"]) == ("malformed_request", True)
+    assert (gap["code"], "Expected 1000, the number of bytes received" in gap["error"]) == ("malformed_request", True)
     early = bench.ask("finish_restore", restore_id=restore_id, sha256=hashlib.sha256(content).hexdigest())
-    assert (early["code"], f"1000 of {len(content)} bytes have come" in early["error"]) == ("malformed_request", True)
+    assert (early["code"], f"1000 of {len(content)} bytes were received" in early["error"]) == (
+        "malformed_request",
+        True,
+    )
     for offset in range(1_000, len(content), 100_000):
         write(offset, offset + 100_000)
     assert bench.finish(restore_id, content, size=None)["state"] == "staged"
@@ -177,7 +180,7 @@ def test_a_part_that_came_already_changes_nothing(bench: SafetyBench) -> None:
 def test_more_than_the_declared_size_is_refused(bench: SafetyBench) -> None:
     restore_id = bench.ask("begin_restore", size=3)["restore_id"]
     reply = bench.ask("write_restore", restore_id=restore_id, offset=0, data="AAAAAAAA")
-    assert (reply["code"], "3 bytes were told and more have come" in reply["error"]) == ("malformed_request", True)
+    assert (reply["code"], "exceed the 3 bytes" in reply["error"]) == ("malformed_request", True)
 
 
 @pytest.mark.parametrize("missing", ["size", "sha256"])

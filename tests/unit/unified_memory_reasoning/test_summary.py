@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinhost.unified_memory_reasoning.conversations.context_text import Said, one_line
+from twinhost.unified_memory_reasoning.conversations.context_text import Utterance, one_line
 from twinhost.unified_memory_reasoning.conversations.importance import decisions_in, error_kind
 from twinhost.unified_memory_reasoning.conversations.summary import (
     DECIDING_CHARACTERS,
@@ -25,8 +25,10 @@ CONTENTS = st.text(max_size=40) | st.sampled_from(
 MOST_BYTES = 128 * 1024  # of a document
 
 
-def said(number: int, content: str, kind: str = "user_query", speaker: str = "ann", importance: float = 0.5) -> Said:
-    return Said(number, kind, speaker, content, importance)
+def said(
+    number: int, content: str, kind: str = "user_query", speaker: str = "ann", importance: float = 0.5
+) -> Utterance:
+    return Utterance(number, kind, speaker, content, importance)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_a_part_is_bounded_and_folding_twice_is_folding_once(told: list[tuple[st
     """Whatever is said, by the stated numbers; in a file it is what it was."""
     part = Part()
     for number, (kind, content, speaker, importance) in enumerate(told, start=1):
-        one = Said(number, kind, speaker, content, importance)
+        one = Utterance(number, kind, speaker, content, importance)
         part = part.noted(one)
         assert part.noted(one) == part
         tier = 1 + number % 3

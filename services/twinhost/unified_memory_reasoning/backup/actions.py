@@ -153,7 +153,7 @@ class DamageAcknowledged(TypedDict):
 
 _log = structlog.get_logger(__name__)
 
-_ENVELOPE_BYTES = 1_024  # of a message, beside its data
+_ENVELOPE_BYTES = 1_024  # of a message, without its data
 
 
 class BackupActions(Feature):
@@ -167,7 +167,7 @@ class BackupActions(Feature):
         self._chunk_bytes = max(1, min(MAX_CHUNK_BYTES, (max_payload_bytes - _ENVELOPE_BYTES) // 4 * 3))
 
     def on_tick(self) -> None:
-        """Remove what nobody continues.
+        """Remove abandoned backups and restores.
 
         Raises:
             StartAgain: the agent must restart with a staged backup.
@@ -217,13 +217,13 @@ class BackupActions(Feature):
 
     @action()
     def acknowledge_damage(self, _: AcknowledgeDamage, caller: Caller) -> DamageAcknowledged:
-        news = damage.acknowledge(self._database.path)
-        for each in news:
+        acknowledged = damage.acknowledge(self._database.path)
+        for each in acknowledged:
             _log.warning("damage_acknowledged", kept_as=each.name, by=caller.name)
         kept = damage.quarantined(self._database.path, damage.DAMAGED)
         return {
             "status": SUCCESS,
-            "acknowledged": [each.name for each in news],
+            "acknowledged": [each.name for each in acknowledged],
             "kept": [{"name": each.name, "size_bytes": each.size_bytes} for each in kept],
         }
 

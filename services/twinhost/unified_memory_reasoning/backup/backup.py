@@ -1,8 +1,8 @@
-"""Backups and restores of the database in use, one of each at a time, by threads of their own.
+"""Backups and restores of the database in use, one of each at a time, in worker threads.
 
-A backup is a copy of the database beside it. A restore is taken in part by part, checked whole, and staged for the next
-start. The database in use is not touched. At that start, before anything is opened, it is quarantined, and the staged
-one takes its place (`twinhost.store.backup.prepare`).
+A backup is a copy of the database, in the same folder. A restore receives a backup part by part, checks the whole, and
+stages it for the next start; the database in use is not touched. At that start, before anything is opened, the database
+is moved away, and the staged copy takes its place (`twinhost.store.backup.prepare`).
 """
 
 import dataclasses
@@ -35,15 +35,15 @@ from twinhost.store.database import Database
 
 _log = structlog.get_logger(__name__)
 
-KEEP_S = 600.0  # after a backup was read last, or after the last part of a restore came
-UNTOLD_S = 10.0  # after a restore was staged: the agent starts anew also where nobody asks what came of it
+KEEP_S = 600.0  # after the last read of a backup, or the last part of a restore
+UNREPORTED_S = 10.0  # after staging: then the agent restarts even if nobody polled for the result
 
 State = Literal["copying", "ready", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """One backup; `begun` in seconds since the epoch, `copy` once it is ready, `failure` where it never will be."""
+    """One backup; `begun` in seconds since the epoch, `copy` if it is ready, `failure` if it failed."""
 
     backup_id: str
     begun: float
@@ -58,7 +58,7 @@ class Backup:
 
 
 class Backups:
-    """One backup at a time, for whoever asked to read it; it is removed 10 minutes after that, and by the next."""
+    """One backup at a time; it is removed 10 minutes after its last read, or when the next one begins."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -67,15 +67,17 @@ class Backups:
         self._files = Transfers(database.path, ".backup-")
 
     def begin(self) -> Backup:
-        """Begin a copy, once the transaction under way is durable; the backup before it is removed.
+        """Begin a copy after the current transaction is committed; the previous backup is removed.
 
         Raises:
-            LimitReached: one is being made.
+            LimitReached: one is being copied.
             StoreUnavailable: there is no space for it.
         """
         before = self._current
         if before is not None and before.state == "copying":
-            raise LimitReached(f"backup {before.backup_id} is being made; wait for it, or read that one")
+            raise LimitReached(
+                f"backup {before.backup_id} is being copied; poll `backup_status` until it is ready, then read it"
+            )
         self._files.remove_all()
         self._current = None
         require_space(self._files.folder, self._database.size_bytes)
@@ -92,11 +94,12 @@ class Backups:
         """Return a backup.
 
         Raises:
-            NotFound: it was removed, or never was.
+            NotFound: it was removed, or never existed.
         """
         if self._current is None or self._current.backup_id != backup_id:
             raise NotFound(
-                f"there is no backup {backup_id!r}: a newer one was begun, or {KEEP_S:g} s went by; begin one"
+                f"there is no backup {backup_id!r}: it was unread for {KEEP_S:g} s, or a newer one was begun; "
+                "begin one (`begin_backup`)"
             )
         return self._current
 
@@ -113,19 +116,21 @@ class Backups:
         if backup.failure is not None:
             raise StoreUnavailable(backup.failure)
         if backup.copy is None:
-            raise LimitReached(f"backup {backup_id} is being made; ask backup_status until it is ready")
+            raise LimitReached(f"backup {backup_id} is being copied; poll `backup_status` until it is ready")
         if offset > backup.copy.size_bytes:
-            raise MalformedRequest(f"the backup has {backup.copy.size_bytes} bytes, got {offset} - at `$.offset`")
+            raise MalformedRequest(f"Expected at most {backup.copy.size_bytes}, its size, got {offset} - at `$.offset`")
         self._read_at = time.monotonic()
         try:
             with self._files.path(backup_id).open("rb") as stream:
                 stream.seek(offset)
                 return backup.copy, stream.read(most_bytes)
         except OSError as error:
-            raise StoreUnavailable(f"the backup can't be read ({error.strerror}); begin another") from None
+            raise StoreUnavailable(
+                f"the backup can't be read ({error.strerror}); begin another (`begin_backup`)"
+            ) from None
 
     def on_tick(self) -> None:
-        """Remove a backup that nobody has read for a while."""
+        """Remove a backup that nobody has read for 10 minutes."""
         current = self._current
         if current is not None and current.state != "copying" and time.monotonic() - self._read_at > KEEP_S:
             self._files.remove_all()
@@ -149,10 +154,10 @@ class Backups:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """How many rows of each table the backup has, and the database that gives way to it.
+    """The number of rows by table in the backup and in the database that it replaces.
 
-    `damaged` are those of the newest damaged database that nobody has acknowledged, as far as they can be counted;
-    None where there is none.
+    `damaged` has those of the newest damaged database that nobody has acknowledged, as far as they can be counted; None
+    if there is none.
     """
 
     backup: Rows
@@ -173,7 +178,7 @@ class _Incoming:
     failure: RequestError | None = None
     exchange: Exchange | None = None
     staged_at: float = 0.0
-    told: bool = False
+    reported: bool = False
 
 
 class Restores:
@@ -185,69 +190,72 @@ class Restores:
         self._files = Transfers(database.path, ".incoming-")
 
     def begin(self, size: int | None, sha256: str | None) -> str:
-        """Begin to take in a backup, in place of one that was begun before; return its id.
+        """Begin to receive a backup and drop an unfinished restore; return the id of the new one.
 
         Args:
-            size: in bytes, where it is known.
-            sha256: of its bytes in hex, where it is known.
+            size: in bytes, if known.
+            sha256: of its bytes in hex, if known.
 
         Raises:
-            LimitReached: another is checked or staged.
+            LimitReached: another is being checked, or is staged.
             StoreUnavailable: there is no space for it.
         """
         if self._incoming is not None and (self._incoming.checking or self._incoming.exchange is not None):
-            raise LimitReached(f"restore {self._incoming.restore_id} is being put in place; wait for the agent's start")
+            raise LimitReached(f"restore {self._incoming.restore_id} is complete; poll `finish_restore` for its result")
         self._drop()
         require_space(self._files.folder, size or 0)
         restore_id = uuid.uuid4().hex
         path = self._files.path(restore_id)
         try:
-            path.touch(0o600, exist_ok=False)  # nobody else can open it, not even for a moment
+            path.touch(0o600, exist_ok=False)  # private before it has any content
             stream = path.open("wb")
         except OSError as error:
-            raise StoreUnavailable(f"{path} can't be made ({error.strerror}); see the agent's volume") from None
+            raise StoreUnavailable(f"{path} can't be created ({error.strerror}); check the agent's volume") from None
         self._incoming = _Incoming(restore_id, path, stream, size, sha256)
         return restore_id
 
     def write(self, restore_id: str, offset: int, data: bytes) -> int:
-        """Take in a part; return how many bytes have come. One that has come already changes nothing.
+        """Receive a part; return how many bytes were received. A part that was received before changes nothing.
 
         Raises:
             NotFound: there is no such restore.
-            MalformedRequest: it does not follow what has come, or there is more than was told.
+            MalformedRequest: it does not follow the part before it, or exceeds the announced size.
             LimitReached: it is being checked.
             StoreUnavailable: there is no space for it.
         """
         incoming = self._find(restore_id)
         if incoming.checking or incoming.exchange is not None:
-            raise LimitReached(f"restore {restore_id} is complete and is being checked; ask finish_restore")
+            raise LimitReached(f"restore {restore_id} is complete and is being checked; poll `finish_restore`")
         if offset + len(data) <= incoming.received:
             return incoming.received
         if offset != incoming.received:
             raise MalformedRequest(
-                f"{incoming.received} bytes have come; go on from there, got {offset} - at `$.offset`"
+                f"Expected {incoming.received}, the number of bytes received, got {offset} - at `$.offset`"
             )
         if incoming.size is not None and offset + len(data) > incoming.size:
-            raise MalformedRequest(f"{incoming.size} bytes were told and more have come; begin anew - at `$.data`")
+            raise MalformedRequest(
+                f"the parts exceed the {incoming.size} bytes given to `begin_restore`; begin the restore again "
+                "- at `$.data`"
+            )
         require_space(self._files.folder, len(data))
         try:
             incoming.stream.write(data)
-            incoming.stream.flush()  # here a full volume says so, and not where the stream is closed
+            incoming.stream.flush()  # a full volume fails here, and not when the stream is closed
         except OSError as error:
             self._drop()
-            raise StoreUnavailable(f"the backup can't be written ({error.strerror}); begin anew") from None
+            raise StoreUnavailable(f"the backup can't be written ({error.strerror}); begin the restore again") from None
         incoming.received += len(data)
         incoming.touched = time.monotonic()
         return incoming.received
 
     def finish(self, restore_id: str, size: int | None, sha256: str | None) -> Exchange | None:
-        """Check the backup and stage it, in a thread of its own; return what it exchanges, None while that goes on.
+        """Check and stage the backup in a worker thread; return None until that is done, then the numbers of rows.
 
-        Once it was returned, the next tick starts the agent anew.
+        After they were returned, the next tick restarts the agent.
 
         Raises:
             NotFound: there is no such restore.
-            MalformedRequest: it is incomplete, or no backup of this agent; in the second case it is dropped.
+            MalformedRequest: it is incomplete, or not a backup of this agent; in the second case it is dropped.
             StoreUnavailable: it can't be read or staged.
         """
         incoming = self._find(restore_id)
@@ -255,41 +263,43 @@ class Restores:
             self._drop()
             raise incoming.failure
         if incoming.exchange is not None:
-            incoming.told = True
+            incoming.reported = True
             return incoming.exchange
         if not incoming.checking:
             self._check(incoming, size or incoming.size, sha256 or incoming.sha256)
         return None
 
     def on_tick(self) -> None:
-        """Drop what nobody goes on with.
+        """Drop an abandoned restore.
 
         Raises:
-            StartAgain: a backup is staged, and whoever sent it was told.
+            StartAgain: a backup is staged, and its sender was notified or doesn't poll.
         """
         incoming = self._incoming
         if incoming is None:
             return
         now = time.monotonic()
         if incoming.exchange is not None:
-            if incoming.told or now - incoming.staged_at > UNTOLD_S:
-                raise StartAgain(f"restore {incoming.restore_id} is staged and takes the database's place")
+            if incoming.reported or now - incoming.staged_at > UNREPORTED_S:
+                raise StartAgain(f"restore {incoming.restore_id} is staged and replaces the database")
         elif not incoming.checking and now - incoming.touched > KEEP_S:
             self._drop()
 
     def _check(self, incoming: _Incoming, size: int | None, sha256: str | None) -> None:
         if size is None or sha256 is None:
             missing = "size" if size is None else "sha256"
-            raise MalformedRequest(f"neither begin_restore nor this says it; tell the whole file's - at `$.{missing}`")
+            raise MalformedRequest(
+                f"Object missing required field `{missing}`, here or in `begin_restore` - at `$.{missing}`"
+            )
         if incoming.received != size:
             raise MalformedRequest(
-                f"{incoming.received} of {size} bytes have come; write the rest from there on - at `$.size`"
+                f"{incoming.received} of {size} bytes were received; send the rest (`write_restore`) - at `$.size`"
             )
         try:
             incoming.stream.close()
         except OSError as error:
             self._drop()
-            raise StoreUnavailable(f"the backup can't be written ({error.strerror}); begin anew") from None
+            raise StoreUnavailable(f"the backup can't be written ({error.strerror}); begin the restore again") from None
         incoming.checking = True
         work = Work("restore", "restore_refused", "the backup can't be checked", {"restore_id": incoming.restore_id})
         work.start(lambda: self._stage(incoming, sha256), lambda error: self._end(incoming, error))
@@ -305,7 +315,7 @@ class Restores:
             )
             stage(incoming.path, self._database.path)
         except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(f"the backup can't be staged ({error}); see the agent's volume") from None
+            raise StoreUnavailable(f"the backup can't be staged ({error}); check the agent's volume") from None
         _log.warning("restore_staged", restore_id=incoming.restore_id)
         incoming.staged_at = time.monotonic()
         incoming.exchange = exchange  # after `staged_at`, which `on_tick` reads if there is an exchange
@@ -318,13 +328,16 @@ class Restores:
 
     def _find(self, restore_id: str) -> _Incoming:
         if self._incoming is None or self._incoming.restore_id != restore_id:
-            raise NotFound(f"there is no restore {restore_id!r}: a newer one was begun, or it was dropped; begin anew")
+            raise NotFound(
+                f"there is no restore {restore_id!r}: it failed, was idle for {KEEP_S:g} s, or a newer one was begun; "
+                "begin one (`begin_restore`)"
+            )
         return self._incoming
 
     def _drop(self) -> None:
         if self._incoming is not None:
             incoming, self._incoming = self._incoming, None
-            with suppress(OSError):  # closing writes what waits to be written
+            with suppress(OSError):  # closing flushes the stream
                 incoming.stream.close()
             with suppress(OSError):  # the next start removes them
-                self._files.remove_all()  # a file that claims to have a log gets an empty one where it is looked at
+                self._files.remove_all()  # with the empty log that SQLite may have created beside it

@@ -10,7 +10,7 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.conversations.context_text import Said, text_of
+from twinhost.unified_memory_reasoning.conversations.context_text import Utterance, text_of
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions, Kind
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
 
@@ -181,7 +181,7 @@ class ContextActions(Feature):
         return {"status": SUCCESS, "session_id": request.session_id, "cleared": cleared}
 
 
-def _within(items: Iterable[Said], most: int) -> Iterator[Said]:
+def _within(items: Iterable[Utterance], most: int) -> Iterator[Utterance]:
     """Yield items whose contents together have at most `most` characters, skipping those that are too long."""
     for item in items:
         if len(item.content) <= most:

@@ -35,7 +35,7 @@ _controls = {
 _in_speaker = _controls | {ord(character): " " for character in f"{LINE_BREAKS}\t"} | {ord("["): "(", ord("]"): ")"}
 
 
-class Said(msgspec.Struct, frozen=True):
+class Utterance(msgspec.Struct, frozen=True):
     """One interaction, as far as texts and summaries need it.
 
     `kind` is code, user_query, system_response or error; `speaker` is empty if none was given; `importance` is 0 to 1.
@@ -104,7 +104,9 @@ class ContextText:
     dropped: list[int]
 
 
-def text_of(items: Iterable[Said], max_tokens: int, max_bytes: int, further: Iterable[Said] = ()) -> ContextText:
+def text_of(
+    items: Iterable[Utterance], max_tokens: int, max_bytes: int, further: Iterable[Utterance] = ()
+) -> ContextText:
     """Return the text of interactions.
 
     Args:
@@ -127,7 +129,7 @@ def text_of(items: Iterable[Said], max_tokens: int, max_bytes: int, further: Ite
     )
 
 
-def _filled(items: Iterable[Said], max_tokens: int, max_bytes: int) -> ContextText:
+def _filled(items: Iterable[Utterance], max_tokens: int, max_bytes: int) -> ContextText:
     lines = [_Line(item, max_tokens, max_bytes) for item in items]
     texts: list[str] = []
     cut, dropped = [], []
@@ -154,17 +156,17 @@ def _filled(items: Iterable[Said], max_tokens: int, max_bytes: int) -> ContextTe
 class _Line:
     """A line, rendered when it is first needed, and no longer than could fit."""
 
-    def __init__(self, item: Said, max_tokens: int, max_bytes: int) -> None:
+    def __init__(self, item: Utterance, max_tokens: int, max_bytes: int) -> None:
         self.id = item.id
         self._item, self._max_tokens, self._max_bytes = item, max_tokens, max(0, max_bytes)
 
     @cached_property
     def _text(self) -> Beginning:
         item = self._item
-        said = item.content.rstrip()
-        content = beginning(said[: self._max_bytes], self._max_tokens)
+        stripped = item.content.rstrip()
+        content = beginning(stripped[: self._max_bytes], self._max_tokens)
         text = lines_of(item.speaker, item.kind, content.text)
-        return Beginning(text, 0, whole=content.whole and len(said) <= self._max_bytes)
+        return Beginning(text, 0, whole=content.whole and len(stripped) <= self._max_bytes)
 
     def tokens(self, most: int) -> int:
         """Return the tokens of the whole line, at most `most`, which is at most the budget."""

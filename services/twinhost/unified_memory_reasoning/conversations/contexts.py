@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.conversations.context_text import Said
+from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
 from twinhost.unified_memory_reasoning.conversations.summary import Part, merged
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 
@@ -124,7 +124,7 @@ _REMOVE_PARTS = (
     "(SELECT written_by FROM visible_context_summaries WHERE session_id = ?1)"
 )
 
-Aged = tuple[Said, int, str]  # an interaction, its tier, and its writer
+Aged = tuple[Utterance, int, str]  # an interaction, its tier, and its writer
 _NOTED_AGAIN_UP_TO_TIER = 1
 WHOLE_SESSION = ""  # stands for the speaker of a session's own window
 
@@ -139,22 +139,22 @@ class Contexts:
         self._windows = msgspec.json.Decoder(Window)
         self._parts = msgspec.json.Decoder(Part)
 
-    def add(self, session_id: str, said: Said) -> int:
+    def add(self, session_id: str, utterance: Utterance) -> int:
         """Add an interaction to the session's window and its speaker's; return how many places the session's has."""
-        window = self._add_to_window(session_id, WHOLE_SESSION, said)
-        if said.speaker:
-            self._add_to_window(session_id, said.speaker, said)
+        window = self._add_to_window(session_id, WHOLE_SESSION, utterance)
+        if utterance.speaker:
+            self._add_to_window(session_id, utterance.speaker, utterance)
         return window.size
 
     def fold(self, session_id: str, aged: Iterable[Aged]) -> None:
         """Add interactions of tier 0 to their writers' parts, and fold those that moved to an older tier."""
         before: dict[str, Part] = {}
         parts: dict[str, Part] = {}
-        for said, tier, written_by in aged:
+        for utterance, tier, written_by in aged:
             if written_by not in parts:
                 before[written_by] = parts[written_by] = self._part(session_id, written_by)
             part = parts[written_by]
-            parts[written_by] = part.folded(said, tier) if tier else part.noted(said)
+            parts[written_by] = part.folded(utterance, tier) if tier else part.noted(utterance)
         for written_by, part in parts.items():
             self._replace_part(session_id, written_by, before[written_by], part)
 
@@ -189,10 +189,10 @@ class Contexts:
         rows = self._database.execute(_PARTS, (session_id,)).fetchall()
         before = {written_by: self._parts.decode(part) for written_by, part in rows}
         parts = {written_by: part.without(speaker).without_lines() for written_by, part in before.items()}
-        for said, tier, written_by in left:
+        for utterance, tier, written_by in left:
             part = parts.get(written_by, Part())
-            part = part.noted(said) if tier <= _NOTED_AGAIN_UP_TO_TIER else part
-            parts[written_by] = part.folded(said, tier) if tier else part
+            part = part.noted(utterance) if tier <= _NOTED_AGAIN_UP_TO_TIER else part
+            parts[written_by] = part.folded(utterance, tier) if tier else part
         for written_by, part in parts.items():
             self._replace_part(session_id, written_by, before.get(written_by, Part()), part)
 
@@ -211,8 +211,8 @@ class Contexts:
         for speaker, window in windows.items():
             self._put_window(session_id, speaker, window)
 
-    def _add_to_window(self, session_id: str, speaker: str, said: Said) -> Window:
-        window = self.window(session_id, speaker).with_item(Item(said.id, said.importance))
+    def _add_to_window(self, session_id: str, speaker: str, utterance: Utterance) -> Window:
+        window = self.window(session_id, speaker).with_item(Item(utterance.id, utterance.importance))
         self._put_window(session_id, speaker, window)
         return window
 

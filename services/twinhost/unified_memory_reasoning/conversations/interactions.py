@@ -19,7 +19,7 @@ import msgspec
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts
-from twinhost.unified_memory_reasoning.conversations.context_text import Said
+from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
 from twinhost.unified_memory_reasoning.conversations.contexts import (
     TIERS,
     UP_TO_TIER,
@@ -70,8 +70,8 @@ class Context:
     """The context of a session, or of a speaker in it, without quarantined writers."""
 
     summary: Part
-    items: list[Said]  # of the window, in its order
-    further: list[Said]  # of tier 0, in the same order
+    items: list[Utterance]  # of the window, in its order
+    further: list[Utterance]  # of tier 0, in the same order
     window_size: int
     stored: int  # interactions of the session, of all speakers
     in_view: int  # of these, the speaker's; all of them if no speaker is named
@@ -96,18 +96,18 @@ CREATE TABLE interactions (
 CREATE INDEX interactions_by_session ON interactions (session_id, id, importance, speaker, written_by);
 CREATE INDEX interactions_by_writer ON interactions (written_by, id);
 {contexts.MIGRATION}"""
-MADE_ANEW_FROM = UP_TO_TIER[-1]  # rows from which a window is rebuilt
+REBUILT_FROM = UP_TO_TIER[-1]  # rows from which a window is rebuilt
 MOST_NEWEST = 256  # interactions among which a context names those that its text leaves out
 
-_SAID = "id, type AS kind, speaker, content, importance"
-_VISIBLE = f"SELECT {_SAID} FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_UTTERANCE = "id, type AS kind, speaker, content, importance"
+_VISIBLE = f"SELECT {_UTTERANCE} FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _WRITTEN = (
     "SELECT id AS number, id, session_id, speaker, type AS kind, content, metadata, importance, strength, created, "
     "tier, written_by FROM interactions WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
 )
 _ITEMS = (
     "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "  # noqa: S608
-    f"ORDER BY id DESC LIMIT {MADE_ANEW_FROM}"
+    f"ORDER BY id DESC LIMIT {REBUILT_FROM}"
 )
 _VISIBLE_ITEMS, _STORED_ITEMS = _ITEMS.format("visible_interactions"), _ITEMS.format("interactions")
 _FIRST_OF_NEWEST = "(SELECT min(id) FROM (SELECT id FROM interactions WHERE session_id = ?1 ORDER BY id DESC LIMIT ?2))"
@@ -117,10 +117,10 @@ _NEWEST = (
 )
 _ALL_ITEMS = "SELECT id, importance, speaker FROM interactions WHERE session_id = ? ORDER BY id"
 _AGED = (
-    f"SELECT {_SAID}, tier, written_by FROM visible_interactions "  # noqa: S608
+    f"SELECT {_UTTERANCE}, tier, written_by FROM visible_interactions "  # noqa: S608
     f"WHERE session_id = ?1 AND id >= {_FIRST_OF_NEWEST} ORDER BY id"
 )
-_MOVE = f"UPDATE interactions SET tier = ? WHERE id = ? RETURNING {_SAID}, tier, written_by"  # noqa: S608
+_MOVE = f"UPDATE interactions SET tier = ? WHERE id = ? RETURNING {_UTTERANCE}, tier, written_by"  # noqa: S608
 _CLEAR = (
     "DELETE FROM interactions WHERE id IN "
     "(SELECT id FROM visible_interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2))"
@@ -134,8 +134,8 @@ _RANK_AGAIN = (
 )
 
 
-def _aged(tier: int, written_by: str, **said: Any) -> Aged:
-    return Said(**said), tier, written_by
+def _aged(tier: int, written_by: str, **utterance: Any) -> Aged:
+    return Utterance(**utterance), tier, written_by
 
 
 class Interactions:
@@ -179,12 +179,12 @@ class Interactions:
             "tier, written_by) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, 0, ?) RETURNING id",
             (session_id, speaker, kind, content, self._encoder.encode(metadata or {}), weight, now, written_by),
         )
-        said = Said(number, kind, speaker, content, weight)
-        places = self._contexts.add(session_id, said)
+        utterance = Utterance(number, kind, speaker, content, weight)
+        places = self._contexts.add(session_id, utterance)
         moves = self._counts.add(
             session_id, number, speaker, written_by, now, lambda known: self._next_after(session_id, known)
         )
-        self._contexts.fold(session_id, [(said, 0, written_by), *(self._move(move) for move in moves)])
+        self._contexts.fold(session_id, [(utterance, 0, written_by), *(self._move(move) for move in moves)])
         return Added(number, weight, places)
 
     def context(self, session_id: str, speaker: str | None = None) -> Context:
@@ -204,14 +204,14 @@ class Interactions:
             window_size=window.size,
             stored=counted.count,
             in_view=counted.count if speaker is None else self._counts.visible_of(session_id, speaker),
-            newest=[item.id for item in self._newest(session_id, speaker, MADE_ANEW_FROM)],
+            newest=[item.id for item in self._newest(session_id, speaker, REBUILT_FROM)],
             last_updated=counted.updated,
         )
 
-    def visible(self, ids: list[int]) -> list[Said]:
+    def visible(self, ids: list[int]) -> list[Utterance]:
         """Return interactions in the order of the given ids, without those of quarantined writers."""
-        rows = self._database.select(Said, _VISIBLE, (self._encoder.encode(ids).decode(),))
-        found = {said.id: said for said in rows}
+        rows = self._database.select(Utterance, _VISIBLE, (self._encoder.encode(ids).decode(),))
+        found = {utterance.id: utterance for utterance in rows}
         return [found[number] for number in ids if number in found]
 
     def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenInteraction]:
@@ -235,7 +235,7 @@ class Interactions:
             windows = {WHOLE_SESSION: self._rebuilt_window(_STORED_ITEMS, session_id, None)}
             if (own := self._rebuilt_window(_STORED_ITEMS, session_id, speaker)).items:
                 windows[speaker] = own
-            aged = self._database.select(_aged, _AGED, (session_id, MADE_ANEW_FROM))
+            aged = self._database.select(_aged, _AGED, (session_id, REBUILT_FROM))
             self._contexts.remove_speaker(session_id, speaker, windows, aged)
         return removed
 
@@ -260,13 +260,13 @@ class Interactions:
 
     def _windows_of_hidden(self, session_id: str) -> dict[str, Window]:
         """Return the windows of a session in which only quarantined writers' rows are left."""
-        whole: deque[Item] = deque(maxlen=MADE_ANEW_FROM)
+        whole: deque[Item] = deque(maxlen=REBUILT_FROM)
         items: dict[str, deque[Item]] = {WHOLE_SESSION: whole}
         for number, importance, speaker in self._database.execute(_ALL_ITEMS, (session_id,)):
             item = Item(number, importance)
             whole.append(item)
             if speaker:
-                items.setdefault(speaker, deque(maxlen=MADE_ANEW_FROM)).append(item)
+                items.setdefault(speaker, deque(maxlen=REBUILT_FROM)).append(item)
         return {speaker: window_of(newest) for speaker, newest in items.items()}
 
     def _newest(self, session_id: str, speaker: str | None, among: int) -> list[Item]:

@@ -18,7 +18,7 @@ from typing import TypedDict
 
 import msgspec
 
-from twinhost.unified_memory_reasoning.conversations.context_text import Said, label, one_line
+from twinhost.unified_memory_reasoning.conversations.context_text import Utterance, label, one_line
 from twinhost.unified_memory_reasoning.conversations.importance import decisions_in, error_kind, error_message
 
 MOST_DECISIONS = 32
@@ -77,33 +77,33 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     errors: Entries = ()
     decisions: Entries = ()
 
-    def noted(self, said: Said) -> "Part":
+    def noted(self, utterance: Utterance) -> "Part":
         """Return the part after something was said; the same part if there is nothing to note."""
-        if said.kind == "error":
-            text = one_line(error_message(said.content), ERROR_CHARACTERS)
-            error = Entry(said.id, said.speaker, error_kind(said.content), text)
+        if utterance.kind == "error":
+            text = one_line(error_message(utterance.content), ERROR_CHARACTERS)
+            error = Entry(utterance.id, utterance.speaker, error_kind(utterance.content), text)
             return msgspec.structs.replace(self, errors=_newest((*self.errors, error), MOST_ERRORS))
-        if said.kind == "code":
-            code = Entry(said.id, said.speaker, said.kind, one_line(said.content, CODE_CHARACTERS))
+        if utterance.kind == "code":
+            code = Entry(utterance.id, utterance.speaker, utterance.kind, one_line(utterance.content, CODE_CHARACTERS))
             return msgspec.structs.replace(self, code=_newest((*self.code, code), MOST_CODE))
-        if said.kind not in _DECIDING:
+        if utterance.kind not in _DECIDING:
             return self
         decisions = [
-            Entry(said.id, said.speaker, said.kind, one_line(text, DECISION_CHARACTERS))
-            for text in islice(decisions_in(said.content[:DECIDING_CHARACTERS]), MOST_OF_ONE)
+            Entry(utterance.id, utterance.speaker, utterance.kind, one_line(text, DECISION_CHARACTERS))
+            for text in islice(decisions_in(utterance.content[:DECIDING_CHARACTERS]), MOST_OF_ONE)
         ]
         if not decisions:
             return self
         return msgspec.structs.replace(self, decisions=_newest((*self.decisions, *decisions), MOST_DECISIONS))
 
-    def folded(self, said: Said, tier: int) -> "Part":
+    def folded(self, utterance: Utterance, tier: int) -> "Part":
         """Return the part after an interaction moved to a tier, 1 to 3."""
-        lines = tuple(line for line in self.lines if line.id != said.id)
-        older = tuple(line for line in self.older_lines if line.id != said.id)
+        lines = tuple(line for line in self.lines if line.id != utterance.id)
+        older = tuple(line for line in self.older_lines if line.id != utterance.id)
         if tier == 1:
-            lines = _most_important((*lines, _line(said, LINE_CHARACTERS)), MOST_LINES)
+            lines = _most_important((*lines, _line(utterance, LINE_CHARACTERS)), MOST_LINES)
         elif tier == 2:
-            older = _most_important((*older, _line(said, OLDER_LINE_CHARACTERS)), MOST_OLDER_LINES)
+            older = _most_important((*older, _line(utterance, OLDER_LINE_CHARACTERS)), MOST_OLDER_LINES)
         return msgspec.structs.replace(self, lines=lines, older_lines=older)
 
     def only(self, speaker: str) -> "Part":
@@ -119,12 +119,12 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(self, lines=(), older_lines=())
 
     def document(self) -> SummaryDocument:
-        """Return the summary as it is answered; what was said twice is there once, where it was said last."""
+        """Return the summary as a reply has it; of repeated errors and decisions only the last is listed."""
         return {
             "code_context": "\n".join(_labelled(entry) for entry in self.code),
             "conversation_summary": "\n".join(_labelled(entry) for entry in (*self.older_lines, *self.lines)),
-            "errors_encountered": [{"type": entry.kind, "message": entry.text} for entry in _once(self.errors)],
-            "key_decisions": [entry.text for entry in _once(self.decisions)],
+            "errors_encountered": [{"type": entry.kind, "message": entry.text} for entry in _distinct(self.errors)],
+            "key_decisions": [entry.text for entry in _distinct(self.decisions)],
         }
 
     def _where(self, matches: Callable[[Entry], bool]) -> "Part":
@@ -144,14 +144,16 @@ def merged(parts: Iterable[Part]) -> Part:
     )
 
 
-def _line(said: Said, characters: int) -> Entry:
-    return Entry(said.id, said.speaker, said.kind, one_line(said.content, characters), said.importance)
+def _line(utterance: Utterance, characters: int) -> Entry:
+    return Entry(
+        utterance.id, utterance.speaker, utterance.kind, one_line(utterance.content, characters), utterance.importance
+    )
 
 
 def _newest(entries: Iterable[Entry], most: int) -> Entries:
-    """Return the newest; a speaker's same words again replace the older ones."""
-    by_words = {(each.speaker, each.kind, each.text): each for each in sorted(entries, key=_number)}
-    return tuple(sorted(by_words.values(), key=_number)[-most:])
+    """Return the newest; of a speaker's entries with the same text only the newest is kept."""
+    by_text = {(each.speaker, each.kind, each.text): each for each in sorted(entries, key=_number)}
+    return tuple(sorted(by_text.values(), key=_number)[-most:])
 
 
 def _most_important(entries: Iterable[Entry], most: int) -> Entries:
@@ -163,9 +165,9 @@ def _number(entry: Entry) -> int:
     return entry.id
 
 
-def _once(entries: Iterable[Entry]) -> list[Entry]:
-    by_words = {(entry.kind, entry.text): entry for entry in entries}
-    return sorted(by_words.values(), key=_number)
+def _distinct(entries: Iterable[Entry]) -> list[Entry]:
+    by_text = {(entry.kind, entry.text): entry for entry in entries}
+    return sorted(by_text.values(), key=_number)
 
 
 def _labelled(entry: Entry) -> str:

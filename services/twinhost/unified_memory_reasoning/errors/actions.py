@@ -23,7 +23,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER
 MAX_LIMIT = 200
 PATTERN = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHARACTERS)]
 SOLUTION = Annotated[str, msgspec.Meta(min_length=1, max_length=16_384)]
-MESSAGE = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MESSAGE_BYTES)]  # and so many bytes
+MESSAGE = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MESSAGE_BYTES)]  # in characters, and in bytes
 NOTE = Annotated[str, msgspec.Meta(max_length=1_024)]
 NUMBER = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]

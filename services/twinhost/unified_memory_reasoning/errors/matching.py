@@ -51,8 +51,10 @@ def accept(pattern: str) -> int:
     try:
         compiled = re2.compile(pattern, _OPTIONS)
     except re2.error as error:
-        said = error.args[0] if error.args else "no reason"
-        raise _refused(f"RE2 said `{said.decode(errors='replace') if isinstance(said, bytes) else said}`") from None
+        reason = error.args[0] if error.args else "no reason"
+        raise _refused(
+            f"RE2 said `{reason.decode(errors='replace') if isinstance(reason, bytes) else reason}`"
+        ) from None
     except UnicodeEncodeError:
         raise _refused("it has half of a surrogate pair") from None
     size = int(compiled.programsize)
@@ -65,7 +67,7 @@ def found(pattern: str, message: bytes) -> bool:
     """Return whether a pattern matches the part of a message that it is searched for in."""
     try:
         compiled = re2.compile(pattern, _OPTIONS)
-    except re2.error:  # another version of RE2 had accepted it: it stays, and matches nothing
+    except re2.error:  # another version of RE2 accepted it: it stays stored, and matches nothing
         return False
     return compiled.search(message[: _reads(int(compiled.programsize))]) is not None
 
@@ -108,12 +110,12 @@ class Found:
 
 
 class PatternIndex:
-    """Patterns by their number, and by three characters that each requires."""
+    """Patterns by number, and by a trigram of each text that they require."""
 
     def __init__(self, budget_s: float = BUDGET_S) -> None:
         self._budget_s = budget_s
         self._entries: dict[int, Entry] = {}
-        self._threes: dict[int, frozenset[str]] = {}  # each is indexed under these
+        self._trigrams: dict[int, frozenset[str]] = {}  # each is indexed under these
         self._under: dict[str, set[int]] = {}
         self._general: set[int] = set()
 
@@ -132,19 +134,19 @@ class PatternIndex:
         if entry.requirement.general:
             self._general.add(number)
             return
-        self._threes[number] = frozenset(self._rarest(text) for text in entry.requirement.texts)
-        for three in self._threes[number]:
-            self._under.setdefault(three, set()).add(number)
+        self._trigrams[number] = frozenset(self._rarest(text) for text in entry.requirement.texts)
+        for trigram in self._trigrams[number]:
+            self._under.setdefault(trigram, set()).add(number)
 
     def remove(self, pattern_id: int) -> Entry:
         """Remove a pattern and return it."""
         entry = self._entries.pop(pattern_id)
         self._general.discard(pattern_id)
-        for three in self._threes.pop(pattern_id, frozenset()):
-            under = self._under[three]
+        for trigram in self._trigrams.pop(pattern_id, frozenset()):
+            under = self._under[trigram]
             under.discard(pattern_id)
             if not under:
-                del self._under[three]
+                del self._under[trigram]
         return entry
 
     def search(self, message: str, hides: Callable[[str], bool]) -> Found:
@@ -165,16 +167,16 @@ class PatternIndex:
 
     def _candidates(self, folded: str) -> list[Entry]:
         numbers = set(self._general)
-        for three in _threes_of(folded) & self._under.keys():
-            numbers |= self._under[three]
+        for trigram in _trigrams_of(folded) & self._under.keys():
+            numbers |= self._under[trigram]
         return sorted((self._entries[number] for number in numbers), key=lambda entry: entry.rank, reverse=True)
 
     def _rarest(self, text: str) -> str:
-        """Return the three characters of a text under which the fewest patterns are indexed."""
-        return min(sorted(_threes_of(text)), key=lambda three: len(self._under.get(three, ())))
+        """Return the trigram of a text under which the fewest patterns are indexed."""
+        return min(sorted(_trigrams_of(text)), key=lambda trigram: len(self._under.get(trigram, ())))
 
 
-def _threes_of(text: str) -> set[str]:
+def _trigrams_of(text: str) -> set[str]:
     return {text[at : at + SHORTEST_TEXT] for at in range(len(text) - SHORTEST_TEXT + 1)}
 
 
@@ -200,8 +202,8 @@ class CpuBudget:
         """
         if (left_s := self._buckets.level(caller)) <= 0:
             raise LimitReached(
-                f"the patterns and messages of {caller} used up the {self._burst_s:g} s of CPU time that one caller "
-                f"has; try again in {max(0.1, -left_s / self._refill):.1f} s"
+                f"the patterns and messages of {caller} used up its CPU budget of {self._burst_s:g} s; "
+                f"try again in {max(0.1, -left_s / self._refill):.1f} s"
             )
         since, began = time.monotonic(), time.thread_time()  # of this thread: other load is not charged
         try:

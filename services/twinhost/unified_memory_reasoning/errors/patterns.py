@@ -341,7 +341,7 @@ class ErrorPatterns:
 
 
 def specificity_document(specificity: Specificity) -> SpecificityDocument:
-    """Return a specificity as it is answered."""
+    """Return a specificity as a reply has it."""
     return {"literals": specificity.literals, "classes": specificity.classes, "anchors": specificity.anchors}
 
 

@@ -162,7 +162,7 @@ class ProposalDocument(TypedDict):
 
 
 class WrittenUnknownError(WrittenRow):
-    """What a caller sent of one shape of errors that no pattern matches."""
+    """A caller's reports of one error shape that no pattern matches."""
 
     pattern: NotRequired[str]
     seen: int
@@ -172,7 +172,7 @@ class WrittenUnknownError(WrittenRow):
 
 
 class PatternProposals:
-    """Shapes of unknown errors, and who saw them."""
+    """Shapes of unknown errors, and who reported them."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class PatternProposals:
         """Count a message that no pattern matches; publish an event when its shape becomes a proposal.
 
         Returns:
-            The number of the proposal, or None if its shape is none.
+            The number of the proposal, or None if its shape is not proposed.
         """
         shape = shape_of(message)
         if shape is None:
@@ -286,7 +286,7 @@ class PatternProposals:
         return int(seen)
 
     def _keep_quota(self, shape: str, written_by: str) -> None:
-        """Evict a writer's least report if its quota is full and this shape is new to it."""
+        """Evict a writer's least frequent report if its quota is full and this shape is new to it."""
         row = self._database.execute(_LEAST_OF_A_FULL_QUOTA, (written_by, self._most_of_a_writer, shape)).fetchone()
         if row is not None:
             report, error, seen = row

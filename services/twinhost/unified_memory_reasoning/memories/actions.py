@@ -36,7 +36,7 @@ from twinhost.unified_memory_reasoning.memories.model import Kept, Memory
 from twinhost.unified_memory_reasoning.memories.recall import Selection
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
-MAX_AHEAD_S = 300.0  # of this host's clock: a record from the future would win over every later one
+MAX_AHEAD_S = 300.0  # of this host's clock: a record from the future would replace every later one
 
 
 class MemoryActions(Feature):
@@ -165,7 +165,7 @@ class MemoryActions(Feature):
         }
 
     def _stored_now(self, merged: Sequence[Merged]) -> tuple[list[MemoryDocument], list[str]]:
-        """Return what is stored of the records of a sync, as far as there is room, and the ids of the rest."""
+        """Return the stored memories of a sync, as many as fit, and the ids of the others."""
         last = {each.kept.memory.id: each for each in merged}  # an id may occur twice
         memories: list[MemoryDocument] = []
         left_out: list[str] = []
@@ -183,7 +183,7 @@ class MemoryActions(Feature):
 
 
 def document(entry: Kept) -> MemoryDocument:
-    """Return a memory as it is answered; `sync_memories` of another store accepts it unchanged."""
+    """Return a memory as a reply has it; `sync_memories` of another store accepts it unchanged."""
     memory = entry.memory
     found: MemoryDocument = {
         "id": memory.id,

@@ -39,7 +39,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
 _WRITE_ACCESSES_EVERY_S = 5.0
 _RETRY_S = 1.0  # after a failed write
-_BATCH = 1_000  # memories that are written in one tick of the server: some 25 ms
+_BATCH = 1_000  # memories that are written in one tick of the server: about 25 ms
 
 
 class _UnderWay(NamedTuple):
@@ -145,7 +145,7 @@ class MemoryUpkeep:
 
 
 def now_ms() -> float:
-    """Return seconds since the epoch in whole milliseconds, as moments stand on the wire."""
+    """Return seconds since the epoch in whole milliseconds, as on the wire."""
     return round(time.time(), 3)
 
 
@@ -261,8 +261,8 @@ class Memories:
     def merge(self, records: Sequence[Memory], caller: Caller) -> list[Merged]:
         """Merge another store's records into this one; the n-th result is for the n-th record.
 
-        For another writer's memory, any caller may bring a newer access and a greater strength; a record that would
-        change more is refused, unless an operator sends it.
+        To another writer's memory, any caller may add a newer access and a greater strength; a record that would change
+        more is refused, unless an operator sends it.
 
         Raises:
             LimitReached: there would be too many memories; nothing is merged.

@@ -71,7 +71,7 @@ class QueryMemory(Request, tag="query_memory"):
     """List the memories that match every given field, newest first; one of `keywords` is enough, ignoring case.
 
     Naming a memory by id counts as an access. `before` is the `next_before` of the previous page. `changed_since`,
-    which goes only with `limit`, lists everything that changed after that change, oldest change first, with forgotten
+    combined with `limit` alone, lists everything that changed after that change, oldest change first, with forgotten
     and deleted memories: the input of another store's `sync_memories`.
     """
 

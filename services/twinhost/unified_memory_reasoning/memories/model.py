@@ -4,7 +4,7 @@ A decay pass runs every 300 s. It takes a tenth of the strength of each memory t
 0.1 a memory is forgotten: queries skip it, it is still stored, and it decays no further. Reinforcing a memory makes it
 stronger by a fifth, up to 5, and always recovers a forgotten one.
 
-A missed pass is not made up for, nor the rest of one that a crash interrupted: nobody could access anything while the
+A missed pass is not run later, nor the rest of one that a crash interrupted: nobody could access anything while the
 agent was down.
 """
 
@@ -35,7 +35,7 @@ def decayed(strength: float) -> float:
 
 
 def reinforced(strength: float) -> float:
-    """Return the strength after a reinforcement; a forgotten memory counts as one that just isn't."""
+    """Return the strength after a reinforcement; a forgotten memory starts from FORGOTTEN_UNDER."""
     return min(MOST_STRENGTH, max(strength, FORGOTTEN_UNDER) * REINFORCE_FACTOR)
 
 

@@ -53,7 +53,7 @@ class WrittenRow(TypedDict):
 def rows_written_by(
     database: Database, row_type: Callable[..., Row], query: str, name: str, before: int | None, limit: int
 ) -> list[Row]:
-    """Return a caller's rows, quarantined or not, as they are answered: times in ISO-8601, JSON decoded.
+    """Return a caller's rows, quarantined or not, as a reply has them: times in ISO-8601, JSON decoded.
 
     Args:
         database: the store's.
@@ -101,7 +101,9 @@ class Quarantine:
         count = self._database.value("SELECT count(*) FROM quarantined")
         known = self.hides(name)
         if not known and count >= MOST:
-            raise LimitReached(f"{MOST} names are quarantined and that is the limit; release some (`release_memory`)")
+            raise LimitReached(
+                f"{MOST} names are quarantined, which is the limit; release some: ./twinhost memory release NAME"
+            )
         self._database.execute(
             "INSERT INTO quarantined (name, since, quarantined_by) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING",
             (name, time.time(), quarantined_by),
@@ -121,14 +123,14 @@ class Quarantine:
             NotFound: it is not hidden.
         """
         if self._database.execute("DELETE FROM quarantined WHERE name = ?", (name,)).rowcount == 0:
-            raise NotFound(f"{name[:64]!r} is not quarantined; `list_quarantine` shows who is")
+            raise NotFound(f"{name[:64]!r} is not quarantined; `list_quarantine` lists the quarantined callers")
 
     def hides(self, name: str) -> bool:
         """Return whether what a caller wrote is hidden."""
         return self._database.execute("SELECT 1 FROM quarantined WHERE name = ?", (name,)).fetchone() is not None
 
     def all(self) -> list[QuarantinedWriter]:
-        """Return everybody who is quarantined, newest first."""
+        """Return the quarantined callers, newest first."""
 
         def writer(since: float, **columns: str) -> QuarantinedWriter:
             return {

@@ -2,7 +2,7 @@
 
     score = (bm25 x B + importance x I + recency x R + strength x S) / (bm25 + importance + recency + strength)
 
-The small letters are the weights of `recall:` in the network configuration. The parts go from 0 to 1:
+The lower-case names are the weights of `recall:` in the network configuration. The parts go from 0 to 1:
 
     B   BM25 of the text, as a share of that of the best candidate (k1 = 1.2, b = 0.75, as in FTS5)
     I   the importance of an interaction; NEUTRAL_IMPORTANCE for a memory, which has none
