@@ -1,1 +1,1 @@
-"""mainpc's whole state in one file, and back: its database, its audit log, and its keys."""
+"""Backup and restore of mainpc's whole state in one file: its database, its audit log, and its keys."""

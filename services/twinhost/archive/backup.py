@@ -1,6 +1,6 @@
-"""mainpc's whole state into one archive, while it runs: the database first, then the log, and the keys last.
+"""Back up mainpc's whole state to one archive, while it runs: the database first, then the log, and the keys last.
 
-So a key that is revoked meanwhile is revoked in the backup, and whatever was acknowledged before it began is in it.
+So a key that is revoked meanwhile is revoked in the backup, and everything acknowledged before it began is included.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broke
     Args:
         places: where the state is.
         write: takes the archive's bytes; what it raises is passed on.
-        say: is called with lines about what is in it, and what was left out.
+        say: is called with lines about what is included, and what is left out.
         broken_log: whether an incomplete or changed audit log is accepted.
 
     Raises:
@@ -66,7 +66,7 @@ def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broke
             say(f"remark: {remark}")
         _write(places, state, keys, write)
         say(f"backed up as of {format_moment(state.moment_s)}: {contents}")
-        say("Whoever has this file can be mainpc: keep it secret.")
+        say("Whoever has this file can act as mainpc: keep it secret.")
     except OSError as error:
         raise StoreUnavailable(
             f"{error.filename or 'the archive'} can't be read or written ({error.strerror}); check its volume"

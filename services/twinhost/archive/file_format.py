@@ -3,13 +3,13 @@
     manifest.json
     state/SystemDigitalTwin.sqlite3          the database, of one moment
     state/audit/audit-<first line>.jsonl     the audit log up to the line that this database names as the newest
-    keys/.distributed, keys/.joined          certs-init's records, as far as they are of these folders
+    keys/.distributed, keys/.joined          certs-init's records of these folders
     keys/FOLDER/...                          the folders of keys of this host
     sha256                                   the digest of everything before it
 
-A name that is none of these is refused, and with it every path that leads elsewhere. Every header follows from the
-manifest, so a reader expects it to the byte: there is no way to put in a link, a device, or another path. By the digest
-at the end, an archive that was cut off, or in which a bit flipped, is detected.
+Any other name is refused, and so is every path outside these folders. Every header is derived from the manifest and
+compared byte for byte, so an archive can't contain a link, a device, or another path. The digest at the end detects an
+archive that is truncated or has a flipped bit.
 """
 
 import hashlib
@@ -97,7 +97,9 @@ def parse_manifest(content: bytes) -> Manifest:
     try:
         kind = msgspec.json.decode(content, type=_Kind)
         if kind.format != FORMAT:
-            raise MalformedRequest(f"this is {kind.format[:64]!r}, not {FORMAT!r}; give it what archive backup wrote")
+            raise MalformedRequest(
+                f"this is {kind.format[:64]!r}, not {FORMAT!r}; use a file that `archive backup` wrote"
+            )
         if kind.version != FORMAT_VERSION:
             raise MalformedRequest(
                 f"the archive has format version {kind.version} and this program knows {FORMAT_VERSION}; "
@@ -114,7 +116,7 @@ def parse_manifest(content: bytes) -> Manifest:
 def _check_names(manifest: Manifest) -> None:
     names = [member.name for member in manifest.members]
     if len(set(names)) != len(names):
-        raise MalformedRequest("the archive has a member twice; use another backup")
+        raise MalformedRequest("the archive contains a member twice; use another backup")
     if DATABASE_MEMBER not in names:
         raise MalformedRequest(f"the archive has no {DATABASE_MEMBER}; use another backup")
     for member in manifest.members:
@@ -124,7 +126,7 @@ def _check_names(manifest: Manifest) -> None:
             or KEY_FILE.fullmatch(member.name)
         )
         if not known:
-            raise MalformedRequest(f"the archive has {member.name[:100]!r}, which no backup has; use another one")
+            raise MalformedRequest(f"the archive has {member.name[:100]!r}, which no backup contains; use another one")
         if member.mode != mode_of(member.name):
             raise MalformedRequest(f"the archive gives {member.name} the mode {member.mode}; use another backup")
         if KEY_FILE.fullmatch(member.name) and member.size > MAX_KEY_FILE_BYTES:
@@ -140,7 +142,7 @@ _AGAIN = "copy it again, or use another backup"
 
 
 class Writer:
-    """Writes one archive; `finish` makes it whole."""
+    """Writes one archive; `finish` completes it."""
 
     def __init__(self, write: Callable[[bytes], object], moment_s: int) -> None:
         self._write = write
@@ -170,7 +172,7 @@ class Writer:
 
 
 class Reader:
-    """Reads one archive in its order."""
+    """Reads one archive in the order of its members."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -182,7 +184,7 @@ class Reader:
         """Return the first member.
 
         Raises:
-            MalformedRequest: this is not an archive, or it is cut off.
+            MalformedRequest: this is not an archive, or it is truncated.
         """
         header = self._take(tarfile.BLOCKSIZE, "its first member")
         try:
@@ -193,7 +195,7 @@ class Reader:
             expected = b""
         if header != expected or found.size > MAX_MANIFEST_BYTES:
             raise MalformedRequest(
-                "this is not an archive of mainpc, which begins with a manifest; give it what archive backup wrote"
+                "this is not an archive of mainpc, which begins with a manifest; use a file that `archive backup` wrote"
             )
         return b"".join(self._content(MANIFEST, found.size))
 
@@ -201,10 +203,10 @@ class Reader:
         """Return the pieces of the next member, which must be this one.
 
         Raises:
-            MalformedRequest: it is another member, or the archive is cut off.
+            MalformedRequest: it is another member, or the archive is truncated.
         """
         if self._take(tarfile.BLOCKSIZE, name) != _header(name, mode, size, self._moment_s):
-            raise MalformedRequest(f"the archive has something else in place of {name}; {_AGAIN}")
+            raise MalformedRequest(f"the archive has another member in place of {name}; {_AGAIN}")
         return self._content(name, size)
 
     def finish(self) -> None:
@@ -215,7 +217,7 @@ class Reader:
         """
         digest = self._digest.hexdigest().encode()
         if b"".join(self.member(DIGEST, _MODE, len(digest))) != digest:
-            raise MalformedRequest(f"the archive's digest does not match its bytes: some of them changed; {_AGAIN}")
+            raise MalformedRequest(f"the archive's digest does not match its content; {_AGAIN}")
         if self._take(len(_END), "its end") != _END or self._stream.read(1):
             raise MalformedRequest(f"the archive continues after its end; {_AGAIN}")
 
@@ -234,7 +236,7 @@ class Reader:
         while left:
             piece = self._stream.read(left)
             if not piece:
-                raise MalformedRequest(f"the archive is cut off after {self._position} bytes, in {within}; {_AGAIN}")
+                raise MalformedRequest(f"the archive is truncated after {self._position} bytes, in {within}; {_AGAIN}")
             pieces.append(piece)
             left -= len(piece)
             self._position += len(piece)

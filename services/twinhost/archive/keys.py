@@ -1,4 +1,4 @@
-"""The keys of this host: which files of the tree belong to it, read as of one moment, and checked."""
+"""The keys of this host: which files of the tree belong to it, read at one moment, and checked."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def read_keys(layout: Layout) -> KeyFiles:
     """Return the keys of this host as of one moment, for a caller that holds the tree's lock.
 
     Raises:
-        ConfigurationError: a secret is malformed, or the keys do not stop changing.
+        ConfigurationError: a secret is malformed, or the keys keep changing.
     """
     DistributionRecord(layout.root)
     JoinRecord(layout.root)
@@ -60,7 +60,7 @@ def read_keys(layout: Layout) -> KeyFiles:
             check_keys(layout, found.contents)
             return found
         before = found
-    raise ConfigurationError(f"the keys below {layout.root} do not stop changing; run the backup again later")
+    raise ConfigurationError(f"the keys in {layout.root} keep changing; run the backup again later")
 
 
 def check_keys(layout: Layout, names: Iterable[str]) -> KeyPair:
@@ -82,13 +82,14 @@ def check_keys(layout: Layout, names: Iterable[str]) -> KeyPair:
             continue
         if path.relative_to(layout.root).parts[0] in remote:
             raise ConfigurationError(
-                f"{name} is of another host's folder, not of {layout.server_host}; use another backup"
+                f"{name} is in another host's folder, not in one of {layout.server_host}; use another backup"
             )
         if path.name.endswith(SECRET_SUFFIX):
             pair = load_key_pair(path)
             if pair.certificate.owner.host != layout.server_host:
                 raise ConfigurationError(
-                    f"{name} is a secret of {pair.certificate.owner.host} and belongs there; use another backup"
+                    f"{name} is a secret of {pair.certificate.owner.host}, not of {layout.server_host}; "
+                    "use another backup"
                 )
             if place is not None and path == layout.secret_file(place):
                 server = pair
@@ -149,7 +150,7 @@ def _joined_here(layout: Layout, found: KeyFiles) -> Iterator[Path]:
 
 
 def _add(layout: Layout, path: Path, found: KeyFiles) -> None:
-    """Add a file, unless it is a draft, or is not of this host's keys."""
+    """Add a file, unless it is a draft, or not one of this host's keys."""
     name = f"{KEYS}/{path.relative_to(layout.root)}"
     if path.is_dir() and not path.is_symlink():
         return
@@ -162,7 +163,7 @@ def _add(layout: Layout, path: Path, found: KeyFiles) -> None:
     if path.name.endswith(SECRET_SUFFIX):
         host = load_key_pair(path).certificate.owner.host
         if host != layout.server_host:
-            found.left_out.append(f"{path} is left out: it is a secret of {host}, and belongs only there")
+            found.left_out.append(f"{path} is left out: it is a secret of {host}, and is backed up only there")
             return
     elif path.parent.name not in (REVOKED_FOLDER, VOUCHED_FOLDER):
         try:
@@ -198,7 +199,7 @@ def _folder_of(record: str, line: str) -> str:
 def carry_revocations(places: Places) -> tuple[str, ...]:
     """Revoke in the received keys what is revoked on this machine and not in the backup; return those fingerprints.
 
-    Except SystemDigitalTwin's own key: where it was rotated since, mainpc has to serve with the backup's.
+    SystemDigitalTwin's own key is excepted: if it was rotated since, mainpc has to serve with the backup's key.
     """
     received = replace(places.layout, root=places.received_keys)
     place = received.identity_of(SERVER)
@@ -220,7 +221,7 @@ def carry_revocations(places: Places) -> tuple[str, ...]:
 
 
 def trust_notice(tree: Layout, here: Layout) -> list[str]:
-    """Return a warning that a received tree must be trusted, and every key and invitation in it above an agent's role.
+    """Return a warning that an archive is not signed, and its keys and invitations with more than an agent's role.
 
     Args:
         tree: what was received.
@@ -232,11 +233,11 @@ def trust_notice(tree: Layout, here: Layout) -> list[str]:
     known = read_folders(folders_of_keys(present)) if present else NOTHING
     authorised = {key.public for key in (*known.current.values(), *known.next.values())}
     lines = [
-        "Nothing proves who wrote this archive: restore it only if you trust it, since it says who is an operator."
+        "This archive is not signed: restore it only if you trust its source, since it decides who is an operator."
     ]
     for key in (*_operators(received.current.values()), *_operators(received.next.values())):
         how = "is authorised here already" if key.public in authorised else "is not authorised here now"
-        how = "is revoked here and stays so" if is_revoked(here, key) else how
+        how = "is revoked here and stays revoked" if is_revoked(here, key) else how
         lines.append(f"It authorises {described(key.owner)} with {key.public.fingerprint}, which {how}.")
     for key in _operators(received.invites):
         lines.append(f"It authorises {described(key.owner)} with an open invitation, {key.public.fingerprint}.")

@@ -1,4 +1,4 @@
-"""Where mainpc's state and keys lie on this machine."""
+"""Where mainpc's state and keys are stored on this machine."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ class Places:
 
 
 def find_places(config: NetworkConfig, environment: Mapping[str, str] = os.environ) -> Places:
-    """Return where everything lies on this machine.
+    """Return where everything is stored on this machine.
 
     Raises:
         ConfigurationError: this machine is another host, or a folder is missing.
@@ -74,16 +74,16 @@ def find_places(config: NetworkConfig, environment: Mapping[str, str] = os.envir
     here = environment.get(HOST_VARIABLE) or server
     if here != server:
         raise ConfigurationError(
-            f"this machine is {here} ({HOST_VARIABLE}), and archive is for the state of {server}; for {here}, save "
-            f"its memory: docker compose run --rm -T cli memory backup -, and its keys: {CERTS_INIT_PIPED} "
-            f"export-host {here}"
+            f"this machine is {here} ({HOST_VARIABLE}), and archive is for the state of {server}; for {here}, back up "
+            f"its memory: docker compose run --rm -T cli memory backup - > {here}.backup; and its keys: "
+            f"{CERTS_INIT_PIPED} export-host {here} > {here}.tar"
         )
     state = state_folder(environment)
     root = certificates_folder(environment)
     for folder in (state, root):
         if not (os.access(folder, os.R_OK | os.W_OK | os.X_OK) and folder.is_dir()):
             raise ConfigurationError(
-                f"{folder} is not a folder that this process can write; mount a volume of uid {os.getuid()}"
+                f"{folder} is not a folder that this process can write; mount a volume owned by uid {os.getuid()}"
             )
     return Places(plan_layout(root, config, server), state)
 

@@ -1,9 +1,9 @@
-"""An archive in the place of mainpc's state: received beside it, checked whole, and then exchanged for it.
+"""Restore mainpc's state from an archive: received beside the present state, checked as a whole, then exchanged for it.
 
 The exchange has a point of no return: a file, `commit`, beside the received keys. Before it, nothing of the present
-state was changed; after it, every step is a rename that is done where it was not done yet, so that whoever finds the
-file finishes. mainpc's own folder of keys is moved away first and put in place last: without it the agent can't start.
-`commit` lies beside the received state too, for an agent that needs no key.
+state is changed; after it, every step is an idempotent rename, so that a later run that finds the file completes the
+exchange. mainpc's own folder of keys is moved away first and put in place last: without it the agent can't start.
+`commit` is also beside the received state, for an agent that needs no key.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from twinhost.store.damage import REPLACED
 from twinhost.store.files import COMMIT, PARTS, make_private, part, require_no_restore
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
-_BLOCK_BYTES = 4_096  # of a usual file system
+_BLOCK_BYTES = 4_096  # of common file systems
 Say = Callable[[str], None]
 
 
@@ -57,19 +57,19 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The result of a restore; `checked` is None where it finished an interrupted one."""
+    """The result of a restore; `checked` is None if it completed an interrupted one."""
 
     commit: Commit
     checked: Checked | None
 
 
 def restore(places: Places, stream: BinaryIO, say: Say, *, may_replace: bool, broken_log: bool = False) -> Restored:
-    """Put an archive in the place of mainpc's state; run again, it finishes what a killed run began.
+    """Replace mainpc's state by an archive; run again, it completes an interrupted restore.
 
     Args:
         places: where the state is to be.
         stream: the archive.
-        say: is called with lines about an earlier restore that is finished, and about operators before any change.
+        say: is called with lines about a completed interrupted restore, and about operators before any change.
         may_replace: whether a present state is replaced; it is kept beside the new one.
         broken_log: whether an incomplete or changed audit log is accepted.
 
@@ -85,7 +85,7 @@ def restore(places: Places, stream: BinaryIO, say: Say, *, may_replace: bool, br
         begun = unfinished(places)
         if begun is not None:
             finish(places, begun)
-            say(f"the restore of the state of {begun.moment}, which was interrupted, is finished")
+            say(f"the interrupted restore of the state of {begun.moment} is complete")
         reader = Reader(stream)
         content = reader.manifest()
         if begun is not None and begun.manifest_sha256 == hashlib.sha256(content).hexdigest():
@@ -144,7 +144,7 @@ def _receive(places: Places, reader: Reader, content: bytes, *, broken_log: bool
     if manifest.host != places.layout.server_host:
         raise MalformedRequest(
             f"the archive is of {manifest.host}, and network_config.yaml calls mainpc's host "
-            f"{places.layout.server_host}; restore it with its own configuration"
+            f"{places.layout.server_host}; restore it with the configuration of {manifest.host}"
         )
     areas = {STATE: places.received_state, KEYS: places.received_keys}
     for area, folder in areas.items():
@@ -194,7 +194,7 @@ def _write(path: Path, member: Member, reader: Reader) -> None:
         os.fsync(stream.fileno())
     if digest.hexdigest() != member.sha256:
         raise MalformedRequest(
-            f"{member.name} is not what its manifest says; copy the archive again, or use another backup"
+            f"{member.name} does not match the manifest; copy the archive again, or use another backup"
         )
 
 
@@ -213,8 +213,8 @@ def _require_free(places: Places, manifest: Manifest) -> None:
     for path in present:
         if holds_files(path):
             raise ConfigurationError(
-                f"{path} is there already; to put the backup in the place of what is there, which is kept beside it, "
-                "repeat this with --replace"
+                f"{path} exists already; to replace the present state and keep it beside the new one, repeat this with "
+                "--replace (with make: ARGS=--replace)"
             )
 
 
@@ -268,15 +268,15 @@ def finish(places: Places, commit: Commit) -> None:
     """Do every step of the exchange that is not done yet."""
     root, received = places.layout.root, places.received_keys
     server = places.layout.server_host
-    aside = root / f"{REPLACED_PREFIX}{commit.stamp}"
+    replaced = root / f"{REPLACED_PREFIX}{commit.stamp}"
     if (received / server).exists():
-        _move_aside(root / server, aside)
+        _keep(root / server, replaced)
     _exchange_database(places, commit.stamp)
     _exchange_log(places, commit.stamp)
     fsync_folder(places.state)
     for path in sorted(received.iterdir()):
         if path.name not in (COMMIT, server):
-            _move_aside(root / path.name, aside)
+            _keep(root / path.name, replaced)
             path.rename(root / path.name)
     fsync_folder(root)
     if (received / server).exists():
@@ -323,7 +323,7 @@ def _exchange_database(places: Places, stamp: str) -> None:
     if received.exists():
         make_private(present)
         for suffix in PARTS:
-            if os.path.lexists(part(present, suffix)):  # a dangling link would be in the way, too
+            if os.path.lexists(part(present, suffix)):  # a dangling link must not stay, either
                 part(present, suffix).rename(part(part(present, f".{REPLACED}-{stamp}"), suffix))
         fsync_folder(places.state)
         received.rename(present)
@@ -341,13 +341,13 @@ def _replaced_log(places: Places, stamp: str) -> Path:
     return part(places.audit, f".{REPLACED}-{stamp}")
 
 
-def _move_aside(path: Path, aside: Path) -> None:
-    """Move a folder of keys, or a record, aside; remove a folder without files."""
+def _keep(path: Path, replaced: Path) -> None:
+    """Move a folder of keys, or a record, into the folder of the replaced ones; remove a folder without files."""
     if not os.path.lexists(path):
         return
     if not holds_files(path):
         shutil.rmtree(path)
         return
-    aside.mkdir(mode=0o700, exist_ok=True)
-    path.rename(aside / path.name)
-    fsync_folder(aside)
+    replaced.mkdir(mode=0o700, exist_ok=True)
+    path.rename(replaced / path.name)
+    fsync_folder(replaced)

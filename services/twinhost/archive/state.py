@@ -1,6 +1,6 @@
-"""mainpc's database and audit log: copied as of one moment while the agent writes them, checked, marked as restored.
+"""mainpc's database and audit log: copied at one moment while the agent writes them, checked, and marked as restored.
 
-`Contents` has what they and the keys hold, in figures and names that a person can compare.
+`Contents` counts what they and the keys contain, for a person to compare.
 """
 
 import os
@@ -28,7 +28,7 @@ from twinhost.store.files import PARTS, part
 from twinhost.system_digital_twin.events.events import skip_numbers
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
-BROKEN_LOG = "--broken-audit"  # the option that accepts an incomplete or changed log
+BROKEN_LOG = "--broken-audit"  # accepts an incomplete or changed log
 _PAGE_LINES = 2_000
 _BEYOND = 10**18  # a line's number has at most 18 digits
 _LINE_BYTES = 65_536  # read at once; a file may be malformed
@@ -77,7 +77,7 @@ def copy_state(places: Places, folder: Path) -> StateCopy:
 
 
 def check_audit(database: Path, log: Path) -> Findings:
-    """Check that a log is whole up to the line that a database names as the newest.
+    """Check that a log is intact up to the line that a database names as the newest.
 
     Lines that the database has yet to write to a file count as well: the next start writes them.
 
@@ -86,10 +86,10 @@ def check_audit(database: Path, log: Path) -> Findings:
     """
     records = _audit_records(database)
     files = Files(log)
-    if strange := set(files.firsts()) - {anchor.seq for anchor in records.files}:
-        name = files.path(min(strange)).name
+    if unknown := set(files.firsts()) - {anchor.seq for anchor in records.files}:
+        name = files.path(min(unknown)).name
         raise MalformedRequest(
-            f"the audit log has {name}, which the database does not know; run the backup again, or use another one"
+            f"the audit log has {name}, which the database does not know; back up again, or restore another backup"
         )
     verifier = Verifier(records.anchor)
     last = 0
@@ -108,33 +108,33 @@ def _audit_records(database: Path) -> Records:
         records = read_records(database)
     except (sqlite3.Error, TypeError) as error:
         raise MalformedRequest(
-            f"the database has no record of its audit log ({error}); run the backup again, or use another one"
+            f"the database has no record of its audit log ({error}); back up again, or restore another backup"
         ) from None
     if not all(0 <= seq < _BEYOND for seq in (records.head.seq, *(anchor.seq for anchor in records.files))):
         raise MalformedRequest(
-            "the database gives its audit log numbers that no line can have; run the backup again, or use another one"
+            "the database gives its audit log numbers that no line can have; back up again, or restore another backup"
         )
     return records
 
 
 def _link_files(source: Path, target: Path) -> None:
-    there, copies = Files(source), Files(target)
-    for first in there.firsts() if source.is_dir() else ():
+    originals, copies = Files(source), Files(target)
+    for first in originals.firsts() if source.is_dir() else ():
         if not os.path.lexists(copies.path(first)):
             try:
-                copies.path(first).hardlink_to(there.path(first))
+                copies.path(first).hardlink_to(originals.path(first))
             except FileNotFoundError:  # removed since
                 continue
             if not stat.S_ISREG(
                 copies.path(first).lstat().st_mode
             ):  # the agent can write there, and this process can read every key
                 raise ConfigurationError(
-                    f"{there.path(first)} is not a regular file, so not part of the audit log; remove it"
+                    f"{originals.path(first)} is not a regular file, so not part of the audit log; remove it"
                 )
 
 
 def _cut(path: Path, last: int) -> None:
-    """Replace a file by a copy that ends with the line `last`, or before, where that is not written yet."""
+    """Replace a file by a copy that ends with the line `last`, or earlier if that is not written yet."""
     cut = path.with_suffix(".cut")
     cut.touch(0o600)
     with path.open("rb") as whole, cut.open("wb") as copy:
@@ -158,7 +158,7 @@ def _lines(files: Files, first: int) -> Iterator[str]:
 def mark_restored(database: Path, log: Path, manifest: Manifest) -> None:
     """Record the restore in the audit log of a state that is not in use yet, and skip event numbers.
 
-    The schema is migrated by that.
+    This also migrates the schema.
 
     Raises:
         ConfigurationError, StoreUnavailable: it can't be written.
@@ -195,7 +195,7 @@ class Contents:
 
 
 def contents_of(layout: Layout, server: KeyPair, database: Path, audit: Findings) -> Contents:
-    """Return what lies in a tree and a database, both of them checked."""
+    """Return the contents of a tree and a database, both of them checked."""
     folder, enrolled = layout.server_folder, enrolled_folder(layout)
     found = [key.certificate for each in (folder, enrolled) if each for key in keys_in(each)]
     keys = {key.public for key in found if not is_revoked(layout, key)}
@@ -216,7 +216,7 @@ def require_whole(audit: Findings, *, broken_log: bool) -> list[str]:
         return []
     if not broken_log:
         raise MalformedRequest(
-            f"the audit log is not whole: {audit.summary()}; see: docker compose run --rm cli audit verify; "
-            f"to accept it as it is, repeat this with {BROKEN_LOG}"
+            f"the audit log is incomplete or changed: {audit.summary()}; to accept it as it is, repeat this with "
+            f"{BROKEN_LOG} (with make: ARGS={BROKEN_LOG})"
         )
     return [f"the audit log is accepted as it is: {audit.summary()}"]

@@ -116,8 +116,8 @@ def test_a_begun_restore_is_finished_before_another_archive(tmp_path: Path) -> N
         step += 1
     assert (there.keys / RESTORING / COMMIT).exists()
     ran = there.run("restore", "-", given=Mainpc(tmp_path / "other").make(agents=1).backup())
-    assert (ran.status, "which was interrupted, is finished" in ran.err) == (1, True), ran.err
-    assert "is there already" in ran.err
+    assert (ran.status, "the interrupted restore of the state of" in ran.err) == (1, True), ran.err
+    assert "exists already" in ran.err
     assert (there.registered(), there.key_files()) == (here.registered(), here.key_files())
 
 

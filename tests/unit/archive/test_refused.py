@@ -59,7 +59,7 @@ def test_an_archive_that_is_cut_off_anywhere_is_refused(
     """At the boundary of a member too, where nothing of what came is wrong in itself."""
     cuts = st.integers(0, len(archive) - 1) | st.integers(0, len(archive) // 512 - 1).map(lambda block: block * 512)
     machine = Mainpc(tmp_path_factory.mktemp("cut") / "there", host="mainpc")
-    assert_refused(machine, archive[: data.draw(cuts)], "is cut off after")
+    assert_refused(machine, archive[: data.draw(cuts)], "is truncated after")
 
 
 @settings(max_examples=120)
@@ -79,12 +79,12 @@ def test_a_bit_that_flipped_anywhere_is_noticed(
 
 def test_a_changed_moment_is_noticed(there: Mainpc, archive: bytes) -> None:
     """Where nothing else depends on it, the digest at the end detects it."""
-    assert_refused(there, archive.replace(b'"moment": "2', b'"moment": "3', 1), "digest does not match its bytes")
+    assert_refused(there, archive.replace(b'"moment": "2', b'"moment": "3', 1), "digest does not match its content")
 
 
 def test_what_is_no_archive_is_refused(there: Mainpc, archive: bytes) -> None:
     """Nothing at all, another tar, and one with something after its end."""
-    assert_refused(there, b"", "is cut off after 0 bytes")
+    assert_refused(there, b"", "is truncated after 0 bytes")
     other = io.BytesIO()
     with tarfile.open(fileobj=other, mode="w") as tar:
         tar.addfile(tarfile.TarInfo("umra.sqlite3"), io.BytesIO())
@@ -110,7 +110,7 @@ def test_what_is_no_archive_is_refused(there: Mainpc, archive: bytes) -> None:
 )
 def test_a_name_that_no_backup_has_is_refused(there: Mainpc, archive: bytes, name: str) -> None:
     """No path leads out of the two folders, nor to what is neither state nor key."""
-    assert_refused(there, forged(archive, {name: b"x"}), "which no backup has")
+    assert_refused(there, forged(archive, {name: b"x"}), "which no backup contains")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
@@ -120,7 +120,7 @@ def test_what_is_no_ordinary_file_is_refused(there: Mainpc, archive: bytes, kind
     header = tarfile.TarInfo.frombuf(archive[begin : begin + 512], "ascii", "strict")
     header.type, header.linkname = kind, "/etc/passwd"
     changed = archive[:begin] + header.tobuf(tarfile.USTAR_FORMAT) + archive[begin + 512 :]
-    assert_refused(there, changed, f"something else in place of {SERVER_SECRET}")
+    assert_refused(there, changed, f"another member in place of {SERVER_SECRET}")
 
 
 def test_a_member_that_is_there_twice_is_refused(there: Mainpc, archive: bytes) -> None:
@@ -142,7 +142,7 @@ def test_a_member_that_is_not_what_the_manifest_says_is_refused(there: Mainpc, a
     found = members_of(archive)
     manifest = msgspec.json.decode(found[MANIFEST], type=Manifest)
     other = {**found, "keys/mainpc/client.key": found["keys/mainpc/client.key"].replace(b"public", b"PUBLIC")}
-    assert_refused(there, written(manifest, other), "keys/mainpc/client.key is not what its manifest says")
+    assert_refused(there, written(manifest, other), "keys/mainpc/client.key does not match the manifest")
 
 
 def test_another_format_or_host_is_refused(there: Mainpc, archive: bytes) -> None:
@@ -196,7 +196,7 @@ def changed_database(archive: bytes, tmp_path: Path, *statements: str) -> bytes:
         ("CREATE TRIGGER t AFTER INSERT ON agents BEGIN DELETE FROM agents; END", "has trigger t, which this agent"),
         ("CREATE TABLE more (a)", "has table more"),
         ("DROP TABLE replies", "lacks"),
-        ("UPDATE audit_head SET hash = 'ff'", "the audit log is not whole"),
+        ("UPDATE audit_head SET hash = 'ff'", "the audit log is incomplete or changed"),
         ("DELETE FROM audit_head", "has no record of its audit log"),
         ("DELETE FROM audit_files", "which the database does not know"),
         ("UPDATE audit_head SET seq = 9223372036854775807", "numbers that no line can have"),
@@ -239,7 +239,7 @@ def test_a_log_that_is_not_whole_is_refused(
 ) -> None:
     """Up to the line that the database names, whatever the digests say; whoever knows of it can take it as it is."""
     broken = _log(change, archive)
-    assert_refused(there, broken, "the audit log is not whole")
+    assert_refused(there, broken, "the audit log is incomplete or changed")
     ran = there.run("restore", "-", "--broken-audit", given=broken)
     assert (ran.status, "remark: the audit log is accepted as it is: the chain is broken" in ran.err) == (0, True), (
         ran.err
@@ -252,7 +252,7 @@ def test_a_log_that_is_not_whole_is_not_backed_up_unseen(there: Mainpc) -> None:
     (path,) = (there.state / "audit").iterdir()
     path.write_bytes(path.read_bytes().replace(b"agent-1", b"agent-9"))
     ran = there.run("backup", "-")
-    assert (ran.status, ran.out, "the audit log is not whole" in ran.err) == (1, b"", True), ran.err
+    assert (ran.status, ran.out, "the audit log is incomplete or changed" in ran.err) == (1, b"", True), ran.err
     assert there.run("backup", "-", "--broken-audit").status == 0
 
 
@@ -272,7 +272,7 @@ def test_keys_that_are_not_this_hosts_or_no_pair_are_refused(there: Mainpc, sour
     pc2 = (source.keys / "pc2/client.key_secret").read_bytes()
     assert_refused(there, forged(archive, {"keys/mainpc/x.key_secret": pc2}), "is a secret of pc2")
     assert_refused(
-        there, forged(archive, {"keys/pc2/client.key": found["keys/mainpc/client.key"]}), "of another host's"
+        there, forged(archive, {"keys/pc2/client.key": found["keys/mainpc/client.key"]}), "in another host's folder"
     )
     assert_refused(there, forged(archive, {"keys/.distributed": b"?\n"}), "is not certs-init's record")
 
@@ -287,7 +287,7 @@ def test_a_state_that_is_there_is_not_replaced_unasked(there: Mainpc, archive: b
         (there.state / "audit/audit-000000000001.jsonl").write_text("")
     else:
         certs_init(there.keys, host="mainpc")
-    assert_refused(there, archive, "is there already; to put the backup in the place of what is there")
+    assert_refused(there, archive, "exists already; to replace the present state")
 
 
 def test_while_mainpc_runs_nothing_is_restored(there: Mainpc, archive: bytes) -> None:

@@ -88,7 +88,7 @@ def test_a_restore_lists_who_will_be_operator(here: Mainpc, there: Mainpc) -> No
     for command in ("check", "restore"):
         ran = there.run(command, "-", given=archive)
         assert ran.status == 0, ran.err
-        assert "Nothing proves who wrote this archive: restore it only if you trust it" in ran.err
+        assert "This archive is not signed: restore it only if you trust its source" in ran.err
         lines = [line for line in ran.err.splitlines() if line.startswith("It authorises")]
         assert [line.partition(" with ")[0] for line in lines] == [
             "It authorises Intruder on pc9 (agent operator)",
