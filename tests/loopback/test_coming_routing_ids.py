@@ -19,7 +19,7 @@ from twinhost.adversary.insiders import ATTACKS, predicted_starts
 from twinhost.secure_zmq.key_writer import write_key_pair
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-(ATTACK,) = (attack for attack in ATTACKS if attack.name == "coming routing-ids")
+(ATTACK,) = (attack for attack in ATTACKS if attack.name == "predicted routing-ids")
 FIRST_IDS = """
 {imports}
 import zmq

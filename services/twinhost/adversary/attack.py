@@ -1,4 +1,4 @@
-"""What an attack is, the agent it is played against, and what was found."""
+"""An attack, the agent that it is played against, and the finding."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,14 @@ from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, U
 
 GOOD_CALL_S = 2.0  # in which a good client is answered, whatever else happens
 OPEN_LINK = "SECURE_ZMQ=0: there are no keys, so there is nothing to forge"
-OPERATORS_KEY = "this is an operator's key, which may do everything; run it with an agent's key: TWINHOST_CLI_KEYS=pc2"
+OPERATORS_KEY = (
+    "this key is an operator's, which may do everything; try it with an agent's: "
+    "TWINHOST_CLI_KEYS=pc2 ./twinhost doctor --intruder"
+)
 
 
 class Verdict(StrEnum):
-    """The result of a check; one that could not be made says so, and is no success."""
+    """The result of a check; one that could not be made is no success."""
 
     OK = "ok"
     WARNING = "warning"
@@ -29,7 +32,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: of what, where, and a sentence with what was seen and, if something is wrong, what to do.
+    """One check: what it checks, where, and a sentence that says what was seen and, if it failed, what to do.
 
     `proves` is what a refused attack shows; `took_s` is its duration in seconds.
     """
@@ -44,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One configured agent under attack, the key at hand, and the good client that must be served all along.
+    """One configured agent under attack, the key at hand, and the good client that must be served throughout.
 
     `own_keys` is None with SECURE_ZMQ=0; `find_pins` returns the agent's public keys, none on an open link.
     """

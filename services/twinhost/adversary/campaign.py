@@ -39,7 +39,7 @@ def _cross_site(target: Target) -> Outcome:
 
 def _refuses(target: Target, wanted: int, headers: Mapping[str, str]) -> Outcome:
     """Request every path as such a page would, after an ordinary request was answered."""
-    said = ", ".join(f"{name}: {value}" for name, value in headers.items())
+    sent = ", ".join(f"{name}: {value}" for name, value in headers.items())
     good = _status(target, "/healthz", {})
     if good is None:
         return not_played("no HTTP answer from here; run it on the agent's machine, where the port is published")
@@ -47,8 +47,8 @@ def _refuses(target: Target, wanted: int, headers: Mapping[str, str]) -> Outcome
         return breached(f"HTTP answers {good} to its own address, so a refusal would prove nothing")
     for path in _PATHS:
         if (status := _status(target, path, headers)) != wanted:
-            return breached(f"with {said!r} it answered {status or 'nothing'} for {path}, and not {wanted}")
-    return defended(f"with {said!r} it answered {wanted} for {', '.join(_PATHS)}")
+            return breached(f"with {sent!r} it answered {status or 'nothing'} for {path}, instead of {wanted}")
+    return defended(f"with {sent!r} it answered {wanted} for {', '.join(_PATHS)}")
 
 
 def _status(target: Target, path: str, headers: Mapping[str, str]) -> int | None:
@@ -64,7 +64,7 @@ def _status(target: Target, path: str, headers: Mapping[str, str]) -> int | None
 
 OTHER_SITES = (
     Attack("DNS rebinding", "HTTP answers only to configured names", _dns_rebinding),
-    Attack("a page of another site", "HTTP refuses cross-site requests", _cross_site),
+    Attack("cross-site request", "HTTP refuses cross-site requests", _cross_site),
 )
 
 
@@ -87,7 +87,7 @@ class FeedTarget(Target):
         return RawConnection(self.agent.host.address, self.agent.events_port)
 
     def good_call_s(self) -> float:
-        """Return how long a good subscriber, which connects anew, waits for a PONG.
+        """Return how long a good subscriber with a new connection waits for a PONG.
 
         Raises:
             Disconnected, NoAnswer, Refused: it got none, or its connection was closed.
@@ -125,11 +125,11 @@ def at_the_feed(attack: Attack) -> Attack:
     return Attack(f"{attack.name}, at the event feed", attack.proves, play)
 
 
-def _no_subscription(target: Target) -> Outcome:
-    return _closed(target, {"a message that is no subscription": [b"hello"], "an empty message": [b""]})
+def _malformed_subscriptions(target: Target) -> Outcome:
+    return _closed(target, {"a message that is not a subscription": [b"hello"], "an empty message": [b""]})
 
 
-def _no_bounds(target: Target) -> Outcome:
+def _too_many_subscriptions(target: Target) -> Outcome:
     many = [_SUBSCRIBE + b"topic-%d" % number for number in range(MAX_TOPICS + 1)]
     restless = [command + _TOPIC for _ in range(MAX_COMMANDS // 2 + 1) for command in (_SUBSCRIBE, _UNSUBSCRIBE)]
     return _closed(
@@ -144,18 +144,18 @@ def _no_bounds(target: Target) -> Outcome:
 
 def _closed(target: Target, messages: Mapping[str, Iterable[bytes]]) -> Outcome:
     """Send each kind on its own connection, which must be closed."""
-    for what, said in messages.items():
-        target.good_call_s()  # by then nobody is closed for an earlier message
+    for what, sent in messages.items():
+        target.good_call_s()  # afterwards no connection is closed for an earlier message
         with target.insider() as client:
-            if not _hung_up(client, said):
+            if not _is_closed(client, sent):
                 return breached(f"{what} was accepted for more than {_CLOSED_WITHIN_S:g} s")
     return defended(f"it closed the connection for {', and for '.join(messages)}")
 
 
-def _hung_up(client: PlainClient, said: Iterable[bytes]) -> bool:
+def _is_closed(client: PlainClient, sent: Iterable[bytes]) -> bool:
     until = time.monotonic() + _CLOSED_WITHIN_S
     try:
-        client.connection.send(b"".join(map(client.encode, said)))
+        client.connection.send(b"".join(map(client.encode, sent)))
         while time.monotonic() < until:
             client.answers_ping(_CLOSED_WITHIN_S)
             time.sleep(0.05)
@@ -172,19 +172,21 @@ FEED_ATTACKS = tuple(
         *strangers.ATTACKS,
         *strangers.NOISE,
         *payloads.FRAME_ATTACKS,
-        Attack("what is no subscription", "a subscriber may send nothing but subscriptions", _no_subscription),
-        Attack("subscriptions without bounds", "nobody can fill the feed's memory with topics", _no_bounds),
+        Attack("malformed subscriptions", "a subscriber may send nothing but subscriptions", _malformed_subscriptions),
+        Attack("too many subscriptions", "nobody can fill the feed's memory with topics", _too_many_subscriptions),
     )
 )
 
 
 _NEEDS_OLD_KEY = "it needs the secret of an expired or revoked key, which nobody should keep"
-_NEEDS_FILES = "it needs the agent's files; `./twinhost doctor` on that host, and `certs-init verify`, check them"
-NOT_FROM_OUTSIDE = (  # listed, so that nobody believes that they were tried
+_NEEDS_FILES = "it needs the agent's files; check them on its host: docker compose run --rm certs-init verify"
+NOT_FROM_OUTSIDE = (  # listed, to show that they are not tried
     Attack("revoked key", "a revoked key is refused", lambda _: not_played(_NEEDS_OLD_KEY)),
     Attack("expired key", "an expired key is refused", lambda _: not_played(_NEEDS_OLD_KEY)),
     Attack("malformed key files", "a malformed key file authorises nobody", lambda _: not_played(_NEEDS_FILES)),
-    Attack("a store that fails", "a change that was not stored is not confirmed", lambda _: not_played(_NEEDS_FILES)),
+    Attack(
+        "a store that fails", "a change that was not stored is not acknowledged", lambda _: not_played(_NEEDS_FILES)
+    ),
 )
 ATTACKS: Sequence[Attack] = (
     *strangers.ATTACKS,
@@ -233,7 +235,7 @@ def _play(attack: Attack, target: Target) -> Outcome:
     except NoLibsodium as error:
         return not_played(str(error))
     except (Disconnected, NoAnswer, Refused) as end:
-        return breached(f"the agent ended a session that had to be good: {end}")
+        return breached(f"the agent closed an authorised session: {end}")
     except (TwinhostError, OSError) as error:
         return breached(f"the attack could not be finished: {error}")
 

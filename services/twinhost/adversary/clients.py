@@ -1,4 +1,4 @@
-"""Hand-made clients: DEALERs that claim, omit, and damage what libzmq never would."""
+"""Hand-made clients: DEALERs that send what libzmq never would."""
 
 import ctypes
 import os
@@ -31,7 +31,7 @@ _NOBODY = KeyOwner("intruder", "nowhere", frozenset({"agent"}))
 
 
 class NoLibsodium(TwinhostError):
-    """This build of pyzmq keeps its libsodium where it can't be used."""
+    """This build of pyzmq has no libsodium that can be loaded here."""
 
 
 class DamagedBox(Exception):
@@ -95,7 +95,9 @@ def _loaded_libsodium() -> str:
         mapped = []
     paths = (line.rpartition(" ")[2] for line in mapped)
     if (path := next((path for path in paths if "libsodium" in path), None)) is None:
-        raise NoLibsodium("libsodium is not loaded beside pyzmq on this machine")
+        raise NoLibsodium(
+            "pyzmq has no libsodium of its own here; run the image, which has it: ./twinhost doctor --intruder"
+        )
     return path
 
 

@@ -1,4 +1,4 @@
-"""Attacks by a peer with an authorised key: another's name, another's replies, and more than its share."""
+"""Attacks by a peer with an authorised key: another's name, another's replies, and too many connections."""
 
 import secrets
 import time
@@ -25,8 +25,8 @@ _OPERATORS_ACTIONS = ("get_peers", "get_audit")  # an agent need not refuse an a
 _UNKNOWN = "unknown_action"
 _SHORT_S = 1.0
 _SOCKETS = 4  # the first ROUTERs and REPs of a process; an agent's request socket is the second
-_TAKEN = 5  # routing-ids that are taken in each of their sequences
-_APART = 100  # how far from one to the next
+_TAKEN = 5  # routing-ids that are taken of each socket's sequence
+_APART = 100  # distance between two of them
 
 
 def _name_in_the_body(target: Target) -> Outcome:
@@ -68,7 +68,7 @@ def _forged_metadata(target: Target) -> Outcome:
     granted = reply.get("code") is None
     if granted is target.operator:
         return defended(f"the claim to be {claimed} is ignored")
-    return breached(f"a peer that claimed to be {claimed} in its metadata was believed: {_shown(reply)}")
+    return breached(f"a peer that claimed another name in its metadata was accepted as {claimed}: {_shown(reply)}")
 
 
 def _stolen_routing_id(target: Target) -> Outcome:
@@ -82,16 +82,16 @@ def _stolen_routing_id(target: Target) -> Outcome:
             return _still_served(victim)
 
 
-def _coming_routing_ids(target: Target) -> Outcome:
-    """Take the routing-ids that libzmq would assign if its generator had no seed, and connect until one is due."""
+def _predicted_routing_ids(target: Target) -> Outcome:
+    """Take the routing-ids that libzmq would assign if its generator had no seed, and connect until one would be."""
     starts = predicted_starts(_SOCKETS)
-    coming = [(start + _APART * number) & 0xFFFFFFFF for start in starts for number in range(1, _TAKEN + 1)]
+    predicted = [(start + _APART * number) & 0xFFFFFFFF for start in starts for number in range(1, _TAKEN + 1)]
     with ExitStack() as stack:
         holders = []
-        for number in coming:
+        for number in predicted:
             try:
                 holders.append(stack.enter_context(target.insider({"Identity": b"\0" + number.to_bytes(4)})))
-            except (Disconnected, Refused):  # somebody has this one already
+            except (Disconnected, Refused):  # it is in use already
                 continue
         try:
             for _ in range(_APART + 1):
@@ -99,8 +99,12 @@ def _coming_routing_ids(target: Target) -> Outcome:
             for holder in holders:
                 holder.answers_ping(GOOD_CALL_S)
         except (Disconnected, NoAnswer, Refused, OSError) as end:
-            return breached(f"connections ended when their routing-ids were due, so the agent's process aborted: {end}")
-    return defended(f"{len(holders)} predictable routing-ids were taken, and none was due in {_APART + 1} connections")
+            return breached(
+                f"connections ended when their routing-ids would be assigned, so the agent's process aborted: {end}"
+            )
+    return defended(
+        f"{len(holders)} predictable routing-ids were taken, and none was assigned in {_APART + 1} connections"
+    )
 
 
 def _too_many_sessions(target: Target) -> Outcome:
@@ -179,10 +183,10 @@ def _shown(reply: dict[str, Any]) -> str:
 
 
 ATTACKS = (
-    Attack("another's name in the body", "the caller is who the connection proved to be", _name_in_the_body),
+    Attack("another's name in the body", "the caller is the owner of the connection's key", _name_in_the_body),
     Attack("an action not granted", "an agent's key can't run an operator's actions", _not_granted),
     Attack("forged metadata", "the metadata of a handshake never overrides the key", _forged_metadata),
-    Attack("coming routing-ids", "a predicted routing-id can't abort the agent", _coming_routing_ids),
+    Attack("predicted routing-ids", "a predicted routing-id can't abort the agent", _predicted_routing_ids),
     Attack("too many sessions", "one key can't use up everybody's connections", _too_many_sessions),
     Attack("stolen routing-id", "replies can't be diverted to another connection", _stolen_routing_id),
 )

@@ -1,4 +1,4 @@
-"""Payloads that are too large, too many, too deep, or no request at all."""
+"""Payloads that are too large, too many, too deep, or not a request."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ _HUGE_BYTES = 1 << 30  # claimed, and never sent
 _PIECE = 1 << 16
 _HELLO = b"\x05HELLO"
 _REFUSALS = frozenset({MalformedRequest.code, MessageTooLarge.code, UnknownAction.code})
-_DEPTH = 25_000  # levels; what would fill a stack, within any payload limit that there is
+_DEPTH = 25_000  # levels; enough to fill a stack, and within every payload limit
 _DEEP = {
     "a list, 25,000 deep": b"[" * _DEPTH,
     "an object, 25,000 deep, from the start": b'{"a":' * (_DEPTH // 4),
@@ -32,9 +32,9 @@ _DEEP = {
 }
 _NO_REQUEST = {
     "nothing": b"",
-    "no JSON": b"hello",
+    "text that is not JSON": b"hello",
     "half an object": b'{"action": "ping"',
-    "bytes that are no UTF-8": b'{"action": "ping", "x": "\xff\xfe"}',
+    "bytes that are not UTF-8": b'{"action": "ping", "x": "\xff\xfe"}',
     "a list": b"[1, 2]",
     "no action": b'{"request_id": "1"}',
     "an action that is a number": b'{"action": 5}',
@@ -71,7 +71,7 @@ def _cut_before_the_handshake(target: Target, push: Callable[[RawConnection], No
         took = time.monotonic() - started
     if not cut or took > CUT_WITHIN_S:
         return breached(f"it accepted {what} from a stranger for {took:.1f} s")
-    return defended(f"it cut {what} after {took:.2f} s")
+    return defended(f"it closed the connection after {took:.2f} s, for {what}")
 
 
 def _huge_after(target: Target) -> Outcome:
@@ -87,7 +87,7 @@ def _huge_after(target: Target) -> Outcome:
     with target.insider() as client:
         if not _is_cut(client.connection, push):
             return breached(f"a frame that claims {_HUGE_BYTES:,} bytes was read for more than {CUT_WITHIN_S:g} s")
-    return defended(f"the connection was cut when a frame claimed {_HUGE_BYTES:,} bytes")
+    return defended(f"it closed the connection when a frame claimed {_HUGE_BYTES:,} bytes")
 
 
 def _is_cut(connection: RawConnection, push: Callable[[RawConnection], None]) -> bool:
@@ -107,7 +107,7 @@ def _many_after(target: Target) -> Outcome:
             client.send_parts([b"x"] * SMALL_FRAMES)
             reply = client.receive(4 * TIMEOUT_S)
         except Disconnected:
-            return defended(f"the connection was cut for a message of {SMALL_FRAMES:,} frames")
+            return defended(f"it closed the connection for a message of {SMALL_FRAMES:,} frames")
         except (NoAnswer, Refused) as end:
             return breached(f"a message of {SMALL_FRAMES:,} frames got no answer: {end}")
     if reply.get("code") != MalformedRequest.code:
@@ -134,25 +134,27 @@ def _send_all(target: Target, documents: Mapping[str, bytes]) -> Outcome:
         try:
             client.call("ping")
         except (Disconnected, NoAnswer, Refused) as end:
-            return breached(f"afterwards the connection was not served any more: {end}")
+            return breached(f"afterwards the connection was no longer served: {end}")
     return defended(f"{len(documents)} documents got an error reply each, and the next request was served")
 
 
 def _refused(client: PlainClient, document: bytes) -> str | None:
-    """Return what is wrong with the way in which a document was refused; None where nothing is."""
+    """Return how a document was not properly refused; None if it was."""
     try:
         client.send(document)
         reply = client.receive()
     except (Disconnected, NoAnswer, Refused) as end:
         return f"it got no error reply ({end})"
     except msgspec.MsgspecError:
-        return "the reply was no JSON object"
+        return "the reply was not a JSON object"
     if reply.get("status") != "error" or reply.get("code") not in _REFUSALS:
         return f"it was answered as if it were valid: {str(reply)[:80]}"
     return None
 
 
 MALFORMED = (
-    Attack("deeply nested JSON", "depth costs a refusal and not the process", lambda target: _send_all(target, _DEEP)),
-    Attack("malformed JSON", "what is no request gets an error reply", lambda target: _send_all(target, _NO_REQUEST)),
+    Attack(
+        "deeply nested JSON", "deep JSON is refused, and the process stays", lambda target: _send_all(target, _DEEP)
+    ),
+    Attack("malformed JSON", "an invalid request gets an error reply", lambda target: _send_all(target, _NO_REQUEST)),
 )

@@ -1,4 +1,4 @@
-"""Attacks by whoever holds no accepted key: no session, a fake agent, and bytes that are no ZMTP."""
+"""Attacks by whoever holds no accepted key: no session, a fake agent, and bytes that are not ZMTP."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ from twinhost.secure_zmq.errors import SecurityMismatch, TwinhostError
 
 HALF_OPEN = 200
 HELD_S = 5.5  # a handshake may take 4 s, and a busy machine a little more
-_NO_ZMTP = {
+_NOT_ZMTP = {
     "random": os.urandom(4_096),
     "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(range(189)),  # a ClientHello
@@ -108,7 +108,7 @@ def _impostor(target: Target) -> Outcome:
         except TwinhostError as error:
             refusal = error
         else:
-            return breached("an impostor without a key was asked, and its answer was believed")
+            return breached("a client sent a request to an impostor without a key, and accepted its reply")
     if marker.encode() in bytes(received):
         return breached("an impostor without a key received the whole request")
     if not isinstance(refusal, SecurityMismatch):
@@ -116,16 +116,16 @@ def _impostor(target: Target) -> Outcome:
     return defended("this host's client sent it nothing, and reported that it does not encrypt")
 
 
-IMPOSTOR = (Attack("impostor without CURVE", "our client sends nothing to an agent without CURVE", _impostor),)
+IMPOSTOR = (Attack("impostor without CURVE", "this host's client sends nothing to an agent without CURVE", _impostor),)
 
 
 def _noise(target: Target) -> Outcome:
     with ExitStack() as stack:
         started = time.monotonic()
-        connections = {what: stack.enter_context(target.connect()) for what in _NO_ZMTP}
+        connections = {what: stack.enter_context(target.connect()) for what in _NOT_ZMTP}
         for what, connection in connections.items():
             with contextlib.suppress(Disconnected, NoAnswer):
-                connection.send(_NO_ZMTP[what])
+                connection.send(_NOT_ZMTP[what])
         received = {
             what: connection.read_to_end(max(0.1, started + HELD_S - time.monotonic()))
             for what, connection in connections.items()
@@ -136,7 +136,7 @@ def _noise(target: Target) -> Outcome:
     answered = [what for what, (sent, _) in received.items() if len(sent) > GREETING_BYTES]
     if answered:
         return breached(f"{', '.join(answered)} bytes were answered with more than a greeting")
-    return defended(f"it disconnected {', '.join(_NO_ZMTP)} bytes and sent nothing but its greeting")
+    return defended(f"it disconnected {', '.join(_NOT_ZMTP)} bytes and sent nothing but its greeting")
 
 
 def _half_open(target: Target) -> Outcome:

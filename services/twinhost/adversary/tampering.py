@@ -1,9 +1,9 @@
-"""Attacks by somebody on the network path: record, replay, and damage what goes by.
+"""Attacks by somebody on the network path: record, replay, and damage its traffic.
 
-About damaged sessions: libzmq 4.3.5 may take a frame that can't be opened for one that has to wait, if a monitor's
-event between the two clears the reason. Such a session is never read again, and an agent whose socket sends heartbeats
-aborts at the next one after the session's end (`Assertion failed: !_io_error`). So it is not enough that a replay gets
-no answer: many sessions are broken by one bad frame each and reset, and good clients must not notice.
+About damaged sessions: libzmq 4.3.5 may treat a frame that can't be decrypted as one that has to wait, if a
+monitor event in between clears the reason. Such a session is never read again, and an agent whose socket sends
+heartbeats aborts at the next one after the session's end (`Assertion failed: !_io_error`). So it is not enough that a
+replay gets no answer: many sessions are broken by one bad frame each and reset, and good clients must not notice.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from twinhost.adversary.zmtp import (
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import RequestError, TwinhostError
 
-SESSIONS = 60  # of which about four are not ended at once
+SESSIONS = 60  # about four of them don't end at once
 WATCHED_S = 6.0  # more than the time between two heartbeats
 _EVERY_S = 0.5
 _CHUNK = 65_536
@@ -59,7 +59,7 @@ class Conversation:
         return frames
 
     def answers_after(self, mark: int) -> int:
-        """Return how many replies came down after so many bytes had."""
+        """Return the number of replies after the first `mark` bytes from the agent."""
         return sum(map(is_message, split_frames(bytes(self.down[mark:]))))
 
     def inject(self, content: bytes) -> None:
@@ -145,7 +145,9 @@ def _plaintext(target: Target) -> Outcome:
     if found:
         why = "" if target.secure else "; SECURE_ZMQ=0: set it to 1 on both hosts"
         return breached(f"whoever is on the path can read everything: {', '.join(found)}{why}")
-    return defended(f"{len(seen)} bytes were recorded both ways, and no word of the request or the reply is in them")
+    return defended(
+        f"{len(seen)} bytes were recorded both ways, and nothing of the request or the reply can be read in them"
+    )
 
 
 def _replay_same_connection(target: Target) -> Outcome:
@@ -173,7 +175,7 @@ def _replay_new_connection(target: Target) -> Outcome:
         except Disconnected as end:
             return defended(f"it disconnected the recorded handshake: {end}")
         except NoAnswer:
-            return defended("the recorded handshake led to nothing")
+            return defended("the recorded handshake got no answer")
 
 
 def _flipped_bit(target: Target) -> Outcome:
@@ -194,7 +196,7 @@ def _flipped_bit(target: Target) -> Outcome:
 
 
 def _session(relay: Relay) -> Conversation:
-    """Return what was recorded; raises NoAnswer where that is no request and its answer, and nothing can be proven."""
+    """Return what was recorded; raises NoAnswer unless it has a request and its answer: then nothing is proven."""
     for conversation in reversed(relay.conversations):
         if conversation.requests() and conversation.answers_after(GREETING_BYTES):
             return conversation
@@ -222,10 +224,10 @@ def _ask(client: Client, marker: str = "") -> None:
 
 
 ATTACKS = (
-    Attack("capture on the wire", "what goes over the wire can't be read on the path", _plaintext),
+    Attack("capture on the wire", "nobody on the path can read what is sent", _plaintext),
     Attack("replay, same connection", "a recorded request works once", _replay_same_connection),
     Attack("replay, new connection", "a recorded session can't be reopened", _replay_new_connection),
-    Attack("flipped bit", "what was changed on the path is not answered", _flipped_bit),
+    Attack("flipped bit", "a request that was changed on the path is not answered", _flipped_bit),
 )
 
 

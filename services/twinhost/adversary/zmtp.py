@@ -24,7 +24,7 @@ class Disconnected(Exception):
 
 
 class NoAnswer(Exception):
-    """The agent sent nothing in time, or took no more bytes."""
+    """The agent sent nothing in time, or accepted no more bytes."""
 
 
 @dataclass(frozen=True, slots=True)
