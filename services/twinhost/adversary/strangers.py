@@ -1,4 +1,4 @@
-"""Attacks by whoever holds no accepted key: no session, a fake agent, and bytes that are not ZMTP."""
+"""Attacks by a client without an authorised key: no session, a fake agent, and bytes that are not ZMTP."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Attacks by somebody on the network path: record, replay, and damage its traffic.
+"""Attacks by a third party on the network path: record, replay, and damage its traffic.
 
 About damaged sessions: libzmq 4.3.5 may treat a frame that can't be decrypted as one that has to wait, if a
 monitor event in between clears the reason. Such a session is never read again, and an agent whose socket sends
@@ -144,7 +144,7 @@ def _plaintext(target: Target) -> Outcome:
     found = [word for word in (marker, "request_id", "pong") if word.encode() in seen]
     if found:
         why = "" if target.secure else "; SECURE_ZMQ=0: set it to 1 on both hosts"
-        return breached(f"whoever is on the path can read everything: {', '.join(found)}{why}")
+        return breached(f"anybody on the path can read everything: {', '.join(found)}{why}")
     return defended(
         f"{len(seen)} bytes were recorded both ways, and nothing of the request or the reply can be read in them"
     )
@@ -171,7 +171,7 @@ def _replay_new_connection(target: Target) -> Outcome:
             while True:
                 frame = connection.read_frame(_WAIT_S)
                 if frame.body.startswith(READY) or is_message(frame):
-                    return breached("a recorded handshake opened a session for somebody without a key")
+                    return breached("a recorded handshake opened a session for a client without a key")
         except Disconnected as end:
             return defended(f"it disconnected the recorded handshake: {end}")
         except NoAnswer:

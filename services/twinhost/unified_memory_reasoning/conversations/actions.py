@@ -121,8 +121,8 @@ class ContextCleared(TypedDict):
 
 
 MOST_DROPPED_IDS = 100
-MOST_FURTHER_CHARACTERS = 262_144  # of contents beside the window's; this bounds the time
-_AROUND_TEXT_BYTES = 8_192  # of a reply, beside the summary and the text
+MOST_FURTHER_CHARACTERS = 262_144  # of contents in addition to the window's; this bounds the time
+_AROUND_TEXT_BYTES = 8_192  # of a reply, without the summary and the text
 
 
 class ContextActions(Feature):
