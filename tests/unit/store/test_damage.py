@@ -221,6 +221,8 @@ def test_a_damaged_database_is_quarantined_complete(path: Path) -> None:
     assert sentence is not None
     assert damaged.name in sentence
     assert f"damaged databases take {damaged.size_bytes} bytes" in sentence
+    assert "restore a backup: ./twinhost memory restore - --yes < FILE, " in sentence
+    assert sentence.endswith("./twinhost call UnifiedMemoryReasoningAgent acknowledge_damage")
     assert acknowledge(path) == [damaged]
     assert (damage_warning(path), acknowledge(path), quarantined(path, DAMAGED)) == (None, [], [damaged])
 
