@@ -1,3 +1,3 @@
 """The package paths that existing agents import from."""
 
-import twinhost.secure_zmq  # noqa: F401 - seeds routing-ids before an agent makes its own sockets
+import twinhost.secure_zmq  # noqa: F401 - randomises routing-ids before an agent makes its own sockets

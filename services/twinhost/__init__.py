@@ -1,17 +1,17 @@
-"""Two hosts, two agents, one ZeroMQ link that is encrypted, authenticated, and never falls back.
+"""Two hosts and two agents on one ZeroMQ link, encrypted and authenticated, without a fallback.
 
     from twinhost import connect
 
     with connect("SystemDigitalTwin") as twin:
         print(twin.call("get_ok_agents")["agents"])
 
-The names below are all that a program needs that only calls agents. They are imported on first use.
+The names below are all that a program needs to call agents. They are imported on first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import twinhost.secure_zmq  # noqa: F401 - makes routing-ids random, before the first socket of the process
+import twinhost.secure_zmq  # noqa: F401 - randomises routing-ids before the process makes its first socket
 
 if TYPE_CHECKING:
     from twinhost.network_config import load_network_config

@@ -1,6 +1,6 @@
-"""Rate limits, each by key: a token bucket, a budget of log lines that is built on it, and an exact limit of a window.
+"""Rate limits, each by key: token buckets, a budget of log lines that uses them, and an exact sliding window.
 
-Keys must come from a small set.
+Keys must come from a small set, since a key is never dropped.
 """
 
 import threading
@@ -16,21 +16,21 @@ class TokenBuckets:
     """A token bucket for each key; safe to use from any thread."""
 
     def __init__(self, burst: float, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Make buckets that are full at first.
+        """Start with full buckets.
 
         Args:
-            burst: the tokens that a bucket holds at most.
-            per_second: the tokens that are added to it in a second.
+            burst: the most tokens that a bucket holds.
+            per_second: the tokens that are added to it per second.
             clock: in seconds, monotonic.
         """
         self._burst = burst
         self._per_second = per_second
         self._clock = clock
         self._lock = threading.Lock()
-        self._levels: dict[Hashable, tuple[float, float]] = {}  # tokens, and when that was
+        self._levels: dict[Hashable, tuple[float, float]] = {}  # tokens, and as of when
 
     def take(self, key: Hashable) -> bool:
-        """Take one token; return False, and take nothing, where there is none."""
+        """Take one token; return False if there is none."""
         with self._lock:
             now = self._clock()
             level = self._level(key, now)
@@ -40,15 +40,15 @@ class TokenBuckets:
             return True
 
     def charge(self, key: Hashable, tokens: float, since: float) -> None:
-        """Take tokens that were spent from `since`, by the clock, until now; a bucket may go into debt by that.
+        """Take tokens that were spent from `since`, by the clock, until now; the level may become negative.
 
-        Nothing is added to it for that time.
+        No tokens are added for that time.
         """
         with self._lock:
             self._levels[key] = self._level(key, since) - tokens, self._clock()
 
     def level(self, key: Hashable) -> float:
-        """Return the tokens in a bucket; less than 0 where it is in debt."""
+        """Return the tokens in a bucket; it may be negative."""
         with self._lock:
             return self._level(key, self._clock())
 
@@ -58,7 +58,7 @@ class TokenBuckets:
 
 
 class WindowLimit:
-    """At most so many times in any window of so many seconds, for each key; a token bucket would admit twice as many.
+    """A limit of `times` in any window of `seconds`, for each key; a token bucket would admit twice as many.
 
     For one thread.
     """
@@ -79,7 +79,7 @@ class WindowLimit:
 
 
 class LogBudget:
-    """At most 50 log lines at once and 5 more per second for each key, so that no cause can hide what others did.
+    """At most 50 log lines at once and 5 more per second for each key, so that no key can suppress the lines of others.
 
     Safe to use from any thread.
     """
@@ -90,7 +90,7 @@ class LogBudget:
         self._left_out: Counter[Hashable] = Counter()
 
     def log(self, write: Callable[..., object], event: str, key: Hashable, /, **fields: object) -> None:
-        """Write a line, with the number of those that were left out before it, where the budget has room for it.
+        """Write a line, with the number of those that were suppressed before it, if the budget allows it.
 
         Args:
             write: a logger's method.
@@ -103,7 +103,7 @@ class LogBudget:
             write(event, **fields, **({"not_logged_before": left_out} if left_out else {}))
 
     def admit(self, key: Hashable) -> int | None:
-        """Return None where the line must not be written, else how many were left out before it."""
+        """Return None where the line must not be written, else how many were suppressed before it."""
         admitted = self._buckets.take(key)
         with self._lock:
             if admitted:

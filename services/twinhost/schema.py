@@ -28,7 +28,7 @@ def declarations_of(agent: str) -> dict[str, Declaration]:
 
 
 def schema_of(agent: str) -> dict[str, Any]:
-    """Return the schema of what an agent may be asked, by the `action` that names it."""
+    """Return the schema of an agent's requests, which are distinguished by `action`."""
     declarations = declarations_of(agent)
     types = [each.request for each in declarations.values()]
     union: Any = types[0]
@@ -41,7 +41,7 @@ def schema_of(agent: str) -> dict[str, Any]:
 
 
 def replies_of(agent: str) -> dict[str, Any]:
-    """Return the schema of an object that has, by the action, a reply to it: what the action gives, or a refusal."""
+    """Return the schema of an object that has, by action, a reply to it: a result, or a refusal."""
     kinds = {name: (*each.replies, Refusal) for name, each in declarations_of(agent).items()}
     schema = _by_name(f"Replies of {agent}, by the request's action", kinds)
     for references in schema["properties"].values():
@@ -76,7 +76,7 @@ def _by_name(title: str, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any
 
 
 def main(folder: Path) -> None:
-    """Write the schemas into a folder, which is made."""
+    """Write the schemas into a folder, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for agent in AGENTS:
         schemas = {agent: schema_of(agent), f"{agent}.replies": replies_of(agent), f"{agent}.feed": feed_of(agent)}

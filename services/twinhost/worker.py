@@ -7,7 +7,7 @@ Derive a class from `Worker` and hand its loop to `super().__init__`, or make a 
             super().__init__("poller", self._poll, stalled_after_s=5.0, join_timeout_s=1.0)
 
         def _poll(self) -> None:
-            while not self.wait(0.2):  # False: the time is over; True: the worker is to stop
+            while not self.wait(0.2):  # False: the time has passed; True: the worker must stop
                 self.beat()
                 ...
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 
 class Heartbeat:
-    """When a loop last completed a turn: written by its thread, read by any."""
+    """When a loop last completed an iteration: written by its thread, read by any."""
 
     __slots__ = ("_beat_at", "_stalled_after_s")
 
@@ -27,13 +27,13 @@ class Heartbeat:
         self._beat_at = time.monotonic()
 
     def beat(self) -> float:
-        """Record a completed turn; return the monotonic time."""
+        """Record a completed iteration; return the monotonic time."""
         self._beat_at = now = time.monotonic()
         return now
 
     @property
     def fresh(self) -> bool:
-        """Whether the last turn is less than `stalled_after_s` ago."""
+        """Whether the last iteration ended less than `stalled_after_s` ago."""
         return time.monotonic() - self._beat_at < self._stalled_after_s
 
 
@@ -52,7 +52,7 @@ class Worker:
 
         Args:
             name: of the thread, as it appears in stack dumps.
-            run: the work; it calls `beat()` once per turn if `stalled_after_s` is given.
+            run: the work; it calls `beat()` once per iteration if `stalled_after_s` is given.
             stalled_after_s: how old the last `beat()` may be before the worker counts as not responsive.
             join_timeout_s: how long `stop()` waits for the thread; None waits until it has ended.
         """
@@ -106,8 +106,8 @@ class Worker:
         return self._stop_requested.wait(seconds)
 
     def beat(self) -> float:
-        """Record a completed turn, from the worker's thread; return the monotonic time."""
+        """Record a completed iteration, from the worker's thread; return the monotonic time."""
         return self._heartbeat.beat()
 
     def _interrupt(self) -> None:
-        """Interrupt what the thread blocks in; to be overridden where that is something other than `wait()`."""
+        """Interrupt the call in which the thread blocks; override this if that is not `wait()`."""

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.sdt_security
 
 NEWCOMER = "newcomer"
 FOLDER = "/var/lib/twinhost/audit"
-WHOLE = "are whole and end in the database's head"
+WHOLE = "are intact and end with the head in the database"
 SPLICE = """
 import base64, sys
 path, at, old, new = sys.argv[1], int(sys.argv[2]), *map(base64.b64decode, sys.argv[3:])

@@ -138,7 +138,7 @@ def test_a_full_disk_refuses_writes_serves_reads_and_passes(hosts: Hosts, name: 
         with hosts.client(name) as client, agent:
             write(name, client)
             volume.fill() if volume else agent.forbid_files_to_grow()
-            with pytest.raises(StoreUnavailable, match="nothing of this request was kept; free space on"):
+            with pytest.raises(StoreUnavailable, match="nothing of this request was stored; free space on"):
                 write(name, client, request_id="refused")
             assert store_of(agent) == (503, False)
             assert times_written(name, client) == 1

@@ -75,7 +75,7 @@ def test_a_slow_call_does_not_hold_up_its_errors(agent: ServedAgent, peer_keys: 
     async def use(client: AsyncClient) -> None:
         held = asyncio.create_task(client.call("hold", deadline_s=PATIENCE_S))
         assert await asyncio.to_thread(agent.entered.wait, PATIENCE_S)
-        with at_most(1.5), pytest.raises(ServerUnreachable, match="it took the request and did not reply"):
+        with at_most(1.5), pytest.raises(ServerUnreachable, match="it received the request and did not reply"):
             await client.call("echo", text="late", deadline_s=0.5)
         agent.gate.set()
         assert (await held)["status"] == "ok"

@@ -96,7 +96,7 @@ def test_stopping_under_an_open_socket_is_refused(authenticator: Authenticator, 
 def test_a_stopped_handler_guards_nothing(authenticator: Authenticator, server_keys: KeyPair) -> None:
     """A socket can't be opened under a handler that has ended."""
     authenticator.stop()
-    with pytest.raises(SocketMisuse, match="does not run, so nobody would be authenticated"):
+    with pytest.raises(SocketMisuse, match="is not running, so no peer would be authenticated"):
         open_server_socket(authenticator, server_keys, ANY_PORT, PAYLOAD_LIMIT)
 
 

@@ -125,7 +125,7 @@ def test_a_client_may_be_there_before_its_server(home: Path, server_keys: KeyPai
 
 def test_a_late_reply_is_dropped(agent: ServedAgent, client: Client) -> None:
     """The reply to a call that was given up is not taken for the reply to the next one."""
-    with pytest.raises(ServerUnreachable, match="it took the request and did not reply"):
+    with pytest.raises(ServerUnreachable, match="it received the request and did not reply"):
         client.call("hold", deadline_s=0.3)
     assert agent.entered.is_set()
     agent.gate.set()

@@ -142,6 +142,7 @@ def test_a_documented_server_without_keys_does_not_start(tmp_path: Path) -> None
             process.kill()
     assert out == ""
     assert err.splitlines()[-1].endswith(
-        "holds no secret key; run: .venv/bin/python scripts/enrol_program.py NAME (for an agent: certs-init)"
+        "holds no secret key; run: .venv/bin/python scripts/enrol_program.py NAME "
+        "(for an agent: docker compose run --rm certs-init)"
     )
     assert process.returncode != 0

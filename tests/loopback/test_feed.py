@@ -21,7 +21,7 @@ from twinhost.secure_zmq.errors import MessageTooLarge, NotAuthorized, WrongServ
 from twinhost.secure_zmq.feed import MAX_COMMANDS, MAX_EVENT_BYTES, MAX_QUEUED, MAX_TOPIC_BYTES, MAX_TOPICS, Feed
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
 from twinhost.secure_zmq.sockets import open_feed_socket, open_unencrypted_feed_socket
@@ -59,8 +59,8 @@ class ServedFeed:
         return SecuredAddress(self.address, keys, self.own_keys.public)
 
     @property
-    def kicked(self) -> int:
-        return self.socket.sessions.connections.kicked
+    def closed_count(self) -> int:
+        return self.socket.sessions.connections.closed_count
 
     def stop(self) -> None:
         self.feed.stop()
@@ -175,7 +175,7 @@ def test_an_ungranted_topic_closes_the_connection(
             greedy.send(b"\1EVENT:")
             wait_until(lambda: served.feed.subscriptions == 2, PATIENCE_S, "what is granted is granted")
             greedy.send(b"\1" + topic)
-            wait_until(lambda: served.kicked == refused, PATIENCE_S, "it is closed")  # noqa: B023 - called at once
+            wait_until(lambda: served.closed_count == refused, PATIENCE_S, "it is closed")  # noqa: B023 - called at once
             served.feed.publish(b"TRUST:", b"{}")
             served.feed.publish(b"EVENT:", b'{"number": 7}')
             assert number(neighbour) == 7
@@ -237,7 +237,7 @@ def test_a_withdrawn_key_gets_nothing_and_others_lose_nothing(
         assert published > json.loads(event.payload)["number"] if event else True
         heard = [number(neighbour) for _ in range(published)]
         assert heard == list(range(published))
-        assert served.kicked == 1
+        assert served.closed_count == 1
 
 
 def test_nothing_is_published_between_noticing_and_closing(
@@ -257,14 +257,14 @@ def test_nothing_is_published_between_noticing_and_closing(
             served.peers.reload()
             served.feed.publish(b"EVENT:", b'{"number": 2}')
             assert number(neighbour) == 2
-            assert served.kicked == round_number + 1
+            assert served.closed_count == round_number + 1
             assert withdrawn.get(0.05) is None
 
 
 def test_a_grant_that_is_withdrawn_ends_the_subscription(served: ServedFeed, peer_keys: KeyPair) -> None:
     with subscribed(served, peer_keys, b"EVENT:") as subscriber:
         served.granted.clear()
-        wait_until(lambda: served.kicked, REVOKED_WITHIN_S, "it is closed")
+        wait_until(lambda: served.closed_count, REVOKED_WITHIN_S, "it is closed")
         served.feed.publish(b"EVENT:", b"{}")
         assert subscriber.get(QUIET_S) is None
 
@@ -275,7 +275,7 @@ def test_a_late_end_event_lets_no_subscriber_escape(served: ServedFeed, peer_key
     tell = monitor._on_event
 
     def tell_late(event: SocketEvent) -> None:
-        if event.happening is Happening.DISCONNECTED:
+        if event.kind is EventKind.DISCONNECTED:
             told.wait(PATIENCE_S)
         tell(event)
 
@@ -297,7 +297,7 @@ def test_a_subscriber_that_is_closed_comes_back(served: ServedFeed, peer_keys: K
     """Closed by mistake, say: it subscribes again by itself."""
     with subscribed(served, peer_keys, b"EVENT:") as subscriber:
         (known,) = served.feed._subscribers.values()
-        served.socket.sessions.connections.doom(known.fd, known.address, "by mistake")
+        served.socket.sessions.connections.mark_for_closing(known.fd, known.address, "by mistake")
         wait_until(lambda: served.feed.counters.granted == 2, PATIENCE_S, "it is back")
         served.feed.publish(b"EVENT:", b'{"number": 3}')
         assert number(subscriber) == 3
@@ -327,7 +327,7 @@ def test_a_grant_can_not_be_diverted(
     accomplice.send(b"\1EVENT:")
     time.sleep(0.1)
     go_on.set()
-    wait_until(lambda: served.kicked, PATIENCE_S, "the thief is closed")
+    wait_until(lambda: served.closed_count, PATIENCE_S, "the thief is closed")
     served.feed.publish(b"TRUST:", b"{}")
     for socket in (thief, accomplice):
         assert not socket.poll(int(QUIET_S * 1_000))
@@ -353,12 +353,12 @@ def test_what_a_subscriber_costs_is_bounded(
         greedy = connect()
         for command in commands[:-1]:
             greedy.send(command)
-        assert served.kicked == 0
+        assert served.closed_count == 0
         greedy.send(commands[-1])
-        wait_until(lambda: served.kicked, PATIENCE_S, "it is closed")
+        wait_until(lambda: served.closed_count, PATIENCE_S, "it is closed")
         served.feed.publish(b"EVENT:", b'{"number": 4}')
         assert number(neighbour) == 4
-        assert served.kicked == 1
+        assert served.closed_count == 1
 
 
 def test_a_million_topics_are_not_held(served: ServedFeed, connect: Connect) -> None:
@@ -368,7 +368,7 @@ def test_a_million_topics_are_not_held(served: ServedFeed, connect: Connect) -> 
     greedy.sndtimeo = 100
     sender = threading.Thread(target=_subscribe_to_all, args=(greedy, 1_000_000), daemon=True)
     sender.start()
-    wait_until(lambda: served.kicked, PATIENCE_S, "it is closed")
+    wait_until(lambda: served.closed_count, PATIENCE_S, "it is closed")
     sender.join(PATIENCE_S)
     wait_until(lambda: served.feed.subscriptions == 0, PATIENCE_S, "nothing of it is left")
     assert served.feed.counters.granted <= MAX_TOPICS
@@ -474,7 +474,7 @@ def test_an_open_feed_knows_nobody(home: Path) -> None:
         assert number(subscriber) == 8
         assert set(served.asked) == {UNAUTHENTICATED}
         served.granted.clear()
-        wait_until(lambda: served.kicked, PATIENCE_S, "it is closed")
+        wait_until(lambda: served.closed_count, PATIENCE_S, "it is closed")
         subscriber.stop()
 
 

@@ -75,7 +75,7 @@ def to_the_id(reply: Reply) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize("garbage", [b"", b"hello", b"\xff", b"[]", b"[" * 100_000])
 def test_an_answer_that_is_no_object_is_refused_at_once(ask: Ask, garbage: bytes) -> None:
     """Neither a traceback nor a silence: MalformedRequest asks whether this is an agent at all."""
-    refused = pytest.raises(MalformedRequest, match="is this a twinhost agent")
+    refused = pytest.raises(MalformedRequest, match="check that the address is that of a twinhost agent")
     with answering(lambda _: garbage) as server, at_most(REFUSAL_S), refused:
         ask(server)
 
@@ -84,7 +84,7 @@ def test_an_answer_that_is_no_object_is_refused_at_once(ask: Ask, garbage: bytes
 @pytest.mark.parametrize("reply", [{}, {"request_id": "another"}, {"request_id": None}, {"request_id": ["x"]}])
 def test_a_reply_to_somebody_else_is_dropped(ask: Ask, reply: Reply) -> None:
     """An answer without this request's id is not this request's answer."""
-    refused = pytest.raises(ServerUnreachable, match="it took the request and did not reply")
+    refused = pytest.raises(ServerUnreachable, match="it received the request and did not reply")
     with answering(lambda _: json.dumps({"status": "ok", **reply}).encode()) as server, refused:
         ask(server)
 

@@ -30,7 +30,7 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.key_writer import write_key_pair
 from twinhost.secure_zmq.keys import KeyPair, load_key_pair
-from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.secure_zmq.sockets import open_unencrypted_server_socket
@@ -168,7 +168,9 @@ def test_it_is_counted_once_and_logged(agent: ServedAgent) -> None:
         assert push_huge_handshake(agent.address) < 3
         assert agent.counted(Outcome.OVERSIZED) == 1
         guard = agent.server_socket.guard
-        wait_until(lambda: guard.idle and not guard._cut, PATIENCE_S, "the guard is done, and libzmq has told the end")
+        wait_until(
+            lambda: guard.idle and not guard._closed, PATIENCE_S, "the guard is idle, and libzmq has reported the end"
+        )
     (line,) = [entry for entry in logged if entry["event"] == "handshake_refused"]
     assert (line["cause"], line["address"], line["log_level"]) == ("oversized_handshake", "127.0.0.1", "warning")
     assert agent.server_socket.handshakes.counts()[Outcome.BROKEN_OFF] == 0
@@ -204,7 +206,7 @@ def test_the_oldest_of_too_many_goes(
         served = stack.enter_context(Client(agent.secured(peer_keys) if secured else agent.unencrypted()))
         served.call("who_am_i")
         silent = [stack.enter_context(connect(agent.address)) for _ in range(8)]
-        assert agent.counted(Outcome.CROWDED_OUT, 3) == 3
+        assert agent.counted(Outcome.TOO_MANY_PENDING, 3) == 3
         for stranger in silent[:3]:
             while stranger.recv(64):
                 pass
@@ -242,7 +244,7 @@ def test_an_open_link_greets_with_all_that_it_has_to_say(open_agent: ServedAgent
 
 
 def _accepted(fd: int, endpoint: str) -> SocketEvent:
-    return SocketEvent(Happening.ACCEPTED, fd, endpoint)
+    return SocketEvent(EventKind.ACCEPTED, fd, endpoint)
 
 
 def _serve_in_this_process(home: Path, guarded: bool) -> None:

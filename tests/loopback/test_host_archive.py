@@ -125,7 +125,7 @@ def test_backed_up_amid_traffic_and_restored_elsewhere(here: Hosts, there: Hosts
     assert kept[: len(before)] == before
     assert kept == writer.acknowledged[: len(kept)]
     assert registered["revision"] in (len(kept), len(kept) + 1)  # each registration comes before an event
-    assert "are whole and end in the database's head" in cli(there, "audit", "verify")
+    assert "are intact and end with the head in the database" in cli(there, "audit", "verify")
     assert findings(there).whole
 
 

@@ -168,7 +168,7 @@ def test_a_session_ends_however_it_came_about(
 def test_nobody_takes_the_monitor_of_a_server_socket(context: "Context", mainpc: Path) -> None:
     """A second monitor would replace the one that closes sessions."""
     socket = configure_secure_server(context.socket(zmq.REP))
-    with pytest.raises(SocketMisuse, match="closes the sessions of revoked keys"):
+    with pytest.raises(SocketMisuse, match="used to end the sessions of revoked keys"):
         socket.get_monitor_socket()
     socket.close()
 

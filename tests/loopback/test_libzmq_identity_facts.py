@@ -7,7 +7,7 @@ from tests.loopback.bare_zmq import Clients, Context, curve_server, endpoint, za
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.link import BROKEN_OFF_BEFORE_VERDICT, Diagnosis
-from twinhost.secure_zmq.monitor import Happening, Monitor, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, Monitor, SocketEvent
 
 ZAP_ENFORCE_DOMAIN = 93
 PATIENCE_MS = int(PATIENCE_S * 1_000)
@@ -86,9 +86,7 @@ def test_a_mute_peer_is_a_different_event_from_one_that_hangs_up(context: "Conte
     monitor = Monitor(dealer, take)
     dealer.connect(endpoint(mute))
     enough = BROKEN_OFF_BEFORE_VERDICT + 2
-    wait_until(
-        lambda: sum(event.happening is Happening.BROKEN_OFF for event in events) >= enough, PATIENCE_S, "time-outs"
-    )
+    wait_until(lambda: sum(event.kind is EventKind.BROKEN_OFF for event in events) >= enough, PATIENCE_S, "time-outs")
     monitor.close()
-    assert {event.value for event in events if event.happening is Happening.BROKEN_OFF} == {zmq.EAGAIN}
+    assert {event.value for event in events if event.kind is EventKind.BROKEN_OFF} == {zmq.EAGAIN}
     assert diagnosis.verdict() is None

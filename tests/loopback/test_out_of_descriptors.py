@@ -69,7 +69,7 @@ def test_a_revoked_subscriber_gets_no_event(prepared: Path, server_keys: KeyPair
             served.peers.reload()
             for number in range(1, 6):
                 served.feed.publish(b"EVENT:", b'{"number": %d}' % number)
-            wait_until(lambda: served.kicked == 1, 1, "the connection is closed")
+            wait_until(lambda: served.closed_count == 1, 1, "the connection is closed")
             wait_until(lambda: served.feed.counters.published == 6, PATIENCE_S, "the events are published")
             assert subscriber.get(0.5) is None
 
@@ -114,7 +114,7 @@ def test_good_keys_come_back_with_the_descriptors(prepared: Path, peer_keys: Key
     with no_descriptors():
         report = peers.reload()
         assert (report.authorized, report.removed[0].name) == ((), peer_keys.certificate.owner.name)
-        assert "(Too many open files); it is tried again; raise TWINHOST_NOFILE" in report.rejected[0]
+        assert "(Too many open files); this is retried; raise TWINHOST_NOFILE" in report.rejected[0]
         time.sleep(0.6)  # the watch tries twice, in vain
         assert peers.all() == ()
     wait_until(lambda: len(peers.all()) == 1, PATIENCE_S, "the key is good again")

@@ -84,7 +84,7 @@ def test_a_plain_client_is_refused(agent: ServedAgent) -> None:
     """A client without CURVE: SecurityMismatch, and nothing of its request was read."""
     error = refusal(agent.unencrypted())
     assert type(error) is SecurityMismatch
-    assert "wants CURVE and this client is not encrypted" in str(error)
+    assert "requires CURVE and this client is not encrypted" in str(error)
     wait_until_counted(agent, Outcome.BROKEN_OFF, Outcome.MECHANISM_MISMATCH)
     assert agent.server_socket.handshakes.counts()["accepted"] == 0
 

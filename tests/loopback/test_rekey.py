@@ -184,7 +184,7 @@ def test_an_address_that_is_taken_meanwhile_ends_the_server(
 
 def test_an_open_link_has_no_key_to_change(home: Path, next_keys: KeyPair) -> None:
     agent = ServedAgent(home, None)
-    with pytest.raises(SocketMisuse, match="the link is open"):
+    with pytest.raises(SocketMisuse, match="the link is unencrypted"):
         agent.server.request_rekey(next_keys).result(PATIENCE_S)
     assert isinstance(agent.join(), SocketMisuse)
 
@@ -201,7 +201,7 @@ def test_one_change_at_a_time_and_none_after_the_end(agent: ServedAgent, client:
     assert future.result(PATIENCE_S) < GAP_S
     agent.server.stop()
     agent._thread.join()
-    with pytest.raises(SocketMisuse, match="the server stops"):
+    with pytest.raises(SocketMisuse, match="the server is stopping"):
         agent.server.request_rekey(next_keys)
 
 

@@ -25,7 +25,7 @@ from twinhost.secure_zmq.connections import Connections
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, KeyPair, Validity
-from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 
 REVOKED_WITHIN_S = 1.0  # the promise, from the file's removal
@@ -164,7 +164,7 @@ def test_it_is_logged_with_its_reason(agent: ServedAgent, home: Path, peer_keys:
             remove(home, peer_keys)
             agent.peers.reload()
             assert is_closed(dealer, REVOKED_WITHIN_S)
-            wait_until(lambda: agent.server_socket.sessions.connections.kicked, PATIENCE_S, "it is counted")
+            wait_until(lambda: agent.server_socket.sessions.connections.closed_count, PATIENCE_S, "it is counted")
             (line,) = wait_until(
                 lambda: [entry for entry in logged if entry["event"] == "connection_closed"], PATIENCE_S, "a line"
             )
@@ -205,7 +205,7 @@ class Pair:
             self.here, _ = listener.accept()
 
     def accepted(self, port: int | None = None) -> SocketEvent:
-        return SocketEvent(Happening.ACCEPTED, self.here.fileno(), f"tcp://127.0.0.1:{port or self.port}")
+        return SocketEvent(EventKind.ACCEPTED, self.here.fileno(), f"tcp://127.0.0.1:{port or self.port}")
 
     @property
     def open(self) -> bool:
@@ -240,49 +240,49 @@ def test_a_number_that_was_reused_is_left_alone(pair: Pair) -> None:
     """The descriptor is somebody else's now: at another address, or on a port that is not ours."""
     connections = withdrawn("theirs")
     connections.observe(pair.accepted())
-    connections.heard(pair.here.fileno(), "192.0.2.1", "theirs")
-    connections.kick()
+    connections.note_key(pair.here.fileno(), "192.0.2.1", "theirs")
+    connections.close_refused()
     assert pair.open
 
     connections = withdrawn("theirs")
     connections.observe(pair.accepted(port=1))
-    connections.heard(pair.here.fileno(), "127.0.0.1", "theirs")
-    connections.kick()
+    connections.note_key(pair.here.fileno(), "127.0.0.1", "theirs")
+    connections.close_refused()
     assert pair.open
 
     connections = withdrawn("theirs")
     connections.observe(pair.accepted())
-    connections.heard(pair.here.fileno(), "127.0.0.1", "theirs")
-    connections.kick()
+    connections.note_key(pair.here.fileno(), "127.0.0.1", "theirs")
+    connections.close_refused()
     assert not pair.open
-    assert connections.kicked == 1
+    assert connections.closed_count == 1
 
 
 def test_a_number_that_is_no_connection_is_left_alone(tmp_path: Path) -> None:
     connections = withdrawn("theirs")
     with (tmp_path / "file").open("w") as file:
-        connections.observe(SocketEvent(Happening.ACCEPTED, file.fileno(), "tcp://127.0.0.1:7120"))
+        connections.observe(SocketEvent(EventKind.ACCEPTED, file.fileno(), "tcp://127.0.0.1:7120"))
         before = psutil.Process().num_fds()
-        connections.kick()
+        connections.close_refused()
         assert psutil.Process().num_fds() == before
         file.write("still open")
-    assert connections.kicked == 0
+    assert connections.closed_count == 0
 
 
 def test_a_message_before_its_monitor_event_keeps_its_name(pair: Pair) -> None:
     """The first message may be read before ACCEPTED: the event must not make a known neighbour a silent one."""
     connections = withdrawn("theirs")
-    connections.heard(pair.here.fileno(), "127.0.0.1", "mine")
+    connections.note_key(pair.here.fileno(), "127.0.0.1", "mine")
     connections.observe(pair.accepted())
-    connections.kick()
+    connections.close_refused()
     assert pair.open
 
 
 def test_a_late_monitor_event_closes_the_connection(pair: Pair) -> None:
     connections = withdrawn("theirs")
-    connections.kick()
+    connections.close_refused()
     connections.observe(pair.accepted())
-    connections.kick()
+    connections.close_refused()
     assert not pair.open
 
 

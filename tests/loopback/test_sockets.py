@@ -159,6 +159,6 @@ def test_a_server_option_that_did_not_take_is_noticed(
     """Without its domain, or the enforcement, libzmq may skip the handler; such a socket is not bound."""
     monkeypatch.setattr(Deaf, "ignored", frozenset({ignored}))
     monkeypatch.setattr(context, "_socket_class", Deaf)
-    with pytest.raises(SocketMisuse, match="did not take CURVE with ZAP"):
+    with pytest.raises(SocketMisuse, match="did not apply CURVE with ZAP"):
         open_server_socket(authenticator, server_keys, ANY_PORT, PAYLOAD)
     authenticator.stop()

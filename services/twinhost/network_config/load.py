@@ -22,7 +22,7 @@ from twinhost.secure_zmq.certificates import client_folder, user_folder
 from twinhost.secure_zmq.errors import ConfigurationError
 
 try:
-    from yaml import CSafeLoader as _SafeLoader  # libyaml's: the file is read at every start, in a tenth of the time
+    from yaml import CSafeLoader as _SafeLoader  # libyaml's takes a tenth of the time, at every start
 except ImportError:  # PyYAML was built without it
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
@@ -30,7 +30,9 @@ PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # the address at which docker-compose.yml publishes ports
 CONFIG_FILE = "network_config.yaml"
-ENDPOINTS_FILE = "endpoints.yaml"  # beside a program's key: addresses and ports at which its machine reaches the agents
+ENDPOINTS_FILE = (
+    "endpoints.yaml"  # next to a program's key: addresses and ports at which its machine reaches the agents
+)
 DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / CONFIG_FILE  # of a checkout
 CONTAINER_PATH = Path("/app/config") / CONFIG_FILE
 
@@ -47,7 +49,7 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
 
     Args:
         path: the YAML file; the default is NETWORK_CONFIG_PATH, then `default_path()`. Addresses and ports in
-            `endpoints.yaml` beside the program's key replace those of the latter.
+            `endpoints.yaml` next to the program's key replace those of the latter.
         environment: MAINPC_IP and PC2_IP in it, if not empty, replace the hosts' addresses.
 
     Raises:
@@ -68,7 +70,7 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the configuration file where NETWORK_CONFIG_PATH is not set.
 
-    The first that exists of: the checkout's, the container's, the one beside the program's key, and the one in the
+    The first that exists of: the checkout's, the container's, the one next to the program's key, and the one in the
     user's folder, where `scripts/enrol_program.py` puts a copy; the last where there is none.
     """
     users = user_folder(environment) / CONFIG_FILE
@@ -115,7 +117,7 @@ def _read(path: Path) -> Any:
 
 
 class _Loader(_SafeLoader):
-    """Refuses a duplicate key, of which PyYAML would use the last."""
+    """Refuses a duplicate key; PyYAML would use its last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -128,7 +130,7 @@ class _Loader(_SafeLoader):
 
 
 class _Node:
-    """A value of the file and its path, which every error has."""
+    """A value of the file and its path, which every error names."""
 
     def __init__(self, source: str, path: str, value: Any) -> None:
         self._source, self._path, self._value = source, path, value
@@ -284,7 +286,9 @@ def _granted(role: str, node: _Node) -> frozenset[str]:
         )
     actions = node.actions()
     if role == UNAUTHENTICATED_ROLE and EVERY_ACTION in actions:
-        raise node.error(f'must name its actions: "{EVERY_ACTION}" would make everybody an operator where SECURE_ZMQ=0')
+        raise node.error(
+            f'must name its actions: "{EVERY_ACTION}" would make every caller an operator where SECURE_ZMQ=0'
+        )
     return actions
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from twinhost.secure_zmq.errors import ConfigurationError
 
-SESSIONS_PER_KEY = 64  # the default: the first files of version 0.1.0 lack the key
+SESSIONS_PER_KEY = 64  # the default: files of version 0.1.0 lack the key
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 
@@ -61,7 +61,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """How a memory search ranks: weights from 0 to 1, `bm25` over 0, and a half-life in days."""
+    """How a memory search ranks: weights from 0 to 1, `bm25` above 0, and a half-life in days."""
 
     bm25: float
     importance: float
@@ -129,10 +129,10 @@ def is_loopback(text: str) -> bool:
 
 
 def is_local_only(text: str) -> bool:
-    """Return whether an address means this machine or its own link to each host, so that others can't use it.
+    """Return whether an address is valid only on one host or link, so that other hosts can't use it.
 
-    Loopback, link-local, multicast and unspecified addresses, in each notation that a resolver accepts, and the names
-    of loopback. Any other name is checked by its addresses, where it is resolved.
+    Loopback, link-local, multicast and unspecified addresses, in each notation that a resolver accepts, and names of
+    loopback. Any other name is checked by its addresses, once it is resolved.
     """
     name = text.strip("[]").rstrip(".").lower()
     if name in _LOOPBACK_NAMES or name.endswith((".localhost", ".localdomain")):

@@ -56,7 +56,7 @@ __all__ = [
     "stop_auth",
 ]
 
-_HOME = {
+_MODULES = {
     "Action": "actions",
     "AsyncClient": "aio",
     "Authenticator": "authenticator",
@@ -72,15 +72,15 @@ _HOME = {
     "load_certificates": "certificates",
 }
 
-# libzmq 4.3.5 numbers the peers of a ROUTER or REP from a value of libc's `rand()`, which no one seeds: every process
-# starts with the same one. A peer that has chosen such a number as its own routing-id makes the connection that gets it
-# next fail an assertion (socket_base.cpp, `zmq_assert (ok)`), and the process aborts. So `rand()` is seeded here,
-# before the process makes its first socket.
-if os.name == "posix":  # elsewhere libc is not the process's own namespace
+# libzmq 4.3.5 numbers the peers of a ROUTER or REP from a value of libc's `rand()`, which it never seeds: every process
+# starts with the same number. If a peer has chosen such a number as its own routing-id, the next connection that gets
+# this number fails an assertion (socket_base.cpp, `zmq_assert (ok)`), and the process aborts. So `rand()` is seeded
+# here, before the process makes its first socket.
+if os.name == "posix":  # CDLL(None) finds libc only there
     ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4)))
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'legacy')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'legacy')}"), name)

@@ -1,4 +1,4 @@
-"""What an agent can be asked for: its actions, and the older dialects that are translated into them.
+"""The actions of an agent, and the older dialects that are translated into them.
 
 A feature declares each message once: a request type, a reply type, and a method whose annotations name both. The table
 of actions, the JSON Schema, and the command line's help derive from that.
@@ -19,17 +19,17 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Action(Generic[R]):
-    """One action: its request type, its handler, and what it takes.
+    """One action: its request type, its handler, and its options.
 
-    A handler that asks another agent returns a Future: the loop goes on, and the answer is sent when it is there. Such
-    an action does not mutate: what it changes is elsewhere, and so is the record of what was answered.
+    A handler that asks another agent returns a Future: the loop continues, and the reply is sent when the Future is
+    done. Such an action does not mutate: the other agent makes the change and stores the reply to it.
     """
 
     request: type[R]
     handle: Callable[[R, Caller], "Answer | Future[Reply]"]
     mutates: bool = False
-    apart: bool = False  # whether it has transactions of its own, and no part in that of the changes that came with it
-    forwardable: bool = False  # whether a peer may pass it on for another
+    apart: bool = False  # whether it has transactions of its own, outside the batch's transaction
+    forwardable: bool = False  # whether a peer may forward it for another caller
     name: str = field(init=False)  # what the wire calls it, and what a grant names
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class Declaration:
 
     method: str
     request: type[Request]
-    replies: tuple[type, ...]  # each a TypedDict: what it may answer when it does not refuse
+    replies: tuple[type, ...]  # each a TypedDict: the replies that are not errors
     options: dict[str, bool]
 
 
@@ -85,7 +85,7 @@ class Feature:
 
 
 def _alternatives(reply: Any) -> Iterator[type]:
-    """Yield the types of a reply: of a union each one, and of a future answer what it will be."""
+    """Yield the types of a reply: each member of a union, and the result type of a Future."""
     if get_origin(reply) is Future or (get_args(reply) and not isinstance(reply, type)):
         for each in get_args(reply):
             yield from _alternatives(each)
@@ -95,7 +95,7 @@ def _alternatives(reply: Any) -> Iterator[type]:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """A request of an older dialect as today's request, or what is wrong with it, and its words for the answers."""
+    """A request of an older dialect as a current request, or its error, and how its replies are written."""
 
     request: Request | RequestError
     render: Callable[[Answer], Answer]
@@ -106,5 +106,5 @@ Translator = Callable[[bytes], Translation | None]
 
 
 def no_dialect(_: bytes) -> Translation | None:
-    """Translate nothing: the agent speaks today's dialect only."""
+    """Translate nothing: the agent accepts the current dialect only."""
     return None

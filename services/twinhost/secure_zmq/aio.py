@@ -1,4 +1,4 @@
-"""The asyncio client: many requests in flight on one connection, with the promises of the blocking client.
+"""The asyncio client: many requests in flight on one connection, with the guarantees of the blocking client.
 
 A plain DEALER whose file descriptor the event loop watches. That descriptor is edge-triggered, so it is drained to
 EAGAIN, and again after every send.
@@ -50,7 +50,7 @@ class AsyncClient:
         self._pending: dict[str, _Pending] = {}
         self._session = 0  # the last one in which something was sent
         self._unanswered = 0  # requests sent in it
-        self._some_wait = False  # requests that are not sent yet
+        self._some_waiting = False  # requests that are not sent yet
         self._replied_at = 0.0  # the loop's time of the last reply on this connection
         self._check: asyncio.TimerHandle | None = None  # of the link, while anything is in flight
         self._spinning = False  # a drain is due in the loop's next iteration
@@ -63,7 +63,9 @@ class AsyncClient:
         request_id = request_id or new_request_id()
         payload = encode_request(action, fields, request_id, self._max_payload_bytes)
         if request_id in self._pending:
-            raise MalformedRequest(f"request_id {request_id!r} is in flight already; repeat it after its reply")
+            raise MalformedRequest(
+                f"request_id {request_id!r} is in flight already; wait for its reply, or use another id"
+            )
         loop = asyncio.get_running_loop()
         now = loop.time()
         deadline = now + deadline_s
@@ -79,13 +81,15 @@ class AsyncClient:
             reply = await pending.future
         finally:
             timer.cancel()
-            if self._pending.get(request_id) is pending:  # not another call that has repeated it since
+            if self._pending.get(request_id) is pending:  # not a later call with the same id
                 self._settle(request_id)
         return successful(reply)
 
     def close(self) -> None:
         """Close the connection; calls in flight end with ConnectionRefused."""
-        self._fail_all(ConnectionRefused("the client was closed while the call was in flight; repeat it on a new one"))
+        self._fail_all(
+            ConnectionRefused("the client was closed while the call was in flight; repeat it on a new client")
+        )
         self._drop()
         self._context.term()
 
@@ -110,7 +114,7 @@ class AsyncClient:
 
         def on_event(event: SocketEvent) -> None:  # on the monitor's thread
             self._link.feed(event)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no call waits
                 loop.call_soon_threadsafe(self._follow_link)
 
         target = self._link.next_target()
@@ -131,10 +135,10 @@ class AsyncClient:
         if step is Step.RECONNECT:
             self._reconnect()
         else:
-            self._send_what_waits()
+            self._send_waiting()
 
     def _check_link(self) -> None:
-        """Notice that replies are due and nothing comes, or that keys were changed."""
+        """Detect that replies are overdue, or that keys were changed."""
         self._check = None
         oldest = next(iter(self._pending.values()), None)
         if oldest is None:
@@ -174,11 +178,11 @@ class AsyncClient:
         if self._connection is None or not session:
             return False
         if session != self._session:
-            self._session, self._unanswered, self._some_wait = session, 0, False
+            self._session, self._unanswered, self._some_waiting = session, 0, False
         if pending.sent_in == session or pending.future.done():
             return True
-        if self._some_wait or self._unanswered >= MAX_UNANSWERED:
-            self._some_wait = True
+        if self._some_waiting or self._unanswered >= MAX_UNANSWERED:
+            self._some_waiting = True
             return True
         with contextlib.suppress(zmq.Again):  # the pipe is full: the next reply or the next check tries again
             self._connection.send(pending.payload, DONTWAIT)
@@ -190,13 +194,13 @@ class AsyncClient:
             asyncio.get_running_loop().call_soon(self._spin)
         return True
 
-    def _send_what_waits(self) -> None:
-        self._some_wait = False
+    def _send_waiting(self) -> None:
+        self._some_waiting = False
         for pending in tuple(self._pending.values()):
             self._send(pending)
 
     def _spin(self) -> None:
-        """Drain in every iteration of the loop until a reply must have come: being woken costs more."""
+        """Drain in every iteration of the loop until a reply should have arrived: a wake-up costs more."""
         self._drain()
         self._spinning = bool(self._pending) and time.perf_counter() < self._spin_until
         if self._spinning:
@@ -209,31 +213,31 @@ class AsyncClient:
             while self._connection is not None:
                 try:
                     reply = decode_reply(self._connection.socket.recv(DONTWAIT))
-                except MalformedRequest as error:  # no agent of ours, so nobody knows whose reply it was
+                except MalformedRequest as error:  # not from an agent: it can't be matched to a request
                     self._fail_all(error)
                     continue
                 if not self._link.accepts(reply):
                     self._reconnect()
                     continue
                 self._take(reply)
-                if not self._pending:  # nothing more to come; the next send drains again
+                if not self._pending:  # no reply is due; the next send drains again
                     return
 
     def _take(self, reply: Reply) -> None:
         self._replied_at = asyncio.get_running_loop().time()
-        if "request_id" not in reply and reply.get("status") == "error":  # nobody knows whose it was
+        if "request_id" not in reply and reply.get("status") == "error":  # it can't be matched to a request
             self._fail_all(MalformedRequest(f"the server could not read a request: {reply.get('error')}"))
         pending = self._settle(str(reply.get("request_id")))
         if pending is not None and not pending.future.done():
             pending.future.set_result(reply)
 
     def _settle(self, request_id: str) -> _Pending | None:
-        """Wait for a reply no longer; send requests that wait, if half of the limit is free again."""
+        """Stop waiting for a reply; send waiting requests if half of the limit is free again."""
         pending = self._pending.pop(request_id, None)
         if pending is not None and pending.sent_in and pending.sent_in == self._session:
             self._unanswered -= 1
-            if self._some_wait and self._unanswered <= MAX_UNANSWERED // 2:
-                self._send_what_waits()
+            if self._some_waiting and self._unanswered <= MAX_UNANSWERED // 2:
+                self._send_waiting()
         return pending
 
     def _fail_all(self, error: TwinhostError) -> None:

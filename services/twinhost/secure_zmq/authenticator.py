@@ -1,7 +1,7 @@
 """The ZAP handler (RFC 27): asked by libzmq at every CURVE handshake of one Context.
 
-Its rules: one handler per Context; it runs before anything is bound and may not stop while anything is; only a listed
-key is accepted, and only up to its number of connections; on a fault of its own every key is refused.
+Its rules: one handler per Context; it runs before a socket is bound and can't be stopped while one is; only a listed
+key is accepted, and only up to its limit of connections; if the handler itself fails, every key is refused.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ SESSIONS_PER_KEY = 64
 _TURN_MS = 500  # the longest time between two heartbeats
 _STALLED_AFTER_S = 3.0
 _VERSION = b"1.0"  # of ZAP
-_LATE = 256  # acceptances whose connection seemed to have ended; beyond it the oldest is forgotten
-_SOCKETS = 2  # that accept: requests, and the feed
-_OWN_FILES = 128  # that an agent has open beside its connections
+_LATE = 256  # acceptances whose connection seemed to have ended; beyond this the oldest is dropped
+_SOCKETS = 2  # that accept connections: requests, and the feed
+_OWN_FILES = 128  # that an agent has open besides its connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +42,25 @@ class _Verdict:
 
 
 _REFUSED = _Verdict(b"400", b"key not authorized")
-_TOO_MANY = _Verdict(b"500", b"too many sessions")  # a client shows the status, and tries again
+_TOO_MANY = _Verdict(b"500", b"too many sessions")  # a client shows the status, and retries
 _FAULT = _Verdict(b"300", b"handler fault, try again")
 
 
 class SessionLimits:
-    """How many connections each key may have, over all the sockets that one ZAP handler answers for.
+    """Limits the connections of each key, over all sockets of one ZAP handler.
 
-    libzmq names a key's connection nowhere: ZAP's question has the key and an address, an accepted connection has its
-    descriptor and an address, and a message has all three. So a key that was accepted is placed on a connection in two
-    steps. When a connection from that address has ended its handshake, the oldest acceptance from there is placed on
-    it; that may confuse keys that connect from one address at one time, so the first message of a connection, which
-    proves its key, corrects it. The number for each key is right in either case, and that is what the limit is about.
+    libzmq never reports which connection a key belongs to: a ZAP request has the key and an address, an accepted
+    connection has its descriptor and an address, and a message has all three. So an accepted key is assigned to a
+    connection in two steps. When a connection from that address has completed its handshake, the oldest acceptance
+    from there is assigned to it. That may mix up keys that connect from one address at the same time; the first message
+    of a connection, which proves its key, corrects it. The count of each key is right in either case, and the limit
+    depends on nothing else.
 
     Used by the ZAP handler, the monitors, the guards, and the sockets' own threads.
     """
 
     def __init__(self, per_key: int = SESSIONS_PER_KEY) -> None:
-        """Count from nothing.
+        """Start with no connections.
 
         Args:
             per_key: the most connections of one key.
@@ -75,7 +76,7 @@ class SessionLimits:
         self._sum = 0  # of the counts
 
     def admit(self, fingerprint: str, address: str) -> bool:
-        """Count a key that asks at the handshake; return False where it, or all keys together, have enough."""
+        """Count a key at its handshake; return False if it, or all keys together, have reached the limit."""
         with self._lock:
             if self._is_full(fingerprint):
                 self._drop_ended(fingerprint)
@@ -96,13 +97,13 @@ class SessionLimits:
             self._connections[connection] = None
 
     def finished(self, connection: Connection) -> None:
-        """Note that a connection's handshake is over."""
+        """Note that a connection has completed its handshake."""
         with self._lock:
             if connection in self._connections and connection.counted_for is None:
                 connection.counted_for = self._oldest_at(connection.peer)
 
     def proven(self, connection: Connection, fingerprint: str) -> None:
-        """Note whose a connection is, by its message."""
+        """Note the key of a connection, which its message proves."""
         with self._lock:
             connection.fingerprint = fingerprint
             self._connections.setdefault(connection)
@@ -113,7 +114,7 @@ class SessionLimits:
                 self._exchange(connection.peer, fingerprint, assumed)
 
     def ended(self, connection: Connection) -> None:
-        """Note that a connection has gone."""
+        """Note that a connection has ended."""
         with self._lock:
             self._end(connection)
 
@@ -121,7 +122,7 @@ class SessionLimits:
         return self._counts[fingerprint] >= self.per_key or self._sum >= self.total
 
     def _drop_ended(self, fingerprint: str) -> None:
-        """Look at a key's connections before it is refused one more: not every end is reported, nor at once."""
+        """Drop a key's ended connections before it is refused one more: an end is reported late, or never."""
         for connection in [each for each in self._connections if each.counted_for == fingerprint]:
             if Connections.remote(connection.fd) is None:
                 self._end(connection)
@@ -146,7 +147,7 @@ class SessionLimits:
         return True
 
     def _exchange(self, address: str, proven: str, assumed: str) -> None:
-        """Give the key that was assumed to whichever connection or acceptance the proven one was assumed for."""
+        """Assign the assumed key to the connection or acceptance to which the proven key was assigned."""
         for other in self._connections:
             if other.peer == address and other.counted_for == proven and other.fingerprint is None:
                 other.counted_for = assumed
@@ -164,12 +165,12 @@ class SessionLimits:
         if connection.counted_for is not None:
             self._count(connection.counted_for, -1)
             connection.counted_for = None
-        # Whose address is not known was gone before its connection was seen.
+        # A connection without a known address had ended before it was looked at.
         for address in (connection.peer,) if connection.peer else tuple(self._unplaced):
             self._trim(address)
 
     def _trim(self, address: str) -> None:
-        """Forget acceptances beyond the connections that they can be for: those ended before they were placed."""
+        """Drop acceptances in excess of the open connections: theirs ended before they were assigned."""
         waiting = self._unplaced.get(address)
         if waiting is None:
             return
@@ -189,7 +190,7 @@ class SessionLimits:
 
 
 class Authenticator(Worker):
-    """A running ZAP handler, alive from the start; `responsive` where it has turned within the last 3 s."""
+    """A ZAP handler, started by its constructor; `responsive` if its loop has run within the last 3 s."""
 
     def __init__(
         self,
@@ -202,11 +203,11 @@ class Authenticator(Worker):
         """Start the handler on a context.
 
         Args:
-            context: where it answers for every CURVE server socket.
-            peers: the keys that are authorised.
+            context: the one whose CURVE server sockets it authenticates.
+            peers: the authorised keys.
             handshakes: where each is counted.
-            limits: how many connections a key may have; those of `SessionLimits()` where none are given.
-            on_end: called on the handler's thread when that ends, with the context at the latest.
+            limits: how many connections a key may have; the default is `SessionLimits()`.
+            on_end: called on the handler's thread when it ends, at the latest with the context.
 
         Raises:
             SocketMisuse: the context has a handler already.
@@ -225,14 +226,16 @@ class Authenticator(Worker):
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
         """Register a server socket that relies on this handler; `stop()` is refused while it is open."""
         if socket.context.underlying != self.context.underlying:
-            raise SocketMisuse("the socket belongs to another Context, where this ZAP handler is never asked")
+            raise SocketMisuse(
+                "the socket belongs to another Context, which does not use this ZAP handler; start one there"
+            )
         self.require_running()
         self._guarded.append(socket)
 
     def require_running(self) -> None:
         """Raise SocketMisuse unless the handler answers."""
         if not self.responsive:
-            raise SocketMisuse("the ZAP handler does not run, so nobody would be authenticated; start it first")
+            raise SocketMisuse("the ZAP handler is not running, so no peer would be authenticated; start it first")
 
     def request_stop(self) -> None:
         """End the handler; `stop()` waits for it.
@@ -254,14 +257,14 @@ class Authenticator(Worker):
             return
         finally:
             with contextlib.suppress(zmq.ZMQError):  # the context has ended
-                self._socket.unbind(ZAP_ENDPOINT)  # free at once; close() frees it when libzmq finds the time
+                self._socket.unbind(ZAP_ENDPOINT)  # freed at once; close() frees it later
             self._socket.close(0)
             self._on_end()
 
     def _receive(self) -> list[bytes]:
         frame = self._socket.recv(copy=False)
         frames = [frame.bytes]
-        while frame.more:  # asked of the frame, not of the socket: a client waits for this
+        while frame.more:  # the frame's flag is faster than the socket's option, and a client waits
             frame = self._socket.recv(copy=False)
             frames.append(frame.bytes)
         return frames
@@ -271,7 +274,7 @@ class Authenticator(Worker):
         fault: Exception | None = None
         try:
             verdict = self._judge(frames)
-        except Exception as error:  # boundary: a handler that has ended would lock everybody out
+        except Exception as error:  # boundary: without a handler every peer would be refused
             verdict, fault = _FAULT, error
         self._socket.send_multipart(
             [_VERSION, request_id, verdict.status, verdict.text, verdict.user_id, verdict.metadata]
@@ -287,7 +290,7 @@ class Authenticator(Worker):
             return _REFUSED
         address, raw_key = frames[3].decode(errors="replace").removeprefix("::ffff:"), frames[6]
         peer = self.peers.judge(raw_key)
-        if not isinstance(peer, Peer):  # the other side is not told which refusal it is
+        if not isinstance(peer, Peer):  # the peer doesn't learn which refusal it is
             fingerprint = fingerprint_of(raw_key) if len(raw_key) == KEY_BYTES and any(raw_key) else "not a key"
             self.handshakes.refused(peer, address=address, fingerprint=fingerprint)
             return _REFUSED

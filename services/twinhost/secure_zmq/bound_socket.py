@@ -1,6 +1,6 @@
-"""A bound socket with everything that watches it: its connections, their handshakes, and whose they are.
+"""A bound socket with its monitoring: its connections, their handshakes, and the keys that they belong to.
 
-`sockets` makes the socket and has it bound here, in one step; nobody else does.
+Only `sockets` calls this: it makes the socket and has it bound here, in one step.
 """
 
 import errno
@@ -18,14 +18,14 @@ from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, UNAUTHENTICATED, Call
 from twinhost.secure_zmq.connections import Connections
 from twinhost.secure_zmq.errors import PeerNotLive, SocketMisuse
 from twinhost.secure_zmq.handshakes import (
-    SAID_TO_STRANGER_CURVE,
-    SAID_TO_STRANGER_NULL,
+    MAX_SENT_BEFORE_READY_CURVE,
+    MAX_SENT_BEFORE_READY_NULL,
     FailedHandshakes,
     HandshakeGuard,
     Handshakes,
 )
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.monitor import Happening, Monitor, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, Monitor, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
 from twinhost.secure_zmq.sockets import (
     RunningAuthenticator,
@@ -35,7 +35,7 @@ from twinhost.secure_zmq.sockets import (
     speaks_curve,
 )
 
-_BIND_AGAIN_S = 5.0  # libzmq's I/O thread frees an unbound address when it finds the time
+_BIND_AGAIN_S = 5.0  # libzmq's I/O thread frees an unbound address asynchronously
 _BIND_AGAIN_EVERY_S = 0.001
 
 
@@ -50,7 +50,7 @@ def origin(frame: zmq.Frame) -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A connection over which messages came: whose key it proved, its descriptor, and its other end."""
+    """A connection over which messages came: its owner's name, its descriptor, and its remote address."""
 
     name: str
     fd: int
@@ -58,10 +58,10 @@ class Session:
 
 
 class SecuredSessions:
-    """The caller of a message is the key that ZAP accepted for its connection, as long as that key is listed.
+    """The caller of a message is the owner of the key that ZAP accepted for its connection, while that key is listed.
 
-    It is read from every message: a routing-id proves nothing, since a peer may choose one, also
-    one that begins with a zero byte as those that libzmq assigns. Sessions are only counted by it.
+    It is read from every message: a routing-id proves nothing, since a peer may choose any, even one that begins with a
+    zero byte like those that libzmq assigns. Routing-ids only serve to count sessions.
     """
 
     def __init__(self, peers: AuthorizedPeers, limits: SessionLimits | None = None) -> None:
@@ -89,15 +89,15 @@ class SecuredSessions:
         if caller is None or self._peers.judge_fingerprint(caller.fingerprint, now) is not caller:
             caller = self._recognise(identity, frame, now)
         session = self._sessions.get(routing_id)
-        if session is None or session.name != caller.name:  # who takes over another's routing-id is not that other
+        if session is None or session.name != caller.name:  # another peer may have taken over the routing-id
             fd, address = origin(frame)
-            self.connections.heard(fd, address, caller.fingerprint)
+            self.connections.note_key(fd, address, caller.fingerprint)
             self._sessions[routing_id] = Session(caller.name, fd, self.connections.remote(fd))
         self._last_seen[caller.name] = now
         return caller
 
     def caller_now(self, fingerprint: str | None) -> Caller | None:
-        """Return who the holder of a key is at this moment; None where the key is refused now."""
+        """Return the caller that holds a key, as of now; None where the key is refused now."""
         return None if fingerprint is None else self._peers.live(fingerprint)
 
     def session_of(self, routing_id: bytes) -> Session | None:
@@ -105,7 +105,7 @@ class SecuredSessions:
         return self._sessions.get(routing_id)
 
     def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
-        """Return whether a routing-id leads to whose session this was, as far as is known; on the loop's thread."""
+        """Return whether a routing-id still leads to a session's owner, as far as is known; on the loop's thread."""
         if not self._ended and self._sessions.get(routing_id) is session:
             return True
         self.forget_ended()
@@ -116,7 +116,7 @@ class SecuredSessions:
             return known.name == session.name
         if session.remote is None or self.connections.remote(session.fd) != session.remote:
             return False
-        self._sessions[routing_id] = session  # what had ended was an older connection with the same descriptor
+        self._sessions[routing_id] = session  # an older connection with the same descriptor had ended
         return True
 
     def disconnected(self, fd: int) -> None:
@@ -143,7 +143,7 @@ class SecuredSessions:
         return dict(self._last_seen)
 
     def _recognise(self, identity: str, frame: zmq.Frame, now: float) -> Peer:
-        """Look up whom ZAP accepted, in the list as it is now; or raise PeerNotLive, and have the connection closed."""
+        """Return the accepted peer as it is listed now; or raise PeerNotLive, and have the connection closed."""
         self._known.pop(identity, None)
         fingerprint, _, name = identity.partition(" ")
         verdict = self._peers.judge_fingerprint(fingerprint, now)
@@ -152,13 +152,13 @@ class SecuredSessions:
                 self._known[identity] = verdict
                 return verdict
             verdict = Outcome.KEY_NOT_AUTHORIZED  # by this name
-        why = explain(verdict)
-        self.connections.doom(*origin(frame), f"its key {why}")
-        raise PeerNotLive(f"the key of {name} {why} here; enrol a new key")
+        reason = explain(verdict)
+        self.connections.mark_for_closing(*origin(frame), f"its key {reason}")
+        raise PeerNotLive(f"the key of {name} {reason} here; enrol a new key")
 
 
 class OpenSessions:
-    """SECURE_ZMQ=0: nobody is authenticated, whatever a message's metadata claims; methods as of SecuredSessions."""
+    """SECURE_ZMQ=0: no caller is authenticated, whatever a message's metadata claims; methods as of SecuredSessions."""
 
     def __init__(self) -> None:
         self.connections = Connections(lambda _: True)
@@ -193,7 +193,7 @@ CallerSource = SecuredSessions | OpenSessions
 
 @dataclass(frozen=True, slots=True)
 class ServerSocket:
-    """A bound ROUTER or XPUB with its sessions: identity is believed only where this module put CURVE and ZAP on."""
+    """A bound ROUTER or XPUB with its sessions: identities count only where this module has set CURVE and ZAP."""
 
     socket: "zmq.Socket[bytes]"
     monitor: Monitor
@@ -204,26 +204,26 @@ class ServerSocket:
 
     @property
     def address(self) -> str:
-        """The endpoint that it is bound to, with the real port."""
+        """The endpoint that it is bound to, with the actual port."""
         return last_endpoint(self.socket)
 
-    def kick(self) -> None:
+    def close_refused(self) -> None:
         """Close the connections whose key is refused now; on the thread that owns the socket."""
-        for fd in self.sessions.connections.kick():
+        for fd in self.sessions.connections.close_refused():
             self.sessions.disconnected(fd)
         self.sessions.forget_ended()
 
     def rekey(self, own_keys: KeyPair) -> None:
-        """Go on at the same address under another pair; every session ends, and its peer must know the new key.
+        """Continue at the same address with another pair; every session ends, and its peer must know the new key.
 
         On the thread that owns the socket.
 
         Raises:
-            SocketMisuse: the link is open; or the key did not take, or the address can't be bound again
-                within 5 s, and then the socket is bound nowhere and the process must end.
+            SocketMisuse: the link is open; or the new key is not in force, or the address can't be bound again
+                within 5 s: then the socket is not bound, and the process must end.
         """
         if self.authenticator is None:
-            raise SocketMisuse("the link is open and has no key that could be changed")
+            raise SocketMisuse("the link is unencrypted, so it has no key to change; set SECURE_ZMQ=1")
         address = self.address
         self.socket.unbind(address)
         put_server_key(self.socket, self.authenticator, own_keys)
@@ -248,10 +248,10 @@ class Watch:
 def bind_secured(
     socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator, own_keys: KeyPair, address: str
 ) -> ServerSocket:
-    """Secure a fresh socket, prove that it took, bind it, and watch its connections.
+    """Secure a new socket, check that CURVE is in force, bind it, and watch its connections.
 
     Raises:
-        SocketMisuse: the handler does not run, or the address can't be bound.
+        SocketMisuse: the handler is not running, or the address can't be bound.
     """
     try:
         secure_unbound_server(socket, authenticator, own_keys)
@@ -293,8 +293,8 @@ def _bind(
 def watch_unbound(socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator) -> Watch:
     """Watch a socket that another program secured, and will bind and serve by itself.
 
-    No message is read here, so it is not known whose a connection is: when a key is revoked or expires, `kick()` closes
-    every connection of the socket, and the authorised peers reconnect.
+    No message is read here, so the key of a connection is not known: when a key is revoked or expires,
+    `close_refused()` closes every connection of the socket, and the authorised peers reconnect.
     """
     connections = Connections(authenticator.peers.live, authenticator.limits)
     return _watch(socket, connections, authenticator.handshakes, lambda _: None)
@@ -306,15 +306,15 @@ def _watch(
     handshakes: Handshakes,
     disconnected: Callable[[int], None],
 ) -> Watch:
-    said_to_stranger = SAID_TO_STRANGER_CURVE if speaks_curve(socket) else SAID_TO_STRANGER_NULL
-    guard = HandshakeGuard(connections, handshakes, said_to_stranger)
+    max_sent_before_ready = MAX_SENT_BEFORE_READY_CURVE if speaks_curve(socket) else MAX_SENT_BEFORE_READY_NULL
+    guard = HandshakeGuard(connections, handshakes, max_sent_before_ready)
     failed = FailedHandshakes(handshakes)
 
     def on_event(event: SocketEvent) -> None:
-        address = connections.peer_of(event.value) if event.happening is Happening.DISCONNECTED else None
+        address = connections.peer_of(event.value) if event.kind is EventKind.DISCONNECTED else None
         if connections.observe(event):  # before the guard, which takes the handshakes to watch from the table
             disconnected(event.value)
-        failed.observe(event, address, own_doing=guard.observe(event))
+        failed.observe(event, address, caused_here=guard.observe(event))
 
     return Watch(connections, guard, Monitor(socket, on_event))
 
@@ -327,7 +327,7 @@ def _bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:
         except zmq.ZMQError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 raise SocketMisuse(
-                    f"{address} can't be bound again under the new key ({error}); start the agent again"
+                    f"{address} can't be bound again under the new key ({error}); restart the agent"
                 ) from None
             time.sleep(_BIND_AGAIN_EVERY_S)
         else:
@@ -335,7 +335,7 @@ def _bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:
 
 
 class RekeyRequests:
-    """At most one change waits; the loop that owns the socket looks between two batches."""
+    """At most one change of keys waits; the loop that owns the socket checks between two batches."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -350,7 +350,9 @@ class RekeyRequests:
         """
         with self._lock:
             if self._ended or self._waiting is not None:
-                raise SocketMisuse("the key can't be changed: the server stops, or another change is not done yet")
+                raise SocketMisuse(
+                    "the key can't be changed: the server is stopping, or another change is under way; try again"
+                )
             future: Future[float] = Future()
             self._waiting = own_keys, future
             return future
@@ -360,7 +362,7 @@ class RekeyRequests:
         return self._waiting is not None
 
     def carry_out(self, rekey: Callable[[KeyPair], None]) -> None:
-        """Make the change that waits, on the loop's thread; an error goes to whoever asked, and ends the loop."""
+        """Make the waiting change, on the loop's thread; an error goes to the one who asked, and ends the loop."""
         with self._lock:
             waiting, self._waiting = self._waiting, None
         if waiting is None:
@@ -375,7 +377,7 @@ class RekeyRequests:
         future.set_result(time.monotonic() - started)
 
     def end(self) -> None:
-        """Accept no more; the change that waits is cancelled."""
+        """Accept no more changes; a waiting one is cancelled."""
         with self._lock:
             self._ended = True
             if self._waiting is not None:

@@ -1,10 +1,10 @@
-"""Who asks, as a key proves it, and what it may ask for: actions by role; what no role is granted is refused.
+"""Callers, as their keys prove them, and grants: the actions of each role. An action that no role has is refused.
 
-`subscribe` is every topic of the event feed, and `subscribe:EVENT` that topic alone.
+`subscribe` grants every topic of the event feed, and `subscribe:EVENT` that topic alone.
 
-A forwarded request is judged by its original caller and by its forwarder, never by one alone. So an agent that
-forwards is no way around what its own caller may not do, and one that lies about its caller gains nothing that it
-could not do itself. Only actions that are marked for it can be forwarded.
+A forwarded request needs the grants of both its original caller and its forwarder. So a caller can't gain rights
+through a forwarder, and a forwarder that names a false caller gains no rights either. Only actions that are marked as
+forwardable can be forwarded.
 """
 
 from collections.abc import Callable, Mapping, Set
@@ -14,25 +14,25 @@ from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.keys import UNLIMITED, Validity
 
 OPERATOR_ROLE = "operator"
-INVITATION_ROLE = "invitation"  # of a one-time key that may enrol somebody
+INVITATION_ROLE = "invitation"  # of a one-time key that may enrol its owner
 CANDIDATE_ROLE = "candidate"  # of a key that is proposed, and proves by its handshake that its holder has the secret
-IDENTITY_PROPERTY = b"Peer-Identity"  # FINGERPRINT NAME: the ZAP handler sets it, beside User-Id, for every session
+IDENTITY_PROPERTY = b"Peer-Identity"  # FINGERPRINT NAME: the ZAP handler sets it and User-Id for every session
 
 EVERY_ACTION = "*"
 UNAUTHENTICATED_ROLE = "unauthenticated"  # of every caller on an open link
 SUBSCRIBE = "subscribe"  # to the event feed
-TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire each has a colon behind it
+TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire a colon follows each
 ENROL = "enrol"
 CONFIRM_KEY = "confirm_key"
 RESERVED_GRANTS: Mapping[str, Set[str]] = {
     INVITATION_ROLE: frozenset({ENROL}),
     CANDIDATE_ROLE: frozenset({CONFIRM_KEY}),
-}  # of keys that act for nobody yet; no configuration widens them
+}  # of keys that are not enrolled yet; the configuration can't extend them
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: proven by the connection, never taken from the body; without a fingerprint nothing is proven."""
+    """The sender of a request: proven by its connection, never read from the body; unproven without a fingerprint."""
 
     name: str
     host: str
@@ -107,7 +107,7 @@ class Grants:
     def original_caller(
         self, name: str, forwarder: Caller, action: str, forwardable: bool, caller_named: CallerNamed
     ) -> Caller:
-        """Return the original caller of a forwarded request, with the roles that it shares with its forwarder.
+        """Return the original caller of a forwarded request, with the roles that both it and its forwarder have.
 
         The forwarder's own grant was checked before.
 
@@ -120,15 +120,13 @@ class Grants:
             )
         original = caller_named(name) if forwarder.authenticated else None
         if original is None:
-            raise NotGranted(
-                f"{name[:64]!r} is not known here, so nothing is done on its behalf; name an authorised peer"
-            )
+            raise NotGranted(f"{name[:64]!r} is not known here; name an authorised peer (./twinhost keys list)")
         self.require(original, action)
         return replace(original, roles=original.roles & forwarder.roles, via=forwarder.name)
 
 
 def topic_grant(topic: str) -> str:
-    """Return what the grant of one topic is called."""
+    """Return the name of the grant of one topic."""
     return f"{SUBSCRIBE}:{topic}"
 
 

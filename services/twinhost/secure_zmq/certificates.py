@@ -38,13 +38,13 @@ DEFAULT_FOLDER = "/certificates"  # of the containers
 USER_FOLDER = "twinhost"  # in the user's configuration folder: the key of a program outside the containers
 NEXT_SECRET_SUFFIX = f".next{SECRET_SUFFIX}"  # of a rotation that has not switched yet
 ENROLLED_FOLDER = "enrolled"  # in SystemDigitalTwin's folder: the keys that it has enrolled itself
-TRUST_FOLDER = "trust"  # in another agent's folder: the keys that mainpc has told it to trust
+TRUST_FOLDER = "trust"  # in another agent's folder: the keys in the trust list that it received from mainpc
 FAILURE_FILE = ".certs-init-failed"  # why certs-init, which makes the keys, failed last
 SERVER_KEY_STEM = "server"  # SystemDigitalTwin's
 NEXT_SUFFIX = f".next{PUBLIC_SUFFIX}"
 REVOKED_FOLDER = "revoked"
 INVITES_FOLDER = "invites"
-VOUCHED_FOLDER = "vouched"  # a file for each key that mainpc authorised by itself: by which key or invitation
+VOUCHED_FOLDER = "vouched"  # a file for each key that mainpc authorised itself: the key or invitation that vouched
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -122,8 +122,8 @@ def load_certificates(folder: Path | None = None) -> Certificates:
     if len(secrets) > 1:
         names = ", ".join(path.name for path in secrets)
         raise ConfigurationError(
-            f"{folder} holds {len(secrets)} secret keys ({names}); keep only this host's own: "
-            f"run: {certs_init_command(folder, 'verify')}"
+            f"{folder} holds {len(secrets)} secret keys ({names}); keep only this host's own; "
+            f"to check, run: {certs_init_command(folder, 'verify')}"
         )
     return Certificates(folder, load_key_pair(secrets[0]))
 
@@ -142,10 +142,10 @@ def _secrets_in(folder: Path) -> list[Path]:
 
 def _command_that_makes_keys(folder: Path) -> str:
     if folder != user_folder() and any(folder.glob(f"*{PUBLIC_SUFFIX}")):
-        return certs_init_command(folder, "verify")  # the secret was lost, and certs-init makes no second one by itself
+        return certs_init_command(folder, "verify")  # the secret was lost, and certs-init does not replace it unasked
     if CERTIFICATES_VOLUME in (folder, *folder.parents):
         return CERTS_INIT
-    return ".venv/bin/python scripts/enrol_program.py NAME (for an agent: certs-init)"
+    return f".venv/bin/python scripts/enrol_program.py NAME (for an agent: {CERTS_INIT})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +164,10 @@ NOTHING = FolderContents({}, {}, (), frozenset(), ())
 
 
 def read_folders(folders: Sequence[Path], known_revoked: frozenset[str] = frozenset()) -> FolderContents:
-    """Read the keys; a file that is not valid is named and skipped, and hides no other.
+    """Read the keys; an invalid file is reported and skipped, without effect on the others.
 
-    Where a list of revoked keys can't be read, no key is authorised: it could be any that is on it.
-    A key that is known to be revoked stays revoked where its file is gone: a folder that is restored or moved
-    authorises nobody.
+    If a folder of revoked keys can't be read, no key is authorised: any of them may be revoked.
+    A key that is known to be revoked stays revoked if its file is gone: restoring or moving a folder authorises no key.
     """
     rejected: list[str] = []
     revocations = _key_files(folders, rejected, REVOKED_FOLDER)
@@ -181,7 +180,7 @@ def read_folders(folders: Sequence[Path], known_revoked: frozenset[str] = frozen
     for fingerprint in sorted(revoked - found):
         rejected.append(
             f"no file here revokes {fingerprint} (it was removed, or the volume is full); this agent refuses the key "
-            f"until it is restarted: free space on the volume, and on mainpc run certs-init revoke {fingerprint}"
+            f"until it is restarted; free space on the volume, and on mainpc run: {_revoke(folders[0], fingerprint)}"
         )
     current: dict[str, Certificate] = {}
     following: dict[str, Certificate] = {}
@@ -201,14 +200,14 @@ def _key_files(folders: Sequence[Path], rejected: list[str], subfolder: str = ""
     found: list[Path] = []
     for folder in folders:
         place = folder / subfolder
-        try:  # not glob(), to which a folder that it may not read is an empty one
+        try:  # not glob(), which treats an unreadable folder as empty
             found += sorted(path for path in place.iterdir() if path.name.endswith(PUBLIC_SUFFIX))
         except FileNotFoundError:
             continue
         except OSError as error:
             too_many = error.errno in {errno.EMFILE, errno.ENFILE}
             run = f"run: {certs_init_command(place, 'verify')}"
-            step = "it is tried again; raise TWINHOST_NOFILE in .env" if too_many else run
+            step = "this is retried; raise TWINHOST_NOFILE in .env" if too_many else run
             rejected.append(f"{place} can't be read ({error.strerror}); {step}")
     return found
 
@@ -223,9 +222,15 @@ def _load(path: Path, rejected: list[str]) -> Certificate | None:
 
 def _revoked_fingerprint(path: Path, rejected: list[str]) -> str | None:
     if not _SHA256_HEX.fullmatch(path.stem):
-        rejected.append(f"{path} revokes nothing: its name must be the key's SHA-256 in hex; use certs-init revoke")
+        rejected.append(
+            f"{path} revokes nothing: its name must be the key's SHA-256 in hex; run: {_revoke(path, 'SHA256:...')}"
+        )
         return None
     return "SHA256:" + base64.b64encode(bytes.fromhex(path.stem)).decode().rstrip("=")
+
+
+def _revoke(path: Path, fingerprint: str) -> str:
+    return certs_init_command(path, "revoke", fingerprint)
 
 
 def _admit(
@@ -239,12 +244,12 @@ def _admit(
     known = by_name.get(owner.name, certificate)
     if (known.owner, known.public) != (owner, certificate.public):
         rejected.append(
-            f"{path} gives {owner.name} a second, different key; revoke the wrong one: certs-init revoke "
-            f"{known.public.fingerprint} or {certificate.public.fingerprint}"
+            f"{path} gives {owner.name} a second, different key; revoke the wrong one: "
+            f"{_revoke(path, known.public.fingerprint)} or {certificate.public.fingerprint}"
         )
     elif owners.setdefault(certificate.public, owner) != owner:
         rejected.append(
-            f"{path} gives one key to two owners; revoke it: certs-init revoke {certificate.public.fingerprint}"
+            f"{path} gives one key to two owners; revoke it: {_revoke(path, certificate.public.fingerprint)}"
         )
     else:
         by_name[owner.name] = known  # of two files of one key, the first one's validity counts

@@ -24,12 +24,12 @@ from twinhost.secure_zmq.wire import Reply, decode_reply, encode_request
 
 DEFAULT_DEADLINE_S = 5.0
 DEFAULT_MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
-SPIN_S = 0.000_1  # how long to poll before sleeping: about what a reply takes
+SPIN_S = 0.000_1  # how long to poll before sleeping: about the latency of a reply
 DONTWAIT = int(zmq.NOBLOCK)  # a plain number, as in `sockets`
 _SLICE_MS = 20  # how long to wait before the link is checked again
 MAX_EVENT_BYTES = 64 * 1024
-MAX_WAITING = 1_000  # events that nobody has read yet; beyond it the oldest is dropped
-_FEED_SLICE_MS = 100  # how soon a stop, a change of keys, or a refusal is noticed
+MAX_WAITING = 1_000  # events that are queued for the reader; beyond this the oldest is dropped
+_FEED_SLICE_MS = 100  # how soon a stop, a change of keys, or a refusal is detected
 _STALLED_AFTER_S = 5.0
 
 
@@ -39,7 +39,7 @@ def new_request_id() -> str:
 
 
 def successful(reply: Reply) -> Reply:
-    """Return a reply that is no error; raise the typed error of one that is."""
+    """Return a reply that is not an error; raise the typed error of one that is."""
     if reply.get("status") == "error" and "code" in reply:
         raise error_from_reply(str(reply["code"]), str(reply.get("error", "no reason given")))
     return reply
@@ -107,7 +107,7 @@ class Client:
                 raise link.diagnosis.timed_out(action, deadline_s)
 
     def _drop_if_unusable(self, now: float, waiting_since: float, *, expired: bool) -> bool:
-        """Close the connection if it is of no more use; return whether it was closed."""
+        """Close the connection if it is no longer usable; return whether it was closed."""
         try:
             step = self._link.step(now, waiting_since)
         except ConnectionRefused:
@@ -153,7 +153,7 @@ class Client:
 
 
 def _spin(connection: ClientSocket) -> bytes | None:
-    """Poll for a reply without sleeping: being woken costs half as much again as a reply takes."""
+    """Poll for a reply without sleeping: a wake-up adds half of a reply's latency."""
     until = time.perf_counter() + SPIN_S
     while time.perf_counter() < until:
         if connection.readable:
@@ -188,9 +188,9 @@ class Subscriber:
             on_event: called on the subscriber's thread, in place of the queue; it must not raise.
             max_payload_bytes: an event that is larger ends the connection.
         """
-        self.dropped = 0  # nobody read them in time
-        self.malformed = 0  # they were not two frames
-        self.fault: ConnectionRefused | None = None  # why there is no connection, if that is known
+        self.dropped = 0  # events that were not read in time
+        self.malformed = 0  # messages that were not two frames
+        self.fault: ConnectionRefused | None = None  # why there is no connection, if known
         self._link = Link(server)
         self._topics = tuple(topics)
         self._on_event = on_event
@@ -248,10 +248,10 @@ class Subscriber:
             context.term()
 
     def _listen(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
-        """Receive events from one connection until it is of no more use.
+        """Receive events from one connection until it is no longer usable.
 
         Raises:
-            ConnectionRefused: no other attempt would change it.
+            ConnectionRefused: a retry would fail in the same way.
         """
         link = self._link
         self._looped_at = time.monotonic()

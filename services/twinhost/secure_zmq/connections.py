@@ -1,18 +1,18 @@
-"""The open connections of one server socket: whose they are, and the end of those whose key is revoked or expires.
+"""The open connections of one server socket: the keys that they belong to, and closing those of refused keys.
 
-libzmq asks ZAP at the handshake alone and closes no session for us, so the connection itself is
-shut down. Its descriptor comes with its first message (`SRCFD`), beside the address that the
-message came from (`Peer-Address`); libzmq sets both before it reads what a peer claims. The number
-may have been reused since, so the address of whoever has it now is compared first.
+libzmq asks ZAP only at the handshake and can't close a session afterwards, so the TCP connection itself is shut down.
+Its descriptor comes with its first message (`SRCFD`), as does the address that the message came from (`Peer-Address`);
+libzmq sets both before it reads what a peer claims. The descriptor may have been reused since, so the address of its
+present connection is compared first.
 
-A connection that made its handshake and never said anything has shown no descriptor: neither ZAP's
-question nor libzmq's HANDSHAKE_SUCCEEDED carries one. When an accepted key is revoked or expires,
-every connection that has not yet said whose it is goes with it. Whoever is closed by mistake
-reconnects, and a request that was on its way is repeated under its own id.
+The descriptor of a connection that has sent no message since its handshake is not known: neither the ZAP request nor
+libzmq's HANDSHAKE_SUCCEEDED has it. So when an accepted key is revoked or expires, every connection that has sent no
+message is closed too. A peer that is closed by mistake reconnects, and its client repeats an unanswered request with
+the same id.
 
-What is left: a descriptor is taken for the key of the last message read from it, which may come
-from a predecessor with the same address and number. A connection that hides behind that is
-closed when it says something, and until then is sent nothing.
+A known gap: a descriptor counts as the connection of the key in the last message read from it, which may come from a
+predecessor with the same address and descriptor. Such a connection is closed with its next message, and is sent
+nothing until then.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from twinhost.rate_limit import LogBudget
-from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
 
 if TYPE_CHECKING:
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 MAX_PENDING = 4_096  # connections of one socket in their handshake, where there are descriptors for them
-_PENDING_SHARE = 8  # at most one of so many descriptors is for such a connection
+_PENDING_SHARE = 8  # at most one in this many descriptors is for such a connection
 _UNREPORTED_FOR_S = 3.0  # after an unbind: libzmq ends those sessions within LINGER and reports none of them
 
-# A descriptor of libzmq's may be closed and given to another connection at any moment, so it is duplicated before it is
-# looked at. The duplicate goes on a number that is reserved here: `dup2` needs no new one where none is left.
+# A descriptor of libzmq's may be closed and reused for another connection at any moment, so it is duplicated before it
+# is used. The duplicate gets a number that is reserved here, so `dup2` works even if no descriptor is left.
 _nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 _reserved = os.dup(_nothing)
 _reserved_lock = threading.Lock()
-_RESET = struct.pack("=ii", 1, 0)  # what the kernel still holds for the peer is dropped when libzmq closes
+_RESET = struct.pack("=ii", 1, 0)  # unsent data is dropped when libzmq closes
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
 
 Live = Callable[[str], object]  # of a fingerprint; None: the key is refused now
@@ -70,7 +70,7 @@ def held(fd: int) -> Iterator[socket.socket | None]:
 
 
 def shut(connection: socket.socket) -> bool:
-    """Close a connection for both sides; return whether that succeeded, or its peer was gone."""
+    """Shut a connection down in both directions; return whether that succeeded, or it had ended already."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         connection.shutdown(socket.SHUT_RDWR)
@@ -80,9 +80,9 @@ def shut(connection: socket.socket) -> bool:
 
 
 def remote(connection: socket.socket) -> tuple[str, int] | None:
-    """Return address and port of the other end, an IPv4 address as such and without a scope; None where it is gone.
+    """Return the remote address and port, IPv4 as such and IPv6 without a scope; None if the connection has ended.
 
-    The other end of a connection over IPC has neither: `("", 0)`.
+    A connection over IPC has neither: `("", 0)`.
     """
     try:
         name = connection.getpeername()
@@ -95,12 +95,12 @@ def remote(connection: socket.socket) -> tuple[str, int] | None:
 
 
 def bare_address(address: str) -> str:
-    """Return an address without its scope, which Python leaves out and libzmq does not, and an IPv4 one as such."""
+    """Return an address without its scope, which Python omits and libzmq does not; an IPv4-mapped one as IPv4."""
     return address.partition("%")[0].removeprefix("::ffff:")
 
 
 def most_open_files() -> int:
-    """Return how many descriptors this process may have; a large number where that is not limited or not known."""
+    """Return how many descriptors this process may have; a large number if there is no limit or it is not known."""
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:
@@ -119,14 +119,14 @@ class Connection:
     """A connection from its acceptance, or its first message where that is read earlier, to its end."""
 
     fd: int
-    peer: str = ""  # the other end's address when it was accepted; empty where it had hung up by then
+    peer: str = ""  # the remote address when it was accepted; empty if it had ended by then
     port: int | None = None  # ours, where it is known
-    serial: int = 0  # that no other connection of its socket has or had
-    reported: bool = True  # by the monitor, which may be later than the first message
-    address: str | None = None  # that its messages come from; None: it has said nothing yet
+    serial: int = 0  # unique among all connections of its socket
+    reported: bool = True  # by the monitor, whose event may follow the first message
+    address: str | None = None  # that its messages come from; None before the first one
     fingerprint: str | None = None  # of its key, proven by a message
     counted_for: str | None = None  # the key that it is counted for: assumed at first, then the proven one
-    doomed: str | None = None  # why it is to be closed, whatever its key
+    close_reason: str | None = None  # why it is to be closed, whatever its key
 
 
 class Connections:
@@ -136,22 +136,22 @@ class Connections:
     """
 
     def __init__(self, live: Live, limits: "SessionLimits | None" = None) -> None:
-        """Know no connection yet.
+        """Start with an empty table.
 
         Args:
-            live: returns None where the key of a fingerprint is refused now; called at every `kick()`.
+            live: returns None where the key of a fingerprint is refused now; called at every `close_refused()`.
             limits: where the connections of each key are counted; None on an open link.
         """
-        self.kicked = 0  # since the start
-        self.unclosed = 0  # connections that the last `kick()` could not close; the next one tries again
+        self.closed_count = 0  # since the start
+        self.unclosed = 0  # connections that the last `close_refused()` could not close; the next one tries again
         self._limits = limits
         self._live = live
         self._lock = threading.Lock()
         self._open: dict[int, Connection] = {}  # by descriptor
         self._pending: dict[int, Connection] = {}  # those of them in their handshake, the oldest first
         self._serial = 0
-        self._admitted: set[str] = set()  # keys that made a handshake and were live since
-        self._dying: set[str] = set()  # of the last `kick()`: the monitor may report a connection late
+        self._admitted: set[str] = set()  # keys that completed a handshake and have been valid since
+        self._just_refused: set[str] = set()  # of the last `close_refused()`: the monitor may report a connection late
         self._unreported_until = 0.0
         self._budget = LogBudget()
 
@@ -159,13 +159,13 @@ class Connections:
         """Add or remove a connection, from the monitor's thread; return whether one with this descriptor ended."""
         fd = event.value
         with self._lock:
-            if event.happening is Happening.DISCONNECTED:
+            if event.kind is EventKind.DISCONNECTED:
                 self._forget(fd)
                 return True
-            if event.happening not in {Happening.ACCEPTED, Happening.CONNECTED}:
+            if event.kind not in {EventKind.ACCEPTED, EventKind.CONNECTED}:
                 return False
             known, port = self._open.get(fd), _own_port(event)
-            if known is not None and not known.reported:  # its first message was quicker than this event
+            if known is not None and not known.reported:  # its first message was read before this event
                 known.port, known.reported = port, True
                 connection = known
             else:
@@ -174,7 +174,7 @@ class Connections:
                 connection = self._open[fd] = self._new(fd, found[0] if found else "", port)
             if self._limits is not None:
                 self._limits.opened(connection)
-            if event.happening is Happening.ACCEPTED:
+            if event.kind is EventKind.ACCEPTED:
                 self._pending[fd] = connection
             return known is not None and known is not connection
 
@@ -185,14 +185,14 @@ class Connections:
                 self._admitted.add(fields["fingerprint"])
 
     def pending(self) -> tuple[Connection, ...]:
-        """Return the connections whose handshake is not known to be over, the oldest first."""
+        """Return the connections that may still be in their handshake, oldest first."""
         with self._lock:
             return tuple(self._pending.values())
 
     def end_handshake(self, connection: Connection, *, succeeded: bool) -> None:
-        """Note that a connection's handshake is over, from the guard's thread."""
+        """Note that a connection's handshake has ended, from the guard's thread."""
         with self._lock:
-            if self._pending.get(connection.fd) is connection:  # not a newcomer on the same number
+            if self._pending.get(connection.fd) is connection:  # not a newer connection with the same descriptor
                 del self._pending[connection.fd]
         if succeeded and self._limits is not None:
             self._limits.finished(connection)
@@ -202,8 +202,8 @@ class Connections:
         connection = self._open.get(fd)
         return None if connection is None else connection.peer or None
 
-    def heard(self, fd: int, address: str, fingerprint: str | None) -> int:
-        """Note whose a connection is, from its message; return a number that no other connection has or had."""
+    def note_key(self, fd: int, address: str, fingerprint: str | None) -> int:
+        """Note the key of a connection, from its message; return the connection's serial number."""
         with self._lock:
             connection = self._of(fd, address)
             connection.address, connection.fingerprint = address, fingerprint
@@ -211,11 +211,11 @@ class Connections:
                 self._limits.proven(connection, fingerprint)
             return connection.serial
 
-    def doom(self, fd: int, address: str, reason: str) -> None:
-        """Let the next `kick()` close a connection, whatever its key."""
+    def mark_for_closing(self, fd: int, address: str, reason: str) -> None:
+        """Have the next `close_refused()` close a connection, whatever its key."""
         with self._lock:
             connection = self._of(fd, address)
-            connection.address, connection.doomed = address, reason
+            connection.address, connection.close_reason = address, reason
 
     @classmethod
     def holds(cls, fd: int, address: str) -> bool:
@@ -225,28 +225,28 @@ class Connections:
 
     @staticmethod
     def remote(fd: int) -> tuple[str, int] | None:
-        """Return address and port of whoever is on the other end of a descriptor; no two at a time have the same."""
+        """Return the remote address and port of a descriptor's connection; unique among open connections."""
         with held(fd) as connection:
             return None if connection is None else remote(connection)
 
     def serials(self) -> frozenset[int]:
-        """Return the numbers of the connections that are open."""
+        """Return the serial numbers of the open connections."""
         with self._lock:
             return frozenset(connection.serial for connection in self._open.values())
 
-    def kick(self) -> list[int]:
-        """Close what is doomed and what belongs to keys that are refused now; on the socket's own thread.
+    def close_refused(self) -> list[int]:
+        """Close the connections that are marked for it, and those of refused keys; on the socket's own thread.
 
         Returns:
             The descriptors of connections that ended without libzmq's reporting it.
         """
         with self._lock:
             dead = {fingerprint for fingerprint in self._admitted if self._live(fingerprint) is None}
-            suspects = dead | self._dying
+            suspects = dead | self._just_refused
             self._admitted -= dead
-            self._dying = dead
+            self._just_refused = dead
             chosen = [(each, why) for each in self._open.values() if (why := _reason(each, suspects))]
-        self.unclosed = sum(not self._hang_up(connection, why) for connection, why in chosen)
+        self.unclosed = sum(not self._close(connection, why) for connection, why in chosen)
         return self._drop_unreported() if time.monotonic() < self._unreported_until else []
 
     def unbound(self) -> None:
@@ -268,16 +268,16 @@ class Connections:
         if connection is not None:
             return connection
         connection = self._new(fd, bare_address(address), reported=False)
-        if self.holds(fd, address):  # else it is over already, and has no end to come
+        if self.holds(fd, address):  # else it has ended already, and no event will report that
             self._open[fd] = connection
         return connection
 
     def _drop_unreported(self) -> list[int]:
         with self._lock:
-            gone = [fd for fd, connection in self._open.items() if not _is(connection)]
-            for fd in gone:
+            ended = [fd for fd, connection in self._open.items() if not _is_open(connection)]
+            for fd in ended:
                 self._forget(fd)
-        return gone
+        return ended
 
     def _forget(self, fd: int) -> None:
         self._pending.pop(fd, None)
@@ -285,11 +285,11 @@ class Connections:
         if connection is not None and self._limits is not None:
             self._limits.ended(connection)
 
-    def _hang_up(self, connection: Connection, reason: str) -> bool:
-        """Close whatever connection has this descriptor now, if on our port and, where known, at the same address.
+    def _close(self, connection: Connection, reason: str) -> bool:
+        """Close the connection that has this descriptor now, if it has our port and, where known, the same address.
 
         Returns:
-            False where that could not be done; the connection is tried again then.
+            False if that failed; it is retried then.
         """
         with held(connection.fd) as found:
             peer = None if found is None else remote(found)
@@ -298,31 +298,31 @@ class Connections:
             if connection.address is not None and bare_address(connection.address) != peer[0]:
                 return True
             if not shut(found):
-                connection.doomed = reason
+                connection.close_reason = reason
                 return False
-        self.kicked += 1
+        self.closed_count += 1
         known = {"fingerprint": connection.fingerprint, "address": peer[0]}
         self._budget.log(_log.warning, "connection_closed", reason, reason=reason, **known)
         return True
 
 
 def _own_port(event: SocketEvent) -> int | None:
-    """Return the port on which a connection was accepted; None for one over IPC, and for one that we made."""
-    accepted = event.happening is Happening.ACCEPTED and event.endpoint.startswith("tcp://")
+    """Return the port on which a connection was accepted; None for one over IPC, and for one that this side opened."""
+    accepted = event.kind is EventKind.ACCEPTED and event.endpoint.startswith("tcp://")
     return int(event.endpoint.rpartition(":")[2]) if accepted else None
 
 
-def _is(connection: Connection) -> bool:
-    """Return whether a connection on the same port of ours is open under its descriptor."""
+def _is_open(connection: Connection) -> bool:
+    """Return whether its descriptor has an open connection with our port."""
     with held(connection.fd) as found:
         return found is not None and remote(found) is not None and connection.port in {None, found.getsockname()[1]}
 
 
 def _reason(connection: Connection, suspects: set[str]) -> str | None:
-    if connection.doomed is not None:
-        return connection.doomed
+    if connection.close_reason is not None:
+        return connection.close_reason
     if not suspects:
         return None
     if connection.address is None:
-        return "a key was revoked or expired, and this connection has not said whose it is"
+        return "a key was revoked or expired, and this connection has not shown its key in a message yet"
     return "its key is no longer authorised" if connection.fingerprint in suspects else None

@@ -1,8 +1,8 @@
 """From a batch of messages to its replies: decode, check the grant, look for a stored reply, call the handler.
 
 All of a batch's mutating requests share one transaction of the store, each in a savepoint of its own, with the requests
-that arrive while they are executed. Replies are returned only after the commit, so whatever was answered is durable. An
-action that has transactions of its own (keys are files) runs after that transaction.
+that arrive while they are executed. Replies are returned only after the commit, so every acknowledged change is
+durable. An action that has transactions of its own (keys are files) runs after that transaction.
 
 A mutating request is executed once: a retry gets the reply that was stored together with the change.
 """
@@ -46,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 _mutates = attrgetter("mutates")
 _GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while others arrive
-_FAILED = "the agent failed on this request; its log has the traceback"
+_FAILED = "the agent failed on this request; read the traceback in its log"
 
 RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # the caller, the action, the error
 AnswerListener = Callable[[str | None, str, float, int], None]  # action, `ok` or an error code, seconds, how many
@@ -102,7 +102,7 @@ class Job(msgspec.Struct):
     translation: Translation | None
     mutates: bool  # as its action
     apart: bool
-    ignored: tuple[str, ...] = ()  # fields that today's dialect doesn't know
+    ignored: tuple[str, ...] = ()  # unknown fields
 
     def encode(self, reply: Answer) -> bytes:
         if self.translation is not None:
@@ -143,14 +143,14 @@ class _Reader:
         self._ignored: list[str] = []
 
     def read(self, inbound: Inbound) -> Job | Refused:
-        """Return what a message asks for; nothing in it raises."""
+        """Return the request in a message; no message makes this raise."""
         if inbound.caller is None or inbound.fault is not None:
             return Refused(inbound, inbound.fault or InternalError("the message has no caller"))
         try:
             return self._typed(inbound, inbound.caller)
         except RequestError as error:
             return Refused(inbound, error)
-        except Exception:  # boundary: no input ends the loop, not even through a translator's fault
+        except Exception:  # boundary: no input may end the loop, not even if a translator fails
             _log.exception("request_not_read", peer=inbound.caller.name)
             return Refused(inbound, InternalError(_FAILED))
 
@@ -202,19 +202,19 @@ class Dispatcher:
         self._caller_named = caller_named
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
         self._deferred: dict[int, Deferred] = {}  # of the batch, by place
-        self._together = False  # in one transaction
+        self._batch_open = False  # whether the batch's transaction is open
         self._budget = LogBudget()  # by caller
         self.counters = counters or Counters()
 
     def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]] = tuple) -> list[bytes]:
         """Return the replies, in the batch's order; what they acknowledge is on disk.
 
-        One that is empty comes later: `take_deferred()` has it.
+        An empty reply is deferred: `take_deferred()` has it.
 
         Args:
             batch: the messages that have arrived.
-            more: called before a commit for the messages that have arrived since, until there are none or 50 ms are
-                over; their replies follow those of the batch.
+            more: called before a commit for the messages that have arrived since, until there are none or 50 ms have
+                passed; their replies follow those of the batch.
         """
         started = time.perf_counter()
         replies = self._answer_all(batch, more)
@@ -222,12 +222,12 @@ class Dispatcher:
         return replies
 
     def take_deferred(self) -> dict[int, Deferred]:
-        """Return the answers of the last batch that come later, by their places in it."""
+        """Return the deferred answers of the last batch, by their places in it."""
         deferred, self._deferred = self._deferred, {}
         return deferred
 
     def settle(self, deferred: Deferred) -> bytes:
-        """Return the reply to a deferred request whose answer is there."""
+        """Return the reply to a deferred request whose answer is available."""
         self._outcomes.clear()
         try:
             reply = self._encode(deferred.job, deferred.answer.result(timeout=0))
@@ -254,12 +254,12 @@ class Dispatcher:
             return list(map(self._answer, jobs, itertools.count()))
         errors = self.counters.errors
         try:
-            with self._store.transaction(), self._all_together():
-                replies = list(map(self._answer_together, jobs, itertools.count()))
+            with self._store.transaction(), self._in_batch():
+                replies = list(map(self._answer_in_batch, jobs, itertools.count()))
                 until = time.perf_counter() + _GROUP_COMMIT_S
                 while time.perf_counter() < until and (further := self._read(more())):
                     jobs += further
-                    replies += map(self._answer_together, further, itertools.count(len(replies)))
+                    replies += map(self._answer_in_batch, further, itertools.count(len(replies)))
         except StoreUnavailable as error:
             _log.error("batch_not_stored", reason=str(error), requests=len(jobs))
             self._outcomes.clear()
@@ -272,18 +272,18 @@ class Dispatcher:
                 replies[place] = self._answer(job, place)
         return replies
 
-    def _answer_together(self, job: Job | Refused, place: int) -> bytes:
-        """Answer within the transaction of all changes of the batch; an action that goes apart runs after it."""
+    def _answer_in_batch(self, job: Job | Refused, place: int) -> bytes:
+        """Answer within the batch's transaction; an action with transactions of its own runs after it."""
         return b"" if job.apart else self._answer(job, place)
 
     @contextmanager
-    def _all_together(self) -> Iterator[None]:
-        """Within, a transaction that is lost is that of the whole batch, and not one that an action had of its own."""
-        self._together = True
+    def _in_batch(self) -> Iterator[None]:
+        """Mark that a lost transaction is now that of the whole batch, not an action's own."""
+        self._batch_open = True
         try:
             yield
         finally:
-            self._together = False
+            self._batch_open = False
 
     def _read(self, batch: Sequence[Inbound]) -> list[Job | Refused]:
         self.counters.requests += len(batch)
@@ -292,7 +292,7 @@ class Dispatcher:
     def _answer(self, job: Job | Refused, place: int) -> bytes:
         if isinstance(job, Refused):
             return self._refuse(job, job.error)
-        if place in self._deferred:  # called already, in the transaction that failed, and not undone by that
+        if place in self._deferred:  # called already, in the failed transaction, which did not undo it
             return b""
         try:
             self._grants.require(job.caller, job.action.name)
@@ -314,14 +314,14 @@ class Dispatcher:
         if not isinstance(error, RequestError):
             _log.exception("request_failed", peer=job.caller.name, action=job.action.name)
             return self._refuse(job, InternalError(_FAILED))
-        if self._together and isinstance(error, TransactionLost):
+        if self._batch_open and isinstance(error, TransactionLost):
             raise error
         return self._refuse(job, error)
 
     def _once(self, job: Job) -> bytes:
         """Execute a mutating request in the transaction under way, or return its stored reply.
 
-        The request is the same only if its bytes are; where its handler raises, neither change nor reply is kept.
+        Two requests are the same only if their bytes are; if the handler raises, neither change nor reply is stored.
         """
         caller, request_id = job.caller.name, job.request.request_id
         if request_id is None:
@@ -331,7 +331,7 @@ class Dispatcher:
         stored = self._reply_log.find(caller, request_id)
         if stored is not None:
             if stored.digest != digest:
-                raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a fresh one")
+                raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a new id")
             return stored.reply
         with self._store.savepoint():
             reply = self._change(job)
@@ -341,11 +341,11 @@ class Dispatcher:
     def _change(self, job: Job) -> bytes:
         answer = job.action.handle(job.request, self._original_caller(job))
         if isinstance(answer, Future):
-            raise TypeError(f"{job.action.name} mutates, and its answer is not there when the transaction ends")
+            raise TypeError(f"{job.action.name} mutates, so it must not return a Future")
         return self._encode(job, answer)
 
     def _original_caller(self, job: Job) -> Caller:
-        """Return for whom a request is executed: its caller, or the one on whose behalf that forwards it."""
+        """Return the caller for which a request is executed; of a forwarded request, the original one."""
         name, action = job.request.on_behalf_of, job.action
         if name is None:
             return job.caller
@@ -353,9 +353,9 @@ class Dispatcher:
 
     def _encode(self, job: Job, answer: Answer) -> bytes:
         reply = job.encode(answer)
-        if len(reply) > self._max_payload_bytes:  # the client would cut the connection, and retry for ever
+        if len(reply) > self._max_payload_bytes:  # the client would close the connection, and retry for ever
             raise MessageTooLarge(
-                f"the reply has {len(reply)} bytes and {self._max_payload_bytes} are allowed; ask for less at once"
+                f"the reply has {len(reply)} bytes and {self._max_payload_bytes} are allowed; ask for less per request"
             )
         return reply
 
@@ -369,7 +369,7 @@ class Dispatcher:
         self._outcomes.append((action, error.code))
         try:
             self._on_refusal(caller, action, error)
-        except Exception:  # boundary: a listener's fault ends no loop
+        except Exception:  # boundary: a listener's fault must not end the loop
             _log.exception("refusal_listener_fault", peer=peer)
         self._budget.log(_log.info, "request_refused", peer, peer=peer, request_id=request_id, code=error.code)
         if job.translation is not None:

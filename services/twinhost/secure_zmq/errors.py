@@ -21,7 +21,7 @@ TwinhostError
     │   └── TransactionLost
     └── InternalError
 
-Below the tree: the commands that sentences about key files name, for whoever reads them.
+Below the tree: the commands in messages about key files, for the reader's environment.
 """
 
 import os
@@ -37,7 +37,7 @@ CERTS_INIT_PIPED = "docker compose run --rm -T certs-init"  # -T: no terminal, s
 
 
 class TwinhostError(Exception):
-    """The root: the packages raise no other exception for what a caller can handle."""
+    """The base of every exception that a caller can handle."""
 
 
 class ConfigurationError(TwinhostError):
@@ -51,7 +51,7 @@ class KeyFileMissing(ConfigurationError):
 
 
 class KeyFileMalformed(ConfigurationError):
-    """A key file has another form than it must have."""
+    """A key file does not have the required format."""
 
 
 class KeyFileExposed(ConfigurationError):

@@ -1,12 +1,12 @@
-"""The event feed: an XPUB whose every subscription is granted one by one, on a thread of its own.
+"""The event feed: an XPUB that grants each subscription individually, on a thread of its own.
 
 On the wire an event is two frames, `[topic, JSON object]`: topics are `EVENT:`, `ERROR:`, `TRUST:`,
-`AGENT:`. A subscription is a topic's prefix, as ZeroMQ has it. One that is not granted is not
+`AGENT:`. A subscription is a topic's prefix, as in ZeroMQ. One that is not granted is not
 applied, and its connection is closed. A subscriber that is slow, or disconnected, misses events.
 
-The trap of XPUB_MANUAL (libzmq 4.3.5): a grant goes to the pipe at the head of a queue beside that of the
-messages, and a message that is no subscription has no place in the former. Behind one, a
-grant would go to somebody else's connection, so nothing is granted until the queue was empty.
+A pitfall of XPUB_MANUAL (libzmq 4.3.5): libzmq has one queue of messages and one of the pipes that sent them, and
+applies a grant to the pipe at the head. A message that is not a subscription has no entry in the second queue. After
+it, a grant would apply to another peer's connection, so nothing is granted until the queue has been empty.
 """
 
 import contextlib
@@ -32,15 +32,15 @@ _log = structlog.get_logger(__name__)
 
 MAX_EVENT_BYTES = 64 * 1024  # of payload: libzmq holds up to 1,000 events for a slow subscriber
 MAX_TOPIC_BYTES = 64
-MAX_TOPICS = 32  # a connection
-MAX_COMMANDS = 1_000  # subscribe and unsubscribe, in the life of a connection
-MAX_QUEUED = 1_000  # events that wait for the feed's thread; beyond it the oldest goes
+MAX_TOPICS = 32  # per connection
+MAX_COMMANDS = 1_000  # subscribe and unsubscribe, per connection
+MAX_QUEUED = 1_000  # events that wait for the feed's thread; beyond this the oldest is dropped
 _TICK_MS = 200
 _PUBLISHED_PER_TURN = 64
 _READ_PER_TURN = 256
 _STALLED_AFTER_S = 5.0
 
-MaySubscribe = Callable[[Caller, bytes], bool]  # the topic is a prefix: the empty one is everything
+MaySubscribe = Callable[[Caller, bytes], bool]  # the topic is a prefix: the empty one matches every topic
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class _Subscriber:
     fd: int
     address: str
     fingerprint: str | None
-    remote: tuple[str, int] | None = None  # of the last one that was granted something under this number
+    remote: tuple[str, int] | None = None  # of the last connection with this serial that got a grant
     topics: set[bytes] = field(default_factory=set)
     commands: int = 0
 
@@ -64,16 +64,16 @@ class FeedCounters:
 
 
 class Feed(Worker):
-    """Publishes to those that may subscribe, and to nobody whose key is refused now."""
+    """Publishes to granted subscriptions, and never to a connection whose key is refused now."""
 
     def __init__(
         self, feed_socket: ServerSocket, may_subscribe: MaySubscribe, max_payload_bytes: int = MAX_EVENT_BYTES
     ) -> None:
-        """Take over a bound feed socket; `start()` serves it.
+        """Take ownership of a bound feed socket; `start()` serves it.
 
         Args:
             feed_socket: from `open_feed_socket` or `open_unencrypted_feed_socket`.
-            may_subscribe: asked for every subscription, and every 200 ms again, on the feed's thread.
+            may_subscribe: called for every subscription, and again every 200 ms, on the feed's thread.
             max_payload_bytes: the largest event.
         """
         super().__init__("event-feed", self._serve, stalled_after_s=_STALLED_AFTER_S)
@@ -83,9 +83,9 @@ class Feed(Worker):
         self._sessions = feed_socket.sessions
         self._may_subscribe = may_subscribe
         self._max_payload_bytes = max_payload_bytes
-        self._subscribers: dict[int, _Subscriber] = {}  # by the connection's number
-        self._wanted: tuple[bytes, ...] = ()  # every topic that somebody subscribes to, or did until the last tick
-        self._in_step = True  # libzmq's two queues
+        self._subscribers: dict[int, _Subscriber] = {}  # by the connection's serial number
+        self._wanted: tuple[bytes, ...] = ()  # every topic with a subscriber, as of the last tick or since
+        self._in_step = True  # whether libzmq's two queues match
         self._events: deque[tuple[bytes, bytes]] = deque()
         self._closed = False
         self._lock = threading.Lock()
@@ -97,40 +97,40 @@ class Feed(Worker):
 
     @property
     def address(self) -> str:
-        """The endpoint that it is bound to, with the real port."""
+        """The endpoint that it is bound to, with the actual port."""
         return self._feed_socket.address
 
     @property
     def subscriptions(self) -> int:
-        """The number of subscriptions that are granted."""
+        """The number of granted subscriptions."""
         return sum(len(subscriber.topics) for subscriber in tuple(self._subscribers.values()))
 
     def stop(self) -> None:
-        """Publish what waits, and close the socket."""
+        """Publish the queued events, and close the socket."""
         super().stop()
         if not self.started and not self._closed:
             self._close()
 
     def wants(self, topic: bytes) -> bool:
-        """Return whether anybody is subscribed to a topic, from any thread; without one an event costs nothing.
+        """Return whether a topic has a subscriber, from any thread; without one no event need be made.
 
-        A subscription counts when the feed's thread has granted it, milliseconds after it came.
+        A subscription counts once the feed's thread has granted it, milliseconds after it arrived.
         """
         return topic.startswith(self._wanted)
 
     def publish(self, topic: bytes, payload: bytes) -> None:
-        """Queue an event, from any thread; the oldest gives way where too many wait.
+        """Queue an event, from any thread; if the queue is full, the oldest is dropped.
 
         Args:
             topic: `EVENT:`, at most 64 bytes.
             payload: a JSON object.
 
         Raises:
-            MessageTooLarge: subscribers would be cut off by it.
+            MessageTooLarge: it would end the connections of its subscribers.
         """
         if len(payload) > self._max_payload_bytes or len(topic) > MAX_TOPIC_BYTES:
             raise MessageTooLarge(
-                f"the event has {len(payload)} bytes and {self._max_payload_bytes} are allowed; refer to it instead"
+                f"the event has {len(payload)} bytes and {self._max_payload_bytes} are allowed; publish a reference"
             )
         with self._lock:
             if len(self._events) >= MAX_QUEUED:
@@ -138,11 +138,11 @@ class Feed(Worker):
                 self.counters.dropped += 1
             self._events.append((topic, payload))
             first = len(self._events) == 1
-        if first:  # the later ones find it awake: it goes on until none waits
+        if first:  # for later ones the thread is awake: it runs until the queue is empty
             self._wake()
 
     def request_rekey(self, own_keys: KeyPair) -> "Future[float]":
-        """Have the thread change the socket's key; as `Server.request_rekey`. Subscribers come back by themselves."""
+        """Have the thread change the socket's key; as `Server.request_rekey`. Subscribers reconnect."""
         future = self._rekeying.ask(own_keys)
         self._wake()
         return future
@@ -151,7 +151,7 @@ class Feed(Worker):
         self._wake()
 
     def _wake(self) -> None:
-        with self._lock, contextlib.suppress(BlockingIOError):  # full: it will wake
+        with self._lock, contextlib.suppress(BlockingIOError):  # full: the thread will wake
             if not self._closed:
                 os.write(self._waker, b"\0")
 
@@ -193,7 +193,7 @@ class Feed(Worker):
 
         First the connections of revoked keys are closed; while one can't be closed, nothing is published.
         """
-        self._feed_socket.kick()
+        self._feed_socket.close_refused()
         if self._sessions.connections.unclosed:
             return
         for _ in range(at_most):
@@ -222,14 +222,14 @@ class Feed(Worker):
             return
         if command[:1] not in {b"\0", b"\1"}:
             self._in_step = False
-            self._refuse(fd, address, None, "it sent a message that is no subscription")
+            self._refuse(fd, address, None, "it sent a message that is not a subscription")
             return
         try:
             caller = self._sessions.caller_of(b"%d" % fd, frame)
         except PeerNotLive:
             self.counters.refused += 1
             return
-        serial = self._sessions.connections.heard(fd, address, caller.fingerprint)
+        serial = self._sessions.connections.note_key(fd, address, caller.fingerprint)
         subscriber = self._subscribers.setdefault(serial, _Subscriber(fd, address, caller.fingerprint))
         subscriber.commands += 1
         topic = command[1:]
@@ -237,7 +237,7 @@ class Feed(Worker):
             self._refuse(fd, address, caller, fault)
         elif command[:1] == b"\1":
             subscriber.topics.add(topic)
-            if topic not in self._wanted:  # before the grant: from that on, nothing is left out
+            if topic not in self._wanted:  # before the grant, so that no event after it is missed
                 self._wanted = (*self._wanted, topic)
             self._socket.setsockopt(zmq.SUBSCRIBE, topic)
             subscriber.remote = self._sessions.connections.remote(fd)
@@ -248,7 +248,7 @@ class Feed(Worker):
 
     def _fault(self, subscriber: _Subscriber, caller: Caller, topic: bytes, *, subscribes: bool) -> str | None:
         if not self._in_step:
-            return "its subscription came after another peer's message that was none; it may subscribe again"
+            return "its subscription was queued behind an invalid message of another peer; subscribe again"
         if subscriber.commands > MAX_COMMANDS:
             return f"it changed its subscriptions more than {MAX_COMMANDS} times"
         return self._no_grant(subscriber, caller, topic) if subscribes else None
@@ -259,22 +259,22 @@ class Feed(Worker):
         if topic not in subscriber.topics and len(subscriber.topics) >= MAX_TOPICS:
             return f"it has {MAX_TOPICS} subscriptions, which is the limit"
         if not self._may_subscribe(caller, topic):
-            return "it may not subscribe to this topic"
+            return "it has no grant for this topic"
         if not self._sessions.connections.holds(subscriber.fd, subscriber.address):
-            return "its connection has ended"  # and libzmq may have given its place in memory to a newcomer
+            return "its connection has ended"  # and libzmq may have reused its memory for a newer connection
         return None
 
     def _refuse(self, fd: int, address: str, caller: Caller | None, reason: str) -> None:
         self.counters.refused += 1
-        self._sessions.connections.doom(fd, address, reason)
+        self._sessions.connections.mark_for_closing(fd, address, reason)
         peer = caller.name if caller else None
         self._budget.log(_log.warning, "subscription_refused", peer, peer=peer, address=address, reason=reason)
 
     def _review(self) -> None:
-        """Forget subscribers that are gone, and close those that may no longer have what they were granted.
+        """Drop subscribers whose connections have ended, and close those whose grant was withdrawn.
 
-        Where the end of a predecessor on the same descriptor was reported late, it is the newcomer that seems to be
-        gone; its subscriptions are no longer known, so it has to reconnect.
+        If the end of an older connection with the same descriptor was reported late, the newer connection seems to have
+        ended; its subscriptions are no longer known, so it must reconnect.
         """
         connections = self._sessions.connections
         live = connections.serials()
@@ -282,7 +282,9 @@ class Feed(Worker):
             if serial not in live:
                 del self._subscribers[serial]
                 if subscriber.remote is not None and connections.remote(subscriber.fd) == subscriber.remote:
-                    connections.doom(subscriber.fd, subscriber.address, "its subscriptions are no longer known")
+                    connections.mark_for_closing(
+                        subscriber.fd, subscriber.address, "its subscriptions are no longer known"
+                    )
                 continue
             caller = self._sessions.caller_now(subscriber.fingerprint)
             if caller is not None and not all(self._may_subscribe(caller, topic) for topic in subscriber.topics):

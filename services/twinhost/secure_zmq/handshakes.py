@@ -1,10 +1,10 @@
-"""How every handshake ended, counted by cause; and what a stranger may send and hold before its end.
+"""Counts how handshakes end, by cause; and limits what an unauthenticated peer may send and hold until then.
 
-An operator may announce refusals before provoking them, so that they are counted apart from attacks. An announcement
-changes a number and nothing else: every refusal is logged and audited under its cause as before, and the line names who
-announced it. It is for few attempts and a short time. A key is claimed by its fingerprint alone, which nobody but the
-announcer knows before. A refusal without a key is claimed by the announcer's own address, and each attempt once, so
-that whoever takes one leaves one of the announcer's own among the refusals.
+An operator may announce refusals before provoking them, so that they are counted separately from attacks. An
+announcement changes only the counters: every refusal is logged and audited under its cause as before, and the line
+names who announced it. It covers few attempts and a short time. A refused key matches by its fingerprint, which only
+the announcer knows in advance. A refusal without a key matches by the announcer's own address. Each attempt matches
+once, so if somebody else uses one up, one of the announcer's own is counted as an attack.
 """
 
 import ctypes
@@ -24,33 +24,33 @@ import structlog
 from twinhost.rate_limit import LogBudget, WindowLimit
 from twinhost.secure_zmq.connections import Connection, Connections, held, most_pending, remote, shut
 from twinhost.secure_zmq.errors import LimitReached
-from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 16  # of one announcement
-WINDOW_S = 15.0  # for which an announcement is open
-_ANNOUNCEMENTS_PER_HOUR = 60  # whoever makes them
+WINDOW_S = 15.0  # how long an announcement is open
+_ANNOUNCEMENTS_PER_HOUR = 60  # by all operators
 _KEYLESS_PROBES = frozenset({Outcome.WRONG_KEYS, Outcome.MECHANISM_MISMATCH, Outcome.BROKEN_OFF})
 
 _GREETING_BYTES = 64
 _WELCOME_BYTES = 170
 _ERROR_BYTES = 12
-SAID_TO_STRANGER_CURVE = _GREETING_BYTES + _WELCOME_BYTES + _ERROR_BYTES  # READY adds 67 to greeting and WELCOME
-SAID_TO_STRANGER_NULL = _GREETING_BYTES
+MAX_SENT_BEFORE_READY_CURVE = _GREETING_BYTES + _WELCOME_BYTES + _ERROR_BYTES  # READY adds 67 to greeting and WELCOME
+MAX_SENT_BEFORE_READY_NULL = _GREETING_BYTES
 MAX_HANDSHAKE_BYTES = 16 * 1024  # a real one takes less than 1 KiB
 _POLL_S = 0.010
-_PAUSE_FACTOR = 4  # times as long as a poll took, so that a flood costs little; bounded, so that little comes meanwhile
+_PAUSE_FACTOR = 4  # times a poll's duration, so that a flood costs little CPU time; at most _LONGEST_PAUSE_S
 _LONGEST_PAUSE_S = 0.050
-_YIELD_AFTER = 64  # connections: then a thread that waits for the interpreter gets it, which it would wait 5 ms for
-_CROWDED_OUT_PER_POLL = 1_024
+_YIELD_AFTER = 64  # connections: then the GIL is released for a waiting thread, which would get it after 5 ms
+_MAX_EVICTED_PER_POLL = 1_024
 _TCP_INFO = 11  # linux/tcp.h; the module `socket` has it only on Linux
 _libc = ctypes.pythonapi  # a PyDLL of the whole process
 _BYTES_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # of struct tcp_info, since Linux 4.1
 
-HandshakeListener = Callable[[Outcome, Mapping[str, str]], None]  # what is known: peer, fingerprint, address
+HandshakeListener = Callable[[Outcome, Mapping[str, str]], None]  # the fields: peer, fingerprint, address, if known
 
 
 class Handshakes:
@@ -60,7 +60,7 @@ class Handshakes:
         self._listeners: list[HandshakeListener] = []
         self._lock = threading.Lock()
         self._counts: Counter[Outcome] = Counter()
-        self._budget = LogBudget()  # by outcome, so that many of one kind can't hide another
+        self._budget = LogBudget()  # by outcome, so that many of one don't suppress the lines of another
         self._probes = Probes()
 
     def counts(self) -> dict[str, int]:
@@ -69,11 +69,11 @@ class Handshakes:
             return {outcome.value: self._counts[outcome] for outcome in Outcome}
 
     def listen(self, listener: HandshakeListener) -> None:
-        """Call back for every handshake, on the thread that saw its end; the callback must be quick."""
+        """Call back for every handshake, on the thread that recorded its end; the callback must not block."""
         self._listeners.append(listener)
 
     def announce_probes(self, by: str, own_fingerprint: str, fingerprints: Collection[str], attempts: int) -> None:
-        """Count refusals that an operator is about to provoke apart; arguments and errors are `Probes.announce`'s."""
+        """Count refusals that an operator will provoke separately; arguments and errors as of `Probes.announce`."""
         self._probes.announce(by, own_fingerprint, fingerprints, attempts)
         self._notify(Outcome.ANNOUNCED_PROBE, {"peer": by, "fingerprint": own_fingerprint, "attempts": str(attempts)})
         _log.info("probes_announced", peer=by, fingerprint=own_fingerprint, attempts=attempts)
@@ -88,7 +88,7 @@ class Handshakes:
         self._budget.log(_log.info, "handshake_accepted", (Outcome.ACCEPTED, peer), **known)
 
     def refused(self, outcome: Outcome, **fields: str) -> None:
-        """Record a refusal; `fields` (address, fingerprint) are what is known of the other side."""
+        """Record a refusal; `fields` (address, fingerprint) have what is known of the peer."""
         announced_by = self._announced_by(outcome, fields)
         if announced_by is not None:
             fields["probe_by"] = announced_by
@@ -111,47 +111,47 @@ class Handshakes:
 
 
 class FailedHandshakes:
-    """Records the failures that ZAP is never asked about, with their address; on the monitor's thread alone.
+    """Records the failures that occur before ZAP is asked, with their address; on the monitor's thread only.
 
-    libzmq's event of a failure has no descriptor, and the connection's end, which follows, has one.
+    libzmq's event of a failure has no descriptor; the event of the connection's end, which follows, has one.
     """
 
     def __init__(self, handshakes: Handshakes) -> None:
         self._handshakes = handshakes
         self._failed: Outcome | None = None
 
-    def observe(self, event: SocketEvent, address: str | None, *, own_doing: bool) -> None:
+    def observe(self, event: SocketEvent, address: str | None, *, caused_here: bool) -> None:
         """Note a server's event.
 
         Args:
             event: from the socket's monitor.
             address: of the connection that ended, where the event is an end.
-            own_doing: whether this side brought a failure about, and recorded it.
+            caused_here: whether this side caused the failure, and recorded it.
         """
-        if self._failed is not None:  # without an address where something came in between
+        if self._failed is not None:  # without an address if another event came in between
             self._handshakes.refused(self._failed, **({} if address is None else {"address": address}))
-        self._failed = None if own_doing else failure_of(event)
+        self._failed = None if caused_here else failure_of(event)
 
 
 def failure_of(event: SocketEvent) -> Outcome | None:
     """Return the refusal that a server's event reports, where ZAP was not asked; None for every other event."""
-    match event.happening:
-        case Happening.WRONG_KEYS:
+    match event.kind:
+        case EventKind.WRONG_KEYS:
             return Outcome.WRONG_KEYS
-        case Happening.MECHANISM_MISMATCH:
+        case EventKind.MECHANISM_MISMATCH:
             return Outcome.MECHANISM_MISMATCH
-        case Happening.NOT_ZMTP:
+        case EventKind.NOT_ZMTP:
             return Outcome.NOT_ZMTP
-        case Happening.BROKEN_OFF:
+        case EventKind.BROKEN_OFF:
             return Outcome.TIMED_OUT if event.value == errno.ETIMEDOUT else Outcome.BROKEN_OFF
-        case Happening.CONNECTED | Happening.ACCEPTED | Happening.RETRIED:
+        case EventKind.CONNECTED | EventKind.ACCEPTED | EventKind.RETRIED:
             pass
-        case Happening.SUCCEEDED | Happening.DISCONNECTED:
+        case EventKind.SUCCEEDED | EventKind.DISCONNECTED:
             pass
-        case Happening.REFUSED:  # by the ZAP handler, which records it
+        case EventKind.REFUSED:  # by the ZAP handler, which records it
             pass
         case _:
-            assert_never(event.happening)
+            assert_never(event.kind)
     return None
 
 
@@ -192,17 +192,17 @@ class Probes:
         """
         with self._lock:
             if not self._limit.take("announcements"):
-                raise LimitReached(f"{_ANNOUNCEMENTS_PER_HOUR} probes were announced within an hour; announce fewer")
+                raise LimitReached(f"{_ANNOUNCEMENTS_PER_HOUR} probes were announced within an hour; try again later")
             attempts, until = min(attempts, MAX_ATTEMPTS), self._clock() + WINDOW_S
             address = self._addresses.get(own_fingerprint)
             self._open[by] = _Announcement(address, frozenset(fingerprints), attempts, until)
 
     def claim(self, fingerprint: str | None, address: str | None) -> str | None:
-        """Return who announced a refusal, and take it off what is left; None where nobody did.
+        """Return who announced a refusal, and use up one of its attempts; None if it was not announced.
 
         Args:
             fingerprint: of the key that was refused; None where none was shown.
-            address: of who was refused; None where it is not known.
+            address: of the refused peer; None where it is not known.
         """
         with self._lock:
             now = self._clock()
@@ -233,59 +233,59 @@ class _Traffic:
 
 
 class HandshakeGuard(Worker):
-    """Cuts connections that cost too much before their handshake is over; its thread sleeps while none is.
+    """Closes connections that use too much memory in their handshake; its thread sleeps while there is no handshake.
 
-    libzmq's own limit, MAXMSGSIZE, counts for handshake commands too, so whoever can reach the port could make the
-    server keep 8 MiB a connection. libzmq does not report whose handshake succeeded; the kernel's counters tell: until
-    then a CURVE server has sent its greeting, WELCOME, and at most an ERROR, and READY goes beyond that. A client sends
-    nothing large before it has READY, and what it sends then acknowledges it, so a connection that sent much and
-    acknowledged little is in no handshake.
+    libzmq's own limit, MAXMSGSIZE, applies to handshake commands too, so any host that can reach the port could make
+    the server hold 8 MiB per connection. libzmq does not report which handshake succeeded, so the kernel's TCP counters
+    decide. Before READY, a CURVE server has sent its greeting, WELCOME, and at most an ERROR; once the peer has
+    acknowledged more than that, the handshake has succeeded. A valid client sends nothing large before it has READY, so
+    a connection that sent much and acknowledged little is an attack.
 
-    On an open link READY comes with the greeting and anybody may send a large message, so there only the number of
-    connections that have not greeted is bounded. Elsewhere than on Linux the guard is off.
+    On an open link READY comes with the greeting and any peer may send a large message, so there only the number of
+    connections without a greeting is limited. The guard is off on systems other than Linux.
     """
 
-    def __init__(self, connections: Connections, handshakes: Handshakes, said_to_stranger: int) -> None:
+    def __init__(self, connections: Connections, handshakes: Handshakes, max_sent_before_ready: int) -> None:
         """Watch from now on.
 
         Args:
-            connections: of the socket; a handshake that is over is noted there.
-            handshakes: where a cut is counted.
-            said_to_stranger: the bytes that the server has sent at most to a peer whose handshake is not over.
+            connections: of the socket; the end of a handshake is noted there.
+            handshakes: where a closed connection is counted.
+            max_sent_before_ready: the most bytes that the server sends in a handshake before READY.
         """
         super().__init__("handshake-guard", self._watch)
-        self.looks = 0  # polls of all that is pending; none while nothing is
+        self.looks = 0  # polls of the pending connections; none while there are none
         self._connections = connections
         self._handshakes = handshakes
-        self._said_to_stranger = said_to_stranger
-        self._most_pending = most_pending()  # beyond it the oldest goes
+        self._max_sent_before_ready = max_sent_before_ready
+        self._most_pending = most_pending()  # beyond this the oldest are closed
         self._lock = threading.Lock()
-        self._cut: set[int] = set()
-        self._unreported = 0  # cuts that libzmq has not reported yet
+        self._closed: set[int] = set()
+        self._unreported = 0  # closed ones that libzmq has not reported yet
         self._work = threading.Event()
         if sys.platform == "linux":
             self.start()
 
     @property
     def idle(self) -> bool:
-        """Whether no connection is in its handshake, as far as the guard has looked."""
+        """Whether no connection is in its handshake, as of the last poll."""
         return not self._work.is_set()
 
     @property
     def alive(self) -> bool:
-        """Whether the guard is on watch; always where it is off, since the system does not count a peer's bytes."""
+        """Whether the guard runs; also True where it is off, since the system has no such counters."""
         return not self.started or super().alive
 
     def observe(self, event: SocketEvent) -> bool:
-        """Note a server's event after `Connections` has; return whether it was the guard's own doing."""
-        match event.happening:
-            case Happening.ACCEPTED if self.started:
+        """Note a server's event after `Connections` has; return whether the guard caused it."""
+        match event.kind:
+            case EventKind.ACCEPTED if self.started:
                 self._work.set()
-            case Happening.DISCONNECTED:
+            case EventKind.DISCONNECTED:
                 with self._lock:
-                    self._cut.discard(event.value)
-                    self._unreported = min(self._unreported, len(self._cut))
-            case Happening.BROKEN_OFF:
+                    self._closed.discard(event.value)
+                    self._unreported = min(self._unreported, len(self._closed))
+            case EventKind.BROKEN_OFF:
                 with self._lock:
                     if self._unreported:
                         self._unreported -= 1
@@ -313,38 +313,38 @@ class HandshakeGuard(Worker):
             traffic = _traffic(connection.fd)
             if traffic is None:
                 self._connections.end_handshake(connection, succeeded=False)
-            elif traffic.acknowledged > self._said_to_stranger:
+            elif traffic.acknowledged > self._max_sent_before_ready:
                 self._connections.end_handshake(connection, succeeded=True)
             elif traffic.received > MAX_HANDSHAKE_BYTES:
                 self._shut_down(connection, Outcome.OVERSIZED, MAX_HANDSHAKE_BYTES)
             else:
                 unfinished.append(connection)
-        for connection in unfinished[: min(_CROWDED_OUT_PER_POLL, max(0, len(unfinished) - self._most_pending))]:
-            self._shut_down(connection, Outcome.CROWDED_OUT, -1)
+        for connection in unfinished[: min(_MAX_EVICTED_PER_POLL, max(0, len(unfinished) - self._most_pending))]:
+            self._shut_down(connection, Outcome.TOO_MANY_PENDING, -1)
         self._work.clear()
-        if self.stopping or self._connections.pending():  # read after the clear: what comes now sets it again
+        if self.stopping or self._connections.pending():  # read after the clear: a new one sets it again
             self._work.set()
 
     def _shut_down(self, connection: Connection, outcome: Outcome, more_than: int) -> None:
-        """Hang up on whoever has this number now, if it too is a stranger on our port that sent too much."""
-        with held(connection.fd) as stranger:
-            address = None if stranger is None else self._address_of(stranger, connection, more_than)
-            if stranger is not None and address is not None:
+        """Close the connection that has this descriptor now, if it too is unauthenticated and sent too much."""
+        with held(connection.fd) as found:
+            address = None if found is None else self._address_of(found, connection, more_than)
+            if found is not None and address is not None:
                 with self._lock:  # before libzmq can report it
-                    if not shut(stranger):
-                        return  # still pending: the next poll tries again
-                    self._cut.add(connection.fd)
+                    if not shut(found):
+                        return  # still pending: the next poll retries
+                    self._closed.add(connection.fd)
                     self._unreported += 1
         if address is not None:
             self._handshakes.refused(outcome, address=address)
         self._connections.end_handshake(connection, succeeded=False)
 
-    def _address_of(self, stranger: socket.socket, connection: Connection, more_than: int) -> str | None:
-        """Return the address of a stranger on our port that sent too much; None for whoever else has its number now."""
-        traffic, peer = _traffic(stranger.fileno()), remote(stranger)
-        if peer is None or traffic is None or traffic.acknowledged > self._said_to_stranger:
+    def _address_of(self, found: socket.socket, connection: Connection, more_than: int) -> str | None:
+        """Return the remote address if the peer on our port is unauthenticated and sent too much; None otherwise."""
+        traffic, peer = _traffic(found.fileno()), remote(found)
+        if peer is None or traffic is None or traffic.acknowledged > self._max_sent_before_ready:
             return None
-        ours = stranger.getsockname()[1] == connection.port
+        ours = found.getsockname()[1] == connection.port
         return peer[0] if ours and traffic.received > more_than else None
 
 
@@ -353,11 +353,11 @@ def _pause_s(took_s: float) -> float:
 
 
 def _traffic(fd: int) -> _Traffic | None:
-    """Return what TCP has counted; None where the number is no TCP connection, or no longer one."""
+    """Return the TCP counters; None if the descriptor is not, or no longer, a TCP connection."""
     content = ctypes.create_string_buffer(_BYTES_ACKED_AND_RECEIVED.size)
     length = ctypes.c_uint32(len(content))
-    # libc itself: a socket object would own libzmq's descriptor. PyDLL keeps the GIL: giving it up a thousand times
-    # for a microsecond each would wait for a busy server a thousand times.
+    # libc directly: a socket object would own libzmq's descriptor. PyDLL keeps the GIL: releasing it a thousand times
+    # for a microsecond each would mean waiting for a busy server a thousand times.
     failed = _libc.getsockopt(fd, socket.IPPROTO_TCP, _TCP_INFO, content, ctypes.byref(length))
     if failed or length.value < len(content):
         return None

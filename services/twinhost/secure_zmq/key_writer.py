@@ -1,4 +1,4 @@
-"""The one writer of key files: each file is written completely and durably, and no secret is overwritten in place."""
+"""The only writer of key files: each file is complete and durable, and no secret is overwritten in place."""
 
 import base64
 import os
@@ -24,14 +24,14 @@ def write_certificate(certificate: Certificate, path: Path) -> bool:
 
 
 def replace_certificate(certificate: Certificate, path: Path) -> None:
-    """Write a public key file over any that is there."""
+    """Write a public key file, replacing an existing one."""
     replace_file(path, _render(certificate, None), 0o644)
 
 
 def write_revocation(certificate: Certificate, folder: Path) -> bool:
-    """Revoke a key for ever, by a file in `folder`; return False where it was revoked already.
+    """Revoke a key permanently, by a file in `folder`; return False if it was revoked already.
 
-    The file's name alone revokes it; its content says whose key it was. The folder is made if it is missing.
+    The file's name alone revokes it; its content names the owner. The folder is created if it is missing.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / revoked_file_name(certificate.public.fingerprint)
@@ -61,7 +61,7 @@ def move_to_revoked(path: Path, fingerprint: str, folder: Path) -> None:
 
 
 def write_vouching(fingerprint: str, voucher: str, folder: Path) -> None:
-    """Record in `folder`, which is made if it is missing, which key or invitation authorised a key."""
+    """Record in `folder`, which is created if it is missing, which key or invitation authorised a key."""
     folder.mkdir(mode=0o700, exist_ok=True)
     replace_file(folder / revoked_file_name(fingerprint), f"{fingerprint} {voucher}\n", 0o644)
 
@@ -91,7 +91,7 @@ def render_certificate(certificate: Certificate) -> str:
 
 
 def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file durably; after a crash there is the old one or the new one."""
+    """Replace a file durably; after a crash it has either its old content or its new content."""
     draft = _write_draft(path, text, mode)
     try:
         draft.rename(path)
@@ -102,7 +102,7 @@ def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make durable that names were added to a folder, or removed from it."""
+    """Sync a folder, so that names which were added or removed are durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

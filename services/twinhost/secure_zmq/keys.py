@@ -1,8 +1,8 @@
 """CURVE keys as types, and the strict loader of their files.
 
-The format is zcert (ZPL), as CZMQ and pyzmq read it. A public file `NAME.key` says whose key it is and from when until
-when it is valid; `NAME.key_secret` holds the secret half too, has mode 0600, and stays on its host. CURVE itself knows
-no expiry: validity is checked here, by this project's code.
+The format is zcert (ZPL), as CZMQ and pyzmq read it. A public file `NAME.key` names the key's owner and its validity;
+`NAME.key_secret` holds the secret half too, has mode 0600, and stays on its host. CURVE itself has no expiry: validity
+is checked here, by this project's code.
 """
 
 import base64
@@ -32,10 +32,10 @@ PUBLIC_SUFFIX = ".key"
 SECRET_SUFFIX = ".key_secret"  # noqa: S105 - a file name's ending
 NEXT_MARK = ".next"  # of the files of the key that a rotation changes to: STEM.next.key, STEM.next.key_secret
 KEY_BYTES = 32  # Curve25519, RFC 7748
-MAX_KEY_FILE_BYTES = 4_096  # a key file has some 400
+MAX_KEY_FILE_BYTES = 4_096  # a key file has about 400
 _NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
 MAX_NAME_CHARACTERS = 64
-CLOCK_TOLERANCE_S = 60  # two hosts' clocks may differ by so much
+CLOCK_TOLERANCE_S = 60  # by how much two hosts' clocks may differ
 WARN_BEFORE_S = 14 * 86_400  # when warnings of a key's expiry start
 DAY_S = 86_400
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -69,7 +69,7 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyOwner:
-    """Whose key it is: the peer's name, its host, and its roles."""
+    """The owner of a key: the peer's name, its host, and its roles."""
 
     name: str
     host: str
@@ -89,14 +89,14 @@ class KeyOwner:
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """From when until when a key is valid, in whole seconds since the epoch; None is no limit."""
+    """When a key is valid, in whole seconds since the epoch; None is no limit."""
 
     not_before: int | None = None
     not_after: int | None = None
 
     def __post_init__(self) -> None:
         if any(moment is not None and not 0 <= moment <= _LATEST for moment in (self.not_before, self.not_after)):
-            raise KeyFileMalformed("not_before and not_after must lie in the years 1970 to 9999")
+            raise KeyFileMalformed("not_before and not_after must be in the years 1970 to 9999")
         if self.not_before is not None and self.not_after is not None and self.not_after <= self.not_before:
             raise KeyFileMalformed("not_after must be later than not_before")
 
@@ -170,7 +170,7 @@ def load_certificate(path: Path) -> Certificate:
 
     Raises:
         KeyFileMissing: there is no such file, or it can't be read.
-        KeyFileMalformed: it has not exactly the form of a public key file, or it holds a secret.
+        KeyFileMalformed: it does not have the format of a public key file, or it holds a secret.
     """
     text, _ = _read(path)
     try:
@@ -180,10 +180,10 @@ def load_certificate(path: Path) -> Certificate:
 
 
 def parse_certificate(text: str, source: str) -> Certificate:
-    """Read the text of a public key file; `source` is its name in error sentences.
+    """Read the text of a public key file; `source` is its name in error messages.
 
     Raises:
-        KeyFileMalformed: it has not exactly the form of a public key file, or it holds a secret.
+        KeyFileMalformed: it does not have the format of a public key file, or it holds a secret.
     """
     sections = parse_zcert(source, text)
     if "secret-key" in sections["curve"]:
@@ -192,7 +192,7 @@ def parse_certificate(text: str, source: str) -> Certificate:
 
 
 def load_key_pair(path: Path) -> KeyPair:
-    """Read a secret key file, which only its owner may have access to.
+    """Read a secret key file, which only its owner may access.
 
     Args:
         path: `NAME.key_secret`.
@@ -200,7 +200,7 @@ def load_key_pair(path: Path) -> KeyPair:
     Raises:
         KeyFileMissing: there is no such file, or it can't be read.
         KeyFileExposed: group or others have access to it.
-        KeyFileMalformed: it has not exactly the form of a secret key file.
+        KeyFileMalformed: it does not have the format of a secret key file.
         KeyMismatch: its halves are not one pair.
     """
     text, mode = _read(path)
@@ -299,7 +299,9 @@ def _read(path: Path) -> tuple[str, int]:
     try:  # not with open(): it raises for a folder
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_KEY_FILE_BYTES:
-            raise KeyFileMalformed(f"{path} must be a regular file of at most {MAX_KEY_FILE_BYTES} bytes")
+            raise KeyFileMalformed(
+                f"{path} must be a regular file of at most {MAX_KEY_FILE_BYTES} bytes; {_to_verify(path)}"
+            )
         content = os.read(descriptor, MAX_KEY_FILE_BYTES + 1)
     finally:
         os.close(descriptor)

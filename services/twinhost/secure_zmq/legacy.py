@@ -2,9 +2,9 @@
 
 The names are those of the original system, without its security holes: the ZAP handler runs on the socket's own
 Context, a socket that is bound already is refused, nothing falls back to an unencrypted socket, and a handler can't be
-stopped while a socket depends on it. An agent that calls these gets CURVE, the check of keys at the handshake, the
-limits and the handshake guard of our own server, and the end of each session whose key is revoked or expires. Only
-`Server` also checks every message.
+stopped while a socket depends on it. An agent that calls these gets CURVE, the check of keys at the handshake, and the
+limits and the handshake guard of `Server`; a session ends when its key is revoked or expires. Only `Server` also checks
+every message.
 """
 
 import threading
@@ -28,14 +28,14 @@ from twinhost.secure_zmq.sockets import (
     secure_unconnected_client,
 )
 
-_KICK_EVERY_S = 0.2
+_CLOSE_EVERY_S = 0.2
 
 _lock = threading.Lock()
 _handlers: dict[int, "ZMQAuthenticator"] = {}  # by the address of the underlying Context
 
 
 class ZMQAuthenticator:
-    """The one ZAP handler of a Context, by default of `zmq.Context.instance()`; it is started by this call.
+    """The only ZAP handler of a Context, by default of `zmq.Context.instance()`; this call starts it.
 
     Another call for the same Context returns the same handler.
     """
@@ -49,7 +49,8 @@ class ZMQAuthenticator:
             if known is not None and known.authenticator.responsive:
                 if known.folder != folder:
                     raise SocketMisuse(
-                        f"this Context has a ZAP handler for the keys in {known.folder}; use another one for {folder}"
+                        f"this Context has a ZAP handler for the keys in {known.folder}; "
+                        f"use another Context for {folder}"
                     )
                 return known
             handler = super().__new__(cls)
@@ -81,7 +82,7 @@ class ZMQAuthenticator:
     def protect(self, socket: "zmq.Socket[Any]") -> None:
         """Watch the connections of a secured socket that is not bound yet, to end the sessions of revoked keys.
 
-        It takes the only monitor of the socket, so a request for that monitor is refused from now on.
+        This uses the socket's only monitor, so `socket.monitor()` is refused from now on.
         """
         self._watches.append(watch_unbound(socket, self.authenticator))
         socket.monitor = _refuse_monitor  # type: ignore[method-assign, assignment]
@@ -92,10 +93,10 @@ class ZMQAuthenticator:
 
     def _close_revoked(self) -> None:
         """Close sessions whose key is no longer valid, until the handler ends; forget closed sockets."""
-        while not self._ended.wait(_KICK_EVERY_S):
+        while not self._ended.wait(_CLOSE_EVERY_S):
             for watch in tuple(self._watches):
                 if watch.monitor.alive:
-                    watch.connections.kick()
+                    watch.connections.close_refused()
                 else:
                     self._watches.remove(watch)
                     watch.connections.end_all()
@@ -113,7 +114,7 @@ class ZMQAuthenticator:
         self._peers.close()
 
     def _end(self) -> None:
-        """End with the Context, also where nobody calls `stop_auth`; on the handler's thread."""
+        """End with the Context, even if `stop_auth` is not called; on the handler's thread."""
         self._ended.set()
         self._peers.stop_watching()
         with _lock:
@@ -122,7 +123,9 @@ class ZMQAuthenticator:
 
 
 def _refuse_monitor(*_: object) -> None:
-    raise SocketMisuse("this socket's only monitor closes the sessions of revoked keys; do without one here")
+    raise SocketMisuse(
+        "this socket's only monitor is used to end the sessions of revoked keys; don't monitor this socket"
+    )
 
 
 def start_auth(context: "zmq.Context[Any] | None" = None) -> ZMQAuthenticator | None:

@@ -1,4 +1,4 @@
-"""What a client does about its connection: the one state machine of `Client`, `AsyncClient` and `Subscriber`.
+"""How a client connects and reconnects: the one state machine of `Client`, `AsyncClient` and `Subscriber`.
 
     next_target() ──> connecting ──handshake──> connected ──connection lost──> connecting
                           │                         │
@@ -6,16 +6,16 @@
                           │                         │
                           └───────> step() <────────┘
             RECONNECT: close the socket and open next_target(), which may have another pin;
-            ConnectionRefused: no attempt would change it, so the caller gets the error, and the next
+            ConnectionRefused: a retry would fail in the same way, so the caller gets the error, and the next
             connection waits for backoff_s()
 
-The three of them own the sockets; this module decides and makes no input or output but one: a server that closes
-connections in the handshake is asked for its greeting, on the monitor's thread.
+The three clients own the sockets; this module decides. Its only input and output: a server that closes connections in
+the handshake is asked for its greeting, on the monitor's thread.
 
-libzmq reports nothing to a client whose server key is wrong: the server closes the connection, and the client tries for
-ever. A handshake that is closed several times in a row, and never succeeds in between, is what that looks like from
-here. An unencrypted server, or one that is just starting behind a port proxy, may look the same, so the greeting
-decides: without one there is no verdict, and what was closed before the first greeting does not count.
+libzmq reports nothing to a client whose server key is wrong: the server closes the connection, and the client retries
+for ever. The client only sees its handshake closed several times in a row, without a success in between. An unencrypted
+server, or one that is just starting behind a port proxy, may look the same, so the greeting decides: without one there
+is no verdict, and handshakes that were closed before the first greeting don't count.
 """
 
 import errno
@@ -32,7 +32,7 @@ from twinhost.secure_zmq.errors import (
     ServerUnreachable,
     WrongServerKey,
 )
-from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, Target, mechanism_of
 from twinhost.secure_zmq.wire import Reply
 
@@ -57,7 +57,7 @@ _CLOSED_IN_HANDSHAKE = (
 
 
 class Diagnosis:
-    """What one connection's monitor saw, and what it means; fed by the monitor's thread, read by the caller's."""
+    """What the monitor of one connection reported, and what it means; fed by its thread, read by the caller's."""
 
     def __init__(
         self,
@@ -67,14 +67,14 @@ class Diagnosis:
         ask_mechanism: Callable[[str], str | None],
         enough: Callable[[], int] = lambda: BROKEN_OFF_BEFORE_VERDICT,
     ) -> None:
-        """Start without any event.
+        """Start without an event.
 
         Args:
             address: of the server.
             own_fingerprint: None on an unencrypted link.
             server_fingerprint: of the pinned key; None on an unencrypted link.
             ask_mechanism: returns the mechanism in the greeting of the server at an address.
-            enough: returns after how many broken-off handshakes in a row the pin is considered wrong.
+            enough: returns after how many broken-off handshakes in a row the pin counts as wrong.
         """
         self._address = address
         self._ask_mechanism = ask_mechanism
@@ -95,8 +95,8 @@ class Diagnosis:
         return cls("", None, None, lambda _: None)
 
     def feed(self, event: SocketEvent) -> None:
-        """Take one monitor event and wake whoever waits; called by the monitor's thread alone."""
-        broken_off = self.broken_off + 1 if event.happening is Happening.BROKEN_OFF else 0
+        """Take one monitor event and wake the waiting threads; called by the monitor's thread only."""
+        broken_off = self.broken_off + 1 if event.kind is EventKind.BROKEN_OFF else 0
         suspicious = broken_off > 0 and broken_off >= self._enough() - 1 and self._verdict is None
         mechanism = self._ask_mechanism(self._address) if suspicious else None
         with self._changed:
@@ -112,52 +112,52 @@ class Diagnosis:
             return self.connected
 
     def verdict(self) -> ConnectionRefused | None:
-        """Return the error that further waiting would not change, if there is one."""
+        """Return the error that waiting or a retry would not change, if there is one."""
         return self._verdict
 
     def timed_out(self, action: str, deadline_s: float) -> ServerUnreachable:
         """Return the error for a deadline that passed without a verdict."""
-        last = "it took the request and did not reply" if self.connected else self._last_seen
+        last = "it received the request and did not reply" if self.connected else self._last_seen
         return ServerUnreachable(
             f"no reply to {action} from {self._address} within {deadline_s:g} s: {last}; "
             "check that the agent runs (./twinhost status) and that its address in network_config.yaml is right"
         )
 
     def _note(self, event: SocketEvent) -> None:
-        match event.happening:
-            case Happening.SUCCEEDED:
+        match event.kind:
+            case EventKind.SUCCEEDED:
                 self.connected, self.broken_off, self._absent, self._verdict = True, 0, False, None
                 self.generation += 1
-            case Happening.DISCONNECTED:
+            case EventKind.DISCONNECTED:
                 if self.connected:
                     self._last_seen = "the connection was lost"
                 self.connected = False
-            case Happening.CONNECTED if self.broken_off == 0:
+            case EventKind.CONNECTED if self.broken_off == 0:
                 self._last_seen = _NO_HANDSHAKE
-            case Happening.BROKEN_OFF:
+            case EventKind.BROKEN_OFF:
                 self._last_seen = _CLOSED_IN_HANDSHAKE
                 if event.value != errno.EAGAIN:  # a peer that sends nothing is not a wrong key
                     self.broken_off += 1
-            case Happening.REFUSED if event.value == _ZAP_TOO_MANY_SESSIONS:
+            case EventKind.REFUSED if event.value == _ZAP_TOO_MANY_SESSIONS:
                 self._last_seen = _TOO_MANY_SESSIONS
-            case Happening.WRONG_KEYS if self.connected:  # a damaged message ended a session whose keys were right
+            case EventKind.WRONG_KEYS if self.connected:  # a damaged message ended a session whose keys were right
                 self.connected, self._last_seen = False, "a damaged message ended the session"
             case _:
                 self._verdict = self._refusal(event) or self._verdict
 
     def _refusal(self, event: SocketEvent) -> ConnectionRefused | None:
         """Return the error for an event that alone says why there will be no session."""
-        match event.happening:
-            case Happening.REFUSED if event.value != _ZAP_TRY_AGAIN:
+        match event.kind:
+            case EventKind.REFUSED if event.value != _ZAP_TRY_AGAIN:
                 return NotAuthorized(
                     f"{self._address} refused this key ({self._own}): it is not authorised there, or it is revoked, "
                     "expired or not yet valid; compare it with: ./twinhost keys list"
                 )
-            case Happening.MECHANISM_MISMATCH:
+            case EventKind.MECHANISM_MISMATCH:
                 return self._mismatch()
-            case Happening.WRONG_KEYS:
+            case EventKind.WRONG_KEYS:
                 return self._wrong_key() if self._own else self._mismatch()
-            case Happening.NOT_ZMTP:
+            case EventKind.NOT_ZMTP:
                 return SecurityMismatch(
                     f"{self._address} does not speak ZeroMQ: another program listens there; "
                     "check the port in network_config.yaml"
@@ -166,10 +166,10 @@ class Diagnosis:
                 return None
 
     def _note_greeting(self, mechanism: str | None) -> None:
-        """Judge a server that has just broken a handshake off by its greeting; None where it gave none.
+        """Judge a server that has just broken off a handshake by its greeting; None if it sent none.
 
-        A server without a greeting is stopping, starting, or behind a port proxy: no reason to give up. When it
-        greets again, what was broken off meanwhile does not count.
+        A server without a greeting is stopping, starting, or behind a port proxy, so the client does not give up. Once
+        it sends a greeting again, the handshakes broken off before don't count.
         """
         if mechanism is None:
             self._absent = True
@@ -187,7 +187,7 @@ class Diagnosis:
         return self._mismatch() if encrypted_there != (self._own is not None) else None
 
     def _mismatch(self) -> SecurityMismatch:
-        there, here = ("is not encrypted", "uses CURVE") if self._own else ("wants CURVE", "is not encrypted")
+        there, here = ("is not encrypted", "uses CURVE") if self._own else ("requires CURVE", "is not encrypted")
         return SecurityMismatch(
             f"{self._address} {there} and this client {here}; set SECURE_ZMQ to the same value on both hosts"
         )
@@ -197,11 +197,11 @@ class Diagnosis:
 
 
 def wrong_server_key(address: str, broken_off: int, *pins: str) -> WrongServerKey:
-    """Return the error for a server that ended so many handshakes, with every one of these pins."""
+    """Return the error for a server that ended this many handshakes, tried with each of these pins."""
     times = f"{broken_off} handshakes" if broken_off > 1 else "the handshake"
     return WrongServerKey(
         f"{address} ended {times} and gave no reason: most likely its key is not the pinned {' or '.join(pins)} "
-        "(a failed ZAP handler there looks the same); compare it with: ./twinhost keys list, and read that host's log"
+        "(a failed ZAP handler there looks the same); read that host's log, and compare the key: ./twinhost keys list"
     )
 
 
@@ -215,7 +215,7 @@ class Step(Enum):
 class Link:
     """Decides for one client, over all its connections; `feed` is for the monitor's thread, the rest for the owner's.
 
-    While a server changes its key, two of its keys are valid: they are tried in turn, each on a socket of its own,
+    While a server rotates its key, two of its keys are valid: they are tried in turn, each on its own socket,
     since libzmq ignores a second connect to the same endpoint.
     """
 
@@ -229,7 +229,7 @@ class Link:
         self.diagnosis = Diagnosis.blank()  # of the connection in use
 
     def backoff_s(self) -> float:
-        """Return how long to wait before the next connection, with jitter, so that clients don't come all at once."""
+        """Return how long to wait before the next connection, with jitter against simultaneous reconnects."""
         if self._failures == 0:
             return 0.0
         return min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0**self._failures) * random.uniform(0.5, 1.0)  # noqa: S311
@@ -237,8 +237,8 @@ class Link:
     def next_target(self) -> Target:
         """Return what to connect to now; every event of that connection's monitor goes to `feed`.
 
-        The first handshake that one of several targets breaks off leads to the next target, so that a change of keys
-        costs no time. None is given up before it had as many as the only one would.
+        If there are several targets, the first broken-off handshake of one leads to the next, so that a key rotation
+        causes no delay. No target is given up after fewer attempts than a single target gets.
 
         Raises:
             WrongServerKey: no key of this server is valid now.
@@ -266,7 +266,7 @@ class Link:
 
     @property
     def session(self) -> int:
-        """The number of the session in which a request may be sent now, which no other session has; 0 for none."""
+        """The unique number of the session in which a request may be sent now; 0 for none."""
         if not self.diagnosis.connected or self.withdrawn():
             return 0
         return self._earlier_sessions + self.diagnosis.generation
@@ -289,10 +289,10 @@ class Link:
 
         Args:
             now: by the owner's monotonic clock, in seconds.
-            waiting_since: since when a reply is due and nothing has come; None where none is due.
+            waiting_since: since when a reply is due and nothing was received; None if none is due.
 
         Raises:
-            ConnectionRefused: no other attempt would change it; the owner closes the connection.
+            ConnectionRefused: a retry would fail in the same way; the owner closes the connection.
         """
         if self.diagnosis.verdict() is not None:
             error = self._final_error()
@@ -304,12 +304,12 @@ class Link:
         return Step.RECONNECT if silent or self.withdrawn() else Step.KEEP
 
     def worked(self) -> None:
-        """Note that the target in use serves us."""
+        """Note that the target in use replies."""
         self._failures = 0
         self._broken_off.clear()
 
     def accepts(self, reply: Reply) -> bool:
-        """Note a reply; return False where it refuses a key of ours that has changed since: reconnect and repeat."""
+        """Note a reply; return False if it refuses our previous key: reconnect and repeat the request."""
         if reply.get("code") == PeerNotLive.code and self.withdrawn():
             return False
         self.worked()
@@ -334,7 +334,7 @@ class Link:
         return wrong_server_key(self._server.address, sum(counts), *pins)
 
     def _enough(self, target: Target) -> int:
-        """Return after how many broken-off handshakes the next target is tried, as things are now."""
+        """Return after how many further broken-off handshakes the next target is tried."""
         before = self._broken_off.get(target, 0)
         if len(self._server.targets()) > 1 and not before:
             return 1

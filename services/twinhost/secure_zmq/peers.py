@@ -1,4 +1,4 @@
-"""Whose keys are authorised, read from the key folders and followed, and the one judge of a key."""
+"""The authorised keys, read from the key folders and kept up to date, and the one check of a key."""
 
 import contextlib
 import os
@@ -27,14 +27,14 @@ from twinhost.worker import Worker
 _log = structlog.get_logger(__name__)
 
 MAX_CANDIDATES = 64
-WATCH_STEP_MS = 50  # a change is noticed within two steps
-WATCH_IDLE_MS = 250  # the longest sleep while nothing changes; a change made as the watch began is noticed after it
-_RETRY_S, _RETRY_MAX_S = 0.25, 30.0  # the first and the longest wait after a read that could not read everything
+WATCH_STEP_MS = 50  # a change is detected within two steps
+WATCH_IDLE_MS = 250  # the longest sleep while nothing changes; a change made as the watch began is detected after it
+_RETRY_S, _RETRY_MAX_S = 0.25, 30.0  # the first and the longest wait after an incomplete read
 _POLL_S = 0.5  # the interval at which the folders are read where they can't be watched
 
 
 class Outcome(StrEnum):
-    """How a handshake ended, as the server can know it: accepted, or why it was refused.
+    """How a handshake ended, as far as the server knows: accepted, or why it was refused.
 
     A cause that depends on the key is also a `Refusal`, and `AuthorizedPeers.judge` returns it.
     """
@@ -52,7 +52,7 @@ class Outcome(StrEnum):
     BROKEN_OFF = "broken_off_or_plain_client"
     TIMED_OUT = "timed_out"
     OVERSIZED = "oversized_handshake"
-    CROWDED_OUT = "too_many_pending_handshakes"
+    TOO_MANY_PENDING = "too_many_pending_handshakes"
     ANNOUNCED_PROBE = "announced_probe"  # a refusal that an operator announced: counted here, logged under its cause
 
 
@@ -93,10 +93,9 @@ Listener = Callable[[ReloadReport], None]
 
 
 class AuthorizedPeers:
-    """The live list of authorised keys; a look-up costs a dictionary access and never touches the disk.
+    """The current list of authorised keys; a look-up is a dictionary access and never reads the disk.
 
-    A file that can't be believed is named and skipped; it neither hides the others nor keeps
-    a removed one alive.
+    An invalid file is reported and skipped; it neither hides the others nor keeps a removed key authorised.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -106,13 +105,13 @@ class AuthorizedPeers:
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self._watch = _FolderWatch(self._folders, self._on_change, lambda: self.contents.rejected)
-        self._on_change_too: tuple[Callable[[], None], ...] = ()
+        self._callbacks: tuple[Callable[[], None], ...] = ()
         self.reload()
 
     def judge(self, raw_key: bytes, now: float | None = None) -> Peer | Refusal:
-        """Return whose key this is, or why it is refused at `now`, in seconds since the epoch; at this moment if None.
+        """Return the owner of a key, or why it is refused at `now`, in seconds since the epoch; at this moment if None.
 
-        `raw_key` is the public key as a handshake shows it; what is not 32 bytes long is nobody's.
+        `raw_key` is the public key as the handshake shows it; one that is not 32 bytes long is not authorised.
         """
         return self.judge_fingerprint(fingerprint_of(raw_key), time.time() if now is None else now)
 
@@ -137,7 +136,7 @@ class AuthorizedPeers:
         return verdict if isinstance(verdict, Peer) else None
 
     def standing(self, fingerprint: str) -> str:
-        """Return how a key is judged at this moment, in a word: `live`, `expired`, `not_yet_valid`, `revoked` …"""
+        """Return the status of a key at this moment: `live`, `expired`, `not_yet_valid`, `revoked` …"""
         verdict = self.judge_fingerprint(fingerprint, time.time())
         return "live" if isinstance(verdict, Peer) else verdict.value.removeprefix("key_")
 
@@ -173,9 +172,9 @@ class AuthorizedPeers:
         return next((peer for peer in found if peer is not None), None)
 
     def admit_candidate(self, certificate: Certificate) -> None:
-        """Authorise a key to prove that its holder has the secret half, for as long as its validity says.
+        """Authorise a key to prove that its holder has the secret half, during its validity.
 
-        A candidate of the same owner gives way.
+        It replaces an earlier candidate of the same owner.
 
         Raises:
             LimitReached: there are MAX_CANDIDATES others.
@@ -188,7 +187,9 @@ class AuthorizedPeers:
                 if candidate.owner.name != certificate.owner.name and not candidate.validity.has_ended(now)
             }
             if len(self._candidates) >= MAX_CANDIDATES:
-                raise LimitReached(f"{MAX_CANDIDATES} keys wait for their owners' proof; try again in a minute")
+                raise LimitReached(
+                    f"{MAX_CANDIDATES} keys are waiting for confirmation by their owners; try again in a minute"
+                )
             self._candidates[certificate.public.raw] = certificate
             self._swap(self._snapshot.contents)
 
@@ -198,7 +199,7 @@ class AuthorizedPeers:
         return next((key for key in candidates if key.public.fingerprint == fingerprint), None)
 
     def dismiss_candidate(self, key: PublicKey) -> None:
-        """Drop a candidate: it was authorised, or gave way."""
+        """Drop a candidate: it was authorised, or replaced."""
         with self._lock:
             self._candidates.pop(key.raw, None)
             self._swap(self._snapshot.contents)
@@ -224,16 +225,16 @@ class AuthorizedPeers:
                 rejected=tuple(contents.rejected),
                 revoked=contents.revoked - before.contents.revoked,
             )
-            news = [sentence for sentence in contents.rejected if sentence not in before.contents.rejected]
-        _log_report(report, news)
+            newly_rejected = [each for each in contents.rejected if each not in before.contents.rejected]
+        _log_report(report, newly_rejected)
         if before.contents != contents:
             for listener in self._listeners:
                 listener(report)
         return report
 
-    def watch(self, *on_change_too: Callable[[], None]) -> None:
-        """Start to follow the folders from a thread; `close()` ends it. `on_change_too` is called at every change."""
-        self._on_change_too = on_change_too
+    def watch(self, *callbacks: Callable[[], None]) -> None:
+        """Start to follow the folders from a thread; `close()` ends it. `callbacks` are called at every change."""
+        self._callbacks = callbacks
         self._watch.start()
 
     @property
@@ -250,8 +251,8 @@ class AuthorizedPeers:
 
     def _on_change(self) -> None:
         self.reload()
-        for call in self._on_change_too:
-            call()
+        for callback in self._callbacks:
+            callback()
 
     def _swap(self, contents: FolderContents) -> dict[str, Peer]:
         """Swap the list; a listed key takes precedence over the same key as a candidate or an invitation."""
@@ -264,16 +265,16 @@ class AuthorizedPeers:
 
 
 class _FolderWatch(Worker):
-    """Calls back, from a thread of its own, whenever something in the folders may have changed."""
+    """Calls back, from its own thread, whenever something in the folders may have changed."""
 
     def __init__(
         self, folders: Sequence[Path], changed: Callable[[], object], unread: Callable[[], Sequence[str]]
     ) -> None:
-        # While something is `unread`, `changed` is called again, with a backoff that restarts where that differs.
+        # While `unread` returns something, `changed` is called again, with a backoff that restarts if that differs.
         super().__init__("keys-watch", self._follow, join_timeout_s=WATCH_IDLE_MS / 1_000 + 1)
         self._folders = [
             folder / inner for folder in folders for inner in ("", REVOKED_FOLDER, INVITES_FOLDER)
-        ]  # not recursive: an agent's own folder may hold others' mounts
+        ]  # not recursive: an agent's folder may contain other mounts
         self._changed = changed
         self._unread = unread
         self._last_unread: Sequence[str] = ()
@@ -284,20 +285,20 @@ class _FolderWatch(Worker):
         unwatched = ""
         while not self.stopping:
             watched = self._identities()
-            self._changed()  # what changed while nobody watched
+            self._changed()  # for changes before the watch
             try:
                 self._watch_while_same(watched)
             except FileNotFoundError:  # removed since `_identities()`
                 continue
-            except (OSError, RuntimeError) as error:  # no right to it, or all of the host's inotify watches are in use
+            except (OSError, RuntimeError) as error:  # no permission, or all of the host's inotify watches are in use
                 if str(error) != unwatched:
                     _log.warning("folders_not_watched", reason=str(error), effect="they are read twice a second")
                     unwatched = str(error)
                 self.wait(_POLL_S)
 
     def _watch_while_same(self, watched: Mapping[Path, tuple[int, int]]) -> None:
-        """Follow the folders until one is made, or put in another's place, as a restore or a sync does."""
-        import watchfiles  # noqa: PLC0415 - takes 40 ms; a program that imports this module for its types does without
+        """Follow the folders until one is created, or replaced, as a restore or a sync does."""
+        import watchfiles  # noqa: PLC0415 - takes 40 ms, which a program that only needs this module's types saves
 
         if not watched:
             self.wait(WATCH_IDLE_MS / 1_000)
@@ -313,9 +314,9 @@ class _FolderWatch(Worker):
             raise_interrupt=False,
         )
         before: Mapping[Path, int] = {}
-        for changes in rounds:  # at the first one: what changed before the watch was in place
+        for changes in rounds:  # the first one has the changes made before the watch was in place
             times = self._times()
-            # The times count too, since some file systems report no change that was made beyond them.
+            # The times count too, since some file systems don't report changes made on another host.
             if changes or times != before or self._retry_is_due():
                 self._changed()
             before = times
@@ -323,7 +324,7 @@ class _FolderWatch(Worker):
                 return
 
     def _retry_is_due(self) -> bool:
-        """Return whether what could not be read is to be read again now."""
+        """Return whether it is time to retry what could not be read."""
         unread = tuple(self._unread())
         if unread != self._last_unread:
             self._last_unread, self._retry_s, self._retry_at = unread, _RETRY_S, None
@@ -357,14 +358,14 @@ def _peer(key: Certificate) -> Peer:
 
 
 def _restricted(role: str, key: Certificate) -> Peer:
-    """Return a key that acts for nobody yet, under a name that no owner can have, since it has a colon."""
+    """Return a key that is not enrolled yet, under a name that no owner can have, since it has a colon."""
     owner = key.owner
     name = f"{role}:{owner.name}"
     return Peer(name, owner.host, frozenset({role}), key.public.fingerprint, validity=key.validity)
 
 
-def _log_report(report: ReloadReport, news: Sequence[str]) -> None:
-    for sentence in news:
+def _log_report(report: ReloadReport, newly_rejected: Sequence[str]) -> None:
+    for sentence in newly_rejected:
         _log.error("key_file_rejected", reason=sentence)
     for peer in report.added:
         _log.info("peer_authorized", peer=peer.name, host=peer.host, fingerprint=peer.fingerprint)

@@ -1,7 +1,8 @@
 """The loop that owns the ROUTER: block for one message, receive what else has arrived, answer all, send the replies.
 
-Blocking receives and a drain to EAGAIN beat a poller by half. Changes share a commit with all that has arrived by
-then; what only reads is answered in small batches, so that clients go on while the next one is read.
+Blocking receives and a drain to EAGAIN take half as long as a poller. Changes share a commit with all requests that
+have arrived by then; requests that only read are answered in small batches, so that clients continue while the next
+batch is received.
 """
 
 import threading
@@ -25,18 +26,18 @@ _log = structlog.get_logger(__name__)
 
 MAX_BATCH = 256  # requests that share one commit
 MAX_READS = 16  # requests that are received before any is answered; 8 to 40 were tried
-ENOUGH_BYTES = 256 * 1024  # in a batch; a decoded request takes many times its size, so large ones go by themselves
+MAX_BATCH_BYTES = 256 * 1024  # then no more is added: a decoded request takes many times its size
 _TICK_MS = 200
-_DEFERRED_TICK_MS = 5  # while an answer is to come from another thread
-_QUIET_MS = 50  # without a message: then all that was on its way when the loop was stopped has arrived
+_DEFERRED_TICK_MS = 5  # while an answer from another thread is due
+_QUIET_MS = 50  # without a message: then all that was in flight when the loop was stopped has arrived
 _DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
 _STALLED_AFTER_S = 5.0
-_AT_ONCE = int(zmq.NOBLOCK)  # plain numbers: an enumeration's `|` costs as much as decoding a request
-_MORE_AT_ONCE = int(zmq.SNDMORE | zmq.NOBLOCK)
+_DONTWAIT = int(zmq.NOBLOCK)  # plain numbers: an enumeration's `|` costs as much as decoding a request
+_SNDMORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
 class _Batch:
-    """Messages, the routes back, and the sessions that they led to, in one order."""
+    """Messages with their return routes and sessions, in one order."""
 
     __slots__ = ("inbounds", "routes", "sessions", "size")
 
@@ -61,14 +62,14 @@ class Server:
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
         self._deferred: list[tuple[list[bytes], Session | None, Deferred]] = []
-        self._room = 1  # messages of the next batch: for a client that asks one by one, no further receive is tried
+        self._room = 1  # messages of the next batch: after single requests, no second receive is tried
         self._stop = threading.Event()
         self._heartbeat = Heartbeat(_STALLED_AFTER_S)
         self._longest_turn_s = 0.0
 
     @property
     def responsive(self) -> bool:
-        """Whether the loop has turned within the last 5 s."""
+        """Whether the loop has run within the last 5 s."""
         return self._heartbeat.fresh
 
     def take_longest_turn_s(self) -> float:
@@ -77,26 +78,26 @@ class Server:
         return longest
 
     def stop(self) -> None:
-        """Let the loop end after the requests that have arrived; may be called from any thread."""
+        """Have the loop end after the requests that have arrived; may be called from any thread."""
         self._stop.set()
 
     def request_rekey(self, own_keys: KeyPair) -> "Future[float]":
         """Have the loop change the socket's key, from any thread, within 200 ms of its current batch.
 
-        What has arrived is answered first; what is on its way then is repeated by the clients, under its own id.
+        Requests that have arrived are answered first; clients repeat those in flight, with the same id.
 
         Returns:
-            The seconds for which the socket was not bound. Don't wait for them in a handler: the loop is there.
+            The seconds for which the socket was not bound. Don't wait for it in a handler, which blocks the loop.
 
         Raises:
-            SocketMisuse: another change waits, or the server stops.
+            SocketMisuse: another change waits, or the server is stopping.
         """
         return self._rekeying.ask(own_keys)
 
     def serve_forever(self) -> None:
-        """Answer requests until `stop()`, then what has arrived by then, and close the socket.
+        """Answer requests until `stop()`, then those that have arrived by then, and close the socket.
 
-        Connections whose key is refused now are closed every 200 ms, also without traffic.
+        Connections whose key is refused now are closed every 200 ms, even without traffic.
 
         Raises:
             SocketMisuse: the key was changed and the address can't be bound again; the process must end.
@@ -112,11 +113,11 @@ class Server:
                 turned_at = self._heartbeat.beat()
                 if turned_at - ticked_at >= _TICK_MS / 1_000:
                     ticked_at = turned_at
-                    self._server_socket.kick()
+                    self._server_socket.close_refused()
                     self._on_tick()
                 self._longest_turn_s = max(self._longest_turn_s, time.monotonic() - busy_since)
                 if self._rekeying.waiting:
-                    self._drain(_AT_ONCE)
+                    self._drain(_DONTWAIT)
                     self._rekeying.carry_out(self._server_socket.rekey)
             self._socket.rcvtimeo = _QUIET_MS
             self._drain(0)
@@ -142,16 +143,16 @@ class Server:
         """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
         receive, known = self._socket.recv, len(batch.routes)
         try:
-            while len(batch.routes) < room and batch.size < ENOUGH_BYTES:
+            while len(batch.routes) < room and batch.size < MAX_BATCH_BYTES:
                 routing_id = receive(flags)
                 self._add(routing_id, receive(copy=False), batch)
-                flags = _AT_ONCE
+                flags = _DONTWAIT
         except zmq.Again:
             pass
         return batch.inbounds[known:]
 
     def _add(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch) -> None:
-        """Add one message to a batch; its later frames are there as soon as its first one is."""
+        """Add one message to a batch; all its frames arrive together."""
         route = [routing_id]
         fault: RequestError | None = None
         if frame.more:
@@ -172,9 +173,9 @@ class Server:
         batch.size += len(payload)
 
     def _discard_rest(self) -> MalformedRequest:
-        """Drop surplus frames one at a time; libzmq holds them already, and Python must not hold them as well."""
+        """Drop surplus frames one at a time; libzmq holds them already, and Python must not hold a copy of all."""
         frames, more = 1, True
-        while more:  # asked of the frame, not of the socket: that takes half as long, and meanwhile nobody is served
+        while more:  # the frame's flag takes half as long as the socket's option, which delays all other requests
             more = self._socket.recv(copy=False).more
             frames += 1
         return MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
@@ -182,7 +183,7 @@ class Server:
     def _answer(self, batch: _Batch) -> None:
         if not batch.routes:
             return
-        replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive(batch, MAX_BATCH, _AT_ONCE))
+        replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive(batch, MAX_BATCH, _DONTWAIT))
         deferred = self._dispatcher.take_deferred()
         for place, (route, session, reply) in enumerate(zip(batch.routes, batch.sessions, replies, strict=True)):
             if place in deferred:
@@ -191,10 +192,10 @@ class Server:
                 self._send(route, session, reply)
 
     def _answer_deferred(self) -> None:
-        """Send the answers from other threads that are there by now; look again soon for the others."""
+        """Send the answers that other threads have finished; check again soon for the others."""
         waiting = []
         if any(deferred.answer.done() for _, _, deferred in self._deferred):
-            self._server_socket.kick()  # whoever asked may have been revoked since
+            self._server_socket.close_refused()  # a caller may have been revoked since
         for route, session, deferred in self._deferred:
             if deferred.answer.done():
                 self._send(route, session, self._dispatcher.settle(deferred))
@@ -204,12 +205,12 @@ class Server:
         self._socket.rcvtimeo = _DEFERRED_TICK_MS if waiting else _TICK_MS
 
     def _send(self, route: list[bytes], session: Session | None, reply: bytes) -> None:
-        """Send a reply to whoever asked, and not to another that chose the same routing-id since."""
+        """Send a reply to its caller, and not to another peer that has chosen the same routing-id since."""
         try:
             if not self._sessions.leads_to(route[0], session):
                 raise zmq.ZMQError(zmq.EHOSTUNREACH)
             for part in route:
-                self._send_frame(part, _MORE_AT_ONCE)
-            self._send_frame(reply, _AT_ONCE)
-        except zmq.ZMQError as error:  # gone, or not reading: its retry finds the stored reply
+                self._send_frame(part, _SNDMORE)
+            self._send_frame(reply, _DONTWAIT)
+        except zmq.ZMQError as error:  # disconnected, or not reading: its retry gets the stored reply
             self._budget.log(_log.info, "reply_not_delivered", "reply_not_delivered", reason=str(error))

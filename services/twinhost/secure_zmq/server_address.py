@@ -1,4 +1,4 @@
-"""Where a server is, and which key it must prove to hold; an unencrypted link is another type, not a missing key."""
+"""The address of a server, and the key that it must hold; an unencrypted link is another type, not a missing key."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 _VERSION_MAJOR = b"\x03"  # the server sends the rest of its greeting after it has received this
 _GREETING_BYTES = 64
 _MECHANISM = slice(12, 32)
-_GREETING_TIMEOUT_S = 0.5  # for all of it, also where it comes byte by byte
+_GREETING_TIMEOUT_S = 0.5  # for all of it, even if it comes byte by byte
 
 
 def is_secure_zmq_enabled(environment: Mapping[str, str] = os.environ) -> bool:
@@ -40,7 +40,7 @@ def is_secure_zmq_enabled(environment: Mapping[str, str] = os.environ) -> bool:
 def mechanism_of(address: str) -> str | None:
     """Return the mechanism (`NULL`, `CURVE`) in the ZMTP greeting (RFC 23) of a `tcp://` server; None without one.
 
-    A client learns it no other way for sure: the server's reset of the connection may overtake its greeting.
+    A client has no other reliable way to learn it: the server's reset of the connection may overtake its greeting.
     """
     target = urlsplit(address)
     if target.scheme != "tcp" or target.hostname is None or target.port is None:
@@ -65,7 +65,7 @@ def mechanism_of(address: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class SecuredAddress:
-    """A server to use over CURVE only, and only if it has the secret of `server_key`."""
+    """A server that is used over CURVE only, and only if it holds the secret key of `server_key`."""
 
     address: str
     own_keys: KeyPair
@@ -77,7 +77,7 @@ class SecuredAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnencryptedAddress:
-    """A server to use without encryption and authentication; for SECURE_ZMQ=0 alone."""
+    """A server that is used without encryption and authentication; for SECURE_ZMQ=0 only."""
 
     address: str
 

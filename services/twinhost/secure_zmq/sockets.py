@@ -1,8 +1,8 @@
 """The one place where sockets are made: opened, limited, secured, checked, and bound or connected in one step.
 
 libzmq serves anyone on a CURVE socket without a ZAP handler, ignores options set after bind, and binds with an all-zero
-key where the secret was forgotten. So no incomplete socket leaves this module, and callers can't change the order of
-the steps. The compatible API (`legacy`) secures the sockets of existing agents with the same functions.
+key if no secret was set. So this module returns no incomplete socket, and callers can't change the order of the steps.
+The compatible API (`legacy`) secures the sockets of existing agents with the same functions.
 """
 
 import random
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # RFC 27
 ZAP_DOMAIN = b"twinhost"  # never empty: with an empty one libzmq does not ask the handler
 _ZAP_ENFORCE_DOMAIN = 93  # zmq.h; pyzmq does not name it
-_HANDSHAKE_TIMEOUT_MS = 4_000  # libzmq's default of 30 s lets half-open connections pile up
+_HANDSHAKE_TIMEOUT_MS = 4_000  # with libzmq's default of 30 s, half-open connections accumulate
 _HEARTBEAT_INTERVAL_MS = 5_000
 _HEARTBEAT_TIMEOUT_MS = 10_000
-_HEARTBEAT_TTL_MS = 20_000  # libzmq overflows at 65.6 s
+_HEARTBEAT_TTL_MS = 20_000  # at most 65.5 s, where libzmq's field overflows
 _KEEPALIVE_IDLE_S = 10
 _KEEPALIVE_INTERVAL_S = 5
 _KEEPALIVE_COUNT = 3
@@ -48,7 +48,7 @@ PlainSend = Callable[[bytes, int], object]  # data, flags
 
 
 class RunningAuthenticator(Protocol):
-    """What a secured socket needs of the ZAP handler, which is `authenticator.Authenticator`."""
+    """The part of `authenticator.Authenticator`, the ZAP handler, that a secured socket uses."""
 
     @property
     def context(self) -> "zmq.Context[zmq.Socket[bytes]]": ...
@@ -59,7 +59,7 @@ class RunningAuthenticator(Protocol):
     @property
     def limits(self) -> "SessionLimits": ...
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
-        """Raise SocketMisuse unless the handler runs on the socket's own Context; then outlive the socket."""
+        """Raise SocketMisuse unless the handler runs on the socket's own Context; then it must outlive the socket."""
         ...
 
 
@@ -73,12 +73,12 @@ class ClientSocket:
 
     @property
     def readable(self) -> bool:
-        """Whether a message has arrived; it never blocks, and costs a third of a `recv` that fails."""
+        """Whether a message has arrived; this never blocks, and costs a third of a failing `recv`."""
         return bool(cast(int, self.socket.get(zmq.EVENTS)) & _READABLE)
 
     @property
     def fd(self) -> int:
-        """The edge-triggered descriptor that becomes readable when there may be something to do."""
+        """The edge-triggered descriptor that becomes readable when EVENTS may have changed."""
         return cast(int, self.socket.getsockopt(zmq.FD))
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ def open_client_socket(
     on_event: EventCallback,
     kind: int = zmq.DEALER,
 ) -> ClientSocket:
-    """Connect a CURVE DEALER, or a SUB, that talks to the holder of `server_key` and to nobody else.
+    """Connect a CURVE DEALER, or a SUB, that talks only to the holder of `server_key`.
 
     Raises:
         SocketMisuse: the address is not an endpoint, or CURVE is not in force.
@@ -159,7 +159,7 @@ def open_unencrypted_client_socket(
     on_event: EventCallback,
     kind: int = zmq.DEALER,
 ) -> ClientSocket:
-    """Connect a socket whose traffic anybody on the way can read or forge; for SECURE_ZMQ=0 alone."""
+    """Connect a socket whose traffic anyone on the path can read or forge; for SECURE_ZMQ=0 only."""
     socket = context.socket(kind)
     limit_socket(socket, max_payload_bytes)
     return _connect(socket, address, on_event)
@@ -200,7 +200,7 @@ def secure_unbound_server(socket: "zmq.Socket[bytes]", authenticator: RunningAut
 
 
 def put_server_key(socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator, own_keys: KeyPair) -> None:
-    """Give a socket that is bound nowhere a key pair, CURVE and ZAP, and check that they are in force.
+    """Set a key pair, CURVE and ZAP on a socket that is not bound, and check that they are in force.
 
     Raises:
         SocketMisuse: the handler does not run, or an option is not in force.
@@ -215,7 +215,8 @@ def put_server_key(socket: "zmq.Socket[bytes]", authenticator: RunningAuthentica
     enforced = domain == ZAP_DOMAIN and socket.getsockopt(_ZAP_ENFORCE_DOMAIN) == 1
     if not (speaks_curve(socket) and socket.curve_server and enforced):
         raise SocketMisuse(
-            "the socket did not take CURVE with ZAP and would serve anyone; run: pip install --force-reinstall pyzmq"
+            "libzmq did not apply CURVE with ZAP, so the socket would serve anyone; "
+            "run: pip install --force-reinstall pyzmq"
         )
 
 
@@ -231,7 +232,7 @@ def secure_unconnected_client(socket: "zmq.Socket[bytes]", own_keys: KeyPair, se
     socket.curve_publickey = own_keys.public.z85
     if not speaks_curve(socket) or socket.curve_server:
         raise SocketMisuse(
-            "the socket did not take CURVE and would encrypt nothing; run: pip install --force-reinstall pyzmq"
+            "libzmq did not apply CURVE, so the socket would not encrypt; run: pip install --force-reinstall pyzmq"
         )
 
 
@@ -250,11 +251,11 @@ def limit_socket(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
     # server at the same time would reconnect at the same time.
     socket.reconnect_ivl = round(_RECONNECT_MS * random.uniform(1.0, 1.5))  # noqa: S311 - jitter, not a secret
     socket.reconnect_ivl_max = round(_RECONNECT_MAX_MS * random.uniform(0.5, 1.0))  # noqa: S311
-    socket.ipv6 = True  # IPv4 too: such an address is written as IPv6 then
+    socket.ipv6 = True  # IPv4 too, whose addresses appear as IPv4-mapped IPv6 then
 
 
 def limit_router(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
-    """Limit a ROUTER; a reply to a peer that is gone is an error, and not ignored."""
+    """Limit a ROUTER; a reply to a disconnected peer is an error, and not ignored."""
     limit_socket(socket, max_payload_bytes)
     let_clients_send_heartbeats(socket)
     socket.router_mandatory = True
@@ -273,10 +274,10 @@ def limit_feed(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
 
 
 def let_clients_send_heartbeats(socket: "zmq.Socket[bytes]") -> None:
-    """Have a bound socket send no heartbeats: their timer aborts the process where it meets a failed connection.
+    """Have a bound socket send no heartbeats: their timer aborts the process if it fires on a failed connection.
 
-    Seen with repeated frames (stream_engine_base.cpp, `!_io_error`), which an authorised peer, or anybody on the way,
-    can send. The TTL in the clients' heartbeats ends dead connections here, and TCP keepalive those of other clients.
+    Seen with repeated frames (stream_engine_base.cpp, `!_io_error`), which an authorised peer, or anyone on the path,
+    can send. The TTL in the clients' heartbeats ends dead connections here; for other clients, TCP keepalive does.
     """
     socket.heartbeat_ivl = 0
     socket.tcp_keepalive = 1
@@ -286,7 +287,7 @@ def let_clients_send_heartbeats(socket: "zmq.Socket[bytes]") -> None:
 
 
 def require_fresh(socket: "zmq.Socket[bytes]") -> None:
-    """Raise SocketMisuse where it is too late for options to have an effect."""
+    """Raise SocketMisuse if the socket is bound or connected, where options have no effect."""
     if last_endpoint(socket):
         raise SocketMisuse(
             "the socket is bound or connected already and would ignore CURVE set now; secure it before that"

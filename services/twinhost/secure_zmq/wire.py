@@ -19,7 +19,7 @@ MAX_REQUEST_ID_CHARACTERS = 128
 NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 Reply = dict[str, Any]  # as a client reads it
-Answer = Mapping[str, Any]  # as a handler returns it: a dict, which its TypedDict describes
+Answer = Mapping[str, Any]  # as a handler returns it: a dict that matches its TypedDict
 
 
 class Request(msgspec.Struct, kw_only=True, tag_field="action", forbid_unknown_fields=True):
@@ -27,8 +27,8 @@ class Request(msgspec.Struct, kw_only=True, tag_field="action", forbid_unknown_f
 
     `source_agent` and `timestamp`, which a request may carry, are ignored like any unknown field: the caller is the one
     that the connection has authenticated, never the one that the body names. `on_behalf_of` names the caller of a
-    forwarded request, which gives nobody more rights (see `callers`). A request with an unknown field is decoded
-    twice, since its name would not be noticed otherwise.
+    forwarded request, which gives no extra rights (see `callers`). A request with an unknown field is decoded twice,
+    to find the field's name.
     """
 
     request_id: Annotated[str, msgspec.Meta(max_length=MAX_REQUEST_ID_CHARACTERS)] | None = None
@@ -43,7 +43,7 @@ class _Envelope(msgspec.Struct):
 MAX_IGNORED_NAMES = 32  # that a reply lists
 MAX_IGNORED_CHARACTERS = 64  # of each
 _INFORMATIVE = frozenset({"source_agent", "timestamp"})
-_AT = re.compile(r" - at `\$(.*)`$", re.DOTALL)  # how msgspec ends a sentence about an inner value
+_AT = re.compile(r" - at `\$(.*)`$", re.DOTALL)  # how msgspec ends a message about an inner value
 _MAX_SENTENCE_CHARACTERS = 256  # of one problem
 
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
@@ -53,7 +53,7 @@ _reply_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 def tag_of(request_type: type[Request]) -> str:
-    """Return the action that a request type stands for."""
+    """Return the action of a request type."""
     return str(request_type.__struct_config__.tag)
 
 
@@ -89,7 +89,7 @@ class RequestDecoder:
                 f"the request has {len(payload)} bytes and {self._max_payload_bytes} are allowed; "
                 "split it into smaller requests"
             )
-        try:  # msgspec alone would pass bad bytes in unknown fields; ASCII has none, and is read without another copy
+        try:  # msgspec doesn't check UTF-8 in unknown fields; ASCII needs no check, and no copy
             text = payload if payload.isascii() else payload.decode()
             try:
                 return self._decoder.decode(text)
@@ -138,7 +138,7 @@ def encode_request(action: str, fields: Mapping[str, Any], request_id: str, max_
     """Return a request's bytes.
 
     Raises:
-        MessageTooLarge: it would be over `max_payload_bytes`.
+        MessageTooLarge: it would exceed `max_payload_bytes`.
         MalformedRequest: a field can't be written as JSON, or the id is too long.
     """
     if len(request_id) > MAX_REQUEST_ID_CHARACTERS:
@@ -147,7 +147,7 @@ def encode_request(action: str, fields: Mapping[str, Any], request_id: str, max_
         "action": action,
         "request_id": request_id,
         **fields,
-    }  # first, since a decoder starts over where it finds the action late
+    }  # first, since a decoder starts again if it finds the action late
     message["action"], message["request_id"] = action, request_id
     try:
         payload = _encoder.encode(message)
@@ -174,7 +174,7 @@ def encode_reply(reply: Answer, request_id: str | None, ignored: Sequence[str] =
 def encode_error(
     error: RequestError, request_id: str | None, sentence_fields: tuple[str, ...], ignored: Sequence[str] = ()
 ) -> bytes:
-    """Return an error reply's bytes; every one of `sentence_fields` has the sentence."""
+    """Return an error reply's bytes; every one of `sentence_fields` has the message."""
     reply: Reply = {"status": "error", "code": error.code}
     for name in sentence_fields:
         reply[name] = str(error)
@@ -191,7 +191,7 @@ def decode_reply(payload: bytes) -> Reply:
         return _reply_decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest(
-            f"the answer is not a JSON object ({error}); is this a twinhost agent? Check the port"
+            f"the answer is not a JSON object ({error}); check that the address is that of a twinhost agent"
         ) from None
 
 
@@ -214,7 +214,7 @@ def _problems_of(kind: Any, value: Any, path: str) -> Iterator[str]:
                 problems = [f"Object missing required field `{name}`{_inside(field)}{_at(path)}"] if required else []
             found = found or bool(problems)
             yield from problems
-    if not found:  # a struct whose fields are right alone may be wrong as a whole
+    if not found:  # a struct may be invalid although each of its fields is valid
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
@@ -222,13 +222,13 @@ def _problems_of(kind: Any, value: Any, path: str) -> Iterator[str]:
 
 
 def _located(sentence: str, kind: Any, path: str) -> str:
-    """Return msgspec's sentence with the whole path, and with the members of an enumeration."""
+    """Return msgspec's message with the whole path, and with the members of an enumeration."""
     allowed, inner = "", _AT.search(sentence)
     if inner:
         sentence, path = sentence[: inner.start()], path + inner[1]
     if sentence.startswith("Invalid enum value") and (members := _members_of(kind)):
         allowed = f" (allowed: {', '.join(map(repr, members))})"
-    if len(sentence) > _MAX_SENTENCE_CHARACTERS:  # it has what was sent in it
+    if len(sentence) > _MAX_SENTENCE_CHARACTERS:  # it quotes what was sent
         sentence = f"{sentence[:_MAX_SENTENCE_CHARACTERS]}…"
     return f"{sentence}{_at(path)}{allowed}"
 
@@ -238,7 +238,7 @@ def _at(path: str) -> str:
 
 
 def _inside(kind: Any) -> str:
-    """Return what an object must hold, for a sentence that says that the object is missing."""
+    """Return the required fields of an object, for a message that the object is missing."""
     struct = _struct_of(kind)
     names = [f"`{name}`" for name, (_, required) in _fields_of(struct).items() if required] if struct else []
     return f" (an object with {', '.join(names)})" if names else ""
@@ -251,7 +251,7 @@ def _fields_of(struct: type[msgspec.Struct]) -> dict[str, tuple[Any, bool]]:
 
 
 def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the struct that a type is, or is where it is not null."""
+    """Return the struct of a type, or of an optional type."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind
     others = [each for each in get_args(kind) if each is not type(None)]

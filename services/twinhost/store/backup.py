@@ -1,6 +1,6 @@
 """Backups of a database: copy it while it is in use, verify a copy, and put it in place at the next start.
 
-`stage` puts a verified copy beside the database in use, which it doesn't touch. At the next start `prepare` moves the
+`stage` puts a verified copy next to the database in use, which it doesn't touch. At the next start `prepare` moves the
 database away and the staged copy into its place, before anything is opened.
 """
 
@@ -33,9 +33,9 @@ from twinhost.worker import Worker
 _log = structlog.get_logger(__name__)
 
 STAGED = ".restore"  # the suffix of a verified copy that waits for the next start
-SPARE_BYTES = 16 * 1024 * 1024  # that a copy leaves free on the volume, for the database itself
-_OWN_TABLES = ("replies",)  # of this package: the replies of 10 minutes, and no data that anybody stored
-_VOLUME_ERRORS = (  # not the database's: the same start succeeds once there is space, or a permission
+SPARE_BYTES = 16 * 1024 * 1024  # that stay free on the volume, for the database itself
+_OWN_TABLES = ("replies",)  # of this package: stored replies, which are not a caller's data
+_VOLUME_ERRORS = (  # not the database's: a start succeeds once there is space, or the permission
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
 )  # fmt: skip
@@ -54,7 +54,7 @@ class Copy:
 
 
 class Transfers:
-    """The files of one kind beside a database, such as backups that are being read."""
+    """The files of one kind in a database's folder, such as backups that are being read."""
 
     def __init__(self, database: Path, suffix: str) -> None:
         """Remove those of an earlier process; a file's name is the database's, the suffix, and its id."""
@@ -63,7 +63,7 @@ class Transfers:
 
     @property
     def folder(self) -> Path:
-        """Where they lie: the database's folder."""
+        """Where they are: the database's folder."""
         return self._database.parent
 
     def path(self, transfer_id: str) -> Path:
@@ -71,17 +71,17 @@ class Transfers:
         return part(self._database, f"{self._suffix}{transfer_id}")
 
     def remove_all(self) -> None:
-        """Remove all of them, and what SQLite has put beside them."""
+        """Remove all of them, and SQLite's files next to them."""
         for path in self.folder.glob(f"{self._database.name}{self._suffix}*"):
             path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Work on a transfer, for a thread of its own.
+    """Work on a transfer, for a separate thread.
 
-    `name` is the thread's, and `name_failed` the log's event with `fields` if it can't be done; `refused` is the event
-    if it raises RequestError. `sentence` begins the failure that a client gets.
+    `name` is the thread's, and `name_failed` the log event, with `fields`, of a failure; `refused` is the event of a
+    RequestError. `sentence` begins the error message that a client gets.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Work:
             except RequestError as error:
                 _log.error(self.refused, **self.fields, reason=str(error))
                 fail(error)
-            except Exception as error:  # noqa: BLE001 - boundary: work without a result would be waited for for ever
+            except Exception as error:  # noqa: BLE001 - boundary: a client would wait for the result for ever
                 _log.exception(f"{self.name}_failed", **self.fields)
                 fail(StoreUnavailable(f"{self.sentence} ({error}); see the agent's log"))
 
@@ -109,11 +109,11 @@ class Work:
             Worker(self.name, run_or_fail).start()
         except RuntimeError as error:  # no thread can be started
             _log.error(f"{self.name}_failed", **self.fields, reason=str(error))
-            fail(StoreUnavailable(f"{self.sentence} ({error}); free memory on the agent's host and begin another"))
+            fail(StoreUnavailable(f"{self.sentence} ({error}); free memory on the agent's host and start again"))
 
 
 def require_space(folder: Path, size_bytes: int) -> None:
-    """Refuse to fill a volume.
+    """Check that a volume has space for a file.
 
     Raises:
         StoreUnavailable: with how much is needed and how much is free.
@@ -121,7 +121,8 @@ def require_space(folder: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size_bytes + SPARE_BYTES:
         raise StoreUnavailable(
-            f"{size_bytes + SPARE_BYTES} bytes are needed on the volume of {folder} and {free} are free; free some"
+            f"{size_bytes + SPARE_BYTES} bytes are needed on the volume of {folder} and {free} are free; "
+            "free space there"
         )
 
 
@@ -130,7 +131,7 @@ def copy_database(source: Path, target: Path) -> Copy:
 
     Args:
         source: the database, open elsewhere.
-        target: a new file, which is complete and on disk afterwards, and has no log beside it.
+        target: a new file, which is complete and on disk afterwards, and has no write-ahead log.
 
     Raises:
         StoreUnavailable: it can't be copied; the target was removed.
@@ -138,7 +139,7 @@ def copy_database(source: Path, target: Path) -> Copy:
     try:
         target.touch(0o600)  # private before it has any content
         with closing(connect_to_read(source)) as reading, closing(sqlite3.connect(target)) as writing:
-            reading.backup(writing)  # in one step, under one snapshot: no writer makes it start over
+            reading.backup(writing)  # in one step, under one snapshot: no writer makes it start again
         _make_self_contained(target)
         if (why := find_damage_of_rows(target)) is not None:
             raise StoreUnavailable(
@@ -166,18 +167,18 @@ def check_copy(path: Path, migrations: Sequence[str], sha256: str) -> Rows:
         if found != sha256.lower():
             raise MalformedRequest(f"the file arrived with SHA-256 {found}, expected {sha256}; send it again")
         if (why := find_damage_of_rows(path)) is not None:
-            raise MalformedRequest(f"the file is no intact database ({why}); use another backup")
+            raise MalformedRequest(f"the file is not an intact database ({why}); use another backup")
         _check_schema(path, migrations)
         _make_self_contained(path)
         return count_rows(path)
     except OSError as error:
         raise StoreUnavailable(f"{path} can't be read ({error.strerror}); check its volume") from None
     except sqlite3.Error as error:
-        raise MalformedRequest(f"the file is no database of this agent ({error}); use another backup") from None
+        raise MalformedRequest(f"the file is not a database of this agent ({error}); use another backup") from None
 
 
 def stage(copy: Path, database: Path) -> None:
-    """Have a verified copy take a database's place at the next start; both are on one volume.
+    """Have a verified copy replace a database at the next start; both are on one volume.
 
     Raises:
         OSError: it can't be moved.
@@ -262,10 +263,10 @@ def _check_schema(path: Path, migrations: Sequence[str]) -> None:
         expected = _objects(blank)
     names, own = _names(found), _names(expected)
     if missing := own - names:
-        raise MalformedRequest(f"the file lacks {_listed(missing)}; it is no backup of this agent")
-    if unknown := names - own:  # a foreign trigger would act on every later write
+        raise MalformedRequest(f"the file lacks {_listed(missing)}; use a backup of this agent")
+    if unknown := names - own:  # an added trigger would run on every later write
         raise MalformedRequest(f"the file has {_listed(unknown)}, which this agent never creates; use another backup")
-    if changed := _names(found - expected):  # so would one under a known name
+    if changed := _names(found - expected):  # so would a changed one with a known name
         raise MalformedRequest(f"the file has {_listed(changed)} with another definition; use another backup")
 
 
@@ -341,7 +342,7 @@ def _remove(path: Path) -> None:
 
 
 def _make_self_contained(path: Path) -> None:
-    """Change a database so that it needs no log beside it, and sync it; opening it for use changes that back."""
+    """Change a database so that it needs no write-ahead log, and sync it; opening it for use reverts that."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     with path.open("rb") as stream:

@@ -43,8 +43,8 @@ _SALTS = slice(16, 24)  # of the log's header
 def find_damage(path: Path) -> str | None:
     """Return what is wrong with a database, or None if it is intact or doesn't exist.
 
-    A file that this process can't read, or that another program has locked, is not damaged: opening it for use reports
-    the problem. Neither is a database with the schema of a newer program.
+    A file that this process can't read, or that another program has locked, does not count as damaged: opening it for
+    use reports the problem. Nor does a database with the schema of a newer program.
     """
     return "; ".join(findings_of(path)) or None
 
@@ -62,7 +62,7 @@ def findings_of(path: Path) -> list[str]:
     try:
         header, size = _header(path)
         if size == 0:
-            return ["the database is gone and its write-ahead log is there"] if _has_content(wal) else []
+            return ["the database is missing and its write-ahead log exists"] if _has_content(wal) else []
         if not header.startswith(_MAGIC) or size < _HEADER_BYTES or not {*header[18:20]} <= {*_FORMATS}:
             return ["its header can't be read: file is not a database"]
         with closing(connect_to_read(path)) as connection:
@@ -86,11 +86,11 @@ def damaged_index(finding: str) -> str | None:
 
 
 def connect_to_read(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
-    """Open a database that this connection can't change; closing it doesn't fold the log in.
+    """Open a database that this connection can't change; closing it doesn't checkpoint the log.
 
     Args:
         path: the database.
-        immutable: ignore its log, and touch nothing beside it.
+        immutable: ignore its log, and touch no file next to it.
 
     Raises:
         sqlite3.Error: it can't be opened.
@@ -177,7 +177,7 @@ def quarantined(path: Path, word: str) -> list[Quarantined]:
 
 
 def unacknowledged(path: Path) -> list[Quarantined]:
-    """Return the damaged databases that no operator has acknowledged, oldest first."""
+    """Return the unacknowledged damaged databases, oldest first."""
     try:
         known = set(part(path, ".acknowledged").read_text().split("\n"))
     except FileNotFoundError:
@@ -186,13 +186,13 @@ def unacknowledged(path: Path) -> list[Quarantined]:
 
 
 def acknowledge(path: Path) -> list[Quarantined]:
-    """Record that an operator knows of every damaged database; return those that were not acknowledged before.
+    """Record that an operator has acknowledged every damaged database; return those that were new.
 
     Raises:
         StoreUnavailable: that can't be written.
     """
-    news = unacknowledged(path)
-    if news:
+    new = unacknowledged(path)
+    if new:
         note = part(path, ".acknowledged")
         draft = note.with_name(f"{note.name}.new")
         try:
@@ -201,24 +201,24 @@ def acknowledge(path: Path) -> list[Quarantined]:
             sync_folder(path.parent)
         except OSError as error:
             raise StoreUnavailable(f"{note} can't be written ({error.strerror}); free space on its volume") from None
-    return news
+    return new
 
 
 def damage_warning(path: Path) -> str | None:
-    """Return a sentence about the damaged databases that nobody has acknowledged; None if there are none."""
+    """Return a sentence about the unacknowledged damaged databases; None if there are none."""
     waiting = unacknowledged(path)
     if not waiting:
         return None
     size = sum(each.size_bytes for each in quarantined(path, DAMAGED))
     return (
-        f"the database was damaged: it was quarantined as {waiting[-1].name} and an empty one was created; restore a "
-        "backup (cli memory restore), or acknowledge the loss (action acknowledge_damage); damaged databases take "
-        f"{size} bytes"
+        f"the database was damaged: it was quarantined as {waiting[-1].name} and an empty one was created; "
+        f"damaged databases take {size} bytes; restore a backup: ./twinhost memory restore - --yes < FILE, "
+        "or acknowledge the loss: ./twinhost call UnifiedMemoryReasoningAgent acknowledge_damage"
     )
 
 
-# SQLite takes the first bad frame of a write-ahead log for the log's end, so what was committed after it would be lost
-# silently. Two things show it: the log's index (`-shm`), which outlives a killed process, has the number of committed
+# SQLite treats the first bad frame of a write-ahead log as the log's end, so what was committed after it would be lost
+# silently. Two things reveal it: the log's index (`-shm`), which outlives a killed process, has the number of committed
 # frames; and a frame that follows a later commit was written only after that commit was on disk.
 
 
@@ -257,9 +257,9 @@ def _find_wal_damage(wal: Path, before: WalIndex | None, recovered_frames: int) 
     """
     size = wal.stat().st_size if wal.exists() else 0
     if size == 0 and before is not None and before.frames > before.in_database:
-        return f"its write-ahead log is gone, with {before.frames - before.in_database} committed frames"
+        return f"its write-ahead log is missing, with {before.frames - before.in_database} committed frames"
     if size <= _WAL_HEADER.size + _FRAME.size:
-        return None  # nothing of it can have been synced
+        return None  # it can't contain a synced commit
     with wal.open("rb") as log:
         return _find_damage_in(log, before, recovered_frames)
 
@@ -269,8 +269,8 @@ def _find_damage_in(log: BinaryIO, before: WalIndex | None, recovered_frames: in
     if not _wal_header_is_intact(header):
         return "the header of its write-ahead log can't be read"
     if before is not None and before.salts == header[_SALTS] and before.frames > recovered_frames:
-        return f"its write-ahead log breaks off after {recovered_frames} of {before.frames} committed frames"
-    commit = _commit_that_was_built_on(log, header, recovered_frames)
+        return f"its write-ahead log ends after {recovered_frames} of {before.frames} committed frames"
+    commit = _lost_commit(log, header, recovered_frames)
     if commit is not None:
         return f"its write-ahead log is broken between frame {recovered_frames} and the commit in frame {commit}"
     return None
@@ -284,7 +284,7 @@ def _wal_header_is_intact(header: bytes) -> bool:
     return sane and _checksum(header[:24], (0, 0), magic) == (first, second)
 
 
-def _commit_that_was_built_on(log: BinaryIO, header: bytes, recovered_frames: int) -> int | None:
+def _lost_commit(log: BinaryIO, header: bytes, recovered_frames: int) -> int | None:
     """Return the number of a lost commit that another frame follows, which shows that it was on disk."""
     magic, _, page_size = _WAL_HEADER.unpack(header)[:3]
     seed: tuple[int, int] | None = None  # the checksum at a lost commit

@@ -19,7 +19,7 @@ from twinhost.store.files import make_private, part
 
 _log = structlog.get_logger(__name__)
 
-_WHAT_TO_DO = "nothing of this request was kept; free space on the agent's volume and look at its log"
+_WHAT_TO_DO = "nothing of this request was stored; free space on the agent's volume, and read its log"
 Row = TypeVar("Row")
 V = TypeVar("V")
 
@@ -55,12 +55,12 @@ class Database:
                 self._connection.execute("PRAGMA foreign_keys=ON")
                 self._migrate(migrations)
             except BaseException:
-                self._connection.close()  # and with it the transaction that a failed migration left open
+                self._connection.close()  # which rolls back the transaction of a failed migration
                 raise
             self._savepoints = _Savepoints(self._connection, self._changes)
         except OSError as error:
             raise ConfigurationError(
-                f"{path} can't be made private to its owner ({error.strerror}); check who owns it"
+                f"{path} can't be made private to its owner ({error.strerror}); check its owner: ls -l {path}"
             ) from None
         except sqlite3.Error as error:
             raise ConfigurationError(
@@ -90,7 +90,7 @@ class Database:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is under way, also if SQLite has ended it by itself and it will be lost."""
+        """Whether a transaction is under way, even if SQLite has ended it by itself and it will be lost."""
         return self._under_way
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
@@ -152,7 +152,7 @@ class Database:
             self._changes.undo.append(undo)
 
     def restore_on_rollback(self, items: dict[str, V], key: str) -> None:
-        """Register, before a change of one item in memory, that a rollback gives it its present value or removes it."""
+        """Register, before a change of one item in memory, that a rollback restores its value or removes it."""
         if self._under_way:
             self._changes.undo.append(partial(_put_back, items, key, items.get(key)))
 
@@ -170,7 +170,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make what happens inside durable as one, or roll back all of it.
+        """Commit the body's changes durably and atomically, or roll back all of them.
 
         Raises:
             TransactionLost: the commit failed, or SQLite ended the transaction by itself.
@@ -199,7 +199,7 @@ class Database:
         self._changes.run_afterwards()
 
     def savepoint(self) -> AbstractContextManager[None]:
-        """Roll back what happens inside, and only that, if it raises.
+        """Roll back the body's changes, and only those, if it raises.
 
         Raises:
             TransactionLost: SQLite ended the whole transaction.
@@ -207,18 +207,18 @@ class Database:
         return self._savepoints
 
     def close(self) -> None:
-        """Fold the write-ahead log into the database and close the file."""
+        """Checkpoint the write-ahead log and close the file."""
         self._connection.close()
 
     def _prepare(self) -> None:
-        """Open the savepoints that a statement belongs to; without its transaction it would commit by itself."""
+        """Open the savepoints that a statement belongs to; outside a transaction it would commit at once."""
         if self._under_way:
             _require_transaction(self._connection)
         if self._savepoints.unopened:
             self._savepoints.open_all()
 
     def _write_pending(self) -> None:
-        _require_transaction(self._connection)  # an I/O error in a mere query ends it, and its changes are gone
+        _require_transaction(self._connection)  # an I/O error in a query may have ended it, and undone its changes
         for write in self._pending:
             write()
 
@@ -277,7 +277,7 @@ class _Changes:
         while self.afterwards:
             try:
                 self.afterwards.pop(0)()
-            except Exception:  # noqa: BLE001 - boundary: what was acknowledged must be answered
+            except Exception:  # noqa: BLE001 - boundary: the commit must still be answered
                 _log.exception("after_commit_fault")
 
     def undo_to(self, mark: int) -> None:
@@ -289,8 +289,8 @@ class _Changes:
 class _Savepoints:
     """The open savepoints, nested; entering this opens one more, which is rolled back alone if its body raises.
 
-    SQLite opens one only when a statement runs inside it. Most requests leave their rows for the commit, and to open
-    and release a savepoint for each of them took as long as to write one of its rows.
+    SQLite opens one only when a statement runs inside it. Most requests leave their rows for the commit, and opening
+    and releasing a savepoint for each of them takes as long as writing one row.
     """
 
     def __init__(self, connection: sqlite3.Connection, changes: _Changes) -> None:
@@ -330,16 +330,16 @@ class _Savepoints:
         self.unopened = self._opened < len(self._marks)
         if error is None:
             if opened:
-                self._or_lose_all("RELEASE request")
+                self._run_or_abort("RELEASE request")
             return
         _require_transaction(self._connection)
         if opened:
-            self._or_lose_all("ROLLBACK TO request")
-            self._or_lose_all("RELEASE request")
+            self._run_or_abort("ROLLBACK TO request")
+            self._run_or_abort("RELEASE request")
         self._changes.undo_to(undo)
         del self._changes.afterwards[afterwards:]
 
-    def _or_lose_all(self, sql: str) -> None:
+    def _run_or_abort(self, sql: str) -> None:
         """Run a step without which one request can't be separated from the others of its transaction."""
         try:
             self._connection.execute(sql)

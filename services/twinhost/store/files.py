@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 from twinhost.secure_zmq.errors import ConfigurationError
 
-PARTS = ("-shm", "-wal", "")  # of a database, in the order to move them: SQLite deletes a log that lies alone
-RESTORING = ".restoring"  # the folder of a host restore, beside what it replaces: what was received and verified
+PARTS = ("-shm", "-wal", "")  # of a database, in the order to move them: SQLite deletes a log without a database
+RESTORING = ".restoring"  # the folder of a host restore, next to what it replaces: the received, verified files
 COMMIT = "commit"  # in it once everything is verified: the exchange has begun and must be finished
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}  # from file systems without hard links, e.g. FAT
 _OTHERS = 0o077  # the permission bits of group and others
@@ -51,7 +51,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a private file that gets its name once it is complete and on disk; a failure leaves nothing behind.
+    """Open a private file that gets its name once it is complete and on disk; after a failure there is no file.
 
     Raises:
         ConfigurationError: it can't be written, or the name is taken.

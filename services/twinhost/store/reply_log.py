@@ -1,7 +1,7 @@
 """Stored replies to mutating requests (idempotency): a retry gets the stored reply and is never executed again.
 
 Rows are appended in order, at the end of their transaction, and found through a dictionary that is loaded at the start:
-with random ids as the table's key the same server made a fifth of the commits.
+with random ids as the table's key, the server made only a fifth as many commits.
 """
 
 import time
@@ -117,7 +117,7 @@ class ReplyLog:
         self._database.on_rollback(undo)
 
     def forget_old(self) -> None:
-        """Evict what is past its time or exceeds its caller's limits; called between batches."""
+        """Evict replies that have expired or exceed their caller's limits; called between batches."""
         too_old = time.monotonic() - self._keep_s
         for caller, share in self._shares.items():
             while share.order and (share.order[0][0] < too_old or self._is_over_limit(share)):

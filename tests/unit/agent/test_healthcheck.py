@@ -103,7 +103,7 @@ def test_a_check_in_the_open_does_not_pass_on_a_secured_agent(hosts: Hosts) -> N
     hosts.start(SDT).wait_until_serving()
     checked = check(hosts, SDT, SECURE_ZMQ="0")
     assert checked.status == 1
-    assert "wants CURVE and this client is not encrypted" in checked.out
+    assert "requires CURVE and this client is not encrypted" in checked.out
 
 
 @pytest.mark.parametrize(

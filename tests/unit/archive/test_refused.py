@@ -214,7 +214,7 @@ def test_a_broken_database_is_refused(there: Mainpc, archive: bytes) -> None:
     """Pages of zeros in the middle, and no database at all."""
     whole = members_of(archive)[DATABASE_MEMBER]
     broken = whole[:4_096] + bytes(8_192) + whole[12_288:]
-    assert_refused(there, forged(archive, {DATABASE_MEMBER: broken}), "is no intact database")
+    assert_refused(there, forged(archive, {DATABASE_MEMBER: broken}), "is not an intact database")
     assert_refused(there, forged(archive, {DATABASE_MEMBER: None}), f"has no {DATABASE_MEMBER}")
 
 
@@ -338,7 +338,7 @@ def test_a_wrong_usage_ends_with_2(there: Mainpc, arguments: tuple[str, ...]) ->
 def test_a_full_volume_is_reported_before_anything_is_written(there: Mainpc, archive: bytes) -> None:
     """Backup and restore say how much they need, and leave nothing."""
     with SmallVolume(there.state):
-        assert_refused(there, archive, "are free; free some")
+        assert_refused(there, archive, "are free; free space there")
     there.make()
     there.state.rename(there.root / "kept")
     there.state.mkdir()
@@ -346,7 +346,7 @@ def test_a_full_volume_is_reported_before_anything_is_written(there: Mainpc, arc
         for path in (there.root / "kept").glob("*.sqlite3"):
             (there.state / path.name).write_bytes(path.read_bytes())
         ran = there.run("backup", "-")
-        assert (ran.status, ran.out, "are free; free some" in ran.err) == (1, b"", True), ran.err
+        assert (ran.status, ran.out, "are free; free space there" in ran.err) == (1, b"", True), ran.err
         assert sorted(path.name for path in there.state.iterdir()) == [".archive.lock", f"{SERVER}.sqlite3"]
 
 

@@ -113,7 +113,7 @@ def test_a_whole_log_is_verified_across_pages(hosts: TwoHosts, cli: Cli) -> None
     note(hosts, NOTED)
     ran = cli(hosts, "audit", "verify")
     assert (ran.status, ran.err) == (0, "")
-    assert ran.out.startswith(f"{NOTED} lines were checked, from 1 to {NOTED}: lines 1 to {NOTED} are whole")
+    assert ran.out.startswith(f"{NOTED} lines were checked, from 1 to {NOTED}: lines 1 to {NOTED} are intact")
     document = json.loads(cli(hosts, "audit", "verify", "--json").out)
     assert (document["status"], document["lines"], document["first_seq"]) == ("ok", NOTED, 1)
     assert (document["last_seq"], document["findings"]) == (NOTED, [])
@@ -129,7 +129,7 @@ def test_a_whole_log_is_verified_across_pages(hosts: TwoHosts, cli: Cli) -> None
         (lambda lines: [*lines[:100], lines[101], lines[100], *lines[102:]], "it was moved"),
         (lambda lines: [line.replace('"name":"agent-7"', '"name":"agent-8"') for line in lines], "was changed"),
         (lambda lines: lines[:-1], "missing at the end"),
-        (lambda lines: [*lines, "{}"], "is no line of this log"),
+        (lambda lines: [*lines, "{}"], "is not a line of this log"),
     ],
     ids=["removed", "reordered", "edited", "cut off", "put in"],
 )

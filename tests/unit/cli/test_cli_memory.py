@@ -219,7 +219,7 @@ def test_without_yes_nothing_is_sent(remembering: MemoryHosts, cli: Cli, tmp_pat
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"not a database", "the file is no intact database"),
+        (b"not a database", "the file is not an intact database"),
         (b"", "the file is empty; name a file that `./twinhost memory backup` wrote"),
         (None, "can't be read (No such file or directory)"),
     ],

@@ -57,7 +57,7 @@ CAUSES: dict[str, tuple[Sabotage, str, tuple[str, ...]]] = {
     "ZAP 300": (_zap_fault, "server_unreachable", ("handshake", "ZAP handler has failed")),
     "wrong server key": (_wrong_pin, "wrong_server_key", ("most likely its key is not the pinned SHA256:", "ZAP")),
     "halves that do not match": (_other_half, "key_mismatch", ("not halves of one pair",)),
-    "plain to CURVE": (_plain_client, "security_mismatch", ("wants CURVE", "SECURE_ZMQ to the same value")),
+    "plain to CURVE": (_plain_client, "security_mismatch", ("requires CURVE", "SECURE_ZMQ to the same value")),
 }
 
 

@@ -77,7 +77,7 @@ def test_the_client_without_secure_is_refused_by_secured_mainpc(hosts: TwoHosts)
     assert (ran.status, ran.out) == (1, "")
     (sentence,) = ran.err.splitlines()
     assert sentence.startswith("secure_sdt_client: ")
-    assert "wants CURVE" in sentence
+    assert "requires CURVE" in sentence
 
 
 def test_the_environment_makes_the_client_secure(hosts: TwoHosts) -> None:
@@ -85,7 +85,7 @@ def test_the_environment_makes_the_client_secure(hosts: TwoHosts) -> None:
     settings = {"TWINHOST_CERTIFICATES": str(hosts.folders["operator"])}
     ran = run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="1", **settings)
     assert (ran.status, json_documents(ran.out)[0]["message"]) == (0, "pong")
-    assert "wants CURVE" in run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="0", **settings).err
+    assert "requires CURVE" in run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="0", **settings).err
     assert "set it to 1" in run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="yes", **settings).err
 
 
@@ -119,7 +119,7 @@ def test_the_client_without_keys_is_refused(hosts: TwoHosts, tmp_path: Path) -> 
     """--secure never turns into the open."""
     ran = run_script("secure_sdt_client.py", "--secure", *port_of(hosts), "--certificates", str(tmp_path))
     assert (ran.status, ran.out) == (1, "")
-    way_on = "run: .venv/bin/python scripts/enrol_program.py NAME (for an agent: certs-init)"
+    way_on = "run: .venv/bin/python scripts/enrol_program.py NAME (for an agent: docker compose run --rm certs-init)"
     assert ran.err.splitlines() == [f"secure_sdt_client: {tmp_path} holds no secret key; {way_on}"]
 
 

@@ -83,7 +83,7 @@ def test_open_slots_are_bounded_and_expire(peers: AuthorizedPeers, clock: WallCl
     for pair in pairs:
         peers.admit_candidate(pair.certificate)
     newcomer = candidate("newcomer")
-    with pytest.raises(LimitReached, match="64 keys wait for their owners' proof"):
+    with pytest.raises(LimitReached, match="64 keys are waiting for confirmation by their owners"):
         peers.admit_candidate(newcomer.certificate)
     assert peers.find(newcomer.public.raw) is None
     assert all(peers.find(pair.public.raw) is not None for pair in pairs)

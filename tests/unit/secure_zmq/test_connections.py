@@ -8,7 +8,7 @@ import pytest
 
 from twinhost.secure_zmq.authenticator import SessionLimits
 from twinhost.secure_zmq.connections import Connections
-from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 
 KEY = "SHA256:of-a-key"
 HOST = "127.0.0.1"
@@ -34,10 +34,10 @@ def test_a_connection_reported_late_is_counted_and_released(accepted: socket.soc
     for _ in range(5):
         assert limits.admit(KEY, HOST)
         if proven:
-            connections.heard(fd, HOST, KEY)
+            connections.note_key(fd, HOST, KEY)
         else:
-            connections.doom(fd, HOST, "its first message is no subscription")
-        connections.observe(SocketEvent(Happening.ACCEPTED, fd, endpoint))
+            connections.mark_for_closing(fd, HOST, "its first message is no subscription")
+        connections.observe(SocketEvent(EventKind.ACCEPTED, fd, endpoint))
         assert limits.count(KEY) == 1
-        connections.observe(SocketEvent(Happening.DISCONNECTED, fd, endpoint))
+        connections.observe(SocketEvent(EventKind.DISCONNECTED, fd, endpoint))
         assert limits.count(KEY) == 0

@@ -13,28 +13,28 @@ from twinhost.secure_zmq.errors import (
     WrongServerKey,
 )
 from twinhost.secure_zmq.link import BROKEN_OFF_BEFORE_VERDICT, Diagnosis, wrong_server_key
-from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 
 ADDRESS = "tcp://mainpc:7120"
 OWN, PIN = "SHA256:own", "SHA256:pin"
 
 
-def event(happening: Happening, value: int = 0) -> SocketEvent:
-    return SocketEvent(happening, value, ADDRESS)
+def event(kind: EventKind, value: int = 0) -> SocketEvent:
+    return SocketEvent(kind, value, ADDRESS)
 
 
-CONNECTED = event(Happening.CONNECTED)
-SUCCEEDED = event(Happening.SUCCEEDED)
-LOST = event(Happening.DISCONNECTED)
-RETRIED = event(Happening.RETRIED)
-HUNG_UP = event(Happening.BROKEN_OFF, errno.EPIPE)
-MUTE = event(Happening.BROKEN_OFF, errno.EAGAIN)
-ZAP_300 = event(Happening.REFUSED, 300)
-ZAP_400 = event(Happening.REFUSED, 400)
-ZAP_500 = event(Happening.REFUSED, 500)
-MISMATCH = event(Happening.MECHANISM_MISMATCH)
-WRONG_KEYS = event(Happening.WRONG_KEYS)
-NOT_ZMTP = event(Happening.NOT_ZMTP)
+CONNECTED = event(EventKind.CONNECTED)
+SUCCEEDED = event(EventKind.SUCCEEDED)
+LOST = event(EventKind.DISCONNECTED)
+RETRIED = event(EventKind.RETRIED)
+HUNG_UP = event(EventKind.BROKEN_OFF, errno.EPIPE)
+MUTE = event(EventKind.BROKEN_OFF, errno.EAGAIN)
+ZAP_300 = event(EventKind.REFUSED, 300)
+ZAP_400 = event(EventKind.REFUSED, 400)
+ZAP_500 = event(EventKind.REFUSED, 500)
+MISMATCH = event(EventKind.MECHANISM_MISMATCH)
+WRONG_KEYS = event(EventKind.WRONG_KEYS)
+NOT_ZMTP = event(EventKind.NOT_ZMTP)
 ENOUGH = BROKEN_OFF_BEFORE_VERDICT
 ENDED = (
     "the other side ends every handshake (its key is not the pinned one, the agent's ZAP handler has failed, "
@@ -209,7 +209,7 @@ def test_no_connection_has_no_verdict() -> None:
 def test_a_mismatch_says_which_side_is_encrypted() -> None:
     """Each side of a link that is half secured reads what the other one is."""
     assert "is not encrypted and this client uses CURVE" in str(secured(MISMATCH).verdict())
-    assert "wants CURVE and this client is not encrypted" in str(unencrypted(MISMATCH).verdict())
+    assert "requires CURVE and this client is not encrypted" in str(unencrypted(MISMATCH).verdict())
 
 
 def test_an_unencrypted_client_has_no_wrong_key() -> None:
@@ -226,7 +226,7 @@ def test_an_unencrypted_client_has_no_wrong_key() -> None:
         ([RETRIED], "nothing answered at that address"),
         ([CONNECTED], MUTE_OR_FAULTY),
         ([CONNECTED, MUTE], ENDED),
-        ([CONNECTED, SUCCEEDED], "it took the request and did not reply"),
+        ([CONNECTED, SUCCEEDED], "it received the request and did not reply"),
         ([CONNECTED, SUCCEEDED, LOST], "the connection was lost"),
     ],
 )

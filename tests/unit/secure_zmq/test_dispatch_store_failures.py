@@ -101,7 +101,7 @@ def test_a_refused_commit_keeps_nothing_of_the_batch(tmp_path: Path) -> None:
         assert [reply.get("code", reply["status"]) for reply in replies] == ["store_unavailable"] * 2 + ["ok"]
         assert replies[2]["sum"] == 1
         assert bench.sum == bench.rows() == 1
-        assert "nothing of this request was kept" in replies[0]["error"]
+        assert "nothing of this request was stored" in replies[0]["error"]
         assert bench.ask({"action": "add", "amount": 2, "request_id": "1"})[0]["sum"] == 3
 
 

@@ -8,14 +8,14 @@ from tests.identities import new_pair
 from twinhost.secure_zmq.errors import ConnectionRefused, NotAuthorized, PeerNotLive, SecurityMismatch, WrongServerKey
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.link import BROKEN_OFF_BEFORE_VERDICT, SILENT_AFTER_S, Link, Step
-from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
 
 ADDRESS = "tcp://mainpc:7120"
-HUNG_UP = SocketEvent(Happening.BROKEN_OFF, errno.EPIPE, ADDRESS)
-REFUSED = SocketEvent(Happening.REFUSED, 400, ADDRESS)
-SUCCEEDED = SocketEvent(Happening.SUCCEEDED, 0, ADDRESS)
-LOST = SocketEvent(Happening.DISCONNECTED, 0, ADDRESS)
+HUNG_UP = SocketEvent(EventKind.BROKEN_OFF, errno.EPIPE, ADDRESS)
+REFUSED = SocketEvent(EventKind.REFUSED, 400, ADDRESS)
+SUCCEEDED = SocketEvent(EventKind.SUCCEEDED, 0, ADDRESS)
+LOST = SocketEvent(EventKind.DISCONNECTED, 0, ADDRESS)
 ENOUGH = BROKEN_OFF_BEFORE_VERDICT
 
 
@@ -145,7 +145,7 @@ def test_only_a_wrong_key_leads_to_the_next_target() -> None:
     """An open server is no reason to try another key on it."""
     followed = Followed(2)
     followed.choose()
-    mismatch = SocketEvent(Happening.MECHANISM_MISMATCH, 0, ADDRESS)
+    mismatch = SocketEvent(EventKind.MECHANISM_MISMATCH, 0, ADDRESS)
     assert type(followed.refused(mismatch)) is SecurityMismatch
 
 

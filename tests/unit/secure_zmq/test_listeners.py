@@ -15,7 +15,7 @@ from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
 from twinhost.secure_zmq.errors import PeerNotLive, RequestError
 from twinhost.secure_zmq.handshakes import FailedHandshakes, Handshakes
-from twinhost.secure_zmq.monitor import Happening, SocketEvent
+from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT
 from twinhost.store.reply_log import ReplyLog
@@ -77,8 +77,8 @@ def test_a_listener_hears_of_every_handshake() -> None:
     handshakes.accepted("agent", "SHA256:x", "192.0.2.1")
     handshakes.refused(Outcome.KEY_REVOKED, fingerprint="SHA256:y")
     failed = FailedHandshakes(handshakes)
-    failed.observe(SocketEvent(Happening.WRONG_KEYS, 0, ""), None, own_doing=False)
-    failed.observe(SocketEvent(Happening.DISCONNECTED, 9, ""), "192.0.2.2", own_doing=False)
+    failed.observe(SocketEvent(EventKind.WRONG_KEYS, 0, ""), None, caused_here=False)
+    failed.observe(SocketEvent(EventKind.DISCONNECTED, 9, ""), "192.0.2.2", caused_here=False)
     assert told == [
         (Outcome.ACCEPTED, {"peer": "agent", "fingerprint": "SHA256:x", "address": "192.0.2.1"}),
         (Outcome.KEY_REVOKED, {"fingerprint": "SHA256:y"}),

@@ -104,7 +104,7 @@ def test_a_file_of_another_name_revokes_nothing_and_says_so(tmp_path: Path, name
     peers = AuthorizedPeers([tmp_path])
     (sentence,) = peers.reload().rejected
     assert sentence.startswith(f"{tmp_path}/revoked/{name} revokes nothing: ")
-    assert "certs-init revoke" in sentence
+    assert "run: certs-init revoke SHA256:..." in sentence
     assert found(peers, pair)
 
 
@@ -139,7 +139,7 @@ def test_what_was_revoked_stays_so_where_its_file_is_gone(tmp_path: Path, gone: 
     for _ in range(2):
         (sentence,) = peers.reload().rejected
     assert_out(peers, pair, Outcome.KEY_REVOKED)
-    assert sentence.endswith(f"run certs-init revoke {pair.public.fingerprint}")
+    assert sentence.endswith(f"run: certs-init revoke {pair.public.fingerprint}")
     assert found(peers, bystander)
     revoke(tmp_path, pair)
     assert peers.reload().rejected == ()

@@ -42,7 +42,7 @@ class Register(Request, tag="register"):
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Happening(msgspec.Struct):
+class EventKind(msgspec.Struct):
     """An object within a request."""
 
     event_id: NAME
@@ -57,10 +57,10 @@ class Happening(msgspec.Struct):
 class Publish(Request, tag="publish"):
     """A request with an object, which can be wrong in several places."""
 
-    event: Happening
+    event: EventKind
     limit: Annotated[int, msgspec.Meta(ge=1)] = 1
     priority: Annotated[int, msgspec.Meta(ge=1)] | Literal["high", "low"] = "low"
-    more: list[Happening] = msgspec.field(default_factory=list)
+    more: list[EventKind] = msgspec.field(default_factory=list)
 
 
 DECODER = RequestDecoder([Ping, Register, Publish], LIMIT)
@@ -337,5 +337,5 @@ def test_a_reply_without_an_id_carries_none() -> None:
 @pytest.mark.parametrize("payload", [b"", b"1", b"[]", b"null", b"\xff", b"[" * DEEP, b'{"a":' * DEEP])
 def test_an_answer_that_is_no_object_is_refused(payload: bytes) -> None:
     """A client that reached something else than an agent says so."""
-    with pytest.raises(MalformedRequest, match="is this a twinhost agent"):
+    with pytest.raises(MalformedRequest, match="check that the address is that of a twinhost agent"):
         decode_reply(payload)

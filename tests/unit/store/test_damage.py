@@ -141,7 +141,7 @@ def test_a_log_that_is_gone_is_damage(path: Path) -> None:
     """Unless all of it was in the database already."""
     killed_after(path, 20)
     part(path, "-wal").unlink()
-    assert "its write-ahead log is gone" in (find_damage(path) or "")
+    assert "its write-ahead log is missing" in (find_damage(path) or "")
 
 
 def test_a_log_that_is_gone_after_a_checkpoint_is_none(path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_log_whose_database_is_gone_is_damage(path: Path) -> None:
     """SQLite would delete it."""
     killed_after(path, 20)
     path.unlink()
-    assert find_damage(path) == "the database is gone and its write-ahead log is there"
+    assert find_damage(path) == "the database is missing and its write-ahead log exists"
 
 
 @pytest.mark.parametrize("torn", [1, 23, 24, 2_000, FRAME_BYTES - 1, FRAME_BYTES])
@@ -221,6 +221,8 @@ def test_a_damaged_database_is_quarantined_complete(path: Path) -> None:
     assert sentence is not None
     assert damaged.name in sentence
     assert f"damaged databases take {damaged.size_bytes} bytes" in sentence
+    assert "restore a backup: ./twinhost memory restore - --yes < FILE, " in sentence
+    assert sentence.endswith("./twinhost call UnifiedMemoryReasoningAgent acknowledge_damage")
     assert acknowledge(path) == [damaged]
     assert (damage_warning(path), acknowledge(path), quarantined(path, DAMAGED)) == (None, [], [damaged])
 

@@ -325,7 +325,7 @@ def test_a_commit_that_fails_undoes_everything(tmp_path: Path) -> None:
                     database.on_rollback(memory.clear)
                 database.execute("INSERT INTO children VALUES (999)")
 
-        with pytest.raises(TransactionLost, match=r"FOREIGN KEY .*nothing of this request was kept"):
+        with pytest.raises(TransactionLost, match=r"FOREIGN KEY .*nothing of this request was stored"):
             batch()
         assert (texts(database), memory) == ([], [])
         assert "FOREIGN KEY" in (database.fault or "")

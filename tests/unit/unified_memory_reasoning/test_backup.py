@@ -158,7 +158,7 @@ def test_without_space_it_is_refused_with_a_sentence(bench: SafetyBench, monkeyp
     reply = bench.ask("begin_backup")
     assert reply["code"] == "store_unavailable"
     assert "bytes are needed on the volume of" in reply["error"]
-    assert "and 1000 are free; free some" in reply["error"]
+    assert "and 1000 are free; free space there" in reply["error"]
     assert bench.files() == set()
 
 

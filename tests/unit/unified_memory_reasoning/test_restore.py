@@ -200,7 +200,7 @@ def test_another_digest_is_refused(bench: SafetyBench) -> None:
 
 
 def test_a_file_that_is_no_database_is_refused(bench: SafetyBench) -> None:
-    refused(bench, b"not a database", "no intact database")
+    refused(bench, b"not a database", "not an intact database")
 
 
 def test_a_broken_backup_is_refused(bench: SafetyBench) -> None:
@@ -209,7 +209,7 @@ def test_a_broken_backup_is_refused(bench: SafetyBench) -> None:
         bench.update_twin(f"u{number}", {"text": "x" * 3_000}, ADA)
     content = bytearray(bench.backed_up())
     content[-8_192:-4_096] = b"\xff" * 4_096
-    refused(bench, bytes(content), "no intact database")
+    refused(bench, bytes(content), "not an intact database")
 
 
 def test_a_backup_of_a_newer_program_is_refused(bench: SafetyBench, tmp_path: Path) -> None:

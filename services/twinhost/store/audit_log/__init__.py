@@ -1,1 +1,1 @@
-"""mainpc's audit log: hash-chained JSON lines, from which nothing can be removed unnoticed."""
+"""mainpc's audit log: hash-chained JSON lines, so that a removed line is detected."""

@@ -18,7 +18,7 @@ checked without this program:
         assert prev in (None, record["prev"]), ("does not follow", record)
         assert seq in (None, record["seq"] - 1), ("missing before", record)
         seq, prev = record["seq"], record["hash"]
-    print(seq, prev)  # the head; the registry's database must say the same
+    print(seq, prev)  # the head; it must equal the one in the registry's database
 """
 
 import hashlib
@@ -59,10 +59,10 @@ class Event(StrEnum):
     GRANTS_REJECTED = "grants_rejected"
     REPEATED = "repeated"  # of, count, first, last, addresses
     NOTES_LOST = "notes_lost"  # count
-    LOG_CONTRADICTED = "log_contradicted"  # reason; file, or witness: the agent that has seen another log
+    LOG_CONTRADICTED = "log_contradicted"  # reason; file, or witness: the agent that has seen a different log
 
 
-FOLDED: Mapping[Event, tuple[str, ...]] = {
+AGGREGATED: Mapping[Event, tuple[str, ...]] = {
     Event.HANDSHAKE_ACCEPTED: ("peer",),
     Event.HANDSHAKE_REFUSED: ("cause", "peer", "probe_by"),
     Event.PROBES_ANNOUNCED: ("peer",),
@@ -75,7 +75,7 @@ FOLDED: Mapping[Event, tuple[str, ...]] = {
 """Events that others can cause as often as they like, each with the fields whose values are counted separately.
 
 Those values must come from small sets: no sentences, addresses or fingerprints. A change of a key or a grant is never
-folded.
+aggregated.
 """
 
 Value = str | int | float | bool | None | Sequence[str]
@@ -86,7 +86,7 @@ MAX_FIELDS = 16
 MAX_NAME = 32  # characters
 MAX_ITEMS = 5  # of a list; _CUT replaces the others
 LIMITS_BYTES = (512, 256, 128, 64, 32, 16)  # of one value as JSON; with the last one, any 16 fields fit in a line
-_CUT = "\u2026"  # ends a value that was cut
+_CUT = "\u2026"  # ends a truncated value
 _MAX_INT = 2**53  # which every JSON reader represents exactly
 
 
@@ -94,7 +94,7 @@ def checked(fields: Fields) -> Fields:
     """Return the fields if a line may have fields with these names.
 
     Raises:
-        ValueError: a bug in the caller: a name is reserved or no identifier, or there are too many fields.
+        ValueError: a bug in the caller: a name is reserved or not an identifier, or there are too many fields.
     """
     if len(fields) > MAX_FIELDS:
         raise ValueError(f"an audit line has at most {MAX_FIELDS} fields, not {len(fields)}")
@@ -105,7 +105,7 @@ def checked(fields: Fields) -> Fields:
 
 
 def bounded(value: Value, limit: int) -> Value:
-    """Return a value that JSON can represent, in about `limit` bytes; a value that was cut ends in `…`."""
+    """Return a value that JSON can represent, in about `limit` bytes; a truncated value ends in `…`."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -199,7 +199,7 @@ WRITTEN_PER_MINUTE = 20
 WRITTEN_PER_DAY = 500
 LINES_PER_DAY = WRITTEN_PER_DAY + WRITTEN_PER_DAY // WRITTEN_PER_MINUTE + 25
 SAMPLES = 5  # addresses in a `repeated` line
-MAX_KINDS = 1_000  # further ones of an event count as one kind
+MAX_KINDS = 1_000  # beyond this, all others of an event count as one kind
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 _KEPT = 64  # characters of a kind's field, and of an address
 
@@ -210,7 +210,7 @@ Kind = tuple[Event, tuple[str, ...]]
 class _Window:
     ends: float
     came: int = 0
-    folded: int = 0
+    aggregated: int = 0
     first: float = 0.0
     last: float = 0.0
     addresses: list[str] = field(default_factory=list)
@@ -224,13 +224,13 @@ class _Account:
 
 
 class Repetition:
-    """Decides which repeated events are written, so that nobody can fill the log; safe to use from any thread.
+    """Decides which repeated events are written, so that no peer can fill the log; safe to use from any thread.
 
-    A kind is an event with the fields that `FOLDED` names for it, such as a cause and a known peer. The first 20 events
-    of a kind in a minute are written, and at most 500 in a day. The others become one line `repeated` per minute, or
-    per hour once the day's 500 are used up. So a kind takes at most 500 + 25 + 25 = 550 lines a day: 25 minutes can use
-    up the 500, then hours follow. Ten causes of refused handshakes, all provoked day and night, take 5,500 lines, 2 MB
-    at 400 bytes each; the 512 MiB that are kept hold more than 200 such days.
+    A kind is an event with the fields that `AGGREGATED` names for it, such as a cause and a known peer. The first 20
+    events of a kind in a minute are written, and at most 500 in a day. The others become one line `repeated` per
+    minute, or per hour once the day's 500 are used up. So a kind takes at most 500 + 25 + 25 = 550 lines a day: 25
+    minutes can use up the 500, then hours follow. Ten causes of refused handshakes, all provoked day and night, take
+    5,500 lines, 2 MB at 400 bytes each; the 512 MiB that are kept hold more than 200 such days.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -254,7 +254,7 @@ class Repetition:
             if window.came <= WRITTEN_PER_MINUTE and account.written < WRITTEN_PER_DAY:
                 account.written += 1
                 return True
-            _fold(window, fields, wall)
+            _aggregate(window, fields, wall)
             return False
 
     def finished(self, *, everything: bool = False) -> list[dict[str, Value]]:
@@ -269,22 +269,25 @@ class Repetition:
             return lines
 
     def _kind(self, event: Event, fields: Fields) -> Kind:
-        kind = event, tuple(f"{name}={fields[name]}"[:_KEPT] for name in FOLDED[event] if fields.get(name) is not None)
+        kind = (
+            event,
+            tuple(f"{name}={fields[name]}"[:_KEPT] for name in AGGREGATED[event] if fields.get(name) is not None),
+        )
         if kind in self._accounts or len(self._accounts) < MAX_KINDS:
             return kind
         return event, ("cause=others",)
 
     def _end_window(self, kind: Kind, account: _Account, now: float) -> None:
         if account.window is not None and now >= account.window.ends:
-            if account.window.folded:
+            if account.window.aggregated:
                 self._finished.append(_repeated(kind, account.window))
             account.window = None
         if now >= account.day_ends and account.window is None:
             account.day_ends, account.written = now + DAY_S, 0
 
 
-def _fold(window: _Window, fields: Fields, wall: float) -> None:
-    window.folded += 1
+def _aggregate(window: _Window, fields: Fields, wall: float) -> None:
+    window.aggregated += 1
     window.first = window.first or wall
     window.last = wall
     address = fields.get("address")
@@ -297,7 +300,7 @@ def _repeated(kind: Kind, window: _Window) -> dict[str, Value]:
     return {
         "of": event.value,
         **dict(part.split("=", 1) for part in fields),
-        "count": window.folded,
+        "count": window.aggregated,
         "first": iso(window.first),
         "last": iso(window.last),
         "addresses": window.addresses,

@@ -1,4 +1,4 @@
-"""Where the log lies: its tables in the agent's database, and its files.
+"""Where the log is stored: its tables in the agent's database, and its files.
 
 A file, `audit-<number of the first line>.jsonl`, is appended to, never changed, and aligned after a crash.
 """
@@ -32,7 +32,7 @@ _SEQ = re.compile(rb'\{"seq":([0-9]{1,18}),')
 _POSITION = re.compile(r"([0-9]{1,18}):([0-9]{1,18})")
 _READ_BYTES = 65_536
 _MAX_PAGE_BYTES = 1 << 20  # of lines; well under a payload's 4 MiB
-_LONGEST = MAX_LINE_BYTES * 2  # read as one line: anything longer is no line of this log
+_LONGEST = MAX_LINE_BYTES * 2  # read as one line; a longer one is not a line of this log
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Files:
         return Slice(tuple(lines), f"{file}:{offset}")
 
     def _lines(self, first: int, offset: int) -> Iterator[tuple[bytes, int]]:
-        """Yield every line and where it ends; a line that is too long is cut."""
+        """Yield every line and where it ends; a line that is too long is truncated."""
         try:
             with self.path(first).open("rb") as file:
                 file.seek(offset)
@@ -202,7 +202,7 @@ def align(tail: bytes, lines: Sequence[bytes], before: str, *, from_start: bool)
     mark = b'"hash":"' + before.encode() + b'"}\n'
     found = -1 if from_start else tail.find(mark)  # the first match: a duplicated line is a contradiction
     if not from_start and found < 0:
-        return _contradicted(tail, tail, lines, "the last line that was written is no longer at its end")
+        return _contradicted(tail, tail, lines, "the last written line is no longer at its end")
     rest = tail if from_start else tail[found + len(mark) :]
     whole = b"".join(line + b"\n" for line in lines)
     if not whole.startswith(rest):
@@ -213,7 +213,7 @@ def align(tail: bytes, lines: Sequence[bytes], before: str, *, from_start: bool)
 
 
 def _contradicted(tail: bytes, rest: bytes, lines: Sequence[bytes], why: str) -> Alignment:
-    """Continue after the foreign content: it is evidence, and the next line must start on a line of its own."""
+    """Continue after the unknown content: it is evidence, and the next record must start on a new line."""
     present = set(rest.split(b"\n"))
     written = 0
     while written < len(lines) and lines[written] in present:
@@ -330,7 +330,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What a database that nobody has opened for use says of its log, as `Ledger` does for the one in use."""
+    """The log's tables of a database that is not in use; `Ledger` has those of the one in use."""
 
     head: Head
     files: tuple[Anchor, ...]

@@ -19,7 +19,7 @@ import structlog
 
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
 from twinhost.store.audit_log.chain import (
-    FOLDED,
+    AGGREGATED,
     LINE,
     MAX_LINE_BYTES,
     Anchor,
@@ -96,7 +96,7 @@ class AuditLog:
         self._notes_lost = 0
         self._contradiction: str | None = None
         self._write_fault: str | None = None
-        self._size = 0  # of the newest file, as this log left it
+        self._size = 0  # of the newest file, as this log wrote it
         self._aligned = False  # whether the newest file is known to end where the outbox begins
         first = self._ledger.pending(0, 1)
         self._written = first[0].before if first else self._ledger.head
@@ -134,12 +134,12 @@ class AuditLog:
     def record(self, event: Event, /, **fields: Value) -> None:
         """Add a line in the transaction under way, or in a new one.
 
-        An event in FOLDED is noted instead: it records no change with which it would have to be rolled back.
+        An event in AGGREGATED is noted instead: it records no change with which it would have to be rolled back.
 
         Raises:
             StoreUnavailable: it was not added; the change that it records must not be made.
         """
-        if event in FOLDED:
+        if event in AGGREGATED:
             self.note(event, **fields)
         else:
             self._ledger.add([(iso(time.time()), event, checked(fields))])
@@ -147,7 +147,7 @@ class AuditLog:
     def note(self, event: Event, /, **fields: Value) -> None:
         """Add a line with the next flush; callable from any thread, and never waits for a disk."""
         wall = time.time()
-        if event in FOLDED and not self._repetition.admit(event, checked(fields), wall):
+        if event in AGGREGATED and not self._repetition.admit(event, checked(fields), wall):
             return
         with self._lock:
             if len(self._notes) < MAX_NOTES:
@@ -295,12 +295,12 @@ class AuditLog:
 
     def _compare_names(self) -> None:
         self._drop_old()
-        there = set(self._files.firsts())
+        present = set(self._files.firsts())
         known = {file.seq for file in self._ledger.files}
         expected = {self._written.seq + 1}  # the database has it first, then the file is created
-        for first in sorted(there - known):
-            self._report_contradiction(first, "the database knows no such file")
-        for first in sorted(known - there - expected):
+        for first in sorted(present - known):
+            self._report_contradiction(first, "it is not in the database's list of files")
+        for first in sorted(known - present - expected):
             self._report_contradiction(first, "it is missing")
 
     def _drop_old(self) -> None:
@@ -312,5 +312,7 @@ class AuditLog:
         name = self._files.path(file).name
         _log.error("audit_log_contradicted", file=name, reason=why)
         if self._contradiction is None:
-            self._contradiction = f"the audit log's {name} contradicts the database: {why}; run `cli audit verify`"
+            self._contradiction = (
+                f"the audit log's {name} contradicts the database: {why}; run: ./twinhost audit verify"
+            )
         self.note(Event.LOG_CONTRADICTED, file=name, reason=why)

@@ -1,7 +1,7 @@
-"""Verify the chain of a log, and compare a log with what witnesses have seen of it.
+"""Verify the hash chain of a log, and compare a log with the heads that witnesses have seen.
 
-A witness keeps heads: the number and the hash of the newest line at some moments. The hash chain makes the newest head
-vouch for every line before it. A log that was restored from a backup has lost lines that a witness has seen; its line
+A witness stores heads: the number and the hash of the newest line at some moments. By the hash chain, the newest head
+covers every line before it. A log that was restored from a backup has lost lines that a witness has seen; its line
 `restored` explains that, but only for heads that were seen before the restore.
 """
 
@@ -16,12 +16,12 @@ from twinhost.store.audit_log.chain import LINE, Anchor, Event, Head, hash_fits
 MAX_FINDINGS = 100
 _MAX_GAPS = 1_000
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
-_SHOWN = 40  # characters of a text that is no line
+_SHOWN = 40  # characters of a text that is not a line
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: the line at which it shows, and a sentence."""
+    """One problem: the line at which it was found, and a sentence."""
 
     seq: int
     sentence: str
@@ -52,16 +52,16 @@ class Findings:
             first, count = self.findings[0], len(self.findings) + self.more
             return f"the chain is broken in {count} places, first at line {first.seq}: {first.sentence}{older}"
         if not self.lines:
-            return f"the log is empty, as the database says{older}"
-        return f"lines {self.starts_at} to {self.head.seq} are whole and end in the database's head{older}"
+            return f"the log is empty, as recorded in the database{older}"
+        return f"lines {self.starts_at} to {self.head.seq} are intact and end with the head in the database{older}"
 
 
 class Verifier:
-    """Verifies a chain line by line, and keeps no line."""
+    """Verifies a chain line by line, without storing the lines."""
 
     def __init__(self, anchor: Anchor) -> None:
         self._anchor = anchor
-        self._due = anchor.seq
+        self._expected = anchor.seq
         self._prev = anchor.prev
         self._lines = 0
         self._gaps: list[range] = []
@@ -73,14 +73,14 @@ class Verifier:
         self._lines += 1
         match = LINE.fullmatch(line)
         if match is None:
-            self._find(self._due, f"the text {self._place()} is no line of this log: {line[:_SHOWN]!a}")
+            self._find(self._expected, f"the text {self._place()} is not a line of this log: {line[:_SHOWN]!a}")
             return
         seq, prev, own = int(match["seq"]), match["prev"], match["hash"]
         if not hash_fits(line):
             self._changed(seq, own)
-        elif seq < self._due:
+        elif seq < self._expected:
             self._out_of_place(seq)
-        elif seq > self._due and prev != self._prev:
+        elif seq > self._expected and prev != self._prev:
             self._gap(seq)
             self._advance(seq, own)
         else:
@@ -88,7 +88,7 @@ class Verifier:
 
     def finish(self, head: Head) -> Findings:
         """Return the result. `head` must be the log's head at the moment when the last line was read."""
-        last = self._due - 1
+        last = self._expected - 1
         if last < head.seq:
             self._find(last + 1, f"{_lines(last + 1, head.seq)} missing at the end: the head is line {head.seq}")
         elif last > head.seq:
@@ -98,19 +98,19 @@ class Verifier:
         return Findings(self._lines, self._anchor.seq, head, tuple(self._findings), self._more)
 
     def _follow(self, seq: int, prev: str, own: str) -> None:
-        if seq != self._due:
-            self._find(self._due, f"the line {self._place()} has the number {seq}: its number was changed")
+        if seq != self._expected:
+            self._find(self._expected, f"the line {self._place()} has the number {seq}: its number was changed")
         elif prev != self._prev:
             self._find(seq, f"line {seq} does not follow from the line before it: that line was rewritten")
-        self._advance(self._due, own)
+        self._advance(self._expected, own)
 
     def _changed(self, seq: int, own: str) -> None:
-        if seq == self._due:
+        if seq == self._expected:
             self._find(seq, f"line {seq} was changed: its hash does not match its content")
             self._advance(seq, own)
         else:
             self._find(
-                self._due, f"the line {self._place()} has the number {seq} and its hash does not match its content"
+                self._expected, f"the line {self._place()} has the number {seq} and its hash does not match its content"
             )
 
     def _out_of_place(self, seq: int) -> None:
@@ -120,14 +120,14 @@ class Verifier:
 
     def _gap(self, seq: int) -> None:
         if len(self._gaps) < _MAX_GAPS:
-            self._gaps.append(range(self._due, seq))
-        self._find(self._due, f"{_lines(self._due, seq - 1)} missing: line {seq} is {self._place()}")
+            self._gaps.append(range(self._expected, seq))
+        self._find(self._expected, f"{_lines(self._expected, seq - 1)} missing: line {seq} is {self._place()}")
 
     def _advance(self, seq: int, own: str) -> None:
-        self._due, self._prev = seq + 1, own
+        self._expected, self._prev = seq + 1, own
 
     def _place(self) -> str:
-        return f"after line {self._due - 1}" if self._due > self._anchor.seq else "at the beginning"
+        return f"after line {self._expected - 1}" if self._expected > self._anchor.seq else "at the beginning"
 
     def _find(self, seq: int, sentence: str) -> None:
         if len(self._findings) < MAX_FINDINGS:
@@ -179,7 +179,7 @@ class _Record(msgspec.Struct):
 
 
 def restore_of(line: str) -> Restore | None:
-    """Return the restore that a line records; None if it is no intact line `restored`."""
+    """Return the restore that a line records; None if it is not an intact line `restored`."""
     if f'"event":"{Event.RESTORED.value}"' not in line:
         return None
     match = LINE.fullmatch(line)
@@ -232,11 +232,11 @@ def compare(heads: Sequence[Seen], hash_of: Callable[[int], str | None], restore
         hash_of: the hash of the log's line with this number; None if it has none.
         restores: the restores recorded in the log.
     """
-    there = [seen for seen in heads if hash_of(seen.seq) == seen.hash]
-    gone = [(seen, explained_by(seen, restores)) for seen in heads if seen not in there]
-    missing = min((seen for seen, restore in gone if restore is None), key=lambda seen: seen.seq, default=None)
+    present = [seen for seen in heads if hash_of(seen.seq) == seen.hash]
+    absent = [(seen, explained_by(seen, restores)) for seen in heads if seen not in present]
+    missing = min((seen for seen, restore in absent if restore is None), key=lambda seen: seen.seq, default=None)
     return Comparison(
-        max((seen.seq for seen in there if missing is None or seen.seq < missing.seq), default=0),
+        max((seen.seq for seen in present if missing is None or seen.seq < missing.seq), default=0),
         missing,
-        tuple((seen, restore) for seen, restore in gone if restore is not None),
+        tuple((seen, restore) for seen, restore in absent if restore is not None),
     )

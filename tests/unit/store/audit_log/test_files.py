@@ -153,7 +153,7 @@ def test_a_file_that_contradicts_is_a_fault_and_the_log_goes_on(tmp_path: Path, 
         fill(log, 3, 5)
         assert log.fault is not None
         assert "contradicts the database" in log.fault
-        assert "run `cli audit verify`" in log.fault
+        assert "run: ./twinhost audit verify" in log.fault
         assert names(log)[-3:] == ["agent-5", "agent-6", "agent-7"]
         assert "log_contradicted" in "".join(read_all(log))
         assert newest(tmp_path).read_bytes().startswith(left)
@@ -185,7 +185,7 @@ def test_a_missing_and_a_strange_file_are_a_fault_at_the_start(tmp_path: Path) -
     (tmp_path / "audit" / "audit-000000000999.jsonl").write_bytes(b"")
     with opened(tmp_path, max_file_bytes=1_000) as (_, log):
         assert log.fault is not None
-        assert "the database knows no such file" in log.fault
+        assert "it is not in the database's list of files" in log.fault
 
 
 def test_a_lost_database_is_a_fault(tmp_path: Path) -> None:

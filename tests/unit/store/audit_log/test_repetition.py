@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tests.unit.store.audit_log.books import Clock, check, opened, records
 from twinhost.store.audit_log.chain import (
+    AGGREGATED,
     DAY_S,
-    FOLDED,
     HOUR_S,
     LINES_PER_DAY,
     MAX_KINDS,
@@ -117,7 +117,7 @@ def test_kinds_that_a_stranger_could_invent_are_bounded() -> None:
 
 def test_what_changes_a_key_is_never_folded(tmp_path: Path) -> None:
     """A thousand keys that are authorised in a minute are a thousand lines."""
-    assert not {event for event in FOLDED if event.startswith("key_") and event != Event.KEY_FILE_REJECTED}
+    assert not {event for event in AGGREGATED if event.startswith("key_") and event != Event.KEY_FILE_REJECTED}
     with opened(tmp_path) as (_, log):
         for number in range(1_000):
             log.note(Event.KEY_AUTHORIZED, name=f"agent-{number}")

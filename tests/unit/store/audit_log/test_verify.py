@@ -42,7 +42,7 @@ def rechained(lines: list[str]) -> list[str]:
 def test_a_whole_chain_is_whole() -> None:
     """Nothing is found where nothing was done."""
     assert found(LINES) == Findings(12, 1, HEAD, ())
-    assert found(LINES).summary() == "lines 1 to 12 are whole and end in the database's head"
+    assert found(LINES).summary() == "lines 1 to 12 are intact and end with the head in the database"
 
 
 def test_an_empty_log_is_whole_only_where_the_database_says_so() -> None:
@@ -141,7 +141,9 @@ def test_a_line_put_in_at_the_end_is_found_by_the_head() -> None:
 )
 def test_what_is_no_line_is_found(text: str) -> None:
     """It is named by its position, and what follows it is judged as before."""
-    assert sentences([*LINES[:4], text, *LINES[4:]]) == [f"the text after line 4 is no line of this log: {text[:40]!a}"]
+    assert sentences([*LINES[:4], text, *LINES[4:]]) == [
+        f"the text after line 4 is not a line of this log: {text[:40]!a}"
+    ]
 
 
 def test_a_line_with_a_false_number_and_hash_is_found() -> None:
