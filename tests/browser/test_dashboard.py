@@ -187,13 +187,13 @@ def test_a_refused_intruder_shows(opened: Open, stack: Stack) -> None:
     """Among the refused, with the cause in plain words and one more than before."""
 
     def unknown_keys() -> int:
-        text = opened.page.locator("#refused-list tr").filter(has_text="Unknown key").all_inner_texts()
+        text = opened.page.locator("#refused-list tr").filter(has_text="Unauthorised key").all_inner_texts()
         return int(re.findall(r"\d+", text[0])[0]) if text else 0
 
     before = unknown_keys()
     with Client(stack.secured("mainpc", new_pair("intruder"))) as intruder, pytest.raises(ConnectionRefused):
         intruder.call("ping")
-    expect(opened.page.locator("#refused-list")).to_contain_text("Unknown key", timeout=SOON_MS)
+    expect(opened.page.locator("#refused-list")).to_contain_text("Unauthorised key", timeout=SOON_MS)
     opened.page.wait_for_timeout(2_000)
     assert unknown_keys() > before
 

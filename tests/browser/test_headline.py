@@ -125,7 +125,7 @@ def test_a_refusal_is_in_the_headline_for_a_day(watched: Watched) -> None:
     watched.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED)
     watched.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED)
     watched.draw()
-    refused = "3 connections refused since mainpc’s start: unknown key and withdrawn key."
+    refused = "3 connections refused since mainpc’s start: unauthorised key and revoked key."
     watched.headline("warn", refused, "Everything else is well.")
     report(watched.twin, "critical")
     watched.draw()

@@ -273,7 +273,7 @@ def test_there_is_no_way_back_for_a_key_and_one_for_its_owner(site: Site) -> Non
     invited = site.tree.run("invite", "returning", "--host", "pc3", "--role", "agent").out
     token = parse_invitation(invited).token
     site.stack.audited("invitation_made", fingerprint=token.public.fingerprint)
-    with site.client("mainpc", token) as client, pytest.raises(NotGranted, match="revoked for good"):
+    with site.client("mainpc", token) as client, pytest.raises(NotGranted, match="revoked permanently"):
         client.call("enrol", public_key=pair.public.z85.decode())
     assert site.third.run("join", given=invited).status == 1  # the old secret is there, and nothing is overwritten
     joined = site.third.run("join", "--replace", given=invited)
@@ -321,7 +321,7 @@ def test_a_key_near_its_end_is_warned_of(site: Site) -> None:
     for host in HTTP_PORTS:
         (warning,) = (text for text in site.stack.http(host, "/healthz")[1]["warnings"] if fingerprint in text)
         assert warning.startswith("the key of ending")
-        assert warning.endswith("rotate it")
+        assert warning.endswith("certs-init verify")
         assert not any("staying" in text for text in site.stack.http(host, "/healthz")[1]["warnings"])
         assert site.stack.http(host, "/healthz")[0] == 200
     with kept(site.stack, "cli") as desk:

@@ -105,7 +105,7 @@ def test_an_agent_can_not_register_another(stack: Stack) -> None:
     with stack.client("mainpc", "pc2") as client:
         with pytest.raises(NotGranted, match="may act for SystemDigitalTwin"):
             client.call("register_agent", agent_name="SystemDigitalTwin", status="HEALTHY")
-        with pytest.raises(NotGranted, match="by its key"):
+        with pytest.raises(NotGranted, match="is for host pc2"):
             client.call("register_agent", agent_name="UnifiedMemoryReasoningAgent", status="HEALTHY", location="mainpc")
 
 

@@ -1,6 +1,6 @@
 """What every agent is built on.
 
-An agent of one's own needs only the names below. They are imported on first use, so that `twinhost.agent.healthcheck`,
+Another agent needs only the names below. They are imported on first use, so that `twinhost.agent.healthcheck`,
 which runs often, loads little.
 """
 

@@ -72,13 +72,13 @@ class Foundation:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """What makes an agent this agent: its actions, listeners and threads."""
+    """What is specific to one agent: its actions, listeners and threads."""
 
     actions: Sequence[Action[Any]]
     success: Literal["ok", "success"]  # the `status` of a successful reply
     sentence_fields: tuple[str, ...] = ("error",)
     translate: Translator = no_dialect
-    health: HealthActions | None = None  # where its health document says more than every agent's
+    health: HealthActions | None = None  # if its health document has more fields than the default
     on_tick: Callable[[], None] = lambda: None
     on_refusal: RefusalListener = lambda *_: None
     on_grants: GrantsListener = lambda *_: None

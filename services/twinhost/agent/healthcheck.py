@@ -39,7 +39,7 @@ def main(agent_name: str) -> int:
 
 
 def _port(agent_name: str) -> int:
-    """Return the running agent's port, also if the configuration has changed since."""
+    """Return the running agent's port, even if the configuration has changed since."""
     try:
         return int(_port_file(state_folder(), agent_name).read_text())
     except (OSError, ValueError):  # it has never run here

@@ -10,7 +10,7 @@ from twinhost.agent.settings import Settings
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.certificates import Certificates, folders_of_keys, load_certificates
-from twinhost.secure_zmq.errors import ConfigurationError, KeyMismatch, NotFound
+from twinhost.secure_zmq.errors import CERTS_INIT, ConfigurationError, KeyMismatch, NotFound
 from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, DAY_S, KeyPair, format_moment
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
@@ -21,7 +21,7 @@ _CHECK_EXPIRY_S = 1.0
 
 
 class OwnKeys:
-    """The pair that the agent uses at this moment; a rotation puts another secret in the file, and it takes effect."""
+    """The current key pair of the agent; it follows a rotation, which replaces the secret in the file."""
 
     def __init__(self, certificates: Certificates) -> None:
         self._folder = certificates.folder
@@ -58,7 +58,9 @@ class OwnKeys:
     def _require_same_owner(self, pair: KeyPair) -> None:
         mine, found = self._pair.certificate.owner, pair.certificate.owner
         if found != mine:
-            raise KeyMismatch(f"{self._folder} holds the key of {found.name} now and this is {mine.name}; put its own")
+            raise KeyMismatch(
+                f"{self._folder} now holds the key of {found.name}, and this agent is {mine.name}; restore its own key"
+            )
 
 
 class HostKeys:
@@ -101,7 +103,8 @@ class HostKeys:
             return UnencryptedAddress(endpoint)
         if not self.peers.pins_of(name):
             raise NotFound(
-                f"no key of {name[:64]!r} is authorised on this host, so it can't be authenticated; enrol it on mainpc"
+                f"no key of {name[:64]!r} is authorised on this host, so it can't be authenticated; to enrol it, on "
+                f"mainpc run: {CERTS_INIT} invite NAME --host HOST --role ROLE"
             )
         return FollowedAddress(endpoint, self.own, lambda: self.peers.pins_of(name))
 
@@ -116,7 +119,8 @@ class HostKeys:
         """Return the warnings: keys that expire soon, and rejected key files."""
         now = time.time()
         soon = [
-            f"the key of {peer.name} ({peer.fingerprint}) {_expiry_of(peer, moment, now)}"
+            f"the key of {peer.name} ({peer.fingerprint}) {_expiry_of(peer, moment, now)}; to see how to replace it, "
+            f"run: {CERTS_INIT} verify"
             for peer, moment in self._expiring()
         ]
         fault = [self.own.fault] if self.own is not None and self.own.fault else []
@@ -147,10 +151,7 @@ class HostKeys:
 
 def _expiry_of(peer: Peer, moment: str, now: float) -> str:
     if peer.validity.has_ended(now):
-        return (
-            f"expired {moment} and is refused; enrol a new key, or revoke this one on mainpc: "
-            f"certs-init revoke {peer.fingerprint}"
-        )
+        return f"expired {moment} and is refused"
     if peer.validity.not_after is not None and peer.validity.not_after <= now:  # within the tolerance for clocks
-        return f"expired {moment} and is refused within {CLOCK_TOLERANCE_S} s; rotate it now"
-    return f"expires {moment}; rotate it"
+        return f"expired {moment} and is refused within {CLOCK_TOLERANCE_S} s"
+    return f"expires {moment}"

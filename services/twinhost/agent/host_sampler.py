@@ -13,7 +13,7 @@ from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
-_SHORTEST_S = 0.05  # over less, the clock's granularity makes the CPU figure noise
+_SHORTEST_S = 0.05  # over a shorter time, the CPU figure is noise, because of the clock's granularity
 _FIRST_AFTER_S = 0.5
 _STALE_AFTER = 3  # intervals
 
@@ -96,7 +96,7 @@ class SamplerThread(Worker):
         """What is wrong; None while samples arrive."""
         silent_s = time.monotonic() - self._taken_at
         if silent_s > max(_STALE_AFTER * self._interval_s, _FIRST_AFTER_S + self._interval_s):
-            return f"no measurement of this host for {silent_s:.0f} s"
+            return f"this host has not been measured for {silent_s:.0f} s; see the agent's log"
         return None
 
     def start(self) -> None:

@@ -5,9 +5,8 @@ this machine. A browser sends the name from which its user's page was loaded as 
 is refused, whatever address it resolved to. An address can't be rebound, so the one that the connection came to is
 allowed too. The port is not compared: the published one may differ from the bound one.
 
-What strangers can occupy is limited: a number of connections, and each of them for a while. uvicorn alone waits forever
-for a first request, and for the rest of one that has begun; its `limit_concurrency` answers 503 to everybody while
-strangers hold connections.
+Connections are limited in number and in time. uvicorn alone waits forever for a first request, and for the rest of an
+incomplete one; its `limit_concurrency` answers 503 to everybody while unknown clients hold connections.
 """
 
 import asyncio
@@ -80,7 +79,7 @@ class HostGuard:
         if not self._is_allowed(host, own_address):
             sentence = (
                 f"HTTP is not served under the host {host[:_SHOWN]!r}; use localhost or an address in "
-                f"network_config.yaml, or add the name to {HOSTS_VARIABLE} in .env and restart the agent"
+                f"network_config.yaml, or add the name to {HOSTS_VARIABLE} in .env and run: docker compose up -d"
             )
             return self._refused(_MISDIRECTED, host, sentence)
         if headers.get("sec-fetch-site", "").strip().casefold() == "cross-site":
@@ -146,7 +145,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_made(transport)
         self._start_waiting()
         if len(self.connections) > MAX_CONNECTIONS:
-            # Never the newest: clients that send without a pause would lock everybody else out.
+            # Never the newest: clients that send without a pause would deny service to all others.
             others = [other for other in self.connections if isinstance(other, LimitedProtocol) and other is not self]
             min(others, key=LimitedProtocol._priority).drop()
 
@@ -165,7 +164,7 @@ class LimitedProtocol(H11Protocol):
         self.transport.abort()
 
     def _start_waiting(self) -> None:
-        # Incoming bytes don't renew it, so that one byte a second gains no time.
+        # Incoming bytes don't renew it, so that a client that sends one byte a second gains no time.
         self._since = self.loop.time()
         if self._deadline is not None:
             self._deadline.cancel()
@@ -190,7 +189,7 @@ class LimitedProtocol(H11Protocol):
 
 
 def log_accept_failures(loop: asyncio.AbstractEventLoop) -> None:
-    """Log in one line, every 10 s, that the process is out of descriptors: asyncio logs it `backlog` times a second."""
+    """Log once per 10 s that the process is out of descriptors; asyncio would log it `backlog` times a second."""
     budget = TokenBuckets(1, _LOGGED_PER_S)
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

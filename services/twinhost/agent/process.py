@@ -1,7 +1,7 @@
 """One agent as one process: start in the safe order, serve on the main thread, stop on a signal.
 
-Nothing is bound before the settings, the keys and the store are validated. A thread that dies ends the process, and the
-engine's restart policy starts a complete one.
+Nothing is bound before the settings, the keys and the store are validated. If a thread dies, the process ends,
+and the engine's restart policy starts it again.
 """
 
 import contextlib
@@ -124,7 +124,9 @@ def _authenticate(
     authenticator = Authenticator(context, peers, handshakes, limits=SessionLimits(sessions_per_key))
     stack.callback(authenticator.stop)
     vital |= {"the ZAP handler": lambda: authenticator.alive, "the watch of the key files": lambda: peers.watching}
-    health.add("zap_handler", lambda: None if authenticator.responsive else "it does not answer", essential=True)
+    health.add(
+        "zap_handler", lambda: None if authenticator.responsive else "the ZAP handler does not answer", essential=True
+    )
     health.add("peers_watch", lambda: None if peers.watching else "the key folders are not watched", essential=False)
     return authenticator
 
@@ -245,7 +247,11 @@ def _prepare(
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
     server = Server(server_socket, dispatcher, tick)
     gauges.follow(server.take_longest_turn_s)
-    health.add("socket_loop", lambda: None if server.responsive else "no turn of the loop within 5 s", essential=True)
+    health.add(
+        "socket_loop",
+        lambda: None if server.responsive else "the server's loop is blocked for more than 5 s",
+        essential=True,
+    )
     health.add("store", lambda: database.fault, essential=True)
     if rebuilds is not None:
         health.add("store_damage", lambda: damage.damage_warning(database.path), essential=False)
@@ -312,8 +318,8 @@ def _housekeeping(
 def _own_key_follower(
     keys: HostKeys, opened_with: KeyPair | None, change_key: Callable[[KeyPair], None]
 ) -> Callable[[], None]:
-    """Return a function that changes the server's key pair once a rotation has put another one in place."""
-    in_use = opened_with  # not the present one, which may have changed since the socket was opened
+    """Return a function that changes the server's key pair once a rotation has replaced it."""
+    in_use = opened_with  # not the current one, which may have changed since the socket was opened
 
     def follow() -> None:
         nonlocal in_use
@@ -325,7 +331,7 @@ def _own_key_follower(
 
 
 def _write_again(database: Database) -> None:
-    """Rewrite the schema's version: without another write, health would stay red forever."""
+    """Rewrite the schema's version: `fault` is cleared only by a successful write."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     with database.transaction():
         database.execute(f"PRAGMA user_version = {version}")

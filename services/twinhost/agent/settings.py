@@ -79,7 +79,7 @@ def _own_certificates(agent: Agent, environment: Mapping[str, str]) -> Certifica
     if (owner.name, owner.host) != (agent.name, agent.host.name):
         raise ConfigurationError(
             f"{certificates.folder} holds the secret key of {owner.name} on {owner.host}, "
-            f"this is {agent.name} on {agent.host.name}; mount its own folder"
+            f"and this agent is {agent.name} on {agent.host.name}; mount its own folder"
         )
     return certificates
 
@@ -118,7 +118,7 @@ class GrantsWatch(Worker):
         except ConfigurationError as error:
             self._reject(str(error))
             return
-        except Exception as error:  # noqa: BLE001 - boundary: no content of the file ends the watch, and the agent with it
+        except Exception as error:  # noqa: BLE001 - boundary: no content of the file may end the watch, and so the agent
             self._reject(f"{self._path} can't be read as a configuration ({type(error).__name__}: {error}); correct it")
             return
         if self._fault is not None:
@@ -142,7 +142,7 @@ class GrantsWatch(Worker):
         return status.st_ino, status.st_mtime_ns, status.st_size
 
     def _follow(self) -> None:
-        """Watch the folder, since editors replace the file; a folder that is gone is waited for."""
+        """Watch the folder, since editors replace the file; a missing folder is waited for."""
         self.look()  # a change since the configuration was read
         while not self.stopping:
             try:
@@ -159,7 +159,7 @@ class GrantsWatch(Worker):
                     named = any(Path(path).name == self._path.name for _, path in changes)
                     if named or self._signature() != self._seen:
                         self._look_again()
-            except (OSError, RuntimeError):  # the folder is gone, or the inotify watches are used up
+            except (OSError, RuntimeError):  # the folder is missing, or no inotify watch is left
                 if self._signature() != self._seen:
                     self._look_again()
                 self.wait(_IDLE_MS / 1_000)

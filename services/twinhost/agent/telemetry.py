@@ -30,7 +30,7 @@ from twinhost.version import versions
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GATHER_EVERY_S = 1.0
-UNKNOWN_ACTION = "unknown"  # for names that are no action: a caller must not choose a label
+UNKNOWN_ACTION = "unknown"  # for unknown actions: a caller must not choose a label
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -136,7 +136,7 @@ class _RequestCollector(Collector):
         yield requests
         durations = HistogramMetricFamily(
             "twinhost_request_duration_seconds",
-            "From taking a request off the socket to its durable answer.",
+            "From receiving a request to its durable reply.",
             labels=["action"],
         )
         bounds = [*map(floatToGoString, _BUCKETS_S), "+Inf"]
@@ -157,41 +157,41 @@ class _StateCollector(Collector):
         known = versions()
         yield InfoMetricFamily("twinhost", "The agent and its versions.", {"agent": self._agent, **known})
         build = {"version": known.pop("twinhost"), **known, "python": platform.python_version()}
-        yield InfoMetricFamily("twinhost_build", "The version, and what it was built on.", build)
+        yield InfoMetricFamily("twinhost_build", "The versions of twinhost, its libraries, and Python.", build)
         state = self.latest
         if state is None:
             return
         for name, text, value in (
-            ("secure", "1: encrypted and authenticated; 0: the link is open.", float(state.secure)),
-            ("uptime_seconds", "Since the start.", state.uptime_s),
-            ("store_size_bytes", "The database and its write-ahead log.", state.store_bytes),
+            ("secure", "1: the link is encrypted and authenticated; 0: SECURE_ZMQ=0.", float(state.secure)),
+            ("uptime_seconds", "Seconds since the start.", state.uptime_s),
+            ("store_size_bytes", "Size of the database and its write-ahead log.", state.store_bytes),
             (
                 "loop_lag_seconds",
-                "How long the server's loop kept messages waiting at most, in the last second.",
+                "Longest delay of the server's loop in the last second.",
                 state.loop_lag_s,
             ),
-            ("peers", "Authorised keys.", len(state.peers)),
+            ("peers", "Number of authorised keys.", len(state.peers)),
         ):
             yield GaugeMetricFamily(f"twinhost_{name}", text, value)
-        checks = GaugeMetricFamily("twinhost_check_ok", "1: the check of the agent's health passes.", labels=["check"])
+        checks = GaugeMetricFamily("twinhost_check_ok", "1 if the health check passes, else 0.", labels=["check"])
         for name, passes in state.checks.items():
             checks.add_metric([name], float(passes))
         yield checks
-        handshakes = CounterMetricFamily("twinhost_handshakes", "Handshakes, by how they ended.", labels=["outcome"])
+        handshakes = CounterMetricFamily("twinhost_handshakes", "Handshakes, by outcome.", labels=["outcome"])
         for outcome, count in state.handshakes.items():
             handshakes.add_metric([outcome], count)
         yield handshakes
-        sessions = GaugeMetricFamily("twinhost_sessions", "Connections in use, by identity.", labels=["peer"])
+        sessions = GaugeMetricFamily("twinhost_sessions", "Open connections, by peer.", labels=["peer"])
         for name, count in _sessions(state.peers).items():
             sessions.add_metric([name], count)
         yield sessions
-        ends = GaugeMetricFamily(
-            "twinhost_key_not_after_timestamp_seconds", "When a key ends.", labels=["peer", "fingerprint"]
+        expiry = GaugeMetricFamily(
+            "twinhost_key_not_after_timestamp_seconds", "When a key expires.", labels=["peer", "fingerprint"]
         )
         for peer in state.peers:
             if peer.not_after is not None:
-                ends.add_metric([peer.name, peer.fingerprint], peer.not_after)
-        yield ends
+                expiry.add_metric([peer.name, peer.fingerprint], peer.not_after)
+        yield expiry
 
 
 def _sessions(peers: tuple[Peer, ...]) -> dict[str, int]:
@@ -221,7 +221,7 @@ class Gauges:
         self._started = time.monotonic()
 
     def follow(self, longest_turn_s: Callable[[], float]) -> None:
-        """Set the function that returns the longest turn of the server's loop since its last call."""
+        """Set the function that returns the longest iteration of the server's loop since its last call."""
         self._longest_turn_s = longest_turn_s
 
     def read(self) -> State:

@@ -56,7 +56,9 @@ def read_document(reply: dict[str, Any]) -> TrustDocument:
     try:
         return msgspec.convert(reply, TrustDocument)
     except msgspec.ValidationError as error:
-        raise MalformedRequest(f"mainpc's reply is no trust document ({error}); check mainpc's version") from None
+        raise MalformedRequest(
+            f"mainpc's reply is not a trust document ({error}); run the same version on both hosts"
+        ) from None
 
 
 class TrustFolder:
@@ -67,7 +69,7 @@ class TrustFolder:
 
         Args:
             folder: of the keys.
-            refuse: makes this process refuse keys, by their fingerprints, from its return on.
+            refuse: makes this process refuse keys, by their fingerprints, once it returns.
 
         Raises:
             ConfigurationError: it can't be created.
@@ -87,12 +89,12 @@ class TrustFolder:
         """Apply a document; an interrupted run is finished by the next one.
 
         Keys that are revoked or no longer listed are removed first, which needs no space on the disk. Then the next
-        keys are written before the current ones, and replaced ones are removed last: a host whose key changes is known
-        at every moment.
+        keys are written before the current ones, and replaced ones are removed last: a host whose key changes
+        always has a listed key.
 
         Raises:
-            MalformedRequest: something in it is no public key file, or no fingerprint; nothing was changed.
-            OSError: the folder can't be written; the revoked keys are refused all the same.
+            MalformedRequest: it has an invalid public key file or fingerprint; nothing was changed.
+            OSError: the folder can't be written; the revoked keys are refused nevertheless.
         """
         revoked = frozenset(document.revoked)
         following = {f"{key.owner.name}{NEXT_SUFFIX}": key for key in _certificates(document.next)}

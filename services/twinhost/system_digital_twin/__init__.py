@@ -1,4 +1,4 @@
-"""The agent on mainpc. It knows the system: its agents, hosts, keys, events, and free memory."""
+"""The agent on mainpc. It holds the state of the system: agents, hosts, keys, events, and memory leases."""
 
 from typing import Final, Literal, TypedDict
 

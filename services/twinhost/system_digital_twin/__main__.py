@@ -146,7 +146,7 @@ def assemble(foundation: Foundation) -> Assembly:
         security.on_tick()
 
     def on_stop() -> None:
-        with contextlib.suppress(StoreUnavailable):  # the current minute is lost, and the agent stops all the same
+        with contextlib.suppress(StoreUnavailable):  # the current minute is lost, and the agent stops nevertheless
             metrics.close()
         security.close()
 

@@ -1,4 +1,4 @@
-"""Deduplication beyond a request: what was stored before is not stored again, whichever request it arrives in.
+"""Deduplication across requests: what was stored before is not stored again, whichever request it arrives in.
 
 The reply log answers a retry of one request for some minutes. An agent that was disconnected may send the same sample
 or event much later, in another request. So each of them has a key, which is stored with the result.
@@ -21,7 +21,7 @@ CREATE TABLE taken_once (
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX taken_once_by_key ON taken_once (scope, key);
 """
-MOST = 40_000  # per scope: twice the size of an outbox, so that a key outlives every backlog
+MOST = 40_000  # per scope: twice the size of an outbox, so that keys outlast every backlog
 
 
 class Deduplication:

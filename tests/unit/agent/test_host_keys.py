@@ -132,12 +132,12 @@ def test_the_end_of_a_key_is_warned_of(settings: Settings, days: float, warned: 
     assert bool(warnings) is warned
     for sentence in warnings:
         assert sentence.startswith(f"the key of guest ({pair.public.fingerprint}) expires 20")
-        assert sentence.endswith("Z; rotate it")
+        assert sentence.endswith("Z; to see how to replace it, run: docker compose run --rm certs-init verify")
 
 
 @pytest.mark.parametrize(
     ("ago_s", "said"),
-    [(10, "Z and is refused within 60 s; rotate it now"), (3 * DAY_S, "Z and is refused; enrol a new key, or ")],
+    [(10, "Z and is refused within 60 s; to see how to replace it"), (3 * DAY_S, "Z and is refused; to see how ")],
 )
 def test_an_expired_key_is_warned_of_as_expired(settings: Settings, ago_s: float, said: str) -> None:
     """And not as one that ends on a day that is past; in the log, too."""

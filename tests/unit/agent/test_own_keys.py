@@ -55,7 +55,7 @@ def test_a_pair_of_somebody_else_is_not_taken(
     own.look()
     assert own() == pair
     assert own.fault is not None
-    assert f"holds the key of {name} now and this is agent" in own.fault
+    assert f"now holds the key of {name}, and this agent is agent" in own.fault
     put(folder, pair)
     own.look()
     assert own.fault is None

@@ -126,15 +126,15 @@ def file_for_state(host: Host) -> None:
         (variable("TWINHOST_CERTIFICATES", "/nonexistent"), "/nonexistent holds no secret key"),
         (
             lambda h: h.environment.update(TWINHOST_CERTIFICATES=str(h.home / "certificates/pc2")),
-            "pc2 holds the secret key of UnifiedMemory.* on pc2, this is System.* on mainpc; mount its own folder",
+            "pc2 holds the secret key of UnifiedMemory.* on pc2, and this agent is System.* on mainpc; mount its own",
         ),
         (
             lambda h: h.environment.update(TWINHOST_CERTIFICATES=str(h.home / "certificates/operator")),
-            "holds the secret key of operator on mainpc, this is SystemDigitalTwin on mainpc; mount its own",
+            "holds the secret key of operator on mainpc, and this agent is SystemDigitalTwin on mainpc; mount its own",
         ),
         (
             lambda h: h.replace_secret(KeyOwner(SDT, "pc2", frozenset({"agent"}))),
-            "holds the secret key of SystemDigitalTwin on pc2, this is SystemDigitalTwin on mainpc; mount its own",
+            "holds the secret key of SystemDigitalTwin on pc2, and this agent is SystemDigitalTwin on mainpc; mount",
         ),
     ],
 )

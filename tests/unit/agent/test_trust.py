@@ -110,7 +110,7 @@ def test_the_revision_changes_exactly_with_the_content(tmp_path: Path) -> None:
 )
 def test_an_answer_of_another_shape_is_refused(reply: dict[str, Any]) -> None:
     """An older mainpc, or something else."""
-    with pytest.raises(MalformedRequest, match=r"is no trust document .*; check mainpc's version"):
+    with pytest.raises(MalformedRequest, match=r"is not a trust document .*; run the same version"):
         read_document(reply)
 
 

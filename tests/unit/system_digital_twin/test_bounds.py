@@ -60,7 +60,10 @@ def test_the_registry_takes_10_000_names(twin: Twin) -> None:
         twin.ask("register_agent", OPERATOR, agent_name="OneMore", status="ok"),
     ):
         assert (refused["status"], refused["code"]) == ("error", "limit_reached")
-        assert refused["error"] == "10000 agents are registered, which is the limit; `unregister` some first"
+        assert refused["error"] == (
+            "10000 agents are registered, which is the limit; to unregister one, run: "
+            "./twinhost call SystemDigitalTwin unregister agent_name=NAME"
+        )
     assert twin.register()["status"] == "success"
     assert twin.ask("heartbeat", agent_name=UMRA.name)["status"] == "success"
     assert twin.ask("unregister", OPERATOR, agent_name="agent-0")["status"] == "success"

@@ -112,9 +112,9 @@ def test_of_two_keys_of_one_invitation_the_last_one_counts(bench: KeyBench) -> N
     session = bench.caller(first)
     bench.propose("enrol", token, second)
     assert not bench.is_in(first)
-    refused(bench.ask("confirm_key", session), "not_granted", "has no key here")
+    refused(bench.ask("confirm_key", session), "not_granted", "did not connect with a listed key")
     assert bench.ask("confirm_key", second)["status"] == "success"
-    refused(bench.ask("confirm_key", session), "not_granted", "has no key here")
+    refused(bench.ask("confirm_key", session), "not_granted", "did not connect with a listed key")
     assert load_certificate(bench.enrolled_folder / "newcomer.key").public == second.public
 
 
@@ -217,7 +217,7 @@ def test_a_key_that_is_known_is_not_enrolled(bench: KeyBench, whose: str) -> Non
         pair = bench.list_key("victim")
         bench.revoke(pair)
     reply = bench.propose("enrol", token, pair)
-    refused(reply, "not_granted", "is revoked for good" if whose == "revoked" else "is somebody else's key")
+    refused(reply, "not_granted", "is revoked permanently" if whose == "revoked" else "belongs to another owner")
     assert bench.peers.candidate(pair.public.fingerprint) is None
 
 
@@ -225,9 +225,9 @@ def test_a_key_that_another_peer_proposed_is_not_taken_over(bench: KeyBench) -> 
     """Else its holder's proof would make it the key of whoever proposed it last."""
     first, second, pair = bench.invite("first"), bench.invite("second"), new_pair()
     bench.propose("enrol", first, pair)
-    refused(bench.propose("enrol", second, pair), "not_granted", "is somebody else's key")
+    refused(bench.propose("enrol", second, pair), "not_granted", "belongs to another owner")
     agent = bench.list_key("agent")
-    refused(bench.propose("propose_key", agent, pair), "not_granted", "is somebody else's key")
+    refused(bench.propose("propose_key", agent, pair), "not_granted", "belongs to another owner")
     assert bench.ask("confirm_key", pair)["status"] == "success"
     assert bench.caller(pair).name == "first"
 

@@ -152,10 +152,10 @@ def test_a_rolled_back_batch_leaves_nothing_and_sends_nothing(bench: EventBench)
             bench.events.add(Topic.EVENT, {"event_id": "lost"}, UMRA.name)
             raise KeyError("a fault of the program")
 
-    held = dict(bench.events._held)
+    held = dict(bench.events._usage)
     with pytest.raises(KeyError):
         failing()
-    assert (bench.ids(), len(bench.sent), bench.events._held) == (["before"], 1, held)
+    assert (bench.ids(), len(bench.sent), bench.events._usage) == (["before"], 1, held)
     assert bench.publish("after")["seq"] == 2
 
 

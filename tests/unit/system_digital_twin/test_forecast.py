@@ -93,7 +93,7 @@ def of(host: str, used_mb: float | None, value: float = 100) -> Forecast:
 def test_a_load_is_placed_where_most_is_left() -> None:
     found = place([of("a", 700), of("b", 300), of("c", 500)])
     assert (found.host, found.best.host) == ("b", "b")
-    assert found.reason == "b's RAM would be at 400 of 1000 MB, within 90 %; no other host keeps more"
+    assert found.reason == "b's RAM would be at 400 of 1000 MB, within 90 %; no other host has more headroom"
 
 
 def test_of_equals_the_first_is_chosen() -> None:

@@ -102,7 +102,7 @@ def test_without_a_host_the_load_is_placed(bench: MetricsBench) -> None:
     assert reply["current_state"]["ram_usage_mb"] == 100.0
     assert reply["placement"] == {
         "host": "pc2",
-        "reason": "pc2's RAM would be at 600 of 1000 MB, within 90 %; no other host keeps more",
+        "reason": "pc2's RAM would be at 600 of 1000 MB, within 90 %; no other host has more headroom",
         "considered": [
             {
                 "host": "mainpc",

@@ -48,7 +48,7 @@ def test_configured_hosts_are_there_from_the_start(bench: MetricsBench) -> None:
     for host in bench.metrics.hosts():
         assert bench.metrics.current(host) is None
         assert bench.metrics.stale(host)
-        assert bench.metrics.last_heard(host) is None
+        assert bench.metrics.last_received(host) is None
 
 
 def test_an_unknown_host_is_not_found(bench: MetricsBench) -> None:
@@ -275,7 +275,7 @@ def test_a_repeated_sample_counts_once(bench: MetricsBench, clock: Clock) -> Non
 def test_a_late_sample_is_never_the_current_one(bench: MetricsBench, clock: Clock) -> None:
     """Neither where a newer one is known, nor where none is, nor after a restart; nor does it keep a host alive."""
     bench.metrics.ingest_once("pc2", told(clock, 40.0, cpu_percent=99.0), 40.0)
-    assert (bench.metrics.current("pc2"), bench.metrics.last_heard("pc2"), bench.metrics.stale("pc2")) == (
+    assert (bench.metrics.current("pc2"), bench.metrics.last_received("pc2"), bench.metrics.stale("pc2")) == (
         None,
         None,
         True,

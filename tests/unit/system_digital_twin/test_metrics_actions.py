@@ -144,7 +144,7 @@ def test_a_report_is_that_of_the_callers_host(bench: MetricsBench) -> None:
     reply = bench.ask(
         "report_metrics", **REPORT, vram_used_mb=1, vram_total_mb=2, gpus=gpus, limited=True, wall=5, request_id="r1"
     )
-    assert reply == {"status": "success", "message": "metrics of pc2 noted", "host": "pc2", "request_id": "r1"}
+    assert reply == {"status": "success", "message": "metrics of pc2 stored", "host": "pc2", "request_id": "r1"}
     found = metrics(bench)["hosts"]["pc2"]
     assert (found["cpu_usage"], found["network_latency_ms"], found["limited"]) == (42.5, 1.25, True)
     assert found["gpus"] == gpus
@@ -166,11 +166,11 @@ def test_a_host_of_an_enrolled_key_is_taken_in(bench: MetricsBench) -> None:
 @pytest.mark.parametrize(
     ("caller", "fields", "code", "sentence"),
     [
-        (UMRA, {"host": "mainpc"}, "not_granted", "is on pc2 by its key, not on 'mainpc'"),
-        (UMRA, {"host": "pc3"}, "not_granted", "is on pc2 by its key, not on 'pc3'"),
-        (OPERATOR, {}, "not_granted", "a host reports its own metrics with its own key"),
-        (OPERATOR, {"host": "pc2"}, "not_granted", "a host reports its own metrics with its own key"),
-        (SDT, {}, "not_granted", "mainpc measures itself, and takes no report of its metrics"),
+        (UMRA, {"host": "mainpc"}, "not_granted", "is for host pc2, not 'mainpc'"),
+        (UMRA, {"host": "pc3"}, "not_granted", "is for host pc2, not 'pc3'"),
+        (OPERATOR, {}, "not_granted", "an operator's key can't report"),
+        (OPERATOR, {"host": "pc2"}, "not_granted", "an operator's key can't report"),
+        (SDT, {}, "not_granted", "mainpc measures itself and accepts no reports"),
         (NOBODY, {}, "malformed_request", "missing required field `host`"),
         (NOBODY, {"host": "pc9"}, "not_found", "network_config.yaml has no host 'pc9'"),
         (NOBODY, {"host": "mainpc"}, "not_granted", "mainpc measures itself"),
@@ -181,7 +181,7 @@ def test_nobody_reports_for_another_host(
 ) -> None:
     """Neither an agent nor an operator, and nobody reports mainpc's figures."""
     refused(bench.ask("report_metrics", caller, **REPORT, **fields), code, sentence)
-    assert [bench.metrics.last_heard(host) for host in bench.metrics.hosts()] == [None, None]
+    assert [bench.metrics.last_received(host) for host in bench.metrics.hosts()] == [None, None]
 
 
 def test_on_an_open_link_the_body_says_which_host(bench: MetricsBench) -> None:
@@ -204,7 +204,7 @@ def test_on_an_open_link_the_body_says_which_host(bench: MetricsBench) -> None:
 )
 def test_a_wrong_report_is_refused_with_its_path(bench: MetricsBench, wrong: dict[str, Any], sentence: str) -> None:
     refused(bench.ask("report_metrics", **(REPORT | wrong)), "malformed_request", sentence)
-    assert bench.metrics.last_heard("pc2") is None
+    assert bench.metrics.last_received("pc2") is None
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -227,7 +227,7 @@ def test_a_report_that_is_undone_leaves_nothing(bench: MetricsBench, before: int
 def test_models_are_summed_per_device(bench: MetricsBench) -> None:
     """Reported beside what the driver measures, and never instead of it; a restart keeps it."""
     reply = bench.ask("update_vram_metrics", payload=VRAM)
-    assert (reply["status"], reply["message"]) == ("success", f"VRAM of {UMRA.name} noted")
+    assert (reply["status"], reply["message"]) == ("success", f"VRAM of {UMRA.name} stored")
     for _ in range(2):
         (report,) = metrics(bench)["vram_reports"]
         assert report["devices"] == {"MainPC": 8_000.0, "PC2": 1_000.5}
@@ -278,9 +278,9 @@ def test_a_vram_report_that_is_undone_leaves_nothing(bench: MetricsBench) -> Non
 def test_a_late_sample_is_in_the_history_and_not_current(bench: MetricsBench, clock: Clock) -> None:
     """Reported twice it counts once, whichever request it comes in; the answer says so."""
     late = {**REPORT, "wall": 1_000.5, "late_by_s": 90.0}
-    assert bench.ask("report_metrics", **late)["message"] == "metrics of pc2 noted"
-    assert bench.ask("report_metrics", **late)["message"] == "metrics of pc2 were noted before"
-    assert bench.ask("report_metrics", **{**REPORT, "wall": 1_000.5})["message"] == "metrics of pc2 were noted before"
+    assert bench.ask("report_metrics", **late)["message"] == "metrics of pc2 stored"
+    assert bench.ask("report_metrics", **late)["message"] == "metrics of pc2 were stored before"
+    assert bench.ask("report_metrics", **{**REPORT, "wall": 1_000.5})["message"] == "metrics of pc2 were stored before"
     assert metrics(bench)["hosts"]["pc2"]["stale"]
     course = bench.ask("get_history", host="pc2")["history"]
     assert course["cpu_usage"] == [42.5]
@@ -330,4 +330,4 @@ def test_a_batch_rolled_back_has_reported_nothing(bench: MetricsBench) -> None:
     replies = bench.ask_together(("report_metrics", UMRA, late), ("doom", UMRA, {}))
     assert [reply.get("code") for reply in replies] == ["store_unavailable"] * 2
     assert bench.rows("metrics_minute") == bench.rows("taken_once") == []
-    assert bench.ask("report_metrics", **late)["message"] == "metrics of pc2 noted"
+    assert bench.ask("report_metrics", **late)["message"] == "metrics of pc2 stored"

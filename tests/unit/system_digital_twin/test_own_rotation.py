@@ -149,7 +149,7 @@ def test_a_revocation_that_the_watch_has_not_seen_yet_counts(bench: KeyBench) ->
     refused(
         bench.ask("confirm_key", session), "not_granted", "proposed this key was used, withdrawn, revoked, or expired"
     )
-    refused(bench.ask("confirm_key", session), "not_granted", "has no key here")
+    refused(bench.ask("confirm_key", session), "not_granted", "did not connect with a listed key")
     assert not bench.is_in(thiefs)
     assert not list(bench.enrolled_folder.glob("*.key"))
 
@@ -231,7 +231,7 @@ def test_a_key_that_is_known_is_not_proposed(bench: KeyBench, whose: str) -> Non
         if whose == "another's revoked":
             bench.revoke(victim)
     reply = bench.propose("propose_key", agent, pair)
-    refused(reply, "not_granted", "is revoked for good" if "revoked" in whose else "is somebody else's key")
+    refused(reply, "not_granted", "is revoked permanently" if "revoked" in whose else "belongs to another owner")
     assert bench.peers.candidate(pair.public.fingerprint) is None
 
 
@@ -250,7 +250,7 @@ def test_a_pending_key_is_not_taken_over_by_another_agent(bench: KeyBench) -> No
     """Else the proof of the one would make its key the other's."""
     first, second = bench.list_key("first"), bench.list_key("second")
     pair = propose(bench, first)
-    refused(bench.propose("propose_key", second, pair), "not_granted", "is somebody else's key")
+    refused(bench.propose("propose_key", second, pair), "not_granted", "belongs to another owner")
     bench.ask("confirm_key", pair)
     assert bench.caller(pair).name == "first"
 
@@ -280,7 +280,7 @@ def test_a_key_that_is_not_listed_has_nothing_to_change(bench: KeyBench, action:
     bench.list_key("agent")
     ghost = Caller(name, "pc2", frozenset({"agent"}), "SHA256:ghost")
     fields = {"public_key": new_pair().public.z85.decode()} if action == "propose_key" else {}
-    refused(bench.ask(action, ghost, **fields), "not_granted", "has no key here")
+    refused(bench.ask(action, ghost, **fields), "not_granted", "did not connect with a listed key")
 
 
 def test_the_trust_document_lists_everybodys_keys(bench: KeyBench) -> None:

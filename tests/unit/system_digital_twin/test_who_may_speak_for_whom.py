@@ -69,7 +69,7 @@ def test_an_agent_may_not_claim_another_host(twin: Twin, fields: dict[str, Any])
     """Its key says which host it is on; a location that contradicts it is refused."""
     reply = twin.ask("register_agent", UMRA, **fields)
     assert reply["code"] == "not_granted"
-    assert f"{UMRA.name} is on pc2 by its key, not on 'mainpc'; leave out `location`" in reply["error"]
+    assert f"the key of {UMRA.name} is for host pc2, not 'mainpc'; omit `location`" in reply["error"]
     assert twin.rows() == {}
 
 

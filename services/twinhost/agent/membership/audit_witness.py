@@ -22,9 +22,9 @@ from twinhost.store.files import sync_folder
 
 _log = structlog.get_logger(__name__)
 
-MAX_HEADS = 64  # beyond that, one between two others is removed: the older they are, the wider apart
+MAX_HEADS = 64  # beyond that, one between two others is evicted: the older the heads, the larger the gaps
 MAX_GAPS = 32
-_ACCEPT = "run `./twinhost audit accept` on mainpc"
+_ACCEPT = "on mainpc run: ./twinhost audit accept"
 _HASH = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _SEQ = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
 
@@ -39,10 +39,10 @@ class SeenHead(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Lines from `first` to `last` that were seen and are gone; `noticed` by this host's clock.
+    """Lines from `first` to `last` that were seen and no longer exist; `noticed` by this host's clock.
 
     `restored` is the time of the restore by mainpc's clock, None if an operator accepted another log without one;
-    `acknowledged` is the operator who knows of it.
+    `acknowledged` is the operator who acknowledged it.
     """
 
     first: int
@@ -113,7 +113,7 @@ class AuditWitness:
         return [
             f"mainpc's audit log was restored from a backup ({gap.restored}, noticed here {gap.noticed}); lines "
             f"{gap.first} to {gap.last} that this host had seen are no longer in it; if nobody restored mainpc, "
-            f"the log was tampered with; to acknowledge the restore {_ACCEPT}"
+            f"the log was tampered with; to acknowledge the restore, {_ACCEPT}"
             for gap in self._kept.unacknowledged
         ]
 
@@ -150,7 +150,7 @@ class AuditWitness:
         with self._lock:
             kept, accepted = self._kept, []
             for gap in kept.unacknowledged:
-                accepted.append(f"the restore of {gap.restored}, which took lines {gap.first} to {gap.last}")
+                accepted.append(f"the restore of {gap.restored}, which removed lines {gap.first} to {gap.last}")
             gaps = tuple(msgspec.structs.replace(gap, acknowledged=gap.acknowledged or operator) for gap in kept.gaps)
             heads = kept.heads
             if self._alarm is not None and kept.newest is not None:
@@ -158,7 +158,7 @@ class AuditWitness:
                 gaps = (*gaps, Gap(heads[0].seq, kept.newest.seq, iso_time(time.time()), None, operator))
                 heads = ()
             if self._unreadable is not None:
-                accepted.append(f"that {self._path.name} can't be read")
+                accepted.append(f"an unreadable {self._path.name}")
             if accepted:
                 changed = _Kept(heads, gaps[-MAX_GAPS:])
                 try:
@@ -206,8 +206,8 @@ class AuditWitness:
         if self._alarm is None:
             self._alarm = (
                 f"mainpc's audit log no longer has line {asked.seq} as this host saw it on {asked.seen_at}: it was "
-                "rewritten, or replaced by an older state; run `./twinhost audit verify`, keep a copy of mainpc's "
-                f"state volume, and once the cause is known {_ACCEPT}"
+                "rewritten, or replaced by an older state; keep a copy of mainpc's state volume, on mainpc run: "
+                f"./twinhost audit verify; once the cause is known, {_ACCEPT}"
             )
             _log.error("audit_log_contradicted", reason=self._alarm)
 
@@ -251,7 +251,7 @@ class SeenHeadDocument(TypedDict):
 
 
 class GapDocument(TypedDict):
-    """Lines that were seen and are gone; `restored` is null if an operator accepted that without a restore."""
+    """Lines that were seen and no longer exist; `restored` is null if an operator accepted that without a restore."""
 
     first: int
     last: int

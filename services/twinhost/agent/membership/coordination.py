@@ -1,11 +1,11 @@
 """Forward requests to other agents for a caller: several at once, each within 5 s.
 
-A request is forwarded with this agent's own key and in the caller's name, so it can do no more than both may. Its
+A request is forwarded with this agent's own key and in the caller's name, so it is granted only what both may do. Its
 request_id is derived from the caller's: a retry is the same request at the target too, and is not executed twice; one
 that comes while the first is under way gets the same reply.
 
-An agent registers its own address, so an attempt to reach it must not reveal what is at an address: whatever is wrong
-there, the caller gets one sentence, at the deadline. This agent's log has the cause.
+An agent registers its own address, so a failed attempt must not reveal what is at that address (a port scan): the
+caller always gets the same sentence, at the deadline. This agent's log has the cause.
 
 Requests wait in a bounded queue, ordered by priority, then by arrival. A caller may keep all but one of the threads
 busy, so that another caller's request never waits for all of one caller's.
@@ -105,7 +105,9 @@ class ForwardingQueue:
             self._require_room(request.caller)
             same = self._by_id.get((request.caller, request.request_id)) if request.request_id is not None else None
             if same is not None and same.request != request:
-                raise RequestIdReused(f"request_id {request.request_id!r} is under way with another body")
+                raise RequestIdReused(
+                    f"request_id {request.request_id!r} is in progress with another body; use a new request_id"
+                )
             self._open[request.caller] += 1
             pending = same or self._put(request)
         pending.reply.add_done_callback(lambda _: self._close(request.caller))
@@ -268,7 +270,7 @@ def _call(clients: _Clients, pending: Pending) -> Reply:
     request = pending.request
     if pending.left_s == 0:
         raise AgentUnreachable(
-            f"{request.agent_name} was not asked within {DEADLINE_S:g} s, since other requests came first; retry"
+            f"{request.agent_name} was not called within {DEADLINE_S:g} s, because other requests had priority; retry"
         )
     fields = {**request.fields, "on_behalf_of": request.caller} if request.on_behalf else request.fields
     try:
@@ -300,8 +302,8 @@ def _unreachable(agent_name: str, cause: str) -> AgentUnreachable:
     """Return the error of every failed attempt; the cause is logged, and not in the reply."""
     _log.info("agent_not_reached", agent=agent_name[:64], cause=cause)
     return AgentUnreachable(
-        f"{agent_name[:64]} did not answer at its address within {DEADLINE_S:g} s; check that it runs, and which "
-        "address it has registered (`get_agent_endpoint`)"
+        f"{agent_name[:64]} did not answer at its address within {DEADLINE_S:g} s; check that it runs, and its "
+        "registered address, with: ./twinhost agents"
     )
 
 

@@ -1,8 +1,8 @@
 """Deliver undelivered requests to mainpc, oldest first: the queue between the outbox and the link, and the sender.
 
 The outbox fills the queue with what is on disk. The link's thread sends the oldest request, and the next one only once
-mainpc has answered. What is sent is sent with this agent's key, and rows of the outbox may come from a restored backup,
-so only the requests that this agent makes are sent, and only their own fields.
+mainpc has answered. Requests are sent with this agent's key, and rows of the outbox may come from a restored backup, so
+only the requests that this agent makes are sent, and only their own fields.
 """
 
 import random
@@ -62,7 +62,7 @@ class Undelivered:
         try:
             return msgspec.json.decode(str(self.content, "utf-8"), type=dict[str, Any])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise MalformedRequest(f"row {self.seq} of the outbox is no JSON object ({error})") from None
+            raise MalformedRequest(f"row {self.seq} of the outbox is not a JSON object ({error})") from None
 
     @property
     def size(self) -> int:
@@ -190,8 +190,8 @@ class DeliveryQueue:
             )
         if dropped:
             warnings.append(
-                f"requests dropped because this agent's outbox was full: {dropped}; check the link to mainpc "
-                "with ./twinhost doctor"
+                f"requests dropped because this agent's outbox was full: {dropped}; to check the link to "
+                "mainpc, run: ./twinhost doctor"
             )
         return warnings
 
@@ -236,8 +236,8 @@ def fields_to_send(request: Undelivered, now: float) -> dict[str, Any]:
         parsed = msgspec.convert(fields, expected)
     except msgspec.ValidationError as error:
         raise MalformedRequest(
-            f"row {request.seq} of the outbox is no {request.action} of this agent ({error}); check where its database "
-            "came from"
+            f"row {request.seq} of the outbox is not a {request.action} of this agent ({error}); check where its "
+            "database came from"
         ) from None
     return {**fields, "late_by_s": max(0.0, now - parsed.wall)} if isinstance(parsed, _Sample) else fields
 

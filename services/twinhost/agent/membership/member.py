@@ -34,7 +34,7 @@ from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
-_POLL_S = 0.1  # how often it looks for something to send
+_POLL_S = 0.1  # how often it checks for something to send
 _RETRY_S = 1.0  # with jitter, so that many agents don't reconnect at one moment
 _MAX_SAMPLES = 1_000  # between two polls
 
@@ -65,7 +65,7 @@ class MainpcLink(Worker):
             max_payload_bytes: of a request.
             trust: the folder that follows mainpc's list of keys.
             queue: the undelivered requests.
-            status: returns what every heartbeat says of this agent.
+            status: returns the status that a heartbeat reports.
             agent_type: what it registers as.
             capabilities: what it registers with.
             dependencies: the agents that it needs.
@@ -95,9 +95,9 @@ class MainpcLink(Worker):
         self._sender = Sender(queue)
         self._registered = False
         self._registration: object = None  # the digest of this agent's own record at mainpc
-        # Whether all agents may take this turn at one moment: after a start, mainpc's return, or a change of keys. The
-        # wait after it is random, else they would stay in step.
-        self._in_step = True
+        # Whether all agents may send this heartbeat at one moment: after a start, a reconnect, or a change of keys. The
+        # wait after it is random (jitter), else they would stay synchronised.
+        self._synchronised = True
         self._fault: str | None = "not registered yet"
         self._wake = threading.Event()
 
@@ -111,7 +111,7 @@ class MainpcLink(Worker):
         self._samples.add(sample)
 
     def wake(self) -> None:
-        """Take the next turn now: something at mainpc has changed."""
+        """Send the next heartbeat now: something at mainpc has changed."""
         self._wake.set()
 
     def _interrupt(self) -> None:
@@ -123,9 +123,9 @@ class MainpcLink(Worker):
                 self._send_until(client, time.monotonic() + self._turn(client))
                 self._wake.clear()
 
-    def _send_until(self, client: Client, next_turn: float) -> None:
-        """Send what there is to send until the next turn is due, or until another thread wakes this one."""
-        while not self._wake.is_set() and (left_s := next_turn - time.monotonic()) > 0:
+    def _send_until(self, client: Client, next_heartbeat: float) -> None:
+        """Send measurements and the outbox until the next heartbeat is due, or until another thread wakes this one."""
+        while not self._wake.is_set() and (left_s := next_heartbeat - time.monotonic()) > 0:
             if self._fault is not None:
                 self._samples.store_all()
                 self._wake.wait(min(left_s, _POLL_S))
@@ -138,7 +138,7 @@ class MainpcLink(Worker):
                 self._wake.wait(min(left_s, _POLL_S))
 
     def _turn(self, client: Client) -> float:
-        """Register or send a heartbeat; return how many seconds to wait until the next turn."""
+        """Register or send a heartbeat; return how many seconds to wait until the next one."""
         try:
             again = self._send_heartbeat(client) if self._registered else self._register(client)
         except NotFound:  # mainpc lost its registry, or an operator removed this agent
@@ -148,8 +148,8 @@ class MainpcLink(Worker):
             if self._fault is None or type(error).__name__ not in self._fault:
                 _log.warning("mainpc_disconnected", cause=type(error).__name__, reason=str(error))
             self._fault = f"{type(error).__name__}: {error}"
-            self._in_step = True
-            self._samples.store_all()  # here too: if the call took its whole time, the next turn is due already
+            self._synchronised = True
+            self._samples.store_all()  # here too: if the call timed out, the next heartbeat is due already
             return _RETRY_S * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
         if again:
             return 0
@@ -157,19 +157,19 @@ class MainpcLink(Worker):
             _log.info("mainpc_connected", server=self._server.address)
             self._sender.reconnected()
         self._fault = None
-        share = random.random() if self._in_step else 1.0  # noqa: S311 - jitter, not a secret
-        self._in_step = False
+        share = random.random() if self._synchronised else 1.0  # noqa: S311 - jitter, not a secret
+        self._synchronised = False
         return self._heartbeat_s * share
 
     def _register(self, client: Client) -> bool:
-        """Register; return that a heartbeat is to follow at once."""
+        """Register; return True: a heartbeat follows at once."""
         reply = client.call("register_agent", deadline_s=CALL_DEADLINE_S, registration_data=self._registration_data)
         self._registered, self._registration = True, reply.get("registration")
         _log.info("registered", server=self._server.address)
         return True
 
     def _send_heartbeat(self, client: Client) -> bool:
-        """Send a heartbeat; return whether another turn is to follow at once."""
+        """Send a heartbeat; return whether another one, or a registration, is to follow at once."""
         asked, seen = self._witness.question() if self._witness else (None, {})
         reply = client.call(
             "heartbeat",
@@ -186,7 +186,7 @@ class MainpcLink(Worker):
             self._registered = False
             return True
         if self._follow_trust(client, reply.get("trust_revision")):
-            self._in_step = True
+            self._synchronised = True
             return True  # the next heartbeat acknowledges the revision
         return False
 
@@ -263,7 +263,7 @@ _NORMAL_PRIORITY = 5
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What an agent says of itself when it registers."""
+    """What an agent registers as."""
 
     agent_type: str
     capabilities: Sequence[str] = ()
@@ -360,5 +360,5 @@ class FaultReports:
 
 
 def registry_status(health: Health) -> str:
-    """Return an agent's status in the registry's words; whether it is connected is seen by mainpc itself."""
+    """Return an agent's status in the registry's words; mainpc sees itself whether it is connected."""
     return _STATUSES[health.status(without=(LINK_CHECK,))]

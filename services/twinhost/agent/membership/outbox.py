@@ -179,8 +179,8 @@ class Outbox:
     def _load(self) -> None:
         """Queue the rows of an earlier process; mark those that this agent can't have written.
 
-        A restored backup may have such rows. They are not sent and stop no start: they stay on disk, under a kind that
-        is never counted, sent or dropped, and health reports them. Action and fields are checked before sending.
+        A restored backup may have such rows. The agent starts nevertheless: they stay on disk, under a kind that is
+        never counted, sent or dropped, and health reports them. Action and fields are checked before sending.
         """
         foreign: list[int] = []
         total = rows = 0
@@ -218,8 +218,8 @@ class Outbox:
         too_many_rows = rows > self._max_rows + sum(self._usage[each].rows for each in droppable)
         if too_many_rows or total > self._max_total_bytes + sum(self._usage[each].size for each in droppable):
             raise LimitReached(
-                f"the outbox is full: {rows - 1} requests wait for mainpc and none may be dropped for this; check the "
-                "link to mainpc with ./twinhost doctor, and the warnings in this agent's health"
+                f"the outbox is full: {rows - 1} requests wait for mainpc and none may be dropped for this; to check "
+                "the link to mainpc, run: ./twinhost doctor; see also the warnings in this agent's health"
             )
         for each in droppable:
             while self._usage[each].rows and (rows > self._max_rows or total > self._max_total_bytes):

@@ -1,1 +1,1 @@
-"""What a load would do, where it fits, and leases of memory."""
+"""Load forecasts, placement on hosts, and leases of memory."""

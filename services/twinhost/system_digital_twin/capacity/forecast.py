@@ -96,7 +96,7 @@ def place(forecasts: Sequence[Forecast]) -> Placement:
         return Placement(None, "it fits on no host: " + "; ".join(each.reason for each in forecasts), best)
     if len(forecasts) == 1:
         return Placement(best.host, best.reason, best)
-    return Placement(best.host, f"{best.reason}; no other host keeps more", best)
+    return Placement(best.host, f"{best.reason}; no other host has more headroom", best)
 
 
 def _cpu(state: HostState, value: float) -> Forecast:

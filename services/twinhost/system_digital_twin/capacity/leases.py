@@ -1,4 +1,4 @@
-"""Leases of memory, so that the same memory is not promised twice; in SQLite, and in memory.
+"""Leases of memory, so that the same memory is not reserved twice; in SQLite, and in memory.
 
 A reserved lease expires at its deadline. A committed one is in use: its holder has allocated the memory, and it lasts
 until it is released. The deadline is counted by the monotonic clock, and across a restart by the wall clock.
@@ -77,7 +77,7 @@ class Leases:
         for (record,) in database.execute("SELECT record FROM leases"):
             lease = decoder.decode(record)
             expires_at = None
-            if lease.deadline is not None:  # a wall clock that was set back makes no lease longer
+            if lease.deadline is not None:  # a wall clock that was set back must not extend a lease
                 expires_at = clock + min(lease.deadline - wall, lease.deadline - lease.created)
             self._open[lease.lease_id] = _Open(lease, expires_at, clock)
 

@@ -1,1 +1,1 @@
-"""Events and errors: kept, and published on the feed."""
+"""Events and errors: stored, and published on the feed."""

@@ -104,7 +104,7 @@ class ErrorStored(Success):
 
 
 class PageReply(Success):
-    """A page: whether older ones were left out, the newest number of all, and the newest that was deleted (0: none)."""
+    """A page: whether older ones match, the newest number of all, and the newest that was evicted (0: none)."""
 
     more: bool
     last_seq: int
@@ -188,7 +188,7 @@ def _bounds(page: Page) -> PageReply:
 
 
 def _fields(sent: Event | ErrorReport) -> dict[str, Any]:
-    """Return the sender's fields; without a timestamp it is dated when it arrives."""
+    """Return the sender's fields; without a timestamp, it gets the time of its arrival."""
     fields = msgspec.structs.asdict(sent)
     if fields["timestamp"] is None:
         del fields["timestamp"]

@@ -83,7 +83,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     entries: list[Entry]
     more: bool
     last_seq: int  # of both topics
-    let_go_to: int  # the newest of the topic that was deleted for newer ones; 0: none
+    let_go_to: int  # the newest of the topic that was evicted; 0: none
 
 
 MIGRATION = """
@@ -108,19 +108,19 @@ MIGRATION_SEVERE = f"CREATE INDEX happenings_severe ON happenings (time_ms, expi
 MOST = 10_000  # per topic
 MOST_BYTES = 64 * 1024 * 1024  # per topic
 MAX_BYTES = 60_000  # of one; the feed adds some fields
-SKIPPED = 1_000_000_000  # numbers, for those that were used since the backup which is restored
-_LOOK_EVERY_S = 10.0  # for expired ones; no reply has them in any case
+SKIPPED = 1_000_000_000  # numbers; more than were used between a backup and its restore
+_EXPIRY_EVERY_S = 10.0  # between deletions of expired ones; no reply has them in any case
 
 Publish = Callable[..., None]  # takes a topic and the event's fields
 
 
 def skip_numbers(database: Database) -> None:
-    """Skip numbers, in the current transaction: after the restore of a backup, the next ones were used before."""
+    """Skip numbers, in the current transaction: after a restore, the next ones may have been used since the backup."""
     if not database.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'happenings'", (SKIPPED,)).rowcount:
         database.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('happenings', ?)", (SKIPPED,))
 
 
-class _Held(msgspec.Struct, frozen=True):
+class _Usage(msgspec.Struct, frozen=True):
     count: int = 0
     size: int = 0
 
@@ -143,13 +143,13 @@ class Events:
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(dict[str, Any])
         self._once = Deduplication(database)
-        self._look_at = 0.0
-        self._held = self._count()
+        self._expiry_due = 0.0
+        self._usage = self._count()
 
     def add(
         self, topic: Topic, fields: Mapping[str, Any], written_by: str, *, ttl_s: float = 0.0, propagate: bool = True
     ) -> int:
-        """Store one, and send it on the feed once it is on disk; return its number. The oldest is deleted for it.
+        """Store one, and send it on the feed once it is on disk; return its number. A full topic evicts its oldest.
 
         One with a `timestamp` that this caller has sent before, equal in every field, keeps its number, and is not sent
         again.
@@ -167,7 +167,8 @@ class Events:
         record = self._encoder.encode(fields)
         if len(record) > MAX_BYTES:
             raise MessageTooLarge(
-                f"it has {len(record)} bytes of JSON and {MAX_BYTES} are allowed; shorten its text fields"
+                f"the {topic.name.lower()} has {len(record)} bytes of JSON and {MAX_BYTES} are allowed; "
+                "shorten its text fields"
             )
         scope, key = f"{topic.value}{written_by}", digest_of({**fields}) if "timestamp" in fields else None
         known = self._once.find(scope, key) if key else None
@@ -260,9 +261,9 @@ class Events:
             StoreUnavailable: they are still on disk; no reply has them, and the deletion is retried.
         """
         clock = time.monotonic()
-        if clock < self._look_at:
+        if clock < self._expiry_due:
             return
-        self._look_at = clock + _LOOK_EVERY_S
+        self._expiry_due = clock + _EXPIRY_EVERY_S
         now_ms = _now_ms()
         expired = "FROM happenings WHERE expires_ms IS NOT NULL AND expires_ms <= ?"
         if self._database.execute(f"SELECT 1 {expired} LIMIT 1", (now_ms,)).fetchone() is None:
@@ -270,7 +271,7 @@ class Events:
         with self._database.transaction():
             self._restore_on_rollback()
             self._database.execute(f"DELETE {expired}", (now_ms,))
-            self._held = self._count()
+            self._usage = self._count()
 
     def _entry(self, seq: int, time_ms: int, written_by: str, record: bytes) -> Entry:
         return Entry(seq=seq, time=time_ms / 1_000, written_by=written_by, fields=self._decoder.decode(record))
@@ -287,30 +288,30 @@ class Events:
 
     def _make_room(self, topic: Topic, size: int) -> None:
         self._restore_on_rollback()
-        held = self._held.get(topic, _Held())
-        count, total, let_go = held.count + 1, held.size + size, 0
+        usage = self._usage.get(topic, _Usage())
+        count, total, evicted = usage.count + 1, usage.size + size, 0
         while count > 1 and (count > self._most or total > self._most_bytes):
-            let_go, freed = self._database.execute(
+            evicted, freed = self._database.execute(
                 "SELECT seq, length(record) FROM happenings WHERE topic = ? ORDER BY seq LIMIT 1", (topic.value,)
             ).fetchone()
-            self._database.execute("DELETE FROM happenings WHERE seq = ?", (let_go,))
+            self._database.execute("DELETE FROM happenings WHERE seq = ?", (evicted,))
             count, total = count - 1, total - freed
-        if let_go:
+        if evicted:
             self._database.execute(
                 "INSERT INTO happenings_let_go VALUES (?, ?) ON CONFLICT (topic) DO UPDATE SET seq = excluded.seq",
-                (topic.value, let_go),
+                (topic.value, evicted),
             )
-        self._held[topic] = _Held(count, total)
+        self._usage[topic] = _Usage(count, total)
 
-    def _count(self) -> dict[Topic, _Held]:
+    def _count(self) -> dict[Topic, _Usage]:
         rows = self._database.execute("SELECT topic, count(*), sum(length(record)) FROM happenings GROUP BY topic")
-        return {Topic(topic): _Held(count, size) for topic, count, size in rows}
+        return {Topic(topic): _Usage(count, size) for topic, count, size in rows}
 
     def _restore_on_rollback(self) -> None:
-        before = dict(self._held)
+        before = dict(self._usage)
 
         def undo() -> None:
-            self._held = before
+            self._usage = before
 
         self._database.on_rollback(undo)
 

@@ -1,1 +1,1 @@
-"""What mainpc shows over HTTP, read-only: the state of the system, a stream of it, and a page to look at."""
+"""The HTTP routes of mainpc, read-only: the state of the system, a stream of it, and the dashboard."""

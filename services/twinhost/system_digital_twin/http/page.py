@@ -81,15 +81,15 @@ def _serve(file: _File) -> Callable[[Request], Response]:
     return answer
 
 
-MAX_LISTENERS = 32  # of the 64 connections that the port holds, so that the page and the checks still get in
+MAX_LISTENERS = 32  # of 64 connections, so that the page and health checks can still connect
 KEEP_ALIVE_S = 10.0
-RETRY_MS = 1_000  # a browser comes back by itself after that
-_LOOK_EVERY_S = 0.2
+RETRY_MS = 1_000  # after which a browser reconnects
+_POLL_EVERY_S = 0.2
 _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class Stream:
-    """The two routes; counts who listens."""
+    """The routes of the state and its stream; counts the clients of the stream."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -104,12 +104,14 @@ class Stream:
     async def _stream(self, _: Request) -> Response:
         if self._listeners >= MAX_LISTENERS:
             return PlainTextResponse(
-                f"{MAX_LISTENERS} listen already; close a page\n", status_code=503, headers=_STREAM_HEADERS
+                f"{MAX_LISTENERS} clients read the stream, which is the limit; close a page, or poll /api/state\n",
+                status_code=503,
+                headers=_STREAM_HEADERS,
             )
         return StreamingResponse(self._messages(), media_type="text/event-stream", headers=_STREAM_HEADERS)
 
     async def _messages(self) -> AsyncIterator[bytes]:
-        """Send every state that is new, and a comment where there is none for long."""
+        """Send every new state, and a comment as keep-alive if there is none for KEEP_ALIVE_S."""
         self._listeners += 1
         try:
             yield b"retry: %d\n\n" % RETRY_MS
@@ -122,6 +124,6 @@ class Stream:
                 elif time.monotonic() - sent_at >= KEEP_ALIVE_S:
                     sent_at = time.monotonic()
                     yield b": keep-alive\n\n"
-                await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(_POLL_EVERY_S)
         finally:
             self._listeners -= 1

@@ -1,4 +1,4 @@
-"""The document of `/api/state`: a snapshot of the system, as the dashboard draws it."""
+"""The document of `/api/state`: a snapshot of the system, as the dashboard shows it."""
 
 import time
 from collections import deque
@@ -19,11 +19,11 @@ from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry
 
 SHOWN = 50  # events, and errors
-MAX_ROWS = 300  # agents, sessions, and leases; the page has no more rows for each
+MAX_ROWS = 300  # agents, sessions, and leases; the page shows no more of each
 MAX_SHOWN_BYTES = 256 * 1024  # for each of them, since a page receives all of it every second
 MAX_DEPENDENCIES = 12  # of an agent; the page shows no more
 MAX_GPUS = 16  # of a host
-RECENT_S = 86_400.0  # newer errors and refusals call for attention; an agent silent for longer is gone
+RECENT_S = 86_400.0  # newer errors and refusals need attention; an agent silent for longer counts as gone
 DRAW_EVERY_S = 1.0
 _ACCEPTED, _PROBES = "accepted", "announced_probe"
 _SAMPLE_EVERY_S = 900.0  # for the counts of refusals
@@ -165,7 +165,7 @@ class StateBoard:
         }
 
     def _gone(self, record: AgentRecord) -> bool:
-        """Whether an agent has been silent for so long that somebody should unregister it; a host's own never is."""
+        """Whether an agent has been silent for so long that it should be unregistered; never a host's own agent."""
         return record.name not in self._config.agents and self._registry.silent_s(record.name) > RECENT_S
 
     def _lease(self, lease: Lease) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class StateBoard:
         return {**shown, "expires_in_s": rounded(self._leases.expires_in_s(lease), 1)}
 
     def _errors(self, severe: list[Entry]) -> list[dict[str, Any]]:
-        """Return the newest errors, beginning with those that call for attention."""
+        """Return the newest errors, beginning with those that need attention."""
         attention = {each.seq for each in severe}
         others = (each for each in self._newest(Topic.ERROR) if each.seq not in attention)
         return _that_fit(({**_error(each), "attention": each.seq in attention} for each in (*severe, *others)), SHOWN)

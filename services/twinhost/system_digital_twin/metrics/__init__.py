@@ -1,1 +1,1 @@
-"""What both hosts measure, now and over time."""
+"""Metrics of both hosts, current and historical."""

@@ -1,8 +1,8 @@
 """The actions on metrics.
 
-Clients that know of one host read `metrics["cpu_usage"]` and `history["cpu_usage"]`. So these fields are at the top,
-and are mainpc's. The same fields of every host, mainpc included, are under `hosts`, by name. With `host` in the
-request, `history` is that host's only.
+Clients that were written for one host read `metrics["cpu_usage"]` and `history["cpu_usage"]`. So these fields are at
+the top, and are mainpc's. The same fields of every host, mainpc included, are under `hosts`, by name. With `host` in
+the request, `history` is that host's only.
 """
 
 from typing import Annotated, Literal
@@ -191,14 +191,14 @@ class MetricsActions(Feature):
     def report(self, request: ReportMetrics, caller: Caller) -> MetricsStored:
         host = self._reporting_host(request.host, caller)
         fields = msgspec.structs.asdict(request)
-        sample = msgspec.convert(  # without `wall` it is dated when it is added
+        sample = msgspec.convert(  # without `wall` it gets the time at which it is added
             {**fields, "wall": request.wall or 0.0}, HostSample, from_attributes=True
         )
-        message = f"metrics of {host} noted"
+        message = f"metrics of {host} stored"
         if request.wall is None:
             self._metrics.ingest(host, sample)
         elif not self._metrics.ingest_once(host, sample, request.late_by_s):
-            message = f"metrics of {host} were noted before"
+            message = f"metrics of {host} were stored before"
         return {"status": SUCCESS, "message": message, "host": host}
 
     @action(mutates=True)
@@ -218,14 +218,12 @@ class MetricsActions(Feature):
                 models=len(payload.loaded_models),
             )
         )
-        return {"status": SUCCESS, "message": f"VRAM of {payload.agent_name} noted", "devices": devices}
+        return {"status": SUCCESS, "message": f"VRAM of {payload.agent_name} stored", "devices": devices}
 
     def _reporting_host(self, claimed: str | None, caller: Caller) -> str:
         """Return the host in the caller's key; on an open link, the configured host that the caller claims."""
         if caller.operator:
-            raise NotGranted(
-                "a host reports its own metrics with its own key, and this is an operator's; use the host's"
-            )
+            raise NotGranted("an operator's key can't report the metrics of a host; use a key of that host")
         host = caller.host
         if not caller.authenticated:
             if claimed is None:
@@ -236,9 +234,7 @@ class MetricsActions(Feature):
                 )
             host = claimed
         elif claimed is not None and claimed.lower() != host.lower():
-            raise NotGranted(f"{caller.name} is on {host} by its key, not on {claimed[:64]!r}; leave out `host`")
+            raise NotGranted(f"the key of {caller.name} is for host {host}, not {claimed[:64]!r}; omit `host`")
         if host == self._metrics.own_host:
-            raise NotGranted(
-                f"{host} measures itself, and takes no report of its metrics; report those of another host"
-            )
+            raise NotGranted(f"{host} measures itself and accepts no reports; report the metrics of another host")
         return host

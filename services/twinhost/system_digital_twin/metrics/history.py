@@ -114,8 +114,8 @@ class History:
 
     def add(self, host: str, minute: Bucket, age_s: float = 0.0) -> None:
         """Add a minute, or the rest of one, to its row and to its hour's, unless it is older than the retention."""
-        for table, length_s, kept_s in _TABLES.values():
-            if age_s >= kept_s:
+        for table, length_s, retention_s in _TABLES.values():
+            if age_s >= retention_s:
                 continue
             start = minute.start - minute.start % length_s
             record = self._database.value(
@@ -131,15 +131,15 @@ class History:
                 (host, start, self._encoder.encode(bucket)),
             )
             if record is None:
-                self._limit(table, host, kept_s // length_s)
+                self._limit(table, host, retention_s // length_s)
 
     def read(self, host: str, resolution: Resolution) -> list[Bucket]:
         """Return a host's rows within the retention, oldest first."""
-        table, _, kept_s = _TABLES[resolution]
+        table, _, retention_s = _TABLES[resolution]
         now = time.time()
         rows = self._database.execute(
             f"SELECT record FROM {table} WHERE host = ? AND start > ? AND start <= ? ORDER BY start",  # noqa: S608
-            (host, now - kept_s, now),
+            (host, now - retention_s, now),
         )
         return [self._decoder.decode(record) for (record,) in rows]
 

@@ -46,7 +46,7 @@ class Gpu(TypedDict):
 
 
 class HostMetrics(TypedDict):
-    """A host's current metrics: null and `stale` if it stopped reporting; `limited` if they are its container's."""
+    """A host's current metrics: null and `stale` if it stopped reporting; `limited` if they are a container's."""
 
     cpu_usage: float | None
     ram_usage_mb: float | None
@@ -61,11 +61,11 @@ class HostMetrics(TypedDict):
 
 
 class _Host(msgspec.Struct, frozen=True):
-    """What is in memory of one host. It is replaced as a whole, so that a rollback can restore it."""
+    """One host in memory. It is replaced as a whole, so that a rollback can restore it."""
 
     samples: tuple[HostSample, ...] = ()  # late ones too
     newest: HostSample | None = None  # of those that were not late
-    heard: float = 0.0  # monotonic
+    received_at: float = 0.0  # monotonic
     measured_since: float = 0.0  # monotonic: the newest sample was taken later
     minute: Bucket | None = None
 
@@ -109,10 +109,10 @@ class Metrics:
         if host == self.own_host and sample.latency_ms is None:
             dated = msgspec.structs.replace(dated, latency_ms=self._latency_to_others())
         known = self._add(host, dated, since)
-        minute, over = (known.minute or Bucket.at(dated.wall)).add(dated)
+        minute, complete = (known.minute or Bucket.at(dated.wall)).add(dated)
         self._hosts[host] = msgspec.structs.replace(self._hosts[host], minute=minute)
-        if over is not None:
-            self._close_minute(host, over)
+        if complete is not None:
+            self._close_minute(host, complete)
 
     def ingest_once(self, host: str, sample: HostSample, late_by_s: float | None = None) -> bool:
         """Add a sample that has a time of its own, and write it; return False if it was added before.
@@ -149,8 +149,8 @@ class Metrics:
             known,
             samples=(*known.samples, sample)[-KEPT_IN_MEMORY:],
             newest=sample,
-            heard=time.monotonic(),
-            measured_since=known.heard if since is None else since,
+            received_at=time.monotonic(),
+            measured_since=known.received_at if since is None else since,
         )
         return known
 
@@ -175,13 +175,13 @@ class Metrics:
     def stale(self, host: str) -> bool:
         """Return whether a host has sent no sample within STALE_AFTER intervals."""
         known = self._get(host)
-        return known.newest is None or time.monotonic() - known.heard > self._stale_after_s
+        return known.newest is None or time.monotonic() - known.received_at > self._stale_after_s
 
     def current(self, host: str) -> HostSample | None:
         """Return a host's current sample, or None if it is stale; NotFound for an unknown host."""
         return None if self.stale(host) else self._get(host).newest
 
-    def last_heard(self, host: str) -> float | None:
+    def last_received(self, host: str) -> float | None:
         """Return when a host's newest sample arrived, in seconds since the epoch; None: never."""
         newest = self._get(host).newest
         return newest.wall if newest else None
@@ -196,7 +196,7 @@ class Metrics:
 
     def now(self, host: str) -> HostMetrics:
         """Return a host's current metrics as a reply has them."""
-        sample, heard = self.current(host), self.last_heard(host)
+        sample, received = self.current(host), self.last_received(host)
         return {
             "cpu_usage": rounded(sample.cpu_percent) if sample else None,
             "ram_usage_mb": rounded(sample.ram_used_mb) if sample else None,
@@ -204,7 +204,7 @@ class Metrics:
             "vram_usage_mb": rounded(sample.vram_used_mb) if sample else None,
             "vram_total_mb": rounded(sample.vram_total_mb) if sample else None,
             "network_latency_ms": rounded(sample.latency_ms, 3) if sample else None,
-            "timestamp": iso_time(time.time() if heard is None else heard),  # of the newest sample, if there is one
+            "timestamp": iso_time(time.time() if received is None else received),  # of the newest sample, if any
             "stale": sample is None,
             "limited": sample.limited if sample else None,
             "gpus": [
@@ -241,7 +241,7 @@ class Metrics:
         while self._queue:
             sample, since = self._queue.popleft()
             self.ingest(self.own_host, sample, since)
-        self._close_minutes_of_the_silent()
+        self._close_minutes_of_stale_hosts()
         if self._closed and time.monotonic() >= self._write_due:
             self._write(self._closed)
 
@@ -261,7 +261,7 @@ class Metrics:
             raise
         self._closed = ()
 
-    def _close_minutes_of_the_silent(self) -> None:
+    def _close_minutes_of_stale_hosts(self) -> None:
         wall = time.time()
         for name, host in self._hosts.items():
             if host.minute is not None and not host.minute.holds(wall) and self.stale(name):
@@ -274,13 +274,13 @@ class Metrics:
         return max((each.latency_ms for each in others if each and each.latency_ms is not None), default=None)
 
     def _make_room(self) -> None:
-        """Forget the stale host that has not reported for the longest time, if there are MAX_HOSTS."""
+        """Evict the stale host whose last report is oldest, if there are MAX_HOSTS."""
         if len(self._hosts) < MAX_HOSTS:
             return
-        silent = [name for name in self._hosts if name not in self._configured and self.stale(name)]
-        if not silent:
+        stale = [name for name in self._hosts if name not in self._configured and self.stale(name)]
+        if not stale:
             raise LimitReached(f"{MAX_HOSTS} hosts report their metrics, which is the limit; stop one of them first")
-        oldest = min(silent, key=lambda name: self._hosts[name].heard)
+        oldest = min(stale, key=lambda name: self._hosts[name].received_at)
         self._database.restore_on_rollback(self._hosts, oldest)
         del self._hosts[oldest]
 

@@ -16,7 +16,7 @@ from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
 from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentBrief, AgentInfo, AgentRecord, Registry
 from twinhost.system_digital_twin.trust.audit import AuditRestored, AuditSeen, WitnessReply, no_witness
 
-MAX_METADATA_DEPTH = 16  # a list of registrations nests one deeper than its request did, and must still be written
+MAX_METADATA_DEPTH = 16  # a list of registrations nests them one level deeper, and must still be encoded
 MAX_METADATA_BYTES = 16_384  # as JSON without spaces, which is how it is stored and answered
 PORT = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 NAMES = Annotated[list[NAME], msgspec.Meta(max_length=64)]
@@ -274,7 +274,7 @@ class RegistryActions(Feature):
         if size > MAX_METADATA_BYTES:
             raise MalformedRequest(
                 f"Expected at most {MAX_METADATA_BYTES} bytes of JSON, got {size} - at `$.registration_data.metadata`; "
-                "leave out what others do not need to reach the agent"
+                "omit what others do not need to reach the agent"
             )
         claimed, script_path = data.metadata.get("location"), data.metadata.get("script_path")
         location = _location(claimed if isinstance(claimed, str) and claimed else None, caller)
@@ -301,7 +301,7 @@ class RegistryActions(Feature):
         )
 
     def _updated(self, request: RegisterAgent, caller: Caller) -> AgentRecord:
-        """Return the record of a brief registration: what the request does not name stays."""
+        """Return the record of a brief registration: fields that the request omits are unchanged."""
         name, status = request.agent_name, request.status
         if name is None or status is None:
             given = {"agent_name": name, "status": status}
@@ -341,7 +341,7 @@ def _registered(record: AgentRecord) -> Registered:
 
 
 def require_shallow(value: dict[str, Any] | None, field: str, depth: int) -> None:
-    """Raise ValueError if a field is nested deeper than a reply may be; the decoder turns it into a refusal."""
+    """Raise ValueError if a field is nested deeper than a reply may be; the decoder reports it as MalformedRequest."""
     level: list[Any] = [value] if value else []
     for _ in range(depth):
         level = [inner for each in level for inner in _containers_in(each)]
@@ -369,5 +369,5 @@ def _location(claimed: str | None, caller: Caller) -> str:
     if claimed is None:
         return caller.host
     if caller.authenticated and not caller.operator and claimed.lower() != caller.host.lower():
-        raise NotGranted(f"{caller.name} is on {caller.host} by its key, not on {claimed[:64]!r}; leave out `location`")
+        raise NotGranted(f"the key of {caller.name} is for host {caller.host}, not {claimed[:64]!r}; omit `location`")
     return claimed

@@ -1,4 +1,4 @@
-"""The registry of agents, in SQLite and, for reading, in memory. It alone decides who is registered."""
+"""The registry of agents, in SQLite and, for reading, in memory. It is the only source of registrations."""
 
 import hashlib
 import time
@@ -51,7 +51,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentBrief(TypedDict):
-    """An agent's location, status, and last heartbeat. The status is NO_RESPONSE after too long a silence."""
+    """An agent's location, status, and last heartbeat. The status is NO_RESPONSE without a heartbeat within the TTL."""
 
     location: str
     status: str
@@ -124,7 +124,8 @@ class Registry:
         known = self._records.get(record.name)
         if known is None and len(self._records) >= MAX_REGISTRATIONS:
             raise LimitReached(
-                f"{MAX_REGISTRATIONS} agents are registered, which is the limit; `unregister` some first"
+                f"{MAX_REGISTRATIONS} agents are registered, which is the limit; to unregister one, run: "
+                "./twinhost call SystemDigitalTwin unregister agent_name=NAME"
             )
         revision = 1 if known is None else known.revision + 1
         record = msgspec.structs.replace(record, revision=revision, registration=self._digest(record))
@@ -225,11 +226,11 @@ class Registry:
         return self.status(record) in _OK_STATUSES
 
     def _digest(self, record: AgentRecord) -> str:
-        """Return the digest of a registration without what changes by itself: the status, and who wrote it and when."""
-        lasting = msgspec.structs.replace(
+        """Return the digest of a registration without volatile fields: the status, and who wrote it and when."""
+        stable = msgspec.structs.replace(
             record, status="", registered_by="", last_updated=0.0, revision=0, registration=""
         )
-        return hashlib.blake2b(self._encode(lasting), digest_size=8).hexdigest()
+        return hashlib.blake2b(self._encode(stable), digest_size=8).hexdigest()
 
     def _encode(self, record: AgentRecord) -> bytes:
         try:

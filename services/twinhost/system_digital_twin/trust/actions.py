@@ -22,6 +22,7 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER, FolderContents
 from twinhost.secure_zmq.errors import (
+    CERTS_INIT,
     KeyFileMalformed,
     LimitReached,
     MalformedRequest,
@@ -55,6 +56,7 @@ _log = structlog.get_logger(__name__)
 PROOF_WITHIN_S = 120  # from the proposal of a key to the connection that is made with it
 ENROLMENTS_PER_MINUTE = 10  # per invitation
 PROPOSALS_PER_DAY = 100  # per agent: a rotation takes one
+_INVITE = f"on mainpc run: {CERTS_INIT} invite NAME --host HOST --role ROLE"
 
 _EXAMPLE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the server's public key in libzmq's documentation
 _Z85_KEY = Annotated[str, msgspec.Meta(min_length=Z85_CHARACTERS, max_length=Z85_CHARACTERS, examples=[_EXAMPLE])]
@@ -205,7 +207,7 @@ class KeyActions(Feature):
         try:
             for invite in peers.contents.invites:
                 self._end_if_used(invite)  # a crash came before that was recorded
-        except StoreUnavailable as error:  # no reason not to start: it enrols nobody while its owner has a key
+        except StoreUnavailable as error:  # not fatal: it enrols nobody while its owner has a key
             _log.error("used_invitation_not_ended", reason=str(error))
         peers.reload()
 
@@ -285,10 +287,10 @@ class KeyActions(Feature):
     def _propose(self, owner: KeyOwner, key: PublicKey, voucher: Certificate) -> None:
         verdict = self._peers.judge(key.raw)
         if verdict is Outcome.KEY_REVOKED:
-            raise NotGranted(f"{key.fingerprint} is revoked for good; generate a new key pair")
+            raise NotGranted(f"{key.fingerprint} is revoked permanently; generate a new key pair")
         candidate = self._peers.candidate(key.fingerprint)
         if verdict is not Outcome.KEY_NOT_AUTHORIZED and (candidate is None or candidate.owner != owner):
-            raise NotGranted(f"{key.fingerprint} is somebody else's key; generate a new key pair")
+            raise NotGranted(f"{key.fingerprint} belongs to another owner; generate a new key pair")
         now = int(time.time())
         self._peers.admit_candidate(Certificate(owner, key, Validity(now, now + PROOF_WITHIN_S)))
         self._vouchers[key.fingerprint] = voucher
@@ -347,22 +349,24 @@ class KeyActions(Feature):
         for certificate in self._listed(name):
             if certificate.public.fingerprint == caller.fingerprint:
                 return certificate
-        raise NotGranted(f"{caller.name} has no key here that could be proposed, confirmed, or retired; enrol one")
+        raise NotGranted(f"{caller.name} did not connect with a listed key of its own; to enrol one, {_INVITE}")
 
     def _invitation_of(self, caller: Caller) -> Certificate:
         if INVITATION_ROLE in caller.roles:
             for invite in self._peers.contents.invites:
                 if invite.public.fingerprint == caller.fingerprint:
                     return invite
-        raise NotGranted(f"{ENROL} takes the one-time key of an invitation; make one with: certs-init invite NAME")
+        raise NotGranted(f"{ENROL} takes the one-time key of an invitation; to make one, {_INVITE}")
 
     def _refuse_second_key(self, invite: Certificate, known: PublicKey) -> NoReturn:
-        sentence = f"{invite.owner.name} has a key already, {known.fingerprint}; revoke it first"
+        sentence = f"{invite.owner.name} has a key already, {known.fingerprint}; revoke it first, on mainpc: "
+        sentence += f"{CERTS_INIT} revoke {known.fingerprint}"
         self._refuse_enrolment(invite, "name_taken", sentence)
 
     def _refuse_ended(self, voucher: Certificate, proposed: Certificate) -> NoReturn:
-        self._peers.dismiss_candidate(proposed.public)  # else repeated requests could keep the loop reading the disk
-        sentence = "the key or invitation that proposed this key was used, withdrawn, revoked, or expired; get another"
+        self._peers.dismiss_candidate(proposed.public)  # else retries would keep the loop busy with disk reads
+        sentence = "the key or invitation that proposed this key was used, withdrawn, revoked, or expired; to enrol "
+        sentence += f"again, {_INVITE}"
         self._refuse_enrolment(voucher, "proposer_over", sentence)
 
     def _refuse_enrolment(self, voucher: Certificate, cause: str, sentence: str) -> NoReturn:

@@ -104,20 +104,20 @@ class _Key(NamedTuple):
 
     @property
     def event(self) -> Event:
-        """What a key that is listed or expired is recorded as."""
+        """The event of a key that is listed or expired."""
         if self.state == "expired":
             return Event.INVITATION_EXPIRED if self.is_invitation else Event.KEY_EXPIRED
         return Event.INVITATION_MADE if self.is_invitation else Event.KEY_AUTHORIZED
 
     def end(self, contents: FolderContents) -> Event:
-        """What a revocation is recorded as: that of an invitation is its use, unless nobody enrolled with it."""
+        """The event of a revocation: an invitation was used if its owner has a key, else withdrawn."""
         if not self.is_invitation:
             return Event.KEY_REVOKED
         used = self.name.removeprefix(_INVITED) in contents.current
         return Event.INVITATION_USED if used else Event.INVITATION_WITHDRAWN
 
 
-_UNSEEN = _Key("", "", "", "revoked")  # a revoked key whose file was never here
+_UNSEEN = _Key("", "", "", "revoked")  # a revoked key whose file was never on this host
 _Change = tuple[str, Event, _Key | None]  # a fingerprint, and its row from now on
 
 
@@ -212,7 +212,7 @@ def _listed(contents: FolderContents, now: float) -> dict[str, _Key]:
 
 _log = structlog.get_logger(__name__)
 
-ACCEPT = "once it is explained, run `cli audit accept`"
+_ACCEPT = "run: ./twinhost audit accept"
 LINE_NUMBER = Annotated[int, msgspec.Meta(ge=1, lt=10**18)]
 HASH = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -309,7 +309,7 @@ class AuditWitnesses:
                 else:
                     seen = Seen(audit_seen.seq, audit_seen.hash, audit_seen.restored)
                     answer["audit_compared"] = self._compared(name, seen)
-        except StoreUnavailable as error:  # the heartbeat counts all the same
+        except StoreUnavailable as error:  # the heartbeat counts nevertheless
             self._fail(name, f"the audit log can't be compared with what {name} has seen: {error}")
             return {"audit_head": None}
         return answer
@@ -322,8 +322,9 @@ class AuditWitnesses:
         if restore is None:
             self._fail(
                 name,
-                f"the audit log no longer has line {seen.seq} as {name} has seen it: somebody rewrote it, or replaced "
-                f"it with an older state; run `cli audit verify`, keep a copy of the state volume, and {ACCEPT}",
+                f"the audit log no longer has line {seen.seq} as {name} has seen it: it was rewritten, or replaced "
+                "by an older state; keep a copy of mainpc's state volume, run: ./twinhost audit verify; "
+                f"once the cause is known, {_ACCEPT}",
             )
             return {"extends": False, "restore": None}
         self._faults.pop(name, None)
@@ -336,7 +337,7 @@ class AuditWitnesses:
             self._restored[name] = (
                 f"the audit log was restored from a backup (line {restored.seq}, {restored.time}); lines "
                 f"{restored.seq} to {restored.seen_to} that {name} has seen are no longer in it; if nobody restored "
-                "mainpc, somebody rewrote the log; to acknowledge it run `cli audit accept`"
+                f"mainpc, the log was tampered with; to acknowledge the restore, {_ACCEPT}"
             )
 
     def _fail(self, name: str, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""What SystemDigitalTwin does for security: it serves the keys, and records all that concerns them in the audit log."""
+"""What SystemDigitalTwin does for security: it serves the keys, and records security events in the audit log."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ _ALL = "*"
 
 
 class KeysAndAudit:
-    """The keys, and the audit log. With SECURE_ZMQ=0 there are no keys, and the log goes on."""
+    """The keys, and the audit log. With SECURE_ZMQ=0 there are no keys, and the log continues."""
 
     def __init__(self, foundation: Foundation) -> None:
         settings, peers, health = foundation.settings, foundation.keys.peers, foundation.health
@@ -77,8 +77,8 @@ class KeysAndAudit:
             self._audit.note(Event.GRANTS_REJECTED, cause=fault)
 
     def close(self) -> None:
-        """Write what is left."""
-        with contextlib.suppress(StoreUnavailable):  # its fault was reported, and the agent stops all the same
+        """Write the remaining lines."""
+        with contextlib.suppress(StoreUnavailable):  # its fault was reported, and the agent stops nevertheless
             self._audit.record(Event.STOPPED)
         self._audit.close()
 

@@ -158,7 +158,7 @@ def test_a_hung_measurement_is_reported_until_the_next() -> None:
     thread.start()
     told = wait_until(lambda: thread.fault, PATIENCE_S, "the fault is told")
     assert told is not None
-    assert told.startswith("no measurement of this host for ")
+    assert told.startswith("this host has not been measured for ")
     assert thread.responsive
     hanging.let_go.set()
     wait_until(lambda: thread.fault is None, PATIENCE_S, "samples come again")

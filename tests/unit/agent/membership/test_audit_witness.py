@@ -118,7 +118,7 @@ def test_a_restore_ends_the_heads_from_its_line_on(path: Path) -> None:
     assert "2026-11-27T01:02:03.004Z" in sentence
     assert "lines 5 to 9" in sentence
     assert again.question()[1]["audit_restored"] == {"seq": 5, "time": "2026-11-27T01:02:03.004Z", "seen_to": 9}
-    assert again.accept("operator") == ["the restore of 2026-11-27T01:02:03.004Z, which took lines 5 to 9"]
+    assert again.accept("operator") == ["the restore of 2026-11-27T01:02:03.004Z, which removed lines 5 to 9"]
     assert (again.warnings(), again.accept("operator")) == ([], [])
     assert AuditWitness(path).document()["gaps"][0]["acknowledged"] == "operator"
 
@@ -142,7 +142,7 @@ def test_a_file_that_can_not_be_read_is_a_fault(path: Path, content: bytes) -> N
     assert f"{path} can't be read" in str(witness.fault)
     grow(witness, 3)
     assert path.read_bytes() == content
-    assert witness.accept("operator") == ["that heads.json can't be read"]
+    assert witness.accept("operator") == ["an unreadable heads.json"]
     grow(witness, 3)
     assert (AuditWitness(path).fault, kept(AuditWitness(path))) == (None, [3])
 

@@ -1,4 +1,4 @@
-// The page: takes every state from the stream and draws it.
+// The page: receives every state from the stream and draws it.
 
 import { now, setServerTime, tick } from "./clock.js";
 import { byId, setText } from "./dom.js";
@@ -10,10 +10,10 @@ import { duration } from "./text.js";
 
 const DRAWERS = [drawBanners, drawSummary, drawMachines, drawAgents, drawSessions, drawRefused, drawLeases, drawEvents, drawErrors];
 
-let seenAt = null; // when the newest state came, by this browser's clock
+let receivedAt = null; // when the newest state was received, by this browser's clock
 
 function onState(state) {
-  seenAt = Date.now();
+  receivedAt = Date.now();
   setServerTime(state.time);
   setStream("live");
   drawLost(null);
@@ -21,7 +21,7 @@ function onState(state) {
     try {
       drawer(state);
     } catch (error) {
-      console.error(drawer.name, error); // one section that fails must not take the others with it
+      console.error(drawer.name, error); // a section that fails must not stop the others
     }
   }
 }
@@ -33,15 +33,15 @@ function onLost() {
 
 function setStream(name) {
   document.documentElement.dataset.stream = name;
-  setText(byId("live-word"), { live: "Live", stale: "Not live", connecting: "Connecting" }[name]);
+  setText(byId("live-word"), { live: "Live", stale: "Disconnected", connecting: "Connecting" }[name]);
   setText(byId("live-since"), "");
 }
 
 function showAge() {
   if (document.documentElement.dataset.stream !== "stale") return;
-  const age = seenAt === null ? null : (Date.now() - seenAt) / 1000;
+  const age = receivedAt === null ? null : (Date.now() - receivedAt) / 1000;
   if (age !== null) setText(byId("live-since"), `for ${duration(age)}`);
-  drawLost(age ?? 0, seenAt !== null);
+  drawLost(age ?? 0, receivedAt !== null);
 }
 
 setInterval(() => {

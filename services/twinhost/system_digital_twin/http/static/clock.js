@@ -1,19 +1,19 @@
-// The time as mainpc tells it, so that a browser with a wrong clock shows right ages.
+// mainpc's time, so that a browser with a wrong clock shows correct ages.
 
 import { ago } from "./text.js";
 
 let ahead = 0; // how far mainpc's clock is ahead of this browser's, in ms
 
 export function setServerTime(iso) {
-  const told = Date.parse(iso);
-  if (!Number.isNaN(told)) ahead = told - Date.now();
+  const serverTime = Date.parse(iso);
+  if (!Number.isNaN(serverTime)) ahead = serverTime - Date.now();
 }
 
 export function now() {
   return Date.now() + ahead;
 }
 
-/** Return a time element that says how long ago it was, and goes on saying it (see `tick`). */
+/** Return a time element that shows how long ago it was; `tick` updates it. */
 export function agoElement(iso) {
   const element = document.createElement("time");
   element.dateTime = iso;
@@ -22,7 +22,7 @@ export function agoElement(iso) {
   return element;
 }
 
-/** Bring every age on the page up to date. */
+/** Update every age on the page. */
 export function tick() {
   document.querySelectorAll("time[data-ago]").forEach(refresh);
 }

@@ -1,4 +1,4 @@
-// Building and keeping elements. Text goes in as text nodes only: nothing here reads markup.
+// Creates and updates elements. Text is inserted as text nodes only: no markup is parsed.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -36,17 +36,17 @@ export function setAttribute(element, name, value) {
   if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
-/** Say that there is no figure, and why: never a zero. */
+/** Show that there is no value, and why; never a zero. */
 export function absent(reason) {
   return el("span", { class: "absent" }, el("span", { "aria-hidden": "true" }, "— "), el("span", { class: "reason" }, reason));
 }
 
-/** A sign and a word; the colour only repeats what they say. */
+/** An icon and a word; the colour only repeats their meaning. */
 export function badge(tone, sign, word) {
   return el("span", { class: `badge ${tone}${word.length > 14 ? " long" : ""}` }, icon(sign), el("bdi", {}, word));
 }
 
-/** Draw into the element again only where the value is another one. */
+/** Redraw the element only if the value has changed. */
 export function draw(element, value, drawer) {
   const signature = JSON.stringify(value);
   if (drawn.get(element) === signature) return;
@@ -55,7 +55,7 @@ export function draw(element, value, drawer) {
 }
 const drawn = new WeakMap();
 
-/** Keep one child per item, in the items' order; a child stays the same element for as long as its item's key is there. */
+/** Keep one child per item, in the items' order; a child stays the same element while its item's key exists. */
 export function keyed(parent, items, keyOf, make, update) {
   const before = kept.get(parent) ?? new Map();
   const after = new Map();
@@ -78,8 +78,8 @@ export function keyed(parent, items, keyOf, make, update) {
 const kept = new WeakMap();
 
 /**
- * Fill the place with a table of the items, or with a sentence where there are none.
- * Roles are spelled out because narrow screens lay the rows out as blocks, which takes a table's own roles away.
+ * Fill the place with a table of the items, or with a sentence if there are none.
+ * Roles are explicit because narrow screens lay out the rows as blocks, which removes a table's implicit roles.
  */
 export function table(place, { caption, columns, empty, keyOf, rowState }, items) {
   if (items.length === 0) {

@@ -11,30 +11,30 @@ const SHORTEST_SPAN_S = 300;
 const METRICS = [
   {
     field: "cpu_percent",
-    title: "Processor",
+    title: "CPU",
     top: () => 100,
     word: (value) => percent(value),
     axis: (value) => `${Math.round(value)} %`,
-    missing: () => "no figure yet",
+    missing: () => "no data yet",
   },
   {
     field: "ram_used_mb",
-    title: "Memory",
+    title: "RAM",
     top: (host) => host.now?.ram_total_mb,
     word: (value, total) => memoryOf(value, total),
     axis: memory,
-    missing: () => "no figure yet",
+    missing: () => "no data yet",
   },
   {
     field: "vram_used_mb",
-    title: "Graphics memory",
+    title: "VRAM",
     top: (host) => host.now?.vram_total_mb,
     word: (value, total) => memoryOf(value, total),
     axis: memory,
-    missing: (host) => ((host.gpus ?? []).length === 0 ? "no GPU" : "no figure yet"),
+    missing: (host) => ((host.gpus ?? []).length === 0 ? "no GPU" : "no data yet"),
   },
 ];
-const LATENCY = { field: "latency_ms", title: "Round trip", word: milliseconds, axis: millisecondsOfAxis };
+const LATENCY = { field: "latency_ms", title: "Round-trip time", word: milliseconds, axis: millisecondsOfAxis };
 
 /** Draw both machines and the link; `hosts` come in the order in which they are shown. */
 export function drawMachines(state) {
@@ -51,13 +51,13 @@ export function drawMachines(state) {
   drawFigures(hosts);
 }
 
-/** Return how many seconds the charts show: as many as mainpc remembers, five minutes or more. */
+/** Return how many seconds the charts show: as many as mainpc stores, at least five minutes. */
 function spanOf(hosts) {
   const spans = hosts.map(({ history }) => (history?.t?.length > 1 ? history.t.at(-1) - history.t[0] : 0));
   return Math.max(SHORTEST_SPAN_S, ...spans);
 }
 
-const parts = new WeakMap(); // what belongs to an element that was made here
+const parts = new WeakMap(); // the parts of an element that was created here
 
 function newHost(tone) {
   const title = el("h3", {});
@@ -109,7 +109,7 @@ function updateHost(element, host, span) {
   setAttribute(element, "data-state", host.stale && status.tone === "good" ? "silent" : status.tone);
   draw(part.status, [host.status, host.stale], () => [
     badge(status.tone, status.sign, status.word),
-    host.stale && status.tone === "good" ? badge("silent", "unknown", "Figures missing") : null,
+    host.stale && status.tone === "good" ? badge("silent", "unknown", "No metrics") : null,
   ].filter(Boolean));
   draw(part.about, [host.agent, host.endpoint], () => [
     el("bdi", {}, plain(host.agent, 60)),
@@ -120,13 +120,13 @@ function updateHost(element, host, span) {
 }
 
 function updateMetric(part, metric, host, span) {
-  const total = metric.top(host) ?? part.total; // the scale stays as it was while nothing is heard of the machine
+  const total = metric.top(host) ?? part.total; // the scale stays unchanged while the machine is silent
   part.total = total;
   const value = host.now?.[metric.field];
   const history = host.history?.[metric.field] ?? [];
   const most = Math.max(0, ...history.filter(isNumber));
   const top = isNumber(total) && total > 0 ? total : most * 1.25 || 1;
-  part.redraw = () => drawValue(part, value, host.stale ? "no news" : metric.missing(host), (figure) => metric.word(figure, total));
+  part.redraw = () => drawValue(part, value, host.stale ? "no recent data" : metric.missing(host), (figure) => metric.word(figure, total));
   part.redraw();
   drawGpus(part.detail, metric, host);
   showTrend(part, metric, host, span, top, (figure) => metric.word(figure, total));
@@ -149,7 +149,7 @@ function drawGpus(place, metric, host) {
   );
 }
 
-/** Draw the chart, or nothing where no sample of the time that is shown has a value. */
+/** Draw the chart, or nothing if no sample in the time span has a value. */
 function showTrend(part, metric, host, span, top, word) {
   const to = now() / 1000;
   const from = to - span;
@@ -188,29 +188,29 @@ function newLink() {
 function updateLink(element, state, span) {
   const { seal, word, text, rate, metric } = parts.get(element);
   const link = state.link ?? {};
-  const away = state.hosts.filter((host) => !["good", "warn"].includes(wordOfStatus(host.status).tone));
-  const condition = away.length > 0 ? "broken" : link.encrypted ? "encrypted" : "open";
+  const disconnected = state.hosts.filter((host) => !["good", "warn"].includes(wordOfStatus(host.status).tone));
+  const condition = disconnected.length > 0 ? "broken" : link.encrypted ? "encrypted" : "open";
   setAttribute(element, "data-link", condition);
   setAttribute(element, "data-busy", String(link.messages_per_s > 0));
   draw(seal, condition, () => icon({ broken: "broken", encrypted: "lock", open: "unlocked" }[condition]));
-  setText(word, { broken: "No contact", encrypted: "Encrypted", open: "Not encrypted" }[condition]);
+  setText(word, { broken: "Disconnected", encrypted: "Encrypted", open: "Not encrypted" }[condition]);
   setText(
     text,
     {
-      broken: `${away.map((host) => plain(host.name, 40)).join(" and ")} can’t be reached now.`,
-      encrypted: "Only these two can read what they say.",
-      open: "Anybody in between can read and change it.",
+      broken: `${disconnected.map((host) => plain(host.name, 40)).join(" and ")} can’t be reached.`,
+      encrypted: "Only these two machines can read the traffic.",
+      open: "Anybody on the network can read and change the traffic.",
     }[condition],
   );
   draw(rate, link.messages_per_s ?? null, (value) =>
     isNumber(value)
-      ? [el("b", {}, value < 10 ? String(Math.round(value * 10) / 10) : count(Math.round(value))), " requests a second reach mainpc"]
-      : absent("messages not counted"),
+      ? [el("b", {}, value < 10 ? String(Math.round(value * 10) / 10) : count(Math.round(value))), " requests per second at mainpc"]
+      : absent("not counted"),
   );
   const measured = state.hosts.filter((host) => (host.history?.latency_ms ?? []).some(isNumber));
   const host = measured.find((one) => isNumber(one.now?.latency_ms)) ?? measured.at(-1) ?? {};
   const most = Math.max(...(host.history?.latency_ms ?? []).filter(isNumber), 0);
-  metric.redraw = () => drawValue(metric, link.latency_ms, condition === "broken" ? "no answer" : "not measured", milliseconds);
+  metric.redraw = () => drawValue(metric, link.latency_ms, condition === "broken" ? "no response" : "not measured", milliseconds);
   metric.redraw();
   showTrend(metric, LATENCY, host, span, roundUp(most * 1.2), milliseconds);
 }
@@ -231,14 +231,14 @@ function drawFigures(hosts) {
     draw: ([text, reason]) => text ?? absent(reason),
   });
   const columns = [
-    { title: "Figure", value: (row) => row.title, draw: (title) => el("bdi", {}, title) },
+    { title: "Metric", value: (row) => row.title, draw: (title) => el("bdi", {}, title) },
     column("Now", 0),
     column("Lowest", 1),
     column("Average", 2),
     column("Highest", 3),
   ];
   const samples = Math.max(0, ...hosts.map((host) => host.history?.t?.length ?? 0));
-  const caption = `The same figures as in the charts, over the last ${many(samples, "sample", "samples")}`;
+  const caption = `The metrics of the charts, over the last ${many(samples, "sample", "samples")}`;
   table(byId("figures"), { caption, columns, keyOf: (row) => row.title, empty: "No machine has reported yet." }, rows);
 }
 
@@ -251,5 +251,5 @@ function figuresOf(host, metric) {
   const word = (value) => metric.word(value);
   const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
   const least = Math.min(...known);
-  return { title, reason: "no news", figures: [isNumber(current) ? word(current) : null, word(least), word(mean), word(Math.max(...known))] };
+  return { title, reason: "no recent data", figures: [isNumber(current) ? word(current) : null, word(least), word(mean), word(Math.max(...known))] };
 }

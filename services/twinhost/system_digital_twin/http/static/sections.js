@@ -5,7 +5,7 @@ import { absent, badge, byId, draw, el, keyed, setText, table } from "./dom.js";
 import { clock, count, days, duration, isNumber, memory, plain } from "./text.js";
 import { wordOfSeverity, wordOfStatus, wordsOfCause } from "./words.js";
 
-export const ENDS_SOON_S = 14 * 86400; // from then on, mainpc itself warns
+export const ENDS_SOON_S = 14 * 86400; // from then on, mainpc warns too
 const MOST_ROWS = 300;
 const MOST_DATA = 140;
 const MOST_DATA_OPENED = 4000;
@@ -18,8 +18,8 @@ const monoOr = (reason) => (text) => (text ? el("bdi", { class: "mono" }, text) 
 const fingerprint = (text) => (text ? el("bdi", { class: "mono fingerprint" }, text) : absent("no key"));
 
 const AGENTS = {
-  caption: "Agents with their status and last sign of life",
-  empty: "No agent has reported for duty yet.",
+  caption: "Agents with their status and last heartbeat",
+  empty: "No agent is registered yet.",
   keyOf: (agent) => agent.name,
   rowState: (agent) => wordOfStatus(agent.status).tone,
   columns: [
@@ -37,19 +37,19 @@ const AGENTS = {
       },
     },
     { title: "Last seen", kind: "short", value: (agent) => agent.last_seen, draw: lastSeen },
-    { title: "Machine", value: (agent) => plain(agent.location, 30), draw: textOr("not told") },
+    { title: "Machine", value: (agent) => plain(agent.location, 30), draw: textOr("unknown") },
     { title: "Address", value: (agent) => plain(agent.endpoint, 50), draw: monoOr("none") },
-    { title: "Registered by", value: (agent) => (agent.registered_by === agent.name ? "itself" : plain(agent.registered_by, 40)), draw: textOr("nobody known") },
+    { title: "Registered by", value: (agent) => (agent.registered_by === agent.name ? "itself" : plain(agent.registered_by, 40)), draw: textOr("unknown") },
     {
       title: "Depends on",
       value: (agent) => (agent.dependencies ?? []).slice(0, 12).map((one) => plain(one, 30)),
-      draw: (others) => (others.length > 0 ? others.map((one) => el("bdi", { class: "chip" }, one)) : absent("nothing")),
+      draw: (others) => (others.length > 0 ? others.map((one) => el("bdi", { class: "chip" }, one)) : absent("none")),
     },
   ],
 };
 
 const GONE = {
-  caption: "Agents that have been silent for more than a day, and the command that removes each",
+  caption: "Agents that have been silent for more than a day, and the command that unregisters each",
   empty: "None.",
   keyOf: (agent) => agent.name,
   rowState: () => "silent",
@@ -60,7 +60,7 @@ const GONE = {
   ],
 };
 
-/** Return the shell command that unregisters an agent; of a name that is not plain it has nothing but ASCII in quotes. */
+/** Return the shell command that unregisters an agent; other than plain names are escaped to ASCII and quoted. */
 function unregistering({ name: agent }) {
   const isPlain = /^[A-Za-z][\w.-]*$/.test(agent) && !["true", "false", "null"].includes(agent);
   const escaped = (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`;
@@ -70,14 +70,14 @@ function unregistering({ name: agent }) {
 
 const SESSIONS = {
   caption: "Identities with their connections and keys",
-  empty: "Nobody is let in yet.",
+  empty: "No key is authorised yet.",
   keyOf: (session) => `${session.name} ${session.fingerprint}`,
   rowState: (session) => (isNumber(session.key_left_s) && session.key_left_s < ENDS_SOON_S ? "warn" : "good"),
   columns: [
     { title: "Name", value: (session) => plain(session.name, 60), draw: name },
     { title: "Machine", value: (session) => plain(session.host, 30), draw: textOr("any") },
     {
-      title: "May act as",
+      title: "Roles",
       value: (session) => (session.roles ?? []).slice(0, 8).map((role) => plain(role, 24)),
       draw: (roles) => (roles.length > 0 ? roles.map((role) => el("bdi", { class: "chip" }, role)) : absent("no role")),
     },
@@ -93,7 +93,7 @@ const SESSIONS = {
       title: "Key age",
       kind: "short",
       value: (session) => (isNumber(session.key_age_s) ? duration(session.key_age_s) : null),
-      draw: (age) => age ?? absent("not known"),
+      draw: (age) => age ?? absent("unknown"),
     },
     { title: "Key valid for", value: keyLeft, draw: drawKeyLeft },
   ],
@@ -106,28 +106,28 @@ function keyLeft({ key_left_s: left, key_age_s: age }) {
 }
 
 function drawKeyLeft(value) {
-  if (value === null) return absent("not known");
+  if (value === null) return absent("unknown");
   const [state, text, share] = value;
   if (state === "ended") return badge("bad", "bad", "Expired");
   const bar = share === null ? null : el("span", { class: "bar", "aria-hidden": "true" }, el("i"));
   bar?.firstChild.style.setProperty("width", `${share}%`);
-  const words = state === "soon" ? badge("warn", "warn", `${text}, renew it`) : el("span", {}, text);
+  const words = state === "soon" ? badge("warn", "warn", `${text}, rotate it`) : el("span", {}, text);
   return [words, bar].filter(Boolean);
 }
 
 const LEASES = {
-  caption: "Memory that is set aside, for whom and for how long",
-  empty: "No memory is set aside.",
+  caption: "Leases of memory with their holder and expiry",
+  empty: "No memory is leased.",
   keyOf: (lease) => lease.lease_id,
   columns: [
-    { title: "For", value: (lease) => plain(lease.holder, 60), draw: name },
-    { title: "Amount", kind: "short", value: (lease) => (isNumber(lease.amount_mb) ? memory(lease.amount_mb) : null), draw: textOr("not told") },
+    { title: "Holder", value: (lease) => plain(lease.holder, 60), draw: name },
+    { title: "Amount", kind: "short", value: (lease) => (isNumber(lease.amount_mb) ? memory(lease.amount_mb) : null), draw: textOr("unknown") },
     {
       title: "Kind",
-      value: (lease) => ({ vram: "Graphics memory", ram: "Memory" })[lease.resource] ?? plain(lease.resource, 20),
-      draw: textOr("not told"),
+      value: (lease) => ({ vram: "VRAM", ram: "RAM" })[lease.resource] ?? plain(lease.resource, 20),
+      draw: textOr("unknown"),
     },
-    { title: "Machine", value: (lease) => plain(lease.host, 30), draw: textOr("not told") },
+    { title: "Machine", value: (lease) => plain(lease.host, 30), draw: textOr("unknown") },
     {
       title: "State",
       value: (lease) => lease.state,
@@ -135,10 +135,10 @@ const LEASES = {
         state === "committed" ? badge("good", "ok", "In use") : badge("calm", "unknown", state === "reserved" ? "Reserved" : plain(state, 20)),
     },
     {
-      title: "Ends in",
+      title: "Expires in",
       kind: "short",
       value: (lease) => (isNumber(lease.expires_in_s) ? duration(lease.expires_in_s) : null),
-      draw: (left) => left ?? absent("no end"),
+      draw: (left) => left ?? absent("no expiry"),
     },
   ],
 };
@@ -148,7 +148,7 @@ export function drawAgents({ agents = [], counts = {} }) {
   drawGone(gone, counts.gone ?? gone.length);
   const here = agents.filter((agent) => !agent.gone);
   const all = counts.agents === undefined ? here.length : counts.agents - (counts.gone ?? 0);
-  const shown = here.length <= MOST_ROWS ? here : troubledFirst(here).slice(0, MOST_ROWS);
+  const shown = here.length <= MOST_ROWS ? here : unhealthyFirst(here).slice(0, MOST_ROWS);
   setText(byId("agents-count"), shown.length < all ? `${count(shown.length)} of ${count(all)}` : count(all));
   table(byId("agents-table"), AGENTS, shown);
 }
@@ -159,9 +159,9 @@ function drawGone(gone, all) {
   table(byId("gone-table"), GONE, gone);
 }
 
-function troubledFirst(agents) {
-  const well = (agent) => Number(wordOfStatus(agent.status).tone === "good");
-  return [...agents].sort((a, b) => well(a) - well(b));
+function unhealthyFirst(agents) {
+  const isHealthy = (agent) => Number(wordOfStatus(agent.status).tone === "good");
+  return [...agents].sort((a, b) => isHealthy(a) - isHealthy(b));
 }
 
 export function drawSessions({ sessions = [], counts = {} }) {
@@ -179,16 +179,16 @@ export function drawRefused({ refused = {}, probes = 0 }) {
     .filter(([, times]) => times > 0)
     .sort(([, a], [, b]) => b - a);
   setText(byId("refused-count"), count(causes.reduce((sum, [, times]) => sum + times, 0)));
-  setText(byId("probes"), probes > 0 ? `Not counted here: ${count(probes)} that an operator announced, as cli doctor does.` : "");
+  setText(byId("probes"), probes > 0 ? `Not counted here: ${count(probes)} that an operator announced, as ./twinhost doctor does.` : "");
   const most = causes[0]?.[1] ?? 1;
   const columns = [
     {
-      title: "Why",
+      title: "Cause",
       value: ([cause]) => wordsOfCause(cause),
       draw: ([title, why]) => [el("bdi", { class: "name" }, title), why ? el("span", { class: "under" }, why) : null].filter(Boolean),
     },
     {
-      title: "How often",
+      title: "Count",
       kind: "number",
       value: ([, times]) => [times, Math.max(2, Math.round((100 * times) / most))],
       draw: ([times, share]) => {
@@ -199,12 +199,12 @@ export function drawRefused({ refused = {}, probes = 0 }) {
     },
   ];
   const caption = "Refused connections by cause";
-  table(byId("refused-list"), { caption, columns, keyOf: ([cause]) => cause, empty: "None has been refused." }, causes);
+  table(byId("refused-list"), { caption, columns, keyOf: ([cause]) => cause, empty: "No connection was refused." }, causes);
 }
 
 export function drawEvents({ events = [] }) {
   setText(byId("events-count"), events.length > 0 ? `newest ${count(events.length)}` : "");
-  drawFeed(byId("events-list"), "Events, newest first", "Nothing has happened yet.", events, (event) => [
+  drawFeed(byId("events-list"), "Events, newest first", "No events yet.", events, (event) => [
     el("p", { class: "feed-head" }, el("bdi", { class: "name" }, plain(event.type, 80)), whenElement(event.time)),
     el("p", { class: "under" }, "from ", el("bdi", {}, plain(event.source, 80))),
     longText(event.data),
@@ -213,7 +213,7 @@ export function drawEvents({ events = [] }) {
 
 export function drawErrors({ errors = [] }) {
   setText(byId("errors-count"), errors.length > 0 ? `newest ${count(errors.length)}` : "");
-  drawFeed(byId("errors-list"), "Errors: severe ones of the last 24 hours first", "Nothing has gone wrong.", errors, (error) => {
+  drawFeed(byId("errors-list"), "Errors: severe ones of the last 24 hours first", "No errors reported.", errors, (error) => {
     const { tone, sign, word } = wordOfSeverity(error.severity);
     return [
       el("p", { class: "feed-head" }, badge(tone, sign, word), el("bdi", { class: "name" }, plain(error.type, 80)), whenElement(error.time)),
@@ -223,7 +223,7 @@ export function drawErrors({ errors = [] }) {
   });
 }
 
-/** A list that scrolls within itself; it takes the focus so that the keyboard can scroll it too. */
+/** A scrollable list; it is focusable, so that the keyboard can scroll it. */
 function drawFeed(place, label, empty, items, parts) {
   const any = items.length > 0;
   draw(place, any, () =>

@@ -1,26 +1,26 @@
-// The state as it comes from mainpc: a stream of events, and where that breaks, asking again until it is back.
+// Receives mainpc's state: server-sent events, with polling and reconnects after an error.
 
-const SILENCE_MS = 8_000; // mainpc tells its state every second or so
+const SILENCE_MS = 8_000; // mainpc sends its state about every second
 const FIRST_RETRY_MS = 1_000;
 const LONGEST_RETRY_MS = 5_000;
 const ANSWER_MS = 3_000;
-const HIDDEN_MS = 60_000; // a page that nobody looks at gives its place among the listeners back
+const HIDDEN_MS = 60_000; // a hidden page disconnects, since the number of listeners is limited
 
-/** Call `onState` with every state, and `onLost` when mainpc no longer answers. */
+/** Call `onState` with every state, and `onLost` when mainpc does not answer. */
 export class StateStream {
   #onState;
   #onLost;
   #source = null;
   #watchdog = 0;
   #retry = 0;
-  #away = 0;
+  #hiddenTimer = 0;
   #failures = 0;
 
   constructor(onState, onLost) {
     this.#onState = onState;
     this.#onLost = onLost;
-    document.addEventListener("visibilitychange", () => this.#lookedAt(document.visibilityState === "visible"));
-    window.addEventListener("online", () => this.#source === null && this.#again());
+    document.addEventListener("visibilitychange", () => this.#onVisibility(document.visibilityState === "visible"));
+    window.addEventListener("online", () => this.#source === null && this.#poll());
   }
 
   open() {
@@ -28,9 +28,9 @@ export class StateStream {
     const source = new EventSource("/api/stream");
     this.#source = source;
     source.addEventListener("state", (message) => {
-      if (this.#take(message.data)) this.#failures = 0;
+      if (this.#receive(message.data)) this.#failures = 0;
     });
-    source.addEventListener("error", () => this.#broken());
+    source.addEventListener("error", () => this.#reconnect());
     this.#watch();
   }
 
@@ -43,10 +43,10 @@ export class StateStream {
 
   #watch() {
     clearTimeout(this.#watchdog);
-    this.#watchdog = setTimeout(() => this.#broken(), SILENCE_MS);
+    this.#watchdog = setTimeout(() => this.#reconnect(), SILENCE_MS);
   }
 
-  #take(text) {
+  #receive(text) {
     this.#watch();
     let state;
     try {
@@ -58,14 +58,14 @@ export class StateStream {
     return true;
   }
 
-  #broken() {
+  #reconnect() {
     this.#close();
     const wait = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.#failures++);
-    this.#retry = setTimeout(() => this.#again(), this.#failures === 1 ? 0 : wait);
+    this.#retry = setTimeout(() => this.#poll(), this.#failures === 1 ? 0 : wait);
   }
 
-  /** Ask once without the stream: it may be full while mainpc itself is well. */
-  async #again() {
+  /** Poll once without the stream, which may be full while mainpc is healthy. */
+  async #poll() {
     this.#close();
     try {
       const answer = await fetch("/api/state", { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
@@ -73,15 +73,15 @@ export class StateStream {
       this.#onState(await answer.json());
     } catch {
       this.#onLost();
-      this.#broken();
+      this.#reconnect();
       return;
     }
     if (this.#source === null) this.open();
   }
 
-  #lookedAt(visible) {
-    clearTimeout(this.#away);
-    if (!visible) this.#away = setTimeout(() => this.#close(), HIDDEN_MS);
-    else if (this.#source === null) this.#again();
+  #onVisibility(visible) {
+    clearTimeout(this.#hiddenTimer);
+    if (!visible) this.#hiddenTimer = setTimeout(() => this.#close(), HIDDEN_MS);
+    else if (this.#source === null) this.#poll();
   }
 }

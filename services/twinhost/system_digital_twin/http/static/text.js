@@ -1,4 +1,4 @@
-// Words and figures as a person reads them; text of others is made harmless to look at here.
+// Formats numbers and times, and sanitises untrusted text.
 
 const number = new Intl.NumberFormat("en-GB");
 const oneDecimal = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 1 });
@@ -6,14 +6,14 @@ const twoDigits = new Intl.NumberFormat("en-GB", { maximumSignificantDigits: 2 }
 const clockTime = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const dayAndTime = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
-// Control characters, and those that turn the reading direction or can't be seen: a name could pass for another's.
+// Control characters, bidirectional overrides, and invisible characters: a name could imitate another (spoofing).
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\u{e0000}-\u{e0fff}]/gu;
 const PILED_MARKS = /(\p{M}{3})\p{M}+/gu;
 
-/** Return somebody else's text as one line: nothing hidden in it, and not longer than `most` characters. */
+/** Return untrusted text as one line: hidden characters escaped, truncated to `most` characters. */
 export function plain(value, most = 120) {
   const whole = typeof value === "string" ? value : value === null || value === undefined ? "" : JSON.stringify(value);
-  const head = whole.length > most * 2 ? whole.slice(0, most * 2) : whole; // the rest isn't looked at
+  const head = whole.length > most * 2 ? whole.slice(0, most * 2) : whole; // the rest is ignored
   const seen = Array.from(
     head
       .replace(/[\t\n\r ]+/g, " ")
@@ -64,7 +64,7 @@ function gigabytes(mb, decimals = 0) {
   return decimals > 0 ? value.toFixed(decimals) : oneDecimal.format(value);
 }
 
-/** Return a length of time in its largest unit that says something. */
+/** Return a duration in its largest unit that fits. */
 export function duration(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 60) return `${s} s`;
@@ -82,7 +82,7 @@ export function ago(seconds) {
   return seconds < 2 ? "just now" : `${duration(seconds)} ago`;
 }
 
-/** Return the time of day, with the date where it isn't today's. */
+/** Return the time of day, with the date unless it is today. */
 export function clock(iso, now) {
   const at = new Date(iso);
   if (Number.isNaN(at.getTime())) return "";

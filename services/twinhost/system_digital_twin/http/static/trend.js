@@ -1,7 +1,7 @@
-// One moving line of one figure of one machine, drawn by uPlot. Its text alternative is set by the caller.
+// A line chart of one metric of one machine, drawn by uPlot. The caller sets its text alternative.
 
 const HEIGHT = 92;
-const LONGEST_GAP = 2.5; // in usual distances between samples: a longer one is shown as a gap, not bridged
+const LONGEST_GAP = 2.5; // in median distances between samples: a longer one is shown as a gap
 
 const all = new Set();
 
@@ -13,7 +13,7 @@ export class Trend {
   #options;
   #view = { from: 0, to: 1, top: 1 };
 
-  /** `label` words a value of the axis, `onPoint` hears what the pointer is at; the colours are those of the place. */
+  /** `label` formats a value of the axis, `onPoint` receives the point at the pointer; the colours are those of the place. */
   constructor(place, { label, onPoint }) {
     this.#place = place;
     this.#options = { label, onPoint };
@@ -35,7 +35,7 @@ export class Trend {
 
   #begin(data) {
     const width = this.#place.clientWidth;
-    if (width === 0 || typeof globalThis.uPlot !== "function") return; // not laid out yet, or the library is not there
+    if (width === 0 || typeof globalThis.uPlot !== "function") return; // not laid out yet, or the library is missing
     const { label, onPoint } = this.#options;
     const colour = (name) => getComputedStyle(this.#place).getPropertyValue(name).trim();
     const { fontFamily } = getComputedStyle(document.body);

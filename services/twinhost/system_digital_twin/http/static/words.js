@@ -1,4 +1,4 @@
-// Plain words for what the protocol calls by its own names.
+// Labels for statuses, causes of refusals, and severities.
 
 import { plain } from "./text.js";
 
@@ -9,26 +9,26 @@ const STATUSES = {
   unknown: { tone: "silent", sign: "unknown", word: "Not seen yet" },
 };
 
-/** Return how a status looks and reads; an agent may call its own as it likes. */
+/** Return the label of a status; an agent may report any status. */
 export function wordOfStatus(status) {
   if (Object.hasOwn(STATUSES, status)) return STATUSES[status];
   return { tone: "warn", sign: "warn", word: plain(status, 40) || "No status" };
 }
 
 const CAUSES = {
-  key_not_authorized: ["Unknown key", "Nobody has let this key in."],
-  key_revoked: ["Withdrawn key", "It was let in once, and no longer is."],
-  key_expired: ["Expired key", "Its last day is over."],
-  key_not_yet_valid: ["Key from the future", "Its first day has not come, or a clock is wrong."],
-  too_many_sessions: ["Too many sessions", "Its key has as many connections as it may have."],
-  handler_fault: ["Could not be checked", "A fault of ours: refused to be safe."],
-  wrong_server_key_or_mismatched_halves: ["Wrong or broken keys", "It expects another server, or its key’s halves don’t match."],
-  mechanism_mismatch: ["Came without encryption", "Or with a kind that isn’t spoken here."],
-  not_zmtp: ["Spoke another language", "A browser or a scanner, perhaps."],
-  broken_off_or_plain_client: ["Hung up half-way", "Gave up, or came without encryption."],
-  timed_out: ["Said nothing", "Connected, and was silent for too long."],
-  oversized_handshake: ["Too long a greeting", "More bytes than a greeting has."],
-  too_many_pending_handshakes: ["Too many at once", "The oldest unfinished ones have to go."],
+  key_not_authorized: ["Unauthorised key", "The key is not enrolled."],
+  key_revoked: ["Revoked key", "The key was authorised before, and then revoked."],
+  key_expired: ["Expired key", "The validity of the key has ended."],
+  key_not_yet_valid: ["Key not yet valid", "The validity of the key has not begun, or a clock is wrong."],
+  too_many_sessions: ["Too many sessions", "The key has as many connections as limits.sessions_per_key allows."],
+  handler_fault: ["Key check failed", "The ZAP handler failed; see the log of mainpc’s agent."],
+  wrong_server_key_or_mismatched_halves: ["Wrong server key", "The client pins another server key, or the halves of its key don’t match."],
+  mechanism_mismatch: ["Security mismatch", "Only one side uses CURVE encryption."],
+  not_zmtp: ["Not a ZeroMQ client", "It used another protocol: a browser or a port scanner, perhaps."],
+  broken_off_or_plain_client: ["Handshake aborted", "The client disconnected, or does not encrypt."],
+  timed_out: ["Handshake timed out", "The client did not complete the handshake in time."],
+  oversized_handshake: ["Oversized handshake", "The client sent more bytes than a handshake has."],
+  too_many_pending_handshakes: ["Too many pending handshakes", "The oldest ones were closed."],
 };
 
 /** Return the title and the explanation of a refusal's cause. */
