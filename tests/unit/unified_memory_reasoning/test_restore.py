@@ -52,7 +52,9 @@ def database_of(path: Path, migrations: list[str], *statements: str) -> bytes:
     return path.read_bytes()
 
 
-def test_a_restore_brings_everything_back_at_the_next_start(bench: SafetyBench) -> None:
+def test_a_restore_brings_everything_back_at_the_next_start(
+    bench: SafetyBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What came after the backup is kept, under another name; its ids may be used again."""
     bench.update_twin("old", {"a": 1}, ADA)
     content = bench.backed_up()
@@ -61,6 +63,8 @@ def test_a_restore_brings_everything_back_at_the_next_start(bench: SafetyBench) 
     reply = bench.finish(bench.send(content), content)
     assert (reply["status"], reply["state"]) == ("ok", "staged")
     assert bench.twin("old") == {"a": 2}  # until then
+    bench.backups.on_tick()  # the reply is still on its way
+    monkeypatch.setattr(backup, "REPORTED_S", 0.0)
     with pytest.raises(StartAgain, match="is staged and replaces the database"):
         bench.backups.on_tick()
     bench.reopen()
@@ -148,7 +152,7 @@ def test_the_agent_restarts_after_the_reply_or_unasked(bench: SafetyBench, monke
     incoming = bench.backups._restores._incoming
     assert incoming is not None
     bench.finish(restore_id, content)
-    incoming.reported = False  # as if the answer had said `checking` yet
+    incoming.reported_at = None  # as if the answer had said `checking` yet
     bench.backups.on_tick()
     monkeypatch.setattr(backup, "UNREPORTED_S", 0.0)
     with pytest.raises(StartAgain):

@@ -36,6 +36,7 @@ from twinhost.store.database import Database
 _log = structlog.get_logger(__name__)
 
 KEEP_S = 600.0  # after the last read of a backup, or the last part of a restore
+REPORTED_S = 1.0  # after the result was sent: a client that has not read it loses it when its connection ends
 UNREPORTED_S = 10.0  # after staging: then the agent restarts even if nobody polled for the result
 
 State = Literal["copying", "ready", "failed"]
@@ -178,7 +179,7 @@ class _Incoming:
     failure: RequestError | None = None
     exchange: Exchange | None = None
     staged_at: float = 0.0
-    reported: bool = False
+    reported_at: float | None = None
 
 
 class Restores:
@@ -251,7 +252,7 @@ class Restores:
     def finish(self, restore_id: str, size: int | None, sha256: str | None) -> Exchange | None:
         """Check and stage the backup in a worker thread; return None until that is done, then the numbers of rows.
 
-        After they were returned, the next tick restarts the agent.
+        A second after they were returned, the agent restarts.
 
         Raises:
             NotFound: there is no such restore.
@@ -263,7 +264,7 @@ class Restores:
             self._drop()
             raise incoming.failure
         if incoming.exchange is not None:
-            incoming.reported = True
+            incoming.reported_at = incoming.reported_at or time.monotonic()
             return incoming.exchange
         if not incoming.checking:
             self._check(incoming, size or incoming.size, sha256 or incoming.sha256)
@@ -280,7 +281,8 @@ class Restores:
             return
         now = time.monotonic()
         if incoming.exchange is not None:
-            if incoming.reported or now - incoming.staged_at > UNREPORTED_S:
+            reported = incoming.reported_at is not None and now - incoming.reported_at > REPORTED_S
+            if reported or now - incoming.staged_at > UNREPORTED_S:
                 raise StartAgain(f"restore {incoming.restore_id} is staged and replaces the database")
         elif not incoming.checking and now - incoming.touched > KEEP_S:
             self._drop()
