@@ -1,4 +1,4 @@
-"""Remarks on a tree that is right: keys that are revoked, expire soon, or wait to be accepted."""
+"""Remarks on a tree that is right: keys that are revoked, expire soon, or are pending."""
 
 import time
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def _pending(layout: Layout) -> Iterator[str]:
             until = "expired" if end is None else f"is open until {format_moment(end)}"
             yield f"the invitation of {name} {until}; to withdraw it: {layout.command('reject', name)}"
     for key in keys_in(folder / REQUESTS_FOLDER):
-        yield f"the request of {key.certificate.owner.name} waits to be accepted; see: {layout.command('pending')}"
+        yield f"the request of {key.certificate.owner.name} is pending; see: {layout.command('pending')}"
 
 
 def _exported(layout: Layout) -> Iterator[str]:
@@ -86,12 +86,12 @@ def _ending(layout: Layout) -> Iterator[str]:
 
 
 def _to_limit(layout: Layout, key: Certificate) -> str:
-    """Return how to give an end to a key that has none, as keys of older versions."""
+    """Return how to limit the validity of a key that never expires, as keys of older versions."""
     remote = next((one for one in layout.remote if one.owner == key.owner), None)
     if remote is not None:
         public = layout.command("public", remote.stem, piped=True)
-        return f"to give it an end: {public} | {layout.command('trust', '-', piped=True)}"
-    return f"to rotate it to one that does: {to_rotate(key.owner.name, layout.root)}"
+        return f"to limit its validity: {public} | {layout.command('trust', '-', piped=True)}"
+    return f"to rotate it to one that expires: {to_rotate(key.owner.name, layout.root)}"
 
 
 def _to_replace(layout: Layout, key: Certificate) -> str:
