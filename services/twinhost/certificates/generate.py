@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from twinhost.certificates.layout import SERVER, Identity, Layout, enrolment_arguments
+from twinhost.certificates.layout import SERVER, Identity, Layout, enrolment_arguments, to_replace_revoked
 from twinhost.certificates.records import DistributionRecord, removal_notice
 from twinhost.certificates.tree import enrolled_key, is_revoked, is_revoked_fingerprint, locked
 from twinhost.secure_zmq.errors import CERTS_INIT_PIPED, ConfigurationError, KeyFileMissing, KeyMismatch, remove_command
@@ -60,10 +60,8 @@ def report(layout: Layout, outcomes: Sequence[Outcome]) -> Iterator[str]:
 def _next_steps(layout: Layout, outcome: Outcome) -> Iterator[str]:
     identity, owner = outcome.identity, outcome.identity.owner
     if outcome.what == "revoked":
-        local = identity in layout.local
-        new = ("replace", owner.name) if local else ("invite", *enrolment_arguments(owner))
         yield f"\nThe key of {owner.name} on {owner.host} was revoked permanently: no host accepts it."
-        yield f"For a new one: {layout.command(*new)}"
+        yield f"For a new one: {to_replace_revoked(layout, owner)}"
         return
     public, trust = f"{CERTS_INIT_PIPED} public {identity.stem}", f"{CERTS_INIT_PIPED} trust -"
     if outcome.removed:

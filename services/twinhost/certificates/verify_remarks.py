@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 
-from twinhost.certificates.layout import SERVER, Layout, enrolment_arguments, to_rotate
+from twinhost.certificates.layout import SERVER, Layout, enrolment_arguments, to_replace_revoked, to_rotate
 from twinhost.certificates.tree import (
     REQUESTS_FOLDER,
     found_keys,
@@ -27,8 +27,8 @@ def remarks_on(layout: Layout) -> list[str]:
 def _revoked(layout: Layout) -> Iterator[str]:
     for path, pair in own_pairs(layout):
         if is_revoked(layout, pair.certificate):
-            name = pair.certificate.owner.name
-            yield f"{path} was revoked, and no host accepts it; for a new key: {layout.command('replace', name)}"
+            new = to_replace_revoked(layout, pair.certificate.owner)
+            yield f"{path} was revoked, and no host accepts it; for a new key: {new}"
     for key in found_keys(layout):
         if is_revoked(layout, key.certificate):
             yield f"{key.path} is a revoked key of {key.certificate.owner.name}, and authorises nobody"
@@ -100,7 +100,7 @@ def _to_replace(layout: Layout, key: Certificate) -> str:
     if name == SERVER:
         return f"run: {to_rotate(key.owner.name, layout.root)}"
     revoke = layout.command("revoke", name)
-    if any(one.owner == key.owner for one in layout.local):
+    if layout.server_folder is not None and any(one.owner == key.owner for one in layout.local):
         return f"run: {revoke}, then: {layout.command('replace', name)}"
     invite = layout.command("invite", *enrolment_arguments(key.owner))
     join = layout.command("join", "--replace", "-", piped=True)

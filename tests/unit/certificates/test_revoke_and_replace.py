@@ -1,6 +1,7 @@
 """Revoking: a public file becomes what revokes its key, mainpc's first; there is no way back but a new key."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from twinhost.secure_zmq.key_writer import (
     replace_certificate,
     revoked_file_name,
     write_key_pair,
+    write_revocation,
 )
-from twinhost.secure_zmq.keys import load_certificate, load_key_pair
+from twinhost.secure_zmq.keys import Validity, load_certificate, load_key_pair
 
 UMRA = "UnifiedMemoryReasoningAgent"
 pytestmark = pytest.mark.usefixtures("nothing_listens")
@@ -228,6 +230,23 @@ def test_make_says_how_another_machines_revoked_agent_comes_back(tmp_path: Path)
     assert (ran.status, ran.lines[2].split()[3]) == (0, "revoked")
     assert f"certs-init invite {UMRA} --host pc2 --role agent" in ran.out
     assert certs_init(root, "verify", host="mainpc").status == 0
+
+
+def test_a_tree_without_mainpc_names_mainpcs_commands(tmp_path: Path) -> None:
+    """Only mainpc authorises another key, so pc2's tree advises `invite` there in place of `replace` or `revoke`."""
+    root, secret = tmp_path / "tree", tmp_path / "tree/pc2/client.key_secret"
+    certs_init(root, host="pc2")
+    pair = load_key_pair(secret)
+    expired = replace(pair, certificate=replace(pair.certificate, validity=Validity(not_after=1)))
+    secret.unlink()
+    write_key_pair(expired, secret)
+    replace_certificate(expired.certificate, root / "pc2/client.key")
+    invite, join = f"certs-init invite {UMRA} --host pc2 --role agent", "certs-init join --replace -"
+    verified = certs_init(root, "verify", host="pc2").out
+    assert f"on mainpc, run: certs-init revoke {UMRA}, then: {invite}, and on pc2: {join}" in verified
+    write_revocation(expired.certificate, root / "pc2/revoked")
+    assert f"For a new one: on mainpc, {invite}, and on pc2, {join}" in certs_init(root, host="pc2").out
+    assert f"for a new key: on mainpc, {invite}, and on pc2, {join}" in certs_init(root, "verify", host="pc2").out
 
 
 def test_no_command_brings_a_revoked_key_back(tree: Path) -> None:
