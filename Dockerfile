@@ -1,6 +1,6 @@
 # One image for every role. BASE_IMAGE is a build argument because a machine without a registry makes its own base of the
-# same Debian release (scripts/setup/base_image.sh); both have Python 3.13 and a venv module, and nothing else is asked of it.
-# `make lock`, where a registry is in reach, writes the digest of the image into this line.
+# same Debian release (scripts/setup/base_image.sh); both have Python 3.13 and a venv module, and nothing else is required of it.
+# `make lock`, where a registry is reachable, writes the digest of the image into this line.
 ARG BASE_IMAGE=python:3.13-slim-trixie
 
 FROM ${BASE_IMAGE} AS builder
@@ -38,7 +38,7 @@ RUN chmod -R u=rwX,go=rX /app
 
 
 # What the dashboard needs and this project did not write: the chart library, from npm. npm itself comes from PyPI, so that both
-# kinds of base image have the same one; nothing of it is shipped.
+# kinds of base image have the same one; the image has neither.
 FROM ${BASE_IMAGE} AS assets
 
 ARG UPLOT=uplot@1.6.32

@@ -6,20 +6,20 @@ ARGS ?=
 
 COMPOSE := docker compose
 
-# testcontainers' reaper is an image of its own, which a machine without a registry cannot have; the tests clean up themselves.
+# testcontainers' reaper is an image of its own, which a machine without a registry can't pull; the tests clean up themselves.
 export TESTCONTAINERS_RYUK_DISABLED ?= true
 
 # Some images set it. Hundreds of the tests' processes would each compile the whole project again.
 export PYTHONDONTWRITEBYTECODE :=
 
-# Most tests wait most of the time, so two cores have five processes of them. A part of the suite runs in one: each process
-# takes seconds to collect. (WORKERS=0 for all of it in one; tests/side_by_side.py says who gets what.)
+# Most tests wait most of the time, so two cores run five processes of them. A part of the suite runs in one process, because
+# each takes seconds to collect. (WORKERS=0: the whole suite in one. tests/side_by_side.py distributes the tests.)
 WORKERS ?= $(if $(ARGS),0,$(shell cores=$$(nproc); echo $$((cores > 4 ? 12 : 2 * cores + 1))))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: image ## put in place what is missing, start both hosts, wait until they are healthy, and show them
+up: image ## install what is missing, start both hosts, wait until they are healthy, and show them
 	@scripts/setup/up.sh
 
 stack: ## deploy both hosts to a Docker Swarm, from its manager (docs/how-to/deploy-to-a-swarm.md)
@@ -40,16 +40,16 @@ keys: image ## make the keys that are missing and show every fingerprint
 backup: ## write mainpc's whole state, secrets too, into a new file (FILE=mainpc.backup), while it runs
 	@scripts/setup/backup.sh "$$FILE" $(ARGS)
 
-restore: engine ## put such a file (FILE=...) in the place of mainpc's state, once mainpc is stopped (ARGS=--replace: over another)
+restore: engine ## replace mainpc's state with such a file (FILE=...), while mainpc is stopped (ARGS=--replace: over another)
 	@scripts/setup/restore.sh "$$FILE" $(ARGS)
 
 test: test-ready ## run the whole test suite (ARGS="-k name" for a part), also beside a running stack
 	@.venv/bin/python -m pytest -n $(WORKERS) $(ARGS)
 
-check: venv ## while you work: the linters and the unit tests, side by side (two minutes; no container)
+check: venv ## while you work: the linters and the unit tests, in parallel (about a minute; no container)
 	@scripts/setup/check.sh $(ARGS)
 
-test-two-hosts: test-ready ## two engines in two network namespaces, joined by a cable; and both as a swarm (five minutes)
+test-two-hosts: test-ready ## two engines in two network namespaces, joined by a virtual link; and both as a swarm (five minutes)
 	@TWINHOST_TWO_HOSTS=all .venv/bin/python -m pytest tests/two_hosts $(ARGS)
 
 test-faults: test-ready ## every fault, while clients keep ledgers (ten minutes; FAULT_SEED=... repeats a run's choices)
@@ -59,7 +59,7 @@ test-adversary: venv ## every attack, while clients work: their p99, and mainpc'
 	@.venv/bin/python -m pytest -s tests/adversary/full_siege.py $(ARGS)
 
 fuzz: INPUTS ?= 1000000
-fuzz: venv ## inputs that nobody sends, to decoders, key loader, and port (INPUTS=1000000; ARGS="--seed N" repeats a run)
+fuzz: venv ## malformed inputs for the decoders, the key loader, and the port (INPUTS=1000000; ARGS="--seed N" repeats a run)
 	@scripts/setup/fuzz.sh $(INPUTS) $(ARGS)
 
 soak: MINUTES ?= 30
@@ -79,7 +79,7 @@ bench: image venv ## this project beside its peers (nine minutes; ARGS="--out FO
 	@scripts/setup/bench_tools.sh
 	@PYTHONPATH=services:. build/tools/bench/bin/python -m tests.benchmarks.speed $(ARGS)
 
-bench-smoke: image venv ## the same, as short as can be: fails where a row is not produced, whatever its figure
+bench-smoke: image venv ## the same, as short as can be: fails where a row is missing, whatever its value
 	@scripts/setup/bench_tools.sh
 	@PYTHONPATH=services:. build/tools/bench/bin/python -m tests.benchmarks.speed --rounds 1 --seconds 0.2 --stack-idle 3 --every-row $(ARGS)
 
@@ -101,7 +101,7 @@ engine:
 venv:
 	@scripts/setup/venv.sh
 
-setup: image venv ## put engine, base image, image and .venv in place, and start nothing
+setup: image venv ## install the engine, base image, image and .venv, and start nothing
 
 lock: ## resolve the dependencies of pyproject.toml again into the locks (needs uv), and pin the base image by digest
 	@scripts/setup/lock.sh

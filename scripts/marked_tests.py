@@ -1,7 +1,7 @@
-"""The tests that carry one marker: run them, and say in one line what came of them.
+"""The tests that have one marker: run them, and print their result in one line.
 
 The documented scripts run one marker's tests by `run_marked`. `.ci/run`, which runs every test anyway, loads this
-module as a pytest plugin: the same lines then stand in its summary, and a script that would fail fails the run.
+module as a pytest plugin: its summary then has the same lines, and a script that would fail fails the run.
 """
 
 import importlib.util
@@ -66,7 +66,7 @@ def run_marked(marker: str, arguments: Sequence[str]) -> int:
     if importlib.util.find_spec("pytest") is None:
         print(f"{subject}: {sys.executable} has no pytest; run: make setup, then use .venv/bin/python", file=sys.stderr)
         return 1
-    import pytest  # noqa: PLC0415  (a development dependency: its absence is an answer, not a traceback)
+    import pytest  # noqa: PLC0415  (a development dependency: its absence is an error message, not a traceback)
 
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # the reaper's image needs a registry
     os.chdir(REPOSITORY)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write docs/reference/actions.md, the reference of every action, from the request and reply types.
 
-Exit status: 0 written; with `--check`, 1 where the page is not what the types say, and nothing is written.
+Exit status: 0 written; with `--check`, 1 where the page is out of date, and nothing is written.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not parser.parse_args(arguments).check:
         PAGE.write_text(page(), encoding="utf-8")
     elif PAGE.read_text(encoding="utf-8") != page():
-        print(f"{PAGE} is not what the types say; run: .venv/bin/python scripts/write_actions.py", file=sys.stderr)
+        print(f"{PAGE} is out of date; run: .venv/bin/python scripts/write_actions.py", file=sys.stderr)
         return 1
     return 0
 
@@ -72,8 +72,8 @@ def _summary(requests: RequestSchema, name: str) -> str:
 
 def _described(requests: RequestSchema, name: str, options: Mapping[str, bool]) -> Iterator[str]:
     yield from requests.description(name).splitlines()
-    if said := " ".join(sentence for option, sentence in OPTIONS.items() if options.get(option)):
-        yield from ("", said)
+    if sentences := " ".join(sentence for option, sentence in OPTIONS.items() if options.get(option)):
+        yield from ("", sentences)
 
 
 def _request(requests: RequestSchema, name: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Known vulnerabilities in what the locks pin, and what bandit finds in the code. Fails on any finding that is not reasoned
-# (pyproject.toml, [tool.bandit]), and where the vulnerability service can't be asked: not having looked is not clean.
+# Known vulnerabilities in what the locks pin, and what bandit finds in the code. Fails on any finding without a recorded
+# reason (pyproject.toml, [tool.bandit]), and where the vulnerability service can't be reached.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 . scripts/setup/progress.sh
@@ -9,7 +9,7 @@ scripts/setup/tool_venv.sh audit || exit 1
 failed=()
 
 # What the image ships, and what builds, tests, and checks it. --strict: a mirror that has the packages and no list of
-# vulnerabilities answers 404, which pip-audit would take for a package that it may pass over.
+# vulnerabilities answers 404, which pip-audit would take for a package that it may skip.
 for lock in requirements*.lock; do
     step "pip-audit $lock"
     build/tools/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off --requirement "$lock" ||
@@ -17,5 +17,5 @@ for lock in requirements*.lock; do
 done
 step "bandit services certs-init"
 build/tools/audit/bin/bandit --quiet --configfile pyproject.toml --recursive services certs-init || failed+=(bandit)
-[ ${#failed[@]} -eq 0 ] || die "Not clean, or not looked at: ${failed[*]} (see above); pip-audit asks the Python package index for each package's vulnerabilities, and a mirror may not have them."
-step "No known vulnerability in the locks, and no finding in the code that is not reasoned"
+[ ${#failed[@]} -eq 0 ] || die "Findings, or not checked: ${failed[*]} (see above); pip-audit asks the Python package index for each package's vulnerabilities, and a mirror may not have them."
+step "No known vulnerability in the locks, and no finding in the code without a recorded reason"

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Writes mainpc's whole state into a file that only its owner can read; it has its name once it is whole, and never another's.
+# Writes mainpc's whole state into a file that only its owner can read; the file gets its name once it is complete, and replaces none.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
 
 file=${1:-}
 [ -n "$file" ] || die "Name the file: make backup FILE=mainpc.backup"
-[ ! -e "$file" ] && [ ! -L "$file" ] || die "$file is there already; name another."
-[[ $file != -* ]] || file=./$file # a name, and no option
+[ ! -e "$file" ] && [ ! -L "$file" ] || die "$file exists already; name another: make backup FILE=NAME"
+[[ $file != -* ]] || file=./$file # a name, not an option
 shift
 
 umask 077
-draft=$(mktemp "$file.XXXXXX") || die "$file can't be written; name another place."
+draft=$(mktemp "$file.XXXXXX") || die "$file can't be written; name another: make backup FILE=PATH"
 trap 'rm -f "$draft"' EXIT
-docker compose --progress quiet run --rm -T archive backup - "$@" >"$draft" || die "There is no backup: see the line above."
+docker compose --progress quiet run --rm -T archive backup - "$@" >"$draft" || die "No backup was written: see the line above."
 sync "$draft"
-ln "$draft" "$file" || die "$file is there by now; name another."
+ln "$draft" "$file" || die "$file exists by now; name another: make backup FILE=NAME"
 step "$file is written"

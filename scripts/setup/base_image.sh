@@ -27,13 +27,13 @@ digest_of() {
 }
 
 make_fallback() {
-    on_debian_13 || die "$OFFICIAL could not be pulled: give this machine a way to the registry, or set BASE_IMAGE to an image with Python 3.13 that is here."
+    on_debian_13 || die "$OFFICIAL could not be pulled: give this machine access to the registry, or set BASE_IMAGE in .env to a local image with Python 3.13."
     if ! command -v mmdebstrap >/dev/null; then
-        is_root || die "$OFFICIAL could not be pulled, and the other way needs mmdebstrap: run this once as root (sudo make setup)."
+        is_root || die "$OFFICIAL could not be pulled, and building one needs mmdebstrap: run this once as root (sudo make setup)."
         step "Installing mmdebstrap"
         install_packages mmdebstrap
     fi
-    step "No registry in reach: making $FALLBACK from Debian's packages (about half a minute)"
+    step "No registry is reachable: making $FALLBACK from Debian's packages (about half a minute)"
 
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
@@ -45,14 +45,14 @@ make_fallback() {
         --dpkgopt='path-include=/usr/share/doc/*/copyright' \
         "$RELEASE" "$work/root.tar" 2>"$work/log" || {
         tail -n 20 "$work/log" >&2
-        die "mmdebstrap could not make $FALLBACK: see the lines above; it needs a way to Debian's packages."
+        die "mmdebstrap could not make $FALLBACK: see the lines above; it needs access to Debian's package mirror."
     }
     docker import --change 'CMD ["/bin/bash"]' "$work/root.tar" "$FALLBACK" >/dev/null
 }
 
 if [ "${1:-}" = --pin ]; then
     tag=${OFFICIAL%@*}
-    docker pull --quiet "$tag" >/dev/null || die "$tag could not be pulled: its digest is that of the last time, if any."
+    docker pull --quiet "$tag" >/dev/null || die "$tag could not be pulled: the Dockerfile's digest is unchanged."
     digest=$(digest_of "$tag")
     [ -n "$digest" ] || die "The registry gave no digest for $tag: pin it by hand in the Dockerfile."
     sed -i "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$tag@$digest|" Dockerfile

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts in place what `make bench` compares with: the packages of requirements-bench.lock in a venv of their own, a C compiler
-# with libzmq's headers, nats-server, and openssl. What can't be had here is named in the report as missing.
+# Installs what `make bench` compares with: the packages of requirements-bench.lock in a venv of their own, a C compiler
+# with libzmq's headers, nats-server, and openssl. What can't be installed is named in the report as missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -14,7 +14,7 @@ command -v openssl >/dev/null || packages+=(openssl)
 PATH=$PATH:/usr/sbin command -v nats-server >/dev/null || packages+=(nats-server)
 [ ${#packages[@]} -gt 0 ] || exit 0
 if ! on_debian_13 || ! is_root; then
-    step "Not here, and not to be installed by this user on this system: ${packages[*]}; the report names what is missing"
+    step "Missing: ${packages[*]}; only root on Debian 13 can install them here (the report names what is missing)"
     exit 0
 fi
 step "Installing ${packages[*]} (about a minute)"

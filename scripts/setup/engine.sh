@@ -6,9 +6,9 @@ cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
 
 readonly START_TIMEOUT_S=60
-readonly GONE_AFTER_S=10 # by then a dockerd that has ended was not merely second to another that is still starting
+readonly GONE_AFTER_S=10 # a dockerd that ends sooner may have found another one that is still starting
 readonly ENGINE_LOG=/var/log/twinhost-dockerd.log
-# Its own pools have room for 31 networks; the tests' stacks, side by side, take more.
+# The default pools have room for 31 networks; the tests' stacks, side by side, need more.
 readonly ADDRESS_POOL=base=172.18.0.0/15,size=24
 readonly PID_FILES=(/var/run/docker.pid /var/run/docker/containerd/containerd.pid) # dockerd's defaults
 dockerd_pid=
@@ -17,7 +17,7 @@ engine_answers() { docker info >/dev/null 2>&1; }
 compose_answers() { docker compose version >/dev/null 2>&1; }
 buildx_answers() { docker buildx version >/dev/null 2>&1; }
 
-refuse_what_set_up_cannot_mend() {
+refuse_what_set_up_cannot_fix() {
     if [ -n "${DOCKER_HOST:-}" ]; then
         die "DOCKER_HOST is $DOCKER_HOST and no engine answers there: start that engine, or unset DOCKER_HOST."
     fi
@@ -40,8 +40,8 @@ install_what_is_missing() {
     hash -r
 }
 
-# The engine does not start while the pid in one of its files is anyone's: after a kill that may be a zombie's, after a reboot
-# a stranger's.
+# The engine does not start while a process has the pid in one of its files: after a kill that may be a zombie, after a reboot
+# an unrelated process.
 remove_stale_pid_files() {
     local file
     for file in "${PID_FILES[@]}"; do
@@ -76,13 +76,13 @@ wait_for_engine() {
         sleep 1
     done
     [ ! -f "$ENGINE_LOG" ] || tail -n 15 "$ENGINE_LOG" >&2
-    die "The engine did not start within $waited s: its last lines are above, and its whole log is $ENGINE_LOG, or 'journalctl -u docker' where systemd started it."
+    die "The engine did not start within $waited s: the last lines of its log are above, and all of it is in $ENGINE_LOG, or 'journalctl -u docker' where systemd started it."
 }
 
 if engine_answers && compose_answers && buildx_answers; then
     exit 0
 fi
-engine_answers || refuse_what_set_up_cannot_mend
+engine_answers || refuse_what_set_up_cannot_fix
 install_what_is_missing
 engine_answers || start_engine
 step "Engine $(docker version --format '{{.Server.Version}}'), Compose $(docker compose version --short)"

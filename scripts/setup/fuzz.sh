@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # fuzz.sh INPUTS [OPTION...]: feeds the decoders, the key loader, and the port; see tests/fuzzing. atheris is installed beside
-# .venv, and where it can't be the decoders get mutations that nothing guides, and the report says so.
+# .venv, and where it can't be, the decoders get mutations without coverage guidance, and the report says so.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -14,7 +14,7 @@ if [ "$(cat "$FOLDER/made-from" 2>/dev/null)" != "$wanted" ]; then
         --no-deps --require-hashes --only-binary :all: --requirement "$LOCK"; then
         printf '%s\n' "$wanted" >"$FOLDER/made-from"
     else
-        step "atheris can't be installed here: nothing guides the inputs"
+        step "atheris can't be installed here: the inputs have no coverage guidance"
     fi
 fi
 inputs=$1

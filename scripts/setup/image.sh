@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the project's image on whichever base this machine can have; a second or two when nothing has changed.
+# Builds the project's image on the base that this machine can have; a second or two when nothing has changed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -17,7 +17,7 @@ find_ca_bundle() {
 }
 
 build() {
-    # A terminal gets the live display; a log gets the build's output only when it went wrong.
+    # A terminal gets the live display; a log gets the build's output only if it fails.
     if [ -t 2 ]; then
         docker compose build
         return
@@ -34,4 +34,4 @@ BASE_IMAGE=$(scripts/setup/base_image.sh)
 TWINHOST_CA_BUNDLE=$(find_ca_bundle)
 export BASE_IMAGE TWINHOST_CA_BUNDLE
 step "Building the image on $BASE_IMAGE"
-build || die "The image could not be built: see the lines above; a failed download there means no way to the Python package index, or a proxy whose certificate TWINHOST_CA_BUNDLE in .env must name."
+build || die "The image could not be built: see the lines above; a failed download there means no access to the Python package index, or a proxy whose certificate TWINHOST_CA_BUNDLE in .env must name."

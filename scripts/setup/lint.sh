@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check that runs nothing, from the quickest to the slowest. All of them run, so that one look shows all there is to mend.
+# Every check that runs nothing, from the quickest to the slowest. All of them run, so that one run shows everything to fix.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 . scripts/setup/progress.sh
@@ -19,4 +19,4 @@ check hadolint --failure-threshold style Dockerfile
 check compose-lint check --strict-config --no-env --skip-suppressed --allow-partial-coverage --fail-on low docker-compose.yml
 check lint-imports
 check mypy
-[ ${#failed[@]} -eq 0 ] || die "Not clean: ${failed[*]} (see above)."
+[ ${#failed[@]} -eq 0 ] || die "Failed: ${failed[*]} (see above)."

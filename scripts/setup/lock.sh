@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves pyproject.toml anew into the locks: hashes for every platform and Python, and no index named.
+# Resolves pyproject.toml again into the locks: with hashes for every platform and Python, and without an index.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -16,9 +16,9 @@ lock() {
     mv "$file.new" "$file"
 }
 
-# The base image too, where a registry is in reach: the Dockerfile's line has its digest then, and every build pulls that.
+# The base image too, where a registry is reachable: the Dockerfile's line then has its digest, and every build pulls that.
 step "Pinning the base image"
-scripts/setup/base_image.sh --pin || step "The base image's pin stays as it is"
+scripts/setup/base_image.sh --pin || step "The base image's digest is unchanged"
 
 lock requirements.lock pyproject.toml --all-extras
 lock requirements-build.lock --group build

@@ -29,13 +29,13 @@ on_debian_13() {
 
 is_root() { [ "$(id -u)" -eq 0 ]; }
 
-# install_packages NAME...: the log is shown only when it went wrong. The index is fetched afresh, because an old one names versions that are gone.
+# install_packages NAME...: the log is shown only after a failure. The index is fetched again, because an old one names versions that were removed.
 install_packages() {
     local log
     log=$(mktemp)
     if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "$@"; } >"$log" 2>&1; then
         tail -n 30 "$log" >&2
-        die "apt-get could not install $*: see the lines above, $log has the rest."
+        die "apt-get could not install $*: see the lines above; $log has the rest."
     fi
     rm -f "$log"
 }

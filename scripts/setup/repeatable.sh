@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the image's lock twice, each time into a new environment and without a cache, as the image's build does, and
-# compares what is there: names and versions, and every installed file but those that a clock or a path is written into.
+# compares what is there: names and versions, and every installed file except those that contain a time or a path.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -20,7 +20,7 @@ for build in first second; do
     .venv/bin/python -m venv "$folder/$build"
     "$folder/$build/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir \
         --no-deps --require-hashes --only-binary :all: --requirement requirements.lock ||
-        die "requirements.lock could not be installed: see the lines above; it needs a way to the Python package index."
+        die "requirements.lock could not be installed: see the lines above; it needs access to the Python package index."
     packages_of "$build" >"$folder/$build.packages"
     files_of "$build" >"$folder/$build.files"
 done

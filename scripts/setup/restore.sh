@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Puts what `make backup` wrote in the place of mainpc's state, or says why not and leaves all as it was.
+# Puts what `make backup` wrote in the place of mainpc's state, or reports why not and changes nothing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
 
 file=${1:-}
 [ -n "$file" ] || die "Name the file: make restore FILE=mainpc.backup"
-[ -r "$file" ] || die "$file can't be read: see its path and its mode."
-[[ $file != -* ]] || file=./$file # a name, and no option
+[ -r "$file" ] || die "$file can't be read: check its path and its mode."
+[[ $file != -* ]] || file=./$file # a name, not an option
 shift
-# On a machine that never ran anything of this, the image is what is missing first.
+# On a new machine the image is missing.
 image=$(docker compose --profile tools config --images archive)
 docker image inspect "$image" >/dev/null 2>&1 || scripts/setup/image.sh
-# One that ends and starts again and again is between two starts at some moment: it would go on with the folders of before.
+# A container that restarts repeatedly counts as running: it would continue with the replaced folders.
 [ -z "$(docker compose ps --quiet --status running --status restarting mainpc)" ] ||
-    die "mainpc is not stopped: docker compose stop mainpc"
+    die "mainpc is not stopped; stop it: docker compose stop mainpc"
 docker compose --progress quiet run --rm -T archive restore - "$@" <"$file"

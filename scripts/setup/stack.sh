@@ -8,7 +8,7 @@ readonly STACK=twinhost # as the Compose project is called, whose volumes, with 
 readonly RUNNING_TIMEOUT_S=60
 
 [ "$(docker info --format '{{.Swarm.ControlAvailable}}' 2>/dev/null)" = true ] ||
-    die "This machine manages no swarm: make one (docker swarm init), or run this on its manager; docs/how-to/deploy-to-a-swarm.md has the steps."
+    die "This machine is not a swarm manager: create a swarm (docker swarm init), or run this on its manager; docs/how-to/deploy-to-a-swarm.md has the steps."
 for host in mainpc pc2; do
     [ -n "$(docker node ls --quiet --filter "node.label=twinhost.host=$host")" ] ||
         die "No node of the swarm is labelled for $host: docker node update --label-add twinhost.host=$host NODE."
@@ -30,4 +30,4 @@ for ((waited = 0; waited < RUNNING_TIMEOUT_S; waited++)); do
     sleep 1
 done
 docker stack ps "$STACK" --filter desired-state=running --format 'table {{.Name}}\t{{.Node}}\t{{.CurrentState}}\t{{.Error}}'
-healthy || die "Not both hosts run after $waited s: the lines above say why; a missing path under /certificates is a machine without keys (docs/how-to/deploy-to-a-swarm.md)."
+healthy || die "The hosts do not both run after $waited s: the lines above say why; a missing path under /certificates is a machine without keys (docs/how-to/deploy-to-a-swarm.md)."

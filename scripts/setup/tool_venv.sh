@@ -14,5 +14,5 @@ step "Making $VENV from $LOCK"
 .venv/bin/python -m venv --clear "$VENV"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
     --no-deps --require-hashes --only-binary :all: --requirement "$LOCK" ||
-    die "The packages of $LOCK could not be installed: see the lines above; it needs a way to the Python package index."
+    die "The packages of $LOCK could not be installed: see the lines above; it needs access to the Python package index."
 printf '%s\n' "$wanted" >"$VENV/made-from"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts this machine's hosts, waits until they are healthy, and shows what a person wants to see next.
+# Starts this machine's hosts, waits until they are healthy, and shows their status and the next commands.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -22,14 +22,14 @@ if ! docker compose up --detach --wait --wait-timeout "$HEALTHY_TIMEOUT_S" "${ho
     docker compose --ansi never logs --tail 8 "${hosts[@]}" >&2
     # The containers of certs-init keep no log; where it failed, another run says why.
     docker compose --progress quiet run --rm -T certs-init >/dev/null || true
-    die "The hosts are not healthy: the lines above say why; a port that is taken is changed in .env (.env.example lists them)."
+    die "The hosts are not healthy: the lines above say why; if a port is in use, change it in .env (.env.example lists the ports)."
 fi
 
 if [ -z "$host" ]; then
     step "Asking both agents"
     ./twinhost status --wait "$REGISTERED_TIMEOUT_S"
 else
-    # The other machine may be off, or not there yet: that is told and is no failure of this start.
+    # The other machine may be off, or not set up yet: that is reported, and does not fail this start.
     step "Asking both agents, from $host"
     keys=operator
     [ "$host" = mainpc ] || keys=$host

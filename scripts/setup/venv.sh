@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 readonly LOCK=requirements-dev.lock BUILD_LOCK=requirements-build.lock
 readonly STAMP=.venv/made-from
 
-# A Python that can make a venv: Debian's python3 alone cannot, and a version manager's may be a name with nothing behind it.
+# A Python that can make a venv: Debian's python3 alone cannot, and a version manager's may be a shim without an interpreter.
 find_python() {
     local name
     for name in python3 python3.13 python3.12 python3.11; do
@@ -25,7 +25,7 @@ python=$(find_python) || {
     is_root || die "Python's venv module is missing: run this once as root (sudo make setup), or install python3-venv."
     step "Installing python3-venv"
     install_packages python3-venv
-    python=$(find_python) || die "python3-venv is installed, and yet no Python 3.11 or later makes a venv: 'python3 -m venv /tmp/try' says why."
+    python=$(find_python) || die "python3-venv is installed, but no Python 3.11 or later can make a venv: 'python3 -m venv /tmp/try' says why."
 }
 
 wanted=$("$python" -c 'import hashlib, sys; print(sys.executable, sys.version.split()[0], hashlib.sha256(b"".join(open(each, "rb").read() for each in sys.argv[1:])).hexdigest())' "$LOCK" "$BUILD_LOCK" pyproject.toml)
@@ -37,7 +37,7 @@ step "Making .venv from $LOCK with $("$python" --version) (about half a minute)"
 "$python" -m venv --clear .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
     --no-deps --require-hashes --only-binary :all: --requirement "$LOCK" --requirement "$BUILD_LOCK" ||
-    die "The packages of $LOCK could not be installed: see the lines above; it needs a way to the Python package index."
+    die "The packages of $LOCK could not be installed: see the lines above; it needs access to the Python package index."
 # The checkout itself: programs that .venv runs, and the commands in .venv/bin, find the package without PYTHONPATH.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation --editable . ||
     die "The package itself could not be installed into .venv: see the lines above."

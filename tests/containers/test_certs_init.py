@@ -40,7 +40,7 @@ def test_verify_finds_a_new_tree_right(keys: Stack) -> None:
     assert keys.run("certs-init").status == 0
     verified = keys.run("certs-init", "verify")
     assert verified.status == 0
-    assert "3 folders are right" in verified.out
+    assert "3 folders are correct" in verified.out
 
 
 def test_verify_says_what_is_wrong(keys: Stack) -> None:
@@ -64,7 +64,7 @@ DAMAGES = {
     "cut off": "echo half > /certificates/pc2/server.key",
     "stray": "touch /certificates/mainpc/notes.txt",
 }
-BRING_BACK = re.compile(r"To bring it back: .* public (\S+) \| .* trust -")
+BRING_BACK = re.compile(r"To restore it: .* public (\S+) \| .* trust -")
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
@@ -155,7 +155,7 @@ def test_a_removed_peer_stays_removed(keys: Stack) -> None:
     assert keys.run_shell("certs-init", "rm /certificates/mainpc/client.key").status == 0
     again = keys.run("certs-init")
     assert again.status == 0
-    assert "/certificates/mainpc/client.key was removed and stays so" in again.out
+    assert "/certificates/mainpc/client.key was removed and stays removed" in again.out
     assert keys.run_shell("certs-init", "ls /certificates/mainpc/client.key").status != 0
     verified = keys.run("certs-init", "verify")
     assert verified.status == 0

@@ -107,7 +107,7 @@ def test_a_host_with_security_off_is_found(stack: Stack) -> None:
     told = {(check, where): sentence for check, where, sentence in failed(checks)}
     assert status == 1
     assert "set SECURE_ZMQ=1 in .env on both hosts" in told["SECURE_ZMQ the same", AGENTS["pc2"]]
-    assert "it served a client that has no key" in told["plain client refused", AGENTS["pc2"]]
+    assert "it served a client without a key" in told["plain client refused", AGENTS["pc2"]]
     assert {where for _, where in told} == {AGENTS["pc2"]}
 
 

@@ -208,7 +208,7 @@ def test_a_withdrawn_line_is_refused(site: Site) -> None:
     token = parse_invitation(line).token
     assert "unwanted" in site.tree.run("pending").out
     rejected = site.tree.run("reject", "unwanted")
-    assert (rejected.status, "nobody can enrol by it any more" in rejected.out) == (0, True)
+    assert (rejected.status, "no machine can enrol by it any more" in rejected.out) == (0, True)
     assert "unwanted" not in site.tree.run("pending").out
     site.stack.audited("invitation_withdrawn", name="unwanted", fingerprint=token.public.fingerprint)
     assert site.join(line, "/tmp/unwanted")[0] == 1

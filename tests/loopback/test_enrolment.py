@@ -229,7 +229,7 @@ def test_a_withdrawn_token_is_refused(site: Site) -> None:
     with with_token(invitation) as client:
         client.call("enrol", public_key=pair.public.z85.decode())
         rejected = site.certs_init("reject", SOMEBODY)
-        assert (rejected.status, "nobody can enrol by it any more" in rejected.out) == (0, True)
+        assert (rejected.status, "no machine can enrol by it any more" in rejected.out) == (0, True)
         wait_until(lambda: site.server.logged("peer_removed"), PATIENCE_S, "mainpc knows of it")
         with pytest.raises((PeerNotLive, NotAuthorized)):
             client.call("enrol", public_key=pair.public.z85.decode())
@@ -370,7 +370,7 @@ def test_killed_at_any_moment_the_next_run_joins(site: Site, first: int) -> None
 
 def assert_joined(site: Site, tree: Path, pending: set[bytes]) -> None:
     """The machine is enrolled with one secret, the one that was made first; nothing is left half-way."""
-    assert site.certs_init("verify", root=tree).lines == [f"{tree}: 1 folders are right"]
+    assert site.certs_init("verify", root=tree).lines == [f"{tree}: 1 folders are correct"]
     secrets = [name for name in files(tree) if "secret" in name or "next" in name or "installing" in name]
     assert secrets == [f"{SOMEBODY}/{SOMEBODY}.key_secret"]
     keys = load_certificates(tree / SOMEBODY).own_keys

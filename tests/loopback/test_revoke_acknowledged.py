@@ -18,7 +18,7 @@ from twinhost.secure_zmq.server_address import SecuredAddress
 
 WITHIN_S = 5.0  # the promise
 COMMAND_S = WITHIN_S + 3.0  # with Python's start and the last call
-NEXT_START = "does not run; the revocation is in its folder here and holds from its next start"
+NEXT_START = "does not run; the revocation is in its folder here and applies from its next start"
 pytestmark = pytest.mark.sdt_security
 
 
@@ -99,7 +99,7 @@ def test_a_host_that_cannot_write_its_list_has_not_acknowledged(hosts: Hosts) ->
     ran = revoke(hosts, "third")
     pc2.allow_files_to_grow()
     assert ran.status == 1
-    assert host_lines(ran)[1] == f"pc2: NOT ACKNOWLEDGED: {UMRA} has not applied the revocation; see its health"
+    assert host_lines(ran)[1] == f"pc2: NOT ACKNOWLEDGED: {UMRA} has not applied the revocation; run: ./twinhost status"
 
 
 def test_where_nothing_runs_it_says_so(hosts: Hosts) -> None:
@@ -152,7 +152,7 @@ def test_on_an_open_link_nobody_refuses_a_key(hosts: Hosts, monkeypatch: pytest.
     monkeypatch.setenv("SECURE_ZMQ", "0")
     ran = revoke(hosts, "operator")
     assert ran.status == 1
-    assert host_lines(ran)[0].startswith("mainpc: NOT ACKNOWLEDGED: SECURE_ZMQ=0, so nobody checks keys")
+    assert host_lines(ran)[0].startswith("mainpc: NOT ACKNOWLEDGED: SECURE_ZMQ=0, so no agent checks keys")
 
 
 def test_a_thief_who_rotated_a_stolen_key_loses_both(hosts: Hosts) -> None:

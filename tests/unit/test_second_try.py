@@ -63,7 +63,7 @@ def test_a_flaky_test_does_not_fail_the_run(tmp_path: Path, flaky: str, name: st
     assert status == 0
     assert summary(lines) == "2 passed, 1 passed at the second try"
     assert lines[-2] == f"test_one.py::{name}"
-    assert "each is a defect to mend" in lines[-3]
+    assert "each is a defect to fix" in lines[-3]
     assert any("by chance" in line for line in lines)
 
 

@@ -18,11 +18,11 @@ from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair, parse_
 from twinhost.secure_zmq.server_address import SECURE_ZMQ_VARIABLE, is_secure_zmq_enabled
 
 WITHIN_S = 5.0  # for every host to acknowledge: an agent that is connected to mainpc takes about 0.2 s
-_FIRST_CALL_S = 0.5  # then it is checked whether anything listens there
-_CALL_S = 2.0  # of a later one, so that an agent that is being restarted is asked again
+_FIRST_CALL_S = 0.5  # the first call's deadline; then the port is probed
+_CALL_S = 2.0  # a later call's, so that an agent that is restarting is asked again
 _PROBE_S = 1.0
 _STEP_S, _LONGEST_STEP_S = 0.1, 1.0  # each try is a connection, and a line in mainpc's audit log
-_NEXT_START = "the revocation is in its folder here and holds from its next start"
+_NEXT_START = "the revocation is in its folder here and applies from its next start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def wait_until_acknowledged(
     """
     server = config.agent(SERVER)
     if not is_secure_zmq_enabled():
-        sentence = f"{SECURE_ZMQ_VARIABLE}=0, so nobody checks keys; the revocation holds once it is 1 on every host"
+        sentence = f"{SECURE_ZMQ_VARIABLE}=0, so no agent checks keys; set it to 1 in .env on every host"
         return [HostAnswer(server.host.name, sentence, missing=True)]
     folder = server_folder(layout, "revoke")
     return _Wait(layout, config, folder, server, frozenset(fingerprints), list(revoked)).answers()
@@ -114,7 +114,7 @@ class _Wait:
 
     def _asked(self) -> list[HostAnswer]:
         """Return what mainpc knows of the hosts, or what is known without it where it does not run."""
-        refused: TwinhostError = ServerUnreachable("this tree has no key to ask with")
+        refused: TwinhostError = ServerUnreachable("this tree has no valid operator key")
         for pair in [] if _has_no_address(self.server) else self._pairs():
             try:
                 with client_of(self.server, pair, pins_of(self.folder, SERVER)) as client:
@@ -135,7 +135,7 @@ class _Wait:
             self.revisions.add(trust["revision"])
             yield HostAnswer(self.server.host.name, f"acknowledged by {SERVER}")
         else:
-            unread = f"{SERVER} has not read it yet; see its health and its log"
+            unread = f"{SERVER} has not read the revocation yet; run: ./twinhost status"
             yield HostAnswer(self.server.host.name, unread, missing=True)
         for one in following:
             if one.follows in self.revisions:
@@ -155,15 +155,15 @@ class _Wait:
         yield from self._without_key(with_key)
 
     def _without_key(self, with_key: Collection[str]) -> Iterator[HostAnswer]:
-        """Return an answer for each configured agent whose last key is revoked: mainpc can't notify it any more."""
+        """Return an answer for each configured agent whose last key is revoked: mainpc can no longer notify it."""
         owners = {certificate.owner.name for certificate in self.revoked} - {SERVER}
         for name in sorted(owners.intersection(self.config.agents).difference(with_key)):
             agent = self.config.agents[name]
             if self._is_here(name):
-                yield self._local(agent, "has no key any more and has not read the revocation; see its log, or stop it")
+                yield self._local(agent, "no longer has a key and has not read the revocation; see its log, or stop it")
             else:
                 why = "mainpc can't notify it, and it may accept the key itself; stop it, or give it a new key"
-                yield HostAnswer(agent.host.name, f"{name} has no key any more, so {why}")
+                yield HostAnswer(agent.host.name, f"{name} no longer has a key, so {why}")
 
     def _local(self, agent: Agent, otherwise: str) -> HostAnswer:
         """Return the answer of an agent that mainpc can't reach, and that may read its keys from this tree."""
@@ -219,7 +219,7 @@ def _why(one: Follower) -> str:
         return "has not registered with mainpc, and may accept the key until it does"
     if one.follows is None:
         return "does not follow mainpc's list; remove the public key from its folder by hand"
-    return "has not applied the revocation; see its health"
+    return "has not applied the revocation; run: ./twinhost status"
 
 
 def _has_no_address(agent: Agent) -> bool:

@@ -63,7 +63,7 @@ def server_folder(layout: Layout, command: str) -> Path:
     folder = layout.server_folder
     if folder is None:
         raise ConfigurationError(
-            f"{command} belongs to mainpc, where {SERVER} runs, and {layout.root} is another machine's tree; "
+            f"{command} works only on mainpc, where {SERVER} runs, and {layout.root} is another machine's tree; "
             "run this on mainpc"
         )
     if not folder.is_dir():
@@ -72,7 +72,7 @@ def server_folder(layout: Layout, command: str) -> Path:
 
 
 def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int, *, again: bool = False) -> Invitation:
-    """Authorise a one-time key to enrol somebody; its secret is in the returned invitation and nowhere else.
+    """Authorise a one-time key to enrol an owner; its secret is in the returned invitation and nowhere else.
 
     Args:
         layout: mainpc's tree.
@@ -127,11 +127,11 @@ def reject(layout: Layout, name: str) -> list[Pending]:
         for what, inner in (("invitation", INVITES_FOLDER), ("request", REQUESTS_FOLDER)):
             for key in list(keys_in(folder / inner)):
                 if key.certificate.owner.name == name:
-                    gone = what == "invitation" and is_revoked(layout, key.certificate)
-                    used = used or gone
+                    is_used = what == "invitation" and is_revoked(layout, key.certificate)
+                    used = used or is_used
                     key.path.unlink()
                     fsync_folder(key.path.parent)
-                    if not gone:
+                    if not is_used:
                         rejected.append(Pending(what, key.certificate))
     if rejected:
         return rejected
@@ -282,7 +282,7 @@ def require_roles(config: NetworkConfig, roles: Collection[str]) -> None:
     known = sorted(role for role in config.grants if role != UNAUTHENTICATED_ROLE)
     unknown = sorted(set(roles) - set(known))
     if unknown or not roles:
-        named = f"there is no role {unknown[0]!r}" if unknown else "it needs a role"
+        named = f"there is no role {unknown[0]!r}" if unknown else "--role is missing"
         raise ConfigurationError(f"{config.source}: {named}; its grants are for: {', '.join(known)}")
 
 
@@ -290,7 +290,9 @@ def require_file_name(layout: Layout, owner: KeyOwner) -> None:
     """Raise ConfigurationError where a name can't be that of files and of a folder, or is taken."""
     name = owner.name
     if name.startswith((".", "-")) or name.endswith("."):
-        raise ConfigurationError(f"{name!r} can't be the name of key files; use one that begins and ends with a letter")
+        raise ConfigurationError(
+            f"{name!r} can't be a file name; use one that begins and ends with a letter or a digit"
+        )
     if layout.identity_of(name) is None:
         taken = {word for identity in layout.everybody for word in (identity.stem, identity.folder)}
         if name in taken:

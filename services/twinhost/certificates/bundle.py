@@ -1,4 +1,4 @@
-"""What mainpc hands out to enrol a machine: the line of an invitation, and the bundle of public keys.
+"""What mainpc issues to enrol a machine: the line of an invitation, and the bundle of public keys.
 
 The line is `twinhost://ADDRESS:PORT/SERVERKEY/TOKEN?expires=2026-11-25T05:00:00Z`, the keys in unpadded base64url. The
 bundle holds the new key with its validity and everybody's public keys, and never a secret; it is the answer to
@@ -64,7 +64,7 @@ def parse_invitation(text: str) -> Invitation:
     """Read the line.
 
     Raises:
-        ConfigurationError: it is cut off, mistyped, or no invitation; the sentence says which part is wrong and shows
+        ConfigurationError: it is cut off, mistyped, or not an invitation; the sentence names the part and shows
             nothing of the secret.
     """
     line = text.strip()
@@ -88,13 +88,13 @@ def token_pair(secret: bytes) -> KeyPair:
     """Return the one-time pair of a token.
 
     Raises:
-        ConfigurationError: it is no secret key.
+        ConfigurationError: it is not a secret key.
     """
     secret_z85 = z85.encode(secret)
-    nobody = KeyOwner("invitation", "invitation", frozenset())
+    placeholder = KeyOwner("invitation", "invitation", frozenset())
     try:
         public = PublicKey(z85.decode(zmq.curve_public(secret_z85)))
-        return KeyPair(Certificate(nobody, public), secret_z85)
+        return KeyPair(Certificate(placeholder, public), secret_z85)
     except KeyFileMalformed:
         raise ConfigurationError(f"the token in the invitation is not a key; {_AGAIN}") from None
 
@@ -103,8 +103,8 @@ def _authority(text: str, *, cut_off: bool) -> str:
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     address = host[1:-1] if bracketed else host
-    good = bool(_PORT.fullmatch(port)) and int(port) < 65_536 and is_address(address) and bracketed == (":" in address)
-    if not colon or not good or not text.isascii():
+    valid = bool(_PORT.fullmatch(port)) and int(port) < 65_536 and is_address(address) and bracketed == (":" in address)
+    if not colon or not valid or not text.isascii():
         what = "is cut off within" if cut_off else "is mistyped at"
         raise ConfigurationError(f"the invitation {what} mainpc's ADDRESS:PORT; {_AGAIN}")
     return text
@@ -218,7 +218,7 @@ def parse_bundle(text: str, source: str) -> TrustMaterial:
     """Read a bundle; `source` is its name in an error.
 
     Raises:
-        KeyFileMalformed: it is no bundle, is cut off, or something in it is malformed.
+        KeyFileMalformed: it is not a bundle, is cut off, or something in it is malformed.
     """
     try:
         bundle = msgspec.json.decode(text.encode(), type=_Bundle)

@@ -14,7 +14,7 @@ from twinhost.certificates.records import DistributionRecord
 from twinhost.certificates.tree import enrolled_key, found_keys, is_revoked, live_keys, locked
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX, REVOKED_FOLDER
-from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyMismatch
+from twinhost.secure_zmq.errors import CERTS_INIT_PIPED, ConfigurationError, KeyFileMalformed, KeyMismatch
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import (
     PUBLIC_SUFFIX,
@@ -26,7 +26,7 @@ from twinhost.secure_zmq.keys import (
     load_key_pair,
 )
 
-EXPECTED = "a public key file; give it the output of certs-init public KEY, or of certs-init accept"
+EXPECTED = f"a public key file; give it the output of: {CERTS_INIT_PIPED} public KEY (or accept FILE)"
 
 
 def find_public_key(layout: Layout, key: str) -> Certificate:
@@ -54,8 +54,8 @@ def trust(layout: Layout, certificate: Certificate, source: str) -> Identity:
     Another host's is valid for as long as keys are valid here, or until the sender's own end where that is earlier.
 
     Raises:
-        ConfigurationError: it is nobody's of the configuration, it is revoked or expired, another key is trusted under
-            its name, or the tree can't be written.
+        ConfigurationError: its owner is not in the configuration, it is revoked or expired, another key is trusted
+            under its name, or the tree can't be written.
         KeyFileMissing: its secret belongs here, and was not made yet.
         KeyMismatch: its secret is here, and has another public half.
     """

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from twinhost.certificates.layout import SERVER, Identity, Layout, enrolment_arguments
+from twinhost.certificates.layout import SERVER, Identity, Layout, enrolment_arguments, to_replace_revoked
 from twinhost.certificates.records import DistributionRecord, removal_notice
 from twinhost.certificates.tree import enrolled_key, is_revoked, is_revoked_fingerprint, locked
 from twinhost.secure_zmq.errors import CERTS_INIT_PIPED, ConfigurationError, KeyFileMissing, KeyMismatch, remove_command
@@ -60,21 +60,19 @@ def report(layout: Layout, outcomes: Sequence[Outcome]) -> Iterator[str]:
 def _next_steps(layout: Layout, outcome: Outcome) -> Iterator[str]:
     identity, owner = outcome.identity, outcome.identity.owner
     if outcome.what == "revoked":
-        local = identity in layout.local
-        new = ("replace", owner.name) if local else ("invite", *enrolment_arguments(owner))
-        yield f"\nThe key of {owner.name} on {owner.host} was revoked, and stays so: no host accepts it."
-        yield f"For a new one: {layout.command(*new)}"
+        yield f"\nThe key of {owner.name} on {owner.host} was revoked permanently: no host accepts it."
+        yield f"For a new one: {to_replace_revoked(layout, owner)}"
         return
     public, trust = f"{CERTS_INIT_PIPED} public {identity.stem}", f"{CERTS_INIT_PIPED} trust -"
     if outcome.removed:
         yield ""
         yield from (removal_notice(path, identity) for path in outcome.removed)
         if outcome.certificate is not None:
-            yield f"To bring it back: {public} | {trust}"
+            yield f"To restore it: {public} | {trust}"
     if outcome.certificate is None:
         yet = "any more" if outcome.removed else "yet"
         yield f"\n{owner.name} on {owner.host} is not known here {yet}."
-        yield f"There: {public} > {identity.stem}.key  Here: {trust} < {identity.stem}.key"
+        yield f"On {owner.host}: {public} > {identity.stem}.key  Here: {trust} < {identity.stem}.key"
 
 
 def require_not_revoked(layout: Layout, certificate: Certificate, source: str) -> None:
@@ -82,7 +80,7 @@ def require_not_revoked(layout: Layout, certificate: Certificate, source: str) -
     if is_revoked(layout, certificate):
         raise ConfigurationError(
             f"{source} is the key {certificate.public.fingerprint} of {certificate.owner.name}, which was revoked "
-            "and stays so; make a new one"
+            "permanently; make a new one"
         )
 
 
@@ -139,7 +137,7 @@ def _require_free(layout: Layout, identity: Identity, secret_file: Path) -> None
     following = layout.next_secret_file(identity)
     if os.path.lexists(following):
         raise KeyFileMissing(
-            f"{secret_file} is missing and {following} is of a join that was interrupted: run join again with the same "
+            f"{secret_file} is missing and {following} belongs to an interrupted join: run join again with the same "
             f"line, or remove that file: {remove_command(following)}"
         )
     if any(map(os.path.lexists, layout.public_files(identity))):

@@ -5,7 +5,8 @@ the next one with the same line: the pair is proposed with the one-time key; it 
 it is recorded which invitation it is for; mainpc authorises it over a connection that is made with it; the public keys
 are put in place, the secret last.
 
-`request` is for a machine with no path to mainpc: its public key goes there as a file, and `take_in` takes the answer.
+`request` is for a machine with no path to mainpc: its public key goes there as a file, and
+`import_answer` imports the answer.
 """
 
 import os
@@ -48,8 +49,8 @@ from twinhost.secure_zmq.keys import (
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 DEADLINE_S = 10.0
-_TRIES = 3  # with the client's back-off: an invitation that was made this moment is seen within 0.1 s
-_ANOTHER = f"ask for another; on mainpc: {CERTS_INIT} invite NAME --host HOST --role ROLE"
+_TRIES = 3  # with the client's back-off: mainpc reads a new invitation within 0.1 s
+_ANOTHER = f"for another one, on mainpc: {CERTS_INIT} invite NAME --host HOST --role ROLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def join(layout: Layout, invitation: Invitation, *, may_replace: bool) -> Joined
 
     Args:
         layout: this machine's tree.
-        invitation: as it was read.
+        invitation: as it was parsed.
         may_replace: whether a secret that is in the pair's place already is replaced.
 
     Raises:
@@ -103,7 +104,7 @@ def _resumed(layout: Layout, joining: Joining, *, may_replace: bool) -> tuple[Id
                     _require_free(layout, place, may_replace=may_replace)
                 return place, pair, already
     raise ConfigurationError(
-        f"the invitation was used here for {folder}/{joining.stem}{SECRET_SUFFIX}, and that key is gone; {_ANOTHER}"
+        f"the invitation was used here for {folder}/{joining.stem}{SECRET_SUFFIX}, and that key is missing; {_ANOTHER}"
     )
 
 
@@ -116,7 +117,7 @@ def _proposed(layout: Layout, invitation: Invitation, *, may_replace: bool) -> t
     if place.owner != owner:
         raise ConfigurationError(
             f"the invitation is for {described(owner)}, and the configuration here says {described(place.owner)}; "
-            "give both machines the same network_config.yaml"
+            "copy network_config.yaml from one machine to the other"
         )
     _require_free(layout, place, may_replace=may_replace)
     make_host_folder(layout.root / place.folder, layout)
@@ -206,7 +207,7 @@ def request(layout: Layout, config: NetworkConfig, owner: KeyOwner) -> Certifica
     return certificate
 
 
-def take_in(layout: Layout, material: TrustMaterial, source: str) -> Certificate:
+def import_answer(layout: Layout, material: TrustMaterial, source: str) -> Certificate:
     """Put mainpc's answer to a request in place; return the server's key.
 
     Raises:
@@ -217,7 +218,7 @@ def take_in(layout: Layout, material: TrustMaterial, source: str) -> Certificate
     if not os.path.lexists(path):
         raise KeyFileMissing(
             f"{source} is for {described(material.own.owner)}, whose secret is not here ({path}); "
-            "give it to the machine that made the request"
+            "import it on the machine that made the request"
         )
     with locked(layout, folders=False):
         return put_in_place(layout, place, load_key_pair(path), material)
@@ -276,7 +277,8 @@ def _files(layout: Layout, place: Identity, material: TrustMaterial) -> dict[str
             name = f"{layout.place_of(certificate.owner).stem}{suffix}"
             if name in files:
                 raise ConfigurationError(
-                    f"mainpc sent two keys that would both be {name} here; on mainpc, revoke one of them"
+                    f"mainpc sent two keys that would both be {name} here; on mainpc, revoke the wrong one: "
+                    f"{CERTS_INIT} revoke {files[name].public.fingerprint}, or {certificate.public.fingerprint}"
                 )
             files[name] = certificate
     return files

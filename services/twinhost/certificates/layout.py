@@ -97,6 +97,14 @@ def to_rotate(name: str, root: Path = CERTIFICATES_VOLUME) -> str:
     return certs_init_command(root, "rotate", *(["server"] if name == SERVER else ["client", name]))
 
 
+def to_replace_revoked(layout: Layout, owner: KeyOwner) -> str:
+    """Return the command line, or for two machines the command lines, that replace an owner's revoked key."""
+    if layout.server_folder is not None and any(one.owner == owner for one in layout.local):
+        return layout.command("replace", owner.name)
+    invite = layout.command("invite", *enrolment_arguments(owner))
+    return f"on mainpc, {invite}, and on {owner.host}, {layout.command('join', '--replace', '-', piped=True)}"
+
+
 def only_host() -> str | None:
     """Return the host that this machine is; None stands for all of them."""
     return os.environ.get(HOST_VARIABLE) or None

@@ -1,6 +1,6 @@
-"""What certs-init remembers in a tree: which public key it put into which folder, and which invitation made which key.
+"""What certs-init records in a tree: which public key it put into which folder, and which invitation made which key.
 
-`.distributed`: a public key that was in a folder once and is gone was removed, and stays removed.
+`.distributed`: a recorded public key that is missing from its folder was removed, and stays removed.
 `.joined`: lets an interrupted `join` be finished, its one-time key being used by then.
 """
 
@@ -29,7 +29,7 @@ class DistributionRecord:
         """Read the record of a tree; a tree that has none yet has distributed nothing.
 
         Raises:
-            ConfigurationError: it is malformed, so nobody can say which keys were removed.
+            ConfigurationError: it is malformed, so it is unknown which keys were removed.
         """
         self._root = root
         self._path = root / RECORD_FILE
@@ -100,7 +100,7 @@ class JoinRecord:
 
 def removal_notice(file: Path, identity: Identity) -> str:
     """Return what it means that a public key was removed from a folder."""
-    return f"{file} was removed and stays so: {identity.owner.name} is not authorised in {file.parent.name}/"
+    return f"{file} was removed and stays removed: {identity.owner.name} is not authorised in {file.parent.name}/"
 
 
 def _read(path: Path, line: re.Pattern[str], to_do: str) -> list[re.Match[str]]:
@@ -111,5 +111,5 @@ def _read(path: Path, line: re.Pattern[str], to_do: str) -> list[re.Match[str]]:
     matches = [line.fullmatch(each) for each in lines]
     if None in matches:
         number = matches.index(None) + 1
-        raise ConfigurationError(f"{path} is not certs-init's record (line {number}); {to_do}")
+        raise ConfigurationError(f"{path} is malformed at line {number}; {to_do}")
     return [match for match in matches if match is not None]

@@ -48,7 +48,7 @@ class Target:
     voucher: str | None = None  # the fingerprint of the key that vouched for it
 
     def __str__(self) -> str:
-        owner = "of nobody known here" if self.certificate is None else described(self.certificate.owner)
+        owner = "of an unknown owner" if self.certificate is None else described(self.certificate.owner)
         return f"{self.fingerprint} {owner}" + (f", which {self.voucher} vouched for" if self.voucher else "")
 
 
@@ -123,21 +123,21 @@ def replace_revoked(layout: Layout, name: str) -> KeyPair:
     with locked(layout):
         pair = load_key_pair(layout.secret_file(identity))
         if is_revoked(layout, pair.certificate):
-            _require_nobody_else(layout, identity)
+            _require_no_other_key(layout, identity)
             pair = KeyPair.generate(identity.owner, layout.new_validity())
             discard_next(layout, identity)
             install_secret(layout, identity, pair)
         elif _was_distributed(layout, identity, pair.certificate):
             raise ConfigurationError(
-                f"the key {pair.public.fingerprint} of {name} is not revoked, and stays; "
+                f"the key {pair.public.fingerprint} of {name} is not revoked, so it is kept; "
                 f"to change it: {to_rotate(identity.owner.name, layout.root)}"
             )
         complete(layout)
     return pair
 
 
-def _require_nobody_else(layout: Layout, identity: Identity) -> None:
-    """Raise ConfigurationError where the name has another key; a public half that a killed run left does not count."""
+def _require_no_other_key(layout: Layout, identity: Identity) -> None:
+    """Raise ConfigurationError where the name has another key; a killed run's public half does not count."""
     own = layout.public_file(layout.root / identity.folder, identity)
     for key in found_keys(layout):
         certificate = key.certificate
@@ -156,14 +156,14 @@ def _was_distributed(layout: Layout, identity: Identity, certificate: Certificat
 
 
 def _targets(layout: Layout, server: Path, owner: str) -> list[Target]:
-    present, gone = _present(layout), _revoked_by_hand(layout)
+    present, revoked = _present(layout), _revoked_by_hand(layout)
     if _FINGERPRINT.fullmatch(owner):
         owner = owner.removesuffix("=")
         revoked_file_name(owner)
         invited = _keys_by_fingerprint(server / INVITES_FOLDER)
-        targets = [Target(owner, (_retired(layout) | gone | invited | present).get(owner))]
+        targets = [Target(owner, (_retired(layout) | revoked | invited | present).get(owner))]
     else:
-        targets = _named(present, owner) or _named(gone, owner)
+        targets = _named(present, owner) or _named(revoked, owner)
     if owner == SERVER or any(t.certificate is not None and t.certificate.owner.name == SERVER for t in targets):
         raise ConfigurationError(
             f"{SERVER} needs its key to notify the hosts of revocations; rotate it: {to_rotate(SERVER, layout.root)}"
@@ -171,7 +171,7 @@ def _targets(layout: Layout, server: Path, owner: str) -> list[Target]:
     if not targets:
         names = sorted({certificate.owner.name for certificate in present.values()} - {SERVER})
         raise ConfigurationError(
-            f"there is no key of {owner!r} here; there are keys of: {', '.join(names) or 'nobody'}"
+            f"there is no key of {owner!r} here; there are keys of: {', '.join(names) or 'no owner'}"
         )
     return targets
 

@@ -1,4 +1,4 @@
-"""Another key in the place of one that is in use, without downtime. Each run continues from the files it finds.
+"""Replace a key that is in use, without downtime. Each run continues from the files it finds.
 
 `rotate server`, on the machine that has the secrets of SystemDigitalTwin and the operator:
 
@@ -10,7 +10,7 @@
 
 1. `STEM.next.key_secret` is made and proposed over a connection that the present key authenticates; SystemDigitalTwin
    authorises it, beside the present one, once a connection was made with it;
-2. `STEM.next.key` is put beside the public keys of this machine, so that whoever pins NAME knows it;
+2. `STEM.next.key` is put beside the public keys of this machine, so that every client that pins NAME knows it;
 3. the secret takes the place of the old one, in one step: the agent changes to it;
 4. SystemDigitalTwin revokes the old key, and the files follow.
 """
@@ -27,8 +27,8 @@ from twinhost.certificates.running_agents import (
     Say,
     client_of,
     is_reached,
-    require_dead_key,
-    require_dead_pin,
+    require_key_refused,
+    require_pin_refused,
     wait_until_followed,
     wait_until_served_with,
 )
@@ -47,7 +47,7 @@ from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair, Public
 
 
 def rotate_client(layout: Layout, config: NetworkConfig, name: str, say: Say) -> None:
-    """Give a named owner another key, and prove that the old one is refused.
+    """Replace an owner's key, and prove that the old one is refused.
 
     Args:
         layout: the tree that has the secret.
@@ -58,7 +58,7 @@ def rotate_client(layout: Layout, config: NetworkConfig, name: str, say: Say) ->
     Raises:
         ConfigurationError: the secret is not here, or the old key still works at the end.
         NotAuthorized: SystemDigitalTwin does not authorise the present key, so it can't be rotated.
-        ConnectionRefused: somebody does not answer; run it again.
+        ConnectionRefused: an agent does not answer; run it again.
     """
     if name == SERVER:
         raise ConfigurationError(f"{SERVER}'s key is rotated by: {to_rotate(SERVER, layout.root)}")
@@ -73,17 +73,17 @@ def rotate_client(layout: Layout, config: NetworkConfig, name: str, say: Say) ->
             say(f"continuing an earlier rotation, which had switched to {present.public.fingerprint}")
         old = [key for key in _public_keys(layout, place) if key != present.public]
         if server is not None and not is_reached(server, present, present.public):
-            say(f"{name} can't be reached at {server.endpoint}, so nothing is proven; it will start with the new key")
+            say(f"{name} can't be reached at {server.endpoint}, so its old key is not tested; it will use the new one")
             server = None
         if server is not None:
             wait_until_served_with(server, present, present.public)
         _retire_client_keys(layout, place, mainpc, present, pins, say)
     if retired is not None:
-        require_dead_key(mainpc, retired, pins)
+        require_key_refused(mainpc, retired, pins)
         say(f"proven: {SERVER} refuses {retired.public.fingerprint}")
     if server is not None:
         for pin in old:
-            require_dead_pin(server, present, pin)
+            require_pin_refused(server, present, pin)
             say(f"proven: {name} does not answer a client that pins {pin.fingerprint}")
 
 
@@ -200,12 +200,12 @@ class _Files:
         return self.folder / f"{self.place.stem}{NEXT_SUFFIX}"
 
     def others(self, name: str) -> list[Path]:
-        """Return a file's paths in the folders of everybody else on this machine."""
+        """Return a file's paths in the other folders of this machine."""
         return [folder / name for folder in own_folders(self.layout) if folder != self.folder]
 
 
 def rotate_server(layout: Layout, config: NetworkConfig, say: Say) -> None:
-    """Give SystemDigitalTwin another key, and prove that the old one is refused.
+    """Replace SystemDigitalTwin's key, and prove that the old one is refused.
 
     Args:
         layout: the tree of the machine that SystemDigitalTwin runs on.
@@ -236,11 +236,11 @@ def rotate_server(layout: Layout, config: NetworkConfig, say: Say) -> None:
         say(f"an earlier run had revoked the old key; {SERVER} has {pair.public.fingerprint}")
         return
     say(f"the old key {old.public.fingerprint} is revoked")
-    require_dead_pin(agent, operator, old.public)
+    require_pin_refused(agent, operator, old.public)
     if retired is None:
         say(f"proven: {SERVER} does not answer a client that pins the old key")
         return
-    require_dead_key(agent, retired, [pair.public])
+    require_key_refused(agent, retired, [pair.public])
     say(f"proven: {SERVER} does not answer a client that pins the old key, and refuses the old key itself")
 
 

@@ -59,16 +59,16 @@ def wait_until_served_with(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> N
     """
     if not _wait(lambda: answers(agent, own_keys, pin)):
         raise ServerUnreachable(
-            f"{agent.name} at {agent.endpoint} does not use {pin.fingerprint} yet; see its log, and run the command "
-            "again"
+            f"{agent.name} at {agent.endpoint} does not use {pin.fingerprint} yet; see its log "
+            f"({_log_of(agent)}), and run the command again"
         )
 
 
-def require_dead_pin(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> None:
-    """Prove that an agent no longer has a key.
+def require_pin_refused(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> None:
+    """Prove that an agent no longer serves clients that pin a retired key.
 
     Raises:
-        ConfigurationError: it still answers to it.
+        ConfigurationError: it still serves them.
     """
     try:
         _ping(agent, own_keys, pin, DEADLINE_S)
@@ -76,14 +76,16 @@ def require_dead_pin(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> None:
         return
     except ConnectionRefused as error:
         raise ServerUnreachable(f"{agent.name} could not be tried with its retired key: {error}") from None
-    raise ConfigurationError(f"{agent.name} still answers to its retired key {pin.fingerprint}; see its log")
+    raise ConfigurationError(
+        f"{agent.name} still serves clients that pin its retired key {pin.fingerprint}; see its log: {_log_of(agent)}"
+    )
 
 
-def require_dead_key(agent: Agent, retired: KeyPair, pins: Sequence[PublicKey]) -> None:
+def require_key_refused(agent: Agent, retired: KeyPair, pins: Sequence[PublicKey]) -> None:
     """Prove that an agent, which has one of `pins`, refuses a retired key.
 
     Raises:
-        ConfigurationError: it does.
+        ConfigurationError: it still accepts the key.
     """
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
@@ -95,10 +97,12 @@ def require_dead_key(agent: Agent, retired: KeyPair, pins: Sequence[PublicKey]) 
         except ConnectionRefused as error:
             raise ServerUnreachable(f"{agent.name} could not be called with the retired key: {error}") from None
         time.sleep(_STEP_S)  # it sees the folder within a moment
-    raise ConfigurationError(f"{agent.name} still accepts the retired key {retired.public.fingerprint}; see its log")
+    raise ConfigurationError(
+        f"{agent.name} still accepts the retired key {retired.public.fingerprint}; see its log: {_log_of(agent)}"
+    )
 
 
-def wait_until_followed(client: Client, server_name: str, next_key: PublicKey, patience_s: float, say: Say) -> None:
+def wait_until_followed(client: Client, server_name: str, next_key: PublicKey, grace_s: float, say: Say) -> None:
     """Wait until SystemDigitalTwin publishes the next key, and every live agent has applied the list of keys with it.
 
     Args:
@@ -106,15 +110,15 @@ def wait_until_followed(client: Client, server_name: str, next_key: PublicKey, p
         server_name: SystemDigitalTwin's name.
         next_key: the key; SystemDigitalTwin may not have read its folder since it was put there, and until then
             every agent agrees with it on a list without it.
-        patience_s: for an agent with a key to report its revision: with its next heartbeat, where it or
-            SystemDigitalTwin was just started.
+        grace_s: how long an agent with a key may take to report its revision, which it does with its next
+            heartbeat, where it or SystemDigitalTwin was just started.
         say: is called with a line for each agent that is silent, or does not follow mainpc's keys.
 
     Raises:
         ServerUnreachable: an agent does not within SWITCH_S; nothing was switched.
     """
     reported: set[str] = set()
-    patient_until = time.monotonic() + patience_s
+    grace_ends = time.monotonic() + grace_s
     last: list[str] = []
 
     def report(name: str, how: str) -> None:
@@ -123,7 +127,7 @@ def wait_until_followed(client: Client, server_name: str, next_key: PublicKey, p
             reported.add(name)
 
     def done() -> bool:
-        last[:] = _behind(client, server_name, next_key, time.monotonic() < patient_until, report)
+        last[:] = _behind(client, server_name, next_key, time.monotonic() < grace_ends, report)
         return not last
 
     if not _wait(done):
@@ -133,15 +137,19 @@ def wait_until_followed(client: Client, server_name: str, next_key: PublicKey, p
         )
 
 
+def _log_of(agent: Agent) -> str:
+    return f"docker compose logs {agent.host.name}"
+
+
 def _ping(agent: Agent, own_keys: KeyPair, pin: PublicKey, deadline_s: float) -> None:
     with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
         client.call("ping", deadline_s=deadline_s)
 
 
 def _behind(
-    client: Client, server_name: str, next_key: PublicKey, patient: bool, report: Callable[[str, str], None]
+    client: Client, server_name: str, next_key: PublicKey, in_grace: bool, report: Callable[[str, str], None]
 ) -> list[str]:
-    """Return who does not know the next key yet and will; call `report` for those who won't."""
+    """Return the agents that have yet to apply the next key; call `report` for those that never will."""
     trust = client.call("get_trust", deadline_s=DEADLINE_S)
     current = [parse_certificate(text, "mainpc's answer") for text in trust["current"]]
     following = [parse_certificate(text, "mainpc's answer") for text in trust["next"]]
@@ -155,7 +163,7 @@ def _behind(
             continue
         if agent["status"] == NO_RESPONSE:
             report(name, "does not answer")
-        elif follows is None and not (patient and name in owners):
+        elif follows is None and not (in_grace and name in owners):
             report(name, "does not follow mainpc's keys")
         elif follows != trust["revision"]:
             waiting.append(name)

@@ -19,7 +19,7 @@ from twinhost.secure_zmq.certificates import (
     TRUST_FOLDER,
     VOUCHED_FOLDER,
 )
-from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError, remove_command
+from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError, own_command, remove_command
 from twinhost.secure_zmq.key_writer import (
     fsync_folder,
     replace_certificate,
@@ -83,7 +83,7 @@ def locked(layout: Layout, *, folders: bool = True, restoring: bool = False) -> 
     except OSError as error:
         raise ConfigurationError(
             f"{error.filename or layout.root} can't be written ({error.strerror}) as uid {os.getuid()}; "
-            "give the tree to that user, and see that its volume has space"
+            f"make that user its owner: {own_command(layout.root)}, and check that its volume has free space"
         ) from None
 
 
@@ -98,7 +98,7 @@ def make_host_folder(folder: Path, layout: Layout) -> None:
 
 
 def joined_folders(layout: Layout) -> list[Path]:
-    """Return the folders that `join`, `request`, or `export-host` made: each holds the secret of its own."""
+    """Return the folders that `join`, `request`, or `export-host` made: each holds its own secret."""
     if not layout.root.is_dir():
         return []
     known = {folder.name for folder in layout.folders}
@@ -166,7 +166,7 @@ def revoked_folders(layout: Layout) -> list[Path]:
 def vouchers(layout: Layout) -> dict[str, str]:
     """Return which key or invitation each key was authorised by; both by fingerprint.
 
-    There is none of keys that a person authorised, or that were authorised before this was recorded.
+    Keys that a person authorised, or that were authorised before this was recorded, have none.
     """
     enrolled = enrolled_folder(layout)
     records = [read_vouching(path) for path in sorted((enrolled / VOUCHED_FOLDER).glob("*.key"))] if enrolled else []
@@ -232,7 +232,7 @@ def unfinished_restores(root: Path) -> list[str]:
     if not path.is_dir() or not any(path.iterdir()):
         return []
     drop = "" if (path / COMMIT).exists() else f", or remove what it received: {remove_command(path)}"
-    return [f"{path} is of a restore that was interrupted; run the restore again with the same file{drop}"]
+    return [f"{path} belongs to an interrupted restore; run the restore again with the same file{drop}"]
 
 
 def record_failure(root: Path, sentence: str, host: str | None) -> None:
@@ -269,12 +269,12 @@ def _make_key_folder(folder: Path) -> None:
 
 
 def _sweep(layout: Layout) -> None:
-    """Remove drafts of a run that was killed; the lock says that nobody writes them.
+    """Remove drafts of a run that was killed; while the lock is held, no other run writes any.
 
-    Those in `enrolled/` and `trust/` are the agents', which know no lock.
+    Those in `enrolled/` and `trust/` are the agents', which do not use the lock.
     """
     folders = [folder for folder in layout.root.iterdir() if folder.is_dir() and not folder.is_symlink()]
-    for folder in (layout.root, *folders):  # also of a join that had not come to its first file
+    for folder in (layout.root, *folders):  # also those of a join that was killed before its first file
         for inner in ("", REVOKED_FOLDER, INVITES_FOLDER, REQUESTS_FOLDER):
             for pattern in (".*.draft", f"*{_INSTALLING_SUFFIX}"):
                 for draft in (folder / inner).glob(pattern):

@@ -53,11 +53,11 @@ class Findings:
     remarks: Sequence[str] = ()
 
 
-def verify_tree(layout: Layout, looks: int = 3) -> Findings:
+def verify_tree(layout: Layout, attempts: int = 3) -> Findings:
     """Return what is wrong with a tree, and the remarks on it.
 
     Args:
-        looks: how often to start again where an agent removed a file meanwhile, as at the end of a rotation.
+        attempts: how often the check runs where an agent removes a file meanwhile, as at the end of a rotation.
     """
     if not layout.root.is_dir():
         return Findings([f"{layout.root} is not a folder; run: {layout.command()}"])
@@ -89,8 +89,8 @@ def verify_tree(layout: Layout, looks: int = 3) -> Findings:
         ]
         remarks = remarks_on(layout)
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and looks > 1:
-            return verify_tree(layout, looks - 1)
+        if isinstance(error, FileNotFoundError) and attempts > 1:
+            return verify_tree(layout, attempts - 1)
         problems.append(f"{error.filename} can't be read ({error.strerror}); run as its owner, or correct its mode")
     return Findings(problems, [removal_notice(path, identity) for path, identity in removed.items()] + remarks)
 
@@ -202,7 +202,7 @@ def _verify_stray_secret(path: Path, own: Sequence[Identity]) -> list[str]:
 
 def _verify_other(layout: Layout, path: Path, record: DistributionRecord | None) -> list[str]:
     """Check a public file whose name is not in the configuration: a next key, or that of an enrolled owner."""
-    stranger = [f"{path} does not belong here; to remove it: {remove_command(path)}"]
+    unexpected = [f"{path} does not belong here; to remove it: {remove_command(path)}"]
     following = path.name.endswith(NEXT_SUFFIX)
     stem = path.name.removesuffix(NEXT_SUFFIX)
     identity = next((one for one in layout.everybody if following and one.stem == stem), None)
@@ -211,9 +211,9 @@ def _verify_other(layout: Layout, path: Path, record: DistributionRecord | None)
             return mode_and_owner(path) + another_owner(path, load_certificate(path), identity.owner)
         certificate = load_certificate(path)
     except TwinhostError as error:
-        return stranger if identity is None else [loader_problem(error, path)]
+        return unexpected if identity is None else [loader_problem(error, path)]
     if record is None or not record.was_distributed(path, certificate):
-        return stranger
+        return unexpected
     return mode_and_owner(path)
 
 
@@ -299,7 +299,7 @@ def _compare(
 
 def _interrupted_join(path: Path) -> str:
     return (
-        f"{path} is of a join that was interrupted; run join again with the same line, or remove it: "
+        f"{path} belongs to an interrupted join; run join again with the same line, or remove it: "
         f"{remove_command(path)}"
     )
 
@@ -324,7 +324,7 @@ def folder_of_keys(folder: Path, *, ignore_drafts: bool = False) -> list[str]:
     """Check a folder whose files are named for the keys' owners.
 
     Args:
-        folder: invitations, requests, or those who enrolled.
+        folder: of invitations, of requests, or of enrolled keys.
         ignore_drafts: whether an agent may be writing there.
     """
     problems = mode_and_owner(folder)
@@ -373,7 +373,7 @@ def folder_of_vouchers(folder: Path) -> list[str]:
             continue
         problems += mode_and_owner(path)
         if read_vouching(path) is None:
-            problems.append(f"{path} does not name the key that authorised the one of its file name; move it elsewhere")
+            problems.append(f"{path} does not name the key that authorised another; remove it: {remove_command(path)}")
     return problems
 
 

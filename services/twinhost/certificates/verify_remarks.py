@@ -1,10 +1,10 @@
-"""Remarks on a tree that is right: keys that are revoked, expire soon, or wait to be accepted."""
+"""Remarks on a tree that is right: keys that are revoked, expire soon, or are pending."""
 
 import time
 from collections.abc import Iterator
 from itertools import chain
 
-from twinhost.certificates.layout import SERVER, Layout, enrolment_arguments, to_rotate
+from twinhost.certificates.layout import SERVER, Layout, enrolment_arguments, to_replace_revoked, to_rotate
 from twinhost.certificates.tree import (
     REQUESTS_FOLDER,
     found_keys,
@@ -27,8 +27,8 @@ def remarks_on(layout: Layout) -> list[str]:
 def _revoked(layout: Layout) -> Iterator[str]:
     for path, pair in own_pairs(layout):
         if is_revoked(layout, pair.certificate):
-            name = pair.certificate.owner.name
-            yield f"{path} was revoked, and no host accepts it; for a new key: {layout.command('replace', name)}"
+            new = to_replace_revoked(layout, pair.certificate.owner)
+            yield f"{path} was revoked, and no host accepts it; for a new key: {new}"
     for key in found_keys(layout):
         if is_revoked(layout, key.certificate):
             yield f"{key.path} is a revoked key of {key.certificate.owner.name}, and authorises nobody"
@@ -46,7 +46,7 @@ def _pending(layout: Layout) -> Iterator[str]:
             until = "expired" if end is None else f"is open until {format_moment(end)}"
             yield f"the invitation of {name} {until}; to withdraw it: {layout.command('reject', name)}"
     for key in keys_in(folder / REQUESTS_FOLDER):
-        yield f"the request of {key.certificate.owner.name} waits to be accepted; see: {layout.command('pending')}"
+        yield f"the request of {key.certificate.owner.name} is pending; see: {layout.command('pending')}"
 
 
 def _exported(layout: Layout) -> Iterator[str]:
@@ -86,12 +86,12 @@ def _ending(layout: Layout) -> Iterator[str]:
 
 
 def _to_limit(layout: Layout, key: Certificate) -> str:
-    """Return how to give an end to a key that has none, as keys of older versions."""
+    """Return how to limit the validity of a key that never expires, as keys of older versions."""
     remote = next((one for one in layout.remote if one.owner == key.owner), None)
     if remote is not None:
         public = layout.command("public", remote.stem, piped=True)
-        return f"to give it an end: {public} | {layout.command('trust', '-', piped=True)}"
-    return f"to rotate it to one that does: {to_rotate(key.owner.name, layout.root)}"
+        return f"to limit its validity: {public} | {layout.command('trust', '-', piped=True)}"
+    return f"to rotate it to one that expires: {to_rotate(key.owner.name, layout.root)}"
 
 
 def _to_replace(layout: Layout, key: Certificate) -> str:
@@ -100,7 +100,7 @@ def _to_replace(layout: Layout, key: Certificate) -> str:
     if name == SERVER:
         return f"run: {to_rotate(key.owner.name, layout.root)}"
     revoke = layout.command("revoke", name)
-    if any(one.owner == key.owner for one in layout.local):
+    if layout.server_folder is not None and any(one.owner == key.owner for one in layout.local):
         return f"run: {revoke}, then: {layout.command('replace', name)}"
     invite = layout.command("invite", *enrolment_arguments(key.owner))
     join = layout.command("join", "--replace", "-", piped=True)

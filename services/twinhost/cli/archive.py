@@ -1,4 +1,4 @@
-"""archive: mainpc's whole state into one file, and back."""
+"""archive: back up mainpc's whole state into one file, and restore it."""
 
 import os
 import sqlite3
@@ -34,7 +34,7 @@ Source = Annotated[str, typer.Argument(metavar="FILE", help="The archive; - stan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0 where all is well, 1 where it is refused, 2 for a wrong usage."""
+    """Run one command; return 0 for success, 1 for a refusal, 2 for a usage error."""
     return run(app, PROGRAM, sys.argv[1:] if arguments is None else arguments)
 
 
@@ -59,7 +59,7 @@ def run_backup(
 def run_restore(
     file: Source,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Also where there is a state, which is kept beside the new one.")
+        bool, typer.Option("--replace", help="Replace an existing state, which is kept beside the new one.")
     ] = False,
     broken_log: BrokenLog = False,
 ) -> None:
@@ -137,7 +137,7 @@ def _report_of_restore(places: Places, restored: Restored) -> list[str]:
     return [
         *(f"remark: {remark}" for remark in (restored.checked.remarks if restored.checked else [])),
         f"restored {layout.server_host} as of {commit.moment}: {contents}",
-        *(f"what was here is kept: {path}" for path in kept_as(places, commit.stamp) if path.exists()),
+        *(f"the replaced state is kept: {path}" for path in kept_as(places, commit.stamp) if path.exists()),
         *_lost(part(places.database, f".{REPLACED}-{commit.stamp}"), places.database),
         *_revocations(restored),
         *_own_keys(places),
@@ -155,7 +155,7 @@ def _lost(replaced: Path, present: Path) -> list[str]:
         before = count_readable_rows(replaced)
     now = count_rows(present)
     fewer = {kind: _fewer(before.get(table), now[table]) for table, kind in _KINDS.items()}
-    known = f"fewer than what was here: {', '.join(f'{count} {kind}' for kind, count in fewer.items())}"
+    known = f"fewer than before the restore: {', '.join(f'{count} {kind}' for kind, count in fewer.items())}"
     return [known + (" (?: can't be counted in the damaged database)" if "?" in fewer.values() else "")]
 
 
@@ -164,14 +164,14 @@ def _fewer(before: int | None, now: int) -> str:
 
 
 def _revocations(restored: Restored) -> list[str]:
-    """Return what became of keys that were revoked after the backup."""
+    """Return what applies to keys that were revoked after the backup."""
     commit = restored.commit
     carried = len(commit.carried)
     return [
-        *([f"{carried} keys that were revoked or retired on this machine since stay so."] if carried else []),
+        *([f"{carried} keys that were revoked or retired on this machine since stay revoked."] if carried else []),
         f"Keys that were revoked {'elsewhere ' if carried else ''}after {commit.moment} are authorised again: compare "
-        f"`{_CLI} keys list` with what you know, such as the `{_CLI} audit tail` of the mainpc before, and revoke them "
-        f"again: {CERTS_INIT} revoke NAME",
+        f"`{_CLI} keys list` with what you know, such as the `{_CLI} audit tail` of the previous mainpc, and revoke "
+        f"them again: {CERTS_INIT} revoke NAME",
     ]
 
 

@@ -83,7 +83,7 @@ def parse_fields(pairs: list[str], typed: Typed = lambda _, __, value: value) ->
         typed: given a key, the text, and the decoded value, returns what is sent.
 
     Raises:
-        typer.BadParameter: a word is no such pair, or a key is repeated or reserved.
+        typer.BadParameter: a word is not such a pair, or a key is repeated or reserved.
     """
     fields: dict[str, Any] = {}
     for pair in pairs:

@@ -1,6 +1,6 @@
-"""`audit tail`, `verify` and `accept`: what happened to keys, and whether the log is intact.
+"""`audit tail`, `verify` and `accept`: events about keys, and whether the log is intact.
 
-The log is read over the wire, page by page, and verified here, so that the host that writes it need not be believed.
+The log is read over the wire, page by page, and verified here, so that the host that writes it need not be trusted.
 """
 
 import re
@@ -292,7 +292,7 @@ def _report(name: str, answer: AuditHeads | str, lines: _SeenLines) -> WitnessRe
         for gap in answer.gaps
     )
     if not answer.heads:
-        why = answer.fault or "no head yet, so a log that was rewritten as a whole would not be noticed"
+        why = answer.fault or "no head yet, so a log that was rewritten as a whole would not be detected"
         return WitnessReport(name, Verdict.NOTHING_SEEN, f"{name} has seen {why}", gaps)
     heads = [Seen(head.seq, head.hash, head.restored) for head in answer.heads]
     # The oldest lines of a long log are deleted, file by file; the rest must still be as it was seen.
@@ -378,7 +378,7 @@ def _record(line: str) -> dict[str, Any] | None:
 
 
 def _as_json(line: str) -> str:
-    """Return a line as it is in the log, unless it is no JSON: somebody may have edited the files."""
+    """Return a line as it is in the log, unless it is not JSON, as where the files were edited."""
     if _record(line) is not None and line.isascii() and line.isprintable():
         return line
     return to_json({"unreadable": line}, ascii_only=True)
@@ -387,7 +387,7 @@ def _as_json(line: str) -> str:
 def _as_text(line: str) -> str:
     record = _record(line)
     if record is None:
-        return printable(f"no line of a log: {_value(line)}")
+        return printable(f"not an audit log line: {_value(line)}")
     fields = " ".join(f"{name}={_value(value)}" for name, value in record.items() if name not in _NOT_SHOWN)
     return printable(f"{record.get('seq')}  {record.get('time')}  {record.get('event')}  {fields}".rstrip())
 

@@ -35,7 +35,7 @@ def call(
     A value is sent as the type that the action's field has: user_id=42 as text, port=42 as a number,
     tags='["a"]' as a list. A field that the action does not have is sent, with a warning.
     """
-    fields = parse_fields(pairs or [])  # before anything is read, to report what is no key=value
+    fields = parse_fields(pairs or [])  # first, so that a malformed one is reported before a file is read
     settings = load_settings()
     target = find_agent(settings.config, agent)
     schema = schema_of_agent(target.name) if fields else None
@@ -49,19 +49,19 @@ def call(
     with settings.client(target) as client:
         reply = client.call(action, deadline_s=deadline, request_id=request_id, **fields)
     output.show_value(reply, as_json=as_json)
-    if str(reply.get("status", "ok")).casefold() == "error":  # such as a health document: a reply, and bad news
+    if str(reply.get("status", "ok")).casefold() == "error":  # such as a health document of an unhealthy agent
         output.say("error:", output.BAD, f"{target.name} answered {action} with status {reply['status']}")
         return 1
     return 0
 
 
 def _warn_of_bad_json(fields: dict[str, Any], wanted: dict[str, str]) -> None:
-    """Name the JSON error: the agent, which gets the value as a text, can only say that a text is not wanted."""
+    """Name the JSON error: the agent, which gets the value as a text, can only reply that the field takes no text."""
     for name, types in wanted.items():
         try:
             msgspec.json.decode(fields[name])
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            output.say("warning:", output.WARN, f"{name} takes {types}, and its value is no such JSON: {error}")
+            output.say("warning:", output.WARN, f"{name} takes {types}, and its value is not valid JSON: {error}")
 
 
 DEFAULT_COUNT = 5

@@ -29,7 +29,7 @@ from twinhost.certificates.bundle import (
     request_fingerprint,
 )
 from twinhost.certificates.export import EXPECTED, as_tar, copy_to, find_public_key, make_host_keys, read_file, trust
-from twinhost.certificates.join import join, request, take_in
+from twinhost.certificates.join import import_answer, join, request
 from twinhost.certificates.layout import Layout, described, only_host, plan_layout
 from twinhost.certificates.revoke import Revocation, replace_revoked, revoke
 from twinhost.certificates.rotate import rotate_client, rotate_server
@@ -39,7 +39,7 @@ from twinhost.cli.certs_init import make
 from twinhost.cli.standalone import STANDARD_STREAM, Version, application, ask, note, read_line, say
 from twinhost.network_config import NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import certificates_folder
-from twinhost.secure_zmq.errors import CERTS_INIT, CERTS_INIT_PIPED, ConfigurationError
+from twinhost.secure_zmq.errors import CERTS_INIT, CERTS_INIT_PIPED, ConfigurationError, remove_command
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, Certificate, KeyOwner, format_moment, parse_certificate
 
@@ -50,7 +50,7 @@ commands = application(
     "Make, check, and change the CURVE keys. TWINHOST_HOST=mainpc or =pc2 limits it to that host's secrets; unset, all "
     "of them lie in one tree, as the simulation on one machine needs."
 )
-_rotate = application("Change a key without downtime; run again after a kill.")
+_rotate = application("Change a key without downtime; to finish an interrupted run, run it again.")
 
 Days = Annotated[
     int | None,
@@ -90,7 +90,7 @@ def run_verify(context: typer.Context) -> int:
     if findings.problems:
         say(f"{layout.root}: {len(findings.problems)} problems")
         return 1
-    say(f"{layout.root}: {len(own_folders(layout))} folders are right")
+    say(f"{layout.root}: {len(own_folders(layout))} folders are correct")
     return 0
 
 
@@ -113,18 +113,18 @@ def run_invite(
     invitation = invite(layout, config, owner, minutes, again=again)
     say(invitation.render())
     note(f"It enrols one machine as {described(owner)}, until {format_moment(invitation.not_after)}; it is shown once.")
-    note(f"There: {CERTS_INIT_PIPED} join -   which reads the line. To withdraw it: {CERTS_INIT} reject {name}")
+    note(f"On that machine, to read it: {CERTS_INIT_PIPED} join -   To withdraw it: {CERTS_INIT} reject {name}")
     note(f"To see open invitations: {CERTS_INIT} pending   To print a new line in its place: the same with --again")
     if again:
-        note("The line before is withdrawn.")
+        note("The previous line is withdrawn.")
     if host != layout.server_host and (variables := variables_to_set(config)):
         note(
-            f"Warning: another machine can't reach {invitation.authority}; for one that is not this, set "
-            f"{' and '.join(variables)} in .env to an address of this machine that it reaches, start mainpc again, and "
-            "repeat this with --again."
+            f"Warning: other machines can't reach {invitation.authority}; to enrol one, set "
+            f"{' and '.join(variables)} in .env to an address of this machine that it reaches, run "
+            "docker compose up -d mainpc, and repeat this with --again."
         )
     if host not in config.hosts:
-        note(f"{config.source} has no host {host}: nobody else can call an agent there.")
+        note(f"{config.source} has no host {host}: no agent there can be called until you add it.")
 
 
 @commands.command("join")
@@ -160,9 +160,9 @@ def run_request(context: typer.Context, name: Name, host: Host, role: Role) -> N
     sys.stdout.write(render_certificate(certificate))
     fingerprint = request_fingerprint(certificate)
     note(f"The request of {described(certificate.owner)} has the fingerprint {fingerprint}")
-    note("It covers name, host, roles, and key. Send it by another way than the file.")
-    note(f"Carry that file to mainpc: {CERTS_INIT_PIPED} accept - --fingerprint {fingerprint}")
-    note(f"and its answer back here: {CERTS_INIT_PIPED} trust -")
+    note("It covers name, host, roles, and key. Send it over another channel than the file.")
+    note(f"Copy that file to mainpc, and run there: {CERTS_INIT_PIPED} accept - --fingerprint {fingerprint}")
+    note(f"Copy its answer back, and run here: {CERTS_INIT_PIPED} trust -")
 
 
 @commands.command("accept")
@@ -199,7 +199,7 @@ def run_accept(
     sys.stdout.write(render_bundle(material))
     until, answer = material.own.validity.not_after, bundle_fingerprint(material)
     note(f"{owner.name} is authorised" + (f" until {format_moment(until)}." if until is not None else "."))
-    note(f"Carry the answer there: {CERTS_INIT_PIPED} trust -   It shows this fingerprint: {answer}")
+    note(f"Copy the answer there, and run: {CERTS_INIT_PIPED} trust -   It shows this fingerprint: {answer}")
     return 0
 
 
@@ -217,9 +217,9 @@ def run_pending(context: typer.Context) -> None:
 def run_reject(
     context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", help="As pending shows it.")]
 ) -> None:
-    """On mainpc: withdraw an invitation, or drop a request."""
+    """On mainpc: withdraw an invitation, or delete a request."""
     for one in reject(_tree(context)[0], name):
-        done = "is withdrawn; nobody can enrol by it any more" if one.what == "invitation" else "is dropped"
+        done = "is withdrawn; no machine can enrol by it any more" if one.what == "invitation" else "is deleted"
         say(f"the {one.what} of {described(one.certificate.owner)} {done}")
 
 
@@ -230,7 +230,7 @@ def run_public(
         str, typer.Argument(metavar="KEY", help="server, client, or operator, or the name of an enrolled owner.")
     ],
 ) -> None:
-    """Print a public key file, to be passed on."""
+    """Print a public key file, to be copied to another machine."""
     sys.stdout.write(render_certificate(find_public_key(_tree(context)[0], key)))
 
 
@@ -244,7 +244,7 @@ def run_trust(
     source, text = _read(file, MAX_BUNDLE_BYTES)
     if text.lstrip().startswith("{"):
         material = parse_bundle(text, source)
-        server = take_in(layout, material, source)
+        server = import_answer(layout, material, source)
         own = material.own
         say(f"{own.owner.name} on {own.owner.host} is known to mainpc as {own.public.fingerprint}")
         say(f"{server.owner.name} on {server.owner.host} is trusted as {server.public.fingerprint}")
@@ -258,7 +258,7 @@ def run_trust(
 
 @_rotate.command("server")
 def run_rotate_server(context: typer.Context, days: Days = None) -> None:
-    """On mainpc: another key for SystemDigitalTwin."""
+    """On mainpc: replace SystemDigitalTwin's key."""
     layout, config = _tree(context, days)
     rotate_server(layout, config, say)
 
@@ -266,10 +266,10 @@ def run_rotate_server(context: typer.Context, days: Days = None) -> None:
 @_rotate.command("client")
 def run_rotate_client(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key, an agent's or operator.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The key's owner: an agent, or operator.")],
     days: Days = None,
 ) -> None:
-    """Where its secret is: another key for anybody else."""
+    """Where its secret is: replace any other key."""
     layout, config = _tree(context, days)
     rotate_client(layout, config, name, say)
 
@@ -277,7 +277,7 @@ def run_rotate_client(
 @commands.command("revoke")
 def run_revoke(
     context: typer.Context,
-    owner: Annotated[str, typer.Argument(metavar="NAME|SHA256:...", help="Whose keys, or the one of a fingerprint.")],
+    owner: Annotated[str, typer.Argument(metavar="NAME|SHA256:...", help="The owner, or one key's fingerprint.")],
     only: Annotated[
         bool, typer.Option("--only", help="Keep the keys that the one of the fingerprint vouched for by rotations.")
     ] = False,
@@ -288,7 +288,7 @@ def run_revoke(
     for target in done.revoked:
         say(f"revoked: {target}")
     for target in done.before:
-        say(f"revoked before: {target}")
+        say(f"already revoked: {target}")
     for path in done.removed:
         say(f"removed: {path}")
     for target in done.others:
@@ -325,12 +325,14 @@ def _say_hosts(layout: Layout, config: NetworkConfig, done: Revocation) -> bool:
 
 @commands.command("replace")
 def run_replace(
-    context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key.")], days: Days = None
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The key's owner.")],
+    days: Days = None,
 ) -> None:
     """Make a new key in place of a revoked one of this tree."""
     pair = replace_revoked(_tree(context, days)[0], name)
     say(f"{described(pair.certificate.owner)} has the key {pair.public.fingerprint} now")
-    note("mainpc notifies other machines of it; an agent on this one uses it by itself, or from its next start.")
+    note("mainpc notifies other machines of it; an agent on this one uses it at once, or from its next start.")
 
 
 @commands.command("export-host")
@@ -351,10 +353,10 @@ def run_export_host(
     else:
         sys.stdout.buffer.write(as_tar(folder))
         sys.stdout.buffer.flush()
-    note(f"Warning: the secret of {host} was made here and is transferred; whoever reads it can be that host.")
-    note(f"With invite here and join there it would never leave: {CERTS_INIT} invite NAME --host {host} --role ROLE")
+    note(f"Warning: the secret of {host} was made here and is transferred; whoever reads it can impersonate that host.")
+    note(f"To make it there instead: {CERTS_INIT} invite NAME --host {host} --role ROLE")
     if folder not in layout.folders:
-        note(f"Once it is there, remove {folder} here.")
+        note(f"Once it is there, remove it here: {remove_command(folder)}")
 
 
 def _requested_key(layout: Layout, file: str) -> tuple[str, Certificate]:

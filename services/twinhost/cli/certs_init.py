@@ -20,7 +20,7 @@ PROGRAM = "certs-init"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0 where all is well, 1 where something is wrong, 2 for a wrong usage."""
+    """Run one command; return 0 for success, 1 for a failure, 2 for a usage error."""
     words = sys.argv[1:] if arguments is None else arguments
     if words:
         from twinhost.cli.certs_commands import commands  # noqa: PLC0415 - takes longer than the keys
@@ -36,14 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make(root: Path, days: int | None = None) -> None:
-    """Make the keys that are missing, and print what was done; where that fails, the tree says why to the cli.
+    """Make the keys that are missing, and print what was done; record a failure in the tree, for the cli.
 
     Args:
         root: the tree.
         days: how long a new key is valid; None for the configuration's key_lifetime_days.
 
     Raises:
-        TwinhostError: the configuration or the tree is not right.
+        TwinhostError: the configuration or the tree is invalid.
     """
     try:
         layout = plan_layout(root, load_network_config(), only_host())

@@ -1,4 +1,4 @@
-"""From the environment to clients: which agents exist, which keys they may prove, and with which key to ask."""
+"""From the environment to clients: which agents exist, which keys they may prove, and which key to call with."""
 
 import os
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from twinhost.secure_zmq.certificates import (
 )
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
+    CERTS_INIT_PIPED,
     ConfigurationError,
     KeyFileMalformed,
     KeyFileMissing,
@@ -109,7 +110,7 @@ class Settings:
             why = str(error)
         raise KeyFileMissing(
             f"{complaint}, and {REGISTRY_AGENT} does not provide the key ({why}); start {agent.name}, or copy its "
-            "key here: certs-init public there, certs-init trust here"
+            f"key: {CERTS_INIT_PIPED} public {agent.key} there, {CERTS_INIT_PIPED} trust - here"
         )
 
     def _address(self, agent: Agent, endpoint: str | None = None) -> ServerAddress:

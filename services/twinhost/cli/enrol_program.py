@@ -23,7 +23,7 @@ import yaml
 
 from twinhost.certificates.admission import require_newcomer
 from twinhost.certificates.bundle import parse_bundle, request_fingerprint
-from twinhost.certificates.join import request, take_in
+from twinhost.certificates.join import import_answer, request
 from twinhost.certificates.layout import AGENT_ROLE, OPERATOR, SERVER, Identity, Layout, described, plan_layout
 from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, load_network_config
 from twinhost.network_config.model import Agent, NetworkConfig
@@ -52,7 +52,7 @@ def main(
     folder: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of the key.")] = DEFAULT_FOLDER,
     replace: Annotated[bool, typer.Option("--replace", help="Make a new key, if the present one was revoked.")] = False,
 ) -> None:
-    """Enrol the program, prove it with a call, and say what is where."""
+    """Enrol the program, prove it with a call, and print which files lie where."""
     try:
         _enrol(name, folder.absolute(), replace=replace)
     except TwinhostError as error:
@@ -74,11 +74,11 @@ def _enrol(name: str, folder: Path, *, replace: bool) -> None:
         owner = load_key_pair(secret).certificate.owner  # the machine's name may have changed since
     local = [Identity(owner, owner.name, ".")]
     layout = Layout(folder, local, plan.everybody, plan.server_host, config.limits.key_lifetime_days)
-    with _out_of_the_way(secret) if replace else nullcontext():
+    with _moved_aside(secret) if replace else nullcontext():
         certificate = request(layout, config, owner)
         accept = ("run", "--rm", "-T", "--no-deps", "certs-init", "accept", "-", "--fingerprint")
         answer = _compose(*accept, request_fingerprint(certificate), given=render_certificate(certificate))
-        server = take_in(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
+        server = import_answer(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
     replace_file(folder / ENDPOINTS_FILE, yaml.safe_dump(endpoints, sort_keys=False))
     replace_file(folder / CONFIG_FILE, Path(config.source).read_text(encoding="utf-8"))
     _prove(folder)
@@ -86,25 +86,25 @@ def _enrol(name: str, folder: Path, *, replace: bool) -> None:
     print(f"SystemDigitalTwin is trusted as {server.public.fingerprint}, and answered")
     print(f"{folder}: {secret.name} (made here, stays here, mode 0600), public keys, {CONFIG_FILE}, {ENDPOINTS_FILE}")
     if client_folder() != folder:
-        print(f"Clients look elsewhere by default; set {FOLDER_VARIABLE}={folder} for the program.")
+        print(f"Clients look in another folder by default; set {FOLDER_VARIABLE}={folder} for the program.")
     print(f"To revoke it: docker compose run --rm certs-init revoke {owner.name}")
 
 
 @contextmanager
-def _out_of_the_way(secret: Path) -> Iterator[None]:
+def _moved_aside(secret: Path) -> Iterator[None]:
     """Move a secret away for a new one in its place, and back where that is refused."""
-    public, aside = secret.with_suffix(PUBLIC_SUFFIX), secret.with_suffix(".replaced")
+    public, replaced = secret.with_suffix(PUBLIC_SUFFIX), secret.with_suffix(".replaced")
     if secret.exists():
-        secret.rename(aside)
+        secret.rename(replaced)
         public.unlink(missing_ok=True)
     try:
         yield
     except BaseException:
-        if aside.exists():
-            aside.rename(secret)
+        if replaced.exists():
+            replaced.rename(secret)
             replace_certificate(load_key_pair(secret).certificate, public)
         raise
-    aside.unlink(missing_ok=True)
+    replaced.unlink(missing_ok=True)
 
 
 def _this_machine() -> str:
@@ -158,7 +158,7 @@ def _reachable(address: str) -> str:
 def _compose(*arguments: str, given: str = "") -> str:
     command = ["docker", "compose", "--progress", "quiet", *arguments]
     try:
-        # The words are this script's own, and no shell reads them.
+        # The arguments are this script's own, and no shell reads them.
         done = subprocess.run(  # noqa: S603
             command, cwd=_checkout(), input=given, capture_output=True, text=True, check=False
         )
@@ -170,7 +170,7 @@ def _compose(*arguments: str, given: str = "") -> str:
 
 
 def _sentence(errors: str) -> str:
-    """Return the last line that a command wrote, with the way on where the key is revoked."""
+    """Return the last line that a command wrote, with what to do where the key is revoked."""
     line = (errors.strip().splitlines() or [""])[-1]
     return f"{line}: run this again with --replace" if "was revoked" in line else line
 

@@ -214,7 +214,7 @@ def _selected(words: list[str]) -> tuple[dict[str, RequestSchema], str | None]:
     """Return the schemas that the words select, by agent, and the action."""
     if len(words) > 2:
         raise typer.BadParameter(
-            f"{words[2]!r} is one word too many; name an agent and an action", param_hint="[AGENT] [ACTION]"
+            f"{words[2]!r} is a third argument; name an agent and an action", param_hint="[AGENT] [ACTION]"
         )
     config = load_network_config()
     found = {name: schema for name in config.agents if (schema := schema_of_agent(name)) is not None}
@@ -258,7 +258,7 @@ def _field_document(field: Field) -> dict[str, Any]:
 
 def _actions_table(agent: str, schema: RequestSchema) -> RenderableType:
     rows = [(action, schema.description(action).partition("\n")[0]) for action in schema.actions]
-    return output.table(f"{agent} ({len(rows)} actions)", ("action", "what it is for"), rows, whole=("what it is for",))
+    return output.table(f"{agent} ({len(rows)} actions)", ("action", "description"), rows, whole=("description",))
 
 
 def _action_view(agent: str, schema: RequestSchema, action: str) -> list[RenderableType]:

@@ -20,7 +20,7 @@ from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S
 
 keys = typer.Typer(help="The keys that the agents know; certs-init changes them.")
 NOT_LISTED, REVOKED, LIVE = "not listed", "revoked", "live"
-_UNLIMITED = "no end"
+_UNLIMITED = "no expiry"
 _NO_KEYS = Failure("open_link", "SECURE_ZMQ=0: nobody is authenticated, so the agents use no keys")
 
 
@@ -94,7 +94,7 @@ def list_keys(as_json: AsJson = False) -> int:
     by_agent, failures = _ask(settings) if settings.secure else ({}, [_NO_KEYS])
     reports = list(by_agent.values())
     listed = merge(reports)
-    behind = _ask_who_is_behind(settings, by_agent, failures)
+    behind = _ask_for_unacknowledged(settings, by_agent, failures)
     if as_json:
         output.show_value(_document(listed, reports, behind, failures), as_json=True)
     elif reports:
@@ -133,7 +133,7 @@ def unacknowledged(
     Args:
         mainpc: what mainpc's agent answered.
         others: what others answered, by the agent's name, their own revocations included.
-        following: who follows mainpc's list; of agents that were not asked, the last heartbeat had the revision.
+        following: the agents that follow mainpc's list; the revision of one that was not asked is its last heartbeat's.
         revision: of mainpc's list.
     """
     found = []
@@ -178,10 +178,10 @@ def _ask(settings: Settings) -> tuple[dict[str, KeyReport], list[Failure]]:
     return reports, failures
 
 
-def _ask_who_is_behind(
+def _ask_for_unacknowledged(
     settings: Settings, by_agent: Mapping[str, KeyReport], failures: list[Failure]
 ) -> list[Unacknowledged]:
-    """Return who has not acknowledged a revocation; if mainpc can't be asked, add a failure."""
+    """Return the agents that have not acknowledged a revocation; if mainpc can't be asked, add a failure."""
     registry = settings.registry_agent
     mainpc = by_agent.get(registry.name)
     if mainpc is None or not mainpc.peers.revoked:
@@ -227,7 +227,7 @@ def _view(
         title = f"Open invitations ({len(invitations)})"
         parts.append(output.table(title, ("for", "host", "left", "one-time key"), invitations, whole=("one-time key",)))
     revoked = {fingerprint for report in reports for fingerprint in report.peers.revoked}
-    parts.append(output.words("Revoked for ever:", str(len(revoked)), "keys" if len(revoked) != 1 else "key"))
+    parts.append(output.words("Revoked permanently:", str(len(revoked)), "keys" if len(revoked) != 1 else "key"))
     for one in behind:
         which = "the newest" if one.revoked is None else f"{len(one.revoked)} of them"
         sentence = f"Not acknowledged on {one.host} by {one.agent}: {which}; it may accept what mainpc has revoked"

@@ -1,4 +1,4 @@
-"""`memory`: back up, restore and import what pc2 remembers; see and hide what a caller wrote."""
+"""`memory`: back up, restore and import the memory of pc2; show and quarantine what a caller wrote."""
 
 import hashlib
 import os
@@ -30,11 +30,11 @@ from twinhost.secure_zmq.errors import (
 from twinhost.store.files import new_file
 from twinhost.unified_memory_reasoning.backup.actions import BackupDocument, RestoreBegun, RestoreFinished, TableRows
 
-memory = typer.Typer(help="What pc2 remembers: backups, imports, and who wrote it.")
+memory = typer.Typer(help="The memory of pc2: backups, imports, and quarantine.")
 
 MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
 STREAM = "-"
-_NOBODY = "unauthenticated"  # the caller's name on an open link
+_UNAUTHENTICATED = "unauthenticated"  # the caller's name on an open link
 _NOT_SHOWN = frozenset({"number", "written_by"})
 _MAX_VALUE_CHARACTERS = 120
 KINDS = {  # shown to people, by table; the other tables derive from these, and --json has them all
@@ -45,8 +45,8 @@ KINDS = {  # shown to people, by table; the other tables derive from these, and 
     "unknown_errors": "unknown errors",
     "twins": "twins",
     "operations": "claimed operations",
-    "quarantined": "hidden writers",
-    "outbox": "owed to mainpc",
+    "quarantined": "quarantined callers",
+    "outbox": "undelivered to mainpc",
 }
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A caller's name, as in its key.")]
@@ -77,16 +77,16 @@ def backup(
 @memory.command("restore")
 def restore(
     file: Annotated[str, typer.Argument(metavar="FILE", help="What `backup` wrote; - is stdin.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Confirm that it replaces everything that pc2 remembers.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm that it replaces the whole memory of pc2.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Replace the present memory by a backup.
+    """Replace the present memory with a backup.
 
     It shows how much is lost. The agent checks the whole backup, keeps the present database beside it, and restarts
     with the backup.
     """
     if not yes:
-        raise typer.BadParameter("it replaces everything that pc2 remembers; confirm it", param_hint="--yes")
+        raise typer.BadParameter("it replaces the whole memory of pc2; confirm it", param_hint="--yes")
     with _client() as (client, settings), _source(file) as (source, size):
         before = started_at(client, DEADLINE_S)
         rows = send_backup(client, source, size, settings.config.limits.max_payload_bytes)
@@ -113,7 +113,7 @@ def import_files(
     wanted = [(path, read_items(path)) for path in files]  # all are read before anything is sent
     counts: dict[str, dict[str, int]] = {}
     with _client() as (client, settings):
-        own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else _NOBODY
+        own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else _UNAUTHENTICATED
         importer = Importer(client, own)
         for path, items in wanted:
             importer.added = importer.there = 0
@@ -172,7 +172,7 @@ def quarantine(
 
 @memory.command("release")
 def release(name: Name, as_json: AsJson = False) -> int:
-    """Show again what a caller wrote."""
+    """Release what a caller wrote from quarantine."""
     with _client() as (client, _):
         reply = client.call("release_memory", deadline_s=DEADLINE_S, name=name)
     _show_done(reply, f"what {name} wrote is recalled again", as_json=as_json)
@@ -235,7 +235,7 @@ def _show_done(reply: dict[str, Any], sentence: str, *, as_json: bool) -> None:
 def _restore_table(rows: Mapping[str, Mapping[str, object]]) -> RenderableType:
     columns = ["present", "backup", *(["damaged"] if any("damaged" in each for each in rows.values()) else []), "lost"]
     return output.table(
-        "What the backup brings",
+        "Rows before and after",
         ("kind", *columns),
         [
             (kind, *(_count(column, rows[table].get(column)) for column in columns))
@@ -252,7 +252,7 @@ def _count(column: str, count: object) -> output.Cell:
 _DEADLINE_S = 30.0  # for a part, on a slow link
 _POLL_S = 0.1
 _MADE_WITHIN_S = 600.0  # a copy, or the check of one
-BACK_WITHIN_S = 60.0  # a restart of the agent
+RESTARTED_WITHIN_S = 60.0
 _MESSAGE_OVERHEAD = 1_024
 
 
@@ -268,7 +268,7 @@ def fetch_backup(client: Client, write: Callable[[bytes], object]) -> BackupDocu
 
     Raises:
         StoreUnavailable: the agent can't make it.
-        MalformedRequest: the bytes that came are not the agent's.
+        MalformedRequest: the received bytes have another digest.
         TwinhostError: the agent can't be asked, or refuses.
     """
     call = partial(client.call, deadline_s=_DEADLINE_S)
@@ -289,7 +289,7 @@ def fetch_backup(client: Client, write: Callable[[bytes], object]) -> BackupDocu
         offset += len(data)
     if offset != backup["size"] or digest.hexdigest() != backup["sha256"]:
         raise MalformedRequest(
-            f"{offset} of {backup['size']} bytes came, and they are not the backup's; run the command again"
+            f"received {offset} of {backup['size']} bytes, and their digest differs; run the command again"
         )
     return backup
 
@@ -304,7 +304,7 @@ def send_backup(client: Client, source: BinaryIO, size: int | None, max_payload_
         max_payload_bytes: of a message.
 
     Raises:
-        MalformedRequest: it is no backup of this agent.
+        MalformedRequest: it is not a backup of this agent.
         TwinhostError: the agent can't be asked, or refuses.
     """
     call = partial(client.call, deadline_s=_DEADLINE_S)
@@ -327,12 +327,12 @@ def send_backup(client: Client, source: BinaryIO, size: int | None, max_payload_
 
 
 def _polls(complaint: str) -> Iterator[None]:
-    """Yield now and after each pause; raise ServerUnreachable when the time is up."""
+    """Yield now and after each pause; raise ServerUnreachable after the timeout."""
     ends = time.monotonic() + _MADE_WITHIN_S
     while time.monotonic() < ends:
         yield
         time.sleep(_POLL_S)
-    raise ServerUnreachable(f"{complaint} within {_MADE_WITHIN_S:g} s; see the agent's log")
+    raise ServerUnreachable(f"{complaint} within {_MADE_WITHIN_S:g} s; see the agent's log: docker compose logs pc2")
 
 
 def started_at(client: Client, deadline_s: float) -> float:
@@ -348,7 +348,7 @@ def wait_until_restarted(client: Client, before: float) -> None:
     Raises:
         ServerUnreachable: none does.
     """
-    ends = time.monotonic() + BACK_WITHIN_S
+    ends = time.monotonic() + RESTARTED_WITHIN_S
     while (left_s := ends - time.monotonic()) > 0:
         try:
             if started_at(client, min(2.0, left_s)) > before + 0.5:  # the error of two clock readings
@@ -357,6 +357,6 @@ def wait_until_restarted(client: Client, before: float) -> None:
             pass
         time.sleep(min(_POLL_S, left_s))
     raise ServerUnreachable(
-        f"the backup is staged, but the agent did not come back within {BACK_WITHIN_S:g} s; "
-        "start it, which puts the backup in place"
+        f"the backup is staged, but the agent did not restart within {RESTARTED_WITHIN_S:g} s; "
+        "start it, which puts the backup in place: docker compose up -d pc2"
     )

@@ -1,4 +1,4 @@
-"""`memory import`: the JSON files of the older agent, stored with today's agent; each thing once, however often.
+"""`memory import`: the JSON files of the older agent, stored with this agent; a second import adds nothing.
 
     memory_store.json          {session: [interaction, ...]}, or {session: {"interactions": [...]}}, also below
                                "sessions"; {"memories": [memory, ...] or {id: memory}} beside these; or [memory, ...]
@@ -95,7 +95,7 @@ class Importer:
             except MalformedRequest as error:
                 raise MalformedRequest(f"{file}: {item.place} is refused: {error}") from None
             except RequestError as error:
-                located = type(error)(f"{file}: {item.place}: {error}; what came before it is stored")
+                located = type(error)(f"{file}: {item.place}: {error}; the entries before it are stored")
                 located.code = error.code
                 raise located from None
             self.added += 1
@@ -234,19 +234,19 @@ def _sessions(sessions: Mapping[str, Any], place: str) -> Iterator[Item]:
 
 
 def _interaction(session: str, entry: Any, at: str, seen: Counter[str]) -> Item:
-    left = dict(_object(entry, "an interaction", at))
-    kind = _first(left, ("interaction_type", "type"), at)
+    rest = dict(_object(entry, "an interaction", at))
+    kind = _first(rest, ("interaction_type", "type"), at)
     if kind not in _INTERACTION_KINDS:
         raise _OtherShape(f"one of {', '.join(_INTERACTION_KINDS)}", kind, f"{at}.type")
-    content = _text(_first(left, ("content", "text", "message"), at), f"{at}.content")
-    metadata = dict(_object(left.pop("metadata", None) or {}, "an object", f"{at}.metadata"))
+    content = _text(_first(rest, ("content", "text", "message"), at), f"{at}.content")
+    metadata = dict(_object(rest.pop("metadata", None) or {}, "an object", f"{at}.metadata"))
     fields: dict[str, Any] = {"session_id": session, "interaction_type": kind, "content": content}
-    if left.get("speaker") is not None:
-        fields["speaker"] = _text(left["speaker"], f"{at}.speaker")
-    left.pop("speaker", None)
+    if rest.get("speaker") is not None:
+        fields["speaker"] = _text(rest["speaker"], f"{at}.speaker")
+    rest.pop("speaker", None)
     identity = _digest(session, entry)
     seen[identity] += 1
-    fields["metadata"] = {**metadata, IMPORT_ID: f"{identity}-{seen[identity]}", **({"imported": left} if left else {})}
+    fields["metadata"] = {**metadata, IMPORT_ID: f"{identity}-{seen[identity]}", **({"imported": rest} if rest else {})}
     return Item(at, "add_interaction", fields)
 
 

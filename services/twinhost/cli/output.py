@@ -297,7 +297,7 @@ def read(reply: Reply, kind: type[T]) -> T:
         return msgspec.convert(reply, kind)
     except msgspec.ValidationError as error:
         raise MalformedRequest(
-            f"the reply is no {kind.__name__} document ({error}); compare the versions: ./twinhost doctor"
+            f"the reply is not a {kind.__name__} document ({error}); compare the versions: ./twinhost doctor"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """The commands as one program: arguments in, exit status out, and no traceback.
 
-Exit status: 0 fine; 1 refused, unhealthy, or misconfigured; 2 usage; 130 interrupted.
+Exit status: 0 success; 1 refused, unhealthy, or misconfigured; 2 usage; 130 interrupted.
 """
 
 import io
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         exit_status = _run(list(arguments))
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return exit_status
@@ -75,8 +75,8 @@ def _run(arguments: list[str]) -> int:
 def _application(first_word: str) -> typer.Typer:
     """Return the program with the command that the first word names, or with all of them."""
     app = typer.Typer(
-        help="Asks SystemDigitalTwin and UnifiedMemoryReasoningAgent, with the operator's key.",
-        epilog="Exit status: 0 fine, 1 refused or unhealthy, 2 usage.",
+        help="Calls SystemDigitalTwin and UnifiedMemoryReasoningAgent, with the operator's key.",
+        epilog="Exit status: 0 success, 1 refused or unhealthy, 2 usage.",
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

@@ -63,7 +63,7 @@ def main(
     register: Annotated[bool, typer.Option("--register", help="Register an agent too.")] = False,
     agent_name: Annotated[str, typer.Option(metavar="NAME", help="The name to register.")] = "secure_sdt_client",
     certificates: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Of the own secret and server.key.")
+        Path, typer.Option(metavar="FOLDER", help="The folder of the secret key and of server.key.")
     ] = DEFAULT_FOLDER,
 ) -> None:
     """Connect to SystemDigitalTwin, ping it, register an agent if asked to, and print the replies as JSON."""

@@ -1,6 +1,6 @@
 """What certs-init and archive have in common as programs: their options, exit status, input, and output.
 
-Exit status: 0 fine; 1 refused; 2 usage; 130 interrupted.
+Exit status: 0 success; 1 refused; 2 usage; 130 interrupted.
 """
 
 import sys
@@ -37,7 +37,7 @@ def read_line(prompt: str, limit_bytes: int) -> str:
 
 
 def ask(question: str) -> bool:
-    """Ask the person at the terminal; anything but `yes` is a no."""
+    """Ask the person at the terminal; any answer but `yes` means no."""
     sys.stderr.write(f"{question} [yes/no] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() == "yes"
@@ -58,7 +58,7 @@ def application(help_text: str) -> typer.Typer:
     """Return a program without commands."""
     return typer.Typer(
         help=help_text,
-        epilog="Exit status: 0 fine, 1 refused, 2 usage.",
+        epilog="Exit status: 0 success, 1 refused, 2 usage.",
         add_completion=False,
         no_args_is_help=False,
         context_settings={"help_option_names": ["-h", "--help"]},

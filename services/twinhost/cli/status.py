@@ -105,10 +105,10 @@ def agents(as_json: AsJson = False) -> int:
 
 
 def survey_until_healthy(settings: Settings, wait_s: float, on_retry: Callable[[Sequence[Failure]], None]) -> Survey:
-    """Ask every agent until nothing is wrong or the time is up, and return the last round.
+    """Ask every agent until nothing is wrong or the time has passed, and return the last round.
 
     Args:
-        settings: whom to ask, and as whom.
+        settings: the agents to call, and the key to call with.
         wait_s: seconds; with 0 there is one round.
         on_retry: called with what is wrong before each further round.
 
@@ -116,7 +116,7 @@ def survey_until_healthy(settings: Settings, wait_s: float, on_retry: Callable[[
         ConfigurationError: SystemDigitalTwin is missing in the configuration.
     """
     ends = time.monotonic() + wait_s
-    _ = settings.registry_agent  # raises before anybody is asked
+    _ = settings.registry_agent  # raises before any agent is called
     opened: dict[str, Client] = {}
     with ExitStack() as stack:
 
@@ -164,12 +164,12 @@ def _unhealthy(report: AgentReport) -> list[Failure]:
         return [Failure("wrong_agent", sentence)]
     faults = [f"{check}: {result.detail}" for check, result in health.checks.items() if not result.ok]
     ready = "" if health.ready else ", not ready"
-    return [Failure("unhealthy", f"{name} is {health.status}{ready} ({'; '.join(faults) or 'no check says why'})")]
+    return [Failure("unhealthy", f"{name} is {health.status}{ready} ({'; '.join(faults) or 'no check reports why'})")]
 
 
 def _unregistered(name: str, registration: Registration | None) -> list[Failure]:
     if registration is None:
-        return [Failure("not_registered", f"{name} is not registered with SystemDigitalTwin")]
+        return [Failure("not_registered", f"{name} is not registered with SystemDigitalTwin; see its log")]
     if registration.status in HEALTHY_STATUSES:
         return []
     return [Failure("unhealthy", f"{name} is registered with SystemDigitalTwin as {registration.status}")]
@@ -228,9 +228,9 @@ def _agents_table(survey: Survey) -> RenderableType:
         health = report.health
         cells: list[output.Cell] = [output.styled("no answer", output.BAD), "-", "-"]
         if health is not None:
-            well = health.status == "ok" and health.ready
+            ok = health.status == "ok" and health.ready
             link = "CURVE" if health.secure else output.styled("OPEN", output.LOUD)
-            cells = [output.styled(health.status, output.GOOD if well else output.BAD), duration(health.uptime_s), link]
+            cells = [output.styled(health.status, output.GOOD if ok else output.BAD), duration(health.uptime_s), link]
         host = report.agent.host
         rows.append([report.agent.name, host.name, host.authority(report.agent.zmq_port), *cells])
     return output.table("Agents", ("agent", "host", "endpoint", "health", "uptime", "link"), rows)
@@ -259,8 +259,8 @@ def _peers_table(survey: Survey) -> RenderableType:
         counts, ages = zip(*sessions or [("none", "never")], strict=True)
         cells = (name, host, ", ".join(roles), output.lines(*counts), output.lines(*ages))
         rows.append((cells, output.styled(fingerprint, output.FAINT)))
-    columns = ("identity and key", "host", "role", "sessions", "last heard")
-    return output.records("Who authenticated as whom", columns, rows)
+    columns = ("identity and key", "host", "role", "sessions", "last seen")
+    return output.records("Authenticated peers", columns, rows)
 
 
 def _registrations_table(registered: Sequence[Registration], now: str) -> RenderableType:

@@ -1,4 +1,4 @@
-"""`watch`: mainpc's event feed, with what was missed of it; nothing is lost and nothing is shown twice."""
+"""`watch`: mainpc's event feed, and the missed events; nothing is lost and nothing is shown twice."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -40,11 +40,11 @@ def watch(
 ) -> int:
     """Follow the event feed of mainpc, until Ctrl-C.
 
-    After a lost connection, what came meanwhile is shown. With --json each event is one line of JSON.
+    After a lost connection, the events that were missed are shown. With --json each event is one line of JSON.
     """
     topics = topic or list(TOPICS)
     if unknown := [each for each in topics if each not in TOPICS]:
-        raise typer.BadParameter(f"{unknown[0]!r} is no topic; use {', '.join(TOPICS)}", param_hint="--topic")
+        raise typer.BadParameter(f"{unknown[0]!r} is not a topic; use {', '.join(TOPICS)}", param_hint="--topic")
     settings = load_settings()
     mainpc = settings.registry_agent
     feed_at = settings.feed_address(mainpc)
@@ -66,11 +66,11 @@ class Page(msgspec.Struct, frozen=True):
     entries: tuple[dict[str, Any], ...]
     more: bool
     last_seq: int  # of everything that was ever stored
-    let_go_to: int = 0  # the newest that was deleted for newer ones
+    let_go_to: int = 0  # the newest that retention deleted
 
 
 class Watcher:
-    """Keeps the order over all topics: sequence numbers show what was missed, which is then asked for."""
+    """Keeps the order over all topics: sequence numbers show what was missed, which is then requested."""
 
     def __init__(self, client: Client, feed_at: str, kept: list[str], show: Show, since: int | None) -> None:
         """Begin after `since`, or with the next event; `feed_at` is the feed's address, for error sentences.
@@ -87,7 +87,7 @@ class Watcher:
         """Show events until the program is interrupted.
 
         Raises:
-            TwinhostError: mainpc refuses for good, or its feed never held a session.
+            TwinhostError: mainpc does not authorise or grant it, or its feed never held a session.
         """
         connected, ask_at, shown = False, 0.0, None
         had_session, session_at = False, time.monotonic()
@@ -142,13 +142,15 @@ class Watcher:
             self._client.call("ping")
             return
         pages = {topic: self._ask(topic, since, 1) for topic, since in self._last.items()}
-        newest = min(page.last_seq for page in pages.values())  # what came between two questions waits
+        newest = min(page.last_seq for page in pages.values())  # what was stored between two requests waits
         if newest < max(self._last.values()):  # its store is new, and so are its numbers
-            output.say("missing:", output.WARN, "mainpc's numbers start again; what it had stored before is gone")
+            output.say(
+                "missing:", output.WARN, "mainpc has a new store, without the earlier events; numbers start again"
+            )
             self._last = dict.fromkeys(self._last, 0)
         for topic, page in pages.items():
             if page.let_go_to > self._last[topic] > 0:
-                sentence = f"some of {topic} after {self._last[topic]} was deleted for newer ones"
+                sentence = f"some of {topic} after {self._last[topic]} was deleted by retention"
                 output.say("missing:", output.WARN, sentence)
         behind = [topic for topic, since in self._last.items() if since < newest]
         missed = [(topic, fields) for topic in behind for fields in self._missed(topic, newest)]

@@ -69,7 +69,7 @@ def test_the_restored_tree_is_one_of_certs_init(here: Mainpc, there: Mainpc) -> 
     assert there.run("restore", "-", given=here.backup()).status == 0
     made = certs_init(there.keys, host="mainpc")
     assert (made.status, made.out.count("already present"), made.out.count("created")) == (0, 3, 0), made.err
-    assert "client.key was removed and stays so" in made.out
+    assert "client.key was removed and stays removed" in made.out
     assert certs_init(there.keys, "verify", host="mainpc").status == 0
     invited = certs_init(there.keys, "invite", "Watcher", "--host", "pc3", "--role", "agent", host="mainpc")
     assert invited.status == 0, invited.err
@@ -253,7 +253,7 @@ def test_what_was_revoked_here_since_stays_revoked(here: Mainpc) -> None:
     for pair in keys:
         marker = here.keys / "mainpc/revoked" / revoked_file_name(pair.public.fingerprint)
         assert marker.stat().st_mode & 0o777 == 0o644
-    assert "2 keys that were revoked or retired on this machine since stay so" in ran.err
+    assert "2 keys that were revoked or retired on this machine since stay revoked" in ran.err
     assert "certs-init replace operator" in ran.err
     assert certs_init(here.keys, "replace", "operator").status == 0
 
@@ -369,10 +369,10 @@ def test_what_a_restore_loses_is_reported_by_count(here: Mainpc) -> None:
         with database.transaction():
             Events(database).add(Topic.EVENT, {}, "somebody")
     told = here.run("restore", "-", "--replace", given=archive).err
-    assert "fewer than what was here: 2 registrations, 1 events and errors, 0 leases\n" in told
+    assert "fewer than before the restore: 2 registrations, 1 events and errors, 0 leases\n" in told
     flip(here.database, page_of(here.database, "happenings_by_topic"))
     told = here.run("restore", "-", "--replace", given=archive).err
-    assert "fewer than what was here: 0 registrations, ? events and errors, 0 leases (?: can't be counted" in told
+    assert "fewer than before the restore: 0 registrations, ? events and errors, 0 leases (?: can't be counted" in told
 
 
 def page_of(database: Path, name: str) -> int:

@@ -29,7 +29,7 @@ COMMAND = re.compile(
     r"(?:run|then|remove it|by hand): ((?:docker compose run --rm )?(?:certs-init|chmod|rm|chown)[^,;\n]*)"
 )
 SILENT_CERTS_INIT = re.compile(r"then run (certs-init), which says how to continue")
-BRING_BACK = re.compile(r"To bring it back: \S.* public (\S+) \| .* trust -")
+BRING_BACK = re.compile(r"To restore it: \S.* public (\S+) \| .* trust -")
 MAX_DEPTH = 6  # of sentences, each of which may lead to the next
 
 Damage = Callable[[Path], object]

@@ -48,7 +48,7 @@ def assert_finished_by_the_next_run(root: Path) -> None:
     assert_whole(root)
     ran = certs_init(root)
     assert (ran.status, ran.err) == (0, "")
-    assert (certs_init(root, "verify").out, set(files(root))) == (f"{root}: 3 folders are right\n", BOTH_HOSTS)
+    assert (certs_init(root, "verify").out, set(files(root))) == (f"{root}: 3 folders are correct\n", BOTH_HOSTS)
     assert kept.items() <= secrets(root).items()
     recorded = {line.split()[0] for line in (root / RECORD).read_text().splitlines()}
     assert recorded == {name for name in BOTH_HOSTS if name.endswith(".key")}

@@ -49,7 +49,7 @@ def test_the_tar_is_that_hosts_folder_with_its_own_secret_alone(mainpc: Path, tm
         assert {m.name for m in tar.getmembers() if m.isfile()} == {f"pc2/{name}" for name in OF_PC2}
         assert {m.mode for m in tar.getmembers() if m.name.endswith("_secret")} == {0o600}
         tar.extractall(target, filter="tar")
-    assert certs_init(target, "verify", host="pc2").lines == [f"{target}: 1 folders are right"]
+    assert certs_init(target, "verify", host="pc2").lines == [f"{target}: 1 folders are correct"]
     assert "created" not in certs_init(target, host="pc2").out
     assert (mainpc / "mainpc/client.key").read_bytes() == (target / "pc2/client.key").read_bytes()
 
@@ -58,8 +58,8 @@ def test_it_warns_that_a_secret_travels(mainpc: Path) -> None:
     """On standard error, with the way that avoids it."""
     err = exported(mainpc, "pc2").stderr.decode()
     assert "Warning: the secret of pc2 was made here and is transferred" in err
-    assert "With invite here and join there it would never leave" in err
-    assert f"Once it is there, remove {mainpc}/pc2 here." in err
+    assert "To make it there instead: " in err
+    assert f"Once it is there, remove it here: rm -r {mainpc}/pc2" in err
     verified = certs_init(mainpc, "verify", host="mainpc")
     assert verified.status == 0
     assert f"remark: {mainpc}/pc2 holds the secret of another host; once it is there, remove it here" in verified.out

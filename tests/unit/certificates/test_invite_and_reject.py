@@ -95,8 +95,8 @@ def test_several_roles_and_another_agent_of_the_configuration(tree: Path) -> Non
         (("server", "--host", "pc3", "--role", "agent"), "'server' is taken by another owner's files"),
         (("mainpc", "--host", "pc3", "--role", "agent"), "'mainpc' is taken by another owner's files"),
         (("client", "--host", "pc3", "--role", "agent"), "'client' is taken by another owner's files"),
-        (("..", "--host", "pc3", "--role", "agent"), "can't be the name of key files"),
-        ((".lock", "--host", "pc3", "--role", "agent"), "can't be the name of key files"),
+        (("..", "--host", "pc3", "--role", "agent"), "can't be a file name"),
+        ((".lock", "--host", "pc3", "--role", "agent"), "can't be a file name"),
         (("a.next", "--host", "pc3", "--role", "agent"), "must not end in .next"),
         (("a/b", "--host", "pc3", "--role", "agent"), "must have 1 to 64 of the characters"),
         (("a b", "--host", "pc3", "--role", "agent"), "must have 1 to 64 of the characters"),
@@ -142,7 +142,7 @@ def test_an_open_invitation_is_shown_again_as_a_new_line(tree: Path) -> None:
     old, new = parse_invitation(first.out).token.public, parse_invitation(again.out).token.public
     assert [key.public for key in read_folders([tree / "mainpc"]).invites] == [new]
     assert old != new
-    assert "The line before is withdrawn." in again.err
+    assert "The previous line is withdrawn." in again.err
     assert len(certs_init(tree, "pending", host="mainpc").lines) == 1
     key = new_pair("Sensor", "pc3").certificate
     replace_certificate(key, tree / "mainpc/enrolled/Sensor.key")  # it joined by the line
@@ -180,7 +180,7 @@ def test_an_address_that_no_other_machine_reaches(tree: Path, settings: dict[str
     warnings = [line for line in ran.err.splitlines() if line.startswith("Warning: ")]
     assert len(warnings) == bool(variables)
     for warning in warnings:
-        assert warning.startswith(f"Warning: another machine can't reach {parse_invitation(ran.out).authority}")
+        assert warning.startswith(f"Warning: other machines can't reach {parse_invitation(ran.out).authority}")
         assert re.findall(r"[A-Z_]*(?:_IP|_ADDRESS)", warning) == variables
         assert "--again" in warning
 
@@ -218,7 +218,7 @@ def test_another_machine_lets_nobody_in(tmp_path: Path, command: tuple[str, ...]
     certs_init(tmp_path, host="pc2")
     ran = certs_init(tmp_path, *command, host="pc2")
     assert (ran.status, ran.out) == (1, "")
-    assert f"{command[0]} belongs to mainpc, where SystemDigitalTwin runs" in ends_with(ran.err)
+    assert f"{command[0]} works only on mainpc, where SystemDigitalTwin runs" in ends_with(ran.err)
 
 
 def test_before_the_first_run_there_is_nothing_to_invite_to(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_reject_withdraws_an_invitation(tree: Path) -> None:
     certs_init(tree, "invite", *SENSOR, host="mainpc")
     ran = certs_init(tree, "reject", "Sensor", host="mainpc")
     assert (ran.status, ran.err, (tree / "mainpc/invites/Sensor.key").exists()) == (0, "", False)
-    assert "the invitation of Sensor on pc3 (agent) is withdrawn; nobody can enrol by it any more" in ran.out
+    assert "the invitation of Sensor on pc3 (agent) is withdrawn; no machine can enrol by it any more" in ran.out
     again = certs_init(tree, "reject", "Sensor", host="mainpc")
     assert (again.status, again.out) == (1, "")
     assert "there is no open invitation and no request of 'Sensor'" in ends_with(again.err)

@@ -88,7 +88,7 @@ def test_a_root_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     ran = certs_init(tmp_path / "file" / "tree")
     assert (ran.status, ran.out) == (1, "")
     assert ran.err.count("\n") == 1
-    assert f"certs-init: {tmp_path}/file/tree can't be written (Not a directory) as uid {os.getuid()}; give" in ran.err
+    assert f"certs-init: {tmp_path}/file/tree can't be written (Not a directory) as uid {os.getuid()}; make" in ran.err
 
 
 def test_a_file_in_a_folders_place_is_one_sentence(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_tree_of_another_user_is_one_sentence(tmp_path: Path) -> None:
     os.close(writer)
     os.waitpid(child, 0)
     with os.fdopen(reader) as stream:
-        assert "can't be written (Permission denied) as uid 65534; give the tree to that user" in stream.read()
+        assert "can't be written (Permission denied) as uid 65534; make that user its owner: " in stream.read()
     assert list(root.iterdir()) == []
 
 

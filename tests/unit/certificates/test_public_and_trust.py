@@ -93,7 +93,7 @@ def test_both_machines_come_to_know_each_other(machines: TwoMachines, trust: Cal
     ran = trust(machines.mainpc, certs_init(machines.pc2, "public", "client", host="pc2").out, "mainpc")
     assert ran.status == 0
     for root, host, count in ((machines.mainpc, "mainpc", 2), (machines.pc2, "pc2", 1)):
-        assert certs_init(root, "verify", host=host).lines == [f"{root}: {count} folders are right"]
+        assert certs_init(root, "verify", host=host).lines == [f"{root}: {count} folders are correct"]
         assert "not here yet" not in certs_init(root, host=host).out
 
 

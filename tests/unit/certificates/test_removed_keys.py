@@ -31,7 +31,7 @@ def remarks(root: Path) -> list[str]:
     """Return what `certs-init verify` remarks on in a tree in which nothing is wrong."""
     ran = certs_init(root, "verify")
     *sentences, last = ran.lines
-    assert (ran.status, ran.err, last) == (0, "", f"{root}: 3 folders are right")
+    assert (ran.status, ran.err, last) == (0, "", f"{root}: 3 folders are correct")
     return sentences
 
 
@@ -43,7 +43,7 @@ def test_a_removed_public_key_stays_removed(tree: Path, name: str) -> None:
     for ran in (certs_init(tree), certs_init(tree)):
         assert (ran.status, ran.err, files(tree)) == (0, "", before)
         (said,) = [line for line in ran.lines if "was removed" in line]
-        assert said.startswith(f"{tree / name} was removed and stays so: ")
+        assert said.startswith(f"{tree / name} was removed and stays removed: ")
         assert f"is not authorised in {name.partition('/')[0]}" in said
         stem = Path(name).stem
         assert f"certs-init public {stem} | docker compose run --rm -T certs-init trust -" in ran.out
@@ -61,7 +61,7 @@ def test_verify_remarks_on_it_and_ends_well(tree: Path, name: str) -> None:
     """It is a decision that somebody took, and no damage."""
     (tree / name).unlink()
     (remark,) = remarks(tree)
-    assert remark.startswith(f"remark: {tree / name} was removed and stays so: ")
+    assert remark.startswith(f"remark: {tree / name} was removed and stays removed: ")
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -148,10 +148,10 @@ def test_a_record_that_cannot_be_believed_lets_nobody_in(tree: Path, content: by
     public = certs_init(tree, "public", "client").out.encode()
     for ran in (certs_init(tree), certs_init(tree, "trust", "-", stdin=public)):
         assert (ran.status, ran.out, ran.err.count("\n"), files(tree)) == (1, "", 1, before)
-        assert ran.err.startswith(f"certs-init: {tree}/{RECORD} is not certs-init's record (line 1); restore it")
+        assert ran.err.startswith(f"certs-init: {tree}/{RECORD} is malformed at line 1; restore it")
     verified = certs_init(tree, "verify")
     assert verified.status == 1
-    assert f"{tree}/{RECORD} is not certs-init's record (line 1)" in verified.out
+    assert f"{tree}/{RECORD} is malformed at line 1" in verified.out
 
 
 def test_a_failed_run_has_recorded_what_it_gave_out(tree: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_key_of_another_machine_stays_removed(tmp_path: Path) -> None:
     (root / "mainpc/client.key").unlink()
     ran = certs_init(root, host="mainpc")
     assert (ran.status, (root / "mainpc/client.key").exists()) == (0, False)
-    assert f"{root}/mainpc/client.key was removed and stays so" in ran.out
+    assert f"{root}/mainpc/client.key was removed and stays removed" in ran.out
     left = certs_init(root, "public", "client", host="mainpc").out
     assert parse_certificate(left, "it").public == pair.public
     (root / "operator/client.key").unlink()

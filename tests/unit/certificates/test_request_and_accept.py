@@ -80,7 +80,7 @@ def test_a_request_is_a_public_key_file_and_nothing_else(new: Path) -> None:
     assert parse_certificate(first.out, "it").owner == KeyOwner("Sensor", "pc3", frozenset({"agent"}))
     assert load_key_pair(new / "Sensor/Sensor.key_secret").secret_z85.decode() not in first.out + first.err
     assert "accept - --fingerprint SHA256:" in first.err
-    assert certs_init(new, "verify").lines == [f"{new}: 1 folders are right"]
+    assert certs_init(new, "verify").lines == [f"{new}: 1 folders are correct"]
 
 
 def test_request_accept_trust_is_the_whole_way(whole: Path, new: Path) -> None:
@@ -103,7 +103,7 @@ def test_request_accept_trust_is_the_whole_way(whole: Path, new: Path) -> None:
     assert own == load_certificate(whole / "mainpc/Sensor.key") == load_certificate(new / "Sensor/Sensor.key")
     assert read_folders([whole / "mainpc", whole / "mainpc/enrolled"]).current["Sensor"] == own
     for root, host, count in ((whole, "mainpc", 2), (new, "", 1)):
-        assert certs_init(root, "verify", host=host).lines == [f"{root}: {count} folders are right"]
+        assert certs_init(root, "verify", host=host).lines == [f"{root}: {count} folders are correct"]
 
 
 def test_the_answer_holds_no_secret(mainpc: Path, new: Path) -> None:
@@ -140,7 +140,7 @@ def test_an_agent_of_the_configuration_goes_the_same_way(mainpc: Path, new: Path
         "operator/client.key",
     }
     assert certs_init(new, "trust", "-", host="pc2", stdin=answer.out.encode()).status == 0
-    assert certs_init(new, "verify", host="pc2").lines == [f"{new}: 1 folders are right"]
+    assert certs_init(new, "verify", host="pc2").lines == [f"{new}: 1 folders are correct"]
     assert certs_init(mainpc, "verify", host="mainpc").status == 0
     assert certs_init(mainpc, host="mainpc").lines[2].split()[3:5] == ["already", "present"]
 
@@ -168,7 +168,7 @@ def test_without_the_right_fingerprint_a_request_is_only_kept(whole: Path, new: 
     assert row.split() == ["request", "Sensor", "pc3", "agent", "-", key]
     assert (
         certs_init(whole, "verify", host="mainpc").lines[0]
-        == "remark: the request of Sensor waits to be accepted; see: certs-init pending"
+        == "remark: the request of Sensor is pending; see: certs-init pending"
     )
     by_name = certs_init(whole, "accept", "Sensor", "--fingerprint", key, host="mainpc")
     assert by_name.status == 0, by_name.err
@@ -230,7 +230,7 @@ def test_a_kept_request_can_be_dropped(mainpc: Path, new: Path) -> None:
     text = asked(new).out
     certs_init(mainpc, "accept", "-", host="mainpc", stdin=text.encode())
     ran = certs_init(mainpc, "reject", "Sensor", host="mainpc")
-    assert (ran.status, ran.out) == (0, "the request of Sensor on pc3 (agent) is dropped\n")
+    assert (ran.status, ran.out) == (0, "the request of Sensor on pc3 (agent) is deleted\n")
     assert certs_init(mainpc, "accept", "Sensor", host="mainpc").status == 1
     assert not (mainpc / "mainpc/Sensor.key").exists()
 
@@ -266,10 +266,10 @@ def test_a_person_is_shown_the_fingerprint_and_asked(mainpc: Path, new: Path, an
         (KeyOwner("SystemDigitalTwin", "mainpc", frozenset({"agent"})), "authorises others and is not enrolled itself"),
         (KeyOwner("operator", "mainpc", frozenset({"operator"})), "operator has a key already"),
         (KeyOwner("Sensor", "pc3", frozenset({"root"})), "there is no role 'root'"),
-        (KeyOwner("Sensor", "pc3", frozenset()), "it needs a role"),
+        (KeyOwner("Sensor", "pc3", frozenset()), "--role is missing"),
         (KeyOwner(UMRA, "pc2", frozenset({"operator"})), "give it --host pc2 --role agent"),
         (KeyOwner("server", "pc3", frozenset({"agent"})), "is taken by another owner's files"),
-        (KeyOwner("..", "pc3", frozenset({"agent"})), "can't be the name of key files"),
+        (KeyOwner("..", "pc3", frozenset({"agent"})), "can't be a file name"),
     ],
 )
 def test_who_is_not_accepted(mainpc: Path, owner: KeyOwner, sentence: str) -> None:
@@ -287,7 +287,7 @@ def test_a_revoked_key_is_not_accepted(mainpc: Path) -> None:
     write_revocation(key, mainpc / "mainpc/revoked")
     ran = accepted(mainpc, render_certificate(key))
     assert (ran.status, ran.out) == (1, "")
-    assert "which was revoked and stays so; make a new one" in ran.err
+    assert "which was revoked permanently; make a new one" in ran.err
 
 
 def test_anothers_key_is_not_accepted_under_a_second_name(mainpc: Path) -> None:
@@ -389,7 +389,7 @@ def test_request_accept_and_trust_survive_a_kill_at_any_step(whole: Path, tmp_pa
         alive &= not dies_at(step, put_in_place, layout, layout.place_of(owner), pair, material)
         put_in_place(layout, layout.place_of(owner), pair, material)
         request(layout, CONFIG, owner)  # takes the lock, and sweeps what the killed one left
-        assert certs_init(new, "verify").lines == [f"{new}: 1 folders are right"]
+        assert certs_init(new, "verify").lines == [f"{new}: 1 folders are correct"]
         assert load_key_pair(new / "Sensor/Sensor.key_secret").secret_z85 == pair.secret_z85
         assert load_certificate(new / "Sensor/Sensor.key") == load_certificate(whole / "mainpc/Sensor.key")
         assert certs_init(whole, "verify", host="mainpc").status == 0

@@ -1,6 +1,7 @@
 """Revoking: a public file becomes what revokes its key, mainpc's first; there is no way back but a new key."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,20 @@ from tests.loopback.agent_processes import SmallVolume
 from tests.unit.certificates.trees import BOTH_HOSTS, certs_init, dies_at, files, tree_layout
 from twinhost.certificates.revoke import replace_revoked, revoke
 from twinhost.secure_zmq.certificates import read_folders
-from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, revoked_file_name, write_key_pair
-from twinhost.secure_zmq.keys import load_certificate, load_key_pair
+from twinhost.secure_zmq.key_writer import (
+    render_certificate,
+    replace_certificate,
+    revoked_file_name,
+    write_key_pair,
+    write_revocation,
+)
+from twinhost.secure_zmq.keys import Validity, load_certificate, load_key_pair
 
 UMRA = "UnifiedMemoryReasoningAgent"
 pytestmark = pytest.mark.usefixtures("nothing_listens")
 FOLDERS = ("mainpc", "pc2", "operator")
 NOTHING_RUNS = [
-    f"{host}: {agent} does not run; the revocation is in its folder here and holds from its next start"
+    f"{host}: {agent} does not run; the revocation is in its folder here and applies from its next start"
     for host, agent in (("mainpc", "SystemDigitalTwin"), ("pc2", UMRA))
 ]
 
@@ -118,7 +125,7 @@ def test_a_second_time_it_says_so(tree: Path) -> None:
     before = files(tree)
     ran = certs_init(tree, "revoke", UMRA)
     assert (ran.status, files(tree)) == (0, before)
-    assert ran.lines[0].startswith("revoked before: SHA256:")
+    assert ran.lines[0].startswith("already revoked: SHA256:")
     assert ran.lines[1:] == NOTHING_RUNS
 
 
@@ -129,9 +136,9 @@ def test_another_machines_key_is_revoked_by_name_twice(tmp_path: Path) -> None:
     certs_init(root, "trust", "-", host="mainpc", stdin=render_certificate(pair.certificate).encode())
     first, second = (certs_init(root, "revoke", UMRA, host="mainpc") for _ in range(2))
     assert (first.status, second.status) == (0, 0)
-    assert second.lines[:2] == [f"revoked before: {pair.public.fingerprint} {UMRA} on pc2 (agent)", NOTHING_RUNS[0]]
+    assert second.lines[:2] == [f"already revoked: {pair.public.fingerprint} {UMRA} on pc2 (agent)", NOTHING_RUNS[0]]
     assert second.lines[2:] == [
-        f"pc2: {UMRA} has no key any more, so mainpc can't notify it, and it may accept the key itself; stop it, or "
+        f"pc2: {UMRA} no longer has a key, so mainpc can't notify it, and it may accept the key itself; stop it, or "
         "give it a new key"
     ]
 
@@ -148,9 +155,9 @@ def test_an_unknown_fingerprint_is_revoked_and_reported_as_such(tree: Path) -> N
     """A key that was removed long ago, or comes later."""
     key = new_pair().public.fingerprint
     ran = certs_init(tree, "revoke", key)
-    assert (ran.status, ran.out) == (0, "\n".join([f"revoked: {key} of nobody known here", *NOTHING_RUNS, ""]))
+    assert (ran.status, ran.out) == (0, "\n".join([f"revoked: {key} of an unknown owner", *NOTHING_RUNS, ""]))
     assert kept_out(tree, key) == list(FOLDERS)
-    assert "revoked before" in certs_init(tree, "revoke", key).out
+    assert "already revoked" in certs_init(tree, "revoke", key).out
     assert certs_init(tree, "verify").status == 0
 
 
@@ -208,7 +215,7 @@ def test_make_distributes_no_revoked_key(tree: Path) -> None:
     ran = certs_init(tree)
     assert (ran.status, ran.err, files(tree)) == (0, "", before)
     assert ran.lines[1].split()[3] == "revoked"
-    assert "was revoked, and stays so: no host accepts it." in ran.out
+    assert "was revoked permanently: no host accepts it." in ran.out
     assert f"certs-init replace {UMRA}" in ran.out
     assert "public: server.key, client.key" not in ran.out
 
@@ -225,6 +232,23 @@ def test_make_says_how_another_machines_revoked_agent_comes_back(tmp_path: Path)
     assert certs_init(root, "verify", host="mainpc").status == 0
 
 
+def test_a_tree_without_mainpc_names_mainpcs_commands(tmp_path: Path) -> None:
+    """Only mainpc authorises another key, so pc2's tree advises `invite` there in place of `replace` or `revoke`."""
+    root, secret = tmp_path / "tree", tmp_path / "tree/pc2/client.key_secret"
+    certs_init(root, host="pc2")
+    pair = load_key_pair(secret)
+    expired = replace(pair, certificate=replace(pair.certificate, validity=Validity(not_after=1)))
+    secret.unlink()
+    write_key_pair(expired, secret)
+    replace_certificate(expired.certificate, root / "pc2/client.key")
+    invite, join = f"certs-init invite {UMRA} --host pc2 --role agent", "certs-init join --replace -"
+    verified = certs_init(root, "verify", host="pc2").out
+    assert f"on mainpc, run: certs-init revoke {UMRA}, then: {invite}, and on pc2: {join}" in verified
+    write_revocation(expired.certificate, root / "pc2/revoked")
+    assert f"For a new one: on mainpc, {invite}, and on pc2, {join}" in certs_init(root, host="pc2").out
+    assert f"for a new key: on mainpc, {invite}, and on pc2, {join}" in certs_init(root, "verify", host="pc2").out
+
+
 def test_no_command_brings_a_revoked_key_back(tree: Path) -> None:
     """Neither trust, nor accept, nor public, nor make; a public file that somebody puts back lets nobody in."""
     public = certs_init(tree, "public", "client").out
@@ -236,7 +260,7 @@ def test_no_command_brings_a_revoked_key_back(tree: Path) -> None:
         certs_init(tree, "public", "client"),
     ):
         assert (ran.status, ran.out, files(tree)) == (1, "", before)
-        assert "which was revoked and stays so; make a new one" in ran.err
+        assert "which was revoked permanently; make a new one" in ran.err
     (tree / "mainpc/client.key").write_text(public)
     assert certs_init(tree).status == 0
     assert UMRA not in let_in(tree)
@@ -256,7 +280,7 @@ def test_replace_makes_a_new_key_in_its_place(tree: Path) -> None:
     assert {load_certificate(path) for path in tree.rglob("client.key")} == {new.certificate}
     assert let_in(tree) == {"SystemDigitalTwin", "operator", UMRA}
     assert {name for name in files(tree) if "/revoked/" not in name} == BOTH_HOSTS
-    assert certs_init(tree, "verify").lines == [f"{tree}: 3 folders are right"]
+    assert certs_init(tree, "verify").lines == [f"{tree}: 3 folders are correct"]
     assert "created" not in certs_init(tree).out
 
 
@@ -265,7 +289,7 @@ def test_replace_of_a_good_key_changes_nothing(tree: Path) -> None:
     before = files(tree)
     ran = certs_init(tree, "replace", UMRA)
     assert (ran.status, ran.out, files(tree)) == (1, "", before)
-    assert "is not revoked, and stays; to change it: certs-init rotate client" in ran.err
+    assert "is not revoked, so it is kept; to change it: certs-init rotate client" in ran.err
 
 
 def test_replace_of_who_is_not_here_says_how(tmp_path: Path) -> None:
@@ -296,11 +320,11 @@ def test_killed_at_any_step_replace_ends_well_the_next_time(tree: Path) -> None:
         shutil.copytree(tree, root)
         alive = not dies_at(step, replace_revoked, tree_layout(root), UMRA)
         again = certs_init(root, "replace", UMRA)
-        assert again.status == 0 or "is not revoked, and stays" in again.err
+        assert again.status == 0 or "is not revoked, so it is kept" in again.err
         new = load_key_pair(root / "pc2/client.key_secret")
         assert new.public != old
         assert {load_certificate(path) for path in root.rglob("client.key")} == {new.certificate}
-        assert certs_init(root, "verify").lines == [f"{root}: 3 folders are right"]
+        assert certs_init(root, "verify").lines == [f"{root}: 3 folders are correct"]
         step += 1
     assert step > 20
 

@@ -59,8 +59,8 @@ def test_revoking_a_fingerprint_revokes_its_descendants(tree: Path, chain: list[
     assert (ran.status, third.public.fingerprint in authorised(tree)) == (0, False)
     assert ran.lines[:4] == [
         line("revoked", third, second),
-        line("revoked before", first),
-        line("revoked before", second, first),
+        line("already revoked", first),
+        line("already revoked", second, first),
         f"removed: {tree}/mainpc/enrolled/Sensor.key",
     ]
 
@@ -71,7 +71,7 @@ def test_only_keeps_the_descendants_and_names_them(tree: Path, chain: list[KeyPa
     ran = certs_init(tree, "revoke", first.public.fingerprint, "--only")
     assert (ran.status, third.public.fingerprint in authorised(tree)) == (0, True)
     assert ran.lines[:2] == [
-        line("revoked before", first),
+        line("already revoked", first),
         f"{line('not revoked', third)}; to revoke it too: certs-init revoke {third.public.fingerprint}",
     ]
 

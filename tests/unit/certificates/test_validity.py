@@ -60,7 +60,7 @@ def test_a_key_of_before_there_was_an_end_has_none(tree: Path) -> None:
     assert files(tree) == before
     (remark, _) = certs_init(tree, "verify").lines
     assert remark.endswith(
-        "never expires; to rotate it to one that does: certs-init rotate client " + old.certificate.owner.name
+        "never expires; to rotate it to one that expires: certs-init rotate client " + old.certificate.owner.name
     )
 
 
@@ -78,7 +78,7 @@ def test_verify_remarks_on_a_key_near_its_end(tree: Path, ends_in_days: int | No
     ran = certs_init(tree, "verify")
     assert ran.status == 0
     if sentence is None:
-        assert ran.lines == [f"{tree}: 3 folders are right"]
+        assert ran.lines == [f"{tree}: 3 folders are correct"]
     else:
         (remark, _) = ran.lines
         assert remark.startswith("remark: the key of UnifiedMemoryReasoningAgent on pc2 (SHA256:")
@@ -140,7 +140,7 @@ def test_verify_accepts_enrolled_keys_and_a_rotations_next_key(tree: Path) -> No
     replace_certificate(following, tree / f"mainpc/enrolled/{umra.name}.next.key")
     replace_certificate(following, tree / "operator/client.next.key")
     (tree / "mainpc/enrolled/.Sensor.key.7.draft").touch()
-    assert certs_init(tree, "verify").lines == [f"{tree}: 3 folders are right"]
+    assert certs_init(tree, "verify").lines == [f"{tree}: 3 folders are correct"]
     replace_certificate(new_pair("Other", "pc3").certificate, tree / "mainpc/enrolled/Sensor.key")
     assert "is the key of Other on pc3 (agent), not of Sensor" in certs_init(tree, "verify").lines[0]
 
@@ -162,8 +162,8 @@ def test_an_interrupted_join_is_named(tree: Path) -> None:
     before = files(tree)
     ran = certs_init(tree)
     assert (ran.status, ran.out, files(tree)) == (1, "", before)
-    assert "is of a join that was interrupted: run join again" in ran.err
-    assert "is of a join that was interrupted; run join again" in certs_init(tree, "verify").out
+    assert "belongs to an interrupted join: run join again" in ran.err
+    assert "belongs to an interrupted join; run join again" in certs_init(tree, "verify").out
 
 
 def test_public_finds_who_enrolled(tree: Path) -> None:

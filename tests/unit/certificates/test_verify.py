@@ -35,7 +35,7 @@ def complaints(root: Path, host: str = "") -> list[str]:
     ran = certs_init(root, "verify", host=host)
     *sentences, last = ran.lines
     assert (ran.err, ran.status) == ("", 1 if sentences else 0)
-    assert last == (f"{root}: {len(sentences)} problems" if sentences else f"{root}: 3 folders are right")
+    assert last == (f"{root}: {len(sentences)} problems" if sentences else f"{root}: 3 folders are correct")
     return sentences
 
 
@@ -91,7 +91,7 @@ def test_a_new_tree_is_right(tree: Path) -> None:
         (
             ".distributed",
             lambda p: p.write_text("?"),
-            r"is not certs-init's record \(line 1\); restore it .*, or remove",
+            r"is malformed at line 1; restore it .*, or remove",
         ),
         ("mainpc/server.key_secret", lambda p: p.chmod(0o640), r"has mode 0640, .*; run: chmod 600 {path}"),
         ("mainpc/server.key_secret", lambda p: p.chmod(0o602), r"has mode 0602, .*; run: chmod 600 {path}"),

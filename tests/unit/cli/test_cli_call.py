@@ -93,7 +93,7 @@ def test_a_value_that_is_no_json_is_named_as_such(hosts: TwoHosts, cli: Cli) -> 
     ran = cli(hosts, "call", SDT, "register_agent", "agent_name=A", "registration_data={agent_id: A}")
     assert ran.status == 1
     warning, refusal = ran.err.splitlines()
-    assert warning.startswith("warning: registration_data takes object or null, and its value is no such JSON: JSON is")
+    assert warning.startswith("warning: registration_data takes object or null, and its value is not valid JSON: ")
     assert refusal.startswith("error [malformed_request]: ")
 
 

@@ -184,7 +184,7 @@ def test_a_link_among_the_keys_is_found(hosts: TwoHosts, cli: Cli) -> None:
     path = hosts.folders["operator"] / "server.key"
     path.rename(hosts.root / "elsewhere")
     path.symlink_to(hosts.root / "elsewhere")
-    assert "is a link" in examined(hosts, cli, 1)[HERE, "modes and owners"]["sentence"]
+    assert "is a symbolic link" in examined(hosts, cli, 1)[HERE, "modes and owners"]["sentence"]
 
 
 def test_halves_that_do_not_match_are_found_here(hosts: TwoHosts, cli: Cli) -> None:
@@ -287,7 +287,7 @@ def test_a_mute_peer_is_reported(hosts: TwoHosts, cli: Cli, monkeypatch: Any) ->
         hosts.write_config(hosts.mainpc.port, mute.getsockname()[1])
         checks = examined(hosts, cli, 1)
     assert checks[UMRA, "port"]["verdict"] == "ok"
-    assert "did not greet as ZeroMQ does" in checks[UMRA, "SECURE_ZMQ the same"]["sentence"]
+    assert "sends no ZeroMQ greeting" in checks[UMRA, "SECURE_ZMQ the same"]["sentence"]
     assert "no handshake followed" in checks[UMRA, "answers, and knows us"]["sentence"]
     assert checks[UMRA, "unknown key refused"]["verdict"] == "not played"
 
@@ -308,7 +308,7 @@ def test_an_unresolvable_address_is_reported(hosts: TwoHosts, cli: Cli) -> None:
     path.write_text(path.read_text().replace("pc2: {address: 127.0.0.1}", "pc2: {address: nowhere.invalid}"))
     check = examined(hosts, cli, 1)[UMRA, "address"]
     assert check["verdict"] == "failed"
-    assert "'nowhere.invalid' resolves to nothing" in check["sentence"]
+    assert "'nowhere.invalid' does not resolve" in check["sentence"]
     assert "PC2_IP" in check["sentence"]
 
 
@@ -323,7 +323,7 @@ def test_the_event_feeds_port_is_looked_at(hosts: TwoHosts, cli: Cli, open_port:
         path.write_text(path.read_text().replace(f"events: {hosts.mainpc.events_port}", f"events: {port}"))
         check = examined(hosts, cli, 0 if open_port else 1)[SDT, "port of the event feed"]
         assert check["verdict"] == verdict
-        assert open_port or "a revocation takes a heartbeat" in check["sentence"]
+        assert open_port or "a revocation now waits for a heartbeat" in check["sentence"]
 
 
 @pytest.mark.parametrize(("ahead_s", "verdict"), [(0, "ok"), (40, "warning"), (-40, "warning"), (90, "failed")])
@@ -449,7 +449,7 @@ def test_an_agent_without_a_zap_handler_fails(hosts: TwoHosts, cli: Cli, monkeyp
     monkeypatch.setattr(hosts.pc2.peers, "live", lambda _: everybody)
     checks = examined(hosts, cli, 1)
     assert checks[UMRA, "unknown key refused"]["verdict"] == "failed"
-    assert "made just now" in checks[UMRA, "unknown key refused"]["sentence"]
+    assert "that nobody has authorised" in checks[UMRA, "unknown key refused"]["sentence"]
     assert checks[SDT, "unknown key refused"]["verdict"] == "ok"
 
 

@@ -61,12 +61,12 @@ def test_people_see_a_table_that_fits(ageing: TwoHosts, cli: Cli) -> None:
     assert list(rows) == sorted([SDT, UMRA, "operator"])
     assert rows[UMRA].split()[1:] == ["360", "d", "5", "d", "none", "never", "live"]
     assert rows["operator"].split()[1:8] == ["10", "d", "355", "d", "1", "on", "mainpc"]
-    assert "  no end  " in rows[SDT]
+    assert "  no expiry  " in rows[SDT]
     for name, fingerprint in ageing.fingerprints.items():
         assert ran.out.splitlines()[ran.out.splitlines().index(rows[name]) + (2 if name == "operator" else 1)] == (
             f"  {fingerprint}  {BELOW[name]}"
         )
-    assert ran.out.endswith("Revoked for ever: 0 keys\n")
+    assert ran.out.endswith("Revoked permanently: 0 keys\n")
 
 
 def test_a_key_near_its_end_is_yellow_and_one_far_from_it_is_not(ageing: TwoHosts) -> None:
@@ -115,7 +115,7 @@ def test_a_revocation_missing_on_one_host_is_shown(hosts: TwoHosts, cli: Cli) ->
     assert document["unacknowledged"] == [{"agent": UMRA, "host": "pc2", "revoked": [hosts.fingerprints[UMRA]]}]
     shown = cli(hosts, "keys", "list").out
     assert "revoked" in shown
-    assert "Revoked for ever: 1 key\n" in shown
+    assert "Revoked permanently: 1 key\n" in shown
     assert " ".join(shown.split()).endswith(
         f"Not acknowledged on pc2 by {UMRA}: 1 of them; it may accept what mainpc has revoked"
     )
@@ -128,7 +128,7 @@ def test_an_acknowledged_revocation_is_no_warning(hosts: TwoHosts, cli: Cli) -> 
         write_revocation(gone.certificate, hosts.folders[stem] / REVOKED_FOLDER)
         agent.reload_peers()
     assert json.loads(cli(hosts, "keys", "list", "--json").out)["unacknowledged"] == []
-    assert cli(hosts, "keys", "list").out.endswith("Revoked for ever: 1 key\n")
+    assert cli(hosts, "keys", "list").out.endswith("Revoked permanently: 1 key\n")
 
 
 @pytest.mark.parametrize("follows", ["the newest list", "an older list", "none"])

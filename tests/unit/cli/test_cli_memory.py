@@ -149,7 +149,7 @@ def test_a_backup_that_arrives_otherwise_leaves_no_file(
     monkeypatch.setattr("twinhost.cli.memory.read", turned)
     ran = cli(remembering, "memory", "backup", str(tmp_path / "umra"))
     assert ran.status == 1
-    assert "and they are not the backup's; run the command again" in ran.err
+    assert "and their digest differs; run the command again" in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
 
 
@@ -157,7 +157,7 @@ def restored(
     hosts: MemoryHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch, *words: str
 ) -> tuple[int, dict[str, Any], str]:
     """Run a restore whose agent ends and does not come back: that is the engine's part."""
-    monkeypatch.setattr(memory, "BACK_WITHIN_S", 1.0)
+    monkeypatch.setattr(memory, "RESTARTED_WITHIN_S", 1.0)
     ran = cli(hosts, "memory", "restore", *words, "--json")
     return ran.status, json.loads(ran.out.splitlines()[0]), ran.err
 
@@ -176,7 +176,7 @@ def test_a_restore_applies_a_backup_and_reports_the_loss(
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(target.read_bytes())))
     status, document, said = restored(remembering, cli, monkeypatch, "-" if stream else str(target), "--yes")
     assert document["rows"]["interactions"] == {"present": 6, "backup": 0, "lost": 6}
-    assert (status, "did not come back within 1 s; start it, which puts the backup in place" in said) == (1, True)
+    assert (status, "did not restart within 1 s; start it, which puts the backup in place" in said) == (1, True)
     wait_until(lambda: remembering.memory.started_again, PATIENCE_S, "the agent ends")
     remembering.memory.stop()
     remembering.start_memory()
@@ -193,7 +193,7 @@ def test_text_output_lists_kinds_and_json_lists_every_table(
     assert counts == "6 interactions, 2 memories, 3 error patterns, 2 twins"
     whole = json.loads(cli(remembering, "memory", "backup", str(tmp_path / "other"), "--json").out)
     assert whole["rows"]["context_writers"] == 3
-    monkeypatch.setattr(memory, "BACK_WITHIN_S", 0.1)
+    monkeypatch.setattr(memory, "RESTARTED_WITHIN_S", 0.1)
     ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"), "--yes")
     assert "_" not in ran.out
     told = {line[: line.index("  ")]: line.split()[-3:] for line in ran.out.splitlines()[2:]}
@@ -213,7 +213,7 @@ def test_without_yes_nothing_is_sent(remembering: MemoryHosts, cli: Cli, tmp_pat
     (tmp_path / "umra.backup").write_bytes(b"x")
     ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"))
     assert ran.status == 2
-    assert "it replaces everything that pc2 remembers; confirm it" in ran.err
+    assert "it replaces the whole memory of pc2; confirm it" in ran.err
 
 
 @pytest.mark.parametrize(

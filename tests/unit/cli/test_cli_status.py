@@ -46,7 +46,7 @@ def test_status_of_a_well_system_exits_0_and_names_everything(hosts: TwoHosts, c
 
 def test_status_shows_each_identity_with_its_whole_fingerprint(hosts: TwoHosts, cli: Cli) -> None:
     """A fingerprint can be compared with what certs-init printed, character by character."""
-    rows = rows_of(cli(hosts, "status").out, "Who authenticated as whom")
+    rows = rows_of(cli(hosts, "status").out, "Authenticated peers")
     starts = [number for number, row in enumerate(rows) if not row.startswith(" ")]
     ends = [*starts[1:], len(rows)]
     by_name = {rows[start].split()[0]: rows[start:end] for start, end in zip(starts, ends, strict=True)}
@@ -113,7 +113,7 @@ def test_an_agent_that_is_not_registered_is_named(hosts: TwoHosts, cli: Cli) -> 
     ran = cli(hosts, "status", "--json")
     assert ran.status == 1
     assert json.loads(ran.out)["code"] == "not_registered"
-    assert ran.err == f"error [not_registered]: {UMRA} is not registered with {SDT}\n"
+    assert ran.err == f"error [not_registered]: {UMRA} is not registered with {SDT}; see its log\n"
 
 
 def test_a_registered_status_other_than_healthy_is_named(hosts: TwoHosts, cli: Cli) -> None:
@@ -139,7 +139,7 @@ def test_a_malformed_health_document_is_an_error_with_the_field(hosts: TwoHosts,
     hosts.pc2.document = {"uptime_s": "long"}
     ran = cli(hosts, "status")
     assert ran.status == 1
-    assert ran.err.startswith(f"error [malformed_request]: {UMRA}: the reply is no Health document")
+    assert ran.err.startswith(f"error [malformed_request]: {UMRA}: the reply is not a Health document")
     assert "$.uptime_s" in ran.err
 
 
@@ -160,7 +160,7 @@ def test_wait_ends_as_soon_as_all_is_well(hosts: TwoHosts, cli: Cli) -> None:
         ran = cli(hosts, "status", "--wait", "60")
     late.join()
     assert ran.status == 0
-    assert ran.err == f"waiting: {UMRA} is not registered with {SDT}\n"
+    assert ran.err == f"waiting: {UMRA} is not registered with {SDT}; see its log\n"
     assert rows_of(ran.out, "Registered agents")[0].startswith(UMRA)
 
 
@@ -172,7 +172,7 @@ def test_wait_gives_up_at_its_timeout(hosts: TwoHosts, cli: Cli) -> None:
     ran = cli(hosts, "status", "--wait", "1.5", "--json")
     assert 1.5 <= time.monotonic() - started < 6
     assert ran.status == 1
-    assert ran.err.splitlines() == [f"error [not_registered]: {UMRA} is not registered with {SDT}"]
+    assert ran.err.splitlines() == [f"error [not_registered]: {UMRA} is not registered with {SDT}; see its log"]
     assert json.loads(ran.out)["status"] == "error"
 
 
@@ -214,7 +214,7 @@ def test_without_the_operators_key_the_peers_are_refused(hosts: TwoHosts, cli: C
     ran = cli(hosts, "status")
     assert ran.status == 1
     assert ran.err.count("error [not_granted]") == 2
-    assert "Who authenticated as whom" not in ran.out
+    assert "Authenticated peers" not in ran.out
     assert rows_of(ran.out, "Registered agents")[0].startswith(UMRA)
 
 

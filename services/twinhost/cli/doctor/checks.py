@@ -54,7 +54,7 @@ MODES, HALVES, FILES, OWN_KEY_TIME, LISTED_KEYS_TIME = (
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What this host was given; None for what could not be read, which a finding explains.
+    """This host's settings; None for what could not be read, which a finding explains.
 
     `secure` is None if SECURE_ZMQ is neither 1 nor 0.
     """
@@ -65,14 +65,14 @@ class Scene:
 
     @property
     def settings(self) -> Settings | None:
-        """What it takes to ask the agents; None if any of it is missing."""
+        """The settings for calls to the agents; None if any of them is missing."""
         if self.config is None or self.secure is None or (self.secure and self.certificates is None):
             return None
         return Settings(self.config, self.certificates if self.secure else None)
 
 
 def examine_this_host(environment: Mapping[str, str]) -> tuple[Scene, list[Finding]]:
-    """Return what this host was given, and the findings about it."""
+    """Return this host's settings, and the findings about them."""
     secure, security = _security(environment)
     config, configuration = _configuration(environment)
     results = {SECURITY: security, CONFIGURATION: configuration}
@@ -121,7 +121,7 @@ def _own_keys(folder: Path) -> tuple[Certificates | None, Result]:
 
 
 def _require_same_public_half(certificates: Certificates) -> None:
-    """Raise if the public file beside the secret is another key's: other hosts would pin a key that nobody holds."""
+    """Raise if the public file beside the secret is another key's: other hosts would pin the wrong key."""
     for path in certificates.folder.glob(f"*{SECRET_SUFFIX}"):
         public = path.with_suffix(".key")
         if public.exists() and not path.name.endswith(f".next{SECRET_SUFFIX}"):
@@ -138,7 +138,8 @@ def _modes(folder: Path) -> Result:
         paths = [folder, *sorted(folder.rglob("*"))]
         faults = [fault for path in paths if (fault := _mode_fault(path))]
     except OSError as error:
-        return Verdict.FAILED, f"{error.filename} can't be read ({error.strerror})"
+        verify = certs_init_command(folder, "verify")
+        return Verdict.FAILED, f"{error.filename} can't be read ({error.strerror}); run: {verify}"
     if faults:
         return Verdict.FAILED, "; ".join(faults)
     return Verdict.OK, f"only their owner can change {folder} and the {len(paths) - 1} entries in it"
@@ -148,7 +149,7 @@ def _mode_fault(path: Path) -> str | None:
     status = path.lstat()
     mode = stat.S_IMODE(status.st_mode)
     if stat.S_ISLNK(status.st_mode):
-        return f"{path} is a link, which key files must not be; copy the file itself there"
+        return f"{path} is a symbolic link, which key files must not be; copy the file itself there"
     if status.st_uid != os.getuid():
         return (
             f"{path} belongs to uid {status.st_uid} and not to {os.getuid()}; run: {certs_init_command(path, 'verify')}"
@@ -165,16 +166,17 @@ def _files(folder: Path, contents: FolderContents) -> Result:
     if contents.rejected:
         return Verdict.FAILED, "; ".join(contents.rejected)
     if not contents.current:
-        return Verdict.FAILED, f"{folder} holds no public key; run certs-init, or certs-init join"
+        return Verdict.FAILED, f"{folder} holds no public key; run: {certs_init_command(folder)}"
     found = f"{len(contents.current)} keys, {len(contents.next)} next ones, {len(contents.revoked)} revoked"
     return Verdict.OK, found
 
 
 def _own_time(own: Certificate, contents: FolderContents) -> Result:
     if own.public.fingerprint in contents.revoked:
-        return Verdict.FAILED, f"{own.public.fingerprint} is revoked; enrol a new key: certs-init join --replace"
+        sentence = f"{own.public.fingerprint} is revoked; run {CERTS_INIT} verify, which shows how to replace it"
+        return Verdict.FAILED, sentence
     if not own.validity.has_begun(time.time()):
-        sentence = "it is not yet valid: its host's clock was ahead, or this host's clock is behind; set the clock"
+        sentence = "it is not yet valid: its host's clock was ahead, or this host's clock is behind; run NTP on both"
         return Verdict.FAILED, sentence
     return _time_left(own, time.time())
 
@@ -219,7 +221,7 @@ _WARN_AT_S = CLOCK_TOLERANCE_S / 2
 
 
 class AgentAnswers:
-    """Asks one agent; `report` is its list of keys, if it gave one; `silent` says that no answer came in time."""
+    """Asks one agent; `report` is its list of keys, if it sent one; `silent` says that it did not answer in time."""
 
     def __init__(self, settings: Settings, agent: Agent) -> None:
         self._settings, self.agent = settings, agent
@@ -249,7 +251,7 @@ class AgentAnswers:
 
     def _answered(self) -> Result:
         if self._settings.certificates is None:
-            return Verdict.FAILED, "it answers anybody: SECURE_ZMQ=0 there and here; set it to 1 on both hosts"
+            return Verdict.FAILED, "it authenticates no caller: SECURE_ZMQ=0 there and here; set it to 1 on both hosts"
         name = self._settings.certificates.own_keys.certificate.owner.name
         pins = " or ".join(pin.fingerprint for pin in self._settings.pins(self.agent))
         return Verdict.OK, f"encrypted; it authenticated us as {name} and proved to hold {pins}"
@@ -276,7 +278,7 @@ class AgentAnswers:
             if left_s > 0
         ]
         if expired:
-            advice = "enrol a new key: certs-init invite, and certs-init join --replace there"
+            advice = f"on mainpc, run {CERTS_INIT} verify, which shows how to replace them"
             return Verdict.FAILED, f"{'; '.join(expired + soon)}; {advice}"
         return (Verdict.WARNING, "; ".join(soon)) if soon else (Verdict.OK, f"none of {len(keys)} {NOT_SOON}")
 
@@ -297,7 +299,7 @@ class AgentAnswers:
 def _clock(health: Health, middle: float) -> Result:
     there = parse_moment(health.timestamp)
     if there is None:
-        return Verdict.FAILED, f"{health.timestamp!r} is no time; check its version"
+        return Verdict.FAILED, f"{health.timestamp!r} is not a time; check its version"
     ahead = (there - datetime.fromtimestamp(middle, UTC)).total_seconds()
     direction = "ahead of" if ahead > 0 else "behind"
     offset = f"{abs(ahead):.1f} s {direction} this host's; {CLOCK_TOLERANCE_S} s are tolerated"
@@ -311,7 +313,7 @@ def _clock(health: Health, middle: float) -> Result:
 def _versions(health: Health) -> Result:
     here, there = versions(), health.version
     if not there:
-        return Verdict.WARNING, "it reports none, so it is an older one; update it"
+        return Verdict.WARNING, "it reports none, as older versions do; update it"
     differ = [
         f"{name} {there.get(name, 'none')} there, {here[name]} here" for name in here if there.get(name) != here[name]
     ]
@@ -334,13 +336,13 @@ def compare_keys(reports: list[KeyReport | None]) -> Finding:
     known = [report for report in reports if report is not None]
     if len(known) < len(reports):
         return Finding(SAME_KEYS, EVERYWHERE, Verdict.NOT_PLAYED, NEEDS_OPERATOR + ", and every agent's answer")
-    odd = [
+    differing = [
         f"{key.peer.name} ({key.peer.fingerprint}) is {', '.join(standing_words(key.standing))}"
         for key in merge(known)
         if len(set(key.standing.values())) > 1
     ]
-    if odd:
-        sentence = f"{'; '.join(odd)}; a change takes a heartbeat to arrive: check again, and read the agents' logs"
+    if differing:
+        sentence = f"{'; '.join(differing)}; a change arrives with a heartbeat: check again, and read the agents' logs"
         return Finding(SAME_KEYS, EVERYWHERE, Verdict.WARNING, sentence)
     live = sum(LIVE in key.standing.values() for key in merge(known))
     return Finding(SAME_KEYS, EVERYWHERE, Verdict.OK, f"{live} keys are accepted, the same everywhere")

@@ -33,8 +33,8 @@ from twinhost.secure_zmq.errors import TwinhostError
 Findings = Sequence[Finding]
 AGENT = "agent"
 _HOST_FIRST = "correct this host's findings first"
-_UNREACHED = "nothing is reached there"
-_SILENT = "it does not answer, so a refusal would prove nothing"
+_UNREACHED = "it can't be reached"
+_SILENT = "it does not answer, so a refusal can't be tested"
 FORMAT = typer.Option("--format", help="The report's format on stdout.")
 INTRUDER = typer.Option("--intruder", help="Attack both agents instead, as far as this is possible from outside.")
 _STYLES: Mapping[Verdict, str] = {
@@ -62,9 +62,9 @@ def doctor(
 
     The report is a table of checks, each with what to do.
 
-    With --intruder it attacks the configured agents, and nobody else: some 20 attacks on each, bounded in number and
-    time, with a proof after each that good clients are served. It takes a minute or two, and the agents' logs and the
-    audit log record it.
+    With --intruder it attacks the configured agents, and nothing else: some 20 attacks on each, bounded in number and
+    time, each followed by a check that authorised clients are served. It takes a minute or two, and the agents' logs
+    and the audit log record it.
 
     Exit status 1 if a check failed, or an attack succeeded.
     """
@@ -105,7 +105,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield from (Finding(AGENT, name, Verdict.NOT_PLAYED, _HOST_FIRST) for name in agents)
         return
     asked = [AgentAnswers(settings, agent) for agent in settings.config.agents.values()]
-    with ThreadPoolExecutor(max(1, len(asked))) as pool:  # an agent that hangs delays nobody else
+    with ThreadPoolExecutor(max(1, len(asked))) as pool:  # an agent that hangs delays no other
         for found in pool.map(lambda answers: tuple(_examine_agent(settings, answers)), asked):
             yield from found
     if settings.secure:
@@ -113,8 +113,8 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Finding]:
-    agent, reached, stranger = answers.agent, True, new_pair()
-    announce_probes(settings, agent, stranger)
+    agent, reached, unknown = answers.agent, True, new_pair()
+    announce_probes(settings, agent, unknown)
     for finding in examine_network(agent, settings.secure):
         reached = reached and not (finding.check in (RESOLVES, PORT) and finding.verdict is Verdict.FAILED)
         yield finding
@@ -123,7 +123,7 @@ def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Findin
         return
     try:
         yield from answers.examine()
-        yield from refusals_not_tried(agent, _SILENT) if answers.silent else examine_refusals(settings, agent, stranger)
+        yield from refusals_not_tried(agent, _SILENT) if answers.silent else examine_refusals(settings, agent, unknown)
     except TwinhostError as error:  # such as: its public key is missing here
         yield Finding(AGENT, agent.name, Verdict.FAILED, str(error))
 

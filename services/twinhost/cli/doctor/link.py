@@ -1,7 +1,7 @@
-"""The checks of the wire: name, ports, mode, the handshake step by step, and whether the agent refuses strangers.
+"""The checks of the wire: name, ports, mode, the handshake step by step, and the refusal of unauthorised clients.
 
 To a client of libzmq a wrong pin and a fault of the server's ZAP handler look alike. A hand-made handshake tells them
-apart: WELCOME opens only with the right pin, and what comes after it is about our own key.
+apart: WELCOME opens only with the right pin, and a later refusal concerns our own key.
 """
 
 import contextlib
@@ -37,12 +37,12 @@ from twinhost.secure_zmq.server_address import (
 RESOLVES, PORT, EVENTS_PORT, SAME_MODE = "address", "port", "port of the event feed", "SECURE_ZMQ the same"
 _TIMEOUT_S = 3.0
 _WORDS = {"CURVE": "SECURE_ZMQ=1", "NULL": "SECURE_ZMQ=0"}
-_GREETING_S = 2.0  # short, because a silent port was waited for before
+_GREETING_S = 2.0  # short, because an earlier check has waited for a silent port
 _ANOTHER_KEY = "the agent's key is not the pinned"
 PLAIN, UNKNOWN_KEY, WRONG_PIN = "plain client refused", "unknown key refused", "wrong pin refused"
 _DEADLINE_S = 4.0
 _ANNOUNCED_WITHIN_S = 2.0  # if nothing answers, the following checks say so
-_REFUSED_AS_IT_SHOULD: Mapping[type[ConnectionRefused], str] = {
+_EXPECTED_REFUSALS: Mapping[type[ConnectionRefused], str] = {
     SecurityMismatch: "refused, with the reason that CURVE is required",
     NotAuthorized: "refused, with the reason that {} is not authorised",
     WrongServerKey: "refused, with the reason that the agent's key is not {}",
@@ -60,7 +60,7 @@ def examine_network(agent: Agent, secure: bool) -> Iterator[Finding]:
     yield Finding(PORT, agent.name, Verdict.FAILED if port else Verdict.OK, port or f"{agent.zmq_port} is open")
     if agent.events_port is not None:
         closed = _port(agent, agent.events_port)
-        sentence = f"{closed}; without it a revocation takes a heartbeat" if closed else f"{agent.events_port} is open"
+        sentence = f"{closed}; a revocation now waits for a heartbeat" if closed else f"{agent.events_port} is open"
         yield Finding(EVENTS_PORT, agent.name, Verdict.FAILED if closed else Verdict.OK, sentence)
     if port is None:
         yield _mode(agent, secure)
@@ -75,7 +75,7 @@ def _resolve(agent: Agent) -> Finding:
         advice = (
             f"set {variable} in .env, or correct network_config.yaml" if variable else "correct network_config.yaml"
         )
-        sentence = f"{address!r} resolves to nothing ({error.strerror or error}); {advice}"
+        sentence = f"{address!r} does not resolve ({error.strerror or error}); {advice}"
         return Finding(RESOLVES, agent.name, Verdict.FAILED, sentence)
     return Finding(RESOLVES, agent.name, Verdict.OK, f"{address} is {found[0][4][0]}")
 
@@ -89,7 +89,7 @@ def _port(agent: Agent, port: int) -> str | None:
         why = "the connection was not accepted" if isinstance(error, TimeoutError) else error.strerror or str(error)
         return (
             f"{agent.host.authority(port)} can't be reached ({why}): the agent does not run, or a firewall or "
-            "TWINHOST_PUBLISH_ADDRESS hides the port from this host"
+            "TWINHOST_PUBLISH_ADDRESS closes the port to this host"
         )
 
 
@@ -97,13 +97,13 @@ def _mode(agent: Agent, secure: bool) -> Finding:
     mechanism = mechanism_of(agent.endpoint)
     if mechanism is None:
         sentence = (
-            f"a TCP connection to {agent.endpoint} was made, but it did not greet as ZeroMQ does: "
-            "something else listens there, or the agent hangs; check the port, and read the agent's log"
+            f"{agent.endpoint} accepts TCP connections and sends no ZeroMQ greeting: "
+            "another program listens there, or the agent hangs; check the port, and read the agent's log"
         )
         return Finding(SAME_MODE, agent.name, Verdict.FAILED, sentence)
     there = _WORDS.get(mechanism, mechanism)
     if (mechanism == "CURVE") == secure:
-        return Finding(SAME_MODE, agent.name, Verdict.OK, f"{there} there, as here")
+        return Finding(SAME_MODE, agent.name, Verdict.OK, f"{there} there and here")
     here = _WORDS["CURVE" if secure else "NULL"]
     sentence = (
         f"{there} there and {here} here, so each side silently disconnects the other; "
@@ -166,23 +166,23 @@ def _initiate(client: CurveClient, cookie: bytes, own: str) -> str | None:
     return None
 
 
-def announce_probes(settings: Settings, agent: Agent, stranger: KeyPair) -> None:
-    """Let the agent count this examination's refusals apart from attacks, if it can and our key may."""
+def announce_probes(settings: Settings, agent: Agent, unknown: KeyPair) -> None:
+    """Have the agent count this examination's refusals apart from attacks, if it can and our key may."""
     if settings.secure:
         with contextlib.suppress(TwinhostError), settings.client(agent) as client:
             client.call(
                 "announce_probes",
                 deadline_s=_ANNOUNCED_WITHIN_S,
                 attempts=MAX_ATTEMPTS,
-                key_fingerprints=[stranger.public.fingerprint],
+                key_fingerprints=[unknown.public.fingerprint],
             )
 
 
-def examine_refusals(settings: Settings, agent: Agent, stranger: KeyPair) -> Sequence[Finding]:
-    """Try three connections at once that must all be refused; `stranger` is a key that is not authorised."""
+def examine_refusals(settings: Settings, agent: Agent, unknown: KeyPair) -> Sequence[Finding]:
+    """Try three connections at once that must all be refused; `unknown` is a key that is not authorised."""
     attempts: Sequence[Callable[[], Finding]] = (
         lambda: try_plain(agent),
-        lambda: try_key(settings, agent, stranger),
+        lambda: try_key(settings, agent, unknown),
         lambda: try_pin(settings, agent, new_pair().public),
     )
     with ThreadPoolExecutor(len(attempts)) as pool:
@@ -196,7 +196,7 @@ def refusals_not_tried(agent: Agent, reason: str) -> Sequence[Finding]:
 
 def try_plain(agent: Agent) -> Finding:
     """Ask without any encryption."""
-    served = "it served a client that has no key and encrypts nothing; set SECURE_ZMQ=1 there, and restart it"
+    served = "it served a client without a key and without encryption; set SECURE_ZMQ=1 there, and restart it"
     return _try(PLAIN, agent, UnencryptedAddress(agent.endpoint), SecurityMismatch, "", served)
 
 
@@ -206,7 +206,7 @@ def try_key(settings: Settings, agent: Agent, keys: KeyPair) -> Finding:
         return Finding(UNKNOWN_KEY, agent.name, Verdict.NOT_PLAYED, _NO_KEYS)
     pins = settings.pins(agent)
     address = FollowedAddress(agent.endpoint, lambda: keys, lambda: pins)
-    served = "it served a key that was made just now, so no ZAP handler is running; stop it, and check its version"
+    served = "it served a key that nobody has authorised, so no ZAP handler is running; stop it, and check its version"
     return _try(UNKNOWN_KEY, agent, address, NotAuthorized, keys.public.fingerprint, served)
 
 
@@ -215,7 +215,7 @@ def try_pin(settings: Settings, agent: Agent, pin: PublicKey) -> Finding:
     if settings.certificates is None:
         return Finding(WRONG_PIN, agent.name, Verdict.NOT_PLAYED, _NO_KEYS)
     address = SecuredAddress(agent.endpoint, settings.certificates.own_keys, pin)
-    served = f"a client that pinned {pin.fingerprint} was served; do not trust what answers there"
+    served = f"a client that pinned {pin.fingerprint} was served, so nothing authenticates it; stop it"
     return _try(WRONG_PIN, agent, address, WrongServerKey, pin.fingerprint, served)
 
 
@@ -233,7 +233,7 @@ def _try(
 
 def _judged(refusal: TwinhostError, wanted: type[ConnectionRefused], must_name: str) -> tuple[Verdict, str]:
     if isinstance(refusal, wanted) and must_name in str(refusal):
-        return Verdict.OK, _REFUSED_AS_IT_SHOULD[wanted].format(must_name)
+        return Verdict.OK, _EXPECTED_REFUSALS[wanted].format(must_name)
     if isinstance(refusal, ServerUnreachable | SecurityMismatch | WrongServerKey):  # unrelated to this key or pin
         return Verdict.NOT_PLAYED, f"it was not reached: {refusal}"
     if isinstance(refusal, ConnectionRefused):
