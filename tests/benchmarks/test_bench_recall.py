@@ -1,16 +1,17 @@
-"""The recall benchmark prints every figure, and right ones on a small set."""
+"""The recall benchmark prints every figure, right ones on a small set, and the written set refers to what is in it."""
 
 import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.bench_recall import auc, steps_back
-from tests.benchmarks.recall_set import Turn
+from tests.benchmarks.recall_set import Turn, load
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TUNE, HELD_OUT = "pond", "stall"  # two sessions, one of each half
@@ -98,6 +99,28 @@ def test_auc_is_half_if_scores_say_nothing() -> None:
     assert auc([(True, 0.5), (False, 0.5)]) == 0.5
     assert auc([(True, 0.6), (True, 0.7), (False, 0.5)]) == 1
     assert auc([(True, 0.6)]) is None
+
+
+def test_the_written_set_refers_to_its_own_turns() -> None:
+    """No id is there twice, and every turn, speaker and session that a question or a label names is in the set."""
+    written = load()
+    turns = written.turns()
+    names = [each.session_id for each in written.sessions] + [each.id for each in written.questions]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert len(turns) == sum(len(each.turns) for each in written.sessions)
+    referred = {place for each in written.questions for place in (*each.evidence, *each.outdated)}
+    referred |= {(each.session_id, each.turn) for each in written.labels}
+    referred |= {each.replaces for each in written.labels if each.replaces}
+    assert referred - turns.keys() == set()
+    for question in written.questions:
+        assert bool(question.evidence) == (question.kind != "unanswerable"), question.id
+        assert question.outdated or question.kind != "updated_fact", question.id
+        for session_id, turn in question.evidence:
+            assert question.session_id in (None, session_id), question.id
+            assert question.speaker in (None, turns[session_id, turn].speaker), question.id
+            assert turns[session_id, turn].at < question.asked_at, question.id
+    assert len(written.errors) == 25
+    assert len(written.unrelated) == 50
 
 
 def _write_set(folder: Path) -> None:
