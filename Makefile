@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke workers test-ready lint image engine venv setup lock clean
+.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall workers test-ready lint image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -82,6 +82,9 @@ bench: image venv ## this project beside its peers (nine minutes; ARGS="--out FO
 bench-smoke: image venv ## the same, as short as can be: fails where a row is missing, whatever its value
 	@scripts/setup/bench_tools.sh
 	@PYTHONPATH=services:. build/tools/bench/bin/python -m tests.benchmarks.speed --rounds 1 --seconds 0.2 --stack-idle 3 --every-row $(ARGS)
+
+bench-recall: venv ## how well the memory finds what it has, beside FTS5 (ARGS="--interactions 100000"; docs/reference/memory-search.md)
+	@PYTHONPATH=services:. .venv/bin/python -m tests.benchmarks.bench_recall $(ARGS)
 
 workers:
 	@echo $(WORKERS)

@@ -1,223 +1,368 @@
-"""`python -m tests.benchmarks.bench_recall`: how well and how fast `search_memory` finds, and what adding costs.
+"""`make bench-recall`: how well the memory finds what it has, on the written set of `recall_set`, beside plain FTS5.
 
-Prints a table for people and then CSV. It asserts nothing: the times are of the machine that it runs on.
+The agent is assembled as on pc2 and asked through its actions, without a socket. Its clock is stopped: a turn is added
+at the time that it has in the set, and a question is asked at its own. What a request has no field for is left out, so
+that the same benchmark measures older versions. It asserts nothing.
 """
 
 import argparse
-import csv
+import importlib
+import itertools
+import logging
+import random
+import sqlite3
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
+from unittest import mock
 
-from tests.benchmarks.recall_questions import Question, QuestionSet, Text, make_question_set
-from twinhost.network_config import load_network_config
+import msgspec
+import structlog
+
+from tests.benchmarks.recall_set import FOLDER, HALVES, Kind, Place, Question, RecallSet, Turn, half_of, load
+from tests.unit.agent.assembled import Assembled, environment_of
 from twinhost.network_config.load import DEFAULT_PATH
-from twinhost.network_config.model import Recall
-from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.memories import rows as memory_rows
-from twinhost.unified_memory_reasoning.provenance import quarantine
-from twinhost.unified_memory_reasoning.search import index as search_index
-from twinhost.unified_memory_reasoning.search.actions import Search
+from twinhost.secure_zmq.callers import Caller
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
 from twinhost.unified_memory_reasoning.search.words import words_of
 
-A = TypeVar("A")
-R = TypeVar("R")
-
 K = 10
-ADDED = 200  # texts whose adding is timed at each size
-PLAIN = "plain BM25"
-_STORES = [quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION]
-_ADD = (
-    "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, tier, "
-    "written_by) VALUES (?, ?, 'user_query', ?, x'7b7d', ?, 1.0, ?, 0, 'bench')"
+BUDGETS = (500, 2_000)  # tokens of a context
+ONE = "all"  # the session that has every turn, in the second store
+AGENT, FTS5, BM25 = WAYS = ("twinhost", "FTS5", "BM25")
+_PLAIN = (
+    "SELECT rowid, -bm25(plain) FROM plain WHERE plain MATCH ?1 AND (?2 IS NULL OR session_id = ?2) "
+    "AND (?3 IS NULL OR speaker = ?3) ORDER BY rank LIMIT ?4"
 )
-_ADD_MEMORY = (
-    "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, written_by) "
-    "VALUES (?, ?, x'5b5d', '', ?, ?, ?, 0, 'bench')"
-)
-_PLAIN = "SELECT rowid FROM recall_words WHERE recall_words MATCH ? ORDER BY bm25(recall_words, 1.0, 0.0) LIMIT ?"
 
-Times = tuple[float, float]  # milliseconds by the clock, and of the processor
-Answer = list[int | str]  # the ids of at most K results
-Ask = Callable[[str], Answer]
+R = TypeVar("R")
+Answer = tuple[list[Place], float]  # at most K turns, best first, and how well the first one fits
+Ask = Callable[[Question], Answer]
+CountTokens = Callable[[str], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table; what a row has no figure for is empty."""
+class Figures:
+    """Samples by measure and way; each belongs to one half of the set."""
 
-    measure: str
-    way: str
-    texts: int
-    samples: int
-    recall_at_10: float | str
-    p50_ms: float
-    p95_ms: float
-    cpu_p50_ms: (
-        float  # of this process: what p50_ms would be if it had the machine to itself and never waited for a disk
-    )
+    def __init__(self) -> None:
+        self._samples: dict[str, dict[str, list[tuple[str, Any]]]] = defaultdict(lambda: defaultdict(list))
 
+    def add(self, measure: str, half: str, sample: Any, way: str = AGENT) -> None:
+        self._samples[measure][way].append((half, sample))
 
-@dataclass(frozen=True, slots=True)
-class Store:
-    """A database with a question set in it; `answers` is the id that the text of each fact got."""
+    def rows(self) -> Iterator[str]:
+        """Yield the lines of the table."""
+        parts = [("all", HALVES), *((half, (half,)) for half in HALVES)]
+        first = max(map(len, self._samples))
+        yield " " * first + "".join(f"{part:^27}" for part, _ in parts).rstrip()
+        yield " " * first + "".join(f"{'n':>5}" + "".join(f"{way:>{_width(way)}}" for way in WAYS) for _ in parts)
+        for measure, by_way in self._samples.items():
+            cells = [self._cells(measure, by_way, halves) for _, halves in parts]
+            yield f"{measure:<{first}}" + "".join(cells).rstrip()
 
-    database: Database
-    answers: dict[int, int | str]
-
-
-def fill(path: Path, made: QuestionSet, *, indexed: bool = True) -> Store:
-    """Make a store of the texts."""
-    database = Database(path, [*_STORES, *([search_index.MIGRATION] if indexed else [])])
-    answers: dict[int, int | str] = {}
-    with database.transaction():
-        for number, text in enumerate(made.texts):
-            name = _add(database, text, number)
-            if text.fact is not None:
-                answers[text.fact] = name
-    return Store(database, answers)
+    @staticmethod
+    def _cells(measure: str, by_way: Mapping[str, list[tuple[str, Any]]], halves: Sequence[str]) -> str:
+        samples = {way: [sample for half, sample in by_way[way] if half in halves] for way in by_way}
+        texts = {way: _summarised(measure, of_way) for way, of_way in samples.items()}
+        return f"{len(samples[AGENT]):>5}" + "".join(f"{texts.get(way, ''):>{_width(way)}}" for way in WAYS)
 
 
-def ways(database: Database, weights: Recall) -> dict[str, Ask]:
-    """Return the ways of asking that are compared; each gives ids, best first."""
-    joined, words_alone = Search(database, weights), Search(database, Recall(1, 0, 0, 0, 1))
-    plain_words = Search(database, weights, forms=lambda _: ())
+def _width(way: str) -> int:
+    return 10 if way == AGENT else 6
+
+
+def _summarised(measure: str, samples: list[Any]) -> str:
+    """Return the figure of some samples; the name of the measure decides what it is."""
+    if not samples:
+        return "-"
+    if measure.endswith("AUC"):
+        return _decimals(auc(samples))
+    if measure.endswith("p50 ms"):
+        return f"{statistics.median(samples):.2f}"
+    if measure.endswith("p95 ms"):
+        return f"{sorted(samples)[int(0.95 * len(samples))]:.2f}"
+    return str(sum(samples)) if measure.startswith("errors") else _decimals(statistics.fmean(samples))
+
+
+def _decimals(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def auc(samples: Iterable[tuple[bool, float]]) -> float | None:
+    """Return how probable it is that an answerable question has a higher score than an unanswerable one."""
+    by_kind: dict[bool, list[float]] = {True: [], False: []}
+    for answerable, score in samples:
+        by_kind[answerable].append(score)
+    pairs = list(itertools.product(by_kind[True], by_kind[False]))
+    return statistics.fmean((more > less) + (more == less) / 2 for more, less in pairs) if pairs else None
+
+
+def counter_of(path: Path | None) -> CountTokens | None:
+    """Return what counts tokens by a tokenizer's file; it needs the `tokenizers` library, which is in no lock."""
+    if path is None:
+        return None
+    library = importlib.import_module("tokenizers").Tokenizer.from_file(str(path))
+    return lambda text: len(library.encode(text, add_special_tokens=False).ids)
+
+
+@contextmanager
+def clock_at(moment: datetime) -> Iterator[None]:
+    """Stop the clock that the agent's stores read."""
+    with mock.patch.object(time, "time", moment.timestamp):
+        yield
+
+
+class Agent(Assembled):
+    """The assembled agent and the ids of the turns in it."""
+
+    def __init__(self, home: Path, config: Path) -> None:
+        home.mkdir()
+        environment = {**environment_of(home, "pc2"), "NETWORK_CONFIG_PATH": str(config)}
+        super().__init__(NAME, MIGRATIONS, assemble, environment)
+        self._actions = {each.name: each for each in self.assembly.actions}
+        self._places: dict[int, Place] = {}
+
+    def do(self, action: str, caller: str = "bench", **fields: Any) -> dict[str, Any]:
+        """Return the reply to an action, inside a transaction; fields that it doesn't have are left out."""
+        known, handle = self._actions[action].request, self._actions[action].handle
+        given = {name: each for name, each in fields.items() if name in known.__struct_fields__}
+        reply: Any = handle(msgspec.convert(given, known), Caller(caller, "pc2", frozenset({"agent"}), "SHA256:bench"))
+        return dict(reply)
+
+    def read(self, action: str, **fields: Any) -> dict[str, Any]:
+        """Return the reply to an action, in a transaction of its own."""
+        with self.database.transaction():
+            return self.do(action, **fields)
+
+    def add(self, session_id: str, turn: Turn) -> int:
+        """Add a turn at its time."""
+        kind = "system_response" if turn.speaker.casefold() == "assistant" else "user_query"
+        said = {"session_id": session_id, "interaction_type": kind, "content": turn.text, "speaker": turn.speaker}
+        with clock_at(turn.at):
+            return int(self.do("add_interaction", **said)["interaction_id"])
+
+    def fill(self, turns: Mapping[Place, Turn], session_id: str | None = None) -> None:
+        """Add turns in their order, to their sessions or all to one."""
+        with self.database.transaction():
+            for place, turn in turns.items():
+                self._places[self.add(session_id or place[0], turn)] = place
+
+    def context(self, session_id: str, most: int, question: Question) -> str:
+        """Return the text of a session's context for a question."""
+        reply = self.read("get_context", session_id=session_id, query=question.question, max_tokens=most)
+        return str(reply["context"]["text"])
+
+    def search(self, question: Question) -> Answer:
+        """Return what `search_memory` finds."""
+        filters = {"session_id": question.session_id, "speaker": question.speaker}
+        results = self.read("search_memory", query=question.question, limit=K, **filters)["results"]
+        score = results[0].get("similarity", results[0]["score"]) if results else 0.0
+        return [self._places.get(each["id"], ("", -1)) for each in results], score
+
+
+def plain(turns: Mapping[Place, Turn], joined: str) -> Ask:
+    """Return a search with FTS5 alone: the words of a question without stop words, joined by AND or OR."""
+    database = sqlite3.connect(":memory:")
+    tokens = "tokenize = 'porter unicode61 remove_diacritics 2'"
+    database.execute(f"CREATE VIRTUAL TABLE plain USING fts5 (text, session_id UNINDEXED, speaker UNINDEXED, {tokens})")
+    rows = ((turn.text, session_id, turn.speaker) for (session_id, _), turn in turns.items())
+    database.executemany("INSERT INTO plain (text, session_id, speaker) VALUES (?, ?, ?)", rows)
+    places = list(turns)
+
+    def ask(question: Question) -> Answer:
+        match = joined.join(f'"{word}"' for word in words_of(question.question)[0])
+        found = database.execute(_PLAIN, (match, question.session_id, question.speaker, K)).fetchall()
+        return [places[row - 1] for row, _ in found], found[0][1] if found else 0.0
+
+    return ask
+
+
+def measure_search(figures: Figures, ways: Mapping[str, Ask], questions: Sequence[Question]) -> None:
+    """Ask every question in every way."""
+    for way, ask in ways.items():
+        asked = [(question, *_timed(ask, question)) for question in questions]
+        for k, kind in itertools.product((1, 5, 10), ("", *get_args(Kind))):
+            for question, (places, _), _ in asked:
+                if question.evidence and kind in ("", question.kind):
+                    right = _rank(question.evidence, places) < k
+                    figures.add(f"search recall@{k} {kind}".rstrip(), question.half, right, way)
+        for question, (places, score), milliseconds in asked:
+            figures.add("search abstention AUC", question.half, (bool(question.evidence), score), way)
+            for name in ("p50", "p95"):
+                figures.add(f"search {name} ms", question.half, milliseconds, way)
+            if question.kind == "updated_fact":
+                above = _rank(question.outdated, places) < _rank(question.evidence, places)
+                figures.add("search outdated above current", question.half, above, way)
+
+
+def measure_context(
+    figures: Figures, agent: Agent, of: RecallSet, session_id: str | None, tokens_of: CountTokens | None
+) -> None:
+    """Ask for the context of every question that has an answer, in its own session or in the one of all turns."""
+    turns = of.turns()
+    for most, question in itertools.product(BUDGETS, [each for each in of.questions if each.evidence]):
+        own = question.evidence[0][0]
+        context, milliseconds = _timed(partial(agent.context, session_id or own, most), question)
+        text = _flat(context)
+        name = f"context {most}, {'one' if session_id else 'own'} session"
+        found = any(_flat(turns[place].text) in text for place in question.evidence)
+        figures.add(f"{name}: has evidence", question.half, found)
+        within = [turn for (session, _), turn in turns.items() if session_id or session == own]
+        for back in steps_back(text, within):
+            figures.add(f"{name}: back in time", question.half, back)
+        if tokens_of is not None:
+            overrun = tokens_of(context) > most
+            figures.add(f"{name}: overruns", question.half, overrun)
+        for quantile in ("p50", "p95"):
+            figures.add(f"{name}: {quantile} ms", question.half, milliseconds)
+
+
+def steps_back(text: str, turns: Iterable[Turn]) -> list[bool]:
+    """Return for each two neighbours, of the turns that a context has once, whether the second is older."""
+    places = sorted((text.index(line), turn.at) for turn in turns if text.count(line := _flat(turn.text)) == 1)
+    return [second < first for (_, first), (_, second) in itertools.pairwise(places)]
+
+
+def measure_decisions(figures: Figures, agent: Agent, of: RecallSet) -> None:
+    """Compare the decisions of every session's summary with those of the labels that nobody has taken back."""
+    replaced = {each.replaces for each in of.labels if each.replaces}
+    standing = {(each.session_id, each.turn) for each in of.labels if each.label == "decision"} - replaced
+    listed = set()
+    for session in of.sessions:
+        summary = agent.read("get_context", session_id=session.session_id, max_tokens=100_000)["context"]
+        texts = [_flat(each).removesuffix("\u2026") for each in summary["key_decisions"]]
+        listed |= {
+            (session.session_id, turn.turn) for turn in session.turns if any(each in _flat(turn.text) for each in texts)
+        }
+    for measure, places, those in (
+        ("precision", listed, standing),
+        ("recall", standing, listed),
+        ("replaced, listed", replaced, listed),
+    ):
+        for place in places:
+            figures.add(f"decisions: {measure}", half_of(place[0]), place in those)
+
+
+def measure_errors(figures: Figures, agent: Agent, of: RecallSet) -> None:
+    """Send each kind's exact messages until a pattern is proposed, store its solution, and send every message again."""
+    callers = (f"bench-{number}" for number in itertools.count())  # each has a CPU budget of its own
+
+    def answer(message: str) -> tuple[dict[str, Any], list[str]]:
+        with agent.database.transaction():
+            reply = agent.do("get_error_solution", next(callers), error_message=message)
+        return reply, [each["solution"] for each in reply.get("suggestions", [])[:3]]
+
+    for kind in of.errors:
+        proposed = [answer(message)[0]["proposal_id"] for message in kind.exact][-1]
+        figures.add("errors: kinds proposed", half_of(kind.kind), proposed is not None)
+        proposed = proposed or [answer(kind.exact[0])[0]["proposal_id"] for _ in range(2)][-1]
+        listed = agent.read("get_pattern_proposals", limit=200)["proposals"]
+        pattern = kind.pattern or next((each["pattern"] for each in listed if each["proposal_id"] == proposed), None)
+        if pattern:
+            with agent.database.transaction():
+                fields = {"error_type": kind.kind, "pattern": pattern, "solution": kind.solution}
+                agent.do("add_error_pattern", next(callers), **fields)
+    for kind, name in itertools.product(of.errors, ("exact", "reworded")):
+        for message in getattr(kind, name):
+            (reply, suggested), half = answer(message), half_of(kind.kind)
+            right = reply["solution"] == kind.solution
+            figures.add(f"errors: {name}, right", half, right)
+            figures.add(f"errors: {name}, wrong", half, reply["solution"] is not None and not right)
+            if name == "reworded":
+                figures.add("errors: reworded, right or top 3", half, right or kind.solution in suggested)
+    for message in of.unrelated:
+        answered = answer(message)[0]["solution"] is not None
+        figures.add("errors: unrelated, answered", half_of(message), answered)
+
+
+def generated(turns: Mapping[Place, Turn], count: int, seed: int = 1) -> dict[Place, Turn]:
+    """Return turns of random words of the written ones, as often as these have them, with times between theirs."""
+    chance, written = random.Random(seed), list(turns.values())
+    words = [word for turn in written for word in turn.text.split()]
+    first, seconds = written[0].at, (written[-1].at - written[0].at).total_seconds()
+    moments = sorted(chance.uniform(0, seconds) for _ in range(count))
     return {
-        PLAIN: lambda query: _plain_bm25(database, query),
-        "candidates, BM25 alone": lambda query: _ids(words_alone, query),
-        "without Filipino forms": lambda query: _ids(plain_words, query),
-        "search_memory": lambda query: _ids(joined, query),
+        ("generated", number): Turn(
+            number,
+            chance.choice(written).speaker,
+            first + timedelta(seconds=moment),
+            " ".join(chance.choices(words, k=chance.randint(4, 40))),
+        )
+        for number, moment in enumerate(moments)
     }
 
 
-def measure_recall(store: Store, questions: Sequence[Question], weights: Recall, texts: int) -> Iterable[Row]:
-    """Ask every question in every way; all together, and by language."""
-    for way, ask in ways(store.database, weights).items():
-        took: list[Times] = []
-        found: list[bool] = []
-        for question in questions:
-            answer, times = _timed(ask, question.query)
-            took.append(times)
-            found.append(store.answers[question.fact] in answer)
-        for language in ("all", "english", "filipino"):
-            asked = [place for place, each in enumerate(questions) if language in ("all", each.language)]
-            recall = sum(found[place] for place in asked) / len(asked)
-            yield _row(f"questions, {language}", way, texts, [took[place] for place in asked], recall)
+def measure_many(agent: Agent, of: RecallSet, count: int) -> Iterator[str]:
+    """Yield lines on the times of an agent with so many interactions, all of one session."""
+    turns = {**of.turns(), **generated(of.turns(), count)}
+    agent.fill(dict(sorted(turns.items(), key=lambda each: each[1].at)), ONE)
+    yield f"\n{f'with {len(turns):,} interactions':<37}{'n':>5}{'p50 ms':>10}{'p95 ms':>10}"
+    for name, ask in (("search_memory", agent.search), ("get_context", partial(agent.context, ONE, BUDGETS[-1]))):
+        times = [_timed(ask, msgspec.structs.replace(each, session_id=None))[1] for each in of.questions]
+        yield f"{name:<37}{len(times):>5}" + "".join(f"{_summarised(each, times):>10}" for each in ("p50 ms", "p95 ms"))
 
 
-def measure_common(store: Store, weights: Recall, texts: int) -> Iterable[Row]:
-    """Ask with nothing but words that thousands of texts have; there is no right answer."""
-    queries = [
-        "server status",
-        "error log",
-        "update the report",
-        "trabaho oras",
-        "the what and",
-        "ang mga",
-        "ulat umaga",
-    ]
-    for way, ask in ways(store.database, weights).items():
-        times = [_timed(ask, query)[1] for query in queries for _ in range(5)]
-        yield _row("common words", way, texts, times, "")
+def measure(of: RecallSet, folder: Path, config: Path, tokens_of: CountTokens | None) -> Figures:
+    """Return all figures of the written set."""
+    figures, turns = Figures(), of.turns()
+    with Agent(folder / "sessions", config) as agent:
+        agent.fill(turns)
+        ways = {AGENT: agent.search, FTS5: plain(turns, " "), BM25: plain(turns, " OR ")}
+        measure_search(figures, ways, of.questions)
+        measure_context(figures, agent, of, None, tokens_of)
+        with Agent(folder / "one-session", config) as one:
+            one.fill(turns, ONE)
+            measure_context(figures, one, of, ONE, tokens_of)
+        measure_decisions(figures, agent, of)
+        measure_errors(figures, agent, of)
+    return figures
 
 
-def measure_adding(folder: Path, sizes: Iterable[int], seed: int, now: float) -> Iterable[Row]:
-    """Add one text in one durable transaction, again and again, to stores of these sizes, with and without index."""
-    extra = make_question_set(1_000, seed + 1, now).texts
-    for size in sizes:
-        made = make_question_set(size, seed, now) if size else QuestionSet([], [])
-        for indexed in (False, True):
-            way = "with the index" if indexed else "without the index"
-            store = fill(folder / f"adding-{size}-{indexed}.db", made, indexed=indexed)
-            add = partial(_add_durably, store.database)
-            times = [_timed(add, text)[1] for text in [each for each in extra if not each.memory][:ADDED]]
-            store.database.close()
-            yield _row("adding one", way, size, times, "")
+def _timed(ask: Callable[[Question], R], question: Question) -> tuple[R, float]:
+    with clock_at(question.asked_at):
+        started = time.perf_counter()
+        return ask(question), 1_000 * (time.perf_counter() - started)
 
 
-def measure(size: int, seed: int, folder: Path, weights: Recall, add_to: Sequence[int]) -> list[Row]:
-    """Return all rows."""
-    now = time.time()
-    made = make_question_set(size, seed, now)
-    store = fill(folder / "recall.db", made)
-    rows = [
-        *measure_recall(store, made.questions, weights, len(made.texts)),
-        *measure_common(store, weights, len(made.texts)),
-    ]
-    store.database.close()
-    return [*rows, *measure_adding(folder, add_to, seed, now)]
+def _rank(wanted: Iterable[Place], places: list[Place]) -> int:
+    return min((places.index(each) for each in wanted if each in places), default=K)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_recall", description=__doc__)
-    parser.add_argument("--interactions", type=int, default=100_000, help="texts in the store")
-    parser.add_argument("--seed", type=int, default=1, help="of the question set")
-    for name in asdict(weights := load_network_config(DEFAULT_PATH, {}).recall):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="in place of the configured one")
-    arguments = vars(parser.parse_args())
-    size, seed = arguments.pop("interactions"), arguments.pop("seed")
-    weights = replace(weights, **{name: value for name, value in arguments.items() if value is not None})
+    parser.add_argument("--set", type=Path, default=FOLDER, help="the folder of the set")
+    parser.add_argument("--config", type=Path, default=DEFAULT_PATH, help="a network_config.yaml with other weights")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of the `tokenizers` library, to count overruns")
+    parser.add_argument("--interactions", type=int, default=0, help="also time an agent with so many generated ones")
+    arguments = parser.parse_args()
+    try:
+        of, tokens_of = load(arguments.set), counter_of(arguments.tokenizer)
+    except ImportError as error:
+        parser.error(f"{error}; put it in place with `.venv/bin/python -m pip install tokenizers`")
+    except ValueError as error:
+        parser.error(f"{error}")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(size, seed, Path(folder), weights, sorted({0, min(10_000, size), size}))
-    print(f"seed {seed}, {weights}\n")
-    print(f"{'':<45} {'texts':>7} {'n':>5} {'recall@10':>9} {'p50 ms':>8} {'p95 ms':>8} {'p50 CPU':>8}")
-    for row in rows:
-        recall = f"{row.recall_at_10:.3f}" if isinstance(row.recall_at_10, float) else ""
-        cells = f"{row.measure:<20} {row.way:<24} {row.texts:>7} {row.samples:>5} {recall:>9}"
-        print(f"{cells} {row.p50_ms:>8.2f} {row.p95_ms:>8.2f} {row.cpu_p50_ms:>8.2f}")
-    print()
-    writer = csv.DictWriter(sys.stdout, list(asdict(rows[0])))
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-
-
-def _row(measure: str, way: str, texts: int, times: list[Times], recall: float | str) -> Row:
-    wall = [each for each, _ in times]
-    p95, cpu = statistics.quantiles(wall, n=20)[-1], statistics.median(each for _, each in times)
-    recall = round(recall, 4) if isinstance(recall, float) else recall
-    return Row(measure, way, texts, len(times), recall, round(statistics.median(wall), 3), round(p95, 3), round(cpu, 3))
-
-
-def _timed(do: Callable[[A], R], argument: A) -> tuple[R, Times]:
-    started, cpu_started = time.perf_counter(), time.process_time()
-    result = do(argument)
-    return result, (1_000 * (time.perf_counter() - started), 1_000 * (time.process_time() - cpu_started))
-
-
-def _ids(search: Search, query: str) -> Answer:
-    return [search.read(row, score, 16_384)["id"] for row, score in search.rank(query).rows[:K]]
-
-
-def _plain_bm25(database: Database, query: str) -> Answer:
-    """Every word of the query that is no stop word, joined by OR, ordered by BM25 alone."""
-    words, _ = words_of(query)
-    match = "words : ({})".format(" OR ".join(f'"{word}"' for word in words))
-    rows = database.execute(_PLAIN, (match, K)).fetchall()
-    first = search_index.MEMORY_ROWS
-    return [row if row < first else f"memory-{row - first}" for (row,) in rows]
-
-
-def _add(database: Database, text: Text, number: int) -> int | str:
-    if not text.memory:
-        values = (text.session_id, text.speaker, text.content, text.importance, text.created)
-        return int(database.execute(_ADD, values).lastrowid or 0)
-    moments = (text.created, text.last_accessed)
-    place = database.execute(_ADD_MEMORY, (f"of-text-{number}", text.content, text.strength, *moments)).lastrowid
-    database.execute("UPDATE memories SET id = ? WHERE number = ?", (f"memory-{place}", place))
-    return f"memory-{place}"
-
-
-def _add_durably(database: Database, text: Text) -> None:
-    with database.transaction():
-        _add(database, text, 0)
+        for line in measure(of, Path(folder), arguments.config, tokens_of).rows():
+            print(line)
+        if tokens_of is None:
+            print("context overruns: not measured without --tokenizer")
+        if arguments.interactions:
+            with Agent(Path(folder) / "many", arguments.config) as agent:
+                for line in measure_many(agent, of, arguments.interactions):
+                    print(line)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from twinhost.agent.assembly import Assembly, Foundation, Publisher
 from twinhost.agent.health import Health, HealthActions
@@ -76,7 +76,7 @@ class Assembled:
             on_refusal=self.assembly.on_refusal,
         )
 
-    def __enter__(self) -> "Assembled":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
