@@ -32,7 +32,6 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, RequestError
 from twinhost.secure_zmq.wire import Reply
 from twinhost.unified_memory_reasoning.memories.messages import MemoriesFound, MemoriesMerged
-from twinhost.unified_memory_reasoning.provenance.actions import QuarantineList
 from twinhost.unified_memory_reasoning.twins import TwinFound
 
 MEMORY_STORE, ERROR_PATTERNS, TWIN_STORE = "memory_store.json", "error_patterns.json", "digital_twin_store.json"
@@ -51,6 +50,18 @@ class Item:
     place: str
     action: str
     fields: dict[str, Any]
+
+
+class Writer(msgspec.Struct, frozen=True):
+    """The used part of a quarantined writer; the agent's own reply types import the whole agent, which takes 0.2 s."""
+
+    name: str
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """The used part of the reply to `list_quarantine`."""
+
+    quarantined: tuple[Writer, ...]
 
 
 class WrittenPage(msgspec.Struct, frozen=True):
@@ -132,8 +143,8 @@ class Importer:
     def _hidden(self, kind: str, name: str) -> set[Any]:
         """Return the field `name` of all quarantined entries of a kind, which no other reply shows."""
         if (key := f"hidden {kind}") not in self._known:
-            writers = read(self._call("list_quarantine"), QuarantineList)["quarantined"]
-            entries = (entry for writer in writers for entry in self._written_by(writer["name"], kind))
+            writers = read(self._call("list_quarantine"), Quarantine).quarantined
+            entries = (entry for writer in writers for entry in self._written_by(writer.name, kind))
             self._known[key] = {entry.get(name) for entry in entries}
         return self._known[key]
 

@@ -71,6 +71,10 @@ class LoopbackAgent:
         self.handshakes = Handshakes()
         self.grants = Grants(GRANTS)
         self._keys = keys
+        self._health = Health(name, secure=keys is not None)
+        self._health.add("store", lambda: self.faults.get("store"), essential=True)
+        self._health.add("mainpc_link", lambda: self.faults.get("mainpc_link"), essential=False)
+        self._health.warn(lambda: self.warnings)
         self._authenticator: Authenticator | None = None
         self._stack = ExitStack()
         self._database = Database(
@@ -176,11 +180,7 @@ class LoopbackAgent:
             self.audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
 
     def _health_document(self) -> dict[str, Any]:
-        health = Health(self.name, secure=self._keys is not None)
-        health.add("store", lambda: self.faults.get("store"), essential=True)
-        health.add("mainpc_link", lambda: self.faults.get("mainpc_link"), essential=False)
-        health.warn(lambda: self.warnings)
-        return {**health.document(), **self.document}
+        return {**self._health.document(), **self.document}
 
 
 class TwoHosts:
