@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests import fork_server
 from tests.configuration import GRANTS_LINE, RECALL_LINE
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, wait_until
@@ -185,8 +185,8 @@ class Hosts:
 
     def start(self, name: str) -> AgentProcess:
         """Start an agent; it is not waited for."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", _MODULES[name]],
+        process = fork_server.Process(
+            [_MODULES[name]],
             env=self.environment(name),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -4,7 +4,6 @@ import hashlib
 import json
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import fork_server
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.membership.member import HEADS_FILE
@@ -33,8 +33,8 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 def cli(hosts: Hosts, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run the command line with the operator's key."""
     environment = {**hosts.environment(SDT), "TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}
-    command = [sys.executable, "-m", "twinhost.cli", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False, text=True)
+    command = ["twinhost.cli", *arguments]
+    return fork_server.run(command, env=environment, text=True)
 
 
 def archive(hosts: Hosts, *arguments: str, given: bytes = b"") -> bytes:
@@ -44,10 +44,10 @@ def archive(hosts: Hosts, *arguments: str, given: bytes = b"") -> bytes:
         "TWINHOST_CERTIFICATES": str(hosts.keys),
         "TWINHOST_HOST": "mainpc",
     }
-    command = [sys.executable, "-m", "twinhost.cli.archive", *arguments]
-    done = subprocess.run(command, env=environment, input=given, capture_output=True, timeout=60, check=False)
+    command = ["twinhost.cli.archive", *arguments]
+    done = fork_server.run(command, env=environment, input=given)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return bytes(done.stdout)
 
 
 def heads(hosts: Hosts) -> list[Record]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fork_server
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.archive.state import check_audit
@@ -48,17 +49,17 @@ def archive(hosts: Hosts, *arguments: str, given: bytes = b"") -> "subprocess.Co
         "TWINHOST_CERTIFICATES": str(hosts.keys),
         "TWINHOST_HOST": "mainpc",
     }
-    command = [sys.executable, "-m", "twinhost.cli.archive", *arguments]
-    return subprocess.run(command, env=environment, input=given, capture_output=True, timeout=60, check=False)
+    command = ["twinhost.cli.archive", *arguments]
+    return fork_server.run(command, env=environment, input=given)
 
 
 def cli(hosts: Hosts, *arguments: str) -> str:
     """Run the command line with the operator's key; it must succeed."""
     environment = {**hosts.environment(SDT), "TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}
-    command = [sys.executable, "-m", "twinhost.cli", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False, text=True)
+    command = ["twinhost.cli", *arguments]
+    done = fork_server.run(command, env=environment, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return str(done.stdout)
 
 
 class Writer(threading.Thread):

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests import fork_server
 from tests.configuration import GRANTS_LINE, SHIPPED_GRANTS
 from tests.loopback.agent_processes import UMRA, Hosts
-from tests.unit.cli.running import COMMAND, process_environment
+from tests.unit.cli.running import process_environment
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, StoreUnavailable
@@ -29,8 +30,8 @@ class Watch:
         self.out: list[str] = []
         self.err: list[str] = []
         ours, theirs = pty.openpty() if on_terminal else os.pipe()
-        self._process = subprocess.Popen(
-            [*COMMAND, "watch", *arguments],
+        self._process = fork_server.Process(
+            ["twinhost.cli", "watch", *arguments],
             env=process_environment(_settings(hosts, by)),
             stdin=subprocess.DEVNULL,
             stdout=theirs,
