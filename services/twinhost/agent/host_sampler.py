@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import psutil
 import structlog
 
-from twinhost.agent.host_metrics import MB, Cgroup, Gpus, HostSample
+from twinhost.agent.gpus import Gpus
+from twinhost.agent.host_metrics import MB, Cgroup, HostSample
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)

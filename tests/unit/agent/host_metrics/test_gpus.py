@@ -22,7 +22,7 @@ GOOD = f"NVIDIA H100|{8 * GIB}|{80 * GIB}|37"
 OTHER = f"NVIDIA T4|{GIB // 2}|{16 * GIB}|0"
 READER = (
     "import sys, msgspec\n"
-    "from twinhost.agent.host_metrics import Gpus\n"
+    "from twinhost.agent.gpus import Gpus\n"
     "from twinhost.agent.host_sampler import HostSampler\n"
     "gpus = Gpus()\n"
     "sampler = HostSampler(gpus=gpus)\n"
