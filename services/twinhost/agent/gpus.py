@@ -1,13 +1,18 @@
 """The GPUs of a host, each read with NVML."""
 
 import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import pynvml  # type: ignore[import-untyped]
 import structlog
 
-from twinhost.agent.host_metrics import MB, GpuSample
+from twinhost.agent.host_metrics import MAX_PROCESSES, MB, GpuProcess, GpuSample
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class Gpus:
@@ -48,7 +53,12 @@ class Gpus:
             name=name,
             used_mb=memory.used / MB,
             total_mb=memory.total / MB,
-            utilisation_percent=_utilisation(handle),
+            utilisation_percent=_optional(lambda: float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
+            uuid=_optional(lambda: str(pynvml.nvmlDeviceGetUUID(handle))),
+            temperature_c=_optional(
+                lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+            ),
+            processes=_processes(handle),
         )
 
     def _shut_down(self) -> None:
@@ -58,8 +68,27 @@ class Gpus:
                 pynvml.nvmlShutdown()
 
 
-def _utilisation(handle: object) -> float | None:
+def _optional(ask: Callable[[], T]) -> T | None:
+    """Return what not every driver, GPU, or MIG slice supports."""
     try:
-        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    except pynvml.NVMLError:  # not every GPU supports it, and a MIG slice never does
+        return ask()
+    except (pynvml.NVMLError, ValueError):
         return None
+
+
+def _processes(handle: object) -> tuple[GpuProcess, ...]:
+    """Return the processes that compute or draw on a GPU; a driver in a container may hide those of the machine."""
+    found: dict[int, GpuProcess] = {}
+    # By version: where a driver lacks the newest, the names without one raise what is no NVMLError.
+    for ask in (pynvml.nvmlDeviceGetComputeRunningProcesses_v3, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3):
+        for each in _optional(partial(ask, handle)) or ():
+            if each.pid not in found and len(found) < MAX_PROCESSES:
+                name = _optional(partial(pynvml.nvmlSystemGetProcessName, each.pid))
+                used_mb = None if each.usedGpuMemory is None else each.usedGpuMemory / MB
+                found[each.pid] = GpuProcess(pid=each.pid, name=_program(name) if name else None, used_mb=used_mb)
+    return tuple(found[pid] for pid in sorted(found))
+
+
+def _program(command: str) -> str:
+    """Return a program's name without its folder, and without arguments, which may be secret."""
+    return command.split(" ", 1)[0].rsplit("/", 1)[-1][:256]
