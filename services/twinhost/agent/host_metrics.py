@@ -67,7 +67,7 @@ class MachineSample(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     cpus: CPUS | None = None
-    load: tuple[LOAD, LOAD, LOAD] | None = None
+    load: Annotated[tuple[LOAD, ...], msgspec.Meta(min_length=3, max_length=3)] | None = None
     swap_used_mb: MEGABYTES | None = None
     swap_total_mb: MEGABYTES | None = None
     disks: Annotated[tuple[DiskSample, ...], msgspec.Meta(max_length=8)] = ()
