@@ -32,12 +32,12 @@ class Gpus:
         except pynvml.NVMLError:
             self._shut_down()
             return ()
-        read = [self._read(index) for index in range(count)]
+        read = [self._read(index, MAX_PROCESSES // count) for index in range(count)]
         if count and not any(read):
             self._shut_down()  # a replaced driver responds only after NVML is initialised again
         return tuple(gpu for gpu in read if gpu is not None)
 
-    def _read(self, index: int) -> GpuSample | None:
+    def _read(self, index: int, max_processes: int) -> GpuSample | None:
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
@@ -58,7 +58,7 @@ class Gpus:
             temperature_c=_optional(
                 lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
             ),
-            processes=_processes(handle),
+            processes=_processes(handle)[:max_processes],
         )
 
     def _shut_down(self) -> None:
@@ -77,18 +77,21 @@ def _optional(ask: Callable[[], T]) -> T | None:
 
 
 def _processes(handle: object) -> tuple[GpuProcess, ...]:
-    """Return the processes that compute or draw on a GPU; a driver in a container may hide those of the machine."""
+    """Return the processes that compute or draw on a GPU, those with the most memory first.
+
+    In a container, a driver may hide those of the machine.
+    """
     found: dict[int, GpuProcess] = {}
     # By version: where a driver lacks the newest, the names without one raise what is no NVMLError.
     for ask in (pynvml.nvmlDeviceGetComputeRunningProcesses_v3, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3):
         for each in _optional(partial(ask, handle)) or ():
-            if each.pid not in found and len(found) < MAX_PROCESSES:
+            if each.pid not in found:
                 name = _optional(partial(pynvml.nvmlSystemGetProcessName, each.pid))
                 used_mb = None if each.usedGpuMemory is None else each.usedGpuMemory / MB
                 found[each.pid] = GpuProcess(pid=each.pid, name=_program(name) if name else None, used_mb=used_mb)
-    return tuple(found[pid] for pid in sorted(found))
+    return tuple(sorted(found.values(), key=lambda each: (-(each.used_mb or 0), each.pid)))
 
 
 def _program(command: str) -> str:
     """Return a program's name without its folder, and without arguments, which may be secret."""
-    return command.split(" ", 1)[0].rsplit("/", 1)[-1][:256]
+    return command.split(" ", 1)[0].rsplit("/", 1)[-1][:64]

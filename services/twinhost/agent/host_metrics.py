@@ -19,14 +19,14 @@ BYTES_PER_S = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
 CPUS = Annotated[float, msgspec.Meta(gt=0, le=1e5)]
 LOAD = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 TEXT = Annotated[str, msgspec.Meta(max_length=256)]
-MAX_PROCESSES = 64  # of a GPU
+MAX_PROCESSES = 128  # on all GPUs of a host: 64 hosts must fit into one reply
 
 
 class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
     """A process that uses a GPU: `name` of its program, without its arguments; null for what the driver hides."""
 
     pid: Annotated[int, msgspec.Meta(ge=0, le=2**32)]
-    name: TEXT | None = None
+    name: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     used_mb: MEGABYTES | None = None
 
 
@@ -38,7 +38,7 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
     used_mb: MEGABYTES
     total_mb: MEGABYTES
     utilisation_percent: PERCENT | None = None
-    uuid: TEXT | None = None
+    uuid: Annotated[str, msgspec.Meta(max_length=96)] | None = None
     temperature_c: CELSIUS | None = None
     processes: Annotated[tuple[GpuProcess, ...], msgspec.Meta(max_length=MAX_PROCESSES)] = ()
 

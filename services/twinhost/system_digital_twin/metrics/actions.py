@@ -9,7 +9,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from twinhost.agent.host_metrics import MEGABYTES, PERCENT, ContainerSample, GpuSample, HostSample, MachineSample
+from twinhost.agent.host_metrics import (
+    MAX_PROCESSES,
+    MEGABYTES,
+    PERCENT,
+    ContainerSample,
+    GpuSample,
+    HostSample,
+    MachineSample,
+)
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
@@ -64,6 +72,8 @@ class ReportMetrics(Request, tag="report_metrics"):
     late_by_s: AGE_S | None = None
 
     def __post_init__(self) -> None:
+        if sum(len(gpu.processes) for gpu in self.gpus) > MAX_PROCESSES:
+            raise ValueError(f"Expected at most {MAX_PROCESSES} processes on all GPUs - at `$.gpus[].processes`")
         if self.late_by_s is not None and self.wall is None:
             raise ValueError("Object missing required field `wall`: a late sample says when it was measured")
 

@@ -146,7 +146,7 @@ class Metrics:
         self._database.restore_on_rollback(self._hosts, host)
         self._hosts[host] = msgspec.structs.replace(
             known,
-            samples=(*known.samples, sample)[-KEPT_IN_MEMORY:],
+            samples=(*known.samples, _past(sample))[-KEPT_IN_MEMORY:],
             newest=sample,
             received_at=time.monotonic(),
             measured_since=known.received_at if since is None else since,
@@ -158,7 +158,7 @@ class Metrics:
         before = self._hosts.get(host)
         if before is None:
             return
-        samples = sorted((*before.samples, sample), key=lambda each: each.wall)
+        samples = sorted((*before.samples, _past(sample)), key=lambda each: each.wall)
         self._database.restore_on_rollback(self._hosts, host)
         self._hosts[host] = msgspec.structs.replace(before, samples=tuple(samples[-KEPT_IN_MEMORY:]))
 
@@ -292,6 +292,11 @@ class Metrics:
         if known is None:
             raise NotFound(f"no host {host[:64]!r} is known; there are: {', '.join(self.hosts())}")
         return known
+
+
+def _past(sample: HostSample) -> HostSample:
+    """Return a sample without its GPUs, of which the history has the sums only."""
+    return msgspec.structs.replace(sample, gpus=())
 
 
 class VramReport(TypedDict):
