@@ -119,8 +119,7 @@ def assemble(foundation: Foundation) -> Assembly:
         registry.put(_itself(foundation))
     security = KeysAndAudit(foundation)
     metrics = Metrics(database, limits.metrics_interval_s, settings.agent.host.name, list(settings.config.hosts))
-    sampler = SamplerThread(limits.metrics_interval_s, metrics.queue)
-    foundation.health.add("metrics", lambda: sampler.fault, essential=False)
+    sampler = SamplerThread.of(foundation, metrics.queue)
     leases, events = Leases(database), Events(database, publish)
     state = StateBoard(foundation, registry, metrics, leases, events)
     features: tuple[Feature, ...] = (
