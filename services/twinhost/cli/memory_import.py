@@ -33,7 +33,7 @@ from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, Req
 from twinhost.secure_zmq.wire import Reply
 from twinhost.unified_memory_reasoning.memories.messages import MemoriesFound, MemoriesMerged
 from twinhost.unified_memory_reasoning.provenance.actions import QuarantineList
-from twinhost.unified_memory_reasoning.twins import TwinFound
+from twinhost.unified_memory_reasoning.twins.twins import TwinFound
 
 MEMORY_STORE, ERROR_PATTERNS, TWIN_STORE = "memory_store.json", "error_patterns.json", "digital_twin_store.json"
 _PAGE = 500

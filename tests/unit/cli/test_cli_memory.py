@@ -24,6 +24,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
 from twinhost.unified_memory_reasoning.memories.memories import Changes
+from twinhost.unified_memory_reasoning.twins.twins import Change
 
 pytestmark = pytest.mark.thorough
 
@@ -299,7 +300,7 @@ def test_an_import_that_was_cut_short_is_completed(remembering: MemoryHosts, cli
 def test_a_twin_that_is_there_is_left_as_it_is(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
     """What an agent wrote since is newer than what the older agent had."""
     with remembering.memory.memory.transaction():
-        remembering.memory.twins.put("ada", {"mood": "newer"}, "agent")
+        remembering.memory.twins.put(Change("ada", "agent"), {"mood": "newer"})
     cli(remembering, "memory", "import", older[2])
     twin = remembering.memory.twins.find("ada")
     assert twin is not None
@@ -315,7 +316,7 @@ def test_what_was_deleted_is_stored_again_by_another_import(
     agent = remembering.memory
     operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
     with agent.memory.transaction():
-        agent.twins.remove("ada")
+        agent.twins.remove(Change("ada", operator.name))
         agent.interactions.clear("s1")
         for (memory_id,) in table(remembering, "SELECT id FROM memories"):
             agent.memories.remove(memory_id, operator)
@@ -344,7 +345,7 @@ def write_as_agent(hosts: MemoryHosts, *, strength: float = 1.0) -> None:
     ]
     (hosts.root / "memory_store.json").write_text(json.dumps(memories))
     with hosts.memory.memory.transaction():
-        hosts.memory.twins.put("ada", {"mood": "newer"}, agent.name)
+        hosts.memory.twins.put(Change("ada", agent.name), {"mood": "newer"})
         for memory in memories:
             told = Changes(content="newer", strength=strength)
             hosts.memory.memories.put(memory["id"], told, agent)
