@@ -232,7 +232,9 @@ class Twins:
         except ValueError as error:
             raise MalformedRequest(f"the twin would be too large with this patch: {error}") from None
         except RecursionError:
-            raise MalformedRequest("the patch is nested too deeply; send a flatter one - at `$.patch`") from None
+            raise MalformedRequest(
+                "the twin is nested too deeply for a patch; send a flatter patch, or replace the twin (`update_twin`)"
+            ) from None
         return self._add(change, "patch", visible, msgspec.json.encode(patch), msgspec.json.encode(twin))
 
     def remove(self, change: Change, *, erase: bool = False) -> int:
