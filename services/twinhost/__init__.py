@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from twinhost.secure_zmq.errors import (
         AgentUnreachable,
         ConfigurationError,
+        Conflict,
         ConnectionRefused,
         InternalError,
         KeyFileExposed,
@@ -51,6 +52,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "ConfigurationError",
+    "Conflict",
     "ConnectionRefused",
     "InternalError",
     "KeyFileExposed",

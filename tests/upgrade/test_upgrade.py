@@ -45,6 +45,8 @@ def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
         return first_of_lists(today, then), first_of_lists(then, then)
     if action == "get_metrics":
         return today["metrics"]["vram_reports"], then["metrics"]["vram_reports"]
+    if action == "memory_by":  # kinds that came later are beside those of then
+        return {**today, "written": {kind: today["written"].get(kind) for kind in then["written"]}}, then
     return today, then
 
 

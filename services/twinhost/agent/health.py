@@ -27,12 +27,16 @@ Probe = Callable[[], str | None]  # what is wrong, or None
 
 
 class Refusal(TypedDict):
-    """The error reply of any request: `code` for programs, a sentence for people, which pc2 repeats as `reason`."""
+    """The error reply of any request: `code` for programs, a sentence for people, which pc2 repeats as `reason`.
+
+    `revision` is the current one, with the code `conflict`.
+    """
 
     status: Literal["error"]
     code: str
     error: str
     reason: NotRequired[str]
+    revision: NotRequired[int]
 
 
 class Pong(TypedDict):

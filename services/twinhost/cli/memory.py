@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -29,6 +30,7 @@ from twinhost.secure_zmq.errors import (
 )
 from twinhost.store.files import new_file
 from twinhost.unified_memory_reasoning.backup.actions import BackupDocument, RestoreBegun, RestoreFinished, TableRows
+from twinhost.unified_memory_reasoning.twins.actions import TwinHistory
 
 memory = typer.Typer(help="The memory of pc2: backups, imports, and quarantine.")
 
@@ -82,8 +84,8 @@ def restore(
 ) -> int:
     """Replace the present memory with a backup.
 
-    It shows how much is lost. The agent checks the whole backup, keeps the present database beside it, and restarts
-    with the backup.
+    It shows how many rows the backup adds, keeps, and replaces, and how many are missing in it. The agent checks the
+    whole backup, keeps the present database beside it, and restarts with the backup.
     """
     if not yes:
         raise typer.BadParameter("it replaces the whole memory of pc2; confirm it", param_hint="--yes")
@@ -116,14 +118,14 @@ def import_files(
         own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else _UNAUTHENTICATED
         importer = Importer(client, own)
         for path, items in wanted:
-            importer.added = importer.there = 0
-            importer.store(str(path), items)
-            counts[str(path)] = {"added": importer.added, "there_already": importer.there}
+            imported = importer.store(str(path), items)
+            counts[str(path)] = {**asdict(imported), "there_already": imported.kept}
     if as_json:
         output.show_value({"status": "ok", "files": counts}, as_json=True)
     else:
         for name, count in counts.items():
-            output.show_line(printable(f"{name}: {count['added']} added, {count['there_already']} there already"))
+            further = "".join(f", {count[each]} {each}" for each in ("replaced", "missing") if count[each])
+            output.show_line(printable(f"{name}: {count['added']} added, {count['kept']} there already{further}"))
     return 0
 
 
@@ -151,6 +153,28 @@ def by(
             output.WARN,
             f"nothing of {name} is recalled; ./twinhost memory release {name} shows it again",
         )
+    return 0
+
+
+@memory.command("twin")
+def twin(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The twin's user_id.")],
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=128, help="Changes.")] = 20,
+    as_json: AsJson = False,
+) -> int:
+    """Show who changed a user's twin, newest first."""
+    with _client() as (client, _):
+        reply = client.call("get_twin_history", deadline_s=DEADLINE_S, user_id=user, limit=limit)
+    if as_json:
+        output.show_value(reply, as_json=True)
+        return 0
+    history = read(reply, TwinHistory)
+    for change in history["changes"]:
+        data = f" {_value(change['data'])}" if "data" in change else ""
+        line = f"{change['revision']}  {change['updated']}  {change['written_by']} {change['change']}{data}"
+        output.show_line(printable(line))
+    if history["more"]:
+        output.say("more:", output.FAINT, "there are older changes; raise -n, or call get_twin_history with before=")
     return 0
 
 
@@ -233,7 +257,8 @@ def _show_done(reply: dict[str, Any], sentence: str, *, as_json: bool) -> None:
 
 
 def _restore_table(rows: Mapping[str, Mapping[str, object]]) -> RenderableType:
-    columns = ["present", "backup", *(["damaged"] if any("damaged" in each for each in rows.values()) else []), "lost"]
+    damaged = ["damaged"] if any("damaged" in each for each in rows.values()) else []
+    columns = ["present", "backup", *damaged, "added", "kept", "replaced", "missing"]
     return output.table(
         "Rows before and after",
         ("kind", *columns),
@@ -246,7 +271,7 @@ def _restore_table(rows: Mapping[str, Mapping[str, object]]) -> RenderableType:
 
 
 def _count(column: str, count: object) -> output.Cell:
-    return output.styled("?" if count is None else str(count), output.BAD if column == "lost" and count else "")
+    return output.styled("?" if count is None else str(count), output.BAD if column == "missing" and count else "")
 
 
 _DEADLINE_S = 30.0  # for a part, on a slow link
@@ -295,7 +320,7 @@ def fetch_backup(client: Client, write: Callable[[bytes], object]) -> BackupDocu
 
 
 def send_backup(client: Client, source: BinaryIO, size: int | None, max_payload_bytes: int) -> Mapping[str, TableRows]:
-    """Send a backup and let the agent check and stage it; return how many rows each table has, and loses.
+    """Send a backup and let the agent check and stage it; return what becomes of the rows of each table.
 
     Args:
         client: of the agent.

@@ -23,16 +23,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from twinhost.cli.output import read
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, RequestError
+from twinhost.secure_zmq.errors import ConfigurationError, Conflict, MalformedRequest, RequestError
 from twinhost.secure_zmq.wire import Reply
 from twinhost.unified_memory_reasoning.memories.messages import MemoriesFound, MemoriesMerged
-from twinhost.unified_memory_reasoning.twins import TwinFound
+from twinhost.unified_memory_reasoning.twins.twins import TwinFound
 
 MEMORY_STORE, ERROR_PATTERNS, TWIN_STORE = "memory_store.json", "error_patterns.json", "digital_twin_store.json"
 _PAGE = 500
@@ -40,6 +40,7 @@ _DEADLINE_S = 15.0
 _NEW_MEMORY_FIELDS = frozenset({"id", "content", "keywords", "source", "strength"})
 IMPORT_ID = "import_id"  # in an interaction's metadata
 _INTERACTION_KINDS = ("code", "user_query", "system_response", "error")
+_Outcome = Literal["added", "kept", "replaced"]
 _CREATED = ("created", "created_at", "timestamp")
 
 
@@ -80,49 +81,73 @@ class Written(msgspec.Struct, frozen=True):
     written: dict[str, WrittenPage]
 
 
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of a file's items, by their identity.
+
+    They were added, or kept as the agent had them. One that the agent got from somebody else after it was looked up is
+    kept too, or replaced if the file's is newer. Missing is what was stored, and is not there at the end.
+    """
+
+    added: int
+    kept: int
+    replaced: int
+    missing: int
+
+
 @dataclass(slots=True)
 class Importer:
-    """Stores items with one agent, and counts those that it added and those that were there."""
+    """Stores items with one agent."""
 
     client: Client
     name: str  # of the key that asks
-    added: int = 0
-    there: int = 0
     _known: dict[str, set[Any]] = field(default_factory=dict)
 
-    def store(self, file: str, items: list[Item]) -> None:
-        """Store what is not there yet.
+    def store(self, file: str, items: list[Item]) -> Imported:
+        """Store what is not there yet, and look whether it is there afterwards.
 
         Raises:
             MalformedRequest: the agent refuses an item; the sentence has its place in the file.
             TwinhostError: the agent can't be asked, or refuses for another reason.
         """
+        outcomes: Counter[_Outcome] = Counter()
+        stored: list[Item] = []
         for item in items:
             if self._is_there(item):
-                self.there += 1
+                outcomes["kept"] += 1
                 continue
             try:
-                self._send(item)
+                outcome = self._send(item)
             except MalformedRequest as error:
                 raise MalformedRequest(f"{file}: {item.place} is refused: {error}") from None
             except RequestError as error:
                 located = type(error)(f"{file}: {item.place}: {error}; the entries before it are stored")
                 located.code = error.code
                 raise located from None
-            self.added += 1
+            outcomes[outcome] += 1
+            if outcome != "kept":
+                stored.append(item)
+        self._known.clear()
+        missing = sum(not self._is_there(item) for item in stored)
+        self._known.clear()
+        return Imported(outcomes["added"], outcomes["kept"], outcomes["replaced"], missing)
 
-    def _send(self, item: Item) -> None:
-        reply = self._call(item.action, **item.fields)
+    def _send(self, item: Item) -> _Outcome:
+        try:
+            reply = self._call(item.action, **item.fields)
+        except Conflict:  # a twin that somebody stored meanwhile
+            return "kept"
         if item.action != "sync_memories":
-            return
+            return "added"
         merged = read(reply, MemoriesMerged)
         if merged["added"] or merged["changed"]:
-            return
+            return "added" if merged["added"] else "replaced"
         # It was deleted after its last change in the file: store it as new, then give it the file's `created`.
         (memory,) = item.fields["memories"]
         new = {name: value for name, value in memory.items() if name in _NEW_MEMORY_FIELDS}
         self._call("store_memory", **new)
         self._call(item.action, **item.fields)
+        return "added"
 
     def _is_there(self, item: Item) -> bool:
         if item.action == "update_twin":
@@ -316,7 +341,7 @@ def _pattern(error_type: str, entry: Any, at: str) -> Item:
 def _twins(content: Any) -> Iterator[Item]:
     for user, twin in _object(content, "an object of users", "$").items():
         data = dict(_object(twin, "a twin, an object", f"$.{user}"))
-        yield Item(f"$.{user}", "update_twin", {"user_id": user, "twin_data": data})
+        yield Item(f"$.{user}", "update_twin", {"user_id": user, "twin_data": data, "if_revision": 0})
 
 
 def _first(entry: dict[str, Any], names: tuple[str, ...], at: str) -> Any:

@@ -11,11 +11,15 @@ import yaml
 
 from twinhost.network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_address
 from twinhost.secure_zmq.callers import (
+    ANY,
     EVERY_ACTION,
+    OWN,
+    OWNED,
     RESERVED_GRANTS,
     SUBSCRIBE,
     TOPICS,
     UNAUTHENTICATED_ROLE,
+    own_grant,
     topic_grant,
 )
 from twinhost.secure_zmq.certificates import client_folder, user_folder
@@ -174,16 +178,32 @@ class _Node:
         granted: list[str] = []
         for value in values:
             if isinstance(value, dict):
-                item = _Node(self._source, self._path, value)
-                item.only(SUBSCRIBE)
-                granted += item.child(SUBSCRIBE).topics()
+                granted += _Node(self._source, self._path, value).limited()
             elif isinstance(value, str) and (_ACTION.fullmatch(value) or value == EVERY_ACTION):
                 granted.append(value)
             else:
                 raise self.error(f'must list actions by name, or "{EVERY_ACTION}" for all of them, not {value!r}')
         if SUBSCRIBE in granted and any(name.startswith(topic_grant("")) for name in granted):
             raise self.error(f"has {SUBSCRIBE!r} with topics and without, which means all topics; keep one")
+        for name in OWNED:
+            if own_grant(name) in granted and name in granted:
+                raise self.error(f"has {name!r} limited to {OWN!r} and without that limit; keep one")
         return frozenset(granted)
+
+    def limited(self) -> list[str]:
+        """Return the grants of an item that names what it is limited to: one action, with topics, `own`, or `any`."""
+        self.only(SUBSCRIBE, *OWNED)
+        if not self._value:
+            raise self.error(f"lacks the key {SUBSCRIBE!r}, or one of {', '.join(OWNED)}, in an empty item")
+        return [grant for name, node in self.children() for grant in node.limit(name)]
+
+    def limit(self, action: str) -> list[str]:
+        """Return the grants of one action with its limit."""
+        if action == SUBSCRIBE:
+            return self.topics()
+        if self._value not in (OWN, ANY):
+            raise self.error(f"must be {OWN!r} or {ANY!r}, not {self._value!r}")
+        return [own_grant(action) if self._value == OWN else action]
 
     def topics(self) -> list[str]:
         """Return the grants of the topics under `subscribe`."""

@@ -1,6 +1,7 @@
 """Callers, as their keys prove them, and grants: the actions of each role. An action that no role has is refused.
 
-`subscribe` grants every topic of the event feed, and `subscribe:EVENT` that topic alone.
+`subscribe` grants every topic of the event feed, and `subscribe:EVENT` that topic alone. `update_twin` grants every twin,
+and `update_twin:own` the caller's own; so does each of `OWNED`.
 
 A forwarded request needs the grants of both its original caller and its forwarder. So a caller can't gain rights
 through a forwarder, and a forwarder that names a false caller gains no rights either. Only actions that are marked as
@@ -22,6 +23,8 @@ EVERY_ACTION = "*"
 UNAUTHENTICATED_ROLE = "unauthenticated"  # of every caller on an open link
 SUBSCRIBE = "subscribe"  # to the event feed
 TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire a colon follows each
+OWNED = ("update_twin", "patch_twin", "delete_twin")  # actions that a grant may limit to what the caller owns
+OWN, ANY = "own", "any"
 ENROL = "enrol"
 CONFIRM_KEY = "confirm_key"
 RESERVED_GRANTS: Mapping[str, Set[str]] = {
@@ -39,6 +42,7 @@ class Caller:
     roles: frozenset[str]
     fingerprint: str | None
     via: str | None = None  # who forwarded the request, where it was not the caller itself
+    own_only: bool = False  # the action that is under way is granted for what the caller owns, and no more
 
     @property
     def authenticated(self) -> bool:
@@ -79,7 +83,7 @@ class Grants:
         return changed
 
     def allows(self, caller: Caller, action: str) -> bool:
-        """Return whether a caller may ask for an action."""
+        """Return whether a caller may ask for an action, for whatever record."""
         roles = caller.roles if caller.authenticated else frozenset({UNAUTHENTICATED_ROLE})
         by_role, by_roles = self._held  # both at once: the cache must not outlive its grants
         granted = by_roles.get(roles)
@@ -95,14 +99,21 @@ class Grants:
         meant = [topic for topic in TOPICS if _meet(prefix, topic.encode() + b":")]
         return bool(meant) and all(self.allows(caller, topic_grant(topic)) for topic in meant)
 
-    def require(self, caller: Caller, action: str) -> None:
-        """Raise NotGranted where a caller may not ask for an action."""
+    def require(self, caller: Caller, action: str) -> Caller:
+        """Return a caller, `own_only` where an action is granted for what it owns alone.
+
+        Raises:
+            NotGranted: it may not ask for the action at all.
+        """
         if not self.allows(caller, action):
+            if action in OWNED and self.allows(caller, own_grant(action)):
+                return replace(caller, own_only=True)
             roles = " ".join(sorted(caller.roles)) or UNAUTHENTICATED_ROLE
             raise NotGranted(
                 f"{action} is not granted to {caller.name} (role {roles}); "
                 "an operator may ask for it, or grant it in network_config.yaml"
             )
+        return caller
 
     def original_caller(
         self, name: str, forwarder: Caller, action: str, forwardable: bool, caller_named: CallerNamed
@@ -121,13 +132,23 @@ class Grants:
         original = caller_named(name) if forwarder.authenticated else None
         if original is None:
             raise NotGranted(f"{name[:64]!r} is not known here; name an authorised peer (./twinhost keys list)")
-        self.require(original, action)
-        return replace(original, roles=original.roles & forwarder.roles, via=forwarder.name)
+        original = self.require(original, action)
+        return replace(
+            original,
+            roles=original.roles & forwarder.roles,
+            via=forwarder.name,
+            own_only=original.own_only or forwarder.own_only,
+        )
 
 
 def topic_grant(topic: str) -> str:
     """Return the name of the grant of one topic."""
     return f"{SUBSCRIBE}:{topic}"
+
+
+def own_grant(action: str) -> str:
+    """Return what the grant of an action is called that is limited to what the caller owns."""
+    return f"{action}:{OWN}"
 
 
 def no_caller_named(_: str) -> Caller | None:

@@ -41,7 +41,7 @@ def new_request_id() -> str:
 def successful(reply: Reply) -> Reply:
     """Return a reply that is not an error; raise the typed error of one that is."""
     if reply.get("status") == "error" and "code" in reply:
-        raise error_from_reply(str(reply["code"]), str(reply.get("error", "no reason given")))
+        raise error_from_reply(str(reply["code"]), str(reply.get("error", "no reason given")), reply)
     return reply
 
 

@@ -295,7 +295,7 @@ class Dispatcher:
         if place in self._deferred:  # called already, in the failed transaction, which did not undo it
             return b""
         try:
-            self._grants.require(job.caller, job.action.name)
+            job.caller = self._grants.require(job.caller, job.action.name)
             if job.action.mutates:
                 reply = self._once(job)
             else:

@@ -16,6 +16,7 @@ TwinhostError
     ├── MalformedRequest, MessageTooLarge, UnknownAction
     ├── NotGranted, PeerNotLive
     ├── NotFound, RequestIdReused, LimitReached
+    ├── Conflict                `revision` is the current one
     ├── AgentUnreachable        the agent could not reach another that it needs
     ├── StoreUnavailable
     │   └── TransactionLost
@@ -25,8 +26,10 @@ Below the tree: the commands in messages about key files, for the reader's envir
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 # In the containers all keys are in /certificates, a volume that has no path on the host. An agent and the cli mount a
 # part of it, read-only; certs-init mounts the whole at the same path and can change it. A program outside the
@@ -34,6 +37,7 @@ from typing import ClassVar
 CERTIFICATES_VOLUME = Path("/certificates")
 CERTS_INIT = "docker compose run --rm certs-init"
 CERTS_INIT_PIPED = "docker compose run --rm -T certs-init"  # -T: no terminal, so that bytes pass unchanged
+_NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 
 class TwinhostError(Exception):
@@ -91,6 +95,11 @@ class RequestError(TwinhostError):
 
     code = "error"
 
+    @property
+    def reply_fields(self) -> Mapping[str, Any]:
+        """What the reply has beside the code and the sentence."""
+        return _NO_FIELDS
+
 
 class MalformedRequest(RequestError):
     code = "malformed_request"
@@ -114,6 +123,21 @@ class PeerNotLive(RequestError):
 
 class NotFound(RequestError):
     code = "not_found"
+
+
+class Conflict(RequestError):
+    """What the caller wants to change has been changed since it read it."""
+
+    code = "conflict"
+
+    def __init__(self, sentence: str, revision: int | None = None) -> None:
+        """Take the sentence, and the current revision, which is None if the reply lacks it."""
+        super().__init__(sentence)
+        self.revision = revision
+
+    @property
+    def reply_fields(self) -> Mapping[str, Any]:
+        return _NO_FIELDS if self.revision is None else {"revision": self.revision}
 
 
 class RequestIdReused(RequestError):
@@ -147,9 +171,12 @@ class InternalError(RequestError):
 _BY_CODE = {error.code: error for error in RequestError.__subclasses__()}
 
 
-def error_from_reply(code: str, sentence: str) -> RequestError:
+def error_from_reply(code: str, sentence: str, reply: Mapping[str, Any] = _NO_FIELDS) -> RequestError:
     """Return the typed error for a reply's `code`; an unknown code gives a RequestError that has it."""
     known = _BY_CODE.get(code)
+    if known is Conflict:
+        revision = reply.get("revision")
+        return Conflict(sentence, revision if type(revision) is int else None)
     if known is not None:
         return known(sentence)
     error = RequestError(sentence)

@@ -175,7 +175,7 @@ def encode_error(
     error: RequestError, request_id: str | None, sentence_fields: tuple[str, ...], ignored: Sequence[str] = ()
 ) -> bytes:
     """Return an error reply's bytes; every one of `sentence_fields` has the message."""
-    reply: Reply = {"status": "error", "code": error.code}
+    reply: Reply = {"status": "error", "code": error.code, **error.reply_fields}
     for name in sentence_fields:
         reply[name] = str(error)
     return encode_reply(reply, request_id, ignored)

@@ -227,7 +227,7 @@ def count_rows(path: Path) -> Rows:
         sqlite3.Error: it can't be read.
     """
     with closing(connect_to_read(path)) as connection:
-        return {table: _count(connection, table) for table in _tables(connection)}
+        return {table: _count(connection, table) for table in tables_of(connection)}
 
 
 def count_readable_rows(path: Path) -> dict[str, int | None]:
@@ -237,11 +237,19 @@ def count_readable_rows(path: Path) -> dict[str, int | None]:
     """
     counts: dict[str, int | None] = {}
     with suppress(sqlite3.Error), closing(connect_to_read(path, immutable=True)) as connection:
-        for table in _tables(connection):
+        for table in tables_of(connection):
             counts[table] = None
             with suppress(sqlite3.Error):
                 counts[table] = _count(connection, table)
     return counts
+
+
+def tables_of(connection: sqlite3.Connection, schema: str = "main") -> list[str]:
+    """Return the tables with stored data, of the database itself or of an attached one."""
+    rows = connection.execute(
+        "SELECT name FROM pragma_table_list WHERE schema = ? AND type = 'table' ORDER BY name", (schema,)
+    )
+    return [name for (name,) in rows if not name.startswith("sqlite_") and name not in _OWN_TABLES]
 
 
 def digest_of(path: Path) -> str:
@@ -287,13 +295,6 @@ def _names(objects: set[_SchemaObject]) -> set[tuple[str, str]]:
 
 def _listed(names: set[tuple[str, str]]) -> str:
     return ", ".join(f"{kind} {name[:64]}" for kind, name in sorted((str(kind), str(name)) for kind, name in names)[:3])
-
-
-def _tables(connection: sqlite3.Connection) -> list[str]:
-    rows = connection.execute(
-        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' ORDER BY name"
-    )
-    return [name for (name,) in rows if not name.startswith("sqlite_") and name not in _OWN_TABLES]
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:

@@ -95,8 +95,13 @@ def connect_to_read(path: Path, *, immutable: bool = False) -> sqlite3.Connectio
     Raises:
         sqlite3.Error: it can't be opened.
     """
+    return sqlite3.connect(uri_to_read(path, immutable=immutable), uri=True, isolation_level=None)
+
+
+def uri_to_read(path: Path, *, immutable: bool = False) -> str:
+    """Return what `connect_to_read` opens, for an ATTACH."""
     mode = "mode=ro&immutable=1" if immutable else "mode=ro"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
+    return f"{path.absolute().as_uri()}?{mode}"
 
 
 def require_undamaged(path: Path) -> None:

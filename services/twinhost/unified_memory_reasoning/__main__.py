@@ -18,7 +18,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.wire import Answer, Request
 from twinhost.store import damage
-from twinhost.unified_memory_reasoning import SUCCESS, coordination, twins
+from twinhost.unified_memory_reasoning import SUCCESS, coordination
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
@@ -40,7 +40,8 @@ from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.search import index as search_index
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
-from twinhost.unified_memory_reasoning.twins import TwinActions
+from twinhost.unified_memory_reasoning.twins import twins
+from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 
 # The older dialect of commands, such as STORE_MEMORY, translated into actions. The fields are under `payload`, else
 # under `data`, else beside `command`: older clients use all three. The reply has the action's fields under `data`, and
@@ -176,7 +177,7 @@ class MemoryHealthActions(HealthActions):
 
 
 NAME = "UnifiedMemoryReasoningAgent"
-LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION,)
+LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION, twins.HISTORY_MIGRATION)
 MIGRATIONS = (  # append only: their order is the schema version
     twins.MIGRATION,
     quarantine.MIGRATION,
@@ -231,6 +232,7 @@ def assemble(foundation: Foundation) -> Assembly:
         "solution_outcomes": known_errors.outcomes.written_by,
         "unknown_errors": proposed.written_by,
         "twins": user_twins.written_by,
+        "twin_changes": user_twins.changes_by,
         "operations": conflicts.written_by,
     }
 
@@ -265,7 +267,7 @@ def assemble(foundation: Foundation) -> Assembly:
 
     return Assembly(
         actions=[
-            *TwinActions(user_twins).actions(),
+            *TwinActions(user_twins, page_bytes).actions(),
             *ContextActions(stored_interactions, max_bytes).actions(),
             *SearchActions(Search(database, settings.config.recall), page_bytes).actions(),
             *MemoryActions(stored_memories, page_bytes).actions(),

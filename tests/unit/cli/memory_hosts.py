@@ -15,7 +15,6 @@ from twinhost.store.backup import prepare
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.unified_memory_reasoning import twins
 from twinhost.unified_memory_reasoning.__main__ import MemoryHealthActions
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
@@ -30,7 +29,9 @@ from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.twins import TwinActions, Twins
+from twinhost.unified_memory_reasoning.twins import twins
+from twinhost.unified_memory_reasoning.twins.actions import TwinActions
+from twinhost.unified_memory_reasoning.twins.twins import Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,
@@ -40,6 +41,7 @@ MIGRATIONS = [
     memory_rows.MIGRATION,
     error_patterns.MIGRATION,
     twins.BY_WRITER_MIGRATION,
+    twins.HISTORY_MIGRATION,
 ]
 
 

@@ -24,6 +24,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
 from twinhost.unified_memory_reasoning.memories.memories import Changes
+from twinhost.unified_memory_reasoning.twins.twins import Change
 
 pytestmark = pytest.mark.thorough
 
@@ -175,7 +176,9 @@ def test_a_restore_applies_a_backup_and_reports_the_loss(
     if stream:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(target.read_bytes())))
     status, document, said = restored(remembering, cli, monkeypatch, "-" if stream else str(target), "--yes")
-    assert document["rows"]["interactions"] == {"present": 6, "backup": 0, "lost": 6}
+    assert document["rows"]["interactions"] == {
+        "present": 6, "backup": 0, "added": 0, "kept": 0, "replaced": 0, "missing": 6, "lost": 6
+    }  # fmt: skip
     assert (status, "did not restart within 1 s; start it, which puts the backup in place" in said) == (1, True)
     wait_until(lambda: remembering.memory.started_again, PATIENCE_S, "the agent ends")
     remembering.memory.stop()
@@ -196,9 +199,9 @@ def test_text_output_lists_kinds_and_json_lists_every_table(
     monkeypatch.setattr(memory, "RESTARTED_WITHIN_S", 0.1)
     ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"), "--yes")
     assert "_" not in ran.out
-    told = {line[: line.index("  ")]: line.split()[-3:] for line in ran.out.splitlines()[2:]}
-    assert told["interactions"] == ["6", "6", "0"]
-    assert told["error patterns"] == ["3", "3", "0"]
+    told = {line[: line.index("  ")]: line.split()[-6:] for line in ran.out.splitlines()[2:]}
+    assert told["interactions"] == ["6", "6", "0", "6", "0", "0"]
+    assert told["error patterns"] == ["3", "3", "0", "3", "0", "0"]
     assert told.keys() <= set(KINDS.values())
 
 
@@ -279,11 +282,39 @@ def test_importing_twice_changes_nothing(
     before = everything(remembering)
     ran = cli(remembering, "memory", "import", *older, "--json")
     assert json.loads(ran.out)["files"] == {
-        older[0]: {"added": 0, "there_already": 8},
-        older[1]: {"added": 0, "there_already": 3},
-        older[2]: {"added": 0, "there_already": 2},
+        file: {"added": 0, "there_already": there, "kept": there, "replaced": 0, "missing": 0}
+        for file, there in zip(older, (8, 3, 2), strict=True)
     }
     assert everything(remembering) == before
+
+
+def test_an_import_reports_what_somebody_else_did_meanwhile(
+    remembering: MemoryHosts, cli: Cli, older: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twin stored by another between look and write is kept; a memory that is deleted before the end is missing."""
+    agent = remembering.memory
+    operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
+    send = memory_import.Importer._send
+
+    def send_late(importer: memory_import.Importer, item: memory_import.Item) -> Any:
+        if item.fields.get("user_id") == "ada":
+            with agent.memory.transaction():
+                agent.twins.put(Change("ada", "agent"), {"mood": "newer"})
+        outcome = send(importer, item)
+        if item.place == "$.memories[0]":
+            with agent.memory.transaction():
+                agent.memories.remove("m1", operator)
+        return outcome
+
+    monkeypatch.setattr(memory_import.Importer, "_send", send_late)
+    ran = cli(remembering, "memory", "import", older[0], older[2])
+    assert [line.split(": ")[1] for line in ran.out.splitlines()] == [
+        "8 added, 0 there already, 1 missing",
+        "1 added, 1 there already",
+    ]
+    twin = agent.twins.find("ada")
+    assert twin is not None
+    assert twin["twin"] == {"mood": "newer"}
 
 
 def test_an_import_that_was_cut_short_is_completed(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
@@ -299,7 +330,7 @@ def test_an_import_that_was_cut_short_is_completed(remembering: MemoryHosts, cli
 def test_a_twin_that_is_there_is_left_as_it_is(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
     """What an agent wrote since is newer than what the older agent had."""
     with remembering.memory.memory.transaction():
-        remembering.memory.twins.put("ada", {"mood": "newer"}, "agent")
+        remembering.memory.twins.put(Change("ada", "agent"), {"mood": "newer"})
     cli(remembering, "memory", "import", older[2])
     twin = remembering.memory.twins.find("ada")
     assert twin is not None
@@ -315,7 +346,7 @@ def test_what_was_deleted_is_stored_again_by_another_import(
     agent = remembering.memory
     operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
     with agent.memory.transaction():
-        agent.twins.remove("ada")
+        agent.twins.remove(Change("ada", operator.name))
         agent.interactions.clear("s1")
         for (memory_id,) in table(remembering, "SELECT id FROM memories"):
             agent.memories.remove(memory_id, operator)
@@ -344,7 +375,7 @@ def write_as_agent(hosts: MemoryHosts, *, strength: float = 1.0) -> None:
     ]
     (hosts.root / "memory_store.json").write_text(json.dumps(memories))
     with hosts.memory.memory.transaction():
-        hosts.memory.twins.put("ada", {"mood": "newer"}, agent.name)
+        hosts.memory.twins.put(Change("ada", agent.name), {"mood": "newer"})
         for memory in memories:
             told = Changes(content="newer", strength=strength)
             hosts.memory.memories.put(memory["id"], told, agent)
@@ -505,3 +536,21 @@ def test_a_wrong_usage_is_2(remembering: MemoryHosts, cli: Cli, words: tuple[str
     ran = cli(remembering, "memory", *words)
     assert ran.status == 2
     assert "Traceback" not in ran.err
+
+
+def test_the_changes_of_a_twin_are_listed_with_their_writers(remembering: MemoryHosts, cli: Cli) -> None:
+    """Newest first; a deletion has no data."""
+    with remembering.memory.memory.transaction():
+        remembering.memory.twins.put(Change("ada", "agent"), {"a": 1})
+        remembering.memory.twins.patch(Change("ada", "other"), {"b": "two words"})
+        remembering.memory.twins.remove(Change("ada", "agent"))
+    ran = cli(remembering, "memory", "twin", "ada")
+    assert (ran.status, ran.err) == (0, "")
+    assert [[line.split()[0], *line.split()[2:]] for line in ran.out.splitlines()] == [
+        ["3", "agent", "delete"],
+        ["2", "other", "patch", '{"b":"two', 'words"}'],
+        ["1", "agent", "update", '{"a":1}'],
+    ]
+    assert "raise -n" in cli(remembering, "memory", "twin", "ada", "-n", "2").err
+    document = json.loads(cli(remembering, "memory", "twin", "ada", "--json").out)
+    assert [each["revision"] for each in document["changes"]] == [3, 2, 1]

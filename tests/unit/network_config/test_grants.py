@@ -103,6 +103,29 @@ def test_a_topic_that_is_no_topic_is_refused(tmp_path: Path, item: dict[Any, Any
     assert refused(tmp_path, {**GOOD, "grants": {"agent": ["ping", item]}}).startswith(complaint)
 
 
+def test_a_grant_may_be_limited_to_the_callers_own(tmp_path: Path) -> None:
+    """`any` is no limit, as is the plain name."""
+    items = [{"update_twin": "own"}, {"delete_twin": "any", "patch_twin": "own"}]
+    assert loaded(tmp_path, {**GOOD, "grants": {"agent": items}}) == {
+        "agent": {"update_twin:own", "delete_twin", "patch_twin:own"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("items", "complaint"),
+    [
+        ([{"update_twin": "mine"}], "grants.agent.update_twin must be 'own' or 'any', not 'mine'"),
+        ([{"update_twin": ["own"]}], "grants.agent.update_twin must be 'own' or 'any', not ['own']"),
+        ([{"update_twin": None}], "grants.agent.update_twin must be 'own' or 'any', not None"),
+        ([{"get_twin": "own"}], "grants.agent has the unknown key 'get_twin'"),
+        (["update_twin:own"], "grants.agent must list actions by name"),
+        ([{"update_twin": "own"}, "update_twin"], "grants.agent has 'update_twin' limited to 'own' and without"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(tmp_path: Path, items: list[Any], complaint: str) -> None:
+    assert refused(tmp_path, {**GOOD, "grants": {"agent": items}}).startswith(complaint)
+
+
 def test_all_topics_and_some_are_not_granted_together(tmp_path: Path) -> None:
     """Who named some would have granted all."""
     complaint = refused(tmp_path, {**GOOD, "grants": {"agent": ["subscribe", {"subscribe": ["EVENT"]}]}})

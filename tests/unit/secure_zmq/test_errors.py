@@ -1,9 +1,13 @@
 """The error tree and the codes on the wire."""
 
+import json
+
 import pytest
 
 from twinhost.secure_zmq import errors
+from twinhost.secure_zmq.client import successful
 from twinhost.secure_zmq.errors import ConfigurationError, RequestError, TwinhostError, error_from_reply
+from twinhost.secure_zmq.wire import encode_error
 
 
 def every_error() -> list[type[TwinhostError]]:
@@ -24,6 +28,21 @@ def test_a_code_leads_back_to_its_error() -> None:
             assert type(raised) is kind
             assert str(raised) == "why"
     assert type(error_from_reply(errors.TransactionLost.code, "why")) is errors.StoreUnavailable
+
+
+def test_a_conflict_carries_the_current_revision() -> None:
+    """From the server's reply to the client's exception; a reply without it, or with nonsense, is a conflict too."""
+    reply = json.loads(encode_error(errors.Conflict("why", 7), "r1", ("error", "reason")))
+    assert reply == {
+        "status": "error", "code": "conflict", "revision": 7, "error": "why", "reason": "why", "request_id": "r1"
+    }  # fmt: skip
+    with pytest.raises(errors.Conflict, match="why") as raised:
+        successful(reply)
+    assert raised.value.revision == 7
+    for wrong in (None, "7", True, 1.5):
+        error = error_from_reply("conflict", "why", {"revision": wrong})
+        assert isinstance(error, errors.Conflict)
+        assert error.revision is None
 
 
 def test_no_two_errors_share_a_code() -> None:

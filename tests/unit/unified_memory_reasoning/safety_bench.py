@@ -13,7 +13,6 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
 from twinhost.store.backup import prepare
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.unified_memory_reasoning import twins
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
@@ -22,7 +21,9 @@ from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.twins import TwinActions, Twins
+from twinhost.unified_memory_reasoning.twins import twins
+from twinhost.unified_memory_reasoning.twins.actions import TwinActions
+from twinhost.unified_memory_reasoning.twins.twins import Twins
 
 MIGRATIONS = [
     REPLY_LOG_SCHEMA,
@@ -31,6 +32,7 @@ MIGRATIONS = [
     interactions.MIGRATION,
     error_patterns.MIGRATION,
     twins.BY_WRITER_MIGRATION,
+    twins.HISTORY_MIGRATION,
 ]
 SHIPPED = Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()})
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")

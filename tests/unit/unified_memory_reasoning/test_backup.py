@@ -17,6 +17,7 @@ from tests.unit.unified_memory_reasoning.safety_bench import ADA, NOBODY, Safety
 from twinhost.store import backup as store_backup
 from twinhost.store.damage import find_damage
 from twinhost.unified_memory_reasoning.backup import backup
+from twinhost.unified_memory_reasoning.twins.twins import Change
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_it_is_of_one_moment_although_others_write(bench: SafetyBench, tmp_path:
         while bench.ask("backup_status", backup_id=backup_id)["state"] == "copying":
             with bench.database.transaction():
                 for side in ("left", "right"):
-                    bench.twins.put(f"{side}{time.monotonic()}", {}, side)
+                    bench.twins.put(Change(f"{side}{time.monotonic()}", side), {})
             written += 1
         assert written > 0
         size, content = bench.ready(backup_id)["size"], b""

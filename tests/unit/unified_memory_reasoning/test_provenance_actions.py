@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, REVOKED, SafetyBench
-from twinhost.unified_memory_reasoning.twins import MAX_TWIN_BYTES
+from twinhost.unified_memory_reasoning.twins.twins import MAX_TWIN_BYTES
 
 KINDS = ["twins", "interactions", "error_patterns"]
 

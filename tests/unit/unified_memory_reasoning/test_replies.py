@@ -13,7 +13,7 @@ from twinhost.agent.membership.member import MainpcLink
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import KeyFileMissing
 from twinhost.unified_memory_reasoning.__main__ import NAME, assemble
-from twinhost.unified_memory_reasoning.twins import MIGRATION
+from twinhost.unified_memory_reasoning.twins.twins import MIGRATION
 
 pytestmark = pytest.mark.unified_memory_agent
 

@@ -93,19 +93,46 @@ def test_no_file_of_a_restore_is_for_others(bench: SafetyBench) -> None:
     assert {mode & 0o777 for mode in modes} == {0o600}
 
 
-def test_the_loss_is_reported_by_count(bench: SafetyBench) -> None:
-    """Of each table: here, in the backup, and by how many rows the backup has fewer; a quarantine counts as well."""
+def rows_of(bench: SafetyBench, content: bytes) -> dict[str, dict[str, Any]]:
+    """Return what a restore reports of each table."""
+    return dict(bench.finish(bench.send(content), content)["rows"])
+
+
+def compared(present: int, backup: int, added: int, kept: int, replaced: int, missing: int) -> dict[str, int]:
+    told = {"added": added, "kept": kept, "replaced": replaced, "missing": missing}
+    return {"present": present, "backup": backup, **told, "lost": missing}
+
+
+def test_the_loss_is_reported_of_each_table(bench: SafetyBench) -> None:
+    """Here, in the backup, and what is missing in the backup; a quarantine counts as well."""
     bench.update_twin("u0", {}, ADA)
     bench.say("s", "one", ADA)
     content = bench.backed_up()
     for number in range(1, 4):
         bench.update_twin(f"u{number}", {}, ADA)
     bench.ask("quarantine_memory", name=REVOKED.name)
-    rows = bench.finish(bench.send(content), content)["rows"]
-    assert rows["twins"] == {"present": 4, "backup": 1, "lost": 3}
-    assert rows["interactions"] == {"present": 1, "backup": 1, "lost": 0}
-    assert rows["quarantined"] == {"present": 1, "backup": 0, "lost": 1}
+    rows = rows_of(bench, content)
+    assert rows["twins"] == compared(4, 1, added=0, kept=1, replaced=0, missing=3)
+    assert rows["interactions"] == compared(1, 1, added=0, kept=1, replaced=0, missing=0)
+    assert rows["quarantined"] == compared(1, 0, added=0, kept=0, replaced=0, missing=1)
     assert "replies" not in rows
+
+
+def test_equal_numbers_of_other_rows_are_no_equal_rows(bench: SafetyBench) -> None:
+    """A twin that was deleted, one that came, one that changed; and an interaction whose number is used again."""
+    for user in ("kept", "deleted", "changed"):
+        bench.update_twin(user, {"a": 1}, ADA)
+    bench.say("s", "one", ADA)
+    content = bench.backed_up()
+    bench.ask("delete_twin", ADA, user_id="deleted")
+    bench.update_twin("new", {}, ADA)
+    bench.update_twin("changed", {"a": 2}, ADA)
+    with bench.database.transaction():
+        bench.database.execute("UPDATE interactions SET content = 'another'")
+    rows = rows_of(bench, content)
+    assert rows["twins"] == compared(3, 3, added=1, kept=1, replaced=1, missing=1)
+    assert rows["interactions"] == compared(1, 1, added=1, kept=0, replaced=0, missing=1)
+    assert rows["twin_changes"] == compared(6, 3, added=0, kept=3, replaced=0, missing=3)
 
 
 @pytest.mark.parametrize(("broken", "counted"), [("a page", 200), ("the header", None)])
@@ -124,7 +151,8 @@ def test_loss_is_counted_against_the_damaged_database(bench: SafetyBench, broken
     rows = bench.finish(bench.send(content), content)["rows"]
     (damaged,) = quarantined(bench.path, DAMAGED)
     lost = None if counted is None else counted - 1
-    assert rows["twins"] == {"present": 0, "backup": 1, "damaged": counted, "lost": lost}
+    told = compared(0, 1, added=0, kept=1, replaced=0, missing=199) if counted else dict.fromkeys(compared(*[0] * 6))
+    assert rows["twins"] == {**told, "present": 0, "backup": 1, "damaged": counted, "lost": lost}
     bench.reopen()
     assert bench.ask("get_twin", ADA, user_id="u0")["revision"] == 1
     assert damage_warning(bench.path) is None
@@ -228,7 +256,7 @@ def test_an_older_programs_backup_is_migrated(bench: SafetyBench, tmp_path: Path
         tmp_path / "o", MIGRATIONS[:2], "INSERT INTO twins VALUES ('u', CAST('{\"a\":1}' AS BLOB), 1, 'ada', 0)"
     )
     (tmp_path / "o").unlink()
-    assert bench.finish(bench.send(older), older)["rows"]["twins"] == {"present": 0, "backup": 1, "lost": 0}
+    assert rows_of(bench, older)["twins"] == compared(0, 1, added=1, kept=0, replaced=0, missing=0)
     bench.reopen()
     assert bench.twin("u") == {"a": 1}
 

@@ -13,11 +13,11 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
-from twinhost.unified_memory_reasoning.twins import MIGRATION, Twins
+from twinhost.unified_memory_reasoning.twins.twins import HISTORY_MIGRATION, MIGRATION, Change, Twins
 
 pytestmark = pytest.mark.unified_memory_agent
 
-MIGRATIONS = [MIGRATION, QUARANTINE_MIGRATION]
+MIGRATIONS = [MIGRATION, QUARANTINE_MIGRATION, HISTORY_MIGRATION]
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -74,19 +74,20 @@ def test_the_user_is_default_where_none_is_named(agent: Assembled) -> None:
     """All three actions mean the same user then."""
     assert agent.ask("update_twin", SDT, twin_data={"a": 1})["user_id"] == "default"
     assert agent.ask("get_twin", SDT, user_id="default")["twin"] == agent.ask("get_twin", SDT)["twin"] == {"a": 1}
-    assert agent.ask("delete_twin", SDT) == {"status": "ok", "user_id": "default"}
+    assert agent.ask("delete_twin", SDT) == {"status": "ok", "user_id": "default", "revision": 2}
     assert agent.ask("get_twin", SDT, user_id="default")["twin"] == {}
 
 
-def test_a_deleted_twin_is_gone_and_starts_again(agent: Assembled) -> None:
-    """Deleting again is `not_found`; a later twin of the user begins with revision 1."""
+def test_a_deleted_twin_is_gone_and_its_revisions_go_on(agent: Assembled) -> None:
+    """Deleting again is `not_found`; no later twin of the user has a revision that an earlier one had."""
     agent.ask("update_twin", SDT, user_id="ada", twin_data={"a": 1})
     agent.ask("update_twin", SDT, user_id="ada", twin_data={"a": 2})
     assert agent.ask("delete_twin", SDT, user_id="ada")["status"] == "ok"
     gone = agent.ask("delete_twin", SDT, user_id="ada")
     assert (gone["status"], gone["code"]) == ("error", "not_found")
     assert gone["error"] == "there is no twin of 'ada'; `update_twin` stores one"
-    assert agent.ask("update_twin", SDT, user_id="ada", twin_data={})["revision"] == 1
+    assert agent.ask("get_twin", SDT, user_id="ada") == {"status": "ok", "twin": {}, "revision": 0}
+    assert agent.ask("update_twin", SDT, user_id="ada", twin_data={})["revision"] == 4
 
 
 def test_twins_survive_a_restart(tmp_path: Path) -> None:
@@ -123,16 +124,16 @@ def test_a_rolled_back_change_leaves_data_and_count(tmp_path: Path, change: str)
     database = Database(tmp_path / "db", MIGRATIONS)
     twins = Twins(database)
     with database.transaction():
-        twins.put("ada", {"a": 1}, SDT.name)
+        twins.put(Change("ada", SDT.name), {"a": 1})
 
     def failing() -> None:
         with database.transaction():
             if "delete" in change:
-                twins.remove("ada")
+                twins.remove(Change("ada", SDT.name))
             if change == "refused":
-                twins.remove("nobody")
+                twins.remove(Change("nobody", SDT.name))
             if change != "delete":
-                twins.put("bob" if change == "store" else "ada", {"b": 2}, OPERATOR.name)
+                twins.put(Change("bob" if change == "store" else "ada", OPERATOR.name), {"b": 2})
             raise KeyError("a fault of the program")
 
     with pytest.raises(NotFound if change == "refused" else KeyError):
@@ -180,7 +181,7 @@ def test_any_json_comes_back_as_it_went_in(
         twins = Twins(database)
         if written:
             with database.transaction():
-                twins.put(user, data, SDT.name)
+                twins.put(Change(user, SDT.name), data)
         found = twins.find(user)
         assert found is not None
         assert found["twin"] == data

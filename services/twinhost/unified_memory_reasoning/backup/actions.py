@@ -12,6 +12,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import Request
 from twinhost.store import damage
 from twinhost.store.database import Database
+from twinhost.store.row_comparison import Compared
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.backup.backup import Backup, Backups, Exchange, Restores
 
@@ -117,13 +118,19 @@ class RestoreReceived(TypedDict):
 class TableRows(TypedDict):
     """How many rows a table has now, in the backup, and in a damaged database that nobody has acknowledged.
 
-    `damaged` is absent if there is none, and null if its rows can't be counted; `lost` is null then too. `lost` is how
-    many rows fewer the backup has than the damaged database, or than the present one if none is damaged.
+    `damaged` is absent if there is none, and null if its rows can't be counted. The backup is compared with the damaged
+    database, or with the present one if none is damaged, by the identity of the rows: it adds some, keeps some as they
+    are, replaces some by others with the same key, and some are missing in it. A number is null if the rows can't be
+    read. `lost` is `missing`, or how many rows fewer the backup has, if that alone is known.
     """
 
     present: int
     backup: int
     damaged: NotRequired[int | None]
+    added: int | None
+    kept: int | None
+    replaced: int | None
+    missing: int | None
     lost: int | None
 
 
@@ -243,13 +250,21 @@ def _status(backup: Backup) -> BackupDocument:
 
 
 def _rows(exchange: Exchange) -> dict[str, TableRows]:
-    compared: dict[str, TableRows] = {}
+    rows: dict[str, TableRows] = {}
     for table in sorted(exchange.present.keys() | exchange.backup.keys()):
         present, backup = exchange.present.get(table, 0), exchange.backup.get(table, 0)
-        if exchange.damaged is None:
-            compared[table] = {"present": present, "backup": backup, "lost": max(0, present - backup)}
-            continue
-        damaged = exchange.damaged.get(table)
-        lost = None if damaged is None else max(0, damaged - backup)
-        compared[table] = {"present": present, "backup": backup, "damaged": damaged, "lost": lost}
-    return compared
+        compared = exchange.compared.get(table, Compared())
+        before = present if exchange.damaged is None else exchange.damaged.get(table)
+        fewer = None if before is None else max(0, before - backup)
+        rows[table] = {
+            "present": present,
+            "backup": backup,
+            "added": compared.added,
+            "kept": compared.kept,
+            "replaced": compared.replaced,
+            "missing": compared.missing,
+            "lost": fewer if compared.missing is None else compared.missing,
+        }
+        if exchange.damaged is not None:
+            rows[table]["damaged"] = before
+    return rows

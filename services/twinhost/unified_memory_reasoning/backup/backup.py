@@ -32,12 +32,18 @@ from twinhost.store.backup import (
 )
 from twinhost.store.damage import unacknowledged
 from twinhost.store.database import Database
+from twinhost.store.row_comparison import Compared, compare_rows
 
 _log = structlog.get_logger(__name__)
 
 KEEP_S = 600.0  # after the last read of a backup, or the last part of a restore
 REPORTED_S = 1.0  # after the result was sent: a client that has not read it loses it when its connection ends
 UNREPORTED_S = 10.0  # after staging: then the agent restarts even if nobody polled for the result
+
+KEYS = {  # of rows that no column names: their number may be another row's after a restore
+    "interactions": ("id", "session_id", "content", "created", "written_by"),
+    "outbox": ("seq", "request_id"),
+}
 
 State = Literal["copying", "ready", "failed"]
 
@@ -158,12 +164,13 @@ class Exchange:
     """The number of rows by table in the backup and in the database that it replaces.
 
     `damaged` has those of the newest damaged database that nobody has acknowledged, as far as they can be counted; None
-    if there is none.
+    if there is none. `compared` compares the backup's rows with the damaged database's, or else with the present ones.
     """
 
     backup: Rows
     present: Rows
     damaged: dict[str, int | None] | None
+    compared: dict[str, Compared]
 
 
 @dataclass(slots=True)
@@ -309,11 +316,15 @@ class Restores:
     def _stage(self, incoming: _Incoming, sha256: str) -> None:
         rows = check_copy(incoming.path, self._database.migrations, sha256)
         try:
-            damaged = unacknowledged(self._database.path)
+            quarantined = unacknowledged(self._database.path)
+            damaged = self._files.folder / quarantined[-1].name if quarantined else None
             exchange = Exchange(
                 backup=rows,
                 present=count_rows(self._database.path),
-                damaged=count_readable_rows(self._files.folder / damaged[-1].name) if damaged else None,
+                damaged=count_readable_rows(damaged) if damaged else None,
+                compared=compare_rows(
+                    incoming.path, damaged or self._database.path, KEYS, immutable=damaged is not None
+                ),
             )
             stage(incoming.path, self._database.path)
         except (OSError, sqlite3.Error) as error:

@@ -17,7 +17,7 @@ from twinhost.unified_memory_reasoning.errors.patterns import WrittenErrorPatter
 from twinhost.unified_memory_reasoning.errors.proposals import WrittenUnknownError
 from twinhost.unified_memory_reasoning.memories.recall import WrittenMemory
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, Quarantine, QuarantinedWriter
-from twinhost.unified_memory_reasoning.twins import WrittenTwin
+from twinhost.unified_memory_reasoning.twins.twins import WrittenTwin, WrittenTwinChange
 
 MAX_LIMIT = 1_000
 NUMBER = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
@@ -74,6 +74,7 @@ class Written(TypedDict):
     solution_outcomes: NotRequired[WrittenPage[WrittenOutcome]]
     unknown_errors: NotRequired[WrittenPage[WrittenUnknownError]]
     twins: NotRequired[WrittenPage[WrittenTwin]]
+    twin_changes: NotRequired[WrittenPage[WrittenTwinChange]]
     operations: NotRequired[WrittenPage[WrittenClaim]]
 
 

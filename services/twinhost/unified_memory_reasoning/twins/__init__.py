@@ -1,0 +1,1 @@
+"""Digital twins: what is known about each user."""

@@ -1,0 +1,164 @@
+"""The actions on twins."""
+
+from typing import Annotated, Any, Literal, TypedDict
+
+import msgspec
+
+from twinhost.agent.assembly import MAX_PAGE_BYTES
+from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.unified_memory_reasoning import SUCCESS
+from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER
+from twinhost.unified_memory_reasoning.twins.twins import (
+    MAX_CHANGES,
+    Change,
+    TwinChange,
+    TwinFound,
+    Twins,
+    require_size,
+)
+
+DEFAULT_USER = "default"
+REVISION = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_CHANGES)]
+
+
+class UpdateTwin(Request, tag="update_twin"):
+    """Store a user's twin, replacing the previous one; at most 256 KiB of JSON.
+
+    With `if_revision` only if the twin has that revision, 0 for no twin; else the error `conflict` has the current one.
+    """
+
+    twin_data: dict[str, Any]
+    user_id: NAME = DEFAULT_USER
+    if_revision: REVISION | None = None
+
+    def __post_init__(self) -> None:
+        require_size(self.twin_data, "twin_data")
+
+
+class PatchTwin(Request, tag="patch_twin"):
+    """Change fields of a user's twin by a JSON Merge Patch (RFC 7396): null removes a field, an object is merged.
+
+    A user without a twin gets one. Patch and twin have at most 256 KiB of JSON each. `if_revision` as for
+    `update_twin`.
+    """
+
+    patch: dict[str, Any]
+    user_id: NAME = DEFAULT_USER
+    if_revision: REVISION | None = None
+
+    def __post_init__(self) -> None:
+        require_size(self.patch, "patch")
+
+
+class GetTwin(Request, tag="get_twin"):
+    """Return a user's twin, `{}` if there is none."""
+
+    user_id: NAME = DEFAULT_USER
+
+
+class GetTwinHistory(Request, tag="get_twin_history"):
+    """List the changes of a user's twin that are kept, newest first, without those of quarantined writers.
+
+    `before` is the `next_before` of the previous page.
+    """
+
+    user_id: NAME = DEFAULT_USER
+    before: REVISION | None = None
+    limit: LIMIT = 20
+
+
+class DeleteTwin(Request, tag="delete_twin"):
+    """Delete a user's twin; its history is kept. `if_revision` as for `update_twin`.
+
+    An operator removes the history too with `erase`, also of a twin that was deleted before.
+    """
+
+    user_id: NAME = DEFAULT_USER
+    if_revision: REVISION | None = None
+    erase: bool = False
+
+
+class TwinUpdated(TypedDict):
+    """The twin is stored; `revision` grows with every change of this user's twin, also over a deletion."""
+
+    status: Literal["ok"]
+    user_id: str
+    revision: int
+
+
+class TwinDeleted(TypedDict):
+    """The user's twin is deleted; `revision` is that of the deletion."""
+
+    status: Literal["ok"]
+    user_id: str
+    revision: int
+
+
+class TwinHistory(TypedDict):
+    """Changes, newest first; `next_before` is null on the last page."""
+
+    status: Literal["ok"]
+    user_id: str
+    changes: list[TwinChange]
+    more: bool
+    next_before: int | None
+
+
+class TwinActions(Feature):
+    """Stores, changes, returns and deletes twins."""
+
+    def __init__(self, twins: Twins, page_bytes: int = MAX_PAGE_BYTES) -> None:
+        """Serve a store; a page of a history has `page_bytes` at most, or one change."""
+        self._twins = twins
+        self._page_bytes = page_bytes
+
+    @action(mutates=True)
+    def update_twin(self, request: UpdateTwin, caller: Caller) -> TwinUpdated:
+        change = Change(request.user_id, caller.name, caller.own_only, request.if_revision)
+        revision = self._twins.put(change, request.twin_data)
+        return {"status": SUCCESS, "user_id": request.user_id, "revision": revision}
+
+    @action(mutates=True)
+    def patch_twin(self, request: PatchTwin, caller: Caller) -> TwinUpdated:
+        change = Change(request.user_id, caller.name, caller.own_only, request.if_revision)
+        revision = self._twins.patch(change, request.patch)
+        return {"status": SUCCESS, "user_id": request.user_id, "revision": revision}
+
+    @action(forwardable=True)
+    def get_twin(self, request: GetTwin, _: Caller) -> TwinFound:
+        return self._twins.find(request.user_id) or {"status": SUCCESS, "twin": {}, "revision": 0}
+
+    @action(forwardable=True)
+    def get_twin_history(self, request: GetTwinHistory, _: Caller) -> TwinHistory:
+        before = MAX_NUMBER if request.before is None else request.before
+        changes: list[TwinChange] = []
+        left, more = self._page_bytes, False
+        for change in self._twins.history(request.user_id, before, request.limit + 1):
+            left -= len(msgspec.json.encode(change))
+            more = len(changes) == request.limit or (left < 0 and bool(changes))
+            if more:
+                break
+            changes.append(change)
+        next_before = changes[-1]["revision"] if more else None
+        return {
+            "status": SUCCESS,
+            "user_id": request.user_id,
+            "changes": changes,
+            "more": more,
+            "next_before": next_before,
+        }
+
+    @action(mutates=True)
+    def delete_twin(self, request: DeleteTwin, caller: Caller) -> TwinDeleted:
+        if request.erase and not caller.operator:
+            raise NotGranted(
+                f"{caller.name} is no operator and can't erase a history; leave out `erase`, or let an operator do it: "
+                "./twinhost call UnifiedMemoryReasoningAgent delete_twin user_id=USER erase=true"
+            )
+        change = Change(request.user_id, caller.name, caller.own_only, request.if_revision)
+        revision = self._twins.remove(change, erase=request.erase)
+        return {"status": SUCCESS, "user_id": request.user_id, "revision": revision}
