@@ -1,7 +1,7 @@
 """Callers, as their keys prove them, and grants: the actions of each role. An action that no role has is refused.
 
-`subscribe` grants every topic of the event feed, and `subscribe:EVENT` that topic alone. `update_twin` grants every twin,
-and `update_twin:own` the caller's own; so does each of `OWNED`.
+`subscribe` grants every topic of the event feed, and `subscribe:EVENT` that topic alone. `update_twin` grants every
+twin, and `update_twin:own` the caller's own; so does each of `OWNED`.
 
 A forwarded request needs the grants of both its original caller and its forwarder. So a caller can't gain rights
 through a forwarder, and a forwarder that names a false caller gains no rights either. Only actions that are marked as
