@@ -30,6 +30,7 @@ MIGRATIONS = [
     quarantine.MIGRATION,
     interactions.MIGRATION,
     error_patterns.MIGRATION,
+    error_patterns.CASE_MIGRATION,
     twins.BY_WRITER_MIGRATION,
 ]
 SHIPPED = Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()})
