@@ -380,15 +380,15 @@ def specificity_document(specificity: Specificity) -> SpecificityDocument:
     return {"literals": specificity.literals, "classes": specificity.classes, "anchors": specificity.anchors}
 
 
-def _document(pattern: str, ignores_case: int, successes: int, failures: int, **columns: Any) -> ErrorPatternDocument:
-    last_seen, ignoring = columns["last_seen"], bool(ignores_case)
+def _document(pattern: str, successes: int, failures: int, **columns: Any) -> ErrorPatternDocument:
+    last_seen, ignores_case = columns["last_seen"], bool(columns["ignores_case"])
     return {
         "pattern_id": columns["pattern_id"],
         "error_type": columns["error_type"],
         "pattern": pattern,
         "solution": columns["solution"],
-        "ignores_case": ignoring,
-        "specificity": specificity_document(requirement_of(pattern, ignores_case=ignoring).specificity),
+        "ignores_case": ignores_case,
+        "specificity": specificity_document(requirement_of(pattern, ignores_case=ignores_case).specificity),
         "occurrence_count": columns["occurrence_count"],
         "last_seen": None if last_seen is None else iso_time(last_seen),
         "created": iso_time(columns["created"]),
