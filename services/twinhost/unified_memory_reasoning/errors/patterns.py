@@ -157,16 +157,13 @@ class SpecificityDocument(TypedDict):
 
 
 class ErrorPatternDocument(ScoreDocument):
-    """A pattern; `solution` is null if it has none, `last_seen` if it never matched. Times are in ISO-8601.
-
-    `ignores_case` is false for patterns of version 0.2 and before.
-    """
+    """A pattern; `solution` is null if it has none, `last_seen` if it never matched. Times are in ISO-8601."""
 
     pattern_id: int
     error_type: str
     pattern: str
     solution: str | None
-    ignores_case: bool
+    ignores_case: bool  # false for patterns of version 0.2 and before
     specificity: SpecificityDocument
     occurrence_count: int
     last_seen: str | None
@@ -317,7 +314,7 @@ class ErrorPatterns:
         suggestions: dict[str, SuggestionDocument] = {}
         for similarity, number in self._similar.search(message, cache(self._quarantine.hides)):
             error_type, solution = self._database.execute(_SOLUTION, (number,)).fetchone()
-            if known is None or (known["pattern_id"] != number and known["solution"] != solution):
+            if known is None or known["solution"] != solution:
                 suggestion = SuggestionDocument(
                     score=round(similarity, 3), pattern_id=number, error_type=error_type, solution=solution
                 )
