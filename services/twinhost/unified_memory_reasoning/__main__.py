@@ -177,7 +177,7 @@ class MemoryHealthActions(HealthActions):
 
 
 NAME = "UnifiedMemoryReasoningAgent"
-LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION, twins.HISTORY_MIGRATION)
+LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION, twins.HISTORY_MIGRATION, patterns.CASE_MIGRATION)
 MIGRATIONS = (  # append only: their order is the schema version
     twins.MIGRATION,
     quarantine.MIGRATION,

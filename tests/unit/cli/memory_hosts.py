@@ -40,6 +40,7 @@ MIGRATIONS = [
     interactions.MIGRATION,
     memory_rows.MIGRATION,
     error_patterns.MIGRATION,
+    error_patterns.CASE_MIGRATION,
     twins.BY_WRITER_MIGRATION,
     twins.HISTORY_MIGRATION,
 ]

@@ -25,7 +25,7 @@ BOB = Caller("Bob", "mainpc", frozenset({"agent"}), "SHA256:of-bob")
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
 NOBODY = UNAUTHENTICATED
 FOR_EVERYBODY = Grants({role: frozenset({EVERY_ACTION}) for role in ("agent", "operator", "unauthenticated")})
-MIGRATIONS = (quarantine.MIGRATION, patterns.MIGRATION, proposals.MIGRATION)
+MIGRATIONS = (quarantine.MIGRATION, patterns.MIGRATION, proposals.MIGRATION, patterns.CASE_MIGRATION)
 
 
 class ErrorPatternBench(Bench):

@@ -31,6 +31,7 @@ MIGRATIONS = [
     quarantine.MIGRATION,
     interactions.MIGRATION,
     error_patterns.MIGRATION,
+    error_patterns.CASE_MIGRATION,
     twins.BY_WRITER_MIGRATION,
     twins.HISTORY_MIGRATION,
 ]

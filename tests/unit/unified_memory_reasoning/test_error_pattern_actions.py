@@ -166,6 +166,7 @@ def test_a_hostile_message_is_text_like_any_other(bench: ErrorPatternBench) -> N
         "written_by": "Alice",
         "occurrence_count": 1,
         "success_rate": 0.5,
+        "ignores_case": True,
         "specificity": {"literals": 13, "classes": 0, "anchors": 0},
     } | {
         key: value

@@ -125,9 +125,9 @@ def test_most_patterns_are_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> 
         index.add(Entry(number, pattern, requirement_of(pattern), "Alice"))
     searched: list[str] = []
 
-    def counted(pattern: str, message: bytes) -> bool:
+    def counted(pattern: str, message: bytes, *, ignores_case: bool) -> bool:
         searched.append(pattern)
-        return found(pattern, message)
+        return found(pattern, message, ignores_case=ignores_case)
 
     monkeypatch.setattr("twinhost.unified_memory_reasoning.errors.matching.found", counted)
     result = index.search("failure 01234: and failure 04321: of a part", lambda _: False)

@@ -20,6 +20,7 @@ from twinhost.unified_memory_reasoning.__main__ import LATER_MIGRATIONS, MIGRATI
 
 ALL = [REPLY_LOG_SCHEMA, *MIGRATIONS]
 BEFORE = ALL[: -len(LATER_MIGRATIONS)]  # as a version made them in which the defect was
+UNDO_LATER = "ALTER TABLE error_patterns DROP COLUMN ignores_case;"  # of the later migrations after the first
 NOTES = 12  # each a session of its own
 REMOVED = range(6, 12)
 
@@ -79,11 +80,13 @@ def of_before(path: Path) -> None:
     with closing(Database(path, BEFORE)):
         pass
     with closing(sqlite3.connect(path)) as connection:  # so that the agent of today does not bring it up to date
+        connection.executescript("".join(LATER_MIGRATIONS[1:]))  # which the agent of today needs
         connection.execute(f"PRAGMA user_version = {len(ALL)}")
     with assembled(path.parent.parent) as agent:
         fill(agent)
         remove(agent, path)
     with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(UNDO_LATER)
         connection.execute(f"PRAGMA user_version = {len(BEFORE)}")
 
 

@@ -19,7 +19,8 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import MAX_MESSAGE_BYTES, accept, found
-from twinhost.unified_memory_reasoning.errors.proposals import FEWEST_LITERALS, PROPOSED, PatternProposals, shape_of
+from twinhost.unified_memory_reasoning.errors.proposals import PROPOSED, PatternProposals
+from twinhost.unified_memory_reasoning.errors.shapes import FEWEST_LITERALS, shape_of
 from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
 
 TIMEOUT = "worker {0} on 10.0.0.{0}: no answer after {0}.5 s"
@@ -269,7 +270,7 @@ def test_the_store_of_unknown_errors_is_bounded(tmp_path: Path) -> None:
 
     def see(word: str) -> int | None:
         with database.transaction():
-            return proposals.count(f"the {word} of the errors", "Alice")
+            return proposals.count(f"the {word} of {word}s", "Alice")
 
     see("first")
     number = see("first")
@@ -279,15 +280,15 @@ def test_the_store_of_unknown_errors_is_bounded(tmp_path: Path) -> None:
     for word in ("second", "second", "third", "fourth", "fifth"):
         see(word)
     kept = {row[0] for row in database.execute("SELECT pattern FROM unknown_errors")}
-    assert kept == {shape_of(f"the {word} of the errors") for word in ("first", "second", "fifth")}
+    assert kept == {shape_of(f"the {word} of {word}s") for word in ("first", "second", "fifth")}
     assert database.execute("SELECT count(*) FROM unknown_error_reports").fetchone()[0] == 3
-    assert [each["pattern"] for each in proposals.newest(None, 10)] == [shape_of("the second of the errors")]
+    assert [each["pattern"] for each in proposals.newest(None, 10)] == [shape_of("the second of seconds")]
     with pytest.raises(NotFound, match="get_pattern_proposals"):
         proposals.dismiss(number, "operator")
     for word in ("second", "fifth", "fifth", "sixth"):
         see(word)
     kept = {row[0] for row in database.execute("SELECT pattern FROM unknown_errors")}
-    assert kept == {shape_of(f"the {word} of the errors") for word in ("first", "fifth", "sixth")}
+    assert kept == {shape_of(f"the {word} of {word}s") for word in ("first", "fifth", "sixth")}
     database.close()
 
 
@@ -302,7 +303,7 @@ def _see(kept: tuple[ErrorPatternBench, PatternProposals], words: str, writer: s
     bench, proposals = kept
     for word in words.split():
         with bench.database.transaction():
-            proposals.count(f"the {word} of the errors", writer)
+            proposals.count(f"the {word} of {word}s", writer)
 
 
 def _shapes(kept: tuple[ErrorPatternBench, PatternProposals]) -> str:
@@ -363,3 +364,88 @@ def test_the_tables_are_strict(bench: ErrorPatternBench) -> None:
     for name in names:
         (strict,) = bench.database.execute("SELECT strict FROM pragma_table_list WHERE name = ?", (name,)).fetchone()
         assert strict == 1, name
+
+
+@pytest.mark.parametrize(
+    ("messages", "shape"),
+    [
+        (
+            ["can't reach db.lan today", "can't reach cache-two.lan today", "can't reach db.lan today"],
+            r"can't\s+reach\s+\S+\s+today",
+        ),
+        (
+            [
+                "the worker Ana stopped by itself",
+                "the worker Ben stopped by itself",
+                "the worker Cleo stopped by itself",
+            ],
+            r"the\s+worker\s+\S+\s+stopped\s+by\s+itself",
+        ),
+        (
+            [
+                "job red on host.one stopped at noon",
+                "job blue on host.two stopped at noon",
+                "job red on host.two stopped at noon",
+            ],
+            r"job\s+\S+\s+on\s+\S+\s+stopped\s+at\s+noon",
+        ),
+    ],
+)
+def test_names_and_bare_words_become_variables(bench: ErrorPatternBench, messages: list[str], shape: str) -> None:
+    """At the third sighting, which makes them a proposal; it is reported once, and knows the next one."""
+    replies = [bench.look_up(message, caller) for message, caller in zip(messages, (ALICE, BOB, ALICE), strict=True)]
+    assert [reply["proposal_id"] is None for reply in replies] == [True, True, False]
+    (proposal,) = bench.ask("get_pattern_proposals")["proposals"]
+    assert (proposal["pattern"], proposal["seen"]) == (rf"(?m)^\s*{shape}\s*$", 3)
+    assert (proposal["example"], proposal["written_by"]) == (messages[2], ["Alice", "Bob"])
+    assert bench.look_up(messages[0])["proposal_id"] == proposal["proposal_id"]
+    assert (len(bench.published), bench.rows("unknown_errors")) == (1, 1)
+    bench.add(proposal["pattern"], "look at it")
+    assert [bench.look_up(message)["solution"] for message in messages] == ["look at it"] * 3
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ["no answer from Ana", "no answer from Ben", "no answer from Ana"],
+        ["disk one broke", "disk two fell", "fan one broke"],
+        ["cannot open it now", "cannot open it now at all", "cannot open it"],
+    ],
+)
+def test_other_differences_stay_in_the_shape(bench: ErrorPatternBench, messages: list[str]) -> None:
+    """Two words are not three; nor are more than a third of the words, or another number of them."""
+    for message in messages:
+        bench.look_up(message)
+    assert bench.proposed() == []
+    assert not bench.rows("unknown_errors WHERE instr(pattern, '\\S+')")
+
+
+def test_hidden_and_dismissed_shapes_make_no_variable(bench: ErrorPatternBench) -> None:
+    """Nor does a quarantined writer's message; what somebody dismissed is not proposed again in another name."""
+    bench.look_up("no answer from a.lan today", BOB)
+    bench.look_up("no answer from b.lan today", BOB)
+    bench.hide(BOB)
+    bench.look_up("no answer from c.lan today")
+    bench.look_up("no answer from d.lan today", BOB)
+    assert bench.rows("unknown_errors") == 4
+    for host in "efg":
+        bench.look_up(f"no answer from {host}.lan today")
+    (proposal,) = bench.ask("get_pattern_proposals")["proposals"]
+    assert proposal["written_by"] == ["Alice"]
+    bench.ask("dismiss_pattern_proposal", proposal_id=proposal["proposal_id"])
+    for host in "hijk":
+        assert bench.look_up(f"no answer from {host}.lan today")["proposal_id"] is None
+    assert bench.proposed() == []
+
+
+def test_many_alike_shapes_are_compared_in_time(bench: ErrorPatternBench) -> None:
+    """A full store of shapes with as many words: one message more takes a bounded time."""
+    words = [f"{a}{b}{c}" for a in "abcdefghij" for b in "klmnopqrst" for c in "uvwxyz"]
+    with bench.database.transaction():
+        for number, word in enumerate(words):
+            other = words[-number]
+            shape = rf"(?m)^\s*{word}\s+of\s+the\s+{other}\s+is\s+not\s+there\s+today\s*$"
+            bench.database.execute("INSERT INTO unknown_errors (pattern, seen, last_seen) VALUES (?, 1, 1)", (shape,))
+    began = time.thread_time()
+    bench.look_up("another of the others is not there today")
+    assert time.thread_time() - began < 0.2

@@ -18,6 +18,7 @@ from functools import cached_property
 import msgspec
 
 LETTERS_PER_TOKEN = 4
+PREVIOUS_CHARACTERS = 500
 LINE_BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # those of str.splitlines
 INDENT = "    "
 CUT = "\u2026"  # at the end of what was shortened
@@ -39,6 +40,7 @@ class Utterance(msgspec.Struct, frozen=True):
     """One interaction, as far as texts and summaries need it.
 
     `kind` is code, user_query, system_response or error; `speaker` is empty if none was given; `importance` is 0 to 1.
+    `previous` is the end of what another speaker said just before, where it matters.
     """
 
     id: int
@@ -46,6 +48,13 @@ class Utterance(msgspec.Struct, frozen=True):
     speaker: str
     content: str
     importance: float
+    previous: str = ""
+
+    def after(self, before: "Utterance | None") -> "Utterance":
+        """Return it with the end of the interaction before it, if that is another speaker's."""
+        if before is None or (before.speaker or before.kind) == (self.speaker or self.kind):
+            return self
+        return msgspec.structs.replace(self, previous=before.content[-PREVIOUS_CHARACTERS:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,10 +189,12 @@ class Contexts:
         rows = self._database.execute(_PARTS, (session_id,)).fetchall()
         before = {written_by: self._parts.decode(part) for written_by, part in rows}
         parts = {written_by: part.without(speaker).without_lines() for written_by, part in before.items()}
+        last: Utterance | None = None
         for utterance, tier, written_by in left:
             part = parts.get(written_by, Part())
-            part = part.noted(utterance) if tier <= _NOTED_AGAIN_UP_TO_TIER else part
+            part = part.noted(utterance.after(last)) if tier <= _NOTED_AGAIN_UP_TO_TIER else part
             parts[written_by] = part.folded(utterance, tier) if tier else part
+            last = utterance
         for written_by, part in parts.items():
             self._replace_part(session_id, written_by, before.get(written_by, Part()), part)
 

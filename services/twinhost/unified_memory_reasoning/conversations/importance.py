@@ -11,12 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from twinhost.unified_memory_reasoning.conversations.context_text import LINE_BREAKS
-
-
-def plain(text: str) -> str:
-    """Return a text as it is searched: in lower case, one space for any white space, `'` for `’`."""
-    return " ".join(text.casefold().replace("\u2019", "'").split())
+from twinhost.unified_memory_reasoning.conversations.decisions import plain
 
 
 class Phrases:
@@ -28,11 +23,6 @@ class Phrases:
     def found_in(self, plain_text: str) -> "Phrases":
         """Return those that occur in a text as whole words."""
         return Phrases(each for each in self._phrases if any(_places(each, plain_text)))
-
-    def places_in(self, plain_text: str) -> Iterator[int]:
-        """Yield where any of them begins, phrase by phrase."""
-        for phrase in self._phrases:
-            yield from (end - len(phrase) for end in _places(phrase, plain_text))
 
     def __bool__(self) -> bool:
         return bool(self._phrases)
@@ -84,46 +74,6 @@ def error_message(text: str) -> str:
     if not text.lstrip().startswith(_TRACEBACK):
         return text
     return text.rstrip().splitlines()[-1]
-
-
-PHRASES = _phrases_of("""
-we decided; we've decided; we have decided; i decided; i've decided; it was decided; decided to; decided on;
-the decision is; our decision; final decision; agreed; we agree; settled on; we chose; we will use; we'll use;
-we will go with; we'll go with; we are going with; we're going with; let's use; let us use; let's go with;
-napagkasunduan; nagkasundo; napagpasyahan; napagdesisyunan; nagpasya; nagdesisyon; pinagpasyahan; ang desisyon;
-desisyon natin; desisyon namin; gagamitin natin; gagamitin namin; gamitin natin; gamitin na natin; pinili natin;
-pinili namin; piliin natin
-""")
-DENIALS = _phrases_of("""
-not; never; haven't; hasn't; hadn't; didn't; don't; won't; hindi; wala; walang; huwag
-""")
-_WORDS_BEFORE = 3
-_BEFORE_CHARACTERS = 96  # before a phrase; three words fit
-
-_phrases = Phrases(PHRASES)
-_denials = Phrases(DENIALS)
-_end = re.compile(rf"(?<=[.!?])\s+|[{LINE_BREAKS}]+")
-
-
-def decisions_in(text: str) -> Iterator[str]:
-    """Yield the sentences of a text that state a decision, in their order."""
-    phrases = _phrases.found_in(plain(text))
-    if not phrases:
-        return
-    for sentence in _end.split(text):
-        if _decides(plain(sentence), phrases):
-            yield sentence.strip()
-
-
-def _decides(sentence: str, phrases: Phrases) -> bool:
-    if sentence.endswith("?"):
-        return False
-    return any(not _denied(sentence, start) for start in phrases.places_in(sentence))
-
-
-def _denied(sentence: str, start: int) -> bool:
-    before = sentence[max(0, start - _BEFORE_CHARACTERS) : start].split()[-_WORDS_BEFORE:]
-    return next(_denials.places_in(" ".join(before)), None) is not None
 
 
 MANY_WORDS = 15  # more than these count; words are separated by white space

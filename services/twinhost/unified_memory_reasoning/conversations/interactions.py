@@ -19,7 +19,7 @@ import msgspec
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts
-from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
+from twinhost.unified_memory_reasoning.conversations.context_text import PREVIOUS_CHARACTERS, Utterance
 from twinhost.unified_memory_reasoning.conversations.contexts import (
     TIERS,
     UP_TO_TIER,
@@ -101,6 +101,10 @@ MOST_NEWEST = 256  # interactions among which a context names those that its tex
 
 _UTTERANCE = "id, type AS kind, speaker, content, importance"
 _VISIBLE = f"SELECT {_UTTERANCE} FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_PREVIOUS = (
+    f"SELECT id, type AS kind, speaker, substr(content, -{PREVIOUS_CHARACTERS}) AS content, importance "  # noqa: S608
+    "FROM visible_interactions WHERE session_id = ? AND id < ? ORDER BY id DESC LIMIT 1"
+)
 _WRITTEN = (
     "SELECT id AS number, id, session_id, speaker, type AS kind, content, metadata, importance, strength, created, "
     "tier, written_by FROM interactions WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
@@ -179,7 +183,7 @@ class Interactions:
             "tier, written_by) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, 0, ?) RETURNING id",
             (session_id, speaker, kind, content, self._encoder.encode(metadata or {}), weight, now, written_by),
         )
-        utterance = Utterance(number, kind, speaker, content, weight)
+        utterance = Utterance(number, kind, speaker, content, weight).after(self._previous(session_id, number))
         places = self._contexts.add(session_id, utterance)
         moves = self._counts.add(
             session_id, number, speaker, written_by, now, lambda known: self._next_after(session_id, known)
@@ -248,6 +252,10 @@ class Interactions:
     def session_count(self) -> int:
         """The number of sessions; kept in memory, for any thread to read."""
         return self._counts.sessions
+
+    def _previous(self, session_id: str, number: int) -> Utterance | None:
+        """Return the visible interaction before one, the end of its content alone."""
+        return self._database.select_one(Utterance, _PREVIOUS, (session_id, number))
 
     def _next_after(self, session_id: str, number: int) -> int:
         after: int = self._database.value(

@@ -3,8 +3,8 @@
 A part is what one writer contributed, so that it can be hidden as a whole; each entry names its interaction and its
 speaker. The entries of each kind are bounded:
 
-* decisions (see `importance`) in the first 4,096 characters, and errors, are noted at once and stay at every tier: the
-  newest 32 of each;
+* decisions (see `decisions`) in the first 4,096 characters, and errors, are noted at once and stay at every tier: the
+  newest 32 of each; a decision that a later interaction takes back or replaces is left out of the document;
 * code is noted at once, by its beginning: the newest 8;
 * a line of the conversation is folded in when its interaction moves to tier 1 (the 24 most important), is shortened
   when it moves to tier 2 (the 12 most important), and is evicted when it moves to tier 3.
@@ -19,7 +19,8 @@ from typing import TypedDict
 import msgspec
 
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance, label, one_line
-from twinhost.unified_memory_reasoning.conversations.importance import decisions_in, error_kind, error_message
+from twinhost.unified_memory_reasoning.conversations.decisions import decisions_in, shared_words, withdrawal_in
+from twinhost.unified_memory_reasoning.conversations.importance import error_kind, error_message
 
 MOST_DECISIONS = 32
 MOST_ERRORS = 32
@@ -76,6 +77,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     code: Entries = ()
     errors: Entries = ()
     decisions: Entries = ()
+    withdrawals: Entries = ()
 
     def noted(self, utterance: Utterance) -> "Part":
         """Return the part after something was said; the same part if there is nothing to note."""
@@ -88,13 +90,17 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             return msgspec.structs.replace(self, code=_newest((*self.code, code), MOST_CODE))
         if utterance.kind not in _DECIDING:
             return self
-        decisions = [
-            Entry(utterance.id, utterance.speaker, utterance.kind, one_line(text, DECISION_CHARACTERS))
-            for text in islice(decisions_in(utterance.content[:DECIDING_CHARACTERS]), MOST_OF_ONE)
-        ]
-        if not decisions:
+        content = utterance.content[:DECIDING_CHARACTERS]
+        found = islice(decisions_in(content, utterance.previous), MOST_OF_ONE)
+        decisions = tuple(_decision(utterance, text) for text in found)
+        withdrawals = tuple(_decision(utterance, text) for text in (withdrawal_in(content),) if text)
+        if not decisions and not withdrawals:
             return self
-        return msgspec.structs.replace(self, decisions=_newest((*self.decisions, *decisions), MOST_DECISIONS))
+        return msgspec.structs.replace(
+            self,
+            decisions=_newest((*self.decisions, *decisions), MOST_DECISIONS),
+            withdrawals=_newest((*self.withdrawals, *withdrawals), MOST_DECISIONS),
+        )
 
     def folded(self, utterance: Utterance, tier: int) -> "Part":
         """Return the part after an interaction moved to a tier, 1 to 3."""
@@ -107,8 +113,9 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(self, lines=lines, older_lines=older)
 
     def only(self, speaker: str) -> "Part":
-        """Return the entries of a speaker."""
-        return self._where(lambda entry: entry.speaker == speaker)
+        """Return the entries of a speaker, and what anybody took back."""
+        own = self._where(lambda entry: entry.speaker == speaker)
+        return msgspec.structs.replace(own, withdrawals=self.withdrawals)
 
     def without(self, speaker: str) -> "Part":
         """Return the entries of everybody else."""
@@ -124,11 +131,11 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             "code_context": "\n".join(_labelled(entry) for entry in self.code),
             "conversation_summary": "\n".join(_labelled(entry) for entry in (*self.older_lines, *self.lines)),
             "errors_encountered": [{"type": entry.kind, "message": entry.text} for entry in _distinct(self.errors)],
-            "key_decisions": [entry.text for entry in _distinct(self.decisions)],
+            "key_decisions": [entry.text for entry in _distinct(_standing(self.decisions, self.withdrawals))],
         }
 
     def _where(self, matches: Callable[[Entry], bool]) -> "Part":
-        lists = (self.lines, self.older_lines, self.code, self.errors, self.decisions)
+        lists = (self.lines, self.older_lines, self.code, self.errors, self.decisions, self.withdrawals)
         return Part(*(tuple(entry for entry in entries if matches(entry)) for entries in lists))
 
 
@@ -141,7 +148,26 @@ def merged(parts: Iterable[Part]) -> Part:
         _newest((entry for part in all_parts for entry in part.code), MOST_CODE),
         _newest((entry for part in all_parts for entry in part.errors), MOST_ERRORS),
         _newest((entry for part in all_parts for entry in part.decisions), MOST_DECISIONS),
+        _newest((entry for part in all_parts for entry in part.withdrawals), MOST_DECISIONS),
     )
+
+
+def _decision(utterance: Utterance, text: str) -> Entry:
+    return Entry(utterance.id, utterance.speaker, utterance.kind, one_line(text, DECISION_CHARACTERS))
+
+
+def _standing(decisions: Entries, withdrawals: Entries) -> list[Entry]:
+    """Return the decisions without those that a withdrawal is about: of the earlier ones the one it shares most with.
+
+    All sentences that one interaction decided go together; of several with as many shared words, the newest goes.
+    """
+    standing = list(decisions)
+    for withdrawal in withdrawals:
+        shared = [(shared_words(withdrawal.text, each.text), each.id) for each in standing if each.id < withdrawal.id]
+        most, about = max(shared, default=(0, 0))
+        if most:
+            standing = [each for each in standing if each.id != about]
+    return standing
 
 
 def _line(utterance: Utterance, characters: int) -> Entry:

@@ -18,6 +18,7 @@ from twinhost.unified_memory_reasoning.errors.patterns import (
     specificity_document,
 )
 from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals, ProposalDocument
+from twinhost.unified_memory_reasoning.errors.similarity import SuggestionDocument
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER
 
 MAX_LIMIT = 200
@@ -30,7 +31,10 @@ LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 
 
 class AddErrorPattern(Request, tag="add_error_pattern"):
-    """Store a regular expression (RE2) for an error and its solution; storing it again replaces your solution."""
+    """Store a regular expression (RE2) for an error and its solution; storing it again replaces your solution.
+
+    It ignores case, unless it begins with `(?-i)`.
+    """
 
     error_type: NAME
     pattern: PATTERN
@@ -38,7 +42,10 @@ class AddErrorPattern(Request, tag="add_error_pattern"):
 
 
 class GetErrorSolution(Request, tag="get_error_solution"):
-    """Return the solution of the most specific pattern that matches an error message of at most 64 KiB."""
+    """Return the solution of the most specific pattern that matches an error message of at most 64 KiB.
+
+    `suggestions` has the solutions of patterns that the message resembles without matching them.
+    """
 
     error_message: MESSAGE
 
@@ -99,7 +106,7 @@ class ErrorSolution(TypedDict):
     """The pattern that matches the error; if there is none, its fields are null, 0, or absent.
 
     `complete` is false if time ran out before every pattern was tried; `proposal_id` is null if no pattern is proposed
-    for the error.
+    for the error. `suggestions` are at most 3, the most similar first; nothing says that they fit.
     """
 
     status: Literal["ok"]
@@ -107,6 +114,7 @@ class ErrorSolution(TypedDict):
     error_type: str | None
     pattern_id: int | None
     pattern: str | None
+    ignores_case: NotRequired[bool]
     specificity: NotRequired[SpecificityDocument]
     occurrence_count: int
     last_seen: str | None
@@ -118,6 +126,7 @@ class ErrorSolution(TypedDict):
     failures: int
     complete: bool
     proposal_id: int | None
+    suggestions: list[SuggestionDocument]
 
 
 class OutcomeReported(ScoreDocument):
@@ -195,10 +204,17 @@ class ErrorPatternActions(Feature):
             match = self._patterns.match(request.error_message)
             unknown = match.complete and (match.known is None or match.general)
             proposal_id = self._proposals.count(request.error_message, caller.name) if unknown else None
-        known = match.known
+            known = match.known
+            suggestions = self._patterns.similar(request.error_message, known)
         if known is None:
-            return _nothing_known(proposal_id, complete=match.complete)
-        return {"status": SUCCESS, **known, "complete": match.complete, "proposal_id": proposal_id}
+            return _nothing_known(proposal_id, suggestions, complete=match.complete)
+        return {
+            "status": SUCCESS,
+            **known,
+            "complete": match.complete,
+            "proposal_id": proposal_id,
+            "suggestions": suggestions,
+        }
 
     @action(mutates=True)
     def report_outcome(self, request: ReportSolutionOutcome, caller: Caller) -> OutcomeReported:
@@ -244,7 +260,7 @@ class ErrorPatternActions(Feature):
         return {"status": SUCCESS, "proposal_id": request.proposal_id, "pattern": dismissed["pattern"]}
 
 
-def _nothing_known(proposal_id: int | None, *, complete: bool) -> ErrorSolution:
+def _nothing_known(proposal_id: int | None, suggestions: list[SuggestionDocument], *, complete: bool) -> ErrorSolution:
     return {
         "status": SUCCESS,
         "solution": None,
@@ -259,4 +275,5 @@ def _nothing_known(proposal_id: int | None, *, complete: bool) -> ErrorSolution:
         "failures": 0,
         "complete": complete,
         "proposal_id": proposal_id,
+        "suggestions": suggestions,
     }

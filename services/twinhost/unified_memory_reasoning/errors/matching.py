@@ -3,6 +3,9 @@ r"""Regular expressions whose cost is bounded, whoever wrote them: RE2, with lim
 RE2 takes time in proportion to the message times the compiled pattern. A pattern of 1,000 instructions is searched for
 in the first 8 KiB of a message, one of up to 128 in all of its 64 KiB. A letter takes 1 instruction, `.` takes 8, and
 `\pL` 1,200.
+
+A pattern ignores case, as if it began with `(?i)`; `(?-i)` at its beginning, or `(?-i:...)`, makes case count. Patterns
+that were stored before this was so keep their meaning.
 """
 
 import time
@@ -29,19 +32,20 @@ _ALLOWED = (
 )
 
 
-def _options() -> Any:
+def _options(*, ignores_case: bool) -> Any:
     options = re2.Options()
+    options.case_sensitive = not ignores_case
     options.max_mem = _MAX_MEMORY
     options.log_errors = False
     options.never_capture = True
     return options
 
 
-_OPTIONS: Final = _options()
+_OPTIONS: Final = {ignores_case: _options(ignores_case=ignores_case) for ignores_case in (False, True)}
 
 
 def accept(pattern: str) -> int:
-    """Check a pattern; return how many bytes of a message, from its start, it is searched for in.
+    """Check a pattern that ignores case; return how many bytes of a message, from its start, it is searched for in.
 
     Raises:
         MalformedRequest: RE2 refuses it, or it is too large.
@@ -49,7 +53,7 @@ def accept(pattern: str) -> int:
     if len(pattern) > MAX_CHARACTERS:
         raise _refused(f"it has {len(pattern)} characters")
     try:
-        compiled = re2.compile(pattern, _OPTIONS)
+        compiled = re2.compile(pattern, _OPTIONS[True])
     except re2.error as error:
         reason = error.args[0] if error.args else "no reason"
         raise _refused(
@@ -63,10 +67,10 @@ def accept(pattern: str) -> int:
     return _reads(size)
 
 
-def found(pattern: str, message: bytes) -> bool:
+def found(pattern: str, message: bytes, *, ignores_case: bool = True) -> bool:
     """Return whether a pattern matches the part of a message that it is searched for in."""
     try:
-        compiled = re2.compile(pattern, _OPTIONS)
+        compiled = re2.compile(pattern, _OPTIONS[ignores_case])
     except re2.error:  # another version of RE2 accepted it: it stays stored, and matches nothing
         return False
     return compiled.search(message[: _reads(int(compiled.programsize))]) is not None
@@ -91,6 +95,7 @@ class Entry:
     pattern: str
     requirement: Requirement
     written_by: str
+    ignores_case: bool = True
 
     @property
     def rank(self) -> tuple[tuple[int, int, int], int]:
@@ -161,7 +166,7 @@ class PatternIndex:
                 continue
             if time.perf_counter() > deadline:
                 return Found(tuple(known), complete=False)
-            if found(entry.pattern, coded):
+            if found(entry.pattern, coded, ignores_case=entry.ignores_case):
                 known.append(entry)
         return Found(tuple(known), complete=True)
 

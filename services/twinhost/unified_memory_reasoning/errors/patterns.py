@@ -9,6 +9,7 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import BUDGET_S, Entry, PatternIndex, accept
+from twinhost.unified_memory_reasoning.errors.similarity import SimilarPatterns, SuggestionDocument
 from twinhost.unified_memory_reasoning.errors.specificity import Requirement, Specificity, requirement_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import (
     MAX_NUMBER,
@@ -125,6 +126,7 @@ CREATE TABLE error_patterns (
 CREATE INDEX error_patterns_by_writer ON error_patterns (written_by, id);
 {_OUTCOMES_SCHEMA}
 """
+CASE_MIGRATION = "ALTER TABLE error_patterns ADD COLUMN ignores_case INTEGER NOT NULL DEFAULT 0;"  # of older ones
 MOST = 5_000
 MOST_OF_A_WRITER = 2_000
 MOST_GENERAL = 100  # patterns that require no text of three characters; every message is searched for them
@@ -133,13 +135,16 @@ _SUMS = ", ".join(
     for name in ("successes", "failures")
 )
 _COLUMNS = "id AS pattern_id, error_type, pattern, solution, occurrence_count, last_seen, created, updated, written_by"
-_PATTERNS = f"SELECT {_COLUMNS}, {_SUMS} FROM {{}} AS p WHERE {{}} ORDER BY id DESC LIMIT ?"  # noqa: S608 - constants
+_PATTERNS = f"SELECT {_COLUMNS}, ignores_case, {_SUMS} FROM {{}} AS p WHERE {{}} ORDER BY id DESC LIMIT ?"  # noqa: S608 - constants
 _WRITTEN = (
     f"SELECT id AS number, {_COLUMNS}, "  # noqa: S608 - constants
     "(SELECT json_object('successes', coalesce(sum(successes), 0), 'failures', coalesce(sum(failures), 0)) "
     "FROM visible_solution_outcomes WHERE pattern_id = p.id) AS score "
     "FROM error_patterns AS p WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
 )
+_ALL = "SELECT id, error_type, pattern, solution, ignores_case, written_by FROM error_patterns"
+_SOLUTION = "SELECT error_type, solution FROM error_patterns WHERE id = ?"
+SUGGESTED = 3
 _ROOM = "delete some (list_error_patterns, delete_error_pattern)"
 
 
@@ -158,6 +163,7 @@ class ErrorPatternDocument(ScoreDocument):
     error_type: str
     pattern: str
     solution: str | None
+    ignores_case: bool  # false for patterns of version 0.2 and before
     specificity: SpecificityDocument
     occurrence_count: int
     last_seen: str | None
@@ -227,8 +233,12 @@ class ErrorPatterns:
         self.outcomes = SolutionOutcomes(database)
         self._quarantine = Quarantine(database)
         self._index = PatternIndex(budget_s)
-        for number, pattern, writer in database.execute("SELECT id, pattern, written_by FROM error_patterns"):
-            self._index.add(Entry(number, pattern, requirement_of(pattern), writer))
+        self._similar = SimilarPatterns()
+        for number, kind, pattern, solution, ignores_case, writer in database.execute(_ALL):
+            requirement = requirement_of(pattern, ignores_case=bool(ignores_case))
+            self._index.add(Entry(number, pattern, requirement, writer, bool(ignores_case)))
+            if solution is not None:
+                self._similar.put(number, kind, pattern, solution, writer)
 
     @property
     def count(self) -> int:
@@ -258,20 +268,24 @@ class ErrorPatterns:
                     "UPDATE error_patterns SET solution = ?, updated = ? WHERE id = ?",
                     (solution, now, known.pattern_id),
                 )
+                undo = self._similar.put(known.pattern_id, error_type, pattern, solution, written_by)
+                self._database.on_rollback(undo)
             return Added(known.pattern_id, requirement, reads, new=False)
         self._require_room(written_by, requirement)
         number = self._database.value(
             "INSERT INTO error_patterns "
-            "(error_type, pattern, solution, occurrence_count, created, updated, written_by) "
-            "VALUES (?, ?, ?, 0, ?, ?, ?) RETURNING id",
+            "(error_type, pattern, solution, ignores_case, occurrence_count, created, updated, written_by) "
+            "VALUES (?, ?, ?, 1, 0, ?, ?, ?) RETURNING id",
             (error_type, pattern, solution, now, now, written_by),
         )
         self._index.add(Entry(number, pattern, requirement, written_by))
 
-        def undo() -> None:
+        def forget() -> None:
             self._index.remove(number)
 
-        self._database.on_rollback(undo)
+        self._database.on_rollback(forget)
+        if solution is not None:
+            self._database.on_rollback(self._similar.put(number, error_type, pattern, solution, written_by))
         return Added(number, requirement, reads, new=True)
 
     def match(self, message: str) -> Match:
@@ -287,8 +301,25 @@ class ErrorPatterns:
             "UPDATE error_patterns SET occurrence_count = occurrence_count + 1, last_seen = ? WHERE id = ?",
             (time.time(), best["pattern_id"]),
         )
-        general = requirement_of(best["pattern"]).general
+        general = requirement_of(best["pattern"], ignores_case=best["ignores_case"]).general
         return Match(self._read(best["pattern_id"]), general=general, complete=found.complete)
+
+    def similar(self, message: str, known: ErrorPatternDocument | None) -> list[SuggestionDocument]:
+        """Return the solutions of patterns that a message resembles, the most similar first, each solution once.
+
+        Args:
+            message: the error.
+            known: the pattern that matches it, whose solution is not suggested; None if none does.
+        """
+        suggestions: dict[str, SuggestionDocument] = {}
+        for similarity, number in self._similar.search(message, cache(self._quarantine.hides)):
+            error_type, solution = self._database.execute(_SOLUTION, (number,)).fetchone()
+            if known is None or known["solution"] != solution:
+                suggestion = SuggestionDocument(
+                    score=round(similarity, 3), pattern_id=number, error_type=error_type, solution=solution
+                )
+                suggestions.setdefault(solution, suggestion)
+        return list(suggestions.values())[:SUGGESTED]
 
     def find(self, pattern_id: int, *, even_hidden: bool = False) -> ErrorPatternDocument:
         """Return a pattern.
@@ -311,6 +342,7 @@ class ErrorPatterns:
             raise _not_found(pattern_id)
         entry = self._index.remove(pattern_id)
         self._database.on_rollback(lambda: self._index.add(entry))
+        self._database.on_rollback(self._similar.remove(pattern_id))
 
     def newest(self, before: int | None, limit: int) -> list[ErrorPatternDocument]:
         """Return visible patterns, newest first, with numbers below `before`."""
@@ -346,13 +378,14 @@ def specificity_document(specificity: Specificity) -> SpecificityDocument:
 
 
 def _document(pattern: str, successes: int, failures: int, **columns: Any) -> ErrorPatternDocument:
-    last_seen = columns["last_seen"]
+    last_seen, ignores_case = columns["last_seen"], bool(columns["ignores_case"])
     return {
         "pattern_id": columns["pattern_id"],
         "error_type": columns["error_type"],
         "pattern": pattern,
         "solution": columns["solution"],
-        "specificity": specificity_document(requirement_of(pattern).specificity),
+        "ignores_case": ignores_case,
+        "specificity": specificity_document(requirement_of(pattern, ignores_case=ignores_case).specificity),
         "occurrence_count": columns["occurrence_count"],
         "last_seen": None if last_seen is None else iso_time(last_seen),
         "created": iso_time(columns["created"]),

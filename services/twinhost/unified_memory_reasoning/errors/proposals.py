@@ -1,24 +1,14 @@
-r"""Proposals of patterns, made from the shapes of error messages that no pattern matches.
+"""Proposals of patterns, made from the shapes of error messages that no pattern matches (see `shapes`)."""
 
-A shape is a regular expression in which what changes from one message to the next is a class. It is made from the first
-line that is not blank, or the last one of a Python traceback. In this order, a UUID, quoted text, a URL, a path, a
-hexadecimal number (`0x...`, or at least eight digits), and a number with its points, commas and colons (also a time or
-an IPv4 address) each become a class; a run of blanks becomes `\s+`; every other character stays. Messages that differ
-only in those have the same shape.
-
-A shape ends with `$`, unless the pattern or the line would be too long: then it is cut.
-"""
-
-import re
 import time
 from collections.abc import Callable
 from typing import Any, NotRequired, TypedDict
 
 from twinhost.agent.health import iso_time
-from twinhost.secure_zmq.errors import MalformedRequest, NotFound
+from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.errors.matching import accept, found
-from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
+from twinhost.unified_memory_reasoning.errors.matching import found
+from twinhost.unified_memory_reasoning.errors.shapes import BLANKS, SeenShape, generalised, is_specific, shape_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import (
     MAX_NUMBER,
     Quarantine,
@@ -26,67 +16,6 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
     create_visible_views,
     rows_written_by,
 )
-
-FEWEST_LITERALS = 8  # a shape with fewer characters of its own is too general
-_LONGEST_LINE = 500  # characters that are read
-_LONGEST = 1_000  # characters of the pattern
-_TRACEBACK = "Traceback (most recent call last)"
-_WORD = r"[\w.@+~%-]"
-
-_PARTS: tuple[tuple[str, str], ...] = (  # how Python finds it, and the class for it in RE2's syntax
-    (r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![0-9A-Za-z])", "[0-9a-fA-F-]{36}"),
-    (r'"[^"]*"', '"[^"]*"'),
-    (r"(?<!\w)'[^']*'(?!\w)", "'[^']*'"),
-    (r"`[^`]*`", "`[^`]*`"),
-    (r"[a-z][a-z0-9+.-]{1,15}://[^ \t\"'`<>]+", r"[a-z][a-z0-9+.-]*://\S+"),
-    (rf"(?<!\w)(?:[A-Za-z]:|~|\.{{1,2}})?(?:[/\\]{_WORD}+)+[/\\]?", r"\S+"),
-    (r"0[xX][0-9a-fA-F]+", "0[xX][0-9a-fA-F]+"),
-    (r"(?<![0-9A-Za-z])(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,}(?![0-9A-Za-z])", "[0-9a-fA-F]+"),
-    (r"[0-9](?:[0-9.,:]*[0-9])?", "[0-9][0-9.,:]*"),
-    (r"[ \t]+", r"\s+"),
-)
-_TOKEN = re.compile("|".join(f"({part})" for part, _ in _PARTS) + "|(.)", re.DOTALL)
-_SPECIAL = frozenset(r"\.+*?()|[]{}^$")
-
-
-def shape_of(message: str) -> str | None:
-    """Return the shape of a message, a pattern that matches it; None if the shape is too general."""
-    line = _significant_line(message)
-    text = line[:_LONGEST_LINE]
-    shape, whole = r"(?m)^\s*", len(line) <= _LONGEST_LINE
-    for token in _TOKEN.finditer(text):
-        part = _part(token)
-        if len(shape) + len(part) > _LONGEST:
-            whole = False
-            break
-        shape += part
-    shape += r"\s*$" if whole else ""
-    return shape if _is_specific(shape, message) else None
-
-
-def _significant_line(message: str) -> str:
-    lines = [line.strip(" \t") for line in re.split(r"[\r\n]+", message)]
-    lines = [line for line in lines if line] or [""]
-    return lines[-1] if lines[0].startswith(_TRACEBACK) else lines[0]
-
-
-def _part(token: re.Match[str]) -> str:
-    number = token.lastindex or 0
-    if number <= len(_PARTS):
-        return _PARTS[number - 1][1]
-    return f"\\{token[0]}" if token[0] in _SPECIAL else token[0]
-
-
-def _is_specific(shape: str, message: str) -> bool:
-    try:
-        accept(shape)
-    except MalformedRequest:
-        return False
-    requirement = requirement_of(shape)
-    if requirement.general or requirement.specificity.literals < FEWEST_LITERALS:
-        return False
-    return found(shape, message.encode(errors="replace"))
-
 
 MIGRATION = """
 CREATE TABLE unknown_errors (
@@ -134,6 +63,18 @@ _PROPOSALS = (
 _WRITTEN = (
     "SELECT r.id AS number, e.pattern, r.seen, r.last_seen, r.example, r.written_by FROM unknown_error_reports AS r "
     "JOIN unknown_errors AS e ON e.id = r.error_id WHERE r.written_by = ?1 AND r.id < ?2 ORDER BY r.id DESC LIMIT ?3"
+)
+_ALIKE = (  # of as many words
+    "SELECT e.id, e.pattern, (SELECT coalesce(sum(r.seen), 0) FROM open_errors AS o JOIN visible_unknown_error_reports "
+    "AS r ON r.error_id = o.id WHERE o.id = e.id) AS seen FROM unknown_errors AS e "
+    "WHERE length(e.pattern) - length(replace(e.pattern, ?1, '')) = ?2 - length(replace(?3, ?1, ''))"
+)
+_MOVE_REPORTS = (
+    "INSERT INTO unknown_error_reports (error_id, seen, first_seen, last_seen, example, written_by) "
+    "SELECT ?1, seen, first_seen, last_seen, example, written_by FROM unknown_error_reports WHERE error_id = ?2 "
+    "ON CONFLICT (error_id, written_by) DO UPDATE SET seen = seen + excluded.seen, "
+    "first_seen = min(first_seen, excluded.first_seen), last_seen = max(last_seen, excluded.last_seen), "
+    "example = iif(excluded.last_seen > last_seen, excluded.example, example)"
 )
 _LEAST = "SELECT id FROM unknown_errors ORDER BY dismissed IS NOT NULL, seen, last_seen LIMIT 1"
 _OF_THE_HIDDEN_ALONE = (
@@ -200,7 +141,15 @@ class PatternProposals:
         shape = shape_of(message)
         if shape is None:
             return None
-        now, before = time.time(), self._seen(shape)
+        now, hidden = time.time(), self._quarantine.hides(written_by)
+        alike = self._database.select(SeenShape, _ALIKE, (BLANKS, len(shape), shape))
+        general, replaced = generalised(shape, alike, self._propose_after)
+        if general != shape and not (replaced and (hidden or not is_specific(general, message))):
+            shape = general
+        else:
+            replaced = []
+        before = self._seen(shape)
+        self._replace(replaced, shape)
         self._keep_quota(shape, written_by)
         if not self._make_room(shape, written_by):
             return None
@@ -221,6 +170,17 @@ class PatternProposals:
         if before < self._propose_after:
             self._publish(PROPOSED, {"proposal_id": number, "pattern": shape, "seen": seen})
         return int(number)
+
+    def _replace(self, numbers: list[int], shape: str) -> None:
+        """Count the reports of some shapes for another one, which takes their place."""
+        for number in numbers:
+            into = self._database.value(
+                "INSERT INTO unknown_errors (pattern, seen, last_seen) SELECT ?, seen, last_seen FROM unknown_errors "
+                "WHERE id = ? ON CONFLICT (pattern) DO UPDATE SET seen = seen + excluded.seen RETURNING id",
+                (shape, number),
+            )
+            self._database.execute(_MOVE_REPORTS, (into, number))
+            self._database.execute("DELETE FROM unknown_errors WHERE id = ?", (number,))
 
     def newest(self, before: int | None, limit: int) -> list[ProposalDocument]:
         """Return proposals, newest first, with numbers below `before`."""

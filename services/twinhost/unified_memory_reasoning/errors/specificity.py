@@ -148,6 +148,7 @@ def _member(pattern: str, at: int) -> tuple[str | None, int]:
     return token.text if token.kind is Kind.LITERAL else None, after
 
 
+_OTHER_SCRIPTS = "\u0530"  # from here on, RE2 may treat letters as equal that this version of Python does not
 SHORTEST_TEXT = 3  # characters; a shorter text occurs in too many messages
 LONGEST_TEXT = 64  # characters; more would not distinguish more messages
 _MOST_TEXTS = 32  # of which one must occur
@@ -222,9 +223,9 @@ class _Group:
         return _either(self._branches)
 
 
-def requirement_of(pattern: str) -> Requirement:
+def requirement_of(pattern: str, *, ignores_case: bool = True) -> Requirement:
     """Return what a pattern, which RE2 has accepted, requires of a message."""
-    groups = [_Group(fold=False)]
+    groups = [_Group(fold=ignores_case)]
     for token in tokens_of(pattern):
         _take(token, groups)
     while len(groups) > 1:  # RE2 accepts no pattern with an open group
@@ -263,7 +264,7 @@ def _close(groups: list[_Group]) -> None:
 
 
 def _literal(character: str, *, fold: bool) -> _Piece:
-    if fold and not character.isascii():  # only RE2 knows which letters it treats as equal
+    if fold and character >= _OTHER_SCRIPTS and character.lower() != character.upper():
         return _Piece(literals=1)
     return _Piece(exact=character.casefold(), literals=1)
 

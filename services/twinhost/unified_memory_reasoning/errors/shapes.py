@@ -1,0 +1,141 @@
+r"""Shapes of error messages: patterns that match all messages that differ in numbers and names alone; pure.
+
+A shape is a regular expression in which what changes from one message to the next is a class. It is made from the first
+line that is not blank, or the last one of a Python traceback. In this order, a UUID, quoted text, a URL, a path, a
+hexadecimal number (`0x...`, or at least eight digits), and a number with its points, commas and colons (also a time or
+an IPv4 address) each become a class; a run of blanks becomes `\s+`; every other character stays. Messages that differ
+only in those have the same shape.
+
+A shape ends with `$`, unless the pattern or the line would be too long: then it is cut.
+
+Host names and bare words become `\S+` by what is seen: where messages differ in the same few words alone, three of them
+that differ in names (with a dot, a hyphen, or a digit), or in three different words, get one shape. A shape that is
+proposed already, seen three times by itself, stays.
+"""
+
+import re
+from typing import NamedTuple
+
+from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.unified_memory_reasoning.errors.matching import accept, found
+from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
+
+_START, _END, BLANKS, _ANY_WORD = r"(?m)^\s*", r"\s*$", r"\s+", r"\S+"
+_name = re.compile(r"\\\.|[-_@]|\[0-9]")  # in the shape of a word that is a name, as of a host
+_MOST_VARIABLES = 3  # words of a shape in which messages may differ, and at most a third of its words
+_MOST_PLACES = 12  # sets of words, each alone and with another
+FEWEST_LITERALS = 8  # a shape with fewer characters of its own is too general
+_LONGEST_LINE = 500  # characters that are read
+_LONGEST = 1_000  # characters of the pattern
+_TRACEBACK = "Traceback (most recent call last)"
+_WORD = r"[\w.@+~%-]"
+
+_PARTS: tuple[tuple[str, str], ...] = (  # how Python finds it, and the class for it in RE2's syntax
+    (r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![0-9A-Za-z])", "[0-9a-fA-F-]{36}"),
+    (r'"[^"]*"', '"[^"]*"'),
+    (r"(?<!\w)'[^']*'(?!\w)", "'[^']*'"),
+    (r"`[^`]*`", "`[^`]*`"),
+    (r"[a-z][a-z0-9+.-]{1,15}://[^ \t\"'`<>]+", r"[a-z][a-z0-9+.-]*://\S+"),
+    (rf"(?<!\w)(?:[A-Za-z]:|~|\.{{1,2}})?(?:[/\\]{_WORD}+)+[/\\]?", r"\S+"),
+    (r"0[xX][0-9a-fA-F]+", "0[xX][0-9a-fA-F]+"),
+    (r"(?<![0-9A-Za-z])(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,}(?![0-9A-Za-z])", "[0-9a-fA-F]+"),
+    (r"[0-9](?:[0-9.,:]*[0-9])?", "[0-9][0-9.,:]*"),
+    (r"[ \t]+", r"\s+"),
+)
+_TOKEN = re.compile("|".join(f"({part})" for part, _ in _PARTS) + "|(.)", re.DOTALL)
+_SPECIAL = frozenset(r"\.+*?()|[]{}^$")
+
+
+def shape_of(message: str) -> str | None:
+    """Return the shape of a message, a pattern that matches it; None if the shape is too general."""
+    line = _significant_line(message)
+    text = line[:_LONGEST_LINE]
+    shape, whole = _START, len(line) <= _LONGEST_LINE
+    for token in _TOKEN.finditer(text):
+        part = _part(token)
+        if len(shape) + len(part) > _LONGEST:
+            whole = False
+            break
+        shape += part
+    shape += _END if whole else ""
+    return shape if is_specific(shape, message) else None
+
+
+def _significant_line(message: str) -> str:
+    lines = [line.strip(" \t") for line in re.split(r"[\r\n]+", message)]
+    lines = [line for line in lines if line] or [""]
+    return lines[-1] if lines[0].startswith(_TRACEBACK) else lines[0]
+
+
+def _part(token: re.Match[str]) -> str:
+    number = token.lastindex or 0
+    if number <= len(_PARTS):
+        return _PARTS[number - 1][1]
+    return f"\\{token[0]}" if token[0] in _SPECIAL else token[0]
+
+
+def is_specific(shape: str, message: str) -> bool:
+    """Return whether a shape is a pattern that would be accepted, matches a message, and requires enough of it."""
+    try:
+        accept(shape)
+    except MalformedRequest:
+        return False
+    requirement = requirement_of(shape)
+    if requirement.general or requirement.specificity.literals < FEWEST_LITERALS:
+        return False
+    return found(shape, message.encode(errors="replace"))
+
+
+class SeenShape(NamedTuple):
+    """A stored shape, and how often visible writers saw it; 0 if it is dismissed."""
+
+    id: int
+    pattern: str
+    seen: int
+
+
+def _words(shape: str) -> list[str]:
+    """Return the shapes of a shape's words."""
+    return shape.removeprefix(_START).removesuffix(_END).split(BLANKS)
+
+
+def _differences(words: list[str], known: str) -> frozenset[int]:
+    """Return where words differ from those of another shape; its variables are any word."""
+    pairs = enumerate(zip(words, _words(known), strict=True))
+    return frozenset(place for place, (word, other) in pairs if other not in (word, _ANY_WORD))
+
+
+def generalised(shape: str, stored: list[SeenShape], enough: int) -> tuple[str, list[int]]:
+    """Return the shape that a message counts for, and the numbers of those that it takes the place of.
+
+    Args:
+        shape: the message's own.
+        stored: the shapes of as many words.
+        enough: how many sightings make words a variable.
+    """
+    words, end = _words(shape), _END * shape.endswith(_END)
+    most = min(_MOST_VARIABLES, len(words) // 3)
+    near = {
+        known: places
+        for known in stored
+        if known.pattern.endswith(_END) == bool(end) and len(places := _differences(words, known.pattern)) <= most
+    }
+    covering = [known for known, places in near.items() if not places]
+    if any(known.pattern == shape and not known.seen for known in covering):
+        return shape, []
+    if general := [known.pattern for known in covering if known.pattern != shape]:
+        return min(general, key=lambda pattern: pattern.count(_ANY_WORD)), []
+    few = sorted(set(near.values()), key=lambda places: (len(places), sorted(places)))[:_MOST_PLACES]
+    together = {one | other for one in few for other in few if 0 < len(one | other) <= most}
+    for places in sorted(together, key=lambda places: (len(places), sorted(places))):
+        alike = [known for known, differ in near.items() if 0 < known.seen < enough and differ <= places]
+        values = {
+            tuple(_words(each)[place] for place in places) for each in (shape, *(known.pattern for known in alike))
+        }
+        names = all(_name.search(word) for value in values for word in value)
+        if len(values) >= (2 if names else enough) and sum(known.seen for known in alike) + 1 >= enough:
+            words_and_variables = BLANKS.join(
+                _ANY_WORD if place in places else word for place, word in enumerate(words)
+            )
+            return f"{_START}{words_and_variables}{end}", [known.id for known in alike]
+    return shape, []
