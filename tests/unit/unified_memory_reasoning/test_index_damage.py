@@ -20,7 +20,9 @@ from twinhost.unified_memory_reasoning.__main__ import LATER_MIGRATIONS, MIGRATI
 
 ALL = [REPLY_LOG_SCHEMA, *MIGRATIONS]
 BEFORE = ALL[: -len(LATER_MIGRATIONS)]  # as a version made them in which the defect was
-UNDO_LATER = "ALTER TABLE error_patterns DROP COLUMN ignores_case;"  # of the later migrations after the first
+UNDO_LATER = (  # the later migrations after the first
+    "ALTER TABLE error_patterns DROP COLUMN ignores_case;DROP TABLE twin_changes;"
+)
 NOTES = 12  # each a session of its own
 REMOVED = range(6, 12)
 
