@@ -25,6 +25,7 @@ from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
 from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
+from twinhost.system_digital_twin.events.errors import ErrorLog
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.http.page import Stream, page_routes
 from twinhost.system_digital_twin.http.state import StateBoard
@@ -134,7 +135,7 @@ def assemble(foundation: Foundation) -> Assembly:
         *security.features,
         MetricsActions(metrics, VramReports(database)),
         LoadActions(metrics, leases),
-        EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes)),
+        EventActions(events, ErrorLog(database), min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.record),
     )
 
     def on_tick() -> None:

@@ -6,6 +6,7 @@ from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
 from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
 from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS
 from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVERE_EVENTS
+from twinhost.system_digital_twin.events.filters import MIGRATION_FILTERS as EVENT_FILTERS
 from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
 from twinhost.system_digital_twin.metrics.metrics import MIGRATION as VRAM_REPORTS
 from twinhost.system_digital_twin.registry.registry import MIGRATION as REGISTRY
@@ -23,4 +24,5 @@ MIGRATIONS = (  # in the order in which they were added
     EVENT_IDS,
     LEDGER_RESTORES,
     SEVERE_EVENTS,
+    EVENT_FILTERS,
 )
