@@ -24,6 +24,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
+from twinhost.system_digital_twin.capacity.time_to_full import ForecastActions, Forecasts
 from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
 from twinhost.system_digital_twin.events.errors import ErrorLog
 from twinhost.system_digital_twin.events.events import Events, Topic
@@ -99,6 +100,7 @@ FEATURES = (
     RegistryActions,
     MetricsActions,
     LoadActions,
+    ForecastActions,
     EventActions,
     KeyActions,
     AuditActions,
@@ -123,7 +125,8 @@ def assemble(foundation: Foundation) -> Assembly:
     sampler = SamplerThread(limits.metrics_interval_s, metrics.queue)
     foundation.health.add("metrics", lambda: sampler.fault, essential=False)
     leases, events = Leases(database), Events(database, publish)
-    state = StateBoard(foundation, registry, metrics, leases, events)
+    forecasts = Forecasts(database, metrics, events)
+    state = StateBoard(foundation, registry, metrics, leases, events, forecasts)
     features: tuple[Feature, ...] = (
         RegistryActions(
             registry,
@@ -135,6 +138,7 @@ def assemble(foundation: Foundation) -> Assembly:
         *security.features,
         MetricsActions(metrics, VramReports(database)),
         LoadActions(metrics, leases),
+        ForecastActions(forecasts, metrics),
         EventActions(events, ErrorLog(database), min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.record),
     )
 
@@ -144,6 +148,7 @@ def assemble(foundation: Foundation) -> Assembly:
         metrics.on_tick()
         leases.on_tick()
         events.on_tick()
+        forecasts.on_tick()
         security.on_tick()
 
     def on_stop() -> None:

@@ -3,6 +3,7 @@
 from twinhost.store.audit_log.files import MIGRATION as LEDGER
 from twinhost.store.audit_log.files import MIGRATION_RESTORES as LEDGER_RESTORES
 from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
+from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION as FULL_SOON
 from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
 from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS
 from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVERE_EVENTS
@@ -25,4 +26,5 @@ MIGRATIONS = (  # in the order in which they were added
     LEDGER_RESTORES,
     SEVERE_EVENTS,
     EVENT_FILTERS,
+    FULL_SOON,
 )

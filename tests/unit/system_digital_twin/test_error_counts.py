@@ -18,7 +18,7 @@ from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.events.filters import Filter
 
 MANY = 100_000
-SLOWEST_S = 1.0  # for one request at MANY rows; on an idle machine they take 10 to 200 ms
+SLOWEST_S = 1.0  # of CPU time for one request at MANY rows; they take 10 to 200 ms
 
 
 @pytest.fixture
@@ -241,6 +241,6 @@ def test_a_hundred_thousand_errors_are_searched_quickly(tmp_path: Path, clock: C
             lambda: errors.counts(Filter(severity="error"), 50),
             lambda: errors.acknowledge("op", 0.0, error_id="77"),
         ):
-            started = time.perf_counter()
+            started = time.thread_time()
             ask()
-            assert time.perf_counter() - started < SLOWEST_S
+            assert time.thread_time() - started < SLOWEST_S

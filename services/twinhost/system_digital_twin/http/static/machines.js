@@ -4,9 +4,10 @@ import { now } from "./clock.js";
 import { absent, badge, byId, draw, el, icon, keyed, setAttribute, setText, table } from "./dom.js";
 import { clockOf, count, isNumber, many, memory, memoryOf, milliseconds, millisecondsOfAxis, percent, plain } from "./text.js";
 import { Trend } from "./trend.js";
-import { wordOfStatus } from "./words.js";
+import { fullWithin, wordOfStatus, wordsOfForecast } from "./words.js";
 
 const SHORTEST_SPAN_S = 300;
+const WEEK_S = 7 * 86400;
 
 const METRICS = [
   {
@@ -63,6 +64,7 @@ function newHost(tone) {
   const title = el("h3", {});
   const status = el("div", { class: "host-status" });
   const about = el("p", { class: "host-about" });
+  const forecast = el("p", { class: "host-forecast" });
   const note = el("p", { class: "host-note" });
   const metrics = METRICS.map(newMetric);
   const element = el(
@@ -70,9 +72,10 @@ function newHost(tone) {
     { class: `host tone-${tone}` },
     el("header", { class: "host-head" }, icon("machine"), title, status, about),
     ...metrics.map((metric) => metric.element),
+    forecast,
     note,
   );
-  parts.set(element, { title, status, about, note, metrics });
+  parts.set(element, { title, status, about, forecast, note, metrics });
   return element;
 }
 
@@ -115,8 +118,15 @@ function updateHost(element, host, span) {
     el("bdi", {}, plain(host.agent, 60)),
     el("bdi", { class: "mono" }, plain(host.endpoint, 60)),
   ]);
+  setText(part.forecast, forecastOf(host));
   setText(part.note, host.limited ? "Measured within its container’s limits." : "Measured for the whole machine.");
   METRICS.forEach((metric, at) => updateMetric(part.metrics[at], metric, host, span));
+}
+
+function forecastOf(host) {
+  const known = (host.forecasts ?? []).filter(({ growth_mb_per_hour: growth }) => isNumber(growth));
+  if (known.length === 0) return "Forecasts need 10 minutes of history.";
+  return fullWithin(host, WEEK_S).map(wordsOfForecast).join(" ") || "At this rate, nothing will be full within a week.";
 }
 
 function updateMetric(part, metric, host, span) {
