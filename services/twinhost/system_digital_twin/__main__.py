@@ -148,8 +148,8 @@ def assemble(foundation: Foundation) -> Assembly:
         metrics.on_tick()
         leases.on_tick()
         events.on_tick()
-        forecasts.on_tick()
         security.on_tick()
+        forecasts.on_tick()
 
     def on_stop() -> None:
         with contextlib.suppress(StoreUnavailable):  # the current minute is lost, and the agent stops nevertheless

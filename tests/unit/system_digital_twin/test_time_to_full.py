@@ -155,6 +155,14 @@ def test_a_short_calm_does_not_end_an_episode(bench: MetricsBench, clock: Clock)
     assert (len(bench.sent), calm_since, len(bench.rows("full_soon"))) == (1, None, 1)
 
 
+def test_hosts_are_forecast_in_turn(bench: MetricsBench, clock: Clock) -> None:
+    """Even if the agent runs once a minute only, the first host does not keep the others waiting."""
+    for _ in range(2):
+        clock.let_pass(61)
+        bench.forecasts.on_tick()
+    assert [bool(bench.forecasts.newest(host)) for host in bench.metrics.hosts()] == [True, True]
+
+
 def test_a_store_that_fails_announces_nothing_yet(bench: MetricsBench, clock: Clock) -> None:
     """The episode and its event are written together, or later together."""
     passed(bench, clock, 9, lambda minute: 700.0 + 10 * minute)
@@ -162,9 +170,9 @@ def test_a_store_that_fails_announces_nothing_yet(bench: MetricsBench, clock: Cl
     bench.measured("pc2", sample(ram_used_mb=790.0, ram_total_mb=TOTAL_MB))
     bench.metrics.on_tick()
     bench.database.execute("PRAGMA query_only=ON")
-    bench.forecasts.on_tick()  # for mainpc, of which nothing is known
-    with pytest.raises(StoreUnavailable):
-        bench.forecasts.on_tick()
+    for _ in bench.metrics.hosts():
+        with pytest.raises(StoreUnavailable):
+            bench.forecasts.on_tick()
     assert bench.sent == []
     bench.database.execute("PRAGMA query_only=OFF")
     clock.let_pass(60)

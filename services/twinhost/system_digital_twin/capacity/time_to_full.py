@@ -123,17 +123,17 @@ class Forecasts:
         return self._newest.get(host, [])
 
     def on_tick(self) -> None:
-        """Update the forecasts of the next host that is due, and begin and end its episodes.
+        """Update the forecasts of one host, the one that has waited longest; begin and end its episodes.
 
         Raises:
             StoreUnavailable: an episode could not be written, and was not announced; this is retried.
         """
-        clock = time.monotonic()
-        host = next((each for each in self._metrics.hosts() if clock >= self._due.get(each, 0.0)), None)
-        if host is None:
+        clock, hosts = time.monotonic(), self._metrics.hosts()
+        host = min(hosts, key=lambda each: self._due.get(each, 0.0))
+        if clock < self._due.get(host, 0.0):
             return
         self._due[host] = clock + _EVERY_S
-        self._newest = {name: known for name, known in self._newest.items() if name in self._metrics.hosts()}
+        self._newest = {name: known for name, known in self._newest.items() if name in hosts}
         self._newest[host] = self.of(host)
         with self._database.transaction():
             for gauge, forecast in zip(self._gauges, self._newest[host], strict=True):
