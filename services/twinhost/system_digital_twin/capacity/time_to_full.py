@@ -42,6 +42,7 @@ NOT_MEASURED = "not measured now"
 NOT_GROWING = "not growing"
 UNCERTAIN = "the interval of the growth includes none"
 _EVERY_S = 60.0  # for each host: the history has a row per minute
+_SILENT_EVERY_S = 5.0  # for one that is not measured: its first sample may arrive any time
 _KEPT_S = 30 * DAY_S  # episodes of hosts that have left
 
 Resource = Literal["ram", "vram", "disk"]
@@ -132,7 +133,7 @@ class Forecasts:
         host = min(hosts, key=lambda each: self._due.get(each, 0.0))
         if clock < self._due.get(host, 0.0):
             return
-        self._due[host] = clock + _EVERY_S
+        self._due[host] = clock + (_SILENT_EVERY_S if self._metrics.stale(host) else _EVERY_S)
         self._newest = {name: known for name, known in self._newest.items() if name in hosts}
         self._newest[host] = self.of(host)
         with self._database.transaction():

@@ -4,10 +4,9 @@ import { now } from "./clock.js";
 import { absent, badge, byId, draw, el, icon, keyed, setAttribute, setText, table } from "./dom.js";
 import { clockOf, count, isNumber, many, memory, memoryOf, milliseconds, millisecondsOfAxis, percent, plain } from "./text.js";
 import { Trend } from "./trend.js";
-import { fullWithin, wordOfStatus, wordsOfForecast } from "./words.js";
+import { wordOfStatus, wordsOfForecasts } from "./words.js";
 
 const SHORTEST_SPAN_S = 300;
-const WEEK_S = 7 * 86400;
 
 const METRICS = [
   {
@@ -107,6 +106,7 @@ function newMetric({ title, axis }) {
 function updateHost(element, host, span) {
   const part = parts.get(element);
   setText(part.title, plain(host.name, 40));
+  setText(part.forecast, wordsOfForecasts(host));
   setAttribute(element, "aria-label", `Machine ${plain(host.name, 40)}`);
   const status = wordOfStatus(host.status);
   setAttribute(element, "data-state", host.stale && status.tone === "good" ? "silent" : status.tone);
@@ -118,15 +118,8 @@ function updateHost(element, host, span) {
     el("bdi", {}, plain(host.agent, 60)),
     el("bdi", { class: "mono" }, plain(host.endpoint, 60)),
   ]);
-  setText(part.forecast, forecastOf(host));
   setText(part.note, host.limited ? "Measured within its container’s limits." : "Measured for the whole machine.");
   METRICS.forEach((metric, at) => updateMetric(part.metrics[at], metric, host, span));
-}
-
-function forecastOf(host) {
-  const known = (host.forecasts ?? []).filter(({ growth_mb_per_hour: growth }) => isNumber(growth));
-  if (known.length === 0) return "Forecasts need 10 minutes of history.";
-  return fullWithin(host, WEEK_S).map(wordsOfForecast).join(" ") || "At this rate, nothing will be full within a week.";
 }
 
 function updateMetric(part, metric, host, span) {
