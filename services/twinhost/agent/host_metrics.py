@@ -1,37 +1,97 @@
-"""What a host measures of itself: the CPU and memory of the container or the machine, and the GPUs.
+"""What a host measures of itself: its machine, the GPUs, and, apart, the container that its agent runs in.
 
-A container is measured by its own control group, version 1 or 2, since on one machine all containers read the same
-/proc. Where the group is the machine's root nothing is limited, and /proc is used. A value that was not measured is
-None, never an invented figure.
+The container is measured by its own control group, version 1 or 2. Where the group is the machine's root there is no
+container. A value that was not measured is None, never an invented figure.
 """
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-import pynvml  # type: ignore[import-untyped]
-import structlog
-
-_log = structlog.get_logger(__name__)
 
 MB = 2**20
 
+MEGABYTES = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+PERCENT = Annotated[float, msgspec.Meta(ge=0, le=100)]
+CELSIUS = Annotated[float, msgspec.Meta(ge=-273.15, le=1e4)]
+BYTES_PER_S = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+CPUS = Annotated[float, msgspec.Meta(gt=0, le=1e5)]
+LOAD = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+TEXT = Annotated[str, msgspec.Meta(max_length=256)]
+MAX_PROCESSES = 128  # on all GPUs of a host: 64 hosts must fit into one reply
+
+
+class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that uses a GPU: `name` of its program, without its arguments; null for what the driver hides."""
+
+    pid: Annotated[int, msgspec.Meta(ge=0, le=2**32)]
+    name: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    used_mb: MEGABYTES | None = None
+
 
 class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU as its driver reports it; `used_mb` is what can't be allocated."""
+    """One GPU as its driver reports it; `used_mb` is what can't be allocated, `processes` are those it lets us see."""
 
-    index: int
-    name: str
-    used_mb: float
-    total_mb: float
-    utilisation_percent: float | None = None
+    index: Annotated[int, msgspec.Meta(ge=0, le=1_023)]
+    name: TEXT
+    used_mb: MEGABYTES
+    total_mb: MEGABYTES
+    utilisation_percent: PERCENT | None = None
+    uuid: Annotated[str, msgspec.Meta(max_length=96)] | None = None
+    temperature_c: CELSIUS | None = None
+    processes: Annotated[tuple[GpuProcess, ...], msgspec.Meta(max_length=MAX_PROCESSES)] = ()
+
+
+class DiskSample(msgspec.Struct, frozen=True, kw_only=True):
+    """The filesystem of the state (`state`) or of the models' folder (`models`); `free_mb` is what users can write."""
+
+    name: TEXT
+    used_mb: MEGABYTES
+    free_mb: MEGABYTES
+    total_mb: MEGABYTES
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes per second since the sample before."""
+
+    received_bytes_per_s: BYTES_PER_S
+    sent_bytes_per_s: BYTES_PER_S
+
+
+class MachineSample(msgspec.Struct, frozen=True, kw_only=True):
+    """More of the machine: `load` is the load average of 1, 5, and 15 minutes, `network` that of its physical cards.
+
+    Hosts with the same `boot_id` are one machine. `virtual_machine` names the product whose machine it is, such as
+    Docker Desktop, if it is not the computer itself.
+    """
+
+    cpus: CPUS | None = None
+    load: Annotated[tuple[LOAD, ...], msgspec.Meta(min_length=3, max_length=3)] | None = None
+    swap_used_mb: MEGABYTES | None = None
+    swap_total_mb: MEGABYTES | None = None
+    disks: Annotated[tuple[DiskSample, ...], msgspec.Meta(max_length=8)] = ()
+    network: Traffic | None = None
+    temperature_c: CELSIUS | None = None
+    boot_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
+    virtual_machine: TEXT | None = None
+
+
+class ContainerSample(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's own container: `cpu_percent` of the `cpus` that it may use; no `ram_limit_mb`: the machine's."""
+
+    cpu_percent: PERCENT | None = None
+    cpus: CPUS | None = None
+    ram_used_mb: MEGABYTES | None = None
+    ram_limit_mb: MEGABYTES | None = None
+    network: Traffic | None = None
 
 
 class HostSample(msgspec.Struct, frozen=True, kw_only=True):
-    """A host at one moment: `wall` in seconds since the epoch, `cpu_percent` of the CPU that the host may use.
+    """A host at one moment: `wall` in seconds since the epoch, `cpu_percent` of all CPUs of the machine.
 
-    `latency_ms` is the round trip to the other agent; `limited` means that the figures are those of a container.
+    `latency_ms` is the round trip to the other agent. `limited`, in the reports of older hosts, means that CPU and RAM
+    are those of a container. `machine` is None in those reports, `container` outside a container too.
     """
 
     wall: float
@@ -43,6 +103,13 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[GpuSample, ...] = ()
     latency_ms: float | None = None
     limited: bool = False
+    machine: MachineSample | None = None
+    container: ContainerSample | None = None
+
+    def disk_used_mb(self, name: str) -> float | None:
+        """Return what is used of a disk, or None if it is not measured."""
+        disks = self.machine.disks if self.machine else ()
+        return next((disk.used_mb for disk in disks if disk.name == name), None)
 
 
 ROOT = Path("/sys/fs/cgroup")
@@ -144,58 +211,3 @@ def _quota_v2(path: Path) -> float | None:
     if len(words) != 2 or words[0] is None or not words[1]:
         return None
     return words[0] / words[1]
-
-
-class Gpus:
-    """Reads every GPU with NVML; a driver that is loaded or unloaded is noticed at the next reading."""
-
-    def __init__(self) -> None:
-        self._initialised = False
-        self._failing: set[int] = set()
-
-    def read(self) -> tuple[GpuSample, ...]:
-        """Return the GPUs that can be measured now; never raises."""
-        try:
-            if not self._initialised:
-                pynvml.nvmlInit()
-                self._initialised = True
-            count = int(pynvml.nvmlDeviceGetCount())
-        except pynvml.NVMLError:
-            self._shut_down()
-            return ()
-        read = [self._read(index) for index in range(count)]
-        if count and not any(read):
-            self._shut_down()  # a replaced driver responds only after NVML is initialised again
-        return tuple(gpu for gpu in read if gpu is not None)
-
-    def _read(self, index: int) -> GpuSample | None:
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            name = str(pynvml.nvmlDeviceGetName(handle))
-        except (pynvml.NVMLError, ValueError) as error:
-            if index not in self._failing:
-                self._failing.add(index)
-                _log.warning("gpu_not_measured", index=index, reason=str(error))
-            return None
-        self._failing.discard(index)
-        return GpuSample(
-            index=index,
-            name=name,
-            used_mb=memory.used / MB,
-            total_mb=memory.total / MB,
-            utilisation_percent=_utilisation(handle),
-        )
-
-    def _shut_down(self) -> None:
-        if self._initialised:
-            self._initialised = False
-            with contextlib.suppress(pynvml.NVMLError):
-                pynvml.nvmlShutdown()
-
-
-def _utilisation(handle: object) -> float | None:
-    try:
-        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    except pynvml.NVMLError:  # not every GPU supports it, and a MIG slice never does
-        return None

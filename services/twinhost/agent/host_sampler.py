@@ -1,4 +1,4 @@
-"""Sample a host: the container's own figures in a container, else the machine's."""
+"""Sample a host: its machine and its GPUs, and beside them the container that its agent runs in."""
 
 import os
 import time
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import psutil
 import structlog
 
-from twinhost.agent.host_metrics import MB, Cgroup, Gpus, HostSample
+from twinhost.agent.assembly import Foundation
+from twinhost.agent.gpus import Gpus
+from twinhost.agent.host_metrics import MB, Cgroup, ContainerSample, HostSample, MachineSample, Traffic
+from twinhost.agent.machine import ByteCounts, Machine
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -20,62 +23,104 @@ _STALE_AFTER = 3  # intervals
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """CPU seconds used so far, of the `cpus` that may be used, at a monotonic time."""
+    """Counters at a monotonic time; CPU in seconds of use, None outside a container."""
 
-    used_s: float
-    cpus: float
     at: float
+    machine_cpu_s: float
+    container_cpu_s: float | None
+    machine_bytes: ByteCounts | None
+    container_bytes: ByteCounts | None
 
 
 class HostSampler:
-    """Takes samples; the CPU figure is for the time since the sample before."""
+    """Takes samples; CPU and network are those of the time since the sample before."""
 
-    def __init__(self, cgroup: Cgroup | None = None, gpus: Gpus | None = None) -> None:
+    def __init__(self, cgroup: Cgroup | None = None, gpus: Gpus | None = None, machine: Machine | None = None) -> None:
         self._cgroup = cgroup or Cgroup()
         self._gpus = gpus or Gpus()
-        self._before = self._read_cpu()[0]
+        self._machine = machine or Machine()
+        self._before = self._read()
 
     def sample(self) -> HostSample:
-        """Return a sample; its `cpu_percent` is None if no time has passed since the sample before."""
-        reading, limited = self._read_cpu()
-        used_mb, total_mb, memory_is_limited = self._read_ram()
-        gpus = self._gpus.read()
+        """Return a sample; what needs a time between two samples is None if none has passed."""
+        before, now = self._before, self._read()
+        passed_s = now.at - before.at
+        if passed_s >= _SHORTEST_S:
+            self._before = now
+        memory, cpus, gpus = psutil.virtual_memory(), psutil.cpu_count() or 1, self._gpus.read()
+        used_s = _per_s(before.machine_cpu_s, now.machine_cpu_s, passed_s)
         return HostSample(
             wall=time.time(),
-            cpu_percent=self._cpu_percent(reading),
-            ram_used_mb=used_mb,
-            ram_total_mb=total_mb,
+            cpu_percent=_percent(used_s, cpus),
+            ram_used_mb=(memory.total - memory.available) / MB,
+            ram_total_mb=memory.total / MB,
             vram_used_mb=sum(gpu.used_mb for gpu in gpus) if gpus else None,
             vram_total_mb=sum(gpu.total_mb for gpu in gpus) if gpus else None,
             gpus=gpus,
-            limited=limited or memory_is_limited,
+            machine=self._more(cpus, _traffic(before.machine_bytes, now.machine_bytes, passed_s)),
+            container=self._container(before, now, passed_s),
         )
 
-    def _cpu_percent(self, reading: _Reading) -> float | None:
-        before, passed_s = self._before, reading.at - self._before.at
-        if passed_s < _SHORTEST_S:
-            return None
-        self._before = reading
-        return min(100.0, max(0.0, 100 * (reading.used_s - before.used_s) / passed_s / reading.cpus))
-
-    def _read_cpu(self) -> tuple[_Reading, bool]:
-        """Return the reading, and whether a quota applies."""
+    def _read(self) -> _Reading:
         own = self._cgroup.cpu()
-        if own is None:
-            times = psutil.cpu_times()
-            idle_s = times.idle + getattr(times, "iowait", 0.0)
-            guest_s = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted in user and nice too
-            return _Reading(sum(times) - guest_s - idle_s, float(psutil.cpu_count() or 1), time.monotonic()), False
-        may_use = float(len(os.sched_getaffinity(0)))
-        limited = own.quota is not None and own.quota < may_use
-        return _Reading(own.used_s, own.quota if limited and own.quota else may_use, time.monotonic()), limited
+        machine_bytes, container_bytes = self._machine.traffic()
+        return _Reading(
+            time.monotonic(), self._machine.cpu_used_s(), own.used_s if own else None, machine_bytes, container_bytes
+        )
 
-    def _read_ram(self) -> tuple[float, float, bool]:
-        """Return MB used, MB in total, and whether the total is a container's limit."""
-        machine, own = psutil.virtual_memory(), self._cgroup.memory()
-        if own is not None and own.limit_mb is not None and own.limit_mb < machine.total / MB:
-            return own.used_mb, own.limit_mb, True
-        return (machine.total - machine.available) / MB, machine.total / MB, False
+    def _more(self, cpus: int, network: Traffic | None) -> MachineSample:
+        swap, (one, five, fifteen) = psutil.swap_memory(), os.getloadavg()
+        return MachineSample(
+            cpus=cpus,
+            load=(round(one, 2), round(five, 2), round(fifteen, 2)),
+            swap_used_mb=round(swap.used / MB, 2),
+            swap_total_mb=round(swap.total / MB, 2),
+            disks=self._machine.disks(),
+            network=network,
+            temperature_c=self._machine.temperature_c(),
+            boot_id=self._machine.boot_id,
+            virtual_machine=self._machine.virtual_machine,
+        )
+
+    def _container(self, before: _Reading, now: _Reading, passed_s: float) -> ContainerSample | None:
+        cpu, memory = self._cgroup.cpu(), self._cgroup.memory()
+        if cpu is None and memory is None:
+            return None
+        cpus = float(len(os.sched_getaffinity(0)))
+        if cpu is not None and cpu.quota is not None and 0 < cpu.quota < cpus:
+            cpus = cpu.quota
+        used_s = _per_s(before.container_cpu_s, now.container_cpu_s, passed_s)
+        limit_mb = memory.limit_mb if memory else None
+        if limit_mb is not None and limit_mb >= psutil.virtual_memory().total / MB:
+            limit_mb = None
+        return ContainerSample(
+            cpu_percent=_percent(used_s, cpus),
+            cpus=cpus,
+            ram_used_mb=None if memory is None else round(memory.used_mb, 2),
+            ram_limit_mb=limit_mb,
+            network=_traffic(before.container_bytes, now.container_bytes, passed_s),
+        )
+
+
+def _per_s(before: float | None, now: float | None, passed_s: float) -> float | None:
+    """Return how much a counter grew per second; None if it is not known, or if too little time has passed."""
+    if before is None or now is None or passed_s < _SHORTEST_S:
+        return None
+    return max(0.0, (now - before) / passed_s)
+
+
+def _percent(used_s: float | None, cpus: float) -> float | None:
+    return None if used_s is None else min(100.0, round(100 * used_s / cpus, 2))
+
+
+def _traffic(before: ByteCounts | None, now: ByteCounts | None, passed_s: float) -> Traffic | None:
+    if before is None or now is None:
+        return None
+    received = _per_s(before.received, now.received, passed_s)
+    sent = _per_s(before.sent, now.sent, passed_s)
+    if received is None or sent is None:
+        return None
+    return Traffic(received_bytes_per_s=round(received, 1), sent_bytes_per_s=round(sent, 1))
 
 
 class SamplerThread(Worker):
@@ -90,6 +135,21 @@ class SamplerThread(Worker):
         self._take = take
         self._sampler = sampler or HostSampler()
         self._taken_at = time.monotonic()
+        self._newest: HostSample | None = None
+
+    @classmethod
+    def of(cls, foundation: Foundation, take: Callable[[HostSample], None]) -> "SamplerThread":
+        """Return the sampler of an agent's host, which the agent's health and metrics show too."""
+        settings = foundation.settings
+        sampler = HostSampler(machine=Machine(settings.disks))
+        thread = cls(settings.config.limits.metrics_interval_s, take, sampler)
+        foundation.health.add("metrics", lambda: thread.fault, essential=False)
+        foundation.telemetry.follow_host(thread.current)
+        return thread
+
+    def current(self) -> HostSample | None:
+        """Return the newest sample, or None if it is too old; on any thread."""
+        return None if self.fault else self._newest
 
     @property
     def fault(self) -> str | None:
@@ -108,7 +168,8 @@ class SamplerThread(Worker):
         while not self.wait(wait_s):
             started = time.monotonic()
             try:
-                self._take(self._sampler.sample())
+                self._newest = self._sampler.sample()
+                self._take(self._newest)
                 self._taken_at = time.monotonic()
             except (OSError, psutil.Error) as error:
                 _log.warning("host_not_measured", reason=str(error))

@@ -20,6 +20,7 @@ from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
 from twinhost.worker import Worker
 
 UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
+MODELS_VARIABLE = "TWINHOST_MODELS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,12 @@ class Settings:
     certificates: Certificates | None
     state: Path
     http_hosts: frozenset[str]
+    models: Path | None = None  # the models' folder, whose disk is measured
+
+    @property
+    def disks(self) -> dict[str, Path]:
+        """The folders whose filesystems are measured, by name."""
+        return {"state": self.state, **({"models": self.models} if self.models else {})}
 
     @property
     def secure(self) -> bool:
@@ -52,8 +59,12 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
     state = state_folder(environment)
     if not (state.is_dir() and os.access(state, os.W_OK | os.X_OK)):
         raise ConfigurationError(f"{state} is not a folder that this process can write; mount a volume there")
+    models = environment.get(MODELS_VARIABLE, "")
+    if models and not Path(models).is_dir():
+        raise ConfigurationError(f"{MODELS_VARIABLE} is {models!r}, which is no folder; correct it, or remove it")
     named = [name for host in config.hosts.values() for name in (host.name, host.address)]
-    return Settings(config, agent, certificates, state, http_hosts(named, environment))
+    hosts = http_hosts(named, environment)
+    return Settings(config, agent, certificates, state, hosts, Path(models) if models else None)
 
 
 def _require_private(environment: Mapping[str, str]) -> None:

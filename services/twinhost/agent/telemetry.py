@@ -22,6 +22,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from twinhost.agent.health import Health
+from twinhost.agent.host_gauges import HostCollector
+from twinhost.agent.host_metrics import HostSample
 from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
@@ -73,6 +75,10 @@ class Telemetry:
         self._state = _StateCollector(agent)
         self._registry.register(self._state)
         self._gathered_at = 0.0
+
+    def follow_host(self, current: Callable[[], HostSample | None]) -> None:
+        """Show the host's newest sample too, which `current` returns on any thread."""
+        self._registry.register(HostCollector(current))
 
     def answered(self, action: str | None, outcome: str, seconds: float, number: int = 1) -> None:
         """Count requests; on the server's thread.

@@ -14,6 +14,7 @@ from twinhost.agent.health import OPEN_LINK as OPEN_LINK_WARNING
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, Wait
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
+from twinhost.cli.machines import Figures, ask_hosts, machines_table
 from twinhost.cli.output import Failure, Health, Peers, Registration, Registrations, age, duration, read
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
@@ -37,6 +38,7 @@ class AgentReport:
     document: Reply | None = None  # the whole health document
     peers: Peers | None = None
     registered: tuple[Registration, ...] | None = None
+    hosts: Figures | None = None
     failure: Failure | None = None  # the first question that failed
 
 
@@ -141,18 +143,19 @@ def survey_until_healthy(settings: Settings, wait_s: float, on_retry: Callable[[
 
 def _ask(settings: Settings, agent: Agent, client_of: Callable[[Agent], Client], deadline_s: float) -> AgentReport:
     """Ask one agent everything, up to the first failure."""
-    health = document = peers = registered = failure = None
+    health = document = peers = registered = hosts = failure = None
     try:
         client = client_of(agent)
         document = client.call("health", deadline_s=deadline_s)
         health = read(document, Health)
         if agent == settings.registry_agent:
             registered = read(client.call("get_registered_agents", deadline_s=deadline_s), Registrations).agents
+            hosts = ask_hosts(client, deadline_s)
         if settings.secure:  # on an open link nobody is authenticated, and the question is refused
             peers = read(client.call("get_peers", deadline_s=deadline_s), Peers)
     except TwinhostError as error:
         failure = Failure.of(error)
-    return AgentReport(agent, health, document, peers, registered, failure)
+    return AgentReport(agent, health, document, peers, registered, hosts, failure)
 
 
 def _unhealthy(report: AgentReport) -> list[Failure]:
@@ -190,12 +193,15 @@ def _document(survey: Survey, failures: Sequence[Failure]) -> dict[str, Any]:
             }
             for report in survey.reports
         },
+        "hosts": msgspec.to_builtins(survey.registry.hosts),
         "registered_agents": msgspec.to_builtins(survey.registry.registered),
     }
 
 
 def _view(survey: Survey) -> list[RenderableType]:
     parts: list[RenderableType] = [_link(survey), _agents_table(survey)]
+    if survey.registry.hosts is not None:
+        parts.append(machines_table(survey.registry.hosts))
     if warnings := [row for report in survey.reports for row in _warnings(report)]:
         parts.append(output.table("Warnings", ("on", "what"), warnings, whole=("what",)))
     if any(report.peers for report in survey.reports):

@@ -43,6 +43,15 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
+def test_the_models_folder_must_be_one(host: Host, tmp_path: Path) -> None:
+    """Its disk is measured beside that of the state; unset or empty, there is none."""
+    assert load_settings(SDT, {**host.environment, "TWINHOST_MODELS": ""}).disks.keys() == {"state"}
+    settings = load_settings(SDT, {**host.environment, "TWINHOST_MODELS": str(tmp_path)})
+    assert settings.disks == {"state": settings.state, "models": tmp_path}
+    with pytest.raises(ConfigurationError, match=r"TWINHOST_MODELS is .*absent', which is no folder"):
+        load_settings(SDT, {**host.environment, "TWINHOST_MODELS": str(tmp_path / "absent")})
+
+
 def test_a_host_that_is_right_has_its_settings(host: Host) -> None:
     """Agent, own key, configuration, and state folder."""
     settings = load_settings(SDT, host.environment)

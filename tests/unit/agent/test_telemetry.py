@@ -7,6 +7,14 @@ import pytest
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
+from twinhost.agent.host_metrics import (
+    ContainerSample,
+    DiskSample,
+    GpuSample,
+    HostSample,
+    MachineSample,
+    Traffic,
+)
 from twinhost.agent.telemetry import GATHER_EVERY_S, Peer, State, Telemetry
 from twinhost.version import VERSION
 
@@ -19,6 +27,20 @@ STATE = State(
     loop_lag_s=0.25,
     handshakes={"accepted": 3, "key_revoked": 1},
     peers=(PEER,),
+)
+
+HOST = HostSample(
+    wall=0,
+    cpu_percent=50,
+    ram_used_mb=512,
+    ram_total_mb=1_024,
+    gpus=(GpuSample(index=0, name="H100", uuid="GPU-1", used_mb=1_024, total_mb=2_048),),
+    machine=MachineSample(
+        load=(1, 0.5, 0.25),
+        disks=(DiskSample(name="state", used_mb=2, free_mb=1, total_mb=3),),
+        network=Traffic(received_bytes_per_s=0, sent_bytes_per_s=7.5),
+    ),
+    container=ContainerSample(ram_limit_mb=512),
 )
 
 
@@ -44,6 +66,30 @@ def test_requests_are_counted_by_action_and_outcome() -> None:
     assert found["twinhost_request_duration_seconds_bucket", (("action", "ping"), ("le", "0.0025"))] == 0
     assert found["twinhost_request_duration_seconds_bucket", (("action", "ping"), ("le", "0.005"))] == 3
     assert found["twinhost_request_duration_seconds_sum", (("action", "unknown"),)] == 7
+
+
+def test_the_host_is_exported_while_it_is_measured() -> None:
+    """Machine, GPUs, and container, in base units; what was not measured is left out."""
+    telemetry = Telemetry("agent")
+    newest: list[HostSample] = [HOST]
+    telemetry.follow_host(lambda: newest[0] if newest else None)
+    found = samples(telemetry)
+    plain = {name: value for (name, labels), value in found.items() if not labels}
+    expected = {
+        "machine_cpu_ratio": 0.5,
+        "machine_memory_total_bytes": 2**30,
+        "machine_network_sent_bytes_per_second": 7.5,
+        "container_memory_limit_bytes": 512 * 2**20,
+    }
+    assert {name: plain[f"twinhost_{name}"] for name in expected} == expected
+    assert found["twinhost_machine_load", (("minutes", "15"),)] == 0.25
+    assert found["twinhost_machine_disk_free_bytes", (("disk", "state"),)] == 2**20
+    gpu = (("index", "0"), ("name", "H100"), ("uuid", "GPU-1"))
+    assert found["twinhost_gpu_memory_used_bytes", gpu] == 2**30
+    assert ("twinhost_gpu_temperature_celsius", gpu) not in found
+    assert "twinhost_machine_temperature_celsius" not in plain
+    newest.clear()
+    assert not [name for name, _ in samples(telemetry) if "machine" in name]
 
 
 def test_the_state_is_exported_whatever_a_peers_name_is() -> None:

@@ -13,6 +13,7 @@ from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
 from tests.ports import free_ports
 from twinhost.agent.health import Health, HealthActions, OperatorActions, Ping, pong
+from twinhost.agent.host_metrics import ContainerSample, DiskSample, HostSample, MachineSample
 from twinhost.agent.http import HttpServer
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
@@ -36,19 +37,36 @@ from twinhost.secure_zmq.sockets import (
 )
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.audit_log.chain import Event
-from twinhost.store.audit_log.files import MIGRATION as LEDGER_MIGRATION
-from twinhost.store.audit_log.files import MIGRATION_RESTORES
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
+from twinhost.system_digital_twin.metrics.actions import MetricsActions
+from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
 from twinhost.system_digital_twin.registry.actions import RegistryActions
-from twinhost.system_digital_twin.registry.registry import MIGRATION, Registry
+from twinhost.system_digital_twin.registry.registry import Registry
+from twinhost.system_digital_twin.state_files import MIGRATIONS
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
 from twinhost.system_digital_twin.trust.audit import AuditActions
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536
+STALE_NEVER_S = 86_400.0
+SAMPLE = HostSample(  # of both hosts: they are one machine
+    wall=0.0,
+    cpu_percent=20.25,
+    ram_used_mb=12_400.0,
+    ram_total_mb=32_000.0,
+    machine=MachineSample(
+        cpus=16,
+        load=(1.5, 0.5, 0.25),
+        swap_used_mb=0.0,
+        swap_total_mb=8_192.0,
+        disks=(DiskSample(name="state", used_mb=100.0, free_mb=78_950.0, total_mb=90_000.0),),
+        boot_id="b00t",
+    ),
+    container=ContainerSample(cpu_percent=1.25, cpus=16, ram_used_mb=80.0, ram_limit_mb=512.0),
+)
 
 
 GRANTS = {role: {*actions, "refuse_with"} for role, actions in SHIPPED_GRANTS.items()}
@@ -73,9 +91,8 @@ class LoopbackAgent:
         self._keys = keys
         self._authenticator: Authenticator | None = None
         self._stack = ExitStack()
-        self._database = Database(
-            state / f"{name}.sqlite", [REPLY_LOG_SCHEMA, MIGRATION, LEDGER_MIGRATION, MIGRATION_RESTORES]
-        )
+        self._database = Database(state / f"{name}.sqlite", [REPLY_LOG_SCHEMA, *MIGRATIONS])
+        self.metrics = Metrics(self._database, STALE_NEVER_S, "mainpc", ["mainpc", "pc2"])
         self.audit = AuditLog(self._database, state / "audit") if name == SDT else None
         if self.audit is not None:
             self.handshakes.listen(self._audit_handshake)
@@ -156,7 +173,10 @@ class LoopbackAgent:
             self.peers.public_key_of,
             may_be_local=lambda _: True,  # both agents are one machine
         )
-        return [*handlers.actions(), *AuditActions(self.audit).actions(), *self._key_actions(self.audit)]
+        for host in ("mainpc", "pc2"):
+            self.metrics.ingest(host, SAMPLE)
+        measured = MetricsActions(self.metrics, VramReports(self._database)).actions()
+        return [*handlers.actions(), *measured, *AuditActions(self.audit).actions(), *self._key_actions(self.audit)]
 
     def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:
         if self._keys is None:

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from tests.identities import new_pair
-from tests.unit.cli.loopback_agents import SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
+from tests.unit.cli.loopback_agents import SAMPLE, SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.attack import Verdict
 from twinhost.agent.health import iso_time
+from twinhost.agent.host_metrics import MachineSample
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.doctor import link
 from twinhost.secure_zmq.certificates import REVOKED_FOLDER
@@ -60,8 +62,22 @@ def test_a_well_deployment_has_nothing_but_ok(hosts: TwoHosts, cli: Cli) -> None
     assert hosts.fingerprints[UMRA] in checks[UMRA, "answers, and knows us"]["sentence"]
     assert {name for where, name in checks if where == SDT} - {name for where, name in checks if where == UMRA} == {
         "audit log",
+        "machines",
         "port of the event feed",
     }
+
+
+def test_hosts_on_one_machine_are_named(hosts: TwoHosts, cli: Cli) -> None:
+    """That is well; a host that measures its container alone, or nothing, is a warning."""
+    one = "mainpc and pc2 are one machine: its capacity is counted once"
+    assert examined(hosts, cli, 0)[SDT, "machines"]["sentence"] == one
+    machine = MachineSample(boot_id="other", virtual_machine="Docker Desktop")
+    hosts.mainpc.metrics.ingest("pc2", msgspec.structs.replace(SAMPLE, machine=machine))
+    found = examined(hosts, cli, 0)[SDT, "machines"]
+    assert (found["verdict"], "pc2: these are figures of the virtual machine" in found["sentence"]) == ("ok", True)
+    hosts.mainpc.metrics.ingest("pc2", msgspec.structs.replace(SAMPLE, machine=None, limited=True))
+    found = examined(hosts, cli, 0)[SDT, "machines"]
+    assert (found["verdict"], "pc2: an older version" in found["sentence"]) == ("warning", True)
 
 
 def refusals(agent: LoopbackAgent) -> dict[str, int]:
@@ -134,7 +150,7 @@ def test_people_see_tables_that_fit(hosts: TwoHosts, cli: Cli) -> None:
     assert max(len(line) for line in ran.out.splitlines()) <= 100
     for title in (HERE, SDT, UMRA, "all agents"):
         assert f"\n{title}\n" in f"\n{ran.out}"
-    assert ran.out.splitlines()[-1] == "Examination: 32 ok, 0 warning, 0 failed, 0 not played"
+    assert ran.out.splitlines()[-1] == "Examination: 33 ok, 0 warning, 0 failed, 0 not played"
 
 
 def test_junit_has_a_case_for_every_check(hosts: TwoHosts, cli: Cli) -> None:

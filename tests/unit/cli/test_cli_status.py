@@ -10,6 +10,7 @@ from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.agent.host_metrics import HostSample
 from twinhost.cli import status
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
@@ -44,6 +45,20 @@ def test_status_of_a_well_system_exits_0_and_names_everything(hosts: TwoHosts, c
     assert "refused" not in ran.out
 
 
+def test_status_shows_the_machines_and_the_containers_apart(hosts: TwoHosts, cli: Cli) -> None:
+    """What `free` and `top` show there, and below it the container; a host without figures has dashes."""
+    hosts.mainpc.metrics.ingest(
+        "pc3", HostSample(wall=0, cpu_percent=None, ram_used_mb=80, ram_total_mb=512, limited=True)
+    )
+    rows = rows_of(cli(hosts, "status").out, "Machines")
+    figures = ["20", "%", "of", "16", "1.50", "12.1", "of", "31.2", "GB", "0.0", "of", "8.0", "GB", "-", "77.1", "GB"]
+    own = "  its container: CPU 1.2 %, RAM 80 of 512 MB; the same machine as "
+    assert rows[0].split() == ["mainpc", *figures]
+    assert (rows[1], rows[3]) == (own + "pc2", own + "mainpc")
+    assert rows[4].split() == ["pc3", "-", "-", "0.1", "of", "0.5", "GB", "-", "-", "-"]
+    assert rows[5] == "  an older version, which measures its container alone; update it"
+
+
 def test_status_shows_each_identity_with_its_whole_fingerprint(hosts: TwoHosts, cli: Cli) -> None:
     """A fingerprint can be compared with what certs-init printed, character by character."""
     rows = rows_of(cli(hosts, "status").out, "Who authenticated as whom")
@@ -63,7 +78,8 @@ def test_a_table_breaks_no_word_in_80_columns(hosts: TwoHosts, cli: Cli, command
     out = cli(hosts, *command.split()).out
     assert max(map(len, out.split("\n"))) <= 80
     names = {line.split()[0] for line in out.split("\n") if line and not line.startswith(" ")}
-    headings = {"Link", "Agents", "agent", "Who", "identity", "Registered", "name", "Keys", "Revoked"}
+    machines = {"Machines", "host", "mainpc", "pc2"}
+    headings = {*machines, "Link", "Agents", "agent", "Who", "identity", "Registered", "name", "Keys", "Revoked"}
     assert names <= {SDT, UMRA, "operator", "Authenticated", "Round", *headings}
 
 
@@ -93,6 +109,7 @@ def test_status_as_json_holds_the_whole_health_documents(hosts: TwoHosts, cli: C
     assert {name: peer["fingerprint"] for name, peer in peers.items()} == hosts.fingerprints
     assert peers["operator"]["sessions"] == 1
     assert [agent["name"] for agent in document["registered_agents"]] == [UMRA]
+    assert document["hosts"]["pc2"]["container"]["ram_limit_mb"] == 512
 
 
 def test_an_agent_that_does_not_answer_is_named(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

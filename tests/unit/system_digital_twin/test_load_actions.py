@@ -20,6 +20,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
     set_clock,
     with_gpu,
 )
+from twinhost.agent.host_metrics import MachineSample
 from twinhost.secure_zmq.callers import Caller
 
 PROJECTIONS = {
@@ -124,6 +125,24 @@ def test_a_load_that_fits_nowhere_names_the_best_host(bench: MetricsBench) -> No
     assert (reply["host"], reply["recommendation"]) == ("pc2", "deny_insufficient_resources")
     assert reply["placement"]["host"] is None
     assert reply["placement"]["reason"].startswith("it fits on no host: mainpc's RAM would be at 5600 of 1000 MB")
+
+
+def test_a_machine_with_two_hosts_is_leased_once(bench: MetricsBench) -> None:
+    """What is leased on one of them is not free on the other; RAM and VRAM, and while the other is unknown too."""
+    one = with_gpu(1_000, 8_000, machine=MachineSample(boot_id="b00t"))
+    bench.both_measured(mainpc=one, pc2=one)
+    bench.ask("reserve_ram", amount_mb=400, host="pc2")
+    bench.ask("reserve_vram", amount_mb=5_000, host="mainpc")
+    for host in ("mainpc", "pc2"):
+        for kind, fits, too_much in (("ram", 200, 201), ("vram", 1_600, 1_601)):
+            answers = [bench.ask("simulate_load", load_type=kind, value=mb, host=host) for mb in (fits, too_much)]
+            assert [each["recommendation"] for each in answers] == ["proceed", "deny_insufficient_resources"]
+    assert bench.ask("reserve_ram", amount_mb=201)["code"] == "limit_reached"
+    bench.restart()
+    bench.measured("mainpc", one)
+    assert bench.ask("reserve_ram", amount_mb=201, host="mainpc")["code"] == "limit_reached"
+    bench.both_measured(mainpc=one, pc2=with_gpu(1_000, 8_000, machine=MachineSample(boot_id="other")))
+    assert bench.ask("reserve_vram", amount_mb=6_000, host="pc2")["status"] == "success"
 
 
 def test_a_host_that_fell_silent_is_promised_nothing(bench: MetricsBench, clock: Clock) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.system_digital_twin.metrics_bench import INTERVAL_S, Clock, MetricsBench, sample, set_clock
-from twinhost.agent.host_metrics import HostSample
+from twinhost.agent.host_metrics import DiskSample, HostSample, MachineSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.system_digital_twin.metrics import history as metrics_history
 from twinhost.system_digital_twin.metrics.history import Bucket, Figure, History
@@ -131,6 +131,20 @@ def test_a_minute_is_one_row_of_means_and_maxima(bench: MetricsBench, clock: Clo
     assert (row.cpu_percent.mean, row.cpu_percent.greatest, row.cpu_percent.count) == (20.0, 30.0, 2)
     assert (row.latency_ms.mean, row.vram_used_mb.mean, row.vram_used_mb.greatest) == (4.0, None, None)
     assert row.start % MINUTE_S == 0
+
+
+def test_a_row_of_an_older_version_is_read_and_continued(bench: MetricsBench, clock: Clock) -> None:
+    """It has no figures of the machine's swap and disks, nor of the container; the rest of its minute has."""
+    start, figure = round(clock.time()), '{"count":1,"total":60.5,"greatest":60.5}'
+    old = ",".join(f'"{name}":{figure}' for name in ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms"))
+    record = f'{{"start":{start},{old}}}'.encode()
+    bench.database.execute("INSERT INTO metrics_minute (host, start, record) VALUES ('pc2', ?, ?)", (start, record))
+    disk = DiskSample(name="state", used_mb=5.0, free_mb=3.0, total_mb=9.0)
+    new = sample(wall=clock.time(), ram_used_mb=99.5, machine=MachineSample(disks=(disk,)))
+    bench.metrics.history_on_disk.add("pc2", Bucket.at(clock.time()).add(new)[0])
+    (row,) = bench.metrics.history_on_disk.read("pc2", "minute")
+    assert (row.ram_used_mb.mean, row.ram_total_mb.count, row.state_disk_used_mb.mean) == (80.0, 1, 5.0)
+    assert row.container_ram_used_mb.mean is None
 
 
 def test_a_host_that_falls_silent_has_its_last_minute_written(bench: MetricsBench, clock: Clock) -> None:

@@ -20,11 +20,24 @@ from tests.unit.system_digital_twin.metrics_bench import (
     set_clock,
     with_gpu,
 )
+from twinhost.agent.host_metrics import MachineSample
 from twinhost.secure_zmq.callers import Caller
 from twinhost.system_digital_twin.metrics import metrics as metrics_module
 
 REPORT: dict[str, Any] = {"cpu_percent": 42.5, "ram_used_mb": 100.0, "ram_total_mb": 512.0, "latency_ms": 1.25}
 GPU = {"index": 0, "name": "x", "used_mb": 1, "total_mb": 2}
+MACHINE: dict[str, Any] = {
+    "cpus": 8,
+    "load": [0.5, 0.25, 0.125],
+    "swap_used_mb": 2,
+    "swap_total_mb": 4,
+    "disks": [{"name": "state", "used_mb": 5.5, "free_mb": 3, "total_mb": 9}],
+    "network": {"received_bytes_per_s": 10.5, "sent_bytes_per_s": 0},
+    "temperature_c": 54.5,
+    "boot_id": "b00t",
+    "virtual_machine": "Docker Desktop",
+}
+CONTAINER = {"cpu_percent": 1.5, "cpus": 0.5, "ram_used_mb": 80, "ram_limit_mb": 512, "network": None}
 VRAM: dict[str, Any] = {
     "agent_name": UMRA.name,
     "total_vram_mb": 24_000,
@@ -77,6 +90,7 @@ def test_get_metrics_has_the_contracts_fields_for_each_host(bench: MetricsBench)
     assert (hosts["pc2"]["cpu_usage"], hosts["pc2"]["vram_usage_mb"], hosts["pc2"]["stale"]) == (77.12, None, False)
     assert hosts["mainpc"]["gpus"] == [
         {"index": 0, "name": "GPU", "used_mb": 1_024.0, "total_mb": 8_192.0, "utilisation_percent": None}
+        | {"uuid": None, "temperature_c": None, "processes": []}
     ]
 
 
@@ -117,6 +131,12 @@ def test_get_history_of_one_host_and_of_all(bench: MetricsBench) -> None:
         "ram_usage_mb": [300.0],
         "vram_usage_mb": [None],
         "network_latency_ms": [2.0],
+        "ram_total_mb": [1_000.0],
+        "swap_usage_mb": [None],
+        "state_disk_usage_mb": [None],
+        "models_disk_usage_mb": [None],
+        "container_cpu_usage": [None],
+        "container_ram_usage_mb": [None],
     }
     history = bench.ask("get_history")["history"]
     assert (history["host"], history["cpu_usage"]) == ("mainpc", [10.0])
@@ -139,15 +159,44 @@ def test_get_history_reads_what_is_on_disk(bench: MetricsBench, clock: Clock, re
 
 
 def test_a_report_is_that_of_the_callers_host(bench: MetricsBench) -> None:
-    """The key says which; GPUs and all come back as reported."""
-    gpus = [{"index": 1, "name": "T4", "used_mb": 1, "total_mb": 2, "utilisation_percent": 7}]
-    reply = bench.ask(
-        "report_metrics", **REPORT, vram_used_mb=1, vram_total_mb=2, gpus=gpus, limited=True, wall=5, request_id="r1"
-    )
+    """The key says which; GPUs, machine, and container come back as reported."""
+    processes = [{"pid": 41, "name": "python", "used_mb": 1.0}]
+    gpus = [{**GPU, "utilisation_percent": 7, "uuid": "GPU-1", "temperature_c": 64, "processes": processes}]
+    report = {**REPORT, "gpus": gpus, "machine": MACHINE, "container": CONTAINER, "vram_used_mb": 1, "vram_total_mb": 2}
+    reply = bench.ask("report_metrics", **report, wall=5, request_id="r1")
     assert reply == {"status": "success", "message": "metrics of pc2 stored", "host": "pc2", "request_id": "r1"}
     found = metrics(bench)["hosts"]["pc2"]
-    assert (found["cpu_usage"], found["network_latency_ms"], found["limited"]) == (42.5, 1.25, True)
-    assert found["gpus"] == gpus
+    assert (found["cpu_usage"], found["network_latency_ms"], found["limited"]) == (42.5, 1.25, False)
+    assert (found["gpus"], found["machine"], found["container"]) == (gpus, MACHINE, CONTAINER)
+    assert (found["ram_available_mb"], found["same_machine"]) == (412.0, [])
+    history = bench.ask("get_history", host="pc2", resolution="minute")["history"]
+    assert [history[name] for name in ("state_disk_usage_mb", "container_ram_usage_mb", "swap_usage_mb_max")] == [
+        [5.5],
+        [80.0],
+        [2.0],
+    ]
+
+
+def test_an_older_hosts_report_is_still_taken(bench: MetricsBench) -> None:
+    """Its figures are those of its container, which `limited` says; what it does not send is null."""
+    gpu = {**GPU, "utilisation_percent": 7}
+    bench.ask("report_metrics", **REPORT, gpus=[gpu], limited=True, wall=5)
+    found = metrics(bench)["hosts"]["pc2"]
+    assert (found["ram_total_mb"], found["limited"], found["machine"], found["container"]) == (512, True, None, None)
+    assert found["gpus"] == [{**gpu, "uuid": None, "temperature_c": None, "processes": []}]
+
+
+def test_hosts_of_one_boot_are_one_machine(bench: MetricsBench, clock: Clock) -> None:
+    """Each names the other, also while one is stale; another boot is another machine."""
+    one = sample(machine=MachineSample(boot_id="b00t"))
+    bench.measured("pc2", one)
+    assert metrics(bench)["hosts"]["pc2"]["same_machine"] == []
+    clock.let_pass(3 * INTERVAL_S + 1)
+    bench.measured("mainpc", one)
+    found = metrics(bench)
+    assert (found["same_machine"], found["hosts"]["pc2"]["same_machine"]) == (["pc2"], ["mainpc"])
+    bench.measured("pc2", sample(machine=MachineSample(boot_id="other")))
+    assert metrics(bench)["same_machine"] == []
 
 
 def test_a_report_that_is_repeated_counts_once(bench: MetricsBench) -> None:
@@ -195,6 +244,12 @@ def test_on_an_open_link_the_body_says_which_host(bench: MetricsBench) -> None:
         ({"cpu_percent": 100.5}, "Expected `float` <= 100.0 - at `$.cpu_percent`"),
         ({"cpu_percent": -1}, "Expected `float` >= 0.0 - at `$.cpu_percent`"),
         ({"cpu_percent": "42"}, "at `$.cpu_percent`"),
+        ({"machine": {"boot_id": ""}}, "at `$.machine.boot_id`"),
+        ({"machine": {"disks": [{"name": "state"}]}}, "missing required field `used_mb` - at `$.machine.disks[0]`"),
+        ({"machine": {"load": [1, 2]}}, "at `$.machine.load`"),
+        ({"container": {"cpu_percent": 101}}, "at `$.container.cpu_percent`"),
+        ({"gpus": [{**GPU, "processes": [{"pid": 1}] * 129}]}, "at `$.gpus[0].processes`"),
+        ({"gpus": [{**GPU, "processes": [{"pid": 1}] * 65}] * 2}, "at most 128 processes on all GPUs"),
         ({"ram_used_mb": None}, "Expected `float`, got `null` - at `$.ram_used_mb`"),
         ({"ram_total_mb": 1e13}, "at `$.ram_total_mb`"),
         ({"latency_ms": -0.1}, "at `$.latency_ms`"),

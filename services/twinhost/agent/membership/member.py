@@ -248,7 +248,8 @@ class _SampleReports:
         return True
 
     def _store(self, sample: HostSample) -> None:
-        self._queue.defer(Kind.SAMPLE, "report_metrics", self._fields(sample))
+        history_only = msgspec.structs.replace(sample, gpus=())  # mainpc shows no late sample as the current one
+        self._queue.defer(Kind.SAMPLE, "report_metrics", self._fields(history_only))
 
     def _fields(self, sample: HostSample) -> dict[str, Any]:
         return {**msgspec.to_builtins(sample), "host": self._host}
@@ -296,13 +297,12 @@ class Membership:
             description.dependencies,
             self._witness,
         )
-        sampler = SamplerThread(limits.metrics_interval_s, link.report)
+        sampler = SamplerThread.of(foundation, link.report)
         addresses = find_addresses(settings.config, foundation.keys)
         self._coordinator = Coordinator(mainpc, addresses, limits.max_payload_bytes)
         followers = [Subscriber(feed, [TRUST_TOPIC], lambda _: link.wake())] if trust and feed else []
         self.companions: list[Companion] = [link, sampler, self._coordinator, *followers]
         health.add(LINK_CHECK, lambda: link.fault, essential=False)
-        health.add("metrics", lambda: sampler.fault, essential=False)
         health.add("audit_witness", lambda: self._witness.fault, essential=False)
         health.warn(self.outbox.queue.warnings)
         health.warn(self._witness.warnings)

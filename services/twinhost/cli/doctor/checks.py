@@ -14,6 +14,7 @@ from twinhost.cli.audit import summary, verify_with_witnesses
 from twinhost.cli.connect import OPEN_LINK, Settings
 from twinhost.cli.doctor.link import explain_handshake
 from twinhost.cli.keys import LIVE, KeyReport, merge, standing_words
+from twinhost.cli.machines import ask_hosts, is_well, machines_sentence
 from twinhost.cli.output import Health, Peers, days, duration, parse_moment, read
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import (
@@ -203,12 +204,13 @@ def _time_left(certificate: Certificate, now: float) -> Result:
     return Verdict.OK, f"it is valid for another {days(left)}"
 
 
-ANSWERS, HEALTH, CLOCK, VERSIONS, KEYS_TIME, AUDIT, SAME_KEYS = (
+ANSWERS, HEALTH, CLOCK, VERSIONS, KEYS_TIME, MACHINES, AUDIT, SAME_KEYS = (
     "answers, and knows us",
     "health",
     "clock",
     "versions",
     "time of its keys",
+    "machines",
     "audit log",
     "same keys on every host",
 )
@@ -240,6 +242,7 @@ class AgentAnswers:
                 if self._settings.secure:
                     yield self._finding(KEYS_TIME, *_of_operators(lambda: self._keys(client, health)))
                 if self.agent == self._settings.registry_agent:
+                    yield self._finding(MACHINES, *_machines(client))
                     yield self._finding(AUDIT, *_of_operators(lambda: self._audit(client)))
         except ConnectionRefused as error:
             self.silent = isinstance(error, ServerUnreachable)
@@ -306,6 +309,13 @@ def _clock(health: Health, middle: float) -> Result:
     if abs(ahead) > _WARN_AT_S:
         return Verdict.WARNING, f"{offset}; run NTP on both hosts"
     return Verdict.OK, offset
+
+
+def _machines(client: Client) -> Result:
+    hosts = ask_hosts(client, _DEADLINE_S)
+    if hosts is None:
+        return Verdict.NOT_PLAYED, "needs a key whose role has the grant get_metrics"
+    return Verdict.OK if is_well(hosts) else Verdict.WARNING, machines_sentence(hosts)
 
 
 def _versions(health: Health) -> Result:

@@ -75,7 +75,7 @@ class ListLeases(Request, tag="list_leases"):
 
 
 class CurrentState(TypedDict):
-    """A host before the load: what is used, and what is leased."""
+    """A host before the load: what is used, and what is leased on its machine."""
 
     cpu_usage: float | None
     ram_usage_mb: float | None
@@ -202,7 +202,10 @@ class LoadActions(Feature):
         placement = place(forecasts)
         if placement.host is None:
             self._refuse(resource, request.amount_mb, forecasts)
-        lease = self._leases.reserve(resource, placement.best.host, request.amount_mb, request.ttl_s, caller)
+        host = placement.best.host
+        lease = self._leases.reserve(
+            resource, host, request.amount_mb, request.ttl_s, caller, self._metrics.machine_of(host)
+        )
         reserved: Reserved = {"status": SUCCESS, **self._leases.describe(lease)}
         return reserved if request.host is not None else {**reserved, "placement": _placement(placement, forecasts)}
 
@@ -219,11 +222,12 @@ class LoadActions(Feature):
 
     def _state(self, host: str) -> HostState:
         sample, since = self._metrics.current(host), self._metrics.measured_since(host)
+        machine = self._metrics.machine_of(host)
         return HostState(
             host=host,
             **{name: getattr(sample, name) for name in _MEASURED if sample},
-            ram_leased=self._leases.leased("ram", host, since),
-            vram_leased=self._leases.leased("vram", host, since),
+            ram_leased=self._leases.leased("ram", host, since, machine),
+            vram_leased=self._leases.leased("vram", host, since, machine),
         )
 
 

@@ -42,6 +42,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     created: float
     deadline: float | None
+    machine: str | None = None  # the boot id of the host's machine
 
 
 class LeaseReply(TypedDict):
@@ -81,8 +82,16 @@ class Leases:
                 expires_at = clock + min(lease.deadline - wall, lease.deadline - lease.created)
             self._open[lease.lease_id] = _Open(lease, expires_at, clock)
 
-    def reserve(self, resource: Resource, host: str, amount_mb: float, ttl_s: float, caller: Caller) -> Lease:
-        """Reserve memory of a host for `ttl_s` seconds; the caller has found that it is free.
+    def reserve(
+        self,
+        resource: Resource,
+        host: str,
+        amount_mb: float,
+        ttl_s: float,
+        caller: Caller,
+        machine: str | None = None,
+    ) -> Lease:
+        """Reserve memory of a host, which is on `machine`, for `ttl_s` seconds; the caller has found that it is free.
 
         Raises:
             LimitReached: MAX_LEASES are open, or MAX_PER_HOLDER of this holder.
@@ -102,6 +111,7 @@ class Leases:
             state="reserved",
             created=wall,
             deadline=wall + ttl_s,
+            machine=machine,
         )
         self._write(_Open(lease, time.monotonic() + ttl_s))
         return lease
@@ -150,11 +160,15 @@ class Leases:
             "expires_in_s": rounded(self.expires_in_s(lease), 3),
         }
 
-    def leased(self, resource: Resource, host: str, measured_since: float) -> Leased:
-        """Return what is leased on a host whose newest sample was taken after the monotonic `measured_since`."""
+    def leased(self, resource: Resource, host: str, measured_since: float, machine: str | None = None) -> Leased:
+        """Return what is leased on a host whose newest sample was taken after the monotonic `measured_since`.
+
+        All hosts on one `machine` share its memory, so their leases count too.
+        """
         to_come = in_use = 0.0
         for each in self._live():
-            if (each.lease.resource, each.lease.host) != (resource, host):
+            on_it = each.lease.host == host or (machine and each.lease.machine == machine)
+            if each.lease.resource != resource or not on_it:
                 continue
             if each.lease.state == "committed" and each.committed_at <= measured_since:
                 in_use += each.lease.amount_mb

@@ -10,6 +10,7 @@ import msgspec
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.health import HealthDocument, iso_time
+from twinhost.agent.host_metrics import MachineSample
 from twinhost.agent.telemetry import Peer
 from twinhost.network_config import Agent
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
@@ -24,6 +25,8 @@ MAX_ROWS = 300  # agents, sessions, and leases; the page shows no more of each
 MAX_SHOWN_BYTES = 256 * 1024  # for each of them, since a page receives all of it every second
 MAX_DEPENDENCIES = 12  # of an agent; the page shows no more
 MAX_GPUS = 16  # of a host
+MAX_DISKS = 2  # of a host
+MAX_SAME_MACHINE = 4  # other hosts on a host's machine
 RECENT_S = 86_400.0  # newer errors and refusals need attention; an agent silent for longer counts as gone
 DRAW_EVERY_S = 1.0
 _ACCEPTED, _PROBES = "accepted", "announced_probe"
@@ -147,8 +150,17 @@ class StateBoard:
                 "t": [round(each.wall, 1) for each in samples],
                 **{name: [rounded(getattr(each, name), 3) for each in samples] for name in _HISTORY},
             },
+            "machine": _shown(sample.machine) if sample and sample.machine else None,
+            "container": sample.container if sample else None,
+            "same_machine": self._metrics.same_machine(host)[:MAX_SAME_MACHINE],
             "gpus": [
-                {"name": gpu.name, "used_mb": rounded(gpu.used_mb), "total_mb": rounded(gpu.total_mb)}
+                {
+                    "name": gpu.name,
+                    "used_mb": rounded(gpu.used_mb),
+                    "total_mb": rounded(gpu.total_mb),
+                    "utilisation_percent": gpu.utilisation_percent,
+                    "temperature_c": gpu.temperature_c,
+                }
                 for gpu in (sample.gpus[:MAX_GPUS] if sample else ())
             ],
             "forecasts": self._forecasts.newest(host),
@@ -189,6 +201,11 @@ class StateBoard:
 
     def _newest(self, topic: Topic) -> list[Entry]:
         return list(self._events.newest(topic, limit=SHOWN, max_bytes=MAX_SHOWN_BYTES).entries)
+
+
+def _shown(machine: MachineSample) -> MachineSample:
+    """Return a machine without its boot id, which only hosts compare, and with no more disks than ours have."""
+    return msgspec.structs.replace(machine, boot_id=None, disks=machine.disks[:MAX_DISKS])
 
 
 def _failed(health: HealthDocument) -> list[str]:

@@ -9,7 +9,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from twinhost.agent.host_metrics import HostSample
+from twinhost.agent.host_metrics import (
+    MAX_PROCESSES,
+    MEGABYTES,
+    PERCENT,
+    ContainerSample,
+    GpuSample,
+    HostSample,
+    MachineSample,
+)
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
@@ -19,8 +27,6 @@ from twinhost.system_digital_twin.metrics.history import TimeSeries
 from twinhost.system_digital_twin.metrics.metrics import HostMetrics, Metrics, VramRecord, VramReport, VramReports
 from twinhost.system_digital_twin.registry.actions import require_speaks_for
 
-MEGABYTES = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
-PERCENT = Annotated[float, msgspec.Meta(ge=0, le=100)]
 MILLISECONDS = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 MOMENT_S = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 AGE_S = Annotated[float, msgspec.Meta(ge=0, le=4e9)]  # up to an age before the epoch, until the year 2096
@@ -39,17 +45,7 @@ class GetHistory(Request, tag="get_history"):
     resolution: Literal["sample", "minute", "hour"] = "sample"
 
 
-class GpuReport(msgspec.Struct, kw_only=True):
-    """One GPU, as the driver of the reporting host measures it."""
-
-    index: Annotated[int, msgspec.Meta(ge=0, le=1_023)]
-    name: Annotated[str, msgspec.Meta(max_length=256)]
-    used_mb: MEGABYTES
-    total_mb: MEGABYTES
-    utilisation_percent: PERCENT | None = None
-
-
-GPUS = Annotated[tuple[GpuReport, ...], msgspec.Meta(max_length=64)]
+GPUS = Annotated[tuple[GpuSample, ...], msgspec.Meta(max_length=64)]
 
 
 class ReportMetrics(Request, tag="report_metrics"):
@@ -57,7 +53,8 @@ class ReportMetrics(Request, tag="report_metrics"):
 
     `wall` is when it was measured, in seconds since the epoch by the host's clock; a sample with it is counted once,
     even if it is sent again. `late_by_s` is the age of a late sample in seconds, which needs `wall` and enters only the
-    history.
+    history. CPU, RAM, and `machine` are the machine's, `container` has the agent's own container. With `limited`, which
+    older hosts send, CPU and RAM are the container's.
     """
 
     ram_used_mb: MEGABYTES
@@ -68,11 +65,15 @@ class ReportMetrics(Request, tag="report_metrics"):
     gpus: GPUS = ()
     latency_ms: MILLISECONDS | None = None
     limited: bool = False
+    machine: MachineSample | None = None
+    container: ContainerSample | None = None
     host: NAME | None = None
     wall: MOMENT_S | None = None
     late_by_s: AGE_S | None = None
 
     def __post_init__(self) -> None:
+        if sum(len(gpu.processes) for gpu in self.gpus) > MAX_PROCESSES:
+            raise ValueError(f"Expected at most {MAX_PROCESSES} processes on all GPUs - at `$.gpus[].processes`")
         if self.late_by_s is not None and self.wall is None:
             raise ValueError("Object missing required field `wall`: a late sample says when it was measured")
 

@@ -5,7 +5,8 @@ wall clock that was wrong for a while deletes nothing.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict
 
 import msgspec
@@ -43,6 +44,50 @@ class TimeSeries(TypedDict):
     vram_usage_mb_max: NotRequired[list[float | None]]
     network_latency_ms: list[float | None]
     network_latency_ms_max: NotRequired[list[float | None]]
+    ram_total_mb: list[float | None]
+    ram_total_mb_max: NotRequired[list[float | None]]
+    swap_usage_mb: list[float | None]
+    swap_usage_mb_max: NotRequired[list[float | None]]
+    state_disk_usage_mb: list[float | None]
+    state_disk_usage_mb_max: NotRequired[list[float | None]]
+    models_disk_usage_mb: list[float | None]
+    models_disk_usage_mb_max: NotRequired[list[float | None]]
+    container_cpu_usage: list[float | None]
+    container_cpu_usage_max: NotRequired[list[float | None]]
+    container_ram_usage_mb: list[float | None]
+    container_ram_usage_mb_max: NotRequired[list[float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One metric of the history: the field of a row, its title in a reply, and how it is read from a sample."""
+
+    field: str
+    title: str
+    of: Callable[[HostSample], float | None]
+    digits: int = 2
+
+
+COLUMNS = (
+    Column("cpu_percent", "cpu_usage", lambda each: each.cpu_percent),
+    Column("ram_used_mb", "ram_usage_mb", lambda each: each.ram_used_mb),
+    Column("vram_used_mb", "vram_usage_mb", lambda each: each.vram_used_mb),
+    Column("latency_ms", "network_latency_ms", lambda each: each.latency_ms, 3),
+    Column("ram_total_mb", "ram_total_mb", lambda each: each.ram_total_mb),
+    Column("swap_used_mb", "swap_usage_mb", lambda each: each.machine.swap_used_mb if each.machine else None),
+    Column("state_disk_used_mb", "state_disk_usage_mb", lambda each: each.disk_used_mb("state")),
+    Column("models_disk_used_mb", "models_disk_usage_mb", lambda each: each.disk_used_mb("models")),
+    Column(
+        "container_cpu_percent",
+        "container_cpu_usage",
+        lambda each: each.container.cpu_percent if each.container else None,
+    ),
+    Column(
+        "container_ram_used_mb",
+        "container_ram_usage_mb",
+        lambda each: each.container.ram_used_mb if each.container else None,
+    ),
+)
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -57,22 +102,36 @@ class Figure(msgspec.Struct, frozen=True):
         return self.total / self.count if self.count else None
 
     def add(self, value: float | None) -> "Figure":
-        """Return this and one more sample; a sample without the metric changes nothing."""
+        """Return this with one more sample; a sample without the metric changes nothing."""
         return self if value is None else self.merge(Figure(1, value, value))
 
     def merge(self, other: "Figure") -> "Figure":
+        if not other.count:
+            return self
         known = [each for each in (self.greatest, other.greatest) if each is not None]
         return Figure(self.count + other.count, self.total + other.total, max(known, default=None))
 
 
-class Bucket(msgspec.Struct, frozen=True):
-    """A host's samples of one minute, or one hour; `start` is in seconds since the epoch."""
+_NONE = Figure()
+
+
+class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A host's samples of one minute, or one hour; `start` is in seconds since the epoch.
+
+    Rows of older versions have only the first four figures, and their CPU and RAM may be those of a limited container.
+    """
 
     start: int
-    cpu_percent: Figure = Figure()
-    ram_used_mb: Figure = Figure()
-    vram_used_mb: Figure = Figure()
-    latency_ms: Figure = Figure()
+    cpu_percent: Figure = _NONE
+    ram_used_mb: Figure = _NONE
+    vram_used_mb: Figure = _NONE
+    latency_ms: Figure = _NONE
+    ram_total_mb: Figure = _NONE
+    swap_used_mb: Figure = _NONE
+    state_disk_used_mb: Figure = _NONE
+    models_disk_used_mb: Figure = _NONE
+    container_cpu_percent: Figure = _NONE
+    container_ram_used_mb: Figure = _NONE
 
     @classmethod
     def at(cls, wall: float) -> "Bucket":
@@ -81,27 +140,19 @@ class Bucket(msgspec.Struct, frozen=True):
     def holds(self, wall: float) -> bool:
         return self.start <= wall < self.start + MINUTE_S
 
+    def figure(self, column: Column) -> Figure:
+        figure: Figure = getattr(self, column.field)
+        return figure
+
     def add(self, sample: HostSample) -> "tuple[Bucket, Bucket | None]":
         """Return the minute of this sample with it, and, if that is another minute, this one, which is complete."""
         into = self if self.holds(sample.wall) else Bucket.at(sample.wall)
-        added = Bucket(
-            into.start,
-            into.cpu_percent.add(sample.cpu_percent),
-            into.ram_used_mb.add(sample.ram_used_mb),
-            into.vram_used_mb.add(sample.vram_used_mb),
-            into.latency_ms.add(sample.latency_ms),
-        )
-        return added, None if into is self else self
+        added = {each.field: into.figure(each).add(each.of(sample)) for each in COLUMNS}
+        return Bucket(into.start, **added), None if into is self else self
 
     def merge(self, other: "Bucket") -> "Bucket":
         """Return both as one, with the start of this one."""
-        return Bucket(
-            self.start,
-            self.cpu_percent.merge(other.cpu_percent),
-            self.ram_used_mb.merge(other.ram_used_mb),
-            self.vram_used_mb.merge(other.vram_used_mb),
-            self.latency_ms.merge(other.latency_ms),
-        )
+        return Bucket(self.start, **{each.field: self.figure(each).merge(other.figure(each)) for each in COLUMNS})
 
 
 class History:
@@ -145,17 +196,12 @@ class History:
 
     def series(self, host: str, resolution: Resolution) -> TimeSeries:
         rows = self.read(host, resolution)
-        return {
-            "timestamps": [iso_time(row.start) for row in rows],
-            "cpu_usage": _means([row.cpu_percent for row in rows]),
-            "cpu_usage_max": _maxima([row.cpu_percent for row in rows]),
-            "ram_usage_mb": _means([row.ram_used_mb for row in rows]),
-            "ram_usage_mb_max": _maxima([row.ram_used_mb for row in rows]),
-            "vram_usage_mb": _means([row.vram_used_mb for row in rows]),
-            "vram_usage_mb_max": _maxima([row.vram_used_mb for row in rows]),
-            "network_latency_ms": _means([row.latency_ms for row in rows], 3),
-            "network_latency_ms_max": _maxima([row.latency_ms for row in rows], 3),
-        }
+        series: dict[str, list[float | None]] = {}
+        for column in COLUMNS:
+            figures = [row.figure(column) for row in rows]
+            series[column.title] = [rounded(figure.mean, column.digits) for figure in figures]
+            series[f"{column.title}_max"] = [rounded(figure.greatest, column.digits) for figure in figures]
+        return {"timestamps": [iso_time(row.start) for row in rows], **series}  # type: ignore[typeddict-item]
 
     def _limit(self, table: str, host: str, rows: int) -> None:
         self._database.execute(
@@ -172,11 +218,3 @@ class History:
 def rounded(value: float | None, digits: int = 2) -> float | None:
     """Return a figure without the digits that no sensor measures; None stays None."""
     return None if value is None else round(value, digits)
-
-
-def _means(figures: Sequence[Figure], digits: int = 2) -> list[float | None]:
-    return [rounded(figure.mean, digits) for figure in figures]
-
-
-def _maxima(figures: Sequence[Figure], digits: int = 2) -> list[float | None]:
-    return [rounded(figure.greatest, digits) for figure in figures]

@@ -15,11 +15,11 @@ from typing import Literal, TypedDict
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.agent.host_metrics import HostSample
+from twinhost.agent.host_metrics import ContainerSample, GpuSample, HostSample, MachineSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.deduplication import Deduplication
-from twinhost.system_digital_twin.metrics.history import Bucket, History, Resolution, TimeSeries, rounded
+from twinhost.system_digital_twin.metrics.history import COLUMNS, Bucket, History, Resolution, TimeSeries, rounded
 
 MIGRATION = """
 CREATE TABLE vram_reports (
@@ -35,21 +35,17 @@ _RETRY_S = 5.0  # until a failed write of the history is retried
 _MAX_WAITING = 10_000  # minutes, while the database can't be written
 
 
-class Gpu(TypedDict):
-    """One GPU."""
-
-    index: int
-    name: str
-    used_mb: float | None
-    total_mb: float | None
-    utilisation_percent: float | None
-
-
 class HostMetrics(TypedDict):
-    """A host's current metrics: null and `stale` if it stopped reporting; `limited` if they are a container's."""
+    """A host's current metrics: its machine's, and apart those of the agent's `container`, null outside of one.
+
+    They are null and `stale` if the host stopped reporting. `same_machine` names the other hosts that are on the same
+    machine: their figures describe one capacity, not two. `limited`: an older host, whose CPU and RAM are those of its
+    container.
+    """
 
     cpu_usage: float | None
     ram_usage_mb: float | None
+    ram_available_mb: float | None
     ram_total_mb: float | None
     vram_usage_mb: float | None
     vram_total_mb: float | None
@@ -57,7 +53,10 @@ class HostMetrics(TypedDict):
     timestamp: str
     stale: bool
     limited: bool | None
-    gpus: list[Gpu]
+    gpus: list[GpuSample]
+    machine: MachineSample | None
+    container: ContainerSample | None
+    same_machine: list[str]
 
 
 class _Host(msgspec.Struct, frozen=True):
@@ -147,7 +146,7 @@ class Metrics:
         self._database.restore_on_rollback(self._hosts, host)
         self._hosts[host] = msgspec.structs.replace(
             known,
-            samples=(*known.samples, sample)[-KEPT_IN_MEMORY:],
+            samples=(*known.samples, _past(sample))[-KEPT_IN_MEMORY:],
             newest=sample,
             received_at=time.monotonic(),
             measured_since=known.received_at if since is None else since,
@@ -159,7 +158,7 @@ class Metrics:
         before = self._hosts.get(host)
         if before is None:
             return
-        samples = sorted((*before.samples, sample), key=lambda each: each.wall)
+        samples = sorted((*before.samples, _past(sample)), key=lambda each: each.wall)
         self._database.restore_on_rollback(self._hosts, host)
         self._hosts[host] = msgspec.structs.replace(before, samples=tuple(samples[-KEPT_IN_MEMORY:]))
 
@@ -190,6 +189,16 @@ class Metrics:
         """Return a monotonic moment that is certainly before a host's newest sample."""
         return self._get(host).measured_since
 
+    def machine_of(self, host: str) -> str | None:
+        """Return the boot id of the machine that a host was last on; None if it is not known."""
+        newest = self._get(host).newest
+        return newest.machine.boot_id if newest is not None and newest.machine is not None else None
+
+    def same_machine(self, host: str) -> list[str]:
+        """Return the other hosts that are on the same machine, also those that are stale."""
+        machine = self.machine_of(host)
+        return [name for name in self.hosts() if name != host and machine and self.machine_of(name) == machine]
+
     def samples(self, host: str) -> tuple[HostSample, ...]:
         """Return the samples in memory, oldest first."""
         return self._get(host).samples
@@ -200,6 +209,7 @@ class Metrics:
         return {
             "cpu_usage": rounded(sample.cpu_percent) if sample else None,
             "ram_usage_mb": rounded(sample.ram_used_mb) if sample else None,
+            "ram_available_mb": rounded(max(0.0, sample.ram_total_mb - sample.ram_used_mb)) if sample else None,
             "ram_total_mb": rounded(sample.ram_total_mb) if sample else None,
             "vram_usage_mb": rounded(sample.vram_used_mb) if sample else None,
             "vram_total_mb": rounded(sample.vram_total_mb) if sample else None,
@@ -207,16 +217,10 @@ class Metrics:
             "timestamp": iso_time(time.time() if received is None else received),  # of the newest sample, if any
             "stale": sample is None,
             "limited": sample.limited if sample else None,
-            "gpus": [
-                {
-                    "index": gpu.index,
-                    "name": gpu.name,
-                    "used_mb": rounded(gpu.used_mb),
-                    "total_mb": rounded(gpu.total_mb),
-                    "utilisation_percent": rounded(gpu.utilisation_percent),
-                }
-                for gpu in (sample.gpus if sample else ())
-            ],
+            "gpus": [*sample.gpus] if sample else [],
+            "machine": sample.machine if sample else None,
+            "container": sample.container if sample else None,
+            "same_machine": self.same_machine(host),
         }
 
     def series(self, host: str, resolution: Literal["sample"] | Resolution = "sample") -> TimeSeries:
@@ -226,10 +230,9 @@ class Metrics:
             return self.history_on_disk.series(host, resolution)
         return {
             "timestamps": [iso_time(each.wall) for each in samples],
-            "cpu_usage": [rounded(each.cpu_percent) for each in samples],
-            "ram_usage_mb": [rounded(each.ram_used_mb) for each in samples],
-            "vram_usage_mb": [rounded(each.vram_used_mb) for each in samples],
-            "network_latency_ms": [rounded(each.latency_ms, 3) for each in samples],
+            **{  # type: ignore[typeddict-item] # they are the keys of TimeSeries
+                column.title: [rounded(column.of(each), column.digits) for each in samples] for column in COLUMNS
+            },
         }
 
     def on_tick(self) -> None:
@@ -289,6 +292,11 @@ class Metrics:
         if known is None:
             raise NotFound(f"no host {host[:64]!r} is known; there are: {', '.join(self.hosts())}")
         return known
+
+
+def _past(sample: HostSample) -> HostSample:
+    """Return a sample without its GPUs, of which the history has the sums only."""
+    return msgspec.structs.replace(sample, gpus=())
 
 
 class VramReport(TypedDict):

@@ -15,14 +15,14 @@ import msgspec
 import pytest
 
 from tests.loopback.agent_processes import SERVICES
-from twinhost.agent.host_metrics import GpuSample, HostSample
+from twinhost.agent.host_metrics import GpuProcess, GpuSample, HostSample
 
 GIB = 2**30
 GOOD = f"NVIDIA H100|{8 * GIB}|{80 * GIB}|37"
 OTHER = f"NVIDIA T4|{GIB // 2}|{16 * GIB}|0"
 READER = (
     "import sys, msgspec\n"
-    "from twinhost.agent.host_metrics import Gpus\n"
+    "from twinhost.agent.gpus import Gpus\n"
     "from twinhost.agent.host_sampler import HostSampler\n"
     "gpus = Gpus()\n"
     "sampler = HostSampler(gpus=gpus)\n"
@@ -35,12 +35,16 @@ READER = (
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a libnvidia-ml.so.1, built here."""
-    folder = tmp_path_factory.mktemp("driver")
+    return build(tmp_path_factory.mktemp("driver"))
+
+
+def build(folder: Path, *options: str) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler is here to build a driver's library with")
     source, target = Path(__file__).with_name("driver.c"), folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(target), str(source)], check=True)
+    flags = ["-Wall", "-Werror", "-shared", "-fPIC", *options]
+    subprocess.run([compiler, *flags, "-o", str(target), str(source)], check=True)
     return folder
 
 
@@ -102,6 +106,23 @@ def gpu(index: int, name: str, used_gib: float, total_gib: float, percent: float
 def test_every_gpu_is_read(reader: Reader) -> None:
     """Its name, its memory in MB of 2**20 bytes, and how busy it is."""
     assert reader.gpus(GOOD, OTHER) == (gpu(0, "NVIDIA H100", 8, 80, 37.0), gpu(1, "NVIDIA T4", 0.5, 16, 0.0))
+
+
+def test_two_cards_are_told_apart_with_their_processes(reader: Reader) -> None:
+    """UUID, temperature, and who uses each: by the program's name alone, since arguments may hold a secret."""
+    training = f"C41:{6 * GIB}:/opt/env/bin/python train.py --token=s3cret,C42:E:?"
+    first, second = reader.gpus(f"{GOOD}|GPU-1|64|{training},G41:1:Xorg", f"{OTHER}|GPU-2|31|G43:{GIB}:/usr/lib/Xorg")
+    assert (first.uuid, first.temperature_c, second.uuid, second.temperature_c) == ("GPU-1", 64.0, "GPU-2", 31.0)
+    assert first.processes == (GpuProcess(pid=41, name="python", used_mb=6 * 1_024.0), GpuProcess(pid=42))
+    assert second.processes == (GpuProcess(pid=43, name="Xorg", used_mb=1_024.0),)
+
+
+def test_an_old_driver_shows_no_processes(tmp_path: Path) -> None:
+    """Everything else is read; NVML before driver 510 lacks the function."""
+    reader = Reader(build(tmp_path, "-DOLD"), tmp_path / "gpus")
+    (found,) = reader.gpus(f"{GOOD}|GPU-1|64|C41:1:python")
+    assert (found.uuid, found.used_mb, found.processes) == ("GPU-1", 8 * 1_024, ())
+    reader.end()
 
 
 def test_a_hosts_vram_is_that_of_its_gpus(reader: Reader) -> None:

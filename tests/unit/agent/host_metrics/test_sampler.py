@@ -1,6 +1,8 @@
-"""A host measures itself: real figures of this machine, a container's own where there is one, and a steady thread."""
+"""A host measures its machine, with a container's own figures apart where there is one, on a steady thread."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,8 +13,9 @@ import pytest
 from tests.unit.agent.host_metrics.groups import container_v2, write
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent import host_sampler as sampler_module
-from twinhost.agent.host_metrics import MB, Cgroup, HostSample
+from twinhost.agent.host_metrics import MB, Cgroup, ContainerSample, HostSample
 from twinhost.agent.host_sampler import HostSampler, SamplerThread
+from twinhost.agent.machine import Machine
 
 INTERVAL_S = 0.05
 
@@ -41,31 +44,87 @@ def use_cpu(root: Path, seconds: float) -> None:
     write(root, {"cpu.stat": f"usage_usec {round(seconds * 1e6)}"})
 
 
-def test_a_machine_is_measured_by_proc(tmp_path: Path) -> None:
-    """RAM in MB of 2**20 bytes, all that is there, and a share of all CPUs."""
-    sampler = HostSampler(Cgroup(tmp_path / "absent"))
-    deadline = time.monotonic() + 0.3
-    while time.monotonic() < deadline:  # so that there is something to measure
-        pass
+def own(sampler: HostSampler) -> ContainerSample:
+    """Return the container's part of the next sample."""
+    container = sampler.sample().container
+    assert container is not None
+    return container
+
+
+def test_memory_is_the_machines(tmp_path: Path) -> None:
+    """As /proc/meminfo has it, which `free` reads: in a container of 512 MB too, whose own use stands apart."""
+    sampler = HostSampler(Cgroup(container_v2(tmp_path)))
+    lines = [line.split() for line in Path("/proc/meminfo").read_text().splitlines()]
+    kib = {words[0].rstrip(":"): int(words[1]) for words in lines}
     sample, memory = sampler.sample(), psutil.virtual_memory()
-    assert sample.ram_total_mb == memory.total / MB
-    assert abs(sample.ram_used_mb - (memory.total - memory.available) / MB) < 0.2 * memory.total / MB
-    assert sample.cpu_percent is not None
-    assert 50 / (psutil.cpu_count() or 1) < sample.cpu_percent <= 100
-    assert abs(sample.wall - time.time()) < 5
+    assert sample.ram_total_mb == kib["MemTotal"] / 1_024 == memory.total / MB
+    assert sample.ram_used_mb == pytest.approx((kib["MemTotal"] - kib["MemAvailable"]) / 1_024, rel=0.1, abs=200)
+    assert sample.machine is not None
+    assert sample.machine.swap_total_mb == pytest.approx(kib["SwapTotal"] / 1_024, abs=0.01)
     assert not sample.limited
+    assert sample.container is not None
+    assert (sample.container.ram_used_mb, sample.container.ram_limit_mb) == (80.0, 512.0)
+
+
+def test_the_machine_is_measured_beside_a_container(tmp_path: Path) -> None:
+    """Its CPUs, load, boot, and disks; a folder that is gone is left out."""
+    machine = Machine({"state": tmp_path, "models": tmp_path / "absent"})
+    found = HostSampler(Cgroup(tmp_path / "none"), machine=machine).sample()
+    assert found.container is None
+    assert found.machine is not None
+    assert found.machine.cpus == sum(line.startswith("cpu") for line in Path("/proc/stat").read_text().split("\n")) - 1
+    assert found.machine.load == pytest.approx(os.getloadavg(), abs=0.5)
+    assert found.machine.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    disk, (state,) = os.statvfs(tmp_path), found.machine.disks
+    assert state.name == "state"
+    assert state.total_mb == pytest.approx(disk.f_blocks * disk.f_frsize / MB, abs=0.01)
+    assert state.free_mb == pytest.approx(disk.f_bavail * disk.f_frsize / MB, abs=500)
+
+
+@pytest.mark.thorough
+def test_a_busy_process_raises_the_machines_cpu(tmp_path: Path) -> None:
+    """One outside the container's group, as /proc/stat counts it, which `top` reads."""
+    container_v2(tmp_path)
+    sampler = HostSampler(Cgroup(tmp_path))
+
+    def measured() -> float:
+        before = cpu_ticks()
+        sampler.sample()
+        time.sleep(1.5)
+        cpu_percent, after = sampler.sample().cpu_percent, cpu_ticks()
+        assert cpu_percent is not None
+        assert cpu_percent == pytest.approx(100 * (after[0] - before[0]) / (after[1] - before[1]), abs=5)
+        return cpu_percent
+
+    measured()
+    started = time.monotonic()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            busy = measured()
+            used = psutil.Process(process.pid).cpu_times()
+            share = 100 * (used.user + used.system) / (time.monotonic() - started) / (psutil.cpu_count() or 1)
+        finally:
+            process.kill()
+    assert busy > share - 5 > 0
+
+
+def cpu_ticks() -> tuple[int, int]:
+    """Return the ticks in which the machine was busy, and all of them."""
+    user, nice, system, idle, iowait, *others = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    busy = user + nice + system + sum(others)
+    return busy, busy + idle + iowait
 
 
 def test_a_containers_figures_are_its_own(tmp_path: Path, clock: Clock) -> None:
-    """Its usage of what its quota allows, and of its memory's limit; what the machine does counts nowhere."""
+    """Its usage of what its quota allows, and of its memory's limit."""
     container_v2(tmp_path)
     use_cpu(tmp_path, 10.0)
     sampler = HostSampler(Cgroup(tmp_path))
     clock.now += 4
     use_cpu(tmp_path, 10.5)
-    sample = sampler.sample()
-    assert sample.cpu_percent == pytest.approx(100 * 0.5 / 4 / 0.5)
-    assert (sample.ram_used_mb, sample.ram_total_mb, sample.limited) == (80.0, 512.0, True)
+    found = own(sampler)
+    assert found.cpu_percent == pytest.approx(100 * 0.5 / 4 / 0.5)
+    assert (found.cpus, found.ram_used_mb, found.ram_limit_mb) == (0.5, 80.0, 512.0)
 
 
 def test_each_figure_is_since_the_sample_before(tmp_path: Path, clock: Clock) -> None:
@@ -77,7 +136,7 @@ def test_each_figure_is_since_the_sample_before(tmp_path: Path, clock: Clock) ->
     for used_s in (0.5, 0.5, 0.75):
         clock.now += 1
         use_cpu(tmp_path, used_s)
-        figures.append(sampler.sample().cpu_percent)
+        figures.append(own(sampler).cpu_percent)
     assert figures == pytest.approx([100.0, 0.0, 50.0])
 
 
@@ -89,31 +148,20 @@ def test_a_burst_is_100_percent(tmp_path: Path, clock: Clock) -> None:
     for used_s, percent in ((9, 100.0), (1, 0.0)):
         clock.now += 1
         use_cpu(tmp_path, used_s)
-        assert sampler.sample().cpu_percent == percent
+        assert own(sampler).cpu_percent == percent
 
 
-def test_without_a_quota_a_container_has_the_cpus_it_may_run_on(tmp_path: Path, clock: Clock) -> None:
-    """CPU is the container's own all the same; RAM without a limit is the machine's."""
-    write(container_v2(tmp_path), {"cpu.max": "max 100000", "memory.max": "max"})
+@pytest.mark.parametrize("limits", [("max 100000", "max"), ("100000000 100000", 2**60)], ids=["none", "too_large"])
+def test_without_limits_a_container_has_the_machine(tmp_path: Path, clock: Clock, limits: tuple[str, object]) -> None:
+    """The CPUs that it may run on, and no limit of memory; as with a thousand CPUs and an exbibyte."""
+    write(container_v2(tmp_path), {"cpu.max": limits[0], "memory.max": limits[1]})
     use_cpu(tmp_path, 0)
     sampler = HostSampler(Cgroup(tmp_path))
     clock.now += 1
     use_cpu(tmp_path, 0.5)
-    sample = sampler.sample()
-    assert sample.cpu_percent == pytest.approx(50 / len(os.sched_getaffinity(0)))
-    assert (sample.ram_total_mb, sample.limited) == (psutil.virtual_memory().total / MB, False)
-
-
-def test_limits_beyond_the_machine_are_none(tmp_path: Path, clock: Clock) -> None:
-    """A quota of a thousand CPUs, and a limit of an exbibyte."""
-    write(container_v2(tmp_path), {"cpu.max": "100000000 100000", "memory.max": 2**60})
-    use_cpu(tmp_path, 0)
-    sampler = HostSampler(Cgroup(tmp_path))
-    clock.now += 1
-    use_cpu(tmp_path, 0.5)
-    sample = sampler.sample()
-    assert sample.cpu_percent == pytest.approx(50 / len(os.sched_getaffinity(0)))
-    assert (sample.ram_total_mb, sample.limited) == (psutil.virtual_memory().total / MB, False)
+    found = own(sampler)
+    assert found.cpu_percent == pytest.approx(50 / len(os.sched_getaffinity(0)))
+    assert (found.ram_used_mb, found.ram_limit_mb) == (80.0, None)
 
 
 def test_no_time_has_no_cpu(tmp_path: Path, clock: Clock) -> None:
@@ -121,10 +169,12 @@ def test_no_time_has_no_cpu(tmp_path: Path, clock: Clock) -> None:
     container_v2(tmp_path)
     use_cpu(tmp_path, 0)
     sampler = HostSampler(Cgroup(tmp_path))
-    assert sampler.sample().cpu_percent is None
+    sample = sampler.sample()
+    assert sample.container is not None
+    assert (sample.cpu_percent, sample.container.cpu_percent, sample.container.network) == (None, None, None)
     clock.now += 1
     use_cpu(tmp_path, 0.25)
-    assert sampler.sample().cpu_percent == pytest.approx(50.0)
+    assert own(sampler).cpu_percent == pytest.approx(50.0)
 
 
 def test_the_thread_takes_a_sample_every_interval() -> None:

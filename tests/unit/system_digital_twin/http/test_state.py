@@ -107,6 +107,7 @@ def test_a_twin_without_reports_invents_nothing(twin: Twin) -> None:
     assert [each["status"] for each in state["hosts"]] == ["HEALTHY", "unknown"]
     for each in state["hosts"]:
         assert (each["stale"], each["limited"], each["gpus"], each["now"]) == (True, None, [], NOTHING)
+        assert (each["machine"], each["container"], each["same_machine"]) == (None, None, [])
         assert set(map(len, each["history"].values())) == {0}
     assert state["link"] == {"encrypted": True, "latency_ms": None, "messages_per_s": 0.0}
     assert [each["name"] for each in state["agents"]] == [NAME]
@@ -135,7 +136,8 @@ def test_a_host_is_shown_as_it_reported(twin: Twin) -> None:
         "latency_ms": 2.5,
     }
     assert (pc2["stale"], pc2["limited"], pc2["endpoint"]) == (False, True, "pc2:7230")
-    assert pc2["gpus"] == [{"name": "H100", "used_mb": 100 + at, "total_mb": 81_920} for at in range(2)]
+    more = {"utilisation_percent": None, "temperature_c": None}
+    assert pc2["gpus"] == [{"name": "H100", "used_mb": 100 + at, "total_mb": 81_920, **more} for at in range(2)]
     times = pc2["history"].pop("t")
     assert times == sorted(times)
     assert all(abs(time.time() - each) < PATIENCE_S for each in times)
@@ -146,6 +148,19 @@ def test_a_host_is_shown_as_it_reported(twin: Twin) -> None:
         "latency_ms": [1.25, 2.5],
     }
     assert state["link"]["latency_ms"] == 2.5
+
+
+def test_machine_and_container_are_shown_apart(twin: Twin) -> None:
+    """With the hosts that are on the same machine, and without what tells it from others."""
+    disks = [{"name": name, "used_mb": 1, "free_mb": 2, "total_mb": 3} for name in ("state", "models", "more")]
+    container = {"cpu_percent": 1, "cpus": 2, "ram_used_mb": 80, "ram_limit_mb": 512, "network": None}
+    machine = {"cpus": 8, "boot_id": "b00t", "virtual_machine": "Docker Desktop", "disks": disks}
+    twin.measured(machine=machine, container=container)
+    twin.measured(Caller("third", "pc3", frozenset({"agent"}), "SHA256:of-the-third"), machine=machine)
+    pc2 = host(twin.state(), "pc2")
+    assert (pc2["container"], pc2["same_machine"]) == (container, ["pc3"])
+    shown = {name: pc2["machine"][name] for name in machine}
+    assert shown == {**machine, "boot_id": None, "disks": disks[:2]}
 
 
 def test_a_host_that_fell_silent_has_no_figures_but_a_past(
@@ -375,10 +390,14 @@ def test_it_stays_small_whatever_agents_do(open_twin: Twin) -> None:
         }
         open_twin.told("register_agent", NOBODY, registration_data=data)
     gpus = [{"index": index, "name": long, "used_mb": 1, "total_mb": 2} for index in range(64)]
+    disks = [{"name": long, "used_mb": 1, "free_mb": 2, "total_mb": 3}] * 8
+    machine = {"boot_id": "b00t", "disks": disks, "virtual_machine": long, "swap_used_mb": 100 / 3}
     for number in range(MAX_HOSTS - 2):
         caller = Caller(f"agent-{number}", f"{number:02}{long}", frozenset({"agent"}), "SHA256:of-one")
         for _ in range(KEPT_IN_MEMORY):
-            open_twin.measured(caller, cpu_percent=100 / 3, latency_ms=4 / 3, vram_used_mb=10**6 / 3, gpus=gpus)
+            open_twin.measured(
+                caller, cpu_percent=100 / 3, latency_ms=4 / 3, vram_used_mb=10**6 / 3, gpus=gpus, machine=machine
+            )
     event = {"event_id": "e", "event_type": long, "source_agent": long, "data": {"text": "x" * 50_000}}
     error = {"error_id": "e", "agent_id": long, "severity": "info", "error_type": long, "message": "x" * 16_000}
     for _ in range(SHOWN):

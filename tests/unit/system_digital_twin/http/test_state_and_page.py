@@ -8,6 +8,7 @@ import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.host_metrics import ContainerSample
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.events.actions import ErrorReport
 from twinhost.system_digital_twin.http.page import STATIC
@@ -17,7 +18,15 @@ from twinhost.system_digital_twin.registry.registry import HEALTHY, NO_RESPONSE
 # A script's name for a thing, and where that thing is in the document.
 READ = {
     "app.js": {"state": ""},
-    "machines.js": {"state": "", "link": "link", "host": "hosts", "one": "hosts", "gpus": "hosts.gpus"},
+    "machines.js": {
+        "state": "",
+        "link": "link",
+        "host": "hosts",
+        "one": "hosts",
+        "gpus": "hosts.gpus",
+        "machine": "hosts.machine",
+        "container": "hosts.container",
+    },
     "summary.js": {"state": "", "host": "hosts", "agent": "agents"},
     "sections.js": {
         "agent": "agents",
@@ -57,9 +66,14 @@ def script(name: str) -> str:
 
 
 def part(state: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return a part of the document, the first where there are several; not every machine has a GPU to show."""
+    """Return a part of the document, the first where there are several; not every machine has all of it to show."""
     if path == "hosts.gpus":
-        return {"name": "", "used_mb": 0.0, "total_mb": 0.0}
+        return {"name": "", "used_mb": 0.0, "total_mb": 0.0, "temperature_c": 0.0}
+    if path == "hosts.container":
+        return dict.fromkeys(ContainerSample.__struct_fields__)
+    if path == "hosts.machine":
+        machine: dict[str, Any] = state["hosts"][0]["machine"]
+        return machine
     value = state[path] if path else state
     found: dict[str, Any] = value[0] if isinstance(value, list) else value
     return found

@@ -2,7 +2,7 @@
 
 import { now } from "./clock.js";
 import { absent, badge, byId, draw, el, icon, keyed, setAttribute, setText, table } from "./dom.js";
-import { clockOf, count, isNumber, many, memory, memoryOf, milliseconds, millisecondsOfAxis, percent, plain } from "./text.js";
+import { bytesPerSecond, clockOf, count, isNumber, many, memory, memoryOf, milliseconds, millisecondsOfAxis, percent, plain } from "./text.js";
 import { Trend } from "./trend.js";
 import { wordOfStatus, wordsOfForecasts } from "./words.js";
 
@@ -118,8 +118,24 @@ function updateHost(element, host, span) {
     el("bdi", {}, plain(host.agent, 60)),
     el("bdi", { class: "mono" }, plain(host.endpoint, 60)),
   ]);
-  setText(part.note, host.limited ? "Measured within its container’s limits." : "Measured for the whole machine.");
+  setText(part.note, noteOf(host));
   METRICS.forEach((metric, at) => updateMetric(part.metrics[at], metric, host, span));
+}
+
+/** Return what belongs to no chart: whose figures these are, the disks, and the network. */
+function noteOf(host) {
+  const { machine } = host;
+  const names = host.same_machine.map((name) => plain(name, 40)).join(", ");
+  const traffic = machine?.network;
+  return [
+    host.limited ? "Measured within its container’s limits, by an older version." : "Measured for the whole machine.",
+    machine?.virtual_machine ? `This is the virtual machine of ${plain(machine.virtual_machine, 40)}, not the computer.` : "",
+    names ? `It is the same machine as ${names}: its capacity is counted once.` : "",
+    ...(machine?.disks ?? []).map(
+      (disk) => `Disk of its ${plain(disk.name, 20)}: ${memory(disk.free_mb)} free of ${memory(disk.total_mb)}.`,
+    ),
+    traffic ? `Network: ${bytesPerSecond(traffic.received_bytes_per_s)} in, ${bytesPerSecond(traffic.sent_bytes_per_s)} out.` : "",
+  ].filter(Boolean).join(" ");
 }
 
 function updateMetric(part, metric, host, span) {
@@ -131,7 +147,7 @@ function updateMetric(part, metric, host, span) {
   const top = isNumber(total) && total > 0 ? total : most * 1.25 || 1;
   part.redraw = () => drawValue(part, value, host.stale ? "no recent data" : metric.missing(host), (figure) => metric.word(figure, total));
   part.redraw();
-  drawGpus(part.detail, metric, host);
+  drawDetail(part.detail, metric, host);
   showTrend(part, metric, host, span, top, (figure) => metric.word(figure, total));
 }
 
@@ -143,13 +159,38 @@ function drawValue(part, value, reason, word) {
   });
 }
 
-function drawGpus(place, metric, host) {
-  const gpus = metric.field === "vram_used_mb" ? host.gpus ?? [] : [];
-  draw(place, gpus, () =>
-    gpus.map(({ name, used_mb: used, total_mb: total }) =>
-      el("span", {}, el("bdi", {}, plain(name, 60)), gpus.length > 1 && isNumber(used) ? ` ${memoryOf(used, total)}` : ""),
-    ),
-  );
+/** Draw what stands below a figure: the rest of it, and what the agent's container uses of it. */
+function drawDetail(place, metric, host) {
+  const { machine, container, gpus } = host;
+  draw(place, [metric.field, machine, container, gpus], () => {
+    if (metric.field === "cpu_percent") return cpuDetail(machine, container).map((text) => el("span", {}, text));
+    if (metric.field === "ram_used_mb") return ramDetail(machine, container).map((text) => el("span", {}, text));
+    return gpus.map(({ name, used_mb: used, total_mb: total, temperature_c: heat }) =>
+      el(
+        "span",
+        {},
+        el("bdi", {}, plain(name, 60)),
+        gpus.length > 1 && isNumber(used) ? ` ${memoryOf(used, total)}` : "",
+        isNumber(heat) ? ` ${Math.round(heat)} °C` : "",
+      ),
+    );
+  });
+}
+
+function cpuDetail(machine, container) {
+  return [
+    isNumber(machine?.cpus) ? many(machine.cpus, "core", "cores") : null,
+    machine?.load ? `load ${machine.load.map((value) => value.toFixed(2)).join(", ")}` : null,
+    isNumber(machine?.temperature_c) ? `${Math.round(machine.temperature_c)} °C` : null,
+    isNumber(container?.cpu_percent) ? `its container: ${percent(container.cpu_percent)} of ${container.cpus}` : null,
+  ].filter(Boolean);
+}
+
+function ramDetail(machine, container) {
+  return [
+    machine?.swap_total_mb > 0 ? `swap ${memoryOf(machine.swap_used_mb, machine.swap_total_mb)}` : null,
+    isNumber(container?.ram_used_mb) ? `its container: ${memoryOf(container.ram_used_mb, container.ram_limit_mb)}` : null,
+  ].filter(Boolean);
 }
 
 /** Draw the chart, or nothing if no sample in the time span has a value. */

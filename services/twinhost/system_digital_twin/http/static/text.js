@@ -58,6 +58,11 @@ export function memoryOf(used, total) {
   return total < 1024 ? `${count(Math.round(used))} of ${memory(total)}` : `${gigabytes(used, 1)} of ${memory(total)}`;
 }
 
+export function bytesPerSecond(value) {
+  if (value < 1e6) return `${oneDecimal.format(value / 1e3)} kB/s`;
+  return `${oneDecimal.format(value / 1e6)} MB/s`;
+}
+
 function gigabytes(mb, decimals = 0) {
   const value = mb / 1024;
   if (value >= 100) return count(Math.round(value));
