@@ -8,6 +8,7 @@ import pytest
 
 from tests.older_database import downgrade
 from tests.unit.system_digital_twin.metrics_bench import NOBODY, OPERATOR, UMRA, Clock, MetricsBench, sample, set_clock
+from twinhost.agent.host_metrics import DiskSample, MachineSample
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
@@ -94,6 +95,31 @@ def test_what_is_not_measured_has_no_forecast(bench: MetricsBench, clock: Clock)
     clock.let_pass(60)
     assert (forecast(bench)["reason"], forecast(bench)["time_to_full_s"]) == ("not measured now", None)
     assert forecast(bench, host="mainpc")["reason"] == "not measured now"
+
+
+def test_each_disk_has_a_forecast(bench: MetricsBench, clock: Clock) -> None:
+    """It is full when nothing is left that users can write; a disk that is not measured has no forecast."""
+    for minute in range(30):
+        disk = DiskSample(name="state", used_mb=500.0 + minute, free_mb=400.0 - minute, total_mb=TOTAL_MB)
+        bench.measured("pc2", sample(machine=MachineSample(disks=(disk,))))
+        bench.on_tick()
+        clock.let_pass(60)
+    bench.measured("pc2", sample(machine=MachineSample(disks=(disk,))))
+    state, models = bench.ask("get_forecast", host="pc2", resource="disk")["forecasts"]
+    assert (state["name"], state["total_mb"], models["name"]) == ("state", 900.0, "models")
+    assert state["time_to_full_s"] == pytest.approx(60 * 371, rel=0.02)
+    assert models["reason"] == "not measured now"
+
+
+def test_hosts_on_one_machine_announce_once(bench: MetricsBench, clock: Clock) -> None:
+    """Their RAM is the same."""
+    for minute in range(15):
+        for host in bench.metrics.hosts():
+            used = sample(ram_used_mb=700.0 + 5 * minute, machine=MachineSample(boot_id="one"))
+            bench.measured(host, used)
+        bench.on_tick()
+        clock.let_pass(60)
+    assert [event["data"]["host"] for event in bench.sent] == ["mainpc"]
 
 
 @pytest.mark.parametrize("caller", [UMRA, OPERATOR, NOBODY])

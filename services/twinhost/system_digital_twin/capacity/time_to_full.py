@@ -2,7 +2,7 @@
 
 An episode begins when something will be full within FULL_SOON_S, with one event. It ends when, for CALM_S, it has not
 been growing, or would be full only after CALM_AFTER_S. While nothing is measured the episode stays as it is. Episodes
-are on disk, so a restart announces none of them again.
+are on disk, so a restart announces none of them again. Hosts on one machine have one episode of what they share.
 """
 
 import time
@@ -46,6 +46,7 @@ _SILENT_EVERY_S = 5.0  # for one that is not measured: its first sample may arri
 _KEPT_S = 30 * DAY_S  # episodes of hosts that have left
 
 Resource = Literal["ram", "vram", "disk"]
+_OF_ONE_CAPACITY: tuple[Literal["resource", "name", "total_mb"], ...] = ("resource", "name", "total_mb")
 
 
 class Interval(TypedDict):
@@ -70,7 +71,7 @@ class ResourceForecast(TypedDict):
 
 
 class _Gauge(msgspec.Struct, frozen=True):
-    """One column of the history, `<field>_used_mb`: `ram`, `vram`, and a `<name>_disk` or `disk`."""
+    """One column of the history, `<field>_used_mb`: `ram`, `vram`, and a `<name>_disk` for each disk."""
 
     field: str
     resource: Resource
@@ -85,10 +86,10 @@ class _Gauge(msgspec.Struct, frozen=True):
 
     def total_mb(self, sample: HostSample) -> float | None:
         """Return what it can grow to: of a disk, what users can write."""
-        for disk in getattr(getattr(sample, "machine", None), "disks", ()):
-            if disk.name == self.name and self.resource == "disk":
-                return float(disk.used_mb + disk.free_mb)
-        total: float | None = getattr(sample, f"{self.field}_total_mb", None)
+        if self.resource == "disk":
+            disks = sample.machine.disks if sample.machine is not None else ()
+            return next((disk.used_mb + disk.free_mb for disk in disks if disk.name == self.name), None)
+        total: float | None = getattr(sample, f"{self.field}_total_mb")
         return total
 
 
@@ -165,7 +166,7 @@ class Forecasts:
             "SELECT calm_since FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge)
         ).fetchone()
         if episode is None:
-            if left_s is not None and left_s <= FULL_SOON_S:
+            if left_s is not None and left_s <= FULL_SOON_S and not self._is_announced(gauge, forecast):
                 self._announce(gauge, forecast, now)
             return
         if forecast["reason"] in (NOT_MEASURED, TOO_SHORT):
@@ -182,6 +183,15 @@ class Forecasts:
             self._database.execute(
                 "UPDATE full_soon SET calm_since = ? WHERE host = ? AND gauge = ?", (calm_since, host, gauge)
             )
+
+    def _is_announced(self, gauge: str, forecast: ResourceForecast) -> bool:
+        """Return whether it was announced for another host on the same machine, with the same memory or disk."""
+        return any(
+            self._database.value("SELECT 1 FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge)) is not None
+            for host in self._metrics.same_machine(forecast["host"])
+            for each in self.newest(host)
+            if all(each[name] == forecast[name] for name in _OF_ONE_CAPACITY)
+        )
 
     def _announce(self, gauge: str, forecast: ResourceForecast, now: float) -> None:
         self._database.execute("DELETE FROM full_soon WHERE announced < ?", (now - _KEPT_S,))
