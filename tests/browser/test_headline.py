@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,7 @@ from twinhost.agent.http import HttpServer
 from twinhost.agent.telemetry import State
 from twinhost.cli.arguments import parse_fields
 from twinhost.secure_zmq.peers import Outcome
+from twinhost.system_digital_twin.capacity import time_to_full as time_to_full_module
 from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.http import state as state_module
 from twinhost.system_digital_twin.http.state import RECENT_S
@@ -64,7 +66,7 @@ class Watched:
 @pytest.fixture
 def watched(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     clock = Clock()
-    for module in (state_module, registry_module, events_module):
+    for module in (state_module, registry_module, events_module, time_to_full_module):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(state_module, "DRAW_EVERY_S", 0.0)
     monkeypatch.setattr(telemetry_module, "GATHER_EVERY_S", 0.0)
@@ -134,6 +136,30 @@ def test_a_refusal_is_in_the_headline_for_a_day(watched: Watched) -> None:
         watched.let_pass(RECENT_S)
     watched.headline("good", "All is well.", "2 machines")
     expect(watched.page.locator("#refused-count")).to_have_text("3")
+
+
+def test_what_is_full_soon_is_in_the_headline(watched: Watched) -> None:
+    """And the machine says when; the event that announces it is in the list."""
+    expect(watched.page.locator(".host-forecast").last).to_contain_text("No forecast: ")
+    now = time.time()
+    for minutes in range(1, 20):
+        used_mb, age_s = 980 - 5 * minutes, 60 * minutes
+        watched.twin.measured(ram_used_mb=used_mb, wall=now - age_s, late_by_s=age_s)
+    for _ in range(2):  # a host at a time, once a minute
+        watched.let_pass(61)
+    watched.draw()
+    watched.headline("warn", "RAM of pc2 will be full within an hour.", "Everything else is well.")
+    forecast = watched.page.locator(".host-forecast").last
+    expect(forecast).to_contain_text("RAM will be full in about ")
+    expect(watched.page.locator("#events-list li").first).to_contain_text("resource_full_soon")
+
+
+def test_an_acknowledged_error_is_no_headline(watched: Watched) -> None:
+    report(watched.twin, "critical")
+    watched.twin.told("acknowledge_errors", OPERATOR, error_id="x")
+    watched.draw()
+    watched.headline("good", "All is well.", "2 machines")
+    expect(watched.page.locator("#errors-list li")).to_have_count(1)
 
 
 def test_errors_and_refusals_come_before_the_agents(watched: Watched) -> None:

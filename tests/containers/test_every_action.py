@@ -63,6 +63,11 @@ def proposal(client: Client) -> dict[str, Any]:
     return {"proposal_id": client.call("get_pattern_proposals")["proposals"][0]["proposal_id"]}
 
 
+def reported(client: Client) -> dict[str, Any]:
+    client.call("report_error", error=ERROR)
+    return {"error_id": ERROR["error_id"]}
+
+
 def backup(client: Client) -> dict[str, Any]:
     return {"backup_id": client.call("begin_backup")["backup_id"]}
 
@@ -90,6 +95,7 @@ CALLS = {
         Call("get_metrics", ("metrics",)),
         Call("get_history", ("history",), {"resolution": "minute"}),
         Call("simulate_load", ("recommendation", "projected_ram_mb"), {"load_type": "ram", "value": 1, "host": "pc2"}),
+        Call("get_forecast", ("forecasts",), {"resource": "ram"}),
         Call("report_metrics", ("host",), {"ram_used_mb": 50, "ram_total_mb": 512}),
         Call("update_vram_metrics", ("devices",), {"payload": VRAM}),
         Call("reserve_ram", ("lease_id",), {"amount_mb": 1, "ttl_s": 1}),
@@ -101,6 +107,8 @@ CALLS = {
         Call("report_error", ("error_id", "seq"), {"error": ERROR}),
         Call("get_events", ("events", "more", "last_seq")),
         Call("get_errors", ("errors", "more", "last_seq")),
+        Call("get_error_counts", ("total", "by_type", "groups")),
+        Call("acknowledge_errors", ("acknowledged",), needs=reported, by="operator"),
         Call("get_trust", ("revision",)),
         Call("get_peers", ("peers",), by="operator"),
         Call("announce_probes", ("window_s",), {"attempts": 1}, by="operator"),

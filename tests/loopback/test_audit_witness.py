@@ -15,9 +15,13 @@ import pytest
 
 from tests import fork_server
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
+from tests.older_database import downgrade
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.membership.member import HEADS_FILE
 from twinhost.store.audit_log.chain import NO_HASH
+from twinhost.store.audit_log.files import MIGRATION_RESTORES
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 pytestmark = pytest.mark.sdt_security
 
@@ -261,11 +265,7 @@ def test_state_of_the_version_before_goes_on(hosts: Hosts) -> None:
     for process in hosts.processes:
         process.terminate()
     (hosts.root / UMRA / f"{UMRA}.{HEADS_FILE}").unlink(missing_ok=True)
-    with closing(sqlite3.connect(hosts.database(SDT))) as database:
-        database.execute("DROP TABLE audit_restores")
-        database.execute("DROP INDEX happenings_severe")  # a later migration, which the version before lacks as well
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        database.execute(f"PRAGMA user_version = {version - 2}")
+    downgrade(hosts.database(SDT), [REPLY_LOG_SCHEMA, *MIGRATIONS[: MIGRATIONS.index(MIGRATION_RESTORES)]])
     hosts.start_both()
     log_grows(hosts)
     assert "it extends the" in cli(hosts, "audit", "verify").stdout

@@ -43,11 +43,20 @@ def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
         return (today["lines"][: len(then["lines"])], today["anchor"]), (then["lines"], then["anchor"])
     if action == "get_audit_heads":  # of which the newest gives way to a newer one
         return first_of_lists(today, then), first_of_lists(then, then)
+    if action in ("get_events", "get_errors", "memory_by"):
+        return fields_of_then(today, then), then
     if action == "get_metrics":
         return today["metrics"]["vram_reports"], then["metrics"]["vram_reports"]
-    if action == "memory_by":  # kinds that came later are beside those of then
-        return {**today, "written": {kind: today["written"].get(kind) for kind in then["written"]}}, then
     return today, then
+
+
+def fields_of_then(today: Any, then: Any) -> Any:
+    """Return an answer without the fields that were added since."""
+    if isinstance(today, dict) and isinstance(then, dict):
+        return {name: fields_of_then(today[name], each) for name, each in then.items()}
+    if isinstance(today, list) and isinstance(then, list) and len(today) == len(then):
+        return [fields_of_then(*each) for each in zip(today, then, strict=True)]
+    return today
 
 
 def first_of_lists(value: Any, then: Any) -> Any:

@@ -24,7 +24,9 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
+from twinhost.system_digital_twin.capacity.time_to_full import ForecastActions, Forecasts
 from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
+from twinhost.system_digital_twin.events.errors import ErrorLog
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.http.page import Stream, page_routes
 from twinhost.system_digital_twin.http.state import StateBoard
@@ -98,6 +100,7 @@ FEATURES = (
     RegistryActions,
     MetricsActions,
     LoadActions,
+    ForecastActions,
     EventActions,
     KeyActions,
     AuditActions,
@@ -121,7 +124,8 @@ def assemble(foundation: Foundation) -> Assembly:
     metrics = Metrics(database, limits.metrics_interval_s, settings.agent.host.name, list(settings.config.hosts))
     sampler = SamplerThread.of(foundation, metrics.queue)
     leases, events = Leases(database), Events(database, publish)
-    state = StateBoard(foundation, registry, metrics, leases, events)
+    forecasts = Forecasts(database, metrics, events)
+    state = StateBoard(foundation, registry, metrics, leases, events, forecasts)
     features: tuple[Feature, ...] = (
         RegistryActions(
             registry,
@@ -133,7 +137,8 @@ def assemble(foundation: Foundation) -> Assembly:
         *security.features,
         MetricsActions(metrics, VramReports(database)),
         LoadActions(metrics, leases),
-        EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes)),
+        ForecastActions(forecasts, metrics),
+        EventActions(events, ErrorLog(database), min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.record),
     )
 
     def on_tick() -> None:
@@ -143,6 +148,7 @@ def assemble(foundation: Foundation) -> Assembly:
         leases.on_tick()
         events.on_tick()
         security.on_tick()
+        forecasts.on_tick()
 
     def on_stop() -> None:
         with contextlib.suppress(StoreUnavailable):  # the current minute is lost, and the agent stops nevertheless

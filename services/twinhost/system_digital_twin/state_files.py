@@ -3,9 +3,11 @@
 from twinhost.store.audit_log.files import MIGRATION as LEDGER
 from twinhost.store.audit_log.files import MIGRATION_RESTORES as LEDGER_RESTORES
 from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
+from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION as FULL_SOON
 from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
 from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS
 from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVERE_EVENTS
+from twinhost.system_digital_twin.events.filters import MIGRATION_FILTERS as EVENT_FILTERS
 from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
 from twinhost.system_digital_twin.metrics.metrics import MIGRATION as VRAM_REPORTS
 from twinhost.system_digital_twin.registry.registry import MIGRATION as REGISTRY
@@ -23,4 +25,6 @@ MIGRATIONS = (  # in the order in which they were added
     EVENT_IDS,
     LEDGER_RESTORES,
     SEVERE_EVENTS,
+    EVENT_FILTERS,
+    FULL_SOON,
 )

@@ -370,7 +370,7 @@ def test_what_a_restore_loses_is_reported_by_count(here: Mainpc) -> None:
             Events(database).add(Topic.EVENT, {}, "somebody")
     told = here.run("restore", "-", "--replace", given=archive).err
     assert "fewer than before the restore: 2 registrations, 1 events and errors, 0 leases\n" in told
-    flip(here.database, page_of(here.database, "happenings_by_topic"))
+    flip(here.database, page_of(here.database, "happenings_by_time"))
     told = here.run("restore", "-", "--replace", given=archive).err
     assert "fewer than before the restore: 0 registrations, ? events and errors, 0 leases (?: can't be counted" in told
 

@@ -113,7 +113,7 @@ class Schema:
         return True if schema.get("type") == "boolean" else least
 
     def _text(self, schema: dict[str, Any]) -> str:
-        texts = ("x" * max(1, schema.get("minLength", 0)), "0" * 64)  # the latter is a digest, and base64
+        texts = ("x" * max(1, schema.get("minLength", 0)), "0" * 16, "0" * 64)  # the last is a digest, and base64
         return next(text for text in texts if self.allows(text, schema))
 
     def _object(self, schema: dict[str, Any], *, whole: bool) -> dict[str, Any]:

@@ -15,8 +15,11 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS
+from twinhost.system_digital_twin.events import actions as actions_module
+from twinhost.system_digital_twin.events import errors as errors_module
 from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.events.actions import EventActions
+from twinhost.system_digital_twin.events.errors import ErrorLog
 from twinhost.system_digital_twin.events.events import (
     MIGRATION,
     MIGRATION_SEVERE,
@@ -24,8 +27,10 @@ from twinhost.system_digital_twin.events.events import (
     MOST_BYTES,
     Events,
 )
+from twinhost.system_digital_twin.events.filters import MIGRATION_FILTERS
 
 MAX_REPLY_BYTES = 262_144
+OLDER_MIGRATIONS = (MIGRATION, MIGRATION_IDS, MIGRATION_SEVERE)  # of the version before errors had shapes
 
 
 class EventBench:
@@ -34,15 +39,16 @@ class EventBench:
     def __init__(self, path: Path, clock: Clock, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
         self.clock = clock
         self.sent: list[tuple[bytes, dict[str, Any]]] = []
+        self.audited: list[tuple[str, dict[str, Any]]] = []
         self._path, self._most, self._most_bytes = path, most, most_bytes
         self.open()
 
     def open(self) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = Database(self._path, [REPLY_LOG_SCHEMA, MIGRATION, MIGRATION_IDS, MIGRATION_SEVERE])
+        self.database = Database(self._path, [REPLY_LOG_SCHEMA, *OLDER_MIGRATIONS, MIGRATION_FILTERS])
         self.events = Events(self.database, self._publish, most=self._most, most_bytes=self._most_bytes)
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
-        actions = EventActions(self.events, MAX_REPLY_BYTES).actions()
+        actions = EventActions(self.events, ErrorLog(self.database), MAX_REPLY_BYTES, self._audit).actions()
         self._dispatcher = Dispatcher(
             actions,
             Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()}),
@@ -78,9 +84,16 @@ class EventBench:
         """Return the ids of the events that are answered, newest first."""
         return [each["event_id"] for each in self.ask("get_events", **fields)["events"]]
 
+    def error_ids(self, **fields: Any) -> list[str]:
+        """Return the ids of the errors that are answered, newest first."""
+        return [each["error_id"] for each in self.ask("get_errors", **fields)["errors"]]
+
     def rows(self) -> int:
         """Return how many events and errors are on disk."""
         return int(self.database.execute("SELECT count(*) FROM happenings").fetchone()[0])
+
+    def _audit(self, event: str, **fields: Any) -> None:
+        self.audited.append((event, fields))
 
     def _publish(self, topic: bytes, **fields: Any) -> None:
         self.sent.append((topic, fields))
@@ -114,5 +127,6 @@ def error(error_id: str = "x", **fields: Any) -> dict[str, Any]:
 def setable_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return real time that a test can let pass, as events see it."""
     clock = Clock()
-    monkeypatch.setattr(events_module, "time", clock)
+    for module in (events_module, errors_module, actions_module):
+        monkeypatch.setattr(module, "time", clock)
     return clock

@@ -20,8 +20,12 @@ from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.capacity import actions as load_actions_module
 from twinhost.system_digital_twin.capacity import leases as leases_module
+from twinhost.system_digital_twin.capacity import time_to_full as time_to_full_module
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
+from twinhost.system_digital_twin.capacity.time_to_full import ForecastActions, Forecasts
+from twinhost.system_digital_twin.events import events as events_module
+from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.metrics import history as metrics_history
 from twinhost.system_digital_twin.metrics import metrics as metrics_module
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
@@ -48,6 +52,8 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         load_actions_module,
         metrics_module,
         metrics_history,
+        time_to_full_module,
+        events_module,
     ):
         monkeypatch.setattr(module, "time", clock)
     return clock
@@ -66,9 +72,10 @@ def with_gpu(used_mb: float, total_mb: float, **changed: Any) -> HostSample:
 
 
 class MetricsBench:
-    """The twin's part in metrics and leases; it can be started again on the same database."""
+    """The twin's part in metrics and leases; `sent` went to the feed. It can be started again on the same database."""
 
     def __init__(self, path: Path) -> None:
+        self.sent: list[dict[str, Any]] = []
         self._path = path
         self.open()
 
@@ -78,11 +85,14 @@ class MetricsBench:
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
         self.leases = Leases(self.database)
         self.reports = VramReports(self.database)
+        events = Events(self.database, lambda _, **fields: self.sent.append(fields))
+        self.forecasts = Forecasts(self.database, self.metrics, events)
         grants = load_network_config(DEFAULT_PATH, {}).grants
         self._dispatcher = Dispatcher(
             [
                 *MetricsActions(self.metrics, self.reports).actions(),
                 *LoadActions(self.metrics, self.leases).actions(),
+                *ForecastActions(self.forecasts, self.metrics).actions(),
                 Action(Doom, self._doom, mutates=True),
             ],
             Grants({**grants, "agent": {*grants["agent"], "doom"}}),
@@ -115,6 +125,8 @@ class MetricsBench:
     def on_tick(self) -> None:
         self.metrics.on_tick()
         self.leases.on_tick()
+        for _ in self.metrics.hosts():
+            self.forecasts.on_tick()
 
     def ask(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
         """Return the reply to one request."""

@@ -1,20 +1,18 @@
 """Events and errors as they are kept: numbered for good, bounded, newest first, until they expire."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.system_digital_twin.event_bench import EventBench, error, event, setable_clock
+from tests.older_database import downgrade
+from tests.unit.system_digital_twin.event_bench import OLDER_MIGRATIONS, EventBench, error, event, setable_clock
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
-from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS
 from twinhost.system_digital_twin.deduplication import Deduplication
-from twinhost.system_digital_twin.events.events import MIGRATION, Events, Topic
+from twinhost.system_digital_twin.events.events import MIGRATION, Topic
 
 MOMENT = "2026-01-02T03:04:05Z"
 
@@ -260,10 +258,9 @@ def test_an_older_outbox_is_read_and_sent_once(tmp_path: Path, clock: Clock) -> 
     """Of what it kept no ids are known: reported again it is stored again, and from then on once."""
     with EventBench(tmp_path / "db", clock) as bench:
         bench.publish("a", timestamp=MOMENT)
-        bench.database.execute("DROP TABLE taken_once")
-        bench.database.execute("DROP INDEX happenings_severe")
-        bench.database.execute("PRAGMA user_version = 2")
-        bench.reopen()
+        bench.database.close()
+        downgrade(tmp_path / "db", [REPLY_LOG_SCHEMA, MIGRATION])
+        bench.open()
         assert [bench.publish("a", timestamp=MOMENT)["seq"] for _ in range(2)] == [2, 2]
 
 
@@ -278,18 +275,22 @@ def test_of_each_caller_the_newest_are_known_again(tmp_path: Path, clock: Clock)
         assert once.find("other", b"\0") == 7
 
 
-def test_a_store_of_an_earlier_version_finds_its_severe_errors(tmp_path: Path, clock: Clock) -> None:
-    """Those that were reported before there was an index of them."""
-    path = tmp_path / "twin.sqlite3"
-    with closing(Database(path, [REPLY_LOG_SCHEMA, MIGRATION, MIGRATION_IDS])) as database:
-        events = Events(database)
-        with database.transaction():
-            for topic, severity in ((Topic.ERROR, "critical"), (Topic.ERROR, "info"), (Topic.EVENT, "critical")):
-                events.add(topic, {"severity": severity}, "agent")
-    with EventBench(path, clock) as bench:
-        bench.report("y", severity="error")
-        assert [each.fields["severity"] for each in bench.events.severe_since(0, 10)] == ["error", "critical"]
+@pytest.mark.parametrize("migrations", [OLDER_MIGRATIONS[:2], OLDER_MIGRATIONS])
+def test_errors_of_earlier_versions_are_found(tmp_path: Path, clock: Clock, migrations: tuple[str, ...]) -> None:
+    """Those that were stored before there were indexes, filters, and shapes, beside new ones."""
+    with EventBench(tmp_path / "db", clock) as bench:
+        bench.report("old", severity="critical", message="line 7 lost")
+        bench.report("mild", severity="info")
+        bench.publish("event", data={"severity": "critical"})
+        bench.database.close()
+        downgrade(tmp_path / "db", [REPLY_LOG_SCHEMA, *migrations])
+        bench.open()
+        bench.report("new", message="line 8 lost")
+        assert [each.fields["error_id"] for each in bench.events.severe_since(0, 10)] == ["new", "old"]
         assert bench.events.count_severe_since(0) == 2
+        old = bench.error_ids(type="Timeout", agent=UMRA.name, severity="critical")
+        (group, other) = bench.ask("get_error_counts")["groups"]
+        assert (old, group["count"], other["count"]) == (["old"], 2, 1)
 
 
 def test_a_severe_error_that_expired_is_not_found(bench: EventBench) -> None:

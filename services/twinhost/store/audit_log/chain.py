@@ -57,6 +57,7 @@ class Event(StrEnum):
     REQUEST_REFUSED = "request_refused"  # code, peer
     GRANTS_CHANGED = "grants_changed"
     GRANTS_REJECTED = "grants_rejected"
+    ERRORS_ACKNOWLEDGED = "errors_acknowledged"  # name, count; shape_id or error_id
     REPEATED = "repeated"  # of, count, first, last, addresses
     NOTES_LOST = "notes_lost"  # count
     LOG_CONTRADICTED = "log_contradicted"  # reason; file, or witness: the agent that has seen a different log

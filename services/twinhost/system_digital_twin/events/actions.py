@@ -1,16 +1,22 @@
-"""The actions on events and errors: publish, report, and read them."""
+"""The actions on events and errors: publish, report, read, count, and acknowledge them."""
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.store.audit_log.chain import Event as AuditEvent
 from twinhost.system_digital_twin import SUCCESS, Success
+from twinhost.system_digital_twin.events.errors import ErrorCounts, ErrorLog
 from twinhost.system_digital_twin.events.events import Events, Page, StoredError, StoredEvent, Topic
+from twinhost.system_digital_twin.events.filters import Filter
 from twinhost.system_digital_twin.registry.actions import require_shallow, require_speaks_for
 
 MAX_DEPTH = 32  # of an event's data: a reply nests it deeper than its request did, and must still be encoded
@@ -21,6 +27,11 @@ TTL = Annotated[float, msgspec.Meta(ge=0, le=315_360_000)]
 SEQ = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 MOMENT = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+GROUP_LIMIT = Annotated[int, msgspec.Meta(ge=1, le=200)]
+TEXT = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+SHAPE_ID = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$", examples=["5f1d7a84db735184"])]
+Severity = Literal["info", "warning", "error", "critical"]
+DEFAULT_WINDOW_S = 86_400.0
 
 
 class Event(msgspec.Struct, kw_only=True):
@@ -43,7 +54,7 @@ class ErrorReport(msgspec.Struct, kw_only=True):
 
     error_id: NAME
     agent_id: NAME
-    severity: Literal["info", "warning", "error", "critical"]
+    severity: Severity
     error_type: NAME
     message: SENTENCE
     timestamp: MOMENT | float | None = None
@@ -70,21 +81,64 @@ class ReportError(Request, tag="report_error"):
 
 
 class _GetPage(Request):
+    type: NAME | None = None
+    agent: NAME | None = None
+    severity: Severity | None = None
+    text: TEXT | None = None
     since: SEQ | MOMENT | None = None
+    until: MOMENT | None = None
     before: SEQ | None = None
     limit: LIMIT = 100
 
 
 class GetEvents(_GetPage, tag="get_events"):
-    """Return the newest events, newest first.
+    """Return the newest events that match, newest first.
 
-    `since` is a sequence number, for those after it, or a time in ISO-8601, for those from then on. `before` is a
-    sequence number: the last one of a page gives the next page.
+    `since` is a sequence number, for those after it, or a time in ISO-8601, for those from then on; `until` is a time,
+    for those before it. `text` is a part of the data, in either case; `severity` is that in the data. `before` is a
+    sequence number: `next_before` of a reply gives the next page.
     """
 
 
 class GetErrors(_GetPage, tag="get_errors"):
-    """Return the newest errors, newest first; the fields are those of `get_events`."""
+    """Return the newest errors that match, newest first.
+
+    The fields are those of `get_events`; `text` is a part of the message, the stack trace, or the context. With
+    `acknowledged`, only those that are, or are not; with `shape_id`, only those of this shape.
+    """
+
+    acknowledged: bool | None = None
+    shape_id: SHAPE_ID | None = None
+
+
+class GetErrorCounts(Request, tag="get_error_counts"):
+    """Count errors by type, agent, and severity, and group those with messages of one shape.
+
+    They are those that arrived from `since` on, by default 24 hours ago, and before `until`; acknowledged ones are
+    counted only if `acknowledged` is true. `limit` is the number of groups.
+    """
+
+    type: NAME | None = None
+    agent: NAME | None = None
+    severity: Severity | None = None
+    since: MOMENT | None = None
+    until: MOMENT | None = None
+    acknowledged: bool = False
+    limit: GROUP_LIMIT = 50
+
+
+class AcknowledgeErrors(Request, tag="acknowledge_errors"):
+    """Acknowledge the stored errors of one shape, or those with an `error_id`: counts and warnings omit them.
+
+    Errors of the same shape that are reported later are not acknowledged.
+    """
+
+    shape_id: SHAPE_ID | None = None
+    error_id: NAME | None = None
+
+    def __post_init__(self) -> None:
+        if (self.shape_id is None) == (self.error_id is None):
+            raise ValueError("Expected one of `shape_id` and `error_id`")
 
 
 class EventStored(Success):
@@ -104,9 +158,14 @@ class ErrorStored(Success):
 
 
 class PageReply(Success):
-    """A page: whether older ones match, the newest number of all, and the newest that was evicted (0: none)."""
+    """A page: whether older ones match, the newest number of all, and the newest that was evicted (0: none).
+
+    `next_before` is the `before` of the next page, null if there is none. A search for a text may end before it has
+    found `limit` of them.
+    """
 
     more: bool
+    next_before: int | None
     last_seq: int
     let_go_to: int
 
@@ -121,6 +180,21 @@ class ErrorList(PageReply):
     """Errors, newest first."""
 
     errors: list[StoredError]
+
+
+class ErrorsCounted(Success, ErrorCounts):
+    """The counts of errors between two times."""
+
+    since: str
+    until: str
+
+
+class ErrorsAcknowledged(Success):
+    """How many errors were acknowledged now, by whom, and when."""
+
+    acknowledged: int
+    acknowledged_by: str
+    acknowledged_at: str
 
 
 class PublishedEvent(StoredEvent):
@@ -138,8 +212,10 @@ class PublishedError(StoredError):
 class EventActions(Feature):
     """The actions on events and errors."""
 
-    def __init__(self, events: Events, max_reply_bytes: int) -> None:
+    def __init__(self, events: Events, errors: ErrorLog, max_reply_bytes: int, audit: Callable[..., None]) -> None:
         self._events = events
+        self._errors = errors
+        self._audit = audit
         self._max_bytes = max_reply_bytes // 2  # of records; what a reply adds to each is less than that
 
     @action(mutates=True)
@@ -171,12 +247,53 @@ class EventActions(Feature):
         errors = [cast("StoredError", entry.document()) for entry in page.entries]
         return {"status": SUCCESS, "errors": errors, **_bounds(page)}
 
-    def _page(self, topic: Topic, request: _GetPage) -> Page:
+    @action(forwardable=True)
+    def error_counts(self, request: GetErrorCounts, _: Caller) -> ErrorsCounted:
+        until = time.time() if request.until is None else _moment("until", request.until)
+        since = until - DEFAULT_WINDOW_S if request.since is None else _moment("since", request.since)
+        matching = Filter(
+            type=request.type,
+            agent=request.agent,
+            severity=request.severity,
+            since=since,
+            until=None if request.until is None else until,
+            acknowledged=None if request.acknowledged else False,
+        )
+        _require_order(matching)
+        counts = self._errors.counts(matching, request.limit)
+        return {"status": SUCCESS, "since": iso_time(since), "until": iso_time(until), **counts}
+
+    @action(mutates=True)
+    def acknowledge(self, request: AcknowledgeErrors, caller: Caller) -> ErrorsAcknowledged:
+        at = time.time()
+        count = self._errors.acknowledge(caller.name, at, shape_id=request.shape_id, error_id=request.error_id)
+        if count:
+            chosen = {"shape_id": request.shape_id} if request.shape_id else {"error_id": request.error_id}
+            self._audit(AuditEvent.ERRORS_ACKNOWLEDGED, name=caller.name, count=count, **chosen)
+        return {
+            "status": SUCCESS,
+            "acknowledged": count,
+            "acknowledged_by": caller.name,
+            "acknowledged_at": iso_time(at),
+        }
+
+    def _page(self, topic: Topic, request: GetEvents | GetErrors) -> Page:
         since = request.since
+        matching = Filter(
+            type=request.type,
+            agent=request.agent,
+            severity=request.severity,
+            text=request.text,
+            since=_moment("since", since, "a sequence number or a time") if isinstance(since, str) else None,
+            until=None if request.until is None else _moment("until", request.until),
+            acknowledged=request.acknowledged if isinstance(request, GetErrors) else None,
+            shape_id=request.shape_id if isinstance(request, GetErrors) else None,
+        )
+        _require_order(matching)
         return self._events.newest(
             topic,
+            matching,
             since_seq=since if isinstance(since, int) else 0,
-            since_time=_moment(since) if isinstance(since, str) else None,
             before_seq=request.before,
             limit=request.limit,
             max_bytes=self._max_bytes,
@@ -184,7 +301,13 @@ class EventActions(Feature):
 
 
 def _bounds(page: Page) -> PageReply:
-    return {"status": SUCCESS, "more": page.more, "last_seq": page.last_seq, "let_go_to": page.let_go_to}
+    return {
+        "status": SUCCESS,
+        "more": page.more,
+        "next_before": page.next_before,
+        "last_seq": page.last_seq,
+        "let_go_to": page.let_go_to,
+    }
 
 
 def _fields(sent: Event | ErrorReport) -> dict[str, Any]:
@@ -195,11 +318,14 @@ def _fields(sent: Event | ErrorReport) -> dict[str, Any]:
     return fields
 
 
-def _moment(text: str) -> float:
+def _moment(field: str, text: str, expected: str = "a time") -> float:
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise MalformedRequest(
-            f"Expected a sequence number or a time in ISO-8601, got {text!r} - at `$.since`"
-        ) from None
+        raise MalformedRequest(f"Expected {expected} in ISO-8601, got {text!r} - at `$.{field}`") from None
+
+
+def _require_order(matching: Filter) -> None:
+    if matching.since is not None and matching.until is not None and matching.since >= matching.until:
+        raise MalformedRequest("Expected a time after `since` - at `$.until`")

@@ -11,7 +11,7 @@ same id; so is one without a timestamp, because it is dated when it arrives.
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
@@ -19,6 +19,7 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import MessageTooLarge
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.deduplication import Deduplication, digest_of
+from twinhost.system_digital_twin.events.filters import ANY, Filter, contains, shape_id_of
 
 
 class Topic(StrEnum):
@@ -49,7 +50,7 @@ class StoredEvent(StoredFields):
 
 
 class StoredError(StoredFields):
-    """An error, as it was reported."""
+    """An error, as it was reported; errors of one shape have one `shape_id`."""
 
     error_id: str
     agent_id: str
@@ -61,6 +62,9 @@ class StoredError(StoredFields):
     related_task_id: str | None
     recovery_attempted: bool
     recovery_successful: bool | None
+    shape_id: str
+    acknowledged_by: NotRequired[str]
+    acknowledged_at: NotRequired[str]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,20 +74,32 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     time: float
     written_by: str
     fields: dict[str, Any]
+    shape_id: str | None = None  # of an error
+    acknowledged_by: str | None = None
+    acknowledged_at: float | None = None
 
     def document(self) -> dict[str, Any]:
         """Return it as a reply or the feed has it."""
         own = {"seq": self.seq, "time": iso_time(self.time), "written_by": self.written_by}
+        if self.shape_id is not None:
+            own["shape_id"] = self.shape_id
+        if self.acknowledged_by is not None and self.acknowledged_at is not None:
+            own |= {"acknowledged_by": self.acknowledged_by, "acknowledged_at": iso_time(self.acknowledged_at)}
         return {"timestamp": own["time"], **self.fields, **own}
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Entries of one topic, newest first; `more`: older ones match, and are not in it."""
+    """Entries of one topic, newest first."""
 
     entries: list[Entry]
-    more: bool
+    next_before: int | None  # the `before_seq` of the next page, if there are `more`
     last_seq: int  # of both topics
     let_go_to: int  # the newest of the topic that was evicted; 0: none
+
+    @property
+    def more(self) -> bool:
+        """Whether older ones match, or were not searched."""
+        return self.next_before is not None
 
 
 MIGRATION = """
@@ -108,7 +124,9 @@ MIGRATION_SEVERE = f"CREATE INDEX happenings_severe ON happenings (time_ms, expi
 MOST = 10_000  # per topic
 MOST_BYTES = 64 * 1024 * 1024  # per topic
 MAX_BYTES = 60_000  # of one; the feed adds some fields
+MAX_SEARCHED_BYTES = 16 * 1024 * 1024  # of records, in one request for a text
 SKIPPED = 1_000_000_000  # numbers; more than were used between a backup and its restore
+_ENTRY = "seq, time_ms, written_by, record, shape_id, acknowledged_by, acknowledged_ms"
 _EXPIRY_EVERY_S = 10.0  # between deletions of expired ones; no reply has them in any case
 
 Publish = Callable[..., None]  # takes a topic and the event's fields
@@ -145,6 +163,7 @@ class Events:
         self._once = Deduplication(database)
         self._expiry_due = 0.0
         self._usage = self._count()
+        self._add_shapes()
 
     def add(
         self, topic: Topic, fields: Mapping[str, Any], written_by: str, *, ttl_s: float = 0.0, propagate: bool = True
@@ -176,72 +195,77 @@ class Events:
             return known
         now_ms = _now_ms()
         expires_ms = now_ms + max(1, round(ttl_s * 1_000)) if ttl_s else None
+        shape_id = shape_id_of(str(fields.get("message", ""))) if topic is Topic.ERROR else None
         previous = self._last_on_feed(topic)
         self._make_room(topic, len(record))
         seq = self._database.value(
-            "INSERT INTO happenings (topic, time_ms, expires_ms, propagated, written_by, record) "
-            "VALUES (?, ?, ?, ?, ?, ?) RETURNING seq",
-            (topic.value, now_ms, expires_ms, propagate, written_by, record),
+            "INSERT INTO happenings (topic, time_ms, expires_ms, propagated, written_by, record, shape_id) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq",
+            (topic.value, now_ms, expires_ms, propagate, written_by, record, shape_id),
         )
         if key:
             self._once.record(scope, key, seq)
         if propagate:
-            entry = self._entry(seq, now_ms, written_by, record)
+            entry = self._entry(seq, now_ms, written_by, record, shape_id)
             self._database.after_commit(lambda: self._send(topic, entry, previous, expires_ms))
         return int(seq)
 
     def newest(
         self,
         topic: Topic,
+        matching: Filter = ANY,
         *,
         since_seq: int = 0,
-        since_time: float | None = None,
         before_seq: int | None = None,
         limit: int,
         max_bytes: int,
     ) -> Page:
-        """Return the newest of a topic that have not expired, newest first: at least one, if there is one.
+        """Return the newest of a topic that have not expired, newest first.
+
+        At least one, if there is one, and if MAX_SEARCHED_BYTES of records are searched before it is found.
 
         Args:
             topic: the kind.
+            matching: only those that match.
             since_seq: only those after this number.
-            since_time: only those that arrived at this time, in seconds since the epoch, or later.
             before_seq: only those before this number.
             limit: the number of entries.
             max_bytes: the size of their records together.
         """
+        where, values = matching.where()
         rows = self._database.execute(
-            "SELECT seq, time_ms, written_by, record FROM happenings "
-            "WHERE topic = ? AND seq > ? AND seq < ? AND time_ms >= ? AND (expires_ms IS NULL OR expires_ms > ?) "
-            "ORDER BY seq DESC LIMIT ?",
-            (
-                topic.value,
-                since_seq,
-                before_seq if before_seq is not None else 2**63 - 1,
-                round(since_time * 1_000) if since_time is not None else -(2**63),
-                _now_ms(),
-                limit + 1,
-            ),
+            f"SELECT {_ENTRY} FROM happenings INDEXED BY happenings_by_topic "  # noqa: S608 - of constants
+            f"WHERE topic = ? AND seq > ? AND seq < ? AND (expires_ms IS NULL OR expires_ms > ?){where} "
+            "ORDER BY seq DESC",
+            (topic.value, since_seq, before_seq if before_seq is not None else 2**63 - 1, _now_ms(), *values),
         )
         entries: list[Entry] = []
-        size, more = 0, False
-        for seq, time_ms, written_by, record in rows:
+        size, searched, next_before = 0, 0, None
+        for row in rows:
+            seq, record = row[0], row[3]
+            if matching.text is not None and searched > MAX_SEARCHED_BYTES:
+                next_before = seq + 1
+                break
+            searched += len(record)
+            if matching.text is not None and not contains(record, matching.text):
+                continue
             size += len(record)
             if len(entries) == limit or (entries and size > max_bytes):
-                more = True
+                next_before = entries[-1].seq
                 break
-            entries.append(self._entry(seq, time_ms, written_by, record))
+            entries.append(self._entry(*row))
         rows.close()
         let_go_to = self._database.value("SELECT seq FROM happenings_let_go WHERE topic = ?", (topic.value,)) or 0
-        return Page(entries=entries, more=more, last_seq=self.last_seq, let_go_to=let_go_to)
+        return Page(entries=entries, next_before=next_before, last_seq=self.last_seq, let_go_to=let_go_to)
 
     def severe_since(self, since_time: float, limit: int) -> list[Entry]:
-        """Return the newest errors of severity `error` or `critical` since a time in seconds since the epoch."""
+        """Return the newest errors of severity `error` or `critical` since a time, in seconds since the epoch.
+
+        Acknowledged ones are not among them.
+        """
         select, values = _severe_since(since_time)
         return self._database.select(
-            self._entry,
-            f"SELECT seq, time_ms, written_by, record {select} ORDER BY time_ms DESC, seq DESC LIMIT ?",
-            (*values, limit),
+            self._entry, f"SELECT {_ENTRY} {select} ORDER BY time_ms DESC, seq DESC LIMIT ?", (*values, limit)
         )
 
     def count_severe_since(self, since_time: float) -> int:
@@ -273,8 +297,37 @@ class Events:
             self._database.execute(f"DELETE {expired}", (now_ms,))
             self._usage = self._count()
 
-    def _entry(self, seq: int, time_ms: int, written_by: str, record: bytes) -> Entry:
-        return Entry(seq=seq, time=time_ms / 1_000, written_by=written_by, fields=self._decoder.decode(record))
+    def _add_shapes(self) -> None:
+        """Add the shapes of the errors that a version without shapes has stored."""
+        message = "json_extract(CAST(record AS TEXT), '$.message')"
+        rows = self._database.execute(
+            f"SELECT seq, coalesce({message}, '') FROM happenings "  # noqa: S608 - of constants
+            "WHERE topic = 'ERROR:' AND shape_id IS NULL"
+        )
+        shapes = [(shape_id_of(str(text)), seq) for seq, text in rows]
+        if shapes:
+            with self._database.transaction():
+                self._database.execute_many("UPDATE happenings SET shape_id = ? WHERE seq = ?", shapes)
+
+    def _entry(
+        self,
+        seq: int,
+        time_ms: int,
+        written_by: str,
+        record: bytes,
+        shape_id: str | None,
+        acknowledged_by: str | None = None,
+        acknowledged_ms: int | None = None,
+    ) -> Entry:
+        return Entry(
+            seq=seq,
+            time=time_ms / 1_000,
+            written_by=written_by,
+            fields=self._decoder.decode(record),
+            shape_id=shape_id,
+            acknowledged_by=acknowledged_by,
+            acknowledged_at=None if acknowledged_ms is None else acknowledged_ms / 1_000,
+        )
 
     def _send(self, topic: Topic, entry: Entry, previous: int, expires_ms: int | None) -> None:
         if expires_ms is None or _now_ms() < expires_ms:
@@ -318,7 +371,8 @@ class Events:
 
 def _severe_since(since_time: float) -> tuple[str, tuple[int, int]]:
     select = (
-        f"FROM happenings INDEXED BY happenings_severe WHERE {_SEVERE} "  # the planner does not choose it by itself
+        "FROM happenings INDEXED BY happenings_severe "  # the planner does not choose it by itself
+        "WHERE topic = 'ERROR:' AND severity IN ('error', 'critical') AND acknowledged_ms IS NULL "
         "AND time_ms >= ? AND (expires_ms IS NULL OR expires_ms > ?)"
     )
     return select, (round(since_time * 1_000), _now_ms())

@@ -14,6 +14,7 @@ from twinhost.agent.host_metrics import MachineSample
 from twinhost.agent.telemetry import Peer
 from twinhost.network_config import Agent
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
+from twinhost.system_digital_twin.capacity.time_to_full import Forecasts
 from twinhost.system_digital_twin.events.events import Entry, Events, Topic
 from twinhost.system_digital_twin.metrics.history import rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
@@ -62,7 +63,13 @@ class StateBoard:
     """Puts a snapshot on a board once a second, on the server's thread."""
 
     def __init__(
-        self, foundation: Foundation, registry: Registry, metrics: Metrics, leases: Leases, events: Events
+        self,
+        foundation: Foundation,
+        registry: Registry,
+        metrics: Metrics,
+        leases: Leases,
+        events: Events,
+        forecasts: Forecasts,
     ) -> None:
         self.board = Board()
         self._config = foundation.settings.config
@@ -73,6 +80,7 @@ class StateBoard:
         self._metrics = metrics
         self._leases = leases
         self._events = events
+        self._forecasts = forecasts
         self._drawn_at, self._requests = 0.0, 0
         self._recent = _RecentCounts()
         self.board.put(self._document(0.0))  # an empty document would look like a system without problems
@@ -155,6 +163,7 @@ class StateBoard:
                 }
                 for gpu in (sample.gpus[:MAX_GPUS] if sample else ())
             ],
+            "forecasts": self._forecasts.newest(host),
         }
 
     def _agents(self, records: Mapping[str, AgentRecord]) -> list[dict[str, Any]]:

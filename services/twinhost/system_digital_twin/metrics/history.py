@@ -184,13 +184,13 @@ class History:
             if record is None:
                 self._limit(table, host, retention_s // length_s)
 
-    def read(self, host: str, resolution: Resolution) -> list[Bucket]:
-        """Return a host's rows within the retention, oldest first."""
+    def read(self, host: str, resolution: Resolution, newest_s: float = DAY_S * 30) -> list[Bucket]:
+        """Return a host's rows of the newest seconds within the retention, oldest first."""
         table, _, retention_s = _TABLES[resolution]
         now = time.time()
         rows = self._database.execute(
             f"SELECT record FROM {table} WHERE host = ? AND start > ? AND start <= ? ORDER BY start",  # noqa: S608
-            (host, now - retention_s, now),
+            (host, now - min(retention_s, newest_s), now),
         )
         return [self._decoder.decode(record) for (record,) in rows]
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.trust import TRUST_TOPIC
@@ -51,6 +51,11 @@ class KeysAndAudit:
     def features(self) -> tuple[Feature, ...]:
         """The actions on keys and on the log."""
         return (*((self._keys,) if self._keys else ()), AuditActions(self._audit))
+
+    @property
+    def record(self) -> Callable[..., None]:
+        """Record an event in the log, in the current transaction."""
+        return self._audit.record
 
     def trust_revision(self) -> str | None:
         """Return the revision of the trust document; None on an open link."""

@@ -1,12 +1,6 @@
 r"""Shapes of error messages: patterns that match all messages that differ in numbers and names alone; pure.
 
-A shape is a regular expression in which what changes from one message to the next is a class. It is made from the first
-line that is not blank, or the last one of a Python traceback. In this order, a UUID, quoted text, a URL, a path, a
-hexadecimal number (`0x...`, or at least eight digits), and a number with its points, commas and colons (also a time or
-an IPv4 address) each become a class; a run of blanks becomes `\s+`; every other character stays. Messages that differ
-only in those have the same shape.
-
-A shape ends with `$`, unless the pattern or the line would be too long: then it is cut.
+A message's own shape is that of `agent.message_shape`.
 
 Host names and bare words become `\S+` by what is seen: where messages differ in the same few words alone, three of them
 that differ in names (with a dot, a hyphen, or a digit), or in three different words, get one shape. A shape that is
@@ -16,6 +10,7 @@ proposed already, seen three times by itself, stays.
 import re
 from typing import NamedTuple
 
+from twinhost.agent.message_shape import message_shape
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.unified_memory_reasoning.errors.matching import accept, found
 from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
@@ -25,53 +20,12 @@ _name = re.compile(r"\\\.|[-_@]|\[0-9]")  # in the shape of a word that is a nam
 _MOST_VARIABLES = 3  # words of a shape in which messages may differ, and at most a third of its words
 _MOST_PLACES = 12  # sets of words, each alone and with another
 FEWEST_LITERALS = 8  # a shape with fewer characters of its own is too general
-_LONGEST_LINE = 500  # characters that are read
-_LONGEST = 1_000  # characters of the pattern
-_TRACEBACK = "Traceback (most recent call last)"
-_WORD = r"[\w.@+~%-]"
-
-_PARTS: tuple[tuple[str, str], ...] = (  # how Python finds it, and the class for it in RE2's syntax
-    (r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![0-9A-Za-z])", "[0-9a-fA-F-]{36}"),
-    (r'"[^"]*"', '"[^"]*"'),
-    (r"(?<!\w)'[^']*'(?!\w)", "'[^']*'"),
-    (r"`[^`]*`", "`[^`]*`"),
-    (r"[a-z][a-z0-9+.-]{1,15}://[^ \t\"'`<>]+", r"[a-z][a-z0-9+.-]*://\S+"),
-    (rf"(?<!\w)(?:[A-Za-z]:|~|\.{{1,2}})?(?:[/\\]{_WORD}+)+[/\\]?", r"\S+"),
-    (r"0[xX][0-9a-fA-F]+", "0[xX][0-9a-fA-F]+"),
-    (r"(?<![0-9A-Za-z])(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,}(?![0-9A-Za-z])", "[0-9a-fA-F]+"),
-    (r"[0-9](?:[0-9.,:]*[0-9])?", "[0-9][0-9.,:]*"),
-    (r"[ \t]+", r"\s+"),
-)
-_TOKEN = re.compile("|".join(f"({part})" for part, _ in _PARTS) + "|(.)", re.DOTALL)
-_SPECIAL = frozenset(r"\.+*?()|[]{}^$")
 
 
 def shape_of(message: str) -> str | None:
     """Return the shape of a message, a pattern that matches it; None if the shape is too general."""
-    line = _significant_line(message)
-    text = line[:_LONGEST_LINE]
-    shape, whole = _START, len(line) <= _LONGEST_LINE
-    for token in _TOKEN.finditer(text):
-        part = _part(token)
-        if len(shape) + len(part) > _LONGEST:
-            whole = False
-            break
-        shape += part
-    shape += _END if whole else ""
+    shape = message_shape(message)
     return shape if is_specific(shape, message) else None
-
-
-def _significant_line(message: str) -> str:
-    lines = [line.strip(" \t") for line in re.split(r"[\r\n]+", message)]
-    lines = [line for line in lines if line] or [""]
-    return lines[-1] if lines[0].startswith(_TRACEBACK) else lines[0]
-
-
-def _part(token: re.Match[str]) -> str:
-    number = token.lastindex or 0
-    if number <= len(_PARTS):
-        return _PARTS[number - 1][1]
-    return f"\\{token[0]}" if token[0] in _SPECIAL else token[0]
 
 
 def is_specific(shape: str, message: str) -> bool:

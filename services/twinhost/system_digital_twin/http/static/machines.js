@@ -4,7 +4,7 @@ import { now } from "./clock.js";
 import { absent, badge, byId, draw, el, icon, keyed, setAttribute, setText, table } from "./dom.js";
 import { bytesPerSecond, clockOf, count, isNumber, many, memory, memoryOf, milliseconds, millisecondsOfAxis, percent, plain } from "./text.js";
 import { Trend } from "./trend.js";
-import { wordOfStatus } from "./words.js";
+import { wordOfStatus, wordsOfForecasts } from "./words.js";
 
 const SHORTEST_SPAN_S = 300;
 
@@ -63,6 +63,7 @@ function newHost(tone) {
   const title = el("h3", {});
   const status = el("div", { class: "host-status" });
   const about = el("p", { class: "host-about" });
+  const forecast = el("p", { class: "host-forecast" });
   const note = el("p", { class: "host-note" });
   const metrics = METRICS.map(newMetric);
   const element = el(
@@ -70,9 +71,10 @@ function newHost(tone) {
     { class: `host tone-${tone}` },
     el("header", { class: "host-head" }, icon("machine"), title, status, about),
     ...metrics.map((metric) => metric.element),
+    forecast,
     note,
   );
-  parts.set(element, { title, status, about, note, metrics });
+  parts.set(element, { title, status, about, forecast, note, metrics });
   return element;
 }
 
@@ -104,6 +106,7 @@ function newMetric({ title, axis }) {
 function updateHost(element, host, span) {
   const part = parts.get(element);
   setText(part.title, plain(host.name, 40));
+  setText(part.forecast, wordsOfForecasts(host));
   setAttribute(element, "aria-label", `Machine ${plain(host.name, 40)}`);
   const status = wordOfStatus(host.status);
   setAttribute(element, "data-state", host.stale && status.tone === "good" ? "silent" : status.tone);

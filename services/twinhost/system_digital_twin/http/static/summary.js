@@ -3,9 +3,10 @@
 import { byId, draw, el, setAttribute, setText } from "./dom.js";
 import { duration, isNumber, listed, many, plain } from "./text.js";
 import { ENDS_SOON_S } from "./sections.js";
-import { wordOfStatus, wordsOfCause } from "./words.js";
+import { fullWithin, wordOfResource, wordOfStatus, wordsOfCause } from "./words.js";
 
 const DAY_S = 86400;
+const HOUR_S = 3600;
 const SIGNS = { good: "ok", warn: "warn", bad: "bad", silent: "unknown" };
 
 /** Show the summary of the state. */
@@ -55,6 +56,7 @@ function summaryOf(state) {
   const unhealthy = agents.filter((agent) => wordOfStatus(agent.status).tone === "warn");
   const stale = hosts.filter((host) => host.stale && wordOfStatus(host.status).tone === "good");
   const keys = (state.sessions ?? []).filter((one) => !one.roles?.includes("invitation")); // which expires within minutes by design
+  const filling = hosts.flatMap((host) => fullWithin(host, HOUR_S).map((one) => ({ name: `${wordOfResource(one)} of ${plain(host.name, 40)}` })));
   const expiring = keys.filter((one) => isNumber(one.key_left_s) && one.key_left_s < ENDS_SOON_S);
   const severe = state.counts?.severe_errors_24h ?? 0;
   const refused = Object.entries(state.refused_24h ?? {}).sort(([, a], [, b]) => b - a);
@@ -70,6 +72,7 @@ function summaryOf(state) {
     silent.length > 0 && ["warn", `No response from ${many(silent.length, "agent", "agents")}: ${names(silent)}.`],
     unhealthy.length > 0 && ["warn", `Not healthy: ${names(unhealthy)}.`],
     stale.length > 0 && ["warn", `No metrics from ${names(stale)}.`],
+    filling.length > 0 && ["warn", `${names(filling)} will be full within an hour.`],
     expiring.length > 0 && ["warn", `${expiring.length === 1 ? "A key expires" : "Keys expire"} soon: ${names(expiring)}.`],
     refusals > 0 && [
       "warn",

@@ -1,6 +1,6 @@
 // Labels for statuses, causes of refusals, and severities.
 
-import { plain } from "./text.js";
+import { duration, isNumber, plain } from "./text.js";
 
 const STATUSES = {
   HEALTHY: { tone: "good", sign: "ok", word: "Healthy" },
@@ -47,4 +47,27 @@ const SEVERITIES = {
 export function wordOfSeverity(severity) {
   if (Object.hasOwn(SEVERITIES, severity)) return SEVERITIES[severity];
   return { tone: "warn", sign: "warn", word: plain(severity, 20) || "Error" };
+}
+
+const WEEK_S = 7 * 86400;
+const RESOURCES = { ram: "RAM", vram: "VRAM", disk: "Disk" };
+
+/** Return the forecasts of a host that are reached within so many seconds. */
+export function fullWithin(host, seconds) {
+  return (host.forecasts ?? []).filter(({ time_to_full_s: left }) => isNumber(left) && left <= seconds);
+}
+
+export function wordOfResource({ resource, name }) {
+  return `${RESOURCES[resource] ?? plain(resource, 20)}${name ? ` (${plain(name, 40)})` : ""}`;
+}
+
+/** Return when what grows on a host will be full. */
+export function wordsOfForecasts(host) {
+  const known = (host.forecasts ?? []).filter(({ growth_mb_per_hour: growth }) => isNumber(growth));
+  if (known.length === 0) return `No forecast: ${plain(host.forecasts?.[0]?.reason, 60) || "not measured yet"}.`;
+  const soon = fullWithin(host, WEEK_S).map((forecast) => {
+    const { time_to_full_s: left, interval } = forecast;
+    return `${wordOfResource(forecast)} will be full in about ${duration(left)} (${duration(interval.low)} to ${duration(interval.high)}).`;
+  });
+  return soon.join(" ") || "At this rate, nothing will be full within a week.";
 }

@@ -1,0 +1,241 @@
+"""When the memory and the disks of a host will be full, from the trend of the last hour; and an event shortly before.
+
+An episode begins when something will be full within FULL_SOON_S, with one event. It ends when, for CALM_S, it has not
+been growing, or would be full only after CALM_AFTER_S. While nothing is measured the episode stays as it is. Episodes
+are on disk, so a restart announces none of them again. Hosts on one machine have one episode of what they share.
+"""
+
+import time
+from typing import Any, Literal, TypedDict, cast, get_args
+
+import msgspec
+
+from twinhost.agent.health import iso_time
+from twinhost.agent.host_metrics import HostSample
+from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.store.database import Database
+from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
+from twinhost.system_digital_twin.capacity.trend import Trend, trend_of
+from twinhost.system_digital_twin.events.events import Events, Topic
+from twinhost.system_digital_twin.metrics.history import DAY_S, MINUTE_S, Bucket, rounded
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+
+MIGRATION = """
+CREATE TABLE full_soon (
+    host TEXT NOT NULL,
+    gauge TEXT NOT NULL,
+    announced REAL NOT NULL,
+    calm_since REAL,
+    PRIMARY KEY (host, gauge)
+) STRICT, WITHOUT ROWID;
+"""
+FULL_SOON = "resource_full_soon"  # the type of the event
+FULL_SOON_S = 3_600.0
+CALM_AFTER_S = 5_400.0
+CALM_S = 600.0
+WINDOW_S = 3_600.0  # of history; a trend that begins is found after about 20 minutes of it
+LEAST_S = 600.0
+TOO_SHORT = "less than 10 minutes of history"
+NOT_MEASURED = "not measured now"
+NOT_GROWING = "not growing"
+UNCERTAIN = "the interval of the growth includes none"
+_EVERY_S = 60.0  # for each host: the history has a row per minute
+_SILENT_EVERY_S = 5.0  # for one that is not measured: its first sample may arrive any time
+_KEPT_S = 30 * DAY_S  # episodes of hosts that have left
+
+Resource = Literal["ram", "vram", "disk"]
+_OF_ONE_CAPACITY: tuple[Literal["resource", "name", "total_mb"], ...] = ("resource", "name", "total_mb")
+
+
+class Interval(TypedDict):
+    """The bounds of a 95 % interval, in seconds."""
+
+    low: float
+    high: float
+
+
+class ResourceForecast(TypedDict):
+    """When a resource of a host will be full; if that is null, `reason` says why. `name` is that of a disk."""
+
+    host: str
+    resource: Resource
+    name: str | None
+    used_mb: float | None
+    total_mb: float | None
+    growth_mb_per_hour: float | None
+    time_to_full_s: float | None
+    interval: Interval | None
+    reason: str | None
+
+
+class _Gauge(msgspec.Struct, frozen=True):
+    """One column of the history, `<field>_used_mb`: `ram`, `vram`, and a `<name>_disk` for each disk."""
+
+    field: str
+    resource: Resource
+
+    @property
+    def name(self) -> str | None:
+        return self.field.removesuffix(self.resource).rstrip("_") or None
+
+    def used_mb(self, row: Bucket) -> float | None:
+        mean: float | None = getattr(row, f"{self.field}_used_mb").mean
+        return mean
+
+    def total_mb(self, sample: HostSample) -> float | None:
+        """Return what it can grow to: of a disk, what users can write."""
+        if self.resource == "disk":
+            disks = sample.machine.disks if sample.machine is not None else ()
+            return next((disk.used_mb + disk.free_mb for disk in disks if disk.name == self.name), None)
+        total: float | None = getattr(sample, f"{self.field}_total_mb")
+        return total
+
+
+def _gauges() -> tuple[_Gauge, ...]:
+    fields = [name.removesuffix("_used_mb") for name in Bucket.__struct_fields__ if name.endswith("_used_mb")]
+    return tuple(
+        _Gauge(field, resource)
+        for resource in cast("tuple[Resource, ...]", get_args(Resource))
+        for field in fields
+        if field == resource or (resource == "disk" and field.endswith("_disk"))
+    )
+
+
+class Forecasts:
+    """Forecasts of every host, and the episodes."""
+
+    def __init__(self, database: Database, metrics: Metrics, events: Events) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._events = events
+        self._gauges = _gauges()
+        self._due: dict[str, float] = {}
+        self._newest: dict[str, list[ResourceForecast]] = {}
+
+    def of(self, host: str) -> list[ResourceForecast]:
+        """Return the forecasts of a host now; NotFound for an unknown host."""
+        sample = self._metrics.current(host)
+        rows = self._metrics.history_on_disk.read(host, "minute", WINDOW_S) if sample else []
+        return [self._forecast(host, gauge, sample, rows) for gauge in self._gauges]
+
+    def newest(self, host: str) -> list[ResourceForecast]:
+        """Return the forecasts of a host, up to a minute old."""
+        return self._newest.get(host, [])
+
+    def on_tick(self) -> None:
+        """Update the forecasts of one host, the one that has waited longest; begin and end its episodes.
+
+        Raises:
+            StoreUnavailable: an episode could not be written, and was not announced; this is retried.
+        """
+        clock, hosts = time.monotonic(), self._metrics.hosts()
+        host = min(hosts, key=lambda each: self._due.get(each, 0.0))
+        if clock < self._due.get(host, 0.0):
+            return
+        self._due[host] = clock + (_SILENT_EVERY_S if self._metrics.stale(host) else _EVERY_S)
+        self._newest = {name: known for name, known in self._newest.items() if name in hosts}
+        self._newest[host] = self.of(host)
+        with self._database.transaction():
+            for gauge, forecast in zip(self._gauges, self._newest[host], strict=True):
+                self._step(gauge.field, forecast)
+
+    def _forecast(self, host: str, gauge: _Gauge, sample: HostSample | None, rows: list[Bucket]) -> ResourceForecast:
+        middle = MINUTE_S / 2  # a row is the mean of its minute
+        points = [(row.start + middle, used) for row in rows if (used := gauge.used_mb(row)) is not None]
+        total_mb = gauge.total_mb(sample) if sample is not None else None
+        trend = trend_of(points) if points and points[-1][0] - points[0][0] + MINUTE_S >= LEAST_S else None
+        measured = total_mb is not None
+        seconds = trend.seconds_to(total_mb, time.time()) if trend and total_mb is not None else None
+        return {
+            "host": host,
+            "resource": gauge.resource,
+            "name": gauge.name,
+            "used_mb": rounded(points[-1][1]) if measured and points else None,
+            "total_mb": rounded(total_mb),
+            "growth_mb_per_hour": rounded(trend.slope * 3_600) if measured and trend else None,
+            "time_to_full_s": rounded(seconds[0], 0) if seconds else None,
+            "interval": {"low": round(seconds[1], 0), "high": round(seconds[2], 0)} if seconds else None,
+            "reason": None if seconds else NOT_MEASURED if not measured else _reason(trend),
+        }
+
+    def _step(self, gauge: str, forecast: ResourceForecast) -> None:
+        host, now, left_s = forecast["host"], time.time(), forecast["time_to_full_s"]
+        episode = self._database.execute(
+            "SELECT calm_since FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge)
+        ).fetchone()
+        if episode is None:
+            if left_s is not None and left_s <= FULL_SOON_S and not self._is_announced(gauge, forecast):
+                self._announce(gauge, forecast, now)
+            return
+        if forecast["reason"] in (NOT_MEASURED, TOO_SHORT):
+            return
+        (calm_since,) = episode
+        if left_s is not None and left_s <= CALM_AFTER_S:
+            calm_since = None
+        elif calm_since is None or calm_since > now:
+            calm_since = now
+        elif now - calm_since >= CALM_S:
+            self._database.execute("DELETE FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge))
+            return
+        if (calm_since,) != episode:
+            self._database.execute(
+                "UPDATE full_soon SET calm_since = ? WHERE host = ? AND gauge = ?", (calm_since, host, gauge)
+            )
+
+    def _is_announced(self, gauge: str, forecast: ResourceForecast) -> bool:
+        """Return whether it was announced for another host on the same machine, with the same memory or disk."""
+        return any(
+            self._database.value("SELECT 1 FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge)) is not None
+            for host in self._metrics.same_machine(forecast["host"])
+            for each in self.newest(host)
+            if all(each[name] == forecast[name] for name in _OF_ONE_CAPACITY)
+        )
+
+    def _announce(self, gauge: str, forecast: ResourceForecast, now: float) -> None:
+        self._database.execute("DELETE FROM full_soon WHERE announced < ?", (now - _KEPT_S,))
+        self._database.execute("INSERT INTO full_soon VALUES (?, ?, ?, NULL)", (forecast["host"], gauge, now))
+        event: dict[str, Any] = {
+            "event_id": f"{forecast['host']}-{gauge}-{iso_time(now)}",
+            "event_type": FULL_SOON,
+            "source_agent": ITSELF,
+            "data": forecast,
+            "propagate": True,
+            "ttl": None,
+        }
+        self._events.add(Topic.EVENT, event, ITSELF)
+
+
+def _reason(trend: Trend | None) -> str:
+    if trend is None:
+        return TOO_SHORT
+    return UNCERTAIN if trend.slope > 0 else NOT_GROWING
+
+
+class GetForecast(Request, tag="get_forecast"):
+    """Return when memory and disks will be full, of one host or all, from the trend of the last hour."""
+
+    host: NAME | None = None
+    resource: Resource | None = None
+
+
+class ForecastList(Success):
+    """One forecast for each resource that the history has."""
+
+    forecasts: list[ResourceForecast]
+
+
+class ForecastActions(Feature):
+    """The action that returns the forecasts."""
+
+    def __init__(self, forecasts: Forecasts, metrics: Metrics) -> None:
+        self._forecasts = forecasts
+        self._metrics = metrics
+
+    @action(forwardable=True)
+    def forecast(self, request: GetForecast, _: Caller) -> ForecastList:
+        hosts = self._metrics.hosts() if request.host is None else [request.host]
+        forecasts = [each for host in hosts for each in self._forecasts.of(host)]
+        wanted = [each for each in forecasts if request.resource in (None, each["resource"])]
+        return {"status": SUCCESS, "forecasts": wanted}

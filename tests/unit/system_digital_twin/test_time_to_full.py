@@ -1,0 +1,217 @@
+"""When memory is full, from the stored history, and the event shortly before, once per episode."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.older_database import downgrade
+from tests.unit.system_digital_twin.metrics_bench import NOBODY, OPERATOR, UMRA, Clock, MetricsBench, sample, set_clock
+from twinhost.agent.host_metrics import DiskSample, MachineSample
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.system_digital_twin import ITSELF
+from twinhost.system_digital_twin.capacity.time_to_full import FULL_SOON, MIGRATION
+from twinhost.system_digital_twin.state_files import MIGRATIONS
+
+TOTAL_MB = 1_000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return set_clock(monkeypatch)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
+    bench = MetricsBench(tmp_path / "twin.sqlite3")
+    yield bench
+    bench.stop()
+
+
+def measured(bench: MetricsBench, used_mb: float) -> None:
+    """Let pc2 have measured itself, and the agent run once for each host."""
+    bench.measured("pc2", sample(ram_used_mb=used_mb, ram_total_mb=TOTAL_MB))
+    bench.on_tick()
+
+
+def passed(bench: MetricsBench, clock: Clock, minutes: int, used_mb: Callable[[int], float]) -> None:
+    """Let minutes pass, with a sample of pc2 in each and at their end."""
+    for minute in range(minutes):
+        measured(bench, used_mb(minute))
+        clock.let_pass(60)
+    measured(bench, used_mb(minutes - 1))
+
+
+def constant(_: int) -> float:
+    return 300.0
+
+
+def forecast(bench: MetricsBench, resource: str = "ram", host: str = "pc2") -> dict[str, Any]:
+    (found,) = bench.ask("get_forecast", host=host, resource=resource)["forecasts"]
+    assert (found["host"], found["resource"]) == (host, resource)
+    return dict(found)
+
+
+def test_what_grows_has_a_time_and_an_interval(bench: MetricsBench, clock: Clock) -> None:
+    """3 MB a minute, of which 403 remain."""
+    passed(bench, clock, 60, lambda minute: 420 + 3 * minute + (minute * 7 % 5))
+    found = forecast(bench)
+    assert found["time_to_full_s"] == pytest.approx(60 * 403 / 3, rel=0.03)
+    assert found["interval"]["low"] <= found["time_to_full_s"] <= found["interval"]["high"]
+    assert found["interval"]["high"] < 1.1 * found["time_to_full_s"]
+    assert (found["growth_mb_per_hour"], found["total_mb"]) == (pytest.approx(180, rel=0.03), TOTAL_MB)
+    assert (found["reason"], found["name"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "used_mb", "reason"),
+    [
+        (9, lambda minute: 100.0 + minute, "less than 10 minutes of history"),
+        (30, constant, "not growing"),
+        (30, lambda minute: 500.0 - minute, "not growing"),
+        (30, lambda minute: 100.0 + minute * 7 % 5 + minute / 99, "the interval of the growth includes none"),
+    ],
+)
+def test_what_has_no_time_has_a_reason(
+    bench: MetricsBench, clock: Clock, minutes: int, used_mb: Callable[[int], float], reason: str
+) -> None:
+    passed(bench, clock, minutes, used_mb)
+    found = forecast(bench)
+    assert (found["time_to_full_s"], found["interval"], found["reason"]) == (None, None, reason)
+
+
+def test_ten_minutes_of_history_are_enough(bench: MetricsBench, clock: Clock) -> None:
+    passed(bench, clock, 10, lambda minute: 100.0 + minute)
+    assert forecast(bench)["time_to_full_s"] == pytest.approx(60 * 890, rel=0.02)
+
+
+def test_what_is_not_measured_has_no_forecast(bench: MetricsBench, clock: Clock) -> None:
+    """A resource that a host lacks, and a host that fell silent."""
+    passed(bench, clock, 20, lambda minute: 100.0 + minute)
+    assert (forecast(bench, "vram")["reason"], forecast(bench)["reason"]) == ("not measured now", None)
+    clock.let_pass(60)
+    assert (forecast(bench)["reason"], forecast(bench)["time_to_full_s"]) == ("not measured now", None)
+    assert forecast(bench, host="mainpc")["reason"] == "not measured now"
+
+
+def test_each_disk_has_a_forecast(bench: MetricsBench, clock: Clock) -> None:
+    """It is full when nothing is left that users can write; a disk that is not measured has no forecast."""
+    for minute in range(30):
+        disk = DiskSample(name="state", used_mb=500.0 + minute, free_mb=400.0 - minute, total_mb=TOTAL_MB)
+        bench.measured("pc2", sample(machine=MachineSample(disks=(disk,))))
+        bench.on_tick()
+        clock.let_pass(60)
+    bench.measured("pc2", sample(machine=MachineSample(disks=(disk,))))
+    state, models = bench.ask("get_forecast", host="pc2", resource="disk")["forecasts"]
+    assert (state["name"], state["total_mb"], models["name"]) == ("state", 900.0, "models")
+    assert state["time_to_full_s"] == pytest.approx(60 * 371, rel=0.02)
+    assert models["reason"] == "not measured now"
+
+
+def test_hosts_on_one_machine_announce_once(bench: MetricsBench, clock: Clock) -> None:
+    """Their RAM is the same."""
+    for minute in range(15):
+        for host in bench.metrics.hosts():
+            used = sample(ram_used_mb=700.0 + 5 * minute, machine=MachineSample(boot_id="one"))
+            bench.measured(host, used)
+        bench.on_tick()
+        clock.let_pass(60)
+    assert [event["data"]["host"] for event in bench.sent] == ["mainpc"]
+
+
+@pytest.mark.parametrize("caller", [UMRA, OPERATOR, NOBODY])
+def test_without_a_host_all_hosts_are_forecast(bench: MetricsBench, caller: Caller) -> None:
+    reply = bench.ask("get_forecast", caller, resource="ram")
+    assert [each["host"] for each in reply["forecasts"]] == ["mainpc", "pc2"]
+    assert {"ram", "vram"} <= {each["resource"] for each in bench.ask("get_forecast", caller)["forecasts"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "sentence"),
+    [
+        ({"host": "pc9"}, "not_found", "there are: mainpc, pc2"),
+        ({"resource": "cpu"}, "malformed_request", "Invalid enum value 'cpu' - at `$.resource`"),
+        ({"host": ""}, "malformed_request", "at `$.host`"),
+    ],
+)
+def test_a_wrong_request_is_refused(bench: MetricsBench, fields: dict[str, Any], code: str, sentence: str) -> None:
+    reply = bench.ask("get_forecast", **fields)
+    assert reply["code"] == code
+    assert sentence in reply["error"]
+
+
+def test_full_within_an_hour_is_announced_once(bench: MetricsBench, clock: Clock) -> None:
+    """Not before, not again with every minute, and not again after a restart or a kill."""
+    passed(bench, clock, 30, lambda minute: 400.0 + 5 * minute)
+    assert bench.sent == []
+    passed(bench, clock, 40, lambda minute: 550.0 + 5 * minute)
+    (event,) = bench.sent
+    assert (event["event_type"], event["source_agent"], event["written_by"]) == (FULL_SOON, ITSELF, ITSELF)
+    assert (event["data"]["host"], event["data"]["resource"]) == ("pc2", "ram")
+    assert 3_000 < event["data"]["time_to_full_s"] <= 3_600
+    bench.restart(killed=True)
+    passed(bench, clock, 10, lambda minute: 750.0 + 5 * minute)
+    bench.restart()
+    passed(bench, clock, 5, lambda minute: 800.0 + 5 * minute)
+    assert len(bench.sent) == 1
+
+
+def test_an_episode_ends_after_ten_calm_minutes(bench: MetricsBench, clock: Clock) -> None:
+    """And what is full soon after that is announced again."""
+    passed(bench, clock, 20, lambda minute: 700.0 + 5 * minute)
+    passed(bench, clock, 80, constant)
+    assert (len(bench.sent), bench.rows("full_soon")) == (1, [])
+    passed(bench, clock, 60, lambda minute: 300.0 + 10 * minute)
+    assert len(bench.sent) == 2
+
+
+def test_a_short_calm_does_not_end_an_episode(bench: MetricsBench, clock: Clock) -> None:
+    """Nor does the silence of a host, in which nothing is known."""
+    passed(bench, clock, 20, lambda minute: 700.0 + 5 * minute)
+    passed(bench, clock, 6, constant)  # of which the forecast is over 90 minutes for less than 10
+    assert bench.rows("full_soon")[0][3] is not None
+    passed(bench, clock, 20, lambda minute: 800.0 + 5 * minute)
+    ((_, _, _, calm_since),) = bench.rows("full_soon")
+    for _ in range(3):
+        clock.let_pass(1_200)
+        bench.on_tick()
+    assert (len(bench.sent), calm_since, len(bench.rows("full_soon"))) == (1, None, 1)
+
+
+def test_hosts_are_forecast_in_turn(bench: MetricsBench, clock: Clock) -> None:
+    """Even if the agent runs once a minute only, the first host does not keep the others waiting."""
+    for _ in range(2):
+        clock.let_pass(61)
+        bench.forecasts.on_tick()
+    assert [bool(bench.forecasts.newest(host)) for host in bench.metrics.hosts()] == [True, True]
+
+
+def test_a_store_that_fails_announces_nothing_yet(bench: MetricsBench, clock: Clock) -> None:
+    """The episode and its event are written together, or later together."""
+    passed(bench, clock, 9, lambda minute: 700.0 + 10 * minute)
+    clock.let_pass(60)
+    bench.measured("pc2", sample(ram_used_mb=790.0, ram_total_mb=TOTAL_MB))
+    bench.metrics.on_tick()
+    bench.database.execute("PRAGMA query_only=ON")
+    for _ in bench.metrics.hosts():
+        with pytest.raises(StoreUnavailable):
+            bench.forecasts.on_tick()
+    assert bench.sent == []
+    bench.database.execute("PRAGMA query_only=OFF")
+    clock.let_pass(60)
+    measured(bench, 810.0)
+    assert (len(bench.sent), len(bench.rows("full_soon"))) == (1, 1)
+
+
+def test_a_database_without_episodes_is_migrated(bench: MetricsBench, clock: Clock, tmp_path: Path) -> None:
+    """Its history is forecast at once."""
+    passed(bench, clock, 20, lambda minute: 100.0 + minute)
+    bench.stop()
+    downgrade(tmp_path / "twin.sqlite3", [REPLY_LOG_SCHEMA, *MIGRATIONS[: MIGRATIONS.index(MIGRATION)]])
+    bench.open()
+    bench.measured("pc2", sample(ram_total_mb=121.0))
+    bench.on_tick()
+    assert [event["data"]["host"] for event in bench.sent] == ["pc2"]
