@@ -33,7 +33,10 @@ R = TypeVar("R")
 K = 10
 ADDED = 200  # texts whose adding is timed at each size
 PLAIN = "plain BM25"
-_STORES = [quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION]
+_STORES = [
+    *(quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION),
+    *(interactions.OCCURRED_MIGRATION, memory_rows.DETAILS_MIGRATION),
+]
 _ADD = (
     "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, tier, "
     "written_by) VALUES (?, ?, 'user_query', ?, x'7b7d', ?, 1.0, ?, 0, 'bench')"

@@ -215,9 +215,11 @@ class _Node:
         return self._number(float, "a weight from 0 to 1", lambda value: 0 <= value <= 1)
 
     def forgetting(self) -> Literal["days", "passes"]:
-        if self._value != "days" and self._value != "passes":
-            raise self.error(f"must be days or passes, not {self._value!r}")
-        return "days" if self._value == "days" else "passes"
+        if self._value == "days":
+            return "days"
+        if self._value == "passes":
+            return "passes"
+        raise self.error(f"must be days or passes, not {self._value!r}")
 
     def address(self) -> str:
         value = self.text()

@@ -37,7 +37,9 @@ MIGRATIONS = [
     twins.MIGRATION,
     quarantine.MIGRATION,
     interactions.MIGRATION,
+    interactions.OCCURRED_MIGRATION,
     memory_rows.MIGRATION,
+    memory_rows.DETAILS_MIGRATION,
     error_patterns.MIGRATION,
     twins.BY_WRITER_MIGRATION,
 ]

@@ -15,15 +15,18 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Inbound
 from twinhost.unified_memory_reasoning import coordination as conflicts_module
+from twinhost.unified_memory_reasoning import moments as moments_module
 from twinhost.unified_memory_reasoning.__main__ import COMMANDS
 from twinhost.unified_memory_reasoning.coordination import MIGRATION as CONFLICTS_MIGRATION
 from twinhost.unified_memory_reasoning.coordination import MOST as MOST_CLAIMS
 from twinhost.unified_memory_reasoning.coordination import MOST_OF_A_HOLDER, ConflictActions, Conflicts
 from twinhost.unified_memory_reasoning.memories import actions as actions_module
-from twinhost.unified_memory_reasoning.memories import memories as upkeep_module
+from twinhost.unified_memory_reasoning.memories import audit as audit_module
+from twinhost.unified_memory_reasoning.memories import upkeep as upkeep_module
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
-from twinhost.unified_memory_reasoning.memories.rows import MIGRATION, MOST, MOST_OF_A_WRITER
+from twinhost.unified_memory_reasoning.memories.model import Fading
+from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, MIGRATION, MOST, MOST_OF_A_WRITER
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
@@ -58,25 +61,27 @@ class MemoryBench(Bench):
     """Memories and claims, and their older dialect."""
 
     CALLER = ANA
-    MIGRATIONS = (QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION)
+    MIGRATIONS = (QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION, DETAILS_MIGRATION)
 
     def __init__(
         self,
         path: Path,
         clock: Clock,
         *,
+        half_life_days: float | None = None,  # None: by passes
         most: int = MOST,
         most_of_a_writer: int = MOST_OF_A_WRITER,
         most_claims: int = MOST_CLAIMS,
         most_of_a_holder: int = MOST_OF_A_HOLDER,
     ) -> None:
         self.clock = clock
+        self.fading = Fading(half_life_days)
         self._most, self._most_of_a_writer = most, most_of_a_writer
         self._most_claims, self._most_of_a_holder = most_claims, most_of_a_holder
         super().__init__(path)
 
     def make(self) -> Iterable[Action[Any]]:
-        self.memories = Memories(self.database, most=self._most, most_of_a_writer=self._most_of_a_writer)
+        self.memories = Memories(self.database, self.fading, most=self._most, most_of_a_writer=self._most_of_a_writer)
         self.conflicts = Conflicts(self.database, most=self._most_claims, most_of_a_holder=self._most_of_a_holder)
         self.quarantine = Quarantine(self.database)
         return [
@@ -143,6 +148,6 @@ class MemoryBench(Bench):
 def setable_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return real time that a test can let pass, as the stores see it."""
     clock = Clock()
-    for module in (upkeep_module, actions_module, conflicts_module):
+    for module in (upkeep_module, actions_module, conflicts_module, audit_module, moments_module):
         monkeypatch.setattr(module, "time", clock)
     return clock

@@ -29,6 +29,7 @@ MIGRATIONS = [
     twins.MIGRATION,
     quarantine.MIGRATION,
     interactions.MIGRATION,
+    interactions.OCCURRED_MIGRATION,
     error_patterns.MIGRATION,
     twins.BY_WRITER_MIGRATION,
 ]

@@ -13,7 +13,7 @@ from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, Conte
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts
 from twinhost.unified_memory_reasoning.conversations.contexts import Item, window_of
-from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION, Interactions
+from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION, OCCURRED_MIGRATION, Interactions
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE
 
 STEPS = st.lists(
@@ -88,7 +88,7 @@ def test_tiers_and_counters_follow_every_change(
         from twinhost.unified_memory_reasoning.conversations import interactions
 
         patch.setattr(interactions, "_RANK_AGAIN", interactions._RANK_AGAIN.replace(interactions._TIER_OF_PLACE, rank))
-        database = Database(tmp_path_factory.mktemp("db") / "db", [QUARANTINE, MIGRATION])
+        database = Database(tmp_path_factory.mktemp("db") / "db", [QUARANTINE, MIGRATION, OCCURRED_MIGRATION])
         store = Interactions(database)
         for what, session_id, speaker, content, number in steps:
             try:

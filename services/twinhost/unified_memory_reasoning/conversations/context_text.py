@@ -39,6 +39,7 @@ class Utterance(msgspec.Struct, frozen=True):
     """One interaction, as far as texts and summaries need it.
 
     `kind` is code, user_query, system_response or error; `speaker` is empty if none was given; `importance` is 0 to 1.
+    `at` is when it was said, in seconds since the epoch.
     """
 
     id: int
@@ -46,6 +47,7 @@ class Utterance(msgspec.Struct, frozen=True):
     speaker: str
     content: str
     importance: float
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
