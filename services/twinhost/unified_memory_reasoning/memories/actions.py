@@ -232,7 +232,7 @@ class MemoryActions(Feature):
 
 def _document(entry: Kept, end: End, fading: Fading, now: float) -> MemoryDocument:
     memory, details = entry.memory, entry.memory.details
-    strength = fading.strength(memory.strength, memory.last_accessed, details.pinned, now)
+    strength = fading.strength(memory.strength, memory.last_accessed, now, pinned=details.pinned)
     if strength != memory.strength:
         strength = round(strength, 3)
     found: MemoryDocument = {

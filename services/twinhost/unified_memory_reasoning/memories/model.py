@@ -118,12 +118,12 @@ class Fading(msgspec.Struct, frozen=True):
 
     half_life_days: float | None
 
-    def strength(self, stored: float, last_accessed: float, pinned: bool, now: float) -> float:
+    def strength(self, stored: float, last_accessed: float, now: float, *, pinned: bool = False) -> float:
         """Return how strong a memory is now."""
         if self.half_life_days is None or pinned or stored <= 0:
             return stored
         days = max(0.0, now - last_accessed) / _DAY_S
-        return float(stored * 0.5 ** (days / (self.half_life_days * stored)))
+        return float(stored * 0.5 ** (days / self.half_life_days / stored))
 
     def forgotten(self, memory: Memory, now: float) -> bool:
         """Return whether a memory is forgotten now."""
@@ -132,7 +132,7 @@ class Fading(msgspec.Struct, frozen=True):
 
     def gone(self, idle: Idle, now: float) -> bool:
         """Return whether a memory is forgotten now."""
-        return not idle.pinned and forgotten(self.strength(idle.strength, idle.last_accessed, idle.pinned, now))
+        return not idle.pinned and forgotten(self.strength(idle.strength, idle.last_accessed, now))
 
     def passed(self, idle: Idle, now: float) -> tuple[float, bool] | None:
         """Return the stored strength and whether it is forgotten after a pass; None if nothing changes."""

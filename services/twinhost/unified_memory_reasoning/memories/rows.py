@@ -148,7 +148,7 @@ Place = tuple[float, int]  # last access and number of a memory
 def define_faded(database: Database, fading: Fading) -> None:
     """Let queries compute how strong a memory is now."""
     database.define(
-        "faded", 4, lambda stored, accessed, pinned, now: fading.strength(stored, accessed, bool(pinned), now)
+        "faded", 4, lambda stored, accessed, pinned, now: fading.strength(stored, accessed, now, pinned=bool(pinned))
     )
 
 

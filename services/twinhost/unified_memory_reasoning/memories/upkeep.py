@@ -9,7 +9,7 @@ import msgspec
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.audit import MemoryAudit
-from twinhost.unified_memory_reasoning.memories.model import PASS_EVERY_S, Fading, Kept, next_pass_in_s
+from twinhost.unified_memory_reasoning.memories.model import PASS_EVERY_S, Fading, Idle, Kept, next_pass_in_s
 from twinhost.unified_memory_reasoning.memories.rows import DecayPass, MemoryRows, Place
 
 _WRITE_ACCESSES_EVERY_S = 5.0
@@ -98,10 +98,12 @@ class MemoryUpkeep:
             self._under_way = _UnderWay(DecayPass(now), clock + PASS_EVERY_S, self._fading.idle_since(now), (-1.0, 0))
         begun = self._under_way
         idle = self._rows.idle(begun.idle_since, begun.after, _BATCH)
+        accessed = (each._replace(last_accessed=self._last_access(each)) for each in idle)
         faded = [
             (*after, each.number)
-            for each in idle
-            if each.id not in self._accessed and (after := self._fading.passed(each, begun.done.ran)) is not None
+            for each in accessed
+            if each.last_accessed <= begun.idle_since
+            and (after := self._fading.passed(each, begun.done.ran)) is not None
         ]
         done = DecayPass(
             begun.done.ran,
@@ -119,6 +121,9 @@ class MemoryUpkeep:
         else:
             after_last = (idle[-1].last_accessed, idle[-1].number)
             self._under_way, self._decay_at = begun._replace(done=done, after=after_last), clock
+
+    def _last_access(self, idle: Idle) -> float:
+        return max(idle.last_accessed, self._accessed.get(idle.id, 0.0))
 
     def write_accesses(self) -> None:
         """Write when memories were last accessed, 1,000 of them in each call.
