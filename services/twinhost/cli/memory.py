@@ -16,9 +16,9 @@ from rich.console import RenderableType
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
-from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.memory_import import Importer, Written, read_items
-from twinhost.cli.output import Health, parse_moment, printable, read, to_json
+from twinhost.cli.memory_import import Importer, read_items
+from twinhost.cli.memory_reads import MEMORY_AGENT, Name, audit, by, history, memory_client
+from twinhost.cli.output import Health, parse_moment, printable, read
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     ConfigurationError,
@@ -31,12 +31,11 @@ from twinhost.store.files import new_file
 from twinhost.unified_memory_reasoning.backup.actions import BackupDocument, RestoreBegun, RestoreFinished, TableRows
 
 memory = typer.Typer(help="What pc2 remembers: backups, imports, and who wrote it.")
+for command in (audit, history, by):
+    memory.command(command.__name__)(command)
 
-MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
 STREAM = "-"
 _NOBODY = "unauthenticated"  # the caller's name on an open link
-_NOT_SHOWN = frozenset({"number", "written_by"})
-_MAX_VALUE_CHARACTERS = 120
 KINDS = {  # shown to people, by table; the other tables derive from these, and --json has them all
     "interactions": "interactions",
     "memories": "memories",
@@ -49,8 +48,6 @@ KINDS = {  # shown to people, by table; the other tables derive from these, and 
     "outbox": "owed to mainpc",
 }
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A caller's name, as in its key.")]
-
 
 @memory.command("backup")
 def backup(
@@ -60,7 +57,7 @@ def backup(
 
     It is a complete SQLite database of one moment, with everything stored: protect it like a secret key.
     """
-    with _client() as (client, _), _new_file(file) as write:
+    with memory_client() as (client, _), _new_file(file) as write:
         made = fetch_backup(client, write.write)
     counts = ", ".join(f"{made['rows'][table]} {kind}" for table, kind in KINDS.items() if made["rows"].get(table))
     sentence = f"{made['size']} bytes; {counts or 'nothing is stored'}"
@@ -87,7 +84,7 @@ def restore(
     """
     if not yes:
         raise typer.BadParameter("it replaces everything that pc2 remembers; confirm it", param_hint="--yes")
-    with _client() as (client, settings), _source(file) as (source, size):
+    with memory_client() as (client, settings), _source(file) as (source, size):
         before = started_at(client, DEADLINE_S)
         rows = send_backup(client, source, size, settings.config.limits.max_payload_bytes)
         if as_json:
@@ -112,45 +109,26 @@ def import_files(
     """
     wanted = [(path, read_items(path)) for path in files]  # all are read before anything is sent
     counts: dict[str, dict[str, int]] = {}
-    with _client() as (client, settings):
+    with memory_client() as (client, settings):
         own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else _NOBODY
         importer = Importer(client, own)
         for path, items in wanted:
             importer.added = importer.there = 0
             importer.store(str(path), items)
             counts[str(path)] = {"added": importer.added, "there_already": importer.there}
+        forgotten = importer.forgotten
     if as_json:
         output.show_value({"status": "ok", "files": counts}, as_json=True)
     else:
         for name, count in counts.items():
             output.show_line(printable(f"{name}: {count['added']} added, {count['there_already']} there already"))
-    return 0
-
-
-@memory.command("by")
-def by(
-    name: Name,
-    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=1_000, help="Of each kind.")] = 20,
-    as_json: AsJson = False,
-) -> int:
-    """Show what a caller wrote, newest first, in quarantine or not."""
-    with _client() as (client, _):
-        reply = client.call("memory_by", deadline_s=DEADLINE_S, name=name, limit=limit)
-    if as_json:
-        output.show_value(reply, as_json=True)
-        return 0
-    written = read(reply, Written)
-    for kind, page in written.written.items():
-        for entry in page.entries:
-            output.show_line(_line(kind, entry))
-        if page.more:
-            output.say("more:", output.FAINT, f"there are older {kind}; raise -n, or call memory_by with before=")
-    if written.quarantined:
-        output.say(
-            "quarantined:",
-            output.WARN,
-            f"nothing of {name} is recalled; ./twinhost memory release {name} shows it again",
-        )
+        if forgotten:
+            output.say(
+                "forgotten:",
+                output.WARN,
+                f"{forgotten} of these memories are forgotten by now, since they keep their dates; to recover one: "
+                f"./twinhost call {MEMORY_AGENT} reinforce_memory memory_id=ID",
+            )
     return 0
 
 
@@ -164,7 +142,7 @@ def quarantine(
 
     Nothing is deleted.
     """
-    with _client() as (client, _):
+    with memory_client() as (client, _):
         reply = client.call("quarantine_memory", deadline_s=DEADLINE_S, name=name, reason=reason)
     _show_done(reply, f"what {name} wrote is hidden; ./twinhost memory release {name} shows it again", as_json=as_json)
     return 0
@@ -173,17 +151,10 @@ def quarantine(
 @memory.command("release")
 def release(name: Name, as_json: AsJson = False) -> int:
     """Show again what a caller wrote."""
-    with _client() as (client, _):
+    with memory_client() as (client, _):
         reply = client.call("release_memory", deadline_s=DEADLINE_S, name=name)
     _show_done(reply, f"what {name} wrote is recalled again", as_json=as_json)
     return 0
-
-
-@contextmanager
-def _client() -> Iterator[tuple[Client, Settings]]:
-    settings = load_settings()
-    with settings.client(settings.config.agent(MEMORY_AGENT)) as client:
-        yield client, settings
 
 
 @contextmanager
@@ -213,16 +184,6 @@ def _source(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
         raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
     with stream:
         yield stream, os.fstat(stream.fileno()).st_size or None
-
-
-def _line(kind: str, entry: dict[str, Any]) -> str:
-    fields = " ".join(f"{name}={_value(value)}" for name, value in entry.items() if name not in _NOT_SHOWN)
-    return printable(f"{kind} {entry.get('number')}  {fields}")
-
-
-def _value(value: Any) -> str:
-    text = value if isinstance(value, str) and " " not in value and value else to_json(value)
-    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[: _MAX_VALUE_CHARACTERS - 1]}\u2026"
 
 
 def _show_done(reply: dict[str, Any], sentence: str, *, as_json: bool) -> None:
