@@ -36,7 +36,12 @@ def hosts(volumes: Volumes, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
-    """Return both answers without what was added after the recorded one."""
+    """Return both answers without what was added after the recorded one, and memories as strong as they are stored."""
+    today = unfaded(today)
+    if action in ("search_memory", "memory_status"):  # a memory fades between the answers
+        return without(today, "strength"), without(then, "strength")
+    if action in ("query_memory", "memory_by"):  # a result of a search is an access now
+        return without(today, "last_accessed"), without(then, "last_accessed")
     if action == "get_history":  # the last minute, and hour, went on
         return first_of_lists(today["history"], then["history"]), first_of_lists(then["history"], then["history"])
     if action == "get_audit":
@@ -46,6 +51,25 @@ def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
     if action == "get_metrics":
         return today["metrics"]["vram_reports"], then["metrics"]["vram_reports"]
     return today, then
+
+
+def unfaded(value: Any) -> Any:
+    """Return an answer with what is stored of each memory, instead of what follows from the time."""
+    if isinstance(value, list):
+        return [unfaded(each) for each in value]
+    if isinstance(value, dict):
+        stored = {"strength": value["as_stored"]["strength"]} if "as_stored" in value else {}
+        return {key: unfaded(each) for key, each in {**value, **stored}.items() if key != "as_stored"}
+    return value
+
+
+def without(value: Any, name: str) -> Any:
+    """Return an answer without a field, at any depth."""
+    if isinstance(value, list):
+        return [without(each, name) for each in value]
+    if isinstance(value, dict):
+        return {key: without(each, name) for key, each in value.items() if key != name}
+    return value
 
 
 def first_of_lists(value: Any, then: Any) -> Any:

@@ -8,7 +8,7 @@ import msgspec
 
 from twinhost.secure_zmq.errors import MalformedRequest
 
-MOMENT = Annotated[str, msgspec.Meta(min_length=1, max_length=64, examples=["2026-11-27T08:00:00+00:00"])]
+MOMENT = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 MAX_AHEAD_S = 60.0  # of this host's clock: something that happened can't be later
 
 

@@ -27,7 +27,7 @@ STRENGTH = Annotated[float, msgspec.Meta(ge=FORGOTTEN_UNDER, le=MOST_STRENGTH)]
 ANY_STRENGTH = Annotated[float, msgspec.Meta(ge=0, le=MOST_STRENGTH)]
 TIME = Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 NUMBER = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-KEY = Annotated[str, msgspec.Meta(min_length=1, max_length=256, examples=["lease.monthly_rent"])]
+KEY = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 SUPERSEDED = Annotated[list[NAME], msgspec.Meta(max_length=64)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
 
@@ -105,7 +105,7 @@ class MemoryHistory(Request, tag="memory_history"):
 
     memory_id: NAME | None = None
     id: NAME | None = None
-    key: KEY | None = None
+    key: Annotated[KEY, msgspec.Meta(examples=["rent of the box room"])] | None = None
     limit: LIMIT = 100
     skip: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
 

@@ -178,7 +178,7 @@ class Search:
                 "content_bytes": columns["content_bytes"],
                 "cut": len(content) < columns["content_bytes"],
                 "importance": columns["importance"],
-                "strength": columns["strength"],
+                "strength": round(columns["strength"], 3),
                 "timestamp": iso_time(created),
                 "score": round(score, _DIGITS),
                 "written_by": columns["written_by"],
