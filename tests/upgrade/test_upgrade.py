@@ -35,13 +35,17 @@ def hosts(volumes: Volumes, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield hosts
 
 
+PASSING = {  # a memory fades between the answers, and a result of a search is an access now
+    **dict.fromkeys(("search_memory", "memory_status"), "strength"),
+    **dict.fromkeys(("query_memory", "memory_by"), "last_accessed"),
+}
+
+
 def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
     """Return both answers without what was added after the recorded one, and memories as strong as they are stored."""
     today = unfaded(today)
-    if action in ("search_memory", "memory_status"):  # a memory fades between the answers
-        return without(today, "strength"), without(then, "strength")
-    if action in ("query_memory", "memory_by"):  # a result of a search is an access now
-        return without(today, "last_accessed"), without(then, "last_accessed")
+    if (passing := PASSING.get(action)) is not None:
+        return without(today, passing), without(then, passing)
     if action == "get_history":  # the last minute, and hour, went on
         return first_of_lists(today["history"], then["history"]), first_of_lists(then["history"], then["history"])
     if action == "get_audit":

@@ -106,10 +106,6 @@ class Database:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the store failed ({error}); {_WHAT_TO_DO}") from error
 
-    def define(self, name: str, parameters: int, function: Callable[..., float]) -> None:
-        """Make a function available to queries; its value depends on its parameters alone."""
-        self._connection.create_function(name, parameters, function, deterministic=True)
-
     def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run one statement for every row of parameters.
 

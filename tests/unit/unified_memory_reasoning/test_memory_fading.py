@@ -1,5 +1,6 @@
 """Forgetting by days: strength follows from the last access, a result is an access, and a pin ends it."""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, Clock, SearchedBench, setable_clock
 from twinhost.unified_memory_reasoning.memories import upkeep as upkeep_module
 from twinhost.unified_memory_reasoning.memories.model import Fading
+from twinhost.unified_memory_reasoning.memories.rows import strength_now
 
 DAY_S = 86_400.0
 
@@ -45,6 +47,20 @@ def test_strength_never_grows_by_waiting(stored: float, idle_s: float, half_life
     fading = Fading(half_life)
     left = fading.strength(stored, 1e9, 1e9 + idle_s)
     assert 0 <= fading.strength(stored, 1e9, 1e9 + idle_s + 1) <= left <= stored
+
+
+@given(st.floats(0, 5), st.floats(-1e6, 1e10), st.floats(0.001, 36_500), st.booleans())
+@pytest.mark.thorough
+def test_a_query_computes_the_same_strength(stored: float, idle_s: float, half_life: float, pinned: bool) -> None:
+    """As the rule does, also for what is so weak that it counts as nothing."""
+    rule = Fading(half_life)
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE memory_details (number, pinned)")
+    connection.execute("INSERT INTO memory_details VALUES (1, ?)", (pinned,))
+    row = "(SELECT 1 AS number, ? AS strength, ? AS last_accessed) m"
+    query = f"SELECT {strength_now(rule, 'm', repr(1e9 + idle_s))} FROM {row}"
+    (computed,) = connection.execute(query, (stored, 1e9)).fetchone()
+    assert computed == pytest.approx(rule.strength(stored, 1e9, 1e9 + idle_s, pinned=pinned), abs=1e-12)
 
 
 def test_a_memory_fades_without_any_pass(bench: SearchedBench) -> None:

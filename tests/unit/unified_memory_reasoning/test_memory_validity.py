@@ -20,7 +20,7 @@ from tests.unit.unified_memory_reasoning.memory_model_bench import (
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS
-from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, define_faded, strength_now
+from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, strength_now
 
 MAY, JUNE, JULY = "2026-05-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00", "2026-07-01T02:00:00+02:00"
 
@@ -273,12 +273,11 @@ def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest
         ("SELECT number FROM memory_claims WHERE mark = 'x' ORDER BY number DESC", "PRIMARY KEY"),
         ("SELECT number FROM memory_details WHERE valid_until <= 5 ORDER BY valid_until", "by_end"),
         ("SELECT number FROM memory_details WHERE review_at <= 5 ORDER BY review_at", "by_review"),
-        (f"SELECT {strength_now('m', '5')} FROM memories m", "COVERING INDEX memories_by_number"),
+        (f"SELECT {strength_now(BY_DAYS, 'm', '5')} FROM memories m", "COVERING INDEX memories_by_number"),
     ],
 )
 def test_what_follows_a_value_is_looked_up(bench: MemoryBench, sql: str, index: str) -> None:
     """By an index, without sorting."""
-    define_faded(bench.database, BY_DAYS)
     plan = " ".join(row[3] for row in bench.database.execute(f"EXPLAIN QUERY PLAN {sql}"))
     assert index in plan
     assert "TEMP B-TREE" not in plan

@@ -30,6 +30,7 @@ _edges = "\"'()[]{}<>*_`.,;!\u2018\u2019\u201c\u201d\u2026"
 _word = re.compile(r"[^\W_]+")
 _number = re.compile(r"([$\u20ac\u00a3\u20b1]?)(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)(k|%)?", re.IGNORECASE)
 _clock = re.compile(r"(\d{1,2}):(\d{2})(am|pm)?", re.IGNORECASE)
+_digit = re.compile(r"\d")
 _iso_date = re.compile(r"\d{4}-(\d{2})-(\d{2})")
 _ordinal = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?", re.IGNORECASE)
 _MONTHS = {
@@ -149,13 +150,18 @@ def _values(tokens: list[str]) -> Iterator[tuple[int, int, Value]]:
     """Yield the values of a sentence with their places."""
     place = 0
     while place < len(tokens):
-        found = _value_at(tokens, place)
+        found = _value_at(tokens, place) if _may_begin_value(tokens[place]) else None
         if found is None:
             place += 1
             continue
         end, value = found
         yield place, end, value
         place = end
+
+
+def _may_begin_value(token: str) -> bool:
+    """Return whether a value may begin with a word; most words are none, and this is quick."""
+    return not token.islower() or _digit.search(token) is not None or token.strip(_edges) in _WEEKDAYS
 
 
 def _value_at(tokens: list[str], place: int) -> tuple[int, Value] | None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-_DAY_S = 86_400.0
+DAY_S = 86_400.0
 PASS_EVERY_S = 300.0
 IDLE_S = 86_400.0
 DECAY_FACTOR = 0.9
@@ -122,7 +122,7 @@ class Fading(msgspec.Struct, frozen=True):
         """Return how strong a memory is now."""
         if self.half_life_days is None or pinned or stored <= 0:
             return stored
-        days = max(0.0, now - last_accessed) / _DAY_S
+        days = max(0.0, now - last_accessed) / DAY_S
         return float(stored * 0.5 ** (days / self.half_life_days / stored))
 
     def forgotten(self, memory: Memory, now: float) -> bool:

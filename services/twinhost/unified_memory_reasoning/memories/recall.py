@@ -12,7 +12,7 @@ from twinhost.agent.health import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import page_of
 from twinhost.unified_memory_reasoning.memories.model import Fading, Kept
-from twinhost.unified_memory_reasoning.memories.rows import MemoryRows, define_faded, strength_now
+from twinhost.unified_memory_reasoning.memories.rows import MemoryRows, strength_now
 from twinhost.unified_memory_reasoning.memories.upkeep import now_ms
 from twinhost.unified_memory_reasoning.memories.validity import AS_OF, OF_KEY
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, WrittenRow, create_visible_views
@@ -33,9 +33,9 @@ _IN_BANDS = ", ".join(
     f"'{band}', coalesce(sum(strength >= {least} AND strength < {under}), 0)" for band, (least, under) in _BANDS.items()
 )
 _COUNTED = (
-    "SELECT count(*) AS total, coalesce(sum(forgotten), 0) AS forgotten, avg(strength) AS mean, "  # noqa: S608 - constants
-    f"min(strength) AS least, max(strength) AS greatest, json_object({_IN_BANDS}) AS bands FROM "
-    f"(SELECT m.forgotten, {strength_now('m', '?')} AS strength FROM visible_memories m)"
+    "WITH m AS MATERIALIZED (SELECT forgotten, {} AS strength FROM visible_memories m) "  # noqa: S608 - constants
+    "SELECT count(*) AS total, coalesce(sum(forgotten), 0) AS forgotten, avg(strength) AS mean, "
+    f"min(strength) AS least, max(strength) AS greatest, json_object({_IN_BANDS}) AS bands FROM m"
 )
 
 
@@ -98,11 +98,11 @@ class MemoryRecall:
 
     def __init__(self, database: Database, rows: MemoryRows, fresh: Callable[[Kept], Kept], fading: Fading) -> None:
         create_visible_views(database, "memories")
-        define_faded(database, fading)
         database.execute(_CHANGES_VIEW)
         self._database = database
         self._rows = rows
         self._fresh = fresh
+        self._fading = fading
 
     def query(self, chosen: Selection, max_bytes: int) -> Page:
         """Return the selected memories, newest first: at least one, and no more than `max_bytes` of them."""
@@ -120,8 +120,8 @@ class MemoryRecall:
             conditions.append("+m.source = ?" if chosen.ids is not None else "m.source = ?")  # ids are fewer
             values.append(chosen.source)
         if chosen.min_strength is not None:
-            conditions.append(f"{strength_now('m', '?')} >= ?")
-            values += [now_ms(), chosen.min_strength]
+            conditions.append(f"{strength_now(self._fading, 'm', repr(now_ms()))} >= ?")
+            values.append(chosen.min_strength)
         if chosen.key is not None:
             conditions.append(OF_KEY)
             values.append(chosen.key)
@@ -158,7 +158,7 @@ class MemoryRecall:
             found: Any = {**strength, "bands": msgspec.json.decode(bands)}
             return Counted(total=total, forgotten=forgotten, strength=found)
 
-        return self._database.select(counted, _COUNTED, (now_ms(),))[0]
+        return self._database.select(counted, _COUNTED.format(strength_now(self._fading, "m", repr(now_ms()))))[0]
 
 
 def _written(entry: Kept) -> WrittenMemory:

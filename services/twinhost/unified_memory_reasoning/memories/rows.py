@@ -7,7 +7,7 @@ import msgspec
 
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.memories.model import Details, Fading, Idle, Kept, Memory
+from twinhost.unified_memory_reasoning.memories.model import DAY_S, Details, Fading, Idle, Kept, Memory
 
 
 class Shares:
@@ -145,16 +145,19 @@ _IDLE = f"SELECT last_accessed, number, id, strength, {_PINNED.format('memories'
 Place = tuple[float, int]  # last access and number of a memory
 
 
-def define_faded(database: Database, fading: Fading) -> None:
-    """Let queries compute how strong a memory is now."""
-    database.define(
-        "faded", 4, lambda stored, accessed, pinned, now: fading.strength(stored, accessed, now, pinned=bool(pinned))
-    )
+def strength_now(fading: Fading, row: str, moment: str) -> str:
+    """Return the expression for how strong a row of memories is; `Fading.strength` in SQL.
 
-
-def strength_now(row: str, moment: str) -> str:
-    """Return the expression for how strong a row of memories is at a time, which is an expression too."""
-    return f"faded({row}.strength, {row}.last_accessed, {_PINNED.format(row)}, {moment})"
+    Args:
+        fading: the rule.
+        row: the name of the row.
+        moment: the expression for the present time.
+    """
+    if fading.half_life_days is None:
+        return f"{row}.strength"
+    half_life_s = f"({fading.half_life_days * DAY_S!r} * {row}.strength)"
+    faded = f"{row}.strength * pow(0.5, max(0.0, {moment} - {row}.last_accessed) / {half_life_s})"
+    return f"iif({_PINNED.format(row)}, {row}.strength, coalesce({faded}, 0.0))"
 
 
 class DecayPass(msgspec.Struct, frozen=True):

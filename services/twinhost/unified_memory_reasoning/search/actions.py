@@ -30,7 +30,7 @@ from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, MOST_STRENGTH, Fading
-from twinhost.unified_memory_reasoning.memories.rows import define_faded, strength_now
+from twinhost.unified_memory_reasoning.memories.rows import strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
 from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS, SearchIndex
 from twinhost.unified_memory_reasoning.search.words import Forms, forms_of
@@ -93,7 +93,7 @@ _SIGNALS = (
     "SELECT id, importance, strength, coalesce(occurred_at, created) FROM visible_interactions "  # noqa: S608 - of this module's constants alone
     "WHERE id IN (SELECT value FROM json_each(?1)) "
     f"AND (?2 IS NULL OR session_id = ?2) AND (?3 IS NULL OR speaker = ?3) UNION ALL "
-    f"SELECT number + {MEMORY_ROWS}, {NEUTRAL_IMPORTANCE}, {strength_now('memories', '?4')}, {_OCCURRED} "
+    f"SELECT number + {MEMORY_ROWS}, {NEUTRAL_IMPORTANCE}, {{strength}}, {_OCCURRED} "
     "FROM visible_memories memories "
     f"WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1)) AND forgotten = 0 "
     f"AND ?2 IS NULL AND ?3 IS NULL"
@@ -108,7 +108,7 @@ _INTERACTION = (
 )
 _MEMORY = (
     f"SELECT 'memory' AS kind, id, NULL AS session_id, '' AS speaker, {NEUTRAL_IMPORTANCE} AS importance, "  # noqa: S608
-    f"{strength_now('memories', 'unixepoch()')} AS strength, {_OCCURRED} {_RESULT} FROM memories WHERE number = ?"
+    f"{{strength}} AS strength, {_OCCURRED} {_RESULT} FROM memories WHERE number = ?"
 )
 
 
@@ -124,10 +124,11 @@ class Search:
     """Finds interactions and memories, without forgotten memories and what quarantined callers wrote."""
 
     def __init__(self, database: Database, weights: Recall, forms: Forms = forms_of, fading: Fading = BY_DAYS) -> None:
-        define_faded(database, fading)
         self._database = database
         self._weights = weights
         self._validity = Validity(database)
+        self._signals = _SIGNALS.format(strength=strength_now(fading, "memories", "?4"))
+        self._memory = _MEMORY.format(strength=strength_now(fading, "memories", "unixepoch()"))
         self._index = SearchIndex(database, forms)
 
     def rank(self, query: str, *, session_id: str | None = None, speaker: str | None = None) -> Ranking:
@@ -142,7 +143,7 @@ class Search:
         fits, now, weights = candidates.fits, time.time(), self._weights
         whole = weights.bm25 + weights.importance + weights.recency + weights.strength
         half_life_s = weights.recency_half_life_days * _DAY_S
-        signals = self._database.execute(_SIGNALS, (json.dumps(list(fits)), session_id, speaker, now))
+        signals = self._database.execute(self._signals, (json.dumps(list(fits)), session_id, speaker, now))
         ends = self._validity.ends(row - MEMORY_ROWS for row in fits if row >= MEMORY_ROWS)
         ended = {number + MEMORY_ROWS for number, end in ends.items() if (end.valid_until or now) <= now}
         ranked = [
@@ -184,7 +185,7 @@ class Search:
                 "written_by": columns["written_by"],
             }
 
-        query, number = (_MEMORY, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
+        query, number = (self._memory, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
         found = self._database.select(result, query, (max_content_bytes, number))[0]
         end = self._validity.ends([number]).get(number, NO_END) if row >= MEMORY_ROWS else NO_END
         if end.valid_until is not None:
