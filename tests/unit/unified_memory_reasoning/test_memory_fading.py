@@ -173,6 +173,19 @@ def test_a_pass_that_forgets_nothing_writes_once(bench: SearchedBench, monkeypat
     assert bench.ids() == ["6"]
 
 
+def test_a_pass_forgets_no_more_than_50_in_a_tick(bench: SearchedBench) -> None:
+    """Each has to leave the full-text index; requests are answered in between, and the next tick goes on."""
+    for number in range(120):
+        bench.store(f"{number}", f"gateway {number}")
+    bench.clock.let_pass(200 * DAY_S)
+    left = []
+    for _ in range(4):
+        bench.memories.upkeep.decay_if_due()
+        left.append(len(bench.ids(limit=1_000)))
+    assert left == [70, 20, 0, 0]
+    assert bench.ask("memory_status")["last_decay"]["forgotten"] == 120
+
+
 def test_a_synced_memory_keeps_its_dates_and_fades(bench: SearchedBench, tmp_path: Path) -> None:
     """Created and last accessed are the record's; carried on, it fades once, not twice."""
     then = bench.clock.time() - 30 * DAY_S

@@ -365,7 +365,7 @@ class MemoriesMerged(MergeCounts):
 
 
 class DecayDocument(TypedDict):
-    """When a decay pass began, how many memories it weakened, and how many of these it forgot."""
+    """When a decay pass began, how many memories it weakened and forgot; by days it only forgets."""
 
     time: str
     decayed: int

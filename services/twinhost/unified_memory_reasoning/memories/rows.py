@@ -105,6 +105,7 @@ CREATE TABLE memory_details (
 CREATE INDEX memory_details_by_key ON memory_details (key, starts, id, written_by) WHERE key IS NOT NULL;
 CREATE INDEX memory_details_by_end ON memory_details (valid_until) WHERE valid_until IS NOT NULL;
 CREATE INDEX memory_details_by_review ON memory_details (review_at) WHERE review_at IS NOT NULL;
+CREATE INDEX memory_details_by_pin ON memory_details (pinned, number);
 CREATE TABLE memory_supersedes (
     superseded TEXT NOT NULL,
     number INTEGER NOT NULL REFERENCES memory_details (number) ON DELETE CASCADE,
@@ -139,7 +140,7 @@ _TOMBSTONE = (
 )
 _keywords = msgspec.json.Decoder(tuple[str, ...])
 _details = msgspec.json.Decoder(Details)
-_PINNED = "coalesce((SELECT pinned FROM memory_details WHERE memory_details.number = {}.number), 0)"
+_PINNED = "EXISTS (SELECT 1 FROM memory_details WHERE pinned = 1 AND memory_details.number = {}.number)"
 _IDLE = f"SELECT last_accessed, number, id, strength, {_PINNED.format('memories')} FROM memories"  # noqa: S608
 
 Place = tuple[float, int]  # last access and number of a memory
