@@ -135,6 +135,8 @@ CALLS = {
         Call("delete_memory", needs=memory),
         Call("sync_memories", ("added", "changed", "unchanged"), {"memories": []}),
         Call("memory_status", ("total_memories",)),
+        Call("memory_history", ("memories",), needs=memory),
+        Call("memory_audit", ("never_read", "contradictory")),
         Call("add_error_pattern", ("pattern_id",), {"error_type": "t", "pattern": "x+y"}),
         Call("get_error_solution", ("solution", "error_type"), {"error_message": "lost contact with pc3"}),
         Call("report_solution_outcome", ("success_rate",), {"success": True}, needs=pattern),

@@ -35,14 +35,22 @@ def hosts(volumes: Volumes, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield hosts
 
 
+PASSING = {  # a memory fades between the answers, and a result of a search is an access now
+    **dict.fromkeys(("search_memory", "memory_status"), "strength"),
+    **dict.fromkeys(("query_memory", "memory_by"), "last_accessed"),
+}
+LAST_GOES_ON = ("get_history", "get_audit_heads")  # the last minute and hour; the newest head gives way to a newer one
+
+
 def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
-    """Return both answers without what was added after the recorded one."""
-    if action == "get_history":  # the last minute, and hour, went on
-        return first_of_lists(today["history"], then["history"]), first_of_lists(then["history"], then["history"])
+    """Return both answers without what was added after the recorded one, and memories as strong as they are stored."""
+    today = unfaded(today)
+    if (passing := PASSING.get(action)) is not None:
+        today, then = without(today, passing), without(then, passing)
+    if action in LAST_GOES_ON:
+        return first_of_lists(today, then), first_of_lists(then, then)
     if action == "get_audit":
         return (today["lines"][: len(then["lines"])], today["anchor"]), (then["lines"], then["anchor"])
-    if action == "get_audit_heads":  # of which the newest gives way to a newer one
-        return first_of_lists(today, then), first_of_lists(then, then)
     if action in ("get_events", "get_errors", "memory_by"):
         return fields_of_then(today, then), then
     if action == "get_metrics":
@@ -57,6 +65,25 @@ def fields_of_then(today: Any, then: Any) -> Any:
     if isinstance(today, list) and isinstance(then, list) and len(today) == len(then):
         return [fields_of_then(*each) for each in zip(today, then, strict=True)]
     return today
+
+
+def unfaded(value: Any) -> Any:
+    """Return an answer with what is stored of each memory, instead of what follows from the time."""
+    if isinstance(value, list):
+        return [unfaded(each) for each in value]
+    if isinstance(value, dict):
+        stored = {"strength": value["as_stored"]["strength"]} if "as_stored" in value else {}
+        return {key: unfaded(each) for key, each in {**value, **stored}.items() if key != "as_stored"}
+    return value
+
+
+def without(value: Any, name: str) -> Any:
+    """Return an answer without a field, at any depth."""
+    if isinstance(value, list):
+        return [without(each, name) for each in value]
+    if isinstance(value, dict):
+        return {key: without(each, name) for key, each in value.items() if key != name}
+    return value
 
 
 def first_of_lists(value: Any, then: Any) -> Any:

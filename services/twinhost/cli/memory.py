@@ -17,9 +17,9 @@ from rich.console import RenderableType
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
-from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.memory_import import Importer, Written, read_items
-from twinhost.cli.output import Health, parse_moment, printable, read, to_json
+from twinhost.cli.memory_import import Importer, read_items
+from twinhost.cli.memory_reads import MEMORY_AGENT, Name, audit, by, history, memory_client, twin
+from twinhost.cli.output import Health, parse_moment, printable, read
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     ConfigurationError,
@@ -30,15 +30,13 @@ from twinhost.secure_zmq.errors import (
 )
 from twinhost.store.files import new_file
 from twinhost.unified_memory_reasoning.backup.actions import BackupDocument, RestoreBegun, RestoreFinished, TableRows
-from twinhost.unified_memory_reasoning.twins.actions import TwinHistory
 
 memory = typer.Typer(help="The memory of pc2: backups, imports, and quarantine.")
+for command in (audit, history, by, twin):
+    memory.command(command.__name__)(command)
 
-MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
 STREAM = "-"
 _UNAUTHENTICATED = "unauthenticated"  # the caller's name on an open link
-_NOT_SHOWN = frozenset({"number", "written_by"})
-_MAX_VALUE_CHARACTERS = 120
 KINDS = {  # shown to people, by table; the other tables derive from these, and --json has them all
     "interactions": "interactions",
     "memories": "memories",
@@ -51,8 +49,6 @@ KINDS = {  # shown to people, by table; the other tables derive from these, and 
     "outbox": "undelivered to mainpc",
 }
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A caller's name, as in its key.")]
-
 
 @memory.command("backup")
 def backup(
@@ -62,7 +58,7 @@ def backup(
 
     It is a complete SQLite database of one moment, with everything stored: protect it like a secret key.
     """
-    with _client() as (client, _), _new_file(file) as write:
+    with memory_client() as (client, _), _new_file(file) as write:
         made = fetch_backup(client, write.write)
     counts = ", ".join(f"{made['rows'][table]} {kind}" for table, kind in KINDS.items() if made["rows"].get(table))
     sentence = f"{made['size']} bytes; {counts or 'nothing is stored'}"
@@ -89,7 +85,7 @@ def restore(
     """
     if not yes:
         raise typer.BadParameter("it replaces the whole memory of pc2; confirm it", param_hint="--yes")
-    with _client() as (client, settings), _source(file) as (source, size):
+    with memory_client() as (client, settings), _source(file) as (source, size):
         before = started_at(client, DEADLINE_S)
         rows = send_backup(client, source, size, settings.config.limits.max_payload_bytes)
         if as_json:
@@ -114,67 +110,26 @@ def import_files(
     """
     wanted = [(path, read_items(path)) for path in files]  # all are read before anything is sent
     counts: dict[str, dict[str, int]] = {}
-    with _client() as (client, settings):
+    with memory_client() as (client, settings):
         own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else _UNAUTHENTICATED
         importer = Importer(client, own)
         for path, items in wanted:
             imported = importer.store(str(path), items)
             counts[str(path)] = {**asdict(imported), "there_already": imported.kept}
+        forgotten = importer.forgotten
     if as_json:
         output.show_value({"status": "ok", "files": counts}, as_json=True)
     else:
         for name, count in counts.items():
             further = "".join(f", {count[each]} {each}" for each in ("replaced", "missing") if count[each])
             output.show_line(printable(f"{name}: {count['added']} added, {count['kept']} there already{further}"))
-    return 0
-
-
-@memory.command("by")
-def by(
-    name: Name,
-    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=1_000, help="Of each kind.")] = 20,
-    as_json: AsJson = False,
-) -> int:
-    """Show what a caller wrote, newest first, in quarantine or not."""
-    with _client() as (client, _):
-        reply = client.call("memory_by", deadline_s=DEADLINE_S, name=name, limit=limit)
-    if as_json:
-        output.show_value(reply, as_json=True)
-        return 0
-    written = read(reply, Written)
-    for kind, page in written.written.items():
-        for entry in page.entries:
-            output.show_line(_line(kind, entry))
-        if page.more:
-            output.say("more:", output.FAINT, f"there are older {kind}; raise -n, or call memory_by with before=")
-    if written.quarantined:
-        output.say(
-            "quarantined:",
-            output.WARN,
-            f"nothing of {name} is recalled; ./twinhost memory release {name} shows it again",
-        )
-    return 0
-
-
-@memory.command("twin")
-def twin(
-    user: Annotated[str, typer.Argument(metavar="USER", help="The twin's user_id.")],
-    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=128, help="Changes.")] = 20,
-    as_json: AsJson = False,
-) -> int:
-    """Show who changed a user's twin, newest first."""
-    with _client() as (client, _):
-        reply = client.call("get_twin_history", deadline_s=DEADLINE_S, user_id=user, limit=limit)
-    if as_json:
-        output.show_value(reply, as_json=True)
-        return 0
-    history = read(reply, TwinHistory)
-    for change in history["changes"]:
-        data = f" {_value(change['data'])}" if "data" in change else ""
-        line = f"{change['revision']}  {change['updated']}  {change['written_by']} {change['change']}{data}"
-        output.show_line(printable(line))
-    if history["more"]:
-        output.say("more:", output.FAINT, "there are older changes; raise -n, or call get_twin_history with before=")
+        if forgotten:
+            output.say(
+                "forgotten:",
+                output.WARN,
+                f"{forgotten} of these memories are forgotten by now, since they keep their dates; to recover one: "
+                f"./twinhost call {MEMORY_AGENT} reinforce_memory memory_id=ID",
+            )
     return 0
 
 
@@ -188,7 +143,7 @@ def quarantine(
 
     Nothing is deleted.
     """
-    with _client() as (client, _):
+    with memory_client() as (client, _):
         reply = client.call("quarantine_memory", deadline_s=DEADLINE_S, name=name, reason=reason)
     _show_done(reply, f"what {name} wrote is hidden; ./twinhost memory release {name} shows it again", as_json=as_json)
     return 0
@@ -197,17 +152,10 @@ def quarantine(
 @memory.command("release")
 def release(name: Name, as_json: AsJson = False) -> int:
     """Release what a caller wrote from quarantine."""
-    with _client() as (client, _):
+    with memory_client() as (client, _):
         reply = client.call("release_memory", deadline_s=DEADLINE_S, name=name)
     _show_done(reply, f"what {name} wrote is recalled again", as_json=as_json)
     return 0
-
-
-@contextmanager
-def _client() -> Iterator[tuple[Client, Settings]]:
-    settings = load_settings()
-    with settings.client(settings.config.agent(MEMORY_AGENT)) as client:
-        yield client, settings
 
 
 @contextmanager
@@ -237,16 +185,6 @@ def _source(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
         raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
     with stream:
         yield stream, os.fstat(stream.fileno()).st_size or None
-
-
-def _line(kind: str, entry: dict[str, Any]) -> str:
-    fields = " ".join(f"{name}={_value(value)}" for name, value in entry.items() if name not in _NOT_SHOWN)
-    return printable(f"{kind} {entry.get('number')}  {fields}")
-
-
-def _value(value: Any) -> str:
-    text = value if isinstance(value, str) and " " not in value and value else to_json(value)
-    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[: _MAX_VALUE_CHARACTERS - 1]}\u2026"
 
 
 def _show_done(reply: dict[str, Any], sentence: str, *, as_json: bool) -> None:

@@ -3,15 +3,18 @@
     memory_store.json          {session: [interaction, ...]}, or {session: {"interactions": [...]}}, also below
                                "sessions"; {"memories": [memory, ...] or {id: memory}} beside these; or [memory, ...]
         interaction            {"type" or "interaction_type": code, user_query, system_response or error,
-                               "content" or "text" or "message": text, "speaker"?, "metadata"?, ...}
+                               "content" or "text" or "message": text, "speaker"?, "metadata"?,
+                               "occurred_at" or "timestamp" or "created_at" or "created"?, ...}
         memory                 {"content" or "text": text, "id" or "memory_id"?, "keywords"?, "source"?, "strength"?,
-                               "created" or "created_at" or "timestamp"?, "last_accessed"?, ...}
+                               "created" or "created_at" or "timestamp"?, "last_accessed"?,
+                               "occurred_at"?, ...}
     error_patterns.json        {error type: [pattern, ...] or pattern}, or [{"error_type": ..., ...pattern}, ...]
         pattern                {"pattern": regular expression, "solution"?, ...}, or the regular expression itself
     digital_twin_store.json    {user: {...}}
 
-Other fields of an interaction are kept in its metadata, under `imported`; other fields of a memory or a pattern are
-ignored. A file of another shape is refused, with the place in it, before anything is sent.
+A time is ISO-8601, in UTC if it has no zone, or seconds since the epoch; what has one keeps it. Other fields of an
+interaction are kept in its metadata, under `imported`; other fields of a memory or a pattern are ignored. A file of
+another shape is refused, with the place in it, before anything is sent.
 
 An earlier import is recognised by what this operator's key wrote: an interaction by the id in its metadata, a memory by
 its own id, a pattern by type, text and solution. A twin or a memory that exists, whoever wrote it, is left unchanged,
@@ -22,12 +25,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from twinhost.cli.output import read
+from twinhost.cli.output import parse_moment, read
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, Conflict, MalformedRequest, RequestError
 from twinhost.secure_zmq.wire import Reply
@@ -42,6 +46,7 @@ IMPORT_ID = "import_id"  # in an interaction's metadata
 _INTERACTION_KINDS = ("code", "user_query", "system_response", "error")
 _Outcome = Literal["added", "kept", "replaced"]
 _CREATED = ("created", "created_at", "timestamp")
+_OCCURRED = ("occurred_at", "timestamp", "created_at", "created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ class Importer:
 
     client: Client
     name: str  # of the key that asks
+    forgotten: int = 0  # of those that it added, because nobody has accessed them for long
     _known: dict[str, set[Any]] = field(default_factory=dict)
 
     def store(self, file: str, items: list[Item]) -> Imported:
@@ -140,6 +146,7 @@ class Importer:
         if item.action != "sync_memories":
             return "added"
         merged = read(reply, MemoriesMerged)
+        self.forgotten += sum(memory["forgotten"] for memory in merged["memories"])
         if merged["added"] or merged["changed"]:
             return "added" if merged["added"] else "replaced"
         # It was deleted after its last change in the file: store it as new, then give it the file's `created`.
@@ -280,6 +287,8 @@ def _interaction(session: str, entry: Any, at: str, seen: Counter[str]) -> Item:
     if rest.get("speaker") is not None:
         fields["speaker"] = _text(rest["speaker"], f"{at}.speaker")
     rest.pop("speaker", None)
+    if (occurred := _time(rest, at)) is not None:
+        fields["occurred_at"] = occurred
     identity = _digest(session, entry)
     seen[identity] += 1
     fields["metadata"] = {**metadata, IMPORT_ID: f"{identity}-{seen[identity]}", **({"imported": rest} if rest else {})}
@@ -308,7 +317,27 @@ def _memory(name: str | None, entry: Mapping[str, Any], at: str) -> Item:
     fields["last_accessed"] = accessed
     if created is not None:
         fields["created"] = created
+    if entry.get("occurred_at") is not None:
+        fields["occurred_at"] = entry["occurred_at"]
     return Item(at, "sync_memories", {"memories": [fields]})  # keeps its times
+
+
+def _time(entry: Mapping[str, Any], at: str) -> str | None:
+    """Return when an interaction occurred, as `add_interaction` takes it; None if the file does not say."""
+    name = next((name for name in _OCCURRED if entry.get(name) is not None), None)
+    if name is None:
+        return None
+    value, moment = entry[name], None
+    if isinstance(value, str):
+        moment = parse_moment(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            moment = datetime.fromtimestamp(value, UTC)
+        except (ValueError, OverflowError, OSError):
+            moment = None
+    if moment is None:
+        raise _OtherShape("a time in ISO-8601 or in seconds since the epoch", value, f"{at}.{name}")
+    return moment.isoformat()
 
 
 def _error_patterns(content: Any) -> Iterator[Item]:

@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 
-from twinhost.network_config.model import Agent, Host, Limits, NetworkConfig, Recall, is_address
+from twinhost.network_config.model import Agent, Forgetting, Host, Limits, NetworkConfig, Recall, is_address
 from twinhost.secure_zmq.callers import (
     ANY,
     EVERY_ACTION,
@@ -63,12 +63,14 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     path = Path(named or default_path(environment))
     endpoints = None if named else _endpoints(client_folder(environment) / ENDPOINTS_FILE)
     root = _Node(str(path), "", _read(path))
-    root.only("hosts", "agents", "grants", "limits", "recall")
+    root.only("hosts", "agents", "grants", "limits", "recall", "memory")
     hosts = {name: _host(name, node, environment, endpoints) for name, node in root.child("hosts").children()}
     agents = {name: _agent(name, node, hosts, endpoints) for name, node in root.child("agents").children()}
     grants = {role: _granted(role, node) for role, node in root.child("grants").children()}
     limits, recall = root.child("limits"), root.child("recall")
-    return NetworkConfig(str(path), hosts, agents, _limits(limits), grants, _recall(recall))
+    memory = root.optional("memory")  # older files lack it
+    forgetting = _forgetting(memory) if memory else Forgetting()
+    return NetworkConfig(str(path), hosts, agents, _limits(limits), grants, _recall(recall), forgetting)
 
 
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -234,6 +236,13 @@ class _Node:
     def weight(self) -> float:
         return self._number(float, "a weight from 0 to 1", lambda value: 0 <= value <= 1)
 
+    def forgetting(self) -> Literal["days", "passes"]:
+        if self._value == "days":
+            return "days"
+        if self._value == "passes":
+            return "passes"
+        raise self.error(f"must be days or passes, not {self._value!r}")
+
     def address(self) -> str:
         value = self.text()
         if not is_address(value):
@@ -336,3 +345,9 @@ def _recall(node: _Node) -> Recall:
     if not values["bm25"]:
         raise node.child("bm25").error("must be more than 0: a search ranks by words first")
     return Recall(**values, recency_half_life_days=node.child(half_life).half_life_days())
+
+
+def _forgetting(node: _Node) -> Forgetting:
+    rule, half_life = "forgetting", "memory_half_life_days"
+    node.only(rule, half_life)
+    return Forgetting(node.child(rule).forgetting(), node.child(half_life).half_life_days())

@@ -4,10 +4,12 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from twinhost.secure_zmq.errors import ConfigurationError
 
 SESSIONS_PER_KEY = 64  # the default: files of version 0.1.0 lack the key
+MEMORY_HALF_LIFE_DAYS = 30.0  # the default: files of version 0.2 and before lack the section `memory`
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 
@@ -71,6 +73,14 @@ class Recall:
 
 
 @dataclass(frozen=True, slots=True)
+class Forgetting:
+    """How memories fade: continuously with a half-life in days, or by the passes of version 0.2."""
+
+    forgetting: Literal["days", "passes"] = "days"
+    memory_half_life_days: float = MEMORY_HALF_LIFE_DAYS
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """The whole file."""
 
@@ -80,6 +90,7 @@ class NetworkConfig:
     limits: Limits
     grants: Mapping[str, frozenset[str]]  # actions by role, and `subscribe:TOPIC`; "*" is all
     recall: Recall
+    memory: Forgetting = Forgetting()
 
     def host(self, name: str) -> Host:
         """Return a host by name, or raise ConfigurationError."""

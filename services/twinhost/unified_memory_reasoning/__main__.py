@@ -36,6 +36,7 @@ from twinhost.unified_memory_reasoning.memories.messages import (
     StoreMemory,
     SyncMemories,
 )
+from twinhost.unified_memory_reasoning.memories.model import Fading
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.search import index as search_index
@@ -49,7 +50,7 @@ from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 
 R = TypeVar("R", bound=Request)
 _OF_THE_MESSAGE = frozenset({"request_id", "on_behalf_of"})  # and not of the memory
-_FILTERS = ("id", "memory_id", "ids", "source", "keywords", "min_strength", "changed_since")
+_FILTERS = ("id", "memory_id", "ids", "source", "keywords", "min_strength", "changed_since", "key", "as_of")
 
 
 class _Query(msgspec.Struct):
@@ -177,7 +178,6 @@ class MemoryHealthActions(HealthActions):
 
 
 NAME = "UnifiedMemoryReasoningAgent"
-LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION, twins.HISTORY_MIGRATION, patterns.CASE_MIGRATION)
 MIGRATIONS = (  # append only: their order is the schema version
     twins.MIGRATION,
     quarantine.MIGRATION,
@@ -189,7 +189,11 @@ MIGRATIONS = (  # append only: their order is the schema version
     proposals.MIGRATION,
     coordination.MIGRATION,
     MEMBERSHIP_MIGRATION,
-    *LATER_MIGRATIONS,
+    search_index.FORMAT_MIGRATION,
+    twins.HISTORY_MIGRATION,
+    patterns.CASE_MIGRATION,
+    interactions.OCCURRED_MIGRATION,
+    memories.DETAILS_MIGRATION,
 )
 REBUILDS = search_index.REBUILDS  # rebuild a damaged full-text index
 FEATURES = (
@@ -221,7 +225,10 @@ def assemble(foundation: Foundation) -> Assembly:
             member.outbox.report_error("store_damage", warning, severity="critical")
     user_twins = twins.Twins(database)
     stored_interactions = interactions.Interactions(database)
-    stored_memories = Memories(database)
+    forgetting = settings.config.memory
+    fading = Fading(forgetting.memory_half_life_days if forgetting.forgetting == "days" else None)
+    stored_memories = Memories(database, fading)
+    search = Search(database, settings.config.recall, fading=fading)
     known_errors, proposed = patterns.ErrorPatterns(database), proposals.PatternProposals(database, member.publish)
     conflicts = coordination.Conflicts(database)
     backups = BackupActions(database, max_bytes)
@@ -269,7 +276,7 @@ def assemble(foundation: Foundation) -> Assembly:
         actions=[
             *TwinActions(user_twins, page_bytes).actions(),
             *ContextActions(stored_interactions, max_bytes).actions(),
-            *SearchActions(Search(database, settings.config.recall), page_bytes).actions(),
+            *SearchActions(search, page_bytes, stored_memories.upkeep.note).actions(),
             *MemoryActions(stored_memories, page_bytes).actions(),
             *ErrorPatternActions(known_errors, proposed, page_bytes).actions(),
             *ConflictActions(conflicts).actions(),

@@ -18,7 +18,7 @@ from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.__main__ import MemoryHealthActions
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.conversations.actions import AddInteraction
+from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
 from twinhost.unified_memory_reasoning.errors.actions import AddErrorPattern
@@ -38,7 +38,9 @@ MIGRATIONS = [
     twins.MIGRATION,
     quarantine.MIGRATION,
     interactions.MIGRATION,
+    interactions.OCCURRED_MIGRATION,
     memory_rows.MIGRATION,
+    memory_rows.DETAILS_MIGRATION,
     error_patterns.MIGRATION,
     error_patterns.CASE_MIGRATION,
     twins.BY_WRITER_MIGRATION,
@@ -76,7 +78,7 @@ class MemoryAgent(LoopbackAgent):
             *ProvenanceActions(Quarantine(self.memory), written_by, PAYLOAD_BYTES).actions(),
             *self.backups.actions(),
             *MemoryActions(self.memories, PAYLOAD_BYTES).actions(),
-            Action(AddInteraction, self._add_interaction, mutates=True),
+            *ContextActions(self.interactions, PAYLOAD_BYTES).actions(),
             Action(AddErrorPattern, self._add_error_pattern, mutates=True),
             *MemoryHealthActions(self._health_document).actions(),
             *OperatorActions(self.peers, socket.sessions, socket.handshakes, "ok").actions(),
@@ -90,17 +92,6 @@ class MemoryAgent(LoopbackAgent):
         except StartAgain:
             self.started_again = True
             self._server.stop()
-
-    def _add_interaction(self, request: AddInteraction, caller: Caller) -> Reply:
-        added = self.interactions.add(
-            request.session_id,
-            request.interaction_type,
-            request.content,
-            caller.name,
-            speaker=request.speaker or "",
-            metadata=request.metadata,
-        )
-        return {"status": "ok", "interaction_id": added.id}
 
     def _add_error_pattern(self, request: AddErrorPattern, caller: Caller) -> Reply:
         added = self.patterns.add(request.error_type, request.pattern, request.solution, caller.name)

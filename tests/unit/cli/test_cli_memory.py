@@ -262,6 +262,8 @@ def test_an_import_brings_everything_of_the_three_files(remembering: MemoryHosts
     assert tandaan["imported"] == {"timestamp": 1.5, "importance": 0.9}
     assert [row["file"] for row in metadata if "file" in row] == ["a.py"]
     assert len({row["import_id"] for row in metadata}) == 6
+    dated = "SELECT content, occurred_at, created > 1e9 FROM interactions WHERE occurred_at IS NOT NULL"
+    assert table(remembering, dated) == [("Tandaan: port 7230", 1.5, 1)]
     memories = table(remembering, "SELECT id, content, strength, created, source FROM memories ORDER BY number")
     assert memories[0] == ("m1", "with moments", 2.5, 1000.0, "")
     assert (memories[1][1], memories[1][4]) == ("without any", "old")
@@ -271,6 +273,46 @@ def test_an_import_brings_everything_of_the_three_files(remembering: MemoryHosts
         ("disk", "No space left", None),
     ]
     assert table(remembering, "SELECT user_id, revision FROM twins ORDER BY user_id") == [("ada", 1), ("default", 1)]
+
+
+def test_an_import_keeps_the_dates_of_the_file(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
+    """A time without a zone is in UTC; what nobody has accessed for long is forgotten, and the import says so."""
+    said = {"type": "code", "content": "x"}
+    store = {
+        "s": [{**said, "timestamp": "2025-03-01T08:00:00"}, {**said, "created_at": "2025-03-01T08:00:00+08:00"}],
+        "memories": [{"id": "old", "content": "x", "created": 5, "last_accessed": 10, "occurred_at": 3}],
+    }
+    path = tmp_path / "memory_store.json"
+    path.write_text(json.dumps(store))
+    ran = cli(remembering, "memory", "import", str(path))
+    assert (ran.status, "1 of these memories are forgotten by now" in ran.err) == (0, True)
+    assert table(remembering, "SELECT occurred_at FROM interactions") == [(1_740_816_000,), (1_740_787_200,)]
+    columns = "created, last_accessed, forgotten, (SELECT occurred_at FROM memory_details)"
+    assert table(remembering, f"SELECT {columns} FROM memories") == [(5, 10, 1, 3)]
+    for wrong in ("soon", True, 1e300, ["x"]):
+        path.write_text(json.dumps({"s": [{**said, "timestamp": wrong}]}))
+        ran = cli(remembering, "memory", "import", str(path))
+        assert (ran.status > 0, "at `$.s[0].timestamp`" in ran.err) == (True, True)
+
+
+def test_the_history_of_a_key_and_the_audit_are_shown(remembering: MemoryHosts, cli: Cli) -> None:
+    """As lines for people, as the reply for programs; an unknown key is one sentence."""
+    agent = Caller("agent", "pc3", frozenset({"agent"}), "SHA256:of-an-agent")
+    assert cli(remembering, "memory", "audit").out == "nothing to look at\n"
+    with remembering.memory.memory.transaction():
+        for number, amount in enumerate((340, 355)):
+            text = f"The rent of the box room is {amount}"
+            remembering.memory.memories.put(f"k{number}", Changes(content=text, details={"key": "rent"}), agent)
+            remembering.memory.memories.put(f"p{number}", Changes(content=text), agent)
+    ran = cli(remembering, "memory", "history", "rent")
+    assert [line.split()[0] for line in ran.out.splitlines()] == ["k0", "k1"]
+    assert "to now  by agent" in ran.out
+    assert json.loads(cli(remembering, "memory", "history", "p0", "--id", "--json").out)["count"] == 1
+    ran = cli(remembering, "memory", "history", "none")
+    assert (ran.status > 0, "'none'" in ran.err) == (True, True)
+    ran = cli(remembering, "memory", "audit", "-n", "1")
+    assert [line.split()[1] for line in ran.out.splitlines() if line.startswith("contradictory")] == ["p0", "p1"]
+    assert "never_read have further entries" in ran.err
 
 
 def test_importing_twice_changes_nothing(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from twinhost.network_config import Agent, Host, Limits, Recall, load_network_config
+from twinhost.network_config import Agent, Forgetting, Host, Limits, Recall, load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.errors import ConfigurationError
 
@@ -29,6 +29,7 @@ GOOD: dict[str, Any] = {
         "metrics_interval_s": 2.5,
     },
     "recall": {"bm25": 0.7, "importance": 0.1, "recency": 1, "strength": 0.0, "recency_half_life_days": 30},
+    "memory": {"forgetting": "passes", "memory_half_life_days": 45},
 }
 OPTIONAL = {"agents.SystemDigitalTwin.ports.events"}
 FREE_NAMES = {"hosts", "agents", "grants"}  # below these, the names are the user's own
@@ -75,6 +76,15 @@ def test_a_file_may_limit_the_sessions_of_a_key(tmp_path: Path) -> None:
     assert refused(tmp_path, wrong) == "limits.sessions_per_key must be a whole number, more than 0, not 0"
 
 
+def test_an_older_file_forgets_in_days(tmp_path: Path) -> None:
+    """Files of version 0.2 and before lack the section `memory`."""
+    path = tmp_path / "network_config.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in GOOD.items() if key != "memory"}))
+    assert load_network_config(path, {}).memory == Forgetting("days", 30.0)
+    wrong = yaml.safe_dump(GOOD).replace("forgetting: passes", "forgetting: hours")
+    assert refused(tmp_path, wrong) == "memory.forgetting must be days or passes, not 'hours'"
+
+
 def test_a_good_file_is_typed(tmp_path: Path) -> None:
     """Hosts, agents, ports, and limits come out as frozen values."""
     path = tmp_path / "network_config.yaml"
@@ -86,6 +96,7 @@ def test_a_good_file_is_typed(tmp_path: Path) -> None:
     assert config.agent("UnifiedMemoryReasoningAgent").events_port is None
     assert config.limits == Limits(4_194_304, 5.0, 15.5, 600.0, 100_000, 365, 2.5, 64)
     assert config.recall == Recall(0.7, 0.1, 1.0, 0.0, 30.0)
+    assert config.memory == Forgetting("passes", 45.0)
     assert config.source == str(path)
 
 
@@ -97,7 +108,9 @@ def test_the_file_of_the_repository_is_good() -> None:
 
 
 @pytest.mark.parametrize(
-    "place", [place for place, _ in places(GOOD) if place[:-1] not in {("agents",), ("grants",)}], ids=".".join
+    "place",
+    [place for place, _ in places(GOOD) if place[:-1] not in {("agents",), ("grants",)} and place != ("memory",)],
+    ids=".".join,
 )
 def test_every_missing_key_is_named(tmp_path: Path, place: Place) -> None:
     """Each key of the file is needed; where one is left out, its path and its name are in the message."""
@@ -129,7 +142,7 @@ SECONDS = ("heartbeat_s", "registration_ttl_s", "stored_replies_s", "metrics_int
 FITTING = {
     ("key", ""),
     ("key", "x y"),
-    *((name, 1.5) for name in (*SECONDS, "recency_half_life_days")),
+    *((name, 1.5) for name in (*SECONDS, "recency_half_life_days", "memory_half_life_days")),
     *((name, 0) for name in ("importance", "recency", "strength")),
 }
 MISFITS = [

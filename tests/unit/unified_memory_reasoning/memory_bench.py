@@ -9,7 +9,7 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
 from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION as INTERACTIONS
-from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
+from twinhost.unified_memory_reasoning.conversations.interactions import OCCURRED_MIGRATION, Interactions
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
@@ -20,7 +20,7 @@ ANN = Caller("Ann", "pc2", frozenset({"agent"}), "SHA256:of-ann")
 class ContextBench(Bench):
     """The actions on interactions, their store, and the quarantine."""
 
-    MIGRATIONS = (QUARANTINE, INTERACTIONS)
+    MIGRATIONS = (QUARANTINE, INTERACTIONS, OCCURRED_MIGRATION)
 
     def make(self) -> Iterable[Action[Any]]:
         self.interactions = Interactions(self.database)

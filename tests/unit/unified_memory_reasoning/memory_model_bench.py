@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.configuration import SHIPPED_RECALL
 from tests.unit.unified_memory_reasoning.bench import EVERYTHING, Bench
 from twinhost.agent.dialects import commands
 from twinhost.agent.health import HealthActions, Ping
@@ -15,17 +16,23 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Inbound
 from twinhost.unified_memory_reasoning import coordination as conflicts_module
+from twinhost.unified_memory_reasoning import moments as moments_module
 from twinhost.unified_memory_reasoning.__main__ import COMMANDS
+from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.coordination import MIGRATION as CONFLICTS_MIGRATION
 from twinhost.unified_memory_reasoning.coordination import MOST as MOST_CLAIMS
 from twinhost.unified_memory_reasoning.coordination import MOST_OF_A_HOLDER, ConflictActions, Conflicts
 from twinhost.unified_memory_reasoning.memories import actions as actions_module
-from twinhost.unified_memory_reasoning.memories import memories as upkeep_module
+from twinhost.unified_memory_reasoning.memories import audit as audit_module
+from twinhost.unified_memory_reasoning.memories import upkeep as upkeep_module
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
-from twinhost.unified_memory_reasoning.memories.rows import MIGRATION, MOST, MOST_OF_A_WRITER
+from twinhost.unified_memory_reasoning.memories.model import Fading
+from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, MIGRATION, MOST, MOST_OF_A_WRITER
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.search import actions as search_module
+from twinhost.unified_memory_reasoning.search import index as search_index
 
 ANA = Caller("Ana", "pc2", frozenset({"agent"}), "SHA256:of-ana")
 BEN = Caller("Ben", "pc2", frozenset({"agent"}), "SHA256:of-ben")
@@ -58,25 +65,27 @@ class MemoryBench(Bench):
     """Memories and claims, and their older dialect."""
 
     CALLER = ANA
-    MIGRATIONS = (QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION)
+    MIGRATIONS: Sequence[str] = (QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION, DETAILS_MIGRATION)
 
     def __init__(
         self,
         path: Path,
         clock: Clock,
         *,
+        half_life_days: float | None = None,  # None: by passes
         most: int = MOST,
         most_of_a_writer: int = MOST_OF_A_WRITER,
         most_claims: int = MOST_CLAIMS,
         most_of_a_holder: int = MOST_OF_A_HOLDER,
     ) -> None:
         self.clock = clock
+        self.fading = Fading(half_life_days)
         self._most, self._most_of_a_writer = most, most_of_a_writer
         self._most_claims, self._most_of_a_holder = most_claims, most_of_a_holder
         super().__init__(path)
 
     def make(self) -> Iterable[Action[Any]]:
-        self.memories = Memories(self.database, most=self._most, most_of_a_writer=self._most_of_a_writer)
+        self.memories = Memories(self.database, self.fading, most=self._most, most_of_a_writer=self._most_of_a_writer)
         self.conflicts = Conflicts(self.database, most=self._most_claims, most_of_a_holder=self._most_of_a_holder)
         self.quarantine = Quarantine(self.database)
         return [
@@ -140,9 +149,34 @@ class MemoryBench(Bench):
             self.memories.upkeep.on_tick()
 
 
+class SearchedBench(MemoryBench):
+    """Memories that `search_memory` finds, without interactions."""
+
+    MIGRATIONS = (
+        *MemoryBench.MIGRATIONS,
+        *(interactions.MIGRATION, interactions.OCCURRED_MIGRATION),
+        *(search_index.MIGRATION, search_index.FORMAT_MIGRATION),
+    )
+
+    def make(self) -> Iterable[Action[Any]]:
+        memories = list(super().make())
+        search = search_module.Search(self.database, SHIPPED_RECALL, fading=self.fading)
+        return [
+            *memories,
+            *search_module.SearchActions(search, self._max_bytes, self.memories.upkeep.note).actions(),
+        ]
+
+    def search(self, query: str) -> list[dict[str, Any]]:
+        """Return what a search finds, best first."""
+        reply = self.ask("search_memory", query=query)
+        assert reply["status"] == "ok", reply
+        results: list[dict[str, Any]] = reply["results"]
+        return results
+
+
 def setable_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return real time that a test can let pass, as the stores see it."""
     clock = Clock()
-    for module in (upkeep_module, actions_module, conflicts_module):
+    for module in (upkeep_module, actions_module, conflicts_module, audit_module, moments_module, search_module):
         monkeypatch.setattr(module, "time", clock)
     return clock

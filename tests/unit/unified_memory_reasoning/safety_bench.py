@@ -30,6 +30,7 @@ MIGRATIONS = [
     twins.MIGRATION,
     quarantine.MIGRATION,
     interactions.MIGRATION,
+    interactions.OCCURRED_MIGRATION,
     error_patterns.MIGRATION,
     error_patterns.CASE_MIGRATION,
     twins.BY_WRITER_MIGRATION,

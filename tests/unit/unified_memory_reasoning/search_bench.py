@@ -19,7 +19,10 @@ from twinhost.unified_memory_reasoning.search import index as search_index
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
 
 WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)
-STORES = [quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION]
+STORES = [
+    *(quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION),
+    *(interactions.OCCURRED_MIGRATION, memory_rows.DETAILS_MIGRATION),
+]
 INDEX = [search_index.MIGRATION, search_index.FORMAT_MIGRATION]
 DAY_S = 86_400.0
 

@@ -16,13 +16,11 @@ from twinhost.store.damage import DAMAGED, find_damage, quarantined
 from twinhost.store.database import Database
 from twinhost.store.files import part
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.unified_memory_reasoning.__main__ import LATER_MIGRATIONS, MIGRATIONS, NAME, REBUILDS
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, REBUILDS
+from twinhost.unified_memory_reasoning.search.index import FORMAT_MIGRATION
 
-ALL = [REPLY_LOG_SCHEMA, *MIGRATIONS]
-BEFORE = ALL[: -len(LATER_MIGRATIONS)]  # as a version made them in which the defect was
-UNDO_LATER = (  # the later migrations after the first
-    "ALTER TABLE error_patterns DROP COLUMN ignores_case;DROP TABLE twin_changes;"
-)
+BEFORE = [each for each in MIGRATIONS if each != FORMAT_MIGRATION]  # as a version with the defect made them
+AFTER = [*BEFORE, FORMAT_MIGRATION]
 NOTES = 12  # each a session of its own
 REMOVED = range(6, 12)
 
@@ -36,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 def started(path: Path) -> Assembled:
     """Return the agent after a start on what is there."""
     prepare(path, REBUILDS)
-    return assembled(path.parent.parent)
+    return assembled(path.parent.parent, migrations=AFTER)
 
 
 def fill(agent: Assembled) -> None:
@@ -79,17 +77,9 @@ def remove(agent: Assembled, path: Path, numbers: Iterable[int] = REMOVED) -> No
 
 def of_before(path: Path) -> None:
     """Make the agent's database in the state in which the defect left it, after some removals."""
-    with closing(Database(path, BEFORE)):
-        pass
-    with closing(sqlite3.connect(path)) as connection:  # so that the agent of today does not bring it up to date
-        connection.executescript("".join(LATER_MIGRATIONS[1:]))  # which the agent of today needs
-        connection.execute(f"PRAGMA user_version = {len(ALL)}")
-    with assembled(path.parent.parent) as agent:
+    with assembled(path.parent.parent, migrations=BEFORE) as agent:
         fill(agent)
         remove(agent, path)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(UNDO_LATER)
-        connection.execute(f"PRAGMA user_version = {len(BEFORE)}")
 
 
 def break_index(path: Path) -> None:
@@ -119,14 +109,14 @@ def test_an_older_index_is_recorded_in_the_newer_format(path: Path) -> None:
     """It may hold rows of both, by the defect: with that they are what it says it has, and none is rewritten."""
     of_before(path)
     assert find_damage(path) == "malformed inverted index for FTS5 table main.recall_words"
-    with assembled(path.parent.parent) as agent:
+    with assembled(path.parent.parent, migrations=AFTER) as agent:
         assert format_of(agent.database) == 5
         require_everything(agent, *REMOVED)
     assert find_damage(path) is None
 
 
 def test_an_older_index_without_deletes_is_migrated_too(path: Path) -> None:
-    with closing(Database(path, BEFORE)) as database:
+    with closing(Database(path, [REPLY_LOG_SCHEMA, *BEFORE])) as database:
         assert format_of(database) == 4
     with started(path) as agent:
         assert format_of(agent.database) == 5
@@ -159,11 +149,11 @@ def test_a_forgotten_memory_is_in_no_rebuilt_index(path: Path) -> None:
     """The rebuilt one holds what the triggers would have left in it."""
     with started(path) as agent:
         fill(agent)
-        agent.database.execute("UPDATE memories SET forgotten = 1 WHERE id = 'm4'")
+        agent.database.execute("UPDATE memories SET forgotten = 1, strength = 0.05 WHERE id = 'm4'")
     break_index(path)
     with started(path) as agent:
         assert ids(agent, "lamp") == {f"m{number}" for number in range(NOTES) if number != 4}
-        agent.database.execute("UPDATE memories SET forgotten = 0 WHERE id = 'm4'")
+        agent.database.execute("UPDATE memories SET forgotten = 0, strength = 1 WHERE id = 'm4'")
         require_everything(agent)
 
 
@@ -193,7 +183,10 @@ def test_a_backup_is_not_refused_for_its_index_alone(path: Path) -> None:
     copy = copy_database(path, part(path, STAGED))
     assert copy.rows["interactions"] == NOTES
     path.unlink()
-    assert check_copy(part(path, STAGED), ALL, digest_of(part(path, STAGED)))["interactions"] == NOTES
+    assert (
+        check_copy(part(path, STAGED), [REPLY_LOG_SCHEMA, *AFTER], digest_of(part(path, STAGED)))["interactions"]
+        == NOTES
+    )
     with started(path) as agent:
         require_everything(agent)
     assert quarantined(path, DAMAGED) == quarantined(part(path, STAGED), DAMAGED) == []

@@ -13,7 +13,7 @@ from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, Conte
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts
 from twinhost.unified_memory_reasoning.conversations.contexts import Item, window_of
-from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION, Interactions
+from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION, OCCURRED_MIGRATION, Interactions
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE
 
 STEPS = st.lists(
@@ -88,7 +88,7 @@ def test_tiers_and_counters_follow_every_change(
         from twinhost.unified_memory_reasoning.conversations import interactions
 
         patch.setattr(interactions, "_RANK_AGAIN", interactions._RANK_AGAIN.replace(interactions._TIER_OF_PLACE, rank))
-        database = Database(tmp_path_factory.mktemp("db") / "db", [QUARANTINE, MIGRATION])
+        database = Database(tmp_path_factory.mktemp("db") / "db", [QUARANTINE, MIGRATION, OCCURRED_MIGRATION])
         store = Interactions(database)
         for what, session_id, speaker, content, number in steps:
             try:
@@ -335,3 +335,50 @@ def test_clearing_a_speaker_leaves_the_others_as_if_alone(bench: ContextBench) -
     assert bench.context(speaker="bob")["text"] == ""
     rows = session(bench.database)
     assert bench.interactions._contexts.window("s", "") == window_of(Item(row[0], row[2]) for row in reversed(rows))
+
+
+def test_an_interaction_is_as_old_as_when_it_was_said(bench: ContextBench) -> None:
+    """A context orders by that time; when it was stored stays apart. What is not given is now."""
+    bench.say("second", occurred_at="2026-05-02T00:00:00+00:00")
+    bench.say("first", occurred_at="2026-05-01T08:00:00+08:00")
+    bench.say("third")
+    assert bench.context()["text"].splitlines() == [f"[user_query]: {each}" for each in ("third", "second", "first")]
+    third, first, second = bench.interactions.written_by(SDT.name, None, 9)
+    assert first["occurred_at"] == "2026-05-01T00:00:00.000+00:00" < first["created"]
+    assert ("occurred_at" in third, second["occurred_at"][:10]) == (False, "2026-05-02")
+    bench.say("old", session_id="t", occurred_at="2026-05-01T00:00:00Z")
+    assert bench.context(session_id="t")["last_updated"] == "2026-05-01T00:00:00.000+00:00"
+    bench.say("gone", session_id="t", speaker="Ann")
+    bench.ask("clear_context", session_id="t", speaker="Ann")
+    assert bench.context(session_id="t")["last_updated"] == "2026-05-01T00:00:00.000+00:00"
+
+
+@pytest.mark.parametrize(
+    ("occurred_at", "sentence"),
+    [
+        ("yesterday", "ISO-8601 with an offset"),
+        ("2026-05-01T00:00:00", "with an offset"),
+        ("2026-05-01T00:00:00-99:00", "ISO-8601"),
+        ("0001-01-01T00:00:00+00:00", "since 1970"),
+        ("9999-01-01T00:00:00Z", "more than 60 s ahead of this host's clock"),
+        (5, "at `$.occurred_at`"),
+    ],
+)
+def test_a_time_that_can_not_be_is_refused(bench: ContextBench, occurred_at: object, sentence: str) -> None:
+    reply = bench.say("x", occurred_at=occurred_at)
+    assert (reply["code"], sentence in reply["error"]) == ("malformed_request", True), reply
+    assert bench.rows("interactions") == 0
+
+
+def test_an_older_database_gains_the_time(tmp_path: Path) -> None:
+    """Rows of the version before have occurred when they were stored."""
+    database = Database(tmp_path / "db", [QUARANTINE, MIGRATION])
+    database.execute(
+        "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, tier, "
+        "written_by) VALUES ('s', '', 'code', 'x', x'7b7d', 0.5, 1.0, 5.0, 0, 'A')"
+    )
+    database.close()
+    database = Database(tmp_path / "db", [QUARANTINE, MIGRATION, OCCURRED_MIGRATION])
+    (utterance,) = Interactions(database).visible([1])
+    assert utterance.at == 5.0
+    database.close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import MemoryBench, setable_clock
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.unified_memory_reasoning.memories import memories as upkeep_module
+from twinhost.unified_memory_reasoning.memories import upkeep as upkeep_module
 from twinhost.unified_memory_reasoning.memories.model import (
     IDLE_S,
     PASS_EVERY_S,

@@ -68,7 +68,6 @@ def test_the_newer_access_and_the_greater_strength_win(one: Memory, other: Memor
     merged = merge(one, other)
     assert merged.last_accessed == max(one.last_accessed, other.last_accessed)
     assert merged.strength == max(one.strength, other.strength)
-    assert merged.forgotten == (merged.strength < 0.1)
     assert merged.created == min(one.created, other.created)
     assert merged.revised == max(one.revised, other.revised)
     if one.revised != other.revised:

@@ -69,12 +69,13 @@ def test_of_two_that_score_alike_the_newer_comes_first(bench: SearchBench) -> No
     assert bench.ids("gateway") == [newest, middle, oldest]
 
 
-def test_a_memory_is_as_recent_as_its_last_access(bench: SearchBench) -> None:
+def test_an_access_makes_no_memory_more_recent(bench: SearchBench) -> None:
+    """A result is an access, and what was found once would come first from then on."""
     bench.memory("used", "gateway", age_days=90)
-    bench.memory("old", "gateway", age_days=89)
+    bench.memory("newer", "gateway", age_days=89)
     bench.database.execute("UPDATE memories SET last_accessed = last_accessed + 90 * 86400 WHERE id = 'used'")
     bench.weigh(replace(WORDS_ALONE, recency=1.0))
-    assert bench.ids("gateway") == ["used", "old"]
+    assert bench.ids("gateway") == ["newer", "used"]
 
 
 def test_a_quarantined_callers_texts_are_not_found(bench: SearchBench) -> None:
@@ -158,8 +159,9 @@ def test_what_is_deleted_leaves_the_file(bench: SearchBench) -> None:
 
 def test_rows_that_were_there_before_the_index_are_found(tmp_path: Path) -> None:
     database = Database(tmp_path / "db", STORES)
+    columns = "id, session_id, speaker, type, content, metadata, importance, strength, created, tier, written_by"
     database.execute(
-        "INSERT INTO interactions VALUES (7, 's', '', 'code', 'gateway', x'7b7d', 0.5, 1.0, 0, 0, 'A'), "
+        f"INSERT INTO interactions ({columns}) VALUES (7, 's', '', 'code', 'gateway', x'7b7d', 0.5, 1.0, 0, 0, 'A'), "
         "(8, 's', '', 'code', 'talk', x'7b7d', 0.5, 1.0, 0, 0, 'A')"
     )
     database.close()

@@ -13,6 +13,7 @@ from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance, text_of
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions, Kind
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
+from twinhost.unified_memory_reasoning.moments import MOMENT, past_moment
 
 MAX_CONTENT_BYTES = 65_536  # in UTF-8
 MAX_METADATA_BYTES = 16_384  # of JSON
@@ -25,13 +26,17 @@ TOKENS = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 
 
 class AddInteraction(Request, tag="add_interaction"):
-    """Store something that was said in a session; `content` has at most 64 KiB, `metadata` 16 KiB of JSON."""
+    """Store something that was said in a session; `content` has at most 64 KiB, `metadata` 16 KiB of JSON.
+
+    `occurred_at` is when it was said, if that is not now.
+    """
 
     session_id: NAME
     interaction_type: Kind
     content: CONTENT
     speaker: SPEAKER | None = None
     metadata: dict[str, Any] | None = None
+    occurred_at: MOMENT | None = None
 
     def __post_init__(self) -> None:
         size = len(self.content.encode())
@@ -87,7 +92,7 @@ class WindowDocument(TypedDict):
 
 
 class ContextDocument(SummaryDocument):
-    """The context of a session; `last_updated` (ISO-8601) is null if nothing was said.
+    """The context of a session; `last_updated` (ISO-8601), when the newest was said, is null if nothing was.
 
     `stored` counts the session's interactions, `dropped` those that are not in `text`; `dropped_ids` names the newest
     of these, `cut_ids` those that are shortened.
@@ -141,6 +146,7 @@ class ContextActions(Feature):
             caller.name,
             speaker=request.speaker or "",
             metadata=request.metadata,
+            occurred_at=None if request.occurred_at is None else past_moment(request.occurred_at, "$.occurred_at"),
         )
         return {
             "status": SUCCESS,

@@ -40,7 +40,8 @@ class Utterance(msgspec.Struct, frozen=True):
     """One interaction, as far as texts and summaries need it.
 
     `kind` is code, user_query, system_response or error; `speaker` is empty if none was given; `importance` is 0 to 1.
-    `previous` is the end of what another speaker said just before, where it matters.
+    `previous` is the end of what another speaker said just before, where it matters. `at` is when it was said, in
+    seconds since the epoch.
     """
 
     id: int
@@ -49,6 +50,7 @@ class Utterance(msgspec.Struct, frozen=True):
     content: str
     importance: float
     previous: str = ""
+    at: float = 0.0
 
     def after(self, before: "Utterance | None") -> "Utterance":
         """Return it with the end of the interaction before it, if that is another speaker's."""

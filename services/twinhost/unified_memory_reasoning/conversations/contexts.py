@@ -256,8 +256,8 @@ _RECOUNT = (
     "INSERT INTO context_sessions SELECT session_id, count(*), coalesce(min(id) FILTER (WHERE tier = 0), 0), "
     "coalesce(min(id) FILTER (WHERE tier = 1), 0), coalesce(min(id) FILTER (WHERE tier = 2), 0) "
     "FROM interactions WHERE session_id = ? GROUP BY session_id",
-    "INSERT INTO context_writers SELECT session_id, written_by, count(*), max(created) FROM interactions "
-    "WHERE session_id = ? GROUP BY written_by",
+    "INSERT INTO context_writers SELECT session_id, written_by, count(*), max(coalesce(occurred_at, created)) "
+    "FROM interactions WHERE session_id = ? GROUP BY written_by",
     "INSERT INTO context_speakers SELECT session_id, speaker, written_by, count(*) FROM interactions "
     "WHERE session_id = ? AND speaker <> '' GROUP BY speaker, written_by",
 )
@@ -305,7 +305,7 @@ class SessionCounts:
             number: its id.
             speaker: empty if none was given; then it counts for the session only.
             written_by: the caller.
-            created: seconds since the epoch.
+            created: when it was said, in seconds since the epoch.
             next_after: returns the id of the session's next interaction after an id.
         """
         self._database.execute(

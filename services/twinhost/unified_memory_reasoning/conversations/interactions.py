@@ -52,6 +52,7 @@ class WrittenInteraction(WrittenRow):
     importance: float
     strength: float
     created: str
+    occurred_at: NotRequired[str]
     tier: int
     written_by: str
 
@@ -96,10 +97,11 @@ CREATE TABLE interactions (
 CREATE INDEX interactions_by_session ON interactions (session_id, id, importance, speaker, written_by);
 CREATE INDEX interactions_by_writer ON interactions (written_by, id);
 {contexts.MIGRATION}"""
+OCCURRED_MIGRATION = "ALTER TABLE interactions ADD COLUMN occurred_at REAL"  # null: when it was stored
 REBUILT_FROM = UP_TO_TIER[-1]  # rows from which a window is rebuilt
 MOST_NEWEST = 256  # interactions among which a context names those that its text leaves out
 
-_UTTERANCE = "id, type AS kind, speaker, content, importance"
+_UTTERANCE = "id, type AS kind, speaker, content, importance, coalesce(occurred_at, created) AS at"
 _VISIBLE = f"SELECT {_UTTERANCE} FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _PREVIOUS = (
     f"SELECT id, type AS kind, speaker, substr(content, -{PREVIOUS_CHARACTERS}) AS content, importance "  # noqa: S608
@@ -107,7 +109,7 @@ _PREVIOUS = (
 )
 _WRITTEN = (
     "SELECT id AS number, id, session_id, speaker, type AS kind, content, metadata, importance, strength, created, "
-    "tier, written_by FROM interactions WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+    "occurred_at, tier, written_by FROM interactions WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
 )
 _ITEMS = (
     "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "  # noqa: S608
@@ -138,8 +140,20 @@ _RANK_AGAIN = (
 )
 
 
+def _written(**columns: Any) -> WrittenInteraction:
+    if columns["occurred_at"] is None:
+        del columns["occurred_at"]
+    written: WrittenInteraction = columns  # type: ignore[assignment]  # the query has its fields
+    return written
+
+
 def _aged(tier: int, written_by: str, **utterance: Any) -> Aged:
     return Utterance(**utterance), tier, written_by
+
+
+def _in_order(utterances: list[Utterance]) -> list[Utterance]:
+    """Return utterances by importance, then by when they were said, the newest first."""
+    return sorted(utterances, key=lambda each: (-each.importance, -each.at, -each.id))
 
 
 class Interactions:
@@ -163,6 +177,7 @@ class Interactions:
         metadata: dict[str, Any] | None = None,
         importance: float | None = None,
         created: float | None = None,
+        occurred_at: float | None = None,
     ) -> Added:
         """Store an interaction, inside a transaction.
 
@@ -174,19 +189,24 @@ class Interactions:
             speaker: empty if there is none.
             metadata: any JSON object.
             importance: 0 to 1; computed from the content if omitted.
-            created: seconds since the epoch; now if omitted.
+            created: when it is stored, in seconds since the epoch; now if omitted.
+            occurred_at: when it happened or was said; when it is stored if omitted.
         """
         weight = importance_of(content) if importance is None else importance
         now = time.time() if created is None else created
+        at = now if occurred_at is None else occurred_at
         number = self._database.value(
             "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "
-            "tier, written_by) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, 0, ?) RETURNING id",
-            (session_id, speaker, kind, content, self._encoder.encode(metadata or {}), weight, now, written_by),
+            "occurred_at, tier, written_by) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, ?, 0, ?) RETURNING id",
+            (
+                *(session_id, speaker, kind, content, self._encoder.encode(metadata or {}), weight),
+                *(now, occurred_at, written_by),
+            ),
         )
-        utterance = Utterance(number, kind, speaker, content, weight).after(self._previous(session_id, number))
+        utterance = Utterance(number, kind, speaker, content, weight, at=at).after(self._previous(session_id, number))
         places = self._contexts.add(session_id, utterance)
         moves = self._counts.add(
-            session_id, number, speaker, written_by, now, lambda known: self._next_after(session_id, known)
+            session_id, number, speaker, written_by, at, lambda known: self._next_after(session_id, known)
         )
         self._contexts.fold(session_id, [(utterance, 0, written_by), *(self._move(move) for move in moves)])
         return Added(number, weight, places)
@@ -203,8 +223,8 @@ class Interactions:
         recent = in_order(self._newest(session_id, speaker, TIERS[0]))
         return Context(
             summary=summary if speaker is None else summary.only(speaker),
-            items=self.visible(in_window),
-            further=self.visible([item.id for item in recent if item.id not in in_window]),
+            items=_in_order(self.visible(in_window)),
+            further=_in_order(self.visible([item.id for item in recent if item.id not in in_window])),
             window_size=window.size,
             stored=counted.count,
             in_view=counted.count if speaker is None else self._counts.visible_of(session_id, speaker),
@@ -220,7 +240,7 @@ class Interactions:
 
     def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenInteraction]:
         """Return what a caller wrote, quarantined or not, newest first."""
-        return rows_written_by(self._database, WrittenInteraction, _WRITTEN, name, before, limit)
+        return rows_written_by(self._database, _written, _WRITTEN, name, before, limit)
 
     def clear(self, session_id: str, speaker: str | None = None) -> int:
         """Remove a session, or what one speaker said in it, and return how many rows; quarantined writers' rows stay.

@@ -2,8 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -11,16 +12,20 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.unified_memory_reasoning import SUCCESS
+from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.memories.memories import Changes, Memories, Merged
 from twinhost.unified_memory_reasoning.memories.messages import (
     DeleteMemory,
     GetMemory,
+    HistoryFound,
     MemoriesFound,
     MemoriesMerged,
+    MemoryAuditDocument,
+    MemoryAuditRequest,
     MemoryDeleted,
     MemoryDocument,
     MemoryFound,
+    MemoryHistory,
     MemoryReinforced,
     MemoryStatus,
     MemoryStatusDocument,
@@ -32,10 +37,13 @@ from twinhost.unified_memory_reasoning.memories.messages import (
     SyncedMemory,
     SyncMemories,
 )
-from twinhost.unified_memory_reasoning.memories.model import Kept, Memory
+from twinhost.unified_memory_reasoning.memories.model import Details, Fading, Kept, Memory
 from twinhost.unified_memory_reasoning.memories.recall import Selection
+from twinhost.unified_memory_reasoning.memories.validity import NO_END, End
+from twinhost.unified_memory_reasoning.moments import moment, past_moment
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
+_MAX_TIME = 1e11  # of what may be in the future, in seconds since the epoch
 MAX_AHEAD_S = 300.0  # of this host's clock: a record from the future would replace every later one
 
 
@@ -53,20 +61,28 @@ class MemoryActions(Feature):
             keywords=_unique(request.keywords) if request.keywords is not None else None,
             source=request.source,
             strength=request.strength,
+            details=_given_details(request),
         )
-        entry, new = self._memories.put(request.name, changes, caller)
+        entry, new, conflicts = self._memories.put(request.name, changes, caller)
         return {
             "status": SUCCESS,
             "message": f"memory {entry.memory.id} {'stored' if new else 'updated'}",
             "memory_id": entry.memory.id,
             "new": new,
             "strength": entry.memory.strength,
+            "conflicts": conflicts,
         }
 
     @action()
     def get(self, request: GetMemory, _: Caller) -> MemoryFound:
-        (entry,) = self._memories.upkeep.access([self._memories.find(request.name)])
-        return {"status": SUCCESS, "memory_id": entry.memory.id, "memory": document(entry)}
+        if request.key is None and request.as_of is None:
+            found = self._memories.find(request.name)
+        else:
+            then = time.time() if request.as_of is None else moment(request.as_of, "$.as_of")
+            key = self._memories.find(request.name).memory.details.key if request.key is None else request.key
+            found = self._memories.valid_at(key, request.name, then)
+        (entry,) = self._memories.upkeep.access([found])
+        return {"status": SUCCESS, "memory_id": entry.memory.id, "memory": self._document(entry)}
 
     @action()
     def query(self, request: QueryMemory, _: Caller) -> MemoriesFound:
@@ -78,6 +94,8 @@ class MemoryActions(Feature):
                 ids=ids or None,
                 keywords=request.keywords,
                 source=request.source,
+                key=request.key,
+                as_of=None if request.as_of is None else moment(request.as_of, "$.as_of"),
                 min_strength=request.min_strength,
                 include_forgotten=request.include_forgotten,
                 before=request.before,
@@ -88,21 +106,21 @@ class MemoryActions(Feature):
         entries = self._memories.upkeep.access(page.entries) if ids else page.entries
         return {
             "status": SUCCESS,
-            "memories": [document(entry) for entry in entries],
+            "memories": self._documents(entries),
             "count": len(entries),
             "more": page.more,
             "next_before": entries[-1].number if page.more else None,
         }
 
     @action(mutates=True)
-    def reinforce(self, request: ReinforceMemory, _: Caller) -> MemoryReinforced:
-        entry, recovered = self._memories.reinforce(request.name)
+    def reinforce(self, request: ReinforceMemory, caller: Caller) -> MemoryReinforced:
+        entry, recovered = self._memories.reinforce(request.name, caller, request.pin)
         return {
             "status": SUCCESS,
             "message": f"memory {entry.memory.id} {'recovered' if recovered else 'reinforced'}",
             "memory_id": entry.memory.id,
             "strength": entry.memory.strength,
-            "forgotten": entry.memory.forgotten,
+            "forgotten": self._memories.fading.forgotten(entry.memory, time.time()),
             "recovered": recovered,
         }
 
@@ -134,6 +152,22 @@ class MemoryActions(Feature):
         }
 
     @action()
+    def history(self, request: MemoryHistory, _: Caller) -> HistoryFound:
+        found = self._memories.history(request.key, request.name, request.limit + 1, request.skip)
+        memories, more = page_of(self._documents(found), request.limit, self._max_bytes)
+        return {
+            "status": SUCCESS,
+            "memories": memories,
+            "count": len(memories),
+            "more": more,
+            "next_skip": request.skip + len(memories) if more else None,
+        }
+
+    @action()
+    def audit(self, request: MemoryAuditRequest, _: Caller) -> MemoryAuditDocument:
+        return {"status": SUCCESS, **self._memories.audit.lists(request.limit)}
+
+    @action()
     def status(self, _: MemoryStatus, __: Caller) -> MemoryStatusDocument:
         counted, last = self._memories.recall.counted(), self._memories.upkeep.last_pass
         return {
@@ -158,11 +192,25 @@ class MemoryActions(Feature):
         page = self._memories.recall.changes(since, request.limit, self._max_bytes)
         return {
             "status": SUCCESS,
-            "memories": [document(entry) for entry in page.entries],
+            "memories": self._documents(page.entries),
             "count": len(page.entries),
             "more": page.more,
             "last_change": page.last_change,
         }
+
+    def _document(self, entry: Kept) -> MemoryDocument:
+        return self._documents([entry])[0]
+
+    def _documents(self, entries: Iterable[Kept]) -> list[MemoryDocument]:
+        """Return memories as a reply has them; `sync_memories` of another store accepts them unchanged."""
+        kept, now = list(entries), time.time()
+        ends = self._memories.validity.ends(each.number for each in kept if not each.memory.deleted)
+        return [
+            _document(
+                each, NO_END if each.memory.deleted else ends.get(each.number, NO_END), self._memories.fading, now
+            )
+            for each in kept
+        ]
 
     def _stored_now(self, merged: Sequence[Merged]) -> tuple[list[MemoryDocument], list[str]]:
         """Return the stored memories of a sync, as many as fit, and the ids of the others."""
@@ -173,7 +221,7 @@ class MemoryActions(Feature):
         for memory_id, each in last.items():
             if not each.visible:
                 continue
-            stored = document(each.kept)
+            stored = self._document(each.kept)
             size += len(msgspec.json.encode(stored))
             if size <= min(self._max_bytes, MAX_SYNC_REPLY_BYTES):
                 memories.append(stored)
@@ -182,40 +230,96 @@ class MemoryActions(Feature):
         return memories, left_out
 
 
-def document(entry: Kept) -> MemoryDocument:
-    """Return a memory as a reply has it; `sync_memories` of another store accepts it unchanged."""
-    memory = entry.memory
+def _document(entry: Kept, end: End, fading: Fading, now: float) -> MemoryDocument:
+    memory, details = entry.memory, entry.memory.details
+    strength = fading.strength(memory.strength, memory.last_accessed, now, pinned=details.pinned)
+    if strength != memory.strength:
+        strength = round(strength, 3)
     found: MemoryDocument = {
         "id": memory.id,
         "content": memory.content,
         "keywords": list(memory.keywords),
         "source": memory.source,
-        "strength": memory.strength,
+        "strength": strength,
         "created": iso_time(memory.created),
         "last_accessed": iso_time(memory.last_accessed),
-        "forgotten": memory.forgotten,
+        "forgotten": fading.forgotten(memory, now),
         "revised": iso_time(memory.revised),
         "written_by": entry.written_by,
     }
-    if memory.deleted:
-        found["deleted"] = True
+    shown: dict[str, Any] = {
+        "deleted": memory.deleted,
+        "occurred_at": _time(details.occurred_at),
+        "key": details.key,
+        "valid_from": _time(details.valid_from),
+        "valid_until": _time(end.valid_until),
+        "superseded_by": end.superseded_by,
+        "supersedes": list(details.supersedes),
+        "review_at": _time(details.review_at),
+        "pinned": details.pinned,
+    }
+    found |= {name: value for name, value in shown.items() if value}  # type: ignore[typeddict-item]  # its fields
+    if strength != memory.strength or end.valid_until != details.valid_until:
+        found["as_stored"] = {"strength": memory.strength, "valid_until": _time(details.valid_until)}
     return found
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else iso_time(seconds)
+
+
+def _given_details(request: StoreMemory) -> dict[str, Any]:
+    """Return the details that a request gives; what it leaves out stays as it is."""
+    given: dict[str, Any] = {}
+    if request.occurred_at is not None:
+        given["occurred_at"] = past_moment(request.occurred_at, "$.occurred_at")
+    for name in ("valid_from", "valid_until", "review_at"):
+        if (value := getattr(request, name)) is not None:
+            given[name] = moment(value, f"$.{name}")
+    if request.key is not None:
+        given["key"] = request.key
+    if request.supersedes is not None:
+        given["supersedes"] = _unique(request.supersedes)
+    if request.pin is not None:
+        given["pinned"] = request.pin
+    return given
 
 
 def _record(record: SyncedMemory, number: int, latest: float) -> Memory:
     where = f"$.memories[{number}]"
+
+    def seconds(name: str, value: str | float | None, most: float = latest) -> float | None:
+        return None if value is None else _seconds(value, f"{where}.{name}", most)
+
     accessed = _seconds(record.last_accessed, f"{where}.last_accessed", latest)
-    return Memory(
+    created, revised = seconds("created", record.created), seconds("revised", record.revised)
+    memory = Memory(
         id=record.id,
         content="" if record.deleted else record.content,
         keywords=() if record.deleted else _unique(record.keywords),
         source="" if record.deleted else record.source,
-        strength=record.strength,
-        created=accessed if record.created is None else _seconds(record.created, f"{where}.created", latest),
+        strength=record.strength if record.as_stored is None else record.as_stored.strength,
+        created=accessed if created is None else created,
         last_accessed=accessed,
-        revised=accessed if record.revised is None else _seconds(record.revised, f"{where}.revised", latest),
+        revised=accessed if revised is None else revised,
         deleted=record.deleted,
     )
+    if record.deleted:
+        return memory
+    until = record.valid_until if record.as_stored is None else record.as_stored.valid_until
+    details = Details(
+        key=record.key,
+        occurred_at=seconds("occurred_at", record.occurred_at),
+        valid_from=seconds("valid_from", record.valid_from, _MAX_TIME),
+        valid_until=seconds("valid_until", until, _MAX_TIME),
+        supersedes=_unique(record.supersedes),
+        review_at=seconds("review_at", record.review_at, _MAX_TIME),
+        pinned=record.pinned,
+    )
+    memory = msgspec.structs.replace(memory, details=details)
+    if details.valid_from is None and (details.key is not None or details.supersedes):
+        memory = msgspec.structs.replace(memory, details=msgspec.structs.replace(details, valid_from=memory.occurred))
+    return memory
 
 
 def _seconds(value: str | float, path: str, latest: float) -> float:

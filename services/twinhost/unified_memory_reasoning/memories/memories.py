@@ -4,153 +4,35 @@ A memory belongs to its writer: others may read and reinforce it; only its write
 it, also by a sync. `written_by` is the caller who stored the current body.
 """
 
-import itertools
-import time
 import uuid
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import NotFound, NotGranted
+from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.memories.audit import BriefMemory, MemoryAudit
 from twinhost.unified_memory_reasoning.memories.model import (
+    BY_DAYS,
     FIRST_STRENGTH,
-    PASS_EVERY_S,
+    Details,
+    Fading,
     Kept,
     Memory,
     deleted,
-    idle_since,
     merge,
-    next_pass_in_s,
     reinforced,
     same_body,
 )
 from twinhost.unified_memory_reasoning.memories.recall import MemoryRecall
-from twinhost.unified_memory_reasoning.memories.rows import (
-    MOST,
-    MOST_OF_A_WRITER,
-    DecayPass,
-    MemoryRows,
-    Place,
-)
+from twinhost.unified_memory_reasoning.memories.rows import MOST, MOST_OF_A_WRITER, MemoryRows
+from twinhost.unified_memory_reasoning.memories.upkeep import MemoryUpkeep, now_ms
+from twinhost.unified_memory_reasoning.memories.validity import Validity
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
-_WRITE_ACCESSES_EVERY_S = 5.0
-_RETRY_S = 1.0  # after a failed write
-_BATCH = 1_000  # memories that are written in one tick of the server: about 25 ms
-
-
-class _UnderWay(NamedTuple):
-    """A pass that is not finished; `next_at` (monotonic) is when the next one is due."""
-
-    done: DecayPass
-    next_at: float
-    idle_since: float
-    after: Place
-
-
-class MemoryUpkeep:
-    """The accesses that are not on disk yet, and the decay passes."""
-
-    def __init__(self, database: Database, rows: MemoryRows) -> None:
-        self._database = database
-        self._rows = rows
-        self._accessed: dict[str, float] = {}  # times by id
-        self._last_pass = rows.last_pass()
-        self._under_way: _UnderWay | None = None
-        clock = time.monotonic()
-        ran = self._last_pass.ran if self._last_pass is not None else None
-        self._decay_at = clock + next_pass_in_s(ran, time.time())
-        self._write_accesses_at = clock + _WRITE_ACCESSES_EVERY_S
-
-    @property
-    def last_pass(self) -> DecayPass | None:
-        """What the last decay pass did; None before the first."""
-        return self._last_pass
-
-    def access(self, entries: Iterable[Kept]) -> list[Kept]:
-        """Note that memories were accessed; return them with the new time."""
-        now = now_ms()
-        for each in entries:
-            self._accessed[each.memory.id] = max(now, each.memory.last_accessed)
-        return [self.fresh(each) for each in entries]
-
-    def fresh(self, entry: Kept) -> Kept:
-        """Return a row with its access that is not on disk yet."""
-        accessed = self._accessed.get(entry.memory.id)
-        if accessed is None or entry.memory.deleted or accessed <= entry.memory.last_accessed:
-            return entry
-        memory = msgspec.structs.replace(entry.memory, last_accessed=accessed)
-        return Kept(memory, entry.number, entry.written_by)
-
-    def on_tick(self) -> None:
-        """Write accesses and run a decay pass if they are due; on the thread that owns the database.
-
-        Raises:
-            StoreUnavailable: not on disk yet; the next call tries again.
-        """
-        self.decay_if_due()
-        if time.monotonic() >= self._write_accesses_at:
-            self.write_accesses()
-
-    def decay_if_due(self) -> None:
-        """Run a decay pass every 300 s: 1,000 memories in each call, so that no request waits for all.
-
-        Raises:
-            StoreUnavailable: these did not decay; the next call tries again.
-        """
-        clock = time.monotonic()
-        if clock < self._decay_at:
-            return
-        self._decay_at = clock + _RETRY_S
-        if self._under_way is None:
-            now = now_ms()
-            self._under_way = _UnderWay(DecayPass(now), clock + PASS_EVERY_S, idle_since(now), (-1.0, 0))
-        begun = self._under_way
-        with self._database.transaction():
-            part = self._rows.decay(begun.idle_since, begun.after, _BATCH, self._accessed)
-            done = DecayPass(begun.done.ran, begun.done.decayed + part.decayed, begun.done.forgotten + part.forgotten)
-            self._rows.note_pass(done)
-        self._last_pass = done
-        if part.end is None:
-            self._under_way, self._decay_at = None, begun.next_at
-        else:
-            self._under_way, self._decay_at = begun._replace(done=done, after=part.end), clock
-
-    def write_accesses(self) -> None:
-        """Write when memories were last accessed, 1,000 of them in each call.
-
-        Raises:
-            StoreUnavailable: not on disk yet; the next call tries again.
-        """
-        self._write_accesses_at = time.monotonic() + _RETRY_S
-        some = list(itertools.islice(self._accessed.items(), _BATCH))
-        if some:
-            with self._database.transaction():
-                self._rows.touch(some)
-            for memory_id, _ in some:
-                del self._accessed[memory_id]
-        self._write_accesses_at = time.monotonic() + (0.0 if self._accessed else _WRITE_ACCESSES_EVERY_S)
-
-    def on_stop(self) -> None:
-        """Write all accesses, before the database is closed.
-
-        Raises:
-            StoreUnavailable: the rest is lost.
-        """
-        while self._accessed:
-            self.write_accesses()
-
-
-def now_ms() -> float:
-    """Return seconds since the epoch in whole milliseconds, as on the wire."""
-    return round(time.time(), 3)
-
-
 _ONE_MS = 0.001  # times are whole milliseconds, as on the wire
-
 
 Outcome = Literal["added", "changed", "unchanged", "refused"]
 
@@ -162,6 +44,15 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     keywords: tuple[str, ...] | None = None
     source: str | None = None
     strength: float | None = None
+    details: dict[str, Any] = {}  # by name; only those that were given
+
+
+class Put(NamedTuple):
+    """A stored memory, whether it is new, and the memories that it contradicts."""
+
+    entry: Kept
+    new: bool
+    conflicts: list[BriefMemory]
 
 
 class Merged(msgspec.Struct, frozen=True):
@@ -175,21 +66,33 @@ class Merged(msgspec.Struct, frozen=True):
 class Memories:
     """Memories by id."""
 
-    def __init__(self, database: Database, *, most: int = MOST, most_of_a_writer: int = MOST_OF_A_WRITER) -> None:
+    def __init__(
+        self,
+        database: Database,
+        fading: Fading = BY_DAYS,
+        *,
+        most: int = MOST,
+        most_of_a_writer: int = MOST_OF_A_WRITER,
+    ) -> None:
+        self.fading = fading
+        self.validity = Validity(database)
+        self.audit = MemoryAudit(database, self.validity)
         self._quarantine = Quarantine(database)
-        self._rows = MemoryRows(database, most, most_of_a_writer)
-        self.upkeep = MemoryUpkeep(database, self._rows)
-        self.recall = MemoryRecall(database, self._rows, self.upkeep.fresh)
+        self._rows = MemoryRows(database, most, most_of_a_writer, lambda memory: fading.forgotten(memory, now_ms()))
+        self.upkeep = MemoryUpkeep(database, self._rows, fading, self.audit)
+        self.recall = MemoryRecall(database, self._rows, self.upkeep.fresh, fading)
+        self.upkeep.remember_by_rule()
 
     @property
     def count(self) -> int:
         """The number of memories, forgotten ones too; kept in memory, for any thread to read."""
         return self._rows.count
 
-    def put(self, memory_id: str | None, changes: Changes, caller: Caller) -> tuple[Kept, bool]:
-        """Store a memory, with a new id if none is given; return it, and whether it is new.
+    def put(self, memory_id: str | None, changes: Changes, caller: Caller) -> Put:
+        """Store a memory, with a new id if none is given.
 
         Raises:
+            MalformedRequest: it would end before it begins, or supersede itself.
             NotGranted: the memory belongs to another caller.
             LimitReached: there are too many memories, or too many of this writer.
         """
@@ -205,11 +108,12 @@ class Memories:
                 created=now,
                 last_accessed=now,
                 revised=_after(before, now),
+                details=self._details(Details(), changes.details, now),
             )
-            return self._write(memory, caller, before), True
+            return self._put(memory, caller, before, new=True)
         self._require_writer(before, caller)
         was = before.memory
-        kept_strength = FIRST_STRENGTH if was.forgotten else was.strength
+        kept_strength = FIRST_STRENGTH if self.fading.forgotten(was, now) else was.strength
         memory = msgspec.structs.replace(
             was,
             content=changes.content,
@@ -218,8 +122,9 @@ class Memories:
             strength=kept_strength if changes.strength is None else changes.strength,
             last_accessed=max(now, was.last_accessed),
             revised=_after(before, now),
+            details=self._details(was.details, changes.details, now),
         )
-        return self._write(memory, caller, before), False
+        return self._put(memory, caller, before, new=False)
 
     def find(self, memory_id: str) -> Kept:
         """Return a memory, also a forgotten one.
@@ -232,18 +137,47 @@ class Memories:
             raise NotFound(f"there is no memory {memory_id[:64]!r}; `store_memory` stores one")
         return found
 
-    def reinforce(self, memory_id: str) -> tuple[Kept, bool]:
-        """Make a memory stronger; return it, and whether it had been forgotten.
+    def valid_at(self, key: str | None, memory_id: str, moment: float) -> Kept:
+        """Return the value of a key, or of a memory's history, that was valid at a time; also a forgotten one.
+
+        Raises:
+            NotFound: there was none.
+        """
+        found = self._rows.read(self.validity.valid_at(key, memory_id, moment))
+        if found is None:
+            raise NotFound("the memory was deleted; `memory_history` lists what is left")
+        return self.upkeep.fresh(found)
+
+    def history(self, key: str | None, memory_id: str | None, limit: int, skip: int) -> list[Kept]:
+        """Return the values of a key, or the memories that supersede each other, in the order of their validity.
+
+        Raises:
+            NotFound: there are none.
+        """
+        if key is None:
+            key = self.find(memory_id or "").memory.details.key
+        numbers = self.validity.history(key, memory_id or "", limit, skip)
+        if not numbers and not skip:
+            raise NotFound(f"no value of the key {(key or '')[:64]!r} is stored; `store_memory` stores one")
+        return [self.upkeep.fresh(each) for each in map(self._rows.read, numbers) if each is not None]
+
+    def reinforce(self, memory_id: str, caller: Caller, pin: bool | None = None) -> tuple[Kept, bool]:
+        """Make a memory stronger, and pin or unpin it; return it, and whether it had been forgotten.
 
         Raises:
             NotFound: there is none, or its writer is quarantined.
+            NotGranted: it would be pinned or unpinned, and belongs to another caller.
         """
         before = self.find(memory_id)
-        was = before.memory
+        was, now = before.memory, now_ms()
         memory = msgspec.structs.replace(
-            was, strength=reinforced(was.strength), last_accessed=max(now_ms(), was.last_accessed)
+            was, strength=reinforced(was.strength), last_accessed=max(now, was.last_accessed)
         )
-        return self._rows.write(memory, before.written_by, before), was.forgotten
+        if pin is not None and pin != was.details.pinned:
+            self._require_writer(before, caller)
+            details = msgspec.structs.replace(was.details, pinned=pin)
+            memory = msgspec.structs.replace(memory, details=details, revised=_after(before, now))
+        return self._rows.write(memory, before.written_by, before), self.fading.forgotten(was, now)
 
     def remove(self, memory_id: str, caller: Caller) -> None:
         """Delete a memory; a tombstone without its body stays.
@@ -283,8 +217,32 @@ class Memories:
             return self._merged(self._write(merged, caller, before), "changed")
         return self._merged(self._rows.write(merged, before.written_by, before), "changed")
 
+    def _put(self, memory: Memory, caller: Caller, before: Kept | None, *, new: bool) -> Put:
+        details = memory.details
+        if details.valid_until is not None and details.valid_until <= memory.starts:
+            raise MalformedRequest("the memory would end before it begins; give a later time - at `$.valid_until`")
+        if memory.id in details.supersedes:
+            raise MalformedRequest("a memory can't supersede itself; name other memories - at `$.supersedes`")
+        entry = self._write(memory, caller, before)
+        return Put(entry, new, [] if self._hidden(entry) else self.audit.conflicts(entry.number, memory))
+
+    def _details(self, was: Details, given: dict[str, Any], now: float) -> Details:
+        """Return the details after a change; the value of a key, or what supersedes another, begins at some time."""
+        details = msgspec.structs.replace(was, **given)
+        begins = details.key != was.key or details.supersedes != was.supersedes
+        if "valid_from" in given or not begins:
+            return details
+        if details.occurred_at is None:
+            start = now if details.key is None else self.validity.free_start(details.key, now)
+        else:
+            start = details.occurred_at
+        return msgspec.structs.replace(details, valid_from=start)
+
     def _write(self, memory: Memory, caller: Caller, before: Kept | None) -> Kept:
-        return self._rows.write(memory, caller.name, before, of_an_operator=caller.operator)
+        entry = self._rows.write(memory, caller.name, before, of_an_operator=caller.operator)
+        if not memory.deleted:
+            self.audit.mark(entry.number, memory.details.key, memory.content)
+        return entry
 
     def _merged(self, entry: Kept, outcome: Outcome) -> Merged:
         return Merged(entry, outcome, not self._hidden(entry))

@@ -8,8 +8,10 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 import msgspec
 
 from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.unified_memory_reasoning.memories.audit import BriefMemory
 from twinhost.unified_memory_reasoning.memories.model import FIRST_STRENGTH, FORGOTTEN_UNDER, MOST_STRENGTH
 from twinhost.unified_memory_reasoning.memories.recall import StrengthDocument
+from twinhost.unified_memory_reasoning.moments import MOMENT
 
 MAX_CONTENT_CHARACTERS = 65_536
 MAX_KEYWORDS = 64
@@ -25,13 +27,17 @@ STRENGTH = Annotated[float, msgspec.Meta(ge=FORGOTTEN_UNDER, le=MOST_STRENGTH)]
 ANY_STRENGTH = Annotated[float, msgspec.Meta(ge=0, le=MOST_STRENGTH)]
 TIME = Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 NUMBER = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+KEY = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+SUPERSEDED = Annotated[list[NAME], msgspec.Meta(max_length=64)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
 
 
 class StoreMemory(Request, tag="store_memory"):
     """Store a memory, or update one: fields that are omitted stay as they are.
 
-    Without an `id` (or `memory_id`), it gets a new one.
+    Without an `id` (or `memory_id`), it gets a new one. `key` is what the fact is about, for all writers: a memory with
+    the same key and a later `valid_from` (by default `occurred_at`, or now) follows the present one, which stays in the
+    history. `supersedes` names memories that this one follows without a key. `pin` keeps it from being forgotten.
     """
 
     content: CONTENT
@@ -40,6 +46,13 @@ class StoreMemory(Request, tag="store_memory"):
     keywords: KEYWORDS | None = None
     source: SOURCE | None = None
     strength: STRENGTH | None = None
+    occurred_at: MOMENT | None = None
+    key: KEY | None = None
+    valid_from: MOMENT | None = None
+    valid_until: MOMENT | None = None
+    supersedes: SUPERSEDED | None = None
+    review_at: MOMENT | None = None
+    pin: bool | None = None
 
     def __post_init__(self) -> None:
         _require_one_name(self.memory_id, self.id)
@@ -63,16 +76,64 @@ class _OneMemory(Request):
         return self.memory_id or self.id or ""
 
 
-class GetMemory(_OneMemory, tag="get_memory"):
-    """Return one memory, also a forgotten one; this counts as an access."""
+class GetMemory(Request, tag="get_memory"):
+    """Return one memory, also a forgotten one; this counts as an access, unless it is forgotten.
+
+    With `key` it is the present value of the key. With `as_of` it is the value of the key, or of the history of the
+    named memory, that was valid at that time.
+    """
+
+    memory_id: MEMORY_ID | None = None
+    id: NAME | None = None
+    key: KEY | None = None
+    as_of: MOMENT | None = None
+
+    def __post_init__(self) -> None:
+        _require_id_or_key(self.memory_id, self.id, self.key)
+
+    @property
+    def name(self) -> str:
+        """The id, under either name."""
+        return self.memory_id or self.id or ""
+
+
+class MemoryHistory(Request, tag="memory_history"):
+    """List all values of a `key`, or the memories that supersede each other and the named one, in their order.
+
+    `skip` is the `next_skip` of the previous page. It is no access.
+    """
+
+    memory_id: NAME | None = None
+    id: NAME | None = None
+    key: Annotated[KEY, msgspec.Meta(examples=["rent of the box room"])] | None = None
+    limit: LIMIT = 100
+    skip: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+
+    def __post_init__(self) -> None:
+        _require_id_or_key(self.memory_id, self.id, self.key)
+
+    @property
+    def name(self) -> str | None:
+        """The id, under either name."""
+        return self.memory_id or self.id
+
+
+class MemoryAuditRequest(Request, tag="memory_audit"):
+    """List memories that contradict each other, are duplicates, were never read, have expired, or are due for a review.
+
+    Each list has at most `limit` entries.
+    """
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
 
 
 class QueryMemory(Request, tag="query_memory"):
     """List the memories that match every given field, newest first; one of `keywords` is enough, ignoring case.
 
-    Naming a memory by id counts as an access. `before` is the `next_before` of the previous page. `changed_since`,
-    combined with `limit` alone, lists everything that changed after that change, oldest change first, with forgotten
-    and deleted memories: the input of another store's `sync_memories`.
+    Naming a memory by id counts as an access. `as_of` selects what was valid at that time. `before` is the
+    `next_before` of the previous page. `changed_since`, combined with `limit` alone, lists everything that changed
+    after that change, oldest change first, with forgotten and deleted memories: the input of another store's
+    `sync_memories`.
     """
 
     memory_id: NAME | None = None
@@ -80,6 +141,8 @@ class QueryMemory(Request, tag="query_memory"):
     ids: IDS | None = None
     keywords: Annotated[KEYWORDS, msgspec.Meta(min_length=1)] | None = None
     source: SOURCE | None = None
+    key: KEY | None = None
+    as_of: MOMENT | None = None
     min_strength: ANY_STRENGTH | None = None
     include_forgotten: bool = False
     limit: LIMIT = 100
@@ -88,18 +151,30 @@ class QueryMemory(Request, tag="query_memory"):
 
 
 class ReinforceMemory(_OneMemory, tag="reinforce_memory"):
-    """Make a memory stronger by a fifth, at most 5; a forgotten one is recovered."""
+    """Make a memory stronger by a fifth, at most 5; a forgotten one is recovered.
+
+    `pin` true keeps it from being forgotten, false ends that; only its writer or an operator may set it.
+    """
+
+    pin: bool | None = None
 
 
 class DeleteMemory(_OneMemory, tag="delete_memory"):
     """Delete a memory of your own; an operator may delete any."""
 
 
+class StoredBefore(msgspec.Struct, kw_only=True):
+    """What another store has stored where its reply shows a computed value."""
+
+    strength: ANY_STRENGTH
+    valid_until: TIME | None = None
+
+
 class SyncedMemory(msgspec.Struct, kw_only=True):
     """A memory of another store, as `query_memory` returns it.
 
-    `created` and `revised` default to `last_accessed`. `forgotten` and `written_by` are ignored: they follow from the
-    strength and from the caller.
+    `created` and `revised` default to `last_accessed`. `forgotten`, `superseded_by` and `written_by` are ignored: they
+    follow from the other memories and from the caller. `as_stored`, if present, replaces `strength` and `valid_until`.
     """
 
     id: NAME
@@ -114,6 +189,14 @@ class SyncedMemory(msgspec.Struct, kw_only=True):
     )
     revised: TIME | None = None
     deleted: bool = False
+    occurred_at: TIME | None = None
+    key: KEY | None = None
+    valid_from: TIME | None = None
+    valid_until: TIME | None = None
+    supersedes: SUPERSEDED = []
+    review_at: TIME | None = None
+    pinned: bool = False
+    as_stored: StoredBefore | None = None
 
     def __post_init__(self) -> None:
         if not self.deleted and not self.content:
@@ -138,8 +221,25 @@ def _require_one_name(memory_id: str | None, other: str | None, *, needed: bool 
         raise ValueError("`memory_id` and `id` name different memories; leave one of them out - at `$.id`")
 
 
+def _require_id_or_key(memory_id: str | None, other: str | None, key: str | None) -> None:
+    _require_one_name(memory_id, other, needed=key is None)
+    if key is not None and (memory_id or other) is not None:
+        raise ValueError("`key` and an id name a memory twice; leave one of them out - at `$.key`")
+
+
+class AsStored(TypedDict):
+    """What is stored where the memory shows a computed value; for another store's `sync_memories`."""
+
+    strength: float
+    valid_until: str | None
+
+
 class MemoryDocument(TypedDict):
-    """A memory; a tombstone has `deleted` and an empty body."""
+    """A memory; a tombstone has `deleted` and an empty body.
+
+    `strength` is the present one. `valid_until` is when the memory ceases to be valid, and `superseded_by` the memory
+    that follows it. Fields without a value are absent, and so is `as_stored` if what is shown is what is stored.
+    """
 
     id: str
     content: str
@@ -152,16 +252,29 @@ class MemoryDocument(TypedDict):
     revised: str
     written_by: str
     deleted: NotRequired[Literal[True]]
+    occurred_at: NotRequired[str]
+    key: NotRequired[str]
+    valid_from: NotRequired[str]
+    valid_until: NotRequired[str]
+    superseded_by: NotRequired[str]
+    supersedes: NotRequired[list[str]]
+    review_at: NotRequired[str]
+    pinned: NotRequired[Literal[True]]
+    as_stored: NotRequired[AsStored]
 
 
 class MemoryStored(TypedDict):
-    """The memory's id, whether it is new, and its strength; `message` is for people."""
+    """The memory's id, whether it is new, and its strength; `message` is for people.
+
+    `conflicts` lists at most 10 memories that contradict it: neither has a key, and neither is superseded.
+    """
 
     status: Literal["ok"]
     message: str
     memory_id: str
     new: bool
     strength: float
+    conflicts: list[BriefMemory]
 
 
 class MemoryFound(TypedDict):
@@ -185,6 +298,32 @@ class MemoriesFound(TypedDict):
     more: bool
     next_before: NotRequired[int | None]
     last_change: NotRequired[int]
+
+
+class HistoryFound(TypedDict):
+    """The values in the order of their validity; `next_skip` is null on the last page."""
+
+    status: Literal["ok"]
+    memories: list[MemoryDocument]
+    count: int
+    more: bool
+    next_skip: int | None
+
+
+class MemoryAuditDocument(TypedDict):
+    """Memories to look at; `more` names the lists that have further entries.
+
+    `contradictory` has pairs and `duplicates` groups of memories with the same text, neither with a key. `never_read`
+    begins with the longest unread one; `expired` and `review_due` go by `valid_until` and `review_at`.
+    """
+
+    status: Literal["ok"]
+    contradictory: list[list[BriefMemory]]
+    duplicates: list[list[BriefMemory]]
+    never_read: list[BriefMemory]
+    expired: list[BriefMemory]
+    review_due: list[BriefMemory]
+    more: list[str]
 
 
 class MemoryReinforced(TypedDict):
@@ -226,7 +365,7 @@ class MemoriesMerged(MergeCounts):
 
 
 class DecayDocument(TypedDict):
-    """When a decay pass began, how many memories it weakened, and how many of these it forgot."""
+    """When a decay pass began, how many memories it weakened and forgot; by days it only forgets."""
 
     time: str
     decayed: int

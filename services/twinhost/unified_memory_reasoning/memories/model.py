@@ -1,15 +1,22 @@
-"""How a memory decays and how two versions of it merge: pure rules, without a clock or a store.
+"""How a memory fades and how two versions of it merge: pure rules, without a clock or a store.
 
-A decay pass runs every 300 s. It takes a tenth of the strength of each memory that nobody has accessed for 24 h. Under
-0.1 a memory is forgotten: queries skip it, it is still stored, and it decays no further. Reinforcing a memory makes it
-stronger by a fifth, up to 5, and always recovers a forgotten one.
+By days, a memory has its whole strength when it is accessed. From then on the strength halves every
+`half_life_days` x strength: it is computed from the time of the last access, and what is stored stays as it is. A pass
+every 300 s notes which memories are under 0.1.
 
-A missed pass is not run later, nor the rest of one that a crash interrupted: nobody could access anything while the
-agent was down.
+By passes, the rule of version 0.2, a pass every 300 s takes a tenth of the stored strength of each memory that nobody
+has accessed for 24 h. A missed pass is not run later, nor the rest of one that a crash interrupted: nobody could access
+anything while the agent was down.
+
+Under 0.1 a memory is forgotten: queries skip it, and it is still stored. Reinforcing a memory makes it stronger by a
+fifth, up to 5, and always recovers a forgotten one. A pinned memory never fades.
 """
+
+from typing import Any, NamedTuple
 
 import msgspec
 
+DAY_S = 86_400.0
 PASS_EVERY_S = 300.0
 IDLE_S = 86_400.0
 DECAY_FACTOR = 0.9
@@ -51,11 +58,27 @@ def next_pass_in_s(last: float | None, now: float) -> float:
     return min(PASS_EVERY_S, max(0.0, last + PASS_EVERY_S - now))
 
 
+class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The optional part of a memory's body; times in seconds since the epoch.
+
+    `occurred_at` is when it happened or was said. `valid_from` and `valid_until` are as its writer gave them: a later
+    value of the same `key`, or a memory that `supersedes` it, may end its validity earlier (see `validity`).
+    """
+
+    key: str | None = None
+    occurred_at: float | None = None
+    valid_from: float | None = None
+    valid_until: float | None = None
+    supersedes: tuple[str, ...] = ()
+    review_at: float | None = None
+    pinned: bool = False
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """One memory; times in seconds since the epoch.
 
-    `revised` is when its body was stored or deleted, `last_accessed` when it was stored, read by id, or reinforced. The
-    body of a deleted one is empty.
+    `revised` is when its body was stored or deleted, `last_accessed` when it was stored, found, read by id, or
+    reinforced. `strength` is that of the last access. The body of a deleted one is empty.
     """
 
     id: str
@@ -67,10 +90,65 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     last_accessed: float
     revised: float
     deleted: bool = False
+    details: Details = Details()
 
     @property
-    def forgotten(self) -> bool:
-        return forgotten(self.strength)
+    def occurred(self) -> float:
+        """When it happened; when it was stored, if nothing else was given."""
+        return self.created if self.details.occurred_at is None else self.details.occurred_at
+
+    @property
+    def starts(self) -> float:
+        """When it begins to be valid."""
+        return self.occurred if self.details.valid_from is None else self.details.valid_from
+
+
+class Idle(NamedTuple):
+    """A memory that is not forgotten, as a pass reads it."""
+
+    last_accessed: float
+    number: int
+    id: str
+    strength: float
+    pinned: bool
+
+
+class Fading(msgspec.Struct, frozen=True):
+    """The rule by which memories fade; `half_life_days` is None for the rule by passes."""
+
+    half_life_days: float | None
+
+    def strength(self, stored: float, last_accessed: float, now: float, *, pinned: bool = False) -> float:
+        """Return how strong a memory is now."""
+        if self.half_life_days is None or pinned or stored <= 0:
+            return stored
+        days = max(0.0, now - last_accessed) / DAY_S
+        return float(stored * 0.5 ** (days / self.half_life_days / stored))
+
+    def forgotten(self, memory: Memory, now: float) -> bool:
+        """Return whether a memory is forgotten now."""
+        idle = Idle(memory.last_accessed, 0, memory.id, memory.strength, memory.details.pinned)
+        return self.gone(idle, now)
+
+    def gone(self, idle: Idle, now: float) -> bool:
+        """Return whether a memory is forgotten now."""
+        return not idle.pinned and forgotten(self.strength(idle.strength, idle.last_accessed, now))
+
+    def passed(self, idle: Idle, now: float) -> tuple[float, bool] | None:
+        """Return the stored strength and whether it is forgotten after a pass; None if nothing changes."""
+        if idle.pinned:
+            return None
+        if self.half_life_days is None:
+            strength = decayed(idle.strength)
+            return strength, forgotten(strength)
+        return (idle.strength, True) if self.gone(idle, now) else None
+
+    def idle_since(self, now: float) -> float:
+        """Return the time of last access at or before which a pass reads a memory."""
+        return idle_since(now) if self.half_life_days is None else now
+
+
+BY_DAYS = Fading(30.0)  # the default of the configuration
 
 
 def merge(one: Memory, other: Memory) -> Memory:
@@ -86,20 +164,24 @@ def merge(one: Memory, other: Memory) -> Memory:
 
 def deleted(memory: Memory, revised: float) -> Memory:
     """Return the tombstone of a memory that is deleted at `revised`: without its body."""
-    return msgspec.structs.replace(memory, content="", keywords=(), source="", revised=revised, deleted=True)
+    return msgspec.structs.replace(
+        memory, content="", keywords=(), source="", details=Details(), revised=revised, deleted=True
+    )
 
 
 def same_body(one: Memory, other: Memory) -> bool:
-    """Return whether both have the same content, keywords and source."""
+    """Return whether both have the same content, keywords, source and details."""
     return _body(one) == _body(other)
 
 
-def _version(memory: Memory) -> tuple[float, tuple[bool, str, tuple[str, ...], str]]:
+def _version(memory: Memory) -> tuple[Any, ...]:
     return memory.revised, _body(memory)
 
 
-def _body(memory: Memory) -> tuple[bool, str, tuple[str, ...], str]:
-    return memory.deleted, memory.content, memory.keywords, memory.source
+def _body(memory: Memory) -> tuple[Any, ...]:
+    """Return the body so that any two compare: a missing detail is less than any other."""
+    details = (() if value is None else (value,) for value in msgspec.structs.astuple(memory.details))
+    return memory.deleted, memory.content, memory.keywords, memory.source, *details
 
 
 class Kept(msgspec.Struct, frozen=True):

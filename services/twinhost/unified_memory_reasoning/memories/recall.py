@@ -11,8 +11,10 @@ import msgspec
 from twinhost.agent.health import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import page_of
-from twinhost.unified_memory_reasoning.memories.model import Kept
-from twinhost.unified_memory_reasoning.memories.rows import MemoryRows
+from twinhost.unified_memory_reasoning.memories.model import Fading, Kept
+from twinhost.unified_memory_reasoning.memories.rows import MemoryRows, strength_now
+from twinhost.unified_memory_reasoning.memories.upkeep import now_ms
+from twinhost.unified_memory_reasoning.memories.validity import AS_OF, OF_KEY
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, WrittenRow, create_visible_views
 
 _CHANGES_VIEW = """
@@ -31,8 +33,9 @@ _IN_BANDS = ", ".join(
     f"'{band}', coalesce(sum(strength >= {least} AND strength < {under}), 0)" for band, (least, under) in _BANDS.items()
 )
 _COUNTED = (
-    "SELECT count(*) AS total, coalesce(sum(forgotten), 0) AS forgotten, avg(strength) AS mean, "  # noqa: S608 - constants
-    f"min(strength) AS least, max(strength) AS greatest, json_object({_IN_BANDS}) AS bands FROM visible_memories"
+    "WITH m AS MATERIALIZED (SELECT forgotten, {} AS strength FROM visible_memories m) "  # noqa: S608 - constants
+    "SELECT count(*) AS total, coalesce(sum(forgotten), 0) AS forgotten, avg(strength) AS mean, "
+    f"min(strength) AS least, max(strength) AS greatest, json_object({_IN_BANDS}) AS bands FROM m"
 )
 
 
@@ -42,6 +45,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     ids: Sequence[str] | None = None
     keywords: Sequence[str] | None = None  # any of them
     source: str | None = None
+    key: str | None = None
+    as_of: float | None = None  # only what was valid at this time
     min_strength: float | None = None
     include_forgotten: bool = False
     before: int | None = None  # a number
@@ -91,12 +96,13 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
 class MemoryRecall:
     """The reads; `fresh` adds to a row an access that is not on disk yet."""
 
-    def __init__(self, database: Database, rows: MemoryRows, fresh: Callable[[Kept], Kept]) -> None:
+    def __init__(self, database: Database, rows: MemoryRows, fresh: Callable[[Kept], Kept], fading: Fading) -> None:
         create_visible_views(database, "memories")
         database.execute(_CHANGES_VIEW)
         self._database = database
         self._rows = rows
         self._fresh = fresh
+        self._fading = fading
 
     def query(self, chosen: Selection, max_bytes: int) -> Page:
         """Return the selected memories, newest first: at least one, and no more than `max_bytes` of them."""
@@ -114,8 +120,14 @@ class MemoryRecall:
             conditions.append("+m.source = ?" if chosen.ids is not None else "m.source = ?")  # ids are fewer
             values.append(chosen.source)
         if chosen.min_strength is not None:
-            conditions.append("m.strength >= ?")
+            conditions.append(f"{strength_now(self._fading, 'm', repr(now_ms()))} >= ?")
             values.append(chosen.min_strength)
+        if chosen.key is not None:
+            conditions.append(OF_KEY)
+            values.append(chosen.key)
+        if chosen.as_of is not None:
+            conditions.append(AS_OF)
+            values += [chosen.as_of] * 4
         if not chosen.include_forgotten:
             conditions.append("m.forgotten = 0")
         sql = f"SELECT m.number FROM visible_memories m WHERE {' AND '.join(conditions)} ORDER BY m.number DESC LIMIT ?"  # noqa: S608 - the same
@@ -146,7 +158,7 @@ class MemoryRecall:
             found: Any = {**strength, "bands": msgspec.json.decode(bands)}
             return Counted(total=total, forgotten=forgotten, strength=found)
 
-        return self._database.select(counted, _COUNTED)[0]
+        return self._database.select(counted, _COUNTED.format(strength_now(self._fading, "m", repr(now_ms()))))[0]
 
 
 def _written(entry: Kept) -> WrittenMemory:

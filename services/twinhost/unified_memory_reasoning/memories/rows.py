@@ -1,13 +1,13 @@
 """The tables of memories and tombstones, and the quotas of their writers."""
 
-from collections.abc import Container, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.memories.model import Kept, Memory, decayed, forgotten
+from twinhost.unified_memory_reasoning.memories.model import DAY_S, Details, Fading, Idle, Kept, Memory
 
 
 class Shares:
@@ -89,20 +89,76 @@ CREATE TABLE memory_decay_pass (
     forgotten INTEGER NOT NULL
 ) STRICT;
 """
+DETAILS_MIGRATION = """
+CREATE TABLE memory_details (
+    number INTEGER PRIMARY KEY REFERENCES memories (number) ON DELETE CASCADE,
+    id TEXT NOT NULL UNIQUE,
+    written_by TEXT NOT NULL,
+    starts REAL NOT NULL,
+    details TEXT NOT NULL,
+    key TEXT GENERATED ALWAYS AS (details ->> 'key') VIRTUAL,
+    occurred_at REAL GENERATED ALWAYS AS (details ->> 'occurred_at') VIRTUAL,
+    valid_until REAL GENERATED ALWAYS AS (details ->> 'valid_until') VIRTUAL,
+    review_at REAL GENERATED ALWAYS AS (details ->> 'review_at') VIRTUAL,
+    pinned INTEGER GENERATED ALWAYS AS (coalesce(details ->> 'pinned', 0)) VIRTUAL
+) STRICT;
+CREATE INDEX memory_details_by_key ON memory_details (key, starts, id, written_by) WHERE key IS NOT NULL;
+CREATE INDEX memory_details_by_end ON memory_details (valid_until) WHERE valid_until IS NOT NULL;
+CREATE INDEX memory_details_by_review ON memory_details (review_at) WHERE review_at IS NOT NULL;
+CREATE INDEX memory_details_by_pin ON memory_details (pinned, number);
+CREATE TABLE memory_supersedes (
+    superseded TEXT NOT NULL,
+    number INTEGER NOT NULL REFERENCES memory_details (number) ON DELETE CASCADE,
+    PRIMARY KEY (superseded, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX memory_supersedes_by_memory ON memory_supersedes (number);
+CREATE TABLE memory_claims (
+    mark TEXT NOT NULL,
+    number INTEGER NOT NULL REFERENCES memories (number) ON DELETE CASCADE,
+    PRIMARY KEY (mark, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX memory_claims_by_memory ON memory_claims (number);
+DROP INDEX memories_by_number;
+DROP INDEX memories_by_source;
+CREATE INDEX memories_by_number ON memories (number, strength, forgotten, written_by, last_accessed);
+CREATE INDEX memories_by_source ON memories (source, number, strength, forgotten, written_by, last_accessed);
+"""
 MOST = 100_000  # memories, and tombstones
 MOST_OF_A_WRITER = 20_000  # of each; an operator, who imports other stores, may have all
 
 _COLUMNS = "number, id, strength, created, last_accessed, written_by"
 _BODY = "content, keywords, source"
 _REVISED = "(SELECT revised FROM memory_changes WHERE memory_changes.id = {}.id)"
-_LIVE = f"SELECT {_COLUMNS}, {_BODY}, coalesce({_REVISED.format('memories')}, last_accessed) AS revised FROM memories"  # noqa: S608
+_DETAILS = "(SELECT details FROM memory_details WHERE memory_details.number = memories.number)"
+_LIVE = (
+    f"SELECT {_COLUMNS}, {_BODY}, {_DETAILS} AS details, "  # noqa: S608
+    f"coalesce({_REVISED.format('memories')}, last_accessed) AS revised FROM memories"
+)
 _TOMBSTONE = (
     f"SELECT {_COLUMNS}, '' AS content, '[]' AS keywords, '' AS source, TRUE AS deleted, "  # noqa: S608
     f"{_REVISED.format('memory_tombstones')} AS revised FROM memory_tombstones"
 )
 _keywords = msgspec.json.Decoder(tuple[str, ...])
+_details = msgspec.json.Decoder(Details)
+_PINNED = "EXISTS (SELECT 1 FROM memory_details WHERE pinned = 1 AND memory_details.number = {}.number)"
+_IDLE = f"SELECT last_accessed, number, id, strength, {_PINNED.format('memories')} FROM memories"  # noqa: S608
 
 Place = tuple[float, int]  # last access and number of a memory
+
+
+def strength_now(fading: Fading, row: str, moment: str) -> str:
+    """Return the expression for how strong a row of memories is; `Fading.strength` in SQL.
+
+    Args:
+        fading: the rule.
+        row: the name of the row.
+        moment: the expression for the present time.
+    """
+    if fading.half_life_days is None:
+        return f"{row}.strength"
+    half_life_s = f"({fading.half_life_days * DAY_S!r} * {row}.strength)"
+    faded = f"{row}.strength * pow(0.5, max(0.0, {moment} - {row}.last_accessed) / {half_life_s})"
+    return f"iif({_PINNED.format(row)}, {row}.strength, coalesce({faded}, 0.0))"
 
 
 class DecayPass(msgspec.Struct, frozen=True):
@@ -113,19 +169,14 @@ class DecayPass(msgspec.Struct, frozen=True):
     forgotten: int = 0
 
 
-class Slice(NamedTuple):
-    """What a part of a pass did; `end` is where it ended, None if nothing is left."""
-
-    decayed: int
-    forgotten: int
-    end: Place | None
-
-
 class MemoryRows:
     """Memories and tombstones by id."""
 
-    def __init__(self, database: Database, most: int, most_of_a_writer: int) -> None:
+    def __init__(
+        self, database: Database, most: int, most_of_a_writer: int, forgotten: Callable[[Memory], bool]
+    ) -> None:
         self._database = database
+        self._forgotten = forgotten
         self._most, self._most_of_a_writer = most, most_of_a_writer
         by_writer = "SELECT written_by, count(*) FROM {} GROUP BY written_by"
         self._live = Shares(database, database.execute(by_writer.format("memories")))
@@ -177,6 +228,8 @@ class MemoryRows:
                 self._database.execute("DELETE FROM memory_tombstones WHERE id = ?", (memory.id,))
             if was is None or was.keywords != memory.keywords:
                 self._index(number, memory.keywords)
+            if memory.details != Details() or (was is not None and was.details != Details()):
+                self._write_details(number, memory, written_by)
         self._database.execute(
             "INSERT OR REPLACE INTO memory_changes (id, revised) VALUES (?, ?)", (memory.id, memory.revised)
         )
@@ -195,28 +248,32 @@ class MemoryRows:
                     (memory_id,),
                 )
 
-    def decay(self, idle_since: float, after: Place, limit: int, spared: Container[str]) -> Slice:
-        """Weaken the next `limit` idle memories, in the order of their last access, then of their number.
+    def idle(self, idle_since: float, after: Place, limit: int) -> list[Idle]:
+        """Return the next `limit` idle memories that are not forgotten, by their last access, then by their number.
 
         Args:
             idle_since: the last access, in seconds since the epoch, at or before which a memory is idle.
             after: where the last call ended.
             limit: the most memories.
-            spared: ids of memories that were accessed since.
         """
         rows = self._database.execute(
-            "SELECT last_accessed, number, id, strength FROM memories "
-            "WHERE forgotten = 0 AND last_accessed <= ? AND (last_accessed, number) > (?, ?) "
+            f"{_IDLE} WHERE forgotten = 0 AND last_accessed <= ? AND (last_accessed, number) > (?, ?) "
             "ORDER BY last_accessed, number LIMIT ?",
             (idle_since, *after, limit),
-        ).fetchall()
-        weakened = [(decayed(strength), number) for _, number, memory_id, strength in rows if memory_id not in spared]
-        self._database.execute_many(
-            "UPDATE memories SET strength = ?, forgotten = ? WHERE number = ?",
-            [(strength, forgotten(strength), number) for strength, number in weakened],
         )
-        end = rows[-1][:2] if len(rows) == limit else None
-        return Slice(len(weakened), sum(forgotten(strength) for strength, _ in weakened), end)
+        return [Idle(*row) for row in rows]
+
+    def fade(self, faded: Iterable[tuple[float, bool, int]]) -> None:
+        """Store the strength of memories, and whether they are forgotten, by number; it is no change."""
+        self._database.execute_many("UPDATE memories SET strength = ?, forgotten = ? WHERE number = ?", faded)
+
+    def remembered_again(self, forgotten: Callable[[Idle], bool]) -> None:
+        """Note which forgotten memories are not forgotten by the present rule: the configuration may have changed."""
+        rows = self._database.execute(f"{_IDLE} WHERE forgotten = 1")
+        again = [(each.strength, False, each.number) for each in (Idle(*row) for row in rows) if not forgotten(each)]
+        if again:
+            with self._database.transaction():
+                self.fade(again)
 
     def note_pass(self, done: DecayPass) -> None:
         """Store what a decay pass has done so far."""
@@ -246,11 +303,24 @@ class MemoryRows:
                 memory.strength,
                 memory.created,
                 memory.last_accessed,
-                memory.forgotten,
+                self._forgotten(memory),
                 written_by,
             ),
         )
         return number
+
+    def _write_details(self, number: int, memory: Memory, written_by: str) -> None:
+        self._database.execute("DELETE FROM memory_details WHERE number = ?", (number,))
+        if memory.details == Details():
+            return
+        self._database.execute(
+            "INSERT INTO memory_details (number, id, written_by, starts, details) VALUES (?, ?, ?, ?, ?)",
+            (number, memory.id, written_by, memory.starts, msgspec.json.encode(memory.details).decode()),
+        )
+        self._database.execute_many(
+            "INSERT OR IGNORE INTO memory_supersedes VALUES (?, ?)",
+            [(superseded, number) for superseded in memory.details.supersedes],
+        )
 
     def _index(self, number: int, keywords: Sequence[str]) -> None:
         self._database.execute("DELETE FROM memory_keywords WHERE number = ?", (number,))
@@ -285,5 +355,18 @@ def _require_room(count: int, most: int, of_what: str) -> None:
         raise LimitReached(f"{most} {of_what}; delete some (`delete_memory`)")
 
 
-def _kept(number: int, written_by: str, keywords: bytes, deleted: bool = False, **columns: Any) -> Kept:
-    return Kept(Memory(keywords=_keywords.decode(keywords), deleted=bool(deleted), **columns), number, written_by)
+def _kept(
+    number: int,
+    written_by: str,
+    keywords: bytes,
+    deleted: bool = False,
+    details: str | None = None,
+    **columns: Any,
+) -> Kept:
+    memory = Memory(
+        keywords=_keywords.decode(keywords),
+        deleted=bool(deleted),
+        details=_details.decode(details) if details else Details(),
+        **columns,
+    )
+    return Kept(memory, number, written_by)

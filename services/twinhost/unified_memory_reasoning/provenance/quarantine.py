@@ -23,7 +23,9 @@ CREATE TABLE quarantine_reasons (
 """
 MOST = 1_000  # names; a reply has room for all of them
 MAX_NUMBER: Final = 2**63 - 1  # of a row
-_TIMES = frozenset({"created", "updated", "last_seen", "last_accessed", "revised", "since"})  # seconds since the epoch
+_TIMES = frozenset(
+    {"created", "updated", "last_seen", "last_accessed", "revised", "since", "occurred_at"}
+)  # seconds since the epoch
 _JSON = frozenset({"metadata", "data", "score"})
 
 Row = TypeVar("Row")

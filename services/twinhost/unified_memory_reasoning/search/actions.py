@@ -6,16 +6,18 @@ The lower-case names are the weights of `recall:` in the network configuration. 
 
     B   BM25 of the text, as a share of that of the best candidate (k1 = 1.2, b = 0.75, as in FTS5)
     I   the importance of an interaction; NEUTRAL_IMPORTANCE for a memory, which has none
-    R   0.5 ** (age / recency_half_life_days); the age of an interaction counts from when it was stored,
-        that of a memory from when it was last accessed
+    R   0.5 ** (age / recency_half_life_days); the age counts from when it occurred, or else was stored
     S   strength / MOST_STRENGTH, at most 1
+
+The score of a memory whose validity has ended is multiplied by ENDED.
 
 The formula orders the CANDIDATES best by BM25 (see `index`). Of two with the same score, the newer comes first.
 """
 
 import json
 import time
-from typing import Annotated, Any, Literal, TypedDict
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
@@ -27,7 +29,9 @@ from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
-from twinhost.unified_memory_reasoning.memories.model import MOST_STRENGTH
+from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, MOST_STRENGTH, Fading
+from twinhost.unified_memory_reasoning.memories.rows import strength_now
+from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
 from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS, SearchIndex
 from twinhost.unified_memory_reasoning.search.words import Forms, forms_of
 
@@ -47,10 +51,11 @@ class SearchMemory(Request, tag="search_memory"):
 
 
 class SearchResult(TypedDict):
-    """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it was stored.
+    """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it occurred, or else was stored.
 
     An interaction's `id` is a number. A memory's `session_id` and `speaker` are null; `speaker` is null if none was
-    given. If `content` is `cut`, `content_bytes` is still the size of the whole.
+    given. If `content` is `cut`, `content_bytes` is still the size of the whole. `valid_until` is when a memory ceases
+    to be valid, and `superseded_by` the memory that follows it; both are absent if there is none.
     """
 
     id: int | str
@@ -65,6 +70,8 @@ class SearchResult(TypedDict):
     timestamp: str
     score: float
     written_by: str
+    valid_until: NotRequired[str]
+    superseded_by: NotRequired[str]
 
 
 class SearchResults(TypedDict):
@@ -78,24 +85,30 @@ class SearchResults(TypedDict):
 
 
 NEUTRAL_IMPORTANCE = 0.5  # that of an interaction to which no rule applies
+ENDED = 0.5  # so that the present value of two that fit alike comes first
 _DAY_S = 86_400.0
+_OCCURRED = "coalesce((SELECT occurred_at FROM memory_details d WHERE d.number = memories.number), memories.created)"
 
 _SIGNALS = (
-    "SELECT id, importance, strength, created FROM visible_interactions "  # noqa: S608 - of this module's constants alone
+    "SELECT id, importance, strength, coalesce(occurred_at, created) FROM visible_interactions "  # noqa: S608 - of this module's constants alone
     "WHERE id IN (SELECT value FROM json_each(?1)) "
     f"AND (?2 IS NULL OR session_id = ?2) AND (?3 IS NULL OR speaker = ?3) UNION ALL "
-    f"SELECT number + {MEMORY_ROWS}, {NEUTRAL_IMPORTANCE}, strength, last_accessed FROM visible_memories "
+    f"SELECT number + {MEMORY_ROWS}, {NEUTRAL_IMPORTANCE}, {{strength}}, {_OCCURRED} "
+    "FROM visible_memories memories "
     f"WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1)) AND forgotten = 0 "
     f"AND ?2 IS NULL AND ?3 IS NULL"
 )
 _RESULT = (
-    "importance, strength, created, written_by, length(CAST(content AS BLOB)) AS content_bytes, "
+    "AS created, written_by, length(CAST(content AS BLOB)) AS content_bytes, "
     "substr(CAST(content AS BLOB), 1, ?) AS content"  # as bytes: a NUL doesn't end the content
 )
-_INTERACTION = f"SELECT 'interaction' AS kind, id, session_id, speaker, {_RESULT} FROM interactions WHERE id = ?"  # noqa: S608
+_INTERACTION = (
+    f"SELECT 'interaction' AS kind, id, session_id, speaker, importance, strength, "  # noqa: S608
+    f"coalesce(occurred_at, created) {_RESULT} FROM interactions WHERE id = ?"
+)
 _MEMORY = (
-    f"SELECT 'memory' AS kind, id, NULL AS session_id, '' AS speaker, {NEUTRAL_IMPORTANCE} AS {_RESULT} "  # noqa: S608
-    "FROM memories WHERE number = ?"
+    f"SELECT 'memory' AS kind, id, NULL AS session_id, '' AS speaker, {NEUTRAL_IMPORTANCE} AS importance, "  # noqa: S608
+    f"{{strength}} AS strength, {_OCCURRED} {_RESULT} FROM memories WHERE number = ?"
 )
 
 
@@ -110,9 +123,12 @@ class Ranking(msgspec.Struct, frozen=True):
 class Search:
     """Finds interactions and memories, without forgotten memories and what quarantined callers wrote."""
 
-    def __init__(self, database: Database, weights: Recall, forms: Forms = forms_of) -> None:
+    def __init__(self, database: Database, weights: Recall, forms: Forms = forms_of, fading: Fading = BY_DAYS) -> None:
         self._database = database
         self._weights = weights
+        self._validity = Validity(database)
+        self._signals = _SIGNALS.format(strength=strength_now(fading, "memories", "?4"))
+        self._memory = _MEMORY.format(strength=strength_now(fading, "memories", "unixepoch()"))
         self._index = SearchIndex(database, forms)
 
     def rank(self, query: str, *, session_id: str | None = None, speaker: str | None = None) -> Ranking:
@@ -127,7 +143,9 @@ class Search:
         fits, now, weights = candidates.fits, time.time(), self._weights
         whole = weights.bm25 + weights.importance + weights.recency + weights.strength
         half_life_s = weights.recency_half_life_days * _DAY_S
-        signals = self._database.execute(_SIGNALS, (json.dumps(list(fits)), session_id, speaker))
+        signals = self._database.execute(self._signals, (json.dumps(list(fits)), session_id, speaker, now))
+        ends = self._validity.ends(row - MEMORY_ROWS for row in fits if row >= MEMORY_ROWS)
+        ended = {number + MEMORY_ROWS for number, end in ends.items() if (end.valid_until or now) <= now}
         ranked = [
             (
                 (
@@ -136,7 +154,8 @@ class Search:
                     + weights.recency * 0.5 ** (max(0.0, now - since) / half_life_s)
                     + weights.strength * min(1.0, strength / MOST_STRENGTH)
                 )
-                / whole,
+                / whole
+                * (ENDED if row in ended else 1.0),
                 since,
                 row,
             )
@@ -160,21 +179,30 @@ class Search:
                 "content_bytes": columns["content_bytes"],
                 "cut": len(content) < columns["content_bytes"],
                 "importance": columns["importance"],
-                "strength": columns["strength"],
+                "strength": round(columns["strength"], 3),
                 "timestamp": iso_time(created),
                 "score": round(score, _DIGITS),
                 "written_by": columns["written_by"],
             }
 
-        query, number = (_MEMORY, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
-        return self._database.select(result, query, (max_content_bytes, number))[0]
+        query, number = (self._memory, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
+        found = self._database.select(result, query, (max_content_bytes, number))[0]
+        end = self._validity.ends([number]).get(number, NO_END) if row >= MEMORY_ROWS else NO_END
+        if end.valid_until is not None:
+            found["valid_until"] = iso_time(end.valid_until)
+        if end.superseded_by is not None:
+            found["superseded_by"] = end.superseded_by
+        return found
 
 
 class SearchActions(Feature):
     """Answers searches."""
 
-    def __init__(self, search: Search, max_reply_bytes: int) -> None:
+    def __init__(
+        self, search: Search, max_reply_bytes: int, accessed: Callable[[Iterable[str]], None] = lambda _: None
+    ) -> None:
         self._search = search
+        self._accessed = accessed  # is called with the ids of memories that were found
         self._max_bytes = max_reply_bytes // 2  # of the results; the words of the query have the other half
         self._max_content_bytes = min(MAX_CONTENT_BYTES, max_reply_bytes // 16)  # JSON may take 6 bytes for one
 
@@ -190,6 +218,7 @@ class SearchActions(Feature):
             request.limit,
             self._max_bytes,
         )
+        self._accessed(str(each["id"]) for each in results if each["kind"] == "memory")
         return {
             "status": SUCCESS,
             "results": results,

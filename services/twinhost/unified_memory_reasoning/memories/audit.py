@@ -1,0 +1,195 @@
+"""Memories that somebody should look at: contradictory, duplicate, never read, expired, due for a review.
+
+Each memory is found by marks of its text: one of the whole text, and those of its claims (see `claims`) unless it has a
+key, whose values follow each other. Two memories contradict each other only while both are valid and remembered.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from itertools import combinations, islice, product
+from typing import TypedDict
+
+from twinhost.agent.health import iso_time
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.conversations.context_text import one_line
+from twinhost.unified_memory_reasoning.memories.claims import claims_of, contradict, opposite
+from twinhost.unified_memory_reasoning.memories.model import Memory
+from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
+
+MOST_CONFLICTS = 10  # that the reply to a `store_memory` names
+MOST_CHARACTERS = 200  # of a content
+_MOST_COMPARED = 50  # memories with one mark, the newest
+_MOST_GROUPS = 500  # marks that several memories have, in one audit
+_MOST_UNREAD = 10_000  # memories that are looked at, accessed least recently
+_NUMBERS_AT_ONCE = 500  # of older memories without marks, in one tick of the server
+
+_REMEMBERED = "SELECT 1 FROM visible_memories m WHERE m.number = c.number AND m.forgotten = 0"
+_WITH_MARK = (
+    f"SELECT c.number FROM memory_claims c WHERE c.mark = ? AND EXISTS ({_REMEMBERED}) "  # noqa: S608 - constants
+    f"ORDER BY c.number DESC LIMIT {_MOST_COMPARED}"
+)
+_OF_KIND = "SELECT DISTINCT mark FROM memory_claims WHERE mark >= ? AND mark < ? ORDER BY mark LIMIT ?"
+_SHARED = _OF_KIND.replace("DISTINCT mark", "mark").replace("ORDER", "GROUP BY mark HAVING count(*) > 1 ORDER")
+_UNMARKED = (
+    "SELECT number, (SELECT key FROM memory_details d WHERE d.number = m.number), content FROM memories m "
+    "WHERE number > ?1 AND number <= ?2 AND NOT EXISTS (SELECT 1 FROM memory_claims c WHERE c.number = m.number)"
+)
+_BRIEF = "m.id, m.content, m.written_by"
+_BY_NUMBER = f"SELECT {_BRIEF}, m.created AS since FROM memories m WHERE m.number = ?"  # noqa: S608 - constants
+_UNREAD = (
+    f"SELECT {_BRIEF}, m.last_accessed AS since FROM (SELECT number FROM memories WHERE forgotten = 0 "  # noqa: S608
+    f"ORDER BY last_accessed LIMIT {_MOST_UNREAD}) JOIN visible_memories m USING (number) "
+    "JOIN memory_changes c ON c.id = m.id WHERE m.last_accessed <= c.revised ORDER BY m.last_accessed LIMIT ?2"
+)
+_PAST = (
+    f"SELECT {_BRIEF}, d.{{0}} AS since FROM memory_details d JOIN visible_memories m USING (number) "  # noqa: S608
+    "WHERE d.{0} <= ?1 ORDER BY d.{0} LIMIT ?2"
+)
+
+
+class BriefMemory(TypedDict):
+    """A memory in a list; `since` (ISO-8601) is when it was stored, expired, or became due; the content may be cut."""
+
+    memory_id: str
+    content: str
+    written_by: str
+    since: str
+
+
+class Audited(TypedDict):
+    """The lists of an audit, and the names of those that have more entries."""
+
+    contradictory: list[list[BriefMemory]]
+    duplicates: list[list[BriefMemory]]
+    never_read: list[BriefMemory]
+    expired: list[BriefMemory]
+    review_due: list[BriefMemory]
+    more: list[str]
+
+
+class MemoryAudit:
+    """The marks of memories' texts, and what they show."""
+
+    def __init__(self, database: Database, validity: Validity) -> None:
+        self._database = database
+        self._validity = validity
+        self._indexed = 0  # every memory up to this number has its marks
+        self._newest = int(database.value("SELECT coalesce(max(number), 0) FROM memories"))
+
+    def mark(self, number: int, key: str | None, content: str) -> None:
+        """Replace the marks of a memory; inside a transaction."""
+        self._database.execute("DELETE FROM memory_claims WHERE number = ?", (number,))
+        marks = ["k"] if key is not None else [_of_text(content), *claims_of(content).marks]
+        self._database.execute_many(
+            "INSERT OR IGNORE INTO memory_claims VALUES (?, ?)", [(mark, number) for mark in marks]
+        )
+
+    def index_older(self) -> None:
+        """Mark some memories that an earlier version stored, until all of them have marks.
+
+        Raises:
+            StoreUnavailable: they are not marked; the next call tries again.
+        """
+        if self._indexed >= self._newest:
+            return
+        upto = self._indexed + _NUMBERS_AT_ONCE
+        unmarked = self._database.execute(_UNMARKED, (self._indexed, upto)).fetchall()
+        if unmarked:
+            with self._database.transaction():
+                for number, key, content in unmarked:
+                    self.mark(number, key, content)
+        self._indexed = upto
+
+    def conflicts(self, number: int, memory: Memory) -> list[BriefMemory]:
+        """Return the memories that contradict one that is stored, newest first."""
+        if memory.details.key is not None:
+            return []
+        claims = claims_of(memory.content)
+        numbers = {each for mark in claims.marks for each in self._with_mark(opposite(mark))} - {number}
+        valid = self._valid(sorted(numbers, reverse=True))
+        found = (each for each in valid if contradict(claims, claims_of(self._content(each))))
+        return [self._brief(each) for each in islice(found, MOST_CONFLICTS)]
+
+    def lists(self, limit: int) -> Audited:
+        """Return the lists, each with at most `limit` entries."""
+        now = round(time.time(), 3)
+        contradictory = list(islice(self._contradictory(), limit + 1))
+        duplicates = list(islice(self._duplicates(), limit + 1))
+
+        def past(sql: str) -> list[BriefMemory]:
+            return self._database.select(_brief, sql, (now, limit + 1))
+
+        unread, expired, due = past(_UNREAD), past(_PAST.format("valid_until")), past(_PAST.format("review_at"))
+        lengths = {
+            "contradictory": len(contradictory),
+            "duplicates": len(duplicates),
+            "never_read": len(unread),
+            "expired": len(expired),
+            "review_due": len(due),
+        }
+
+        def briefs(found: list[tuple[int, ...]]) -> list[list[BriefMemory]]:
+            return [[self._brief(number) for number in group] for group in found[:limit]]
+
+        return {
+            "contradictory": briefs(contradictory),
+            "duplicates": briefs(duplicates),
+            "never_read": unread[:limit],
+            "expired": expired[:limit],
+            "review_due": due[:limit],
+            "more": [name for name, length in lengths.items() if length > limit],
+        }
+
+    def _contradictory(self) -> Iterator[tuple[int, ...]]:
+        """Yield pairs of memories that contradict each other."""
+        seen: set[tuple[int, int]] = set()
+        for one, other in self._possible_conflicts():
+            pair = (min(one, other), max(one, other))
+            if one == other or pair in seen:
+                continue
+            seen.add(pair)
+            if contradict(claims_of(self._content(one)), claims_of(self._content(other))):
+                yield pair
+
+    def _possible_conflicts(self) -> Iterator[tuple[int, int]]:
+        for (mark,) in self._database.execute(_SHARED, ("s ", "s!", _MOST_GROUPS)).fetchall():
+            yield from combinations(self._valid(self._with_mark(mark)), 2)
+        for (mark,) in self._database.execute(_OF_KIND, ("d ", "d!", _MOST_GROUPS)).fetchall():
+            yield from product(self._valid(self._with_mark(mark)), self._valid(self._with_mark(opposite(mark))))
+
+    def _duplicates(self) -> Iterator[tuple[int, ...]]:
+        """Yield groups of memories without a key that have the same text."""
+        for (mark,) in self._database.execute(_SHARED, ("t ", "t!", _MOST_GROUPS)).fetchall():
+            group = self._with_mark(mark)
+            if len(group) > 1:
+                yield tuple(sorted(group))
+
+    def _with_mark(self, mark: str) -> list[int]:
+        return [number for (number,) in self._database.execute(_WITH_MARK, (mark,))]
+
+    def _valid(self, numbers: Iterable[int]) -> list[int]:
+        """Return the memories whose validity has not ended."""
+        kept, now = list(numbers), time.time()
+        ends = self._validity.ends(kept)
+        return [each for each in kept if (ends.get(each, NO_END).valid_until or now + 1.0) > now]
+
+    def _content(self, number: int) -> str:
+        return str(self._database.value("SELECT content FROM memories WHERE number = ?", (number,)))
+
+    def _brief(self, number: int) -> BriefMemory:
+        return self._database.select(_brief, _BY_NUMBER, (number,))[0]
+
+
+def _brief(id: str, content: str, written_by: str, since: float) -> BriefMemory:  # noqa: A002 - a column
+    return {
+        "memory_id": id,
+        "content": one_line(content, MOST_CHARACTERS),
+        "written_by": written_by,
+        "since": iso_time(since),
+    }
+
+
+def _of_text(content: str) -> str:
+    """Return the mark that texts share which differ in case and white space alone."""
+    return "t " + hashlib.sha256(" ".join(content.casefold().split()).encode()).hexdigest()[:32]

@@ -1,0 +1,123 @@
+"""When a memory is valid: computed from the visible rows at every read, and never stored.
+
+A memory is valid from its start until the start of the memory that follows it, or until its own `valid_until`, if that
+is earlier. It is followed by the next value of its key, in the order of (start, id), or by the first memory that names
+it in `supersedes`. So a writer who is quarantined, or a value that is deleted, ends nothing; and stores that have the
+same rows agree, in whichever order the rows came.
+
+A key is shared by all writers: anybody may store the next value, nobody can change another's.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from twinhost.secure_zmq.errors import NotFound
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
+
+MOST_IN_CHAIN = 1_000  # memories that supersede each other, in one history
+
+_NEXT = """
+SELECT json_array(id, starts) FROM (
+    SELECT * FROM (
+        SELECT id, starts FROM visible_memory_details
+        WHERE key = d.key AND (starts, id) > (d.starts, d.id) ORDER BY starts, id LIMIT 1
+    ) UNION ALL SELECT * FROM (
+        SELECT v.id, v.starts FROM memory_supersedes s JOIN visible_memory_details v ON v.number = s.number
+        WHERE s.superseded = m.id ORDER BY v.starts, v.id LIMIT 1
+    )
+) ORDER BY starts, id LIMIT 1
+"""
+_ENDS = (
+    f"SELECT m.number, d.valid_until, ({_NEXT}) FROM json_each(?) j JOIN memories m ON m.number = j.value "  # noqa: S608
+    "LEFT JOIN memory_details d ON d.number = m.number"
+)
+AS_OF = """
+coalesce((SELECT starts FROM memory_details WHERE number = m.number), m.created) <= ?
+AND NOT EXISTS (SELECT 1 FROM memory_details WHERE number = m.number AND valid_until <= ?)
+AND NOT EXISTS (
+    SELECT 1 FROM memory_details d
+    JOIN visible_memory_details v ON v.key = d.key AND (v.starts, v.id) > (d.starts, d.id)
+    WHERE d.number = m.number AND v.starts <= ?
+) AND NOT EXISTS (
+    SELECT 1 FROM memory_supersedes s JOIN visible_memory_details v ON v.number = s.number
+    WHERE s.superseded = m.id AND v.starts <= ?
+)
+""".strip()  # of a row `m` of visible_memories; the time, four times
+OF_KEY = "m.number IN (SELECT number FROM memory_details WHERE key = ?)"
+_CHAIN = f"""
+WITH RECURSIVE later(id) AS (
+    SELECT ?1 UNION SELECT v.id FROM later JOIN memory_supersedes s ON s.superseded = later.id
+    JOIN visible_memory_details v ON v.number = s.number LIMIT {MOST_IN_CHAIN}
+), earlier(id) AS (
+    SELECT ?1 UNION SELECT s.superseded FROM earlier JOIN visible_memory_details v ON v.id = earlier.id
+    JOIN memory_supersedes s ON s.number = v.number LIMIT {MOST_IN_CHAIN}
+)
+SELECT id FROM later UNION SELECT id FROM earlier
+"""  # noqa: S608 - constants
+_IN_ORDER = """
+SELECT m.number FROM visible_memories m LEFT JOIN memory_details d ON d.number = m.number
+WHERE {} ORDER BY coalesce(d.starts, m.created), m.id LIMIT ? OFFSET ?
+"""
+_FREE_START = "SELECT max(starts) FROM memory_details WHERE key = ? AND starts >= ? AND starts < ?"
+
+
+class End(NamedTuple):
+    """When a memory ceases to be valid (None: not known yet), and the id of the one that follows it."""
+
+    valid_until: float | None
+    superseded_by: str | None
+
+
+NO_END = End(None, None)
+
+
+class Validity:
+    """The validity of the visible memories."""
+
+    def __init__(self, database: Database) -> None:
+        create_visible_views(database, "memories", "memory_details")
+        self._database = database
+
+    def ends(self, numbers: Iterable[int]) -> dict[int, End]:
+        """Return the ends of memories by number, without those that have none."""
+        found: dict[int, End] = {}
+        for number, own, following in self._database.execute(_ENDS, (json.dumps(list(numbers)),)):
+            if own is None and following is None:
+                continue
+            memory_id, starts = json.loads(following) if following else (None, None)
+            found[number] = End(min(each for each in (own, starts) if each is not None), memory_id)
+        return found
+
+    def history(self, key: str | None, memory_id: str, limit: int, skip: int) -> list[int]:
+        """Return the numbers of the values of a key, or of the memories that supersede each other, in their order."""
+        if key is not None:
+            sql, values = _IN_ORDER.format(OF_KEY), [key]
+        else:
+            chain = [each for (each,) in self._database.execute(_CHAIN, (memory_id,))]
+            sql, values = _IN_ORDER.format("m.id IN (SELECT value FROM json_each(?))"), [json.dumps(chain)]
+        return [number for (number,) in self._database.execute(sql, [*values, limit, skip])]
+
+    def valid_at(self, key: str | None, memory_id: str, moment: float) -> int:
+        """Return the number of the value of a key, or among those that supersede each other, that was valid then.
+
+        Raises:
+            NotFound: there was none.
+        """
+        numbers = self.history(key, memory_id, MOST_IN_CHAIN, 0) if key is None else None
+        condition = OF_KEY if numbers is None else "m.number IN (SELECT value FROM json_each(?))"
+        number = self._database.value(
+            f"SELECT m.number FROM visible_memories m WHERE {condition} AND {AS_OF} "  # noqa: S608 - constants
+            "ORDER BY m.number DESC LIMIT 1",
+            (key if numbers is None else json.dumps(numbers), *[moment] * 4),
+        )
+        if number is None:
+            name = f"of the key {key[:64]!r}" if key is not None else f"of memory {memory_id[:64]!r}"
+            raise NotFound(f"no value {name} was valid at that time; `memory_history` lists its values")
+        return int(number)
+
+    def free_start(self, key: str, now: float) -> float:
+        """Return the time from which a new value of a key is valid: now, or after others of the same second."""
+        last = self._database.value(_FREE_START, (key, now, now + 1.0))
+        return now if last is None else round(last + 0.001, 3)

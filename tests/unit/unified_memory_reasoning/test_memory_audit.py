@@ -1,0 +1,143 @@
+"""Texts that contradict each other, how well the rule finds them, and the audit of what is stored."""
+
+import json
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, MemoryBench, setable_clock
+from twinhost.unified_memory_reasoning.memories.claims import claims_of, contradict, opposite
+
+DEVELOPMENT_SET = Path(__file__).parents[2] / "benchmarks/recall"
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBench]:
+    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+        yield bench
+
+
+CONTRADICTIONS = [
+    ("The rent of the box room is 340 a month.", "Rent of the box room is now 355"),
+    ("Box room rent: 340", "the rent of the box room = 355, with bills"),
+    ("The staging gateway is 10.0.0.1", "the staging gateway is 10.0.0.2."),
+    ("Ana's thesis supervisor is Dr. Reyes", "The supervisor of Ana's thesis is Maria Santos"),
+    ("The board meeting is on Monday", "The board meeting is on Tuesday this time"),
+    ("The thesis deadline is 31 August", "The thesis deadline is September 30"),
+    ("The concert at St Bride's is at 19:30", "The concert at St Bride's is at 8:00 pm"),
+    ("Ang renta ng kwarto ni Devin ay 340", "Ang renta ng kwarto ni Devin ay 355"),
+    ("we pay 340 for the box room", "The box room comes to 355, not 340."),
+    ("Ensayo: Martes at Huwebes, sa covered court", "Wag na Martes, Biyernes na ang ensayo"),
+    ("limit ng utang 500", "Gawin nating 800 imbes na 500 ang utang"),
+]
+NO_CONTRADICTIONS = [
+    ("The rent of the box room is 340", "The rent of the attic room is 355"),
+    ("The rent of the box room is 340", "The rent of the box room is 340.00 with bills"),
+    ("The rent of the box room was 340", "The rent of the box room is 355"),
+    ("Is the rent of the box room 340?", "The rent of the box room is 355"),
+    ("The rent of the box room is not 340", "The rent of the box room is 355"),
+    ("If the rent of the box room is 340, we move", "The rent of the box room is 355"),
+    ("The board meeting takes place on Monday", "The board meeting is at 10:00"),
+    ("The board meeting is 2 hours", "The board meeting is 12 people"),
+    ("It is 340", "It is 355"),
+    ("The key of the shed is in the kitchen", "The key of the shed is on the table"),
+    ("Not 340.", "Rent of the room 340"),
+    ("The printer costs 355, not 340", "340 people came to the concert"),
+    ("The board meeting is on 14 March", "The board meeting is on 2026-03-14"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), CONTRADICTIONS)
+def test_other_values_of_the_same_thing_contradict(one: str, other: str) -> None:
+    """In either order, and one of them can be looked up by the marks of the other."""
+    first, second = claims_of(one), claims_of(other)
+    assert contradict(first, second)
+    assert contradict(second, first)
+    assert {opposite(mark) for mark in first.marks} & set(second.marks)
+
+
+@pytest.mark.parametrize(("one", "other"), NO_CONTRADICTIONS)
+def test_what_may_both_be_true_is_no_contradiction(one: str, other: str) -> None:
+    assert not contradict(claims_of(one), claims_of(other))
+
+
+def test_most_alarms_in_real_talk_are_right() -> None:
+    """Of the development set: all pairs of its turns, and the questions with an outdated and a present turn."""
+    turns: dict[tuple[str, int], str] = {}
+    changed: list[set[tuple[Any, ...]]] = []
+    for path in sorted(DEVELOPMENT_SET.glob("*.jsonl")):
+        for line in map(json.loads, path.read_text().splitlines()):
+            if path.name.startswith("sessions"):
+                turns |= {(line["session_id"], turn["turn"]): turn["text"] for turn in line["turns"]}
+            elif line.get("kind") == "updated_fact":
+                pairs = [(tuple(new), tuple(old)) for new in line["evidence"] for old in line["outdated"]]
+                changed.append({tuple(sorted(pair)) for pair in pairs})
+    claims = {turn: claims_of(text) for turn, text in turns.items()}
+    flagged = {pair for pair in combinations(sorted(turns), 2) if contradict(claims[pair[0]], claims[pair[1]])}
+    right = flagged & set().union(*changed)
+    found = sum(not pairs.isdisjoint(flagged) for pairs in changed)
+    print(f"{len(flagged)} pairs flagged, {len(right)} of them labelled; {found} of {len(changed)} changes found")
+    assert len(right) / len(flagged) >= 0.6
+    assert found / len(changed) >= 0.15
+
+
+def test_a_store_names_what_it_contradicts(bench: MemoryBench) -> None:
+    """Whoever wrote it; and every conflict is in the audit until one is superseded, forgotten, or deleted."""
+    bench.store("a", "The rent of the box room is 340", BEN)
+    reply = bench.store("b", "The rent of the box room is 355")
+    assert [(each["memory_id"], each["written_by"]) for each in reply["conflicts"]] == [("a", "Ben")]
+    assert bench.store("c", "The rent of the attic is 355")["conflicts"] == []
+    (pair,) = bench.ask("memory_audit")["contradictory"]
+    assert [each["memory_id"] for each in pair] == ["a", "b"]
+    bench.quarantine.add("Ben", "operator")
+    assert bench.ask("memory_audit")["contradictory"] == []
+    bench.quarantine.lift("Ben")
+    bench.store("b", "The rent of the box room is 355", supersedes=["a"])
+    assert bench.ask("memory_audit")["contradictory"] == []
+    assert bench.store("d", "Rent of the box room is 355")["conflicts"] == []
+
+
+def test_values_of_a_key_do_not_contradict(bench: MemoryBench) -> None:
+    """They follow each other; nor is the same value twice a duplicate."""
+    for amount in (340, 355, 340):
+        reply = bench.ask("store_memory", content=f"The rent of the box room is {amount}", key="rent")
+        assert reply["conflicts"] == []
+    audit = bench.ask("memory_audit")
+    assert (audit["contradictory"], audit["duplicates"]) == ([], [])
+
+
+def test_no_more_than_10_conflicts_are_named(bench: MemoryBench) -> None:
+    """The newest, and a long content is cut."""
+    for number in range(60):
+        bench.store(f"{number}", f"The rent of the box room is {number + 100}. {'x ' * 500}")
+    conflicts = bench.store("new", "The rent of the box room is 99")["conflicts"]
+    assert [each["memory_id"] for each in conflicts] == [f"{number}" for number in range(59, 49, -1)]
+    assert all(len(each["content"]) <= 200 for each in conflicts)
+
+
+def test_the_audit_lists_what_to_look_at(bench: MemoryBench) -> None:
+    """Duplicates in case and space alone, never read since they were stored, expired, and due; each list is bounded."""
+    now = bench.clock.time()
+    soon = "2999-01-01T00:00:00Z"
+    bench.store("a", "The same  text")
+    bench.store("b", "the same text", BEN)
+    bench.store("read", "another")
+    bench.store("old", "x", valid_from="2026-01-01T00:00:00Z", valid_until="2026-02-01T00:00:00Z")
+    bench.store("due", "y", review_at="2026-02-01T00:00:00Z")
+    bench.store("later", "z", review_at=soon, valid_until=soon)
+    bench.clock.let_pass(60)
+    for memory_id in ("read", "old", "due", "later"):
+        bench.get(memory_id)
+    bench.memories.upkeep.write_accesses()
+    audit = bench.ask("memory_audit")
+    (group,) = audit["duplicates"]
+    assert [each["memory_id"] for each in group] == ["a", "b"]
+    ids = {name: [each["memory_id"] for each in audit[name]] for name in ("never_read", "expired", "review_due")}
+    assert ids == {"never_read": ["a", "b"], "expired": ["old"], "review_due": ["due"]}
+    assert (audit["expired"][0]["since"], audit["more"]) == ("2026-02-01T00:00:00.000+00:00", [])
+    assert bench.ask("memory_audit", limit=1)["more"] == ["never_read"]
+    assert now < bench.clock.time()

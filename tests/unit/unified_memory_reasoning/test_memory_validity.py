@@ -1,0 +1,283 @@
+"""Facts that change: keys, validity, history, what a quarantine undoes, and that stores agree on it."""
+
+import shutil
+from collections.abc import Iterator
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.unified_memory_reasoning.memory_model_bench import (
+    BEN,
+    OPERATOR,
+    MemoryBench,
+    SearchedBench,
+    setable_clock,
+)
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.unified_memory_reasoning.memories.model import BY_DAYS
+from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, strength_now
+
+MAY, JUNE, JULY = "2026-05-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00", "2026-07-01T02:00:00+02:00"
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBench]:
+    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+        yield bench
+
+
+def values(bench: MemoryBench, **named: Any) -> list[tuple[str, str | None]]:
+    """Return the ids of a history and when each value ceases to be valid."""
+    found = bench.ask("memory_history", **named)
+    assert found["status"] == "ok", found
+    return [(each["id"], each.get("valid_until")) for each in found["memories"]]
+
+
+def test_a_new_value_of_a_key_ends_the_one_before(bench: MemoryBench) -> None:
+    """The older one stays, and says which followed it and when."""
+    bench.store("a", "rent 340", key="rent", valid_from=MAY)
+    bench.store("b", "rent 355", key="rent", valid_from=JUNE)
+    first, second = bench.ask("memory_history", key="rent")["memories"]
+    assert (first["id"], first["valid_until"], first["superseded_by"]) == ("a", "2026-06-01T00:00:00.000+00:00", "b")
+    assert (second["id"], "valid_until" in second, second["written_by"]) == ("b", False, "Ana")
+    assert bench.ask("get_memory", key="rent")["memory"]["id"] == "b"
+
+
+def test_values_follow_each_other_in_the_order_of_their_start(bench: MemoryBench) -> None:
+    """Not in that in which they were stored; one that is stored late gets its place."""
+    bench.store("c", key="rent", valid_from=JULY)
+    bench.store("a", key="rent", valid_from=MAY)
+    bench.store("b", key="rent", occurred_at=JUNE)
+    june, july = "2026-06-01T00:00:00.000+00:00", "2026-07-01T00:00:00.000+00:00"
+    for named in ({"key": "rent"}, {"memory_id": "b"}, {"id": "a"}):
+        assert values(bench, **named) == [("a", june), ("b", july), ("c", None)]
+
+
+def test_many_values_of_one_moment_keep_their_order(bench: MemoryBench) -> None:
+    """Ids are random where none is given, and a batch takes less than a millisecond each."""
+    for number in range(20):
+        bench.ask("store_memory", content=f"{number}", key="k")
+    history = bench.ask("memory_history", key="k")["memories"]
+    assert [each["content"] for each in history] == [str(number) for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("moment", "found"),
+    [("2026-04-30T00:00:00Z", None), (MAY, "a"), ("2026-05-31T23:59:59Z", "a"), (JUNE, "b"), (JULY, None)],
+)
+def test_as_of_selects_what_was_valid_then(bench: MemoryBench, moment: str, found: str | None) -> None:
+    """In a query and in a get, by key and by the id of any value."""
+    bench.store("a", key="rent", valid_from=MAY)
+    bench.store("b", key="rent", valid_from=JUNE, valid_until=JULY)
+    bench.store("other", key="light", valid_from=JULY)
+    assert bench.ids(key="rent", as_of=moment) == ([found] if found else [])
+    names: list[dict[str, Any]] = [{"key": "rent"}, {"memory_id": "a"}, {"id": "b"}]
+    for named in names:
+        reply = bench.ask("get_memory", as_of=moment, **named)
+        assert (reply["memory"]["id"] if found else reply["code"]) == (found or "not_found")
+
+
+def test_a_quarantine_makes_the_value_before_current(bench: MemoryBench) -> None:
+    """A key is shared: Ben ended what Ana wrote, until he is hidden; nothing was destroyed."""
+    bench.store("a", "of Ana", key="rent", valid_from=MAY)
+    bench.store("b", "of Ben", BEN, key="rent", valid_from=JUNE)
+    bench.store("plain", "of Ana, without a key")
+    bench.store("c", "of Ben", BEN, supersedes=["plain"])
+    assert bench.ask("get_memory", key="rent")["memory"]["id"] == "b"
+    assert bench.get("plain")["superseded_by"] == "c"
+    bench.quarantine.add("Ben", "operator")
+    assert bench.ask("get_memory", key="rent")["memory"]["id"] == "a"
+    assert (values(bench, key="rent"), "valid_until" in bench.get("plain")) == ([("a", None)], False)
+    assert bench.ids(key="rent", as_of=JULY) == ["a"]
+    bench.quarantine.lift("Ben")
+    assert bench.ask("get_memory", key="rent")["memory"]["id"] == "b"
+
+
+def test_a_deleted_value_makes_the_one_before_current(bench: MemoryBench) -> None:
+    bench.store("a", key="rent", valid_from=MAY)
+    bench.store("b", key="rent", valid_from=JUNE)
+    bench.ask("delete_memory", memory_id="b")
+    assert values(bench, key="rent") == [("a", None)]
+
+
+def test_what_is_superseded_by_id_has_a_history(bench: MemoryBench) -> None:
+    """From any of them; in a circle too."""
+    bench.store("a")
+    bench.clock.let_pass(1)
+    bench.store("b", supersedes=["a", "nobody"])
+    bench.clock.let_pass(1)
+    bench.store("c", supersedes=["b"])
+    for memory_id in "abc":
+        assert [each for each, _ in values(bench, memory_id=memory_id)] == ["a", "b", "c"]
+    assert bench.get("a")["superseded_by"] == "b"
+    now = bench.get("c")["created"]
+    assert bench.ask("get_memory", memory_id="a", as_of=now)["memory"]["id"] == "c"
+    bench.store("a", supersedes=["c"])
+    assert len(values(bench, memory_id="b")) == 3
+
+
+def test_a_history_goes_on_where_its_page_ended(bench: MemoryBench) -> None:
+    for number in range(5):
+        bench.store(f"{number}", "x" * 60_000, key="k")
+    first = bench.ask("memory_history", key="k")
+    assert (first["count"], first["more"], first["next_skip"]) == (2, True, 2)
+    rest = bench.ask("memory_history", key="k", skip=2, limit=2)
+    last = bench.ask("memory_history", key="k", skip=4)
+    assert [each["id"] for each in (*first["memories"], *rest["memories"], *last["memories"])] == [*"01234"]
+    assert last["next_skip"] is None
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "sentence"),
+    [
+        ("store_memory", {"occurred_at": "yesterday"}, "ISO-8601 with an offset"),
+        ("store_memory", {"occurred_at": "2026-05-01T00:00:00"}, "with an offset"),
+        ("store_memory", {"occurred_at": "2999-05-01T00:00:00Z"}, "ahead of this host's clock"),
+        ("store_memory", {"valid_from": "1969-05-01T00:00:00Z"}, "since 1970"),
+        ("store_memory", {"valid_from": JUNE, "valid_until": MAY}, "would end before it begins"),
+        ("store_memory", {"valid_until": "soon"}, "at `$.valid_until`"),
+        ("store_memory", {"supersedes": ["m"]}, "can't supersede itself"),
+        ("store_memory", {"supersedes": ["x"] * 65}, "at `$.supersedes`"),
+        ("store_memory", {"key": ""}, "at `$.key`"),
+        ("store_memory", {"key": "k" * 257}, "at `$.key`"),
+        ("store_memory", {"review_at": 5}, "at `$.review_at`"),
+        ("store_memory", {"pin": 1}, "at `$.pin`"),
+        ("get_memory", {"key": "k"}, "`key` and an id name a memory twice"),
+        ("get_memory", {"as_of": "then"}, "at `$.as_of`"),
+        ("memory_history", {"key": "k"}, "`key` and an id name a memory twice"),
+        ("query_memory", {"as_of": "then"}, "at `$.as_of`"),
+        ("query_memory", {"changed_since": 0, "key": "k"}, "leave out all other fields"),
+        ("sync_memories", {"memories": [{"id": "m", "content": "x", "last_accessed": 5, "valid_until": -1}]}, "at `$"),
+    ],
+)
+def test_a_wrong_field_is_refused(bench: MemoryBench, action: str, fields: dict[str, Any], sentence: str) -> None:
+    named: dict[str, Any] = {"id": "m", "content": "x"} if action == "store_memory" else {"id": "m"}
+    reply = bench.ask(action, **({} if action == "sync_memories" else named), **fields)
+    assert (reply["code"], sentence in reply["error"]) == ("malformed_request", True), reply
+    assert bench.memories.count == 0
+
+
+def test_the_audit_history_and_key_reads_find_nothing(bench: MemoryBench) -> None:
+    """One clear sentence where there is no such key or memory."""
+    for action in ("get_memory", "memory_history"):
+        names: list[dict[str, Any]] = [{"key": "none"}, {"memory_id": "none"}]
+        for named in names:
+            assert bench.ask(action, **named)["code"] == "not_found"
+
+
+def test_details_stay_when_an_update_leaves_them_out(bench: MemoryBench) -> None:
+    bench.store("m", key="k", valid_from=MAY, valid_until=JULY, review_at=JULY, occurred_at=MAY, pin=True)
+    before = bench.get()
+    bench.store("m", "anew")
+    after = bench.get()
+    for name in ("key", "valid_from", "valid_until", "review_at", "occurred_at", "pinned"):
+        assert after[name] == before[name]
+    bench.reopen()
+    assert bench.get()["key"] == "k"
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["p", "q", "r"]),
+        st.sampled_from([None, "k", "l"]),
+        st.sampled_from([MAY, JUNE, JULY, None]),
+        st.sampled_from([None, "2027-01-01T00:00:00Z"]),
+        st.sampled_from([[], ["p"], ["q"]]),
+        st.booleans(),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STEPS)
+@pytest.mark.thorough
+def test_stores_agree_in_whatever_order_records_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[Any, ...]]
+) -> None:
+    """On every field, those that are computed too; each store has what several writers wrote."""
+    clock = setable_clock(monkeypatch)
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    records: list[dict[str, Any]] = []
+    with MemoryBench(tmp_path / "source", clock, half_life_days=30.0) as source:
+        for memory_id, key, start, end, supersedes, pin, gone in steps:
+            clock.let_pass(1)
+            given = {"key": key, "valid_from": start, "valid_until": end, "supersedes": supersedes, "pin": pin}
+            given = {name: value for name, value in given.items() if value is not None}
+            if memory_id not in supersedes:
+                source.store(memory_id, f"{key} {start}", OPERATOR, **given)
+                records += source.all()
+            if gone:
+                source.ask("delete_memory", OPERATOR, memory_id=memory_id)
+                records += source.all()
+    clock.let_pass(86_400)  # what is shown differs from what is stored
+    known = []
+    for place, order in enumerate([*permutations(records[-3:]), records, records[::-1]]):
+        with MemoryBench(tmp_path / f"store{place}", clock, half_life_days=30.0) as store:
+            for record in (*order, *records):
+                assert store.ask("sync_memories", OPERATOR, memories=[record])["status"] == "ok"
+            again = MemoryBench(tmp_path / f"again{place}", clock, half_life_days=30.0)
+            with again:
+                store.tell(again)
+                assert again.known() == store.known()
+            known.append(store.known())
+    assert all(each == known[0] for each in known)
+
+
+def test_a_search_marks_and_lowers_what_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The present value comes first although the older one fits better."""
+    with SearchedBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+        bench.store("old", "box room rent", key="rent", valid_from=MAY)
+        bench.store("new", "the rent of the box room is another one since the landlord came", key="rent")
+        for number in range(20):
+            bench.store(f"{number}", "talk of the day")
+        found = bench.search("box room rent")
+        assert [each["id"] for each in found] == ["new", "old"]
+        assert (found[1]["superseded_by"], found[1]["valid_until"] > MAY) == ("new", True)
+        assert found[0].keys().isdisjoint({"superseded_by", "valid_until"})
+
+
+def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of the version before are unchanged, and found by their claims once the agent has run."""
+    before = [REPLY_LOG_SCHEMA, *(each for each in MemoryBench.MIGRATIONS if each != DETAILS_MIGRATION)]
+    database = Database(tmp_path / "db", before)
+    for number, amount in enumerate((340, 355, 355)):
+        content = f"the rent of the box room is {amount}"
+        database.execute(
+            "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
+            "written_by) VALUES (?, ?, CAST('[]' AS BLOB), '', 1, 1.7e9, 1.7e9, 0, 'Ana')",
+            (f"m{number}", content),
+        )
+    database.close()
+    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+        assert bench.ids(include_forgotten=True) == ["m2", "m1", "m0"]
+        bench.memories.upkeep.on_tick()
+        audit = bench.ask("memory_audit")
+        assert [each["memory_id"] for each in audit["duplicates"][0]] == ["m1", "m2"]
+        assert len(audit["contradictory"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        ("SELECT id FROM memory_details WHERE key = 'k' AND (starts, id) > (1, 'a') ORDER BY starts, id", "by_key"),
+        ("SELECT number FROM memory_supersedes WHERE superseded = 'x'", "PRIMARY KEY"),
+        ("SELECT number FROM memory_claims WHERE mark = 'x' ORDER BY number DESC", "PRIMARY KEY"),
+        ("SELECT number FROM memory_details WHERE valid_until <= 5 ORDER BY valid_until", "by_end"),
+        ("SELECT number FROM memory_details WHERE review_at <= 5 ORDER BY review_at", "by_review"),
+        (f"SELECT {strength_now(BY_DAYS, 'm', '5')} FROM memories m", "COVERING INDEX memories_by_number"),
+    ],
+)
+def test_what_follows_a_value_is_looked_up(bench: MemoryBench, sql: str, index: str) -> None:
+    """By an index, without sorting."""
+    plan = " ".join(row[3] for row in bench.database.execute(f"EXPLAIN QUERY PLAN {sql}"))
+    assert index in plan
+    assert "TEMP B-TREE" not in plan
