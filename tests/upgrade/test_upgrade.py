@@ -39,7 +39,6 @@ PASSING = {  # a memory fades between the answers, and a result of a search is a
     **dict.fromkeys(("search_memory", "memory_status"), "strength"),
     **dict.fromkeys(("query_memory", "memory_by"), "last_accessed"),
 }
-LAST_GOES_ON = ("get_history", "get_audit_heads")  # the last minute and hour; the newest head gives way to a newer one
 
 
 def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
@@ -47,15 +46,15 @@ def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
     today = unfaded(today)
     if (passing := PASSING.get(action)) is not None:
         today, then = without(today, passing), without(then, passing)
-    if action in LAST_GOES_ON:
+    if action == "get_history":  # the last minute, and hour, went on
+        return first_of_lists(today["history"], then["history"]), first_of_lists(then["history"], then["history"])
+    if action == "get_audit_heads":  # of which the newest gives way to a newer one
         return first_of_lists(today, then), first_of_lists(then, then)
     if action == "get_audit":
         return (today["lines"][: len(then["lines"])], today["anchor"]), (then["lines"], then["anchor"])
-    if action in ("get_events", "get_errors", "memory_by"):
-        return fields_of_then(today, then), then
     if action == "get_metrics":
         return today["metrics"]["vram_reports"], then["metrics"]["vram_reports"]
-    return today, then
+    return fields_of_then(today, then), then
 
 
 def fields_of_then(today: Any, then: Any) -> Any:
