@@ -24,6 +24,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
+from twinhost.system_digital_twin.capacity.reservations import Reservations
 from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.http.page import Stream, page_routes
@@ -38,7 +39,14 @@ from twinhost.system_digital_twin.registry.actions import (
     RegistrationData,
     RegistryActions,
 )
-from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC, HEALTHY, AgentEvent, AgentRecord, Registry
+from twinhost.system_digital_twin.registry.registry import (
+    AGENT_TOPIC,
+    HEALTHY,
+    NO_RESPONSE,
+    AgentEvent,
+    AgentRecord,
+    Registry,
+)
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 from twinhost.system_digital_twin.trust.actions import KeyActions, TrustEvent
 from twinhost.system_digital_twin.trust.audit import AuditActions
@@ -122,6 +130,8 @@ def assemble(foundation: Foundation) -> Assembly:
     sampler = SamplerThread(limits.metrics_interval_s, metrics.queue)
     foundation.health.add("metrics", lambda: sampler.fault, essential=False)
     leases, events = Leases(database), Events(database, publish)
+    reports, is_silent = VramReports(database), _is_silent(registry, limits.registration_ttl_s)
+    reservations = Reservations(database, metrics, reports, leases, events, is_silent)
     state = StateBoard(foundation, registry, metrics, leases, events)
     features: tuple[Feature, ...] = (
         RegistryActions(
@@ -132,8 +142,8 @@ def assemble(foundation: Foundation) -> Assembly:
             _may_be_local(settings),
         ),
         *security.features,
-        MetricsActions(metrics, VramReports(database)),
-        LoadActions(metrics, leases),
+        MetricsActions(metrics, reports),
+        LoadActions(reservations, leases),
         EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes)),
     )
 
@@ -141,7 +151,7 @@ def assemble(foundation: Foundation) -> Assembly:
         registry.keep_alive(NAME)
         state.on_tick()
         metrics.on_tick()
-        leases.on_tick()
+        reservations.on_tick()
         events.on_tick()
         security.on_tick()
 
@@ -164,6 +174,17 @@ def assemble(foundation: Foundation) -> Assembly:
         companions=[sampler],
         routes=[*Stream(state.board).routes(), *page_routes(assets_folder())],
     )
+
+
+def _is_silent(registry: Registry, ttl_s: float) -> Callable[[str], bool]:
+    """Return a test: whether a registered agent has sent no heartbeat for its TTL; never soon after this start."""
+    started = time.monotonic()
+
+    def is_silent(name: str) -> bool:
+        record = registry.find(name)
+        return record is not None and registry.status(record) == NO_RESPONSE and time.monotonic() - started > 2 * ttl_s
+
+    return is_silent
 
 
 def _may_be_local(settings: Settings) -> Callable[[str], bool]:
