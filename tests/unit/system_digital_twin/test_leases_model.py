@@ -192,6 +192,4 @@ class Leases(RuleBasedStateMachine):
             self.bench.measured(host, with_gpus(*((0.0, total) for total in totals)))
 
 
-@pytest.mark.thorough
-class TestLeases(Leases.TestCase):  # type: ignore[name-defined, misc] # made by hypothesis
-    pass
+TestLeases = pytest.mark.thorough(Leases.TestCase)

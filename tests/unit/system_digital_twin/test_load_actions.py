@@ -22,7 +22,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
 )
 from twinhost.secure_zmq.callers import Caller
 
-PROJECTIONS = {
+PROJECTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"projected_cpu_percent": 11.0},
     "ram": {"projected_ram_mb": 301.0, "ram_capacity_mb": 1_000.0},
     "vram": {
