@@ -39,14 +39,7 @@ from twinhost.system_digital_twin.registry.actions import (
     RegistrationData,
     RegistryActions,
 )
-from twinhost.system_digital_twin.registry.registry import (
-    AGENT_TOPIC,
-    HEALTHY,
-    NO_RESPONSE,
-    AgentEvent,
-    AgentRecord,
-    Registry,
-)
+from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC, HEALTHY, AgentEvent, AgentRecord, Registry
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 from twinhost.system_digital_twin.trust.actions import KeyActions, TrustEvent
 from twinhost.system_digital_twin.trust.audit import AuditActions
@@ -130,8 +123,8 @@ def assemble(foundation: Foundation) -> Assembly:
     sampler = SamplerThread(limits.metrics_interval_s, metrics.queue)
     foundation.health.add("metrics", lambda: sampler.fault, essential=False)
     leases, events = Leases(database), Events(database, publish)
-    reports, is_silent = VramReports(database), _is_silent(registry, limits.registration_ttl_s)
-    reservations = Reservations(database, metrics, reports, leases, events, is_silent)
+    reports = VramReports(database)
+    reservations = Reservations(database, metrics, reports, leases, events, registry.has_died)
     state = StateBoard(foundation, registry, metrics, leases, events)
     features: tuple[Feature, ...] = (
         RegistryActions(
@@ -174,17 +167,6 @@ def assemble(foundation: Foundation) -> Assembly:
         companions=[sampler],
         routes=[*Stream(state.board).routes(), *page_routes(assets_folder())],
     )
-
-
-def _is_silent(registry: Registry, ttl_s: float) -> Callable[[str], bool]:
-    """Return a test: whether a registered agent has sent no heartbeat for its TTL; never soon after this start."""
-    started = time.monotonic()
-
-    def is_silent(name: str) -> bool:
-        record = registry.find(name)
-        return record is not None and registry.status(record) == NO_RESPONSE and time.monotonic() - started > 2 * ttl_s
-
-    return is_silent
 
 
 def _may_be_local(settings: Settings) -> Callable[[str], bool]:

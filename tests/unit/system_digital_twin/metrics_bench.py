@@ -111,9 +111,9 @@ class MetricsBench:
         self.leases = Leases(self.database)
         self.reports = VramReports(self.database)
         self.events = Events(self.database)
-        self.silent: set[str] = set()  # registered agents without a heartbeat
+        self.dead: set[str] = set()  # agents that stopped their heartbeats
         self.reservations = Reservations(
-            self.database, self.metrics, self.reports, self.leases, self.events, lambda name: name in self.silent
+            self.database, self.metrics, self.reports, self.leases, self.events, self.dead.__contains__
         )
         grants = load_network_config(DEFAULT_PATH, {}).grants
         self._dispatcher = Dispatcher(

@@ -77,7 +77,7 @@ def test_expiry_and_death_hand_over_in_the_same_tick(bench: MetricsBench, clock:
     bench.ask("reserve_vram", NEWCOMER, amount_mb=9_000, host="pc2", ttl_s=600)
     if cause == "dead":
         bench.ask("commit_lease", lease_id=held)
-        bench.silent.add(UMRA.name)
+        bench.dead.add(UMRA.name)
     waiting = bench.ask_and_wait("reserve_vram", OTHERS[0], amount_mb=9_000, wait_s=60)
     bench.on_tick()
     assert waiting.reply() is None
@@ -92,12 +92,12 @@ def test_expiry_and_death_hand_over_in_the_same_tick(bench: MetricsBench, clock:
 def test_an_agent_that_comes_back_keeps_its_leases(bench: MetricsBench, clock: Clock) -> None:
     """Silence counts only while this process looks: it may have been stopped itself."""
     filled(bench, 1)
-    bench.silent.add(UMRA.name)
+    bench.dead.add(UMRA.name)
     bench.on_tick()
     clock.let_pass(reservations.DEAD_AFTER_S - 1)
-    bench.silent.clear()
+    bench.dead.clear()
     bench.on_tick()
-    bench.silent.add(UMRA.name)
+    bench.dead.add(UMRA.name)
     clock.let_pass(2)
     bench.on_tick()
     assert len(bench.ask("list_leases")["leases"]) == 1

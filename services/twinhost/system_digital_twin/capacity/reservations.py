@@ -117,15 +117,15 @@ class Reservations:
         reports: VramReports,
         leases: Leases,
         events: Events,
-        is_silent: Callable[[str], bool],
+        has_died: Callable[[str], bool],
     ) -> None:
-        """`is_silent` says whether a holder is a registered agent that has stopped sending heartbeats."""
+        """`has_died` says whether a holder is a registered agent that has stopped sending heartbeats."""
         self._database = database
         self._metrics = metrics
         self._reports = reports
         self._leases = leases
         self._events = events
-        self._is_silent = is_silent
+        self._has_died = has_died
         self._waiters: list[_Waiter] = []
         self._numbers = 0
         self._silent_since: dict[str, float] = {}
@@ -275,10 +275,10 @@ class Reservations:
         return clock - waiter.gone_since >= RECONNECT_S
 
     def _dead(self) -> set[str]:
-        """Return the holders that are registered agents and have been silent for long enough."""
+        """Return the holders that have died, and have not come back within DEAD_AFTER_S."""
         clock, before = time.monotonic(), self._silent_since
         holders = {lease.holder for lease in self._leases.all()}
-        self._silent_since = {each: before.get(each, clock) for each in holders if self._is_silent(each)}
+        self._silent_since = {each: before.get(each, clock) for each in holders if self._has_died(each)}
         return {each for each, since in self._silent_since.items() if clock - since >= DEAD_AFTER_S}
 
     def _ask_holders(self, waiter: _Waiter, hosts: Hosts, slots: set[Slot]) -> None:
