@@ -20,7 +20,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
 )
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.system_digital_twin.capacity.forecast import Gpu
+from twinhost.system_digital_twin.capacity.forecast import CardId
 from twinhost.system_digital_twin.capacity.leases import Lease
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
@@ -78,7 +78,7 @@ def test_a_card_is_recognised_by_its_uuid() -> None:
         lease_id="x", resource="vram", host="pc2", amount_mb=1, holder="a", state="reserved", created=0, deadline=1,
         gpu=0, gpu_uuid="GPU-1",
     )  # fmt: skip
-    cards: list[Gpu] = [{"index": 1, "uuid": "GPU-1"}, {"index": 0, "uuid": "GPU-2"}, {"index": 0, "uuid": None}]
+    cards: list[CardId] = [{"index": 1, "uuid": "GPU-1"}, {"index": 0, "uuid": "GPU-2"}, {"index": 0, "uuid": None}]
     assert [lease.on_card(card) for card in cards] == [True, False, True]
 
 

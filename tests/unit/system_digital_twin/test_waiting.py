@@ -188,6 +188,20 @@ def test_several_holders_are_told_where_only_all_suffice(bench: MetricsBench) ->
     assert sorted(event["lease_id"] for event in wanted(bench)) == sorted(held), "the second is not to be served yet"
 
 
+def test_a_request_tells_a_bounded_number_of_holders(
+    bench: MetricsBench, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it does not evict all other events."""
+    monkeypatch.setattr(reservations, "MAX_TOLD", 3)
+    for _ in range(5):
+        filled(bench, 1_000, 1_000)
+    bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=5_400, wait_s=60)
+    for _ in range(3):
+        bench.on_tick()
+        clock.let_pass(1)
+    assert len(wanted(bench)) == 3
+
+
 def test_a_client_that_is_gone_leaves_the_queue(bench: MetricsBench, clock: Clock) -> None:
     """After the time in which it could reconnect; until then it is given nothing, and keeps its place."""
     leases = filled(bench, 9_000, 9_000)

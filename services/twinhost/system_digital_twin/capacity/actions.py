@@ -12,7 +12,7 @@ from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.system_digital_twin import SUCCESS, Success
 from twinhost.system_digital_twin.capacity.forecast import (
-    Gpu,
+    CardId,
     HostState,
     LoadType,
     Projection,
@@ -115,7 +115,7 @@ class LoadSimulated(Success, Projection):
     load_type: LoadType
     requested_value: float
     recommendation: str
-    gpu: NotRequired[Gpu]
+    gpu: NotRequired[CardId]
     reason: NotRequired[str]
     placement: NotRequired[PlacementReply]
 

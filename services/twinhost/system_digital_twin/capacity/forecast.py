@@ -42,8 +42,8 @@ class Leased(msgspec.Struct, frozen=True, kw_only=True):
         return max(used_mb, self.in_use_mb) + self.to_come_mb
 
 
-class Gpu(TypedDict):
-    """The card of a lease or a placement; `uuid` is null where the driver's is not known."""
+class CardId(TypedDict):
+    """The card of a lease or of a forecast; `uuid` is null where the driver's is not known."""
 
     index: int
     uuid: str | None
@@ -59,7 +59,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     leased: Leased = Leased()
 
     @property
-    def gpu(self) -> Gpu:
+    def gpu(self) -> CardId:
         return {"index": self.index, "uuid": self.uuid}
 
 
@@ -88,7 +88,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     projection: Projection
     headroom: float | None
     limit: float | None = None
-    gpu: Gpu | None = None
+    gpu: CardId | None = None
 
     @property
     def fits(self) -> bool:

@@ -19,7 +19,7 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.capacity.forecast import Forecast, Gpu, Leased, Resource
+from twinhost.system_digital_twin.capacity.forecast import CardId, Forecast, Leased, Resource
 from twinhost.system_digital_twin.metrics.history import rounded
 
 MIGRATION = """
@@ -55,7 +55,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     gpu_uuid: str | None = None
     waited_as: str | None = None
 
-    def on_card(self, gpu: Gpu) -> bool:
+    def on_card(self, gpu: CardId) -> bool:
         """Return whether it may be on a card; a driver's indices may change, its uuids don't."""
         if self.gpu_uuid is not None and gpu["uuid"] is not None:
             return self.gpu_uuid == gpu["uuid"]
@@ -77,7 +77,7 @@ class LeaseReply(TypedDict):
     created: str
     expires: str | None
     expires_in_s: float | None
-    gpu: Gpu | None
+    gpu: CardId | None
 
 
 class OpenLease(msgspec.Struct, frozen=True):
@@ -265,7 +265,7 @@ class Leases:
 
 
 def leased(
-    leases: Iterable[OpenLease], resource: Resource, measured_since: Callable[[str], float], gpu: Gpu | None = None
+    leases: Iterable[OpenLease], resource: Resource, measured_since: Callable[[str], float], gpu: CardId | None = None
 ) -> Leased:
     """Return what a host's leases take.
 

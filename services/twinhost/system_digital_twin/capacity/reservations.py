@@ -22,8 +22,8 @@ from twinhost.store.database import Database
 from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
 from twinhost.system_digital_twin.capacity.forecast import (
     DENY,
+    CardId,
     Forecast,
-    Gpu,
     HostState,
     Placement,
     Resource,
@@ -40,10 +40,12 @@ from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
 MAX_WAITING = 256
 MAX_WAITING_PER_HOLDER = 16
 MAX_OVERTAKEN = 16
+MAX_TOLD = 100  # leases whose holders are told, for one request
 RECONNECT_S = 3.0  # for which a request without a connection keeps its place
 DEAD_AFTER_S = 5.0  # of silence seen by this process, which may itself have been stopped before
 LEASE_WANTED = "lease_wanted"
 _RETRY_S = 1.0
+_TELL_EVERY_S = 1.0
 
 Slot = tuple[Resource, str, int | None]  # a place for a lease: resource, host, and the index of the card
 
@@ -54,7 +56,7 @@ class Candidate(TypedDict):
     host: str
     recommendation: str
     reason: str
-    gpu: NotRequired[Gpu | None]
+    gpu: NotRequired[CardId | None]
 
 
 class PlacementReply(TypedDict):
@@ -100,6 +102,7 @@ class _Waiter(msgspec.Struct, kw_only=True):
     overtaken: int = 0
     gone_since: float | None = None  # monotonic: without a connection
     told: set[str] = msgspec.field(default_factory=set)  # the leases whose holders were told
+    tell_at: float = 0.0  # monotonic: when the next holders may be told
 
 
 def order_of(waiter: _Waiter) -> tuple[bool, int, int]:
@@ -154,8 +157,8 @@ class Reservations:
             could=set(),
             reason="",
         )
-        ahead = [each for each in self._waiters if order_of(each) < order_of(waiter)]
-        forecasts = self._consider(waiter, self.hosts(), {slot for each in ahead for slot in each.could})
+        ahead = [each.could for each in self._waiters if order_of(each) < order_of(waiter)]
+        forecasts = self._consider(waiter, self.hosts(), set().union(*ahead))
         placement = place(forecasts)
         if placement.host is not None:
             return self._grant(waiter, placement, forecasts, waited=False)
@@ -163,6 +166,7 @@ class Reservations:
             raise _refusal(demand, forecasts)
         self._leases.require_room(demand.holder)
         self._require_place(demand.holder)
+        waiter.reason = _refused(demand, forecasts)
         self._waiters.append(waiter)
         return waiter.answer
 
@@ -198,6 +202,8 @@ class Reservations:
         answers: dict[int, Reserved | Placed | RequestError] = {}
         hosts, kept = self.hosts(), set[Slot]()
         for waiter in sorted(self._waiters, key=order_of):
+            if waiter.could and waiter.could <= kept:
+                continue  # nothing is left for it, and to examine every host for all who wait takes long
             try:
                 forecasts = self._consider(waiter, hosts, kept)
                 placement = place(forecasts)
@@ -210,7 +216,7 @@ class Reservations:
                     raise
                 answers[waiter.number] = error
                 continue
-            if placement.host is None:
+            if placement.host is None and waiter.tell_at <= time.monotonic():
                 self._ask_holders(waiter, hosts, waiter.could - kept)
             waiter.reason = _refused(waiter.demand, forecasts)
             kept |= waiter.could
@@ -282,9 +288,10 @@ class Reservations:
         return {each for each, since in self._silent_since.items() if clock - since >= DEAD_AFTER_S}
 
     def _ask_holders(self, waiter: _Waiter, hosts: Hosts, slots: set[Slot]) -> None:
-        """Tell the holders of leases whose release would help; each lease once for each request."""
+        """Tell the holders of leases whose release would help: once for each request, of MAX_TOLD leases at most."""
         wanted = {each.lease_id: each for each in _helpful(waiter.demand, hosts, slots)}
-        for lease_id in wanted.keys() - waiter.told:
+        waiter.tell_at = time.monotonic() + _TELL_EVERY_S
+        for lease_id in [each for each in wanted if each not in waiter.told][: MAX_TOLD - len(waiter.told)]:
             lease = wanted[lease_id]
             self._database.after_commit(partial(waiter.told.add, lease_id))
             data = {
