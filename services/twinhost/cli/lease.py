@@ -31,7 +31,7 @@ Reply = Mapping[str, Any]
 
 def lease(
     command: Annotated[
-        list[str], typer.Argument(metavar="-- PROGRAM [ARGUMENT]…", help="The program, after two hyphens.")
+        list[str], typer.Argument(metavar="-- PROGRAM", help="After two hyphens, the program and its arguments.")
     ],
     vram: Annotated[
         float | None, typer.Option("--vram", metavar="MB", min=0.001, max=1e12, help="VRAM, on one card.")
