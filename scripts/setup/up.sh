@@ -16,6 +16,26 @@ case $host in
     *) die "TWINHOST_HOST is '$host'; set it to mainpc or pc2, or leave it empty for both on this machine." ;;
 esac
 
+# A setting of .env, where the environment does not have it.
+setting() {
+    local from_file=
+    [ ! -f .env ] || from_file=$(sed -n "s/^$1=//p" .env | tail -n 1)
+    printf '%s' "${!1-$from_file}"
+}
+
+# Where the engine offers a GPU, the agents get it, unless the Compose files are chosen already, or TWINHOST_GPU is 0.
+if [ -z "$(setting COMPOSE_FILE)" ] && [ "$(setting TWINHOST_GPU)" != 0 ]; then
+    read -r driver devices < <(docker info --format '{{json .}}' | scripts/setup/gpu.sh) || true
+    if [ -n "${driver:-}" ]; then
+        step "Giving the agents the engine's GPUs ($driver); TWINHOST_GPU=0 in .env prevents it"
+        driver_set=$(setting TWINHOST_GPU_DRIVER) devices_set=$(setting TWINHOST_GPU_DEVICES)
+        export TWINHOST_GPU_DRIVER=${driver_set:-$driver} TWINHOST_GPU_DEVICES=${devices_set:-$devices}
+        files=docker-compose.yml
+        [ ! -f docker-compose.override.yml ] || files+=:docker-compose.override.yml
+        export COMPOSE_FILE=$files:docker-compose.gpu.yml
+    fi
+fi
+
 step "Making the keys and starting ${hosts[*]}"
 if ! docker compose up --detach --wait --wait-timeout "$HEALTHY_TIMEOUT_S" "${hosts[@]}"; then
     docker compose ps --all >&2

@@ -17,12 +17,19 @@ R = TypeVar("R", bound=Request)
 H = TypeVar("H", bound=Callable[..., Any])
 
 
+T = TypeVar("T")
+
+
+class Withdrawable(Future[T]):
+    """A reply that takes long: the loop cancels it once its caller's connection has ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Action(Generic[R]):
     """One action: its request type, its handler, and its options.
 
-    A handler that asks another agent returns a Future: the loop continues, and the reply is sent when the Future is
-    done. Such an action does not mutate: the other agent makes the change and stores the reply to it.
+    A handler whose reply depends on something else returns a Future: the loop continues, and the reply is sent when the
+    Future is done. That reply is not stored, so whoever makes the change must recognise a repeated request itself.
     """
 
     request: type[R]
@@ -77,7 +84,7 @@ class Feature:
                 (request,) = (hint for hint in hints.values() if isinstance(hint, type) and issubclass(hint, Request))
                 if request is Request:
                     raise TypeError(f"{cls.__name__}.{name} names no type of request of its own")
-                yield Declaration(name, request, tuple(_alternatives(reply)), options)
+                yield Declaration(name, request, tuple(dict.fromkeys(_alternatives(reply))), options)
 
     def actions(self) -> list[Action[Any]]:
         """Return the actions that the class declares, with this object's methods as handlers."""
@@ -86,7 +93,7 @@ class Feature:
 
 def _alternatives(reply: Any) -> Iterator[type]:
     """Yield the types of a reply: each member of a union, and the result type of a Future."""
-    if get_origin(reply) is Future or (get_args(reply) and not isinstance(reply, type)):
+    if get_origin(reply) in (Future, Withdrawable) or (get_args(reply) and not isinstance(reply, type)):
         for each in get_args(reply):
             yield from _alternatives(each)
     else:

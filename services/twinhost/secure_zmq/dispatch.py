@@ -265,7 +265,8 @@ class Dispatcher:
             self._outcomes.clear()
             self.counters.errors = errors
             return [
-                self._refuse(job, error) if job.mutates else self._answer(job, place) for place, job in enumerate(jobs)
+                self._refuse(job, error) if job.mutates and place not in self._deferred else self._answer(job, place)
+                for place, job in enumerate(jobs)
             ]
         for place, job in enumerate(jobs):
             if job.apart:
@@ -296,17 +297,12 @@ class Dispatcher:
             return b""
         try:
             job.caller = self._grants.require(job.caller, job.action.name)
-            if job.action.mutates:
-                reply = self._once(job)
-            else:
-                answer = job.action.handle(job.request, self._original_caller(job))
-                if isinstance(answer, Future):
-                    request = msgspec.structs.replace(job, payload=b"")
-                    self._deferred[place] = Deferred(request, answer, time.perf_counter())
-                    return b""
-                reply = self._encode(job, answer)
+            reply = self._once(job) if job.action.mutates else self._handle(job)
         except Exception as error:  # boundary: one request's fault is that request's alone
             return self._failed(job, error)
+        if isinstance(reply, Future):
+            self._deferred[place] = Deferred(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
+            return b""
         self._outcomes.append((job.action.name, "ok"))
         return reply
 
@@ -318,15 +314,16 @@ class Dispatcher:
             raise error
         return self._refuse(job, error)
 
-    def _once(self, job: Job) -> bytes:
+    def _once(self, job: Job) -> "bytes | Future[Reply]":
         """Execute a mutating request in the transaction under way, or return its stored reply.
 
-        Two requests are the same only if their bytes are; if the handler raises, neither change nor reply is stored.
+        Two requests are the same only if their bytes are; if the handler raises, neither change nor reply is stored. A
+        reply that is still to come is not stored: its action recognises a repeated request.
         """
         caller, request_id = job.caller.name, job.request.request_id
         if request_id is None:
             with self._store.savepoint():
-                return self._change(job)
+                return self._handle(job)
         digest = hashlib.blake2b(job.payload, digest_size=16).digest()
         stored = self._reply_log.find(caller, request_id)
         if stored is not None:
@@ -334,15 +331,14 @@ class Dispatcher:
                 raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a new id")
             return stored.reply
         with self._store.savepoint():
-            reply = self._change(job)
-            self._reply_log.add(caller, request_id, digest, reply)
+            reply = self._handle(job)
+            if isinstance(reply, bytes):
+                self._reply_log.add(caller, request_id, digest, reply)
         return reply
 
-    def _change(self, job: Job) -> bytes:
+    def _handle(self, job: Job) -> "bytes | Future[Reply]":
         answer = job.action.handle(job.request, self._original_caller(job))
-        if isinstance(answer, Future):
-            raise TypeError(f"{job.action.name} mutates, so it must not return a Future")
-        return self._encode(job, answer)
+        return answer if isinstance(answer, Future) else self._encode(job, answer)
 
     def _original_caller(self, job: Job) -> Caller:
         """Return the caller for which a request is executed; of a forwarded request, the original one."""

@@ -14,6 +14,7 @@ import structlog
 import zmq
 
 from twinhost.rate_limit import LogBudget
+from twinhost.secure_zmq.actions import Withdrawable
 from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, ServerSocket, Session
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
@@ -108,13 +109,13 @@ class Server:
                 batch = self._receive_batch(0)
                 busy_since = time.monotonic()
                 self._answer(batch)
-                if self._deferred:
-                    self._answer_deferred()
                 turned_at = self._heartbeat.beat()
                 if turned_at - ticked_at >= _TICK_MS / 1_000:
                     ticked_at = turned_at
                     self._server_socket.close_refused()
                     self._on_tick()
+                if self._deferred:  # after the tick, which may have finished some
+                    self._answer_deferred()
                 self._longest_turn_s = max(self._longest_turn_s, time.monotonic() - busy_since)
                 if self._rekeying.waiting:
                     self._drain(_DONTWAIT)
@@ -197,12 +198,22 @@ class Server:
         if any(deferred.answer.done() for _, _, deferred in self._deferred):
             self._server_socket.close_refused()  # a caller may have been revoked since
         for route, session, deferred in self._deferred:
-            if deferred.answer.done():
+            answer = deferred.answer
+            if (
+                isinstance(answer, Withdrawable)
+                and not answer.done()
+                and not self._sessions.leads_to(route[0], session)
+            ):
+                answer.cancel()
+            if answer.cancelled():  # nobody waits for it
+                continue
+            if answer.done():
                 self._send(route, session, self._dispatcher.settle(deferred))
             else:
                 waiting.append((route, session, deferred))
         self._deferred = waiting
-        self._socket.rcvtimeo = _DEFERRED_TICK_MS if waiting else _TICK_MS
+        brief = any(not isinstance(deferred.answer, Withdrawable) for _, _, deferred in waiting)
+        self._socket.rcvtimeo = _DEFERRED_TICK_MS if brief else _TICK_MS
 
     def _send(self, route: list[bytes], session: Session | None, reply: bytes) -> None:
         """Send a reply to its caller, and not to another peer that has chosen the same routing-id since."""

@@ -24,6 +24,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
+from twinhost.system_digital_twin.capacity.reservations import Reservations
 from twinhost.system_digital_twin.capacity.time_to_full import ForecastActions, Forecasts
 from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
 from twinhost.system_digital_twin.events.errors import ErrorLog
@@ -125,6 +126,8 @@ def assemble(foundation: Foundation) -> Assembly:
     sampler = SamplerThread.of(foundation, metrics.queue)
     leases, events = Leases(database), Events(database, publish)
     forecasts = Forecasts(database, metrics, events)
+    reports = VramReports(database)
+    reservations = Reservations(database, metrics, reports, leases, events, registry.has_died)
     state = StateBoard(foundation, registry, metrics, leases, events, forecasts)
     features: tuple[Feature, ...] = (
         RegistryActions(
@@ -135,8 +138,8 @@ def assemble(foundation: Foundation) -> Assembly:
             _may_be_local(settings),
         ),
         *security.features,
-        MetricsActions(metrics, VramReports(database)),
-        LoadActions(metrics, leases),
+        MetricsActions(metrics, reports),
+        LoadActions(reservations, leases),
         ForecastActions(forecasts, metrics),
         EventActions(events, ErrorLog(database), min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.record),
     )
@@ -145,7 +148,7 @@ def assemble(foundation: Foundation) -> Assembly:
         registry.keep_alive(NAME)
         state.on_tick()
         metrics.on_tick()
-        leases.on_tick()
+        reservations.on_tick()
         events.on_tick()
         security.on_tick()
         forecasts.on_tick()

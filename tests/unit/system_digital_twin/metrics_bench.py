@@ -13,16 +13,18 @@ from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.capacity import actions as load_actions_module
 from twinhost.system_digital_twin.capacity import leases as leases_module
+from twinhost.system_digital_twin.capacity import reservations as reservations_module
 from twinhost.system_digital_twin.capacity import time_to_full as time_to_full_module
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
+from twinhost.system_digital_twin.capacity.reservations import Reservations
 from twinhost.system_digital_twin.capacity.time_to_full import ForecastActions, Forecasts
 from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.events.events import Events
@@ -50,6 +52,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for module in (
         leases_module,
         load_actions_module,
+        reservations_module,
         metrics_module,
         metrics_history,
         time_to_full_module,
@@ -67,8 +70,36 @@ def sample(**changed: Any) -> HostSample:
 
 def with_gpu(used_mb: float, total_mb: float, **changed: Any) -> HostSample:
     """Return a sample of a host with one GPU."""
-    gpu = GpuSample(index=0, name="GPU", used_mb=used_mb, total_mb=total_mb)
-    return sample(vram_used_mb=used_mb, vram_total_mb=total_mb, gpus=(gpu,), **changed)
+    return with_gpus((used_mb, total_mb), **changed)
+
+
+def with_gpus(*used_and_total_mb: tuple[float, float], **changed: Any) -> HostSample:
+    """Return a sample of a host with several GPUs."""
+    gpus = [
+        GpuSample(index=index, name="GPU", used_mb=used_mb, total_mb=total_mb)
+        for index, (used_mb, total_mb) in enumerate(used_and_total_mb)
+    ]
+    used_mb, total_mb = (sum(column) for column in zip(*used_and_total_mb, strict=True))
+    return sample(vram_used_mb=used_mb, vram_total_mb=total_mb, gpus=tuple(gpus), **changed)
+
+
+class Pending:
+    """A reply that is to come."""
+
+    def __init__(self, dispatcher: Dispatcher, deferred: Deferred) -> None:
+        self._dispatcher = dispatcher
+        self._deferred = deferred
+
+    def reply(self) -> dict[str, Any] | None:
+        """Return the reply, or None while there is none."""
+        if not self._deferred.answer.done():
+            return None
+        reply: dict[str, Any] = json.loads(self._dispatcher.settle(self._deferred))
+        return reply
+
+    def disconnect(self) -> None:
+        """Do what the loop does once the caller's connection has ended."""
+        assert self._deferred.answer.cancel()
 
 
 class MetricsBench:
@@ -85,13 +116,17 @@ class MetricsBench:
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
         self.leases = Leases(self.database)
         self.reports = VramReports(self.database)
-        events = Events(self.database, lambda _, **fields: self.sent.append(fields))
-        self.forecasts = Forecasts(self.database, self.metrics, events)
+        self.events = Events(self.database, lambda _, **fields: self.sent.append(fields))
+        self.forecasts = Forecasts(self.database, self.metrics, self.events)
+        self.dead: set[str] = set()  # agents that stopped their heartbeats
+        self.reservations = Reservations(
+            self.database, self.metrics, self.reports, self.leases, self.events, self.dead.__contains__
+        )
         grants = load_network_config(DEFAULT_PATH, {}).grants
         self._dispatcher = Dispatcher(
             [
                 *MetricsActions(self.metrics, self.reports).actions(),
-                *LoadActions(self.metrics, self.leases).actions(),
+                *LoadActions(self.reservations, self.leases).actions(),
                 *ForecastActions(self.forecasts, self.metrics).actions(),
                 Action(Doom, self._doom, mutates=True),
             ],
@@ -124,7 +159,7 @@ class MetricsBench:
 
     def on_tick(self) -> None:
         self.metrics.on_tick()
-        self.leases.on_tick()
+        self.reservations.on_tick()
         for _ in self.metrics.hosts():
             self.forecasts.on_tick()
 
@@ -133,10 +168,24 @@ class MetricsBench:
         (reply,) = self.ask_together((action, caller, fields))
         return reply
 
-    def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the replies to requests that were drained together."""
+    def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]], waits: bool = False) -> list[dict[str, Any]]:
+        """Return the replies to requests that were drained together; without those to come, if `waits`."""
         batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
-        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
+        return [json.loads(reply) for reply in self._dispatcher.answer(batch) if reply or not waits]
+
+    def ask_and_wait(self, action: str, caller: Caller = UMRA, **fields: Any) -> "Pending":
+        """Return the reply to a request that waits, which is to come."""
+        pending = self.ask_or_wait(action, caller, **fields)
+        assert isinstance(pending, Pending), pending
+        return pending
+
+    def ask_or_wait(self, action: str, caller: Caller = UMRA, **fields: Any) -> "dict[str, Any] | Pending":
+        """Return the reply to a request, or the one that is to come."""
+        replies = self.ask_together((action, caller, fields), waits=True)
+        if replies:
+            return replies[0]
+        (deferred,) = self._dispatcher.take_deferred().values()
+        return Pending(self._dispatcher, deferred)
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Return a table as the file has it."""

@@ -2,15 +2,14 @@
 
 import pytest
 
-from twinhost.system_digital_twin.capacity.forecast import Forecast, HostState, Leased, LoadType, forecast, place
+from twinhost.system_digital_twin.capacity.forecast import Card, Forecast, HostState, Leased, LoadType, forecast, place
 
 KNOWN = HostState(
     host="pc2",
     cpu_percent=40.0,
     ram_used_mb=500.0,
     ram_total_mb=1_000.0,
-    vram_used_mb=4_000.0,
-    vram_total_mb=10_000.0,
+    cards=(Card(index=0, used_mb=4_000.0, total_mb=10_000.0),),
     latency_ms=20.0,
 )
 
@@ -78,12 +77,24 @@ def test_leases_of_one_resource_are_not_those_of_another() -> None:
         host="pc2",
         ram_used_mb=1,
         ram_total_mb=1_000,
-        vram_used_mb=1,
-        vram_total_mb=1_000,
-        vram_leased=Leased(to_come_mb=9),
+        cards=(Card(index=0, used_mb=1, total_mb=1_000, leased=Leased(to_come_mb=9)),),
     )
     assert forecast(state, "ram", 1).projection["projected_ram_mb"] == 2
     assert forecast(state, "vram", 1).projection["projected_vram_mb"] == 11
+
+
+def test_vram_is_never_a_sum_over_cards() -> None:
+    """A load goes to the card with the most headroom; one that fits none is told which card has the most."""
+    cards = tuple(Card(index=index, used_mb=used, total_mb=10_000) for index, used in enumerate((4_000, 3_500, 3_600)))
+    state = HostState(host="pc2", cards=cards)
+    found = forecast(state, "vram", 5_000)
+    assert (found.recommendation, found.gpu, found.headroom) == ("proceed", {"index": 1, "uuid": None}, 1_000)
+    found = forecast(state, "vram", 10_000)
+    assert (found.recommendation, found.projection["vram_capacity_mb"]) == ("deny_insufficient_resources", 10_000)
+    assert found.reason == (
+        "pc2's VRAM on GPU 1 would be at 13500 of 10000 MB, over 95 %; "
+        "6000 MB can be reserved there, and no card of pc2 has more"
+    )
 
 
 def of(host: str, used_mb: float | None, value: float = 100) -> Forecast:

@@ -9,10 +9,11 @@ from tests.unit.system_digital_twin.metrics_bench import NEWCOMER, OPERATOR, UMR
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
 from twinhost.system_digital_twin.capacity import leases as leases_module
-from twinhost.system_digital_twin.capacity.forecast import Leased
-from twinhost.system_digital_twin.capacity.leases import Lease
+from twinhost.system_digital_twin.capacity.forecast import HostState, Leased, Resource, forecast
+from twinhost.system_digital_twin.capacity.leases import Lease, leased
 
 TTL_S = 30.0
+ON_PC2 = forecast(HostState(host="pc2", ram_used_mb=0.0, ram_total_mb=1_000.0), "ram", 100.0)
 Act = Callable[[MetricsBench, Lease], Lease]
 
 
@@ -30,7 +31,11 @@ def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
 
 def reserve(bench: MetricsBench, caller: Caller = UMRA, ttl_s: float = TTL_S) -> Lease:
     with bench.database.transaction():
-        return bench.leases.reserve("ram", "pc2", 100.0, ttl_s, caller)
+        return bench.leases.reserve("ram", ON_PC2, 100.0, ttl_s, caller.name)
+
+
+def on_pc2(bench: MetricsBench, measured_since: float, host: str = "pc2", resource: Resource = "ram") -> Leased:
+    return leased(bench.leases.by_host().get(host, []), resource, lambda _: measured_since)
 
 
 def commit(bench: MetricsBench, lease: Lease, caller: Caller = UMRA) -> Lease:
@@ -54,7 +59,7 @@ def test_a_lease_lapses_at_its_time_and_not_before(bench: MetricsBench, clock: C
     assert bench.leases.all() == [lease]
     clock.let_pass(1)
     assert bench.leases.all() == []
-    assert bench.leases.leased("ram", "pc2", 0) == Leased()
+    assert on_pc2(bench, 0) == Leased()
     assert len(bench.rows("leases")) == 1
     bench.on_tick()
     assert bench.rows("leases") == []
@@ -134,19 +139,19 @@ def test_only_its_holder_or_an_operator_touches_a_lease(bench: MetricsBench) -> 
 def test_what_a_sample_can_not_contain_yet_is_to_come(bench: MetricsBench, clock: Clock) -> None:
     """A lease is in the measured figures only once it was committed and the host has been measured since."""
     lease = reserve(bench)
-    assert bench.leases.leased("ram", "pc2", clock.monotonic()) == Leased(to_come_mb=100.0)
+    assert on_pc2(bench, clock.monotonic()) == Leased(to_come_mb=100.0)
     commit(bench, lease)
     before = clock.monotonic() - 1
-    assert bench.leases.leased("ram", "pc2", before) == Leased(to_come_mb=100.0)
-    assert bench.leases.leased("ram", "pc2", clock.monotonic()) == Leased(in_use_mb=100.0)
-    assert bench.leases.leased("ram", "mainpc", 0) == bench.leases.leased("vram", "pc2", 0) == Leased()
+    assert on_pc2(bench, before) == Leased(to_come_mb=100.0)
+    assert on_pc2(bench, clock.monotonic()) == Leased(in_use_mb=100.0)
+    assert on_pc2(bench, 0, "mainpc") == on_pc2(bench, 0, resource="vram") == Leased()
 
 
 def test_after_a_restart_the_host_must_be_measured_again(bench: MetricsBench, clock: Clock) -> None:
     commit(bench, reserve(bench))
     bench.restart()
-    assert bench.leases.leased("ram", "pc2", 0) == Leased(to_come_mb=100.0)
-    assert bench.leases.leased("ram", "pc2", clock.monotonic()) == Leased(in_use_mb=100.0)
+    assert on_pc2(bench, 0) == Leased(to_come_mb=100.0)
+    assert on_pc2(bench, clock.monotonic()) == Leased(in_use_mb=100.0)
 
 
 def test_leases_are_bounded(bench: MetricsBench, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

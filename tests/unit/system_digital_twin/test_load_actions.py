@@ -23,10 +23,14 @@ from tests.unit.system_digital_twin.metrics_bench import (
 from twinhost.agent.host_metrics import MachineSample
 from twinhost.secure_zmq.callers import Caller
 
-PROJECTIONS = {
+PROJECTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"projected_cpu_percent": 11.0},
     "ram": {"projected_ram_mb": 301.0, "ram_capacity_mb": 1_000.0},
-    "vram": {"projected_vram_mb": 1_001.0, "vram_capacity_mb": 8_000.0},
+    "vram": {
+        "projected_vram_mb": 1_001.0,
+        "vram_capacity_mb": 8_000.0,
+        "gpu": {"index": 0, "uuid": None},
+    },
     "network": {"projected_latency_ms": 4.0},
 }
 
@@ -258,10 +262,7 @@ def test_vram_is_leased_where_a_gpu_is_measured(bench: MetricsBench) -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"host": "pc2"}])
 def test_vram_that_nobody_measures_is_not_leased(bench: MetricsBench, fields: dict[str, Any]) -> None:
-    """Nor is the VRAM of a host that fell silent, nor what an agent says that it has."""
     bench.both_measured()
-    payload = {"agent_name": UMRA.name, "total_vram_mb": 9e9, "total_vram_used_mb": 0, "loaded_models": {}}
-    bench.ask("update_vram_metrics", payload=payload)
     refused(bench.ask("reserve_vram", amount_mb=1, **fields), "not_found", "no GPU is measured on which 1 MB could be")
     assert bench.ask("list_leases")["leases"] == []
 

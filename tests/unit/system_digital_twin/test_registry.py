@@ -46,6 +46,21 @@ def test_an_agent_is_silent_after_its_ttl_and_not_before(twin: Twin, clock: Cloc
     assert twin.ask("get_ok_agents")["agents"] == []
 
 
+def test_only_an_agent_that_sent_heartbeats_can_die(twin: Twin, clock: Clock) -> None:
+    """A program that only registers may be alive; and a start waits for the first heartbeat of each agent."""
+    twin.register()
+    clock.let_pass(TTL_S + 1)
+    assert not twin.registry.has_died(UMRA.name)
+    twin.ask("heartbeat", agent_name=UMRA.name)
+    assert not twin.registry.has_died(UMRA.name)
+    clock.let_pass(TTL_S + 1)
+    assert twin.registry.has_died(UMRA.name)
+    twin.reopen()
+    assert not twin.registry.has_died(UMRA.name)
+    twin.ask("unregister", agent_name=UMRA.name)
+    assert not twin.registry.has_died("nobody")
+
+
 def test_a_heartbeat_revives_with_the_registered_status(twin: Twin, clock: Clock) -> None:
     """An agent whose heartbeats resume keeps what it registered; no registration is needed."""
     twin.ask("register_agent", agent_name=UMRA.name, status="BUSY")

@@ -42,28 +42,53 @@ class Leased(msgspec.Struct, frozen=True, kw_only=True):
         return max(used_mb, self.in_use_mb) + self.to_come_mb
 
 
+class CardId(TypedDict):
+    """The card of a lease or of a forecast; `uuid` is null where the driver's is not known."""
+
+    index: int
+    uuid: str | None
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU of a host: what is measured of it, and its leases."""
+
+    index: int
+    uuid: str | None = None
+    used_mb: float
+    total_mb: float
+    leased: Leased = Leased()
+
+    @property
+    def gpu(self) -> CardId:
+        return {"index": self.index, "uuid": self.uuid}
+
+
 class HostState(msgspec.Struct, frozen=True, kw_only=True):
-    """A host's current metrics and leases. What is not measured is None."""
+    """A host's current metrics and leases. What is not measured is None; `vram_leased` is a sum to show."""
 
     host: str
     cpu_percent: float | None = None
     ram_used_mb: float | None = None
     ram_total_mb: float | None = None
-    vram_used_mb: float | None = None
-    vram_total_mb: float | None = None
     latency_ms: float | None = None
     ram_leased: Leased = Leased()
     vram_leased: Leased = Leased()
+    cards: tuple[Card, ...] = ()
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
-    """The effect on one host; `headroom` is what would be left below the limit, None if it is not measured."""
+    """The effect on one host, for VRAM on one card; `headroom` is what would be left below the limit.
+
+    `headroom` and `limit`, the most that may be in use, are None if they are not measured.
+    """
 
     host: str
     recommendation: str
     reason: str
     projection: Projection
     headroom: float | None
+    limit: float | None = None
+    gpu: CardId | None = None
 
     @property
     def fits(self) -> bool:
@@ -79,19 +104,32 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 def forecast(state: HostState, load_type: LoadType, value: float) -> Forecast:
-    """Return what a load of `value` (MB, percent of the CPU, or units of network load) would do to a host."""
+    """Return what a load of `value` (MB, percent of the CPU, or units of network load) would do to a host.
+
+    VRAM is never a sum over cards: the forecast is that of the card with the most headroom.
+    """
     if load_type == "cpu":
         return _cpu(state, value)
     if load_type == "network":
         return _network(state, value)
     if load_type == "ram":
-        return _memory(state, load_type, value, state.ram_used_mb, state.ram_total_mb, state.ram_leased, RAM_PERCENT)
-    return _memory(state, load_type, value, state.vram_used_mb, state.vram_total_mb, state.vram_leased, VRAM_PERCENT)
+        return _memory(state, load_type, value)
+    return best_of(by_card(state, value))
+
+
+def by_card(state: HostState, value: float) -> list[Forecast]:
+    """Return what a load of `value` MB of VRAM would do to each card of a host; one unknown if there is no card."""
+    return [_memory(state, "vram", value, card) for card in state.cards or (None,)]
+
+
+def best_of(forecasts: Sequence[Forecast]) -> Forecast:
+    """Return the forecast with the most headroom; the first of equals."""
+    return max(forecasts, key=lambda each: (each.fits, each.headroom is not None, each.headroom or 0.0))
 
 
 def place(forecasts: Sequence[Forecast]) -> Placement:
     """Return the host that a load fits on with the most headroom; the first of equals."""
-    best = max(forecasts, key=lambda each: (each.fits, each.headroom is not None, each.headroom or 0.0))
+    best = best_of(forecasts)
     if not best.fits:
         return Placement(None, "it fits on no host: " + "; ".join(each.reason for each in forecasts), best)
     if len(forecasts) == 1:
@@ -120,23 +158,26 @@ def _network(state: HostState, value: float) -> Forecast:
     return _known(state, CAUTION_LATENCY, fits, reason, {"projected_latency_ms": round(projected, 3)}, headroom)
 
 
-def _memory(
-    state: HostState,
-    resource: Resource,
-    value: float,
-    used_mb: float | None,
-    total_mb: float | None,
-    leased: Leased,
-    percent: int,
-) -> Forecast:
+def _memory(state: HostState, resource: Resource, value: float, card: Card | None = None) -> Forecast:
     name = resource.upper()
+    if resource == "ram":
+        used_mb, total_mb, leased, percent = state.ram_used_mb, state.ram_total_mb, state.ram_leased, RAM_PERCENT
+    elif card is not None:
+        used_mb, total_mb, leased, percent = card.used_mb, card.total_mb, card.leased, VRAM_PERCENT
+        name = name if len(state.cards) == 1 else f"{name} on GPU {card.index}"
+    else:
+        return _unknown(state, DENY, name, _memory_projection(resource, None, None))
     if used_mb is None or total_mb is None:
         return _unknown(state, DENY, name, _memory_projection(resource, None, total_mb))
-    projected, allowed = leased.on(used_mb) + value, total_mb * percent / 100
-    fits = projected <= allowed
+    in_use, limit = leased.on(used_mb), total_mb * percent / 100
+    projected = in_use + value
+    fits = projected <= limit
     reason = f"{name} would be at {projected:.0f} of {total_mb:.0f} MB, {_within(fits)} {percent} %"
+    if len(state.cards) > 1 and card is not None and not fits:
+        reason += f"; {max(0.0, limit - in_use):.0f} MB can be reserved there, and no card of {state.host} has more"
     projection = _memory_projection(resource, round(projected, 2), round(total_mb, 2))
-    return _known(state, DENY, fits, reason, projection, allowed - projected)
+    known = _known(state, DENY, fits, reason, projection, limit - projected)
+    return msgspec.structs.replace(known, limit=limit, gpu=None if card is None else card.gpu)
 
 
 def _memory_projection(resource: Resource, projected_mb: float | None, capacity_mb: float | None) -> Projection:

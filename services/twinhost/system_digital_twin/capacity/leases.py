@@ -1,11 +1,16 @@
 """Leases of memory, so that the same memory is not reserved twice; in SQLite, and in memory.
 
 A reserved lease expires at its deadline. A committed one is in use: its holder has allocated the memory, and it lasts
-until it is released. The deadline is counted by the monotonic clock, and across a restart by the wall clock.
+until it is released, or until the deadline that its holder set and did not extend. The deadline is counted by the
+monotonic clock, and across a restart by the wall clock.
+
+VRAM is leased on one card. A lease that an older version stored names none, and counts in full on every card of its
+host, since it may be on any of them.
 """
 
 import time
 import uuid
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal, TypedDict
 
 import msgspec
@@ -14,7 +19,7 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
 from twinhost.store.database import Database
-from twinhost.system_digital_twin.capacity.forecast import Leased, Resource
+from twinhost.system_digital_twin.capacity.forecast import CardId, Forecast, Leased, Resource
 from twinhost.system_digital_twin.metrics.history import rounded
 
 MIGRATION = """
@@ -32,7 +37,10 @@ State = Literal["reserved", "committed"]
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """One lease as it is stored; `deadline` in seconds since the epoch, None once it is committed."""
+    """One lease as it is stored; `deadline` in seconds since the epoch, None if it was committed without one.
+
+    `waited_as` is the request_id of a request that has waited for it: a repetition of it gets this lease.
+    """
 
     lease_id: str
     resource: Resource
@@ -42,11 +50,24 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     created: float
     deadline: float | None
+    ttl_s: float | None = None  # with which the deadline was last set; None in a row that an older version wrote
     machine: str | None = None  # the boot id of the host's machine
+    gpu: int | None = None
+    gpu_uuid: str | None = None
+    waited_as: str | None = None
+
+    def on_card(self, gpu: CardId) -> bool:
+        """Return whether it may be on a card; a driver's indices may change, its uuids don't."""
+        if self.gpu_uuid is not None and gpu["uuid"] is not None:
+            return self.gpu_uuid == gpu["uuid"]
+        return self.gpu is None or self.gpu == gpu["index"]
 
 
 class LeaseReply(TypedDict):
-    """A lease of `amount_mb` MB; `expires` is null once it is committed."""
+    """A lease of `amount_mb` MB; `expires` is null if it was committed without `ttl_s`.
+
+    `gpu` is the card of its VRAM; null for RAM, and for a lease that an older version has stored.
+    """
 
     lease_id: str
     resource: Resource
@@ -57,9 +78,12 @@ class LeaseReply(TypedDict):
     created: str
     expires: str | None
     expires_in_s: float | None
+    gpu: CardId | None
 
 
-class _Open(msgspec.Struct, frozen=True):
+class OpenLease(msgspec.Struct, frozen=True):
+    """A lease in memory, with its times by the monotonic clock."""
+
     lease: Lease
     expires_at: float | None  # monotonic
     committed_at: float = 0.0  # monotonic
@@ -71,7 +95,7 @@ class Leases:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._encoder = msgspec.json.Encoder()
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, OpenLease] = {}
         self._retry_at = 0.0
         wall, clock = time.time(), time.monotonic()
         decoder = msgspec.json.Decoder(Lease)
@@ -79,55 +103,71 @@ class Leases:
             lease = decoder.decode(record)
             expires_at = None
             if lease.deadline is not None:  # a wall clock that was set back must not extend a lease
-                expires_at = clock + min(lease.deadline - wall, lease.deadline - lease.created)
-            self._open[lease.lease_id] = _Open(lease, expires_at, clock)
+                expires_at = clock + min(lease.deadline - wall, lease.ttl_s or lease.deadline - lease.created)
+            self._open[lease.lease_id] = OpenLease(lease, expires_at, clock)
 
     def reserve(
         self,
         resource: Resource,
-        host: str,
+        on: Forecast,
         amount_mb: float,
         ttl_s: float,
-        caller: Caller,
+        holder: str,
+        *,
+        waited_as: str | None = None,
         machine: str | None = None,
     ) -> Lease:
-        """Reserve memory of a host, which is on `machine`, for `ttl_s` seconds; the caller has found that it is free.
+        """Reserve memory for `ttl_s` seconds, where the caller has found that it is free, of a host on `machine`.
 
         Raises:
             LimitReached: MAX_LEASES are open, or MAX_PER_HOLDER of this holder.
         """
-        open_now = self._live()
-        if len(open_now) >= MAX_LEASES:
-            raise LimitReached(f"{MAX_LEASES} leases are open, which is the limit; release some first")
-        if sum(each.lease.holder == caller.name for each in open_now) >= MAX_PER_HOLDER:
-            raise LimitReached(f"{caller.name} holds {MAX_PER_HOLDER} leases, which is the limit; release some first")
+        self.require_room(holder)
         wall = time.time()
         lease = Lease(
             lease_id=uuid.uuid4().hex,
             resource=resource,
-            host=host,
+            host=on.host,
             amount_mb=amount_mb,
-            holder=caller.name,
+            holder=holder,
             state="reserved",
             created=wall,
             deadline=wall + ttl_s,
             machine=machine,
+            ttl_s=ttl_s,
+            gpu=on.gpu["index"] if on.gpu else None,
+            gpu_uuid=on.gpu["uuid"] if on.gpu else None,
+            waited_as=waited_as,
         )
-        self._write(_Open(lease, time.monotonic() + ttl_s))
+        self._write(OpenLease(lease, time.monotonic() + ttl_s))
         return lease
 
-    def commit(self, lease_id: str, caller: Caller) -> Lease:
-        """Record that the memory is in use; the lease no longer expires. A second call changes nothing.
+    def require_room(self, holder: str) -> None:
+        """Raise LimitReached where MAX_LEASES are open, or MAX_PER_HOLDER of this holder."""
+        open_now = self._live()
+        if len(open_now) >= MAX_LEASES:
+            raise LimitReached(f"{MAX_LEASES} leases are open, which is the limit; release some first")
+        if sum(each.lease.holder == holder for each in open_now) >= MAX_PER_HOLDER:
+            raise LimitReached(f"{holder} holds {MAX_PER_HOLDER} leases, which is the limit; release some first")
+
+    def commit(self, lease_id: str, caller: Caller, ttl_s: float | None = None) -> Lease:
+        """Record that the memory is in use; the lease lasts until it is released, or for `ttl_s` seconds from now.
+
+        A further call with `ttl_s` renews the lease, and one without it changes nothing.
 
         Raises:
             NotFound: no such lease is open.
             NotGranted: it is another holder's.
         """
         held = self._held(lease_id, caller)
-        if held.lease.state == "committed":
+        committed = held.lease.state == "committed"
+        if committed and ttl_s is None:
             return held.lease
-        lease = msgspec.structs.replace(held.lease, state="committed", deadline=None)
-        self._write(_Open(lease, None, time.monotonic()))
+        wall, clock = time.time(), time.monotonic()
+        deadline = None if ttl_s is None else wall + ttl_s
+        lease = msgspec.structs.replace(held.lease, state="committed", deadline=deadline, ttl_s=ttl_s)
+        expires_at = None if ttl_s is None else clock + ttl_s
+        self._write(OpenLease(lease, expires_at, held.committed_at if committed else clock))
         return lease
 
     def release(self, lease_id: str, caller: Caller) -> Lease:
@@ -135,6 +175,17 @@ class Leases:
         lease = self._held(lease_id, caller).lease
         self._delete([lease_id])
         return lease
+
+    def release_of(self, holders: Collection[str]) -> None:
+        """End every lease of these holders."""
+        self._delete([each.lease.lease_id for each in self._live() if each.lease.holder in holders])
+
+    def waited_for(self, resource: Resource, amount_mb: float, holder: str, request_id: str) -> Lease | None:
+        """Return the open lease that a request has waited for, if it has been given one."""
+        asked = (resource, amount_mb, holder, request_id)
+        return next(
+            (each for each in self.all() if (each.resource, each.amount_mb, each.holder, each.waited_as) == asked), None
+        )
 
     def all(self) -> list[Lease]:
         """Return the open leases, oldest first."""
@@ -158,23 +209,15 @@ class Leases:
             "created": iso_time(lease.created),
             "expires": None if lease.deadline is None else iso_time(lease.deadline),
             "expires_in_s": rounded(self.expires_in_s(lease), 3),
+            "gpu": None if lease.gpu is None else {"index": lease.gpu, "uuid": lease.gpu_uuid},
         }
 
-    def leased(self, resource: Resource, host: str, measured_since: float, machine: str | None = None) -> Leased:
-        """Return what is leased on a host whose newest sample was taken after the monotonic `measured_since`.
-
-        All hosts on one `machine` share its memory, so their leases count too.
-        """
-        to_come = in_use = 0.0
+    def by_host(self) -> dict[str, list[OpenLease]]:
+        """Return the open leases of each host, to sum with `leased`."""
+        found: dict[str, list[OpenLease]] = {}
         for each in self._live():
-            on_it = each.lease.host == host or (machine and each.lease.machine == machine)
-            if each.lease.resource != resource or not on_it:
-                continue
-            if each.lease.state == "committed" and each.committed_at <= measured_since:
-                in_use += each.lease.amount_mb
-            else:
-                to_come += each.lease.amount_mb
-        return Leased(to_come_mb=to_come, in_use_mb=in_use)
+            found.setdefault(each.lease.host, []).append(each)
+        return found
 
     def on_tick(self) -> None:
         """Delete expired leases.
@@ -195,12 +238,12 @@ class Leases:
             self._retry_at = clock + _RETRY_S
             raise
 
-    def _live(self) -> list[_Open]:
+    def _live(self) -> list[OpenLease]:
         clock = time.monotonic()
         live = [each for each in self._open.values() if each.expires_at is None or each.expires_at > clock]
         return sorted(live, key=lambda each: each.lease.created)
 
-    def _held(self, lease_id: str, caller: Caller) -> _Open:
+    def _held(self, lease_id: str, caller: Caller) -> OpenLease:
         known = self._open.get(lease_id)
         if known is None or (known.expires_at is not None and known.expires_at <= time.monotonic()):
             raise NotFound(
@@ -210,7 +253,7 @@ class Leases:
             raise NotGranted("this lease is another holder's; only its holder or an operator may commit or release it")
         return known
 
-    def _write(self, entry: _Open) -> None:
+    def _write(self, entry: OpenLease) -> None:
         self._database.execute(
             "INSERT INTO leases VALUES (?, ?) ON CONFLICT (lease_id) DO UPDATE SET record = excluded.record",
             (entry.lease.lease_id, self._encoder.encode(entry.lease)),
@@ -223,3 +266,25 @@ class Leases:
             self._database.execute("DELETE FROM leases WHERE lease_id = ?", (lease_id,))
             self._database.restore_on_rollback(self._open, lease_id)
             del self._open[lease_id]
+
+
+def leased(
+    leases: Iterable[OpenLease], resource: Resource, measured_since: Callable[[str], float], gpu: CardId | None = None
+) -> Leased:
+    """Return what a host's leases take.
+
+    Args:
+        leases: those of the host.
+        resource: of which kind.
+        measured_since: returns, for a holder, the monotonic moment after which its use was measured.
+        gpu: on this card only; None: on all of them together.
+    """
+    to_come = in_use = 0.0
+    for each in leases:
+        if each.lease.resource != resource or (gpu is not None and not each.lease.on_card(gpu)):
+            continue
+        if each.lease.state == "committed" and each.committed_at <= measured_since(each.lease.holder):
+            in_use += each.lease.amount_mb
+        else:
+            to_come += each.lease.amount_mb
+    return Leased(to_come_mb=to_come, in_use_mb=in_use)

@@ -333,6 +333,7 @@ class VramReports:
             name: decoder.decode(record)
             for name, record in database.execute("SELECT agent_name, record FROM vram_reports")
         }
+        self._received_at: dict[str, float] = {}  # monotonic; of the reports since the start
 
     def put(self, record: VramRecord) -> None:
         """Replace the agent's report. With MAX_REPORTS agents, the oldest report is deleted."""
@@ -347,7 +348,17 @@ class VramReports:
             (record.agent_name, msgspec.json.encode(record)),
         )
         self._database.restore_on_rollback(self._records, record.agent_name)
+        self._database.restore_on_rollback(self._received_at, record.agent_name)
         self._records[record.agent_name] = record
+        self._received_at[record.agent_name] = time.monotonic()
+
+    def of_host(self, host: str) -> list[VramRecord]:
+        """Return the reports of the agents on a host."""
+        return [record for record in self._records.values() if record.host == host]
+
+    def received_at(self, agent_name: str) -> float:
+        """Return the monotonic moment of an agent's report; 0 where there is none since the start."""
+        return self._received_at.get(agent_name, 0.0)
 
     def all(self) -> list[VramReport]:
         """Return the reports, by agent."""

@@ -1,0 +1,182 @@
+"""`lease`: run a program with leased memory, which is renewed while the program lives and released when it ends."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from twinhost import connect
+from twinhost.cli import output
+from twinhost.cli.arguments import DEADLINE_S, MAX_SECONDS
+from twinhost.cli.connect import REGISTRY_AGENT
+from twinhost.cli.output import Failure
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import NotFound, NotGranted, TwinhostError
+from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
+
+DEFAULT_TTL_S = 60.0
+RENEWALS_PER_TTL = 3  # so that two may fail
+NOT_EXECUTABLE, NOT_FOUND, KILLED = 126, 127, 128  # as shells report them
+PASSED_ON = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2})
+_WATCHED = PASSED_ON | {signal.SIGCHLD}
+
+Reply = Mapping[str, Any]
+
+
+def lease(
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- PROGRAM", help="After two hyphens, the program and its arguments.")
+    ],
+    vram: Annotated[
+        float | None, typer.Option("--vram", metavar="MB", min=0.001, max=1e12, help="VRAM, on one card.")
+    ] = None,
+    ram: Annotated[float | None, typer.Option("--ram", metavar="MB", min=0.001, max=1e12, help="RAM.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="HOST", help="Where the program runs; that of the key if omitted.")
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", metavar="SECONDS", min=0, max=MAX_SECONDS, help="How long to wait for memory."),
+    ] = 0.0,
+    priority: Annotated[
+        int, typer.Option("--priority", metavar="N", min=-100, max=100, help="Among those who wait, higher goes first.")
+    ] = 0,
+    ttl: Annotated[
+        float,
+        typer.Option("--ttl", metavar="SECONDS", min=5, max=MAX_SECONDS, help="When the lease ends after a kill -9."),
+    ] = DEFAULT_TTL_S,
+) -> int:
+    """Run a program with leased memory: twinhost lease --vram 8000 -- python train.py
+
+    The program gets CUDA_VISIBLE_DEVICES and TWINHOST_LEASE_ID, and all signals. The exit status is the program's,
+    128 + N after signal N. Install this command where the program runs (pip install '.[cli]'): in the container of
+    `./twinhost` or `docker compose run cli` there is no such program, and no GPU.
+    """
+    amounts = {"vram": vram, "ram": ram}
+    wanted = {resource: amount for resource, amount in amounts.items() if amount is not None}
+    if not wanted:
+        raise typer.BadParameter("name an amount: --vram MB, --ram MB, or both", param_hint="--vram")
+    fields = {"host": host or _own_host(), "ttl_s": ttl, "wait_s": wait, "priority": priority}
+    with connect(REGISTRY_AGENT) as client, _leased(client, wanted, fields) as leases:
+        for each in leases:
+            client.call("commit_lease", lease_id=each["lease_id"], ttl_s=ttl)
+            card = f", GPU {each['gpu']['index']}" if each.get("gpu") else ""
+            sentence = f"{each['amount_mb']:g} MB of {each['resource'].upper()} on {each['host']}{card}"
+            output.say("leased:", output.FAINT, sentence)
+        return _run(
+            command, {**os.environ, **environment_of(leases)}, Renewal([str(e["lease_id"]) for e in leases], ttl)
+        )
+
+
+def environment_of(leases: list[Reply]) -> dict[str, str]:
+    """Return what a program must know of its leases; NVML and CUDA number cards alike only in the order of PCI."""
+    variables = {"TWINHOST_LEASE_ID": ",".join(str(each["lease_id"]) for each in leases)}
+    for gpu in (each["gpu"] for each in leases if each.get("gpu")):
+        if gpu["uuid"] is None:
+            variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        variables["CUDA_VISIBLE_DEVICES"] = str(gpu["index"]) if gpu["uuid"] is None else gpu["uuid"]
+    return variables
+
+
+def _own_host() -> str:
+    if not is_secure_zmq_enabled():
+        raise typer.BadParameter("without keys (SECURE_ZMQ=0) name the host that this is", param_hint="--host")
+    return load_certificates().own_keys.certificate.owner.host
+
+
+@contextmanager
+def _leased(client: Client, wanted: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[list[Reply]]:
+    """Reserve each amount on the same host; release everything at the end."""
+    leases: list[Reply] = []
+    deadline_s = float(fields["wait_s"]) + DEADLINE_S
+    try:
+        for resource, amount_mb in wanted.items():
+            reply = client.call(f"reserve_{resource}", deadline_s=deadline_s, amount_mb=amount_mb, **fields)
+            leases.append(reply)
+        yield leases
+    finally:
+        for each in leases:
+            try:
+                client.call("release_lease", lease_id=each["lease_id"])
+            except NotFound:
+                pass  # it was lost, which has been reported
+            except TwinhostError as error:
+                output.say("warning:", output.WARN, f"the lease ends by itself: {Failure.of(error).sentence}")
+
+
+@dataclass
+class Renewal:
+    """Renews leases on a thread of its own, with a client of its own; what fails is reported once, and retried."""
+
+    lease_ids: list[str]
+    ttl_s: float
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease-renewal", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()  # it is not joined: a call may take seconds, and does no harm
+
+    def _renew(self) -> None:
+        held, reported = list(self.lease_ids), False
+        with connect(REGISTRY_AGENT) as client:
+            while not self._stop.wait(min(self.ttl_s / RENEWALS_PER_TTL, 1.0 if reported else self.ttl_s)):
+                failure = None
+                for lease_id in tuple(held):
+                    try:
+                        client.call("commit_lease", lease_id=lease_id, ttl_s=self.ttl_s)
+                    except (NotFound, NotGranted) as error:
+                        held.remove(lease_id)
+                        if not self._stop.is_set():
+                            self._warn(f"lease {lease_id} is lost, and its memory may be given to others", error)
+                    except TwinhostError as error:
+                        failure = error
+                if failure is not None and not reported:
+                    self._warn("the lease can't be renewed now, which is retried", failure)
+                reported = failure is not None
+
+    @staticmethod
+    def _warn(what: str, error: TwinhostError) -> None:
+        output.say("warning:", output.WARN, f"{what}: {Failure.of(error).sentence}")
+
+
+def _run(command: list[str], environment: Mapping[str, str], renewal: Renewal) -> int:
+    """Run a program in this process group until it ends, and return its exit status as shells report it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the exit status is lost
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    try:
+        try:
+            pid = os.posix_spawnp(command[0], command, environment, setsigmask=before)
+        except FileNotFoundError:
+            output.say("error:", output.BAD, f"there is no program {command[0]!r}; check its name and PATH")
+            return NOT_FOUND
+        except OSError as error:
+            output.say("error:", output.BAD, f"{command[0]!r} can't be run ({error.strerror}); check its mode: ls -l")
+            return NOT_EXECUTABLE
+        with renewal:
+            return _wait_for(pid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _wait_for(pid: int) -> int:
+    while True:
+        received = signal.sigwaitinfo(_WATCHED)
+        if received.si_signo == signal.SIGCHLD:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                code = os.waitstatus_to_exitcode(status)
+                return code if code >= 0 else KILLED - code
+        elif received.si_code <= 0:  # from a process; the kernel sends those of a terminal to the program too
+            with suppress(ProcessLookupError):
+                os.kill(pid, received.si_signo)

@@ -1,0 +1,79 @@
+"""The hosts as a placement sees them: what is measured of each and of its cards, and what is leased on them."""
+
+import itertools
+from collections.abc import Callable
+
+import msgspec
+
+from twinhost.system_digital_twin.capacity.forecast import Card, HostState
+from twinhost.system_digital_twin.capacity.leases import Leases, OpenLease, leased
+from twinhost.system_digital_twin.metrics.metrics import Metrics, VramRecord, VramReports
+
+_MEASURED = ("cpu_percent", "ram_used_mb", "ram_total_mb", "latency_ms")
+
+
+class Hosts:
+    """The state of every host at one moment, read when it is needed."""
+
+    def __init__(self, metrics: Metrics, reports: VramReports, leases: Leases) -> None:
+        self._metrics = metrics
+        self._reports = reports
+        self._leases = leases.by_host()
+        self._by_machine: dict[str | None, list[OpenLease]] = {}
+        for each in itertools.chain.from_iterable(self._leases.values()):
+            self._by_machine.setdefault(each.lease.machine, []).append(each)
+        self._states: dict[str, HostState] = {}
+
+    def names(self, host: str | None) -> list[str]:
+        """Return the host that is asked for, or all."""
+        return self._metrics.hosts() if host is None else [host]
+
+    def leases(self, host: str) -> list[OpenLease]:
+        """Return the leases on a host, and on the others of its machine, which share its memory."""
+        machine, own = self._metrics.machine_of(host), self._leases.get(host, [])
+        if machine is None:
+            return own
+        return [*self._by_machine.get(machine, []), *(each for each in own if each.lease.machine != machine)]
+
+    def state(self, host: str) -> HostState:
+        """Return the metrics and leases of a host; NotFound for an unknown one."""
+        if host not in self._states:
+            sample, since, open_now = self._metrics.current(host), self._metrics.measured_since(host), self.leases(host)
+            self._states[host] = HostState(
+                host=host,
+                **{name: getattr(sample, name) for name in _MEASURED if sample},
+                ram_leased=leased(open_now, "ram", lambda _: since),
+                vram_leased=leased(open_now, "vram", lambda _: since),
+                cards=self._cards(host) if sample else (),
+            )
+        return self._states[host]
+
+    def _cards(self, host: str) -> tuple[Card, ...]:
+        """Return the cards that a host's driver measures; without a driver, the one that its agents report."""
+        sample, since = self._metrics.current(host), self._metrics.measured_since(host)
+        measured_since: Callable[[str], float] = lambda _: since  # noqa: E731
+        if sample is None:
+            return ()
+        cards = [
+            Card(index=each.index, uuid=each.uuid, used_mb=each.used_mb, total_mb=each.total_mb) for each in sample.gpus
+        ]
+        if not cards and sample.vram_used_mb is not None and sample.vram_total_mb is not None:
+            cards = [Card(index=0, used_mb=sample.vram_used_mb, total_mb=sample.vram_total_mb)]
+        if not cards:
+            cards = _reported(self._reports.of_host(host))
+            measured_since = self._reports.received_at  # each holder reports its own use
+        open_now = self.leases(host)
+        return tuple(
+            msgspec.structs.replace(each, leased=leased(open_now, "vram", measured_since, each.gpu)) for each in cards
+        )
+
+
+def _reported(reports: list[VramRecord]) -> list[Card]:
+    """Return the card that agents report; none if they name several, since no report has each one's capacity."""
+    devices = {device for report in reports for device in report.devices}
+    total_mb = max((report.total_vram_mb for report in reports), default=0.0)
+    if len(devices) > 1 or not total_mb:
+        return []
+    digits = "".join(devices)[len("".join(devices).rstrip("0123456789")) :]  # "cuda:1", "1"
+    used_mb = sum(max(report.total_vram_used_mb, sum(report.devices.values())) for report in reports)
+    return [Card(index=int(digits[:3] or 0), used_mb=used_mb, total_mb=total_mb)]

@@ -1,0 +1,374 @@
+"""Who gets memory, where, and when: the hosts' state, placement by card, and the queue of requests that wait.
+
+A request that waits keeps every place that it could ever have from those behind it in the queue, also from requests
+that don't wait. So a large request is not starved by small ones. The queue is ordered by priority, then by arrival; one
+that MAX_OVERTAKEN later requests have overtaken on a place that it could have goes to the front.
+
+The queue is in memory. A client repeats its request after a restart, or after a lost connection, with the same
+request_id: then it keeps its place, or gets the lease that it has been given meanwhile.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import NotRequired, TypedDict
+
+import msgspec
+
+from twinhost.secure_zmq.actions import Withdrawable
+from twinhost.secure_zmq.errors import LimitReached, NotFound, RequestError, RequestIdReused, StoreUnavailable
+from twinhost.store.database import Database
+from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
+from twinhost.system_digital_twin.capacity.forecast import (
+    DENY,
+    CardId,
+    Forecast,
+    HostState,
+    Placement,
+    Resource,
+    best_of,
+    by_card,
+    forecast,
+    place,
+)
+from twinhost.system_digital_twin.capacity.hosts import Hosts
+from twinhost.system_digital_twin.capacity.leases import Lease, LeaseReply, Leases
+from twinhost.system_digital_twin.events.events import Events, Topic
+from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
+
+MAX_WAITING = 256
+MAX_WAITING_PER_HOLDER = 16
+MAX_OVERTAKEN = 16
+MAX_TOLD = 100  # leases whose holders are told, for one request
+RECONNECT_S = 3.0  # for which a request without a connection keeps its place
+DEAD_AFTER_S = 5.0  # of silence seen by this process, which may itself have been stopped before
+LEASE_WANTED = "lease_wanted"
+_RETRY_S = 1.0
+_TELL_EVERY_S = 1.0
+
+Slot = tuple[Resource, str, int | None]  # a place for a lease: resource, host, and the index of the card
+
+
+class Candidate(TypedDict):
+    """The recommendation for one host, and its reason; `gpu` is the best card for VRAM."""
+
+    host: str
+    recommendation: str
+    reason: str
+    gpu: NotRequired[CardId | None]
+
+
+class PlacementReply(TypedDict):
+    """The host that the load fits on, null if none; the reason; and every host that was considered."""
+
+    host: str | None
+    reason: str
+    considered: list[Candidate]
+
+
+class Reserved(Success, LeaseReply):
+    """The memory is reserved."""
+
+
+class Placed(Reserved):
+    """The memory is reserved, on the host that was chosen for it."""
+
+    placement: PlacementReply
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What a holder asks for: `amount_mb` MB, on one host or on any."""
+
+    resource: Resource
+    amount_mb: float
+    host: str | None
+    ttl_s: float
+    wait_s: float
+    priority: int
+    holder: str
+    request_id: str | None
+
+
+class _Waiter(msgspec.Struct, kw_only=True):
+    """A request that waits; `could` are the places that it could have if they were empty."""
+
+    demand: Demand
+    number: int
+    until: float  # monotonic
+    answer: Withdrawable[Reserved | Placed]
+    could: set[Slot]
+    reason: str
+    overtaken: int = 0
+    gone_since: float | None = None  # monotonic: without a connection
+    told: set[str] = msgspec.field(default_factory=set)  # the leases whose holders were told
+    tell_at: float = 0.0  # monotonic: when the next holders may be told
+
+
+def order_of(waiter: _Waiter) -> tuple[bool, int, int]:
+    """Return a key: the first to be served has the smallest."""
+    return (waiter.overtaken < MAX_OVERTAKEN, -waiter.demand.priority, waiter.number)
+
+
+class Reservations:
+    """Gives leases where the memory is free, and keeps the queue; on the loop's thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        metrics: Metrics,
+        reports: VramReports,
+        leases: Leases,
+        events: Events,
+        has_died: Callable[[str], bool],
+    ) -> None:
+        """`has_died` says whether a holder is a registered agent that has stopped sending heartbeats."""
+        self._database = database
+        self._metrics = metrics
+        self._reports = reports
+        self._leases = leases
+        self._events = events
+        self._has_died = has_died
+        self._waiters: list[_Waiter] = []
+        self._numbers = 0
+        self._silent_since: dict[str, float] = {}
+        self._retry_at = 0.0
+
+    def hosts(self) -> Hosts:
+        """Return the hosts as they are now."""
+        return Hosts(self._metrics, self._reports, self._leases)
+
+    def reserve(self, demand: Demand) -> "Reserved | Placed | Withdrawable[Reserved | Placed]":
+        """Reserve memory now; if it is not free, and the demand waits, return the reply that is to come.
+
+        Raises:
+            NotFound: there is no such host, or nothing of this kind is measured on it.
+            LimitReached: it is not free, or never can be; or a limit of leases or of the queue is reached.
+            RequestIdReused: the same request_id waits with another demand.
+        """
+        if demand.wait_s and demand.request_id is not None and (known := self._repeated(demand)) is not None:
+            return known
+        self._numbers += 1
+        waiter = _Waiter(
+            demand=demand,
+            number=self._numbers,
+            until=time.monotonic() + demand.wait_s,
+            answer=Withdrawable(),
+            could=set(),
+            reason="",
+        )
+        ahead = [each.could for each in self._waiters if order_of(each) < order_of(waiter)]
+        forecasts = self._consider(waiter, self.hosts(), set().union(*ahead))
+        placement = place(forecasts)
+        if placement.host is not None:
+            return self._grant(waiter, placement, forecasts, waited=False)
+        if not demand.wait_s or not waiter.could:
+            raise _refusal(demand, forecasts)
+        self._leases.require_room(demand.holder)
+        self._require_place(demand.holder)
+        waiter.reason = _refused(demand, forecasts)
+        self._waiters.append(waiter)
+        return waiter.answer
+
+    def on_tick(self) -> None:
+        """Free what has expired and what dead agents hold, and give it to those who wait.
+
+        Raises:
+            StoreUnavailable: nothing was given, and it is retried.
+        """
+        self._leases.on_tick()
+        dead, clock = self._dead(), time.monotonic()
+        self._waiters = [each for each in self._waiters if not self._left(each, clock)]
+        if not (dead or self._waiters) or clock < self._retry_at:
+            return
+        try:
+            with self._database.transaction():
+                self._leases.release_of(dead)
+                answers = self._serve()
+        except StoreUnavailable:
+            self._retry_at = clock + _RETRY_S
+            raise
+        for waiter in tuple(self._waiters):
+            answer = answers.get(waiter.number)
+            if answer is None and waiter.until <= clock:
+                waited = f"{waiter.demand.wait_s:g} s of waiting were not enough"
+                answer = LimitReached(f"{waiter.reason}; {waited}; see list_leases")
+            if answer is not None:
+                self._waiters.remove(waiter)
+                _finish(waiter.answer, answer)
+
+    def _serve(self) -> dict[int, "Reserved | Placed | RequestError"]:
+        """Give free memory to those who wait, in order; return the answers by the waiters' numbers."""
+        answers: dict[int, Reserved | Placed | RequestError] = {}
+        hosts, kept = self.hosts(), set[Slot]()
+        for waiter in sorted(self._waiters, key=order_of):
+            if waiter.could and waiter.could <= kept:
+                continue  # nothing is left for it, and to examine every host for all who wait takes long
+            try:
+                forecasts = self._consider(waiter, hosts, kept)
+                placement = place(forecasts)
+                if placement.host is not None and waiter.gone_since is None:
+                    answers[waiter.number] = self._grant(waiter, placement, forecasts, waited=True)
+                    hosts = self.hosts()
+                    continue
+            except RequestError as error:
+                if isinstance(error, StoreUnavailable):
+                    raise
+                answers[waiter.number] = error
+                continue
+            if placement.host is None and waiter.tell_at <= time.monotonic():
+                self._ask_holders(waiter, hosts, waiter.could - kept)
+            waiter.reason = _refused(waiter.demand, forecasts)
+            kept |= waiter.could
+        return answers
+
+    def _consider(self, waiter: _Waiter, hosts: Hosts, kept: set[Slot]) -> list[Forecast]:
+        """Return the best forecast of each host, among the places that are not kept for others."""
+        demand, best = waiter.demand, []
+        waiter.could = set()
+        for host in hosts.names(demand.host):
+            found = _on_places(demand, hosts.state(host))
+            waiter.could.update(
+                slot_of(demand.resource, each)
+                for each in found
+                if each.limit is not None and demand.amount_mb <= each.limit
+            )
+            allowed = [each for each in found if each.fits and slot_of(demand.resource, each) not in kept]
+            choice = best_of(allowed or found)
+            if choice.fits and not allowed:
+                reason = f"{host}'s {demand.resource.upper()} is kept for requests that wait for it"
+                choice = msgspec.structs.replace(choice, recommendation=DENY, reason=reason)
+            best.append(choice)
+        return best
+
+    def _grant(
+        self, waiter: _Waiter, placement: Placement, forecasts: Iterable[Forecast], *, waited: bool
+    ) -> Reserved | Placed:
+        demand, on = waiter.demand, placement.best
+        waited_as = demand.request_id if waited else None
+        lease = self._leases.reserve(
+            demand.resource,
+            on,
+            demand.amount_mb,
+            demand.ttl_s,
+            demand.holder,
+            waited_as=waited_as,
+            machine=self._metrics.machine_of(on.host),
+        )
+        for each in self._waiters:
+            if each.number < waiter.number and slot_of(demand.resource, on) in each.could:
+                each.overtaken += 1
+        reserved: Reserved = {"status": SUCCESS, **self._leases.describe(lease)}
+        return reserved if demand.host is not None else {**reserved, "placement": placement_reply(placement, forecasts)}
+
+    def _repeated(self, demand: Demand) -> "Reserved | Withdrawable[Reserved | Placed] | None":
+        """Return the reply to a request that waits, or has waited, under this id."""
+        assert demand.request_id is not None
+        for waiter in self._waiters:
+            if (waiter.demand.holder, waiter.demand.request_id) == (demand.holder, demand.request_id):
+                if waiter.demand != demand:
+                    raise RequestIdReused(f"request_id {demand.request_id!r} waits with another body; use a new id")
+                waiter.answer.cancel()  # the connection that it came on is no longer used
+                waiter.answer, waiter.gone_since = Withdrawable(), None
+                return waiter.answer
+        lease = self._leases.waited_for(demand.resource, demand.amount_mb, demand.holder, demand.request_id)
+        return None if lease is None else {"status": SUCCESS, **self._leases.describe(lease)}
+
+    def _require_place(self, holder: str) -> None:
+        if len(self._waiters) >= MAX_WAITING:
+            raise LimitReached(f"{MAX_WAITING} requests wait for memory, which is the limit; ask again later")
+        if sum(each.demand.holder == holder for each in self._waiters) >= MAX_WAITING_PER_HOLDER:
+            raise LimitReached(f"{MAX_WAITING_PER_HOLDER} requests of {holder} wait, which is the limit; cancel one")
+
+    def _left(self, waiter: _Waiter, clock: float) -> bool:
+        """Return whether the client of a request is gone, and had the time to reconnect."""
+        if not waiter.answer.cancelled():
+            return False
+        if waiter.gone_since is None:
+            waiter.gone_since = clock
+        return clock - waiter.gone_since >= RECONNECT_S
+
+    def _dead(self) -> set[str]:
+        """Return the holders that have died, and have not come back within DEAD_AFTER_S."""
+        clock, before = time.monotonic(), self._silent_since
+        holders = {lease.holder for lease in self._leases.all()}
+        self._silent_since = {each: before.get(each, clock) for each in holders if self._has_died(each)}
+        return {each for each, since in self._silent_since.items() if clock - since >= DEAD_AFTER_S}
+
+    def _ask_holders(self, waiter: _Waiter, hosts: Hosts, slots: set[Slot]) -> None:
+        """Tell the holders of leases whose release would help: once for each request, of MAX_TOLD leases at most."""
+        wanted = {each.lease_id: each for each in _helpful(waiter.demand, hosts, slots)}
+        waiter.tell_at = time.monotonic() + _TELL_EVERY_S
+        for lease_id in [each for each in wanted if each not in waiter.told][: MAX_TOLD - len(waiter.told)]:
+            lease = wanted[lease_id]
+            self._database.after_commit(partial(waiter.told.add, lease_id))
+            data = {
+                "lease_id": lease.lease_id,
+                "holder": lease.holder,
+                "resource": lease.resource,
+                "host": lease.host,
+                "amount_mb": waiter.demand.amount_mb,
+                "wanted_by": waiter.demand.holder,
+                "priority": waiter.demand.priority,
+            }
+            event = {"event_id": uuid.uuid4().hex, "event_type": LEASE_WANTED, "source_agent": ITSELF, "data": data}
+            left_s = max(1.0, waiter.until - time.monotonic())
+            self._events.add(Topic.EVENT, {**event, "propagate": True, "ttl": left_s}, ITSELF, ttl_s=left_s)
+
+
+def placement_reply(placement: Placement, forecasts: Iterable[Forecast]) -> PlacementReply:
+    """Return a placement as a reply has it."""
+    considered: list[Candidate] = []
+    for each in forecasts:
+        candidate: Candidate = {"host": each.host, "recommendation": each.recommendation, "reason": each.reason}
+        considered.append(candidate if each.gpu is None else {**candidate, "gpu": each.gpu})
+    return {"host": placement.host, "reason": placement.reason, "considered": considered}
+
+
+def slot_of(resource: Resource, on: Forecast) -> Slot:
+    """Return the place that a forecast is about."""
+    return resource, on.host, None if on.gpu is None else on.gpu["index"]
+
+
+def _on_places(demand: Demand, state: HostState) -> list[Forecast]:
+    if demand.resource == "vram":
+        return by_card(state, demand.amount_mb)
+    return [forecast(state, "ram", demand.amount_mb)]
+
+
+def _helpful(demand: Demand, hosts: Hosts, slots: set[Slot]) -> Iterator[Lease]:
+    """Yield the leases whose release would make room: those that suffice alone, or else all that suffice together."""
+    for host in sorted({slot[1] for slot in slots}):
+        for on in _on_places(demand, hosts.state(host)):
+            if on.headroom is None or slot_of(demand.resource, on) not in slots:
+                continue
+            there = [
+                each.lease
+                for each in hosts.leases(host)
+                if each.lease.resource == demand.resource and (on.gpu is None or each.lease.on_card(on.gpu))
+            ]
+            alone = [each for each in there if on.headroom + each.amount_mb >= 0]
+            if on.headroom + sum(each.amount_mb for each in there) >= 0:
+                yield from alone or there
+
+
+def _refused(demand: Demand, forecasts: Iterable[Forecast]) -> str:
+    reasons = "; ".join(each.reason for each in forecasts)
+    return f"{demand.amount_mb:g} MB of {demand.resource.upper()} can't be reserved: {reasons}"
+
+
+def _refusal(demand: Demand, forecasts: list[Forecast]) -> RequestError:
+    if all(each.headroom is None for each in forecasts):
+        what = "no GPU is measured" if demand.resource == "vram" else "no RAM is measured"
+        reasons = "; ".join(each.reason for each in forecasts)
+        return NotFound(f"{what} on which {demand.amount_mb:g} MB could be reserved ({reasons}); see get_metrics")
+    return LimitReached(f"{_refused(demand, forecasts)}; see list_leases")
+
+
+def _finish(answer: "Withdrawable[Reserved | Placed]", outcome: "Reserved | Placed | RequestError") -> None:
+    if answer.cancelled():
+        return
+    if isinstance(outcome, RequestError):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)

@@ -1,0 +1,191 @@
+"""`twinhost lease` beside a real mainpc whose driver has two cards: what the program gets, and how it ends."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
+from tests.unit.cli.running import COMMAND
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import LimitReached
+
+DRIVER = Path(__file__).resolve().parents[1] / "unit" / "agent" / "host_metrics" / "driver.c"
+GIB = 2**30
+SHOW = (
+    "import os; print(*(os.environ.get(n) for n in ('CUDA_VISIBLE_DEVICES', 'TWINHOST_LEASE_ID', 'CUDA_DEVICE_ORDER')))"
+)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
+    """Two hosts of which nothing runs yet; each has one card with 6 GiB free and one with 8."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler is here to build a driver's library with")
+    library = tmp_path / "driver" / "libnvidia-ml.so.1"
+    library.parent.mkdir()
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(DRIVER)], check=True)
+    (tmp_path / "gpus").write_text(f"card|{4 * GIB}|{10 * GIB}|0\ncard|{2 * GIB}|{10 * GIB}|0\n")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library.parent))
+    monkeypatch.setenv("GPUS", str(tmp_path / "gpus"))
+    with Hosts(tmp_path, metrics_interval_s=0.3) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def mainpc(hosts: Hosts) -> AgentProcess:
+    return hosts.start(SDT).wait_until_serving()
+
+
+@pytest.fixture
+def client(hosts: Hosts, mainpc: AgentProcess) -> Iterator[Client]:
+    with hosts.client(SDT) as client:
+        wait_until(lambda: client.call("get_metrics")["metrics"]["gpus"], PATIENCE_S, "the cards are measured")
+        yield client
+
+
+def started(hosts: Hosts, *words: str, options: tuple[str, ...] = ("--vram", "5000")) -> "subprocess.Popen[str]":
+    """Start a program with a lease, with the key of mainpc's agent."""
+    return subprocess.Popen(
+        [*COMMAND, "lease", *options, "--", *words],
+        env=hosts.environment(SDT),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def leases(client: Client) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.call("list_leases")["leases"]
+    return found
+
+
+def waits(process: "subprocess.Popen[str]") -> None:
+    """Wait for a line of the program: it runs."""
+    assert process.stdout is not None
+    assert process.stdout.readline(), process.communicate()[1]
+
+
+def test_the_program_gets_its_card(hosts: Hosts, client: Client) -> None:
+    """That with the most room; it is committed while the program runs, and released after it."""
+    process = started(hosts, sys.executable, "-c", f"{SHOW}; import sys; sys.stdout.flush(); input()")
+    assert process.stdout is not None
+    (lease,) = wait_until(
+        lambda: [each for each in leases(client) if each["state"] == "committed"], PATIENCE_S, "a lease"
+    )
+    card, lease_id, order = process.stdout.readline().split()
+    assert (lease["gpu"]["index"], lease_id, lease["host"]) == (1, lease["lease_id"], "mainpc")
+    uuid = lease["gpu"]["uuid"]
+    assert (card, order) == (("1", "PCI_BUS_ID") if uuid is None else (uuid, "None"))
+    assert lease["expires_in_s"] <= 60
+    out, err = process.communicate("\n", PATIENCE_S)
+    assert (process.returncode, out, leases(client)) == (0, "", [])
+    assert "5000 MB of VRAM on mainpc, GPU 1" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ((sys.executable, "-c", "raise SystemExit(7)"), 7),
+        ((sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"), 128 + 9),
+        (("no-such-program",), 127),
+        (("/etc/passwd",), 126),
+    ],
+)
+def test_the_exit_status_is_the_programs(hosts: Hosts, client: Client, words: tuple[str, ...], status: int) -> None:
+    process = started(hosts, *words, options=("--ram", "1"))
+    process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, leases(client)) == (status, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_are_passed_on(hosts: Hosts, client: Client, number: signal.Signals) -> None:
+    """The program decides what they do; it is not ended behind its back."""
+    handler = f"import signal, sys; signal.signal({int(number)}, lambda *_: (print('got it'), sys.exit(3)))"
+    process = started(hosts, sys.executable, "-c", f"{handler}; print('ready', flush=True); signal.pause()")
+    waits(process)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out, leases(client)) == (3, "got it\n", [])
+
+
+def test_without_memory_the_program_does_not_run(hosts: Hosts, client: Client) -> None:
+    process = started(hosts, sys.executable, "-c", "print('ran')", options=("--vram", "9000"))
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out) == (1, "")
+    assert "no card of mainpc has more" in err
+
+
+def test_it_waits_for_memory(hosts: Hosts, client: Client) -> None:
+    """In the queue of mainpc, for longer than a connection is silent."""
+    with hosts.client(SDT, by=UMRA) as other:
+        held = [other.call("reserve_vram", amount_mb=5_000, ttl_s=600, host="mainpc")["lease_id"] for _ in range(2)]
+        process = started(hosts, sys.executable, "-c", SHOW, options=("--vram", "5000", "--wait", "60"))
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(4)
+        events = client.call("get_events")["events"]
+        assert {event["data"]["lease_id"] for event in events if event["event_type"] == "lease_wanted"} == set(held)
+        other.call("release_lease", lease_id=held[0])
+        out, _ = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, out.split()[0]) == (0, "1")
+
+
+def test_a_client_that_goes_away_waits_no_more(hosts: Hosts, client: Client) -> None:
+    """Its request leaves the queue, so a smaller one behind it is served."""
+    with hosts.client(SDT, by=UMRA) as other:
+        for _ in range(2):
+            other.call("reserve_vram", amount_mb=3_000, ttl_s=600, host="mainpc")
+        process = started(hosts, "true", options=("--vram", "7000", "--wait", "60"))
+        wait_until(lambda: not can_reserve(other), PATIENCE_S, "it waits")
+        process.kill()
+        process.wait()
+        wait_until(lambda: can_reserve(other), PATIENCE_S, "it has left the queue")
+        process.communicate()
+
+
+def can_reserve(client: Client) -> bool:
+    try:
+        client.call("release_lease", lease_id=client.call("reserve_vram", amount_mb=1, host="mainpc")["lease_id"])
+    except LimitReached:
+        return False
+    return True
+
+
+def test_after_kill_9_the_lease_ends_by_its_ttl(hosts: Hosts, client: Client) -> None:
+    """Until then it is renewed, for longer than its TTL."""
+    program = "import os; print(os.getpid(), flush=True); input()"
+    process = started(hosts, sys.executable, "-c", program, options=("--vram", "5000", "--ttl", "5"))
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(6)
+    assert len(leases(client)) == 1
+    process.kill()
+    process.wait()
+    wait_until(lambda: not leases(client), PATIENCE_S, "the lease has ended")
+    os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_the_program_goes_on_without_mainpc(hosts: Hosts, mainpc: AgentProcess, client: Client) -> None:
+    """Renewals are retried; a lease that is lost meanwhile is reported."""
+    program = "import sys; print('ready', flush=True); sys.exit(int(input()))"
+    process = started(hosts, sys.executable, "-c", program, options=("--vram", "5000", "--ttl", "5"))
+    waits(process)
+    assert process.stderr is not None
+    process.stderr.readline()
+    mainpc.kill()
+    assert "the lease can't be renewed now, which is retried" in process.stderr.readline()
+    hosts.start(SDT).wait_until_serving()
+    assert "is lost, and its memory may be given to others" in process.stderr.readline()
+    _, err = process.communicate("5\n", PATIENCE_S)
+    assert (process.returncode, err) == (5, "")

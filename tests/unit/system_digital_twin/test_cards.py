@@ -1,0 +1,172 @@
+"""VRAM by card: placement, leases that older versions stored, and what agents report where there is no NVML."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.system_digital_twin.metrics_bench import (
+    INTERVAL_S,
+    NEWCOMER,
+    UMRA,
+    Clock,
+    MetricsBench,
+    sample,
+    set_clock,
+    with_gpu,
+    with_gpus,
+)
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.system_digital_twin.capacity.forecast import CardId
+from twinhost.system_digital_twin.capacity.leases import Lease
+from twinhost.system_digital_twin.state_files import MIGRATIONS
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return set_clock(monkeypatch)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
+    bench = MetricsBench(tmp_path / "twin.sqlite3")
+    yield bench
+    bench.stop()
+
+
+def reported(bench: MetricsBench, total_mb: float, models: dict[str, float], caller: Any = UMRA) -> None:
+    """Let an agent report its VRAM; `models` are MB by device."""
+    loaded = {f"m-{device}": {"device": device, "vram_usage_mb": used} for device, used in models.items()}
+    payload = {
+        "agent_name": caller.name,
+        "total_vram_mb": total_mb,
+        "total_vram_used_mb": sum(models.values()),
+        "loaded_models": loaded,
+    }
+    assert bench.ask("update_vram_metrics", caller, payload=payload)["status"] == "success"
+
+
+def test_a_request_larger_than_every_card_is_refused(bench: MetricsBench) -> None:
+    """Two cards with 6,000 MB free each are not 12,000; the one with the most is named."""
+    bench.both_measured(pc2=with_gpus((4_000, 10_500), (4_000, 10_600)))
+    refused = bench.ask("reserve_vram", amount_mb=10_000)
+    assert refused["code"] == "limit_reached"
+    assert "pc2's VRAM on GPU 1 would be at 14000 of 10600 MB" in refused["error"]
+    assert "6070 MB can be reserved there, and no card of pc2 has more" in refused["error"]
+    simulated = bench.ask("simulate_load", load_type="vram", value=10_000, host="pc2")
+    assert (simulated["recommendation"], simulated["gpu"]) == (
+        "deny_insufficient_resources",
+        {"index": 1, "uuid": None},
+    )
+
+
+def test_leases_go_to_the_card_with_the_most_room(bench: MetricsBench) -> None:
+    bench.both_measured(pc2=with_gpus((4_000, 10_000), (3_000, 10_000)))
+    replies = [bench.ask("reserve_vram", amount_mb=5_000) for _ in range(3)]
+    assert [reply.get("gpu") for reply in replies] == [{"index": 1, "uuid": None}, {"index": 0, "uuid": None}, None]
+    assert replies[0]["placement"]["considered"][1]["gpu"] == {"index": 1, "uuid": None}
+    assert bench.ask("reserve_ram", amount_mb=1)["gpu"] is None
+    assert [lease["gpu"] for lease in bench.ask("list_leases")["leases"]][:2] == [reply["gpu"] for reply in replies[:2]]
+
+
+def test_a_card_is_recognised_by_its_uuid() -> None:
+    """Its index may be another after a restart of the driver."""
+    lease = Lease(
+        lease_id="x", resource="vram", host="pc2", amount_mb=1, holder="a", state="reserved", created=0, deadline=1,
+        gpu=0, gpu_uuid="GPU-1",
+    )  # fmt: skip
+    cards: list[CardId] = [{"index": 1, "uuid": "GPU-1"}, {"index": 0, "uuid": "GPU-2"}, {"index": 0, "uuid": None}]
+    assert [lease.on_card(card) for card in cards] == [True, False, True]
+
+
+def test_a_lease_of_the_version_before_counts_on_every_card(tmp_path: Path, clock: Clock) -> None:
+    """It may be on any of them, so no card is over its capacity wherever it is."""
+    path, clock_now = tmp_path / "twin.sqlite3", clock.time()
+    before = Database(path, [REPLY_LOG_SCHEMA, *MIGRATIONS[:10]])
+    record = {
+        "lease_id": "old", "resource": "vram", "host": "pc2", "amount_mb": 5_000.0, "holder": UMRA.name,
+        "state": "committed", "created": clock_now, "deadline": None,
+    }  # fmt: skip
+    before.execute("INSERT INTO leases VALUES (?, ?)", ("old", json.dumps(record).encode()))
+    before.close()
+    bench = MetricsBench(path)
+    bench.both_measured(pc2=with_gpus((0, 10_000), (0, 10_000)))
+    (old,) = bench.ask("list_leases")["leases"]
+    assert (old["lease_id"], old["gpu"], old["state"]) == ("old", None, "committed")
+    assert bench.ask("reserve_vram", amount_mb=4_501)["code"] == "limit_reached"
+    assert [bench.ask("reserve_vram", amount_mb=4_500)["gpu"]["index"] for _ in range(2)] == [0, 1]
+    assert bench.ask("release_lease", lease_id="old")["status"] == "success"
+    assert bench.ask("reserve_vram", amount_mb=5_000)["gpu"]["index"] == 0
+    bench.stop()
+
+
+def test_what_agents_report_counts_without_nvml(bench: MetricsBench, clock: Clock) -> None:
+    """The uses of all agents on one card are added; a host that is not measured has none."""
+    bench.both_measured()
+    reported(bench, 10_000, {"cuda:1": 3_000})
+    reported(bench, 8_000, {}, NEWCOMER)  # of pc3, which is no host of this network
+    lease = bench.ask("reserve_vram", amount_mb=6_500)
+    assert (lease["host"], lease["gpu"]) == ("pc2", {"index": 1, "uuid": None})
+    assert "9501 of 10000 MB" in bench.ask("reserve_vram", amount_mb=1)["error"]
+    state = bench.ask("simulate_load", load_type="vram", value=1, host="pc2")["current_state"]
+    assert (state["vram_usage_mb"], state["vram_leased_mb"]) == (3_000, 6_500)
+    clock.let_pass(3 * INTERVAL_S + 1)
+    assert bench.ask("reserve_vram", amount_mb=1)["code"] == "not_found"
+
+
+def test_a_committed_lease_is_in_the_holders_next_report(bench: MetricsBench, clock: Clock) -> None:
+    """Until then it counts beside what was reported, whatever else was measured of the host meanwhile."""
+    bench.both_measured()
+    reported(bench, 10_000, {"cuda:0": 3_000})
+    lease = bench.ask("reserve_vram", amount_mb=4_000)["lease_id"]
+    bench.ask("commit_lease", lease_id=lease)
+    clock.let_pass(1)
+    bench.both_measured()
+
+    def projected() -> float:
+        return float(bench.ask("simulate_load", load_type="vram", value=1, host="pc2")["projected_vram_mb"])
+
+    assert projected() == 7_001
+    reported(bench, 10_000, {"cuda:0": 7_000})
+    assert projected() == 7_001
+
+
+@pytest.mark.parametrize("models", [{"cuda:0": 1.0, "cuda:1": 1.0}, {}])
+def test_a_card_of_unknown_capacity_is_not_leased(bench: MetricsBench, models: dict[str, float]) -> None:
+    """Of several devices an agent reports the sum; and one may report none at all."""
+    bench.both_measured()
+    reported(bench, 10_000 if models else 0, models)
+    assert bench.ask("reserve_vram", amount_mb=1)["code"] == "not_found"
+
+
+def test_a_driver_outranks_what_agents_report(bench: MetricsBench) -> None:
+    bench.both_measured(pc2=with_gpu(1_000, 2_000))
+    reported(bench, 80_000, {})
+    assert "2100 of 2000 MB" in bench.ask("reserve_vram", amount_mb=1_100)["error"]
+
+
+def test_a_sum_without_cards_is_one_card(bench: MetricsBench) -> None:
+    """An older host reports its VRAM alone."""
+    bench.both_measured(pc2=sample(vram_used_mb=0.0, vram_total_mb=1_000.0))
+    assert bench.ask("reserve_vram", amount_mb=900)["gpu"] == {"index": 0, "uuid": None}
+
+
+def test_a_committed_lease_may_have_an_end(bench: MetricsBench, clock: Clock) -> None:
+    """So that it ends with its holder; each commit with `ttl_s` renews it, also across a restart."""
+    bench.both_measured()
+    lease = bench.ask("reserve_ram", amount_mb=1, ttl_s=5)["lease_id"]
+    assert bench.ask("commit_lease", lease_id=lease, ttl_s=20)["expires_in_s"] > 19
+    clock.let_pass(15)
+    assert bench.ask("commit_lease", lease_id=lease, ttl_s=20)["expires_in_s"] > 19
+    assert bench.ask("commit_lease", lease_id=lease)["expires_in_s"] is not None
+    clock.let_pass(15)
+    bench.restart(killed=True)
+    (left,) = bench.ask("list_leases")["leases"]
+    assert 3 < left["expires_in_s"] <= 5
+    clock.let_pass(5)
+    bench.on_tick()
+    assert bench.rows("leases") == []
+    assert bench.ask("commit_lease", lease_id=lease, ttl_s=20)["code"] == "not_found"

@@ -1,0 +1,195 @@
+"""Any order of requests, releases, expiries, disconnections, and restarts, against a model of the cards.
+
+Nothing else uses the cards, so what is leased on one must never exceed what may be leased on it. The model knows every
+lease that was acknowledged, and the order in which requests arrived.
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.unit.system_digital_twin.metrics_bench import (
+    OPERATOR,
+    Clock,
+    MetricsBench,
+    Pending,
+    set_clock,
+    with_gpus,
+)
+from twinhost.secure_zmq.callers import Caller
+from twinhost.system_digital_twin.capacity import reservations
+
+HOLDERS = [Caller(f"agent-{number}", "pc2", frozenset({"agent"}), f"SHA256:{number}") for number in range(3)]
+CARDS = {"mainpc": (4_000.0,), "pc2": (8_000.0, 10_000.0)}  # MB
+SHARE = 0.95  # that may be leased
+MAX_OVERTAKEN = 2
+TTL_S, WAIT_S = 30.0, 100.0
+OLD = {
+    "lease_id": "old", "resource": "vram", "host": "pc2", "amount_mb": 3_000.0, "holder": "agent-0",
+    "state": "committed", "created": 0.0, "deadline": None,
+}  # fmt: skip
+
+
+@dataclass
+class Waiting:
+    """A request that waits, as the model sees it."""
+
+    number: int
+    holder: Caller
+    fields: dict[str, Any]
+    reply: Pending
+    overtaken: int = 0  # by requests that arrived later, on a card that it could have
+
+    @property
+    def key(self) -> tuple[bool, int, int]:
+        """The first to be served has the smallest."""
+        return (self.overtaken < MAX_OVERTAKEN, -self.fields["priority"], self.number)
+
+    def could(self, lease: dict[str, Any]) -> bool:
+        """Whether it could have the card of a lease, if that were empty."""
+        total = CARDS[lease["host"]][lease["gpu"]["index"]]
+        return self.fields["amount_mb"] <= total * SHARE and self.fields["host"] in (None, lease["host"])
+
+
+class Leases(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm")  # hundreds of databases, each of which syncs
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(reservations, "MAX_OVERTAKEN", MAX_OVERTAKEN)
+        self.clock: Clock = set_clock(self.patch)
+        self.bench = MetricsBench(Path(self.folder.name) / "twin.sqlite3")
+        self.waiting: list[Waiting] = []
+        self.ends: dict[str, float | None] = {}  # of the leases that were acknowledged; None: until it is released
+        self.arrived = 0
+
+    def teardown(self) -> None:
+        self.bench.stop()
+        self.patch.undo()
+        self.folder.cleanup()
+
+    @initialize(old=st.booleans())
+    def start(self, old: bool) -> None:
+        if old:
+            self.bench.database.execute("INSERT INTO leases VALUES ('old', ?)", (json.dumps(OLD).encode(),))
+            self.ends["old"] = None
+        self.restart()
+
+    @rule(
+        holder=st.sampled_from(HOLDERS),
+        amount_mb=st.integers(1, 11).map(lambda each: each * 900.0),
+        host=st.sampled_from([None, "mainpc", "pc2"]),
+        priority=st.integers(0, 1),
+        wait_s=st.sampled_from([0.0, WAIT_S]),
+    )
+    def reserve(self, holder: Caller, **fields: Any) -> None:
+        self.ask(holder, {**fields, "ttl_s": TTL_S, "request_id": f"r{self.arrived}"})
+
+    @precondition(lambda self: self.ends)
+    @rule(data=st.data(), act=st.sampled_from(["commit_lease", "release_lease"]))
+    def use(self, data: st.DataObject, act: str) -> None:
+        lease = list(self.ends)[data.draw(st.integers(0, len(self.ends) - 1))]
+        assert self.bench.ask(act, OPERATOR, lease_id=lease)["status"] == "success"
+        if act == "commit_lease":
+            self.ends[lease] = None
+        else:
+            del self.ends[lease]
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def disconnect(self, data: st.DataObject) -> None:
+        """Let a client be gone for good; until it leaves the queue it keeps its place."""
+        gone = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
+        gone.reply.disconnect()
+        self.tick()
+        self.pass_time(reservations.RECONNECT_S)
+
+    @rule(seconds=st.sampled_from([1.0, TTL_S, WAIT_S]))
+    def pass_time(self, seconds: float) -> None:
+        self.clock.let_pass(seconds)
+        self.measure()
+        self.tick()
+
+    @rule()
+    def tick(self) -> None:
+        self.bench.on_tick()
+        self.expire()
+        replies = [(each, each.reply.reply()) for each in self.waiting]
+        self.waiting = [each for each, reply in replies if reply is None]
+        for each, reply in replies:
+            if reply is not None and reply["status"] == "success":
+                self.granted(each, reply)
+
+    @rule()
+    def restart(self) -> None:
+        """Kill the twin; the clients repeat their requests in any order, here that of their arrival."""
+        waiting, self.waiting = self.waiting, []
+        self.bench.restart(killed=True)
+        for _ in range(2):
+            self.measure()
+        for each in waiting:
+            self.ask(each.holder, each.fields)
+
+    @rule()
+    def drain(self) -> None:
+        """Release everything, again and again: each time at least one of those who wait is served, until none does."""
+        while self.waiting:
+            before = len(self.waiting)
+            for lease in list(self.ends):
+                assert self.bench.ask("release_lease", OPERATOR, lease_id=lease)["status"] == "success"
+                del self.ends[lease]
+            self.tick()
+            assert len(self.waiting) < before
+
+    @invariant()
+    def no_lease_is_lost(self) -> None:
+        self.expire()
+        assert {lease["lease_id"] for lease in self.bench.ask("list_leases")["leases"]} == self.ends.keys()
+
+    @invariant()
+    def no_card_is_over_its_capacity(self) -> None:
+        leases = self.bench.ask("list_leases")["leases"]
+        for host, totals in CARDS.items():
+            for index, total in enumerate(totals):
+                there = [
+                    each["amount_mb"]
+                    for each in leases
+                    if each["host"] == host and (each["gpu"] or {"index": index})["index"] == index
+                ]
+                assert sum(there) <= total * SHARE
+
+    def ask(self, holder: Caller, fields: dict[str, Any]) -> None:
+        reply = self.bench.ask_or_wait("reserve_vram", holder, **fields)
+        self.expire()
+        self.arrived += 1
+        if isinstance(reply, Pending):
+            self.waiting.append(Waiting(self.arrived, holder, fields, reply))
+        elif reply["status"] == "success":
+            self.granted(Waiting(self.arrived, holder, fields, Pending.__new__(Pending)), reply)
+        else:
+            assert reply["code"] == "limit_reached", reply
+
+    def granted(self, served: Waiting, lease: dict[str, Any]) -> None:
+        """Note a lease, and check that nobody who still waits for its card should have been served before."""
+        self.ends[lease["lease_id"]] = self.clock.monotonic() + TTL_S
+        passed_over = [each for each in self.waiting if each.could(lease)]
+        assert all(served.key < each.key for each in passed_over), "it overtook one that goes first"
+        for each in passed_over:
+            each.overtaken += each.number < served.number
+
+    def expire(self) -> None:
+        now = self.clock.monotonic()
+        self.ends = {name: end for name, end in self.ends.items() if end is None or end > now}
+
+    def measure(self) -> None:
+        for host, totals in CARDS.items():
+            self.bench.measured(host, with_gpus(*((0.0, total) for total in totals)))
+
+
+TestLeases = pytest.mark.thorough(Leases.TestCase)
