@@ -64,7 +64,7 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     agents = {name: _agent(name, node, hosts, endpoints) for name, node in root.child("agents").children()}
     grants = {role: _granted(role, node) for role, node in root.child("grants").children()}
     limits, recall = root.child("limits"), root.child("recall")
-    return NetworkConfig(str(path), hosts, agents, _limits(limits), grants, _recall(recall))
+    return NetworkConfig(str(path), hosts, agents, _limits(limits), grants, _recall(recall, path.parent))
 
 
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -309,10 +309,15 @@ def _limits(node: _Node) -> Limits:
     return Limits(**values)
 
 
-def _recall(node: _Node) -> Recall:
+def _recall(node: _Node, folder: Path) -> Recall:
     weights, half_life = ("bm25", "importance", "recency", "strength"), "recency_half_life_days"
-    node.only(*weights, half_life)
+    node.only(*weights, half_life, "tokenizer")  # older files lack the last
     values = {name: node.child(name).weight() for name in weights}
     if not values["bm25"]:
         raise node.child("bm25").error("must be more than 0: a search ranks by words first")
-    return Recall(**values, recency_half_life_days=node.child(half_life).half_life_days())
+    file = node.optional("tokenizer")
+    return Recall(
+        **values,
+        recency_half_life_days=node.child(half_life).half_life_days(),
+        tokenizer=folder / file.text() if file is not None else None,
+    )

@@ -22,6 +22,7 @@ from twinhost.unified_memory_reasoning import SUCCESS, coordination, twins
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
+from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
 from twinhost.unified_memory_reasoning.coordination import ConflictActions, CoordinationActions
 from twinhost.unified_memory_reasoning.errors import patterns, proposals
 from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
@@ -176,7 +177,7 @@ class MemoryHealthActions(HealthActions):
 
 
 NAME = "UnifiedMemoryReasoningAgent"
-LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION,)
+LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION, interactions.BY_TIME_MIGRATION)
 MIGRATIONS = (  # append only: their order is the schema version
     twins.MIGRATION,
     quarantine.MIGRATION,
@@ -222,6 +223,8 @@ def assemble(foundation: Foundation) -> Assembly:
     stored_interactions = interactions.Interactions(database)
     stored_memories = Memories(database)
     known_errors, proposed = patterns.ErrorPatterns(database), proposals.PatternProposals(database, member.publish)
+    recall = settings.config.recall
+    search = Search(database, recall)
     conflicts = coordination.Conflicts(database)
     backups = BackupActions(database, max_bytes)
     written_by: dict[str, WrittenBy] = {
@@ -266,8 +269,8 @@ def assemble(foundation: Foundation) -> Assembly:
     return Assembly(
         actions=[
             *TwinActions(user_twins).actions(),
-            *ContextActions(stored_interactions, max_bytes).actions(),
-            *SearchActions(Search(database, settings.config.recall), page_bytes).actions(),
+            *ContextActions(stored_interactions, search, tokens_by(recall.tokenizer), max_bytes).actions(),
+            *SearchActions(search, page_bytes).actions(),
             *MemoryActions(stored_memories, page_bytes).actions(),
             *ErrorPatternActions(known_errors, proposed, page_bytes).actions(),
             *ConflictActions(conflicts).actions(),

@@ -127,6 +127,11 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             "key_decisions": [entry.text for entry in _distinct(self.decisions)],
         }
 
+    def excerpts(self) -> list[Entry]:
+        """Return the entries in the order in which a context quotes them: decisions first, of each kind the newest."""
+        kinds = (_distinct(self.decisions), _distinct(self.errors), self.code, self.lines, self.older_lines)
+        return [entry for entries in kinds for entry in reversed(entries)]
+
     def _where(self, matches: Callable[[Entry], bool]) -> "Part":
         lists = (self.lines, self.older_lines, self.code, self.errors, self.decisions)
         return Part(*(tuple(entry for entry in entries if matches(entry)) for entries in lists))
