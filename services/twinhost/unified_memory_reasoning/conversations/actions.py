@@ -174,6 +174,7 @@ class ContextActions(Feature):
             text, found.summary, request.session_id, speaker=speaker, query=request.query, everywhere=everywhere
         )
         own = {turn.id for turn in text.turns if turn.session_id == request.session_id}
+        known = {*found.newest, *(item.id for item in found.window.items)}
         return {
             "status": SUCCESS,
             "session_id": request.session_id,
@@ -186,7 +187,7 @@ class ContextActions(Feature):
                 "window": {"size": found.window.size, "items": len(found.window.items)},
                 "stored": found.stored,
                 "dropped": found.in_view - len(own),
-                "dropped_ids": [number for number in found.newest if number not in own][:MOST_DROPPED_IDS],
+                "dropped_ids": sorted(known - own, reverse=True)[:MOST_DROPPED_IDS],
                 "cut_ids": text.cut,
             },
         }

@@ -10,7 +10,7 @@ from itertools import chain, tee
 
 import msgspec
 
-from twinhost.unified_memory_reasoning.conversations.context_text import CUT, ContextText, Turn
+from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.search.actions import Search
@@ -63,8 +63,10 @@ class Recollection:
         text.fill(self._excerpts(summary, most_bytes), text.used + of_summary)
         rest, rest_again = tee(chain(found, newest_again))
         text.fill(rest, max_tokens)
+        before = text.used
         text.settle()
-        text.fill(rest_again, max_tokens)
+        if text.used < before:  # as a whole, it has fewer tokens than its lines
+            text.fill(rest_again, max_tokens)
         return text.complete()
 
     def _hits(self, query: str, session_id: str | None, speaker: str | None, most_bytes: int) -> Iterator[Turn]:
@@ -79,10 +81,8 @@ class Recollection:
 
     def _excerpts(self, summary: Part, most_bytes: int) -> Iterator[Turn]:
         """Yield the turns of a summary, each cut to what the summary has of it."""
-        texts: dict[int, list[str]] = {}
-        for entry in summary.excerpts():
-            texts.setdefault(entry.id, []).append(entry.text.removesuffix(CUT))
+        texts = summary.excerpts()
         for turn in self._interactions.turns(texts, most_bytes):
-            text = " ".join(texts[turn.id])
+            text = texts[turn.id]
             short = len(turn.content) <= len(text)
             yield turn if short else msgspec.structs.replace(turn, content=text, longer=True)

@@ -18,7 +18,7 @@ from typing import TypedDict
 
 import msgspec
 
-from twinhost.unified_memory_reasoning.conversations.context_text import Utterance, label, one_line
+from twinhost.unified_memory_reasoning.conversations.context_text import CUT, Utterance, label, one_line
 from twinhost.unified_memory_reasoning.conversations.importance import decisions_in, error_kind, error_message
 
 MOST_DECISIONS = 32
@@ -127,10 +127,16 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             "key_decisions": [entry.text for entry in _distinct(self.decisions)],
         }
 
-    def excerpts(self) -> list[Entry]:
-        """Return the entries in the order in which a context quotes them: decisions first, of each kind the newest."""
-        kinds = (_distinct(self.decisions), _distinct(self.errors), self.code, self.lines, self.older_lines)
-        return [entry for entries in kinds for entry in reversed(entries)]
+    def excerpts(self) -> dict[int, str]:
+        """Return what a context quotes of which interaction: decisions first, and of each kind the newest."""
+        texts: dict[int, str] = {}
+        for entries in (_distinct(self.decisions), _distinct(self.errors), self.code, self.lines, self.older_lines):
+            of_kind: dict[int, list[str]] = {}
+            for entry in entries:
+                of_kind.setdefault(entry.id, []).append(entry.text.removesuffix(CUT))
+            for number in reversed(of_kind):
+                texts.setdefault(number, " ".join(of_kind[number]))
+        return texts
 
     def _where(self, matches: Callable[[Entry], bool]) -> "Part":
         lists = (self.lines, self.older_lines, self.code, self.errors, self.decisions)

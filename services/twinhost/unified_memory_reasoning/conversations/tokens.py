@@ -22,12 +22,9 @@ from typing import Any, Protocol
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.unified_memory_reasoning.search.words import ENGLISH_STOP_WORDS
 
-_LONGEST = 32  # characters of a piece, so that no regular expression and no cache reads far; the parts of a longer run
-_piece = re.compile(
-    rf" ?(?=[A-Za-z]{{0,{_LONGEST}}}[0-9])[A-Za-z0-9]{{1,{_LONGEST}}}|[A-Z]?[a-z]{{1,{_LONGEST}}}|[A-Z]{{1,{_LONGEST}}}"
-    rf"| {{1,{_LONGEST}}}|.",
-    re.DOTALL,
-)
+_LONGEST = 32  # characters of a piece, which the cache keeps; a longer run is several pieces
+_piece = re.compile(rf" ?[A-Za-z0-9]{{1,{_LONGEST}}}| {{1,{_LONGEST}}}|.", re.DOTALL)
+_part = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 class Tokens(Protocol):
@@ -61,15 +58,16 @@ class Estimate:
 
 @lru_cache(maxsize=16_384)
 def _tokens_of(piece: str) -> int:
-    if piece.isspace() and piece.isascii():
-        return 0 if piece == " " else len(piece)
     if not piece.isascii():
         return len(piece.encode(errors="surrogatepass"))
-    if not piece.isalpha():
-        return len(piece)
-    if piece.lower() in ENGLISH_STOP_WORDS:
-        return 1
-    return -(-2 * len(piece) // 5) if piece[1:].islower() or len(piece) == 1 else -(-2 * len(piece) // 3)
+    word = piece.lstrip(" ")
+    if not word.isalpha():
+        return 0 if piece == " " else len(piece)
+    return 1 if word.lower() in ENGLISH_STOP_WORDS else sum(map(_tokens_of_part, _part.findall(word)))
+
+
+def _tokens_of_part(part: str) -> int:
+    return -(-2 * len(part) // (3 if len(part) > 1 and part.isupper() else 5))
 
 
 class Tokenizer:
@@ -105,8 +103,8 @@ def tokens_by(file: Path | None) -> Tokens:
         library = importlib.import_module("tokenizers").Tokenizer
     except ImportError:
         raise ConfigurationError(
-            f"recall.tokenizer names {file}, but the library `tokenizers` is not installed; "
-            "install it with `pip install 'twinhost[tokenizer]'`, or remove the line"
+            f"recall.tokenizer names {file}, but the library `tokenizers` is not installed; in the project's folder, "
+            "`pip install '.[tokenizer]'` installs it; without that line in the configuration, tokens are estimated"
         ) from None
     try:
         tokenizer = library.from_str(file.read_text("utf-8"))
@@ -115,6 +113,6 @@ def tokens_by(file: Path | None) -> Tokens:
     except Exception as error:  # noqa: BLE001 - the library raises no narrower one
         raise ConfigurationError(
             f"recall.tokenizer names {file}, which can't be read as a tokenizer.json: {error}; "
-            "give the path of a file in that format, or remove the line"
+            "give the path of a file in that format, or remove the line: tokens are then estimated"
         ) from None
     return Tokenizer(tokenizer)
