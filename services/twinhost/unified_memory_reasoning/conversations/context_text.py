@@ -101,6 +101,7 @@ class _Line:
     turn: Turn
     text: str
     whole: bool
+    more: bool = False  # of what was read could be shown
 
 
 class ContextText:
@@ -170,7 +171,9 @@ class ContextText:
     def complete(self) -> int:
         """Use up what is left for turns that were cut, then for those that didn't fit; return the text's tokens."""
         self.settle()
-        for line in [line for line in self._added.values() if not line.whole]:
+        for line in [line for line in self._added.values() if line.more]:
+            if self.max_tokens - self._used < _SMALLEST_TOKENS:
+                break
             self._lines.remove(line)
             self.settle()
             if not self._add(line.turn, self.max_tokens):
@@ -207,11 +210,13 @@ class ContextText:
         tokens, size = self._cost(text)
         if not turn.longer and tokens <= most + 1 and size <= max_bytes:
             return _Line(turn, text, whole=True)
+        characters = len(text)
         if size > max_bytes:  # escaped, a text has at most twice its bytes
             text = text.encode()[: max(0, max_bytes // 2 - len(CUT.encode()) - _BREAK_BYTES)].decode(errors="ignore")
         text = self._tokens.beginning(text, max(0, most - self._tokens.count(CUT))).rstrip()
         begins = len(label(turn.speaker, turn.kind))
-        return _Line(turn, text + CUT, whole=False) if len(text) > begins else None
+        more = len(text) < characters
+        return _Line(turn, text + CUT, whole=False, more=more) if len(text) > begins else None
 
     def _header(self, before: Turn | None, turn: Turn | None) -> str:
         """Return the line between two turns, empty if there is none."""

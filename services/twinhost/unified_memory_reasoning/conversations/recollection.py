@@ -16,8 +16,8 @@ from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.search.actions import Search
 from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS
 
-NEWEST_SHARE = 0.2  # of the budget, if there is a question
-SUMMARY_SHARE = 0.15
+NEWEST_SHARE = 0.15  # of the budget, if there is a question
+SUMMARY_SHARE = 0.1
 _BYTES_PER_TOKEN = 16  # of a content that is read
 _TOGETHER = 16  # results whose neighbours are read together
 
