@@ -72,7 +72,7 @@ class Recollection:
     def _hits(self, query: str, session_id: str | None, speaker: str | None, most_bytes: int) -> Iterator[Turn]:
         """Yield what fits a query, best first, each before its neighbours."""
         ranking = self._search.rank(query, session_id=session_id, speaker=speaker)
-        rows = [row for row, _ in ranking.rows if row < MEMORY_ROWS]
+        rows = [row for row, *_ in ranking.rows if row < MEMORY_ROWS]
         for start in range(0, len(rows), _TOGETHER):
             together = rows[start : start + _TOGETHER]
             beside = self._interactions.beside(together, speaker)
