@@ -107,14 +107,17 @@ _TURNS = (
     "substr(CAST(content AS BLOB), 1, ?1) AS content, length(CAST(content AS BLOB)) > ?1 AS longer "
     "FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?2))"
 )
-_BEFORE = f"({AT}, id) < ({{}}) AND (?2 IS NULL OR speaker = ?2) ORDER BY {AT} DESC, id DESC LIMIT"
-_NEWEST_TURNS = f"SELECT id FROM visible_interactions WHERE session_id = ?1 AND {_BEFORE.format('?3, ?4')} ?5"  # noqa: S608
-_AFTER = f"({AT}, id) > ({{}}) AND (?2 IS NULL OR speaker = ?2) ORDER BY {AT}, id LIMIT"
+# The first comparison is for the index: with an expression, SQLite doesn't search it by the second.
+_BEFORE = (
+    f"{AT} <= {{0}} AND ({AT}, id) < ({{0}}, {{1}}) AND (?2 IS NULL OR speaker = ?2) ORDER BY {AT} DESC, id DESC LIMIT"
+)
+_NEWEST_TURNS = f"SELECT id FROM visible_interactions WHERE session_id = ?1 AND {_BEFORE.format('?3', '?4')} ?5"  # noqa: S608
+_AFTER = f"{AT} >= {{0}} AND ({AT}, id) > ({{0}}, {{1}}) AND (?2 IS NULL OR speaker = ?2) ORDER BY {AT}, id LIMIT"
 _BESIDE = (
     f"WITH hits AS (SELECT id AS hit, session_id AS within, {AT} AS since FROM interactions "  # noqa: S608 - as above
     "WHERE id IN (SELECT value FROM json_each(?1))) SELECT hit, "
     + ", ".join(
-        f"(SELECT id FROM visible_interactions WHERE session_id = within AND {side.format('since, hit')} 1)"  # noqa: S608
+        f"(SELECT id FROM visible_interactions WHERE session_id = within AND {side.format('since', 'hit')} 1)"  # noqa: S608
         for side in (_BEFORE, _AFTER)
     )
     + " FROM hits"
