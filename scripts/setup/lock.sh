@@ -20,10 +20,10 @@ lock() {
 step "Pinning the base image"
 scripts/setup/base_image.sh --pin || step "The base image's digest is unchanged"
 
-lock requirements.lock pyproject.toml --all-extras
+lock requirements.lock pyproject.toml --extra agent --extra cli
 lock requirements-build.lock --group build
 lock requirements-dev.lock pyproject.toml --all-extras --group dev
 lock requirements-assets.lock --group assets
 lock requirements-audit.lock --group audit
 lock requirements-fuzz.lock --group fuzz
-lock requirements-bench.lock pyproject.toml --all-extras --group bench
+lock requirements-bench.lock pyproject.toml --extra agent --extra cli --group bench

@@ -6,7 +6,6 @@ that the same benchmark measures older versions. It asserts nothing.
 """
 
 import argparse
-import importlib
 import itertools
 import logging
 import random
@@ -30,7 +29,9 @@ from tests.benchmarks.recall_set import FOLDER, HALVES, Kind, Place, Question, R
 from tests.unit.agent.assembled import Assembled, environment_of
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
+from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
 from twinhost.unified_memory_reasoning.search.words import words_of
 
 K = 10
@@ -102,14 +103,6 @@ def auc(samples: Iterable[tuple[bool, float]]) -> float | None:
         by_kind[answerable].append(score)
     pairs = list(itertools.product(by_kind[True], by_kind[False]))
     return statistics.fmean((more > less) + (more == less) / 2 for more, less in pairs) if pairs else None
-
-
-def counter_of(path: Path | None) -> CountTokens | None:
-    """Return what counts tokens by a tokenizer's file; it needs the `tokenizers` library, which is in no lock."""
-    if path is None:
-        return None
-    library = importlib.import_module("tokenizers").Tokenizer.from_file(str(path))
-    return lambda text: len(library.encode(text, add_special_tokens=False).ids)
 
 
 @contextmanager
@@ -344,14 +337,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_recall", description=__doc__)
     parser.add_argument("--set", type=Path, default=FOLDER, help="the folder of the set")
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, help="a network_config.yaml with other weights")
-    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of the `tokenizers` library, to count overruns")
+    parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, to count overruns")
     parser.add_argument("--interactions", type=int, default=0, help="also time an agent with so many generated ones")
     arguments = parser.parse_args()
     try:
-        of, tokens_of = load(arguments.set), counter_of(arguments.tokenizer)
-    except ImportError as error:
-        parser.error(f"{error}; put it in place with `.venv/bin/python -m pip install tokenizers`")
-    except ValueError as error:
+        of = load(arguments.set)
+        tokens_of = tokens_by(arguments.tokenizer).count if arguments.tokenizer else None
+    except (ConfigurationError, ValueError) as error:
         parser.error(f"{error}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder:

@@ -125,7 +125,7 @@ CALLS = {
         Call("get_twin_history", ("changes", "more", "next_before"), needs=twin),
         Call("delete_twin", ("revision",), needs=twin),
         Call("add_interaction", ("interaction_id", "importance"), SAID),
-        Call("get_context", ("context",), {"session_id": "table", "max_tokens": 50}),
+        Call("get_context", ("context",), {"session_id": "table", "max_tokens": 80, "query": "table"}),
         Call("search_memory", ("results",), {"query": "hello"}),
         Call("clear_context", ("cleared",), {"session_id": "table"}),
         Call("store_memory", ("memory_id",), {"content": "c"}),

@@ -70,7 +70,8 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     limits, recall = root.child("limits"), root.child("recall")
     memory = root.optional("memory")  # older files lack it
     forgetting = _forgetting(memory) if memory else Forgetting()
-    return NetworkConfig(str(path), hosts, agents, _limits(limits), grants, _recall(recall), forgetting)
+    weights = _recall(recall, path.parent)
+    return NetworkConfig(str(path), hosts, agents, _limits(limits), grants, weights, forgetting)
 
 
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -338,13 +339,18 @@ def _limits(node: _Node) -> Limits:
     return Limits(**values)
 
 
-def _recall(node: _Node) -> Recall:
+def _recall(node: _Node, folder: Path) -> Recall:
     weights, half_life = ("bm25", "importance", "recency", "strength"), "recency_half_life_days"
-    node.only(*weights, half_life)
+    node.only(*weights, half_life, "tokenizer")  # older files lack the last
     values = {name: node.child(name).weight() for name in weights}
     if not values["bm25"]:
         raise node.child("bm25").error("must be more than 0: a search ranks by words first")
-    return Recall(**values, recency_half_life_days=node.child(half_life).half_life_days())
+    file = node.optional("tokenizer")
+    return Recall(
+        **values,
+        recency_half_life_days=node.child(half_life).half_life_days(),
+        tokenizer=folder / file.text() if file is not None else None,
+    )
 
 
 def _forgetting(node: _Node) -> Forgetting:

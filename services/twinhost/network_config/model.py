@@ -4,6 +4,7 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from twinhost.secure_zmq.errors import ConfigurationError
@@ -63,13 +64,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """How a memory search ranks: weights from 0 to 1, `bm25` above 0, and a half-life in days."""
+    """How a memory search ranks: weights from 0 to 1, `bm25` above 0, and a half-life in days.
+
+    `tokenizer` is the file that counts the tokens of a context; None if they are estimated.
+    """
 
     bm25: float
     importance: float
     recency: float
     strength: float
     recency_half_life_days: float
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from twinhost.unified_memory_reasoning import SUCCESS, coordination
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
+from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
 from twinhost.unified_memory_reasoning.coordination import ConflictActions, CoordinationActions
 from twinhost.unified_memory_reasoning.errors import patterns, proposals
 from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
@@ -193,6 +194,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     twins.HISTORY_MIGRATION,
     patterns.CASE_MIGRATION,
     interactions.OCCURRED_MIGRATION,
+    interactions.BY_TIME_MIGRATION,
     memories.DETAILS_MIGRATION,
 )
 REBUILDS = search_index.REBUILDS  # rebuild a damaged full-text index
@@ -228,7 +230,8 @@ def assemble(foundation: Foundation) -> Assembly:
     forgetting = settings.config.memory
     fading = Fading(forgetting.memory_half_life_days if forgetting.forgetting == "days" else None)
     stored_memories = Memories(database, fading)
-    search = Search(database, settings.config.recall, fading=fading)
+    recall = settings.config.recall
+    search = Search(database, recall, fading=fading)
     known_errors, proposed = patterns.ErrorPatterns(database), proposals.PatternProposals(database, member.publish)
     conflicts = coordination.Conflicts(database)
     backups = BackupActions(database, max_bytes)
@@ -275,7 +278,7 @@ def assemble(foundation: Foundation) -> Assembly:
     return Assembly(
         actions=[
             *TwinActions(user_twins, page_bytes).actions(),
-            *ContextActions(stored_interactions, max_bytes).actions(),
+            *ContextActions(stored_interactions, search, tokens_by(recall.tokenizer), max_bytes).actions(),
             *SearchActions(search, page_bytes, stored_memories.upkeep.note).actions(),
             *MemoryActions(stored_memories, page_bytes).actions(),
             *ErrorPatternActions(known_errors, proposed, page_bytes).actions(),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
+from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE
 from twinhost.agent.assembly import StartAgain
 from twinhost.agent.health import OperatorActions
 from twinhost.secure_zmq.actions import Action
@@ -20,6 +21,7 @@ from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
+from twinhost.unified_memory_reasoning.conversations.tokens import Estimate
 from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
 from twinhost.unified_memory_reasoning.errors.actions import AddErrorPattern
 from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
@@ -29,6 +31,7 @@ from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.search.actions import Search
 from twinhost.unified_memory_reasoning.twins import twins
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 from twinhost.unified_memory_reasoning.twins.twins import Twins
@@ -78,7 +81,7 @@ class MemoryAgent(LoopbackAgent):
             *ProvenanceActions(Quarantine(self.memory), written_by, PAYLOAD_BYTES).actions(),
             *self.backups.actions(),
             *MemoryActions(self.memories, PAYLOAD_BYTES).actions(),
-            *ContextActions(self.interactions, PAYLOAD_BYTES).actions(),
+            *ContextActions(self.interactions, Search(self.memory, WORDS_ALONE), Estimate(), PAYLOAD_BYTES).actions(),
             Action(AddErrorPattern, self._add_error_pattern, mutates=True),
             *MemoryHealthActions(self._health_document).actions(),
             *OperatorActions(self.peers, socket.sessions, socket.handshakes, "ok").actions(),

@@ -189,6 +189,17 @@ def test_a_half_life_is_above_0_and_at_most_a_hundred_years(tmp_path: Path, days
     assert refused(tmp_path, text).startswith("recall.recency_half_life_days must be a number of days")
 
 
+def test_a_tokenizer_is_found_beside_the_file(tmp_path: Path) -> None:
+    """Unless its path is absolute; older files name none."""
+    path = tmp_path / "network_config.yaml"
+    for named, found in (("a.json", tmp_path / "a.json"), ("/b.json", Path("/b.json"))):
+        path.write_text(yaml.safe_dump({**GOOD, "recall": {**GOOD["recall"], "tokenizer": named}}))
+        assert load_network_config(path, {}).recall.tokenizer == found
+    for wrong in (7, None, ["a.json"]):
+        text = yaml.safe_dump({**GOOD, "recall": {**GOOD["recall"], "tokenizer": wrong}})
+        assert refused(tmp_path, text).startswith("recall.tokenizer must be a string")
+
+
 @pytest.mark.parametrize(
     "address", ["a b", "tcp://mainpc", "mainpc:7120", "[::1]", "-a", "a..b", "ä", "*", "10.0.0.300"]
 )

@@ -5,13 +5,17 @@ from typing import Any
 
 from tests.unit.unified_memory_reasoning.bench import Bench
 from tests.unit.unified_memory_reasoning.memory import SDT
+from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, WORDS_ALONE
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
-from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION as INTERACTIONS
-from twinhost.unified_memory_reasoning.conversations.interactions import OCCURRED_MIGRATION, Interactions
-from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE
+from twinhost.unified_memory_reasoning.conversations.interactions import (
+    BY_TIME_MIGRATION,
+    Interactions,
+)
+from twinhost.unified_memory_reasoning.conversations.tokens import Estimate, Tokens
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.search.actions import Search
 
 MALLORY = Caller("Mallory", "pc2", frozenset({"agent"}), "SHA256:of-mallory")  # whose key is revoked later
 ANN = Caller("Ann", "pc2", frozenset({"agent"}), "SHA256:of-ann")
@@ -20,12 +24,14 @@ ANN = Caller("Ann", "pc2", frozenset({"agent"}), "SHA256:of-ann")
 class ContextBench(Bench):
     """The actions on interactions, their store, and the quarantine."""
 
-    MIGRATIONS = (QUARANTINE, INTERACTIONS, OCCURRED_MIGRATION)
+    MIGRATIONS = (*STORES, *INDEX, BY_TIME_MIGRATION)
+    tokens: Tokens = Estimate()
 
     def make(self) -> Iterable[Action[Any]]:
         self.interactions = Interactions(self.database)
         self.quarantine = Quarantine(self.database)
-        return ContextActions(self.interactions, self._max_bytes).actions()
+        search = Search(self.database, WORDS_ALONE)
+        return ContextActions(self.interactions, search, self.tokens, self._max_bytes).actions()
 
     def say(self, content: str, caller: Caller = SDT, kind: str = "user_query", **fields: Any) -> dict[str, Any]:
         """Add an interaction, to session `s` where no other is named."""
@@ -39,6 +45,10 @@ class ContextBench(Bench):
         assert isinstance(context, dict)
         return context
 
+    def told(self, **fields: Any) -> list[str]:
+        """Return the turns of a context's text."""
+        return turns_of(self.context(**fields)["text"])
+
     def hide(self, caller: Caller) -> None:
         """Put a caller in quarantine."""
         with self.database.transaction():
@@ -48,3 +58,8 @@ class ContextBench(Bench):
         """Let a caller out of quarantine."""
         with self.database.transaction():
             self.quarantine.lift(caller.name)
+
+
+def turns_of(text: str) -> list[str]:
+    """Return the turns in a context's text, without their continuations."""
+    return [line for line in text.splitlines() if line.startswith("[")]

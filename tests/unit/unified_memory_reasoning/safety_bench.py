@@ -15,6 +15,7 @@ from twinhost.store.backup import prepare
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
+from twinhost.unified_memory_reasoning.conversations.context_text import Turn
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
 from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
@@ -75,6 +76,10 @@ class SafetyBench(Bench):
 
     def serve(self, actions: Iterable[Action[Any]], grants: Grants = SHIPPED, **options: Any) -> None:
         super().serve(actions, grants, **options)
+
+    def turns(self, session_id: str) -> list[Turn]:
+        """Return a session's visible turns, newest first."""
+        return list(self.interactions.newest(session_id, None, 99))
 
     def say(self, session: str, content: str, caller: Caller) -> int:
         """Store an interaction; return its number."""

@@ -29,7 +29,7 @@ def test_a_hidden_writers_rows_are_recalled_by_nobody(bench: SafetyBench) -> Non
     assert bench.ask("quarantine_memory", name=REVOKED.name) == {"status": "ok", "name": REVOKED.name, "new": True}
     assert bench.ask("get_twin", ADA, user_id="u") == {"status": "ok", "twin": {}, "revision": 0}
     assert bench.twin("v") == {"of": "ada"}
-    assert [item.content for item in bench.interactions.context("s").items] == ["honest"]
+    assert [turn.content for turn in bench.turns("s")] == ["honest"]
     assert bench.patterns.match("disk /dev/sda is full").known is None
     assert list(bench.patterns.newest(None, 10)) == []
 
@@ -38,12 +38,12 @@ def test_a_release_shows_all_of_it_again_as_it_was(bench: SafetyBench) -> None:
     """Over a restart, too."""
     bench.update_twin("u", {"a": 1}, REVOKED)
     bench.say("s", "words", REVOKED)
-    before = (bench.ask("get_twin", ADA, user_id="u"), bench.interactions.context("s").items)
+    before = (bench.ask("get_twin", ADA, user_id="u"), bench.turns("s"))
     bench.ask("quarantine_memory", name=REVOKED.name)
     bench.reopen()
-    assert (bench.twin("u"), bench.interactions.context("s").items) == ({}, [])
+    assert (bench.twin("u"), bench.turns("s")) == ({}, [])
     assert bench.ask("release_memory", name=REVOKED.name) == {"status": "ok", "name": REVOKED.name}
-    assert (bench.ask("get_twin", ADA, user_id="u"), bench.interactions.context("s").items) == before
+    assert (bench.ask("get_twin", ADA, user_id="u"), bench.turns("s")) == before
 
 
 def test_what_a_hidden_writer_writes_later_is_hidden_too(bench: SafetyBench) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,8 @@ def test_each_weight_moves_the_ranking(bench: SearchBench, part: str) -> None:
     more = bench.interaction("the gateway is open", importance=0.9, strength=5.0, age_days=0)
     less = bench.interaction("the gateway is open", importance=0.5, strength=1.0, age_days=30)
     shares = {"importance": (0.9, 0.5), "recency": (1.0, 0.5), "strength": (1.0, 0.2)}[part]
-    bench.weigh(replace(WORDS_ALONE, bm25=0.5, **{part: 0.5}))
+    weighed: dict[str, Any] = {part: 0.5}
+    bench.weigh(replace(WORDS_ALONE, bm25=0.5, **weighed))
     first, second = bench.ask(query="gateway")["results"]
     assert (first["id"], second["id"]) == (more, less)
     assert first["score"] == pytest.approx(0.5 + 0.5 * shares[0], abs=1e-4)

@@ -1,6 +1,5 @@
 """Interactions and contexts: requests, replies and handlers."""
 
-from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
@@ -10,10 +9,13 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.conversations.context_text import Utterance, text_of
+from twinhost.unified_memory_reasoning.conversations.context_text import ContextText
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions, Kind
+from twinhost.unified_memory_reasoning.conversations.recollection import Recollection
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
+from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
 from twinhost.unified_memory_reasoning.moments import MOMENT, past_moment
+from twinhost.unified_memory_reasoning.search.actions import MAX_QUERY_BYTES, QUERY, Search
 
 MAX_CONTENT_BYTES = 65_536  # in UTF-8
 MAX_METADATA_BYTES = 16_384  # of JSON
@@ -48,11 +50,22 @@ class AddInteraction(Request, tag="add_interaction"):
 
 
 class GetContext(Request, tag="get_context"):
-    """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text."""
+    """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text.
+
+    With a `query`, at most 4096 bytes, the turns that fit it are quoted too, from the session or from `all` of them.
+    """
 
     session_id: NAME
     max_tokens: TOKENS = 2_000
     speaker: SPEAKER | None = None
+    query: QUERY | None = None
+    scope: Literal["session", "all"] = "session"
+
+    def __post_init__(self) -> None:
+        if (size := len((self.query or "").encode())) > MAX_QUERY_BYTES:
+            raise ValueError(f"Expected at most {MAX_QUERY_BYTES} bytes of UTF-8, got {size} - at `$.query`")
+        if self.query is None and self.scope == "all":
+            raise ValueError("Expected a `query` with `scope` all: it says where to search - at `$.query`")
 
 
 class ClearContext(Request, tag="clear_context"):
@@ -95,7 +108,7 @@ class ContextDocument(SummaryDocument):
     """The context of a session; `last_updated` (ISO-8601), when the newest was said, is null if nothing was.
 
     `stored` counts the session's interactions, `dropped` those that are not in `text`; `dropped_ids` names the newest
-    of these, `cut_ids` those that are shortened.
+    of these, `cut_ids` those in `text` that are shortened.
     """
 
     last_updated: str | None
@@ -126,15 +139,16 @@ class ContextCleared(TypedDict):
 
 
 MOST_DROPPED_IDS = 100
-MOST_FURTHER_CHARACTERS = 262_144  # of contents in addition to the window's; this bounds the time
 _AROUND_TEXT_BYTES = 8_192  # of a reply, without the summary and the text
 
 
 class ContextActions(Feature):
     """Stores interactions and returns contexts."""
 
-    def __init__(self, interactions: Interactions, max_reply_bytes: int) -> None:
+    def __init__(self, interactions: Interactions, search: Search, tokens: Tokens, max_reply_bytes: int) -> None:
         self._interactions = interactions
+        self._recollection = Recollection(interactions, search)
+        self._tokens = tokens
         self._max_bytes = max_reply_bytes
 
     @action(mutates=True)
@@ -157,13 +171,16 @@ class ContextActions(Feature):
 
     @action()
     def get(self, request: GetContext, _: Caller) -> ContextFound:
-        found = self._interactions.context(request.session_id, request.speaker or None)
+        speaker, everywhere = request.speaker or None, request.scope == "all"
+        found = self._interactions.context(request.session_id, speaker)
         summary = found.summary.document()
         bytes_left = self._max_bytes - len(msgspec.json.encode(summary)) - _AROUND_TEXT_BYTES
-        further = list(_within(found.further, MOST_FURTHER_CHARACTERS))
-        text = text_of(found.items, request.max_tokens, bytes_left, further)
-        included = {item.id for item in (*found.items, *further)}.difference(text.dropped)
-        dropped = {*found.newest, *text.dropped} - included
+        text = ContextText(self._tokens, request.max_tokens, bytes_left, names_sessions=everywhere)
+        tokens = self._recollection.fill(
+            text, found.summary, request.session_id, speaker=speaker, query=request.query, everywhere=everywhere
+        )
+        own = {turn.id for turn in text.turns if turn.session_id == request.session_id}
+        known = {*found.newest, *(item.id for item in found.window.items)}
         return {
             "status": SUCCESS,
             "session_id": request.session_id,
@@ -171,12 +188,12 @@ class ContextActions(Feature):
                 "last_updated": None if found.last_updated is None else iso_time(found.last_updated),
                 **summary,
                 "text": text.text,
-                "tokens": text.tokens,
+                "tokens": tokens,
                 "max_tokens": request.max_tokens,
-                "window": {"size": found.window_size, "items": len(found.items)},
+                "window": {"size": found.window.size, "items": len(found.window.items)},
                 "stored": found.stored,
-                "dropped": found.in_view - len(included),
-                "dropped_ids": sorted(dropped, reverse=True)[:MOST_DROPPED_IDS],
+                "dropped": found.in_view - len(own),
+                "dropped_ids": sorted(known - own, reverse=True)[:MOST_DROPPED_IDS],
                 "cut_ids": text.cut,
             },
         }
@@ -185,11 +202,3 @@ class ContextActions(Feature):
     def clear(self, request: ClearContext, _: Caller) -> ContextCleared:
         cleared = self._interactions.clear(request.session_id, request.speaker or None)
         return {"status": SUCCESS, "session_id": request.session_id, "cleared": cleared}
-
-
-def _within(items: Iterable[Utterance], most: int) -> Iterator[Utterance]:
-    """Yield items whose contents together have at most `most` characters, skipping those that are too long."""
-    for item in items:
-        if len(item.content) <= most:
-            most -= len(item.content)
-            yield item

@@ -4,14 +4,16 @@ An interaction that moves to an older tier is folded into its session's summary 
 nothing is lost except what `clear` removes. Adding one reads the counters, windows and summaries of its session and at
 most three rows, however much is stored.
 
-A context reads the rows of its window and of tier 0; of the newest 1250 it reads only the index.
+Turns are ordered by `AT`, then by id. A context reads the rows that it considers, and of the newest 1250 the index.
 
 Reads skip what a quarantined writer wrote: the rows, that writer's part of the summary, and its influence on the
 window, which is rebuilt from the newest 1250 visible rows. The rows stay, and count in the tiers.
 """
 
+import math
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired
 
@@ -19,9 +21,8 @@ import msgspec
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts
-from twinhost.unified_memory_reasoning.conversations.context_text import PREVIOUS_CHARACTERS, Utterance
+from twinhost.unified_memory_reasoning.conversations.context_text import PREVIOUS_CHARACTERS, Turn, Utterance
 from twinhost.unified_memory_reasoning.conversations.contexts import (
-    TIERS,
     UP_TO_TIER,
     WHOLE_SESSION,
     Aged,
@@ -30,7 +31,6 @@ from twinhost.unified_memory_reasoning.conversations.contexts import (
     Move,
     SessionCounts,
     Window,
-    in_order,
     window_of,
 )
 from twinhost.unified_memory_reasoning.conversations.importance import importance_of
@@ -71,9 +71,7 @@ class Context:
     """The context of a session, or of a speaker in it, without quarantined writers."""
 
     summary: Part
-    items: list[Utterance]  # of the window, in its order
-    further: list[Utterance]  # of tier 0, in the same order
-    window_size: int
+    window: Window
     stored: int  # interactions of the session, of all speakers
     in_view: int  # of these, the speaker's; all of them if no speaker is named
     newest: list[int]  # ids of those in view, at most 256, of tiers 0 to 2, newest first
@@ -98,14 +96,37 @@ CREATE INDEX interactions_by_session ON interactions (session_id, id, importance
 CREATE INDEX interactions_by_writer ON interactions (written_by, id);
 {contexts.MIGRATION}"""
 OCCURRED_MIGRATION = "ALTER TABLE interactions ADD COLUMN occurred_at REAL"  # null: when it was stored
+AT = "coalesce(occurred_at, created)"  # the time that orders the turns of a session, in seconds since the epoch
+BY_TIME_MIGRATION = f"CREATE INDEX interactions_by_time ON interactions (session_id, {AT}, id, speaker, written_by)"
 REBUILT_FROM = UP_TO_TIER[-1]  # rows from which a window is rebuilt
+_PAGE = 64  # turns that are read together
 MOST_NEWEST = 256  # interactions among which a context names those that its text leaves out
 
-_UTTERANCE = "id, type AS kind, speaker, content, importance, coalesce(occurred_at, created) AS at"
+_UTTERANCE = f"id, type AS kind, speaker, content, importance, {AT} AS at"
 _VISIBLE = f"SELECT {_UTTERANCE} FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _PREVIOUS = (
     f"SELECT id, type AS kind, speaker, substr(content, -{PREVIOUS_CHARACTERS}) AS content, importance "  # noqa: S608
     "FROM visible_interactions WHERE session_id = ? AND id < ? ORDER BY id DESC LIMIT 1"
+)
+_TURNS = (
+    f"SELECT id, session_id, type AS kind, speaker, written_by, {AT} AS at, "  # noqa: S608 - of constants alone
+    "substr(CAST(content AS BLOB), 1, ?1) AS content, length(CAST(content AS BLOB)) > ?1 AS longer "
+    "FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?2))"
+)
+# The first comparison is for the index: with an expression, SQLite doesn't search it by the second.
+_BEFORE = (
+    f"{AT} <= {{0}} AND ({AT}, id) < ({{0}}, {{1}}) AND (?2 IS NULL OR speaker = ?2) ORDER BY {AT} DESC, id DESC LIMIT"
+)
+_NEWEST_TURNS = f"SELECT id FROM visible_interactions WHERE session_id = ?1 AND {_BEFORE.format('?3', '?4')} ?5"  # noqa: S608
+_AFTER = f"{AT} >= {{0}} AND ({AT}, id) > ({{0}}, {{1}}) AND (?2 IS NULL OR speaker = ?2) ORDER BY {AT}, id LIMIT"
+_BESIDE = (
+    f"WITH hits AS (SELECT id AS hit, session_id AS within, {AT} AS since FROM interactions "  # noqa: S608 - as above
+    "WHERE id IN (SELECT value FROM json_each(?1))) SELECT hit, "
+    + ", ".join(
+        f"(SELECT id FROM visible_interactions WHERE session_id = within AND {side.format('since', 'hit')} 1)"  # noqa: S608
+        for side in (_BEFORE, _AFTER)
+    )
+    + " FROM hits"
 )
 _WRITTEN = (
     "SELECT id AS number, id, session_id, speaker, type AS kind, content, metadata, importance, strength, created, "
@@ -219,13 +240,9 @@ class Interactions:
         else:
             window = self._contexts.window(session_id, speaker or WHOLE_SESSION)
         summary = self._contexts.summary(session_id)
-        in_window = [item.id for item in window.items]
-        recent = in_order(self._newest(session_id, speaker, TIERS[0]))
         return Context(
             summary=summary if speaker is None else summary.only(speaker),
-            items=_in_order(self.visible(in_window)),
-            further=_in_order(self.visible([item.id for item in recent if item.id not in in_window])),
-            window_size=window.size,
+            window=window,
             stored=counted.count,
             in_view=counted.count if speaker is None else self._counts.visible_of(session_id, speaker),
             newest=[item.id for item in self._newest(session_id, speaker, REBUILT_FROM)],
@@ -237,6 +254,35 @@ class Interactions:
         rows = self._database.select(Utterance, _VISIBLE, (self._encoder.encode(ids).decode(),))
         found = {utterance.id: utterance for utterance in rows}
         return [found[number] for number in ids if number in found]
+
+    def turns(self, ids: Iterable[int], max_bytes: int) -> list[Turn]:
+        """Return turns in the order of the given ids, without those of quarantined writers.
+
+        Args:
+            ids: those of interactions.
+            max_bytes: a longer content is cut.
+        """
+
+        def turn(content: bytes, longer: int, **columns: Any) -> Turn:
+            return Turn(content=content.decode(errors="ignore"), longer=bool(longer), **columns)
+
+        wanted = list(ids)
+        rows = self._database.select(turn, _TURNS, (max_bytes, self._encoder.encode(wanted).decode()))
+        found = {row.id: row for row in rows}
+        return [found[number] for number in wanted if number in found]
+
+    def newest(self, session_id: str, speaker: str | None, max_bytes: int) -> Iterator[Turn]:
+        """Yield the turns of a session, or of one speaker in it, newest first."""
+        at, number = math.inf, 0
+        while numbers := self._database.execute(_NEWEST_TURNS, (session_id, speaker, at, number, _PAGE)).fetchall():
+            turns = self.turns((each for (each,) in numbers), max_bytes)
+            yield from turns
+            at, number = turns[-1].at, turns[-1].id
+
+    def beside(self, ids: list[int], speaker: str | None) -> dict[int, tuple[int | None, int | None]]:
+        """Return which interactions are before and after each in its session, or among those of one speaker in it."""
+        rows = self._database.execute(_BESIDE, (self._encoder.encode(ids).decode(), speaker))
+        return {hit: (before, after) for hit, before, after in rows}
 
     def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenInteraction]:
         """Return what a caller wrote, quarantined or not, newest first."""

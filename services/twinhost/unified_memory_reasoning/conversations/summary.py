@@ -18,7 +18,7 @@ from typing import TypedDict
 
 import msgspec
 
-from twinhost.unified_memory_reasoning.conversations.context_text import Utterance, label, one_line
+from twinhost.unified_memory_reasoning.conversations.context_text import CUT, Utterance, label, one_line
 from twinhost.unified_memory_reasoning.conversations.decisions import decisions_in, shared_words, withdrawal_in
 from twinhost.unified_memory_reasoning.conversations.importance import error_kind, error_message
 
@@ -133,6 +133,18 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             "errors_encountered": [{"type": entry.kind, "message": entry.text} for entry in _distinct(self.errors)],
             "key_decisions": [entry.text for entry in _distinct(_standing(self.decisions, self.withdrawals))],
         }
+
+    def excerpts(self) -> dict[int, str]:
+        """Return what a context quotes of which interaction: decisions first, and of each kind the newest."""
+        texts: dict[int, str] = {}
+        decisions = _distinct(_standing(self.decisions, self.withdrawals))
+        for entries in (decisions, _distinct(self.errors), self.code, self.lines, self.older_lines):
+            of_kind: dict[int, list[str]] = {}
+            for entry in entries:
+                of_kind.setdefault(entry.id, []).append(entry.text.removesuffix(CUT))
+            for number in reversed(of_kind):
+                texts.setdefault(number, " ".join(of_kind[number]))
+        return texts
 
     def _where(self, matches: Callable[[Entry], bool]) -> "Part":
         lists = (self.lines, self.older_lines, self.code, self.errors, self.decisions, self.withdrawals)

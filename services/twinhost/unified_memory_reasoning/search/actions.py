@@ -41,10 +41,13 @@ MAX_CONTENT_BYTES = 16_384  # of one result; a longer content is cut
 _DIGITS = 6  # of a score
 
 
+QUERY = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUERY_BYTES)]
+
+
 class SearchMemory(Request, tag="search_memory"):
     """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes."""
 
-    query: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUERY_BYTES)]
+    query: QUERY
     session_id: NAME | None = None
     speaker: NAME | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = 10

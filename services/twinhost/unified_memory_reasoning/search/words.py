@@ -129,7 +129,8 @@ kina lahat lamang lang may mayroon mga mo muna na nasa nang natin namin ng nga n
 noon noong o paano pa pala para pero po raw sa saan sapagkat si sila sina sino siya sinong tayo tungkol upang
 wala y yan yon yung
 """
-STOP_WORDS = frozenset(_ENGLISH.split()) | frozenset(_FILIPINO.split())
+ENGLISH_STOP_WORDS = frozenset(_ENGLISH.split())
+STOP_WORDS = ENGLISH_STOP_WORDS | frozenset(_FILIPINO.split())
 
 
 def words_of(query: str) -> tuple[list[str], list[str]]:

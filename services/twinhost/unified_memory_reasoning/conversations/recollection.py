@@ -1,0 +1,88 @@
+"""Which turns a context quotes: the newest, those that a search finds, and those of the summary.
+
+The newest turns have a share of the budget, and so have the entries of the summary. Between them come the turns that
+fit the question best; each brings the turn before it, which is often the question that it answers, and then the one
+after it. What is left is filled with further ones of these, then with the newest.
+"""
+
+from collections.abc import Iterator
+from itertools import chain, tee
+
+import msgspec
+
+from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn
+from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
+from twinhost.unified_memory_reasoning.conversations.summary import Part
+from twinhost.unified_memory_reasoning.search.actions import Search
+from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS
+
+NEWEST_SHARE = 0.15  # of the budget, if there is a question
+SUMMARY_SHARE = 0.1
+_BYTES_PER_TOKEN = 16  # of a content that is read
+_TOGETHER = 16  # results whose neighbours are read together
+
+
+class Recollection:
+    """Fills the text of a context from the memory of one session, or of all."""
+
+    def __init__(self, interactions: Interactions, search: Search) -> None:
+        self._interactions = interactions
+        self._search = search
+
+    def fill(
+        self,
+        text: ContextText,
+        summary: Part,
+        session_id: str,
+        *,
+        speaker: str | None = None,
+        query: str | None = None,
+        everywhere: bool = False,
+    ) -> int:
+        """Fill a text, and return its tokens.
+
+        Args:
+            text: an empty one.
+            summary: the session's.
+            session_id: the session.
+            speaker: only what this speaker said.
+            query: the question; without one, the newest turns and the summary alone.
+            everywhere: whether the search is in all sessions.
+        """
+        max_tokens = text.max_tokens
+        most_bytes = max_tokens * _BYTES_PER_TOKEN
+        newest, newest_again = tee(self._interactions.newest(session_id, speaker, most_bytes))
+        of_summary = int(SUMMARY_SHARE * max_tokens)
+        if query is None:
+            text.fill(newest, max_tokens - of_summary)
+            found: Iterator[Turn] = iter(())
+        else:
+            text.fill(newest, int(NEWEST_SHARE * max_tokens))
+            hits, found = tee(self._hits(query, None if everywhere else session_id, speaker, most_bytes))
+            text.fill(hits, max_tokens - of_summary)
+        text.fill(self._excerpts(summary, most_bytes), text.used + of_summary)
+        rest, rest_again = tee(chain(found, newest_again))
+        text.fill(rest, max_tokens)
+        before = text.used
+        text.settle()
+        if text.used < before:  # as a whole, it has fewer tokens than its lines
+            text.fill(rest_again, max_tokens)
+        return text.complete()
+
+    def _hits(self, query: str, session_id: str | None, speaker: str | None, most_bytes: int) -> Iterator[Turn]:
+        """Yield what fits a query, best first, each before its neighbours."""
+        ranking = self._search.rank(query, session_id=session_id, speaker=speaker)
+        rows = [row for row, *_ in ranking.rows if row < MEMORY_ROWS]
+        for start in range(0, len(rows), _TOGETHER):
+            together = rows[start : start + _TOGETHER]
+            beside = self._interactions.beside(together, speaker)
+            wanted = [each for row in together for each in (row, *beside.get(row, ())) if each is not None]
+            yield from self._interactions.turns(wanted, most_bytes)
+
+    def _excerpts(self, summary: Part, most_bytes: int) -> Iterator[Turn]:
+        """Yield the turns of a summary, each cut to what the summary has of it."""
+        texts = summary.excerpts()
+        for turn in self._interactions.turns(texts, most_bytes):
+            text = texts[turn.id]
+            short = len(turn.content) <= len(text)
+            yield turn if short else msgspec.structs.replace(turn, content=text, longer=True)
