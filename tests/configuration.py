@@ -10,4 +10,6 @@ _SHIPPED = load_network_config(DEFAULT_PATH, environment={})
 SHIPPED_GRANTS = {role: sorted(actions) for role, actions in _SHIPPED.grants.items()}
 SHIPPED_RECALL = _SHIPPED.recall
 GRANTS_LINE = f"grants: {json.dumps(SHIPPED_GRANTS)}\n"  # JSON is YAML
-RECALL_LINE = f"recall: {json.dumps(asdict(SHIPPED_RECALL))}\n"
+RECALL_LINE = (
+    f"recall: {json.dumps({key: value for key, value in asdict(SHIPPED_RECALL).items() if value is not None})}\n"
+)
