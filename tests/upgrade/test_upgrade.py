@@ -45,6 +45,9 @@ def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
         return first_of_lists(today, then), first_of_lists(then, then)
     if action == "get_metrics":
         return today["metrics"]["vram_reports"], then["metrics"]["vram_reports"]
+    if action == "search_memory":  # a later version finds more, in another order
+        found = {each["id"]: each for each in today["results"]}
+        return [{name: found[each["id"]][name] for name in each} for each in then["results"]], then["results"]
     return today, then
 
 

@@ -211,6 +211,9 @@ class _Node:
         wanted = f"a number of days, more than 0 and at most {MAX_DAYS}"
         return self._number(float, wanted, lambda value: 0 < value <= MAX_DAYS)
 
+    def truth(self) -> bool:
+        return self._typed(bool, "true or false")
+
     def weight(self) -> float:
         return self._number(float, "a weight from 0 to 1", lambda value: 0 <= value <= 1)
 
@@ -311,8 +314,10 @@ def _limits(node: _Node) -> Limits:
 
 def _recall(node: _Node) -> Recall:
     weights, half_life = ("bm25", "importance", "recency", "strength"), "recency_half_life_days"
-    node.only(*weights, half_life)
+    node.only(*weights, half_life, "word_pairs")
     values = {name: node.child(name).weight() for name in weights}
     if not values["bm25"]:
         raise node.child("bm25").error("must be more than 0: a search ranks by words first")
-    return Recall(**values, recency_half_life_days=node.child(half_life).half_life_days())
+    pairs = node.optional("word_pairs")  # older files lack it
+    days = node.child(half_life).half_life_days()
+    return Recall(**values, recency_half_life_days=days, word_pairs=pairs is None or pairs.truth())

@@ -61,13 +61,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """How a memory search ranks: weights from 0 to 1, `bm25` above 0, and a half-life in days."""
+    """How a memory search ranks: weights from 0 to 1, `bm25` above 0, and a half-life in days.
+
+    With `word_pairs` a word is also searched in the other language, English or Filipino.
+    """
 
     bm25: float
     importance: float
     recency: float
     strength: float
     recency_half_life_days: float
+    word_pairs: bool = True
 
 
 @dataclass(frozen=True, slots=True)

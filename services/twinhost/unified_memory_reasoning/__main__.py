@@ -176,7 +176,7 @@ class MemoryHealthActions(HealthActions):
 
 
 NAME = "UnifiedMemoryReasoningAgent"
-LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION,)
+LATER_MIGRATIONS = (search_index.FORMAT_MIGRATION, search_index.ABOUT_MIGRATION)
 MIGRATIONS = (  # append only: their order is the schema version
     twins.MIGRATION,
     quarantine.MIGRATION,
