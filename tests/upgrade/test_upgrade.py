@@ -55,6 +55,11 @@ def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
         return (today["lines"][: len(then["lines"])], today["anchor"]), (then["lines"], then["anchor"])
     if action == "get_metrics":
         return today["metrics"]["vram_reports"], then["metrics"]["vram_reports"]
+    if action == "search_memory":  # a later version finds more, in another order
+        found = {each["id"]: each for each in today["results"]}
+        return [fields_of_then(found[each["id"]], each) for each in then["results"]], then["results"]
+    if action == "get_context":  # a later version arranges the text
+        return (*(without(without(each, "text"), "dropped_ids") for each in (fields_of_then(today, then), then)),)
     return fields_of_then(today, then), then
 
 

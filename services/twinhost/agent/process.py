@@ -143,7 +143,7 @@ def run_agent(
     assemble: Callable[[Foundation], Assembly],
     *,
     quarantine_damage: bool = False,
-    rebuilds: Mapping[str, str] = MappingProxyType({}),
+    rebuilds: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> int:
     """Run an agent until SIGTERM or SIGINT; return the process's exit status.
 
@@ -185,7 +185,7 @@ def _prepare(
     name: str,
     migrations: Sequence[str],
     assemble: Callable[[Foundation], Assembly],
-    rebuilds: Mapping[str, str] | None,  # None: a damaged database stops the start
+    rebuilds: Mapping[str, Sequence[str]] | None,  # None: a damaged database stops the start
     stack: ExitStack,
 ) -> Server:
     settings = load_settings(name)
@@ -270,7 +270,7 @@ def _prepare(
 
 
 def _open_store(
-    settings: Settings, migrations: Sequence[str], rebuilds: Mapping[str, str] | None, stack: ExitStack
+    settings: Settings, migrations: Sequence[str], rebuilds: Mapping[str, Sequence[str]] | None, stack: ExitStack
 ) -> tuple[Database, ReplyLog]:
     """Open the agent's database, locked for as long as it runs."""
     name, limits = settings.agent.name, settings.config.limits

@@ -234,6 +234,9 @@ class _Node:
         wanted = f"a number of days, more than 0 and at most {MAX_DAYS}"
         return self._number(float, wanted, lambda value: 0 < value <= MAX_DAYS)
 
+    def truth(self) -> bool:
+        return self._typed(bool, "true or false")
+
     def weight(self) -> float:
         return self._number(float, "a weight from 0 to 1", lambda value: 0 <= value <= 1)
 
@@ -341,14 +344,15 @@ def _limits(node: _Node) -> Limits:
 
 def _recall(node: _Node, folder: Path) -> Recall:
     weights, half_life = ("bm25", "importance", "recency", "strength"), "recency_half_life_days"
-    node.only(*weights, half_life, "tokenizer")  # older files lack the last
+    node.only(*weights, half_life, "word_pairs", "tokenizer")
     values = {name: node.child(name).weight() for name in weights}
     if not values["bm25"]:
         raise node.child("bm25").error("must be more than 0: a search ranks by words first")
-    file = node.optional("tokenizer")
+    pairs, file = node.optional("word_pairs"), node.optional("tokenizer")  # older files lack both
     return Recall(
         **values,
         recency_half_life_days=node.child(half_life).half_life_days(),
+        word_pairs=pairs is None or pairs.truth(),
         tokenizer=folder / file.text() if file is not None else None,
     )
 

@@ -66,7 +66,8 @@ class Limits:
 class Recall:
     """How a memory search ranks: weights from 0 to 1, `bm25` above 0, and a half-life in days.
 
-    `tokenizer` is the file that counts the tokens of a context; None if they are estimated.
+    With `word_pairs` a word is also searched in the other language, English or Filipino. `tokenizer` is the file that
+    counts the tokens of a context; None if they are estimated.
     """
 
     bm25: float
@@ -74,6 +75,7 @@ class Recall:
     recency: float
     strength: float
     recency_half_life_days: float
+    word_pairs: bool = True
     tokenizer: Path | None = None
 
 

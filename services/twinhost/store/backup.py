@@ -188,15 +188,17 @@ def stage(copy: Path, database: Path) -> None:
     sync_folder(database.parent)
 
 
-def prepare(path: Path, rebuilds: Mapping[str, str] = MappingProxyType({}), newest: int | None = None) -> None:
+def prepare(
+    path: Path, rebuilds: Mapping[str, Sequence[str]] = MappingProxyType({}), newest: int | None = None
+) -> None:
     """Before a start, put a staged copy in place, rebuild damaged indexes, and quarantine a damaged database.
 
     Nothing is deleted. Restoring a backup also acknowledges the damage before it.
 
     Args:
         path: the database.
-        rebuilds: by full-text index, the SQL script that rebuilds it from the rows. A database in which only these
-            are damaged stays in place.
+        rebuilds: by full-text index, the SQL scripts that rebuild it from the rows: the first one that fits the
+            database's columns. A database in which only these are damaged stays in place.
         newest: the newest schema version that these scripts know. The indexes of a newer program's database are not
             touched: opening it reports the problem.
 
@@ -211,11 +213,11 @@ def prepare(path: Path, rebuilds: Mapping[str, str] = MappingProxyType({}), newe
         else:
             _put_in_place(staged, path)
     findings = findings_of(path)
-    scripts = [rebuilds.get(damaged_index(each) or "") for each in findings]
-    if findings and None not in scripts:
+    scripts = [rebuilds.get(damaged_index(each) or "", ()) for each in findings]
+    if findings and all(scripts):
         if newest is not None and _schema_version(path) > newest:
             return
-        findings = _rebuild(path, findings, [script for script in scripts if script is not None])
+        findings = _rebuild(path, findings, scripts)
     if findings:
         _log.error("database_damaged", kept_as=quarantine(path, DAMAGED).name, reason="; ".join(findings))
 
@@ -303,13 +305,13 @@ def _count(connection: sqlite3.Connection, table: str) -> int:
     return int(number)
 
 
-def _rebuild(path: Path, findings: list[str], scripts: list[str]) -> list[str]:
+def _rebuild(path: Path, findings: list[str], scripts: list[Sequence[str]]) -> list[str]:
     """Rebuild the indexes of these findings; return what is wrong with the database afterwards."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # as `Database` does, which rolls back an interrupted rebuild
             connection.execute("PRAGMA synchronous=FULL")
-            connection.executescript(f"BEGIN IMMEDIATE; {'; '.join(scripts)}; COMMIT;")
+            _run_first_fitting(connection, scripts)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _VOLUME_ERRORS:
             raise ConfigurationError(
@@ -320,6 +322,20 @@ def _rebuild(path: Path, findings: list[str], scripts: list[str]) -> list[str]:
     if not (left := findings_of(path)):
         _log.warning("index_rebuilt", database=path.name, reason="; ".join(findings))
     return left
+
+
+def _run_first_fitting(connection: sqlite3.Connection, scripts: list[Sequence[str]]) -> None:
+    """Run the scripts of every index; where a column is missing, the next ones, for an older schema."""
+    for attempt in range(most := max(map(len, scripts))):
+        chosen = [of_index[min(attempt, len(of_index) - 1)] for of_index in scripts]
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE; {'; '.join(chosen)}; COMMIT;")
+        except sqlite3.OperationalError as error:
+            if attempt + 1 == most or "no such column" not in str(error):
+                raise
+            connection.execute("ROLLBACK")
+        else:
+            return
 
 
 def _put_in_place(staged: Path, path: Path) -> None:

@@ -195,6 +195,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     patterns.CASE_MIGRATION,
     interactions.OCCURRED_MIGRATION,
     interactions.BY_TIME_MIGRATION,
+    search_index.ABOUT_MIGRATION,
     memories.DETAILS_MIGRATION,
 )
 REBUILDS = search_index.REBUILDS  # rebuild a damaged full-text index

@@ -85,6 +85,17 @@ def test_an_older_file_forgets_in_days(tmp_path: Path) -> None:
     assert refused(tmp_path, wrong) == "memory.forgetting must be days or passes, not 'hours'"
 
 
+def test_a_file_may_switch_word_pairs_off(tmp_path: Path) -> None:
+    """A file of version 0.2.0 does not have the key, and has them on."""
+    path = tmp_path / "network_config.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    assert load_network_config(path, {}).recall.word_pairs
+    path.write_text(yaml.safe_dump(changed(lambda recall: recall.update(word_pairs=False), "recall")))
+    assert not load_network_config(path, {}).recall.word_pairs
+    wrong = changed(lambda node: node.update(word_pairs="no"), "recall")
+    assert refused(tmp_path, wrong) == "recall.word_pairs must be true or false, not 'no'"
+
+
 def test_a_good_file_is_typed(tmp_path: Path) -> None:
     """Hosts, agents, ports, and limits come out as frozen values."""
     path = tmp_path / "network_config.yaml"

@@ -43,7 +43,7 @@ CREATE TRIGGER note_added AFTER INSERT ON notes BEGIN
 END
 """
 EMPTIED = "INSERT INTO words (words) VALUES ('delete-all')"
-REBUILDS = {"words": f"{EMPTIED}; INSERT INTO words (rowid, text) SELECT id, text FROM notes"}
+REBUILDS = {"words": (f"{EMPTIED}; INSERT INTO words (rowid, text) SELECT id, text FROM notes",)}
 
 
 @pytest.fixture

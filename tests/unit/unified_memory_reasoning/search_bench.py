@@ -1,5 +1,6 @@
 """`search_memory` without a socket: the action on a real database, whose rows a test puts in."""
 
+import itertools
 import json
 import time
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ STORES = [
     *(quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION),
     *(interactions.OCCURRED_MIGRATION, memory_rows.DETAILS_MIGRATION),
 ]
-INDEX = [search_index.MIGRATION, search_index.FORMAT_MIGRATION]
+INDEX = [search_index.MIGRATION, search_index.FORMAT_MIGRATION, search_index.ABOUT_MIGRATION]
 DAY_S = 86_400.0
 
 
@@ -34,6 +35,7 @@ class SearchBench(Bench):
 
     def __init__(self, path: Path, weights: Recall = WORDS_ALONE, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
         self._weights = weights
+        self._sessions = itertools.count()
         super().__init__(path, max_reply_bytes)
 
     def make(self) -> Iterable[Action[Any]]:
@@ -60,19 +62,21 @@ class SearchBench(Bench):
         self,
         content: str,
         *,
-        session_id: str = "s",
+        session_id: str | None = None,
         speaker: str = "",
+        kind: str = "code",
         importance: float = 0.5,
         strength: float = 1.0,
         age_days: float = 0.0,
         written_by: str = "A",
     ) -> int:
-        """Put an interaction in; return its id."""
+        """Put an interaction in, in a session of its own if none is given; return its id."""
+        session_id = f"s{next(self._sessions)}" if session_id is None else session_id
         return int(
             self.database.execute(
                 "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, "
-                "created, tier, written_by) VALUES (?, ?, 'code', ?, x'7b7d', ?, ?, ?, 0, ?)",
-                (session_id, speaker, content, importance, strength, time.time() - age_days * DAY_S, written_by),
+                "created, tier, written_by) VALUES (?, ?, ?, ?, x'7b7d', ?, ?, ?, 0, ?)",
+                (session_id, speaker, kind, content, importance, strength, time.time() - age_days * DAY_S, written_by),
             ).lastrowid
             or 0
         )

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.search_bench import STORES, WORDS_ALONE, SearchBench
+from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, WORDS_ALONE, SearchBench
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.search import index as search_index
+from twinhost.unified_memory_reasoning.search.actions import CANDIDATES
 from twinhost.unified_memory_reasoning.search.index import MOST_RANKED, SearchIndex
+from twinhost.unified_memory_reasoning.search.words import asked_in
 
 
 @pytest.fixture
@@ -48,8 +51,8 @@ def test_each_weight_moves_the_ranking(bench: SearchBench, part: str) -> None:
     more = bench.interaction("the gateway is open", importance=0.9, strength=5.0, age_days=0)
     less = bench.interaction("the gateway is open", importance=0.5, strength=1.0, age_days=30)
     shares = {"importance": (0.9, 0.5), "recency": (1.0, 0.5), "strength": (1.0, 0.2)}[part]
-    weighed: dict[str, Any] = {part: 0.5}
-    bench.weigh(replace(WORDS_ALONE, bm25=0.5, **weighed))
+    weights: dict[str, Any] = {part: 0.5}
+    bench.weigh(replace(WORDS_ALONE, bm25=0.5, **weights))
     first, second = bench.ask(query="gateway")["results"]
     assert (first["id"], second["id"]) == (more, less)
     assert first["score"] == pytest.approx(0.5 + 0.5 * shares[0], abs=1e-4)
@@ -83,7 +86,7 @@ def test_an_access_makes_no_memory_more_recent(bench: SearchBench) -> None:
 def test_a_quarantined_callers_texts_are_not_found(bench: SearchBench) -> None:
     """Nor does it take a place among the candidates, however well it fits."""
     kept = bench.interaction("the gateway has a door, and somebody wrote so")
-    bench.fill(search_index.CANDIDATES + 1, "gateway", written_by="Mallory")
+    bench.fill(CANDIDATES + 1, "gateway", written_by="Mallory")
     bench.memory("m", "gateway", written_by="Mallory")
     assert len(bench.ids("gateway", limit=100)) == 100
     bench.quarantine("Mallory")
@@ -96,7 +99,7 @@ def test_a_quarantined_callers_texts_are_not_found(bench: SearchBench) -> None:
 def test_any_number_of_writers_can_be_hidden(bench: SearchBench, others: int) -> None:
     """Few are part of the match and many are looked up by row; what is answered is the same."""
     kept = bench.interaction("gateway")
-    bench.fill(search_index.CANDIDATES + 1, "gateway gateway", written_by="Mallory")
+    bench.fill(CANDIDATES + 1, "gateway gateway", written_by="Mallory")
     bench.quarantine("Mallory", *(f"other-{number}" for number in range(others)))
     assert bench.ids("gateway") == [kept]
 
@@ -112,7 +115,7 @@ def test_a_forgotten_memory_is_not_found_until_it_is_recovered(bench: SearchBenc
 def test_forgotten_memories_take_no_place_among_the_candidates(bench: SearchBench) -> None:
     """However many there are, and however well they fit; those too that were forgotten after a while."""
     kept = bench.interaction("the gateway has a door, and somebody wrote so")
-    for number in range(search_index.CANDIDATES + 1):
+    for number in range(CANDIDATES + 1):
         bench.memory(f"born-{number}", "gateway", forgotten=True)
         bench.memory(f"grown-{number}", "gateway")
     bench.database.execute("UPDATE memories SET forgotten = 1")
@@ -167,8 +170,9 @@ def test_rows_that_were_there_before_the_index_are_found(tmp_path: Path) -> None
         "(8, 's', '', 'code', 'talk', x'7b7d', 0.5, 1.0, 0, 0, 'A')"
     )
     database.close()
-    database = Database(tmp_path / "db", [*STORES, search_index.MIGRATION])
-    assert list(SearchIndex(database).candidates("gateway", None, None).fits) == [7]
+    database = Database(tmp_path / "db", [*STORES, *INDEX])
+    found = SearchIndex(database).find(asked_in("gateway", date(2026, 1, 1)), search_index.EVERYTHING)
+    assert found.fitting == {7}
     database.close()
 
 

@@ -108,7 +108,9 @@ def test_results_are_ranked_and_returned_in_full(bench: SearchBench) -> None:
         "words_left_out": [],
     }
     first, second = reply["results"]
-    names = "id kind session_id speaker content content_bytes cut importance strength timestamp score written_by"
+    names = (
+        "id kind session_id speaker content content_bytes cut importance strength timestamp score similarity written_by"
+    )
     assert set(first) == set(second) == set(names.split())
     assert 1 >= first["score"] > second["score"] > 0
     assert first["timestamp"].endswith("+00:00")

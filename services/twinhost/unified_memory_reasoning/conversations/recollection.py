@@ -14,7 +14,7 @@ from twinhost.unified_memory_reasoning.conversations.context_text import Context
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.search.actions import Search
-from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS
+from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS, Filters
 
 NEWEST_SHARE = 0.15  # of the budget, if there is a question
 SUMMARY_SHARE = 0.1
@@ -71,8 +71,8 @@ class Recollection:
 
     def _hits(self, query: str, session_id: str | None, speaker: str | None, most_bytes: int) -> Iterator[Turn]:
         """Yield what fits a query, best first, each before its neighbours."""
-        ranking = self._search.rank(query, session_id=session_id, speaker=speaker)
-        rows = [row for row, *_ in ranking.rows if row < MEMORY_ROWS]
+        ranking = self._search.rank(query, Filters(session_id=session_id, speaker=speaker))
+        rows = [each.row for each in ranking.rows if each.row < MEMORY_ROWS]
         for start in range(0, len(rows), _TOGETHER):
             together = rows[start : start + _TOGETHER]
             beside = self._interactions.beside(together, speaker)

@@ -1,23 +1,24 @@
-"""Search over interactions and memories: the words first, then importance, recency, and strength.
+"""Search over interactions and memories: relevance first, then importance, recency, and strength.
 
     score = (bm25 x B + importance x I + recency x R + strength x S) / (bm25 + importance + recency + strength)
 
 The lower-case names are the weights of `recall:` in the network configuration. The parts go from 0 to 1:
 
-    B   BM25 of the text, as a share of that of the best candidate (k1 = 1.2, b = 0.75, as in FTS5)
+    B   the relevance of the text (see `ranking`), as a share of that of the best one
     I   the importance of an interaction; NEUTRAL_IMPORTANCE for a memory, which has none
     R   0.5 ** (age / recency_half_life_days); the age counts from when it occurred, or else was stored
     S   strength / MOST_STRENGTH, at most 1
 
 The score of a memory whose validity has ended is multiplied by ENDED.
 
-The formula orders the CANDIDATES best by BM25 (see `index`). Of two with the same score, the newer comes first.
+The formula orders the CANDIDATES most relevant. Of two with the same score, the newer comes first.
 """
 
 import json
 import time
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import msgspec
 
@@ -29,11 +30,14 @@ from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
+from twinhost.unified_memory_reasoning.conversations.interactions import Kind
+from twinhost.unified_memory_reasoning.memories.messages import TIME
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, MOST_STRENGTH, Fading
 from twinhost.unified_memory_reasoning.memories.rows import strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
-from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS, SearchIndex
-from twinhost.unified_memory_reasoning.search.words import Forms, forms_of
+from twinhost.unified_memory_reasoning.search.index import EVERYTHING, MEMORY_ROWS, MOST_SPREAD, Filters, SearchIndex
+from twinhost.unified_memory_reasoning.search.ranking import Fit, Ranker, Text
+from twinhost.unified_memory_reasoning.search.words import asked_in
 
 MAX_QUERY_BYTES = 4_096
 MAX_LIMIT = 100
@@ -45,20 +49,31 @@ QUERY = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUERY_BYTES)]
 
 
 class SearchMemory(Request, tag="search_memory"):
-    """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes."""
+    """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes.
+
+    `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result was stored; `as_of` searches as at
+    that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity` are left out.
+    """
 
     query: QUERY
     session_id: NAME | None = None
     speaker: NAME | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = 10
+    type: Kind | None = None
+    since: TIME | None = None
+    until: TIME | None = None
+    as_of: TIME | None = None
+    min_similarity: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
 
 
 class SearchResult(TypedDict):
     """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it occurred, or else was stored.
 
-    An interaction's `id` is a number. A memory's `session_id` and `speaker` are null; `speaker` is null if none was
-    given. If `content` is `cut`, `content_bytes` is still the size of the whole. `valid_until` is when a memory ceases
-    to be valid, and `superseded_by` the memory that follows it; both are absent if there is none.
+    `score` compares the results of one search. `similarity`, 0 to 1, says how much of the query is in the text and the
+    turns around it, whatever else was found. An interaction's `id` is a number. A memory's `session_id` and `speaker`
+    are null; `speaker` is null if none was given. `content_bytes` is the size of the whole, also if `content` is `cut`.
+    `valid_until` is when a memory ceases to be valid, and `superseded_by` the memory that follows it; both are absent
+    if there is none.
     """
 
     id: int | str
@@ -72,6 +87,7 @@ class SearchResult(TypedDict):
     strength: float
     timestamp: str
     score: float
+    similarity: float
     written_by: str
     valid_until: NotRequired[str]
     superseded_by: NotRequired[str]
@@ -92,14 +108,13 @@ ENDED = 0.5  # so that the present value of two that fit alike comes first
 _DAY_S = 86_400.0
 _OCCURRED = "coalesce((SELECT occurred_at FROM memory_details d WHERE d.number = memories.number), memories.created)"
 
+CANDIDATES = 100  # the most relevant; the formula orders these
+_MOST_CHARACTERS = 2_000  # of a text, the first ones, that its relevance looks at
 _SIGNALS = (
-    "SELECT id, importance, strength, coalesce(occurred_at, created) FROM visible_interactions "  # noqa: S608 - of this module's constants alone
-    "WHERE id IN (SELECT value FROM json_each(?1)) "
-    f"AND (?2 IS NULL OR session_id = ?2) AND (?3 IS NULL OR speaker = ?3) UNION ALL "
-    f"SELECT number + {MEMORY_ROWS}, {NEUTRAL_IMPORTANCE}, {{strength}}, {_OCCURRED} "
-    "FROM visible_memories memories "
-    f"WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1)) AND forgotten = 0 "
-    f"AND ?2 IS NULL AND ?3 IS NULL"
+    "SELECT id AS row, session_id, coalesce(occurred_at, created) AS moment, substr(content, 1, ?2) AS content, "  # noqa: S608
+    "importance, strength FROM interactions WHERE id IN (SELECT value FROM json_each(?1)) UNION ALL "
+    f"SELECT number + {MEMORY_ROWS}, '', {_OCCURRED}, substr(content, 1, ?2), {NEUTRAL_IMPORTANCE}, {{strength}} "
+    f"FROM memories WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1))"
 )
 _RESULT = (
     "AS created, written_by, length(CAST(content AS BLOB)) AS content_bytes, "
@@ -115,59 +130,104 @@ _MEMORY = (
 )
 
 
-class Ranking(msgspec.Struct, frozen=True):
-    """The rows that fit a query, best first, with their scores, and the words that were searched and skipped."""
+class Ranked(NamedTuple):
+    """A row that fits a query, its score among the others, and its similarity to the query."""
 
-    rows: list[tuple[int, float]]
+    row: int
+    score: float
+    similarity: float
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """The rows that fit a query, best first, and the words that were searched and skipped."""
+
+    rows: list[Ranked]
     words: list[str]
     left_out: list[str]
+
+
+class _Candidate(NamedTuple):
+    text: Text
+    importance: float
+    strength: float
 
 
 class Search:
     """Finds interactions and memories, without forgotten memories and what quarantined callers wrote."""
 
-    def __init__(self, database: Database, weights: Recall, forms: Forms = forms_of, fading: Fading = BY_DAYS) -> None:
+    def __init__(self, database: Database, weights: Recall, fading: Fading = BY_DAYS) -> None:
         self._database = database
         self._weights = weights
         self._validity = Validity(database)
-        self._signals = _SIGNALS.format(strength=strength_now(fading, "memories", "?4"))
+        self._signals = _SIGNALS.format(strength=strength_now(fading, "memories", "?3"))
         self._memory = _MEMORY.format(strength=strength_now(fading, "memories", "unixepoch()"))
-        self._index = SearchIndex(database, forms)
+        self._index = SearchIndex(database)
 
-    def rank(self, query: str, *, session_id: str | None = None, speaker: str | None = None) -> Ranking:
+    def best(self, query: str, *, session_id: str | None = None, limit: int = 10) -> list[tuple[int, float]]:
+        """Return the ids of the interactions that fit a query best, with their similarity, best first.
+
+        Args:
+            query: any text.
+            session_id: only interactions of this session; of all sessions if None.
+            limit: the most ids.
+        """
+        rows = self.rank(query, Filters(session_id=session_id)).rows
+        return [(each.row, each.similarity) for each in rows if each.row < MEMORY_ROWS][:limit]
+
+    def rank(self, query: str, filters: Filters = EVERYTHING, now: float | None = None) -> Ranking:
         """Rank what fits a query.
 
         Args:
             query: any text; it is split into words and has no syntax.
-            session_id: only interactions of this session, and no memories.
-            speaker: only interactions of this speaker, and no memories.
+            filters: what the results must be.
+            now: seconds since the epoch; the clock's if None.
         """
-        candidates = self._index.candidates(query, session_id, speaker)
-        fits, now, weights = candidates.fits, time.time(), self._weights
+        now = time.time() if now is None else now
+        asked = asked_in(query, datetime.fromtimestamp(now, UTC).date(), self._weights.word_pairs)
+        found = self._index.find(asked, filters)
+        ranker = Ranker(query, found.parts, found.total)
+        seeds = ranker.seeds(found.fitting)
+        near = ranker.near(self._index.neighbours(seeds[:MOST_SPREAD]))
+        rows = found.fitting.intersection(seeds)
+        if filters.within_session:
+            rows |= self._index.fitting(near.keys() - rows, filters)
+        else:
+            rows |= near.keys()
+        candidates = self._candidates(ranker.best(rows, near, CANDIDATES), now)
+        fits = ranker.fits([each.text for each in candidates], near)
+        return Ranking(self._scored(candidates, fits, now), found.words, found.left_out)
+
+    def _candidates(self, rows: list[int], now: float) -> list[_Candidate]:
+        def candidate(importance: float, strength: float, **text: Any) -> _Candidate:
+            return _Candidate(Text(**text), importance, strength)
+
+        return self._database.select(candidate, self._signals, (json.dumps(rows), _MOST_CHARACTERS, now))
+
+    def _scored(self, candidates: list[_Candidate], fits: dict[int, Fit], now: float) -> list[Ranked]:
+        weights = self._weights
         whole = weights.bm25 + weights.importance + weights.recency + weights.strength
         half_life_s = weights.recency_half_life_days * _DAY_S
-        signals = self._database.execute(self._signals, (json.dumps(list(fits)), session_id, speaker, now))
+        best = max((fit.relevance for fit in fits.values()), default=0.0) or 1.0
         ends = self._validity.ends(row - MEMORY_ROWS for row in fits if row >= MEMORY_ROWS)
         ended = {number + MEMORY_ROWS for number, end in ends.items() if (end.valid_until or now) <= now}
-        ranked = [
+        scored = [
             (
                 (
-                    weights.bm25 * fits[row]
+                    weights.bm25 * fits[text.row].relevance / best
                     + weights.importance * importance
-                    + weights.recency * 0.5 ** (max(0.0, now - since) / half_life_s)
+                    + weights.recency * 0.5 ** (max(0.0, now - text.moment) / half_life_s)
                     + weights.strength * min(1.0, strength / MOST_STRENGTH)
                 )
                 / whole
-                * (ENDED if row in ended else 1.0),
-                since,
-                row,
+                * (ENDED if text.row in ended else 1.0),
+                text.moment,
+                text.row,
             )
-            for row, importance, strength, since in signals
+            for text, importance, strength in candidates
         ]
-        rows = [(row, score) for score, _, row in sorted(ranked, reverse=True)]
-        return Ranking(rows, candidates.words, candidates.left_out)
+        return [Ranked(row, score, fits[row].similarity) for score, _, row in sorted(scored, reverse=True)]
 
-    def read(self, row: int, score: float, max_content_bytes: int) -> SearchResult:
+    def read(self, ranked: Ranked, max_content_bytes: int) -> SearchResult:
         """Return a row of a ranking as a result."""
 
         def result(
@@ -184,10 +244,12 @@ class Search:
                 "importance": columns["importance"],
                 "strength": round(columns["strength"], 3),
                 "timestamp": iso_time(created),
-                "score": round(score, _DIGITS),
+                "score": round(ranked.score, _DIGITS),
+                "similarity": round(ranked.similarity, _DIGITS),
                 "written_by": columns["written_by"],
             }
 
+        row = ranked.row
         query, number = (self._memory, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
         found = self._database.select(result, query, (max_content_bytes, number))[0]
         end = self._validity.ends([number]).get(number, NO_END) if row >= MEMORY_ROWS else NO_END
@@ -215,9 +277,11 @@ class SearchActions(Feature):
             raise MalformedRequest(
                 f"Expected `str` of at most {MAX_QUERY_BYTES} bytes, got {size} - at `$.query`; send fewer words"
             )
-        ranking = self._search.rank(request.query, session_id=request.session_id, speaker=request.speaker)
+        filters, now = _filters(request)
+        ranking = self._search.rank(request.query, filters, now)
+        similar = (each for each in ranking.rows if each.similarity >= request.min_similarity)
         results, more = page_of(
-            (self._search.read(row, score, self._max_content_bytes) for row, score in ranking.rows),
+            (self._search.read(each, self._max_content_bytes) for each in similar),
             request.limit,
             self._max_bytes,
         )
@@ -229,3 +293,26 @@ class SearchActions(Feature):
             "words": ranking.words,
             "words_left_out": ranking.left_out,
         }
+
+
+def _filters(request: SearchMemory) -> tuple[Filters, float | None]:
+    """Return what results must be, and the time of the search; None: now."""
+    since, until, as_of = (_seconds(getattr(request, name), name) for name in ("since", "until", "as_of"))
+    if as_of is not None:
+        until = as_of if until is None else min(until, as_of)
+    if since is not None and until is not None and since > until:
+        raise MalformedRequest("`since` is later than `until` or `as_of`, so nothing can be found - at `$.since`")
+    return Filters(request.session_id, request.speaker, request.type, since, until), as_of
+
+
+def _seconds(value: str | float | None, name: str) -> float | None:
+    """Return a time in seconds since the epoch; without a time zone it is in UTC."""
+    if value is None or isinstance(value, float):
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise MalformedRequest(
+            f"Expected a time in ISO-8601 or seconds since the epoch, got {value!r} - at `$.{name}`"
+        ) from None

@@ -1,4 +1,6 @@
-"""The words of a query, and other forms of them: the affixes of Filipino verbs and the linker -ng. Pure.
+"""The words of a query, other forms of them, and their counterparts in the other language. Pure.
+
+`word_pairs.txt` has Filipino words with English ones. Filipino words have other forms by affixes and the linker -ng.
 
 To find a root, a word loses one prefix of `_PREFIXES`, an infix -um- or -in- after its first consonant, one suffix -in,
 -hin, -an, -han, a doubled first syllable, and the linker -ng after a vowel; the rest is its root if it has at least 4
@@ -8,8 +10,13 @@ nothing. Forms that drop a vowel (`bilhin` of `bili`) are not found.
 
 import re
 import unicodedata
-from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
+from datetime import date
+from functools import cache, lru_cache
+from importlib.resources import files
+from typing import NamedTuple
+
+from twinhost.unified_memory_reasoning.search.dates import AskedDate, dates_of
 
 _LETTERS = frozenset("abdeghiklmnoprstuwy")  # of words that Filipino inflects; c, f, j, q, v, x, z occur in loans
 _VOWELS = frozenset("aeiou")
@@ -111,26 +118,71 @@ def _infixed(stem: str, affix: str) -> str:
 
 
 MOST_WORDS = 32  # of a query; the first ones count
+MOST_WITH_FORMS = 8  # words of a query, the first ones, that are searched in other forms and the other language
 
-Forms = Callable[[str], tuple[str, ...]]  # returns other forms of a word
+_LONGER = 3  # letters of a counterpart's other forms, at most, than the counterpart
+_SHORTEST_MISSPELT = 5  # letters
 
 _WORD = re.compile(r"[^\W_]+")
 _ENGLISH = """
 a about after again all also am an and any are as at be because been before being but by can could d did do does doing
 done down during each few for from further get got had has have having he her here hers him his how i if in into is it
-its just ll m me more most my no nor not now of off on once only or other our ours out over own re s same she should so
-some such t than that the their theirs them then there these they this those through to too under until up us ve very
-was we were what when where which while who whom whose why will with would you your yours please tell
+its just ll lot m many me more most much my no nor not now of off on once only or other our ours out over own re s same
+she should so some such t than that the their theirs them then there these they this those through to too under until up
+us ve very was we were what when where which while who whom whose why will with would you your yours please tell
 """
 _FILIPINO = """
-ako akin aking alin ang ano anong at atin ating ay ayon ba bakit bago bawat daw rin din dito doon gaya hindi iba ibig
-ikaw ilan inyo ito itong iyo iyon iyong ka kami kanila kanilang kanino kanya kanyang kapag kay kaya kayo ko kung kailan
-kina lahat lamang lang may mayroon mga mo muna na nasa nang natin namin ng nga ngayon ni nila nina nito niya niyon
-noon noong o paano pa pala para pero po raw sa saan sapagkat si sila sina sino siya sinong tayo tungkol upang
-wala y yan yon yung
+ako akin aking akong alin ang ano anong at ata atin ating ay ayon ba bakit bago bawat daw din dito doon dun gaya ganun
+hindi iba ibig ikaw ilan ilang inyo isa isang ito itong iyo iyon iyong ka kami kanila kanilang kanino kanya kanyang
+kapag kasi kay kaya kayo ko kung kailan kina lahat lamang lang may mayroon mga mo muna na naman nasa nang natin namin
+ng nga ngayon ni nila nina nina nito niya niyang niyon noon noong nun nung nya nyo o paano pa pag pala para pero po raw
+rin sa saan sana sapagkat si sila sina sino siya siyang sinong sya talaga tayo tungkol ulit upang wala y yan yon yun
+yung
 """
 ENGLISH_STOP_WORDS = frozenset(_ENGLISH.split())
 STOP_WORDS = ENGLISH_STOP_WORDS | frozenset(_FILIPINO.split())
+
+
+@dataclass(frozen=True, slots=True)
+class AskedWord:
+    """A word of a query, its other forms, and words of the other language."""
+
+    text: str
+    forms: tuple[str, ...] = ()
+    counterparts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a query asks for: dates and words; and which words name the dates and which are not searched."""
+
+    dates: list[AskedDate]
+    date_words: list[str]
+    words: list[AskedWord]
+    left_out: list[str]
+
+
+def asked_in(query: str, today: date, word_pairs: bool = True) -> Asked:
+    """Return the dates and words to search.
+
+    Args:
+        query: any text.
+        today: what "yesterday" counts from.
+        word_pairs: whether words are searched in the other language too.
+    """
+    text = _lower(query)
+    dates, rest = dates_of(text, today)
+    words, left_out = words_of(rest)
+    if dates and all(_plain(word) in STOP_WORDS for word in words):
+        words, left_out = [], [*words, *left_out]
+    named = [word for word in dict.fromkeys(_WORD.findall(text)) if word not in words and word not in left_out]
+    asked = [
+        AskedWord(word, forms_of(word), counterparts_of(word) if word_pairs else ())
+        if place < MOST_WITH_FORMS
+        else AskedWord(word)
+        for place, word in enumerate(words)
+    ]
+    return Asked(dates, named, asked, left_out)
 
 
 def words_of(query: str) -> tuple[list[str], list[str]]:
@@ -139,18 +191,104 @@ def words_of(query: str) -> tuple[list[str], list[str]]:
     A word is a run of letters and digits, in lower case; everything else separates words. Stop words of English and
     Filipino are skipped unless there are no others, and so are words after the first MOST_WORDS.
     """
-    text = unicodedata.normalize("NFC", query).casefold()
-    words = list(dict.fromkeys(_WORD.findall(text)))
-    significant = [word for word in words if _plain(word) not in STOP_WORDS] or words
+    words = list(dict.fromkeys(_WORD.findall(_lower(query))))
+    significant = [word for word in words if not is_stop_word(word)] or words
     kept = significant[:MOST_WORDS]
     return kept, [word for word in words if word not in kept]
 
 
+def is_stop_word(word: str) -> bool:
+    """Return whether a word is too common in English or Filipino to say what a text is about."""
+    return _plain(word) in STOP_WORDS
+
+
+def words_in(text: str) -> frozenset[str]:
+    """Return the words of a text, in lower case and without accents."""
+    return frozenset(_WORD.findall(_plain(_lower(text))))
+
+
 def forms_of(word: str) -> tuple[str, ...]:
-    """Return other forms of a word that a text may contain."""
-    return related_forms(_plain(word))
+    """Return other forms of a word that a text may contain; none for a known English one, which the index stems."""
+    plain = _plain(word)
+    return () if plain in _word_pairs().english else related_forms(plain)
+
+
+@lru_cache(maxsize=4_096)
+def counterparts_of(word: str) -> tuple[str, ...]:
+    """Return what a Filipino word means in English, and the forms of the Filipino words for an English one."""
+    pairs, plain = _word_pairs().counterparts, _plain(word)
+    roots = _roots(plain) if _SHORTEST <= len(plain) <= _LONGEST and _LETTERS.issuperset(plain) else set()
+    found: dict[str, None] = {}
+    for form in (plain, *sorted(roots), *_without_english_suffix(plain)):
+        for other in pairs.get(form, ()):
+            short = (each for each in related_forms(other) if len(each) <= len(other) + _LONGER)
+            found.update(dict.fromkeys((other, *short)))
+    return tuple(found)
+
+
+def may_be_misspelt(word: str) -> bool:
+    """Return whether terms that are spelt like a word are worth a search: it has letters alone, and not few."""
+    return _SHORTEST_MISSPELT <= len(word) <= _LONGEST and word.isalpha()
+
+
+def is_spelt_like(word: str, term: str) -> bool:
+    """Return whether a term of the index is a word, or its beginning, but for one letter.
+
+    Args:
+        word: of a query.
+        term: as the English stemmer left it: without an ending, and with i for a last y.
+    """
+    if len(term) < _SHORTEST_MISSPELT - 1:
+        return False
+    plain = _plain(word)
+    if plain.endswith("y"):
+        plain = f"{plain[:-1]}i"
+    return any(_differ_by_one(plain[:length], term) for length in range(max(4, len(plain) - 5), len(plain) + 1))
+
+
+def _differ_by_one(one: str, other: str) -> bool:
+    """Return whether two words have one letter more, less or another, two swapped, or no difference."""
+    short, long = sorted((one, other), key=len)
+    if len(long) - len(short) > 1:
+        return False
+    place = next((place for place, letter in enumerate(short) if letter != long[place]), len(short))
+    left, right = short[place:], long[place:]
+    if len(short) < len(long):
+        return left == right[1:]
+    return left[1:] == right[1:] or (left[:2] == right[1::-1] and left[2:] == right[2:])
+
+
+class _Pairs(NamedTuple):
+    counterparts: dict[str, tuple[str, ...]]
+    english: frozenset[str]  # words that are not Filipino ones too
+
+
+@cache
+def _word_pairs() -> _Pairs:
+    pairs: dict[str, dict[str, None]] = {}
+    filipino: set[str] = set()
+    lines = files(__package__).joinpath("word_pairs.txt").read_text(encoding="utf-8").splitlines()
+    for spellings, *english in (line.split() for line in lines if line and not line.startswith("#")):
+        for one in spellings.split("/"):
+            filipino.add(one)
+            for other in english:
+                pairs.setdefault(one, {})[other] = None
+                pairs.setdefault(other, {})[one] = None
+    return _Pairs({word: tuple(others) for word, others in pairs.items()}, frozenset(pairs.keys() - filipino))
+
+
+def _without_english_suffix(word: str) -> list[str]:
+    """Return what an English word may be without -s, -es, -d, -ed, -ing: `stop` and `stopp` for `stopped`."""
+    stems = [word[: -len(suffix)] for suffix in ("s", "es", "d", "ed", "ing") if word.endswith(suffix)]
+    return [form for stem in stems if len(stem) > 2 for form in (stem, f"{stem}e", stem[:-1]) if form != word]
+
+
+def _lower(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _plain(word: str) -> str:
-    """Return a word without its accents, as the index compares it."""
+    """Return a text without accents, as the index compares it."""
+    if word.isascii():
+        return word
     return "".join(each for each in unicodedata.normalize("NFD", word) if not unicodedata.combining(each))
