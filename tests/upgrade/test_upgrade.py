@@ -35,6 +35,10 @@ def hosts(volumes: Volumes, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield hosts
 
 
+CHANGED = {  # a later version arranges the text; the log goes on
+    "get_context": ("text", "tokens", "dropped", "dropped_ids", "cut_ids"),
+    "get_audit": ("head", "position"),
+}
 PASSING = {  # a memory fades, a result of a search is an access now, and a key that was rotated out expires a day later
     "get_peers": "standing",
     **dict.fromkeys(("search_memory", "memory_status"), "strength"),
@@ -45,21 +49,19 @@ PASSING = {  # a memory fades, a result of a search is an access now, and a key 
 def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
     """Return both answers without what was added after the recorded one, and memories as strong as they are stored."""
     today = unfaded(today)
-    if (passing := PASSING.get(action)) is not None:
-        today, then = without(today, passing), without(then, passing)
+    for name in (*CHANGED.get(action, ()), PASSING.get(action, "")):
+        today, then = without(today, name), without(then, name)
     if action == "get_history":  # the last minute, and hour, went on
         return first_of_lists(today["history"], then["history"]), first_of_lists(then["history"], then["history"])
     if action == "get_audit_heads":  # of which the newest gives way to a newer one
         return first_of_lists(today, then), first_of_lists(then, then)
     if action == "get_audit":
-        return (today["lines"][: len(then["lines"])], today["anchor"]), (then["lines"], then["anchor"])
+        today = {**today, "lines": today["lines"][: len(then["lines"])], "more": then.get("more")}
     if action == "get_metrics":
         return today["metrics"]["vram_reports"], then["metrics"]["vram_reports"]
     if action == "search_memory":  # a later version finds more, in another order
         found = {each["id"]: each for each in today["results"]}
-        return [fields_of_then(found[each["id"]], each) for each in then["results"]], then["results"]
-    if action == "get_context":  # a later version arranges the text
-        return (*(without(without(each, "text"), "dropped_ids") for each in (fields_of_then(today, then), then)),)
+        today = {**today, "results": [found[each["id"]] for each in then["results"]]}
     return fields_of_then(today, then), then
 
 

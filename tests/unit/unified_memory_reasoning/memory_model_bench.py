@@ -155,7 +155,7 @@ class SearchedBench(MemoryBench):
     MIGRATIONS = (
         *MemoryBench.MIGRATIONS,
         *(interactions.MIGRATION, interactions.OCCURRED_MIGRATION),
-        *(search_index.MIGRATION, search_index.FORMAT_MIGRATION),
+        *(search_index.MIGRATION, search_index.FORMAT_MIGRATION, search_index.ABOUT_MIGRATION),
     )
 
     def make(self) -> Iterable[Action[Any]]:

@@ -206,7 +206,10 @@ def test_a_dropped_item_is_named_however_old_it_is(bench: ContextBench) -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"query": "apple"}])
 def test_a_context_costs_the_same_however_long_a_session_is(bench: ContextBench, fields: dict[str, Any]) -> None:
-    """In steps of SQLite's machine a session of 3,000 costs about what one of 1,300 does."""
+    """In steps of SQLite's machine a session of 3,000 costs about what one of 1,300 does.
+
+    A search in a session also counts its turns, up to 20,000.
+    """
 
     def steps() -> int:
         counted = 0
@@ -234,7 +237,7 @@ def test_a_context_costs_the_same_however_long_a_session_is(bench: ContextBench,
     fill(1_000)
     before = steps()
     fill(1_700)
-    assert steps() <= 1.1 * before
+    assert steps() <= 1.1 * before + (10 * 1_700 if fields else 0)
 
 
 def test_a_reply_is_never_larger_than_it_may_be(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from twinhost.store.database import Database
 from twinhost.store.files import part
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, REBUILDS
-from twinhost.unified_memory_reasoning.search.index import FORMAT_MIGRATION
+from twinhost.unified_memory_reasoning.search.index import ABOUT_MIGRATION, FORMAT_MIGRATION
 
-BEFORE = [each for each in MIGRATIONS if each != FORMAT_MIGRATION]  # as a version with the defect made them
-AFTER = [*BEFORE, FORMAT_MIGRATION]
+OF_INDEX = (FORMAT_MIGRATION, ABOUT_MIGRATION)
+BEFORE = [each for each in MIGRATIONS if each not in OF_INDEX]  # as a version with the defect made them
+AFTER = [*BEFORE, *OF_INDEX]
 NOTES = 12  # each a session of its own
 REMOVED = range(6, 12)
 

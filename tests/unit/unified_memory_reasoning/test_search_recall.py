@@ -219,7 +219,7 @@ def test_an_older_index_gets_dates_and_speakers(tmp_path: Path) -> None:
         for number in range(1, 51):
             database.execute(
                 "INSERT INTO interactions VALUES (?, 's', 'Felix', 'code', 'gateway yesterday', x'7b7d', 0.5, 1.0, "
-                "?, 0, 'A')",
+                "?, 0, 'A', NULL)",
                 (number, number * DAY_S),
             )
     database.close()
