@@ -6,7 +6,7 @@ in it mean. `scope` has one term for the session, the speaker, the writer and th
 applies before every limit, and reads no row. Forgotten memories are not in the index. Deleted text leaves the file at
 once, and not with a later merge of segments.
 
-The turns around a turn are looked up by the search (`neighbours`), and not indexed with it (decision 0051).
+The turns around a turn are looked up by the search (`neighbours`), and not indexed with it (decision 0049).
 
 The number of texts that a search ranks is bounded. The words of a query are added from the rarest on, as long as at
 most MOST_RANKED texts contain them; the other words are skipped. If every word is more common than that, the newest
