@@ -227,6 +227,7 @@ def measure_decisions(figures: Figures, agent: Agent, of: RecallSet) -> None:
     """Compare the decisions of every session's summary with those of the labels that nobody has taken back."""
     replaced = {each.replaces for each in of.labels if each.replaces}
     standing = {(each.session_id, each.turn) for each in of.labels if each.label == "decision"} - replaced
+    labelled = {(each.session_id, each.turn) for each in of.labels}  # of other turns nobody says what they are
     listed = set()
     for session in of.sessions:
         summary = agent.read("get_context", session_id=session.session_id, max_tokens=100_000)["context"]
@@ -235,7 +236,7 @@ def measure_decisions(figures: Figures, agent: Agent, of: RecallSet) -> None:
             (session.session_id, turn.turn) for turn in session.turns if any(each in _flat(turn.text) for each in texts)
         }
     for measure, places, those in (
-        ("precision", listed, standing),
+        ("precision", listed & labelled, standing),
         ("recall", standing, listed),
         ("replaced, listed", replaced, listed),
     ):

@@ -14,7 +14,7 @@ from tests.unit.schema.json_schema import Schema, closed
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.schema import replies_of, schema_of
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import NotFound, RequestError
+from twinhost.secure_zmq.errors import RequestError
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 HOSTS = {SDT: "mainpc", UMRA: "pc2"}
@@ -99,7 +99,7 @@ CALLS = {
         Call("report_metrics", ("host",), {"ram_used_mb": 50, "ram_total_mb": 512}),
         Call("update_vram_metrics", ("devices",), {"payload": VRAM}),
         Call("reserve_ram", ("lease_id",), {"amount_mb": 1, "ttl_s": 1}),
-        Call("reserve_vram", fields={"amount_mb": 1, "ttl_s": 1}, refused=NotFound),  # no GPU is measured
+        Call("reserve_vram", ("lease_id", "gpu"), {"amount_mb": 1, "ttl_s": 1}),  # of what was just reported
         Call("commit_lease", needs=lease),
         Call("release_lease", needs=lease),
         Call("list_leases", ("leases",)),

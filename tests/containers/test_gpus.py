@@ -12,9 +12,7 @@ from tests.containers.stack import IMAGE, REPOSITORY
 
 GIB = 2**30
 DRIVER = REPOSITORY / "tests" / "unit" / "agent" / "host_metrics" / "driver.c"
-READ = (
-    "import msgspec; from twinhost.agent.gpus import Gpus; print(msgspec.json.encode(Gpus().read()).decode())"
-)
+READ = "import msgspec; from twinhost.agent.gpus import Gpus; print(msgspec.json.encode(Gpus().read()).decode())"
 HARDENED = ("--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
 
 

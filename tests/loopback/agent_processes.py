@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -185,9 +186,12 @@ class Hosts:
 
     def start(self, name: str) -> AgentProcess:
         """Start an agent; it is not waited for."""
-        process = fork_server.Process(
-            [_MODULES[name]],
-            env=self.environment(name),
+        environment, module = self.environment(name), _MODULES[name]
+        # The loader reads LD_LIBRARY_PATH when an interpreter starts.
+        own = "LD_LIBRARY_PATH" in environment
+        process = (subprocess.Popen if own else fork_server.Process)(
+            [sys.executable, "-m", module] if own else [module],
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
