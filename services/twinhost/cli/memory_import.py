@@ -45,8 +45,7 @@ _NEW_MEMORY_FIELDS = frozenset({"id", "content", "keywords", "source", "strength
 IMPORT_ID = "import_id"  # in an interaction's metadata
 _INTERACTION_KINDS = ("code", "user_query", "system_response", "error")
 _Outcome = Literal["added", "kept", "replaced"]
-_CREATED = ("created", "created_at", "timestamp")
-_OCCURRED = ("occurred_at", "timestamp", "created_at", "created")
+_CREATED, _OCCURRED = ("created", "created_at", "timestamp"), ("occurred_at", "timestamp", "created_at", "created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +57,10 @@ class Item:
     fields: dict[str, Any]
 
 
-class Writer(msgspec.Struct, frozen=True):
-    """The used part of a quarantined writer; the agent's own reply types import the whole agent, which takes 0.2 s."""
-
-    name: str
-
-
 class Quarantine(msgspec.Struct, frozen=True):
-    """The used part of the reply to `list_quarantine`."""
+    """The used part of `list_quarantine`; the agent's own reply types import the whole agent, which takes 0.2 s."""
 
-    quarantined: tuple[Writer, ...]
+    quarantined: tuple[dict[str, Any], ...]
 
 
 class WrittenPage(msgspec.Struct, frozen=True):
@@ -90,8 +83,8 @@ class Written(msgspec.Struct, frozen=True):
 class Imported:
     """What became of a file's items, by their identity.
 
-    They were added, or kept as the agent had them. One that the agent got from somebody else after it was looked up is
-    kept too, or replaced if the file's is newer. Missing is what was stored, and is not there at the end.
+    One that the agent got from somebody else after it was looked up is kept, or replaced if the file's is newer.
+    Missing is what was stored, and is not there at the end.
     """
 
     added: int
@@ -123,14 +116,13 @@ class Importer:
                 outcomes["kept"] += 1
                 continue
             try:
-                outcome = self._send(item)
+                outcomes[outcome := self._send(item)] += 1
             except MalformedRequest as error:
                 raise MalformedRequest(f"{file}: {item.place} is refused: {error}") from None
             except RequestError as error:
                 located = type(error)(f"{file}: {item.place}: {error}; the entries before it are stored")
                 located.code = error.code
                 raise located from None
-            outcomes[outcome] += 1
             if outcome != "kept":
                 stored.append(item)
         self._known.clear()
@@ -176,7 +168,7 @@ class Importer:
         """Return the field `name` of all quarantined entries of a kind, which no other reply shows."""
         if (key := f"hidden {kind}") not in self._known:
             writers = read(self._call("list_quarantine"), Quarantine).quarantined
-            entries = (entry for writer in writers for entry in self._written_by(writer.name, kind))
+            entries = (entry for writer in writers for entry in self._written_by(writer["name"], kind))
             self._known[key] = {entry.get(name) for entry in entries}
         return self._known[key]
 
@@ -375,35 +367,33 @@ def _twins(content: Any) -> Iterator[Item]:
 
 def _first(entry: dict[str, Any], names: tuple[str, ...], at: str) -> Any:
     """Remove and return the first of some fields that is present."""
-    for name in names:
-        if name in entry:
-            return entry.pop(name)
+    if (name := next((name for name in names if name in entry), None)) is not None:
+        return entry.pop(name)
     raise _OtherShape(f"a field `{names[0]}`", entry, at)
 
 
 def _object(value: Any, expected: str, at: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise _OtherShape(expected, value, at)
-    return value
+    if isinstance(value, dict):
+        return value
+    raise _OtherShape(expected, value, at)
 
 
 def _array(value: Any, expected: str, at: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise _OtherShape(expected, value, at)
-    return value
+    if isinstance(value, list):
+        return value
+    raise _OtherShape(expected, value, at)
 
 
 def _text(value: Any, at: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise _OtherShape("a text", value, at)
-    return value
+    if isinstance(value, str) and value:
+        return value
+    raise _OtherShape("a text", value, at)
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, str):
         return repr(value[:64])
-    names = {dict: "an object", list: "an array", type(None): "null", bool: "a boolean"}
-    return names.get(type(value), "a number")
+    return {dict: "an object", list: "an array", type(None): "null", bool: "a boolean"}.get(type(value), "a number")
 
 
 def _digest(*parts: Any) -> str:
