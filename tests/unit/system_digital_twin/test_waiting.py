@@ -1,4 +1,4 @@
-"""Requests for memory that wait: the order in which they get it, who is told, and how they leave the queue."""
+"""Requests for memory that wait: the order in which they get it, who is notified, and how they leave the queue."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,7 +163,7 @@ def test_priorities_overtake_a_bounded_number_of_times(bench: MetricsBench, monk
     assert waiting.reply() is None
 
 
-def test_holders_whose_release_would_help_are_told_once(bench: MetricsBench) -> None:
+def test_holders_whose_release_would_help_are_notified_once(bench: MetricsBench) -> None:
     """One that suffices alone, rather than all; nobody where even all would not suffice."""
     bench.both_measured(pc2=with_gpus((5_000, 10_000), (0, 10_000)))
     big = bench.ask("reserve_vram", amount_mb=6_000, host="pc2")
@@ -179,7 +179,7 @@ def test_holders_whose_release_would_help_are_told_once(bench: MetricsBench) -> 
     }  # fmt: skip
 
 
-def test_several_holders_are_told_where_only_all_suffice(bench: MetricsBench) -> None:
+def test_several_holders_are_notified_where_only_all_suffice(bench: MetricsBench) -> None:
     bench.both_measured(pc2=with_gpus((0, 10_000)))
     held = [bench.ask("reserve_vram", caller, amount_mb=3_000)["lease_id"] for caller in OTHERS[:3]]
     bench.ask_and_wait("reserve_vram", amount_mb=9_500, wait_s=60)
@@ -188,11 +188,11 @@ def test_several_holders_are_told_where_only_all_suffice(bench: MetricsBench) ->
     assert sorted(event["lease_id"] for event in wanted(bench)) == sorted(held), "the second is not to be served yet"
 
 
-def test_a_request_tells_a_bounded_number_of_holders(
+def test_a_request_notifies_a_bounded_number_of_holders(
     bench: MetricsBench, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that it does not evict all other events."""
-    monkeypatch.setattr(reservations, "MAX_TOLD", 3)
+    monkeypatch.setattr(reservations, "MAX_NOTIFIED", 3)
     for _ in range(5):
         filled(bench, 1_000, 1_000)
     bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=5_400, wait_s=60)

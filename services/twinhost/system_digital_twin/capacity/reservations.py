@@ -40,12 +40,12 @@ from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
 MAX_WAITING = 256
 MAX_WAITING_PER_HOLDER = 16
 MAX_OVERTAKEN = 16
-MAX_TOLD = 100  # leases whose holders are told, for one request
+MAX_NOTIFIED = 100  # leases whose holders are notified, for one request
 RECONNECT_S = 3.0  # for which a request without a connection keeps its place
 DEAD_AFTER_S = 5.0  # of silence seen by this process, which may itself have been stopped before
 LEASE_WANTED = "lease_wanted"
 _RETRY_S = 1.0
-_TELL_EVERY_S = 1.0
+_NOTIFY_EVERY_S = 1.0
 
 Slot = tuple[Resource, str, int | None]  # a place for a lease: resource, host, and the index of the card
 
@@ -101,8 +101,8 @@ class _Waiter(msgspec.Struct, kw_only=True):
     reason: str
     overtaken: int = 0
     gone_since: float | None = None  # monotonic: without a connection
-    told: set[str] = msgspec.field(default_factory=set)  # the leases whose holders were told
-    tell_at: float = 0.0  # monotonic: when the next holders may be told
+    notified: set[str] = msgspec.field(default_factory=set)  # the leases whose holders were notified
+    notify_at: float = 0.0  # monotonic: when the next holders may be notified
 
 
 def order_of(waiter: _Waiter) -> tuple[bool, int, int]:
@@ -216,7 +216,7 @@ class Reservations:
                     raise
                 answers[waiter.number] = error
                 continue
-            if placement.host is None and waiter.tell_at <= time.monotonic():
+            if placement.host is None and waiter.notify_at <= time.monotonic():
                 self._ask_holders(waiter, hosts, waiter.could - kept)
             waiter.reason = _refused(waiter.demand, forecasts)
             kept |= waiter.could
@@ -296,12 +296,12 @@ class Reservations:
         return {each for each, since in self._silent_since.items() if clock - since >= DEAD_AFTER_S}
 
     def _ask_holders(self, waiter: _Waiter, hosts: Hosts, slots: set[Slot]) -> None:
-        """Tell the holders of leases whose release would help: once for each request, of MAX_TOLD leases at most."""
+        """Notify the holders of leases whose release would help: once per request, of MAX_NOTIFIED leases at most."""
         wanted = {each.lease_id: each for each in _helpful(waiter.demand, hosts, slots)}
-        waiter.tell_at = time.monotonic() + _TELL_EVERY_S
-        for lease_id in [each for each in wanted if each not in waiter.told][: MAX_TOLD - len(waiter.told)]:
+        waiter.notify_at = time.monotonic() + _NOTIFY_EVERY_S
+        for lease_id in [each for each in wanted if each not in waiter.notified][: MAX_NOTIFIED - len(waiter.notified)]:
             lease = wanted[lease_id]
-            self._database.after_commit(partial(waiter.told.add, lease_id))
+            self._database.after_commit(partial(waiter.notified.add, lease_id))
             data = {
                 "lease_id": lease.lease_id,
                 "holder": lease.holder,

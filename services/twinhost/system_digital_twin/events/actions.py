@@ -190,7 +190,7 @@ class ErrorsCounted(Success, ErrorCounts):
 
 
 class ErrorsAcknowledged(Success):
-    """How many errors were acknowledged now, by whom, and when."""
+    """How many errors were acknowledged now, who did it, and when."""
 
     acknowledged: int
     acknowledged_by: str
