@@ -77,7 +77,12 @@ def watched(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         server.start()
         page = context.new_page()
         page.goto(f"http://localhost:{port}/")
-        page.wait_for_selector("html[data-stream=live]", timeout=PATIENCE_MS)
+
+        def is_live() -> bool:
+            twin.assembly.on_tick()  # which draws what the stream sends
+            return bool(page.evaluate("document.documentElement.dataset.stream === 'live'"))
+
+        wait_until(is_live, PATIENCE_S, "the page follows the stream")
         (sampler,) = twin.assembly.companions
         sampler.start()
         wait_until(lambda: not mainpc_is_stale(twin, port), PATIENCE_S, "mainpc has measured itself")
