@@ -261,6 +261,33 @@ def test_nothing_is_published_between_noticing_and_closing(
             assert withdrawn.get(0.05) is None
 
 
+def test_an_event_of_after_a_revocation_is_not_sent_with_those_before(
+    served: ServedFeed, home: Path, peer_keys: KeyPair, neighbour_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is revoked, and an event published, while the feed sends one that was published before."""
+    send, sent = served.feed._send, []
+
+    def send_and_revoke(event: tuple[bytes, bytes]) -> None:
+        send(event)
+        sent.append(event)
+        if len(sent) == 1:
+            (home / f"{peer_keys.certificate.owner.name}.key").unlink()
+            served.peers.reload()
+            served.feed.publish(b"EVENT:", b'{"number": 2}')
+
+    authorize(home, peer_keys)
+    served.peers.reload()
+    with (
+        subscribed(served, peer_keys, b"EVENT:") as withdrawn,
+        subscribed(served, neighbour_keys, b"EVENT:") as neighbour,
+    ):
+        monkeypatch.setattr(served.feed, "_send", send_and_revoke)
+        served.feed.publish(b"EVENT:", b'{"number": 1}')
+        assert (number(neighbour), number(neighbour)) == (1, 2)
+        received = [withdrawn.get(QUIET_S), withdrawn.get(QUIET_S)]
+        assert b'{"number": 2}' not in [event.payload for event in received if event is not None]
+
+
 def test_a_grant_that_is_withdrawn_ends_the_subscription(served: ServedFeed, peer_keys: KeyPair) -> None:
     with subscribed(served, peer_keys, b"EVENT:") as subscriber:
         served.granted.clear()

@@ -10,6 +10,7 @@ it, a grant would apply to another peer's connection, so nothing is granted unti
 """
 
 import contextlib
+import itertools
 import os
 import threading
 import time
@@ -191,19 +192,25 @@ class Feed(Worker):
     def _publish(self, at_most: int) -> None:
         """Hand events to libzmq, which drops them for a slow subscriber.
 
-        First the connections of revoked keys are closed; while one can't be closed, nothing is published.
+        First the connections of revoked keys are closed; while one can't be closed, nothing is published. An event that
+        is queued after that waits for the next turn: a key may have been revoked before it.
         """
+        with self._lock:
+            batch = tuple(itertools.islice(self._events, at_most))
         self._feed_socket.close_refused()
         if self._sessions.connections.unclosed:
             return
-        for _ in range(at_most):
+        for event in batch:
             with self._lock:
-                if not self._events:
-                    return
-                event = self._events.popleft()
-            with contextlib.suppress(zmq.Again):
-                self._socket.send_multipart(event, zmq.NOBLOCK)
-            self.counters.published += 1
+                if not self._events or self._events[0] is not event:  # dropped meanwhile: the queue was full
+                    continue
+                self._events.popleft()
+            self._send(event)
+
+    def _send(self, event: tuple[bytes, bytes]) -> None:
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart(event, zmq.NOBLOCK)
+        self.counters.published += 1
 
     def _read_subscriptions(self) -> None:
         for _ in range(_READ_PER_TURN):
