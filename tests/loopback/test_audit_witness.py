@@ -213,7 +213,7 @@ def test_a_log_rewritten_after_a_restore_is_an_alarm(hosts: Hosts) -> None:
     mainpc = hosts.start(SDT).wait_until_serving()
     wait_until(lambda: pc2.health().get("ready"), PATIENCE_S, "pc2 is back")
     log_grows(hosts)
-    assert any(head["restored"] for head in heads(hosts))
+    wait_until(lambda: any(head["restored"] for head in heads(hosts)), PATIENCE_S, "pc2 has seen the restore")
     mainpc.terminate()
     rewrite(hosts, without_the_line_after_the_restore)
     mainpc = hosts.start(SDT).wait_until_serving()

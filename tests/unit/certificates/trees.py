@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from unittest import mock
 
-from tests import fork_server
 from twinhost.certificates.layout import HOST_VARIABLE, Layout, plan_layout
 from twinhost.cli.certs_init import main
 from twinhost.network_config import load_network_config
@@ -103,10 +102,10 @@ def dies_at(step: int, function: Callable[..., object], *arguments: object) -> b
     return child.exitcode != 0
 
 
-def start_certs_init(root: Path) -> fork_server.Process:
+def start_certs_init(root: Path) -> "subprocess.Popen[str]":
     """Start certs-init as a process of its own."""
-    return fork_server.Process(
-        [str(ENTRY_POINT), "--root", str(root)],
+    return subprocess.Popen(
+        [sys.executable, str(ENTRY_POINT), "--root", str(root)],
         env={**os.environ, **environment_of()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
