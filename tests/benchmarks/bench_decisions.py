@@ -1,6 +1,6 @@
 """Precision and recall of the decisions in summaries, on the labelled turns of `recall`, by half and language.
 
-The rules were written with the half `tuned` in view; `held out` shows what they do with text that nobody looked at.
+The rules were written with the half `tuned` in view; `held out` was seen in part (recall.md).
 A labelled turn counts as decided if the summary lists one of its sentences, or did until a later turn replaced it.
 `PYTHONPATH=services:. .venv/bin/python -m tests.benchmarks.bench_decisions` prints the table.
 """
