@@ -4,7 +4,8 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from tests.containers.conftest import engine, open_stack, stack
 
@@ -14,6 +15,7 @@ CHROMIUM = shutil.which("chromium")
 # Without a sandbox, since it runs as root and opens this project's page alone; drawn by the processor, and with its
 # shared memory on the disk: a test machine has no graphics card, and in a container often 64 MB of the other.
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+NETWORK_CHANGED = "ERR_NETWORK_CHANGED"  # of all that Chromium loads when the host gets an address, as from a new stack
 FIRST_FRAME_MS = 120_000  # a Chromium that was just installed reads hundreds of megabytes before it draws anything
 
 
@@ -32,3 +34,14 @@ def browser() -> Iterator[Browser]:
         page.close()
         yield browser
         browser.close()
+
+
+def loads(page: Page, url: str) -> bool:
+    """Open the page; return False if a change of the host's network stopped it."""
+    try:
+        page.goto(url)
+    except PlaywrightError as error:
+        if NETWORK_CHANGED not in error.message:
+            raise
+        return False
+    return True

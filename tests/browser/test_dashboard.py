@@ -6,9 +6,9 @@ from contextlib import closing
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect
-from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as NotInTime
 
+from tests.browser.conftest import NETWORK_CHANGED, loads
 from tests.containers.stack import HTTP_PORTS, Stack
 from tests.identities import new_pair
 from tests.waiting import PATIENCE_S, wait_until
@@ -18,7 +18,6 @@ from twinhost.secure_zmq.errors import ConnectionRefused
 UMRA = "UnifiedMemoryReasoningAgent"
 SOON_MS = 5_000
 SILENT_MS = 40_000  # a registration's TTL of 15 s, and what a paused container takes
-NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
 PATIENCE_MS = PATIENCE_S * 1_000
 HOSTILE = '<img src=x onerror="document.title=1">\u202eevil'
 WIDTHS = [380, 1_440]
@@ -51,16 +50,10 @@ class Open:
             self.complaints.append(words)
 
     def _loads_undisturbed(self) -> bool:
-        """Chromium gives up all that it is loading when the host gets an address, as it does while a stack starts."""
         self.complaints.clear()
         self.asked.clear()
-        try:
-            self.page.goto(self.url)
-        except PlaywrightError as error:
-            if NETWORK_CHANGED not in error.message:
-                raise
-            return False
-        return not any(NETWORK_CHANGED in (request.failure or "") for request in self.asked)
+        failures = (request.failure or "" for request in self.asked)
+        return loads(self.page, self.url) and not any(NETWORK_CHANGED in failure for failure in failures)
 
     def wait_until_live(self) -> None:
         try:

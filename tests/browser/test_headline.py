@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.conftest import loads
 from tests.ports import free_ports
 from tests.unit.agent.assembled import environment_of
 from tests.unit.system_digital_twin.http.test_state import Twin
@@ -76,7 +77,7 @@ def watched(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         server = HttpServer(port, dict, bytes, twin.assembly.routes)
         server.start()
         page = context.new_page()
-        page.goto(f"http://localhost:{port}/")
+        wait_until(lambda: loads(page, f"http://localhost:{port}/"), PATIENCE_S, "the page is open")
 
         def is_live() -> bool:
             twin.assembly.on_tick()  # which draws what the stream sends
@@ -100,6 +101,14 @@ def mainpc_is_stale(twin: Twin, port: int) -> bool:
 def report(twin: Twin, severity: str, **fields: Any) -> None:
     error = {"error_id": "x", "agent_id": UMRA.name, "error_type": "disk_full", "message": "m", **fields}
     twin.told("report_error", error={**error, "severity": severity})
+
+
+def test_a_page_that_misses_a_script_loads_again(watched: Watched) -> None:
+    """A browser gives up what it is fetching when the network changes, and the page would say "Connecting" forever."""
+    watched.page.route("**/text.js", lambda route: route.abort(), times=1)
+    watched.page.reload()
+    expect(watched.page.locator("html")).to_have_attribute("data-stream", "connecting")
+    expect(watched.page.locator("html")).to_have_attribute("data-stream", "live", timeout=PATIENCE_MS)
 
 
 def test_all_is_well_where_nothing_happened(watched: Watched) -> None:
