@@ -1,5 +1,6 @@
 """Sockets leave their module secured and limited, and the options really took."""
 
+import socket as socket_module
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import zmq
 
 from tests.loopback.agent import ANY_PORT
+from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.handshakes import Handshakes
@@ -23,6 +25,7 @@ from twinhost.secure_zmq.sockets import (
 
 PAYLOAD = 1_000_000
 ZAP_ENFORCE_DOMAIN = 93
+CONNECT_DEADLINE_S = 2.0
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
@@ -45,6 +48,7 @@ def option(socket: "zmq.Socket[Any]", number: int) -> Any:
 
 LIMITS = {
     zmq.MAXMSGSIZE: 2 * PAYLOAD + 33,
+    zmq.CONNECT_TIMEOUT: 2_000,
     zmq.HANDSHAKE_IVL: 4_000,
     zmq.HEARTBEAT_IVL: 5_000,
     zmq.HEARTBEAT_TIMEOUT: 10_000,
@@ -162,3 +166,24 @@ def test_a_server_option_that_did_not_take_is_noticed(
     with pytest.raises(SocketMisuse, match="did not apply CURVE with ZAP"):
         open_server_socket(authenticator, server_keys, ANY_PORT, PAYLOAD)
     authenticator.stop()
+
+
+def test_a_connection_without_an_answer_is_tried_again(
+    context: "Context", server_keys: KeyPair, peer_keys: KeyPair
+) -> None:
+    """From a new port, by the route of then: the system would send to the old route for two minutes."""
+    with socket_module.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        address = listener.getsockname()
+        with socket_module.create_connection(address):  # fills the queue: Linux drops what else comes
+            url = f"tcp://127.0.0.1:{address[1]}"
+            client = open_client_socket(context, peer_keys, server_keys.public, url, PAYLOAD, ignore)
+            first = wait_until(lambda: connecting_to(address[1]), PATIENCE_S, "the client connects")
+            wait_until(lambda: connecting_to(address[1]) - first, CONNECT_DEADLINE_S + 1, "it connects again")
+            client.close()
+
+
+def connecting_to(port: int) -> set[int]:
+    """Return the local ports of the TCP connections to this one that got no answer yet (proc(5), net/tcp6)."""
+    rows = [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
+    unanswered = [(row[1], row[2]) for row in rows if row[3] == "02"]  # SYN_SENT
+    return {int(own.split(":")[1], 16) for own, other in unanswered if int(other.split(":")[1], 16) == port}
