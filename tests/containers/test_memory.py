@@ -225,8 +225,8 @@ def test_the_older_agents_files_are_imported_once(own: Stack, client: Client, tm
     )
     first, second = own.compose(*command), own.compose(*command)
     assert (first.status, second.status) == (0, 0), first.err + second.err
-    assert first.out.count("1 added, 0 there already") == len(files)
-    assert second.out.count("0 added, 1 there already") == len(files)
+    assert first.out.count("1 added, 0 already present") == len(files)
+    assert second.out.count("0 added, 1 already present") == len(files)
     assert "[Ana]: from before" in client.call("get_context", session_id=session)["context"]["text"]
     assert client.call("get_error_solution", error_message="No space left on device")["solution"] == "free space"
     assert client.call("get_twin", user_id=user)["twin"] == {"language": "fil"}

@@ -184,8 +184,8 @@ def test_the_program_goes_on_without_mainpc(hosts: Hosts, mainpc: AgentProcess, 
     assert process.stderr is not None
     process.stderr.readline()
     mainpc.kill()
-    assert "the lease can't be renewed now, which is retried" in process.stderr.readline()
+    assert "the lease can't be renewed now; retrying" in process.stderr.readline()
     hosts.start(SDT).wait_until_serving()
-    assert "is lost, and its memory may be given to others" in process.stderr.readline()
+    assert "has ended, and its memory may be leased to others" in process.stderr.readline()
     _, err = process.communicate("5\n", PATIENCE_S)
     assert (process.returncode, err) == (5, "")

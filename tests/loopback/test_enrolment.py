@@ -319,7 +319,7 @@ def test_an_existing_secret_is_replaced_only_on_request(site: Site) -> None:
     line, before = site.invite(UMRA, host="pc2"), files(new)
     ran = site.join(line, host="pc2")
     assert (ran.status, ran.out, files(new)) == (1, "", before)
-    assert "pc2/client.key_secret is there already, and the invitation was not used" in ran.err
+    assert "pc2/client.key_secret exists already, and the invitation was not used" in ran.err
     assert site.join(line, "new", "--replace", host="pc2").status == 0
     after = files(new)
     assert after["pc2/client.key_secret"] != before["pc2/client.key_secret"]

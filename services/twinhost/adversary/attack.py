@@ -13,7 +13,7 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
 
-GOOD_CALL_S = 2.0  # in which a good client is answered, whatever else happens
+GOOD_CALL_S = 2.0  # within which an authorised client must get a reply during an attack
 OPEN_LINK = "SECURE_ZMQ=0: there are no keys, so there is nothing to forge"
 OPERATORS_KEY = (
     "this key is an operator's, which may do everything; try it with an agent's: "
@@ -22,7 +22,7 @@ OPERATORS_KEY = (
 
 
 class Verdict(StrEnum):
-    """The result of a check; one that could not be made is no success."""
+    """The result of a check; a check that could not run does not count as passed."""
 
     OK = "ok"
     WARNING = "warning"
@@ -47,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One configured agent under attack, the key at hand, and the good client that must be served throughout.
+    """One configured agent under attack, the caller's key, and the authorised client that must be served throughout.
 
     `own_keys` is None with SECURE_ZMQ=0; `find_pins` returns the agent's public keys, none on an open link.
     """

@@ -87,7 +87,7 @@ class FeedTarget(Target):
         return RawConnection(self.agent.host.address, self.agent.events_port)
 
     def good_call_s(self) -> float:
-        """Return how long a good subscriber with a new connection waits for a PONG.
+        """Return how long an authorised subscriber with a new connection waits for a PONG.
 
         Raises:
             Disconnected, NoAnswer, Refused: it got none, or its connection was closed.

@@ -3,7 +3,7 @@
 About damaged sessions: libzmq 4.3.5 may treat a frame that can't be decrypted as one that has to wait, if a
 monitor event in between clears the reason. Such a session is never read again, and an agent whose socket sends
 heartbeats aborts at the next one after the session's end (`Assertion failed: !_io_error`). So it is not enough that a
-replay gets no answer: many sessions are broken by one bad frame each and reset, and good clients must not notice.
+replay gets no answer: many sessions are broken by one bad frame each and reset, while other clients are served.
 """
 
 import contextlib
@@ -196,7 +196,11 @@ def _flipped_bit(target: Target) -> Outcome:
 
 
 def _session(relay: Relay) -> Conversation:
-    """Return what was recorded; raises NoAnswer unless it has a request and its answer: then nothing is proven."""
+    """Return the newest recorded session with a request and its reply.
+
+    Raises:
+        NoAnswer: there is none, so the attack would prove nothing.
+    """
     for conversation in reversed(relay.conversations):
         if conversation.requests() and conversation.answers_after(GREETING_BYTES):
             return conversation

@@ -48,7 +48,7 @@ def test_the_models_folder_must_be_one(host: Host, tmp_path: Path) -> None:
     assert load_settings(SDT, {**host.environment, "TWINHOST_MODELS": ""}).disks.keys() == {"state"}
     settings = load_settings(SDT, {**host.environment, "TWINHOST_MODELS": str(tmp_path)})
     assert settings.disks == {"state": settings.state, "models": tmp_path}
-    with pytest.raises(ConfigurationError, match=r"TWINHOST_MODELS is .*absent', which is no folder"):
+    with pytest.raises(ConfigurationError, match=r"TWINHOST_MODELS is .*absent', which is not a folder"):
         load_settings(SDT, {**host.environment, "TWINHOST_MODELS": str(tmp_path / "absent")})
 
 

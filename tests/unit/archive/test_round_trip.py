@@ -299,7 +299,7 @@ def test_a_file_is_its_owners_alone_and_never_another(here: Mainpc, there: Mainp
     assert file.stat().st_mode & 0o777 == 0o600
     content = file.read_bytes()
     again = here.run("backup", str(file))
-    assert (again.status, "is there already" in again.err, file.read_bytes()) == (2, True, content)
+    assert (again.status, "exists already" in again.err, file.read_bytes()) == (2, True, content)
     checked = here.run("check", str(file))
     assert (checked.status, "the archive is whole" in checked.err) == (0, True)
     assert there.run("restore", str(file)).status == 0

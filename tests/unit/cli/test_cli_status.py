@@ -56,7 +56,7 @@ def test_status_shows_the_machines_and_the_containers_apart(hosts: TwoHosts, cli
     assert rows[0].split() == ["mainpc", *figures]
     assert (rows[1], rows[3]) == (own + "pc2", own + "mainpc")
     assert rows[4].split() == ["pc3", "-", "-", "0.1", "of", "0.5", "GB", "-", "-", "-"]
-    assert rows[5] == "  an older version, which measures its container alone; update it"
+    assert rows[5] == "  its version measures only its container; update it"
 
 
 def test_status_shows_each_identity_with_its_whole_fingerprint(hosts: TwoHosts, cli: Cli) -> None:

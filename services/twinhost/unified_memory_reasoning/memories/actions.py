@@ -43,7 +43,7 @@ from twinhost.unified_memory_reasoning.memories.validity import NO_END, End
 from twinhost.unified_memory_reasoning.moments import moment, past_moment
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
-_MAX_TIME = 1e11  # of what may be in the future, in seconds since the epoch
+_MAX_TIME = 1e11  # seconds since the epoch; of times that may be in the future
 MAX_AHEAD_S = 300.0  # of this host's clock: a record from the future would replace every later one
 
 
@@ -269,7 +269,7 @@ def _time(seconds: float | None) -> str | None:
 
 
 def _given_details(request: StoreMemory) -> dict[str, Any]:
-    """Return the details that a request gives; what it leaves out stays as it is."""
+    """Return the details that a request gives; the others stay unchanged."""
     given: dict[str, Any] = {}
     if request.occurred_at is not None:
         given["occurred_at"] = past_moment(request.occurred_at, "$.occurred_at")
