@@ -104,11 +104,11 @@ def test_a_host_with_security_off_is_found(stack: Stack) -> None:
     """pc2 with SECURE_ZMQ=0: one line names the fault and what to do."""
     with restarted(stack, SECURE_ZMQ="0"):
         status, checks = examined(stack, "operator")
-    told = {(check, where): sentence for check, where, sentence in failed(checks)}
+    sentences = {(check, where): sentence for check, where, sentence in failed(checks)}
     assert status == 1
-    assert "set SECURE_ZMQ=1 in .env on both hosts" in told["SECURE_ZMQ the same", AGENTS["pc2"]]
-    assert "it served a client without a key" in told["plain client refused", AGENTS["pc2"]]
-    assert {where for _, where in told} == {AGENTS["pc2"]}
+    assert "set SECURE_ZMQ=1 in .env on both hosts" in sentences["SECURE_ZMQ the same", AGENTS["pc2"]]
+    assert "it served a client without a key" in sentences["plain client refused", AGENTS["pc2"]]
+    assert {where for _, where in sentences} == {AGENTS["pc2"]}
 
 
 @contextmanager

@@ -89,11 +89,11 @@ class Site:
     def causes(self, fingerprint: str) -> set[str]:
         """Wait until mainpc's log records refused handshakes of a key, and return the causes."""
 
-        def told() -> set[str]:
+        def refusals() -> set[str]:
             entries = self.server.logged("handshake_refused")
             return {entry["cause"] for entry in entries if entry.get("fingerprint") == fingerprint}
 
-        return wait_until(told, PATIENCE_S, "mainpc logs the refusal")
+        return wait_until(refusals, PATIENCE_S, "mainpc logs the refusal")
 
     def enrolled(self) -> list[str]:
         """Return the names of the keys that mainpc enrolled itself."""

@@ -200,10 +200,10 @@ def test_text_output_lists_kinds_and_json_lists_every_table(
     monkeypatch.setattr(memory, "RESTARTED_WITHIN_S", 0.1)
     ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"), "--yes")
     assert "_" not in ran.out
-    told = {line[: line.index("  ")]: line.split()[-6:] for line in ran.out.splitlines()[2:]}
-    assert told["interactions"] == ["6", "6", "0", "6", "0", "0"]
-    assert told["error patterns"] == ["3", "3", "0", "3", "0", "0"]
-    assert told.keys() <= set(KINDS.values())
+    rows = {line[: line.index("  ")]: line.split()[-6:] for line in ran.out.splitlines()[2:]}
+    assert rows["interactions"] == ["6", "6", "0", "6", "0", "0"]
+    assert rows["error patterns"] == ["3", "3", "0", "3", "0", "0"]
+    assert rows.keys() <= set(KINDS.values())
 
 
 def test_every_kind_is_a_table_of_the_memory(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_an_import_brings_everything_of_the_three_files(remembering: MemoryHosts
 
 
 def test_an_import_keeps_the_dates_of_the_file(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
-    """A time without a zone is in UTC; what nobody has accessed for long is forgotten, and the import says so."""
+    """A time without a zone is in UTC; a memory whose last access is long ago is forgotten, and the import says so."""
     said = {"type": "code", "content": "x"}
     store = {
         "s": [{**said, "timestamp": "2025-03-01T08:00:00"}, {**said, "created_at": "2025-03-01T08:00:00+08:00"}],
@@ -297,7 +297,7 @@ def test_an_import_keeps_the_dates_of_the_file(remembering: MemoryHosts, cli: Cl
 
 
 def test_the_history_of_a_key_and_the_audit_are_shown(remembering: MemoryHosts, cli: Cli) -> None:
-    """As lines for people, as the reply for programs; an unknown key is one sentence."""
+    """As lines of text, and with --json as the reply; an unknown key gives one sentence."""
     agent = Caller("agent", "pc3", frozenset({"agent"}), "SHA256:of-an-agent")
     assert cli(remembering, "memory", "audit").out == "no memory needs attention\n"
     with remembering.memory.memory.transaction():
@@ -331,10 +331,10 @@ def test_importing_twice_changes_nothing(
     assert everything(remembering) == before
 
 
-def test_an_import_reports_what_somebody_else_did_meanwhile(
+def test_an_import_reports_concurrent_changes_of_others(
     remembering: MemoryHosts, cli: Cli, older: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A twin stored by another between look and write is kept; a memory that is deleted before the end is missing."""
+    """A twin that another stores between check and write is kept; a memory deleted before the end is missing."""
     agent = remembering.memory
     operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
     send = memory_import.Importer._send
@@ -420,8 +420,8 @@ def write_as_agent(hosts: MemoryHosts, *, strength: float = 1.0) -> None:
     with hosts.memory.memory.transaction():
         hosts.memory.twins.put(Change("ada", agent.name), {"mood": "newer"})
         for memory in memories:
-            told = Changes(content="newer", strength=strength)
-            hosts.memory.memories.put(memory["id"], told, agent)
+            changes = Changes(content="newer", strength=strength)
+            hosts.memory.memories.put(memory["id"], changes, agent)
 
 
 @pytest.mark.parametrize("hidden", [False, True])

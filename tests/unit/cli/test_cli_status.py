@@ -45,8 +45,8 @@ def test_status_of_a_well_system_exits_0_and_names_everything(hosts: TwoHosts, c
     assert "refused" not in ran.out
 
 
-def test_status_shows_the_machines_and_the_containers_apart(hosts: TwoHosts, cli: Cli) -> None:
-    """What `free` and `top` show there, and below it the container; a host without figures has dashes."""
+def test_status_shows_the_machines_and_the_containers(hosts: TwoHosts, cli: Cli) -> None:
+    """The figures of `free` and `top`, and below them the container's; a host without figures has dashes."""
     hosts.mainpc.metrics.ingest(
         "pc3", HostSample(wall=0, cpu_percent=None, ram_used_mb=80, ram_total_mb=512, limited=True)
     )
