@@ -58,6 +58,17 @@ def test_values_follow_each_other_in_the_order_of_their_start(bench: MemoryBench
         assert values(bench, **named) == [("a", june), ("b", july), ("c", None)]
 
 
+def test_a_new_value_counts_within_its_millisecond(bench: MemoryBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts are rounded to milliseconds, so half of them are ahead of an exact clock."""
+    clock = setable_clock(monkeypatch)
+    monkeypatch.setattr(clock, "time", lambda: 1_800_000_000.0006)
+    bench.store("old", "The rent of the box room is 340")
+    assert bench.store("new", "The rent of the box room is 355", supersedes=["old"])["conflicts"] == []
+    assert bench.ask("memory_audit")["contradictory"] == []
+    bench.store("value", "rent 355", key="rent")
+    assert bench.ask("get_memory", key="rent")["memory"]["id"] == "value"
+
+
 def test_many_values_of_one_moment_keep_their_order(bench: MemoryBench) -> None:
     """Without a given id, ids are random, and a batch stores several values in one millisecond."""
     for number in range(20):

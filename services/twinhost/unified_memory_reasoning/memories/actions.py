@@ -78,7 +78,7 @@ class MemoryActions(Feature):
         if request.key is None and request.as_of is None:
             found = self._memories.find(request.name)
         else:
-            then = time.time() if request.as_of is None else moment(request.as_of, "$.as_of")
+            then = round(time.time(), 3) if request.as_of is None else moment(request.as_of, "$.as_of")
             key = self._memories.find(request.name).memory.details.key if request.key is None else request.key
             found = self._memories.valid_at(key, request.name, then)
         (entry,) = self._memories.upkeep.access([found])

@@ -170,7 +170,7 @@ class MemoryAudit:
 
     def _valid(self, numbers: Iterable[int]) -> list[int]:
         """Return the memories whose validity has not ended."""
-        kept, now = list(numbers), time.time()
+        kept, now = list(numbers), round(time.time(), 3)
         ends = self._validity.ends(kept)
         return [each for each in kept if (ends.get(each, NO_END).valid_until or now + 1.0) > now]
 
