@@ -13,7 +13,7 @@ import pytest
 
 from tests.containers.stack import AGENTS, REPOSITORY, Finished, Stack
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.adversary.campaign import ATTACKS, GOOD_CLIENT, NOT_FROM_OUTSIDE
+from twinhost.adversary.campaign import ATTACKS, LEGITIMATE_CLIENT, NOT_FROM_OUTSIDE
 
 pytestmark = pytest.mark.sdt_security
 
@@ -146,7 +146,9 @@ def test_the_intruder_gets_nowhere(stack: Stack) -> None:
         assert int(suites.attrib["tests"]) == len(cases)
         listed |= set(cases)
         played |= {each for each, case in cases.items() if case.find("skipped") is None}
-    wanted = {(agent, name) for agent in AGENTS.values() for name in (GOOD_CLIENT, *(each.name for each in ATTACKS))}
+    wanted = {
+        (agent, name) for agent in AGENTS.values() for name in (LEGITIMATE_CLIENT, *(each.name for each in ATTACKS))
+    }
     assert listed >= wanted
     assert {name for _, name in listed - played} == {attack.name for attack in NOT_FROM_OUTSIDE}
     stack.wait_until_ready()
