@@ -71,7 +71,7 @@ def _passes_alone(config: pytest.Config, terminal: pytest.TerminalReporter, node
         terminal.write_line(f"second try of {nodeid}: not finished within {LONGEST_TRY_S} s", red=True)
         return False
     passed = again.returncode == pytest.ExitCode.OK and " passed" in again.stdout
-    terminal.write("\n")  # the line of dots may go on; with several processes pytest can't tell
+    terminal.write("\n")  # the line of dots may not be complete; with several processes pytest doesn't know
     terminal.write_line(f"second try of {nodeid}: {'passed' if passed else 'failed'}", green=passed, red=not passed)
     if not passed:
         terminal.write_line(again.stdout + again.stderr)

@@ -1,8 +1,8 @@
-"""Processes that need not import the project: a server that has imported it forks them.
+"""A fork server: it has imported the project, and forks the processes that tests start.
 
-The imports are most of a short command's CPU time, and the tests start hundreds. Each process is still one of its own,
-with its arguments, environment, folder, and streams, and can be killed; only what was imported is inherited. Variables
-that an interpreter reads when it starts (`PYTHONIOENCODING`, `LC_ALL`) have no effect: use `subprocess` for those.
+The imports are most of a short command's CPU time, and the tests start hundreds. Each process still has its own
+arguments, environment, folder, and streams, and can be killed; only the imported modules are inherited. Variables that
+an interpreter reads when it starts (`PYTHONIOENCODING`, `LC_ALL`) have no effect: use `subprocess` for those.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ _PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 
 
 def run(words: list[str], *, timeout: float = 60, **options: Any) -> "subprocess.CompletedProcess[Any]":
-    """Do as `subprocess.run` with `capture_output`."""
+    """Run a process to its end, like `subprocess.run` with `capture_output`; `timeout` in seconds."""
     given = options.pop("input", None)
     options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.PIPE}
     with Process(words, **options) as process:
@@ -115,7 +115,7 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
         if (pid := os.fork()) == 0:
             for number, descriptor in enumerate(descriptors[:3]):
                 os.dup2(descriptor, number)
-            for descriptor in (*descriptors, *running):  # and no other: modules hold descriptors too
+            for descriptor in (*descriptors, *running):  # only these: imported modules have open descriptors too
                 os.close(descriptor)
             return dict(json.loads(content))
         for descriptor in descriptors[:3]:

@@ -1,4 +1,4 @@
-"""Being a user to whom file modes apply: root is not, and the suite often runs as root."""
+"""Run as a user that file modes restrict: they don't restrict root, as which the suite often runs."""
 
 import os
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes mainpc's whole state into a file that only its owner can read; the file gets its name once it is complete, and replaces none.
+# Writes mainpc's whole state into a file that only its owner can read; the file gets its name once it is complete, and replaces no file.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -15,5 +15,5 @@ draft=$(mktemp "$file.XXXXXX") || die "$file can't be written; name another: mak
 trap 'rm -f "$draft"' EXIT
 docker compose --progress quiet run --rm -T archive backup - "$@" >"$draft" || die "No backup was written: see the line above."
 sync "$draft"
-ln "$draft" "$file" || die "$file exists by now; name another: make backup FILE=NAME"
+ln "$draft" "$file" || die "$file has been created meanwhile; name another: make backup FILE=NAME"
 step "$file is written"

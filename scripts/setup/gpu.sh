@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the driver and the devices with which the engine offers its GPUs to containers, in a line; nothing without a GPU.
+# Prints in one line the driver and the devices by which the engine gives containers its GPUs; nothing without a GPU.
 # Standard input is the engine's document: docker info --format '{{json .}}'
 set -euo pipefail
 

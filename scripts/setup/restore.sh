@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts what `make backup` wrote in the place of mainpc's state, or reports why not and changes nothing.
+# Replaces mainpc's state by a file that `make backup` wrote; if that fails, it reports the cause and changes nothing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh

@@ -53,7 +53,7 @@ def _expired(inside: Inside, target: Target) -> Outcome:
 
 
 def _ends(target: Target, pair: KeyPair, withdraw: Callable[[], object]) -> Outcome:
-    """Have a session with a good key, withdraw the key, and see the session closed and the next one refused."""
+    """Have a session with an authorised key, withdraw the key, and see the session closed and the next one refused."""
     session = _session(target, pair, time.monotonic() + SEEN_WITHIN_S)
     if session is None:
         return breached("a key that is good was not let in, so nothing is proven")

@@ -15,7 +15,7 @@ CHROMIUM = shutil.which("chromium")
 # Without a sandbox, since it runs as root and opens this project's page alone; drawn by the processor, and with its
 # shared memory on the disk: a test machine has no graphics card, and in a container often 64 MB of the other.
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-NETWORK_CHANGED = "ERR_NETWORK_CHANGED"  # of all that Chromium loads when the host gets an address, as from a new stack
+NETWORK_CHANGED = "ERR_NETWORK_CHANGED"  # of Chromium's requests when the host's addresses change, as by a new stack
 FIRST_FRAME_MS = 120_000  # a Chromium that was just installed reads hundreds of megabytes before it draws anything
 
 

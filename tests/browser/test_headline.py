@@ -42,7 +42,7 @@ class Watched:
 
     def _stay(self) -> None:
         """Both hosts are here and have figures."""
-        self.twin.told("register_agent", agent_name=UMRA.name, status="HEALTHY")
+        self.twin.call("register_agent", agent_name=UMRA.name, status="HEALTHY")
         self.twin.measured(cpu_percent=1, latency_ms=1)
         self.draw()
 
@@ -80,7 +80,7 @@ def watched(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         wait_until(lambda: loads(page, f"http://localhost:{port}/"), PATIENCE_S, "the page is open")
 
         def is_live() -> bool:
-            twin.assembly.on_tick()  # which draws what the stream sends
+            twin.assembly.on_tick()  # makes the state that the stream sends
             return bool(page.evaluate("document.documentElement.dataset.stream === 'live'"))
 
         wait_until(is_live, PATIENCE_S, "the page follows the stream")
@@ -100,11 +100,11 @@ def mainpc_is_stale(twin: Twin, port: int) -> bool:
 
 def report(twin: Twin, severity: str, **fields: Any) -> None:
     error = {"error_id": "x", "agent_id": UMRA.name, "error_type": "disk_full", "message": "m", **fields}
-    twin.told("report_error", error={**error, "severity": severity})
+    twin.call("report_error", error={**error, "severity": severity})
 
 
-def test_a_page_that_misses_a_script_loads_again(watched: Watched) -> None:
-    """A browser gives up what it is fetching when the network changes, and the page would say "Connecting" forever."""
+def test_a_page_without_its_script_reloads(watched: Watched) -> None:
+    """A browser aborts its requests when the network changes, and the page would show "Connecting" forever."""
     watched.page.route("**/text.js", lambda route: route.abort(), times=1)
     watched.page.reload()
     expect(watched.page.locator("html")).to_have_attribute("data-stream", "connecting")
@@ -153,7 +153,7 @@ def test_a_refusal_is_in_the_headline_for_a_day(watched: Watched) -> None:
 
 
 def test_what_is_full_soon_is_in_the_headline(watched: Watched) -> None:
-    """And the machine says when; the event that announces it is in the list."""
+    """The machine's section shows the time, and the list of events the announcement."""
     expect(watched.page.locator(".host-forecast").last).to_contain_text("No forecast: ")
     now = time.time()
     for minutes in range(1, 20):
@@ -170,7 +170,7 @@ def test_what_is_full_soon_is_in_the_headline(watched: Watched) -> None:
 
 def test_an_acknowledged_error_is_no_headline(watched: Watched) -> None:
     report(watched.twin, "critical")
-    watched.twin.told("acknowledge_errors", OPERATOR, error_id="x")
+    watched.twin.call("acknowledge_errors", OPERATOR, error_id="x")
     watched.draw()
     watched.headline("good", "All is well.", "2 machines")
     expect(watched.page.locator("#errors-list li")).to_have_count(1)
@@ -193,7 +193,7 @@ NAMES = ["visitor", "42", 'it\'s \u202e $(reboot) `x` "y" \\ \U0001f600', "-x'; 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_an_agent_gone_for_long_leaves_the_headline(watched: Watched, name: str) -> None:
     """It moves to a group of its own, with the command that unregisters it and does nothing else, whatever its name."""
-    watched.twin.told("register_agent", OPERATOR, agent_name=name, status="HEALTHY")
+    watched.twin.call("register_agent", OPERATOR, agent_name=name, status="HEALTHY")
     watched.let_pass(RECENT_S - 60)
     expect(watched.page.locator("#summary-title")).to_contain_text("No response from 1 agent", timeout=PATIENCE_MS)
     expect(watched.page.locator("#gone")).to_be_hidden(timeout=PATIENCE_MS)
@@ -206,6 +206,6 @@ def test_an_agent_gone_for_long_leaves_the_headline(watched: Watched, name: str)
     assert command.isascii()
     words = shlex.split(command.removeprefix(COMMAND))
     assert parse_fields(words) == {"agent_name": name}
-    watched.twin.told("unregister", OPERATOR, **parse_fields(words))
+    watched.twin.call("unregister", OPERATOR, **parse_fields(words))
     watched.draw()
     expect(watched.page.locator("#gone")).to_be_hidden(timeout=PATIENCE_MS)

@@ -92,16 +92,16 @@ def logged(stack: Stack) -> list[dict[str, Any]]:
 def test_tail_shows_the_lifecycle_of_the_keys(audited: Stack) -> None:
     """Enrolment, rotation, revocation, and handshakes, with whose key it was; and people get the same as text."""
 
-    def told(event: str, **fields: str) -> bool:
+    def is_logged(event: str, **fields: str) -> bool:
         return any(entry["event"] == event and fields.items() <= entry.items() for entry in log)
 
     log = logged(audited)
     for event in ("invitation_made", "invitation_used", "key_authorized", "key_revoked"):
-        assert told(event, name=NEWCOMER), event
+        assert is_logged(event, name=NEWCOMER), event
     for agent in AGENTS.values():
-        assert told("key_rotated", name=agent), agent
-    assert told("handshake_accepted", peer=AGENTS["pc2"])
-    assert told("handshake_refused", cause="key_not_authorized")
+        assert is_logged("key_rotated", name=agent), agent
+    assert is_logged("handshake_accepted", peer=AGENTS["pc2"])
+    assert is_logged("handshake_refused", cause="key_not_authorized")
     text = audited.run("cli", "audit", "tail", "-n", "1000").out
     assert all(word in text for word in ("invitation_used", "key_rotated", "key_revoked", f"name={NEWCOMER}"))
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.containers.stack import AGENTS, REPOSITORY, Finished, Stack
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.adversary.campaign import ATTACKS, GOOD_CLIENT, NOT_FROM_OUTSIDE
+from twinhost.adversary.campaign import ATTACKS, LEGITIMATE_CLIENT, NOT_FROM_OUTSIDE
 
 pytestmark = pytest.mark.sdt_security
 
@@ -104,11 +104,11 @@ def test_a_host_with_security_off_is_found(stack: Stack) -> None:
     """pc2 with SECURE_ZMQ=0: one line names the fault and what to do."""
     with restarted(stack, SECURE_ZMQ="0"):
         status, checks = examined(stack, "operator")
-    told = {(check, where): sentence for check, where, sentence in failed(checks)}
+    sentences = {(check, where): sentence for check, where, sentence in failed(checks)}
     assert status == 1
-    assert "set SECURE_ZMQ=1 in .env on both hosts" in told["SECURE_ZMQ the same", AGENTS["pc2"]]
-    assert "it served a client without a key" in told["plain client refused", AGENTS["pc2"]]
-    assert {where for _, where in told} == {AGENTS["pc2"]}
+    assert "set SECURE_ZMQ=1 in .env on both hosts" in sentences["SECURE_ZMQ the same", AGENTS["pc2"]]
+    assert "it served a client without a key" in sentences["plain client refused", AGENTS["pc2"]]
+    assert {where for _, where in sentences} == {AGENTS["pc2"]}
 
 
 @contextmanager
@@ -146,7 +146,9 @@ def test_the_intruder_gets_nowhere(stack: Stack) -> None:
         assert int(suites.attrib["tests"]) == len(cases)
         listed |= set(cases)
         played |= {each for each, case in cases.items() if case.find("skipped") is None}
-    wanted = {(agent, name) for agent in AGENTS.values() for name in (GOOD_CLIENT, *(each.name for each in ATTACKS))}
+    wanted = {
+        (agent, name) for agent in AGENTS.values() for name in (LEGITIMATE_CLIENT, *(each.name for each in ATTACKS))
+    }
     assert listed >= wanted
     assert {name for _, name in listed - played} == {attack.name for attack in NOT_FROM_OUTSIDE}
     stack.wait_until_ready()

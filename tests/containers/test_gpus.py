@@ -1,4 +1,4 @@
-"""GPUs in containers: how the engine is asked for them, and what an agent's image reads of two cards."""
+"""GPUs in containers: the request to the engine, and what an agent's image reads of two cards."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def of_cdi(name: str) -> dict[str, str]:
 
 
 def devices_of(**settings: str) -> dict[str, Any]:
-    """Return what each agent reserves, with the file for GPUs laid over."""
+    """Return the devices that each agent reserves with docker-compose.gpu.yml."""
     files = ["--file", "docker-compose.yml", "--file", "docker-compose.gpu.yml"]
     command = ["env", *(f"{name}={value}" for name, value in settings.items()), "docker", "compose", *files]
     document = subprocess.check_output([*command, "config", "--format", "json"], cwd=REPOSITORY)
@@ -41,7 +41,7 @@ def devices_of(**settings: str) -> dict[str, Any]:
     ],
 )
 def test_both_agents_get_the_cards(settings: dict[str, str], driver: str, devices: str) -> None:
-    """And nothing else does; what they may do with them is to measure."""
+    """And no other service; the agents can only measure the cards."""
     wanted = [{"driver": driver, "device_ids": [devices], "capabilities": ["gpu", "utility"]}]
     assert devices_of(**settings) == {"mainpc": wanted, "pc2": wanted}
 
@@ -57,16 +57,16 @@ def test_both_agents_get_the_cards(settings: dict[str, str], driver: str, device
     ids=["runtime", "cdi", "another-vendor", "none"],
 )
 def test_an_engine_with_a_gpu_is_recognised(engine: dict[str, Any], found: str) -> None:
-    """By what `docker info` says of it."""
+    """From the output of `docker info`."""
     command = [REPOSITORY / "scripts" / "setup" / "gpu.sh"]
     assert subprocess.check_output(command, input=json.dumps(engine), text=True) == found
 
 
 def test_an_agents_container_reads_two_cards(tmp_path: Path) -> None:
-    """With the limits of the Compose file, and a driver's library as the engine mounts it."""
+    """With the limits of the Compose file, and a driver's library mounted as the engine mounts it."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        pytest.skip("no C compiler is here to build a driver's library with")
+        pytest.skip("the test builds a driver's library and needs a C compiler")
     library, table = tmp_path / "libnvidia-ml.so.1", tmp_path / "gpus"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(DRIVER)], check=True)
     table.write_text(f"NVIDIA T4|{GIB}|{16 * GIB}|10\nNVIDIA H100|{8 * GIB}|{80 * GIB}|37\n")

@@ -153,8 +153,8 @@ def test_an_invalid_file_changes_nothing_and_is_reported(grants: Grants, slip: s
         complaints = wait_until(lambda host=host: grants.warnings(host), HOLDS_WITHIN_S, f"{host} complains")  # type: ignore[misc]
         assert all(FILE in sentence for sentence in complaints)
         assert grants.as_shipped(host)
-        told = [entry for entry in grants.stack.events(host) if entry["event"] == "configuration_rejected"]
-        assert told[-1]["reason"] == complaints[0]
+        rejections = [entry for entry in grants.stack.events(host) if entry["event"] == "configuration_rejected"]
+        assert rejections[-1]["reason"] == complaints[0]
         assert grants.stack.audited("grants_rejected", cause=complaints[0])
 
 
@@ -200,21 +200,21 @@ def test_a_feed_that_is_granted_no_more_goes_silent(grants: Grants) -> None:
     feed.start()
     with grants.stack.client("mainpc") as client:
 
-        def heard() -> bool:
-            client.call("register_agent", agent_name="told-of", status="HEALTHY")
+        def received() -> bool:
+            client.call("register_agent", agent_name="listed-agent", status="HEALTHY")
             return feed.get(0.05) is not None
 
         try:
-            wait_until(heard, PATIENCE_S, "the feed is heard")
+            wait_until(received, PATIENCE_S, "an event is received")
             put_in_place(grants.file, grants.changed("agent", less=("subscribe",)))
             wait_until(lambda: refused_subscription(grants.stack), HOLDS_WITHIN_S, "the subscription is ended")
             while feed.get(0) is not None:
                 pass
-            assert not any(heard() for _ in range(10))
+            assert not any(received() for _ in range(10))
             assert grants.may("mainpc", "ping")
         finally:
             feed.stop()
-            client.call("unregister", agent_name="told-of")
+            client.call("unregister", agent_name="listed-agent")
 
 
 def refused_subscription(stack: Stack) -> bool:

@@ -71,7 +71,7 @@ class Site:
         """Return a client from outside that holds any pair."""
         return Client(self.stack.secured("mainpc", pair))
 
-    def told(self, event: str, **fields: str) -> dict[str, Any]:
+    def logged(self, event: str, **fields: str) -> dict[str, Any]:
         """Wait until the audit log has an event with these fields, and return it as `cli audit tail` shows it."""
         line = self.stack.audited(event, **fields)
         shown = self.desk.run("audit", "tail", "--json", "--lines", "1000")
@@ -132,7 +132,7 @@ def test_a_joined_machine_is_accepted_under_its_invited_name(site: Site) -> None
             client.call("register_agent", agent_name="another", status="HEALTHY")
     for event in ("invitation_made", "invitation_used"):
         site.stack.audited(event, name="newcomer", host="pc3", roles="agent")
-    site.told("key_authorized", name="newcomer", host="pc3", roles="agent", fingerprint=own.fingerprint)
+    site.logged("key_authorized", name="newcomer", host="pc3", roles="agent", fingerprint=own.fingerprint)
 
 
 def test_the_secrets_are_where_they_were_made_and_nowhere_else(site: Site) -> None:
@@ -164,7 +164,7 @@ def test_a_used_line_is_refused_also_after_a_restart(site: Site) -> None:
     status, said = site.join(line, "/tmp/thief")
     assert (status, site.is_empty("/tmp/thief")) == (1, True)
     assert "it was used or withdrawn, it expired, or the line is mistyped" in said
-    site.told("handshake_refused", cause="key_revoked", fingerprint=invitation.token.public.fingerprint)
+    site.logged("handshake_refused", cause="key_revoked", fingerprint=invitation.token.public.fingerprint)
     enrolled = site.tree.shell("ls /certificates/mainpc/enrolled/*.key").out
     assert enrolled.count("once") == 1
 
@@ -180,7 +180,7 @@ def test_an_expired_invitation_is_refused_by_mainpc(site: Site) -> None:
     assert (status, site.is_empty("/tmp/late")) == (1, True)
     assert "it expired" in said
     refused(site.held_by(token))
-    site.told("handshake_refused", cause="key_expired", fingerprint=token.public.fingerprint)
+    site.logged("handshake_refused", cause="key_expired", fingerprint=token.public.fingerprint)
     assert "late" not in site.tree.shell("ls /certificates/mainpc/enrolled").out
 
 
@@ -199,7 +199,7 @@ def test_a_guessed_line_is_refused(site: Site) -> None:
     status, said = site.join(guess.render(), "/tmp/guesser")
     assert (status, site.is_empty("/tmp/guesser")) == (1, True)
     assert "it was used or withdrawn" in said
-    site.told("handshake_refused", cause="key_not_authorized", fingerprint=guess.token.public.fingerprint)
+    site.logged("handshake_refused", cause="key_not_authorized", fingerprint=guess.token.public.fingerprint)
 
 
 def test_a_withdrawn_line_is_refused(site: Site) -> None:
@@ -222,15 +222,15 @@ def test_the_token_may_do_nothing_but_enrol(site: Site) -> None:
         for action in ("ping", "health", "get_trust", "get_peers", "get_audit", "confirm_key", "get_all_agents"):
             with pytest.raises(NotGranted):
                 client.call(action)
-        site.told("request_refused", code="not_granted", peer="invitation:curious", action="get_all_agents")
+        site.logged("request_refused", code="not_granted", peer="invitation:curious", action="get_all_agents")
         with pytest.raises(NotGranted):
             client.call("register_agent", agent_name="curious", status="HEALTHY")
         for _ in range(10):
             client.call("enrol", public_key=fresh_pair("curious").public.z85.decode())
         with pytest.raises(LimitReached):
             client.call("enrol", public_key=fresh_pair("curious").public.z85.decode())
-    heard = Subscriber(site.stack.secured("mainpc", token, EVENTS_PORT), [b""])
-    heard.start()
+    subscriber = Subscriber(site.stack.secured("mainpc", token, EVENTS_PORT), [b""])
+    subscriber.start()
     try:
         wait_until(
             lambda: any(
@@ -240,9 +240,9 @@ def test_the_token_may_do_nothing_but_enrol(site: Site) -> None:
             PATIENCE_S,
             "the subscription is refused",
         )
-        assert heard.get(0) is None
+        assert subscriber.get(0) is None
     finally:
-        heard.stop()
+        subscriber.stop()
 
 
 def test_a_proposed_key_whose_secret_is_not_there_never_comes_in(site: Site) -> None:
@@ -270,7 +270,7 @@ def test_a_machine_without_a_path_comes_in_by_two_files(site: Site) -> None:
     assert "request" in pending
     assert fingerprint in pending
     refused(site.held_by(own))
-    site.told("handshake_refused", cause="key_not_authorized", fingerprint=own.public.fingerprint)
+    site.logged("handshake_refused", cause="key_not_authorized", fingerprint=own.public.fingerprint)
     raised = asked.out.replace('roles = "agent"', 'roles = "operator"')
     assert site.tree.run("accept", "-", "--fingerprint", fingerprint, given=raised).status == 1
     assert site.tree.run("accept", "-", given=asked.out).status == 1  # keeps the unedited one again

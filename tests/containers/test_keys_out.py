@@ -103,8 +103,8 @@ class Site:
         wanted = {"event": "handshake_refused", "cause": cause, "fingerprint": pair.public.fingerprint}
         return any(wanted.items() <= entry.items() for entry in self.stack.events(host))
 
-    def feed(self, pair: KeyPair, heard: "Heard") -> Subscriber:
-        return Subscriber(self.stack.secured("mainpc", pair, EVENTS_PORT), [b"AGENT:"], heard)
+    def feed(self, pair: KeyPair, received: "Received") -> Subscriber:
+        return Subscriber(self.stack.secured("mainpc", pair, EVENTS_PORT), [b"AGENT:"], received)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def site(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
         yield Site(stack, tree, third, folder / "copies")
 
 
-class Heard:
+class Received:
     """What a subscriber received, and when each event was published."""
 
     def __init__(self) -> None:
@@ -170,11 +170,11 @@ def started(ends: ExitStack, client: Client, action: str, **fields: str) -> Call
     return calls
 
 
-def listening(ends: ExitStack, subscriber: Subscriber, heard: Heard) -> Subscriber:
-    """Return a subscriber that hears events, until the stack of ends is unwound."""
+def listening(ends: ExitStack, subscriber: Subscriber, received: Received) -> Subscriber:
+    """Return a subscriber that receives events, until the stack of ends is unwound."""
     subscriber.start()
     ends.callback(subscriber.stop)
-    wait_until(lambda: heard.events, PATIENCE_S, "the feed is heard")
+    wait_until(lambda: received.events, PATIENCE_S, "an event is received")
     return subscriber
 
 
@@ -198,14 +198,14 @@ def test_a_revoked_key_is_refused_and_others_lose_nothing(site: Site) -> None:
     site.enrol("third")
     pair = site.pair("third")
     site.known_everywhere(pair)
-    others, told, told_others = "traffic", Heard(), Heard()
+    others, received, received_by_others = "traffic", Received(), Received()
     operator = site.stack.keys("operator").own_keys
     with ExitStack() as ends:
         neighbour = started(ends, site.stack.client("mainpc"), REGISTER, agent_name=others, status="HEALTHY")
         on_pc2 = started(ends, site.stack.client("pc2", "pc2"), "ping")
-        feed = listening(ends, site.feed(pair, told), told)
-        listening(ends, site.feed(operator, told_others), told_others)
-        first = len(told_others.events)
+        feed = listening(ends, site.feed(pair, received), received)
+        listening(ends, site.feed(operator, received_by_others), received_by_others)
+        first = len(received_by_others.events)
         calls = {host: started(ends, site.client(host, pair), "ping") for host in HTTP_PORTS}
         idles = {host: idle(ends, site, host, pair) for host in HTTP_PORTS}
         silent_from = site.revoke("third") + REVOKED_WITHIN_S
@@ -215,11 +215,11 @@ def test_a_revoked_key_is_refused_and_others_lose_nothing(site: Site) -> None:
             assert isinstance(calls[host].failure, PeerNotLive | NotAuthorized)
             assert calls[host].last_at < calls[host].failed_at < silent_from
         site.refused_everywhere(pair, "key_revoked")
-        wait_until(lambda: told_others.published()[-1] > silent_from, PATIENCE_S, "others hear more")
+        wait_until(lambda: received_by_others.published()[-1] > silent_from, PATIENCE_S, "others hear more")
         before = neighbour.done, on_pc2.done
         wait_until(lambda: neighbour.done > before[0] + 50, PATIENCE_S, "the neighbour is served")
         wait_until(lambda: on_pc2.done > before[1] + 50, PATIENCE_S, "the neighbour is served on pc2")
-        assert max(told.published()) < silent_from
+        assert max(received.published()) < silent_from
         assert isinstance(feed.fault, NotAuthorized)
         assert (neighbour.failure, on_pc2.failure) == (None, None)
     site.stack.audited("key_revoked", name="third", host="pc3", fingerprint=pair.public.fingerprint)
@@ -227,7 +227,7 @@ def test_a_revoked_key_is_refused_and_others_lose_nothing(site: Site) -> None:
         info = client.call("get_agent_info", agent_name=others)["agent_info"]
         client.call("unregister", agent_name=others)
     assert info["revision"] == neighbour.done
-    moments = told_others.published()
+    moments = received_by_others.published()
     assert moments == sorted(moments)
     assert len(moments) - first > 50
 
@@ -294,10 +294,10 @@ def test_an_expired_key_is_refused_in_session_and_handshake(site: Site) -> None:
     assert put.status == 0, put.err
     site.known_everywhere(pair)
     ends_at = not_after + CLOCK_TOLERANCE_S
-    told = Heard()
+    received = Received()
     with ExitStack() as ends:
         neighbour = started(ends, site.stack.client("mainpc"), REGISTER, agent_name="traffic", status="HEALTHY")
-        listening(ends, site.feed(pair, told), told)
+        listening(ends, site.feed(pair, received), received)
         calls = {host: started(ends, site.client(host, pair), "ping") for host in HTTP_PORTS}
         idles = {host: idle(ends, site, host, pair) for host in HTTP_PORTS}
         assert not_after < time.time() < ends_at, "it is used within the tolerance"
@@ -309,13 +309,13 @@ def test_an_expired_key_is_refused_in_session_and_handshake(site: Site) -> None:
         site.refused_everywhere(pair, "key_expired")
         before = neighbour.done
         wait_until(lambda: neighbour.done > before + 50, PATIENCE_S, "the neighbour is served")
-        assert ends_at - 1 < max(told.published()) < ends_at + REVOKED_WITHIN_S
+        assert ends_at - 1 < max(received.published()) < ends_at + REVOKED_WITHIN_S
         assert neighbour.failure is None
     site.stack.audited("key_expired", name="passing", fingerprint=pair.public.fingerprint)
 
 
 def test_a_key_near_its_end_is_warned_of(site: Site) -> None:
-    """From 14 days before, wherever somebody may look, and on both hosts; one with 15 days is not spoken of."""
+    """From 14 days before, wherever somebody may look, and on both hosts; a key with 15 days is not mentioned."""
     fingerprint = site.let_in_for("ending", days=13)
     site.let_in_for("staying", days=15)
     for host in HTTP_PORTS:

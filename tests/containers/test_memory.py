@@ -105,13 +105,13 @@ def test_cut_off_it_serves_and_later_sends_all_once_in_order(own: Stack, client:
     own.wait_until_ready()
     with own.client("mainpc") as mainpc:
 
-        def told() -> list[str]:
+        def delivered() -> list[str]:
             shapes = [str(each["data"]) for each in mainpc.call("get_events", limit=100)["events"]]
             return [word for shape in reversed(shapes) for word in words if word in shape]
 
-        wait_until(lambda: len(told()) >= len(words), PATIENCE_S, "all of it is on mainpc")
-        wait_until(lambda: own.http("pc2", "/healthz")[1]["outbox"]["waiting"] == 0, PATIENCE_S, "nothing is owed")
-        assert told() == words
+        wait_until(lambda: len(delivered()) >= len(words), PATIENCE_S, "all of it is on mainpc")
+        wait_until(lambda: own.http("pc2", "/healthz")[1]["outbox"]["waiting"] == 0, PATIENCE_S, "the outbox is empty")
+        assert delivered() == words
 
 
 def test_another_agent_is_asked_through_it(client: Client) -> None:
@@ -225,8 +225,8 @@ def test_the_older_agents_files_are_imported_once(own: Stack, client: Client, tm
     )
     first, second = own.compose(*command), own.compose(*command)
     assert (first.status, second.status) == (0, 0), first.err + second.err
-    assert first.out.count("1 added, 0 there already") == len(files)
-    assert second.out.count("0 added, 1 there already") == len(files)
+    assert first.out.count("1 added, 0 already present") == len(files)
+    assert second.out.count("0 added, 1 already present") == len(files)
     assert "[Ana]: from before" in client.call("get_context", session_id=session)["context"]["text"]
     assert client.call("get_error_solution", error_message="No space left on device")["solution"] == "free space"
     assert client.call("get_twin", user_id=user)["twin"] == {"language": "fil"}

@@ -1,4 +1,4 @@
-"""Both hosts on one machine: each measures the machine, and its own container apart."""
+"""Both hosts on one machine: each measures the machine, and separately its own container."""
 
 import shutil
 import threading
@@ -56,8 +56,8 @@ def measured(client: Client) -> dict[str, dict[str, Any]]:
     return wait_until(whole, PATIENCE_S, "both hosts are measured") or {}
 
 
-def test_each_host_measures_the_machine_and_its_container_apart(quick: Stack) -> None:
-    """Memory and CPUs as outside of the containers, the limit of its own container, and the way between them."""
+def test_each_host_measures_the_machine_and_its_container(quick: Stack) -> None:
+    """Memory and CPUs as outside the containers, the limit of its own container, and the round trip between them."""
     with quick.client("mainpc") as client:
         wait_until(
             lambda: hosts(client)["mainpc"]["network_latency_ms"] is not None, PATIENCE_S, "the link is measured"
@@ -76,7 +76,7 @@ def test_each_host_measures_the_machine_and_its_container_apart(quick: Stack) ->
 
 
 def test_a_busy_pc2_is_in_its_container_and_on_the_machine(quick: Stack) -> None:
-    """A loop in pc2's container raises its figure, and not that of mainpc's; the machine's is at least as high."""
+    """A loop in pc2's container raises its CPU figure, not that of mainpc's; the machine's is at least as high."""
     with quick.client("mainpc") as client:
         before = {name: found["container"]["cpu_percent"] for name, found in measured(client).items()}
         loop = threading.Thread(target=quick.execute, args=("pc2", "python", "-c", BUSY_LOOP))
@@ -95,8 +95,8 @@ def test_a_busy_pc2_is_in_its_container_and_on_the_machine(quick: Stack) -> None
         wait_until(lambda: hosts(client)["pc2"]["container"]["cpu_percent"] < RISE, PATIENCE_S, "pc2 is idle again")
 
 
-def test_memory_is_leased_of_the_machine_and_once(quick: Stack) -> None:
-    """More than the container may use itself; and what is leased on one host is leased on the other."""
+def test_the_machines_memory_is_leased_once(quick: Stack) -> None:
+    """More than the limit of the container; a lease on one host counts on the other too."""
     with quick.client("mainpc") as client:
         free_mb = measured(client)["mainpc"]["ram_available_mb"] - 0.1 * psutil.virtual_memory().total / MB
         assert free_mb > CONTAINER_MB, "this machine has too little memory for the test"

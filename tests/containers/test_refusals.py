@@ -69,7 +69,7 @@ def test_an_unknown_key_is_refused_and_its_fingerprint_logged(stack: Stack, host
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_wrong_server_pin_is_reported(stack: Stack, host: str) -> None:
-    """A client that pinned another key talks to nobody, and hears both causes that look like this."""
+    """A client that pinned another key sends nothing, and its error names both possible causes."""
     keys = stack.keys("operator")
     error = refusal(SecuredAddress(stack.zmq_address(host), keys.own_keys, stranger().public))
     assert isinstance(error, WrongServerKey)

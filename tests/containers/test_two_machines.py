@@ -45,9 +45,9 @@ def test_the_life_of_a_key_by_its_page(walk: Walk) -> None:
     """Invite, join, use, rotate, revoke, come back, and all of it is in the audit log, which is whole."""
     walk.follow(KEYS)
     mainpc = walk.machines["mainpc"]
-    told = mainpc.run("docker compose run --rm -T cli audit tail --lines 1000 --json").out
+    output = mainpc.run("docker compose run --rm -T cli audit tail --lines 1000 --json").out
     happened = [
-        (line["event"], line.get("name")) for line in map(json.loads, told.splitlines()) if line.get("name") in NAMED
+        (line["event"], line.get("name")) for line in map(json.loads, output.splitlines()) if line.get("name") in NAMED
     ]
     for steps in (
         {("key_authorized", "operator"), ("invitation_made", UMRA)},  # which may be there at the agent's first look

@@ -37,8 +37,8 @@ def registration(call: str, by: str) -> tuple[str, Fields]:
 
 def event(call: str, by: str) -> tuple[str, Fields]:
     """Change mainpc's events: made twice, it would be there twice, since it names no moment."""
-    told = {"event_id": call, "event_type": "ledger", "source_agent": by, "data": {"text": TEXT}}
-    return "publish_event", {"event": told}
+    body = {"event_id": call, "event_type": "ledger", "source_agent": by, "data": {"text": TEXT}}
+    return "publish_event", {"event": body}
 
 
 def twin(call: str, by: str) -> tuple[str, Fields]:

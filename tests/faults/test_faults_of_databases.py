@@ -108,7 +108,7 @@ def test_pc2s_database_is_damaged(spoiled: House, tmp_path: Path, chance: random
         made(house, kept.only("pc2")),
         recovered_s,
         before,
-        f"{lost} written since the backup, told as lost",
+        f"{lost} written since the backup, reported as lost",
     )
 
 
@@ -130,15 +130,15 @@ def test_mainpcs_database_is_damaged(spoiled: House, tmp_path: Path, chance: ran
     assert house.stack.http("pc2", "/healthz")[0] == 200
     assert house.stack.compose("stop", "mainpc").status == 0
 
-    told = put_back(house, backup, "archive", "restore", "-", "--replace").stderr.decode()
-    registered, told_of = (
-        int(each) for each in re.findall(r"fewer than .*: (\d+) registrations, (\d+) events", told)[0]
+    output = put_back(house, backup, "archive", "restore", "-", "--replace").stderr.decode()
+    registered, reported = (
+        int(each) for each in re.findall(r"fewer than .*: (\d+) registrations, (\d+) events", output)[0]
     )
     lost = lost_if_gone(gone, "mainpc")
-    assert (registered, told_of) == (lost["registration"], lost["event"])
+    assert (registered, reported) == (lost["registration"], lost["event"])
     assert house.stack.compose("start", "mainpc").status == 0
     recovered_s = house.wait_until_healthy()
     kept_still = made(house, kept.only("mainpc"))
-    remark = f"{registered + told_of} written since the backup, told as lost"
+    remark = f"{registered + reported} written since the backup, reported as lost"
     house.note("mainpc's database damaged", kept_still, recovered_s, before, remark)
     assert house.stack.run("cli", "audit", "verify").status == 0

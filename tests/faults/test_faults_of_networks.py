@@ -44,7 +44,7 @@ def test_cut_both_ways(cuttable: House, tmp_path: Path, chance: random.Random, h
     [("mainpc", "hears"), ("mainpc", "says"), ("pc2", "hears"), pytest.param("pc2", "says", marks=pytest.mark.quick)],
 )
 def test_cut_one_way(cuttable: House, tmp_path: Path, chance: random.Random, host: str, way: str) -> None:
-    """What one host says arrives and it hears nothing; or the other way round: requests are executed unanswered."""
+    """What one host sends arrives, and it receives nothing; or the reverse: requests are executed unanswered."""
     cut_s = chance.uniform(*SHORT_S)
 
     def cut(clients: LedgerClients) -> None:

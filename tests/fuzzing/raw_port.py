@@ -1,6 +1,6 @@
-"""Mutated recordings on the ports of two mainpcs, one with CURVE and one without, while good clients are served.
+"""Mutated recordings on the ports of two mainpcs, one with CURVE and one without, while legitimate clients are served.
 
-What is mutated inside a CURVE session too is sent by a peer with a good key, who seals what libzmq never would.
+What is mutated inside a CURVE session too is sent by a peer with an authorised key, who seals what libzmq never would.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from twinhost.adversary.zmtp import Disconnected, NoAnswer, RawConnection
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.server_address import SecuredAddress
 
-SERVED_WITHIN_S = 2.0  # a good client, all along
+SERVED_WITHIN_S = 2.0  # the deadline of a legitimate client, during the whole run
 ENDED_WITHIN_S = 10.0  # a connection whose other side has said its last
 _AT_ONCE = 48
 _SEALED_SHARE = 10  # one input in so many is sent sealed, within a session
@@ -78,7 +78,7 @@ def fuzz(root: Path, inputs: int, seed: int) -> Report:
 
 
 class _Side:
-    """One mainpc, its recordings, and a good client that never stops."""
+    """One mainpc, its recordings, and a legitimate client that never stops."""
 
     def __init__(self, root: Path, seed: int, *, secure: bool) -> None:
         self.secure = secure
@@ -191,7 +191,7 @@ class _Side:
         return True
 
     def _send_sealed(self, inputs: int) -> None:
-        """Send mutated requests, flags and all, within sessions of a peer with a good key."""
+        """Send mutated requests, flags and all, within sessions of a peer with an authorised key."""
         server = self._hosts.address(SDT, UMRA)
         assert isinstance(server, SecuredAddress)
         left = inputs
@@ -201,7 +201,7 @@ class _Side:
                 try:
                     peer.handshake()
                 except (Disconnected, NoAnswer, Refused) as error:
-                    raise Fault(f"a peer with a good key was not let in: {error}") from None
+                    raise Fault(f"a peer with an authorised key was not let in: {error}") from None
                 with contextlib.suppress(Disconnected, NoAnswer):
                     while left > 0:
                         left -= 1
@@ -221,7 +221,7 @@ class _Side:
                 try:
                     client.call("ping", deadline_s=SERVED_WITHIN_S)
                 except TwinhostError as error:
-                    self._complaints.append(f"a good client was not served: {type(error).__name__}: {error}")
+                    self._complaints.append(f"a legitimate client was not served: {type(error).__name__}: {error}")
                     return
 
     def _check(self) -> None:

@@ -15,10 +15,10 @@ def test_ten_thousand_inputs(capfd: pytest.CaptureFixture[str], monkeypatch: pyt
     """Of the decoders and of the port: no crash, no hang, no growth; seed, counts, and hashes are reported."""
     monkeypatch.setattr("sys.argv", ["fuzz", "--inputs", "10000"])
     status = main()
-    told = capfd.readouterr()
-    print(told.out)
-    assert status == 0, told.err
-    first, *targets, last = told.out.splitlines()
+    output = capfd.readouterr()
+    print(output.out)
+    assert status == 0, output.err
+    first, *targets, last = output.out.splitlines()
     assert first.startswith("seed ")
     assert last.startswith("10,000 inputs in ")
     assert all("corpus " in line and "inputs " in line for line in targets)

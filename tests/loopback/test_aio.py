@@ -34,7 +34,7 @@ Use = Callable[[AsyncClient], Awaitable[Any]]
 
 
 def run(server: ServerAddress, use: Use) -> Any:
-    """Use a client on an event loop of its own; nothing may be left running or unheard afterwards."""
+    """Use a client on an event loop of its own; nothing may be left running, and no error unread, afterwards."""
 
     async def main() -> Any:
         complaints: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""`twinhost lease` beside a real mainpc whose driver has two cards: what the program gets, and how it ends."""
+"""`twinhost lease` with a real mainpc and two cards: what the program gets, and how the lease ends."""
 
 import os
 import shutil
@@ -26,10 +26,10 @@ SHOW = (
 
 @pytest.fixture
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
-    """Two hosts of which nothing runs yet; each has one card with 6 GiB free and one with 8."""
+    """Two hosts without running agents; each has one card with 6 GiB free and one with 8."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        pytest.skip("no C compiler is here to build a driver's library with")
+        pytest.skip("the test builds a driver's library and needs a C compiler")
     library = tmp_path / "driver" / "libnvidia-ml.so.1"
     library.parent.mkdir()
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(DRIVER)], check=True)
@@ -70,13 +70,13 @@ def leases(client: Client) -> list[dict[str, Any]]:
 
 
 def waits(process: "subprocess.Popen[str]") -> None:
-    """Wait for a line of the program: it runs."""
+    """Wait for the first line of the program, which shows that it runs."""
     assert process.stdout is not None
     assert process.stdout.readline(), process.communicate()[1]
 
 
 def test_the_program_gets_its_card(hosts: Hosts, client: Client) -> None:
-    """That with the most room; it is committed while the program runs, and released after it."""
+    """The card with the most free memory; the lease is committed while the program runs, and then released."""
     process = started(hosts, sys.executable, "-c", f"{SHOW}; import sys; sys.stdout.flush(); input()")
     assert process.stdout is not None
     (lease,) = wait_until(
@@ -109,7 +109,7 @@ def test_the_exit_status_is_the_programs(hosts: Hosts, client: Client, words: tu
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_are_passed_on(hosts: Hosts, client: Client, number: signal.Signals) -> None:
-    """The program decides what they do; it is not ended behind its back."""
+    """The program handles them; the command itself does not end it."""
     handler = f"import signal, sys; signal.signal({int(number)}, lambda *_: (print('got it'), sys.exit(3)))"
     process = started(hosts, sys.executable, "-c", f"{handler}; print('ready', flush=True); signal.pause()")
     waits(process)
@@ -126,7 +126,7 @@ def test_without_memory_the_program_does_not_run(hosts: Hosts, client: Client) -
 
 
 def test_it_waits_for_memory(hosts: Hosts, client: Client) -> None:
-    """In the queue of mainpc, for longer than a connection is silent."""
+    """In mainpc's queue, for longer than the heartbeat interval of a connection."""
     with hosts.client(SDT, by=UMRA) as other:
         held = [other.call("reserve_vram", amount_mb=5_000, ttl_s=600, host="mainpc")["lease_id"] for _ in range(2)]
         process = started(hosts, sys.executable, "-c", SHOW, options=("--vram", "5000", "--wait", "60"))
@@ -139,7 +139,7 @@ def test_it_waits_for_memory(hosts: Hosts, client: Client) -> None:
         assert (process.returncode, out.split()[0]) == (0, "1")
 
 
-def test_a_client_that_goes_away_waits_no_more(hosts: Hosts, client: Client) -> None:
+def test_a_disconnected_client_leaves_the_queue(hosts: Hosts, client: Client) -> None:
     """Its request leaves the queue, so a smaller one behind it is served."""
     with hosts.client(SDT, by=UMRA) as other:
         for _ in range(2):
@@ -161,7 +161,7 @@ def can_reserve(client: Client) -> bool:
 
 
 def test_after_kill_9_the_lease_ends_by_its_ttl(hosts: Hosts, client: Client) -> None:
-    """Until then it is renewed, for longer than its TTL."""
+    """Before that, it is renewed for longer than its TTL."""
     program = "import os; print(os.getpid(), flush=True); input()"
     process = started(hosts, sys.executable, "-c", program, options=("--vram", "5000", "--ttl", "5"))
     assert process.stdout is not None
@@ -176,16 +176,16 @@ def test_after_kill_9_the_lease_ends_by_its_ttl(hosts: Hosts, client: Client) ->
     process.communicate()
 
 
-def test_the_program_goes_on_without_mainpc(hosts: Hosts, mainpc: AgentProcess, client: Client) -> None:
-    """Renewals are retried; a lease that is lost meanwhile is reported."""
+def test_the_program_continues_without_mainpc(hosts: Hosts, mainpc: AgentProcess, client: Client) -> None:
+    """Renewals are retried; a lease that ended meanwhile is reported."""
     program = "import sys; print('ready', flush=True); sys.exit(int(input()))"
     process = started(hosts, sys.executable, "-c", program, options=("--vram", "5000", "--ttl", "5"))
     waits(process)
     assert process.stderr is not None
     process.stderr.readline()
     mainpc.kill()
-    assert "the lease can't be renewed now, which is retried" in process.stderr.readline()
+    assert "the lease can't be renewed now; retrying" in process.stderr.readline()
     hosts.start(SDT).wait_until_serving()
-    assert "is lost, and its memory may be given to others" in process.stderr.readline()
+    assert "has ended, and its memory may be leased to others" in process.stderr.readline()
     _, err = process.communicate("5\n", PATIENCE_S)
     assert (process.returncode, err) == (5, "")

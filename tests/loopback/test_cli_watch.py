@@ -168,7 +168,7 @@ def test_an_outage_of_mainpc_loses_nothing_and_doubles_nothing(
 ) -> None:
     """Killed while events come in, and started again: each that was acknowledged is shown once, in its order.
 
-    The one that is asleep hears nothing of the whole outage: what it shows of it, it has asked for.
+    The sleeping one receives no event of the outage: all that it shows of it, it has requested.
     """
     with Watch(hosts, "--json") as watch:
         publisher.probe(watch)
@@ -186,12 +186,12 @@ def test_an_outage_of_mainpc_loses_nothing_and_doubles_nothing(
         watch.wait_for(publisher.one())
         watch.wait_for(publisher.one("error"))
         with hosts.client(SDT) as client:
-            told = kept(client)
+            stored = kept(client)
         for topic, kind in (("EVENT:", "event"), ("ERROR:", "error")):
             acknowledged = {seq for name, seq in publisher.ledger if name.startswith(kind)}
             assert len(acknowledged) > (BEFORE + MEANWHILE + AFTER) / 4
-            assert acknowledged <= set(told[topic])
-            assert seqs(watch, topic) == [seq for seq in told[topic] if seq >= min(acknowledged)]
+            assert acknowledged <= set(stored[topic])
+            assert seqs(watch, topic) == [seq for seq in stored[topic] if seq >= min(acknowledged)]
         assert watch.interrupt() == 130
 
 
@@ -230,9 +230,9 @@ def test_a_hostile_event_steers_no_terminal(hosts: Hosts, publisher: Publisher, 
         assert all(unsafe(line) == [] for line in lines), lines
         ours = [line for line in lines if "probe" not in line]
         assert len(ours) == 2
-        (told,) = [line for line in ours if "event-0" in line]  # the order is kept within a topic alone
+        (line,) = [line for line in ours if "event-0" in line]  # the order is kept within a topic alone
         (failed,) = [line for line in ours if "error-1" in line]
-        assert f"event_type={SHOWN} " in told
+        assert f"event_type={SHOWN} " in line
         assert f"message={SHOWN * 20} " in failed
 
 
@@ -298,7 +298,7 @@ def test_a_withdrawn_subscription_is_reported_once(hosts: Hosts, publisher: Publ
             client.call("register_agent", agent_name="newcomer", status="HEALTHY")
             return any("  AGENT:  " in line for line in list(watch.out))
 
-        wait_until(registered, PATIENCE_S, "what nobody keeps is heard again")
+        wait_until(registered, PATIENCE_S, "an event that is not stored is received again")
         assert watch.err == [sentence]
 
 
@@ -317,7 +317,7 @@ def test_an_interrupt_ends_it_quietly_with_130(
         assert watch.err == said
 
 
-def hear_live(hosts: Hosts, watch: Watch) -> None:
+def wait_for_live_event(hosts: Hosts, watch: Watch) -> None:
     """Register an agent until the watch shows it: that comes over the feed alone."""
 
     def shown() -> int:
@@ -326,11 +326,11 @@ def hear_live(hosts: Hosts, watch: Watch) -> None:
     before = shown()
     with hosts.client(SDT, by=UMRA) as client:
 
-        def told() -> bool:
+        def is_shown() -> bool:
             client.call("register_agent", agent_name=UMRA, status="HEALTHY")
             return shown() > before
 
-        wait_until(told, PATIENCE_S, "the feed is heard")
+        wait_until(is_shown, PATIENCE_S, "an event is received")
 
 
 def test_an_outage_of_mainpc_is_reported_once(hosts: Hosts, mainpc: AgentProcess, publisher: Publisher) -> None:
@@ -343,9 +343,9 @@ def test_an_outage_of_mainpc_is_reported_once(hosts: Hosts, mainpc: AgentProcess
         assert watch.err == [first]
         again = hosts.start(SDT).wait_until_serving()
         for _ in range(2):  # the second is taken when all that came with the first is done
-            hear_live(hosts, watch)
+            wait_for_live_event(hosts, watch)
         again.kill()
-        wait_until(lambda: len(watch.err) == 2, PATIENCE_S, "it is told again")
+        wait_until(lambda: len(watch.err) == 2, PATIENCE_S, "it is reported again")
 
 
 def test_mainpc_away_at_the_start_is_one_sentence(hosts: Hosts) -> None:

@@ -89,11 +89,11 @@ class Site:
     def causes(self, fingerprint: str) -> set[str]:
         """Wait until mainpc's log records refused handshakes of a key, and return the causes."""
 
-        def told() -> set[str]:
+        def refusals() -> set[str]:
             entries = self.server.logged("handshake_refused")
             return {entry["cause"] for entry in entries if entry.get("fingerprint") == fingerprint}
 
-        return wait_until(told, PATIENCE_S, "mainpc logs the refusal")
+        return wait_until(refusals, PATIENCE_S, "mainpc logs the refusal")
 
     def enrolled(self) -> list[str]:
         """Return the names of the keys that mainpc enrolled itself."""
@@ -319,7 +319,7 @@ def test_an_existing_secret_is_replaced_only_on_request(site: Site) -> None:
     line, before = site.invite(UMRA, host="pc2"), files(new)
     ran = site.join(line, host="pc2")
     assert (ran.status, ran.out, files(new)) == (1, "", before)
-    assert "pc2/client.key_secret is there already, and the invitation was not used" in ran.err
+    assert "pc2/client.key_secret exists already, and the invitation was not used" in ran.err
     assert site.join(line, "new", "--replace", host="pc2").status == 0
     after = files(new)
     assert after["pc2/client.key_secret"] != before["pc2/client.key_secret"]

@@ -53,7 +53,9 @@ def subscribed(
     subscriber.start()
     try:
         with hosts.client(SDT) as client:
-            wait_until(lambda: _is_heard(client, subscriber, probed or topics), PATIENCE_S, "the subscriber hears")
+            wait_until(
+                lambda: _is_received(client, subscriber, probed or topics), PATIENCE_S, "the subscriber receives events"
+            )
         yield subscriber
     finally:
         subscriber.stop()
@@ -65,14 +67,14 @@ def feed_address(hosts: Hosts, by: str = UMRA) -> SecuredAddress | UnencryptedAd
     return replace(address, address=f"tcp://127.0.0.1:{hosts.config.agent(SDT).events_port}")
 
 
-def _is_heard(client: Client, subscriber: Subscriber, topics: Sequence[bytes]) -> bool:
+def _is_received(client: Client, subscriber: Subscriber, topics: Sequence[bytes]) -> bool:
     """Whether every topic comes through: a probe is sent under each."""
     publish(client, "probe", source="prober")
     client.call("report_error", error=error("probe", agent="prober"))
-    heard = set()
+    received = set()
     while (event := subscriber.get(0.1)) is not None:
-        heard.add(event.topic)
-    return heard >= set(topics)
+        received.add(event.topic)
+    return received >= set(topics)
 
 
 def publish(client: Client, event_id: str, source: str = UMRA, **fields: Any) -> int:
@@ -85,13 +87,13 @@ def error(error_id: str, agent: str = UMRA) -> dict[str, Any]:
     return {"error_id": error_id, "agent_id": agent, "severity": "error", "error_type": "t", "message": "m"}
 
 
-def heard(subscriber: Subscriber) -> tuple[bytes, dict[str, Any]]:
+def received(subscriber: Subscriber) -> tuple[bytes, dict[str, Any]]:
     """Return the next event, which has every field of the feed's schema, and no other."""
     event = subscriber.get(PATIENCE_S)
     assert event is not None
-    told = json.loads(event.payload)
-    assert FEED.allows({event.topic.decode(): told}), event
-    return event.topic, told
+    content = json.loads(event.payload)
+    assert FEED.allows({event.topic.decode(): content}), event
+    return event.topic, content
 
 
 def ids(client: Client, **fields: Any) -> list[str]:
@@ -113,15 +115,15 @@ def test_published_events_are_received(link: str, request: pytest.FixtureRequest
     with subscribed(hosts, b"EVENT:", b"ERROR:") as subscriber, hosts.client(SDT, by=UMRA) as client:
         with at_most(HEARD_WITHIN_S):
             seq = publish(client, "e1", data={"a": [1]}, timestamp="2026-01-02T03:04:05Z")
-            topic, event = heard(subscriber)
+            topic, event = received(subscriber)
         writer = UMRA if hosts.secure else "unauthenticated"
         assert (topic, event["seq"], event["written_by"]) == (b"EVENT:", seq, writer)
         assert (event["event_id"], event["data"], event["timestamp"]) == ("e1", {"a": [1]}, "2026-01-02T03:04:05Z")
         (kept,) = client.call("get_events", limit=1)["events"]
         assert {**kept, "previous_seq": event["previous_seq"]} == event
-        told = client.call("report_error", error=error("x1"))
-        assert heard(subscriber)[0] == b"ERROR:"
-        assert client.call("get_errors", since=seq)["errors"][0]["seq"] == told["seq"] == seq + 1
+        stored = client.call("report_error", error=error("x1"))
+        assert received(subscriber)[0] == b"ERROR:"
+        assert client.call("get_errors", since=seq)["errors"][0]["seq"] == stored["seq"] == seq + 1
 
 
 @pytest.mark.sdt_security
@@ -134,7 +136,7 @@ def test_only_granted_topics_are_received(hosts: Hosts) -> None:
     with subscribed(hosts, b"ERROR:") as subscriber, hosts.client(SDT, by=UMRA) as client:
         publish(client, "e1")
         client.call("report_error", error=error("x1"))
-        assert heard(subscriber)[0] == b"ERROR:"
+        assert received(subscriber)[0] == b"ERROR:"
         for topic in (b"EVENT:", b"", b"AGENT:"):
             refusals = len(mainpc.logged("subscription_refused"))
             eavesdropper = Subscriber(feed_address(hosts), [topic])
@@ -163,13 +165,13 @@ def test_connections_and_trust_changes_are_notified(hosts: Hosts) -> None:
     topics = [b"EVENT:", b"ERROR:", b"AGENT:", b"TRUST:"]
     with subscribed(hosts, *topics, probed=topics[:2]) as subscriber, hosts.client(SDT, by=UMRA) as client:
         client.call("register_agent", agent_name=UMRA, status="HEALTHY")
-        topic, event = heard(subscriber)
+        topic, event = received(subscriber)
         assert (topic, event["agent_name"], event["what"]) == (b"AGENT:", UMRA, "registered")
         client.call("unregister", agent_name=UMRA)
-        topic, event = heard(subscriber)
+        topic, event = received(subscriber)
         assert (topic, event["what"], event["registered_by"]) == (b"AGENT:", "unregistered", UMRA)
         write_revocation(new_pair("Sensor", "pc3").certificate, hosts.keys / "mainpc" / "revoked")
-        topic, event = heard(subscriber)
+        topic, event = received(subscriber)
         assert (topic, event["revision"]) == (b"TRUST:", client.call("get_trust")["revision"])
 
 
@@ -183,7 +185,7 @@ def test_nobody_speaks_for_another(hosts: Hosts) -> None:
             with pytest.raises(NotGranted):
                 client.call("report_error", error=error("forged", agent=name))
         publish(client, "own")
-        assert heard(subscriber)[1]["event_id"] == "own"
+        assert received(subscriber)[1]["event_id"] == "own"
         assert "forged" not in ids(client)
 
 
@@ -193,7 +195,7 @@ def test_propagate_and_ttl_mean_what_they_say(hosts: Hosts) -> None:
     with subscribed(hosts, b"EVENT:") as subscriber, hosts.client(SDT, by=UMRA) as client:
         quiet = publish(client, "quiet", propagate=False)
         publish(client, "short", ttl=1)
-        assert heard(subscriber)[1]["event_id"] == "short"
+        assert received(subscriber)[1]["event_id"] == "short"
         told_at = time.monotonic()
         assert ids(client, since=quiet - 1) == ["short", "quiet"]
         wait_until(lambda: ids(client, since=quiet - 1) == ["quiet"], PATIENCE_S, "its time is over")
@@ -207,7 +209,7 @@ def test_who_was_away_asks_for_what_it_missed(hosts: Hosts) -> None:
         with subscribed(hosts, b"EVENT:") as subscriber:
             for number in range(10):
                 publish(client, f"{number}")
-            known = [heard(subscriber)[1] for _ in range(10)]
+            known = [received(subscriber)[1] for _ in range(10)]
         for number in range(10, 150):
             publish(client, f"{number}")
         agent.terminate()
@@ -277,6 +279,6 @@ def test_a_subscriber_that_does_not_read_harms_nobody(hosts: Hosts) -> None:
             for number in range(MANY):
                 with at_most(CALL_S):
                     seq = publish(client, f"{number}", data=LARGE)
-                    assert heard(subscriber)[1]["seq"] == seq
+                    assert received(subscriber)[1]["seq"] == seq
             assert memory_kb(agent) - before_kb < MOST_MORE_KB
         assert agent.health()["status"] in ("ok", "degraded")

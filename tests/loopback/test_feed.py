@@ -1,4 +1,4 @@
-"""The event feed: who is granted a topic hears it, nobody else does, and a key that is live no longer hears nothing."""
+"""The event feed: a subscriber receives only granted topics, and nothing once its key is no longer live."""
 
 import json
 import threading
@@ -122,7 +122,11 @@ def connect(context: Context, served: ServedFeed, peer_keys: KeyPair) -> Connect
         socket.reconnect_ivl = -1
         accepted = served.socket.handshakes.counts()[Outcome.ACCEPTED]
         socket.connect(served.address)
-        wait_until(lambda: served.socket.handshakes.counts()[Outcome.ACCEPTED] > accepted, PATIENCE_S, "it is let in")
+        wait_until(
+            lambda: served.socket.handshakes.counts()[Outcome.ACCEPTED] > accepted,
+            PATIENCE_S,
+            "its handshake is accepted",
+        )
         return socket
 
     return connect
@@ -207,7 +211,7 @@ def test_it_is_known_which_topics_somebody_wants(served: ServedFeed, peer_keys: 
 def test_a_stranger_hears_nothing(served: ServedFeed, stranger_keys: KeyPair) -> None:
     subscriber = Subscriber(served.secured(stranger_keys), [b"EVENT:"])
     subscriber.start()
-    wait_until(lambda: isinstance(subscriber.fault, NotAuthorized), PATIENCE_S, "it is told why")
+    wait_until(lambda: isinstance(subscriber.fault, NotAuthorized), PATIENCE_S, "it gets the reason")
     assert subscriber.get(0) is None
     subscriber.stop()
     assert served.asked == []
@@ -235,8 +239,8 @@ def test_a_withdrawn_key_gets_nothing_and_others_lose_nothing(
         wait_until(lambda: isinstance(withdrawn.fault, NotAuthorized), PATIENCE_S, "it does not get in again")
         published = publisher.published
         assert published > json.loads(event.payload)["number"] if event else True
-        heard = [number(neighbour) for _ in range(published)]
-        assert heard == list(range(published))
+        received = [number(neighbour) for _ in range(published)]
+        assert received == list(range(published))
         assert served.closed_count == 1
 
 
@@ -261,10 +265,10 @@ def test_nothing_is_published_between_noticing_and_closing(
             assert withdrawn.get(0.05) is None
 
 
-def test_an_event_of_after_a_revocation_is_not_sent_with_those_before(
+def test_an_event_after_a_revocation_is_not_sent_with_earlier_ones(
     served: ServedFeed, home: Path, peer_keys: KeyPair, neighbour_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key is revoked, and an event published, while the feed sends one that was published before."""
+    """The key is revoked, and an event published, while the feed sends an earlier event."""
     send, sent = served.feed._send, []
 
     def send_and_revoke(event: tuple[bytes, bytes]) -> None:
@@ -298,13 +302,13 @@ def test_a_grant_that_is_withdrawn_ends_the_subscription(served: ServedFeed, pee
 
 def test_a_late_end_event_lets_no_subscriber_escape(served: ServedFeed, peer_keys: KeyPair) -> None:
     """It has the same descriptor, and spoke before the monitor's thread found time for the other's end."""
-    monitor, told = served.socket.monitor, threading.Event()
-    tell = monitor._on_event
+    monitor, may_report = served.socket.monitor, threading.Event()
+    report = monitor._on_event
 
     def tell_late(event: SocketEvent) -> None:
         if event.kind is EventKind.DISCONNECTED:
-            told.wait(PATIENCE_S)
-        tell(event)
+            may_report.wait(PATIENCE_S)
+        report(event)
 
     monitor._on_event = tell_late
     with subscribed(served, peer_keys, b"EVENT:"):
@@ -312,7 +316,7 @@ def test_a_late_end_event_lets_no_subscriber_escape(served: ServedFeed, peer_key
     with subscribed(served, peer_keys, b"EVENT:") as subscriber:
         assert [each.fd for each in served.feed._subscribers.values()] == [before.fd]
         granted = served.feed.counters.granted
-        told.set()
+        may_report.set()
         wait_until(lambda: served.feed.counters.granted > granted, PATIENCE_S, "it has to subscribe again")
         served.granted.clear()
         wait_until(lambda: not subscriber.connected, REVOKED_WITHIN_S, "and is closed with its grant")
@@ -374,7 +378,7 @@ def test_a_grant_can_not_be_diverted(
 def test_what_a_subscriber_costs_is_bounded(
     served: ServedFeed, connect: Connect, neighbour_keys: KeyPair, commands: list[bytes]
 ) -> None:
-    """Whoever wants more is closed, and its neighbour hears on."""
+    """A connection with more is closed, and its neighbour still receives."""
     served.feed._may_subscribe = lambda _, __: True
     with subscribed(served, neighbour_keys, b"EVENT:") as neighbour:
         greedy = connect()
@@ -389,7 +393,7 @@ def test_what_a_subscriber_costs_is_bounded(
 
 
 def test_a_million_topics_are_not_held(served: ServedFeed, connect: Connect) -> None:
-    """The connection ends long before; what libzmq had taken from it is let go."""
+    """The connection ends long before; what libzmq had taken from it is freed."""
     served.feed._may_subscribe = lambda _, __: True
     greedy = connect()
     greedy.sndtimeo = 100
@@ -456,18 +460,18 @@ def test_a_subscriber_that_is_not_read_drops_the_oldest(served: ServedFeed, peer
 
 
 def test_a_callback_and_an_iterator(served: ServedFeed, peer_keys: KeyPair) -> None:
-    heard: list[bytes] = []
-    calling = Subscriber(served.secured(peer_keys), [b"EVENT:"], lambda event: heard.append(event.topic))
+    received: list[bytes] = []
+    calling = Subscriber(served.secured(peer_keys), [b"EVENT:"], lambda event: received.append(event.topic))
     calling.start()
     with subscribed(served, peer_keys, b"EVENT:") as iterated:
         wait_until(lambda: served.feed.counters.granted == 2, PATIENCE_S, "both are subscribed")
         served.feed.publish(b"EVENT:more", b"{}")
-        wait_until(lambda: heard, PATIENCE_S, "the callback is called")
+        wait_until(lambda: received, PATIENCE_S, "the callback is called")
         for event in iterated:
             assert event.topic == b"EVENT:more"
             iterated.stop()
     calling.stop()
-    assert heard == [b"EVENT:more"]
+    assert received == [b"EVENT:more"]
 
 
 def test_the_key_is_changed_and_subscribers_move(served: ServedFeed, peer_keys: KeyPair) -> None:
@@ -492,7 +496,7 @@ def test_the_key_is_changed_and_subscribers_move(served: ServedFeed, peer_keys: 
 
 
 def test_an_open_feed_knows_nobody(home: Path) -> None:
-    """SECURE_ZMQ=0: whoever subscribes is unauthenticated, and is judged as that."""
+    """SECURE_ZMQ=0: every subscriber is unauthenticated, and has those grants."""
     with serving(home, None) as served:
         subscriber = Subscriber(UnencryptedAddress(served.address), [b"EVENT:"])
         subscriber.start()
@@ -531,7 +535,7 @@ class Manual:
         frame = self.socket.recv(copy=False)
         return frame.bytes, int(frame.get(zmq.SRCFD))
 
-    def hears(self, topic: bytes) -> list[int]:
+    def receivers(self, topic: bytes) -> list[int]:
         """Publish, and return which of the peers hear it."""
         self.socket.send(topic)
         return [index for index, peer in enumerate(self.peers) if peer.poll(int(QUIET_S * 1_000)) and peer.recv()]
@@ -540,13 +544,13 @@ class Manual:
 def test_a_manual_grant_goes_to_whose_message_was_read_last(context: Context) -> None:
     """Nobody has anything by itself; a duplicate comes again; and no other subscriber of the topic is granted it."""
     manual = Manual(context)
-    assert manual.hears(b"first") == []
+    assert manual.receivers(b"first") == []
     for peer in manual.peers[:2]:
         peer.send(b"\1T")
     first = manual.read()
     manual.socket.setsockopt(zmq.SUBSCRIBE, b"T")
     assert manual.read()[1] != first[1]
-    assert manual.hears(b"T") == [manual.fds.index(first[1])]
+    assert manual.receivers(b"T") == [manual.fds.index(first[1])]
 
 
 def test_a_manual_grant_goes_astray_behind_other_messages(context: Context) -> None:
@@ -561,12 +565,12 @@ def test_a_manual_grant_goes_astray_behind_other_messages(context: Context) -> N
     time.sleep(0.1)
     assert [manual.read() for _ in range(2)] == [(b"no subscription", manual.fds[0]), (b"\1T", manual.fds[1])]
     manual.socket.setsockopt(zmq.SUBSCRIBE, b"T")
-    assert manual.hears(b"T") == [2]
+    assert manual.receivers(b"T") == [2]
     manual.read()
     mine.send(b"\1again")
     manual.read()
     manual.socket.setsockopt(zmq.SUBSCRIBE, b"again")
-    assert manual.hears(b"again") == [1]
+    assert manual.receivers(b"again") == [1]
 
 
 def test_a_connections_end_arrives_as_unsubscriptions(context: Context) -> None:
@@ -578,7 +582,7 @@ def test_a_connections_end_arrives_as_unsubscriptions(context: Context) -> None:
     assert frame.get(zmq.SRCFD) == -1 if _has_origin(frame) else True
     manual.socket.setsockopt(zmq.SUBSCRIBE, b"T")
     manual.peers.pop(0)
-    assert manual.hears(b"T") == []
+    assert manual.receivers(b"T") == []
 
 
 def _has_origin(frame: zmq.Frame) -> bool:

@@ -19,7 +19,7 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
 from twinhost.store.database import Database
 
-OWED = 200  # events and error reports by turns
+QUEUED = 200  # events and error reports by turns
 KILLS = 4
 DRAINED_S = 60.0
 INTERVAL_S = 0.1
@@ -29,21 +29,21 @@ pytestmark = pytest.mark.unified_memory_agent
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts of which nothing runs yet; mainpc forgets its replies at once, so that they save nobody."""
+    """Two hosts of which nothing runs yet; mainpc forgets its replies at once, so a retry gets no stored reply."""
     with Hosts(tmp_path, metrics_interval_s=INTERVAL_S) as hosts:
         config = Path(hosts.config.source)
         config.write_text(config.read_text().replace("stored_replies_s: 600", "stored_replies_s: 0.001"))
         yield hosts
 
 
-def owe(hosts: Hosts) -> None:
-    """Fill the outbox as pc2's actions would, on the database of a stopped pc2: OWED numbered events."""
+def fill_outbox(hosts: Hosts) -> None:
+    """Fill the outbox as pc2's actions would, on the database of a stopped pc2: QUEUED numbered events."""
     path = hosts.database(UMRA)
     with closing(sqlite3.connect(path)) as connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     database = Database(path, [""] * version)
     outbox = Outbox(database, UMRA)
-    for number in range(OWED):
+    for number in range(QUEUED):
         with database.transaction():
             if number % 2:
                 outbox.report_error("Timeout", "no answer", context={"number": number})
@@ -52,19 +52,19 @@ def owe(hosts: Hosts) -> None:
     database.close()
 
 
-def indebted(hosts: Hosts) -> None:
+def pending_outbox(hosts: Hosts) -> None:
     """Run pc2 once, and fill its outbox."""
     hosts.start(UMRA).wait_until_serving().kill()
-    owe(hosts)
+    fill_outbox(hosts)
 
 
-def told(client: Client) -> list[int]:
+def delivered(client: Client) -> list[int]:
     """Return the numbers of the events that mainpc received, in its order."""
     events = client.call("get_events", limit=1_000)["events"]
     errors = client.call("get_errors", limit=1_000)["errors"]
-    told = sorted((*events, *errors), key=lambda each: each["seq"])
-    told = [each for each in told if each.get("event_type") in ("numbered", None)]
-    return [(each.get("data") or each.get("context"))["number"] for each in told]
+    delivered = sorted((*events, *errors), key=lambda each: each["seq"])
+    delivered = [each for each in delivered if each.get("event_type") in ("numbered", None)]
+    return [(each.get("data") or each.get("context"))["number"] for each in delivered]
 
 
 def arrived(hosts: Hosts) -> int:
@@ -89,10 +89,10 @@ def wait_until_nothing_is_pending(pc2: AgentProcess) -> None:
 @pytest.mark.parametrize("killed", [(SDT,), (UMRA,), (SDT, UMRA)], ids=["mainpc", "pc2", "both"])
 def test_killed_while_receiving_all_arrives_once_in_order(hosts: Hosts, killed: tuple[str, ...]) -> None:
     """With kill -9, several times, at a moment of chance; no stored reply helps, the ids alone do."""
-    indebted(hosts)
+    pending_outbox(hosts)
     agents = {name: hosts.start(name).wait_until_serving() for name in (UMRA, SDT)}
     for time_of in range(KILLS):
-        reached = OWED * (time_of + 1) // (KILLS + 2)
+        reached = QUEUED * (time_of + 1) // (KILLS + 2)
         wait_until(lambda: arrived(hosts) >= reached, DRAINED_S, f"{reached} have arrived")  # noqa: B023
         time.sleep(random.uniform(0, 0.05))  # the moment of chance
         for name in killed:
@@ -101,14 +101,14 @@ def test_killed_while_receiving_all_arrives_once_in_order(hosts: Hosts, killed: 
             agents[name] = hosts.start(name).wait_until_serving()
     wait_until_nothing_is_pending(agents[UMRA])
     with hosts.client(SDT) as client:
-        assert told(client) == list(range(OWED))
+        assert delivered(client) == list(range(QUEUED))
         starts = [each for each in client.call("get_events", limit=1_000)["events"] if each["data"].get("host")]
     assert [each["event_type"] for each in starts] == ["agent_started"] * (2 + KILLS * (UMRA in killed))
 
 
 def test_events_resent_by_pc2_are_counted_once(hosts: Hosts) -> None:
     """Killed between sending and noting, for every single one: its database is as it was before."""
-    indebted(hosts)
+    pending_outbox(hosts)
     before, after = hosts.database(UMRA), hosts.root / "before.sqlite3"
     shutil.copy(before, after)
     hosts.start(SDT).wait_until_serving()
@@ -120,12 +120,12 @@ def test_events_resent_by_pc2_are_counted_once(hosts: Hosts) -> None:
             file.unlink()
         shutil.copy(after, before)
     with hosts.client(SDT) as client:
-        assert told(client) == list(range(OWED))
+        assert delivered(client) == list(range(QUEUED))
 
 
 def test_while_mainpc_is_gone_pc2_serves_and_says_what_waits(hosts: Hosts) -> None:
     """Nothing is red but `ready`; a start of pc2 is queued like any other event, and delivered after the heal."""
-    indebted(hosts)
+    pending_outbox(hosts)
     pc2 = hosts.start(UMRA).wait_until_serving()
     with hosts.client(UMRA) as client:
         client.call("update_twin", user_id="u", twin_data={"a": 1})
@@ -135,9 +135,9 @@ def test_while_mainpc_is_gone_pc2_serves_and_says_what_waits(hosts: Hosts) -> No
     assert (status, document["status"], document["ready"]) == (200, "degraded", False)
     assert [name for name, check in document["checks"].items() if not check["ok"]] == ["mainpc_link"]
     waiting = document["outbox"]
-    assert waiting["waiting"] >= OWED + 2
+    assert waiting["waiting"] >= QUEUED + 2
     assert waiting["oldest"] < document["timestamp"]
-    assert not [sentence for sentence in document["warnings"] if "owes" in sentence]
+    assert not [sentence for sentence in document["warnings"] if "outbox" in sentence]
     hosts.start(SDT).wait_until_ready()
     wait_until_nothing_is_pending(pc2.wait_until_ready())
     with hosts.client(SDT) as client:
@@ -149,11 +149,11 @@ def test_samples_taken_without_mainpc_are_in_history_once(hosts: Hosts) -> None:
     """Killed on both sides meanwhile; what is current is always a sample that came in time."""
     mainpc, pc2 = hosts.start_both()
     mainpc.kill()
-    wait_until(lambda: outbox_of(pc2)["waiting"] >= 10, PATIENCE_S, "samples are owed")
+    wait_until(lambda: outbox_of(pc2)["waiting"] >= 10, PATIENCE_S, "samples are queued")
     pc2.kill()
     pc2 = hosts.start(UMRA).wait_until_serving()
-    wait_until(lambda: outbox_of(pc2)["waiting"] >= 22, PATIENCE_S, "more samples are owed")
-    owed, healed = outbox_of(pc2)["waiting"], time.time()
+    wait_until(lambda: outbox_of(pc2)["waiting"] >= 22, PATIENCE_S, "more samples are queued")
+    queued, healed = outbox_of(pc2)["waiting"], time.time()
     mainpc = hosts.start(SDT).wait_until_ready()
     with hosts.client(SDT) as client:
         wait_until(lambda: not of_pc2(client)["stale"], PATIENCE_S, "pc2 is known again")
@@ -163,7 +163,7 @@ def test_samples_taken_without_mainpc_are_in_history_once(hosts: Hosts) -> None:
     assert mainpc.terminate() == 0
     moments, counted = history_of_pc2(hosts)
     assert len(moments) == counted
-    assert len([moment for moment in moments if moment < healed]) >= owed - 2 >= 20  # two report that pc2 has started
+    assert len([moment for moment in moments if moment < healed]) >= queued - 2 >= 20  # two report that pc2 has started
 
 
 def of_pc2(client: Client) -> dict[str, Any]:

@@ -28,8 +28,8 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         yield hosts
 
 
-def revoke(hosts: Hosts, *whom: str, host: str = "") -> Ran:
-    return certs_init(hosts.keys, "revoke", *whom, host=host, config=hosts.config.source)
+def revoke(hosts: Hosts, *owners: str, host: str = "") -> Ran:
+    return certs_init(hosts.keys, "revoke", *owners, host=host, config=hosts.config.source)
 
 
 def gets_in(hosts: Hosts, of: str, pair: KeyPair) -> bool:

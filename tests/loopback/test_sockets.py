@@ -168,13 +168,13 @@ def test_a_server_option_that_did_not_take_is_noticed(
     authenticator.stop()
 
 
-def test_a_connection_without_an_answer_is_tried_again(
+def test_a_connection_without_an_answer_is_retried(
     context: "Context", server_keys: KeyPair, peer_keys: KeyPair
 ) -> None:
-    """From a new port, by the route of then: the system would send to the old route for two minutes."""
+    """From a new port, over the current route: the system alone would use the old route for two minutes."""
     with socket_module.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
-        with socket_module.create_connection(address):  # fills the queue: Linux drops what else comes
+        with socket_module.create_connection(address):  # fills the backlog: Linux drops further connection attempts
             url = f"tcp://127.0.0.1:{address[1]}"
             client = open_client_socket(context, peer_keys, server_keys.public, url, PAYLOAD, ignore)
             first = wait_until(lambda: connecting_to(address[1]), PATIENCE_S, "the client connects")
@@ -183,7 +183,7 @@ def test_a_connection_without_an_answer_is_tried_again(
 
 
 def connecting_to(port: int) -> set[int]:
-    """Return the local ports of the TCP connections to this one that got no answer yet (proc(5), net/tcp6)."""
+    """Return the local ports of unanswered TCP connections to a port (proc(5), net/tcp6)."""
     rows = [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
     unanswered = [(row[1], row[2]) for row in rows if row[3] == "02"]  # SYN_SENT
     return {int(own.split(":")[1], 16) for own, other in unanswered if int(other.split(":")[1], 16) == port}

@@ -72,7 +72,7 @@ def test_a_revoked_key_is_refused_everywhere_within_a_second(hosts: Hosts) -> No
         on_mainpc.call("ping")
         on_pc2.call("ping")
         neighbour.start()
-        wait_until(lambda: feed.get(0.1) is not None, PATIENCE_S, "the feed is heard")
+        wait_until(lambda: feed.get(0.1) is not None, PATIENCE_S, "an event is received")
         write_revocation(third.certificate, hosts.keys / "mainpc" / "revoked")
         time.sleep(EVERYWHERE_S)  # the promise itself: after it nothing more may pass
         while feed.get(0) is not None:

@@ -21,7 +21,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 
 def together(hosts: Hosts, write: Callable[[Client, int], None]) -> None:
-    """Let each client write its share of the fields, all at once."""
+    """Let the clients write their shares of the fields at the same time."""
 
     def share(number: int) -> None:
         with hosts.client(UMRA) as client:
@@ -44,7 +44,7 @@ def test_patches_of_eight_clients_keep_160_of_160_fields(hosts: Hosts) -> None:
 
 
 def test_updates_with_if_revision_keep_160_of_160_fields(hosts: Hosts) -> None:
-    """Each reads, adds its field, and repeats that on a conflict, which names the current revision."""
+    """Each client reads, adds its field, and repeats both after a conflict, which has the current revision."""
 
     def write(client: Client, field: int) -> None:
         while True:

@@ -108,10 +108,10 @@ class Publisher:
         """Publish one, again and again under its own id until it is acknowledged, and return its name."""
         name = f"{kind}-{self._count}"
         self._count += 1
-        action, told = ("publish_event", event(name)) if kind == "event" else ("report_error", error(name))
+        action, body = ("publish_event", event(name)) if kind == "event" else ("report_error", error(name))
         while True:
             try:
-                reply = self._client.call(action, request_id=name, deadline_s=1, **{kind: {**told, **fields}})
+                reply = self._client.call(action, request_id=name, deadline_s=1, **{kind: {**body, **fields}})
             except (ConnectionRefused, StoreUnavailable):
                 continue
             self.ledger.append((name, int(reply["seq"])))

@@ -60,12 +60,12 @@ def _work(agent: str, address: SecuredAddress, parent: Connection) -> None:
     with Client(address) as client:
         while True:
             while parent.poll(max(0.0, due - time.monotonic()) if rate else 0):
-                told = parent.recv()
-                if told is None:
+                message = parent.recv()
+                if message is None:
                     parent.send((answered, failures))
                     answered, failures = 0, []
                 else:
-                    rate, due = told, time.monotonic()
+                    rate, due = message, time.monotonic()
             action, fields = _turn(agent, turn)
             turn += 1
             due = max(due + 1 / rate, time.monotonic() - 1.0) if rate else 0.0

@@ -75,7 +75,7 @@ def test_no_secret_of_one_machine_is_on_the_other(site: Site) -> None:
 
 
 def test_the_cable_is_cut_and_heals(site: Site) -> None:
-    """Both ways, then pc2 hears nothing while what it says arrives; each host knows of it, and no change is lost."""
+    """Both ways, then pc2 receives nothing while what it sends arrives; each host detects it, and no change is lost."""
     mainpc, pc2 = site.room.machines.values()
     with site.writing():
         for cut in ((mainpc, pc2), (pc2,)):

@@ -13,7 +13,7 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
 
-GOOD_CALL_S = 2.0  # in which a good client is answered, whatever else happens
+SERVED_WITHIN_S = 2.0  # within which a legitimate client must get a reply during an attack
 OPEN_LINK = "SECURE_ZMQ=0: there are no keys, so there is nothing to forge"
 OPERATORS_KEY = (
     "this key is an operator's, which may do everything; try it with an agent's: "
@@ -22,7 +22,7 @@ OPERATORS_KEY = (
 
 
 class Verdict(StrEnum):
-    """The result of a check; one that could not be made is no success."""
+    """The result of a check; a check that could not run does not count as passed."""
 
     OK = "ok"
     WARNING = "warning"
@@ -47,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One configured agent under attack, the key at hand, and the good client that must be served throughout.
+    """One configured agent under attack, the caller's key, and the legitimate client that must be served throughout.
 
     `own_keys` is None with SECURE_ZMQ=0; `find_pins` returns the agent's public keys, none on an open link.
     """
@@ -83,11 +83,11 @@ class Target:
         return RawConnection(self.agent.host.address, self.agent.zmq_port)
 
     def insider(self, properties: Mapping[str, bytes] | None = None) -> PlainClient:
-        """Return a hand-made client that has a session: with a good key, or without one on an open link."""
+        """Return a hand-made client that has a session: with an authorised key, or without one on an open link."""
         return open_session(self.connect(), self.own_keys, self.pin, {**self.properties, **(properties or {})})
 
     def client(self, address: str | None = None) -> Client:
-        """Return the ordinary client with a good key, connected to another address where one is given."""
+        """Return the ordinary client with an authorised key, connected to another address where one is given."""
         address = address or self.agent.endpoint
         server: ServerAddress = UnencryptedAddress(address)
         if (own_keys := self.own_keys) is not None:
@@ -95,15 +95,15 @@ class Target:
             server = FollowedAddress(address, lambda: own_keys, lambda: pins)  # without a pin every call is refused
         return Client(server, max_payload_bytes=self.max_payload_bytes)
 
-    def good_call_s(self) -> float:
-        """Return how long a good client with a new connection waits for its answer.
+    def served_after_s(self) -> float:
+        """Return how long a legitimate client with a new connection waits for its answer.
 
         Raises:
-            TwinhostError: it was refused, or not answered within GOOD_CALL_S.
+            TwinhostError: it was refused, or not answered within SERVED_WITHIN_S.
         """
         started = time.monotonic()
         with self.client() as client:
-            client.call("ping", deadline_s=GOOD_CALL_S)
+            client.call("ping", deadline_s=SERVED_WITHIN_S)
             return time.monotonic() - started
 
 

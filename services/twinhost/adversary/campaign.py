@@ -1,6 +1,6 @@
 """All attacks against an agent, those on its event feed and its HTTP port among them.
 
-After each one a good client must still be served in time.
+After each one a legitimate client must still be served in time.
 """
 
 import http.client
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from twinhost.adversary import insiders, payloads, strangers, tampering
 from twinhost.adversary.attack import (
-    GOOD_CALL_S,
+    SERVED_WITHIN_S,
     Attack,
     Finding,
     Outcome,
@@ -76,7 +76,7 @@ _CLOSED_WITHIN_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class FeedTarget(Target):
-    """The event feed of an agent; its good client is a subscriber that stays connected."""
+    """The event feed of an agent; its legitimate client is a subscriber that stays connected."""
 
     @property
     def properties(self) -> Mapping[str, bytes]:
@@ -86,8 +86,8 @@ class FeedTarget(Target):
         assert self.agent.events_port is not None
         return RawConnection(self.agent.host.address, self.agent.events_port)
 
-    def good_call_s(self) -> float:
-        """Return how long a good subscriber with a new connection waits for a PONG.
+    def served_after_s(self) -> float:
+        """Return how long a legitimate subscriber with a new connection waits for a PONG.
 
         Raises:
             Disconnected, NoAnswer, Refused: it got none, or its connection was closed.
@@ -97,29 +97,31 @@ class FeedTarget(Target):
             try:
                 return self._subscribe()
             except Disconnected:  # the feed may have closed a reused descriptor: real clients reconnect
-                if time.monotonic() > started + GOOD_CALL_S:
+                if time.monotonic() > started + SERVED_WITHIN_S:
                     raise
 
     def _subscribe(self) -> float:
         started = time.monotonic()
         with self.insider() as subscriber:
             subscriber.send(_SUBSCRIBE + _TOPIC)
-            subscriber.answers_ping(GOOD_CALL_S)
+            subscriber.answers_ping(SERVED_WITHIN_S)
             took_s = time.monotonic() - started
             while time.monotonic() < started + took_s + _JUDGED_AFTER_S:
                 time.sleep(0.1)
-                subscriber.answers_ping(GOOD_CALL_S)
+                subscriber.answers_ping(SERVED_WITHIN_S)
         return took_s
 
 
 def at_the_feed(attack: Attack) -> Attack:
-    """Return the same attack on an agent's feed; a good subscriber must be served afterwards."""
+    """Return the same attack on an agent's feed; a legitimate subscriber must be served afterwards."""
 
     def play(target: Target) -> Outcome:
         feed = FeedTarget(target.agent, target.config, target.own_keys, target.find_pins)
         outcome = attack.play(feed)
-        if outcome.verdict is Verdict.OK and feed.good_call_s() > GOOD_CALL_S:
-            return breached(f"{outcome.sentence}; but then a good subscriber waited for more than {GOOD_CALL_S:g} s")
+        if outcome.verdict is Verdict.OK and feed.served_after_s() > SERVED_WITHIN_S:
+            return breached(
+                f"{outcome.sentence}; then a legitimate subscriber waited for more than {SERVED_WITHIN_S:g} s"
+            )
         return outcome
 
     return Attack(f"{attack.name}, at the event feed", attack.proves, play)
@@ -145,7 +147,7 @@ def _too_many_subscriptions(target: Target) -> Outcome:
 def _closed(target: Target, messages: Mapping[str, Iterable[bytes]]) -> Outcome:
     """Send each kind on its own connection, which must be closed."""
     for what, sent in messages.items():
-        target.good_call_s()  # afterwards no connection is closed for an earlier message
+        target.served_after_s()  # afterwards no connection is closed for an earlier message
         with target.insider() as client:
             if not _is_closed(client, sent):
                 return breached(f"{what} was accepted for more than {_CLOSED_WITHIN_S:g} s")
@@ -200,8 +202,8 @@ ATTACKS: Sequence[Attack] = (
     *OTHER_SITES,
     *NOT_FROM_OUTSIDE,
 )
-GOOD_CLIENT = "a good client"
-_PROVES_SERVED = "an authorised client is served before anything is tried"
+LEGITIMATE_CLIENT = "a legitimate client"
+_PROVES_SERVED = "a legitimate client is served before anything is tried"
 
 
 def play_all(target: Target) -> Iterator[Finding]:
@@ -213,14 +215,14 @@ def play_against(target: Target, attacks: Sequence[Attack]) -> Iterator[Finding]
     """Play some attacks against one agent, one at a time."""
     name = target.agent.name
     try:
-        took_s = target.good_call_s()
+        took_s = target.served_after_s()
     except TwinhostError as error:
         sentence = f"it is not served, so no attack would prove anything: {error}; run: ./twinhost doctor"
-        yield Finding(GOOD_CLIENT, name, Verdict.FAILED, sentence, _PROVES_SERVED)
-        reason = "a good client is not served to begin with"
+        yield Finding(LEGITIMATE_CLIENT, name, Verdict.FAILED, sentence, _PROVES_SERVED)
+        reason = "a legitimate client is not served to begin with"
         yield from (Finding(each.name, name, Verdict.NOT_PLAYED, reason, each.proves) for each in attacks)
         return
-    yield Finding(GOOD_CLIENT, name, Verdict.OK, f"answered after {took_s:.2f} s", _PROVES_SERVED, took_s)
+    yield Finding(LEGITIMATE_CLIENT, name, Verdict.OK, f"answered after {took_s:.2f} s", _PROVES_SERVED, took_s)
     for attack in attacks:
         started = time.monotonic()
         outcome = _play(attack, target)
@@ -242,9 +244,10 @@ def _play(attack: Attack, target: Target) -> Outcome:
 
 def _still_serving(target: Target, outcome: Outcome) -> Outcome:
     try:
-        took_s = target.good_call_s()
+        took_s = target.served_after_s()
     except TwinhostError as error:
-        return breached(f"{outcome.sentence}; but then a good client was not served within {GOOD_CALL_S:g} s: {error}")
-    if took_s > GOOD_CALL_S:
-        return breached(f"{outcome.sentence}; but then a good client waited {took_s:.1f} s")
+        waited = f"then a legitimate client was not served within {SERVED_WITHIN_S:g} s"
+        return breached(f"{outcome.sentence}; {waited}: {error}")
+    if took_s > SERVED_WITHIN_S:
+        return breached(f"{outcome.sentence}; then a legitimate client waited {took_s:.1f} s")
     return outcome

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from typing import Any
 
 from twinhost.adversary.attack import (
-    GOOD_CALL_S,
     OPEN_LINK,
     OPERATORS_KEY,
+    SERVED_WITHIN_S,
     Attack,
     Outcome,
     Target,
@@ -97,7 +97,7 @@ def _predicted_routing_ids(target: Target) -> Outcome:
             for _ in range(_APART + 1):
                 _connect_again(target).connection.close()
             for holder in holders:
-                holder.answers_ping(GOOD_CALL_S)
+                holder.answers_ping(SERVED_WITHIN_S)
         except (Disconnected, NoAnswer, Refused, OSError) as end:
             return breached(
                 f"connections ended when their routing-ids would be assigned, so the agent's process aborted: {end}"
@@ -126,7 +126,7 @@ def _too_many_sessions(target: Target) -> Outcome:
 
 def _connect_again(target: Target) -> PlainClient:
     """Return a session, once the agent has noticed the end of those before it."""
-    until = time.monotonic() + GOOD_CALL_S
+    until = time.monotonic() + SERVED_WITHIN_S
     while True:
         try:
             return target.insider()
@@ -166,7 +166,7 @@ def _compete(victim: PlainClient, thief: PlainClient) -> Outcome:
 
 def _still_served(victim: PlainClient) -> Outcome:
     try:
-        victim.call("ping", within_s=GOOD_CALL_S)
+        victim.call("ping", within_s=SERVED_WITHIN_S)
     except (Disconnected, NoAnswer, Refused) as end:
         return breached(f"the first owner of the routing-id no longer got its replies: {end}")
     return defended("the second connection that claims it gets nothing, and the first keeps its replies")

@@ -7,7 +7,16 @@ import socket
 import time
 from contextlib import ExitStack
 
-from twinhost.adversary.attack import GOOD_CALL_S, OPEN_LINK, Attack, Outcome, Target, breached, defended, not_played
+from twinhost.adversary.attack import (
+    OPEN_LINK,
+    SERVED_WITHIN_S,
+    Attack,
+    Outcome,
+    Target,
+    breached,
+    defended,
+    not_played,
+)
 from twinhost.adversary.clients import CurveClient, PlainClient, Refused, new_pair, secret_of
 from twinhost.adversary.zmtp import (
     COMMAND,
@@ -96,7 +105,7 @@ def _impostor(target: Target) -> Outcome:
     def serve(connection: socket.socket) -> None:
         ready = READY + metadata({"Socket-Type": b"ROUTER", "Identity": b""})
         with contextlib.suppress(OSError), connection:
-            connection.settimeout(2 * GOOD_CALL_S)
+            connection.settimeout(2 * SERVED_WITHIN_S)
             connection.sendall(greeting(b"NULL") + encode_frame(ready, COMMAND))
             while part := connection.recv(65_536):
                 received.extend(part)
@@ -104,7 +113,7 @@ def _impostor(target: Target) -> Outcome:
     with Listener(serve) as impostor:
         try:
             with target.client(impostor.address) as client:
-                client.call("ping", deadline_s=GOOD_CALL_S, note=marker)
+                client.call("ping", deadline_s=SERVED_WITHIN_S, note=marker)
         except TwinhostError as error:
             refusal = error
         else:
@@ -153,14 +162,16 @@ def _half_open(target: Target) -> Outcome:
         slowest, opened_at = 0.0, time.monotonic()
         while connections and time.monotonic() < opened_at + HELD_S:
             try:
-                slowest = max(slowest, target.good_call_s())
+                slowest = max(slowest, target.served_after_s())
             except TwinhostError as error:
-                return breached(f"with {HALF_OPEN} half-open connections a good client was not served: {error}")
+                return breached(f"with {HALF_OPEN} half-open connections a legitimate client was not served: {error}")
             time.sleep(0.25)
             connections = [connection for connection in connections if not connection.ended()]
     if connections:
         return breached(f"{len(connections)} of {HALF_OPEN} silent connections were kept for more than {HELD_S:g} s")
-    return defended(f"{HALF_OPEN} silent connections were closed, and a good client waited {slowest:.2f} s at most")
+    return defended(
+        f"{HALF_OPEN} silent connections were closed, and legitimate clients waited {slowest:.2f} s at most"
+    )
 
 
 NOISE = (

@@ -3,7 +3,7 @@
 About damaged sessions: libzmq 4.3.5 may treat a frame that can't be decrypted as one that has to wait, if a
 monitor event in between clears the reason. Such a session is never read again, and an agent whose socket sends
 heartbeats aborts at the next one after the session's end (`Assertion failed: !_io_error`). So it is not enough that a
-replay gets no answer: many sessions are broken by one bad frame each and reset, and good clients must not notice.
+replay gets no answer: many sessions are broken by one bad frame each and reset, while other clients are served.
 """
 
 import contextlib
@@ -12,7 +12,16 @@ import socket
 import threading
 import time
 
-from twinhost.adversary.attack import GOOD_CALL_S, OPEN_LINK, Attack, Outcome, Target, breached, defended, not_played
+from twinhost.adversary.attack import (
+    OPEN_LINK,
+    SERVED_WITHIN_S,
+    Attack,
+    Outcome,
+    Target,
+    breached,
+    defended,
+    not_played,
+)
 from twinhost.adversary.zmtp import (
     GREETING_BYTES,
     READY,
@@ -196,7 +205,11 @@ def _flipped_bit(target: Target) -> Outcome:
 
 
 def _session(relay: Relay) -> Conversation:
-    """Return what was recorded; raises NoAnswer unless it has a request and its answer: then nothing is proven."""
+    """Return the newest recorded session with a request and its reply.
+
+    Raises:
+        NoAnswer: there is none, so the attack would prove nothing.
+    """
     for conversation in reversed(relay.conversations):
         if conversation.requests() and conversation.answers_after(GREETING_BYTES):
             return conversation
@@ -220,7 +233,7 @@ def _relay(target: Target) -> Relay:
 
 def _ask(client: Client, marker: str = "") -> None:
     """Make one request that is longer than a heartbeat and changes nothing."""
-    client.call("ping", deadline_s=3 * GOOD_CALL_S, note=marker or secrets.token_hex(32))  # no action has this field
+    client.call("ping", deadline_s=3 * SERVED_WITHIN_S, note=marker or secrets.token_hex(32))  # an unknown field
 
 
 ATTACKS = (
@@ -247,12 +260,13 @@ def _damaged(target: Target) -> Outcome:
     while time.monotonic() < watched_until:
         time.sleep(_EVERY_S)
         try:
-            slowest = max(slowest, target.good_call_s())
+            slowest = max(slowest, target.served_after_s())
         except TwinhostError as error:
             return breached(
-                f"after {SESSIONS} sessions with one repeated frame each a good client was not served: {error}"
+                f"after {SESSIONS} sessions with one repeated frame each a legitimate client was not served: {error}"
             )
-    return defended(f"{SESSIONS} sessions ended for a repeated frame, and a good client waited {slowest:.2f} s at most")
+    waited = f"legitimate clients waited {slowest:.2f} s at most"
+    return defended(f"{SESSIONS} sessions ended for a repeated frame, and {waited}")
 
 
 DAMAGED = (Attack("damaged sessions", "one bad frame ends its own session and nothing else", _damaged),)

@@ -69,7 +69,7 @@ class Gpus:
 
 
 def _optional(ask: Callable[[], T]) -> T | None:
-    """Return what not every driver, GPU, or MIG slice supports."""
+    """Return a value, or None where the driver, the GPU, or the MIG slice does not support it."""
     try:
         return ask()
     except (pynvml.NVMLError, ValueError):
@@ -77,12 +77,12 @@ def _optional(ask: Callable[[], T]) -> T | None:
 
 
 def _processes(handle: object) -> tuple[GpuProcess, ...]:
-    """Return the processes that compute or draw on a GPU, those with the most memory first.
+    """Return the compute and graphics processes of a GPU, those with the most memory first.
 
-    In a container, a driver may hide those of the machine.
+    In a container, a driver may hide the machine's processes.
     """
     found: dict[int, GpuProcess] = {}
-    # By version: where a driver lacks the newest, the names without one raise what is no NVMLError.
+    # The unversioned functions call the newest version; if the driver lacks it, their error is not an NVMLError.
     for ask in (pynvml.nvmlDeviceGetComputeRunningProcesses_v3, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3):
         for each in _optional(partial(ask, handle)) or ():
             if each.pid not in found:
@@ -93,5 +93,5 @@ def _processes(handle: object) -> tuple[GpuProcess, ...]:
 
 
 def _program(command: str) -> str:
-    """Return a program's name without its folder, and without arguments, which may be secret."""
+    """Return a program's name without its folder, and without arguments, which may contain secrets."""
     return command.split(" ", 1)[0].rsplit("/", 1)[-1][:64]

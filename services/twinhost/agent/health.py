@@ -29,7 +29,7 @@ Probe = Callable[[], str | None]  # what is wrong, or None
 class Refusal(TypedDict):
     """The error reply of any request: `code` for programs, a sentence for people, which pc2 repeats as `reason`.
 
-    `revision` is the current one, with the code `conflict`.
+    With the code `conflict`, `revision` is the current revision.
     """
 
     status: Literal["error"]

@@ -9,13 +9,13 @@ from twinhost.agent.host_metrics import MB, ContainerSample, HostSample, Machine
 
 _GPU = ["index", "uuid", "name"]
 _NETWORK = {
-    "received": "Bytes received per second, since the sample before.",
-    "sent": "Bytes sent per second, since the sample before.",
+    "received": "Bytes received per second, since the previous sample.",
+    "sent": "Bytes sent per second, since the previous sample.",
 }
 
 
 class HostCollector(Collector):
-    """Shows the sample that `current` returns; without one, nothing. A figure that was not measured is left out."""
+    """Exports the sample that `current` returns, or nothing if it returns None; omits values that were not measured."""
 
     def __init__(self, current: Callable[[], HostSample | None]) -> None:
         self._current = current
@@ -25,8 +25,8 @@ class HostCollector(Collector):
         if sample is None:
             return
         machine = "twinhost_machine"
-        yield from _gauge(f"{machine}_cpu_ratio", "CPU in use, of all CPUs of the machine.", sample.cpu_percent, 0.01)
-        yield from _gauge(f"{machine}_memory_used_bytes", "Memory that is not available.", sample.ram_used_mb, MB)
+        yield from _gauge(f"{machine}_cpu_ratio", "Share of all CPUs of the machine in use.", sample.cpu_percent, 0.01)
+        yield from _gauge(f"{machine}_memory_used_bytes", "MemTotal minus MemAvailable.", sample.ram_used_mb, MB)
         yield from _gauge(f"{machine}_memory_total_bytes", "Memory of the machine.", sample.ram_total_mb, MB)
         if sample.machine is not None:
             yield from _machine(machine, sample.machine)
@@ -37,27 +37,27 @@ class HostCollector(Collector):
 
 def _machine(prefix: str, machine: MachineSample) -> Iterator[Metric]:
     yield from _gauge(f"{prefix}_cpus", "CPUs of the machine.", machine.cpus)
-    load = GaugeMetricFamily(f"{prefix}_load", "Load average, by the minutes that it is of.", labels=["minutes"])
+    load = GaugeMetricFamily(f"{prefix}_load", "Load average over 1, 5, and 15 minutes.", labels=["minutes"])
     for minutes, value in zip(("1", "5", "15"), machine.load or (), strict=False):
         load.add_metric([minutes], value)
     yield load
     yield from _gauge(f"{prefix}_swap_used_bytes", "Swap in use.", machine.swap_used_mb, MB)
     yield from _gauge(f"{prefix}_swap_total_bytes", "Swap of the machine.", machine.swap_total_mb, MB)
-    for field, text in (("used", "Bytes in use."), ("free", "Bytes that users can write."), ("total", "Size.")):
-        disks = GaugeMetricFamily(f"{prefix}_disk_{field}_bytes", f"{text} Of a filesystem.", labels=["disk"])
+    for field, text in (("used", "Bytes in use"), ("free", "Bytes that users can write"), ("total", "Size")):
+        disks = GaugeMetricFamily(f"{prefix}_disk_{field}_bytes", f"{text}, by filesystem.", labels=["disk"])
         for disk in machine.disks:
             disks.add_metric([disk.name], getattr(disk, f"{field}_mb") * MB)
         yield disks
     yield from _traffic(prefix, machine.network)
-    yield from _gauge(f"{prefix}_temperature_celsius", "The hottest CPU sensor.", machine.temperature_c)
+    yield from _gauge(f"{prefix}_temperature_celsius", "Temperature of the hottest CPU sensor.", machine.temperature_c)
 
 
 def _gpus(sample: HostSample) -> Iterator[Metric]:
     for name, text, field, factor in (
         ("memory_used_bytes", "Memory in use.", "used_mb", MB),
         ("memory_total_bytes", "Memory of the GPU.", "total_mb", MB),
-        ("utilisation_ratio", "Time in which it computed.", "utilisation_percent", 0.01),
-        ("temperature_celsius", "Its temperature.", "temperature_c", 1),
+        ("utilisation_ratio", "Share of the time in which the GPU was busy.", "utilisation_percent", 0.01),
+        ("temperature_celsius", "Temperature of the GPU.", "temperature_c", 1),
     ):
         gauge = GaugeMetricFamily(f"twinhost_gpu_{name}", text, labels=_GPU)
         for gpu in sample.gpus:
@@ -68,10 +68,10 @@ def _gpus(sample: HostSample) -> Iterator[Metric]:
 
 
 def _container(prefix: str, container: ContainerSample) -> Iterator[Metric]:
-    yield from _gauge(f"{prefix}_cpu_ratio", "CPU in use, of what it may use.", container.cpu_percent, 0.01)
+    yield from _gauge(f"{prefix}_cpu_ratio", "Share of the container's CPUs in use.", container.cpu_percent, 0.01)
     yield from _gauge(f"{prefix}_cpus", "CPUs that the container may use.", container.cpus)
     yield from _gauge(f"{prefix}_memory_used_bytes", "Memory in use.", container.ram_used_mb, MB)
-    yield from _gauge(f"{prefix}_memory_limit_bytes", "Limit of memory, if any.", container.ram_limit_mb, MB)
+    yield from _gauge(f"{prefix}_memory_limit_bytes", "Memory limit, if there is one.", container.ram_limit_mb, MB)
     yield from _traffic(prefix, container.network)
 
 

@@ -23,7 +23,7 @@ MAX_PROCESSES = 128  # on all GPUs of a host: 64 hosts must fit into one reply
 
 
 class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that uses a GPU: `name` of its program, without its arguments; null for what the driver hides."""
+    """A process that uses a GPU: the `name` of its program, without arguments; null for what the driver hides."""
 
     pid: Annotated[int, msgspec.Meta(ge=0, le=2**32)]
     name: Annotated[str, msgspec.Meta(max_length=64)] | None = None
@@ -31,7 +31,7 @@ class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU as its driver reports it; `used_mb` is what can't be allocated, `processes` are those it lets us see."""
+    """One GPU as its driver reports it; `used_mb` is all that can't be allocated, `processes` the visible ones."""
 
     index: Annotated[int, msgspec.Meta(ge=0, le=1_023)]
     name: TEXT
@@ -53,17 +53,17 @@ class DiskSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes per second since the sample before."""
+    """Bytes per second since the previous sample."""
 
     received_bytes_per_s: BYTES_PER_S
     sent_bytes_per_s: BYTES_PER_S
 
 
 class MachineSample(msgspec.Struct, frozen=True, kw_only=True):
-    """More of the machine: `load` is the load average of 1, 5, and 15 minutes, `network` that of its physical cards.
+    """More of the machine: `load` has the averages over 1, 5, and 15 minutes, `network` the physical cards' traffic.
 
-    Hosts with the same `boot_id` are one machine. `virtual_machine` names the product whose machine it is, such as
-    Docker Desktop, if it is not the computer itself.
+    Hosts with the same `boot_id` are one machine. In a virtual machine, `virtual_machine` names the product that runs
+    it, such as Docker Desktop.
     """
 
     cpus: CPUS | None = None
@@ -78,7 +78,7 @@ class MachineSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContainerSample(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent's own container: `cpu_percent` of the `cpus` that it may use; no `ram_limit_mb`: the machine's."""
+    """The agent's own container: `cpu_percent` of the `cpus` that it may use; no `ram_limit_mb` if it has no limit."""
 
     cpu_percent: PERCENT | None = None
     cpus: CPUS | None = None
@@ -91,7 +91,7 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     """A host at one moment: `wall` in seconds since the epoch, `cpu_percent` of all CPUs of the machine.
 
     `latency_ms` is the round trip to the other agent. `limited`, in the reports of older hosts, means that CPU and RAM
-    are those of a container. `machine` is None in those reports, `container` outside a container too.
+    are those of a container. `machine` is None in those reports; `container` is None there, and outside a container.
     """
 
     wall: float
@@ -107,7 +107,7 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     container: ContainerSample | None = None
 
     def disk_used_mb(self, name: str) -> float | None:
-        """Return what is used of a disk, or None if it is not measured."""
+        """Return the used MB of a disk, or None if it is not measured."""
         disks = self.machine.disks if self.machine else ()
         return next((disk.used_mb for disk in disks if disk.name == name), None)
 

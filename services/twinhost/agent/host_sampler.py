@@ -1,4 +1,4 @@
-"""Sample a host: its machine and its GPUs, and beside them the container that its agent runs in."""
+"""Sample a host: its machine, its GPUs, and the container that its agent runs in."""
 
 import os
 import time
@@ -33,7 +33,7 @@ class _Reading:
 
 
 class HostSampler:
-    """Takes samples; CPU and network are those of the time since the sample before."""
+    """Takes samples; CPU and network are measured over the time since the previous sample."""
 
     def __init__(self, cgroup: Cgroup | None = None, gpus: Gpus | None = None, machine: Machine | None = None) -> None:
         self._cgroup = cgroup or Cgroup()
@@ -42,7 +42,7 @@ class HostSampler:
         self._before = self._read()
 
     def sample(self) -> HostSample:
-        """Return a sample; what needs a time between two samples is None if none has passed."""
+        """Return a sample; CPU and network are None if no time has passed since the previous sample."""
         before, now = self._before, self._read()
         passed_s = now.at - before.at
         if passed_s >= _SHORTEST_S:

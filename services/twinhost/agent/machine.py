@@ -1,7 +1,7 @@
-"""The machine that a host is, as /proc and /sys show it, in a container too.
+"""The machine of a host, as /proc and /sys show it, which are the machine's in a container too.
 
-Neither is the container's own, unless lxcfs mounts another /proc; then its figures are the machine's for us. Only
-network interfaces are those of the container, unless it uses the machine's network.
+Two exceptions: lxcfs mounts another /proc, whose values then count as the machine's; and a container has its own
+network interfaces, unless it uses the machine's network.
 """
 
 import contextlib

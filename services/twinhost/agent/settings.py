@@ -61,7 +61,9 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
         raise ConfigurationError(f"{state} is not a folder that this process can write; mount a volume there")
     models = environment.get(MODELS_VARIABLE, "")
     if models and not Path(models).is_dir():
-        raise ConfigurationError(f"{MODELS_VARIABLE} is {models!r}, which is no folder; correct it, or remove it")
+        raise ConfigurationError(
+            f"{MODELS_VARIABLE} is {models!r}, which is not a folder; correct it in .env, or remove it"
+        )
     named = [name for host in config.hosts.values() for name in (host.name, host.address)]
     hosts = http_hosts(named, environment)
     return Settings(config, agent, certificates, state, hosts, Path(models) if models else None)
@@ -129,7 +131,7 @@ class GrantsWatch(Worker):
         except ConfigurationError as error:
             self._reject(str(error))
             return
-        except Exception as error:  # noqa: BLE001 - boundary: no content of the file may end the watch, and so the agent
+        except Exception as error:  # noqa: BLE001 - boundary: an invalid file must not end the watch, and so the agent
             self._reject(f"{self._path} can't be read as a configuration ({type(error).__name__}: {error}); correct it")
             return
         if self._fault is not None:

@@ -66,7 +66,7 @@ def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broke
             say(f"remark: {remark}")
         _write(places, state, keys, write)
         say(f"backed up as of {format_moment(state.moment_s)}: {contents}")
-        say("Whoever has this file can act as mainpc: keep it secret.")
+        say("Anyone who has this file can act as mainpc: keep it secret.")
     except OSError as error:
         raise StoreUnavailable(
             f"{error.filename or 'the archive'} can't be read or written ({error.strerror}); check its volume"

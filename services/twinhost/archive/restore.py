@@ -323,7 +323,7 @@ def _exchange_database(places: Places, stamp: str) -> None:
     if received.exists():
         make_private(present)
         for suffix in PARTS:
-            if os.path.lexists(part(present, suffix)):  # a dangling link must not stay, either
+            if os.path.lexists(part(present, suffix)):  # a dangling link is removed too
                 part(present, suffix).rename(part(part(present, f".{REPLACED}-{stamp}"), suffix))
         fsync_folder(places.state)
         received.rename(present)

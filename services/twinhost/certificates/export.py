@@ -195,9 +195,7 @@ def copy_to(folder: Path, target: Path) -> Path:
         if final.exists():
             if _contents(final, _files(final)) == _contents(folder, files):
                 return final
-            raise ConfigurationError(
-                f"{final} is there already and differs; remove it, or name another folder with --to"
-            )
+            raise ConfigurationError(f"{final} exists already and differs; remove it, or name another folder with --to")
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
         for path in files:

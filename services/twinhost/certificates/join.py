@@ -131,7 +131,7 @@ def _require_free(layout: Layout, place: Identity, *, may_replace: bool) -> None
     path = layout.secret_file(place)
     if os.path.lexists(path) and not may_replace:
         raise ConfigurationError(
-            f"{path} is there already, and the invitation was not used; to put the new key in its place, give the same "
+            f"{path} exists already, and the invitation was not used; to put the new key in its place, give the same "
             f"line to: {layout.command('join', '--replace', '-', piped=True)}"
         )
 

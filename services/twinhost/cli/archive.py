@@ -91,7 +91,7 @@ def _wrong_target(file: str) -> str | None:
     """Return why a backup can't be written to a file; an existing one is never overwritten."""
     if file == STANDARD_STREAM:
         return "an archive is not text; redirect standard output to a file" if sys.stdout.isatty() else None
-    return f"{file} is there already; name another file" if os.path.lexists(file) else None
+    return f"{file} exists already; name another file" if os.path.lexists(file) else None
 
 
 @contextmanager

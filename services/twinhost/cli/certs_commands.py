@@ -353,7 +353,7 @@ def run_export_host(
     else:
         sys.stdout.buffer.write(as_tar(folder))
         sys.stdout.buffer.flush()
-    note(f"Warning: the secret of {host} was made here and is transferred; whoever reads it can impersonate that host.")
+    note(f"Warning: the secret of {host} was made here and is transferred; its readers can impersonate that host.")
     note(f"To make it there instead: {CERTS_INIT} invite NAME --host {host} --role ROLE")
     if folder not in layout.folders:
         note(f"Once it is there, remove it here: {remove_command(folder)}")

@@ -52,7 +52,7 @@ def main(
     folder: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of the key.")] = DEFAULT_FOLDER,
     replace: Annotated[bool, typer.Option("--replace", help="Make a new key, if the present one was revoked.")] = False,
 ) -> None:
-    """Enrol the program, prove it with a call, and print which files lie where."""
+    """Enrol the program, test its key with a call, and print the paths of its files."""
     try:
         _enrol(name, folder.absolute(), replace=replace)
     except TwinhostError as error:

@@ -38,7 +38,7 @@ def lease(
     ] = None,
     ram: Annotated[float | None, typer.Option("--ram", metavar="MB", min=0.001, max=1e12, help="RAM.")] = None,
     host: Annotated[
-        str | None, typer.Option("--host", metavar="HOST", help="Where the program runs; that of the key if omitted.")
+        str | None, typer.Option("--host", metavar="HOST", help="Where the program runs; by default the key's host.")
     ] = None,
     wait: Annotated[
         float,
@@ -75,7 +75,7 @@ def lease(
 
 
 def environment_of(leases: list[Reply]) -> dict[str, str]:
-    """Return what a program must know of its leases; NVML and CUDA number cards alike only in the order of PCI."""
+    """Return a program's variables; NVML and CUDA number the cards alike only in the order of their PCI bus ids."""
     variables = {"TWINHOST_LEASE_ID": ",".join(str(each["lease_id"]) for each in leases)}
     for gpu in (each["gpu"] for each in leases if each.get("gpu")):
         if gpu["uuid"] is None:
@@ -86,7 +86,7 @@ def environment_of(leases: list[Reply]) -> dict[str, str]:
 
 def _own_host() -> str:
     if not is_secure_zmq_enabled():
-        raise typer.BadParameter("without keys (SECURE_ZMQ=0) name the host that this is", param_hint="--host")
+        raise typer.BadParameter("with SECURE_ZMQ=0 no key names this host; name it", param_hint="--host")
     return load_certificates().own_keys.certificate.owner.host
 
 
@@ -105,14 +105,18 @@ def _leased(client: Client, wanted: Mapping[str, float], fields: Mapping[str, An
             try:
                 client.call("release_lease", lease_id=each["lease_id"])
             except NotFound:
-                pass  # it was lost, which has been reported
+                pass  # it had ended before, which has been reported
             except TwinhostError as error:
-                output.say("warning:", output.WARN, f"the lease ends by itself: {Failure.of(error).sentence}")
+                output.say(
+                    "warning:",
+                    output.WARN,
+                    f"the lease is not released and ends by its TTL: {Failure.of(error).sentence}",
+                )
 
 
 @dataclass
 class Renewal:
-    """Renews leases on a thread of its own, with a client of its own; what fails is reported once, and retried."""
+    """Renews leases on a separate thread, with its own client; a failure is reported once and retried."""
 
     lease_ids: list[str]
     ttl_s: float
@@ -125,7 +129,7 @@ class Renewal:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()  # it is not joined: a call may take seconds, and does no harm
+        self._stop.set()  # not joined: a call in progress may take seconds, and does no harm
 
     def _renew(self) -> None:
         held, reported = list(self.lease_ids), False
@@ -138,11 +142,11 @@ class Renewal:
                     except (NotFound, NotGranted) as error:
                         held.remove(lease_id)
                         if not self._stop.is_set():
-                            self._warn(f"lease {lease_id} is lost, and its memory may be given to others", error)
+                            self._warn(f"lease {lease_id} has ended, and its memory may be leased to others", error)
                     except TwinhostError as error:
                         failure = error
                 if failure is not None and not reported:
-                    self._warn("the lease can't be renewed now, which is retried", failure)
+                    self._warn("the lease can't be renewed now; retrying", failure)
                 reported = failure is not None
 
     @staticmethod

@@ -48,7 +48,7 @@ def ask_hosts(client: Client, deadline_s: float) -> Figures | None:
 
 
 def machines_table(hosts: Figures) -> RenderableType:
-    """Return a row for each host; the line below it has what its container uses, and whose machine it is."""
+    """Return a row for each host; the line below it shows its container's use, and remarks on its machine."""
     rows = []
     for name, host in hosts.items():
         machine = host.machine or MachineSample()
@@ -68,15 +68,15 @@ def machines_table(hosts: Figures) -> RenderableType:
 
 
 def machines_sentence(hosts: Figures) -> str:
-    """Return which hosts are one machine, and what else a reader of their figures must know."""
+    """Return a sentence that names the hosts on one machine, and the hosts whose figures are missing or limited."""
     machines = dict.fromkeys(tuple(sorted([name, *host.same_machine])) for name, host in hosts.items())
     shared = [f"{' and '.join(names)} are one machine: its capacity is counted once" for names in machines if names[1:]]
     remarks = [f"{name}: {remark}" for name, host in hosts.items() for remark in _warnings(host)]
     return "; ".join([*shared, *remarks]) or f"{len(machines)} machines, each measured as a whole"
 
 
-def is_well(hosts: Figures) -> bool:
-    """Return whether every host is measured, and not its container alone."""
+def all_measured(hosts: Figures) -> bool:
+    """Return whether every host has current figures of its whole machine."""
     return not any(host.stale or host.limited for host in hosts.values())
 
 
@@ -88,9 +88,9 @@ def _remarks(host: HostFigures) -> Sequence[str]:
 def _warnings(host: HostFigures) -> Sequence[str]:
     found = []
     if host.stale:
-        found.append("it is not measured now")
+        found.append("it has no current metrics")
     if host.limited:
-        found.append("an older version, which measures its container alone; update it")
+        found.append("its version measures only its container; update it")
     if host.machine is not None and host.machine.virtual_machine is not None:
         found.append(f"these are figures of the virtual machine of {host.machine.virtual_machine}, not of the computer")
     return found

@@ -122,12 +122,13 @@ def import_files(
     else:
         for name, count in counts.items():
             further = "".join(f", {count[each]} {each}" for each in ("replaced", "missing") if count[each])
-            output.show_line(printable(f"{name}: {count['added']} added, {count['kept']} there already{further}"))
+            output.show_line(printable(f"{name}: {count['added']} added, {count['kept']} already present{further}"))
         if forgotten:
             output.say(
                 "forgotten:",
                 output.WARN,
-                f"{forgotten} of these memories are forgotten by now, since they keep their dates; to recover one: "
+                f"{forgotten} of these memories are already forgotten, since their last access is long ago; "
+                "to recover one: "
                 f"./twinhost call {MEMORY_AGENT} reinforce_memory memory_id=ID",
             )
     return 0
@@ -145,7 +146,9 @@ def quarantine(
     """
     with memory_client() as (client, _):
         reply = client.call("quarantine_memory", deadline_s=DEADLINE_S, name=name, reason=reason)
-    _show_done(reply, f"what {name} wrote is hidden; ./twinhost memory release {name} shows it again", as_json=as_json)
+    _show_done(
+        reply, f"what {name} wrote is hidden; to show it again: ./twinhost memory release {name}", as_json=as_json
+    )
     return 0
 
 
@@ -154,7 +157,7 @@ def release(name: Name, as_json: AsJson = False) -> int:
     """Release what a caller wrote from quarantine."""
     with memory_client() as (client, _):
         reply = client.call("release_memory", deadline_s=DEADLINE_S, name=name)
-    _show_done(reply, f"what {name} wrote is recalled again", as_json=as_json)
+    _show_done(reply, f"what {name} wrote is shown again", as_json=as_json)
     return 0
 
 

@@ -12,8 +12,8 @@
         pattern                {"pattern": regular expression, "solution"?, ...}, or the regular expression itself
     digital_twin_store.json    {user: {...}}
 
-A time is ISO-8601, in UTC if it has no zone, or seconds since the epoch; what has one keeps it. Other fields of an
-interaction are kept in its metadata, under `imported`; other fields of a memory or a pattern are ignored. A file of
+A time is ISO-8601, in UTC if it has no zone, or seconds since the epoch; items keep their times. Other fields of an
+interaction are stored in its metadata, under `imported`; other fields of a memory or a pattern are ignored. A file of
 another shape is refused, with the place in it, before anything is sent.
 
 An earlier import is recognised by what this operator's key wrote: an interaction by the id in its metadata, a memory by
@@ -81,10 +81,9 @@ class Written(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of a file's items, by their identity.
+    """How many of a file's items were added, and how many existed: unchanged, or replaced by a newer one of the file.
 
-    One that the agent got from somebody else after it was looked up is kept, or replaced if the file's is newer.
-    Missing is what was stored, and is not there at the end.
+    `missing` counts items that were stored, but were deleted by another caller before the end of the import.
     """
 
     added: int
@@ -99,11 +98,11 @@ class Importer:
 
     client: Client
     name: str  # of the key that asks
-    forgotten: int = 0  # of those that it added, because nobody has accessed them for long
+    forgotten: int = 0  # of the added memories, because their last access is long ago
     _known: dict[str, set[Any]] = field(default_factory=dict)
 
     def store(self, file: str, items: list[Item]) -> Imported:
-        """Store what is not there yet, and look whether it is there afterwards.
+        """Store the items that do not exist yet, and check afterwards that they exist.
 
         Raises:
             MalformedRequest: the agent refuses an item; the sentence has its place in the file.

@@ -1,5 +1,6 @@
 """`memory audit`, `history`, `by`, and `twin`: read the memory of pc2, and who wrote it."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -34,7 +35,7 @@ def audit(
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=100, help="Of each list.")] = 20,
     as_json: AsJson = False,
 ) -> int:
-    """List memories to look at: contradictory, duplicate, never read, expired, due for a review.
+    """List memories that need attention: contradictory, duplicate, never read, expired, due for a review.
 
     Nothing is changed.
     """
@@ -50,7 +51,7 @@ def audit(
     for kind, brief in lines:
         output.show_line(printable(f"{kind}: {brief['memory_id']}  {brief['since']}  {_value(brief['content'])}"))
     if not lines:
-        output.show_line("nothing to look at")
+        output.show_line("no memory needs attention")
     if found["more"]:
         output.say("more:", output.FAINT, f"{', '.join(found['more'])} have further entries; raise -n")
     return 0
@@ -74,7 +75,7 @@ def history(
         sentence = f"{value['id']}  {starts} to {ends}  by {value['written_by']}  {_value(value['content'])}"
         output.show_line(printable(sentence))
     if found["more"]:
-        output.say("more:", output.FAINT, f"there are later values; call memory_history with skip={found['next_skip']}")
+        _say_more("there are later values; run", "memory_history", **named, skip=found["next_skip"])
     return 0
 
 
@@ -94,12 +95,13 @@ def by(
         for entry in page.entries:
             output.show_line(_line(kind, entry))
         if page.more:
-            output.say("more:", output.FAINT, f"there are older {kind}; raise -n, or call memory_by with before=")
+            older = f"there are older {kind}; raise -n, or run"
+            _say_more(older, "memory_by", name=name, kind=kind, before=page.next_before)
     if written.quarantined:
         output.say(
             "quarantined:",
             output.WARN,
-            f"nothing of {name} is recalled; ./twinhost memory release {name} shows it again",
+            f"what {name} wrote is hidden; to show it again: ./twinhost memory release {name}",
         )
     return 0
 
@@ -121,8 +123,14 @@ def twin(
         line = f"{change['revision']}  {change['updated']}  {change['written_by']} {change['change']}{data}"
         output.show_line(printable(line))
     if history["more"]:
-        output.say("more:", output.FAINT, "there are older changes; raise -n, or call get_twin_history with before=")
+        older = "there are older changes; raise -n, or run"
+        _say_more(older, "get_twin_history", user_id=user, before=history["next_before"])
     return 0
+
+
+def _say_more(sentence: str, action: str, **fields: object) -> None:
+    pairs = shlex.join(f"{name}={value}" for name, value in fields.items())
+    output.say("more:", output.FAINT, printable(f"{sentence}: ./twinhost call {MEMORY_AGENT} {action} {pairs}"))
 
 
 def _line(kind: str, entry: dict[str, Any]) -> str:

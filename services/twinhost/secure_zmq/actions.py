@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Withdrawable(Future[T]):
-    """A reply that takes long: the loop cancels it once its caller's connection has ended."""
+    """A reply that may take long; the server cancels it once its caller's connection has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Action(Generic[R]):
     """One action: its request type, its handler, and its options.
 
     A handler whose reply depends on something else returns a Future: the loop continues, and the reply is sent when the
-    Future is done. That reply is not stored, so whoever makes the change must recognise a repeated request itself.
+    Future is done. That reply is not stored, so the handler must recognise a repeated request itself.
     """
 
     request: type[R]

@@ -42,7 +42,7 @@ class Caller:
     roles: frozenset[str]
     fingerprint: str | None
     via: str | None = None  # who forwarded the request, where it was not the caller itself
-    own_only: bool = False  # the action that is under way is granted for what the caller owns, and no more
+    own_only: bool = False  # the current action is granted only for what the caller owns
 
     @property
     def authenticated(self) -> bool:
@@ -83,7 +83,7 @@ class Grants:
         return changed
 
     def allows(self, caller: Caller, action: str) -> bool:
-        """Return whether a caller may ask for an action, for whatever record."""
+        """Return whether a caller may ask for an action on any record."""
         roles = caller.roles if caller.authenticated else frozenset({UNAUTHENTICATED_ROLE})
         by_role, by_roles = self._held  # both at once: the cache must not outlive its grants
         granted = by_roles.get(roles)
@@ -100,7 +100,7 @@ class Grants:
         return bool(meant) and all(self.allows(caller, topic_grant(topic)) for topic in meant)
 
     def require(self, caller: Caller, action: str) -> Caller:
-        """Return a caller, `own_only` where an action is granted for what it owns alone.
+        """Return the caller, with `own_only` set if the action is granted only for what it owns.
 
         Raises:
             NotGranted: it may not ask for the action at all.
@@ -147,7 +147,7 @@ def topic_grant(topic: str) -> str:
 
 
 def own_grant(action: str) -> str:
-    """Return what the grant of an action is called that is limited to what the caller owns."""
+    """Return the name of the grant of an action on what the caller owns."""
     return f"{action}:{OWN}"
 
 

@@ -318,7 +318,7 @@ class Dispatcher:
         """Execute a mutating request in the transaction under way, or return its stored reply.
 
         Two requests are the same only if their bytes are; if the handler raises, neither change nor reply is stored. A
-        reply that is still to come is not stored: its action recognises a repeated request.
+        deferred reply is not stored: its action recognises a repeated request.
         """
         caller, request_id = job.caller.name, job.request.request_id
         if request_id is None:

@@ -97,7 +97,7 @@ class RequestError(TwinhostError):
 
     @property
     def reply_fields(self) -> Mapping[str, Any]:
-        """What the reply has beside the code and the sentence."""
+        """The further fields of the reply, besides the code and the sentence."""
         return _NO_FIELDS
 
 
@@ -131,7 +131,7 @@ class Conflict(RequestError):
     code = "conflict"
 
     def __init__(self, sentence: str, revision: int | None = None) -> None:
-        """Take the sentence, and the current revision, which is None if the reply lacks it."""
+        """Create the error; `revision` is the current revision, None if the reply lacks it."""
         super().__init__(sentence)
         self.revision = revision
 

@@ -193,7 +193,7 @@ class Feed(Worker):
         """Hand events to libzmq, which drops them for a slow subscriber.
 
         First the connections of revoked keys are closed; while one can't be closed, nothing is published. An event that
-        is queued after that waits for the next turn: a key may have been revoked before it.
+        is queued after that is sent in the next iteration: a key may have been revoked before it was queued.
         """
         with self._lock:
             batch = tuple(itertools.islice(self._events, at_most))

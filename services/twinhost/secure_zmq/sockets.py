@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # RFC 27
 ZAP_DOMAIN = b"twinhost"  # never empty: with an empty one libzmq does not ask the handler
 _ZAP_ENFORCE_DOMAIN = 93  # zmq.h; pyzmq does not name it
-_CONNECT_TIMEOUT_MS = 2_000  # Linux tries for two minutes, by the route of the start even if it has changed since
+_CONNECT_TIMEOUT_MS = 2_000  # Linux retries for two minutes, over the first route even after it has changed
 _HANDSHAKE_TIMEOUT_MS = 4_000  # with libzmq's default of 30 s, half-open connections accumulate
 _HEARTBEAT_INTERVAL_MS = 5_000
 _HEARTBEAT_TIMEOUT_MS = 10_000

@@ -1,7 +1,7 @@
 """Compare the rows of two databases by identity, in SQL: no row is read into this process.
 
-A row is the same in both if its key is: the columns that the caller names, else those of the table's unique key, else
-all of its columns. A number that SQLite assigned is no key, since after a restore it may be another row's.
+Two rows are the same row if their keys are equal: the columns that the caller names, else those of the table's unique
+key, else all columns. A number that SQLite assigned is not a key, since after a restore it may be another row's.
 """
 
 import sqlite3
@@ -16,9 +16,9 @@ from twinhost.store.damage import connect_to_read, uri_to_read
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """How many rows of a table a backup adds, keeps as they are, and replaces, and how many it doesn't have.
+    """How many rows of a table a backup adds, leaves unchanged, and replaces, and how many are missing in it.
 
-    None stands for a number that damage hides.
+    A number is None if damage makes the rows unreadable.
     """
 
     added: int | None = None
@@ -30,13 +30,13 @@ class Compared:
 def compare_rows(
     backup: Path, other: Path, keys: Mapping[str, Sequence[str]], *, immutable: bool = False
 ) -> dict[str, Compared]:
-    """Compare a backup with another database by table, as of one moment.
+    """Compare a backup with another database, table by table, in one snapshot.
 
     Args:
         backup: a verified copy; of an older schema, as it is before its migration.
         other: the database that it replaces, which may be in use.
         keys: by table, the columns that identify a row, where these are not its unique key.
-        immutable: `other` is damaged: ignore its log, and touch nothing beside it.
+        immutable: `other` is damaged: ignore its write-ahead log, and touch no file next to it.
 
     Raises:
         sqlite3.Error: the backup can't be read.

@@ -9,7 +9,7 @@ import msgspec
 from twinhost.secure_zmq.errors import MalformedRequest
 
 MOMENT = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-MAX_AHEAD_S = 60.0  # of this host's clock: something that happened can't be later
+MAX_AHEAD_S = 60.0  # of this host's clock, in which a past time may be: clocks differ
 
 
 def moment(text: str, path: str) -> float:
@@ -40,6 +40,7 @@ def past_moment(text: str, path: str) -> float:
     seconds = moment(text, path)
     if seconds > time.time() + MAX_AHEAD_S:
         raise MalformedRequest(
-            f"{text!r} is more than {MAX_AHEAD_S:g} s ahead of this host's clock; leave it out for now - at `{path}`"
+            f"{text!r} is more than {MAX_AHEAD_S:g} s ahead of this host's clock; check the caller's clock, or omit "
+            f"the field for the present time - at `{path}`"
         )
     return seconds

@@ -36,14 +36,14 @@ class Watched:
         self.path = folder / "network_config.yaml"
         self.write(agent=["ping"])
         self.grants = Grants({"agent": {"ping"}})
-        self.told: list[str | None] = []
-        self.told_of: list[Mapping[str, Set[str]]] = []
+        self.reported: list[str | None] = []
+        self.reported_changes: list[Mapping[str, Set[str]]] = []
         self.watch = GrantsWatch(str(self.path), self.grants, self.note)
 
     def note(self, fault: str | None, by_role: Mapping[str, Set[str]]) -> None:
         """Keep what is reported; on the watch's thread, which is ahead of the test's by then."""
-        self.told.append(fault)
-        self.told_of.append(by_role)
+        self.reported.append(fault)
+        self.reported_changes.append(by_role)
 
     def write(self, **grants: list[str]) -> None:
         self.path.write_text(json.dumps({**SHIPPED, "grants": grants}))
@@ -77,12 +77,12 @@ def running(watched: Watched) -> Iterator[Watched]:
 def test_changed_grants_apply_and_are_reported_once(watched: Watched) -> None:
     """A scan that finds the same reports nothing."""
     watched.watch.look()
-    assert watched.told == []
+    assert watched.reported == []
     watched.write(agent=["reset"])
     for _ in range(3):
         watched.watch.look()
-    assert (watched.allows("reset"), watched.allows("ping"), watched.told) == (True, False, [None])
-    assert watched.told_of == [{"agent": {"reset"}}], "with grants comes what they are"
+    assert (watched.allows("reset"), watched.allows("ping"), watched.reported) == (True, False, [None])
+    assert watched.reported_changes == [{"agent": {"reset"}}], "with grants comes what they are"
 
 
 @pytest.mark.parametrize("slip", BROKEN)
@@ -93,7 +93,7 @@ def test_a_broken_file_changes_nothing_and_is_reported_once(watched: Watched, sl
         for _ in range(3):
             watched.watch.look()
     assert (watched.allows("ping"), watched.allows("reset")) == (True, False)
-    (sentence,), (nothing,) = watched.told, watched.told_of
+    (sentence,), (nothing,) = watched.reported, watched.reported_changes
     assert nothing == {}
     assert sentence == watched.watch.fault
     assert str(watched.path) in str(sentence)
@@ -101,7 +101,7 @@ def test_a_broken_file_changes_nothing_and_is_reported_once(watched: Watched, sl
     watched.write(agent=["ping"])
     watched.watch.look()
     assert watched.watch.fault is None
-    assert watched.told == [sentence], "the file is as it was: no other grants hold"
+    assert watched.reported == [sentence], "the file is as it was: no other grants hold"
 
 
 def test_another_error_is_reported_too(watched: Watched) -> None:
@@ -112,8 +112,8 @@ def test_another_error_is_reported_too(watched: Watched) -> None:
         else:
             watched.path.write_text(content)
         watched.watch.look()
-    assert len(watched.told) == 3
-    assert watched.told[0] == watched.told[2] != watched.told[1]
+    assert len(watched.reported) == 3
+    assert watched.reported[0] == watched.reported[2] != watched.reported[1]
 
 
 def test_a_file_that_is_gone_changes_nothing(watched: Watched) -> None:
@@ -131,11 +131,11 @@ def test_a_change_is_seen_within_a_second_however_it_is_made(running: Watched) -
     running.replace(json.dumps({**SHIPPED, "grants": {"agent": ["two"]}}))
     wait_until(lambda: running.allows("two"), SEEN_WITHIN_S, "put in the place of the old one")
     running.replace(BROKEN["no YAML"])
-    wait_until(lambda: running.watch.fault, SEEN_WITHIN_S, "the slip is told")
+    wait_until(lambda: running.watch.fault, SEEN_WITHIN_S, "the mistake is reported")
     assert running.allows("two")
     running.write(agent=["three"])
     wait_until(lambda: running.allows("three"), SEEN_WITHIN_S, "mended")
-    wait_until(lambda: running.watch.fault is None, SEEN_WITHIN_S, "and told as mended")
+    wait_until(lambda: running.watch.fault is None, SEEN_WITHIN_S, "and its correction")
     assert not running.allows("two")
 
 

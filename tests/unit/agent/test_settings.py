@@ -43,12 +43,12 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-def test_the_models_folder_must_be_one(host: Host, tmp_path: Path) -> None:
-    """Its disk is measured beside that of the state; unset or empty, there is none."""
+def test_the_models_folder_must_be_a_folder(host: Host, tmp_path: Path) -> None:
+    """Its disk is measured too; if the variable is unset or empty, only that of the state."""
     assert load_settings(SDT, {**host.environment, "TWINHOST_MODELS": ""}).disks.keys() == {"state"}
     settings = load_settings(SDT, {**host.environment, "TWINHOST_MODELS": str(tmp_path)})
     assert settings.disks == {"state": settings.state, "models": tmp_path}
-    with pytest.raises(ConfigurationError, match=r"TWINHOST_MODELS is .*absent', which is no folder"):
+    with pytest.raises(ConfigurationError, match=r"TWINHOST_MODELS is .*absent', which is not a folder"):
         load_settings(SDT, {**host.environment, "TWINHOST_MODELS": str(tmp_path / "absent")})
 
 

@@ -69,7 +69,7 @@ def test_requests_are_counted_by_action_and_outcome() -> None:
 
 
 def test_the_host_is_exported_while_it_is_measured() -> None:
-    """Machine, GPUs, and container, in base units; what was not measured is left out."""
+    """Machine, GPUs, and container, in base units; values that were not measured are left out."""
     telemetry = Telemetry("agent")
     newest: list[HostSample] = [HOST]
     telemetry.follow_host(lambda: newest[0] if newest else None)

@@ -69,8 +69,8 @@ def test_the_document_says_what_lies_in_the_folders(tmp_path: Path, folder: Path
     authorize(tmp_path, OTHER)
     write_certificate(NEW.certificate, tmp_path / "agent.next.key")
     write_revocation(GONE.certificate, tmp_path / "revoked")
-    told = document_of(read_folders([tmp_path]))
-    reply = {**msgspec.json.decode(msgspec.json.encode(told)), "status": "success"}
+    listed = document_of(read_folders([tmp_path]))
+    reply = {**msgspec.json.decode(msgspec.json.encode(listed)), "status": "success"}
     TrustFolder(folder, REFUSE).apply(read_document(reply))
     assert known(folder) == expected((OLD, OTHER), (NEW,), (GONE,))
 
@@ -154,20 +154,20 @@ def test_a_full_volume_keeps_no_revoked_key_alive(folder: Path, tmp_path: Path) 
     for each in (folder, tmp_path / "own"):
         each.mkdir()
     authorize(tmp_path / "own", GONE)  # which the agent can't write
-    told = document((OTHER,), revoked=(OLD, GONE))
+    listed = document((OTHER,), revoked=(OLD, GONE))
     with SmallVolume(folder) as volume:
         peers = AuthorizedPeers([tmp_path / "own", folder])
         follower = TrustFolder(folder, peers.reload)
         follower.apply(document((OLD, OTHER)))
         volume.fill()
         with pytest.raises(OSError, match="No space left on device"):
-            follower.apply(told)
+            follower.apply(listed)
         assert sorted(path.name for path in folder.glob("*.key")) == ["other.key"]
         assert [peers.judge(pair.public.raw) for pair in (OLD, GONE)] == [Outcome.KEY_REVOKED] * 2
         (warning,) = peers.contents.rejected
         assert warning.startswith(f"no file here revokes {GONE.public.fingerprint} ")
         volume.empty()
-        follower.apply(told)
+        follower.apply(listed)
         assert peers.reload().rejected == ()
         assert known(folder) == expected((OTHER,), (), (OLD, GONE))
 
@@ -175,13 +175,13 @@ def test_a_full_volume_keeps_no_revoked_key_alive(folder: Path, tmp_path: Path) 
 def test_what_is_right_already_is_not_written_again(folder: Path) -> None:
     """A heartbeat's worth of documents wears no disk; what is damaged is mended."""
     follower = TrustFolder(folder, REFUSE)
-    told = document((OLD, OTHER), (NEW,), (GONE,))
-    follower.apply(told)
+    listed = document((OLD, OTHER), (NEW,), (GONE,))
+    follower.apply(listed)
     before = {path: path.stat().st_ino for path in folder.rglob("*.key")}
-    follower.apply(told)
+    follower.apply(listed)
     assert {path: path.stat().st_ino for path in folder.rglob("*.key")} == before
     (folder / "agent.key").write_text("garbage")
-    follower.apply(told)
+    follower.apply(listed)
     assert known(folder) == expected((OLD, OTHER), (NEW,), (GONE,))
 
 
@@ -277,9 +277,9 @@ def test_the_next_key_is_there_before_the_current_one_changes(folder: Path, monk
     monkeypatch.setattr(trust, "write_revoked_fingerprint", noted(key_writer.write_revoked_fingerprint, "revoke in"))
     monkeypatch.setattr(Path, "unlink", noted(Path.unlink, "remove"))
     TrustFolder(folder, REFUSE).apply(AFTER)
-    told = [step for step in order if "draft" not in step]
+    steps = [step for step in order if "draft" not in step]
     revocations = ["revoke by moving gone.key", "revoke in revoked", "revoke in revoked"]
-    assert told == [*revocations, "put agent.next.key", "put agent.key"]
+    assert steps == [*revocations, "put agent.next.key", "put agent.key"]
 
 
 def test_a_folder_that_can_not_be_written_says_so(folder: Path) -> None:

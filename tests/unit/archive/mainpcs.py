@@ -178,8 +178,8 @@ def written(manifest: Manifest, contents: dict[str, bytes]) -> bytes:
     """Return an archive with this manifest and these members."""
     out = io.BytesIO()
     writer = Writer(out.write, 0)
-    told = msgspec.json.encode(manifest)
-    writer.add(MANIFEST, 0o600, len(told), [told])
+    encoded = msgspec.json.encode(manifest)
+    writer.add(MANIFEST, 0o600, len(encoded), [encoded])
     for member in manifest.members:
         writer.add(member.name, int(member.mode, 8), member.size, [contents[member.name]])
     writer.finish()

@@ -171,9 +171,9 @@ def test_an_archives_text_cannot_pose_as_the_commands_output(
     """What its manifest says is shown in one short line, without a character that a terminal would obey."""
     found = members_of(archive)
     for version in (1, 2):
-        told = msgspec.json.encode({**msgspec.json.decode(found[MANIFEST]), "version": version, field: value})
+        encoded = msgspec.json.encode({**msgspec.json.decode(found[MANIFEST]), "version": version, field: value})
         out = io.BytesIO()
-        Writer(out.write, 0).add(MANIFEST, 0o600, len(told), [told])
+        Writer(out.write, 0).add(MANIFEST, 0o600, len(encoded), [encoded])
         ran = there.run("restore", "-", given=out.getvalue())
         assert (ran.status, ran.err.count("\n"), len(ran.err) < 500, ran.err[:-1].isprintable()) == (1, 1, True, True)
         assert version == 2 or "manifest can't be read" in ran.err

@@ -271,7 +271,7 @@ def test_revocations_elsewhere_are_dated_in_the_report(here: Mainpc, there: Main
 def test_no_event_gets_a_number_that_another_had(here: Mainpc, there: Mainpc) -> None:
     """What was published after the backup had numbers too, and a client that reads on from there misses nothing."""
 
-    def tell(machine: Mainpc, count: int) -> int:
+    def publish(machine: Mainpc, count: int) -> int:
         with machine.opened() as (database, _):
             events = Events(database)
             for number in range(count):
@@ -279,11 +279,11 @@ def test_no_event_gets_a_number_that_another_had(here: Mainpc, there: Mainpc) ->
                     events.add(Topic.EVENT, {"number": number}, "agent-0")
             return events.last_seq
 
-    told = tell(here, 3)
+    last_seq = publish(here, 3)
     archive = here.backup()
-    assert tell(here, 5) == told + 5
+    assert publish(here, 5) == last_seq + 5
     assert there.run("restore", "-", given=archive).status == 0
-    assert tell(there, 1) == told + SKIPPED + 1
+    assert publish(there, 1) == last_seq + SKIPPED + 1
 
 
 def test_without_the_other_hosts_secret_it_names_this_host(here: Mainpc, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_file_is_its_owners_alone_and_never_another(here: Mainpc, there: Mainp
     assert file.stat().st_mode & 0o777 == 0o600
     content = file.read_bytes()
     again = here.run("backup", str(file))
-    assert (again.status, "is there already" in again.err, file.read_bytes()) == (2, True, content)
+    assert (again.status, "exists already" in again.err, file.read_bytes()) == (2, True, content)
     checked = here.run("check", str(file))
     assert (checked.status, "the archive is whole" in checked.err) == (0, True)
     assert there.run("restore", str(file)).status == 0
@@ -368,11 +368,13 @@ def test_what_a_restore_loses_is_reported_by_count(here: Mainpc) -> None:
             add_agent(database, audit, f"later-{number}")
         with database.transaction():
             Events(database).add(Topic.EVENT, {}, "somebody")
-    told = here.run("restore", "-", "--replace", given=archive).err
-    assert "fewer than before the restore: 2 registrations, 1 events and errors, 0 leases\n" in told
+    output = here.run("restore", "-", "--replace", given=archive).err
+    assert "fewer than before the restore: 2 registrations, 1 events and errors, 0 leases\n" in output
     flip(here.database, page_of(here.database, "happenings_by_time"))
-    told = here.run("restore", "-", "--replace", given=archive).err
-    assert "fewer than before the restore: 0 registrations, ? events and errors, 0 leases (?: can't be counted" in told
+    output = here.run("restore", "-", "--replace", given=archive).err
+    assert (
+        "fewer than before the restore: 0 registrations, ? events and errors, 0 leases (?: can't be counted" in output
+    )
 
 
 def page_of(database: Path, name: str) -> int:

@@ -71,6 +71,6 @@ def test_any_trust_document_is_followed_or_refused_whole(
         assert [path.name for path in folder.rglob("*") if path.is_file()] == []
         return
     contents = read_folders([folder])
-    told = {parse_certificate(text, "a text") for text in (*current, *following)}
-    assert {*contents.current.values(), *contents.next.values()} <= told
+    distributed = {parse_certificate(text, "a text") for text in (*current, *following)}
+    assert {*contents.current.values(), *contents.next.values()} <= distributed
     assert contents.revoked == set(revoked)

@@ -161,7 +161,7 @@ def test_another_folder_there_is_left_alone(mainpc: Path, tmp_path: Path) -> Non
     before = files(tmp_path / "stick")
     ran = certs_init(mainpc, "export-host", "pc2", "--to", str(tmp_path / "stick"), host="mainpc")
     assert (ran.status, files(tmp_path / "stick")) == (1, before)
-    assert "is there already and differs; remove it, or name another folder with --to" in ran.err
+    assert "exists already and differs; remove it, or name another folder with --to" in ran.err
 
 
 def test_a_place_that_can_not_be_written_is_one_sentence(mainpc: Path, tmp_path: Path) -> None:

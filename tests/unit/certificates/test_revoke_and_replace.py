@@ -181,23 +181,23 @@ def test_the_next_pair_of_a_rotation_is_revoked_too(tree: Path) -> None:
     assert kept_out(tree, following.public.fingerprint) == list(FOLDERS)
 
 
-@pytest.mark.parametrize("whom", ["SystemDigitalTwin", "its fingerprint"])
-def test_the_server_is_not_revoked(tree: Path, whom: str) -> None:
+@pytest.mark.parametrize("owner", ["SystemDigitalTwin", "its fingerprint"])
+def test_the_server_is_not_revoked(tree: Path, owner: str) -> None:
     """No peer could be notified of it; rotation is the way."""
     before = files(tree)
     fingerprint = load_certificate(tree / "mainpc/server.key").public.fingerprint
-    ran = certs_init(tree, "revoke", fingerprint if whom == "its fingerprint" else whom)
+    ran = certs_init(tree, "revoke", fingerprint if owner == "its fingerprint" else owner)
     assert (ran.status, ran.out, files(tree)) == (1, "", before)
     assert "rotate it: certs-init rotate server" in ran.err
 
 
-@pytest.mark.parametrize("whom", ["nobody", "", "client", "SHA256:short", "../operator"])
-def test_an_unknown_name_changes_nothing(tree: Path, whom: str) -> None:
+@pytest.mark.parametrize("owner", ["nobody", "", "client", "SHA256:short", "../operator"])
+def test_an_unknown_name_changes_nothing(tree: Path, owner: str) -> None:
     """Exit 1, with the names that there are."""
     before = files(tree)
-    ran = certs_init(tree, "revoke", whom)
+    ran = certs_init(tree, "revoke", owner)
     assert (ran.status, ran.out, files(tree)) == (1, "", before)
-    assert f"there is no key of {whom!r} here; there are keys of: {UMRA}, operator" in ran.err
+    assert f"there is no key of {owner!r} here; there are keys of: {UMRA}, operator" in ran.err
 
 
 def test_an_open_invitation_of_the_name_is_reported(tree: Path) -> None:
@@ -233,7 +233,7 @@ def test_make_says_how_another_machines_revoked_agent_comes_back(tmp_path: Path)
 
 
 def test_a_tree_without_mainpc_names_mainpcs_commands(tmp_path: Path) -> None:
-    """Only mainpc authorises another key, so pc2's tree advises `invite` there in place of `replace` or `revoke`."""
+    """Only mainpc authorises another key, so pc2's tree advises `invite` on mainpc instead of `replace` or `revoke`."""
     root, secret = tmp_path / "tree", tmp_path / "tree/pc2/client.key_secret"
     certs_init(root, host="pc2")
     pair = load_key_pair(secret)

@@ -68,7 +68,7 @@ def test_a_well_deployment_has_nothing_but_ok(hosts: TwoHosts, cli: Cli) -> None
 
 
 def test_hosts_on_one_machine_are_named(hosts: TwoHosts, cli: Cli) -> None:
-    """That is well; a host that measures its container alone, or nothing, is a warning."""
+    """The verdict is `ok`; a host that measures only its container, or nothing, is a warning."""
     one = "mainpc and pc2 are one machine: its capacity is counted once"
     assert examined(hosts, cli, 0)[SDT, "machines"]["sentence"] == one
     machine = MachineSample(boot_id="other", virtual_machine="Docker Desktop")
@@ -77,7 +77,7 @@ def test_hosts_on_one_machine_are_named(hosts: TwoHosts, cli: Cli) -> None:
     assert (found["verdict"], "pc2: these are figures of the virtual machine" in found["sentence"]) == ("ok", True)
     hosts.mainpc.metrics.ingest("pc2", msgspec.structs.replace(SAMPLE, machine=None, limited=True))
     found = examined(hosts, cli, 0)[SDT, "machines"]
-    assert (found["verdict"], "pc2: an older version" in found["sentence"]) == ("warning", True)
+    assert (found["verdict"], "pc2: its version measures only its container" in found["sentence"]) == ("warning", True)
 
 
 def refusals(agent: LoopbackAgent) -> dict[str, int]:

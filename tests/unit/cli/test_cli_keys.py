@@ -143,8 +143,8 @@ def test_an_agent_that_cant_be_asked_is_judged_by_its_heartbeat(hosts: TwoHosts,
     with Client(server) as client:
         client.call("register_agent", registration_data=REGISTRATION)
         newest = client.call("get_trust")["revision"]
-        told = {"the newest list": newest, "an older list": "0" * 32, "none": None}[follows]
-        client.call("heartbeat", agent_name="third", trust_revision=told)
+        revision = {"the newest list": newest, "an older list": "0" * 32, "none": None}[follows]
+        client.call("heartbeat", agent_name="third", trust_revision=revision)
     behind = json.loads(cli(hosts, "keys", "list", "--json").out)["unacknowledged"]
     assert behind == ([] if follows == "the newest list" else [{"agent": "third", "host": "pc3", "revoked": None}])
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -199,10 +200,10 @@ def test_text_output_lists_kinds_and_json_lists_every_table(
     monkeypatch.setattr(memory, "RESTARTED_WITHIN_S", 0.1)
     ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"), "--yes")
     assert "_" not in ran.out
-    told = {line[: line.index("  ")]: line.split()[-6:] for line in ran.out.splitlines()[2:]}
-    assert told["interactions"] == ["6", "6", "0", "6", "0", "0"]
-    assert told["error patterns"] == ["3", "3", "0", "3", "0", "0"]
-    assert told.keys() <= set(KINDS.values())
+    rows = {line[: line.index("  ")]: line.split()[-6:] for line in ran.out.splitlines()[2:]}
+    assert rows["interactions"] == ["6", "6", "0", "6", "0", "0"]
+    assert rows["error patterns"] == ["3", "3", "0", "3", "0", "0"]
+    assert rows.keys() <= set(KINDS.values())
 
 
 def test_every_kind_is_a_table_of_the_memory(tmp_path: Path) -> None:
@@ -244,9 +245,9 @@ def test_an_import_brings_everything_of_the_three_files(remembering: MemoryHosts
     ran = cli(remembering, "memory", "import", *older)
     assert (ran.status, ran.err) == (0, "")
     assert [line.split(": ")[1] for line in ran.out.splitlines()] == [
-        "8 added, 0 there already",
-        "3 added, 0 there already",
-        "2 added, 0 there already",
+        "8 added, 0 already present",
+        "3 added, 0 already present",
+        "2 added, 0 already present",
     ]
     said = table(remembering, "SELECT session_id, type, speaker, content, metadata, written_by FROM interactions")
     assert [row[:4] for row in said if row[0] == "s1"] == [
@@ -276,7 +277,7 @@ def test_an_import_brings_everything_of_the_three_files(remembering: MemoryHosts
 
 
 def test_an_import_keeps_the_dates_of_the_file(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
-    """A time without a zone is in UTC; what nobody has accessed for long is forgotten, and the import says so."""
+    """A time without a zone is in UTC; a memory whose last access is long ago is forgotten, and the import says so."""
     said = {"type": "code", "content": "x"}
     store = {
         "s": [{**said, "timestamp": "2025-03-01T08:00:00"}, {**said, "created_at": "2025-03-01T08:00:00+08:00"}],
@@ -285,7 +286,7 @@ def test_an_import_keeps_the_dates_of_the_file(remembering: MemoryHosts, cli: Cl
     path = tmp_path / "memory_store.json"
     path.write_text(json.dumps(store))
     ran = cli(remembering, "memory", "import", str(path))
-    assert (ran.status, "1 of these memories are forgotten by now" in ran.err) == (0, True)
+    assert (ran.status, "1 of these memories are already forgotten" in ran.err) == (0, True)
     assert table(remembering, "SELECT occurred_at FROM interactions") == [(1_740_816_000,), (1_740_787_200,)]
     columns = "created, last_accessed, forgotten, (SELECT occurred_at FROM memory_details)"
     assert table(remembering, f"SELECT {columns} FROM memories") == [(5, 10, 1, 3)]
@@ -296,9 +297,9 @@ def test_an_import_keeps_the_dates_of_the_file(remembering: MemoryHosts, cli: Cl
 
 
 def test_the_history_of_a_key_and_the_audit_are_shown(remembering: MemoryHosts, cli: Cli) -> None:
-    """As lines for people, as the reply for programs; an unknown key is one sentence."""
+    """As lines of text, and with --json as the reply; an unknown key gives one sentence."""
     agent = Caller("agent", "pc3", frozenset({"agent"}), "SHA256:of-an-agent")
-    assert cli(remembering, "memory", "audit").out == "nothing to look at\n"
+    assert cli(remembering, "memory", "audit").out == "no memory needs attention\n"
     with remembering.memory.memory.transaction():
         for number, amount in enumerate((340, 355)):
             text = f"The rent of the box room is {amount}"
@@ -330,10 +331,10 @@ def test_importing_twice_changes_nothing(
     assert everything(remembering) == before
 
 
-def test_an_import_reports_what_somebody_else_did_meanwhile(
+def test_an_import_reports_concurrent_changes_of_others(
     remembering: MemoryHosts, cli: Cli, older: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A twin stored by another between look and write is kept; a memory that is deleted before the end is missing."""
+    """A twin that another stores between check and write is kept; a memory deleted before the end is missing."""
     agent = remembering.memory
     operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
     send = memory_import.Importer._send
@@ -351,8 +352,8 @@ def test_an_import_reports_what_somebody_else_did_meanwhile(
     monkeypatch.setattr(memory_import.Importer, "_send", send_late)
     ran = cli(remembering, "memory", "import", older[0], older[2])
     assert [line.split(": ")[1] for line in ran.out.splitlines()] == [
-        "8 added, 0 there already, 1 missing",
-        "1 added, 1 there already",
+        "8 added, 0 already present, 1 missing",
+        "1 added, 1 already present",
     ]
     twin = agent.twins.find("ada")
     assert twin is not None
@@ -366,7 +367,7 @@ def test_an_import_that_was_cut_short_is_completed(remembering: MemoryHosts, cli
     cli(remembering, "memory", "import", older[0])
     Path(older[0]).write_text(json.dumps(whole))
     ran = cli(remembering, "memory", "import", older[0])
-    assert ran.out.endswith("5 added, 3 there already\n")
+    assert ran.out.endswith("5 added, 3 already present\n")
 
 
 def test_a_twin_that_is_there_is_left_as_it_is(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
@@ -394,9 +395,9 @@ def test_what_was_deleted_is_stored_again_by_another_import(
             agent.memories.remove(memory_id, operator)
     ran = cli(remembering, "memory", "import", *older)
     assert [line.split(": ")[1] for line in ran.out.splitlines()] == [
-        "6 added, 2 there already",
-        "0 added, 3 there already",
-        "1 added, 1 there already",
+        "6 added, 2 already present",
+        "0 added, 3 already present",
+        "1 added, 1 already present",
     ]
     twin = agent.twins.find("ada")
     assert twin is not None
@@ -419,8 +420,8 @@ def write_as_agent(hosts: MemoryHosts, *, strength: float = 1.0) -> None:
     with hosts.memory.memory.transaction():
         hosts.memory.twins.put(Change("ada", agent.name), {"mood": "newer"})
         for memory in memories:
-            told = Changes(content="newer", strength=strength)
-            hosts.memory.memories.put(memory["id"], told, agent)
+            changes = Changes(content="newer", strength=strength)
+            hosts.memory.memories.put(memory["id"], changes, agent)
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -434,8 +435,8 @@ def test_what_another_wrote_is_left_as_it_is(
         cli(remembering, "memory", "quarantine", "somebody else")
     ran = cli(remembering, "memory", "import", str(remembering.root / "memory_store.json"), older[2])
     assert [line.split(": ")[1] for line in ran.out.splitlines()] == [
-        "0 added, 2 there already",
-        "1 added, 1 there already",
+        "0 added, 2 already present",
+        "1 added, 1 already present",
     ]
     assert table(remembering, "SELECT content, written_by FROM memories") == [("newer", "agent")] * 2
     assert table(remembering, "SELECT twin, revision, written_by FROM twins WHERE user_id = 'ada'") == [
@@ -446,7 +447,7 @@ def test_what_another_wrote_is_left_as_it_is(
 def test_a_forgotten_memory_of_another_is_left_as_it_is(remembering: MemoryHosts, cli: Cli) -> None:
     write_as_agent(remembering, strength=0.01)
     ran = cli(remembering, "memory", "import", str(remembering.root / "memory_store.json"))
-    assert ran.out.endswith("0 added, 2 there already\n")
+    assert ran.out.endswith("0 added, 2 already present\n")
     assert table(remembering, "SELECT content, written_by FROM memories") == [("newer", "agent")] * 2
 
 
@@ -518,14 +519,15 @@ def test_what_somebody_wrote_is_shown_hidden_and_shown_again(
     assert "user_id=ada" in listed.out
     assert 'content="Tandaan: port 7230"' in listed.out
     hidden = cli(remembering, "memory", "quarantine", "operator", "--reason", "its key was stolen")
-    assert hidden.out == "what operator wrote is hidden; ./twinhost memory release operator shows it again\n"
+    assert hidden.out == "what operator wrote is hidden; to show it again: ./twinhost memory release operator\n"
     assert json.loads(cli(remembering, *of_ada).out)["revision"] == 0
     again = cli(remembering, "memory", "by", "operator")
     assert again.out == listed.out
     assert (
-        again.err == "quarantined: nothing of operator is recalled; ./twinhost memory release operator shows it again\n"
+        again.err
+        == "quarantined: what operator wrote is hidden; to show it again: ./twinhost memory release operator\n"
     )
-    assert cli(remembering, "memory", "release", "operator").out == "what operator wrote is recalled again\n"
+    assert cli(remembering, "memory", "release", "operator").out == "what operator wrote is shown again\n"
     assert json.loads(cli(remembering, *of_ada).out)["revision"] > 0
     ran = cli(remembering, "memory", "release", "operator")
     assert (ran.status, "[not_found]" in ran.err) == (1, True)
@@ -593,6 +595,9 @@ def test_the_changes_of_a_twin_are_listed_with_their_writers(remembering: Memory
         ["2", "other", "patch", '{"b":"two', 'words"}'],
         ["1", "agent", "update", '{"a":1}'],
     ]
-    assert "raise -n" in cli(remembering, "memory", "twin", "ada", "-n", "2").err
+    advice = cli(remembering, "memory", "twin", "ada", "-n", "2").err
+    assert "raise -n" in advice
+    older = cli(remembering, *shlex.split(advice.split("./twinhost ")[1]), "--json")
+    assert [each["revision"] for each in json.loads(older.out)["changes"]] == [1]
     document = json.loads(cli(remembering, "memory", "twin", "ada", "--json").out)
     assert [each["revision"] for each in document["changes"]] == [3, 2, 1]

@@ -45,8 +45,8 @@ def test_status_of_a_well_system_exits_0_and_names_everything(hosts: TwoHosts, c
     assert "refused" not in ran.out
 
 
-def test_status_shows_the_machines_and_the_containers_apart(hosts: TwoHosts, cli: Cli) -> None:
-    """What `free` and `top` show there, and below it the container; a host without figures has dashes."""
+def test_status_shows_the_machines_and_the_containers(hosts: TwoHosts, cli: Cli) -> None:
+    """The figures of `free` and `top`, and below them the container's; a host without figures has dashes."""
     hosts.mainpc.metrics.ingest(
         "pc3", HostSample(wall=0, cpu_percent=None, ram_used_mb=80, ram_total_mb=512, limited=True)
     )
@@ -56,7 +56,7 @@ def test_status_shows_the_machines_and_the_containers_apart(hosts: TwoHosts, cli
     assert rows[0].split() == ["mainpc", *figures]
     assert (rows[1], rows[3]) == (own + "pc2", own + "mainpc")
     assert rows[4].split() == ["pc3", "-", "-", "0.1", "of", "0.5", "GB", "-", "-", "-"]
-    assert rows[5] == "  an older version, which measures its container alone; update it"
+    assert rows[5] == "  its version measures only its container; update it"
 
 
 def test_status_shows_each_identity_with_its_whole_fingerprint(hosts: TwoHosts, cli: Cli) -> None:

@@ -27,7 +27,14 @@ from tests.unit.cli.loopback_agents import GRANTS, SDT, UMRA, StartHosts, TwoHos
 from tests.unit.cli.running import Cli, Ran
 from twinhost.adversary import campaign, insiders, payloads, strangers, tampering
 from twinhost.adversary.attack import Attack, Finding, Outcome, Target, Verdict, defended
-from twinhost.adversary.campaign import ATTACKS, FEED_ATTACKS, GOOD_CLIENT, NOT_FROM_OUTSIDE, OTHER_SITES, play_against
+from twinhost.adversary.campaign import (
+    ATTACKS,
+    FEED_ATTACKS,
+    LEGITIMATE_CLIENT,
+    NOT_FROM_OUTSIDE,
+    OTHER_SITES,
+    play_against,
+)
 from twinhost.adversary.zmtp import RawConnection
 from twinhost.agent.http import HostGuard
 from twinhost.cli.connect import load_settings
@@ -53,7 +60,7 @@ def against(hosts: TwoHosts, agent: str = SDT) -> Target:
 
 
 def play_at_the_feed(name: str, target: Target) -> Outcome:
-    """Play without the good subscriber who comes afterwards: what the attack itself says counts."""
+    """Play without the legitimate subscriber that follows: what the attack itself says counts."""
     (attack,) = (attack for attack in FEED_ATTACKS if attack.name == f"{name}, at the event feed")
     return attack.play(target)
 
@@ -83,11 +90,11 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Findin
 
 
 def test_agents_as_they_are_refuse_everything(played: Sequence[Finding]) -> None:
-    """Good clients are served after each; what can't be played from outside is reported as such."""
+    """Legitimate clients are served after each; what can't be played from outside is reported as such."""
     seen = {(finding.where, finding.check): finding.verdict for finding in played}
     not_played = {attack.name for attack in NOT_FROM_OUTSIDE}
     assert set(seen) == {
-        *((agent, name) for agent in (SDT, UMRA) for name in (GOOD_CLIENT, *BY_NAME)),
+        *((agent, name) for agent in (SDT, UMRA) for name in (LEGITIMATE_CLIENT, *BY_NAME)),
         *((SDT, attack.name) for attack in FEED_ATTACKS),
     }
     assert {name for (_, name), verdict in seen.items() if verdict is Verdict.NOT_PLAYED} == not_played
@@ -147,7 +154,7 @@ def test_an_open_link_fails_loudly(open_hosts: TwoHosts, cli: Cli, monkeypatch: 
     """Plain clients get in, the capture is read, what was recorded is good again: exit status 1."""
     monkeypatch.setattr(campaign, "ATTACKS", [*strangers.ATTACKS, *strangers.IMPOSTOR, *tampering.ATTACKS])
     monkeypatch.setattr(campaign, "FEED_ATTACKS", FEED_ATTACKS[:1])
-    monkeypatch.setattr(strangers, "GOOD_CALL_S", SHORT_S)
+    monkeypatch.setattr(strangers, "SERVED_WITHIN_S", SHORT_S)
     ran = cli(open_hosts, "doctor", "--intruder", "--format", "junit")
     assert ran.status == 1
     root = ElementTree.fromstring(ran.out)
@@ -179,12 +186,12 @@ def test_people_see_a_table_and_meanwhile_what_is_played(
     assert max(len(line) for line in ran.out.splitlines()) <= 100
 
 
-def test_without_a_good_client_nothing_is_proven(hosts: TwoHosts) -> None:
+def test_without_a_legitimate_client_nothing_is_proven(hosts: TwoHosts) -> None:
     """One failure, and all else not played."""
     (hosts.folders["server"] / "operator.key").unlink()
     hosts.mainpc.reload_peers()
     first, *rest = play_against(against(hosts), ATTACKS)
-    assert (first.check, first.verdict) == (GOOD_CLIENT, Verdict.FAILED)
+    assert (first.check, first.verdict) == (LEGITIMATE_CLIENT, Verdict.FAILED)
     assert {finding.verdict for finding in rest} == {Verdict.NOT_PLAYED}
     assert len(rest) == len(ATTACKS)
 
@@ -198,7 +205,7 @@ def test_an_attack_after_which_nobody_is_served_came_through(hosts: TwoHosts) ->
 
     _, finding = play_against(against(hosts), [Attack("stop", "nothing", stop_it)])
     assert finding.verdict is Verdict.FAILED
-    assert "a good client was not served within 2 s" in finding.sentence
+    assert "a legitimate client was not served within 2 s" in finding.sentence
 
 
 def test_an_attack_that_ends_early_is_no_success(hosts: TwoHosts) -> None:
@@ -274,7 +281,7 @@ def test_red_where_a_damaged_session_ends_the_agent(hosts: TwoHosts, monkeypatch
     """It is seen by whoever is not served afterwards, whatever became of the session itself."""
     monkeypatch.setattr(tampering, "SESSIONS", 1)
     monkeypatch.setattr(RawConnection, "reset", lambda _: hosts.mainpc.stop())
-    came_through(play("damaged sessions", against(hosts)), "a good client was not served")
+    came_through(play("damaged sessions", against(hosts)), "a legitimate client was not served")
 
 
 def test_red_where_a_routing_id_passes_to_another_peer(tmp_path: Path) -> None:
@@ -301,7 +308,7 @@ def test_red_where_the_second_of_a_routing_id_is_served_too(tmp_path: Path) -> N
 )
 def test_red_on_an_open_link(open_hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
     """The recordings work, as they must for the green ones to mean anything."""
-    monkeypatch.setattr(strangers, "GOOD_CALL_S", SHORT_S)
+    monkeypatch.setattr(strangers, "SERVED_WITHIN_S", SHORT_S)
     came_through(play(name, against(open_hosts)), words)
 
 
@@ -353,7 +360,7 @@ def test_red_where_silent_connections_are_kept(start_hosts: StartHosts, monkeypa
 def test_red_where_silent_connections_keep_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strangers, "HALF_OPEN", 20)
     with listener(swallow) as port:
-        came_through(play("half-open flood", target_at(port, tmp_path)), "a good client was not served")
+        came_through(play("half-open flood", target_at(port, tmp_path)), "a legitimate client was not served")
 
 
 def test_red_where_messages_have_no_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_a_topic_that_is_no_topic_is_refused(tmp_path: Path, item: dict[Any, Any
 
 
 def test_a_grant_may_be_limited_to_the_callers_own(tmp_path: Path) -> None:
-    """`any` is no limit, as is the plain name."""
+    """`any` sets no limit, like the plain name."""
     items = [{"update_twin": "own"}, {"delete_twin": "any", "patch_twin": "own"}]
     assert loaded(tmp_path, {**GOOD, "grants": {"agent": items}}) == {
         "agent": {"update_twin:own", "delete_twin", "patch_twin:own"}
@@ -122,7 +122,7 @@ def test_a_grant_may_be_limited_to_the_callers_own(tmp_path: Path) -> None:
         ([{"update_twin": "own"}, "update_twin"], "grants.agent has 'update_twin' limited to 'own' and without"),
     ],
 )
-def test_a_limit_that_is_none_is_refused(tmp_path: Path, items: list[Any], complaint: str) -> None:
+def test_an_invalid_limit_is_refused(tmp_path: Path, items: list[Any], complaint: str) -> None:
     assert refused(tmp_path, {**GOOD, "grants": {"agent": items}}).startswith(complaint)
 
 

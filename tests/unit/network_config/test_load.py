@@ -76,7 +76,7 @@ def test_a_file_may_limit_the_sessions_of_a_key(tmp_path: Path) -> None:
     assert refused(tmp_path, wrong) == "limits.sessions_per_key must be a whole number, more than 0, not 0"
 
 
-def test_an_older_file_forgets_in_days(tmp_path: Path) -> None:
+def test_an_older_file_has_the_rule_days(tmp_path: Path) -> None:
     """Files of version 0.2 and before lack the section `memory`."""
     path = tmp_path / "network_config.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in GOOD.items() if key != "memory"}))
@@ -86,7 +86,7 @@ def test_an_older_file_forgets_in_days(tmp_path: Path) -> None:
 
 
 def test_a_file_may_switch_word_pairs_off(tmp_path: Path) -> None:
-    """A file of version 0.2.0 does not have the key, and has them on."""
+    """A file of version 0.2.0 does not have the key; the default is true."""
     path = tmp_path / "network_config.yaml"
     path.write_text(yaml.safe_dump(GOOD))
     assert load_network_config(path, {}).recall.word_pairs
@@ -200,8 +200,8 @@ def test_a_half_life_is_above_0_and_at_most_a_hundred_years(tmp_path: Path, days
     assert refused(tmp_path, text).startswith("recall.recency_half_life_days must be a number of days")
 
 
-def test_a_tokenizer_is_found_beside_the_file(tmp_path: Path) -> None:
-    """Unless its path is absolute; older files name none."""
+def test_a_tokenizers_path_is_relative_to_the_file(tmp_path: Path) -> None:
+    """Or absolute; older files name no tokenizer."""
     path = tmp_path / "network_config.yaml"
     for named, found in (("a.json", tmp_path / "a.json"), ("/b.json", Path("/b.json"))):
         path.write_text(yaml.safe_dump({**GOOD, "recall": {**GOOD["recall"], "tokenizer": named}}))

@@ -58,35 +58,37 @@ class Schema:
         return all(self._allows(value, keyword, schema) for keyword in schema)
 
     def _allows(self, value: Any, keyword: str, schema: dict[str, Any]) -> bool:  # noqa: C901, PLR0911 - one a keyword
-        told = schema[keyword]
+        argument = schema[keyword]
         if keyword in BOUNDS:
             kind, holds = BOUNDS[keyword]
-            return not TYPES[kind](value) or holds(value, told)
+            return not TYPES[kind](value) or holds(value, argument)
         match keyword:
             case "$ref":
-                return self.allows(value, self.definition(told))
+                return self.allows(value, self.definition(argument))
             case "anyOf":
-                return any(self.allows(value, each) for each in told)
+                return any(self.allows(value, each) for each in argument)
             case "type":
-                return any(TYPES[each](value) for each in ([told] if isinstance(told, str) else told))
+                return any(TYPES[each](value) for each in ([argument] if isinstance(argument, str) else argument))
             case "enum":
-                return any(type(value) is type(each) and value == each for each in told)
+                return any(type(value) is type(each) and value == each for each in argument)
             case "required":
-                return not isinstance(value, dict) or set(told) <= value.keys()
+                return not isinstance(value, dict) or set(argument) <= value.keys()
             case "items":
-                return not isinstance(value, list) or all(self.allows(each, told) for each in value)
+                return not isinstance(value, list) or all(self.allows(each, argument) for each in value)
             case "properties":
                 return not isinstance(value, dict) or all(
-                    self.allows(value[name], each) for name, each in told.items() if name in value
+                    self.allows(value[name], each) for name, each in argument.items() if name in value
                 )
             case "additionalProperties":
                 return not isinstance(value, dict) or all(
-                    self.allows(each, told) for name, each in value.items() if name not in schema.get("properties", ())
+                    self.allows(each, argument)
+                    for name, each in value.items()
+                    if name not in schema.get("properties", ())
                 )
             case "contentEncoding":
-                return not isinstance(value, str) or (told == "base64" and _is_base64(value))
+                return not isinstance(value, str) or (argument == "base64" and _is_base64(value))
             case "propertyNames":
-                return not isinstance(value, dict) or all(self.allows(name, told) for name in value)
+                return not isinstance(value, dict) or all(self.allows(name, argument) for name in value)
         assert keyword in NOTES, f"this check does not know {keyword!r}"
         return True
 

@@ -37,7 +37,7 @@ class Reset(Request, tag="reset"):
     """An operator's action."""
 
 
-class Owe(Request, tag="owe"):
+class Defer(Request, tag="defer"):
     """Answered later, from somewhere else."""
 
 
@@ -52,16 +52,16 @@ class Bench:
         self.database = Database(path, [SCHEMA, TABLES])
         self.sum = self.rows()
         self.executions: list[int] = []
-        self.owed: list[Future[Reply]] = []
+        self.deferred: list[Future[Reply]] = []
         self.dispatcher = Dispatcher(
             [
                 Action(Read, self._read),
                 Action(Add, self._add, mutates=True),
                 Action(Reset, self._reset, mutates=True),
                 Action(Doom, self._doom, mutates=True),
-                Action(Owe, self._owe),
+                Action(Defer, self._defer),
             ],
-            Grants({"agent": {"read", "add", "doom", "owe"}, "operator": {"*"}}),
+            Grants({"agent": {"read", "add", "doom", "defer"}, "operator": {"*"}}),
             store or self.database,
             ReplyLog(self.database, 600, 100),
             LIMIT,
@@ -102,9 +102,9 @@ class Bench:
     def _reset(self, _: Reset, __: Caller) -> Reply:
         return {"status": "ok"}
 
-    def _owe(self, _: Owe, __: Caller) -> "Future[Reply]":
-        self.owed.append(Future())
-        return self.owed[-1]
+    def _defer(self, _: Defer, __: Caller) -> "Future[Reply]":
+        self.deferred.append(Future())
+        return self.deferred[-1]
 
     def _doom(self, _: Doom, __: Caller) -> Reply:
         self.database.execute("INSERT INTO debts VALUES (-1)")

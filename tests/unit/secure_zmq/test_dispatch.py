@@ -190,14 +190,14 @@ def test_a_reply_names_the_fields_that_were_ignored(bench: Bench) -> None:
         {"action": "add", "amount": 13, "more": 1},
         {"action": "reset", "more": 1},
         {"action": "read", "timestamp": 1},
-        {"action": "owe", "more": 1},
+        {"action": "defer", "more": 1},
     ]
     *replies, _ = bench.dispatcher.answer([inbound(message) for message in sent])
     ignored = [json.loads(reply).get("ignored_fields") for reply in replies]
     assert ignored == [["amuont"], ["of"], ["more"], ["more"], None]
-    bench.owed[0].set_result({"status": "ok", "ignored_fields": ["there"]})
-    (owed,) = bench.dispatcher.take_deferred().values()
-    assert json.loads(bench.dispatcher.settle(owed))["ignored_fields"] == ["more", "there"]
+    bench.deferred[0].set_result({"status": "ok", "ignored_fields": ["there"]})
+    (deferred,) = bench.dispatcher.take_deferred().values()
+    assert json.loads(bench.dispatcher.settle(deferred))["ignored_fields"] == ["more", "there"]
 
 
 def test_a_retry_names_the_same_ignored_fields(bench: Bench) -> None:

@@ -182,11 +182,11 @@ def test_what_is_answered_later_keeps_its_place_behind_the_batch(tmp_path: Path,
     """Also where the commit fails: it was asked for already, and is not asked for twice."""
     with closing(Bench(tmp_path / "db")) as bench:
         last: dict[str, Any] = {"action": "doom"} if fails else ADDS[1]
-        more = Arriving([{"action": "read"}, {"action": "owe", "request_id": "later"}], [last])
+        more = Arriving([{"action": "read"}, {"action": "defer", "request_id": "later"}], [last])
         replies = bench.dispatcher.answer([inbound(ADDS[0])], more)
         assert [reply == b"" for reply in replies] == [False, False, True, False]
-        owed = bench.dispatcher.take_deferred()
-        assert (list(owed), len(bench.owed)) == ([2], 1)
-        bench.owed[0].set_result({"status": "ok"})
-        assert json.loads(bench.dispatcher.settle(owed[2])) == {"status": "ok", "request_id": "later"}
+        deferred = bench.dispatcher.take_deferred()
+        assert (list(deferred), len(bench.deferred)) == ([2], 1)
+        bench.deferred[0].set_result({"status": "ok"})
+        assert json.loads(bench.dispatcher.settle(deferred[2])) == {"status": "ok", "request_id": "later"}
         assert bench.rows() == (0 if fails else 3)

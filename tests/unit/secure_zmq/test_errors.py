@@ -31,7 +31,7 @@ def test_a_code_leads_back_to_its_error() -> None:
 
 
 def test_a_conflict_carries_the_current_revision() -> None:
-    """From the server's reply to the client's exception; a reply without it, or with nonsense, is a conflict too."""
+    """From the server's reply to the client's exception; without a valid revision it is a conflict with None."""
     reply = json.loads(encode_error(errors.Conflict("why", 7), "r1", ("error", "reason")))
     assert reply == {
         "status": "error", "code": "conflict", "revision": 7, "error": "why", "reason": "why", "request_id": "r1"

@@ -128,8 +128,8 @@ def test_a_handshake_is_refused_with_its_cause_and_counted(tmp_path: Path, clock
     write_revocation(revoked.certificate, tmp_path / "revoked")
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     authenticator = Authenticator(context, AuthorizedPeers([tmp_path]))
-    told: list[tuple[str, str | None]] = []
-    authenticator.handshakes.listen(lambda outcome, fields: told.append((outcome.value, fields.get("fingerprint"))))
+    outcomes: list[tuple[str, str | None]] = []
+    authenticator.handshakes.listen(lambda outcome, fields: outcomes.append((outcome.value, fields.get("fingerprint"))))
     try:
         verdicts = {
             pair.certificate.owner.name: authenticator._judge(
@@ -142,7 +142,7 @@ def test_a_handshake_is_refused_with_its_cause_and_counted(tmp_path: Path, clock
         context.term()
     assert verdicts.pop("live").status == b"200"
     assert {(verdict.status, verdict.text) for verdict in verdicts.values()} == {(b"400", b"key not authorized")}
-    assert told == [
+    assert outcomes == [
         (outcome.value, pair.public.fingerprint)
         for outcome, pair in (
             (Outcome.ACCEPTED, live),

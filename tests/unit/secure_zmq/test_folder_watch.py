@@ -109,7 +109,9 @@ def test_a_revocation_counts_without_file_notifications(
         wait_until(lambda: peers.find(later.public.raw), SEEN_WITHIN_S, "a key")
         write_revocation(pair.certificate, tmp_path / "host/revoked")
         wait_until(lambda: peers.find(pair.public.raw) is None, SEEN_WITHIN_S, "the revocation")
-        wait_until(lambda: len(changes) >= 2, PATIENCE_S, "whoever listens is told")  # just after the keys are in use
+        wait_until(
+            lambda: len(changes) >= 2, PATIENCE_S, "the listeners are notified"
+        )  # just after the keys are in use
         assert len(changes) == 2
     finally:
         peers.close()

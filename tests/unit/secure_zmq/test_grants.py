@@ -33,7 +33,7 @@ def test_what_no_role_is_granted_is_refused() -> None:
 def test_several_roles_add_up() -> None:
     """And `*` of one of them is everything."""
     grants = Grants({"agent": {"ping"}, "auditor": {"get_audit"}, "operator": {"*"}, "nothing": set()})
-    both = caller("agent", "auditor", "unheard-of", "nothing")
+    both = caller("agent", "auditor", "unknown", "nothing")
     assert [grants.allows(both, action) for action in ("ping", "get_audit", "reset")] == [True, True, False]
     assert grants.allows(caller("agent", "operator"), "reset")
 

@@ -15,8 +15,8 @@ def test_sockets_wait_differently_until_they_connect_again() -> None:
         for _ in range(SOCKETS):
             with context.socket(zmq.DEALER) as socket:
                 limit_socket(socket, 65_536)
-                told = [socket.getsockopt(option) for option in (zmq.RECONNECT_IVL, zmq.RECONNECT_IVL_MAX)]
-                waits.append((int(told[0]), int(told[1])))
+                options = [socket.getsockopt(option) for option in (zmq.RECONNECT_IVL, zmq.RECONNECT_IVL_MAX)]
+                waits.append((int(options[0]), int(options[1])))
     finally:
         context.term()
     assert all(100 <= first <= 150 and 1_000 <= longest <= 2_000 for first, longest in waits)

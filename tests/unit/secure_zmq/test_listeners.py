@@ -20,7 +20,7 @@ from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT
 from twinhost.store.reply_log import ReplyLog
 
-Told = tuple[str | None, str | None, str]
+Recorded = tuple[str | None, str | None, str]
 
 
 @pytest.fixture
@@ -43,15 +43,15 @@ def listened_to(bench: Bench, listener: Any) -> Dispatcher:
 
 def test_a_refusal_reports_who_and_which_action_and_why(bench: Bench) -> None:
     """Also of a message without a caller, and of one that names no action; a reply notifies nobody."""
-    told: list[Told] = []
+    recorded: list[Recorded] = []
 
     def listener(caller: Caller | None, action: str | None, error: RequestError) -> None:
-        told.append((caller.name if caller else None, action, error.code))
+        recorded.append((caller.name if caller else None, action, error.code))
 
     dispatcher = listened_to(bench, listener)
     dead = Inbound(b'{"action": "read"}', None, PeerNotLive("gone"))
     dispatcher.answer([inbound({"action": "read"}), inbound({"action": "reset"}), dead, inbound(b"rubbish")])
-    assert told == [
+    assert recorded == [
         ("agent", "reset", "not_granted"),
         (None, None, "peer_not_live"),
         ("agent", None, "malformed_request"),
@@ -71,15 +71,15 @@ def test_a_listener_that_fails_costs_nobody_a_reply(bench: Bench) -> None:
 
 
 def test_a_listener_hears_of_every_handshake() -> None:
-    """Of those that ZAP decides, with who it was, and of those that it never hears of."""
-    handshakes, told = Handshakes(), list[tuple[Outcome, dict[str, str]]]()
-    handshakes.listen(lambda outcome, fields: told.append((outcome, dict(fields))))
+    """Of those that ZAP decides, with the peer, and of those that never reach ZAP."""
+    handshakes, recorded = Handshakes(), list[tuple[Outcome, dict[str, str]]]()
+    handshakes.listen(lambda outcome, fields: recorded.append((outcome, dict(fields))))
     handshakes.accepted("agent", "SHA256:x", "192.0.2.1")
     handshakes.refused(Outcome.KEY_REVOKED, fingerprint="SHA256:y")
     failed = FailedHandshakes(handshakes)
     failed.observe(SocketEvent(EventKind.WRONG_KEYS, 0, ""), None, caused_here=False)
     failed.observe(SocketEvent(EventKind.DISCONNECTED, 9, ""), "192.0.2.2", caused_here=False)
-    assert told == [
+    assert recorded == [
         (Outcome.ACCEPTED, {"peer": "agent", "fingerprint": "SHA256:x", "address": "192.0.2.1"}),
         (Outcome.KEY_REVOKED, {"fingerprint": "SHA256:y"}),
         (Outcome.WRONG_KEYS, {"address": "192.0.2.2"}),
@@ -91,13 +91,13 @@ def test_a_listener_that_fails_locks_nobody_out(tmp_path: Path) -> None:
     """The ZAP handler answers as before, and lives; so does the next listener."""
     pair = new_pair("agent")
     authorize(tmp_path, pair)
-    handshakes, told = Handshakes(), list[Outcome]()
+    handshakes, recorded = Handshakes(), list[Outcome]()
 
     def failing(*_: object) -> None:
         raise KeyError("a fault of the listener")
 
     handshakes.listen(failing)
-    handshakes.listen(lambda outcome, _: told.append(outcome))
+    handshakes.listen(lambda outcome, _: recorded.append(outcome))
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     authenticator = Authenticator(context, AuthorizedPeers([tmp_path]), handshakes)
     try:
@@ -112,4 +112,4 @@ def test_a_listener_that_fails_locks_nobody_out(tmp_path: Path) -> None:
     finally:
         authenticator.stop()
         context.term()
-    assert told == [Outcome.ACCEPTED, Outcome.KEY_NOT_AUTHORIZED, Outcome.ACCEPTED]
+    assert recorded == [Outcome.ACCEPTED, Outcome.KEY_NOT_AUTHORIZED, Outcome.ACCEPTED]

@@ -28,9 +28,9 @@ class Watched:
         self.clock = Clock()
         self.handshakes = Handshakes()
         self.handshakes._probes = Probes(self.clock)
-        self.heard: list[tuple[Outcome, Mapping[str, str]]] = []
+        self.recorded: list[tuple[Outcome, Mapping[str, str]]] = []
         self.handshakes.accepted(OPERATOR, OWN, HERE)
-        self.handshakes.listen(lambda outcome, fields: self.heard.append((outcome, dict(fields))))
+        self.handshakes.listen(lambda outcome, fields: self.recorded.append((outcome, dict(fields))))
 
     def announce(self, attempts: int = MAX_ATTEMPTS) -> None:
         self.handshakes.announce_probes(OPERATOR, OWN, [PROBE], attempts)
@@ -119,7 +119,7 @@ def test_a_probe_is_logged_and_reported_under_its_cause(watched: Watched) -> Non
         watched.announce()
         watched.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, fingerprint=PROBE, address=HERE)
     shown = {"fingerprint": PROBE, "address": HERE, "probe_by": OPERATOR}
-    assert watched.heard == [
+    assert watched.recorded == [
         (Outcome.ANNOUNCED_PROBE, {"peer": OPERATOR, "fingerprint": OWN, "attempts": str(MAX_ATTEMPTS)}),
         (Outcome.KEY_NOT_AUTHORIZED, shown),
     ]

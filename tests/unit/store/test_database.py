@@ -139,14 +139,14 @@ def test_a_savepoint_undoes_itself_alone(tmp_path: Path) -> None:
 
 
 def test_a_savepoint_without_a_statement_is_never_opened(tmp_path: Path) -> None:
-    """SQLite hears of a savepoint with the first statement in it, and what fails before is undone in memory."""
+    """SQLite opens a savepoint with the first statement in it; a failure before that is undone in memory."""
     memory: list[str] = []
 
     def failing() -> None:
         with database.savepoint():
             memory.append("undone")
             database.on_rollback(memory.clear)
-            database.after_commit(lambda: memory.append("told"))
+            database.after_commit(lambda: memory.append("notified"))
             raise NotFound("no such agent")
 
     with open_with(tmp_path / "db", FIRST) as database:
@@ -274,10 +274,10 @@ def test_a_nested_transaction_raises_and_loses_nothing(tmp_path: Path) -> None:
     with open_with(tmp_path / "db", FIRST) as database:
         with database.transaction():
             add(database, "kept")
-            database.after_commit(partial(memory.append, "told"))
+            database.after_commit(partial(memory.append, "notified"))
             with pytest.raises(RuntimeError, match="savepoint"), database.transaction():
                 pass
-        assert (texts(database), memory) == (["kept"], ["told"])
+        assert (texts(database), memory) == (["kept"], ["notified"])
 
 
 def test_a_fault_after_a_commit_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -291,8 +291,8 @@ def test_a_fault_after_a_commit_does_not_stop_the_others(tmp_path: Path) -> None
         with database.transaction():
             add(database, "kept")
             database.after_commit(fail)
-            database.after_commit(partial(memory.append, "told"))
-        assert (texts(database), memory) == (["kept"], ["told"])
+            database.after_commit(partial(memory.append, "notified"))
+        assert (texts(database), memory) == (["kept"], ["notified"])
 
 
 def test_a_row_that_can_not_be_made_refuses_the_batch_alone(tmp_path: Path) -> None:

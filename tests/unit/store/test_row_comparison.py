@@ -1,4 +1,4 @@
-"""Two databases compared row by row: what a backup adds, keeps, replaces, and lacks."""
+"""Two databases compared row by row: the rows that a backup adds, keeps, replaces, and lacks."""
 
 import sqlite3
 from contextlib import closing
@@ -33,7 +33,7 @@ def test_a_primary_key_identifies_a_row(tmp_path: Path) -> None:
 
 
 def test_a_unique_column_identifies_a_row_and_its_number_does_not(tmp_path: Path) -> None:
-    """Rows under other numbers are the same rows."""
+    """Rows with other numbers are the same rows."""
     schema = 'CREATE TABLE "t t" (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, a TEXT)'
     backup: Rows = [(1, "x", "1"), (2, "y", "1")]
     other: Rows = [(1, "y", "1"), (2, "x", "2"), (3, "z", "")]
@@ -41,10 +41,10 @@ def test_a_unique_column_identifies_a_row_and_its_number_does_not(tmp_path: Path
 
 
 @pytest.mark.parametrize(("key", "changed"), [((), (1, 1, 0, 1)), (("id", "a"), (0, 1, 1, 0))])
-def test_a_row_with_a_number_alone_is_its_content(
+def test_without_a_unique_key_the_content_identifies_a_row(
     tmp_path: Path, key: tuple[str, ...], changed: tuple[int, int, int, int]
 ) -> None:
-    """All of it, or the columns that are named; the same number under other content is another row."""
+    """All columns, or the named ones; the same number with other content is another row."""
     schema = 'CREATE TABLE "t t" (id INTEGER PRIMARY KEY AUTOINCREMENT, a TEXT, strength REAL)'
     backup: Rows = [(1, "x", 1.0), (2, "y", 1.0)]
     assert compared(tmp_path, schema, backup, [(1, "x", 1.0), (2, "y", 0.5)], *key) == Compared(*changed)
@@ -53,8 +53,8 @@ def test_a_row_with_a_number_alone_is_its_content(
     assert compare_rows(tmp_path / "a", other, {"t t": key})["t t"] == Compared(1, 1, 0, 1)
 
 
-def test_columns_and_tables_of_one_side_are_no_difference(tmp_path: Path) -> None:
-    """As with a backup of the version before."""
+def test_columns_and_tables_of_only_one_side_are_ignored(tmp_path: Path) -> None:
+    """As with a backup of the previous version."""
     older = database(tmp_path / "a", 'CREATE TABLE "t t" (id TEXT PRIMARY KEY, a TEXT)', [("x", "1")])
     schema = (
         'CREATE TABLE "t t" (id TEXT PRIMARY KEY, b TEXT, a TEXT); CREATE TABLE new (a); INSERT INTO new VALUES (1)'
@@ -64,8 +64,8 @@ def test_columns_and_tables_of_one_side_are_no_difference(tmp_path: Path) -> Non
     assert compare_rows(newer, older, {}) == {"t t": Compared(0, 1, 0, 0), "new": Compared(1, 0, 0, 0)}
 
 
-def test_what_damage_hides_is_not_guessed(tmp_path: Path) -> None:
-    """Keys that can be read are compared; content on a broken page is not."""
+def test_rows_on_damaged_pages_are_not_counted(tmp_path: Path) -> None:
+    """Keys that can be read are compared; the number of rows with unreadable content is None."""
     schema = 'CREATE TABLE "t t" (id TEXT PRIMARY KEY, a BLOB)'
     rows: Rows = [(f"{number:03}", b"x" * 3_000) for number in range(100)]
     backup, other = database(tmp_path / "a", schema, rows[:50]), database(tmp_path / "b", schema, rows)

@@ -85,7 +85,7 @@ class EventBench:
         return [each["event_id"] for each in self.ask("get_events", **fields)["events"]]
 
     def error_ids(self, **fields: Any) -> list[str]:
-        """Return the ids of the errors that are answered, newest first."""
+        """Return the ids of the errors in the reply, newest first."""
         return [each["error_id"] for each in self.ask("get_errors", **fields)["errors"]]
 
     def rows(self) -> int:

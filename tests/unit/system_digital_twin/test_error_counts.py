@@ -18,7 +18,7 @@ from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.events.filters import Filter
 
 MANY = 100_000
-SLOWEST_S = 1.0  # of CPU time for one request at MANY rows; they take 10 to 200 ms
+SLOWEST_S = 1.0  # CPU time of one request at MANY rows; measured: 10 to 200 ms
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_wrong_filter_is_refused(bench: EventBench, action: str, fields: dict[
 
 
 def test_a_search_continues_where_it_ended(bench: EventBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It reads a limited number of bytes, and the reply says where to go on, even if it has found nothing."""
+    """It reads a limited number of bytes, and the reply says where to continue, even if it has found nothing."""
     monkeypatch.setattr(events_module, "MAX_SEARCHED_BYTES", 1_000)
     bench.report("old", message="the needle")
     for number in range(20):
@@ -146,7 +146,7 @@ def test_errors_are_counted_by_type_agent_and_severity(bench: EventBench, clock:
 
 
 def test_errors_of_one_shape_are_one_group(bench: EventBench, clock: Clock) -> None:
-    """With the first, the last, and their number; the newest group first."""
+    """With the times of the first and the last, and the number; the newest group first."""
     first = bench.report("a", message="10.0.0.7: no reply after 30 s")
     clock.let_pass(60)
     bench.report("b", message="disk is full")
@@ -164,7 +164,7 @@ def test_errors_of_one_shape_are_one_group(bench: EventBench, clock: Clock) -> N
 
 
 def test_acknowledged_errors_are_counted_on_request_only(bench: EventBench) -> None:
-    """By shape and by id, over a restart; who and when is in the error, and in the audit log."""
+    """By shape and by id, also after a restart; the error and the audit log record who acknowledged it, and when."""
     for number in range(3):
         bench.report(f"{number}", message=f"line {number} lost")
     bench.report("other", severity="critical")
@@ -205,15 +205,15 @@ def test_acknowledging_again_changes_nothing(bench: EventBench) -> None:
 
 @pytest.mark.sdt_security
 @pytest.mark.parametrize("caller", [UMRA, NOBODY])
-def test_an_agent_hides_no_errors(bench: EventBench, caller: Any) -> None:
-    """Acknowledging is for operators; an agent could hide its own failure, or another's."""
+def test_an_agent_can_not_acknowledge_errors(bench: EventBench, caller: Any) -> None:
+    """Only operators can: an agent could hide its own failure, or another's."""
     bench.report("a")
     assert bench.ask("acknowledge_errors", caller, error_id="a")["code"] == "not_granted"
     assert bench.error_ids(acknowledged=False) == ["a"]
 
 
 @pytest.mark.parametrize("fields", [{"error_id": "b"}, {"shape_id": "0" * 16}])
-def test_what_is_not_stored_is_not_acknowledged(bench: EventBench, fields: dict[str, str]) -> None:
+def test_acknowledging_an_unknown_error_is_not_found(bench: EventBench, fields: dict[str, str]) -> None:
     bench.report("a")
     reply = bench.ask("acknowledge_errors", OPERATOR, **fields)
     assert reply["code"] == "not_found"

@@ -39,12 +39,12 @@ def test_every_field_is_kept_and_sent(bench: EventBench) -> None:
     bench.reopen()
     (kept_event,) = bench.ask("get_events")["events"]
     (kept_error,) = bench.ask("get_errors")["errors"]
-    for (topic, sent), kept, told, name in (
+    for (topic, sent), kept, given, name in (
         (bench.sent[0], kept_event, FULL_EVENT, b"EVENT:"),
         (bench.sent[1], kept_error, FULL_ERROR, b"ERROR:"),
     ):
         assert topic == name
-        assert {field: sent[field] for field in told} == {field: kept[field] for field in told} == told
+        assert {field: sent[field] for field in given} == {field: kept[field] for field in given} == given
         assert sent["written_by"] == kept["written_by"] == UMRA.name
         assert {**kept, "previous_seq": 0} == sent
 

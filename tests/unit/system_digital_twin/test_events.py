@@ -64,11 +64,11 @@ def test_since_a_moment_is_from_it_on(bench: EventBench, clock: Clock) -> None:
     bench.publish("old")
     clock.let_pass(60)
     bench.publish("new")
-    told = bench.ask("get_events")["events"][0]["time"]
-    elsewhere = datetime.fromisoformat(told).astimezone(datetime.now().astimezone().tzinfo) - timedelta(seconds=1)
-    assert bench.ids(since=told) == bench.ids(since=told.removesuffix("+00:00")) == ["new"]
+    stored_at = bench.ask("get_events")["events"][0]["time"]
+    elsewhere = datetime.fromisoformat(stored_at).astimezone(datetime.now().astimezone().tzinfo) - timedelta(seconds=1)
+    assert bench.ids(since=stored_at) == bench.ids(since=stored_at.removesuffix("+00:00")) == ["new"]
     assert bench.ids(since=elsewhere.isoformat()) == ["new"]
-    assert bench.ids(since=(datetime.fromisoformat(told) - timedelta(minutes=2)).isoformat()) == ["new", "old"]
+    assert bench.ids(since=(datetime.fromisoformat(stored_at) - timedelta(minutes=2)).isoformat()) == ["new", "old"]
     assert bench.ids(since=(datetime.now(UTC) + timedelta(days=1)).isoformat()) == []
 
 
@@ -188,11 +188,11 @@ def test_what_is_sent_names_what_was_sent_before_it(bench: EventBench) -> None:
 
 def test_a_repeated_event_is_stored_once_and_sent_once(bench: EventBench) -> None:
     """In another request, over a restart of mainpc, in whatever order its keys are: the number is the first one's."""
-    told = bench.publish("a", timestamp=MOMENT, data={"m": 1, "n": {"x": 1, "y": 2}})
+    stored = bench.publish("a", timestamp=MOMENT, data={"m": 1, "n": {"x": 1, "y": 2}})
     reported = bench.report("x", timestamp=MOMENT, context={"b": 1, "a": 2})
     bench.reopen()
     again = bench.publish("a", data={"n": {"y": 2, "x": 1}, "m": 1}, timestamp=MOMENT)
-    assert again == told
+    assert again == stored
     assert bench.report("x", timestamp=MOMENT, context={"a": 2, "b": 1}) == reported
     assert (bench.rows(), len(bench.sent)) == (2, 2)
     assert bench.publish("b")["seq"] == 3
@@ -221,9 +221,9 @@ def test_in_one_batch_too_it_is_kept_once(bench: EventBench) -> None:
 )
 def test_an_id_that_is_used_for_something_else_is_another_event(bench: EventBench, changed: dict[str, Any]) -> None:
     """An older client may restart its numbering with each start."""
-    told: dict[str, Any] = {"timestamp": MOMENT, "data": {"n": 1}}
-    assert bench.publish("a", **told)["seq"] == 1
-    assert bench.publish("a", **{**told, **changed})["seq"] == 2
+    given: dict[str, Any] = {"timestamp": MOMENT, "data": {"n": 1}}
+    assert bench.publish("a", **given)["seq"] == 1
+    assert bench.publish("a", **{**given, **changed})["seq"] == 2
     assert bench.ids() == ["a", "a"]
 
 
@@ -277,7 +277,7 @@ def test_of_each_caller_the_newest_are_known_again(tmp_path: Path, clock: Clock)
 
 @pytest.mark.parametrize("migrations", [OLDER_MIGRATIONS[:2], OLDER_MIGRATIONS])
 def test_errors_of_earlier_versions_are_found(tmp_path: Path, clock: Clock, migrations: tuple[str, ...]) -> None:
-    """Those that were stored before there were indexes, filters, and shapes, beside new ones."""
+    """Those that were stored before indexes, filters, and shapes existed, together with new ones."""
     with EventBench(tmp_path / "db", clock) as bench:
         bench.report("old", severity="critical", message="line 7 lost")
         bench.report("mild", severity="info")

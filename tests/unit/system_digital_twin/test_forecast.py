@@ -84,7 +84,7 @@ def test_leases_of_one_resource_are_not_those_of_another() -> None:
 
 
 def test_vram_is_never_a_sum_over_cards() -> None:
-    """A load goes to the card with the most headroom; one that fits none is told which card has the most."""
+    """A load goes to the card with the most headroom; if it fits none, the reason names the card with the most."""
     cards = tuple(Card(index=index, used_mb=used, total_mb=10_000) for index, used in enumerate((4_000, 3_500, 3_600)))
     state = HostState(host="pc2", cards=cards)
     found = forecast(state, "vram", 5_000)

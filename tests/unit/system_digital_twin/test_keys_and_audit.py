@@ -110,8 +110,8 @@ def test_handshakes_are_logged_with_what_is_known(agent: Assembled) -> None:
     agent.handshakes.accepted("agent", "SHA256:x", "192.0.2.1")
     agent.handshakes.refused(Outcome.KEY_REVOKED, address="192.0.2.2", fingerprint="SHA256:y")
     agent.handshakes.refused(Outcome.NOT_ZMTP)
-    told = [line for line in lines(agent) if line["event"].startswith("handshake_")]
-    assert [(line["event"], line.get("cause"), line.get("peer"), line.get("fingerprint")) for line in told] == [
+    logged = [line for line in lines(agent) if line["event"].startswith("handshake_")]
+    assert [(line["event"], line.get("cause"), line.get("peer"), line.get("fingerprint")) for line in logged] == [
         ("handshake_accepted", None, "agent", "SHA256:x"),
         ("handshake_refused", "key_revoked", None, "SHA256:y"),
         ("handshake_refused", "not_zmtp", None, None),
@@ -123,16 +123,16 @@ def test_changed_grants_and_a_rejected_file_are_logged(agent: Assembled) -> None
     agent.assembly.on_grants("network_config.yaml is not YAML", {})
     agent.assembly.on_grants(None, {"agent": {"ping", "health"}})
     agent.assembly.on_grants(None, {"agent": {"ping", "register_agent"}, "operator": {"*"}})
-    told = [line for line in lines(agent) if line["event"].startswith("grants_")]
-    assert [(line["event"], line.get("cause")) for line in told] == [
+    logged = [line for line in lines(agent) if line["event"].startswith("grants_")]
+    assert [(line["event"], line.get("cause")) for line in logged] == [
         ("grants_rejected", "network_config.yaml is not YAML"),
         ("grants_changed", None),
         ("grants_changed", None),
     ]
-    assert told[1]["grants"] == "agent: 2 actions"
-    assert (told[2]["added"], told[2]["removed"]) == ("agent register_agent, operator *", "agent health")
+    assert logged[1]["grants"] == "agent: 2 actions"
+    assert (logged[2]["added"], logged[2]["removed"]) == ("agent register_agent, operator *", "agent health")
     digest = hashlib.sha256(b"agent ping\nagent register_agent\noperator *").hexdigest()
-    assert told[2]["grants_sha256"] == digest
+    assert logged[2]["grants_sha256"] == digest
 
 
 def test_the_log_is_for_operators(agent: Assembled) -> None:
@@ -168,8 +168,8 @@ def test_an_enrolment_goes_from_invitation_to_heartbeat(home: Path) -> None:
         beat = agent.ask("heartbeat", newcomer, agent_name="newcomer")
         assert beat["trust_revision"] == document["revision"] == agent.ask("get_trust", newcomer)["revision"]
         assert agent.ask("get_agent_endpoint", newcomer, agent_name="newcomer")["public_key"] == key
-        told = events(agent)
-        assert (told.count("invitation_used"), told.count("key_authorized")) == (1, 4)
+        logged = events(agent)
+        assert (logged.count("invitation_used"), logged.count("key_authorized")) == (1, 4)
 
 
 def caller(agent: Assembled, pair: KeyPair) -> Caller:

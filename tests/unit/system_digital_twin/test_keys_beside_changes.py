@@ -101,12 +101,12 @@ def test_the_log_line_is_durable_before_the_key_is_removed(
 ) -> None:
     """Also beside a change: at that moment another program can read the line."""
     _, new = rotated
-    told: list[int] = []
+    numbers: list[int] = []
     revoke = bench.enrolled.revoke
 
     def watched(certificate: Certificate) -> None:
         with closing(sqlite3.connect(bench.root / "twin.sqlite3")) as other:
-            told.extend(
+            numbers.extend(
                 other.execute(
                     "SELECT count(*) FROM audit_outbox WHERE instr(line, CAST('key_rotated' AS BLOB))"
                 ).fetchone()
@@ -115,7 +115,7 @@ def test_the_log_line_is_durable_before_the_key_is_removed(
 
     monkeypatch.setattr(bench.enrolled, "revoke", watched)
     bench.ask_together(("doom", DOOMED, {}), ("retire_keys", new, {}))
-    assert told == [1]
+    assert numbers == [1]
 
 
 def test_a_batch_that_sqlite_has_ended_is_lost_whole(bench: KeyBench, rotated: tuple[KeyPair, KeyPair]) -> None:

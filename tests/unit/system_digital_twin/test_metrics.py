@@ -134,7 +134,7 @@ def test_a_minute_is_one_row_of_means_and_maxima(bench: MetricsBench, clock: Clo
 
 
 def test_a_row_of_an_older_version_is_read_and_continued(bench: MetricsBench, clock: Clock) -> None:
-    """It has no figures of the machine's swap and disks, nor of the container; the rest of its minute has."""
+    """It has no figures of swap, disks, and container; the samples that are added to its minute have them."""
     start, figure = round(clock.time()), '{"count":1,"total":60.5,"greatest":60.5}'
     old = ",".join(f'"{name}":{figure}' for name in ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms"))
     record = f'{{"start":{start},{old}}}'.encode()
@@ -264,14 +264,14 @@ def test_a_buckets_figures_add_up() -> None:
     assert (Figure().mean, Figure().greatest, whole.mean) == (None, None, 4.0)
 
 
-def told(clock: Clock, age_s: float = 0.0, **changed: Any) -> HostSample:
+def host_sample(clock: Clock, age_s: float = 0.0, **changed: Any) -> HostSample:
     """Return a sample that names its moment, by a clock that is an hour ahead of mainpc's."""
     return sample(wall=clock.time() + HOUR_S - age_s, **changed)
 
 
 def test_a_repeated_sample_counts_once(bench: MetricsBench, clock: Clock) -> None:
     """In time or late, in whatever order, and over a restart; it is on disk at once."""
-    first, second = told(clock, cpu_percent=10.0), told(clock, 5.0, cpu_percent=30.0)
+    first, second = host_sample(clock, cpu_percent=10.0), host_sample(clock, 5.0, cpu_percent=30.0)
     with bench.database.transaction():
         assert bench.metrics.ingest_once("pc2", first)
         assert not bench.metrics.ingest_once("pc2", first)
@@ -288,19 +288,19 @@ def test_a_repeated_sample_counts_once(bench: MetricsBench, clock: Clock) -> Non
 
 def test_a_late_sample_is_never_the_current_one(bench: MetricsBench, clock: Clock) -> None:
     """Neither where a newer one is known, nor where none is, nor after a restart; nor does it keep a host alive."""
-    bench.metrics.ingest_once("pc2", told(clock, 40.0, cpu_percent=99.0), 40.0)
+    bench.metrics.ingest_once("pc2", host_sample(clock, 40.0, cpu_percent=99.0), 40.0)
     assert (bench.metrics.current("pc2"), bench.metrics.last_received("pc2"), bench.metrics.stale("pc2")) == (
         None,
         None,
         True,
     )
-    bench.metrics.ingest_once("pc2", told(clock, cpu_percent=20.0))
-    bench.metrics.ingest_once("pc2", told(clock, 30.0, cpu_percent=98.0), 30.0)
-    bench.metrics.ingest_once("pc2", told(clock, -0.01, cpu_percent=97.0), 0.0)
+    bench.metrics.ingest_once("pc2", host_sample(clock, cpu_percent=20.0))
+    bench.metrics.ingest_once("pc2", host_sample(clock, 30.0, cpu_percent=98.0), 30.0)
+    bench.metrics.ingest_once("pc2", host_sample(clock, -0.01, cpu_percent=97.0), 0.0)
     assert current(bench, "pc2").cpu_percent == 20.0
     since = bench.metrics.measured_since("pc2")
     clock.let_pass(3 * INTERVAL_S + 1)
-    bench.metrics.ingest_once("pc2", told(clock, 10.0), 10.0)
+    bench.metrics.ingest_once("pc2", host_sample(clock, 10.0), 10.0)
     assert bench.metrics.stale("pc2")
     assert bench.metrics.measured_since("pc2") == since
 
@@ -309,9 +309,9 @@ def test_a_late_sample_is_sorted_into_its_place(bench: MetricsBench, clock: Cloc
     """Dated by mainpc's clock: in memory among the others, and on disk in the minute in which it was taken."""
     for age_s in (300.0, 200.0):
         clock.let_pass(1)
-        bench.metrics.ingest_once("pc2", told(clock, age_s, ram_used_mb=age_s), age_s)
-    bench.metrics.ingest_once("pc2", told(clock, ram_used_mb=0.0))
-    bench.metrics.ingest_once("pc2", told(clock, 250.0, ram_used_mb=250.0), 250.0)
+        bench.metrics.ingest_once("pc2", host_sample(clock, age_s, ram_used_mb=age_s), age_s)
+    bench.metrics.ingest_once("pc2", host_sample(clock, ram_used_mb=0.0))
+    bench.metrics.ingest_once("pc2", host_sample(clock, 250.0, ram_used_mb=250.0), 250.0)
     assert [each.ram_used_mb for each in bench.metrics.samples("pc2")] == [300.0, 250.0, 200.0, 0.0]
     oldest = bench.metrics.samples("pc2")[0]
     assert abs(clock.time() - 1 - 300.0 - oldest.wall) < 0.5
@@ -323,23 +323,23 @@ def test_a_late_sample_is_sorted_into_its_place(bench: MetricsBench, clock: Cloc
 def test_what_is_older_than_a_table_keeps_is_not_in_it(bench: MetricsBench, clock: Clock) -> None:
     """It would drive out a row that is read."""
     for age_s in (2 * DAY_S, 40 * DAY_S):
-        assert bench.metrics.ingest_once("pc2", told(clock, age_s), age_s)
+        assert bench.metrics.ingest_once("pc2", host_sample(clock, age_s), age_s)
     assert len(bench.rows("metrics_minute")) == 0
     assert len(bench.rows("metrics_hour")) == 1
 
 
 def test_a_late_sample_of_an_unloaded_host_is_on_disk(bench: MetricsBench, clock: Clock) -> None:
     """It makes no room for itself: hosts that report now are not driven out by one that did."""
-    bench.metrics.ingest_once("pc9", told(clock, 60.0), 60.0)
+    bench.metrics.ingest_once("pc9", host_sample(clock, 60.0), 60.0)
     assert bench.metrics.hosts() == ["mainpc", "pc2"]
     assert len(bench.metrics.history_on_disk.read("pc9", "minute")) == 1
 
 
 def test_samples_rolled_back_leave_nothing(bench: MetricsBench, clock: Clock) -> None:
     """Neither in memory nor on disk, and reported again they count."""
-    bench.metrics.ingest_once("pc2", told(clock, 1.0))
+    bench.metrics.ingest_once("pc2", host_sample(clock, 1.0))
     before = bench.metrics.samples("pc2"), bench.metrics.current("pc2"), bench.rows("metrics_minute")
-    new, late = told(clock, cpu_percent=77.0), told(clock, 2.0)
+    new, late = host_sample(clock, cpu_percent=77.0), host_sample(clock, 2.0)
 
     def undone() -> None:
         with bench.database.transaction():

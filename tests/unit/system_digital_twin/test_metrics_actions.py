@@ -159,7 +159,7 @@ def test_get_history_reads_what_is_on_disk(bench: MetricsBench, clock: Clock, re
 
 
 def test_a_report_is_that_of_the_callers_host(bench: MetricsBench) -> None:
-    """The key says which; GPUs, machine, and container come back as reported."""
+    """The host is the key's; GPUs, machine, and container are returned as reported."""
     processes = [{"pid": 41, "name": "python", "used_mb": 1.0}]
     gpus = [{**GPU, "utilisation_percent": 7, "uuid": "GPU-1", "temperature_c": 64, "processes": processes}]
     report = {**REPORT, "gpus": gpus, "machine": MACHINE, "container": CONTAINER, "vram_used_mb": 1, "vram_total_mb": 2}
@@ -177,8 +177,8 @@ def test_a_report_is_that_of_the_callers_host(bench: MetricsBench) -> None:
     ]
 
 
-def test_an_older_hosts_report_is_still_taken(bench: MetricsBench) -> None:
-    """Its figures are those of its container, which `limited` says; what it does not send is null."""
+def test_an_older_hosts_report_is_accepted(bench: MetricsBench) -> None:
+    """With `limited`, its figures are those of its container; fields that it does not send are null."""
     gpu = {**GPU, "utilisation_percent": 7}
     bench.ask("report_metrics", **REPORT, gpus=[gpu], limited=True, wall=5)
     found = metrics(bench)["hosts"]["pc2"]
@@ -186,8 +186,8 @@ def test_an_older_hosts_report_is_still_taken(bench: MetricsBench) -> None:
     assert found["gpus"] == [{**gpu, "uuid": None, "temperature_c": None, "processes": []}]
 
 
-def test_hosts_of_one_boot_are_one_machine(bench: MetricsBench, clock: Clock) -> None:
-    """Each names the other, also while one is stale; another boot is another machine."""
+def test_hosts_with_one_boot_id_are_one_machine(bench: MetricsBench, clock: Clock) -> None:
+    """Each names the other, even while one is stale; another boot id is another machine."""
     one = sample(machine=MachineSample(boot_id="b00t"))
     bench.measured("pc2", one)
     assert metrics(bench)["hosts"]["pc2"]["same_machine"] == []

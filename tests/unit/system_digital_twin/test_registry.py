@@ -47,7 +47,7 @@ def test_an_agent_is_silent_after_its_ttl_and_not_before(twin: Twin, clock: Cloc
 
 
 def test_only_an_agent_that_sent_heartbeats_can_die(twin: Twin, clock: Clock) -> None:
-    """A program that only registers may be alive; and a start waits for the first heartbeat of each agent."""
+    """A program that only registers may be alive; and after a start, each agent's first heartbeat is awaited."""
     twin.register()
     clock.let_pass(TTL_S + 1)
     assert not twin.registry.has_died(UMRA.name)
@@ -116,9 +116,9 @@ def test_last_seen_is_the_wall_clock_time_of_the_heartbeat(twin: Twin, clock: Cl
     registered = last_seen()
     clock.let_pass(10)
     assert last_seen() == registered
-    heard = twin.ask("heartbeat", agent_name=UMRA.name)["timestamp"]
-    assert last_seen() == heard
-    apart = datetime.fromisoformat(heard) - datetime.fromisoformat(registered)
+    heartbeat_at = twin.ask("heartbeat", agent_name=UMRA.name)["timestamp"]
+    assert last_seen() == heartbeat_at
+    apart = datetime.fromisoformat(heartbeat_at) - datetime.fromisoformat(registered)
     assert 9.9 < apart.total_seconds() < 12
 
 

@@ -1,4 +1,4 @@
-"""When memory is full, from the stored history, and the event shortly before, once per episode."""
+"""Forecasts of full memory and disks from the stored history, and the event before, once per episode."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
 
 
 def measured(bench: MetricsBench, used_mb: float) -> None:
-    """Let pc2 have measured itself, and the agent run once for each host."""
+    """Add a sample of pc2, and tick the agent once for each host."""
     bench.measured("pc2", sample(ram_used_mb=used_mb, ram_total_mb=TOTAL_MB))
     bench.on_tick()
 
@@ -89,7 +89,7 @@ def test_ten_minutes_of_history_are_enough(bench: MetricsBench, clock: Clock) ->
 
 
 def test_what_is_not_measured_has_no_forecast(bench: MetricsBench, clock: Clock) -> None:
-    """A resource that a host lacks, and a host that fell silent."""
+    """A resource that a host does not have, and a host that stopped reporting."""
     passed(bench, clock, 20, lambda minute: 100.0 + minute)
     assert (forecast(bench, "vram")["reason"], forecast(bench)["reason"]) == ("not measured now", None)
     clock.let_pass(60)
@@ -98,7 +98,7 @@ def test_what_is_not_measured_has_no_forecast(bench: MetricsBench, clock: Clock)
 
 
 def test_each_disk_has_a_forecast(bench: MetricsBench, clock: Clock) -> None:
-    """It is full when nothing is left that users can write; a disk that is not measured has no forecast."""
+    """It is full when users can write nothing more; a disk that is not measured has no forecast."""
     for minute in range(30):
         disk = DiskSample(name="state", used_mb=500.0 + minute, free_mb=400.0 - minute, total_mb=TOTAL_MB)
         bench.measured("pc2", sample(machine=MachineSample(disks=(disk,))))
@@ -144,7 +144,7 @@ def test_a_wrong_request_is_refused(bench: MetricsBench, fields: dict[str, Any],
 
 
 def test_full_within_an_hour_is_announced_once(bench: MetricsBench, clock: Clock) -> None:
-    """Not before, not again with every minute, and not again after a restart or a kill."""
+    """Not earlier, not again every minute, and not again after a restart or a kill."""
     passed(bench, clock, 30, lambda minute: 400.0 + 5 * minute)
     assert bench.sent == []
     passed(bench, clock, 40, lambda minute: 550.0 + 5 * minute)
@@ -159,8 +159,8 @@ def test_full_within_an_hour_is_announced_once(bench: MetricsBench, clock: Clock
     assert len(bench.sent) == 1
 
 
-def test_an_episode_ends_after_ten_calm_minutes(bench: MetricsBench, clock: Clock) -> None:
-    """And what is full soon after that is announced again."""
+def test_an_episode_ends_after_ten_minutes_over_the_limit(bench: MetricsBench, clock: Clock) -> None:
+    """A resource that will be full soon after that is announced again."""
     passed(bench, clock, 20, lambda minute: 700.0 + 5 * minute)
     passed(bench, clock, 80, constant)
     assert (len(bench.sent), bench.rows("full_soon")) == (1, [])
@@ -168,8 +168,8 @@ def test_an_episode_ends_after_ten_calm_minutes(bench: MetricsBench, clock: Cloc
     assert len(bench.sent) == 2
 
 
-def test_a_short_calm_does_not_end_an_episode(bench: MetricsBench, clock: Clock) -> None:
-    """Nor does the silence of a host, in which nothing is known."""
+def test_less_than_ten_minutes_do_not_end_an_episode(bench: MetricsBench, clock: Clock) -> None:
+    """A host that does not report does not end it either."""
     passed(bench, clock, 20, lambda minute: 700.0 + 5 * minute)
     passed(bench, clock, 6, constant)  # of which the forecast is over 90 minutes for less than 10
     assert bench.rows("full_soon")[0][3] is not None

@@ -1,4 +1,4 @@
-"""The trend of a series: robust, with an interval that holds the truth, and at a bounded cost."""
+"""The trend of a series: robust against outliers, with a 95 % interval, and at a bounded cost."""
 
 import random
 
@@ -22,7 +22,7 @@ def known(points: list[tuple[float, float]]) -> Trend:
     return trend
 
 
-def test_slope_and_interval_are_those_of_the_literature() -> None:
+def test_slope_and_interval_equal_those_of_scipy() -> None:
     """As scipy.stats.theilslopes (1.17) computes them, at 95 %."""
     trend = known([(float(i), value) for i, value in enumerate(VALUES)])
     assert (trend.slope, trend.low, trend.high) == pytest.approx((0.96, 0.7, 1.2))
@@ -30,28 +30,28 @@ def test_slope_and_interval_are_those_of_the_literature() -> None:
 
 @pytest.mark.parametrize("outlier", [0.0, 1e6])
 def test_a_quarter_of_outliers_does_not_move_the_slope(outlier: float) -> None:
-    """A mean of squares would be off by orders of magnitude."""
+    """A least-squares slope would be wrong by orders of magnitude."""
     points = line(60, 0.5)
     for at in random.Random(3).sample(range(60), 15):
         points[at] = (points[at][0], outlier)
     assert known(points).slope == pytest.approx(0.5, rel=0.05)
 
 
-def test_the_interval_holds_the_true_slope() -> None:
+def test_the_interval_contains_the_true_slope() -> None:
     """In about 95 of 100 series."""
     trends = [known(line(30, 0.5, noise=40, seed=seed)) for seed in range(200)]
     assert 180 <= sum(trend.low <= 0.5 <= trend.high for trend in trends) < 200
 
 
-def test_what_does_not_grow_reaches_no_limit() -> None:
-    """Constant, falling, or noise alone, but for about one in 40 series."""
+def test_a_series_without_growth_reaches_no_limit() -> None:
+    """Constant, falling, or only noise, except about one in 40 noisy series."""
     assert not known(line(60, 0)).growing
     assert known(line(60, -0.5)).seconds_to(1e6, 0) is None
     assert sum(known(line(60, 0, noise=40, seed=seed)).growing for seed in range(200)) <= 12
 
 
 def test_a_limit_is_reached_when_the_level_gets_there() -> None:
-    """From now on, not from the newest point; what is over the limit is there already."""
+    """The time counts from now, not from the newest point; over the limit it is 0."""
     trend = known(line(60, 0.5))  # 1,870 at its end
     assert trend.seconds_to(2_870, trend.at) == pytest.approx((2_000, 2_000, 2_000))
     assert trend.seconds_to(2_870, trend.at + 500) == pytest.approx((1_500, 1_500, 1_500))
@@ -61,7 +61,7 @@ def test_a_limit_is_reached_when_the_level_gets_there() -> None:
 
 
 def test_a_jump_of_the_level_counts_after_three_points() -> None:
-    """What was freed is free, although the trend of the hour is still that of before."""
+    """Freed memory counts as free, although the hour's trend has not changed yet."""
     points = line(60, 0.5)
     freed = [(at, value - 1_500) for at, value in points[-3:]]
     assert known([*points[:-3], *freed]).level < 500

@@ -72,7 +72,7 @@ class MemoryBench(Bench):
         path: Path,
         clock: Clock,
         *,
-        half_life_days: float | None = None,  # None: by passes
+        half_life_days: float | None = None,  # None: the rule by passes
         most: int = MOST,
         most_of_a_writer: int = MOST_OF_A_WRITER,
         most_claims: int = MOST_CLAIMS,
@@ -138,7 +138,7 @@ class MemoryBench(Bench):
         """Return what the store knows, by id, without its writer: what two stores may differ in."""
         return {each.pop("id"): {**each, "written_by": None} for each in self.all()}
 
-    def tell(self, other: "MemoryBench", caller: Caller = OPERATOR) -> dict[str, Any]:
+    def sync_to(self, other: "MemoryBench", caller: Caller = OPERATOR) -> dict[str, Any]:
         """Sync all that this store has to another."""
         return other.ask("sync_memories", caller, memories=self.all())
 

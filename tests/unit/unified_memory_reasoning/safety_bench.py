@@ -119,12 +119,12 @@ class SafetyBench(Bench):
 
     def finish(self, restore_id: str, content: bytes, **fields: Any) -> dict[str, Any]:
         """Return what finally becomes of a restore."""
-        told = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), **fields}
+        description = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), **fields}
         reply: dict[str, Any] = {}
 
         def over() -> bool:
             nonlocal reply
-            reply = self.ask("finish_restore", restore_id=restore_id, **told)
+            reply = self.ask("finish_restore", restore_id=restore_id, **description)
             return reply.get("state") != "checking"
 
         wait_until(over, PATIENCE_S, "the restore is checked")

@@ -1,4 +1,4 @@
-"""Suggestions: which solutions an error in other words is offered, whose, and how fast; and the case of patterns."""
+"""Suggestions for a differently worded error: which solutions, of which writers, how fast; and the case of patterns."""
 
 import random
 import time
@@ -58,7 +58,7 @@ def solutions(bench: ErrorPatternBench, message: str) -> list[str]:
 
 @pytest.mark.parametrize(("message", "solution"), REWORDED)
 def test_a_reworded_error_is_offered_its_solution(filled: ErrorPatternBench, message: str, solution: str) -> None:
-    """Among the first three, with what a client needs to report on it; the automatic answer stays empty."""
+    """Among the first three, with the pattern's id, so that a client can report the outcome; `solution` stays null."""
     reply = filled.look_up(message)
     assert reply["solution"] is None
     (suggestion,) = (each for each in reply["suggestions"] if each["solution"] == solution)
@@ -71,12 +71,12 @@ def test_a_reworded_error_is_offered_its_solution(filled: ErrorPatternBench, mes
 
 
 @pytest.mark.parametrize("message", ["the parcel is wet", "12345", "\x00", "é" * 50, "/var/lib/space/left/device"])
-def test_an_error_like_no_other_is_offered_nothing(filled: ErrorPatternBench, message: str) -> None:
+def test_an_error_without_similar_patterns_gets_no_suggestion(filled: ErrorPatternBench, message: str) -> None:
     assert filled.look_up(message)["suggestions"] == []
 
 
-def test_nothing_is_offered_without_solutions(bench: ErrorPatternBench) -> None:
-    """Of a pattern that has none; it is offered once it has one, with its newest."""
+def test_a_pattern_without_a_solution_is_not_suggested(bench: ErrorPatternBench) -> None:
+    """Once it has one, the newest is suggested."""
     bench.add("disk is full")
     assert solutions(bench, "ENOSPC") == []
     for solution in ("buy a disk", "clean up"):
@@ -85,7 +85,7 @@ def test_nothing_is_offered_without_solutions(bench: ErrorPatternBench) -> None:
 
 
 def test_the_answer_itself_is_not_suggested(filled: ErrorPatternBench) -> None:
-    """Beside an automatic answer there are others; each solution is named once, and there are three at most."""
+    """A reply with a solution has further suggestions; each solution is named once, and there are three at most."""
     filled.add("no space in the quota", "remove old checkpoints")
     for number in range(5):
         filled.add(f"disk {number} is full", f"clean disk {number}")
@@ -107,7 +107,7 @@ def test_a_quarantined_writer_suggests_nothing(bench: ErrorPatternBench) -> None
 
 
 def test_suggestions_follow_the_store(filled: ErrorPatternBench) -> None:
-    """A deleted pattern suggests nothing; what is rolled back is as before, also after a restart."""
+    """A deleted pattern is not suggested; a rollback restores the suggestions; a restart keeps them."""
     offered = solutions(filled, "ENOSPC")
     (number,) = [
         each["pattern_id"] for each in filled.look_up("ENOSPC")["suggestions"] if each["solution"] == offered[0]
@@ -150,7 +150,7 @@ def test_a_kind_is_found_by_name_number_and_text(text: str, kind: str) -> None:
 
 @pytest.mark.thorough
 def test_ten_thousand_patterns_are_compared_in_time() -> None:
-    """A message whose words all patterns have takes 50 ms at the most, one with rare words less."""
+    """A message whose words occur in all patterns takes at most 50 ms, one with rare words less."""
     chance, similar = random.Random(1), SimilarPatterns()
     words = ["".join(chance.choices("abcdefghijklmnop", k=7)) for _ in range(3_000)]
     for number in range(10_000):
@@ -173,7 +173,7 @@ def test_a_hostile_message_is_compared_in_time(unit: str) -> None:
 
 
 def test_a_new_pattern_ignores_case(bench: ErrorPatternBench) -> None:
-    """Unless it says that case counts, for all of it or for a part."""
+    """Unless it makes case count, in the whole pattern or in a part."""
     bench.add("Connection Refused", "start it")
     bench.add("(?-i)ABC failed", "exactly")
     bench.add("disk (?-i:SDA) is full", "in part")
@@ -185,7 +185,7 @@ def test_a_new_pattern_ignores_case(bench: ErrorPatternBench) -> None:
 
 
 def test_a_stored_pattern_keeps_its_case(tmp_path: Path) -> None:
-    """One of the version before, after the migration; also where its writer gives it another solution."""
+    """One of the previous version, after the migration, even if its writer gives it another solution."""
     before = [migration for migration in MIGRATIONS if migration != CASE_MIGRATION]
     database = Database(tmp_path / "db", before)
     database.execute(

@@ -58,12 +58,12 @@ def test_omitted_fields_keep_their_values(bench: MemoryBench) -> None:
     bench.store("m", keywords=["k"], source="s", strength=2)
     created = bench.get()["created"]
     bench.clock.let_pass(5)
-    reply = bench.store("m", "anew")
+    reply = bench.store("m", "new text")
     kept = bench.get()
-    assert (reply["new"], kept["content"], kept["created"]) == (False, "anew", created)
+    assert (reply["new"], kept["content"], kept["created"]) == (False, "new text", created)
     assert (kept["keywords"], kept["source"], kept["strength"]) == (["k"], "s", 2)
     assert kept["revised"] > created
-    bench.store("m", "anew", keywords=[], source="", strength=0.5)
+    bench.store("m", "new text", keywords=[], source="", strength=0.5)
     kept = bench.get()
     assert (kept["keywords"], kept["source"], kept["strength"]) == ([], "", 0.5)
     assert bench.ids(keywords=["k"]) == []
@@ -114,7 +114,7 @@ def test_no_more_than_may_be_are_stored(tmp_path: Path, clock: Clock) -> None:
             bench.store(memory_id)
         reply = bench.ask("store_memory", id="c", content="x")
         assert (reply["code"], "`delete_memory`" in reply["error"]) == ("limit_reached", True)
-        bench.store("a", "anew")
+        bench.store("a", "new text")
         bench.ask("delete_memory", memory_id="b")
         two = [{"id": each, "content": "x", "last_accessed": 1} for each in "cd"]
         assert bench.ask("sync_memories", memories=two)["code"] == "limit_reached"
@@ -137,7 +137,7 @@ def test_a_writer_has_a_share(tmp_path: Path, clock: Clock) -> None:
             assert "`delete_memory`" in reply["error"]
             assert bench.ask("sync_memories", memories=two)["code"] == "limit_reached"
             bench.reopen()
-        bench.store("a", "anew")
+        bench.store("a", "new text")
         bench.store("c", caller=BEN)
         assert bench.ask("reinforce_memory", BEN, memory_id="a")["status"] == "ok"
         bench.ask("delete_memory", memory_id="b")
@@ -150,7 +150,7 @@ def test_an_operator_may_have_all_there_is_room_for(tmp_path: Path, clock: Clock
     with MemoryBench(tmp_path / "db", clock, most=5, most_of_a_writer=2) as bench:
         for memory_id in "abcd":
             bench.store(memory_id, caller=ANA if memory_id in "ab" else OPERATOR)
-        bench.store("a", "anew", OPERATOR)
+        bench.store("a", "new text", OPERATOR)
         bench.store("e")
         assert bench.ask("store_memory", id="f", content="x")["code"] == "limit_reached"
         assert bench.ask("store_memory", OPERATOR, id="f", content="x")["code"] == "limit_reached"

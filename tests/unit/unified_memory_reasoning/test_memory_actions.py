@@ -58,8 +58,8 @@ def test_two_names_that_differ_name_no_memory(bench: MemoryBench, action: str) -
     bench.store("m")
     bench.store("n")
     before = bench.all()
-    told: dict[str, Any] = {"content": "other"} if action == "store_memory" else {}
-    reply = bench.ask(action, memory_id="m", id="n", **told)
+    content: dict[str, Any] = {"content": "other"} if action == "store_memory" else {}
+    reply = bench.ask(action, memory_id="m", id="n", **content)
     assert reply["code"] == "malformed_request"
     assert "`memory_id` and `id` name different memories; leave one of them out" in reply["error"]
     assert bench.all() == before
@@ -159,8 +159,8 @@ def test_a_sync_returns_64_kib_at_most(bench: MemoryBench) -> None:
     """Its reply is stored for retries. It names the rest, which was merged all the same."""
     for number in range(9):
         bench.store(f"{number}", "x" * 40_000)
-    told = [{"id": f"{number}", "content": "older", "last_accessed": 5, "created": 5} for number in range(9)]
-    reply = bench.ask("sync_memories", memories=told, request_id="r")
+    records = [{"id": f"{number}", "content": "older", "last_accessed": 5, "created": 5} for number in range(9)]
+    reply = bench.ask("sync_memories", memories=records, request_id="r")
     assert (reply["changed"], len(reply["memories"]), reply["left_out"]) == (9, 1, [*"12345678"])
     (stored,) = bench.database.execute("SELECT max(length(reply)) FROM replies").fetchone()
     assert stored < 66_000

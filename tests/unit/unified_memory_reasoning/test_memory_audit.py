@@ -1,4 +1,4 @@
-"""Texts that contradict each other, how well the rule finds them, and the audit of what is stored."""
+"""Texts that contradict each other, the rule's precision and recall, and the audit of the stored memories."""
 
 import json
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ NO_CONTRADICTIONS = [
 
 @pytest.mark.parametrize(("one", "other"), CONTRADICTIONS)
 def test_other_values_of_the_same_thing_contradict(one: str, other: str) -> None:
-    """In either order, and one of them can be looked up by the marks of the other."""
+    """In either order, and each can be found by the marks of the other."""
     first, second = claims_of(one), claims_of(other)
     assert contradict(first, second)
     assert contradict(second, first)
@@ -65,8 +65,8 @@ def test_what_may_both_be_true_is_no_contradiction(one: str, other: str) -> None
     assert not contradict(claims_of(one), claims_of(other))
 
 
-def test_most_alarms_in_real_talk_are_right() -> None:
-    """Of the development set: all pairs of its turns, and the questions with an outdated and a present turn."""
+def test_precision_and_recall_on_the_development_set() -> None:
+    """Precision of all pairs of its turns, and recall of the questions with an outdated and a present turn."""
     turns: dict[tuple[str, int], str] = {}
     changed: list[set[tuple[Any, ...]]] = []
     for path in sorted(DEVELOPMENT_SET.glob("*.jsonl")):
@@ -85,8 +85,8 @@ def test_most_alarms_in_real_talk_are_right() -> None:
     assert found / len(changed) >= 0.15
 
 
-def test_a_store_names_what_it_contradicts(bench: MemoryBench) -> None:
-    """Whoever wrote it; and every conflict is in the audit until one is superseded, forgotten, or deleted."""
+def test_storing_a_memory_returns_its_conflicts(bench: MemoryBench) -> None:
+    """With every writer's memories; the audit lists a conflict until one is superseded, forgotten, or deleted."""
     bench.store("a", "The rent of the box room is 340", BEN)
     reply = bench.store("b", "The rent of the box room is 355")
     assert [(each["memory_id"], each["written_by"]) for each in reply["conflicts"]] == [("a", "Ben")]
@@ -102,7 +102,7 @@ def test_a_store_names_what_it_contradicts(bench: MemoryBench) -> None:
 
 
 def test_values_of_a_key_do_not_contradict(bench: MemoryBench) -> None:
-    """They follow each other; nor is the same value twice a duplicate."""
+    """They follow each other; the same value twice is not a duplicate either."""
     for amount in (340, 355, 340):
         reply = bench.ask("store_memory", content=f"The rent of the box room is {amount}", key="rent")
         assert reply["conflicts"] == []
@@ -111,7 +111,7 @@ def test_values_of_a_key_do_not_contradict(bench: MemoryBench) -> None:
 
 
 def test_no_more_than_10_conflicts_are_named(bench: MemoryBench) -> None:
-    """The newest, and a long content is cut."""
+    """The newest ones; a long content is truncated."""
     for number in range(60):
         bench.store(f"{number}", f"The rent of the box room is {number + 100}. {'x ' * 500}")
     conflicts = bench.store("new", "The rent of the box room is 99")["conflicts"]
@@ -119,8 +119,8 @@ def test_no_more_than_10_conflicts_are_named(bench: MemoryBench) -> None:
     assert all(len(each["content"]) <= 200 for each in conflicts)
 
 
-def test_the_audit_lists_what_to_look_at(bench: MemoryBench) -> None:
-    """Duplicates in case and space alone, never read since they were stored, expired, and due; each list is bounded."""
+def test_the_audit_lists_what_needs_attention(bench: MemoryBench) -> None:
+    """Duplicates except for case and space, never read, expired, and due for a review; each list is bounded."""
     now = bench.clock.time()
     soon = "2999-01-01T00:00:00Z"
     bench.store("a", "The same  text")

@@ -22,8 +22,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBen
 
 def command(bench: MemoryBench, word: str, form: str = "payload", **fields: Any) -> dict[str, Any]:
     """Return the answer to a command, its fields where that form has them."""
-    told = {"command": word, **fields} if form == "beside" else {"command": word, form: fields}
-    return bench.send(told)
+    message = {"command": word, **fields} if form == "beside" else {"command": word, form: fields}
+    return bench.send(message)
 
 
 @pytest.mark.parametrize("form", ["payload", "data", "beside"])
@@ -75,11 +75,11 @@ def test_fields_beside_a_payload_belong_to_the_message(bench: MemoryBench) -> No
 
 def test_a_request_id_counts_in_this_dialect_too(bench: MemoryBench) -> None:
     """A retry is answered with the stored reply; with another body it is an error; the id is repeated in both."""
-    told = {"command": "STORE_MEMORY", "payload": {"content": "x"}, "request_id": "r"}
-    replies = [bench.send(told) for _ in range(2)]
+    message = {"command": "STORE_MEMORY", "payload": {"content": "x"}, "request_id": "r"}
+    replies = [bench.send(message) for _ in range(2)]
     assert replies[0] == replies[1]
     assert (replies[0]["request_id"], bench.memories.count) == ("r", 1)
-    other = bench.send({**told, "payload": {"content": "y"}})
+    other = bench.send({**message, "payload": {"content": "y"}})
     assert (other["status"], other["code"], other["request_id"]) == ("ERROR", "request_id_reused", "r")
     bench.send({"command": "STORE_MEMORY", "content": "x", "request_id": "s", "on_behalf_of": BEN.name})
     assert {each["written_by"] for each in bench.ask("query_memory")["memories"]} == {ANA.name}

@@ -1,4 +1,4 @@
-"""Forgetting by days: strength follows from the last access, a result is an access, and a pin ends it."""
+"""Forgetting by days: strength depends on the last access, a result is an access, and a pinned memory never fades."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def test_strength_halves_every_half_life_times_strength(stored: float, days: flo
 
 @given(st.floats(0, 5), st.floats(-1e6, 1e12), st.floats(0.001, 36_500))
 def test_strength_never_grows_by_waiting(stored: float, idle_s: float, half_life: float) -> None:
-    """Nor does a clock that was set back make a memory stronger than it was stored."""
+    """Even with a clock that was set back, a memory is never stronger than its stored strength."""
     fading = Fading(half_life)
     left = fading.strength(stored, 1e9, 1e9 + idle_s)
     assert 0 <= fading.strength(stored, 1e9, 1e9 + idle_s + 1) <= left <= stored
@@ -52,7 +52,7 @@ def test_strength_never_grows_by_waiting(stored: float, idle_s: float, half_life
 @given(st.floats(0, 5), st.floats(-1e6, 1e10), st.floats(0.001, 36_500), st.booleans())
 @pytest.mark.thorough
 def test_a_query_computes_the_same_strength(stored: float, idle_s: float, half_life: float, pinned: bool) -> None:
-    """As the rule does, also for what is so weak that it counts as nothing."""
+    """SQL and the rule agree, even if the strength underflows to 0."""
     rule = Fading(half_life)
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE memory_details (number, pinned)")
@@ -64,7 +64,7 @@ def test_a_query_computes_the_same_strength(stored: float, idle_s: float, half_l
 
 
 def test_a_memory_fades_without_any_pass(bench: SearchedBench) -> None:
-    """What is shown and selected follows the clock; what is stored stays as it is, for another store."""
+    """The shown and selected strength follows the clock; the stored one stays, for a sync to another store."""
     bench.store()
     bench.clock.let_pass(30 * DAY_S)
     assert strength(bench) == 0.5
@@ -75,7 +75,7 @@ def test_a_memory_fades_without_any_pass(bench: SearchedBench) -> None:
 
 
 def test_after_30_idle_days_a_search_finds_the_same(bench: SearchedBench) -> None:
-    """With passes every day; 22 of them after 26 h had forgotten everything by the older rule."""
+    """With passes every day; the older rule had forgotten all memories after 26 h."""
     for number in range(10):
         bench.store(f"m{number}", f"the gateway number {number} is open")
     before = [each["id"] for each in bench.search("gateway 7")]
@@ -103,7 +103,7 @@ def test_an_idle_memory_is_forgotten_in_time(bench: SearchedBench) -> None:
 
 
 def test_a_result_of_a_search_is_an_access(bench: SearchedBench) -> None:
-    """The search writes nothing itself; the next tick does, and a restart keeps it. What was not found fades."""
+    """The next tick writes the access, and a restart keeps it. A memory that was not found fades."""
     bench.store("found", "gateway")
     bench.store("idle", "talk of the day")
     bench.clock.let_pass(30 * DAY_S)
@@ -138,8 +138,8 @@ def test_a_pinned_memory_never_fades(bench: SearchedBench, tmp_path: Path) -> No
         assert (passes.ids(), passes.get()["strength"]) == (["m"], 1.0)
 
 
-def test_another_rule_remembers_what_it_does_not_forget(tmp_path: Path, clock: Clock) -> None:
-    """After a change of the configuration, at the start; what a pass took is not given back."""
+def test_another_rule_recovers_what_it_does_not_forget(tmp_path: Path, clock: Clock) -> None:
+    """At the start after a change of the configuration; strength that a pass removed is not restored."""
     with SearchedBench(tmp_path / "db", clock, half_life_days=1.0) as bench:
         bench.store("m", "gateway")
         bench.ask("sync_memories", memories=[{"id": "weak", "content": "x", "last_accessed": 5, "strength": 0.09}])
@@ -152,7 +152,7 @@ def test_another_rule_remembers_what_it_does_not_forget(tmp_path: Path, clock: C
 
 
 def test_a_pass_that_forgets_nothing_writes_once(bench: SearchedBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It reads in slices, and notes at its end that it ran; an access that is not on disk yet counts."""
+    """It reads in slices, and records its end; an access that is not on disk yet counts."""
     monkeypatch.setattr(upkeep_module, "_BATCH", 2)
     for number in range(7):
         bench.store(f"{number}", strength=0.11)
@@ -174,7 +174,7 @@ def test_a_pass_that_forgets_nothing_writes_once(bench: SearchedBench, monkeypat
 
 
 def test_a_pass_forgets_no_more_than_50_in_a_tick(bench: SearchedBench) -> None:
-    """Each has to leave the full-text index; requests are answered in between, and the next tick goes on."""
+    """Each must be removed from the full-text index; requests are answered in between, and the next tick continues."""
     for number in range(120):
         bench.store(f"{number}", f"gateway {number}")
     bench.clock.let_pass(200 * DAY_S)
@@ -187,7 +187,7 @@ def test_a_pass_forgets_no_more_than_50_in_a_tick(bench: SearchedBench) -> None:
 
 
 def test_a_synced_memory_keeps_its_dates_and_fades(bench: SearchedBench, tmp_path: Path) -> None:
-    """Created and last accessed are the record's; carried on, it fades once, not twice."""
+    """`created` and `last_accessed` are the record's; synced again, it fades once, not twice."""
     then = bench.clock.time() - 30 * DAY_S
     record = {"id": "m", "content": "x", "created": then - DAY_S, "last_accessed": then, "occurred_at": then - DAY_S}
     bench.ask("sync_memories", memories=[record])
@@ -198,5 +198,5 @@ def test_a_synced_memory_keeps_its_dates_and_fades(bench: SearchedBench, tmp_pat
         True,
     )
     with SearchedBench(tmp_path / "other", bench.clock, half_life_days=30.0) as other:
-        bench.tell(other)
+        bench.sync_to(other)
         assert strength(other) == 0.5

@@ -55,10 +55,10 @@ def test_the_order_of_merging_does_not_matter(one: Memory, two: Memory, three: M
 
 @given(st.lists(records(), min_size=1, max_size=4))
 @pytest.mark.thorough
-def test_any_order_and_any_repetition_end_with_the_same(told: list[Memory]) -> None:
+def test_any_order_and_any_repetition_end_with_the_same(records: list[Memory]) -> None:
     """So that a record that comes twice, or late, changes nothing."""
-    expected = reduce(merge, told)
-    for order in permutations([*told, told[0]]):
+    expected = reduce(merge, records)
+    for order in permutations([*records, records[0]]):
         assert reduce(merge, order) == expected
 
 
@@ -86,7 +86,7 @@ def test_a_moment_comes_back_from_the_wire_as_it_was(milliseconds: int) -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["store", "update", "reinforce", "get", "delete", "decay", "tell"]),
+        st.sampled_from(["store", "update", "reinforce", "get", "delete", "decay", "sync"]),
         st.sampled_from([0, 1]),  # which of the two stores
         st.sampled_from(["p", "q"]),
         st.sampled_from(["x", "y"]),
@@ -114,12 +114,12 @@ def test_two_stores_agree_once_each_has_synced_with_the_other(
         known = []
         for name, order in (("first", (0, 1)), ("second", (1, 0))):
             with both_of(Path(folder, name), clock) as stores:
-                for teller in order:
-                    told = stores[teller].tell(stores[1 - teller])
-                    assert (told["status"], told["refused"]) == ("ok", 0)
+                for sender in order:
+                    reply = stores[sender].sync_to(stores[1 - sender])
+                    assert (reply["status"], reply["refused"]) == ("ok", 0)
                 known += [store.known() for store in stores]
-                for teller in (0, 1):
-                    again = stores[teller].tell(stores[1 - teller])
+                for sender in (0, 1):
+                    again = stores[sender].sync_to(stores[1 - sender])
                     assert (again["added"], again["changed"]) == (0, 0)
         assert known[0] == known[1] == known[2] == known[3]
 
@@ -142,8 +142,8 @@ def take(stores: tuple[MemoryBench, MemoryBench], step: tuple[str, int, str, str
         store.store(memory_id, content, OPERATOR)
     elif what == "decay":
         store.decay(12)
-    elif what == "tell":
-        store.tell(stores[1 - which])
+    elif what == "sync":
+        store.sync_to(stores[1 - which])
     else:
         store.ask(f"{what}_memory", OPERATOR, memory_id=memory_id)
 
@@ -158,7 +158,7 @@ def test_only_what_is_new_is_returned(tmp_path: Path, monkeypatch: pytest.Monkey
         known = page["last_change"]
         assert one.ask("query_memory", changed_since=known)["last_change"] == known
         two.ask("sync_memories", OPERATOR, memories=page["memories"])
-        one.store("a", "anew")
+        one.store("a", "new text")
         one.ask("delete_memory", memory_id="b")
         news = one.all(known)
         assert [(each["id"], each.get("deleted", False)) for each in news] == [("a", False), ("b", True)]
@@ -189,16 +189,16 @@ def test_a_deletion_is_propagated_and_permanent(tmp_path: Path, monkeypatch: pyt
     """A store that still has the memory does not bring it back; what its writer stores again later does."""
     with both_of(tmp_path, setable_clock(monkeypatch)) as (one, two):
         one.store("m", "secret", keywords=["k"])
-        one.tell(two)
+        one.sync_to(two)
         one.clock.let_pass(1)
         one.ask("delete_memory", memory_id="m")
-        assert two.tell(one)["unchanged"] == 1
+        assert two.sync_to(one)["unchanged"] == 1
         assert one.ids() == []
-        assert one.tell(two)["changed"] == 1
+        assert one.sync_to(two)["changed"] == 1
         assert (two.ids(), two.ids(keywords=["k"]), two.memories.count) == ([], [], 0)
         assert "secret" not in json.dumps([one.all(), two.all()])
         two.store("m", "back")
-        two.tell(one)
+        two.sync_to(one)
         assert one.get()["content"] == "back"
 
 
@@ -239,8 +239,8 @@ def test_a_record_without_a_revision_is_as_old_as_its_access(tmp_path: Path, mon
         new = {"id": "m", "content": "new", "last_accessed": 1_767_225_601, "strength": 0.5}
         assert bench.ask("sync_memories", memories=[new])["added"] == 1
         assert bench.ask("sync_memories", memories=[old])["changed"] == 1  # its strength, and its creation
-        for told in (old, new, old):
-            assert bench.ask("sync_memories", memories=[told])["unchanged"] == 1
+        for record in (old, new, old):
+            assert bench.ask("sync_memories", memories=[record])["unchanged"] == 1
         kept = bench.ask("query_memory")["memories"][0]
         assert (kept["content"], kept["strength"]) == ("new", 1.0)
         assert kept["created"] == "2026-01-01T00:00:00.000+00:00"
@@ -250,9 +250,9 @@ def test_a_sync_brings_a_forgotten_memory_back(tmp_path: Path, monkeypatch: pyte
     """Where another store remembers it."""
     with both_of(tmp_path, setable_clock(monkeypatch)) as (one, two):
         one.store("m")
-        one.tell(two)
+        one.sync_to(two)
         one.clock.let_pass(86_400)
         one.decay(22)
         assert (one.ids(), one.get()["forgotten"]) == ([], True)
-        two.tell(one)
+        two.sync_to(one)
         assert (one.ids(), one.get()["strength"]) == (["m"], 1.0)

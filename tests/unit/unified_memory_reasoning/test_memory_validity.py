@@ -1,4 +1,4 @@
-"""Facts that change: keys, validity, history, what a quarantine undoes, and that stores agree on it."""
+"""Facts that change: keys, validity, history, the effect of a quarantine, and that stores agree."""
 
 import shutil
 from collections.abc import Iterator
@@ -38,8 +38,8 @@ def values(bench: MemoryBench, **named: Any) -> list[tuple[str, str | None]]:
     return [(each["id"], each.get("valid_until")) for each in found["memories"]]
 
 
-def test_a_new_value_of_a_key_ends_the_one_before(bench: MemoryBench) -> None:
-    """The older one stays, and says which followed it and when."""
+def test_a_new_value_of_a_key_ends_the_previous_one(bench: MemoryBench) -> None:
+    """The older one stays, and names the value that follows it, and since when."""
     bench.store("a", "rent 340", key="rent", valid_from=MAY)
     bench.store("b", "rent 355", key="rent", valid_from=JUNE)
     first, second = bench.ask("memory_history", key="rent")["memories"]
@@ -49,7 +49,7 @@ def test_a_new_value_of_a_key_ends_the_one_before(bench: MemoryBench) -> None:
 
 
 def test_values_follow_each_other_in_the_order_of_their_start(bench: MemoryBench) -> None:
-    """Not in that in which they were stored; one that is stored late gets its place."""
+    """Not in the order of storing; a value that is stored late gets its place."""
     bench.store("c", key="rent", valid_from=JULY)
     bench.store("a", key="rent", valid_from=MAY)
     bench.store("b", key="rent", occurred_at=JUNE)
@@ -58,8 +58,19 @@ def test_values_follow_each_other_in_the_order_of_their_start(bench: MemoryBench
         assert values(bench, **named) == [("a", june), ("b", july), ("c", None)]
 
 
+def test_a_new_value_counts_within_its_millisecond(bench: MemoryBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts are rounded to milliseconds, so half of them are ahead of an exact clock."""
+    clock = setable_clock(monkeypatch)
+    monkeypatch.setattr(clock, "time", lambda: 1_800_000_000.0006)
+    bench.store("old", "The rent of the box room is 340")
+    assert bench.store("new", "The rent of the box room is 355", supersedes=["old"])["conflicts"] == []
+    assert bench.ask("memory_audit")["contradictory"] == []
+    bench.store("value", "rent 355", key="rent")
+    assert bench.ask("get_memory", key="rent")["memory"]["id"] == "value"
+
+
 def test_many_values_of_one_moment_keep_their_order(bench: MemoryBench) -> None:
-    """Ids are random where none is given, and a batch takes less than a millisecond each."""
+    """Without a given id, ids are random, and a batch stores several values in one millisecond."""
     for number in range(20):
         bench.ask("store_memory", content=f"{number}", key="k")
     history = bench.ask("memory_history", key="k")["memories"]
@@ -71,7 +82,7 @@ def test_many_values_of_one_moment_keep_their_order(bench: MemoryBench) -> None:
     [("2026-04-30T00:00:00Z", None), (MAY, "a"), ("2026-05-31T23:59:59Z", "a"), (JUNE, "b"), (JULY, None)],
 )
 def test_as_of_selects_what_was_valid_then(bench: MemoryBench, moment: str, found: str | None) -> None:
-    """In a query and in a get, by key and by the id of any value."""
+    """In `query_memory` and `get_memory`, by key and by the id of any value."""
     bench.store("a", key="rent", valid_from=MAY)
     bench.store("b", key="rent", valid_from=JUNE, valid_until=JULY)
     bench.store("other", key="light", valid_from=JULY)
@@ -82,8 +93,8 @@ def test_as_of_selects_what_was_valid_then(bench: MemoryBench, moment: str, foun
         assert (reply["memory"]["id"] if found else reply["code"]) == (found or "not_found")
 
 
-def test_a_quarantine_makes_the_value_before_current(bench: MemoryBench) -> None:
-    """A key is shared: Ben ended what Ana wrote, until he is hidden; nothing was destroyed."""
+def test_a_quarantine_makes_the_previous_value_current(bench: MemoryBench) -> None:
+    """A key is shared: Ben's value ends Ana's, until Ben is hidden; no value is lost."""
     bench.store("a", "of Ana", key="rent", valid_from=MAY)
     bench.store("b", "of Ben", BEN, key="rent", valid_from=JUNE)
     bench.store("plain", "of Ana, without a key")
@@ -98,7 +109,7 @@ def test_a_quarantine_makes_the_value_before_current(bench: MemoryBench) -> None
     assert bench.ask("get_memory", key="rent")["memory"]["id"] == "b"
 
 
-def test_a_deleted_value_makes_the_one_before_current(bench: MemoryBench) -> None:
+def test_a_deletion_makes_the_previous_value_current(bench: MemoryBench) -> None:
     bench.store("a", key="rent", valid_from=MAY)
     bench.store("b", key="rent", valid_from=JUNE)
     bench.ask("delete_memory", memory_id="b")
@@ -106,7 +117,7 @@ def test_a_deleted_value_makes_the_one_before_current(bench: MemoryBench) -> Non
 
 
 def test_what_is_superseded_by_id_has_a_history(bench: MemoryBench) -> None:
-    """From any of them; in a circle too."""
+    """By the id of any of the memories, even if they supersede each other in a cycle."""
     bench.store("a")
     bench.clock.let_pass(1)
     bench.store("b", supersedes=["a", "nobody"])
@@ -121,7 +132,7 @@ def test_what_is_superseded_by_id_has_a_history(bench: MemoryBench) -> None:
     assert len(values(bench, memory_id="b")) == 3
 
 
-def test_a_history_goes_on_where_its_page_ended(bench: MemoryBench) -> None:
+def test_a_history_continues_where_its_page_ended(bench: MemoryBench) -> None:
     for number in range(5):
         bench.store(f"{number}", "x" * 60_000, key="k")
     first = bench.ask("memory_history", key="k")
@@ -163,7 +174,7 @@ def test_a_wrong_field_is_refused(bench: MemoryBench, action: str, fields: dict[
 
 
 def test_the_audit_history_and_key_reads_find_nothing(bench: MemoryBench) -> None:
-    """One clear sentence where there is no such key or memory."""
+    """An unknown key or memory gives one sentence."""
     for action in ("get_memory", "memory_history"):
         names: list[dict[str, Any]] = [{"key": "none"}, {"memory_id": "none"}]
         for named in names:
@@ -173,7 +184,7 @@ def test_the_audit_history_and_key_reads_find_nothing(bench: MemoryBench) -> Non
 def test_details_stay_when_an_update_leaves_them_out(bench: MemoryBench) -> None:
     bench.store("m", key="k", valid_from=MAY, valid_until=JULY, review_at=JULY, occurred_at=MAY, pin=True)
     before = bench.get()
-    bench.store("m", "anew")
+    bench.store("m", "new text")
     after = bench.get()
     for name in ("key", "valid_from", "valid_until", "review_at", "occurred_at", "pinned"):
         assert after[name] == before[name]
@@ -199,10 +210,10 @@ STEPS = st.lists(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 @pytest.mark.thorough
-def test_stores_agree_in_whatever_order_records_come(
+def test_stores_agree_in_any_order_of_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[Any, ...]]
 ) -> None:
-    """On every field, those that are computed too; each store has what several writers wrote."""
+    """On every field, including the computed ones; each store has records of several writers."""
     clock = setable_clock(monkeypatch)
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
@@ -226,14 +237,14 @@ def test_stores_agree_in_whatever_order_records_come(
                 assert store.ask("sync_memories", OPERATOR, memories=[record])["status"] == "ok"
             again = MemoryBench(tmp_path / f"again{place}", clock, half_life_days=30.0)
             with again:
-                store.tell(again)
+                store.sync_to(again)
                 assert again.known() == store.known()
             known.append(store.known())
     assert all(each == known[0] for each in known)
 
 
 def test_a_search_marks_and_lowers_what_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The present value comes first although the older one fits better."""
+    """The present value comes first, although the older one has more words of the query."""
     with SearchedBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
         bench.store("old", "box room rent", key="rent", valid_from=MAY)
         bench.store("new", "the rent of the box room is another one since the landlord came", key="rent")
@@ -246,7 +257,7 @@ def test_a_search_marks_and_lowers_what_has_ended(tmp_path: Path, monkeypatch: p
 
 
 def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of the version before are unchanged, and found by their claims once the agent has run."""
+    """Rows of the previous version are unchanged, and found by their claims once the agent has indexed them."""
     before = [REPLY_LOG_SCHEMA, *(each for each in MemoryBench.MIGRATIONS if each != DETAILS_MIGRATION)]
     database = Database(tmp_path / "db", before)
     for number, amount in enumerate((340, 355, 355)):

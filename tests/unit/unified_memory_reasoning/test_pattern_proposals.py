@@ -392,7 +392,7 @@ def test_the_tables_are_strict(bench: ErrorPatternBench) -> None:
     ],
 )
 def test_names_and_bare_words_become_variables(bench: ErrorPatternBench, messages: list[str], shape: str) -> None:
-    """At the third sighting, which makes them a proposal; it is reported once, and knows the next one."""
+    """At the third message, which makes the shape a proposal; it is reported once, and matches the next message."""
     replies = [bench.look_up(message, caller) for message, caller in zip(messages, (ALICE, BOB, ALICE), strict=True)]
     assert [reply["proposal_id"] is None for reply in replies] == [True, True, False]
     (proposal,) = bench.ask("get_pattern_proposals")["proposals"]
@@ -413,7 +413,7 @@ def test_names_and_bare_words_become_variables(bench: ErrorPatternBench, message
     ],
 )
 def test_other_differences_stay_in_the_shape(bench: ErrorPatternBench, messages: list[str]) -> None:
-    """Two words are not three; nor are more than a third of the words, or another number of them."""
+    """Two different words are too few; more than a third of the words, or another number of words, don't qualify."""
     for message in messages:
         bench.look_up(message)
     assert bench.proposed() == []
@@ -421,7 +421,7 @@ def test_other_differences_stay_in_the_shape(bench: ErrorPatternBench, messages:
 
 
 def test_hidden_and_dismissed_shapes_make_no_variable(bench: ErrorPatternBench) -> None:
-    """Nor does a quarantined writer's message; what somebody dismissed is not proposed again in another name."""
+    """A quarantined writer's message does not count; a dismissed shape is not proposed again with a variable."""
     bench.look_up("no answer from a.lan today", BOB)
     bench.look_up("no answer from b.lan today", BOB)
     bench.hide(BOB)
@@ -438,8 +438,8 @@ def test_hidden_and_dismissed_shapes_make_no_variable(bench: ErrorPatternBench) 
     assert bench.proposed() == []
 
 
-def test_many_alike_shapes_are_compared_in_time(bench: ErrorPatternBench) -> None:
-    """A full store of shapes with as many words: one message more takes a bounded time."""
+def test_many_similar_shapes_are_compared_in_time(bench: ErrorPatternBench) -> None:
+    """A full store of shapes with the same number of words: a further message takes a bounded time."""
     words = [f"{a}{b}{c}" for a in "abcdefghij" for b in "klmnopqrst" for c in "uvwxyz"]
     with bench.database.transaction():
         for number, word in enumerate(words):

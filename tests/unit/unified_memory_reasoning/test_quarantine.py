@@ -1,4 +1,4 @@
-"""The quarantine: nothing of a hidden writer is recalled, nothing of it is lost, and it can be lifted."""
+"""The quarantine: a hidden writer's rows are not returned, none is lost, and it can be ended."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_a_release_shows_all_of_it_again_as_it_was(bench: SafetyBench) -> None:
 
 
 def test_what_a_hidden_writer_writes_later_is_hidden_too(bench: SafetyBench) -> None:
-    """A key may be revoked on one host before the other hears of it."""
+    """A key may be revoked on one host before the other is notified."""
     bench.ask("quarantine_memory", name=REVOKED.name)
     assert bench.update_twin("u", {"a": 1}, REVOKED)["status"] == "ok"
     assert bench.twin("u") == {}

@@ -63,7 +63,7 @@ def test_a_restore_brings_everything_back_at_the_next_start(
     reply = bench.finish(bench.send(content), content)
     assert (reply["status"], reply["state"]) == ("ok", "staged")
     assert bench.twin("old") == {"a": 2}  # until then
-    bench.backups.on_tick()  # the reply is still on its way
+    bench.backups.on_tick()  # the reply is not delivered yet
     monkeypatch.setattr(backup, "REPORTED_S", 0.0)
     with pytest.raises(StartAgain, match="is staged and replaces the database"):
         bench.backups.on_tick()
@@ -94,17 +94,17 @@ def test_no_file_of_a_restore_is_for_others(bench: SafetyBench) -> None:
 
 
 def rows_of(bench: SafetyBench, content: bytes) -> dict[str, dict[str, Any]]:
-    """Return what a restore reports of each table."""
+    """Return the counts of each table that a restore reports."""
     return dict(bench.finish(bench.send(content), content)["rows"])
 
 
 def compared(present: int, backup: int, added: int, kept: int, replaced: int, missing: int) -> dict[str, int]:
-    told = {"added": added, "kept": kept, "replaced": replaced, "missing": missing}
-    return {"present": present, "backup": backup, **told, "lost": missing}
+    counts = {"added": added, "kept": kept, "replaced": replaced, "missing": missing}
+    return {"present": present, "backup": backup, **counts, "lost": missing}
 
 
-def test_the_loss_is_reported_of_each_table(bench: SafetyBench) -> None:
-    """Here, in the backup, and what is missing in the backup; a quarantine counts as well."""
+def test_the_loss_is_reported_for_each_table(bench: SafetyBench) -> None:
+    """The present rows, the backup's, and those missing in the backup; the quarantine is a table too."""
     bench.update_twin("u0", {}, ADA)
     bench.say("s", "one", ADA)
     content = bench.backed_up()
@@ -119,7 +119,7 @@ def test_the_loss_is_reported_of_each_table(bench: SafetyBench) -> None:
 
 
 def test_equal_numbers_of_other_rows_are_no_equal_rows(bench: SafetyBench) -> None:
-    """A twin that was deleted, one that came, one that changed; and an interaction whose number is used again."""
+    """A deleted, a new, and a changed twin; and an interaction whose number another one has now."""
     for user in ("kept", "deleted", "changed"):
         bench.update_twin(user, {"a": 1}, ADA)
     bench.say("s", "one", ADA)
@@ -151,8 +151,8 @@ def test_loss_is_counted_against_the_damaged_database(bench: SafetyBench, broken
     rows = bench.finish(bench.send(content), content)["rows"]
     (damaged,) = quarantined(bench.path, DAMAGED)
     lost = None if counted is None else counted - 1
-    told = compared(0, 1, added=0, kept=1, replaced=0, missing=199) if counted else dict.fromkeys(compared(*[0] * 6))
-    assert rows["twins"] == {**told, "present": 0, "backup": 1, "damaged": counted, "lost": lost}
+    counts = compared(0, 1, added=0, kept=1, replaced=0, missing=199) if counted else dict.fromkeys(compared(*[0] * 6))
+    assert rows["twins"] == {**counts, "present": 0, "backup": 1, "damaged": counted, "lost": lost}
     bench.reopen()
     assert bench.ask("get_twin", ADA, user_id="u0")["revision"] == 1
     assert damage_warning(bench.path) is None
@@ -180,7 +180,7 @@ def test_the_agent_restarts_after_the_reply_or_unasked(bench: SafetyBench, monke
     incoming = bench.backups._restores._incoming
     assert incoming is not None
     bench.finish(restore_id, content)
-    incoming.reported_at = None  # as if the answer had said `checking` yet
+    incoming.reported_at = None  # as if the reply had still said `checking`
     bench.backups.on_tick()
     monkeypatch.setattr(backup, "UNREPORTED_S", 0.0)
     with pytest.raises(StartAgain):

@@ -1,4 +1,4 @@
-"""Changes of twins: patches, revisions that must fit, histories, and whose twin a caller may change."""
+"""Changes of twins: patches, expected revisions, histories, and which twins a caller may change."""
 
 import json
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def test_a_patch_does_what_rfc_7396_shows(target: Any, change: Any, result: Any)
 
 
 def test_a_patch_changes_its_fields_and_leaves_the_others(bench: SafetyBench) -> None:
-    """A user without a twin gets one; a retry is answered and not executed again."""
+    """A user without a twin gets one; a retry gets the stored reply and is not executed again."""
     assert patch(bench, {"a": 1, "gone": None}, request_id="r1") == {
         "status": "ok", "user_id": "u", "revision": 1, "request_id": "r1"
     }  # fmt: skip
@@ -74,7 +74,7 @@ def test_a_patch_changes_its_fields_and_leaves_the_others(bench: SafetyBench) ->
 
 @pytest.mark.parametrize("over", [0, 1])
 def test_a_patched_twin_has_256_kib_at_most(bench: SafetyBench, over: int) -> None:
-    """Two patches, each small enough, may make a twin that isn't; and a patch itself has a limit."""
+    """Two patches within the limit may make a twin above it; a patch itself has a limit too."""
     half = MAX_TWIN_BYTES // 2
     patch(bench, {"a": "x" * (half - len('{"a":"",'))})
     reply = patch(bench, {"b": "x" * (half - len('"b":""}') + over)})
@@ -86,7 +86,7 @@ def test_a_patched_twin_has_256_kib_at_most(bench: SafetyBench, over: int) -> No
 
 @pytest.mark.parametrize("change", ["update_twin", "patch_twin"])
 def test_a_patch_of_any_depth_is_answered(bench: SafetyBench, change: str) -> None:
-    """And of a twin of any depth: stored, or refused as malformed. The recursion's end is no fault of the agent."""
+    """Also on a twin of any depth: it is stored, or refused as malformed; the recursion limit is no internal error."""
     codes = []
     field = "twin_data" if change == "update_twin" else "patch"
     for depth in range(900, 1_010):  # sys.getrecursionlimit() is 1,000
@@ -98,7 +98,7 @@ def test_a_patch_of_any_depth_is_answered(bench: SafetyBench, change: str) -> No
 
 @pytest.mark.parametrize("action", ["update_twin", "patch_twin", "delete_twin"])
 def test_a_change_of_another_revision_is_a_conflict(bench: SafetyBench, action: str) -> None:
-    """The reply has the current one, nothing has changed, and the same change with that one succeeds."""
+    """The reply has the current revision, the twin is unchanged, and the same change with that revision succeeds."""
     fields = {"update_twin": {"twin_data": {"b": 1}}, "patch_twin": {"patch": {"b": 1}}, "delete_twin": {}}[action]
     bench.update_twin("u", {"a": 1}, ADA)
     patch(bench, {"a": 2}, BOB)
@@ -109,7 +109,7 @@ def test_a_change_of_another_revision_is_a_conflict(bench: SafetyBench, action: 
     assert bench.ask(action, ADA, user_id="u", if_revision=reply["revision"], **fields)["revision"] == 3
 
 
-def test_no_stale_revision_fits_again(bench: SafetyBench) -> None:
+def test_a_stale_revision_is_never_valid_again(bench: SafetyBench) -> None:
     """After a deletion, a new twin, an erased history, and a restart; 0 stands for no twin."""
     assert bench.update_twin("u", {}, ADA, if_revision=0)["revision"] == 1
     assert bench.ask("delete_twin", ADA, user_id="u", if_revision=1)["revision"] == 2
@@ -123,7 +123,7 @@ def test_no_stale_revision_fits_again(bench: SafetyBench) -> None:
 
 @pytest.mark.parametrize("field", ["if_revision", "before"])
 @pytest.mark.parametrize("wrong", [-1, 2**63, "1", 1.5])
-def test_a_bad_revision_is_refused_with_its_path(bench: SafetyBench, field: str, wrong: Any) -> None:
+def test_an_invalid_revision_is_refused_with_its_path(bench: SafetyBench, field: str, wrong: Any) -> None:
     action = "delete_twin" if field == "if_revision" else "get_twin_history"
     reply = bench.ask(action, ADA, **{field: wrong})
     assert (reply["code"], f"`$.{field}`" in reply["error"]) == ("malformed_request", True)
@@ -145,7 +145,7 @@ def test_a_history_lists_who_changed_what(bench: SafetyBench) -> None:
 
 
 def test_a_page_of_a_history_is_bounded(bench: SafetyBench) -> None:
-    """One change is returned in any case, so that a reader gets on."""
+    """A page has at least one change, so that a reader can continue."""
     bench.serve(TwinActions(bench.twins, page_bytes=1_000).actions())
     for number in range(3):
         bench.update_twin("u", {"n": number, "text": "x" * 2_000}, ADA)
@@ -161,7 +161,7 @@ def test_a_page_of_a_history_is_bounded(bench: SafetyBench) -> None:
 
 
 def test_only_an_operator_erases_a_history(bench: SafetyBench) -> None:
-    """Also of a twin that was deleted before; what is left is the number of the deletion."""
+    """Even after the twin's deletion; only the revision of the deletion stays."""
     bench.update_twin("u", {"secret": 1}, ADA)
     refused = bench.ask("delete_twin", ADA, user_id="u", erase=True)
     assert (refused["code"], bench.twin("u")) == ("not_granted", {"secret": 1})
@@ -172,8 +172,8 @@ def test_only_an_operator_erases_a_history(bench: SafetyBench) -> None:
 
 
 @pytest.mark.parametrize("planted", ["update_twin", "patch_twin", "delete_twin"])
-def test_a_hidden_writers_change_falls_away(bench: SafetyBench, planted: str) -> None:
-    """Whatever it was, the value before it shows, and a release brings the change back; over restarts, too."""
+def test_a_hidden_writers_change_is_hidden(bench: SafetyBench, planted: str) -> None:
+    """The previous value is returned, a release shows the change again, and both survive restarts."""
     fields = {"update_twin": {"twin_data": {"b": 1}}, "patch_twin": {"patch": {"b": 1}}, "delete_twin": {}}[planted]
     bench.update_twin("u", {"a": 1}, ADA)
     bench.ask(planted, REVOKED, user_id="u", **fields)
@@ -188,8 +188,8 @@ def test_a_hidden_writers_change_falls_away(bench: SafetyBench, planted: str) ->
     assert bench.ask("get_twin", ADA, user_id="u") == after
 
 
-def test_only_the_hidden_writers_fields_fall_away(bench: SafetyBench) -> None:
-    """Patches of others before, after, and during the quarantine stay; so a plant can't hide under an honest patch."""
+def test_only_the_hidden_writers_fields_are_hidden(bench: SafetyBench) -> None:
+    """Others' patches before, during, and after the quarantine stay, and don't keep the hidden writer's fields."""
     bench.update_twin("u", {"a": 1}, ADA)
     patch(bench, {"planted": 1, "a": "wrong"}, REVOKED)
     patch(bench, {"b": 1}, BOB)
@@ -201,8 +201,8 @@ def test_only_the_hidden_writers_fields_fall_away(bench: SafetyBench) -> None:
     assert bench.twin("u") == {"a": "wrong", "planted": 1, "b": 1, "c": 1}
 
 
-def test_a_writer_displaces_no_twin_of_another(bench: SafetyBench) -> None:
-    """However many changes it makes: a history is bounded, and what was there before shows again."""
+def test_a_writer_evicts_no_twin_of_another(bench: SafetyBench) -> None:
+    """After any number of changes: the history is bounded, and under quarantine the earlier twin is returned again."""
     patch(bench, {"of": "ada", "old": 1})
     patch(bench, {"of": "revoked", "stolen": 1}, REVOKED)
     patch(bench, {"later": 1})
@@ -217,8 +217,8 @@ def test_a_writer_displaces_no_twin_of_another(bench: SafetyBench) -> None:
     assert len(whole) == 4 + 2 * store.MAX_CHANGES
 
 
-def test_an_old_plant_falls_away_from_a_long_history(bench: SafetyBench) -> None:
-    """The busy writer's changes are merged, and none of its fields is lost when another writer is hidden."""
+def test_an_old_change_is_hidden_in_a_long_history(bench: SafetyBench) -> None:
+    """The frequent writer's changes are merged, and none of its fields is lost when another writer is hidden."""
     bench.update_twin("u", {"a": 0}, ADA)
     patch(bench, {"planted": 1}, REVOKED)
     for number in range(2 * store.MAX_CHANGES):
@@ -246,8 +246,8 @@ def own(bench: SafetyBench) -> SafetyBench:
 
 
 @pytest.mark.parametrize("action", ["update_twin", "patch_twin", "delete_twin"])
-def test_own_is_what_a_caller_stored_first_or_is_named_by(own: SafetyBench, action: str) -> None:
-    """Another's change by a wider grant doesn't take it away; a deleted twin is anybody's to store again."""
+def test_own_twins_have_the_callers_name_or_were_stored_first(own: SafetyBench, action: str) -> None:
+    """Another caller's change by a wider grant keeps the owner; anybody may store a deleted twin again."""
     fields = {"update_twin": {"twin_data": {"b": 1}}, "patch_twin": {"patch": {"b": 1}}, "delete_twin": {}}[action]
     own.update_twin("u", {"a": 1}, ADA)
     refused = own.ask(action, BOB, user_id="u", **fields)
@@ -264,15 +264,15 @@ def test_own_is_what_a_caller_stored_first_or_is_named_by(own: SafetyBench, acti
 
 
 def test_a_wider_role_of_the_same_key_counts(own: SafetyBench) -> None:
-    """Roles add up, as for every grant."""
+    """The grants of all roles of a key count."""
     own.update_twin("u", {"a": 1}, ADA)
     editor = replace(BOB, roles=frozenset({"agent", "editor"}))
     assert patch(own, {"b": 1}, editor)["status"] == "ok"
     assert own.ask("delete_twin", editor, user_id="u")["code"] == "not_granted"
 
 
-def test_twins_of_the_version_before_have_a_history(tmp_path: Path) -> None:
-    """One change each: the twin as it is, by who wrote it last, with its revision."""
+def test_twins_of_the_previous_version_have_a_history(tmp_path: Path) -> None:
+    """One change each: the present twin, by its last writer, with its revision."""
     with closing(Database(tmp_path / "db", [REPLY_LOG_SCHEMA, *SafetyBench.MIGRATIONS[:-1]])) as older:
         older.execute("INSERT INTO twins VALUES ('u', CAST('{\"a\":1}' AS BLOB), 7, 'ada', 1.5)")
     with SafetyBench(tmp_path / "db") as bench:

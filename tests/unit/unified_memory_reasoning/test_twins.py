@@ -78,8 +78,8 @@ def test_the_user_is_default_where_none_is_named(agent: Assembled) -> None:
     assert agent.ask("get_twin", SDT, user_id="default")["twin"] == {}
 
 
-def test_a_deleted_twin_is_gone_and_its_revisions_go_on(agent: Assembled) -> None:
-    """Deleting again is `not_found`; no later twin of the user has a revision that an earlier one had."""
+def test_revisions_continue_after_a_deletion(agent: Assembled) -> None:
+    """Deleting again is `not_found`; a later twin of the user has no revision that an earlier one had."""
     agent.ask("update_twin", SDT, user_id="ada", twin_data={"a": 1})
     agent.ask("update_twin", SDT, user_id="ada", twin_data={"a": 2})
     assert agent.ask("delete_twin", SDT, user_id="ada")["status"] == "ok"

@@ -360,5 +360,5 @@ class FaultReports:
 
 
 def registry_status(health: Health) -> str:
-    """Return an agent's status in the registry's words; mainpc sees itself whether it is connected."""
+    """Return an agent's status in the registry's terms, without the link's check: mainpc knows who is connected."""
     return _STATUSES[health.status(without=(LINK_CHECK,))]

@@ -14,7 +14,7 @@ from twinhost.cli.audit import summary, verify_with_witnesses
 from twinhost.cli.connect import OPEN_LINK, Settings
 from twinhost.cli.doctor.link import explain_handshake
 from twinhost.cli.keys import LIVE, KeyReport, merge, standing_words
-from twinhost.cli.machines import ask_hosts, is_well, machines_sentence
+from twinhost.cli.machines import all_measured, ask_hosts, machines_sentence
 from twinhost.cli.output import Health, Peers, days, duration, parse_moment, read
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import (
@@ -317,7 +317,7 @@ def _machines(client: Client) -> Result:
     hosts = ask_hosts(client, _DEADLINE_S)
     if hosts is None:
         return Verdict.NOT_PLAYED, "needs a key whose role has the grant get_metrics"
-    return Verdict.OK if is_well(hosts) else Verdict.WARNING, machines_sentence(hosts)
+    return Verdict.OK if all_measured(hosts) else Verdict.WARNING, machines_sentence(hosts)
 
 
 def _versions(health: Health) -> Result:

@@ -1,7 +1,7 @@
 """The checks of the wire: name, ports, mode, the handshake step by step, and the refusal of unauthorised clients.
 
-To a client of libzmq a wrong pin and a fault of the server's ZAP handler look alike. A hand-made handshake tells them
-apart: WELCOME opens only with the right pin, and a later refusal concerns our own key.
+A client of libzmq can't distinguish a wrong pin from a fault of the server's ZAP handler. A hand-made handshake can:
+WELCOME opens only with the right pin, and a later refusal concerns our own key.
 """
 
 import contextlib

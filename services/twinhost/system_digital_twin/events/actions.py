@@ -94,17 +94,17 @@ class _GetPage(Request):
 class GetEvents(_GetPage, tag="get_events"):
     """Return the newest events that match, newest first.
 
-    `since` is a sequence number, for those after it, or a time in ISO-8601, for those from then on; `until` is a time,
-    for those before it. `text` is a part of the data, in either case; `severity` is that in the data. `before` is a
-    sequence number: `next_before` of a reply gives the next page.
+    `since` is a sequence number (exclusive) or a time in ISO-8601 (inclusive), `until` a time (exclusive). `text` is
+    searched in the data, ignoring case; `severity` is that in the data. `before` is a sequence number (exclusive):
+    with the `next_before` of a reply, the next page is returned.
     """
 
 
 class GetErrors(_GetPage, tag="get_errors"):
     """Return the newest errors that match, newest first.
 
-    The fields are those of `get_events`; `text` is a part of the message, the stack trace, or the context. With
-    `acknowledged`, only those that are, or are not; with `shape_id`, only those of this shape.
+    The fields are those of `get_events`; `text` is searched in the message, the stack trace, and the context.
+    `acknowledged` selects acknowledged or unacknowledged errors, `shape_id` those of one shape.
     """
 
     acknowledged: bool | None = None
@@ -114,8 +114,8 @@ class GetErrors(_GetPage, tag="get_errors"):
 class GetErrorCounts(Request, tag="get_error_counts"):
     """Count errors by type, agent, and severity, and group those with messages of one shape.
 
-    They are those that arrived from `since` on, by default 24 hours ago, and before `until`; acknowledged ones are
-    counted only if `acknowledged` is true. `limit` is the number of groups.
+    Errors count that arrived at `since` (by default 24 hours ago) or later, and before `until`; acknowledged errors
+    count only if `acknowledged` is true. `limit` is the number of groups.
     """
 
     type: NAME | None = None
@@ -158,10 +158,10 @@ class ErrorStored(Success):
 
 
 class PageReply(Success):
-    """A page: whether older ones match, the newest number of all, and the newest that was evicted (0: none).
+    """A page: whether older entries match, the newest number of all, and the newest that was evicted (0: none).
 
-    `next_before` is the `before` of the next page, null if there is none. A search for a text may end before it has
-    found `limit` of them.
+    `next_before` is the `before` of the next page, null if there is none. A text search reads a limited number of
+    bytes, so its page may have fewer than `limit` entries although there is a next page.
     """
 
     more: bool

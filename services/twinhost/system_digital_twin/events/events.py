@@ -98,7 +98,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def more(self) -> bool:
-        """Whether older ones match, or were not searched."""
+        """Whether older entries match, or were not searched."""
         return self.next_before is not None
 
 
@@ -168,10 +168,10 @@ class Events:
     def add(
         self, topic: Topic, fields: Mapping[str, Any], written_by: str, *, ttl_s: float = 0.0, propagate: bool = True
     ) -> int:
-        """Store one, and send it on the feed once it is on disk; return its number. A full topic evicts its oldest.
+        """Store an entry, and send it on the feed after the commit; return its number. A full topic evicts its oldest.
 
-        One with a `timestamp` that this caller has sent before, equal in every field, keeps its number, and is not sent
-        again.
+        If this caller has sent an entry with this `timestamp` before, equal in every field, its number is returned, and
+        nothing is stored or sent.
 
         Args:
             topic: its kind.
@@ -220,9 +220,10 @@ class Events:
         limit: int,
         max_bytes: int,
     ) -> Page:
-        """Return the newest of a topic that have not expired, newest first.
+        """Return the newest entries of a topic that have not expired, newest first.
 
-        At least one, if there is one, and if MAX_SEARCHED_BYTES of records are searched before it is found.
+        A page has at least one if there is one, except in a text search: after MAX_SEARCHED_BYTES of records it ends,
+        and `next_before` continues it.
 
         Args:
             topic: the kind.

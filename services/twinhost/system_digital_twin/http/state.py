@@ -204,7 +204,7 @@ class StateBoard:
 
 
 def _shown(machine: MachineSample) -> MachineSample:
-    """Return a machine without its boot id, which only hosts compare, and with no more disks than ours have."""
+    """Return a machine without its boot id, which only hosts compare, and with MAX_DISKS disks at most."""
     return msgspec.structs.replace(machine, boot_id=None, disks=machine.disks[:MAX_DISKS])
 
 

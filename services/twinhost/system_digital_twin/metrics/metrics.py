@@ -36,7 +36,7 @@ _MAX_WAITING = 10_000  # minutes, while the database can't be written
 
 
 class HostMetrics(TypedDict):
-    """A host's current metrics: its machine's, and apart those of the agent's `container`, null outside of one.
+    """A host's current metrics: those of its machine, and under `container` those of the agent's container, if any.
 
     They are null and `stale` if the host stopped reporting. `same_machine` names the other hosts that are on the same
     machine: their figures describe one capacity, not two. `limited`: an older host, whose CPU and RAM are those of its

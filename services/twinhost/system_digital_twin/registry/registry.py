@@ -106,7 +106,7 @@ class Registry:
         self._encoder = msgspec.json.Encoder()
         self._records: dict[str, AgentRecord] = {}
         self._seen: dict[str, Seen] = {}
-        self._beating: set[str] = set()  # names that have sent a heartbeat since the start
+        self._sent_heartbeat: set[str] = set()  # names, since the start
         self._waiting: set[str] = set()  # names whose rows are written at the end of the current transaction
         self._trust: dict[str, str] = {}  # sent with every heartbeat, so in memory only
         wall, clock = time.time(), time.monotonic()
@@ -137,7 +137,7 @@ class Registry:
     def heartbeat(self, name: str, status: str | None) -> Seen:
         """Record a heartbeat, and a new status if one is given; NotFound where the agent is not registered."""
         record = self.get(name)
-        self._beating.add(name)
+        self._sent_heartbeat.add(name)
         if status is not None and status != record.status:
             self._write(msgspec.structs.replace(record, status=status, last_updated=time.time()))
             return self._seen[name]
@@ -216,10 +216,10 @@ class Registry:
     def has_died(self, name: str) -> bool:
         """Return whether an agent has the status NO_RESPONSE after it has sent heartbeats to this process.
 
-        A program that only registers never sends one; and after a start, every agent needs the time to reconnect.
+        A program that only registers never sends any; and after mainpc's start, every agent needs time to reconnect.
         """
         record = self._records.get(name)
-        return name in self._beating and record is not None and self.status(record) == NO_RESPONSE
+        return name in self._sent_heartbeat and record is not None and self.status(record) == NO_RESPONSE
 
     def silent_s(self, name: str) -> float:
         """Return the seconds since a registered agent's last heartbeat."""

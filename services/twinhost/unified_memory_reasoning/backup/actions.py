@@ -119,9 +119,9 @@ class TableRows(TypedDict):
     """How many rows a table has now, in the backup, and in a damaged database that nobody has acknowledged.
 
     `damaged` is absent if there is none, and null if its rows can't be counted. The backup is compared with the damaged
-    database, or with the present one if none is damaged, by the identity of the rows: it adds some, keeps some as they
-    are, replaces some by others with the same key, and some are missing in it. A number is null if the rows can't be
-    read. `lost` is `missing`, or how many rows fewer the backup has, if that alone is known.
+    database, or with the present one if none is damaged, by the identity of the rows: it adds some, leaves some
+    unchanged (`kept`), replaces some by others with the same key, and some are missing in it. A number is null if the
+    rows can't be read. `lost` is `missing`, or the difference of the counts if only those can be read.
     """
 
     present: int

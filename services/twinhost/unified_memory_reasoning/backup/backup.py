@@ -40,7 +40,7 @@ KEEP_S = 600.0  # after the last read of a backup, or the last part of a restore
 REPORTED_S = 1.0  # after the result was sent: a client that has not read it loses it when its connection ends
 UNREPORTED_S = 10.0  # after staging: then the agent restarts even if nobody polled for the result
 
-KEYS = {  # of rows that no column names: their number may be another row's after a restore
+KEYS = {  # of tables without a unique key: after a restore, a row's number may be another row's
     "interactions": ("id", "session_id", "content", "created", "written_by"),
     "outbox": ("seq", "request_id"),
 }

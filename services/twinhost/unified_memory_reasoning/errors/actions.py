@@ -33,7 +33,7 @@ LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 class AddErrorPattern(Request, tag="add_error_pattern"):
     """Store a regular expression (RE2) for an error and its solution; storing it again replaces your solution.
 
-    It ignores case, unless it begins with `(?-i)`.
+    The pattern ignores case, unless it begins with `(?-i)`.
     """
 
     error_type: NAME
@@ -106,7 +106,7 @@ class ErrorSolution(TypedDict):
     """The pattern that matches the error; if there is none, its fields are null, 0, or absent.
 
     `complete` is false if time ran out before every pattern was tried; `proposal_id` is null if no pattern is proposed
-    for the error. `suggestions` are at most 3, the most similar first; nothing says that they fit.
+    for the error. `suggestions` are at most 3, the most similar first; they may not apply to the error.
     """
 
     status: Literal["ok"]

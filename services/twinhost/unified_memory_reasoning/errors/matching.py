@@ -5,7 +5,7 @@ in the first 8 KiB of a message, one of up to 128 in all of its 64 KiB. A letter
 `\pL` 1,200.
 
 A pattern ignores case, as if it began with `(?i)`; `(?-i)` at its beginning, or `(?-i:...)`, makes case count. Patterns
-that were stored before this was so keep their meaning.
+that an older version stored keep their meaning.
 """
 
 import time
@@ -45,7 +45,7 @@ _OPTIONS: Final = {ignores_case: _options(ignores_case=ignores_case) for ignores
 
 
 def accept(pattern: str) -> int:
-    """Check a pattern that ignores case; return how many bytes of a message, from its start, it is searched for in.
+    """Check a pattern that ignores case; return in how many bytes from the start of a message it is searched.
 
     Raises:
         MalformedRequest: RE2 refuses it, or it is too large.
@@ -57,7 +57,7 @@ def accept(pattern: str) -> int:
     except re2.error as error:
         reason = error.args[0] if error.args else "no reason"
         raise _refused(
-            f"RE2 said `{reason.decode(errors='replace') if isinstance(reason, bytes) else reason}`"
+            f"RE2 reports `{reason.decode(errors='replace') if isinstance(reason, bytes) else reason}`"
         ) from None
     except UnicodeEncodeError:
         raise _refused("it has half of a surrogate pair") from None

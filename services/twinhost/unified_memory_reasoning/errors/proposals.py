@@ -172,7 +172,7 @@ class PatternProposals:
         return int(number)
 
     def _replace(self, numbers: list[int], shape: str) -> None:
-        """Count the reports of some shapes for another one, which takes their place."""
+        """Replace shapes by another one, which gets their reports."""
         for number in numbers:
             into = self._database.value(
                 "INSERT INTO unknown_errors (pattern, seen, last_seen) SELECT ?, seen, last_seen FROM unknown_errors "

@@ -2,9 +2,9 @@ r"""Shapes of error messages: patterns that match all messages that differ in nu
 
 A message's own shape is that of `agent.message_shape`.
 
-Host names and bare words become `\S+` by what is seen: where messages differ in the same few words alone, three of them
-that differ in names (with a dot, a hyphen, or a digit), or in three different words, get one shape. A shape that is
-proposed already, seen three times by itself, stays.
+Host names and bare words become `\S+` after several messages. Three messages that differ only in the same few words get
+one shape if those words are names (with a dot, a hyphen, or a digit), or if each message has different ones. A shape
+that was seen three times by itself, and so is proposed already, stays.
 """
 
 import re
@@ -16,7 +16,7 @@ from twinhost.unified_memory_reasoning.errors.matching import accept, found
 from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
 
 _START, _END, BLANKS, _ANY_WORD = r"(?m)^\s*", r"\s*$", r"\s+", r"\S+"
-_name = re.compile(r"\\\.|[-_@]|\[0-9]")  # in the shape of a word that is a name, as of a host
+_name = re.compile(r"\\\.|[-_@]|\[0-9]")  # in the shape of a word that is a name, such as a host's
 _MOST_VARIABLES = 3  # words of a shape in which messages may differ, and at most a third of its words
 _MOST_PLACES = 12  # sets of words, each alone and with another
 FEWEST_LITERALS = 8  # a shape with fewer characters of its own is too general
@@ -49,23 +49,23 @@ class SeenShape(NamedTuple):
 
 
 def _words(shape: str) -> list[str]:
-    """Return the shapes of a shape's words."""
+    """Return the words of a shape."""
     return shape.removeprefix(_START).removesuffix(_END).split(BLANKS)
 
 
 def _differences(words: list[str], known: str) -> frozenset[int]:
-    """Return where words differ from those of another shape; its variables are any word."""
+    """Return the places in which words differ from those of another shape; its variables match any word."""
     pairs = enumerate(zip(words, _words(known), strict=True))
     return frozenset(place for place, (word, other) in pairs if other not in (word, _ANY_WORD))
 
 
 def generalised(shape: str, stored: list[SeenShape], enough: int) -> tuple[str, list[int]]:
-    """Return the shape that a message counts for, and the numbers of those that it takes the place of.
+    """Return the shape under which a message is counted, and the ids of the shapes that it replaces.
 
     Args:
         shape: the message's own.
-        stored: the shapes of as many words.
-        enough: how many sightings make words a variable.
+        stored: the stored shapes with as many words.
+        enough: how many messages make a word a variable.
     """
     words, end = _words(shape), _END * shape.endswith(_END)
     most = min(_MOST_VARIABLES, len(words) // 3)

@@ -1,8 +1,8 @@
-"""Patterns whose error a message resembles, though none of them matches it: BM25 over words and kinds of error.
+"""Patterns that a message resembles without matching them: BM25 over words and kinds of error.
 
-A text's terms are its words, without numbers, in lower case and without the ends of inflection, and the kinds of error
-that it names: `ENOSPC` stands for that name, for its text (*no space left on device*), and for what other programs say
-(*disk full*). So a message in other words still has its kind in common with the pattern.
+A text's terms are its words, without numbers, in lower case and stemmed, and the kinds of error that it names: `ENOSPC`
+stands for that name, for its text (*no space left on device*), and for the phrases of other programs (*disk full*). So
+a differently worded message still shares its kind with the pattern.
 """
 
 import errno
@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 import re2  # type: ignore[import-untyped]
 
-# What programs say for a kind: parts of regular expressions, in lower case. The texts of errno are added.
+# The phrases that programs use for a kind: parts of regular expressions, in lower case. The texts of errno are added.
 _KINDS: Final = {
     "ENOMEM": r"out of (?:\w+ )?memory|oom\w*|(?:can(?:no|')t|failed to|unable to|could not) allocate|"
     r"\w*alloc\w* failed|memory ?error|mem(?:ory)?\S*(?: \S+){0,2} (?:exhausted|full|limit)|exceeded its memory\S*|"
@@ -93,7 +93,7 @@ _KINDS: Final = {
 
 
 def _set_of_kinds() -> tuple[Any, list[str]]:
-    """Return RE2's set of what stands for a kind, and the kind of each member."""
+    """Return an RE2 set of the phrases of all kinds, and the kind of each member of the set."""
     options = re2.Options()
     options.max_mem = 2**24  # bytes
     members, kinds = re2.Set.SearchSet(options), []
@@ -112,7 +112,7 @@ _members, _kind_of_member = _set_of_kinds()
 _LONGEST, _LONGEST_END = 1_500, 500  # characters that are read, of the beginning and the end
 _word = re.compile(r"[a-z][a-z]+")
 _hump = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_")
-_path = re.compile(r"(?<!\w)(?:[A-Za-z]:|~|\.{1,2})?(?:[/\\][\w.@+~%-]+){2,}")  # its words say nothing of the error
+_path = re.compile(r"(?<!\w)(?:[A-Za-z]:|~|\.{1,2})?(?:[/\\][\w.@+~%-]+){2,}")  # its words don't describe the error
 _ending = re.compile(r"(?<=\w{4})(?:ing|ions?|ed|es|s|er|ly)$")
 _syntax = re.compile(r"\\([^A-Za-z0-9])|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[^:)]*[:)]|\{\d[\d,]*\}|[.*+?|()^$]")
 _IGNORED = frozenset(
@@ -139,7 +139,7 @@ def terms_of(text: str) -> frozenset[str]:
 
 
 def _words_of(pattern: str) -> str:
-    """Return the characters that a pattern names, with blanks for its classes, groups and repetitions."""
+    """Return the literal characters of a pattern, with blanks for its classes, groups and repetitions."""
     return _syntax.sub(lambda found: found[1] or " ", pattern)
 
 

@@ -43,7 +43,7 @@ from twinhost.unified_memory_reasoning.memories.validity import NO_END, End
 from twinhost.unified_memory_reasoning.moments import moment, past_moment
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
-_MAX_TIME = 1e11  # of what may be in the future, in seconds since the epoch
+_MAX_TIME = 1e11  # seconds since the epoch; of times that may be in the future
 MAX_AHEAD_S = 300.0  # of this host's clock: a record from the future would replace every later one
 
 
@@ -78,7 +78,7 @@ class MemoryActions(Feature):
         if request.key is None and request.as_of is None:
             found = self._memories.find(request.name)
         else:
-            then = time.time() if request.as_of is None else moment(request.as_of, "$.as_of")
+            then = round(time.time(), 3) if request.as_of is None else moment(request.as_of, "$.as_of")
             key = self._memories.find(request.name).memory.details.key if request.key is None else request.key
             found = self._memories.valid_at(key, request.name, then)
         (entry,) = self._memories.upkeep.access([found])
@@ -269,7 +269,7 @@ def _time(seconds: float | None) -> str | None:
 
 
 def _given_details(request: StoreMemory) -> dict[str, Any]:
-    """Return the details that a request gives; what it leaves out stays as it is."""
+    """Return the details that a request gives; the others stay unchanged."""
     given: dict[str, Any] = {}
     if request.occurred_at is not None:
         given["occurred_at"] = past_moment(request.occurred_at, "$.occurred_at")

@@ -1,7 +1,7 @@
-"""Memories that somebody should look at: contradictory, duplicate, never read, expired, due for a review.
+"""Memories that need attention: contradictory, duplicate, never read, expired, due for a review.
 
-Each memory is found by marks of its text: one of the whole text, and those of its claims (see `claims`) unless it has a
-key, whose values follow each other. Two memories contradict each other only while both are valid and remembered.
+Each memory is indexed by marks of its text: one of the whole text, and those of its claims (see `claims`) unless it has
+a key, whose values follow each other. Two memories contradict each other only while both are valid and not forgotten.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ MOST_CONFLICTS = 10  # that the reply to a `store_memory` names
 MOST_CHARACTERS = 200  # of a content
 _MOST_COMPARED = 50  # memories with one mark, the newest
 _MOST_GROUPS = 500  # marks that several memories have, in one audit
-_MOST_UNREAD = 10_000  # memories that are looked at, accessed least recently
+_MOST_UNREAD = 10_000  # memories that are examined: those accessed least recently
 _NUMBERS_AT_ONCE = 500  # of older memories without marks, in one tick of the server
 
 _REMEMBERED = "SELECT 1 FROM visible_memories m WHERE m.number = c.number AND m.forgotten = 0"
@@ -69,7 +69,7 @@ class Audited(TypedDict):
 
 
 class MemoryAudit:
-    """The marks of memories' texts, and what they show."""
+    """The marks of memories' texts, and the lists that are made from them."""
 
     def __init__(self, database: Database, validity: Validity) -> None:
         self._database = database
@@ -170,7 +170,7 @@ class MemoryAudit:
 
     def _valid(self, numbers: Iterable[int]) -> list[int]:
         """Return the memories whose validity has not ended."""
-        kept, now = list(numbers), time.time()
+        kept, now = list(numbers), round(time.time(), 3)
         ends = self._validity.ends(kept)
         return [each for each in kept if (ends.get(each, NO_END).valid_until or now + 1.0) > now]
 

@@ -81,7 +81,7 @@ class Memories:
         self._rows = MemoryRows(database, most, most_of_a_writer, lambda memory: fading.forgotten(memory, now_ms()))
         self.upkeep = MemoryUpkeep(database, self._rows, fading, self.audit)
         self.recall = MemoryRecall(database, self._rows, self.upkeep.fresh, fading)
-        self.upkeep.remember_by_rule()
+        self.upkeep.recover_by_rule()
 
     @property
     def count(self) -> int:

@@ -33,11 +33,12 @@ LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
 
 
 class StoreMemory(Request, tag="store_memory"):
-    """Store a memory, or update one: fields that are omitted stay as they are.
+    """Store a memory, or update one: fields that are omitted stay unchanged.
 
-    Without an `id` (or `memory_id`), it gets a new one. `key` is what the fact is about, for all writers: a memory with
-    the same key and a later `valid_from` (by default `occurred_at`, or now) follows the present one, which stays in the
-    history. `supersedes` names memories that this one follows without a key. `pin` keeps it from being forgotten.
+    Without an `id` (or `memory_id`), it gets a new one. `key` names what the fact is about, and all writers share it: a
+    memory with the same key and a later `valid_from` (by default `occurred_at`, or now) follows the present one, which
+    stays in the history. `supersedes` names memories that this one follows without a key. A memory with `pin` is never
+    forgotten.
     """
 
     content: CONTENT
@@ -77,7 +78,7 @@ class _OneMemory(Request):
 
 
 class GetMemory(Request, tag="get_memory"):
-    """Return one memory, also a forgotten one; this counts as an access, unless it is forgotten.
+    """Return one memory, even a forgotten one; this counts as an access, unless the memory is forgotten.
 
     With `key` it is the present value of the key. With `as_of` it is the value of the key, or of the history of the
     named memory, that was valid at that time.
@@ -100,7 +101,7 @@ class GetMemory(Request, tag="get_memory"):
 class MemoryHistory(Request, tag="memory_history"):
     """List all values of a `key`, or the memories that supersede each other and the named one, in their order.
 
-    `skip` is the `next_skip` of the previous page. It is no access.
+    `skip` is the `next_skip` of the previous page. The request does not count as an access.
     """
 
     memory_id: NAME | None = None
@@ -153,7 +154,7 @@ class QueryMemory(Request, tag="query_memory"):
 class ReinforceMemory(_OneMemory, tag="reinforce_memory"):
     """Make a memory stronger by a fifth, at most 5; a forgotten one is recovered.
 
-    `pin` true keeps it from being forgotten, false ends that; only its writer or an operator may set it.
+    With `pin` true the memory is never forgotten, false ends that; only its writer or an operator may set it.
     """
 
     pin: bool | None = None
@@ -311,10 +312,10 @@ class HistoryFound(TypedDict):
 
 
 class MemoryAuditDocument(TypedDict):
-    """Memories to look at; `more` names the lists that have further entries.
+    """Memories that need attention; `more` names the lists that have further entries.
 
     `contradictory` has pairs and `duplicates` groups of memories with the same text, neither with a key. `never_read`
-    begins with the longest unread one; `expired` and `review_due` go by `valid_until` and `review_at`.
+    begins with the longest unread one; `expired` depends on `valid_until`, `review_due` on `review_at`.
     """
 
     status: Literal["ok"]
@@ -365,7 +366,7 @@ class MemoriesMerged(MergeCounts):
 
 
 class DecayDocument(TypedDict):
-    """When a decay pass began, how many memories it weakened and forgot; by days it only forgets."""
+    """When a decay pass began, how many memories it weakened and forgot; with the rule `days` it weakens none."""
 
     time: str
     decayed: int

@@ -1,14 +1,14 @@
 """How a memory fades and how two versions of it merge: pure rules, without a clock or a store.
 
-By days, a memory has its whole strength when it is accessed. From then on the strength halves every
-`half_life_days` x strength: it is computed from the time of the last access, and what is stored stays as it is. A pass
-every 300 s notes which memories are under 0.1.
+By days, a memory has its full strength when it is accessed. From then on the strength halves every
+`half_life_days` x strength: it is computed from the time of the last access, and the stored strength does not change. A
+pass every 300 s records which memories are under 0.1.
 
 By passes, the rule of version 0.2, a pass every 300 s takes a tenth of the stored strength of each memory that nobody
 has accessed for 24 h. A missed pass is not run later, nor the rest of one that a crash interrupted: nobody could access
 anything while the agent was down.
 
-Under 0.1 a memory is forgotten: queries skip it, and it is still stored. Reinforcing a memory makes it stronger by a
+Under 0.1 a memory is forgotten: queries skip it, but it is still stored. Reinforcing a memory makes it stronger by a
 fifth, up to 5, and always recovers a forgotten one. A pinned memory never fades.
 """
 
@@ -94,7 +94,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def occurred(self) -> float:
-        """When it happened; when it was stored, if nothing else was given."""
+        """When it happened, or if that was not given, when it was stored."""
         return self.created if self.details.occurred_at is None else self.details.occurred_at
 
     @property
@@ -128,20 +128,20 @@ class Fading(msgspec.Struct, frozen=True):
     def forgotten(self, memory: Memory, now: float) -> bool:
         """Return whether a memory is forgotten now."""
         idle = Idle(memory.last_accessed, 0, memory.id, memory.strength, memory.details.pinned)
-        return self.gone(idle, now)
+        return self.idle_forgotten(idle, now)
 
-    def gone(self, idle: Idle, now: float) -> bool:
-        """Return whether a memory is forgotten now."""
+    def idle_forgotten(self, idle: Idle, now: float) -> bool:
+        """Return whether an idle memory is forgotten now."""
         return not idle.pinned and forgotten(self.strength(idle.strength, idle.last_accessed, now))
 
-    def passed(self, idle: Idle, now: float) -> tuple[float, bool] | None:
-        """Return the stored strength and whether it is forgotten after a pass; None if nothing changes."""
+    def after_pass(self, idle: Idle, now: float) -> tuple[float, bool] | None:
+        """Return the stored strength after a pass, and whether it is then forgotten; None if nothing changes."""
         if idle.pinned:
             return None
         if self.half_life_days is None:
             strength = decayed(idle.strength)
             return strength, forgotten(strength)
-        return (idle.strength, True) if self.gone(idle, now) else None
+        return (idle.strength, True) if self.idle_forgotten(idle, now) else None
 
     def idle_since(self, now: float) -> float:
         """Return the time of last access at or before which a pass reads a memory."""

@@ -264,11 +264,11 @@ class MemoryRows:
         return [Idle(*row) for row in rows]
 
     def fade(self, faded: Iterable[tuple[float, bool, int]]) -> None:
-        """Store the strength of memories, and whether they are forgotten, by number; it is no change."""
+        """Store the strength of memories, and whether they are forgotten, by number; `changed_since` omits that."""
         self._database.execute_many("UPDATE memories SET strength = ?, forgotten = ? WHERE number = ?", faded)
 
-    def remembered_again(self, forgotten: Callable[[Idle], bool]) -> None:
-        """Note which forgotten memories are not forgotten by the present rule: the configuration may have changed."""
+    def recover(self, forgotten: Callable[[Idle], bool]) -> None:
+        """Recover the forgotten memories for which `forgotten` is false, in a transaction of its own."""
         rows = self._database.execute(f"{_IDLE} WHERE forgotten = 1")
         again = [(each.strength, False, each.number) for each in (Idle(*row) for row in rows) if not forgotten(each)]
         if again:

@@ -48,10 +48,10 @@ class MemoryUpkeep:
         """What the last decay pass did; None before the first."""
         return self._last_pass
 
-    def remember_by_rule(self) -> None:
-        """Show forgotten memories that the configured rule does not forget; at a start, since it may have changed."""
+    def recover_by_rule(self) -> None:
+        """Recover memories that the configured rule does not forget; at a start, since the rule may have changed."""
         now = now_ms()
-        self._rows.remembered_again(lambda idle: self._fading.gone(idle, now))
+        self._rows.recover(lambda idle: self._fading.idle_forgotten(idle, now))
 
     def access(self, entries: Iterable[Kept]) -> list[Kept]:
         """Note that memories were accessed, unless they are forgotten; return them with the new time."""
@@ -127,7 +127,7 @@ class MemoryUpkeep:
             accessed = each._replace(last_accessed=self._last_access(each))
             if accessed.last_accessed > begun.idle_since:
                 continue
-            if (after := self._fading.passed(accessed, begun.done.ran)) is not None:
+            if (after := self._fading.after_pass(accessed, begun.done.ran)) is not None:
                 faded.append((*after, each.number))
                 gone += after[1]
         return faded, len(idle)

@@ -2,10 +2,10 @@
 
 A memory is valid from its start until the start of the memory that follows it, or until its own `valid_until`, if that
 is earlier. It is followed by the next value of its key, in the order of (start, id), or by the first memory that names
-it in `supersedes`. So a writer who is quarantined, or a value that is deleted, ends nothing; and stores that have the
-same rows agree, in whichever order the rows came.
+it in `supersedes`. So a value that is deleted, or whose writer is quarantined, ends no other value; and stores with the
+same rows agree, in whatever order they received the rows.
 
-A key is shared by all writers: anybody may store the next value, nobody can change another's.
+A key is shared by all writers: anybody may store the next value, nobody can change another writer's.
 """
 
 import json

@@ -28,7 +28,8 @@ LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_CHANGES)]
 class UpdateTwin(Request, tag="update_twin"):
     """Store a user's twin, replacing the previous one; at most 256 KiB of JSON.
 
-    With `if_revision` only if the twin has that revision, 0 for no twin; else the error `conflict` has the current one.
+    With `if_revision`, the twin is stored only if it has that revision (0: there is no twin); otherwise the reply is
+    the error `conflict` with the current one.
     """
 
     twin_data: dict[str, Any]
@@ -55,13 +56,13 @@ class PatchTwin(Request, tag="patch_twin"):
 
 
 class GetTwin(Request, tag="get_twin"):
-    """Return a user's twin, `{}` if there is none."""
+    """Return a user's twin, or `{}` if there is none."""
 
     user_id: NAME = DEFAULT_USER
 
 
 class GetTwinHistory(Request, tag="get_twin_history"):
-    """List the changes of a user's twin that are kept, newest first, without those of quarantined writers.
+    """List the stored changes of a user's twin, newest first, without those of quarantined writers.
 
     `before` is the `next_before` of the previous page.
     """
@@ -74,7 +75,7 @@ class GetTwinHistory(Request, tag="get_twin_history"):
 class DeleteTwin(Request, tag="delete_twin"):
     """Delete a user's twin; its history is kept. `if_revision` as for `update_twin`.
 
-    An operator removes the history too with `erase`, also of a twin that was deleted before.
+    With `erase`, an operator removes the history too, even if the twin is already deleted.
     """
 
     user_id: NAME = DEFAULT_USER
@@ -83,7 +84,7 @@ class DeleteTwin(Request, tag="delete_twin"):
 
 
 class TwinUpdated(TypedDict):
-    """The twin is stored; `revision` grows with every change of this user's twin, also over a deletion."""
+    """The twin is stored; `revision` grows with every change of this user's twin, even after a deletion."""
 
     status: Literal["ok"]
     user_id: str
@@ -112,7 +113,7 @@ class TwinActions(Feature):
     """Stores, changes, returns and deletes twins."""
 
     def __init__(self, twins: Twins, page_bytes: int = MAX_PAGE_BYTES) -> None:
-        """Serve a store; a page of a history has `page_bytes` at most, or one change."""
+        """Serve a store; a page of a history has at most `page_bytes` of JSON, or a single larger change."""
         self._twins = twins
         self._page_bytes = page_bytes
 
@@ -156,7 +157,7 @@ class TwinActions(Feature):
     def delete_twin(self, request: DeleteTwin, caller: Caller) -> TwinDeleted:
         if request.erase and not caller.operator:
             raise NotGranted(
-                f"{caller.name} is no operator and can't erase a history; leave out `erase`, or let an operator do it: "
+                f"{caller.name} is not an operator and can't erase a history; omit `erase`, or let an operator run: "
                 "./twinhost call UnifiedMemoryReasoningAgent delete_twin user_id=USER erase=true"
             )
         change = Change(request.user_id, caller.name, caller.own_only, request.if_revision)

@@ -1,10 +1,10 @@
 """The store of twins: one per user, and its changes.
 
-Every change is a row with its writer. If a writer is quarantined, its changes fall away: the twin is what the changes
-of the others make of it, and a release brings them back. `twins` has the result of all changes, which is the answer as
-long as nobody who changed the twin is quarantined.
+Every change is a row with its writer. While a writer is quarantined, its changes are hidden: the twin is the result of
+the visible changes, and a release shows the hidden ones again. The table `twins` has the result of all changes, which
+is returned as long as no writer of the twin is quarantined.
 
-A user's revisions are never used again, also over a deletion. A quarantined writer can't change a visible twin.
+A user's revisions are never used again, not even after a deletion. A quarantined writer can't change a visible twin.
 """
 
 import itertools
@@ -30,7 +30,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
 MAX_TWIN_BYTES = 262_144  # of JSON
 MAX_CHANGES = 128  # of one twin that are kept
 MAX_HISTORY_BYTES = 4_194_304  # of one twin's changes
-_CHANGE_BYTES = MAX_HISTORY_BYTES // MAX_CHANGES  # that each counts at least
+_CHANGE_BYTES = MAX_HISTORY_BYTES // MAX_CHANGES  # the least that a change counts
 
 Twin = dict[str, Any]
 Kind = Literal["update", "patch", "delete"]
@@ -162,7 +162,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def _joined(first: Twin, second: Twin) -> Twin:
-    """Return one patch in place of two; where the first replaces an object by another value, the second decides."""
+    """Return one patch with the effect of two; if the first replaces an object by another value, the second decides."""
     joined = dict(first)
     for name, value in second.items():
         before = joined.get(name)
@@ -172,7 +172,7 @@ def _joined(first: Twin, second: Twin) -> Twin:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Who changes whose twin; only its own if `own_only`, and only a certain revision if there is `if_revision`."""
+    """A request to change a twin: only the writer's own if `own_only`, and only at `if_revision` unless it is None."""
 
     user_id: str
     written_by: str
@@ -182,9 +182,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A change that was made; `data` is the twin of an update, the patch, or None for a deletion.
+    """A stored change; `data` is the twin of an update, the patch, or None for a deletion.
 
-    `owner` is who stored the twin when there was none.
+    `owner` is the caller that stored the twin when the user had none.
     """
 
     revision: int
@@ -322,7 +322,7 @@ class Twins:
         if visible is not None and change.own_only and writer not in (user, visible.owner):
             raise NotGranted(
                 f"{writer[:64]} may change its own twins only, and that of {user[:64]!r} is {visible.owner[:64]}'s; "
-                "an operator may change it, or grant the action without `own` in network_config.yaml"
+                "let an operator change it, or grant the action without `own` in network_config.yaml"
             )
         if change.if_revision is not None:
             current = visible.revision if visible is not None else 0
@@ -330,7 +330,7 @@ class Twins:
             if change.if_revision not in accepted:
                 raise Conflict(
                     f"the twin of {user[:64]!r} has revision {current}, and not {change.if_revision}; "
-                    "read it (`get_twin`), and repeat the change on what it is now",
+                    "read it (`get_twin`), and repeat the change with the current revision",
                     current,
                 )
         return visible
@@ -352,10 +352,10 @@ class Twins:
         return revision
 
     def _shorten(self, user_id: str, newest: int) -> bool:
-        """Make one change of the two oldest of the writer that has most of a history; return whether it had any.
+        """Merge the two oldest changes of the writer with the largest share of a history; return whether one existed.
 
-        So a writer displaces changes of its own, and not the twin that was there before them. What is before an update
-        by the same writer shows in no case, so that it is dropped.
+        So a writer evicts changes of its own, and not another's earlier twin. A change that an update by the same
+        writer follows never has an effect, so it is dropped.
         """
         rows = self._database.select(_Row, _OLDEST_OF_LARGEST_SHARE, (user_id, newest))
         if not rows:

@@ -1,4 +1,4 @@
-/* A driver's library for tests, as far as GPUs are read through it: what it answers stands in the file $GPUS, anew at
+/* A driver's library for tests, with the functions that read GPUs: its replies are in the file $GPUS, which is read at
    every start. A line: name|used bytes|total bytes|utilisation|uuid|temperature|processes, each of them E for "GPU is
    lost" or "not supported"; the last three may be missing. A process: C (computes) or G (draws), then
    pid:bytes:command, and a comma after it; bytes are E where the driver does not know them, and the command ? where it

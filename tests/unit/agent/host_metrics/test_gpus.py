@@ -108,8 +108,8 @@ def test_every_gpu_is_read(reader: Reader) -> None:
     assert reader.gpus(GOOD, OTHER) == (gpu(0, "NVIDIA H100", 8, 80, 37.0), gpu(1, "NVIDIA T4", 0.5, 16, 0.0))
 
 
-def test_two_cards_are_told_apart_with_their_processes(reader: Reader) -> None:
-    """UUID, temperature, and who uses each: by the program's name alone, since arguments may hold a secret."""
+def test_two_cards_are_distinguished_with_their_processes(reader: Reader) -> None:
+    """UUID, temperature, and processes of each; only the program's name, since arguments may contain a secret."""
     training = f"C41:{6 * GIB}:/opt/env/bin/python train.py --token=s3cret,C42:E:?"
     first, second = reader.gpus(f"{GOOD}|GPU-1|64|{training},G41:1:Xorg", f"{OTHER}|GPU-2|31|G43:{GIB}:/usr/lib/Xorg")
     assert (first.uuid, first.temperature_c, second.uuid, second.temperature_c) == ("GPU-1", 64.0, "GPU-2", 31.0)

@@ -1,4 +1,4 @@
-"""The machine from /proc and /sys: sensors, interfaces, and whose machine it is."""
+"""The machine from /proc and /sys: sensors, interfaces, and the product that runs a virtual machine."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ SENSORS: dict[str, object] = {
 
 
 def test_the_temperature_is_that_of_the_cpu(tmp_path: Path) -> None:
-    """The hottest of its sensors, and not that of a disk; else the thermal zone's; else none."""
+    """The hottest of its sensors, not a disk's; without one, that of the thermal zone; else None."""
     assert Machine(sys=tmp_path).temperature_c() is None
     machine = Machine(sys=write(tmp_path, SENSORS))
     assert machine.temperature_c() == 27.8
@@ -34,7 +34,7 @@ def test_a_sensor_that_is_not_connected_is_not_shown(tmp_path: Path, content: st
 
 
 def test_bytes_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On physical interfaces: a bridge carries the same again. Without one, they are the container's own."""
+    """On physical interfaces: a bridge carries the same bytes again. Without one, on the container's own."""
     counters = {name: SimpleNamespace(bytes_recv=got, bytes_sent=2 * got) for name, got in (("lo", 7), ("eth0", 100))}
     monkeypatch.setattr(psutil, "net_io_counters", lambda **_: counters)
     machine = Machine(sys=tmp_path)
@@ -53,7 +53,7 @@ def test_bytes_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_a_virtual_machine_is_named(tmp_path: Path, release: str, product: str | None) -> None:
-    """Docker Desktop's figures are those of its own machine, and not of the computer that the user sees."""
+    """Docker Desktop's figures are those of its virtual machine, and not of the user's computer."""
     write(tmp_path, {"sys/kernel/osrelease": release, "sys/kernel/random/boot_id": "b00t"})
     machine = Machine(proc=tmp_path)
     assert (machine.virtual_machine, machine.boot_id) == (product, "b00t")

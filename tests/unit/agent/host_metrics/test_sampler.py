@@ -1,4 +1,4 @@
-"""A host measures its machine, with a container's own figures apart where there is one, on a steady thread."""
+"""A host measures its machine, and the agent's container if there is one, at a regular interval."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def own(sampler: HostSampler) -> ContainerSample:
 
 
 def test_memory_is_the_machines(tmp_path: Path) -> None:
-    """As /proc/meminfo has it, which `free` reads: in a container of 512 MB too, whose own use stands apart."""
+    """From /proc/meminfo, which `free` reads, even in a container of 512 MB, whose own use is separate."""
     sampler = HostSampler(Cgroup(container_v2(tmp_path)))
     lines = [line.split() for line in Path("/proc/meminfo").read_text().splitlines()]
     kib = {words[0].rstrip(":"): int(words[1]) for words in lines}
@@ -66,8 +66,8 @@ def test_memory_is_the_machines(tmp_path: Path) -> None:
     assert (sample.container.ram_used_mb, sample.container.ram_limit_mb) == (80.0, 512.0)
 
 
-def test_the_machine_is_measured_beside_a_container(tmp_path: Path) -> None:
-    """Its CPUs, load, boot, and disks; a folder that is gone is left out."""
+def test_the_machine_is_measured_in_a_container(tmp_path: Path) -> None:
+    """Its CPUs, load, boot id, and disks; a folder that does not exist is left out."""
     machine = Machine({"state": tmp_path, "models": tmp_path / "absent"})
     found = HostSampler(Cgroup(tmp_path / "none"), machine=machine).sample()
     assert found.container is None
@@ -83,7 +83,7 @@ def test_the_machine_is_measured_beside_a_container(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_a_busy_process_raises_the_machines_cpu(tmp_path: Path) -> None:
-    """One outside the container's group, as /proc/stat counts it, which `top` reads."""
+    """A process outside the container's control group, from /proc/stat, which `top` reads."""
     container_v2(tmp_path)
     sampler = HostSampler(Cgroup(tmp_path))
 
@@ -116,7 +116,7 @@ def cpu_ticks() -> tuple[int, int]:
 
 
 def test_a_containers_figures_are_its_own(tmp_path: Path, clock: Clock) -> None:
-    """Its usage of what its quota allows, and of its memory's limit."""
+    """Its use of its CPU quota, and of its memory limit."""
     container_v2(tmp_path)
     use_cpu(tmp_path, 10.0)
     sampler = HostSampler(Cgroup(tmp_path))
@@ -153,7 +153,7 @@ def test_a_burst_is_100_percent(tmp_path: Path, clock: Clock) -> None:
 
 @pytest.mark.parametrize("limits", [("max 100000", "max"), ("100000000 100000", 2**60)], ids=["none", "too_large"])
 def test_without_limits_a_container_has_the_machine(tmp_path: Path, clock: Clock, limits: tuple[str, object]) -> None:
-    """The CPUs that it may run on, and no limit of memory; as with a thousand CPUs and an exbibyte."""
+    """The CPUs that it may run on, and no memory limit; also if its limits exceed the machine."""
     write(container_v2(tmp_path), {"cpu.max": limits[0], "memory.max": limits[1]})
     use_cpu(tmp_path, 0)
     sampler = HostSampler(Cgroup(tmp_path))
@@ -206,9 +206,9 @@ def test_a_hung_measurement_is_reported_until_the_next() -> None:
     hanging = Hanging()
     thread = SamplerThread(INTERVAL_S, lambda _: None, hanging)
     thread.start()
-    told = wait_until(lambda: thread.fault, PATIENCE_S, "the fault is told")
-    assert told is not None
-    assert told.startswith("this host has not been measured for ")
+    fault = wait_until(lambda: thread.fault, PATIENCE_S, "the fault is reported")
+    assert fault is not None
+    assert fault.startswith("this host has not been measured for ")
     assert thread.responsive
     hanging.let_go.set()
     wait_until(lambda: thread.fault is None, PATIENCE_S, "samples come again")

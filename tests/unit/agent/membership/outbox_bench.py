@@ -14,7 +14,7 @@ AGENT = "UnifiedMemoryReasoningAgent"
 
 
 class OutboxBench:
-    """One outbox; `owe` adds in a transaction of its own, as a request that is alone in its batch does."""
+    """One outbox; `enqueue` adds a request in its own transaction, like a batch of one request."""
 
     def __init__(self, path: Path, most: int = MAX_ROWS, most_bytes: int = MAX_TOTAL_BYTES) -> None:
         self._path, self._most, self._most_bytes = path, most, most_bytes
@@ -31,26 +31,26 @@ class OutboxBench:
         self.database.close()
         self.open()
 
-    def owe(self, kind: Kind, name: str = "n", **fields: Any) -> None:
+    def enqueue(self, kind: Kind, name: str = "n", **fields: Any) -> None:
         with self.database.transaction():
             self.outbox.add(kind, f"{kind.value}_action", {"name": name, **fields})
 
     def waiting(self) -> list[str]:
         """Return the names of what the link would send, in its order, without sending it."""
-        return [owed.fields["name"] for owed in self.queue._waiting.values()]
+        return [queued.fields["name"] for queued in self.queue._waiting.values()]
 
     def send(self, count: int = 1, refuse: Callable[[Undelivered], str | None] = lambda _: None) -> list[Undelivered]:
         """Do what the link does with the oldest ones; return them."""
         sent = []
         for _ in range(count):
-            owed = self.queue.oldest()
-            assert owed is not None
-            code = refuse(owed)
+            queued = self.queue.oldest()
+            assert queued is not None
+            code = refuse(queued)
             if code is None:
-                self.queue.delivered(owed)
+                self.queue.delivered(queued)
             else:
-                self.queue.refused(owed, code)
-            sent.append(owed)
+                self.queue.refused(queued, code)
+            sent.append(queued)
         return sent
 
     def rows(self) -> list[tuple[Any, ...]]:

@@ -20,7 +20,7 @@ def bench(tmp_path: Path) -> OutboxBench:
 
 def reports(bench: OutboxBench) -> list[dict[str, Any]]:
     bench.outbox.tick()
-    return [owed.fields["error"] for owed in bench.queue._waiting.values()]
+    return [queued.fields["error"] for queued in bench.queue._waiting.values()]
 
 
 @pytest.mark.parametrize("in_transaction", [True, False], ids=["amid a batch that writes", "amid reads"])
@@ -37,10 +37,10 @@ def test_a_fault_of_the_program_is_reported(bench: OutboxBench, in_transaction: 
             meet()
     else:
         meet()
-    told = reports(bench)
-    assert 1 <= len(told) < 100
-    assert (told[0]["error_type"], told[0]["severity"]) == ("InternalError", "error")
-    assert told[0]["context"] == {"action": "get_context", "caller": SDT.name, "not_reported_before": 0}
+    reported = reports(bench)
+    assert 1 <= len(reported) < 100
+    assert (reported[0]["error_type"], reported[0]["severity"]) == ("InternalError", "error")
+    assert reported[0]["context"] == {"action": "get_context", "caller": SDT.name, "not_reported_before": 0}
 
 
 @pytest.mark.parametrize("error", [NotFound("x"), NotGranted("x")])

@@ -40,7 +40,7 @@ def linked(hosts: Hosts, folder: Path) -> Iterator[MainpcLink]:
         link.stop()
 
 
-def told(folder: Path) -> FolderContents:
+def received(folder: Path) -> FolderContents:
     return read_folders([folder])
 
 
@@ -50,16 +50,18 @@ def test_enrolments_and_revocations_at_mainpc_reach_the_folder(hosts: Hosts, tmp
     hosts.start(SDT).wait_until_ready()
     guest = new_pair("guest")
     with linked(hosts, folder):
-        wait_until(lambda: SDT in told(folder).current, PATIENCE_S, "mainpc's own key is told")
+        wait_until(lambda: SDT in received(folder).current, PATIENCE_S, "mainpc's own key is received")
         authorize(hosts.folder(SDT), guest)
-        wait_until(lambda: "guest" in told(folder).current, PATIENCE_S, "the guest's key is told")
+        wait_until(lambda: "guest" in received(folder).current, PATIENCE_S, "the guest's key is received")
     write_revocation(guest.certificate, hosts.folder(SDT) / "revoked")
     with linked(hosts, folder) as link:
-        wait_until(lambda: guest.public.fingerprint in told(folder).revoked, PATIENCE_S, "the revocation is told")
-        wait_until(lambda: "guest" not in told(folder).current, PATIENCE_S, "the key is gone")
+        wait_until(
+            lambda: guest.public.fingerprint in received(folder).revoked, PATIENCE_S, "the revocation is received"
+        )
+        wait_until(lambda: "guest" not in received(folder).current, PATIENCE_S, "the key is gone")
         wait_until(lambda: link.fault is None, PATIENCE_S, "the link is up")
-    assert document_of(told(folder)).revision == document_of(read_folders([hosts.folder(SDT)])).revision
-    assert told(folder).current[UMRA] == load_certificate(hosts.folder(UMRA) / "client.key")
+    assert document_of(received(folder)).revision == document_of(read_folders([hosts.folder(SDT)])).revision
+    assert received(folder).current[UMRA] == load_certificate(hosts.folder(UMRA) / "client.key")
 
 
 class LyingMainpc:
@@ -118,7 +120,7 @@ def test_a_folder_that_can_not_be_written_is_a_fault_of_the_link(hosts: Hosts, t
     for _ in range(2):
         link._turn(cast(Client, mainpc))
     assert link.fault is None
-    assert "guest" in told(folder).current
+    assert "guest" in received(folder).current
 
 
 def test_the_document_is_fetched_when_it_is_another_one(hosts: Hosts, tmp_path: Path) -> None:

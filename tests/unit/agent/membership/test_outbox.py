@@ -34,13 +34,13 @@ def small(tmp_path: Path, most: int = 5, **bounds: int) -> OutboxBench:
 def test_pending_events_survive_a_restart_in_order(bench: OutboxBench) -> None:
     """With its action, its fields, and the id of its request; whatever kind it is of."""
     for number, kind in enumerate((ERROR, EVENT, SAMPLE, ERROR, EVENT)):
-        bench.owe(kind, str(number), text="é\u2028")
+        bench.enqueue(kind, str(number), text="é\u2028")
     before = list(bench.queue._waiting.values())
     bench.restart()
     assert list(bench.queue._waiting.values()) == before
     assert bench.waiting() == ["0", "1", "2", "3", "4"]
     assert (before[0].action, before[0].fields) == ("error_action", {"name": "0", "text": "é\u2028"})
-    assert len({owed.request_id for owed in before}) == 5
+    assert len({queued.request_id for queued in before}) == 5
     assert bench.counts_are_right()
 
 
@@ -54,7 +54,7 @@ def test_the_link_gets_it_when_it_is_durable(bench: OutboxBench) -> None:
 
 def test_a_request_rolled_back_leaves_nothing_pending(bench: OutboxBench) -> None:
     """Alone, or as one of a batch whose others are kept."""
-    bench.owe(EVENT, "before")
+    bench.enqueue(EVENT, "before")
 
     def refused() -> None:
         with bench.database.savepoint():
@@ -81,8 +81,8 @@ def test_a_request_rolled_back_leaves_nothing_pending(bench: OutboxBench) -> Non
 def test_room_that_was_made_for_what_is_undone_is_given_back(tmp_path: Path) -> None:
     """What would have given way is still there, and still sent."""
     with small(tmp_path, most=2) as bench:
-        bench.owe(SAMPLE, "a")
-        bench.owe(SAMPLE, "b")
+        bench.enqueue(SAMPLE, "a")
+        bench.enqueue(SAMPLE, "b")
 
         def undone() -> None:
             with bench.database.transaction():
@@ -105,7 +105,7 @@ def test_outside_a_transaction_nothing_is_queued(bench: OutboxBench) -> None:
 def test_what_has_arrived_is_gone_with_the_next_tick(bench: OutboxBench) -> None:
     """Killed before it, the agent sends it again, under the same id."""
     for name in "abc":
-        bench.owe(EVENT, name)
+        bench.enqueue(EVENT, name)
     sent = bench.send(2)
     assert bench.waiting() == ["c"]
     bench.restart()
@@ -121,14 +121,14 @@ def test_the_oldest_that_are_worth_least_give_way_first(tmp_path: Path) -> None:
     """Samples, then events, each kind from its oldest on; and never an error report."""
     with small(tmp_path) as bench:
         for kind, name in ((ERROR, "x1"), (EVENT, "e1"), (SAMPLE, "s1"), (EVENT, "e2"), (SAMPLE, "s2")):
-            bench.owe(kind, name)
+            bench.enqueue(kind, name)
         for name, left in (
             ("x2", ["x1", "e1", "e2", "s2", "x2"]),
             ("x3", ["x1", "e1", "e2", "x2", "x3"]),
             ("x4", ["x1", "e2", "x2", "x3", "x4"]),
             ("x5", ["x1", "x2", "x3", "x4", "x5"]),
         ):
-            bench.owe(ERROR, name)
+            bench.enqueue(ERROR, name)
             assert bench.waiting() == left
         assert bench.queue.document()["let_go"] == {"sample": 2, "event": 2}
         assert "dropped because this agent's outbox was full: 4" in bench.queue.warnings()[0]
@@ -142,30 +142,30 @@ def test_an_outbox_full_of_error_reports_refuses_more(tmp_path: Path, kind: Kind
     """So that nothing acknowledged is lost; the error names what to do, and nothing has changed."""
     with small(tmp_path) as bench:
         for number in range(5):
-            bench.owe(ERROR, str(number))
+            bench.enqueue(ERROR, str(number))
         with pytest.raises(LimitReached, match="5 requests wait for mainpc and none may be dropped for this"):
-            bench.owe(kind, "more")
+            bench.enqueue(kind, "more")
         assert bench.waiting() == ["0", "1", "2", "3", "4"]
         assert bench.counts_are_right()
         bench.send(1)
         bench.outbox.tick()
-        bench.owe(kind, "more")
+        bench.enqueue(kind, "more")
         assert bench.waiting() == ["1", "2", "3", "4", "more"]
 
 
 def test_nothing_gives_way_to_what_is_worth_less(tmp_path: Path) -> None:
     """A sample drives out older samples, and no event."""
     with small(tmp_path, most=3) as bench:
-        bench.owe(EVENT, "e1")
-        bench.owe(SAMPLE, "s1")
-        bench.owe(EVENT, "e2")
-        bench.owe(SAMPLE, "s2")
+        bench.enqueue(EVENT, "e1")
+        bench.enqueue(SAMPLE, "s1")
+        bench.enqueue(EVENT, "e2")
+        bench.enqueue(SAMPLE, "s2")
         assert bench.waiting() == ["e1", "e2", "s2"]
-        bench.owe(EVENT, "e3")
+        bench.enqueue(EVENT, "e3")
         assert bench.waiting() == ["e1", "e2", "e3"]
         with pytest.raises(LimitReached):
-            bench.owe(SAMPLE, "s3")
-        bench.owe(EVENT, "e4")
+            bench.enqueue(SAMPLE, "s3")
+        bench.enqueue(EVENT, "e4")
         assert bench.waiting() == ["e2", "e3", "e4"]
 
 
@@ -173,34 +173,34 @@ def test_it_is_bounded_in_bytes_too(tmp_path: Path) -> None:
     """As many of the oldest give way as are needed for what is added."""
     with small(tmp_path, most=100, most_bytes=4 * ROW) as bench:
         for name in "abcd":
-            bench.owe(EVENT, name)
-        bench.owe(EVENT, "n" * (1 + ROW))
+            bench.enqueue(EVENT, name)
+        bench.enqueue(EVENT, "n" * (1 + ROW))
         assert bench.waiting() == ["c", "d", "n" * (1 + ROW)]
         assert bench.counts_are_right()
         with pytest.raises(LimitReached):
-            bench.owe(ERROR, "n" * 5 * ROW)
+            bench.enqueue(ERROR, "n" * 5 * ROW)
 
 
 def test_what_mainpc_would_not_take_is_refused_when_it_is_added(bench: OutboxBench) -> None:
     """And not when it is too late to know who caused it."""
     with pytest.raises(MessageTooLarge, match=f"and {MAX_BYTES} are allowed; send less"):
-        bench.owe(EVENT, text="x" * MAX_BYTES)
+        bench.enqueue(EVENT, text="x" * MAX_BYTES)
     assert (bench.rows(), bench.queue.oldest()) == ([], None)
 
 
 def test_what_gave_way_while_it_was_on_its_way_is_counted_once(tmp_path: Path) -> None:
     """The link may be about to send what the store has just let go."""
     with small(tmp_path, most=1) as bench:
-        bench.owe(EVENT, "a")
-        owed = bench.queue.oldest()
-        assert owed is not None
-        bench.owe(EVENT, "b")
-        bench.queue.delivered(owed)
+        bench.enqueue(EVENT, "a")
+        queued = bench.queue.oldest()
+        assert queued is not None
+        bench.enqueue(EVENT, "b")
+        bench.queue.delivered(queued)
         bench.outbox.tick()
         assert bench.waiting() == ["b"]
         assert bench.counts_are_right()
-        bench.owe(EVENT, "c")
-        bench.queue.refused(owed, "not_granted")
+        bench.enqueue(EVENT, "c")
+        bench.queue.refused(queued, "not_granted")
         bench.queue.retry_refused()
         assert bench.waiting() == ["c"]
 
@@ -218,7 +218,7 @@ def test_events_of_other_threads_are_queued_at_the_next_tick(bench: OutboxBench)
 def test_what_is_left_where_there_is_no_room_is_let_go(tmp_path: Path) -> None:
     """It is counted, and so is what waits for a database that can't be written, beyond 1,000."""
     with small(tmp_path, most=1) as bench:
-        bench.owe(ERROR, "x")
+        bench.enqueue(ERROR, "x")
         bench.queue.defer(SAMPLE, "report_metrics", {"name": "s"})
         bench.queue.defer(EVENT, "publish_event", {"name": "e"})
         bench.outbox.tick()
@@ -232,7 +232,7 @@ def test_what_is_left_where_there_is_no_room_is_let_go(tmp_path: Path) -> None:
 def test_a_database_that_can_not_be_written_loses_nothing(bench: OutboxBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has arrived and what was left is tried again, after a second and not at every tick."""
     monkeypatch.setattr(outbox_module, "_RETRY_S", 0.05)
-    bench.owe(EVENT, "a")
+    bench.enqueue(EVENT, "a")
     bench.send()
     bench.queue.defer(SAMPLE, "report_metrics", {"name": "s"})
     bench.database.execute("PRAGMA query_only=ON")
@@ -252,10 +252,10 @@ def test_a_database_that_can_not_be_written_loses_nothing(bench: OutboxBench, mo
 def test_what_is_refused_blocks_nothing_and_is_kept(bench: OutboxBench) -> None:
     """It is reported with its code, survives a restart, and is sent again in its place."""
     for name in "abcd":
-        bench.owe(EVENT, name)
+        bench.enqueue(EVENT, name)
     refused = {"a": "not_granted", "c": "malformed_request"}
-    sent = bench.send(4, lambda owed: refused.get(owed.fields["name"]))
-    assert [owed.fields["name"] for owed in sent] == list("abcd")
+    sent = bench.send(4, lambda queued: refused.get(queued.fields["name"]))
+    assert [queued.fields["name"] for queued in sent] == list("abcd")
     document = bench.queue.document()
     assert (document["waiting"], document["set_aside"], document["oldest"]) == (0, 2, None)
     assert bench.queue.warnings() == [
@@ -263,7 +263,7 @@ def test_what_is_refused_blocks_nothing_and_is_kept(bench: OutboxBench) -> None:
         "retried every 10 minutes; check mainpc's grants and this agent's log"
     ]
     bench.outbox.tick()
-    bench.owe(EVENT, "e")
+    bench.enqueue(EVENT, "e")
     bench.queue.retry_refused()
     assert bench.waiting() == ["a", "c", "e"]
     bench.restart()
@@ -287,9 +287,9 @@ def test_a_foreign_row_stops_no_start_and_is_not_sent(tmp_path: Path, strange: s
     """As a restored backup may have it: it stays on disk, is reported, and the others are sent and evicted as usual."""
     column, value = STRANGE[strange]
     with small(tmp_path, most=3, most_bytes=50_000) as bench:
-        bench.owe(EVENT, "strange")
+        bench.enqueue(EVENT, "strange")
         for name in "ab":
-            bench.owe(EVENT, name)
+            bench.enqueue(EVENT, name)
         bench.database.execute(f"UPDATE outbox SET {column} = {value} WHERE seq = 1")
         for _ in range(2):
             bench.restart()
@@ -301,7 +301,7 @@ def test_a_foreign_row_stops_no_start_and_is_not_sent(tmp_path: Path, strange: s
                 "backup was restored last"
             ]
         for name in "cd":
-            bench.owe(EVENT, name)
+            bench.enqueue(EVENT, name)
         assert bench.waiting() == ["b", "c", "d"]
         assert bench.database.execute("SELECT count(*) FROM outbox").fetchone() == (4,)
         bench.restart()
@@ -312,7 +312,7 @@ def test_more_rows_than_the_outbox_holds_are_not_all_loaded(tmp_path: Path) -> N
     """The oldest are; the rest of a stranger's rows stays on disk."""
     with small(tmp_path, most=3) as bench:
         for name in "abc":
-            bench.owe(ERROR, name)
+            bench.enqueue(ERROR, name)
         bench.database.execute(
             "INSERT INTO outbox (kind, action, fields, request_id, added, written_by) "
             "SELECT kind, action, fields, request_id, added, written_by FROM outbox"
@@ -324,9 +324,9 @@ def test_more_rows_than_the_outbox_holds_are_not_all_loaded(tmp_path: Path) -> N
 
 def test_health_says_how_much_waits_and_since_when(bench: OutboxBench) -> None:
     assert bench.queue.document() == {"waiting": 0, "oldest": None, "set_aside": 0, "let_go": {}}
-    bench.owe(EVENT, "a")
+    bench.enqueue(EVENT, "a")
     oldest = bench.queue.document()["oldest"]
-    bench.owe(EVENT, "b")
+    bench.enqueue(EVENT, "b")
     assert bench.queue.document() == {"waiting": 2, "oldest": oldest, "set_aside": 0, "let_go": {}}
     assert bench.queue.warnings() == []
 
@@ -336,20 +336,20 @@ def test_an_event_and_an_error_are_whole(bench: OutboxBench) -> None:
     with bench.database.transaction():
         bench.outbox.publish("tier_folded", {"n": 1}, written_by="alice")
         bench.outbox.report_error("Timeout", "m" * 20_000, severity="critical", context={"n": 2})
-    event, error = (owed for owed in bench.queue._waiting.values())
+    event, error = (queued for queued in bench.queue._waiting.values())
     assert (event.kind, event.action, error.kind, error.action) == (EVENT, "publish_event", ERROR, "report_error")
-    told: dict[str, Any] = event.fields["event"]
-    assert told == {
-        "event_id": told["event_id"],
+    reported: dict[str, Any] = event.fields["event"]
+    assert reported == {
+        "event_id": reported["event_id"],
         "event_type": "tier_folded",
         "source_agent": AGENT,
-        "timestamp": told["timestamp"],
+        "timestamp": reported["timestamp"],
         "data": {"n": 1},
     }
     report: dict[str, Any] = error.fields["error"]
     assert (report["agent_id"], report["severity"], report["context"]) == (AGENT, "critical", {"n": 2})
     assert len(report["message"]) == 16_384
-    assert len({told["event_id"], report["error_id"]}) == 2
+    assert len({reported["event_id"], report["error_id"]}) == 2
     writers = bench.database.execute("SELECT written_by FROM outbox ORDER BY seq").fetchall()
     assert writers == [("alice",), (AGENT,)]
 
@@ -371,12 +371,12 @@ def test_a_droppable_event_is_accepted_from_anywhere(bench: OutboxBench) -> None
         bench.outbox.publish("c", {})
     bench.outbox.tick()
     bench.restart()
-    assert [owed.fields["event"]["event_type"] for owed in bench.queue._waiting.values()] == ["a", "c", "b"]
+    assert [queued.fields["event"]["event_type"] for queued in bench.queue._waiting.values()] == ["a", "c", "b"]
 
 
 def test_a_full_outbox_drops_the_event_and_not_the_request(tmp_path: Path) -> None:
     with small(tmp_path, most=1) as bench:
-        bench.owe(ERROR, "x")
+        bench.enqueue(ERROR, "x")
         with bench.database.transaction():
             bench.outbox.publish("a", {})
         assert bench.waiting() == ["x"]
@@ -386,7 +386,7 @@ def test_a_full_outbox_drops_the_event_and_not_the_request(tmp_path: Path) -> No
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("owe"), st.sampled_from(list(Kind)), st.integers(0, 600)),
+        st.tuples(st.just("enqueue"), st.sampled_from(list(Kind)), st.integers(0, 600)),
         st.tuples(st.sampled_from(["send", "refuse", "tick", "again", "restart", "undone"]), st.none(), st.none()),
     ),
     max_size=60,
@@ -411,16 +411,16 @@ def test_limits_hold_and_no_error_report_is_ever_lost(
         arrived: set[str] = set()
         for number, (step, kind, size) in enumerate(steps):
             name = f"{number:03}"
-            if step == "owe" and kind is not None and size is not None:
+            if step == "enqueue" and kind is not None and size is not None:
                 try:
-                    bench.owe(kind, name, text="x" * size)
+                    bench.enqueue(kind, name, text="x" * size)
                     taken |= {name} if kind is ERROR else set()
                 except LimitReached:
                     assert name not in bench.waiting()
             elif step == "undone":
                 undone(bench, name)
             elif step == "send" and bench.queue.oldest() is not None:
-                arrived |= {owed.fields["name"] for owed in bench.send()}
+                arrived |= {queued.fields["name"] for queued in bench.send()}
             elif step == "refuse" and bench.queue.oldest() is not None:
                 bench.send(1, lambda _: "code")
             elif step == "tick":

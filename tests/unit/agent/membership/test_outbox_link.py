@@ -23,7 +23,7 @@ from twinhost.store.database import Database
 pytestmark = [pytest.mark.unified_memory_agent, pytest.mark.thorough]
 
 
-class Debtor:
+class QueueingAgent:
     """pc2's outbox and link; whoever waits here ticks as the agent's server does."""
 
     def __init__(self, hosts: Hosts, path: Path, heartbeat_s: float) -> None:
@@ -34,7 +34,7 @@ class Debtor:
         self.link = MainpcLink(mainpc, hosts.config.agent(UMRA), heartbeat_s, 65_536, None, self.outbox.queue)
         self.link.start()
 
-    def owe(self, *event_types: str) -> None:
+    def enqueue(self, *event_types: str) -> None:
         for event_type in event_types:
             with self.database.transaction():
                 self.outbox.publish(event_type, {})
@@ -46,7 +46,7 @@ class Debtor:
 
         wait_until(ticked, PATIENCE_S, what)
 
-    def has_no_debts(self) -> bool:
+    def is_empty(self) -> bool:
         return self.on_disk() == 0
 
     def on_disk(self) -> int:
@@ -58,9 +58,9 @@ class Debtor:
 
 
 @contextmanager
-def debtor(hosts: Hosts, heartbeat_s: float = HEARTBEAT_S) -> Iterator[Debtor]:
+def queueing_agent(hosts: Hosts, heartbeat_s: float = HEARTBEAT_S) -> Iterator[QueueingAgent]:
     """Run pc2's outbox and link for the length of the block; undelivered events are kept from one to the next."""
-    running = Debtor(hosts, hosts.root / "outbox.sqlite3", heartbeat_s)
+    running = QueueingAgent(hosts, hosts.root / "outbox.sqlite3", heartbeat_s)
     try:
         yield running
     finally:
@@ -74,7 +74,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         yield hosts
 
 
-def told(hosts: Hosts) -> list[str]:
+def delivered(hosts: Hosts) -> list[str]:
     """Return the types of the events that mainpc has, oldest first."""
     with hosts.client(SDT) as client:
         return [each["event_type"] for each in reversed(client.call("get_events", limit=1_000)["events"])]
@@ -82,19 +82,19 @@ def told(hosts: Hosts) -> list[str]:
 
 def test_pending_events_arrive_in_order_and_are_removed(hosts: Hosts) -> None:
     """Before mainpc was ever there, and while it is."""
-    with debtor(hosts) as pc2:
-        pc2.owe("a", "b")
+    with queueing_agent(hosts) as pc2:
+        pc2.enqueue("a", "b")
         with pc2.database.transaction():
             pc2.outbox.report_error("Timeout", "no answer", context={"n": 1})
         assert pc2.outbox.queue.document()["waiting"] == 3
         hosts.start(SDT).wait_until_ready()
-        pc2.waits(pc2.has_no_debts, "nothing is owed")
-        pc2.owe("c")
-        pc2.waits(pc2.has_no_debts, "nothing is owed")
+        pc2.waits(pc2.is_empty, "the outbox is empty")
+        pc2.enqueue("c")
+        pc2.waits(pc2.is_empty, "the outbox is empty")
         assert pc2.outbox.queue.document() == {"waiting": 0, "oldest": None, "set_aside": 0, "let_go": {}}
         with hosts.client(SDT) as client:
             (error,) = client.call("get_errors")["errors"]
-    assert told(hosts) == ["a", "b", "c"]
+    assert delivered(hosts) == ["a", "b", "c"]
     assert (error["error_type"], error["message"], error["context"]) == ("Timeout", "no answer", {"n": 1})
     assert (error["written_by"], error["seq"]) == (UMRA, 3)
 
@@ -115,8 +115,8 @@ POISON: dict[str, tuple[str, str, bytes]] = {
 def test_what_mainpc_refuses_blocks_nothing(hosts: Hosts, poison: str) -> None:
     """What comes after it arrives; it is reported with its code, and stays on disk."""
     code, action, content = POISON[poison]
-    with debtor(hosts) as pc2:
-        pc2.owe("before")
+    with queueing_agent(hosts) as pc2:
+        pc2.enqueue("before")
     database = Database(hosts.root / "outbox.sqlite3", [MIGRATION])
     database.execute(
         "INSERT INTO outbox (kind, action, fields, request_id, added, written_by) VALUES ('error', ?, ?, 'p', 0, 'x')",
@@ -124,12 +124,12 @@ def test_what_mainpc_refuses_blocks_nothing(hosts: Hosts, poison: str) -> None:
     )
     database.close()
     hosts.start(SDT).wait_until_ready()
-    with debtor(hosts) as pc2:
-        pc2.owe("after")
+    with queueing_agent(hosts) as pc2:
+        pc2.enqueue("after")
         pc2.waits(lambda: pc2.on_disk() == 1 and pc2.outbox.queue.document()["set_aside"] == 1, "one is set aside")
         assert f"mainpc refused requests from this agent's outbox: 1 ({code})" in pc2.outbox.queue.warnings()[0]
         assert pc2.link.fault is None
-    assert told(hosts) == ["before", "after"]
+    assert delivered(hosts) == ["before", "after"]
 
 
 SAMPLE = b'"wall":1,"cpu_percent":1,"ram_used_mb":1,"ram_total_mb":2,"host":"pc2"'
@@ -155,7 +155,7 @@ STRANGE = (  # kind, action and fields of a row
 
 def test_foreign_requests_are_not_sent_and_block_nothing(hosts: Hosts) -> None:
     """As a restored backup may have it: nothing is done with this agent's key that this agent never does."""
-    with debtor(hosts) as pc2:
+    with queueing_agent(hosts) as pc2:
         for row in STRANGE:
             pc2.database.execute(
                 "INSERT INTO outbox (kind, action, fields, request_id, added, written_by) "
@@ -163,14 +163,14 @@ def test_foreign_requests_are_not_sent_and_block_nothing(hosts: Hosts) -> None:
                 row,
             )
     hosts.start(SDT).wait_until_ready()
-    with debtor(hosts) as pc2:
-        pc2.owe("after")
+    with queueing_agent(hosts) as pc2:
+        pc2.enqueue("after")
         pc2.waits(lambda: not pc2.outbox.queue.document()["waiting"] or not pc2.link.responsive, "nothing waits")
         assert (pc2.link.fault, pc2.link.responsive) == (None, True)
         pc2.waits(lambda: pc2.on_disk() == len(STRANGE), "what could be sent has arrived")
         assert pc2.outbox.queue.document()["set_aside"] == len(STRANGE)
         assert "(malformed_request)" in pc2.outbox.queue.warnings()[0]
-    assert told(hosts) == ["after"]
+    assert delivered(hosts) == ["after"]
 
 
 def test_what_was_refused_arrives_when_it_is_no_more(hosts: Hosts) -> None:
@@ -179,16 +179,16 @@ def test_what_was_refused_arrives_when_it_is_no_more(hosts: Hosts) -> None:
     granting = config.read_text()
     config.write_text(granting.replace('"publish_event", ', ""))
     mainpc = hosts.start(SDT).wait_until_ready()
-    with debtor(hosts) as pc2:
-        pc2.owe("a", "b")
+    with queueing_agent(hosts) as pc2:
+        pc2.enqueue("a", "b")
         pc2.waits(lambda: pc2.outbox.queue.document()["set_aside"] == 2, "both are set aside")
         mainpc.kill()
         pc2.waits(lambda: pc2.link.fault, "out of touch")
         config.write_text(granting)
         hosts.start(SDT).wait_until_ready()
-        pc2.waits(pc2.has_no_debts, "nothing is owed")
+        pc2.waits(pc2.is_empty, "the outbox is empty")
         assert pc2.outbox.queue.warnings() == []
-    assert told(hosts) == ["a", "b"]
+    assert delivered(hosts) == ["a", "b"]
 
 
 def test_what_was_refused_is_tried_again_in_time(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,26 +198,26 @@ def test_what_was_refused_is_tried_again_in_time(hosts: Hosts, monkeypatch: pyte
     granting = config.read_text()
     config.write_text(granting.replace('"publish_event", ', ""))
     hosts.start(SDT).wait_until_ready()
-    with debtor(hosts) as pc2:
-        pc2.owe("a")
+    with queueing_agent(hosts) as pc2:
+        pc2.enqueue("a")
         pc2.waits(lambda: pc2.outbox.queue.document()["set_aside"] == 1, "it is set aside")
         config.write_text(granting)
-        pc2.waits(pc2.has_no_debts, "nothing is owed")
-    assert told(hosts) == ["a"]
+        pc2.waits(pc2.is_empty, "the outbox is empty")
+    assert delivered(hosts) == ["a"]
 
 
 def test_a_mainpc_that_can_not_store_is_waited_for(hosts: Hosts) -> None:
     """Its refusal is no fault of the queued events: nothing is quarantined, and nothing overtakes."""
     mainpc = hosts.start(SDT).wait_until_ready()
-    with debtor(hosts) as pc2:
+    with queueing_agent(hosts) as pc2:
         pc2.waits(lambda: pc2.link.fault is None, "in touch")
         mainpc.forbid_files_to_grow()
-        pc2.owe("a", "b")
+        pc2.enqueue("a", "b")
         pc2.waits(lambda: (pc2.link.fault or "").startswith("StoreUnavailable"), "mainpc can't store")
         assert pc2.outbox.queue.document()["set_aside"] == 0
         mainpc.allow_files_to_grow()
-        pc2.waits(pc2.has_no_debts, "nothing is owed")
-    assert told(hosts) == ["a", "b"]
+        pc2.waits(pc2.is_empty, "the outbox is empty")
+    assert delivered(hosts) == ["a", "b"]
 
 
 def sample(wall: float) -> HostSample:
@@ -226,13 +226,13 @@ def sample(wall: float) -> HostSample:
 
 def test_samples_are_stored_while_mainpc_is_unreachable(hosts: Hosts) -> None:
     """All of it ends in mainpc's history once; the newest alone is current."""
-    with debtor(hosts) as pc2:
+    with queueing_agent(hosts) as pc2:
         for wall in (11.0, 12.0, 13.0):
             pc2.link.report(sample(wall))
-        pc2.waits(lambda: pc2.on_disk() == 3, "three samples are owed")
+        pc2.waits(lambda: pc2.on_disk() == 3, "three samples are queued")
     hosts.start(SDT).wait_until_ready()
-    with debtor(hosts) as pc2:
-        pc2.waits(pc2.has_no_debts, "nothing is owed")
+    with queueing_agent(hosts) as pc2:
+        pc2.waits(pc2.is_empty, "the outbox is empty")
         with hosts.client(SDT) as client:
             assert client.call("get_metrics")["metrics"]["hosts"]["pc2"]["stale"]
             pc2.link.report(sample(14.0))
@@ -246,7 +246,7 @@ def test_samples_are_stored_while_mainpc_is_unreachable(hosts: Hosts) -> None:
 def test_of_several_samples_the_newest_is_sent_as_current(hosts: Hosts) -> None:
     """The others are delivered late; none twice."""
     hosts.start(SDT).wait_until_ready()
-    with debtor(hosts) as pc2, hosts.client(SDT) as client:
+    with queueing_agent(hosts) as pc2, hosts.client(SDT) as client:
         pc2.waits(lambda: pc2.link.fault is None, "in touch")
         for wall in range(1, 31):
             pc2.link.report(sample(float(wall)))
@@ -254,32 +254,32 @@ def test_of_several_samples_the_newest_is_sent_as_current(hosts: Hosts) -> None:
         def course() -> list[float]:
             return sorted(client.call("get_history", host="pc2")["history"]["cpu_usage"])
 
-        pc2.waits(lambda: len(course()) >= 30 and pc2.has_no_debts(), "all of them have arrived")
+        pc2.waits(lambda: len(course()) >= 30 and pc2.is_empty(), "all of them have arrived")
         assert course() == [float(wall) for wall in range(1, 31)]
         assert client.call("get_metrics")["metrics"]["hosts"]["pc2"]["cpu_usage"] == 30.0
 
 
 def test_a_sample_is_queued_with_every_measured_value(hosts: Hosts) -> None:
     """Under the names that mainpc takes."""
-    with debtor(hosts) as pc2:
+    with queueing_agent(hosts) as pc2:
         pc2.link.report(sample(5.0))
-        pc2.waits(lambda: pc2.on_disk() == 1, "it is owed")
-        owed = pc2.outbox.queue.oldest()
-    assert owed is not None
-    assert (owed.kind, owed.action) == (Kind.SAMPLE, "report_metrics")
-    assert owed.fields == {**msgspec.to_builtins(sample(5.0)), "gpus": [], "host": "pc2"}
+        pc2.waits(lambda: pc2.on_disk() == 1, "it is queued")
+        queued = pc2.outbox.queue.oldest()
+    assert queued is not None
+    assert (queued.kind, queued.action) == (Kind.SAMPLE, "report_metrics")
+    assert queued.fields == {**msgspec.to_builtins(sample(5.0)), "gpus": [], "host": "pc2"}
 
 
 def test_a_sample_that_may_be_undelivered_stays_pending(hosts: Hosts) -> None:
     """mainpc hung during the delivery: it is delivered again, late, and counts once."""
     mainpc = hosts.start(SDT).wait_until_ready()
-    with debtor(hosts, heartbeat_s=60) as pc2:
+    with queueing_agent(hosts, heartbeat_s=60) as pc2:
         pc2.waits(lambda: pc2.link.fault is None, "in touch")
         mainpc.send(signal.SIGSTOP)
         pc2.link.report(sample(7.0))
-        pc2.waits(lambda: pc2.link.fault and pc2.on_disk(), "the sample is owed")
+        pc2.waits(lambda: pc2.link.fault and pc2.on_disk(), "the sample is queued")
         mainpc.send(signal.SIGCONT)
-        pc2.waits(pc2.has_no_debts, "nothing is owed")
+        pc2.waits(pc2.is_empty, "the outbox is empty")
         with hosts.client(SDT) as client:
             assert client.call("get_history", host="pc2")["history"]["cpu_usage"] == [7.0]
             assert client.call("get_metrics")["metrics"]["hosts"]["pc2"]["stale"]

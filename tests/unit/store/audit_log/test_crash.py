@@ -191,7 +191,7 @@ def test_a_rollback_takes_back_the_line_and_the_head(tmp_path: Path) -> None:
 
 
 def test_a_line_that_can_not_be_added_leaves_no_hole(tmp_path: Path) -> None:
-    """Who asked hears of it, and the transaction goes on with the next line at the same number."""
+    """The caller gets the error, and the transaction continues with the next line at the same number."""
     with opened(tmp_path) as (database, log):
         database.execute(
             "CREATE TRIGGER refuse BEFORE INSERT ON audit_outbox WHEN instr(NEW.line, '\"bad\"') "

@@ -62,14 +62,14 @@ class Twin(Assembled):
         (route,) = (each for each in self.assembly.routes if isinstance(each, Route) and each.path == "/api/state")
         return bytes(asyncio.run(route.endpoint(Request({"type": "http"}))).body)
 
-    def told(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
-        """Ask for something that is done."""
+    def call(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
+        """Send a request that must succeed; return its reply."""
         reply = self.ask(action, caller, **fields)
         assert reply["status"] == "success", reply
         return reply
 
     def measured(self, caller: Caller = UMRA, **fields: Any) -> None:
-        self.told("report_metrics", caller, **{"ram_used_mb": 300, "ram_total_mb": 1_000, **fields})
+        self.call("report_metrics", caller, **{"ram_used_mb": 300, "ram_total_mb": 1_000, **fields})
 
 
 @pytest.fixture(autouse=True)
@@ -150,8 +150,8 @@ def test_a_host_is_shown_as_it_reported(twin: Twin) -> None:
     assert state["link"]["latency_ms"] == 2.5
 
 
-def test_machine_and_container_are_shown_apart(twin: Twin) -> None:
-    """With the hosts that are on the same machine, and without what tells it from others."""
+def test_machine_and_container_are_shown_separately(twin: Twin) -> None:
+    """With the hosts that are on the same machine, and without the boot id."""
     disks = [{"name": name, "used_mb": 1, "free_mb": 2, "total_mb": 3} for name in ("state", "models", "more")]
     container = {"cpu_percent": 1, "cpus": 2, "ram_used_mb": 80, "ram_limit_mb": 512, "network": None}
     machine = {"cpus": 8, "boot_id": "b00t", "virtual_machine": "Docker Desktop", "disks": disks}
@@ -167,7 +167,7 @@ def test_a_host_that_fell_silent_has_no_figures_but_a_past(
     twin: Twin, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three intervals on, its figures are null; its agent's status is that of the registry."""
-    twin.told("register_agent", agent_name=UMRA.name, status="HEALTHY")
+    twin.call("register_agent", agent_name=UMRA.name, status="HEALTHY")
     twin.measured(cpu_percent=10, latency_ms=1.25)
     assert (host(twin.state(), "pc2")["status"], host(twin.state(), "pc2")["stale"]) == ("HEALTHY", False)
     set_clock(monkeypatch).let_pass(16)
@@ -194,7 +194,7 @@ def test_an_agent_is_shown_as_it_registered(twin: Twin) -> None:
         "dependencies": ["memory"],
         "metadata": {"location": "pc2"},
     }
-    twin.told("register_agent", OPERATOR, registration_data=data)
+    twin.call("register_agent", OPERATOR, registration_data=data)
     (planner,) = (each for each in twin.state()["agents"] if each["name"] == "planner")
     assert seconds_ago(planner.pop("last_seen")) < PATIENCE_S
     assert planner == {
@@ -207,7 +207,7 @@ def test_an_agent_is_shown_as_it_registered(twin: Twin) -> None:
         "dependencies": ["memory"],
         "gone": False,
     }
-    twin.told("unregister", OPERATOR, agent_name="planner")
+    twin.call("unregister", OPERATOR, agent_name="planner")
     assert [each["name"] for each in twin.state()["agents"]] == [NAME]
 
 
@@ -220,21 +220,21 @@ def test_events_and_errors_are_the_newest_and_say_who_wrote_them(
     last = 0
     for number in range(SHOWN + 5):
         event = {"event_id": f"{number}", "event_type": "loaded", "source_agent": UMRA.name, "data": {"n": number}}
-        last = twin.told("publish_event", caller, event=event)["seq"]
+        last = twin.call("publish_event", caller, event=event)["seq"]
     error = {"error_id": "x", "agent_id": UMRA.name, "severity": "critical", "error_type": "OOM", "message": "m"}
-    told = twin.told("report_error", caller, error=error)["seq"]
+    number = twin.call("report_error", caller, error=error)["seq"]
     state = twin.state()
     assert [each["data"]["n"] for each in state["events"]] == list(range(SHOWN + 4, 4, -1))
     newest, (failed,) = state["events"][0], state["errors"]
     assert max(seconds_ago(newest.pop("time")), seconds_ago(failed.pop("time"))) < PATIENCE_S
     assert newest == {"seq": last, "type": "loaded", "source": UMRA.name, "data": {"n": SHOWN + 4}}
     said = {"severity": "critical", "type": "OOM", "agent": UMRA.name, "message": "m"}
-    assert failed == {"seq": told, **said, "attention": True}
+    assert failed == {"seq": number, **said, "attention": True}
 
 
 def report(twin: Twin, severity: str, **fields: Any) -> int:
     error = {"error_id": "x", "agent_id": UMRA.name, "error_type": "OOM", "message": "m", **fields}
-    return int(twin.told("report_error", error={**error, "severity": severity})["seq"])
+    return int(twin.call("report_error", error={**error, "severity": severity})["seq"])
 
 
 def test_errors_that_call_for_attention_come_first(twin: Twin) -> None:
@@ -300,7 +300,7 @@ def test_an_agent_that_is_silent_for_a_day_is_gone(twin: Twin, monkeypatch: pyte
     clock = Clock()
     monkeypatch.setattr(registry_module, "time", clock)
     for name in (UMRA.name, "visitor"):
-        twin.told("register_agent", OPERATOR, agent_name=name, status="HEALTHY")
+        twin.call("register_agent", OPERATOR, agent_name=name, status="HEALTHY")
 
     def gone() -> tuple[dict[str, bool], int]:
         state = twin.state()
@@ -312,7 +312,7 @@ def test_an_agent_that_is_silent_for_a_day_is_gone(twin: Twin, monkeypatch: pyte
     assert gone() == (everybody, 0)
     clock.let_pass(61)
     assert gone() == ({**everybody, "visitor": True}, 1)
-    twin.told("heartbeat", OPERATOR, agent_name="visitor")
+    twin.call("heartbeat", OPERATOR, agent_name="visitor")
     assert gone() == (everybody, 0)
 
 
@@ -320,10 +320,10 @@ def test_leases_are_those_that_are_open(twin: Twin) -> None:
     """Reserved with the time that is left, committed without an end; a released one is gone."""
     twin.measured()
     reserved, committed, released = (
-        twin.told("reserve_ram", amount_mb=amount, host="pc2", ttl_s=60)["lease_id"] for amount in (10, 20, 30)
+        twin.call("reserve_ram", amount_mb=amount, host="pc2", ttl_s=60)["lease_id"] for amount in (10, 20, 30)
     )
-    twin.told("commit_lease", lease_id=committed)
-    twin.told("release_lease", lease_id=released)
+    twin.call("commit_lease", lease_id=committed)
+    twin.call("release_lease", lease_id=released)
     first, second = twin.state()["leases"]
     assert 60 - PATIENCE_S < first.pop("expires_in_s") <= 60
     same = {"resource": "ram", "host": "pc2", "holder": UMRA.name}
@@ -388,7 +388,7 @@ def test_it_stays_small_whatever_agents_do(open_twin: Twin) -> None:
             "dependencies": [long] * 64,
             "metadata": {"location": long, "more": long * 60},
         }
-        open_twin.told("register_agent", NOBODY, registration_data=data)
+        open_twin.call("register_agent", NOBODY, registration_data=data)
     gpus = [{"index": index, "name": long, "used_mb": 1, "total_mb": 2} for index in range(64)]
     disks = [{"name": long, "used_mb": 1, "free_mb": 2, "total_mb": 3}] * 8
     machine = {"boot_id": "b00t", "disks": disks, "virtual_machine": long, "swap_used_mb": 100 / 3}
@@ -401,8 +401,8 @@ def test_it_stays_small_whatever_agents_do(open_twin: Twin) -> None:
     event = {"event_id": "e", "event_type": long, "source_agent": long, "data": {"text": "x" * 50_000}}
     error = {"error_id": "e", "agent_id": long, "severity": "info", "error_type": long, "message": "x" * 16_000}
     for _ in range(SHOWN):
-        open_twin.told("publish_event", NOBODY, event=event)
-        open_twin.told("report_error", NOBODY, error=error)
+        open_twin.call("publish_event", NOBODY, event=event)
+        open_twin.call("report_error", NOBODY, error=error)
     body = open_twin.body()
     state = json.loads(body)
     assert len(body) < MAX_STATE_BYTES
@@ -416,10 +416,10 @@ def test_it_stays_small_whatever_agents_do(open_twin: Twin) -> None:
 
 def test_of_too_many_agents_the_troubled_are_shown(twin: Twin) -> None:
     """Those of the two hosts are among them in any case; by name, as where all of them fit."""
-    twin.told("register_agent", agent_name=UMRA.name, status="HEALTHY")
+    twin.call("register_agent", agent_name=UMRA.name, status="HEALTHY")
     for number in range(MAX_ROWS + 100):
         status = "BROKEN" if number % 40 == 39 else "HEALTHY"
-        twin.told("register_agent", OPERATOR, agent_name=f"agent-{number:03}", status=status)
+        twin.call("register_agent", OPERATOR, agent_name=f"agent-{number:03}", status=status)
     state = twin.state()
     shown = {each["name"]: each["status"] for each in state["agents"]}
     assert (len(shown), state["counts"]["agents"]) == (MAX_ROWS, MAX_ROWS + 102)

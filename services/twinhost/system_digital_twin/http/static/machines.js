@@ -122,7 +122,7 @@ function updateHost(element, host, span) {
   METRICS.forEach((metric, at) => updateMetric(part.metrics[at], metric, host, span));
 }
 
-/** Return what belongs to no chart: whose figures these are, the disks, and the network. */
+/** Return the text below the charts: what was measured, the disks, and the network. */
 function noteOf(host) {
   const { machine } = host;
   const names = host.same_machine.map((name) => plain(name, 40)).join(", ");
@@ -159,7 +159,7 @@ function drawValue(part, value, reason, word) {
   });
 }
 
-/** Draw what stands below a figure: the rest of it, and what the agent's container uses of it. */
+/** Draw the details below a figure, and what the agent's container uses. */
 function drawDetail(place, metric, host) {
   const { machine, container, gpus } = host;
   draw(place, [metric.field, machine, container, gpus], () => {

@@ -52,7 +52,7 @@ export function wordOfSeverity(severity) {
 const WEEK_S = 7 * 86400;
 const RESOURCES = { ram: "RAM", vram: "VRAM", disk: "Disk" };
 
-/** Return the forecasts of a host that are reached within so many seconds. */
+/** Return the forecasts of a host that predict a full resource within so many seconds. */
 export function fullWithin(host, seconds) {
   return (host.forecasts ?? []).filter(({ time_to_full_s: left }) => isNumber(left) && left <= seconds);
 }
@@ -61,7 +61,7 @@ export function wordOfResource({ resource, name }) {
   return `${RESOURCES[resource] ?? plain(resource, 20)}${name ? ` (${plain(name, 40)})` : ""}`;
 }
 
-/** Return when what grows on a host will be full. */
+/** Return when the growing resources of a host will be full. */
 export function wordsOfForecasts(host) {
   const known = (host.forecasts ?? []).filter(({ growth_mb_per_hour: growth }) => isNumber(growth));
   if (known.length === 0) return `No forecast: ${plain(host.forecasts?.[0]?.reason, 60) || "not measured yet"}.`;
