@@ -52,6 +52,8 @@ _ELSEWHERE = re.compile(  # what answers with a fact, or with none, begins with
     r"either|whatever|kahit|no idea|sorry|check|tingnan|tanong\w*|i'm|i'll|i'd|good question)\b"
 )
 _NO = re.compile(r"^no\b,? (?!idea|i\b|it\b|he\b|she\b|they\b|we (?:can't|don't|have)|not yet|because|why|thank)\w")
+_YES = re.compile(r"^(?:yes|yep|yeah|oo|opo|ok(?:ay)?|sure)(?: nga| po)?[.!]*$")
+_ASKS_WHICH = re.compile(r"\b(?:what|who|which|where|when|how|sino|anong?|kailan|kelan|saan|paano|alin|ilan)\b")
 _ASKS_WHETHER = re.compile(r"^(?:so |ok,? |and )?(?:should|shall|do) (?:we|i)\b")
 _ASKS_A_FACT = re.compile(  # or what was done
     r"\bmagkano ba\b|^(?:\S+ ){0,2}(?:is|are|was|were) (?:the|there|it|he|she|they|that|this|your|my)\b|"
@@ -75,6 +77,8 @@ def answers(words: str, previous: str) -> bool:
     """Return whether a sentence, as `plain` returns it, answers a question of what to do."""
     questions = [plain(each) for each in sentences_of(previous)]
     if len(words.split()) > _SHORT or not any(map(_asks, questions)):
+        return False
+    if _YES.search(words) and any(map(_ASKS_WHICH.search, questions)):
         return False
     return bool(_NO.search(words) and any(map(_ASKS_WHETHER.search, questions))) or not _ELSEWHERE.search(words)
 

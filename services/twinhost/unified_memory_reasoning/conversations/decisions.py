@@ -60,7 +60,7 @@ _DECIDES = any_of(r"""
     \bnagkasundo|\bnag(?:pasya|desisyon)\b|\bpinagpasyahan\b
     \bang (?:desisyon|pasya)\b|\b(?:desisyon|pasya) (?:<natin>|ko)\b|\bbuo na ang\b
     \b(?:na|pa rin|muna|lang)<po> (?:tayo|natin)\b|^(?:\S+ ){1,3}tayo[.!]?$|\b(?!na|beses)\w+ nating\b
-    \b(?:i\w+|\w+(?:in|an)) (?:na |muna )?(?:natin|namin)\b
+    \b(?!ka\w+an\b)(?:i\w+|\w+(?:in|an)) (?:na |muna )?(?:natin|namin)\b
     \b(?:ga)?gamitin <natin>
     \b(?:piliin|kunin|kukunin|gawin|gagawin|bilhin|bibilhin|gamitin)(?: na)?(?: lang)?(?: ko| <natin>)\b
     \b(?<!hindi )(?<!di )tuloy (?:tayo|ang|pa rin)\b|(?<!buti )\bna(?: po| nga)? ?lang\b|\bimbes\b|\bbawal na\b
@@ -81,7 +81,7 @@ _SIGNS = lines_of(r"""
     |\b(?:can|may) have (?:the|it)\b
     \bang <will>
     \bpumayag\b|\bpayag\b|\bsang-ayon\b|\bsaid (?:yes|ok)\b|\b(?:is|are) (?:fine|ok|happy) with\b
-    \bi'll (?!<state>\b)|\bi've (?:booked|ordered|reserved|signed)|\bbooked\b
+    \bi've (?:booked|ordered|reserved|signed)|\bbooked\b
     \b(?:<day>|<month> \d|\d\d?(?:st|nd|rd|th)?(?: of)? <month>|\d ?(?:am|pm)|\d{1,2}:\d\d|alas-\w+)\b
     (?:^|, )(?:the )?[a-z]+ (?:gets|goes to|takes|brings|keeps|sings|drives|collects|pays|hosts|cooks|stays)\b
 """)

@@ -55,7 +55,8 @@ def any_of(patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{line.pattern})" for line in lines_of(patterns)))
 
 
-_end = re.compile(rf"(?<=[.!?])\s+|[{LINE_BREAKS}]+")
+_TITLES = "".join(rf"(?<!\b{title}\.)" for title in ("Mr", "Ms", "Mrs", "Dr", "Dra", "Bb", "Gng", "St", "vs"))
+_end = re.compile(rf"(?<=[.!?]){_TITLES}\s+|[{LINE_BREAKS}]+")
 
 
 def plain(text: str) -> str:
