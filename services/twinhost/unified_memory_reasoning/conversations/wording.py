@@ -55,8 +55,10 @@ def any_of(patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{line.pattern})" for line in lines_of(patterns)))
 
 
-_TITLES = "".join(rf"(?<!\b{title}\.)" for title in ("Mr", "Ms", "Mrs", "Dr", "Dra", "Bb", "Gng", "St", "vs"))
-_end = re.compile(rf"(?<=[.!?]){_TITLES}\s+|[{LINE_BREAKS}]+")
+NO_TITLE = "".join(
+    rf"(?<!\b{title}\.)" for title in ("Mr", "Ms", "Mrs", "Dr", "Dra", "Prof", "Engr", "Atty", "Bb", "Gng", "St", "vs")
+)
+_end = re.compile(rf"(?<=[.!?]){NO_TITLE}\s+|[{LINE_BREAKS}]+")
 
 
 def plain(text: str) -> str:
