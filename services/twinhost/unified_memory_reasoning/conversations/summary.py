@@ -158,9 +158,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
         """Return what a context quotes of which interaction: decisions first, and of each kind the newest."""
         texts: dict[int, str] = {}
         decisions = _distinct(_standing(self.decisions, self.withdrawals))
-        answered = {entry.about for entry in decisions}
-        proposals = [entry for entry in self.proposals if entry.id in answered]
-        for entries in (decisions, proposals, _distinct(self.errors), self.code, self.lines, self.older_lines):
+        for entries in (decisions, _distinct(self.errors), self.code, self.lines, self.older_lines):
             of_kind: dict[int, list[str]] = {}
             for entry in entries:
                 of_kind.setdefault(entry.id, []).append(entry.text.removesuffix(CUT))
