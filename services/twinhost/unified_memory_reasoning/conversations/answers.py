@@ -17,7 +17,7 @@ _ACCEPTING = frozenset(
 _BESIDE_ACCEPTING = frozenset(
     """po ho na nga lang ako kami tayo ko sa akin amin samin then ha that it do let's for with by to me us all of course
     i i'm we we're am are is please guys this lahat haha naman din rin diyan dyan too again right very plan that's so
-    let count and ah ay o oh sya everyone everybody""".split()  # noqa: SIM905
+    see you let count and ah ay o oh sya everyone everybody""".split()  # noqa: SIM905
 )
 _PROPOSES = any_of(r"""
     \bi (?:vote|say) (?:that )?we\b|\bpu?wede(?: na)?(?: po)? (?:ba|bang|kaya)\b(?! (?:mo|nyo|ninyo|po mo))
@@ -27,13 +27,14 @@ _PROPOSES = any_of(r"""
 """)
 _ASKS_ALL = any_of(r"""
     \b(?:are|is|all) (?:we|you|everyone|everybody|both|that)\b.*\b(?:ok(?:ay)?|fine|happy|good|agreed|in|set)\b
+    \bsuits? (?:you|every|all)
     \ball in favou?r\b|\b(?:ok|okay|payag|game|g|tuloy|go)(?: na| lang)?(?: po)? (?:ba|kayo|tayo|lahat|sa inyo)\b
     ^(?:settled|agreed|deal|ok(?:ay)?|everyone (?:happy|agreed?))\?|\bikaw na\b
 """)
 _ASKS_WHAT_TO_DO = any_of(r"""
     \b(?:should|shall) (?:we|i)\b|\b(?:will|can|do) we\b(?! (?:have|know|need|still)\b)|\bshould \w+
     \bwould you (?:like|rather|prefer|take)\b|\bdo you (?:want|prefer)\b|\bwhich (?:one|do you|would you|should)
-    \b(?:what|which|who|where|when|how)\b.*\b(?:are (?:we|you) \w+ing|(?:we|you) (?:will|going|want|take|use|decided?))
+    \b(?:what|which|who|where|when|how)\b.*\b(?:are we \w+ing|(?:we|you) (?:will|going|want|take|use|decided?))
     \b(?:what|how) about\b|\bor\b|^who \w+s\b|\bwho(?:'s| is|'ll| will) \w+ing|\byour (?:pick|choice)|\bdeal\b
     \bnext \w+$
     \b(?:tayo|natin|gusto)\b| o (?!kaya)|\bpa?ano (?:yung|kung)|\bsino\b.*\b(?:pa rin|captain|bahala)|\bi?tutuloy
@@ -51,12 +52,15 @@ _ELSEWHERE = re.compile(  # what answers with a fact, or with none, begins with
     r"let's (?:ask|see|wait|think|check|talk|find)|depende|depends|wait|teka|sandali|saglit|ewan|bahala|any|"
     r"either|whatever|kahit|no idea|sorry|check|tingnan|tanong\w*|i'm|i'll|i'd|good question)\b"
 )
-_NO = re.compile(r"^no\b,? (?!idea|i\b|it\b|he\b|she\b|they\b|we (?:can't|don't|have)|not yet|because|why|thank)\w")
+_NO = re.compile(
+    r"^no\b[,.!]? ?(?!idea|i\b|it\b|he\b|she\b|they\b|we (?:can't|don't|have)|not yet|because|why|thank|,)(?:\w|$)"
+)
 _YES = re.compile(r"^(?:yes|yep|yeah|oo|opo|ok(?:ay)?|sure)(?: nga| po)?[.!]*$")
 _ASKS_WHICH = re.compile(r"\b(?:what|who|which|where|when|how|sino|anong?|kailan|kelan|saan|paano|alin|ilan)\b")
-_ASKS_WHETHER = re.compile(r"^(?:so |ok,? |and )?(?:should|shall|do) (?:we|i)\b")
+_ASKS_WHETHER = re.compile(r"^(?:so |ok,? |and )?(?:(?:should|shall|do) (?:we|i)|should (?:the|it|they))\b")
 _ASKS_A_FACT = re.compile(  # or what was done
-    r"\bmagkano ba\b|^(?:\S+ ){0,2}(?:is|are|was|were) (?:the|there|it|he|she|they|that|this|your|my)\b|"
+    r"\bmagkano ba\b|\b(?:kahapon|kanina|kagabi|yesterday|last (?:night|week|month|year|time))\b|"
+    r"^(?:\S+ ){0,2}(?:is|are|was|were) (?:the|there|it|he|she|they|that|this|your|my)\b|"
     r"^(?:\S+ ){0,2}(?:did|does|has|have) (?:the|there|it|he|she|they|that|this|your|you|we|i)\b|"
     r"\bhow (?:much|many|long|far|old)\b(?!.*\b(?:should|shall|will) we\b)"
 )

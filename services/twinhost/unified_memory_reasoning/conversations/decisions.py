@@ -44,7 +44,7 @@ _DECIDES = any_of(r"""
     (?:^|[,;:] |then |so |and |but |also |tsaka |saka )i(?:'m| am) (?:not )?<commit>\b(?! <idle>\b)
     (?:^|[,;:] |then |so )(?:and )?we (?!<stative>\b|\w+ed\b)\w
     ^(?:ok,? |okay,? )?so: (?:we|i) (?!<stative>\b|\w+ed\b)\w
-    (?:^|, )(?:then |so |right,? |ok,? )?(?:take|make (?:it|that)|pick|choose|keep|use|drop|skip) (?!care|me\b|up\b)
+    (?:^|, )(?:then |so |right,? |ok,? )?<pick> (?!care|me\b|up\b|your time|it easy)
     (?:^|, )(?:then |so |right,? |ok,? )?(?:go|stick) (?:with|to)\b
     ^then (?!<question>\b|i (?:need|will)|leave|it\b|that|there|this|one day|the (?!\d))\S+ \S+
     ^(?!that's|it's|i\b)[^?]{1,40}\bthen[.!]?$|^[^?,]{1,40} then,
@@ -53,7 +53,10 @@ _DECIDES = any_of(r"""
     \b(?:is|are|stays?) (?:in|out|on)[.!]?$|\b(?:stays|goes)(?:[,.!]|$)
     \bfrom now on\b|^from <day>\b|\bvotes?d?\b.* \d+ (?:to|-) ?\d
     \b(?:starting|effective|simula|umpisa) (?:sa )?(?:<day>|<date>)\b
-    \bon second thought
+    \bon second thought|^per (?:our|the) \w+
+    ^(?:the |our )?verdict\b|\bganito(?: na lang)?:|^(?:g|game|deal|go|set) na\b
+    \b(?:confirmed|approved|locked|booked|settled) na\b
+    ^(?:ok,? |so )?(?:i|we)(?:'ve| have)? (?:accepted|declined|rejected|signed|resigned|enrolled|cancelled)\b
     \b(?:settled|final|tuloy|go|(?:okay|ok)(?= na(?:[,.:!]|$))) na\b(?!.*\bba\b)
     \baprub|\baprobado|\bdesidido\b|\bnapili\b|\bpinili\b
     \b(?:napag|pinag)-?(?:kasundu|desisy|pasya|usapan na|botohan)\w*
@@ -73,7 +76,7 @@ _SIGNS = lines_of(r"""
     \bthen\b|^so\b
     \binstead\b|\brather than\b|\bno longer\b|\bnot \w+ but\b|\bin place of\b|, hindi \w+
     |\b(?:wag|huwag|hindi|di) na(?:ng)? [^,]{1,40}, \S
-    ^(?:right: |ok,? |so |and |then )?no (?!\w+ing|one|idea|problem|worries|need|i\b|it\b|they\b|we\b|but\b)\w+
+    ^(?:right[:,]? |ok,? |so |and |then )*no (?!\w+ing|one|idea|problem|worries|need|i\b|it\b|they\b|we\b|but\b)\w+
     (?:^|, )(?:\S+ ){1,4}(?:tayo|<natin>)\b
     ^(?=.*\b(?:<natin>|tayo|kami|ako|ko)\b).*\b<will>
     \b(?:na|pa rin)<po> (?:ang|yung|si|sa|ako|ko|kami)\b|\bna nga\b
@@ -100,7 +103,7 @@ _SAYS_NOT = any_of(r"""
     \bdisagree
     \bnot an? (?:\w+ )?decision\b|\b(?:nothing|nothing's)(?: is| was)?(?: been)?(?: yet)? (?:<decided>|final)\b
     \bsleep on it\b
-    (?:\b<not>(?:'s)?|n't)\b(?: \S+){0,4} (?:<decided>|decide|<undecided>)\b|\bon nothing\b
+    (?:\b<not>(?:'s)?|n't)\b(?: \S+){0,4} (?:<decided>|decide|<undecided>)\b|\b(?:on|about) nothing\b
     \b(?:<not>|wala pa|ayaw)\b(?: \S+){0,3} \w*(?:kasund[ou]|desisy[ou]n|pasya|final|sigurado|pili|usapan|plano)
 """)
 _OTHERWISE = any_of(r"""
@@ -109,6 +112,8 @@ _OTHERWISE = any_of(r"""
     \b(?:hindi|di|d)(?: \w+){1,2} maka|\b(?:hindi|di|d|wala|wla) pa(?:ng)?\b|\b<not> (?:\S+ )?(?:muna)\b
     \b(?:maybe|perhaps|might|(?:we|i) may|probably|could|would|wish|if|unless|whether|in case)\b
     ^(?:<ok> )?<past> (?:ko |namin |kami |ako )?na\b
+    , (?:take|keep|use|make|pick)\b.*\bplease\b|\bas usual\b|\bthe same \w+ every\b
+    ^(?:pa)?(?:padala|send|email|text|chat|pm|tawag\w*|sabihin|pasabi|bigay|iwan|bili) (?:mo|ka|nyo|kayo|naman)\b
     ^tell \w+|\blet me know\b|\b(?:what|when|whether|how|who|where) (?:you|they)(?: have| had|'ve)? <decided>\b
     \bno idea\b|\b(?:claims?|rumou?rs?|allegedly|apparently|supposedly|imagine|suppose|supposing|torn between)\b
     \b(?:ought|supposed) to\b|\bgusto (?:daw|raw)\b|^(?:<ok> )?tapos na\b|\bright now\b|\bat the moment\b

@@ -20,23 +20,26 @@ _WORDS = {
     "remember|expect|differ|went|took|came|made|gave|said|told|saw|met|ate|bought|brought|thought|found|left|lost|knew|"
     "felt|kept|ran|sat|slept|spent|drove|paid|sold|sent|wrote",
     "doing": r"(?!(?:look|think|try|wonder|hop|wait|work|runn|hav|be|feel|talk|ask|sitt|say|mean|com|gett|ly|stand|"
-    r"writ|listen|read)ing\b)\w+ing",
+    r"writ|listen|read|stay|eat|watch|drink|enjoy|driv|play|sleep|"
+    r"rest|travel|celebrat)ing\b)\w+ing",
     "decided": "decided|agreed?|settled|chose|chosen|voted|approved|picked|opted|finali[sz]ed|"
     "selected|elected|appointed",
     "undecided": "settle|final|sure|approve|choose|yet|minds?|yes|agreement|booked|signed|vote",
+    "pick": "(?:take|make (?:it|that)|pick|choose|keep|use|drop|skip)",
     "commit": "taking|buying|booking|ordering|reserving|getting|going|throwing|raising|lowering|changing|keeping|"
     "dropping|selling|cancelling|switching|moving|painting|replacing|renting|hiring|signing|skipping|stopping|quitting|"
-    "joining|making|putting|picking|choosing|using|staying|leaving|renewing|resigning|retiring|accepting|declining|"
+    "joining|making|putting|picking|choosing|leaving|renewing|resigning|retiring|accepting|declining|"
     "rejecting|enrolling|adopting|naming|adding|removing|hosting|not <doing>",
     "idle": "(?:a (?:nap|bath|shower|break|walk|look|bus|taxi|class|day)|an (?:exam|early)|so|too|very|"
     "really|old|tired|sick|hungry|worse|better|crazy|home|out|there|to (?:bed|work|sleep))",
     "ok": "ok(?:ay)?,?|sige,?|so|nay|tay|ma",
     "po": "(?: (?:po|ho|nga|rin|din|daw|raw|muna|lang|naman|pala))*",
-    "past": r"(?!nagka|nagpa|nagdes|napag|napili|nating|<decided>|booked)(?:na-?\w{3,}|\w?um?in\w{3,}|\w+ed)",
+    "past": r"(?!nagka|nagpa|nagdes|napag|napili|nating|<decided>|booked|confirmed|locked)"
+    r"(?:na-?\w{3,}|\w?um?in\w{3,}|\w+ed)",
     "natin": "natin|nating|namin|naming",
     # A contemplated verb of Filipino repeats its first syllable: kukunin, gagamitin, magpapadala.
     "will": r"(?<!nag-)(?<!pag-)(?<!nag)(?<!pag)(?!nanay|tatay|mamaya|lola|baba)"
-    r"(?:mag|mang|maka|ma|ipag|i)?-?(?:([bdghklmnprstwy]?[aeiou])\1)\w{2,}",
+    r"(?:mag|mang|maka|ma|ipag|i)?-?(?:(?!na)([bdghklmnprstwy]?[aeiou])\1)\w{2,}",
     "not": r"not|never|cannot|no ?one|nobody|none|neither|nothing|yet to|hindi|di|d|wala|walang|huwag|wag",
     "question": "what|who|which|where|when|why|how|did|do|does|can|could|should|shall|would|will|is|are|have|has|sino|"
     "ano|anong|kailan|kelan|saan|paano|pano|magkano|bakit|alin",
