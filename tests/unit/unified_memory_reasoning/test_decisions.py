@@ -161,6 +161,7 @@ def test_turns_beside_the_set_reach_the_goal() -> None:
     assert right / sum(label == "decision" for label, _, _ in turns) >= 0.98
 
 
+TUESDAY = "sa Martes na tayo aalis."
 PRACTICE = "Alas-dos ba o alas-tres ang practice?"
 RED_AND_PINE = ["We agreed on red tiles.", "No oak, we take pine."]
 
@@ -179,6 +180,10 @@ RED_AND_PINE = ["We agreed on red tiles.", "No oak, we take pine."]
         (["Let's take the night bus to Laoag.", "No, my back hurts on buses."], []),
         (["Let's book the ferry.", "Let's take the coach.", "No, I get sick."], ["Let's book the ferry."]),
         (["We agreed on red tiles.", "Go ahead with 3M.", "Stop, I take that back."], ["We agreed on red tiles."]),
+        (["Sa Lunes tayo aalis.", f"Hindi na tuloy sa Lunes, {TUESDAY}"], [f"Hindi na tuloy sa Lunes, {TUESDAY}"]),
+        (["Let's take the bus.", "The bus is cancelled, we take the van."], ["The bus is cancelled, we take the van."]),
+        (["Shall we hire Ben?", "Yes.", "Not Ben, let's hire Carla."], ["Not Ben, let's hire Carla."]),
+        (["We agreed to adopt a cat.", "We changed our minds about the cat."], []),
         (["Shall we cancel the gym?", "Yes, cancel it."], ["Shall we cancel the gym? → Yes, cancel it."]),
         (["We decided to go to Baguio.", "Is Baguio cancelled?"], ["We decided to go to Baguio."]),
         (["We decided to go to Baguio.", "The dentist is cancelled."], ["We decided to go to Baguio."]),

@@ -40,7 +40,7 @@ _DECIDES = any_of(r"""
     \b(?:is|are|was) moved to\b|\bthat's (?:that|what we)\b|^(?:so |ok,? |okay,? )?no more \w+s\b
     \bas (?:agreed|decided|we said)\b|\bthat settles\b|\bunanimous\b
     \b(?:we're|i'm|we are) (?:gonna|set on)\b(?! <state>)
-    (?:^|[,;:] |then |so |and |but )we(?:'re| are) (?:not )?<doing>\b
+    (?:^|[,;:] |then |so |and |but )we(?:'re| are) (?:not |no longer )?<doing>\b
     (?:^|[,;:] |then |so |and |but |also |tsaka |saka )i(?:'m| am) (?:not )?<commit>\b(?! <idle>\b)
     (?:^|[,;:] |then |so )(?:and )?we (?!<stative>\b|\w+ed\b)\w
     ^(?:ok,? |okay,? )?so: (?:we|i) (?!<stative>\b|\w+ed\b)\w
@@ -128,11 +128,12 @@ _WITHDRAWS = any_of(r"""
     \b(?:hindi|di|d|wag|huwag) na(?:ting| nating)? (?:muna )?(?:po )?(?:tuloy|ituloy|itutuloy|matutuloy)
     \bhindi tuloy\b
     \bkansel\w+|\bcancel\w*|\bipagpaliban\b|\bbinabawi\b|\bwag muna\b|\bcall (?:it|the \w+) off\b|\bcalled off\b
-    \bi withdraw\b|\bwithdrawn\b|\btake (?:it|that) back\b|\bchanged my mind\b|\bforget (?:about )?(?:the|that)\b
+    \bi withdraw\b|\bwithdrawn\b|\btake (?:it|that) back\b|\bchanged (?:my|our) minds?\b
+    \bforget (?:about )?(?:the|that)\b
 """)
 _REPLACES = any_of(r"""
     \binstead\b|\brather than\b|\bno longer\b|\bnot \w+ any ?more\b|\bin place of\b|\bactually\b|\bscrap\b
-    \b(?:ni)?reject\w*
+    \b(?:ni)?reject\w*|\bon second thought|^(?:hm+,? |ok,? )?not \w+,
     ^(?:ok,? |so |right: )?no \w+|\bchange of plan|\bpala\b|\bimbes\b|\bsa halip\b|\bayoko na\b
     \b(?:wag|huwag|hindi|di) na\b
 """)
@@ -144,6 +145,7 @@ _COMMON = frozenset(  # of these, none says what a decision is about
     too way let why she him did may off per use new old ang mga ito yan yun yon nga rin din daw raw kay sya kay pag cge
     isa nay ako nyo ikaw kayo ninyo siya""".split()  # noqa: SIM905
 )
+_NEGATED = re.compile(r"\b(?:not|no|hindi|di|wag|huwag|pag|when|until)\b|n't\b")
 _REFERS_BACK = re.compile(
     r"\b(?:take|scratch|scrap|forget|withdraw|cancel|undo) (?:it|that)\b|\btake it back\b|\bnever ?mind\b|"
     r"\bbinabawi ko\b(?: na| po| yan| yun| yon)*(?:[.!,]|$)"
@@ -174,12 +176,22 @@ def decisions_in(text: str, previous: str = "") -> Iterator[str]:
     denied = [bool(_SAYS_NOT.search(words)) for words in (*searched, "")]
     for place, (sentence, words) in enumerate(zip(sentences, searched, strict=False)):
         answer = place == 0 and decided
-        if denied[place] or denied[place + 1] or _OTHERWISE.search(words) or (_WITHDRAWS.search(words) and not answer):
+        if denied[place] or denied[place + 1] or _OTHERWISE.search(words):
+            continue
+        if _WITHDRAWS.search(words) and not answer:
+            if _decides_anew(words):
+                yield sentence
             continue
         signs = closing + sum(bool(sign.search(words)) for sign in _SIGNS) - len(_AGAINST.findall(words))
         signs += agrees and place < _OPENING and " " in words
         if answer or signs >= _ENOUGH or _DECIDES.search(words):
             yield sentence
+
+
+def _decides_anew(words: str) -> bool:
+    """Return whether a sentence that withdraws says after it what is done instead."""
+    _, _, instead = words.partition(", ")
+    return not (_WITHDRAWS.search(instead) or _NEGATED.search(instead)) and _DECIDES.search(instead) is not None
 
 
 def _agrees_to_else(words: str, previous: str) -> bool:

@@ -151,13 +151,13 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             "code_context": "\n".join(_labelled(entry) for entry in self.code),
             "conversation_summary": "\n".join(_labelled(entry) for entry in (*self.older_lines, *self.lines)),
             "errors_encountered": [{"type": entry.kind, "message": entry.text} for entry in _distinct(self.errors)],
-            "key_decisions": [self._stated(entry) for entry in _distinct(_standing(self.decisions, self.withdrawals))],
+            "key_decisions": [self._stated(entry) for entry in _distinct(self._standing())],
         }
 
     def excerpts(self) -> dict[int, str]:
         """Return what a context quotes of which interaction: decisions first, and of each kind the newest."""
         texts: dict[int, str] = {}
-        decisions = _distinct(_standing(self.decisions, self.withdrawals))
+        decisions = _distinct(self._standing())
         for entries in (decisions, _distinct(self.errors), self.code, self.lines, self.older_lines):
             of_kind: dict[int, list[str]] = {}
             for entry in entries:
@@ -165,6 +165,29 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             for number in reversed(of_kind):
                 texts.setdefault(number, " ".join(of_kind[number]))
         return texts
+
+    def _standing(self) -> list[Entry]:
+        """Return the decisions without those that a withdrawal is about: of the earlier ones the most similar one.
+
+        That is the one with which it shares most words. All sentences that one interaction decided go together; of
+        several with as many shared words, the newest goes, and of those with none, if the withdrawal says *that* or
+        *it*. A rejection is about the proposal before it alone.
+        """
+        standing = list(self.decisions)
+        for withdrawal in self.withdrawals:
+            if withdrawal.about:
+                standing = [each for each in standing if each.id != withdrawal.about]
+                continue
+            earlier = [each for each in standing if each.id < withdrawal.id]
+            shared = [(shared_words(withdrawal.text, self._names(each)), each.id) for each in earlier]
+            most, about = max(shared, default=(0, 0))
+            if most or refers_back(withdrawal.text):
+                standing = [each for each in standing if each.id != about]
+        return standing
+
+    def _names(self, decision: Entry) -> str:
+        """Return what names the things of a decision: its own words, or those of its proposal where it has none."""
+        return decision.text if shared_words(decision.text, decision.text) else self._stated(decision)
 
     def _stated(self, decision: Entry) -> str:
         proposal = next((each.text for each in self.proposals if each.id == decision.about), "")
@@ -199,24 +222,6 @@ def _answered_by(utterance: Utterance, decision: str) -> int:
 def _decision(utterance: Utterance, text: str, about: int = 0) -> Entry:
     text = one_line(text, DECISION_CHARACTERS)
     return Entry(utterance.id, utterance.speaker, utterance.kind, text, about=about)
-
-
-def _standing(decisions: Entries, withdrawals: Entries) -> list[Entry]:
-    """Return the decisions without those that a withdrawal is about: of the earlier ones the one it shares most with.
-
-    All sentences that one interaction decided go together; of several with as many shared words, the newest goes, and
-    of those with none, if the withdrawal says *that* or *it*. A rejection is about the proposal before it alone.
-    """
-    standing = list(decisions)
-    for withdrawal in withdrawals:
-        if withdrawal.about:
-            standing = [each for each in standing if each.id != withdrawal.about]
-            continue
-        shared = [(shared_words(withdrawal.text, each.text), each.id) for each in standing if each.id < withdrawal.id]
-        most, about = max(shared, default=(0, 0))
-        if most or refers_back(withdrawal.text):
-            standing = [each for each in standing if each.id != about]
-    return standing
 
 
 def _line(utterance: Utterance, characters: int) -> Entry:
