@@ -6,6 +6,7 @@ A text makes claims, sentence by sentence, in its first MAX_CHARACTERS; a questi
   to`, `ay`, `=`, a colon ...), then the value: *The rent of the box room is now 340 a month*, *Ben lives in Cebu*. In
   Filipino the value or the relation may be first: *Sa Lunes ang pulong*, *Nakatira si Ben sa Cebu*. The claim has the
   words of the subject in any order, the relation, a preposition, the kind of the value, and the word after a number.
+- the only number, time, or day of a sentence in the present, with its other words: *The choir sings on Tuesdays*.
 - a word of a subject that has one, such as a colour: *Lea's favourite colour is blue*.
 - whether something is so: a sentence of few significant words, with or without a negation.
 - a denial: `not`, `instead of`, `no longer`, `imbes na`, `huwag na` and the like before a value, or `any more` after
@@ -44,7 +45,16 @@ _RELATIONS = {
         *("is are costs equals ay = moved changed went rose fell raised lowered becomes became naging",),
         *("lives live living resides stays nakatira tumitira", "works work working nagtatrabaho", "born ipinanganak"),
         *("opens open nagbubukas", "closes close nagsasara", "starts start begins begin nagsisimula", "ends end"),
-        *("leaves departs umaalis", "arrives dumarating", "weighs", "has have may", "runs", "married kasal", "studies"),
+        *(
+            "leaves departs umaalis",
+            "arrives dumarating",
+            "weighs",
+            "has have may",
+            "runs",
+            "drives",
+            "married kasal",
+            "studies",
+        ),
         *("earns", "pays", "prefers", "reports"),
     )
     for form in forms.split()
@@ -61,7 +71,7 @@ _FILLERS = _set("up down back now still currently only already then the about ar
 _NEGATIONS = _set("not never hindi di cannot wala walang")
 _AUXILIARY = _set("can do does is are will did don doesn isn aren won didn may meron")
 _UNSURE = _set(
-    "no if when maybe kung used formerly previously dati might could would should may wants baka siguro sana "
+    "no if when maybe kung used formerly previously dati might could would should wants baka siguro sana "
     "thinks think hopes said says unless"
 )
 _PAST = frozenset({"was", "were"})
@@ -161,7 +171,7 @@ def _is_denied(tokens: list[str], begin: int, end: int) -> bool:
 def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, Value]]:
     """Yield what a sentence claims: the value of a subject, and that the whole is so or not."""
     lower = [token.strip(EDGES).casefold().replace("\u2019", "'") for token in tokens]
-    if not _UNSURE.isdisjoint(lower[1:] if lower[:1] == ["may"] else lower):
+    if not _UNSURE.isdisjoint(lower) or "may" in [token.strip(EDGES) for token in tokens[1:]]:  # not the month
         return
     negated = [word in _NEGATIONS or word.endswith("n't") for word in lower]
     if not any(negated):
@@ -169,10 +179,25 @@ def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, 
         claim = next((each for each in found if each is not None), None) or _value_first(tokens, lower, values)
         if claim is not None:
             yield claim
+        if (framed := _framed(tokens, lower, values)) is not None:
+            yield framed
     if _PAST.isdisjoint(lower) and sum(negated) <= 1:
         words = {_stem(word) for token in tokens for word in significant(token)} - _AUXILIARY - _NEGATIONS - _FILLERS
         if LEAST_SUBJECT <= len(words) <= MOST_SUBJECT:
             yield Subject(f"whether {' '.join(sorted(words))}"), Value("whether", "no" if any(negated) else "yes")
+
+
+def _framed(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[Subject, Value] | None:
+    """Return the only value of a sentence in the present, names apart, as that of its other words."""
+    measured = [each for each in values if each[2].kind != "name"]
+    if len(measured) != 1 or any(word.endswith("ed") or word in _PAST for word in lower):
+        return None
+    begin, end, value = measured[0]
+    before = lower[begin - 1] if begin and lower[begin - 1] in _PREPOSITIONS else ""
+    words = {_stem(word) for token in (*tokens[:begin], *tokens[end:]) for word in significant(token)} - _FILLERS
+    if not LEAST_SUBJECT <= len(words) <= MOST_SUBJECT:
+        return None
+    return Subject(f"{value.kind} {before} of {' '.join(sorted(words))}"), value
 
 
 def _of_relation(tokens: list[str], lower: list[str], values: list[Stated], place: int) -> tuple[Subject, Value] | None:
@@ -190,7 +215,9 @@ def _of_relation(tokens: list[str], lower: list[str], values: list[Stated], plac
     if not about and lower[place : place + 1] == ["si"]:
         about, place = tokens[place + 1 : place + 2], place + 2
     preposition = ""
-    while place < len(lower) and (lower[place] in _FILLERS or lower[place] in _PREPOSITIONS or lower[place] == "si"):
+    while place < len(lower) and (
+        lower[place] in _FILLERS or lower[place] in _PREPOSITIONS or lower[place] in ("a", "an", "si")
+    ):
         preposition = lower[place] if lower[place] in _PREPOSITIONS else preposition
         place += 1
     if change and preposition != "to":

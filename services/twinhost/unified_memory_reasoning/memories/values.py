@@ -112,6 +112,7 @@ def _may_begin_value(token: str) -> bool:
         not token.islower()
         or _digit.search(token) is not None
         or bare in _WEEKDAYS
+        or bare.removesuffix("s") in _WEEKDAYS
         or bare in _SPELLED
         or bare in _PART_OF_HOUR
         or bare.startswith("ala")
@@ -175,8 +176,8 @@ def _of_word(word: str, following: str) -> Value | None:
     elif clock := _clock.fullmatch(word):
         half = (clock[3] or following).replace(".", "")
         value = _time(int(clock[1]) + (_HOURS if half == "pm" and int(clock[1]) < _HOURS else 0), clock[2])
-    elif word.casefold() in _WEEKDAYS:
-        value = Value("weekday", str(_WEEKDAYS[word.casefold()]))
+    elif (day := word.casefold().removesuffix("s")) in _WEEKDAYS or (day := word.casefold()) in _WEEKDAYS:
+        value = Value("weekday", str(_WEEKDAYS[day]))
     elif spelled := _SPELLED.get(word.casefold()):
         value = Value("number", f"{spelled}")
     elif number := _number.fullmatch(word):
