@@ -31,7 +31,10 @@ from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
+from twinhost.unified_memory_reasoning.conversations.context_text import one_line
+from twinhost.unified_memory_reasoning.conversations.summary import DECISION_CHARACTERS
 from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
+from twinhost.unified_memory_reasoning.conversations.wording import sentences_of
 from twinhost.unified_memory_reasoning.search.words import words_of
 
 K = 10
@@ -57,6 +60,10 @@ class Figures:
 
     def add(self, measure: str, half: str, sample: Any, way: str = AGENT) -> None:
         self._samples[measure][way].append((half, sample))
+
+    def share(self, measure: str, half: str, way: str = AGENT) -> float:
+        """Return the share of a half's samples of a measure that are true."""
+        return statistics.fmean(sample for of, sample in self._samples[measure][way] if of == half)
 
     def rows(self) -> Iterator[str]:
         """Yield the lines of the table."""
@@ -224,24 +231,31 @@ def steps_back(text: str, turns: Iterable[Turn]) -> list[bool]:
 
 
 def measure_decisions(figures: Figures, agent: Agent, of: RecallSet) -> None:
-    """Compare the decisions of every session's summary with those of the labels that nobody has taken back."""
-    replaced = {each.replaces for each in of.labels if each.replaces}
+    """Compare the decisions of every session's summary with those of the labels that nobody has taken back in it."""
+    replaced = {each.replaces for each in of.labels if each.replaces and each.replaces[0] == each.session_id}
     standing = {(each.session_id, each.turn) for each in of.labels if each.label == "decision"} - replaced
     labelled = {(each.session_id, each.turn) for each in of.labels}  # of other turns nobody says what they are
     listed = set()
     for session in of.sessions:
         summary = agent.read("get_context", session_id=session.session_id, max_tokens=100_000)["context"]
-        texts = [_flat(each).removesuffix("\u2026") for each in summary["key_decisions"]]
+        texts = {_flat(each.rpartition("\u2192 ")[2]) for each in summary["key_decisions"]}
         listed |= {
-            (session.session_id, turn.turn) for turn in session.turns if any(each in _flat(turn.text) for each in texts)
+            (session.session_id, turn.turn)
+            for turn in session.turns
+            if not texts.isdisjoint(one_line(each, DECISION_CHARACTERS) for each in sentences_of(turn.text))
         }
-    for measure, places, those in (
-        ("precision", listed & labelled, standing),
-        ("recall", standing, listed),
-        ("replaced, listed", replaced, listed),
+    languages = {each.session_id: each.language for each in of.sessions}
+    for language, (measure, places, those) in itertools.product(
+        ("", *sorted(set(languages.values()))),
+        (
+            ("precision", listed & labelled, standing),
+            ("recall", standing, listed),
+            ("replaced, listed", replaced, listed),
+        ),
     ):
         for place in places:
-            figures.add(f"decisions: {measure}", half_of(place[0]), place in those)
+            if language in ("", languages[place[0]]):
+                figures.add(f"decisions: {measure} {language}".rstrip(), half_of(place[0]), place in those)
 
 
 def measure_errors(figures: Figures, agent: Agent, of: RecallSet) -> None:

@@ -187,6 +187,18 @@ def test_errors_and_refusals_come_before_the_agents(watched: Watched) -> None:
     assert errors["y"] + errors["height"] <= agents["y"]
 
 
+def test_a_lease_shows_its_card(watched: Watched) -> None:
+    """Its index and its UUID, which another host reports and the page never takes for markup."""
+    uuid = "GPU-<img src=x>\u202e1"
+    watched.twin.measured(gpus=[{"index": 1, "name": "card", "uuid": uuid, "used_mb": 0, "total_mb": 1_000}])
+    watched.twin.call("reserve_vram", amount_mb=7, host="pc2", ttl_s=60)
+    watched.draw()
+    table = watched.page.locator("#leases-table")
+    expect(table).to_contain_text("GPU 1 GPU-<img src=x>", timeout=PATIENCE_MS)
+    assert "\u202e" not in table.inner_text()
+    assert watched.page.locator("#leases-table img").count() == 0
+
+
 NAMES = ["visitor", "42", 'it\'s \u202e $(reboot) `x` "y" \\ \U0001f600', "-x'; reboot; '"]
 
 

@@ -187,8 +187,8 @@ class Hosts:
     def start(self, name: str) -> AgentProcess:
         """Start an agent; it is not waited for."""
         environment, module = self.environment(name), _MODULES[name]
-        # The loader reads LD_LIBRARY_PATH when an interpreter starts.
-        own = "LD_LIBRARY_PATH" in environment
+        # Both are read when an interpreter starts: by the loader, and by a sitecustomize that turns the clock.
+        own = not {"LD_LIBRARY_PATH", "TURNED_S"}.isdisjoint(environment)
         process = (subprocess.Popen if own else fork_server.Process)(
             [sys.executable, "-m", module] if own else [module],
             env=environment,

@@ -32,7 +32,7 @@ class Watch:
         ours, theirs = pty.openpty() if on_terminal else os.pipe()
         self._process = fork_server.Process(
             ["twinhost.cli", "watch", *arguments],
-            env=process_environment(_settings(hosts, by)),
+            env=process_environment(settings_of(hosts, by)),
             stdin=subprocess.DEVNULL,
             stdout=theirs,
             stderr=subprocess.PIPE,
@@ -145,7 +145,8 @@ def withdraw(hosts: Hosts, action: str) -> None:
     path.write_text(path.read_text().replace(GRANTS_LINE, f"grants: {json.dumps(less)}\n"))
 
 
-def _settings(hosts: Hosts, by: str) -> Mapping[str, str]:
+def settings_of(hosts: Hosts, by: str) -> Mapping[str, str]:
+    """Return the settings of a command that has the key of `by`."""
     return {
         "SECURE_ZMQ": "1" if hosts.secure else "0",
         "NETWORK_CONFIG_PATH": hosts.config.source,

@@ -31,6 +31,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "ping": "twinhost.cli.call",
     "doctor": "twinhost.cli.doctor.command",
     "watch": "twinhost.cli.watch",
+    "errors": "twinhost.cli.watch",
     "lease": "twinhost.cli.lease",
     "keys": "twinhost.cli.keys",
     "audit": "twinhost.cli.audit",

@@ -1,4 +1,4 @@
-"""`watch`: mainpc's event feed, and the missed events; nothing is lost and nothing is shown twice."""
+"""`watch` and `errors`: mainpc's event feed, with the missed events in order and once, and the stored errors."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,11 +8,12 @@ import msgspec
 import typer
 
 from twinhost.cli import output
-from twinhost.cli.arguments import AsJson
+from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.secure_zmq.client import Client, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, TwinhostError
+from twinhost.system_digital_twin.events.actions import ErrorsCounted
 
 KEPT = {"EVENT:": "get_events", "ERROR:": "get_errors"}  # stored topics, and the action that returns them
 TOPICS = (*KEPT, "AGENT:", "TRUST:")
@@ -60,6 +61,45 @@ def watch(
     return 0
 
 
+def errors(
+    error_type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only errors of this type.")] = None,
+    agent: Annotated[str | None, typer.Option("--agent", metavar="NAME", help="Only errors of this agent.")] = None,
+    severity: Annotated[
+        str | None, typer.Option("--severity", metavar="LEVEL", help="info, warning, error, or critical.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="From then on, ISO-8601; 24 hours ago if omitted.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then, ISO-8601.")] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", metavar="ID", help="List the errors of this group, at any time.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="TEXT", help="List the errors with this text, at any time.")
+    ] = None,
+    acknowledged: Annotated[bool, typer.Option("--all", help="Acknowledged errors too.")] = False,
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=200, help="Groups, or errors.")] = 20,
+    as_json: AsJson = False,
+) -> int:
+    """Show the errors that were reported to mainpc: counted and grouped by message, or each, newest first."""
+    chosen: dict[str, Any] = {"type": error_type, "agent": agent, "severity": severity, "since": since, "until": until}
+    settings = load_settings()
+    with settings.client(settings.registry_agent) as client:
+        if shape is None and text is None:
+            chosen |= {"acknowledged": acknowledged}
+            reply = client.call("get_error_counts", deadline_s=DEADLINE_S, limit=limit, **chosen)
+        else:
+            chosen |= {"shape_id": shape, "text": text, "acknowledged": None if acknowledged else False}
+            reply = client.call("get_errors", deadline_s=DEADLINE_S, limit=limit, **chosen)
+    if as_json:
+        output.show_value(reply, as_json=True)
+    elif "groups" in reply:
+        _show_groups(read(reply, ErrorsCounted))
+    else:
+        _show_each(read({**reply, "entries": reply["errors"]}, Page))
+    return 0
+
+
 class Page(msgspec.Struct, frozen=True):
     """The reply to `get_events` or `get_errors`, newest first; an older mainpc has no `let_go_to`."""
 
@@ -67,6 +107,7 @@ class Page(msgspec.Struct, frozen=True):
     more: bool
     last_seq: int  # of everything that was ever stored
     let_go_to: int = 0  # the newest that retention deleted
+    next_before: int | None = None
 
 
 class Watcher:
@@ -188,6 +229,35 @@ def _fields(event: FeedEvent) -> dict[str, Any]:
         return msgspec.json.decode(event.payload, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {"unreadable": event.payload.decode("utf-8", "replace")}
+
+
+def _show_groups(counted: ErrorsCounted) -> None:
+    rows = [
+        (
+            (group["last"], f"{group['count']}", group["severity"], group["error_type"], group["agent_id"]),
+            output.words(output.styled(group["shape_id"], output.FAINT), group["message"]),
+        )
+        for group in counted["groups"]
+    ]
+    title = f"Errors ({counted['total']}) since {counted['since']}"
+    output.show(output.records(title, ("last", "number", "severity", "type", "agent"), rows))
+    if counted["shapes"] > len(rows):
+        output.say("more:", output.FAINT, f"there are {counted['shapes']} groups; raise -n")
+    if rows:
+        output.say(
+            "next:", output.FAINT, "--shape ID lists the errors of a group; acknowledge_errors removes it from here"
+        )
+
+
+def _show_each(page: Page) -> None:
+    for fields in page.entries:
+        _as_text("ERROR:", fields)
+    if page.more:
+        output.say(
+            "more:",
+            output.FAINT,
+            f"there are older errors; raise -n, or call get_errors with before={page.next_before}",
+        )
 
 
 def _as_json(topic: str, fields: dict[str, Any]) -> None:

@@ -73,10 +73,10 @@ def with_gpu(used_mb: float, total_mb: float, **changed: Any) -> HostSample:
     return with_gpus((used_mb, total_mb), **changed)
 
 
-def with_gpus(*used_and_total_mb: tuple[float, float], **changed: Any) -> HostSample:
+def with_gpus(*used_and_total_mb: tuple[float, float], uuids: Sequence[str] = (), **changed: Any) -> HostSample:
     """Return a sample of a host with several GPUs."""
     gpus = [
-        GpuSample(index=index, name="GPU", used_mb=used_mb, total_mb=total_mb)
+        GpuSample(index=index, name="GPU", used_mb=used_mb, total_mb=total_mb, uuid=uuids[index] if uuids else None)
         for index, (used_mb, total_mb) in enumerate(used_and_total_mb)
     ]
     used_mb, total_mb = (sum(column) for column in zip(*used_and_total_mb, strict=True))

@@ -1,5 +1,6 @@
 """Any order of requests, releases, expiries, disconnections, and restarts, against a model of the cards.
 
+The hosts are two machines, or both are on one, whose cards each of them numbers in its own order.
 Nothing else uses the cards, so what is leased on one must never exceed what may be leased on it. The model knows every
 lease that was acknowledged, and the order in which requests arrived.
 """
@@ -22,11 +23,14 @@ from tests.unit.system_digital_twin.metrics_bench import (
     set_clock,
     with_gpus,
 )
+from twinhost.agent.host_metrics import MachineSample
 from twinhost.secure_zmq.callers import Caller
 from twinhost.system_digital_twin.capacity import reservations
 
 HOLDERS = [Caller(f"agent-{number}", "pc2", frozenset({"agent"}), f"SHA256:{number}") for number in range(3)]
-CARDS = {"mainpc": (4_000.0,), "pc2": (8_000.0, 10_000.0)}  # MB
+APART = {"mainpc": {"GPU-m": 4_000.0}, "pc2": {"GPU-a": 8_000.0, "GPU-b": 10_000.0}}  # MB
+TOGETHER = {"mainpc": {"GPU-b": 10_000.0, "GPU-a": 8_000.0}, "pc2": {"GPU-a": 8_000.0, "GPU-b": 10_000.0}}
+Cards = dict[str, dict[str, float]]
 SHARE = 0.95  # that may be leased
 MAX_OVERTAKEN = 2
 TTL_S, WAIT_S = 30.0, 100.0
@@ -51,10 +55,11 @@ class Waiting:
         """The first to be served has the smallest."""
         return (self.overtaken < MAX_OVERTAKEN, -self.fields["priority"], self.number)
 
-    def could(self, lease: dict[str, Any]) -> bool:
-        """Whether it could have the card of a lease, if that were empty."""
-        total = CARDS[lease["host"]][lease["gpu"]["index"]]
-        return self.fields["amount_mb"] <= total * SHARE and self.fields["host"] in (None, lease["host"])
+    def could(self, lease: dict[str, Any], cards: Cards) -> bool:
+        """Whether it could have the card of a lease, if that were empty, on a host that it names."""
+        on = self.fields["host"]
+        total = max((each.get(lease["gpu"]["uuid"], 0.0) for host, each in cards.items() if on in (None, host)))
+        return bool(self.fields["amount_mb"] <= total * SHARE)
 
 
 class Leases(RuleBasedStateMachine):
@@ -68,14 +73,16 @@ class Leases(RuleBasedStateMachine):
         self.waiting: list[Waiting] = []
         self.ends: dict[str, float | None] = {}  # of the leases that were acknowledged; None: until it is released
         self.arrived = 0
+        self.cards: Cards = APART
 
     def teardown(self) -> None:
         self.bench.stop()
         self.patch.undo()
         self.folder.cleanup()
 
-    @initialize(old=st.booleans())
-    def start(self, old: bool) -> None:
+    @initialize(old=st.booleans(), cards=st.sampled_from([APART, TOGETHER]))
+    def start(self, old: bool, cards: Cards) -> None:
+        self.cards = cards
         if old:
             self.bench.database.execute("INSERT INTO leases VALUES ('old', ?)", (json.dumps(OLD).encode(),))
             self.ends["old"] = None
@@ -155,14 +162,11 @@ class Leases(RuleBasedStateMachine):
     @invariant()
     def no_card_is_over_its_capacity(self) -> None:
         leases = self.bench.ask("list_leases")["leases"]
-        for host, totals in CARDS.items():
-            for index, total in enumerate(totals):
-                there = [
-                    each["amount_mb"]
-                    for each in leases
-                    if each["host"] == host and (each["gpu"] or {"index": index})["index"] == index
-                ]
-                assert sum(there) <= total * SHARE
+        for host, totals in self.cards.items():
+            for uuid, total in totals.items():
+                there = [each for each in leases if self.cards is TOGETHER or each["host"] == host]
+                on_it = [each for each in there if (each["gpu"] or {"uuid": uuid})["uuid"] == uuid]
+                assert sum(each["amount_mb"] for each in on_it) <= total * SHARE
 
     def ask(self, holder: Caller, fields: dict[str, Any]) -> None:
         reply = self.bench.ask_or_wait("reserve_vram", holder, **fields)
@@ -178,7 +182,7 @@ class Leases(RuleBasedStateMachine):
     def granted(self, served: Waiting, lease: dict[str, Any]) -> None:
         """Note a lease, and check that nobody who still waits for its card should have been served before."""
         self.ends[lease["lease_id"]] = self.clock.monotonic() + TTL_S
-        passed_over = [each for each in self.waiting if each.could(lease)]
+        passed_over = [each for each in self.waiting if each.could(lease, self.cards)]
         assert all(served.key < each.key for each in passed_over), "it overtook one that goes first"
         for each in passed_over:
             each.overtaken += each.number < served.number
@@ -188,8 +192,10 @@ class Leases(RuleBasedStateMachine):
         self.ends = {name: end for name, end in self.ends.items() if end is None or end > now}
 
     def measure(self) -> None:
-        for host, totals in CARDS.items():
-            self.bench.measured(host, with_gpus(*((0.0, total) for total in totals)))
+        for host, totals in self.cards.items():
+            machine = MachineSample(boot_id="one" if self.cards is TOGETHER else host)
+            used_and_total_mb = ((0.0, total) for total in totals.values())
+            self.bench.measured(host, with_gpus(*used_and_total_mb, uuids=list(totals), machine=machine))
 
 
 TestLeases = pytest.mark.thorough(Leases.TestCase)

@@ -16,6 +16,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
     set_clock,
     with_gpus,
 )
+from twinhost.agent.host_metrics import MachineSample
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin.capacity import reservations
@@ -143,6 +144,31 @@ def test_small_requests_do_not_overtake_a_large_one(bench: MetricsBench) -> None
     assert (large.reply(), small.reply()) == (None, None)
     assert bench.ask("reserve_vram", OTHERS[2], amount_mb=1, priority=1)["status"] == "success"
     assert bench.ask("reserve_ram", OTHERS[0], amount_mb=1)["status"] == "success"
+
+
+@pytest.mark.parametrize("resource", ["ram", "vram"])
+def test_hosts_on_one_machine_have_one_queue(bench: MetricsBench, resource: str) -> None:
+    """By priority and arrival, whichever of the hosts a request names and in whatever order each sees the cards."""
+    machine, uuids = MachineSample(boot_id="b00t"), ["GPU-a", "GPU-b"]
+    bench.both_measured(
+        mainpc=with_gpus((0, 900), (0, 900), uuids=uuids, ram_used_mb=0, machine=machine),
+        pc2=with_gpus((0, 900), (0, 900), uuids=uuids[::-1], ram_used_mb=0, machine=machine),
+    )
+    reserve, amounts = f"reserve_{resource}", {"ram": [700], "vram": [800, 800]}[resource]
+    held = [bench.ask(reserve, amount_mb=amount, host="mainpc", ttl_s=600)["lease_id"] for amount in amounts]
+    first = bench.ask_and_wait(reserve, OTHERS[0], amount_mb=700, host="mainpc", wait_s=60)
+    second = bench.ask_and_wait(reserve, OTHERS[1], amount_mb=700, host="pc2", wait_s=60)
+    urgent = bench.ask_and_wait(reserve, OTHERS[2], amount_mb=700, host="pc2", wait_s=60, priority=1)
+    assert bench.ask(reserve, amount_mb=100, host="pc2")["code"] == "limit_reached"
+    assert {each["lease_id"] for each in wanted(bench)} <= {*held}
+    order = [urgent, first, second]
+    while order:
+        bench.ask("release_lease", OPERATOR, lease_id=held.pop(0))
+        bench.on_tick()
+        reply = order.pop(0).reply()
+        assert reply is not None
+        assert all(each.reply() is None for each in order)
+        held.append(reply["lease_id"])
 
 
 def test_a_card_that_is_too_small_is_not_kept(bench: MetricsBench) -> None:

@@ -208,7 +208,7 @@ def test_a_dropped_item_is_named_however_old_it_is(bench: ContextBench) -> None:
 def test_a_context_costs_the_same_however_long_a_session_is(bench: ContextBench, fields: dict[str, Any]) -> None:
     """In steps of SQLite's machine a session of 3,000 costs about what one of 1,300 does.
 
-    A search in a session also counts its turns, up to 20,000.
+    A search reads every segment of the index, which are merged now and then: it varies by a quarter, and does not grow.
     """
 
     def steps() -> int:
@@ -237,7 +237,7 @@ def test_a_context_costs_the_same_however_long_a_session_is(bench: ContextBench,
     fill(1_000)
     before = steps()
     fill(1_700)
-    assert steps() <= 1.1 * before + (10 * 1_700 if fields else 0)
+    assert steps() <= (1.25 if fields else 1.1) * before
 
 
 def test_a_reply_is_never_larger_than_it_may_be(tmp_path: Path) -> None:
@@ -554,6 +554,8 @@ def test_an_older_store_is_read_in_the_order_of_time(tmp_path: Path) -> None:
         plan = bench.database.execute(
             f"EXPLAIN QUERY PLAN {interactions._NEWEST_TURNS}", ("s", None, 9e9, 0, 9)
         ).fetchall()
+        # It has every column of the query, but SQLite doesn't use an index as a covering one for what is compared by an
+        # expression; a generated column would need the table's rows and both indexes to be written again.
         assert any("INDEX interactions_by_time (session_id=?" in row[3] for row in plan)
         assert not any("TEMP B-TREE" in row[3] for row in plan)
 

@@ -21,7 +21,7 @@ class Hosts:
         self._leases = leases.by_host()
         self._by_machine: dict[str | None, list[OpenLease]] = {}
         for each in itertools.chain.from_iterable(self._leases.values()):
-            self._by_machine.setdefault(each.lease.machine, []).append(each)
+            self._by_machine.setdefault(self._machine_of(each), []).append(each)
         self._states: dict[str, HostState] = {}
 
     def names(self, host: str | None) -> list[str]:
@@ -33,7 +33,12 @@ class Hosts:
         machine, own = self._metrics.machine_of(host), self._leases.get(host, [])
         if machine is None:
             return own
-        return [*self._by_machine.get(machine, []), *(each for each in own if each.lease.machine != machine)]
+        return [*self._by_machine.get(machine, []), *(each for each in own if self._machine_of(each) != machine)]
+
+    def _machine_of(self, held: OpenLease) -> str | None:
+        """Return the machine of a lease; where an older version stored it without, the one that its host is on now."""
+        host = held.lease.host
+        return held.lease.machine or (self._metrics.machine_of(host) if host in self._metrics.hosts() else None)
 
     def state(self, host: str) -> HostState:
         """Return the metrics and leases of a host; NotFound for an unknown one."""

@@ -56,6 +56,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     gpu_uuid: str | None = None
     waited_as: str | None = None
 
+    @property
+    def card(self) -> CardId | None:
+        """The card of its VRAM; None for RAM, and for a lease that an older version has stored."""
+        return None if self.gpu is None else {"index": self.gpu, "uuid": self.gpu_uuid}
+
     def on_card(self, gpu: CardId) -> bool:
         """Return whether it may be on a card; a driver's indices may change, its uuids don't."""
         if self.gpu_uuid is not None and gpu["uuid"] is not None:
@@ -209,7 +214,7 @@ class Leases:
             "created": iso_time(lease.created),
             "expires": None if lease.deadline is None else iso_time(lease.deadline),
             "expires_in_s": rounded(self.expires_in_s(lease), 3),
-            "gpu": None if lease.gpu is None else {"index": lease.gpu, "uuid": lease.gpu_uuid},
+            "gpu": lease.card,
         }
 
     def by_host(self) -> dict[str, list[OpenLease]]:

@@ -2,7 +2,8 @@
 
 A request that waits keeps every place that it could ever have from those behind it in the queue, also from requests
 that don't wait. So a large request is not starved by small ones. The queue is ordered by priority, then by arrival; one
-that MAX_OVERTAKEN later requests have overtaken on a place that it could have goes to the front.
+that MAX_OVERTAKEN later requests have overtaken on a place that it could have goes to the front. Hosts on one machine
+have the same places, whichever of them a request names.
 
 The queue is in memory. A client repeats its request after a restart, or after a lost connection, with the same
 request_id: then it keeps its place, or gets the lease that it has been given meanwhile.
@@ -47,7 +48,8 @@ LEASE_WANTED = "lease_wanted"
 _RETRY_S = 1.0
 _NOTIFY_EVERY_S = 1.0
 
-Slot = tuple[Resource, str, int | None]  # a place for a lease: resource, host, and the index of the card
+# A place for a lease: resource, machine (or the host, where that is unknown), and the card's UUID (or its index).
+Slot = tuple[Resource, str, str | int | None]
 
 
 class Candidate(TypedDict):
@@ -229,11 +231,11 @@ class Reservations:
         for host in hosts.names(demand.host):
             found = _on_places(demand, hosts.state(host))
             waiter.could.update(
-                slot_of(demand.resource, each)
+                self._slot(demand.resource, each)
                 for each in found
                 if each.limit is not None and demand.amount_mb <= each.limit
             )
-            allowed = [each for each in found if each.fits and slot_of(demand.resource, each) not in kept]
+            allowed = [each for each in found if each.fits and self._slot(demand.resource, each) not in kept]
             choice = best_of(allowed or found)
             if choice.fits and not allowed:
                 reason = f"{host}'s {demand.resource.upper()} is kept for requests that wait for it"
@@ -255,8 +257,9 @@ class Reservations:
             waited_as=waited_as,
             machine=self._metrics.machine_of(on.host),
         )
+        slot = self._slot(demand.resource, on)
         for each in self._waiters:
-            if each.number < waiter.number and slot_of(demand.resource, on) in each.could:
+            if each.number < waiter.number and slot in each.could:
                 each.overtaken += 1
         reserved: Reserved = {"status": SUCCESS, **self._leases.describe(lease)}
         return reserved if demand.host is not None else {**reserved, "placement": placement_reply(placement, forecasts)}
@@ -297,7 +300,7 @@ class Reservations:
 
     def _ask_holders(self, waiter: _Waiter, hosts: Hosts, slots: set[Slot]) -> None:
         """Notify the holders of leases whose release would help: once per request, of MAX_NOTIFIED leases at most."""
-        wanted = {each.lease_id: each for each in _helpful(waiter.demand, hosts, slots)}
+        wanted = {each.lease_id: each for each in self._helpful(waiter.demand, hosts, slots)}
         waiter.notify_at = time.monotonic() + _NOTIFY_EVERY_S
         for lease_id in [each for each in wanted if each not in waiter.notified][: MAX_NOTIFIED - len(waiter.notified)]:
             lease = wanted[lease_id]
@@ -315,6 +318,26 @@ class Reservations:
             left_s = max(1.0, waiter.until - time.monotonic())
             self._events.add(Topic.EVENT, {**event, "propagate": True, "ttl": left_s}, ITSELF, ttl_s=left_s)
 
+    def _helpful(self, demand: Demand, hosts: Hosts, slots: set[Slot]) -> Iterator[Lease]:
+        """Yield the leases whose release would make room: those that suffice alone, or all that suffice together."""
+        for host in hosts.names(demand.host):
+            for on in _on_places(demand, hosts.state(host)):
+                if on.headroom is None or self._slot(demand.resource, on) not in slots:
+                    continue
+                there = [
+                    each.lease
+                    for each in hosts.leases(host)
+                    if each.lease.resource == demand.resource and (on.gpu is None or each.lease.on_card(on.gpu))
+                ]
+                alone = [each for each in there if on.headroom + each.amount_mb >= 0]
+                if on.headroom + sum(each.amount_mb for each in there) >= 0:
+                    yield from alone or there
+
+    def _slot(self, resource: Resource, on: Forecast) -> Slot:
+        """Return the place that a forecast is about."""
+        card = None if on.gpu is None else on.gpu["uuid"] or on.gpu["index"]
+        return resource, self._metrics.machine_of(on.host) or on.host, card
+
 
 def placement_reply(placement: Placement, forecasts: Iterable[Forecast]) -> PlacementReply:
     """Return a placement as a reply has it."""
@@ -325,31 +348,10 @@ def placement_reply(placement: Placement, forecasts: Iterable[Forecast]) -> Plac
     return {"host": placement.host, "reason": placement.reason, "considered": considered}
 
 
-def slot_of(resource: Resource, on: Forecast) -> Slot:
-    """Return the place that a forecast is about."""
-    return resource, on.host, None if on.gpu is None else on.gpu["index"]
-
-
 def _on_places(demand: Demand, state: HostState) -> list[Forecast]:
     if demand.resource == "vram":
         return by_card(state, demand.amount_mb)
     return [forecast(state, "ram", demand.amount_mb)]
-
-
-def _helpful(demand: Demand, hosts: Hosts, slots: set[Slot]) -> Iterator[Lease]:
-    """Yield the leases whose release would make room: those that suffice alone, or else all that suffice together."""
-    for host in sorted({slot[1] for slot in slots}):
-        for on in _on_places(demand, hosts.state(host)):
-            if on.headroom is None or slot_of(demand.resource, on) not in slots:
-                continue
-            there = [
-                each.lease
-                for each in hosts.leases(host)
-                if each.lease.resource == demand.resource and (on.gpu is None or each.lease.on_card(on.gpu))
-            ]
-            alone = [each for each in there if on.headroom + each.amount_mb >= 0]
-            if on.headroom + sum(each.amount_mb for each in there) >= 0:
-                yield from alone or there
 
 
 def _refused(demand: Demand, forecasts: Iterable[Forecast]) -> str:

@@ -191,7 +191,7 @@ class StateBoard:
 
     def _lease(self, lease: Lease) -> dict[str, Any]:
         shown = {name: getattr(lease, name) for name in _OF_A_LEASE}
-        return {**shown, "expires_in_s": rounded(self._leases.expires_in_s(lease), 1)}
+        return {**shown, "gpu": lease.card, "expires_in_s": rounded(self._leases.expires_in_s(lease), 1)}
 
     def _errors(self, severe: list[Entry]) -> list[dict[str, Any]]:
         """Return the newest errors, beginning with those that need attention."""

@@ -58,8 +58,8 @@ class Utterance(msgspec.Struct, frozen=True):
     """One interaction, as far as texts and summaries need it.
 
     `kind` is code, user_query, system_response or error; `speaker` is empty if none was given; `importance` is 0 to 1.
-    `previous` is the end of what another speaker said just before, where it matters. `at` is when it was said, in
-    seconds since the epoch.
+    `previous` is the end of what another speaker said just before, where it matters, and `previous_id` its id. `at` is
+    when it was said, in seconds since the epoch.
     """
 
     id: int
@@ -69,12 +69,14 @@ class Utterance(msgspec.Struct, frozen=True):
     importance: float
     previous: str = ""
     at: float = 0.0
+    previous_id: int = 0
 
     def after(self, before: "Utterance | None") -> "Utterance":
         """Return it with the end of the interaction before it, if that is another speaker's."""
         if before is None or (before.speaker or before.kind) == (self.speaker or self.kind):
             return self
-        return msgspec.structs.replace(self, previous=before.content[-PREVIOUS_CHARACTERS:])
+        end = before.content[-PREVIOUS_CHARACTERS:]
+        return msgspec.structs.replace(self, previous=end, previous_id=before.id)
 
 
 def label(speaker: str, kind: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from twinhost.unified_memory_reasoning.conversations.decisions import plain
+from twinhost.unified_memory_reasoning.conversations.wording import plain
 
 
 class Phrases:

@@ -4,7 +4,9 @@ A part is what one writer contributed, so that it can be hidden as a whole; each
 speaker. The entries of each kind are bounded:
 
 * decisions (see `decisions`) in the first 4,096 characters, and errors, are noted at once and stay at every tier: the
-  newest 32 of each; a decision that a later interaction takes back or replaces is left out of the document;
+  newest 32 of each; a decision that a later interaction takes back or replaces is left out of the document; a short
+  answer that decides is listed after the proposal that it answers, `Shall we take the bus? → Yes.`, if that is one of
+  its writer's newest 16 and visible;
 * code is noted at once, by its beginning: the newest 8;
 * a line of the conversation is folded in when its interaction moves to tier 1 (the 24 most important), is shortened
   when it moves to tier 2 (the 12 most important), and is evicted when it moves to tier 3.
@@ -18,11 +20,19 @@ from typing import TypedDict
 
 import msgspec
 
+from twinhost.unified_memory_reasoning.conversations.answers import accepts, answers, proposal_in, rejects
 from twinhost.unified_memory_reasoning.conversations.context_text import CUT, Utterance, label, one_line
-from twinhost.unified_memory_reasoning.conversations.decisions import decisions_in, shared_words, withdrawal_in
+from twinhost.unified_memory_reasoning.conversations.decisions import (
+    decisions_in,
+    refers_back,
+    shared_words,
+    withdrawal_in,
+)
 from twinhost.unified_memory_reasoning.conversations.importance import error_kind, error_message
+from twinhost.unified_memory_reasoning.conversations.wording import plain
 
 MOST_DECISIONS = 32
+MOST_PROPOSALS = 16
 MOST_ERRORS = 32
 MOST_CODE = 8
 MOST_LINES = 24  # of tier 1
@@ -30,6 +40,7 @@ MOST_OLDER_LINES = 12  # of tier 2
 MOST_OF_ONE = 4  # decisions of one interaction
 DECIDING_CHARACTERS = 4_096  # of an interaction, in which decisions are looked for
 DECISION_CHARACTERS = 240
+ELLIPTIC_WORDS = 8  # of an answer that needs its question to be understood
 ERROR_CHARACTERS = 240
 CODE_CHARACTERS = 400
 LINE_CHARACTERS = 160
@@ -57,13 +68,17 @@ _DECIDING = frozenset({"user_query", "system_response"})
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """One entry about an interaction; `kind` is that of the interaction, or of the error."""
+    """One entry about an interaction; `kind` is that of the interaction, or of the error.
+
+    `about` is the interaction whose proposal it answers or rejects; 0 if it needs none.
+    """
 
     id: int
     speaker: str
     kind: str
     text: str
     importance: float = 0.0
+    about: int = 0
 
 
 Entries = tuple[Entry, ...]
@@ -78,6 +93,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     errors: Entries = ()
     decisions: Entries = ()
     withdrawals: Entries = ()
+    proposals: Entries = ()
 
     def noted(self, utterance: Utterance) -> "Part":
         """Return the part after something was said; the same part if there is nothing to note."""
@@ -92,14 +108,18 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             return self
         content = utterance.content[:DECIDING_CHARACTERS]
         found = islice(decisions_in(content, utterance.previous), MOST_OF_ONE)
-        decisions = tuple(_decision(utterance, text) for text in found)
+        decisions = tuple(_decision(utterance, text, _answered_by(utterance, text)) for text in found)
         withdrawals = tuple(_decision(utterance, text) for text in (withdrawal_in(content),) if text)
-        if not decisions and not withdrawals:
+        if rejects(content, utterance.previous):
+            withdrawals += (_decision(utterance, content, utterance.previous_id),)
+        proposals = tuple(_decision(utterance, text) for text in (proposal_in(content),) if text)
+        if not (decisions or withdrawals or proposals):
             return self
         return msgspec.structs.replace(
             self,
             decisions=_newest((*self.decisions, *decisions), MOST_DECISIONS),
             withdrawals=_newest((*self.withdrawals, *withdrawals), MOST_DECISIONS),
+            proposals=_newest((*self.proposals, *proposals), MOST_PROPOSALS),
         )
 
     def folded(self, utterance: Utterance, tier: int) -> "Part":
@@ -113,9 +133,9 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(self, lines=lines, older_lines=older)
 
     def only(self, speaker: str) -> "Part":
-        """Return the entries of a speaker, and what anybody took back."""
+        """Return the entries of a speaker, and what anybody took back or proposed."""
         own = self._where(lambda entry: entry.speaker == speaker)
-        return msgspec.structs.replace(own, withdrawals=self.withdrawals)
+        return msgspec.structs.replace(own, withdrawals=self.withdrawals, proposals=self.proposals)
 
     def without(self, speaker: str) -> "Part":
         """Return the entries of everybody else."""
@@ -131,13 +151,13 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             "code_context": "\n".join(_labelled(entry) for entry in self.code),
             "conversation_summary": "\n".join(_labelled(entry) for entry in (*self.older_lines, *self.lines)),
             "errors_encountered": [{"type": entry.kind, "message": entry.text} for entry in _distinct(self.errors)],
-            "key_decisions": [entry.text for entry in _distinct(_standing(self.decisions, self.withdrawals))],
+            "key_decisions": [self._stated(entry) for entry in _distinct(self._standing())],
         }
 
     def excerpts(self) -> dict[int, str]:
         """Return what a context quotes of which interaction: decisions first, and of each kind the newest."""
         texts: dict[int, str] = {}
-        decisions = _distinct(_standing(self.decisions, self.withdrawals))
+        decisions = _distinct(self._standing())
         for entries in (decisions, _distinct(self.errors), self.code, self.lines, self.older_lines):
             of_kind: dict[int, list[str]] = {}
             for entry in entries:
@@ -146,8 +166,35 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
                 texts.setdefault(number, " ".join(of_kind[number]))
         return texts
 
+    def _standing(self) -> list[Entry]:
+        """Return the decisions without those that a withdrawal is about: of the earlier ones the most similar one.
+
+        That is the one with which it shares most words. All sentences that one interaction decided go together; of
+        several with as many shared words, the newest goes, and of those with none, if the withdrawal says *that* or
+        *it*. A rejection is about the proposal before it alone.
+        """
+        standing = list(self.decisions)
+        for withdrawal in self.withdrawals:
+            if withdrawal.about:
+                standing = [each for each in standing if each.id != withdrawal.about]
+                continue
+            earlier = [each for each in standing if each.id < withdrawal.id]
+            shared = [(shared_words(withdrawal.text, self._names(each)), each.id) for each in earlier]
+            most, about = max(shared, default=(0, 0))
+            if most or refers_back(withdrawal.text):
+                standing = [each for each in standing if each.id != about]
+        return standing
+
+    def _names(self, decision: Entry) -> str:
+        """Return what names the things of a decision: its own words, or those of its proposal where it has none."""
+        return decision.text if shared_words(decision.text, decision.text) else self._stated(decision)
+
+    def _stated(self, decision: Entry) -> str:
+        proposal = next((each.text for each in self.proposals if each.id == decision.about), "")
+        return f"{proposal} → {decision.text}" if proposal else decision.text
+
     def _where(self, matches: Callable[[Entry], bool]) -> "Part":
-        lists = (self.lines, self.older_lines, self.code, self.errors, self.decisions, self.withdrawals)
+        lists = msgspec.structs.astuple(self)
         return Part(*(tuple(entry for entry in entries if matches(entry)) for entries in lists))
 
 
@@ -161,25 +208,20 @@ def merged(parts: Iterable[Part]) -> Part:
         _newest((entry for part in all_parts for entry in part.errors), MOST_ERRORS),
         _newest((entry for part in all_parts for entry in part.decisions), MOST_DECISIONS),
         _newest((entry for part in all_parts for entry in part.withdrawals), MOST_DECISIONS),
+        _newest((entry for part in all_parts for entry in part.proposals), len(all_parts) * MOST_PROPOSALS),
     )
 
 
-def _decision(utterance: Utterance, text: str) -> Entry:
-    return Entry(utterance.id, utterance.speaker, utterance.kind, one_line(text, DECISION_CHARACTERS))
+def _answered_by(utterance: Utterance, decision: str) -> int:
+    """Return the interaction whose question or proposal a short decision answers; 0 if none."""
+    words, previous = plain(decision), utterance.previous
+    answer = len(words.split()) <= ELLIPTIC_WORDS and (answers(words, previous) or accepts(words, previous))
+    return utterance.previous_id if answer else 0
 
 
-def _standing(decisions: Entries, withdrawals: Entries) -> list[Entry]:
-    """Return the decisions without those that a withdrawal is about: of the earlier ones the one it shares most with.
-
-    All sentences that one interaction decided go together; of several with as many shared words, the newest goes.
-    """
-    standing = list(decisions)
-    for withdrawal in withdrawals:
-        shared = [(shared_words(withdrawal.text, each.text), each.id) for each in standing if each.id < withdrawal.id]
-        most, about = max(shared, default=(0, 0))
-        if most:
-            standing = [each for each in standing if each.id != about]
-    return standing
+def _decision(utterance: Utterance, text: str, about: int = 0) -> Entry:
+    text = one_line(text, DECISION_CHARACTERS)
+    return Entry(utterance.id, utterance.speaker, utterance.kind, text, about=about)
 
 
 def _line(utterance: Utterance, characters: int) -> Entry:
@@ -190,7 +232,7 @@ def _line(utterance: Utterance, characters: int) -> Entry:
 
 def _newest(entries: Iterable[Entry], most: int) -> Entries:
     """Return the newest; of a speaker's entries with the same text only the newest is kept."""
-    by_text = {(each.speaker, each.kind, each.text): each for each in sorted(entries, key=_number)}
+    by_text = {(each.speaker, each.kind, each.text, each.about): each for each in sorted(entries, key=_number)}
     return tuple(sorted(by_text.values(), key=_number)[-most:])
 
 
@@ -204,7 +246,7 @@ def _number(entry: Entry) -> int:
 
 
 def _distinct(entries: Iterable[Entry]) -> list[Entry]:
-    by_text = {(entry.kind, entry.text): entry for entry in entries}
+    by_text = {(entry.kind, entry.text, entry.about): entry for entry in entries}
     return sorted(by_text.values(), key=_number)
 
 

@@ -1,16 +1,19 @@
 """Which texts contradict each other, by rules on their words; pure, and the same whatever came first.
 
-A text makes claims, sentence by sentence, in its first MAX_CHARACTERS; a question makes none:
+A text makes claims, sentence by sentence, in its first MAX_CHARACTERS; a question, or what is supposed, makes none:
 
-- a subject: at least two significant words, then `is`, `are`, `will be`, `costs`, `ay`, `=`, or a colon, then a value.
-  The claim has the words of the subject in any order, a preposition before the value, the kind of the value, and the
-  word after a number: *The rent of the box room is now 340 a month*.
+- a value of a subject: significant words, then a relation that has one value (`is`, `costs`, `lives`, `opens`, `moved
+  to`, `ay`, `=`, a colon ...), then the value: *The rent of the box room is now 340 a month*, *Ben lives in Cebu*. In
+  Filipino the value or the relation may be first: *Sa Lunes ang pulong*, *Nakatira si Ben sa Cebu*. The claim has the
+  words of the subject in any order, the relation, a preposition, the kind of the value, and the word after a number.
+- the only number, time, or day of a sentence in the present, with its other words: *The choir sings on Tuesdays*.
+- a word of a subject that has one, such as a colour: *Lea's favourite colour is blue*.
+- whether something is so: a sentence of few significant words, with or without a negation.
 - a denial: `not`, `instead of`, `no longer`, `imbes na`, `huwag na` and the like before a value, or `any more` after
   it, in a text that states another value of that kind: *it comes to 355, not 340*.
 
-Two texts contradict each other if they have the same subject with different values, or if one denies a value that the
-other states and does not deny, and they share a significant word. A value is a number, a time, a date, a day of the
-week, something with digits and punctuation such as an address or a version, or a name: words with capitals.
+Two texts contradict each other if they have the same subject with values that exclude each other, or if one denies a
+value that the other states and does not deny, and they share a significant word or the value is rare. See `values`.
 """
 
 import re
@@ -19,58 +22,67 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from twinhost.unified_memory_reasoning.search.words import STOP_WORDS
+from twinhost.unified_memory_reasoning.conversations.wording import NO_TITLE
+from twinhost.unified_memory_reasoning.memories.values import EDGES, Value, significant, values_of
 
 MAX_CHARACTERS = 4_096
 MOST_VALUES = 24  # of a text
 LEAST_SUBJECT, MOST_SUBJECT = 2, 8  # significant words
+LEAST_STEM = 3  # characters that a final s follows
+Stated = tuple[int, int, Value]  # where a value begins and ends
 
-_sentence_end = re.compile(r"(?<=[.!?])\s+|\n+|;\s+")
-_edges = "\"'()[]{}<>*_`.,;!\u2018\u2019\u201c\u201d\u2026"
-_word = re.compile(r"[^\W_]+")
-_number = re.compile(r"([$\u20ac\u00a3\u20b1]?)(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)(k|%)?", re.IGNORECASE)
-_clock = re.compile(r"(\d{1,2}):(\d{2})(am|pm)?", re.IGNORECASE)
-_digit = re.compile(r"\d")
-_iso_date = re.compile(r"\d{4}-(\d{2})-(\d{2})")
-_ordinal = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?", re.IGNORECASE)
-_MONTHS = {
-    name: number
-    for number, names in enumerate(
-        (
-            *("january jan enero", "february feb pebrero", "march mar marso", "april apr abril", "may mayo"),
-            *("june jun hunyo", "july jul hulyo", "august aug agosto", "september sep sept setyembre"),
-            *("october oct oktubre", "november nov nobyembre", "december dec disyembre"),
+_sentence_end = re.compile(rf"(?<=[.!?]){NO_TITLE}\s+|\n+|;\s+")
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# What a subject has one value of, and the name that its forms share: *Ben lives in Cebu*, *Nakatira si Ben sa Davao*.
+_RELATIONS = {
+    form: forms.split()[0]
+    for forms in (
+        *("is are costs equals ay = moved changed went rose fell raised lowered becomes became naging",),
+        *("lives live living resides stays nakatira tumitira", "works work working nagtatrabaho", "born ipinanganak"),
+        *("opens open nagbubukas", "closes close nagsasara", "starts start begins begin nagsisimula", "ends end"),
+        *(
+            "leaves departs umaalis",
+            "arrives dumarating",
+            "weighs",
+            "has have may",
+            "runs",
+            "drives",
+            "married kasal",
+            "studies",
         ),
-        start=1,
+        *("earns", "pays", "prefers", "reports"),
     )
-    for name in names.split()
+    for form in forms.split()
 }
-_WEEKDAYS = {
-    name: number
-    for number, names in enumerate(
-        (
-            *("monday lunes", "tuesday martes", "wednesday miyerkules", "thursday huwebes", "friday biyernes"),
-            *("saturday sabado", "sunday linggo"),
-        )
-    )
-    for name in names.split()
-}
-_COPULAS = frozenset({"is", "are", "costs", "equals", "ay", "="})
-_PREPOSITIONS = frozenset({"at", "on", "in", "by", "from", "to", "with", "for", "under", "near", "sa", "kay"})
-_FILLERS = frozenset(
-    {"now", "still", "currently", "only", "already", "then", "the", "about", "around", "ngayon", "ang"}
+_CHANGES = frozenset({"moved", "changed", "went", "rose", "fell", "raised", "lowered"})  # *to* a value
+_COPULA, _HAS, _LIVES = "is", "has", "lives"
+# What has one value, in whatever words: *the favourite colour is blue*.
+_SINGLE = _set(
+    "colour color favourite favorite password passcode wifi status language hometown nickname size brand flavour "
+    "flavor breed religion profession job occupation model theme kulay paborito paboritong pangalan trabaho"
 )
-_UNSURE = frozenset({"not", "no", "never", "if", "when", "maybe", "hindi", "wala", "kung", "was", "were", "n't"})
+_PREPOSITIONS = _set("at on in by from to with for under near sa kay")
+_FILLERS = _set("up down back now still currently only already then the about around again called named ngayon ang")
+_NEGATIONS = _set("not never hindi di cannot wala walang")
+_AUXILIARY = _set("can do does is are will did don doesn isn aren won didn may meron")
+_UNSURE = _set(
+    "no if when maybe kung used formerly previously dati might could would should wants baka siguro sana "
+    "thinks think hopes said says unless"
+)
+_PAST = frozenset({"was", "were"})
+_WHEN = frozenset({"date", "month", "time", "weekday"})
+_CURRENCIES = _set("peso pesos php piso euro euros eur dollar dollars usd pounds gbp")
+_LINKS = _set("wag huwag mula hanggang each month day time imbes instead")  # not what a text is about
 _DENIALS = ("not", "instead of", "rather than", "no longer", "imbes na", "hindi na", "wag na", "huwag na")
+_SAME_PREPOSITION = {"at": "", "on": "", "in": "in", "to": "", "sa": "", "with": "", "for": ""}
+_PARTICLES = frozenset({"na", "po", "pa", "rin", "lang", "nga", "ang", "yung", "si", "sa", "kay", "nasa"})
 _AFTER_DENIAL = _PREPOSITIONS | _FILLERS | {"a", "an", "yung", "si"}
 _DENIAL_AFTER = ("any more", "anymore")
-
-
-class Value(NamedTuple):
-    """A value, as it compares with others of its kind."""
-
-    kind: str
-    text: str
 
 
 class Subject(NamedTuple):
@@ -105,13 +117,15 @@ def opposite(mark: str) -> str:
 
 def contradict(one: Claims, other: Claims) -> bool:
     """Return whether two texts contradict each other."""
-    if any(value != other.subjects.get(subject, value) for subject, value in one.subjects.items()):
+    if any(value.excludes(other.subjects.get(subject, value)) for subject, value in one.subjects.items()):
         return True
-    return bool(one.words & other.words) and (_denies(one, other) or _denies(other, one))
+    denied = _denied(one, other) | _denied(other, one)
+    return any(value.is_specific for value in denied) or bool(denied and (one.words & other.words))
 
 
-def _denies(one: Claims, other: Claims) -> bool:
-    return not one.denied.isdisjoint(other.stated - other.denied)
+def _denied(one: Claims, other: Claims) -> frozenset[Value]:
+    """Return what one text denies and the other states."""
+    return one.denied & (other.stated - other.denied)
 
 
 @lru_cache(maxsize=128)
@@ -123,130 +137,132 @@ def claims_of(text: str) -> Claims:
     words: set[str] = set()
     for sentence in _sentence_end.split(unicodedata.normalize("NFC", text[:MAX_CHARACTERS])):
         tokens = sentence.split()
-        words.update(each for token in tokens for each in _significant(token))
+        found = list(values_of(tokens))
+        of_values = {place for begin, end, value in found if value.kind != "name" for place in range(begin, end)}
+        words.update(
+            each for place, token in enumerate(tokens) if place not in of_values for each in significant(token)
+        )
         if sentence.rstrip().endswith("?"):
             continue
-        found = list(_values(tokens))
         stated.update((value, None) for _, _, value in found)
         denied.update(value for begin, end, value in found if _is_denied(tokens, begin, end))
-        if (claim := _claim(tokens, found)) is not None:
-            subjects.setdefault(*claim)
+        for subject, value in _claims(tokens, found):
+            if len(subjects) < MOST_VALUES:
+                subjects.setdefault(subject, value)
     kept = frozenset(list(stated)[:MOST_VALUES])
     replaced = {value.kind for value in kept - denied}
     return Claims(
         subjects,
         kept,
         frozenset(value for value in denied & kept if value.kind in replaced),
-        frozenset(words) - {value.text for value in kept},
+        frozenset(words) - _LINKS - {value.text for value in denied},
     )
 
 
-def _significant(token: str) -> list[str]:
-    bare = token.casefold().replace("\u2019", "'").removesuffix("'s")
-    return [word for word in _word.findall(bare) if word not in STOP_WORDS and len(word) > 1]
-
-
-def _values(tokens: list[str]) -> Iterator[tuple[int, int, Value]]:
-    """Yield the values of a sentence with their places."""
-    place = 0
-    while place < len(tokens):
-        found = _value_at(tokens, place) if _may_begin_value(tokens[place]) else None
-        if found is None:
-            place += 1
-            continue
-        end, value = found
-        yield place, end, value
-        place = end
-
-
-def _may_begin_value(token: str) -> bool:
-    """Return whether a value may begin with a word; most words are none, and this is quick."""
-    return not token.islower() or _digit.search(token) is not None or token.strip(_edges) in _WEEKDAYS
-
-
-def _value_at(tokens: list[str], place: int) -> tuple[int, Value] | None:
-    """Return the value that begins at a place, and where it ends."""
-    bare = tokens[place].strip(_edges).removesuffix(":")
-    following = tokens[place + 1].strip(_edges).casefold() if place + 1 < len(tokens) else ""
-    if (date := _date(bare, following)) is not None:
-        return place + 2, date
-    if (value := _of_word(bare, following)) is not None:
-        return place + 1, value
-    return _name_at(tokens, place)
-
-
-def _date(word: str, following: str) -> Value | None:
-    """Return the day and month that two words name, in either order."""
-    for day, month in ((word, following), (following, word.casefold() if word[:1].isupper() else "")):
-        if month in _MONTHS and (number := _ordinal.fullmatch(day)):
-            return Value("date", f"{_MONTHS[month]}-{int(number[1])}")
-    return None
-
-
-def _of_word(word: str, following: str) -> Value | None:
-    value = None
-    if date := _iso_date.fullmatch(word):
-        value = Value("date", f"{int(date[1])}-{int(date[2])}")
-    elif clock := _clock.fullmatch(word):
-        half = (clock[3] or following).casefold().replace(".", "")
-        later = 12 if half == "pm" and int(clock[1]) < 12 else 0
-        value = Value("time", f"{int(clock[1]) + later}:{clock[2]}")
-    elif word.casefold() in _WEEKDAYS:
-        value = Value("weekday", str(_WEEKDAYS[word.casefold()]))
-    elif number := _number.fullmatch(word):
-        suffix = (number[3] or "").casefold()
-        amount = float(number[2].replace(",", "")) * (1_000 if suffix == "k" else 1)
-        value = Value("percent" if suffix == "%" else "number", f"{amount:g}")
-    elif any(each.isdigit() for each in word) and len(_word.findall(word)) > 1:
-        value = Value("code", word.casefold())
-    return value
-
-
-def _name_at(tokens: list[str], place: int) -> tuple[int, Value] | None:
-    if place == 0 or tokens[place - 1][-1:] in ".!?:":
-        return None  # the capital of a sentence
-    end, name = place, list[str]()
-    while end < len(tokens) and (bare := tokens[end].strip(_edges)) and bare[0].isupper():
-        name += _significant(bare)
-        end += 1
-        if tokens[end - 1][-1:] in ",.!?;:":
-            break
-    return (end, Value("name", " ".join(name))) if name else None
-
-
 def _is_denied(tokens: list[str], begin: int, end: int) -> bool:
-    if " ".join(token.strip(_edges).casefold() for token in tokens[end : end + 2]).startswith(_DENIAL_AFTER):
+    if " ".join(token.strip(EDGES).casefold() for token in tokens[end : end + 2]).startswith(_DENIAL_AFTER):
         return True
-    before = [token.strip(_edges).casefold() for token in tokens[max(0, begin - 4) : begin]]
+    before = [token.strip(EDGES).casefold() for token in tokens[max(0, begin - 4) : begin]]
     while before and before[-1] in _AFTER_DENIAL:
         before.pop()
     return " ".join(before).endswith(_DENIALS)
 
 
-def _claim(tokens: list[str], values: list[tuple[int, int, Value]]) -> tuple[Subject, Value] | None:
-    """Return the subject of a sentence and the value that it states of it."""
-    lower = [token.strip(_edges).casefold() for token in tokens]
-    copula = next(
-        (
-            place
-            for place, word in enumerate(lower)
-            if word in _COPULAS or tokens[place].endswith(":") or lower[place - 1 : place + 1] == ["will", "be"]
-        ),
-        None,
-    )
-    if copula is None or not _UNSURE.isdisjoint(lower[: copula + 2]):
+def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, Value]]:
+    """Yield what a sentence claims: the value of a subject, and that the whole is so or not."""
+    lower = [token.strip(EDGES).casefold().replace("\u2019", "'") for token in tokens]
+    if not _UNSURE.isdisjoint(lower) or "may" in [token.strip(EDGES) for token in tokens[1:]]:  # not the month
+        return
+    negated = [word in _NEGATIONS or word.endswith("n't") for word in lower]
+    if not any(negated):
+        found = (_of_relation(tokens, lower, values, place) for place in range(len(tokens)))
+        claim = next((each for each in found if each is not None), None) or _value_first(tokens, lower, values)
+        if claim is not None:
+            yield claim
+        if (framed := _framed(tokens, lower, values)) is not None:
+            yield framed
+    if _PAST.isdisjoint(lower) and sum(negated) <= 1:
+        words = {_stem(word) for token in tokens for word in significant(token)} - _AUXILIARY - _NEGATIONS - _FILLERS
+        if LEAST_SUBJECT <= len(words) <= MOST_SUBJECT:
+            yield Subject(f"whether {' '.join(sorted(words))}"), Value("whether", "no" if any(negated) else "yes")
+
+
+def _framed(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[Subject, Value] | None:
+    """Return the only value of a sentence in the present, names apart, as that of its other words."""
+    measured = [each for each in values if each[2].kind != "name"]
+    if len(measured) != 1 or any(word.endswith("ed") or word in _PAST for word in lower):
         return None
-    colon = tokens[copula].endswith(":")
-    subject = {word for token in tokens[: copula + colon] for word in _significant(token)} - _FILLERS
-    if not LEAST_SUBJECT <= len(subject) <= MOST_SUBJECT:
+    begin, end, value = measured[0]
+    before = lower[begin - 1] if begin and lower[begin - 1] in _PREPOSITIONS else ""
+    words = {_stem(word) for token in (*tokens[:begin], *tokens[end:]) for word in significant(token)} - _FILLERS
+    if not LEAST_SUBJECT <= len(words) <= MOST_SUBJECT:
         return None
-    place, preposition = copula + 1, ""
-    while place < len(lower) and (lower[place] in _FILLERS or lower[place] in _PREPOSITIONS):
+    return Subject(f"{value.kind} {before} of {' '.join(sorted(words))}"), value
+
+
+def _of_relation(tokens: list[str], lower: list[str], values: list[Stated], place: int) -> tuple[Subject, Value] | None:
+    """Return the subject before a relation and the value after it; in Filipino the subject may follow."""
+    relation, colon = _RELATIONS.get(lower[place], ""), tokens[place].endswith(":")
+    if lower[place - 1 : place + 1] == ["will", "be"] or (colon and not relation):
+        relation = _COPULA
+    if not relation:
+        return None
+    change = lower[place] in _CHANGES
+    if not (change or relation == "born") and not _PAST.isdisjoint(lower[:place]):
+        return None
+    about = tokens[: place + colon]
+    place += 1
+    if not about and lower[place : place + 1] == ["si"]:
+        about, place = tokens[place + 1 : place + 2], place + 2
+    preposition = ""
+    while place < len(lower) and (
+        lower[place] in _FILLERS or lower[place] in _PREPOSITIONS or lower[place] in ("a", "an", "si")
+    ):
         preposition = lower[place] if lower[place] in _PREPOSITIONS else preposition
         place += 1
-    found = next(((end, value) for begin, end, value in values if begin == place), None)
-    if found is None:
+    if change and preposition != "to":
         return None
+    found = next(((end, value) for begin, end, value in values if begin == place), None)
+    subject = _subject(about)
+    if relation == _COPULA and (found is None or found[1].kind == "name") and not _SINGLE.isdisjoint(subject):
+        said = [word for token in tokens[place : place + 2] for word in significant(token)]
+        return (Subject(f"word {' '.join(sorted(subject))}"), Value("word", " ".join(said))) if said else None
+    if change and found is not None and found[1].kind == "name":
+        relation = _LIVES
+    return None if found is None else _stated(subject, relation, preposition, found, tokens)
+
+
+def _value_first(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[Subject, Value] | None:
+    """Return the claim of a Filipino sentence that begins with the value: *Sa Lunes ang pulong*."""
+    begin, end, value = values[0] if values else (0, 0, None)
+    if value is None or not _PARTICLES.issuperset(lower[:begin]):
+        return None
+    place = end
+    while place < len(lower) and lower[place] in _PARTICLES:
+        place += 1
+    if not {"ang", "yung"} & set(lower[end:place]):
+        return None
+    return _stated(_subject(tokens[place:]), _COPULA, "", (len(tokens), value), tokens)
+
+
+def _stated(
+    subject: set[str], relation: str, preposition: str, found: tuple[int, Value], tokens: list[str]
+) -> tuple[Subject, Value] | None:
     end, value = found
-    unit = next(iter(_significant(tokens[end])), "") if value.kind == "number" and end < len(tokens) else ""
-    return Subject(f"{value.kind} {preposition} {unit} {' '.join(sorted(subject))}"), value
+    least = LEAST_SUBJECT if relation == _COPULA and value.kind not in _WHEN else 1
+    if not least <= len(subject) <= MOST_SUBJECT:
+        return None
+    unit = next(iter(significant(tokens[end])), "") if value.kind == "number" and end < len(tokens) else ""
+    unit = "" if unit in _CURRENCIES else unit
+    if relation == _HAS and not unit:
+        return None
+    how = "" if relation != _COPULA else _SAME_PREPOSITION.get(preposition, preposition)
+    return Subject(f"{value.kind} {how} {relation} {unit} {' '.join(sorted(subject))}"), value
+
+
+def _subject(tokens: list[str]) -> set[str]:
+    return {word for token in tokens for word in significant(token)} - _FILLERS
+
+
+def _stem(word: str) -> str:
+    return word.removesuffix("s") if len(word) > LEAST_STEM else word

@@ -109,7 +109,6 @@ MISSPELT = 0.6
 _ALWAYS_RIGHT = 2  # letters of a misspelt word, the first ones
 _MOST_SPELT_LIKE = 20  # terms
 _TERMS = "SELECT term FROM recall_vocabulary WHERE term >= ? AND term < ?"
-_MOST_COUNTED = 20_000  # texts of a session; more don't change the weight of a word much
 _EVER = 1e11  # seconds since the epoch
 _MOST_MONTHS = 36  # of a period that the index narrows; a longer one is compared row by row
 
@@ -142,7 +141,7 @@ _AS_FILTERED = (
     f"AND visible_memories.created BETWEEN ?4 AND ?5"
 )
 _TEXTS = "SELECT coalesce((SELECT max(id) FROM interactions), 0) + coalesce((SELECT max(number) FROM memories), 0)"
-_TEXTS_OF_SESSION = "SELECT count(*) FROM (SELECT 1 FROM interactions WHERE session_id = ? LIMIT ?)"
+_TEXTS_OF_SESSION = "SELECT coalesce(sum(count), 0) FROM context_sessions WHERE session_id = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +318,7 @@ class _Lookup:
         session_id = self._filters.session_id
         if session_id is None:
             return int(self._database.value(_TEXTS))
-        return int(self._database.value(_TEXTS_OF_SESSION, (session_id, _MOST_COUNTED)))
+        return int(self._database.value(_TEXTS_OF_SESSION, (session_id,)))
 
     def _fetched(self, expressions: list[tuple[str, float]], narrowed: str | None = None) -> _Rows:
         rows: dict[int, float] = {}

@@ -326,9 +326,21 @@ def test_leases_are_those_that_are_open(twin: Twin) -> None:
     twin.call("release_lease", lease_id=released)
     first, second = twin.state()["leases"]
     assert 60 - PATIENCE_S < first.pop("expires_in_s") <= 60
-    same = {"resource": "ram", "host": "pc2", "holder": UMRA.name}
+    same = {"resource": "ram", "host": "pc2", "holder": UMRA.name, "gpu": None}
     assert first == {**same, "lease_id": reserved, "amount_mb": 10, "state": "reserved"}
     assert second == {**same, "lease_id": committed, "amount_mb": 20, "state": "committed", "expires_in_s": None}
+
+
+def test_a_lease_of_vram_names_its_card(twin: Twin) -> None:
+    twin.measured(
+        gpus=[
+            {"index": index, "name": "card", "uuid": f"GPU-{index}", "used_mb": 0, "total_mb": 1_000}
+            for index in (0, 1)
+        ]
+    )
+    twin.call("reserve_vram", amount_mb=800, host="pc2", ttl_s=60)
+    twin.call("reserve_vram", amount_mb=700, host="pc2", ttl_s=60)
+    assert [each["gpu"] for each in twin.state()["leases"]] == [{"index": n, "uuid": f"GPU-{n}"} for n in (0, 1)]
 
 
 def test_an_open_link_is_reported_as_open(open_twin: Twin) -> None:

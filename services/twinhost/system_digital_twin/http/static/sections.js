@@ -127,7 +127,11 @@ const LEASES = {
       value: (lease) => ({ vram: "VRAM", ram: "RAM" })[lease.resource] ?? plain(lease.resource, 20),
       draw: textOr("unknown"),
     },
-    { title: "Machine", value: (lease) => plain(lease.host, 30), draw: textOr("unknown") },
+    {
+      title: "Machine",
+      value: (lease) => [plain(lease.host, 30), cardOf(lease.gpu)],
+      draw: ([host, card]) => [textOr("unknown")(host), card ? el("bdi", { class: "under" }, card) : null].filter(Boolean),
+    },
     {
       title: "State",
       value: (lease) => lease.state,
@@ -142,6 +146,10 @@ const LEASES = {
     },
   ],
 };
+
+function cardOf(gpu) {
+  return gpu && isNumber(gpu.index) ? ["GPU", count(gpu.index), plain(gpu.uuid, 50)].filter(Boolean).join(" ") : null;
+}
 
 export function drawAgents({ agents = [], counts = {} }) {
   const gone = agents.filter((agent) => agent.gone);
