@@ -102,6 +102,12 @@ def test_an_idle_memory_is_forgotten_in_time(bench: SearchedBench) -> None:
     assert [each["id"] for each in bench.search("gateway")] == ["m"]
 
 
+def test_a_search_finds_what_fades_by_passes(tmp_path: Path, clock: Clock) -> None:
+    with SearchedBench(tmp_path / "passes", clock) as passes:
+        passes.store("m", "gateway")
+        assert [each["id"] for each in passes.search("gateway")] == ["m"]
+
+
 def test_a_result_of_a_search_is_an_access(bench: SearchedBench) -> None:
     """The search writes nothing itself; the next tick does, and a restart keeps it. What was not found fades."""
     bench.store("found", "gateway")

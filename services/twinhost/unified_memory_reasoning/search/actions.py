@@ -114,7 +114,8 @@ _SIGNALS = (
     "SELECT id AS row, session_id, coalesce(occurred_at, created) AS moment, substr(content, 1, ?2) AS content, "  # noqa: S608
     "importance, strength FROM interactions WHERE id IN (SELECT value FROM json_each(?1)) UNION ALL "
     f"SELECT number + {MEMORY_ROWS}, '', {_OCCURRED}, substr(content, 1, ?2), {NEUTRAL_IMPORTANCE}, {{strength}} "
-    f"FROM memories WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1))"
+    f"FROM memories WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1)) "
+    "AND ?3 IS NOT NULL"  # by passes, the strength needs no time, and SQLite refuses a value without a place
 )
 _RESULT = (
     "AS created, written_by, length(CAST(content AS BLOB)) AS content_bytes, "
