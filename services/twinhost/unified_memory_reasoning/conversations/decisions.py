@@ -9,6 +9,7 @@ it or the next sentence says that nothing is decided. Words are English and Fili
 import itertools
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from twinhost.unified_memory_reasoning.conversations.context_text import LINE_BREAKS
 
@@ -208,8 +209,9 @@ def shared_words(withdrawal: str, decision: str) -> int:
     return len((_words_of(withdrawal) & _words_of(decision)) - _COMMON)
 
 
-def _words_of(text: str) -> set[str]:
-    return {word.casefold() for word in _word.findall(text)}
+@lru_cache(maxsize=1_024)  # a summary compares each withdrawal with each decision
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(word.casefold() for word in _word.findall(text))
 
 
 def _asks_what_to_do(text: str) -> bool:
