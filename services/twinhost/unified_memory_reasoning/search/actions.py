@@ -53,8 +53,9 @@ QUERY = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUERY_BYTES)]
 class SearchMemory(Request, tag="search_memory"):
     """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes.
 
-    `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored; `as_of`
-    searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity` are left out.
+    `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored. `as_of`
+    searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity` are left
+    out.
     """
 
     query: QUERY

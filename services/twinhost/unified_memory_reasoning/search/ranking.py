@@ -93,11 +93,8 @@ class Ranker:
                     scores[row] = scores.get(row, 0.0) + weight * strength
         others = scores.keys() - fitting
         mine = {row: score for row, score in scores.items() if row not in others} if others else scores
-        seeds = nlargest(SEEDS, mine, lambda row: (mine[row], row))
-        if not others:
-            return seeds
-        seeds += nlargest(SEEDS, others, lambda row: (scores[row], row))
-        return sorted(seeds, key=lambda row: (scores[row], row), reverse=True)
+        seeds = _first(mine)
+        return seeds if not others else _in_order([*seeds, *_first({row: scores[row] for row in others})], scores)
 
     def own(self, row: int) -> Shares:
         """Return what a text has of the query."""
@@ -121,12 +118,16 @@ class Ranker:
     def best(self, rows: Iterable[int], near: Mapping[int, Shares], most: int) -> list[int]:
         """Return the rows that have most of the query, by themselves or from the turns around them."""
         scores: dict[int, float] = dict.fromkeys(rows, 0.0)
-        nothing: Shares = {}
         for number, (part, weight) in enumerate(zip(self._parts, self._weights, strict=True)):
             if part.searched:
+                strength_of = part.rows.get
                 for row in scores:
-                    scores[row] += weight * max(part.rows.get(row, 0.0), near.get(row, nothing).get(number, 0.0))
-        return nlargest(most, scores, lambda row: (scores[row], row))
+                    strength = strength_of(row, 0.0)
+                    if row in near:
+                        strength = max(strength, near[row].get(number, 0.0))
+                    if strength:
+                        scores[row] += weight * strength
+        return _in_order(scores, scores)[:most]
 
     def fits(self, texts: Sequence[Text], near: Mapping[int, Shares]) -> dict[int, Fit]:
         """Return how well each text fits, by row.
@@ -181,6 +182,16 @@ class Ranker:
         if self._quantity and text.quantity:
             gain += QUANTITY
         return gain + UPDATE if text.updates and not self._past else gain
+
+
+def _in_order(rows: Iterable[int], scores: Mapping[int, float]) -> list[int]:
+    return sorted(rows, key=lambda row: (scores[row], row), reverse=True)
+
+
+def _first(scores: Mapping[int, float]) -> list[int]:
+    """Return the first SEEDS rows, best first; of thousands, only those are put in order that can be among them."""
+    least = sorted(scores.values())[-SEEDS] if len(scores) > SEEDS else 0.0
+    return _in_order([row for row, score in scores.items() if score >= least], scores)[:SEEDS]
 
 
 def _weighed(weights: Sequence[float], shares: Shares) -> float:

@@ -9,7 +9,7 @@ Texts that were not found are looked up by the values of the best ones (`values_
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from heapq import nlargest
 from math import log
@@ -22,13 +22,14 @@ now instead anymore actually correction changed change moved move cancelled canc
 nalang pala imbes palit palitan pinalitan lipat lilipat inilipat lumipat binago nagbago
 switched switching replaced postponed rescheduled delayed corrected revised rejected withdrawn
 papalitan ipinalit nailipat nalipat lumilipat babaguhin nabago kanselado kinansela nakansela iniurong inurong iniusog
-balik ibalik ibabalik nireject
+balik ibalik ibabalik nireject gawing
 """
 _UPDATE_WORDS = frozenset(_UPDATES.split())
 _UPDATE_PHRASES = (
     *("no longer", "any more", "scratch that", "hindi na", "wag na", "ayoko na", "ayaw na", "na lang", "na lamang"),
-    *("sa halip", "turns out", "back to", "from now on", "mula ngayon", "simula ngayon", "gawin na", "gawing"),
+    *("sa halip", "turns out", "back to", "from now on", "mula ngayon", "simula ngayon", "gawin na"),
 )
+_BEGIN_PHRASES = frozenset(phrase.split()[0] for phrase in _UPDATE_PHRASES)
 _DENYING = """
 no not instead never without cancel cancelled canceled scrap drop dropped forget reject rejected
 hindi di huwag wag imbes kanselado kanselahin nireject
@@ -93,10 +94,14 @@ def read(content: str) -> Statement:
     return Statement(
         question=content.rstrip().endswith("?"),
         quantity=_DIGIT.search(content) is not None,
-        updates=not _UPDATE_WORDS.isdisjoint(words) or any(phrase in lower for phrase in _UPDATE_PHRASES),
+        updates=not _UPDATE_WORDS.isdisjoint(words) or _has_update_phrase(lower, words),
         words=words,
         taken_back=frozenset() if _DENIALS.isdisjoint(words) else frozenset(_taken_back(lower)),
     )
+
+
+def _has_update_phrase(lower: str, words: Set[str]) -> bool:
+    return not _BEGIN_PHRASES.isdisjoint(words) and any(phrase in lower for phrase in _UPDATE_PHRASES)
 
 
 def values_of(content: str) -> list[str]:
