@@ -103,6 +103,21 @@ def test_a_denial_takes_back_what_follows_it(text: str, taken_back: set[str]) ->
     assert read(text).taken_back == taken_back
 
 
+@pytest.mark.parametrize(
+    ("text", "updates"),
+    [
+        ("Yes. Make it 550 a month.", True),
+        ("I take that back, the batch is too big", True),
+        ("binabawi ko yung alas-sais", True),
+        ("it turns out that the office has it too", True),
+        ("the cruise is on Saturday", False),
+        ("alas-sais pa lang", False),
+    ],
+)
+def test_words_of_both_languages_say_that_something_changed(text: str, updates: bool) -> None:
+    assert read(text).updates == updates
+
+
 def test_values_are_numbers_names_and_days() -> None:
     assert values_of("Peak lr 3e-4 for Hauke at 8:30, martes, seven of them, 1,050 in all.") == [
         *("peak", "3e-4", "hauke", "8:30", "martes", "seven", "1,050"),

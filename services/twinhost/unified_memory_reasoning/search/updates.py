@@ -20,14 +20,29 @@ from twinhost.unified_memory_reasoning.search.words import STOP_WORDS
 _UPDATES = """
 now instead anymore actually correction changed change moved move cancelled canceled wait updated update rather
 nalang pala imbes palit palitan pinalitan lipat lilipat inilipat lumipat binago nagbago
-switched switching replaced postponed rescheduled delayed corrected revised rejected withdrawn
+switched switching replaced postponed rescheduled delayed corrected revised rejected
+scrap scrapped forget withdraw withdrew withdrawn
 papalitan ipinalit nailipat nalipat lumilipat babaguhin nabago kanselado kinansela nakansela iniurong inurong iniusog
-balik ibalik ibabalik nireject gawing
+balik ibalik ibabalik nireject gawing binabawi babawiin binawi bawiin
 """
 _UPDATE_WORDS = frozenset(_UPDATES.split())
 _UPDATE_PHRASES = (
     *("no longer", "any more", "scratch that", "hindi na", "wag na", "ayoko na", "ayaw na", "na lang", "na lamang"),
-    *("sa halip", "turns out", "back to", "from now on", "mula ngayon", "simula ngayon", "gawin na"),
+    *(
+        "sa halip",
+        "turns out",
+        "back to",
+        "from now on",
+        "take that back",
+        "take it back",
+        "thought better",
+        "make it",
+        "is off",
+        "no more",
+        "mula ngayon",
+        "simula ngayon",
+        "gawin na",
+    ),
 )
 _BEGIN_PHRASES = frozenset(phrase.split()[0] for phrase in _UPDATE_PHRASES)
 _DENYING = """
