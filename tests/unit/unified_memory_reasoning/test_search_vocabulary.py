@@ -13,6 +13,7 @@ from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA
 from twinhost.unified_memory_reasoning.search.index_tables import OCCURRED_MIGRATION
+from twinhost.unified_memory_reasoning.search.vocabulary import Vocabulary
 
 MAY, JUNE = "2026-05-04T10:00:00+00:00", "2026-06-09T10:00:00+00:00"
 
@@ -72,6 +73,21 @@ def test_only_forms_that_occur_are_searched(bench: SearchBench, monkeypatch: pyt
     monkeypatch.setattr(Database, "execute", noted)
     bench.ids("ipinadala")
     assert searched[0] == '((words : ("ipinadala" OR "nagpadala")))'
+
+
+def test_after_many_texts_all_terms_are_read_again(tmp_path: Path) -> None:
+    """So that what waits for the next search stays small."""
+    with closing(Database(tmp_path / "many", SearchBench.MIGRATIONS)) as database:
+        vocabulary = Vocabulary(database, most_added=2)
+        assert vocabulary.existing(("niluto", "nagpadala")) == []
+        for number, content in enumerate(["wala", "niluto", "wala", "nagpadala"], 1):
+            database.execute(
+                "INSERT INTO interactions VALUES (?, 's', '', 'code', ?, x'7b7d', 0.5, 1.0, 0, 0, 'A', NULL)",
+                (number, content),
+            )
+        assert database.value("SELECT count(*) FROM recall_added") == 2
+        assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto", "nagpadala"]
+        assert database.value("SELECT count(*) FROM recall_added") == 0
 
 
 def test_a_hyphen_in_a_counterpart_is_no_obstacle(bench: SearchBench) -> None:

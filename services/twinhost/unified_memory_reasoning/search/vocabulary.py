@@ -23,33 +23,34 @@ _TABLES = (
     f"CREATE VIRTUAL TABLE IF NOT EXISTS temp.recall_stemmed USING fts5 (words, content = '', {TOKENIZER})",
     "CREATE VIRTUAL TABLE IF NOT EXISTS temp.recall_stems USING fts5vocab (temp, recall_stemmed, instance)",
 )
-
-
 _OF_MEMORY = "new.content || ' ' || CAST(new.keywords AS TEXT)"
-_TRIGGERS = [
-    f"CREATE TEMP TRIGGER IF NOT EXISTS recall_terms_of_{name} AFTER {event} ON main.{table} "  # noqa: S608
-    f"BEGIN INSERT INTO recall_added (words) VALUES ({words}); END"
-    for name, event, table, words in (
-        ("interaction", "INSERT", "interactions", "new.content"),
-        ("other_interaction", "UPDATE OF content", "interactions", "new.content"),
-        ("memory", "INSERT", "memories", _OF_MEMORY),
-        ("other_memory", "UPDATE OF content, keywords, forgotten", "memories", _OF_MEMORY),
-    )
-]
+_ADDING = (  # name, event, table, words
+    ("interaction", "INSERT", "interactions", "new.content"),
+    ("other_interaction", "UPDATE OF content", "interactions", "new.content"),
+    ("memory", "INSERT", "memories", _OF_MEMORY),
+    ("other_memory", "UPDATE OF content, keywords, forgotten", "memories", _OF_MEMORY),
+)
+_ADDED = "(SELECT coalesce(max(id), 0) FROM recall_added_docsize)"
+MOST_ADDED = 50_000  # texts between two searches whose terms are kept; if there are more, all terms are read again
 
 
 class Vocabulary:
     """The terms of `recall_words`."""
 
-    def __init__(self, database: Database) -> None:
-        for statement in (*_TABLES, *_TRIGGERS):
+    def __init__(self, database: Database, most_added: int = MOST_ADDED) -> None:
+        for statement in _TABLES:
             database.execute(statement)
-        self._database = database
+        for name, event, table, words in _ADDING:
+            database.execute(
+                f"CREATE TEMP TRIGGER IF NOT EXISTS recall_terms_of_{name} AFTER {event} ON main.{table} "  # noqa: S608
+                f"WHEN {_ADDED} < {most_added} BEGIN INSERT INTO recall_added (words) VALUES ({words}); END"
+            )
+        self._database, self._most_added = database, most_added
         self._known: set[str] | None = None
         self._stems: dict[tuple[str, ...], list[set[str]]] = {}
 
     def existing(self, forms: tuple[str, ...]) -> list[str]:
-        """Return the forms, that some text may have."""
+        """Return the forms that some text may have."""
         if not forms:
             return []
         known = self._read()
@@ -62,10 +63,12 @@ class Vocabulary:
         return [term for (term,) in terms if is_spelt_like(word, term)][:_MOST_SPELT_LIKE]
 
     def _read(self) -> set[str]:
-        if self._known is None:
+        added = self._database.value(f"SELECT {_ADDED}")
+        if self._known is None or added >= self._most_added:
             self._known = self._terms("recall_vocabulary")
-        elif added := self._terms("recall_added_vocabulary"):
-            self._known |= added
+        elif added:
+            self._known |= self._terms("recall_added_vocabulary")
+        if added:
             self._empty("recall_added")
         return self._known
 
