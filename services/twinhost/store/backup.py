@@ -325,13 +325,13 @@ def _rebuild(path: Path, findings: list[str], scripts: list[Sequence[str]]) -> l
 
 
 def _run_first_fitting(connection: sqlite3.Connection, scripts: list[Sequence[str]]) -> None:
-    """Run the scripts of every index; where a column is missing, the next ones, for an older schema."""
+    """Run the scripts of every index; where a column or a table is missing, the next ones, for an older schema."""
     for attempt in range(most := max(map(len, scripts))):
         chosen = [of_index[min(attempt, len(of_index) - 1)] for of_index in scripts]
         try:
             connection.executescript(f"BEGIN IMMEDIATE; {'; '.join(chosen)}; COMMIT;")
         except sqlite3.OperationalError as error:
-            if attempt + 1 == most or "no such column" not in str(error):
+            if attempt + 1 == most or not str(error).startswith(("no such column", "no such table")):
                 raise
             connection.execute("ROLLBACK")
         else:

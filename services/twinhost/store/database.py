@@ -53,6 +53,7 @@ class Database:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.execute("PRAGMA foreign_keys=ON")
+                self._connection.execute("PRAGMA temp_store=MEMORY")  # a full disk must not fail a temporary table
                 self._migrate(migrations)
             except BaseException:
                 self._connection.close()  # which rolls back the transaction of a failed migration

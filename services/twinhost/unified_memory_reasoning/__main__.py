@@ -40,7 +40,7 @@ from twinhost.unified_memory_reasoning.memories.messages import (
 from twinhost.unified_memory_reasoning.memories.model import Fading
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
-from twinhost.unified_memory_reasoning.search import index as search_index
+from twinhost.unified_memory_reasoning.search import index_tables
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
 from twinhost.unified_memory_reasoning.twins import twins
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
@@ -185,20 +185,21 @@ MIGRATIONS = (  # append only: their order is the schema version
     twins.BY_WRITER_MIGRATION,
     interactions.MIGRATION,
     memories.MIGRATION,
-    search_index.MIGRATION,
+    index_tables.MIGRATION,
     patterns.MIGRATION,
     proposals.MIGRATION,
     coordination.MIGRATION,
     MEMBERSHIP_MIGRATION,
-    search_index.FORMAT_MIGRATION,
+    index_tables.FORMAT_MIGRATION,
     twins.HISTORY_MIGRATION,
     patterns.CASE_MIGRATION,
     interactions.OCCURRED_MIGRATION,
     interactions.BY_TIME_MIGRATION,
-    search_index.ABOUT_MIGRATION,
+    index_tables.ABOUT_MIGRATION,
     memories.DETAILS_MIGRATION,
+    index_tables.OCCURRED_MIGRATION,
 )
-REBUILDS = search_index.REBUILDS  # rebuild a damaged full-text index
+REBUILDS = index_tables.REBUILDS  # rebuild a damaged full-text index
 FEATURES = (
     MemoryHealthActions,
     OperatorActions,

@@ -32,7 +32,7 @@ from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, M
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 from twinhost.unified_memory_reasoning.search import actions as search_module
-from twinhost.unified_memory_reasoning.search import index as search_index
+from twinhost.unified_memory_reasoning.search import index_tables
 
 ANA = Caller("Ana", "pc2", frozenset({"agent"}), "SHA256:of-ana")
 BEN = Caller("Ben", "pc2", frozenset({"agent"}), "SHA256:of-ben")
@@ -155,7 +155,8 @@ class SearchedBench(MemoryBench):
     MIGRATIONS = (
         *MemoryBench.MIGRATIONS,
         *(interactions.MIGRATION, interactions.OCCURRED_MIGRATION),
-        *(search_index.MIGRATION, search_index.FORMAT_MIGRATION, search_index.ABOUT_MIGRATION),
+        *(index_tables.MIGRATION, index_tables.FORMAT_MIGRATION),
+        *(index_tables.ABOUT_MIGRATION, index_tables.OCCURRED_MIGRATION),
     )
 
     def make(self) -> Iterable[Action[Any]]:

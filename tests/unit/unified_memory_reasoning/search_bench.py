@@ -16,7 +16,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.memories import rows as memory_rows
 from twinhost.unified_memory_reasoning.provenance import quarantine
-from twinhost.unified_memory_reasoning.search import index as search_index
+from twinhost.unified_memory_reasoning.search import index_tables
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
 
 WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)
@@ -24,7 +24,10 @@ STORES = [
     *(quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION),
     *(interactions.OCCURRED_MIGRATION, memory_rows.DETAILS_MIGRATION),
 ]
-INDEX = [search_index.MIGRATION, search_index.FORMAT_MIGRATION, search_index.ABOUT_MIGRATION]
+INDEX = [
+    *(index_tables.MIGRATION, index_tables.FORMAT_MIGRATION),
+    *(index_tables.ABOUT_MIGRATION, index_tables.OCCURRED_MIGRATION),
+]
 DAY_S = 86_400.0
 
 

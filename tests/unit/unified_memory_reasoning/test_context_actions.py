@@ -451,7 +451,7 @@ def test_a_store_that_fails_refuses_and_counts_nothing(bench: ContextBench) -> N
 
 
 def test_a_question_is_before_its_answer(bench: ContextBench) -> None:
-    """A turn that fits the query brings the one before it and the one after it; far from the newest, once each."""
+    """A turn that fits the query brings the question that it answers; far from the newest, once each."""
     bench.say("Which pump did we order?", speaker="Ann")
     bench.say("The kalapati, in green.", speaker="Bob")
     bench.say("Then I pay it today.", speaker="Ann")
@@ -468,6 +468,17 @@ def test_a_question_is_before_its_answer(bench: ContextBench) -> None:
     assert len(set(told)) == len(told)
     assert context["dropped"] == 103 - len(told)
     assert "kalapati" not in bench.context(max_tokens=300)["text"]
+
+
+def test_only_a_question_or_an_answer_comes_along(bench: ContextBench) -> None:
+    """A turn before a result that asks nothing takes no place of a better one."""
+    bench.say("Lovely weather, isn't it, said the baker of the village.", speaker="Ann")
+    hit = bench.say("The kalapati is green.", speaker="Bob")["interaction_id"]
+    question = bench.say("Who pays the kalapati?", speaker="Ann")["interaction_id"]
+    after = bench.say("Nora does.", speaker="Bob")["interaction_id"]
+    assert bench.interactions.beside([hit, question], None) == {hit: (None, None), question: (None, after)}
+    assert bench.interactions.beside([after], None) == {after: (question, None)}
+    assert bench.interactions.beside([after], "Bob") == {after: (None, None)}
 
 
 def test_all_sessions_are_searched_if_asked(bench: ContextBench) -> None:

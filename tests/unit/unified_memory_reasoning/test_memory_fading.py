@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -102,14 +103,21 @@ def test_an_idle_memory_is_forgotten_in_time(bench: SearchedBench) -> None:
     assert [each["id"] for each in bench.search("gateway")] == ["m"]
 
 
+def test_a_search_finds_what_fades_by_passes(tmp_path: Path, clock: Clock) -> None:
+    with SearchedBench(tmp_path / "passes", clock) as passes:
+        passes.store("m", "gateway")
+        assert [each["id"] for each in passes.search("gateway")] == ["m"]
+
+
 def test_a_result_of_a_search_is_an_access(bench: SearchedBench) -> None:
     """The next tick writes the access, and a restart keeps it. A memory that was not found fades."""
     bench.store("found", "gateway")
     bench.store("idle", "talk of the day")
     bench.clock.let_pass(30 * DAY_S)
-    changes = bench.database._connection.total_changes
-    assert [each["id"] for each in bench.search("gateway")] == ["found"]
-    assert bench.database._connection.total_changes == changes
+    with closing(sqlite3.connect(bench.database.path)) as other:
+        version = other.execute("PRAGMA data_version").fetchone()
+        assert [each["id"] for each in bench.search("gateway")] == ["found"]
+        assert other.execute("PRAGMA data_version").fetchone() == version
     assert (strength(bench, "found"), strength(bench, "idle")) == (1.0, 0.5)
     bench.clock.let_pass(5)
     bench.memories.upkeep.on_tick()

@@ -138,6 +138,26 @@ def test_the_newer_value_stands_above_the_older(bench: SearchBench) -> None:
     assert bench.ids("what is the rent of the box room?")[:2] == [newer, older]
 
 
+def test_a_long_text_has_its_date_as_a_short_one_has(bench: SearchBench) -> None:
+    """Only words count less in a long text: of two texts of a day, the newer comes first, however long it is."""
+    age = days_ago(datetime(2026, 3, 14, tzinfo=UTC))
+    short = bench.interaction("about 21", age_days=age)
+    long = bench.interaction("there is a ground floor place in Tavira, 97 a night, with a ferry " * 4, age_days=age)
+    assert bench.ids("2026-03-14") == [long, short]
+
+
+def test_a_speakers_name_says_little_of_an_answer(bench: SearchBench) -> None:
+    """For the similarity: what the name did is what is asked for; alone, the name is what is asked for."""
+    bench.interaction("I bought a hose", speaker="Felix")
+    bench.interaction("the hose is green", speaker="Nora")
+
+    def similarity(query: str) -> float:
+        return float(bench.ask(query=query)["results"][0]["similarity"])
+
+    assert similarity("Felix hose") - similarity("hose") < 0.05
+    assert similarity("Felix") > 0.15
+
+
 @pytest.mark.parametrize(
     ("fields", "excluded", "kept"),
     [

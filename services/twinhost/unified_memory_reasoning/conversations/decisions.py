@@ -9,6 +9,7 @@ it or the next sentence says that nothing is decided. Words are English and Fili
 import itertools
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from twinhost.unified_memory_reasoning.conversations.answers import accepts, answers, proposal_in
 from twinhost.unified_memory_reasoning.conversations.wording import any_of, lines_of, plain, sentences_of
@@ -226,5 +227,6 @@ def shared_words(withdrawal: str, decision: str) -> int:
     return len(_words_of(withdrawal) & _words_of(decision))
 
 
-def _words_of(text: str) -> set[str]:
-    return {word[:_STEM] for word in map(str.casefold, _word.findall(text)) if word not in _COMMON}
+@lru_cache(maxsize=1_024)  # a summary compares each withdrawal with each decision
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(word[:_STEM] for word in map(str.casefold, _word.findall(text)) if word not in _COMMON)

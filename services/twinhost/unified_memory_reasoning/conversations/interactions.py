@@ -119,14 +119,13 @@ _BEFORE = (
 )
 _NEWEST_TURNS = f"SELECT id FROM visible_interactions WHERE session_id = ?1 AND {_BEFORE.format('?3', '?4')} ?5"  # noqa: S608
 _AFTER = f"{AT} >= {{0}} AND ({AT}, id) > ({{0}}, {{1}}) AND (?2 IS NULL OR speaker = ?2) ORDER BY {AT}, id LIMIT"
+_ASKS = "rtrim(content) LIKE '%?'"
 _BESIDE = (
-    f"WITH hits AS (SELECT id AS hit, session_id AS within, {AT} AS since FROM interactions "  # noqa: S608 - as above
-    "WHERE id IN (SELECT value FROM json_each(?1))) SELECT hit, "
-    + ", ".join(
-        f"(SELECT id FROM visible_interactions WHERE session_id = within AND {side.format('since', 'hit')} 1)"  # noqa: S608
-        for side in (_BEFORE, _AFTER)
-    )
-    + " FROM hits"
+    f"WITH hits AS (SELECT id AS hit, session_id AS within, {AT} AS since, {_ASKS} AS asks FROM interactions "  # noqa: S608
+    f"WHERE id IN (SELECT value FROM json_each(?1))) SELECT hit, (SELECT CASE WHEN {_ASKS} THEN id END "
+    f"FROM visible_interactions WHERE session_id = within AND {_BEFORE.format('since', 'hit')} 1), "
+    "CASE WHEN asks THEN (SELECT id FROM visible_interactions "
+    f"WHERE session_id = within AND {_AFTER.format('since', 'hit')} 1) END FROM hits"
 )
 _WRITTEN = (
     "SELECT id AS number, id, session_id, speaker, type AS kind, content, metadata, importance, strength, created, "
@@ -280,7 +279,10 @@ class Interactions:
             at, number = turns[-1].at, turns[-1].id
 
     def beside(self, ids: list[int], speaker: str | None) -> dict[int, tuple[int | None, int | None]]:
-        """Return which interactions are before and after each in its session, or among those of one speaker in it."""
+        """Return the question before each interaction in its session, and what follows it if it is a question itself.
+
+        With a speaker, only what this one said is looked at.
+        """
         rows = self._database.execute(_BESIDE, (self._encoder.encode(ids).decode(), speaker))
         return {hit: (before, after) for hit, before, after in rows}
 

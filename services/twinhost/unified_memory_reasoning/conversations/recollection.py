@@ -1,8 +1,8 @@
 """Which turns a context quotes: the newest, those that a search finds, and those of the summary.
 
 The newest turns have a share of the budget, and so have the entries of the summary. Between them come the turns that
-fit the question best; each brings the turn before it, which is often the question that it answers, and then the one
-after it. What is left is filled with further ones of these, then with the newest.
+fit the question best; each brings the turn before it if that is a question, and if it is one itself, what follows it.
+What is left is filled with further ones of these, then with the newest.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,11 @@ from twinhost.unified_memory_reasoning.conversations.context_text import Context
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.search.actions import Search
-from twinhost.unified_memory_reasoning.search.index import MEMORY_ROWS, Filters
+from twinhost.unified_memory_reasoning.search.index import Filters
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 
 NEWEST_SHARE = 0.15  # of the budget, if there is a question
-SUMMARY_SHARE = 0.1
+SUMMARY_SHARE = 0.1  # half of it if there is a question
 _BYTES_PER_TOKEN = 16  # of a content that is read
 _TOGETHER = 16  # results whose neighbours are read together
 
@@ -52,7 +53,7 @@ class Recollection:
         max_tokens = text.max_tokens
         most_bytes = max_tokens * _BYTES_PER_TOKEN
         newest, newest_again = tee(self._interactions.newest(session_id, speaker, most_bytes))
-        of_summary = int(SUMMARY_SHARE * max_tokens)
+        of_summary = int(SUMMARY_SHARE * max_tokens / (1 if query is None else 2))
         if query is None:
             text.fill(newest, max_tokens - of_summary)
             found: Iterator[Turn] = iter(())

@@ -35,8 +35,10 @@ from twinhost.unified_memory_reasoning.memories.messages import TIME
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, MOST_STRENGTH, Fading
 from twinhost.unified_memory_reasoning.memories.rows import strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
-from twinhost.unified_memory_reasoning.search.index import EVERYTHING, MEMORY_ROWS, MOST_SPREAD, Filters, SearchIndex
-from twinhost.unified_memory_reasoning.search.ranking import Fit, Ranker, Text
+from twinhost.unified_memory_reasoning.search.index import EVERYTHING, MOST_SPREAD, Filters, SearchIndex
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
+from twinhost.unified_memory_reasoning.search.ranking import Fit, Ranker
+from twinhost.unified_memory_reasoning.search.updates import Text
 from twinhost.unified_memory_reasoning.search.words import asked_in
 
 MAX_QUERY_BYTES = 4_096
@@ -51,8 +53,9 @@ QUERY = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUERY_BYTES)]
 class SearchMemory(Request, tag="search_memory"):
     """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes.
 
-    `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result was stored; `as_of` searches as at
-    that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity` are left out.
+    `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored. `as_of`
+    searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity` are left
+    out.
     """
 
     query: QUERY
@@ -114,7 +117,8 @@ _SIGNALS = (
     "SELECT id AS row, session_id, coalesce(occurred_at, created) AS moment, substr(content, 1, ?2) AS content, "  # noqa: S608
     "importance, strength FROM interactions WHERE id IN (SELECT value FROM json_each(?1)) UNION ALL "
     f"SELECT number + {MEMORY_ROWS}, '', {_OCCURRED}, substr(content, 1, ?2), {NEUTRAL_IMPORTANCE}, {{strength}} "
-    f"FROM memories WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1))"
+    f"FROM memories WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1)) "
+    "AND ?3 IS NOT NULL"  # by passes, the strength needs no time, and SQLite refuses a value without a place
 )
 _RESULT = (
     "AS created, written_by, length(CAST(content AS BLOB)) AS content_bytes, "
@@ -195,6 +199,11 @@ class Search:
             rows |= near.keys()
         candidates = self._candidates(ranker.best(rows, near, CANDIDATES), now)
         fits = ranker.fits([each.text for each in candidates], near)
+        values = ranker.values([each.text for each in candidates], fits)
+        others = self._candidates(list(self._index.with_values(values, filters) - fits.keys()), now)
+        before = fits | ranker.fits([each.text for each in others], near)
+        fits = ranker.corrected([each.text for each in (*candidates, *others)], before)
+        candidates += [each for each in others if fits[each.text.row] is not before[each.text.row]]
         return Ranking(self._scored(candidates, fits, now), found.words, found.left_out)
 
     def _candidates(self, rows: list[int], now: float) -> list[_Candidate]:

@@ -1,10 +1,6 @@
 """The full-text index over interactions and memories: which of them have the words and the dates of a query.
 
-One FTS5 table indexes both; triggers update it, and it stores no content. `words` has the text. `about` has the words
-of the speaker's name and the dates of the turn (see `dates`): when it was said, and what "yesterday" or "noong Lunes"
-in it mean. `scope` has one term for the session, the speaker, the writer and the type: a filter is part of the match,
-applies before every limit, and reads no row. Forgotten memories are not in the index. Deleted text leaves the file at
-once, and not with a later merge of segments.
+`index_tables` has the table. A filter is part of the match, applies before every limit, and reads no row.
 
 The turns around a turn are looked up by the search (`neighbours`), and not indexed with it (decision 0049).
 
@@ -20,83 +16,10 @@ from datetime import UTC, datetime
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
-from twinhost.unified_memory_reasoning.search.dates import TERMS, AskedDate, relative_terms
-from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord, is_spelt_like, may_be_misspelt
-
-MEMORY_ROWS = 1 << 40  # a memory's row in the index is its number and this; an interaction's is its id
-
-
-def _moment(row: str) -> str:
-    """Return the time that an interaction's date words count from, as seconds since the epoch."""
-    return f"coalesce({row}.occurred_at, {row}.created)"
-
-
-def _changed(columns: str) -> str:
-    return " OR ".join(f"old.{name} IS NOT new.{name}" for name in columns.split(", "))
-
-
-def _interaction(row: str, dated: bool) -> str:
-    scope = f"'s' || hex({row}.session_id) || ' p' || hex({row}.speaker) || ' w' || hex({row}.written_by)"
-    if not dated:
-        return f"{row}.id, {row}.content, {scope}"
-    moment = _moment(row)
-    about = f"{row}.speaker || {TERMS.format(moment=moment)} || {relative_terms(f'{row}.content', moment)}"
-    return f"{row}.id, {row}.content, {about}, {scope} || ' t' || hex({row}.type)"
-
-
-def _memory(row: str, dated: bool) -> str:
-    words = f"{row}.content || ' ' || CAST({row}.keywords AS TEXT)"
-    about = f"{TERMS.format(moment=f'{row}.created')}, " if dated else ""
-    return f"{row}.number + {MEMORY_ROWS}, {words}, {about}'w' || hex({row}.written_by)"
-
-
-def _schema(dated: bool) -> str:
-    """Return the script that creates the index and its triggers, and fills it; without dates: as it was before."""
-    columns = "words, about, scope" if dated else "words, scope"
-    of_interaction = "id, session_id, speaker, content, written_by" + ", type, created, occurred_at" * dated
-    of_memory = "number, content, keywords, forgotten, written_by" + ", created" * dated
-    rows = f"rowid, {columns}"
-    return f"""
-CREATE VIRTUAL TABLE recall_words USING fts5 (
-    {columns}, content = '', tokenize = 'porter unicode61 remove_diacritics 2'
-);
-CREATE TRIGGER recall_interaction_added AFTER INSERT ON interactions BEGIN
-    INSERT INTO recall_words ({rows}) VALUES ({_interaction("new", dated)});
-END;
-CREATE TRIGGER recall_interaction_removed AFTER DELETE ON interactions BEGIN
-    INSERT INTO recall_words (recall_words, {rows}) VALUES ('delete', {_interaction("old", dated)});
-END;
-CREATE TRIGGER recall_interaction_changed AFTER UPDATE OF {of_interaction} ON interactions
-WHEN {_changed(of_interaction)} BEGIN
-    INSERT INTO recall_words (recall_words, {rows}) VALUES ('delete', {_interaction("old", dated)});
-    INSERT INTO recall_words ({rows}) VALUES ({_interaction("new", dated)});
-END;
-CREATE TRIGGER recall_memory_added AFTER INSERT ON memories WHEN new.forgotten = 0 BEGIN
-    INSERT INTO recall_words ({rows}) VALUES ({_memory("new", dated)});
-END;
-CREATE TRIGGER recall_memory_removed AFTER DELETE ON memories WHEN old.forgotten = 0 BEGIN
-    INSERT INTO recall_words (recall_words, {rows}) VALUES ('delete', {_memory("old", dated)});
-END;
-CREATE TRIGGER recall_memory_changed AFTER UPDATE OF {of_memory} ON memories WHEN {_changed(of_memory)} BEGIN
-    INSERT INTO recall_words (recall_words, {rows}) SELECT 'delete', {_memory("old", dated)} WHERE old.forgotten = 0;
-    INSERT INTO recall_words ({rows}) SELECT {_memory("new", dated)} WHERE new.forgotten = 0;
-END;
-INSERT INTO recall_words ({rows}) SELECT {_interaction("interactions", dated)} FROM interactions;
-INSERT INTO recall_words ({rows}) SELECT {_memory("memories", dated)} FROM memories WHERE forgotten = 0;
-INSERT INTO recall_words (recall_words, rank) VALUES ('secure-delete', 1);
-"""  # noqa: S608 - of this module's constants alone
-
-
-MIGRATION = _schema(dated=False)
-# At the first secure delete, FTS5 records the format that these write, and believes that it has done so even if that
-# transaction is rolled back: later deletes then damage an index whose recorded format is still the older one.
-FORMAT_MIGRATION = "UPDATE recall_words_config SET v = 5 WHERE k = 'version'"
-_TRIGGERS = (f"recall_{of}_{what}" for of in ("interaction", "memory") for what in ("added", "removed", "changed"))
-_EMPTY = "".join(f"DROP TRIGGER IF EXISTS {name}; " for name in _TRIGGERS) + "DROP TABLE recall_words; "
-ABOUT_MIGRATION = f"{_EMPTY}{_schema(dated=True)}{FORMAT_MIGRATION}"
-# For each table that can be rebuilt, the scripts of the schema versions, the newest first. An older database gets the
-# index of its version, and then the later migrations.
-REBUILDS = {"recall_words": (ABOUT_MIGRATION, f"{_EMPTY}{MIGRATION}{FORMAT_MIGRATION}")}
+from twinhost.unified_memory_reasoning.search.dates import AskedDate
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
+from twinhost.unified_memory_reasoning.search.vocabulary import Vocabulary
+from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord, may_be_misspelt
 
 MOST_RANKED = 3_000  # texts that one search ranks
 NEWEST = 1_000  # texts of a word, or with all the words, if every word is common
@@ -104,11 +27,9 @@ MOST_COMMON_WORDS = 4  # that are searched if every word is common
 SEEDS = 100  # the best by their own words
 MOST_SPREAD = 50  # of these, the first ones; the turns around them are ranked too
 AFTER, BEFORE = 5, 2  # turns around a seed
+RARE = 12  # texts that have a value of another one, at most
 IN_OTHER_WORDS = 0.9  # as strong as the word itself: its counterpart in the other language, or the speaker's name
 MISSPELT = 0.6
-_ALWAYS_RIGHT = 2  # letters of a misspelt word, the first ones
-_MOST_SPELT_LIKE = 20  # terms
-_TERMS = "SELECT term FROM recall_vocabulary WHERE term >= ? AND term < ?"
 _EVER = 1e11  # seconds since the epoch
 _MOST_MONTHS = 36  # of a period that the index narrows; a longer one is compared row by row
 
@@ -120,8 +41,9 @@ _VISIBLE = (  # if there are more of them; this reads the row of every text
 )
 _WITHIN = (
     f"CASE WHEN recall_words.rowid < {MEMORY_ROWS} THEN EXISTS (SELECT 1 FROM interactions "  # noqa: S608
-    f"WHERE id = recall_words.rowid AND {_moment('interactions')} BETWEEN ?2 AND ?3) ELSE EXISTS (SELECT 1 FROM "
-    f"memories WHERE number = recall_words.rowid - {MEMORY_ROWS} AND memories.created BETWEEN ?2 AND ?3) END"
+    f"WHERE id = recall_words.rowid AND {interaction_moment('interactions')} BETWEEN ?2 AND ?3) "
+    f"ELSE EXISTS (SELECT 1 FROM memories WHERE number = recall_words.rowid - {MEMORY_ROWS} "
+    f"AND {memory_moment('memories')} BETWEEN ?2 AND ?3) END"
 )
 _FITTING = "SELECT rowid FROM recall_words WHERE recall_words MATCH ?1 AND ?2 <= ?3 AND {} {} LIMIT ?4"
 _NEIGHBOURS = (
@@ -135,10 +57,10 @@ _NEIGHBOURS = (
 _AS_FILTERED = (
     "SELECT id FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?1)) "  # noqa: S608
     "AND (?2 IS NULL OR speaker = ?2) AND (?3 IS NULL OR type = ?3) "
-    f"AND {_moment('visible_interactions')} BETWEEN ?4 AND ?5 "
+    f"AND {interaction_moment('visible_interactions')} BETWEEN ?4 AND ?5 "
     f"UNION ALL SELECT number + {MEMORY_ROWS} FROM visible_memories WHERE number IN "
     f"(SELECT value - {MEMORY_ROWS} FROM json_each(?1)) AND ?2 IS NULL AND ?3 IS NULL "
-    f"AND visible_memories.created BETWEEN ?4 AND ?5"
+    f"AND {memory_moment('visible_memories')} BETWEEN ?4 AND ?5"
 )
 _TEXTS = "SELECT coalesce((SELECT max(id) FROM interactions), 0) + coalesce((SELECT max(number) FROM memories), 0)"
 _TEXTS_OF_SESSION = "SELECT coalesce(sum(count), 0) FROM context_sessions WHERE session_id = ?"
@@ -173,6 +95,7 @@ class Part:
     is_date: bool
     rows: dict[int, float]
     searched: bool
+    is_name: bool = False  # of a speaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +124,12 @@ class SearchIndex:
 
     def __init__(self, database: Database) -> None:
         create_visible_views(database, "interactions", "memories")
-        database.execute(
-            "CREATE VIRTUAL TABLE IF NOT EXISTS temp.recall_vocabulary USING fts5vocab (main, recall_words, row)"
-        )
         self._database = database
+        self._vocabulary = Vocabulary(database)
 
     def find(self, asked: Asked, filters: Filters) -> Found:
         """Return the visible, not forgotten texts with the rarest words and dates of a query."""
-        lookup = _Lookup(self._database, filters)
+        lookup = _Lookup(self._database, self._vocabulary, filters)
         found = [lookup.date(date) for date in asked.dates] + [lookup.word(word) for word in asked.words]
         numbers = _affordable([len(each.rows) for each in found])
         if not numbers:  # every one is common
@@ -219,7 +140,7 @@ class SearchIndex:
         first = len(asked.dates)
         searched = [word.text for number, word in enumerate(asked.words, first) if number in numbers]
         return Found(
-            [Part(number < first, each.rows, number in numbers) for number, each in enumerate(found)],
+            [Part(number < first, each.rows, number in numbers, each.is_name) for number, each in enumerate(found)],
             fitting,
             lookup.total(),
             [*asked.date_words, *searched],
@@ -230,6 +151,16 @@ class SearchIndex:
         """Return those of some interactions and memories that are as the filters say."""
         values = (json.dumps(list(rows)), filters.speaker, filters.kind, *_period(filters))
         return {row for (row,) in self._database.execute(_AS_FILTERED, values)}
+
+    def with_values(self, values: Iterable[str], filters: Filters) -> set[int]:
+        """Return the texts with each value that few texts have.
+
+        Args:
+            values: words or phrases; punctuation in them is ignored.
+            filters: what the texts must be.
+        """
+        lookup = _Lookup(self._database, self._vocabulary, filters)
+        return {row for value in values for row in lookup.with_value(value)}
 
     def neighbours(self, rows: Iterable[int]) -> list[Neighbours]:
         """Return the turns around interactions."""
@@ -247,13 +178,15 @@ class _Rows:
 
     expressions: list[tuple[str, float]]  # in FTS5's syntax
     rows: dict[int, float]
+    is_name: bool = False  # the second expression has rows
 
 
 class _Lookup:
     """One search of the index, within its filters."""
 
-    def __init__(self, database: Database, filters: Filters) -> None:
+    def __init__(self, database: Database, vocabulary: Vocabulary, filters: Filters) -> None:
         self._database = database
+        self._vocabulary = vocabulary
         self._filters = filters
         hidden = database.execute("SELECT name FROM quarantined LIMIT ?", (_MOST_IN_MATCH + 1,)).fetchall()
         many = len(hidden) > _MOST_IN_MATCH
@@ -278,17 +211,12 @@ class _Lookup:
 
     def word(self, word: AskedWord) -> _Rows:
         """Return the texts with a word; if there are none, those with words that are spelt like it."""
-        elsewhere = f"about : {_quoted(word.text)}"
-        if word.counterparts:
-            elsewhere = f"({elsewhere} OR words : ({_either(map(_quoted, word.counterparts))}))"
-        itself = f"words : ({_either(map(_quoted, (word.text, *word.forms)))})"
-        found = self._fetched([(itself, 1.0), (elsewhere, IN_OTHER_WORDS)])
-        if found.rows or not may_be_misspelt(word.text):
-            return found
-        beginning = word.text[:_ALWAYS_RIGHT]
-        terms = self._database.execute(_TERMS, (beginning, f"{beginning}\U0010ffff")).fetchall()
-        similar = [term for (term,) in terms if is_spelt_like(word.text, term)][:_MOST_SPELT_LIKE]
-        if not similar:
+        itself = f"words : ({_either(map(_quoted, (word.text, *self._vocabulary.existing(word.forms))))})"
+        expressions = [(itself, 1.0), (f"about : {_quoted(word.text)}", IN_OTHER_WORDS)]
+        if counterparts := self._vocabulary.existing(word.counterparts):
+            expressions.append((f"words : ({_either(map(_quoted, counterparts))})", IN_OTHER_WORDS))
+        found = self._fetched(expressions)
+        if found.rows or not may_be_misspelt(word.text) or not (similar := self._vocabulary.spelt_like(word.text)):
             return found
         return self._fetched([(f"{{words about}} : ({_either(map(_quoted, similar))})", MISSPELT)])
 
@@ -313,6 +241,11 @@ class _Lookup:
                 if len(others) <= MOST_RANKED:
                     each.rows = others | each.rows
 
+    def with_value(self, value: str) -> list[int]:
+        """Return the texts with a phrase; none if there are more than RARE."""
+        rows = self._select(f"words : {_quoted(value)}", self._narrowed, RARE + 1)
+        return rows if len(rows) <= RARE else []
+
     def total(self) -> int:
         """Return how many texts there are in the session, or in all."""
         session_id = self._filters.session_id
@@ -322,12 +255,14 @@ class _Lookup:
 
     def _fetched(self, expressions: list[tuple[str, float]], narrowed: str | None = None) -> _Rows:
         rows: dict[int, float] = {}
-        for expression, strength in expressions:
+        is_name = False
+        for number, (expression, strength) in enumerate(expressions):
             found = self._select(expression, self._narrowed if narrowed is None else narrowed, MOST_RANKED + 1)
+            is_name |= number == 1 and bool(found)
             rows = dict.fromkeys(found, strength) | rows
             if len(rows) > MOST_RANKED:
                 break
-        return _Rows(expressions, rows)
+        return _Rows(expressions, rows, is_name)
 
     def _select(self, expression: str, narrowed: str, most: int, order: str = "") -> list[int]:
         match = f"(({expression}){narrowed}){self._without}"

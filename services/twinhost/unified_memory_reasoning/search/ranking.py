@@ -3,30 +3,36 @@
     relevance = sum over the parts of the query (weight x strength) x (1 + the gains)
 
 A part is a word or a date; its weight is its inverse document frequency, and for a date DATE times that. Its strength
-in a text is 1 for the word itself, less in other words (see `index`), divided by the root of the text's length over the
-average; or a share of its strength in a turn nearby, if that is more: AFTER_TURN from the turns before, as an answer
-has what its question names, and BEFORE_TURN from the turns after. A gain is QUESTION for a question, QUANTITY for a
-text with a digit if the query asks for a quantity, and UPDATE for a text that says that something has changed.
+in a text is 1 for the word itself, less in other words (see `index`), that of a word divided by the root of the text's
+length over the average; or a share of its strength in a turn nearby, if that is more: AFTER_TURN from the turns before,
+as an answer has what its question names, and BEFORE_TURN from the turns after. A gain is QUESTION for a question,
+QUANTITY for a text with a digit if the query asks for a quantity, and UPDATE for a text that says that something has
+changed, unless the query asks for what was.
 
-A text that says so also takes the place just above an older one about the same thing: see `_promote_updates`.
+A text that corrects an older one also takes the place just above it: see `updates`.
 
     similarity = relevance / (relevance + missing / 2 + ENOUGH)
 
-`missing` is the weight of the parts that the text has no share of. It doesn't depend on other texts: 0 says that
-nothing of the query is there. docs/explanation/recall.md has the figures that the constants were chosen by.
+Here a speaker's name has NAME of its weight. `missing` is the weight of the parts that the text has no share of. It
+doesn't depend on other texts: 0 says that nothing of the query is there. docs/explanation/recall.md has the figures
+that the constants were chosen by.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from heapq import nlargest
 from math import log, sqrt
-from operator import itemgetter
-from typing import NamedTuple
 
 from twinhost.unified_memory_reasoning.search.index import SEEDS, Neighbours, Part
-from twinhost.unified_memory_reasoning.search.words import STOP_WORDS, words_in
+from twinhost.unified_memory_reasoning.search.updates import (
+    Statement,
+    Text,
+    asks_for_past,
+    corrections,
+    read,
+    values_of,
+)
 
 DATE = 2.0  # times as much as a word
 AFTER_TURN = (0.7, 0.5, 0.35, 0.25, 0.17)  # of the strength in the turn before, the second before, and so on
@@ -34,39 +40,17 @@ BEFORE_TURN = (0.3, 0.15)
 ANSWER = 0.3  # more of the strength in the turn before if that is a question
 LENGTH = 0.4  # how much the length counts
 QUESTION, QUANTITY, UPDATE = -0.3, 0.2, 0.25
+NAME = 0.25  # of a speaker: how much it counts for the similarity
 ENOUGH = 10.0  # relevance at which the similarity is a half if nothing is missing
 
-MOST_PROMOTED_OVER = 10  # of the first texts
-ALIKE = 0.4  # share of the older text's relevance that an update has at least
-SAME_TOPIC = 6.0  # weight of the words that an update shares with an older text
-SAME_SESSION = 3.0  # counts as that much
+MOST_LOOKED_UP = 5  # of the first texts, whose values are looked up
+MOST_VALUES = 3  # of each of these
 
 _QUANTITY = re.compile(
     r"\b(how (much|many|long|high|far|old|big|expensive|often)|what (time|price|number|amount)|number|code|"
     r"magkano|ilan|ilang|gaano|anong oras|numero)\b"
 )
-_DIGIT = re.compile(r"\d")
-_UPDATES = """
-now instead anymore actually correction changed change moved move cancelled canceled wait updated update rather
-nalang pala imbes palit palitan pinalitan lipat lilipat inilipat lumipat binago nagbago
-"""
-_UPDATE_WORDS = frozenset(_UPDATES.split())
-_UPDATE_PHRASES = (
-    *("no longer", "any more", "scratch that", "hindi na", "wag na", "ayoko na", "ayaw na", "na lang", "na lamang"),
-    "sa halip",
-)
-
 Shares = dict[int, float]  # of the parts of a query, by number
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text that may be a result; `session_id` is empty for a memory."""
-
-    row: int
-    session_id: str
-    moment: float  # seconds since the epoch
-    content: str  # its beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +74,11 @@ class Ranker:
         """
         self._parts = parts
         self._weights = [_weight(part, total) for part in parts]
+        self._telling = _telling(self._parts, self._weights)
         self._quantity = _QUANTITY.search(query.casefold()) is not None
-        self._dated = any(part.is_date for part in parts)
+        self._past = asks_for_past(query)
+        self._present = not self._past and not any(part.is_date for part in parts)
+        self._statements: dict[int, Statement] = {}
 
     def seeds(self, fitting: Set[int]) -> list[int]:
         """Return the rows that have most of the query by themselves: the best that may be results, and of the others.
@@ -104,14 +91,10 @@ class Ranker:
             if part.searched:
                 for row, strength in part.rows.items():
                     scores[row] = scores.get(row, 0.0) + weight * strength
-        ordered = sorted(scores.items(), key=itemgetter(1, 0), reverse=True)
-        left = {True: SEEDS, False: SEEDS}
-        seeds = []
-        for row, _ in ordered:
-            if left[row in fitting]:
-                left[row in fitting] -= 1
-                seeds.append(row)
-        return seeds
+        others = scores.keys() - fitting
+        mine = {row: score for row, score in scores.items() if row not in others} if others else scores
+        seeds = _first(mine)
+        return seeds if not others else _in_order([*seeds, *_first({row: scores[row] for row in others})], scores)
 
     def own(self, row: int) -> Shares:
         """Return what a text has of the query."""
@@ -135,12 +118,16 @@ class Ranker:
     def best(self, rows: Iterable[int], near: Mapping[int, Shares], most: int) -> list[int]:
         """Return the rows that have most of the query, by themselves or from the turns around them."""
         scores: dict[int, float] = dict.fromkeys(rows, 0.0)
-        nothing: Shares = {}
         for number, (part, weight) in enumerate(zip(self._parts, self._weights, strict=True)):
             if part.searched:
+                strength_of = part.rows.get
                 for row in scores:
-                    scores[row] += weight * max(part.rows.get(row, 0.0), near.get(row, nothing).get(number, 0.0))
-        return nlargest(most, scores, lambda row: (scores[row], row))
+                    strength = strength_of(row, 0.0)
+                    if row in near:
+                        strength = max(strength, near[row].get(number, 0.0))
+                    if strength:
+                        scores[row] += weight * strength
+        return _in_order(scores, scores)[:most]
 
     def fits(self, texts: Sequence[Text], near: Mapping[int, Shares]) -> dict[int, Fit]:
         """Return how well each text fits, by row.
@@ -150,46 +137,72 @@ class Ranker:
             near: what they get of the query from the turns around them.
         """
         average = (sum(len(text.content) for text in texts) / len(texts) if texts else 0.0) or 1.0
-        read = {text.row: _read(text.content) for text in texts}
-        all_of_it = sum(self._weights)
-        relevance: dict[int, float] = {}
-        missing: dict[int, float] = {}
+        all_of_it = sum(self._telling)
+        found = {}
         for text in texts:
             by_length = 1 / sqrt(1 - LENGTH + LENGTH * len(text.content) / average)
-            own = {part: strength * by_length for part, strength in self.own(text.row).items()}
+            own = {
+                part: strength if self._parts[part].is_date else strength * by_length
+                for part, strength in self.own(text.row).items()
+            }
             shares = _more(own, near.get(text.row, {}))
-            relevance[text.row] = self._weigh(shares) * self._gain(read[text.row])
-            missing[text.row] = all_of_it - sum(self._weights[part] for part in shares)
-        if not self._dated:
-            _promote_updates(texts, read, relevance)
-        return {row: Fit(fit, fit / (fit + missing[row] / 2 + ENOUGH)) for row, fit in relevance.items()}
+            gain = self._gain(self._read(text))
+            missing = all_of_it - sum([self._telling[part] for part in shares])
+            told = gain * _weighed(self._telling, shares)
+            similarity = told / (told + missing / 2 + ENOUGH)
+            found[text.row] = Fit(gain * _weighed(self._weights, shares), similarity)
+        return found
 
-    def _weigh(self, shares: Shares) -> float:
-        return sum([self._weights[part] * share for part, share in shares.items()])
+    def values(self, texts: Sequence[Text], fits: Mapping[int, Fit]) -> list[str]:
+        """Return what a newer text might take back of the best ones; nothing if the query asks for what was."""
+        if not self._present:
+            return []
+        best = nlargest(MOST_LOOKED_UP, texts, lambda text: fits[text.row].relevance)
+        return list(dict.fromkeys(value for text in best for value in values_of(text.content)[:MOST_VALUES]))
 
-    def _gain(self, text: "_Read") -> float:
+    def corrected(self, texts: Sequence[Text], fits: Mapping[int, Fit]) -> dict[int, Fit]:
+        """Return the fits after what corrects an older text was moved just above it."""
+        found = dict(fits)
+        if self._present:
+            relevance = {row: fit.relevance for row, fit in fits.items()}
+            moves = corrections(texts, {text.row: self._read(text) for text in texts}, relevance, self._quantity)
+            for row, (old, moved) in moves.items():
+                found[row] = Fit(moved, max(fits[row].similarity, fits[old].similarity))
+        return found
+
+    def _read(self, text: Text) -> Statement:
+        if text.row not in self._statements:
+            self._statements[text.row] = read(text.content)
+        return self._statements[text.row]
+
+    def _gain(self, text: Statement) -> float:
         gain = 1.0
         if text.question:
             gain += QUESTION
         if self._quantity and text.quantity:
             gain += QUANTITY
-        return gain + UPDATE if text.update else gain
+        return gain + UPDATE if text.updates and not self._past else gain
 
 
-class _Read(NamedTuple):
-    """What a text says by its form, and what it is about."""
-
-    question: bool
-    quantity: bool
-    update: bool
-    words: frozenset[str]
+def _in_order(rows: Iterable[int], scores: Mapping[int, float]) -> list[int]:
+    return sorted(rows, key=lambda row: (scores[row], row), reverse=True)
 
 
-def _read(content: str) -> _Read:
-    words = words_in(content)
-    lower = content.lower()
-    update = not _UPDATE_WORDS.isdisjoint(words) or any(phrase in lower for phrase in _UPDATE_PHRASES)
-    return _Read(content.rstrip().endswith("?"), _DIGIT.search(content) is not None, update, words - STOP_WORDS)
+def _first(scores: Mapping[int, float]) -> list[int]:
+    """Return the first SEEDS rows, best first; of thousands, only those are put in order that can be among them."""
+    least = sorted(scores.values())[-SEEDS] if len(scores) > SEEDS else 0.0
+    return _in_order([row for row, score in scores.items() if score >= least], scores)[:SEEDS]
+
+
+def _weighed(weights: Sequence[float], shares: Shares) -> float:
+    return sum([weights[part] * share for part, share in shares.items()])
+
+
+def _telling(parts: Sequence[Part], weights: Sequence[float]) -> list[float]:
+    """Return the weights for a similarity: names count less, as a speaker's name is in texts about anything."""
+    if all(part.is_name for part in parts):
+        return list(weights)
+    return [weight * NAME if part.is_name else weight for part, weight in zip(parts, weights, strict=True)]
 
 
 def _more(one: Shares, other: Shares) -> Shares:
@@ -207,26 +220,3 @@ def _weight(part: Part, total: int) -> float:
         return 0.0
     weight = log(1 + (max(total, texts) - texts + 0.5) / (texts + 0.5))
     return weight * DATE if part.is_date and texts else weight
-
-
-def _promote_updates(texts: Sequence[Text], read: Mapping[int, _Read], relevance: dict[int, float]) -> None:
-    """Raise a text that says that something has changed just above an older text about the same thing.
-
-    About the same thing are texts that share rare words, fewer if they are in one session.
-    """
-    ordered = sorted(texts, key=lambda text: -relevance[text.row])
-    updates = [text for text in ordered if read[text.row].update and not read[text.row].question]
-    counts = Counter(word for each in read.values() for word in each.words)
-    weights = {word: log(1 + len(texts) / count) for word, count in counts.items()}
-    for old in ordered[:MOST_PROMOTED_OVER]:
-        about = read[old.row].words
-        best, row = SAME_TOPIC, None
-        for new in updates:
-            if new.moment > old.moment and ALIKE * relevance[old.row] <= relevance[new.row] < relevance[old.row]:
-                shared = sum([weights[word] for word in about & read[new.row].words])
-                if new.session_id == old.session_id != "":
-                    shared += SAME_SESSION
-                if shared >= best:
-                    best, row = shared, new.row
-        if row is not None:
-            relevance[row] = relevance[old.row] * 1.01

@@ -1,0 +1,136 @@
+"""Forms of words that some text has, as the search knows them from memory; and the days of memories."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.unified_memory_reasoning.memory_model_bench import Clock, SearchedBench, setable_clock
+from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA
+from twinhost.unified_memory_reasoning.search.index_tables import OCCURRED_MIGRATION
+from twinhost.unified_memory_reasoning.search.vocabulary import Vocabulary
+
+MAY, JUNE = "2026-05-04T10:00:00+00:00", "2026-06-09T10:00:00+00:00"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[SearchBench]:
+    with SearchBench(tmp_path / "db") as bench:
+        bench.fill(20)
+        yield bench
+
+
+@pytest.fixture
+def memories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SearchedBench]:
+    with SearchedBench(tmp_path / "memories", setable_clock(monkeypatch)) as bench:
+        yield bench
+
+
+def ids(bench: SearchedBench, query: str) -> list[str]:
+    """Return the memories that a search finds; fail if the index isn't what it was made of."""
+    found = [each["id"] for each in bench.search(query)]
+    bench.database.execute("INSERT INTO recall_words (recall_words) VALUES ('integrity-check')")
+    return found
+
+
+def test_a_form_is_found_that_came_after_a_search(bench: SearchBench) -> None:
+    """Of a stored text and of a changed one; one that came before, too, after a restart."""
+    assert bench.ids("ipinadala") == []
+    stored = bench.interaction("nagpadala ako ng pera")
+    assert bench.ids("ipinadala") == [stored]
+    changed = bench.interaction("wala")
+    assert bench.ids("niluto") == []
+    bench.database.execute("UPDATE interactions SET content = 'nagluto ako' WHERE id = ?", (changed,))
+    assert bench.ids("niluto") == [changed]
+    bench.serve(bench.make())
+    assert bench.ids("niluto") == [changed]
+
+
+def test_a_form_of_a_memory_is_found(memories: SearchedBench) -> None:
+    """Also once the memory was changed, and in its keywords."""
+    assert ids(memories, "ipinadala") == []
+    memories.store("m", "nagpadala ako ng pera")
+    assert ids(memories, "ipinadala") == ["m"]
+    memories.store("m", content="wala", keywords=["nagluto"])
+    assert (ids(memories, "ipinadala"), ids(memories, "niluto")) == ([], ["m"])
+
+
+def test_only_forms_that_occur_are_searched(bench: SearchBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lookup of one that doesn't occur takes as long; the word itself is always looked up."""
+    bench.interaction("nagpadala ako")
+    searched: list[str] = []
+    execute = Database.execute
+
+    def noted(self: Database, sql: str, parameters: tuple[str, ...] = ()) -> sqlite3.Cursor:
+        searched.extend(str(each) for each in parameters[:1] if "words :" in str(each))
+        return execute(self, sql, parameters)
+
+    monkeypatch.setattr(Database, "execute", noted)
+    bench.ids("ipinadala")
+    assert searched[0] == '((words : ("ipinadala" OR "nagpadala")))'
+
+
+def test_after_many_texts_all_terms_are_read_again(tmp_path: Path) -> None:
+    """So that what waits for the next search stays small."""
+    with closing(Database(tmp_path / "many", SearchBench.MIGRATIONS)) as database:
+        vocabulary = Vocabulary(database, most_added=2)
+        assert vocabulary.existing(("niluto", "nagpadala")) == []
+        for number, content in enumerate(["wala", "niluto", "wala", "nagpadala"], 1):
+            database.execute(
+                "INSERT INTO interactions VALUES (?, 's', '', 'code', ?, x'7b7d', 0.5, 1.0, 0, 0, 'A', NULL)",
+                (number, content),
+            )
+        assert database.value("SELECT count(*) FROM recall_added") == 2
+        assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto", "nagpadala"]
+        assert database.value("SELECT count(*) FROM recall_added") == 0
+
+
+def test_a_hyphen_in_a_counterpart_is_no_obstacle(bench: SearchBench) -> None:
+    number = bench.interaction("may mag-aaral sa labas")
+    assert bench.ids("student") == [number]
+
+
+def test_a_memory_is_found_by_the_day_it_occurred(memories: SearchedBench) -> None:
+    """And no longer by another once that day was changed; a removed one leaves the index whole."""
+    memories.store("m", "the gateway is open", occurred_at=MAY)
+    memories.store("other", "talk of the day")
+    assert (ids(memories, "what was on May 4?"), ids(memories, "on June 9")) == (["m"], [])
+    memories.store("m", content="the gateway is shut", occurred_at=JUNE)
+    assert (ids(memories, "what was on May 4?"), ids(memories, "on June 9")) == ([], ["m"])
+    assert memories.ask("delete_memory", memory_id="m")["status"] == "ok"
+    assert ids(memories, "on June 9") == ids(memories, "gateway") == []
+    left = memories.database.execute("SELECT term FROM recall_vocabulary WHERE term GLOB 'd*' AND cnt > 0").fetchall()
+    assert len(left) == 2  # of the other memory: its day, and `day`
+
+
+def test_since_and_until_bound_when_a_memory_occurred(memories: SearchedBench) -> None:
+    memories.store("m", "the gateway is open", occurred_at=MAY)
+
+    def found(**fields: Any) -> list[str]:
+        return [each["id"] for each in memories.ask("search_memory", query="gateway", **fields)["results"]]
+
+    assert (found(until="2026-05-05"), found(since="2026-05-05")) == (["m"], [])
+
+
+def test_memories_of_an_older_store_get_their_days(tmp_path: Path) -> None:
+    """They were in the index by the day when they were stored."""
+    before = [SCHEMA, *(each for each in SearchedBench.MIGRATIONS if each != OCCURRED_MIGRATION)]
+    with closing(Database(tmp_path / "db", before)) as database:
+        for number, occurred in ((1, '{"occurred_at": 1777888800.0}'), (2, "{}")):  # 2026-05-04
+            database.execute(
+                "INSERT INTO memories (number, id, content, keywords, source, strength, created, last_accessed, "
+                "forgotten, written_by) VALUES (?, ?, 'gateway', x'5b5d', '', 1, 1.7e9, 1.7e9, 0, 'A')",
+                (number, f"m{number}"),
+            )
+            database.execute(
+                "INSERT INTO memory_details (number, id, written_by, starts, details) VALUES (?, ?, 'A', 1.7e9, ?)",
+                (number, f"m{number}", occurred),
+            )
+    with SearchedBench(tmp_path / "db", Clock(), half_life_days=1e6) as bench:
+        assert ids(bench, "what was on May 4?") == ["m1"]
+        assert ids(bench, "what was on 2023-11-14?") == ["m2"]
