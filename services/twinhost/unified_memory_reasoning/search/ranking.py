@@ -202,6 +202,8 @@ def _more(one: Shares, other: Shares) -> Shares:
 
 
 def _weight(part: Part, total: int) -> float:
+    if part.weight is not None:
+        return part.weight
     texts = len(part.rows)
     if texts and not part.searched:
         return 0.0
