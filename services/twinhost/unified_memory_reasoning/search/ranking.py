@@ -8,6 +8,9 @@ average; or a share of its strength in a turn nearby, if that is more: AFTER_TUR
 has what its question names, and BEFORE_TURN from the turns after. A gain is QUESTION for a question, QUANTITY for a
 text with a digit if the query asks for a quantity, and UPDATE for a text that says that something has changed.
 
+Where texts have vectors (see `meaning`), the meaning of the query is one more part: its strength grows from 0 to 1
+between a nearness of NEAR and SAME, and its weight with that of the words.
+
 A text that says so also takes the place just above an older one about the same thing: see `_promote_updates`.
 
     similarity = relevance / (relevance + missing / 2 + ENOUGH)
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 from heapq import nlargest
 from math import log, sqrt
 from operator import itemgetter
+from types import MappingProxyType
 from typing import NamedTuple
 
 from twinhost.unified_memory_reasoning.search.index import SEEDS, Neighbours, Part
@@ -35,6 +39,9 @@ ANSWER = 0.3  # more of the strength in the turn before if that is a question
 LENGTH = 0.4  # how much the length counts
 QUESTION, QUANTITY, UPDATE = -0.3, 0.2, 0.25
 ENOUGH = 10.0  # relevance at which the similarity is a half if nothing is missing
+
+MEANING, MEANING_SHARE = 4.0, 0.1  # weight of the query's meaning: fixed, and a share of its words' and dates'
+NEAR, SAME = 1.5, 4.0  # nearness (see `vectors`) from which a text has some of the meaning, and all of it
 
 MOST_PROMOTED_OVER = 10  # of the first texts
 ALIKE = 0.4  # share of the older text's relevance that an update has at least
@@ -80,16 +87,22 @@ class Fit:
 class Ranker:
     """The parts of one query with their weights."""
 
-    def __init__(self, query: str, parts: Sequence[Part], total: int) -> None:
+    def __init__(
+        self, query: str, parts: Sequence[Part], total: int, nearness: Mapping[int, float] = MappingProxyType({})
+    ) -> None:
         """Weigh the parts.
 
         Args:
             query: asks for a quantity or not.
             parts: of the query; those that were not searched count for nothing, unless no text has them.
             total: how many texts there are.
+            nearness: the rows that are near to the query's meaning, which is then one more part.
         """
-        self._parts = parts
+        self._parts = list(parts)
         self._weights = [_weight(part, total) for part in parts]
+        if nearness:
+            self._parts.append(Part(is_date=False, rows=_as_strengths(nearness), searched=True))
+            self._weights.append(MEANING + MEANING_SHARE * sum(self._weights))
         self._quantity = _QUANTITY.search(query.casefold()) is not None
         self._dated = any(part.is_date for part in parts)
 
@@ -202,13 +215,15 @@ def _more(one: Shares, other: Shares) -> Shares:
 
 
 def _weight(part: Part, total: int) -> float:
-    if part.weight is not None:
-        return part.weight
     texts = len(part.rows)
     if texts and not part.searched:
         return 0.0
     weight = log(1 + (max(total, texts) - texts + 0.5) / (texts + 0.5))
     return weight * DATE if part.is_date and texts else weight
+
+
+def _as_strengths(nearness: Mapping[int, float]) -> dict[int, float]:
+    return {row: min(1.0, (near - NEAR) / (SAME - NEAR)) for row, near in nearness.items() if near > NEAR}
 
 
 def _promote_updates(texts: Sequence[Text], read: Mapping[int, _Read], relevance: dict[int, float]) -> None:
