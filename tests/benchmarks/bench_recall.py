@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -32,6 +33,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
 from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
+from twinhost.unified_memory_reasoning.search.meaning import Meaning
 from twinhost.unified_memory_reasoning.search.words import words_of
 
 K = 10
@@ -119,6 +121,10 @@ class Agent(Assembled):
         home.mkdir()
         environment = {**environment_of(home, "pc2"), "NETWORK_CONFIG_PATH": str(config)}
         super().__init__(NAME, MIGRATIONS, assemble, environment)
+        self._meaning = next((each for each in self.assembly.companions if isinstance(each, Meaning)), None)
+        if self._meaning is not None:
+            self._meaning.deadline_s = 60.0  # whatever else the machine does
+            self._meaning.start()
         self._actions = {each.name: each for each in self.assembly.actions}
         self._places: dict[int, Place] = {}
 
@@ -127,7 +133,7 @@ class Agent(Assembled):
         known, handle = self._actions[action].request, self._actions[action].handle
         given = {name: each for name, each in fields.items() if name in known.__struct_fields__}
         reply: Any = handle(msgspec.convert(given, known), Caller(caller, "pc2", frozenset({"agent"}), "SHA256:bench"))
-        return dict(reply)
+        return dict(reply.result() if isinstance(reply, Future) else reply)
 
     def read(self, action: str, **fields: Any) -> dict[str, Any]:
         """Return the reply to an action, in a transaction of its own."""
@@ -146,6 +152,14 @@ class Agent(Assembled):
         with self.database.transaction():
             for place, turn in turns.items():
                 self._places[self.add(session_id or place[0], turn)] = place
+        while self._meaning is not None and self._meaning.document()["embedded"] < len(self._places):
+            self._meaning.on_tick()
+            time.sleep(0.05)
+
+    def __exit__(self, *error: Any) -> None:
+        if self._meaning is not None:
+            self._meaning.stop()
+        super().__exit__(*error)
 
     def context(self, session_id: str, most: int, question: Question) -> str:
         """Return the text of a session's context for a question."""
@@ -155,7 +169,10 @@ class Agent(Assembled):
     def search(self, question: Question) -> Answer:
         """Return what `search_memory` finds."""
         filters = {"session_id": question.session_id, "speaker": question.speaker}
-        results = self.read("search_memory", query=question.question, limit=K, **filters)["results"]
+        reply = self.read("search_memory", query=question.question, limit=K, **filters)
+        results = reply["results"]
+        if self._meaning is not None and "meaning" not in reply["channels"]:
+            raise RuntimeError(f"a search went by words alone: {reply['without_meaning']}")
         score = results[0].get("similarity", results[0]["score"]) if results else 0.0
         return [self._places.get(each["id"], ("", -1)) for each in results], score
 
@@ -337,7 +354,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_recall", description=__doc__)
     parser.add_argument("--set", type=Path, default=FOLDER, help="the folder of the set")
-    parser.add_argument("--config", type=Path, default=DEFAULT_PATH, help="a network_config.yaml with other weights")
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_PATH, help="a network_config.yaml, with other weights or embeddings"
+    )
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, to count overruns")
     parser.add_argument("--interactions", type=int, default=0, help="also time an agent with so many generated ones")
     arguments = parser.parse_args()

@@ -94,7 +94,7 @@ class Service:
         try:
             body = self._post(msgspec.json.encode(request), time.monotonic() + within_s)
         except TimeoutError:
-            raise EmbeddingFailed(f"the embedding service did not answer within {within_s:g} s") from None
+            raise EmbeddingFailed(f"the embedding service did not answer within {within_s:.1f} s") from None
         except (OSError, http.client.HTTPException) as error:
             raise EmbeddingFailed(f"the embedding service can't be reached ({error or type(error).__name__})") from None
         return _vectors_of(body, len(texts))
@@ -187,7 +187,7 @@ class Builtin:
 
     def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
         if not self._lock.acquire(timeout=within_s):
-            raise EmbeddingFailed(f"the builtin model was busy for {within_s:g} s")
+            raise EmbeddingFailed(f"the builtin model was busy for {within_s:.1f} s")
         try:
             # A NUL would end the text, and single texts bound the memory.
             return [self._model.encode(text.replace("\0", " "), is_query) for text in texts]

@@ -135,7 +135,7 @@ class Meaning:
     def complete(self, found: Recalled | None) -> Recalled:
         """Return what was found of what is still stored; on the thread that owns the database, also without it."""
         if found is None:
-            return Recalled({}, f"the model did not answer within {self.deadline_s:g} s")
+            return Recalled({}, f"the model did not answer within {self.deadline_s:.1f} s")
         stored = self._stored.of(found.nearness.keys())
         return found._replace(nearness={row: near for row, near in found.nearness.items() if row in stored})
 
