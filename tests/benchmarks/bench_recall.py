@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -25,19 +25,23 @@ from unittest import mock
 
 import msgspec
 import structlog
+import yaml
 
 from tests.benchmarks.recall_set import FOLDER, HALVES, Kind, Place, Question, RecallSet, Turn, half_of, load
+from tests.embedding_service import EmbeddingService
 from tests.unit.agent.assembled import Assembled, environment_of
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
 from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
+from twinhost.unified_memory_reasoning.search.embedding import Builtin
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
 from twinhost.unified_memory_reasoning.search.words import words_of
 
 K = 10
 BUDGETS = (500, 2_000)  # tokens of a context
+QUERY_PREFIX, TEXT_PREFIX = "query: ", "passage: "
 ONE = "all"  # the session that has every turn, in the second store
 AGENT, FTS5, BM25 = WAYS = ("twinhost", "FTS5", "BM25")
 _PLAIN = (
@@ -350,6 +354,24 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
+def _by_url(config: Path, folder: Path, stack: ExitStack) -> Path:
+    """Serve the builtin model on loopback, and return a configuration that names it, with the prefixes of E5."""
+    model = Builtin()
+
+    def vectors(texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        (prefix,) = {text[: text.index(" ") + 1] for text in texts}
+        bare = [text.removeprefix(prefix) for text in texts]
+        return model.embed(bare, is_query=prefix == QUERY_PREFIX, within_s=60.0)
+
+    service = stack.enter_context(EmbeddingService(vectors))
+    document = yaml.safe_load(config.read_text())
+    settings = {"url": service.url, "model": "multilingual-e5-small", "deadline_s": 2.0}
+    document["recall"]["embeddings"] = {**settings, "query_prefix": QUERY_PREFIX, "text_prefix": TEXT_PREFIX}
+    named = folder / config.name
+    named.write_text(yaml.safe_dump(document))
+    return named
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_recall", description=__doc__)
@@ -359,6 +381,9 @@ def main() -> None:
     )
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, to count overruns")
     parser.add_argument("--interactions", type=int, default=0, help="also time an agent with so many generated ones")
+    parser.add_argument(
+        "--by-url", action="store_true", help="search by meaning, with the builtin model behind a service on loopback"
+    )
     arguments = parser.parse_args()
     try:
         of = load(arguments.set)
@@ -366,7 +391,9 @@ def main() -> None:
     except (ConfigurationError, ValueError) as error:
         parser.error(f"{error}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        if arguments.by_url:
+            arguments.config = _by_url(arguments.config, Path(folder), stack)
         for line in measure(of, Path(folder), arguments.config, tokens_of).rows():
             print(line)
         if tokens_of is None:

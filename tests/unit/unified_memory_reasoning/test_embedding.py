@@ -57,7 +57,7 @@ def embed(url: str, *texts: str, is_query: bool = False, within_s: float = 10.0,
 def test_each_text_gets_its_vector(service: EmbeddingService, tmp_path: Path) -> None:
     """The prefixes, the model, and the API key are sent."""
     (tmp_path / "key").write_text("secret\n")
-    settings = {"query_prefix": "q: ", "text_prefix": "t: ", "api_key_file": tmp_path / "key"}
+    settings: dict[str, Any] = {"query_prefix": "q: ", "text_prefix": "t: ", "api_key_file": tmp_path / "key"}
     vectors = embed(service.url, "one", "two", **settings)
     assert [len(vector) for vector in vectors] == [DIMENSIONS, DIMENSIONS]
     assert vectors[0] != vectors[1]

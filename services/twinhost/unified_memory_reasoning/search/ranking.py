@@ -9,7 +9,7 @@ has what its question names, and BEFORE_TURN from the turns after. A gain is QUE
 text with a digit if the query asks for a quantity, and UPDATE for a text that says that something has changed.
 
 Where texts have vectors (see `meaning`), the meaning of the query is one more part: its strength grows from 0 to 1
-between a nearness of NEAR and SAME, and its weight with that of the words.
+between a nearness of NEAR and SAME, and its weight is MEANING.
 
 A text that says so also takes the place just above an older one about the same thing: see `_promote_updates`.
 
@@ -40,8 +40,8 @@ LENGTH = 0.4  # how much the length counts
 QUESTION, QUANTITY, UPDATE = -0.3, 0.2, 0.25
 ENOUGH = 10.0  # relevance at which the similarity is a half if nothing is missing
 
-MEANING, MEANING_SHARE = 4.0, 0.1  # weight of the query's meaning: fixed, and a share of its words' and dates'
-NEAR, SAME = 1.5, 4.0  # nearness (see `vectors`) from which a text has some of the meaning, and all of it
+MEANING = 6.0  # weight of the query's meaning; a word that one of a thousand texts has weighs as much
+NEAR, SAME = 2.5, 5.0  # nearness (see `vectors`) from which a text has some of the meaning, and all of it
 
 MOST_PROMOTED_OVER = 10  # of the first texts
 ALIKE = 0.4  # share of the older text's relevance that an update has at least
@@ -102,7 +102,7 @@ class Ranker:
         self._weights = [_weight(part, total) for part in parts]
         if nearness:
             self._parts.append(Part(is_date=False, rows=_as_strengths(nearness), searched=True))
-            self._weights.append(MEANING + MEANING_SHARE * sum(self._weights))
+            self._weights.append(MEANING)
         self._quantity = _QUANTITY.search(query.casefold()) is not None
         self._dated = any(part.is_date for part in parts)
 

@@ -75,6 +75,9 @@ _COUNTS = (
     "SELECT (SELECT count(*) FROM embeddings WHERE model = ?), "
     "(SELECT count(*) FROM interactions) + (SELECT count(*) FROM memories WHERE forgotten = 0)"
 )
+_OF_ROWS = (  # the + keeps SQLite from reading all vectors of the model
+    "SELECT row FROM embeddings WHERE row IN (SELECT value FROM json_each(?)) AND +model = ?"
+)
 _STORED = (
     "SELECT number, row, vector, (SELECT session_id FROM interactions WHERE id = row) FROM embeddings "
     "WHERE model = ? AND number > ? ORDER BY number"
@@ -149,10 +152,7 @@ class StoredVectors:
 
     def of(self, rows: Collection[int]) -> set[int]:
         """Return those of some rows that have a vector now."""
-        found = self._database.execute(
-            "SELECT row FROM embeddings WHERE row IN (SELECT value FROM json_each(?)) AND model = ?",
-            (json.dumps(list(rows)), self._model),
-        )
+        found = self._database.execute(_OF_ROWS, (json.dumps(list(rows)), self._model))
         return {row for (row,) in found}
 
 
