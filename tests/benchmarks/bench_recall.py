@@ -157,6 +157,8 @@ class Agent(Assembled):
             for place, turn in turns.items():
                 self._places[self.add(session_id or place[0], turn)] = place
         while self._meaning is not None and self._meaning.document()["embedded"] < len(self._places):
+            if not self._meaning.responsive:
+                raise RuntimeError("a thread of the search by meaning has ended")
             self._meaning.on_tick()
             time.sleep(0.05)
 

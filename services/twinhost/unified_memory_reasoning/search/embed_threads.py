@@ -121,7 +121,7 @@ class Queries(Worker):
     """Makes the vectors of queries, and compares them with those of the texts."""
 
     def __init__(self, path: Path, model: str, call: Call, shared: Shared) -> None:
-        super().__init__("embed-queries", self._work, join_timeout_s=5.0)
+        super().__init__("embed-queries", self._work, join_timeout_s=2.0)
         self._path, self._model = path, model
         self._call, self._shared = call, shared
         self.waiting: queue.Queue[Query | None] = queue.Queue(MOST_WAITING)
@@ -176,7 +176,7 @@ class Texts(Worker):
     """Makes the vectors of stored texts that have none, the newest first."""
 
     def __init__(self, path: Path, model: str, call: Call, shared: Shared) -> None:
-        super().__init__("embed-texts", self._work, join_timeout_s=5.0)
+        super().__init__("embed-texts", self._work, join_timeout_s=2.0)
         self._path, self._model = path, model
         self._call, self._shared = call, shared
         self._done = _NOTHING  # the rows up to which every text has a vector, or is refused
