@@ -176,7 +176,7 @@ def require_web_address(url: str, *, unencrypted: bool) -> str:
     """
     try:
         parts = urlsplit(url)
-        complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        complete = parts.scheme in ("http", "https") and is_address(parts.hostname or "") and parts.port != 0
     except ValueError:
         complete = False
     if not complete or parts.username is not None or parts.fragment or not url.isascii() or not url.isprintable():

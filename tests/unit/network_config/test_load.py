@@ -127,6 +127,7 @@ def test_embeddings_are_off_builtin_or_a_service(tmp_path: Path, embeddings: Any
         ({"url": "http://h/v1", "model": "m", "unencrypted": 1}, ".unencrypted must be true or false"),
         ({"url": "ftp://h/v1", "model": "m"}, ".url must be a URL such as"),
         ({"url": "https://me:secret@h/v1", "model": "m"}, ".url must be a URL such as"),
+        ({"url": "https://a..b/v1", "model": "m"}, ".url must be a URL such as"),
         ({"url": "https://h:99999/v1", "model": "m"}, ".url must be a URL such as"),
         ({"url": "https://h/v1", "model": "m", "deadline_s": 2.5}, ".deadline_s must be a number of seconds"),
     ],

@@ -87,6 +87,8 @@ def test_vectors_are_taken_by_their_index() -> None:
         (200, b"<html>", "another form", False),
         (200, b'{"data": [{"embedding": ["1"]}]}', "another form", False),
         (200, b'{"data": [{"embedding": [NaN]}]}', "another form", False),
+        (200, b'{"x": ' + b"[" * 100_000, "another form", False),
+        (200, b'{"data": [], "x": "\xff"}', "another form|0 vectors", False),
         (200, b'{"data": []}', "0 vectors for 1 texts", False),
         (200, b'{"data": [{"embedding": []}]}', "1 vectors for 1 texts", False),
         (200, b'{"data": [{"embedding": [1]}, {"embedding": [1]}]}', "2 vectors for 1 texts", False),

@@ -152,7 +152,7 @@ def _key_of(file: Path) -> str:
 def _vectors_of(body: bytes, count: int) -> list[Vector]:
     try:
         items = msgspec.json.decode(body, type=_Reply).data
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise EmbeddingFailed(f"the embedding service's reply has another form ({error})") from None
     if all(item.index is not None for item in items):
         items.sort(key=lambda item: item.index or 0)
