@@ -37,6 +37,17 @@ COPY config /app/config
 RUN chmod -R u=rwX,go=rX /app
 
 
+# What `recall.embeddings` needs besides: numpy, and the builtin model (130 MB).
+FROM builder AS meaning-builder
+
+COPY requirements-meaning.lock /tmp/
+RUN --mount=type=secret,id=host_ca \
+    if [ -s /run/secrets/host_ca ]; then export PIP_CERT=/run/secrets/host_ca; fi \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install \
+        --no-cache-dir --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+        --requirement /tmp/requirements-meaning.lock
+
+
 # What the dashboard needs and this project did not write: the chart library, from npm. npm itself comes from PyPI, so that both
 # kinds of base image have the same one; the image has neither.
 FROM ${BASE_IMAGE} AS assets
@@ -60,7 +71,7 @@ RUN --mount=type=secret,id=host_ca \
     && rm -r ./*.tgz package /tmp/node
 
 
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS agent
 
 ARG BASE_IMAGE
 LABEL org.opencontainers.image.title="twinhost" \
@@ -86,3 +97,16 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
 WORKDIR /app
 USER 10001:10001
 CMD ["python", "-m", "twinhost.cli", "--help"]
+
+
+# `docker build --target meaning`, or TWINHOST_TARGET=meaning in .env: the same, with what `recall.embeddings` needs.
+FROM agent AS meaning
+
+COPY --from=meaning-builder /opt/venv /opt/venv
+# The model and the comparison run beside the server's loop, each on one thread.
+ENV OMP_NUM_THREADS=1 \
+    OPENBLAS_NUM_THREADS=1
+
+
+# The default.
+FROM agent

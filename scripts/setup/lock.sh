@@ -21,6 +21,7 @@ step "Pinning the base image"
 scripts/setup/base_image.sh --pin || step "The base image's digest is unchanged"
 
 lock requirements.lock pyproject.toml --extra agent --extra cli
+lock requirements-meaning.lock pyproject.toml --extra agent --extra cli --extra meaning
 lock requirements-build.lock --group build
 lock requirements-dev.lock pyproject.toml --all-extras --group dev
 lock requirements-assets.lock --group assets

@@ -15,7 +15,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,10 @@ from unittest import mock
 
 import msgspec
 import structlog
+import yaml
 
 from tests.benchmarks.recall_set import FOLDER, HALVES, Kind, Place, Question, RecallSet, Turn, half_of, load
+from tests.embedding_service import EmbeddingService
 from tests.unit.agent.assembled import Assembled, environment_of
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller
@@ -35,10 +38,13 @@ from twinhost.unified_memory_reasoning.conversations.context_text import one_lin
 from twinhost.unified_memory_reasoning.conversations.summary import DECISION_CHARACTERS
 from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
 from twinhost.unified_memory_reasoning.conversations.wording import sentences_of
+from twinhost.unified_memory_reasoning.search.embedding import Builtin
+from twinhost.unified_memory_reasoning.search.meaning import Meaning
 from twinhost.unified_memory_reasoning.search.words import words_of
 
 K = 10
 BUDGETS = (500, 2_000)  # tokens of a context
+QUERY_PREFIX, TEXT_PREFIX = "query: ", "passage: "
 ONE = "all"  # the session that has every turn, in the second store
 AGENT, FTS5, BM25 = WAYS = ("twinhost", "FTS5", "BM25")
 _PLAIN = (
@@ -126,6 +132,10 @@ class Agent(Assembled):
         home.mkdir()
         environment = {**environment_of(home, "pc2"), "NETWORK_CONFIG_PATH": str(config)}
         super().__init__(NAME, MIGRATIONS, assemble, environment)
+        self._meaning = next((each for each in self.assembly.companions if isinstance(each, Meaning)), None)
+        if self._meaning is not None:
+            self._meaning.deadline_s = 60.0  # whatever else the machine does
+            self._meaning.start()
         self._actions = {each.name: each for each in self.assembly.actions}
         self._places: dict[int, Place] = {}
 
@@ -134,7 +144,7 @@ class Agent(Assembled):
         known, handle = self._actions[action].request, self._actions[action].handle
         given = {name: each for name, each in fields.items() if name in known.__struct_fields__}
         reply: Any = handle(msgspec.convert(given, known), Caller(caller, "pc2", frozenset({"agent"}), "SHA256:bench"))
-        return dict(reply)
+        return dict(reply.result() if isinstance(reply, Future) else reply)
 
     def read(self, action: str, **fields: Any) -> dict[str, Any]:
         """Return the reply to an action, in a transaction of its own."""
@@ -153,6 +163,16 @@ class Agent(Assembled):
         with self.database.transaction():
             for place, turn in turns.items():
                 self._places[self.add(session_id or place[0], turn)] = place
+        while self._meaning is not None and self._meaning.document()["embedded"] < len(self._places):
+            if not self._meaning.responsive:
+                raise RuntimeError("a thread of the search by meaning has ended")
+            self._meaning.on_tick()
+            time.sleep(0.05)
+
+    def __exit__(self, *error: Any) -> None:
+        if self._meaning is not None:
+            self._meaning.stop()
+        super().__exit__(*error)
 
     def context(self, session_id: str, most: int, question: Question) -> str:
         """Return the text of a session's context for a question."""
@@ -162,7 +182,10 @@ class Agent(Assembled):
     def search(self, question: Question) -> Answer:
         """Return what `search_memory` finds."""
         filters = {"session_id": question.session_id, "speaker": question.speaker}
-        results = self.read("search_memory", query=question.question, limit=K, **filters)["results"]
+        reply = self.read("search_memory", query=question.question, limit=K, **filters)
+        results = reply["results"]
+        if self._meaning is not None and "meaning" not in reply["channels"]:
+            raise RuntimeError(f"a search went by words alone: {reply['without_meaning']}")
         score = results[0].get("similarity", results[0]["score"]) if results else 0.0
         return [self._places.get(each["id"], ("", -1)) for each in results], score
 
@@ -347,13 +370,36 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
+def _by_url(config: Path, folder: Path, stack: ExitStack) -> Path:
+    """Serve the builtin model on loopback, and return a configuration that names it, with the prefixes of E5."""
+    model = Builtin()
+
+    def vectors(texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        (prefix,) = {text[: text.index(" ") + 1] for text in texts}
+        bare = [text.removeprefix(prefix) for text in texts]
+        return model.embed(bare, is_query=prefix == QUERY_PREFIX, within_s=60.0)
+
+    service = stack.enter_context(EmbeddingService(vectors))
+    document = yaml.safe_load(config.read_text())
+    settings = {"url": service.url, "model": "multilingual-e5-small", "deadline_s": 2.0}
+    document["recall"]["embeddings"] = {**settings, "query_prefix": QUERY_PREFIX, "text_prefix": TEXT_PREFIX}
+    named = folder / config.name
+    named.write_text(yaml.safe_dump(document))
+    return named
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_recall", description=__doc__)
     parser.add_argument("--set", type=Path, default=FOLDER, help="the folder of the set")
-    parser.add_argument("--config", type=Path, default=DEFAULT_PATH, help="a network_config.yaml with other weights")
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_PATH, help="a network_config.yaml, with other weights or embeddings"
+    )
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, to count overruns")
     parser.add_argument("--interactions", type=int, default=0, help="also time an agent with so many generated ones")
+    parser.add_argument(
+        "--by-url", action="store_true", help="search by meaning, with the builtin model behind a service on loopback"
+    )
     arguments = parser.parse_args()
     try:
         of = load(arguments.set)
@@ -361,7 +407,9 @@ def main() -> None:
     except (ConfigurationError, ValueError) as error:
         parser.error(f"{error}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        if arguments.by_url:
+            arguments.config = _by_url(arguments.config, Path(folder), stack)
         for line in measure(of, Path(folder), arguments.config, tokens_of).rows():
             print(line)
         if tokens_of is None:

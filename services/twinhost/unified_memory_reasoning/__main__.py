@@ -40,8 +40,9 @@ from twinhost.unified_memory_reasoning.memories.messages import (
 from twinhost.unified_memory_reasoning.memories.model import Fading
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
-from twinhost.unified_memory_reasoning.search import index_tables
+from twinhost.unified_memory_reasoning.search import index_tables, vectors
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
+from twinhost.unified_memory_reasoning.search.meaning import MeaningCollector, MeaningDocument, meaning_of
 from twinhost.unified_memory_reasoning.twins import twins
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 
@@ -145,7 +146,7 @@ class MemoryHealth(HealthDocument):
     """The agent's health, its requests and errors since the start, and its rows.
 
     The totals count quarantined writers' rows and forgotten memories too. `last_request_time` (ISO-8601) is null before
-    the first request.
+    the first request. `meaning` is null if searches are by words alone.
     """
 
     total_twins: int
@@ -157,6 +158,7 @@ class MemoryHealth(HealthDocument):
     error_count: int
     last_request_time: str | None
     outbox: OutboxDocument
+    meaning: MeaningDocument | None
 
 
 class MemoryHealthActions(HealthActions):
@@ -198,6 +200,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     index_tables.ABOUT_MIGRATION,
     memories.DETAILS_MIGRATION,
     index_tables.OCCURRED_MIGRATION,
+    vectors.MIGRATION,
 )
 REBUILDS = index_tables.REBUILDS  # rebuild a damaged full-text index
 FEATURES = (
@@ -233,7 +236,11 @@ def assemble(foundation: Foundation) -> Assembly:
     fading = Fading(forgetting.memory_half_life_days if forgetting.forgetting == "days" else None)
     stored_memories = Memories(database, fading)
     recall = settings.config.recall
-    search = Search(database, recall, fading=fading)
+    meaning = meaning_of(recall.embeddings, database)
+    if meaning is not None:
+        foundation.health.warn(meaning.warnings)
+        foundation.telemetry.register(MeaningCollector(meaning.document))
+    search = Search(database, recall, fading=fading, meaning=meaning)
     known_errors, proposed = patterns.ErrorPatterns(database), proposals.PatternProposals(database, member.publish)
     conflicts = coordination.Conflicts(database)
     backups = BackupActions(database, max_bytes)
@@ -270,11 +277,14 @@ def assemble(foundation: Foundation) -> Assembly:
             "total_memories": stored_memories.count,
             "total_error_patterns": known_errors.count,
             "outbox": outbox(),
+            "meaning": None if meaning is None else meaning.document(),
         }
 
     def on_tick() -> None:
         member.on_tick()
         stored_memories.upkeep.on_tick()
+        if meaning is not None:
+            meaning.on_tick()
         backups.on_tick()  # last: it may restart the agent with a restored backup
 
     return Assembly(
@@ -299,7 +309,7 @@ def assemble(foundation: Foundation) -> Assembly:
         on_tick=on_tick,
         on_refusal=member.on_refusal,
         on_stop=stored_memories.upkeep.on_stop,
-        companions=member.companions,
+        companions=[*member.companions, *([meaning] if meaning else [])],
     )
 
 

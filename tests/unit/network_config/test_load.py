@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from twinhost.network_config import Agent, Forgetting, Host, Limits, Recall, load_network_config
+from twinhost.network_config import Agent, Embeddings, Forgetting, Host, Limits, Recall, load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.network_config.model import BUILTIN_MODEL
 from twinhost.secure_zmq.errors import ConfigurationError
 
 GOOD: dict[str, Any] = {
@@ -94,6 +95,46 @@ def test_a_file_may_switch_word_pairs_off(tmp_path: Path) -> None:
     assert not load_network_config(path, {}).recall.word_pairs
     wrong = changed(lambda node: node.update(word_pairs="no"), "recall")
     assert refused(tmp_path, wrong) == "recall.word_pairs must be true or false, not 'no'"
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "expected"),
+    [
+        (False, None),  # as YAML reads `off`
+        ("off", None),
+        ("builtin", Embeddings(None, BUILTIN_MODEL)),
+        ({"url": "http://[::1]:1/v1", "model": "m"}, Embeddings("http://[::1]:1/v1", "m")),
+        (
+            {"url": "http://other/v1", "model": "m", "unencrypted": True, "text_prefix": "t: ", "deadline_s": 1},
+            Embeddings("http://other/v1", "m", text_prefix="t: ", deadline_s=1.0),
+        ),
+    ],
+)
+def test_embeddings_are_off_builtin_or_a_service(tmp_path: Path, embeddings: Any, expected: Embeddings | None) -> None:
+    path = tmp_path / "network_config.yaml"
+    path.write_text(yaml.safe_dump(changed(lambda recall: recall.update(embeddings=embeddings), "recall")))
+    assert load_network_config(path, {}).recall.embeddings == expected
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "complaint"),
+    [
+        (True, " must be off, builtin, or a mapping with `url` and `model`, not True"),
+        ("on", " must be off, builtin, or a mapping with `url` and `model`, not 'on'"),
+        ({"url": "https://h/v1"}, " lacks the key 'model'"),
+        ({"url": "https://h/v1", "model": "m", "key": "x"}, " has the unknown key 'key'"),
+        ({"url": "http://h/v1", "model": "m"}, ".url would send every text unencrypted to h"),
+        ({"url": "http://h/v1", "model": "m", "unencrypted": 1}, ".unencrypted must be true or false"),
+        ({"url": "ftp://h/v1", "model": "m"}, ".url must be a URL such as"),
+        ({"url": "https://me:secret@h/v1", "model": "m"}, ".url must be a URL such as"),
+        ({"url": "https://a..b/v1", "model": "m"}, ".url must be a URL such as"),
+        ({"url": "https://h:99999/v1", "model": "m"}, ".url must be a URL such as"),
+        ({"url": "https://h/v1", "model": "m", "deadline_s": 2.5}, ".deadline_s must be a number of seconds"),
+    ],
+)
+def test_wrong_embeddings_are_refused(tmp_path: Path, embeddings: Any, complaint: str) -> None:
+    wrong = changed(lambda recall: recall.update(embeddings=embeddings), "recall")
+    assert refused(tmp_path, wrong).startswith(f"recall.embeddings{complaint}")
 
 
 def test_a_good_file_is_typed(tmp_path: Path) -> None:

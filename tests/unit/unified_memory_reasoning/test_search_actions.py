@@ -106,6 +106,7 @@ def test_results_are_ranked_and_returned_in_full(bench: SearchBench) -> None:
         "more": False,
         "words": ["gateway", "open"],
         "words_left_out": [],
+        "channels": ["words"],
     }
     first, second = reply["results"]
     names = (

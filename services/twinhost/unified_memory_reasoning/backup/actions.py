@@ -11,10 +11,12 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import Request
 from twinhost.store import damage
+from twinhost.store.backup import Rows
 from twinhost.store.database import Database
 from twinhost.store.row_comparison import Compared
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.backup.backup import Backup, Backups, Exchange, Restores
+from twinhost.unified_memory_reasoning.search.vectors import DERIVED
 
 MAX_FILE_BYTES = 2**40
 MAX_CHUNK_BYTES = 1024 * 1024  # in one message, before base64
@@ -245,13 +247,18 @@ def _status(backup: Backup) -> BackupDocument:
     if backup.failure is not None:
         reply["failure"] = backup.failure
     if backup.copy is not None:
-        reply |= {"size": backup.copy.size_bytes, "sha256": backup.copy.sha256, "rows": backup.copy.rows}
+        reply |= {"size": backup.copy.size_bytes, "sha256": backup.copy.sha256, "rows": _reported(backup.copy.rows)}
     return reply
+
+
+def _reported(rows: Rows) -> Rows:
+    """Return the tables whose rows matter to a user: vectors are in a backup too, and made again where they are not."""
+    return {table: number for table, number in rows.items() if table not in DERIVED}
 
 
 def _rows(exchange: Exchange) -> dict[str, TableRows]:
     rows: dict[str, TableRows] = {}
-    for table in sorted(exchange.present.keys() | exchange.backup.keys()):
+    for table in sorted(_reported(exchange.present).keys() | _reported(exchange.backup).keys()):
         present, backup = exchange.present.get(table, 0), exchange.backup.get(table, 0)
         compared = exchange.compared.get(table, Compared())
         before = present if exchange.damaged is None else exchange.damaged.get(table)

@@ -1,6 +1,7 @@
 """Interactions and contexts: requests, replies and handlers."""
 
-from typing import Annotated, Any, Literal, TypedDict
+from concurrent.futures import Future
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
@@ -11,11 +12,12 @@ from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.conversations.context_text import ContextText
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions, Kind
-from twinhost.unified_memory_reasoning.conversations.recollection import Recollection
+from twinhost.unified_memory_reasoning.conversations.recollection import Recollection, filters_of
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
 from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
 from twinhost.unified_memory_reasoning.moments import MOMENT, past_moment
 from twinhost.unified_memory_reasoning.search.actions import MAX_QUERY_BYTES, QUERY, Search
+from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
 
 MAX_CONTENT_BYTES = 65_536  # in UTF-8
 MAX_METADATA_BYTES = 16_384  # of JSON
@@ -123,11 +125,17 @@ class ContextDocument(SummaryDocument):
 
 
 class ContextFound(TypedDict):
-    """The context of a session, or of one speaker in it."""
+    """The context of a session, or of one speaker in it.
+
+    With a `query`: `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration
+    has it.
+    """
 
     status: Literal["ok"]
     session_id: str
     context: ContextDocument
+    channels: NotRequired[Channels]
+    without_meaning: NotRequired[str]
 
 
 class ContextCleared(TypedDict):
@@ -147,6 +155,7 @@ class ContextActions(Feature):
 
     def __init__(self, interactions: Interactions, search: Search, tokens: Tokens, max_reply_bytes: int) -> None:
         self._interactions = interactions
+        self._search = search
         self._recollection = Recollection(interactions, search)
         self._tokens = tokens
         self._max_bytes = max_reply_bytes
@@ -170,18 +179,32 @@ class ContextActions(Feature):
         }
 
     @action()
-    def get(self, request: GetContext, _: Caller) -> ContextFound:
+    def get(self, request: GetContext, _: Caller) -> ContextFound | Future[ContextFound]:
+        if request.query is None:
+            return self._context(request, None)
+        filters = filters_of(request.session_id, request.speaker or None, everywhere=request.scope == "all")
+        return with_meaning(
+            self._search.meaning, request.query, filters, lambda recalled: self._context(request, recalled)
+        )
+
+    def _context(self, request: GetContext, recalled: Recalled | None) -> ContextFound:
         speaker, everywhere = request.speaker or None, request.scope == "all"
         found = self._interactions.context(request.session_id, speaker)
         summary = found.summary.document()
         bytes_left = self._max_bytes - len(msgspec.json.encode(summary)) - _AROUND_TEXT_BYTES
         text = ContextText(self._tokens, request.max_tokens, bytes_left, names_sessions=everywhere)
         tokens = self._recollection.fill(
-            text, found.summary, request.session_id, speaker=speaker, query=request.query, everywhere=everywhere
+            text,
+            found.summary,
+            request.session_id,
+            speaker=speaker,
+            query=request.query,
+            everywhere=everywhere,
+            nearness=recalled.nearness if recalled else {},
         )
         own = {turn.id for turn in text.turns if turn.session_id == request.session_id}
         known = {*found.newest, *(item.id for item in found.window.items)}
-        return {
+        reply: ContextFound = {
             "status": SUCCESS,
             "session_id": request.session_id,
             "context": {
@@ -197,6 +220,11 @@ class ContextActions(Feature):
                 "cut_ids": text.cut,
             },
         }
+        if recalled is not None:
+            reply["channels"] = recalled.channels
+            if recalled.missing is not None:
+                reply["without_meaning"] = recalled.missing
+        return reply
 
     @action(mutates=True)
     def clear(self, request: ClearContext, _: Caller) -> ContextCleared:

