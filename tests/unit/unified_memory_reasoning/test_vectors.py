@@ -177,3 +177,16 @@ def test_few_texts_are_compared_with_ordinary_sentences() -> None:
 @pytest.mark.parametrize("vector", [[], [0.0, 0.0], [float("inf"), 1.0], [float("nan"), 1.0]])
 def test_a_vector_without_a_direction_is_not_stored(vector: list[float]) -> None:
     assert vectors.packed(vector) is None
+
+
+def test_fewer_texts_need_fewer_deviations() -> None:
+    """As the largest of a few random cosines has fewer."""
+    matrix = vectors.Matrix(DIMENSIONS)
+    (text, query), ordinary = of_concepts(["red car", "automobile"]), of_concepts(["a b", "c d", "e f"])
+    matrix._append([vectors.StoredVector(1, 1, vectors.packed(text) or b"", None)])
+    matrix._in_order = matrix._np.arange(1)
+    ((_, among_four),) = matrix.nearest(query, ordinary, [], None, 10)
+    np = matrix._np
+    cosines = [np.dot(vectors._unit(np, each), vectors._unit(np, query)) for each in (text, *ordinary)]
+    deviations = (cosines[0] - np.mean(cosines)) / np.std(cosines)
+    assert among_four == pytest.approx(deviations / np.sqrt(np.log(4) / np.log(vectors.MANY)), rel=0.02)

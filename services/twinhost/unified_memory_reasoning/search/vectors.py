@@ -13,6 +13,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from math import log, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,6 +50,7 @@ END;
 DERIVED = ("embeddings",)  # made again from the other tables
 
 MAX_CHARACTERS = 2_000  # of a text, the first ones, that its vector is made of
+MANY = 1_000  # texts; the largest of n normal deviates grows with the root of log n
 FROM_BEFORE, FROM_AFTER = 0.7, 0.3  # of the nearness of the turns before and after
 _AT_ONCE = 8_192  # rows of the matrix that are compared, or read, together
 _PACKAGE = "numpy"
@@ -298,7 +300,7 @@ class Matrix:
         """Return the rows whose texts are nearest to a vector, nearest first, and how near each is.
 
         How near: by how many standard deviations the cosine exceeds the mean over all texts, and a share of that of the
-        turns before and after. What a cosine of 0.8 says differs by model, so cosines themselves compare with nothing.
+        turns before and after. The nearest of few texts has fewer than that of many, so fewer than MANY texts need less. What a cosine of 0.8 says differs by model, so cosines themselves compare with nothing.
 
         Args:
             vector: of a query.
@@ -317,7 +319,8 @@ class Matrix:
         shown = ~np.isin(rows, hidden) if hidden else np.ones(self._count, bool)
         ordinary = np.asarray([_unit(np, each) for each in others], np.float32).reshape(-1, self.dimensions) @ query
         every = np.concatenate([cosines[shown], ordinary])
-        own = np.where(shown, (cosines - every.mean()) / max(float(every.std()), 1e-6), 0.0)
+        spread = max(float(every.std()), 1e-6) * min(1.0, sqrt(log(max(len(every), 2)) / log(MANY)))
+        own = np.where(shown, (cosines - every.mean()) / spread, 0.0)
         near = self._with_neighbours(own)
         allowed = shown if only is None else shown & np.isin(rows, only)
         places = np.flatnonzero(allowed)
