@@ -70,7 +70,9 @@ class RequestSchema:
         return {
             field.path: field.types
             for field in self.fields(action)
-            if isinstance(text := given.get(field.path), str) and not self._takes(nodes[field.path], text)
+            if "string" not in field.types
+            and isinstance(text := given.get(field.path), str)
+            and not self._takes(nodes[field.path], text)
         }
 
     def typed(self, action: str, name: str, text: str, value: Any) -> Any:

@@ -11,6 +11,7 @@ import typer
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli
 from twinhost.cli.arguments import parse_fields
+from twinhost.cli.explain import schema_of_agent
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,13 @@ def test_a_value_that_is_no_json_is_named_as_such(hosts: TwoHosts, cli: Cli) -> 
     warning, refusal = ran.err.splitlines()
     assert warning.startswith("warning: registration_data takes object or null, and its value is not valid JSON: ")
     assert refusal.startswith("error [malformed_request]: ")
+
+
+def test_a_text_that_the_action_refuses_needs_no_json() -> None:
+    """No warning is printed if a field takes some texts but not this one; the agent's refusal lists them."""
+    schema = schema_of_agent(UMRA)
+    assert schema is not None
+    assert schema.not_texts("add_interaction", {"interaction_type": "chat"}) == {}
 
 
 @pytest.mark.parametrize("name", [SDT, "systemdigitaltwin", "mainpc", "MainPC"])
