@@ -300,7 +300,8 @@ class Matrix:
         """Return the rows whose texts are nearest to a vector, nearest first, and how near each is.
 
         How near: by how many standard deviations the cosine exceeds the mean over all texts, and a share of that of the
-        turns before and after. The nearest of few texts has fewer than that of many, so fewer than MANY texts need less. What a cosine of 0.8 says differs by model, so cosines themselves compare with nothing.
+        turns before and after. The nearest of few texts has fewer than that of many, so fewer than MANY texts need
+        less. What a cosine of 0.8 says differs by model, so cosines themselves compare with nothing.
 
         Args:
             vector: of a query.
