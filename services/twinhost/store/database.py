@@ -222,6 +222,8 @@ class Database:
         _require_transaction(self._connection)  # an I/O error in a query may have ended it, and undone its changes
         for write in self._pending:
             write()
+        if self._fault is not None:  # an empty transaction would write nothing, and end the fault of a full disk
+            self._connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
 
     def _begin(self) -> None:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.store.broken import no_file_beyond
 from twinhost.secure_zmq.errors import ConfigurationError, NotFound, StoreUnavailable, TransactionLost
 from twinhost.store.database import Database
 
@@ -366,6 +367,22 @@ def test_a_full_disk_is_an_unavailable_store_and_passes(tmp_path: Path) -> None:
         fill()
         assert len(texts(database)) == 100
         assert database.fault is None
+
+
+def test_an_empty_transaction_does_not_end_a_fault(tmp_path: Path) -> None:
+    """It would write nothing; after a fault, it writes something, so that an idle agent notices that space is free."""
+    with open_with(tmp_path / "db", FIRST) as database:
+        with no_file_beyond(1):
+            with pytest.raises(StoreUnavailable), database.transaction():
+                add(database, "lost")
+            with pytest.raises(StoreUnavailable), database.transaction():
+                pass
+            assert database.fault is not None
+        with database.transaction():
+            pass
+        assert database.fault is None
+    with open_with(tmp_path / "db", FIRST) as database:
+        assert texts(database) == []
 
 
 def test_a_lock_of_another_program_is_an_unavailable_store(tmp_path: Path) -> None:
