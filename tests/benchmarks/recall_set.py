@@ -3,6 +3,9 @@
 The folder `recall` has them as JSON Lines, one object a line: `sessions_*`, `questions_*` and `labels_*`, and `errors`.
 A session and what refers to it belong to one half of the set, `tune` or `held out`, by the hash of its id. Weights are
 chosen on `tune` alone: where they fit it too closely, the figures of `held out` are worse.
+
+`recall_second` is a smaller set, by somebody who had seen neither the first one nor the code. It shows what the rules
+are worth on other material; it has no error messages.
 """
 
 import hashlib
