@@ -11,6 +11,7 @@ import docker
 import pytest
 import zmq
 
+from tests.containers.kept import kept
 from tests.containers.stack import Stack
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
@@ -212,18 +213,8 @@ def test_the_older_agents_files_are_imported_once(own: Stack, client: Client, tm
         path.write_text(json.dumps(content))
         path.chmod(0o644)
     tmp_path.chmod(0o755)
-    command = (
-        "run",
-        "--rm",
-        "-T",
-        "-v",
-        f"{tmp_path}:/old:ro",
-        "cli",
-        "memory",
-        "import",
-        *(f"/old/{name}" for name in files),
-    )
-    first, second = own.compose(*command), own.compose(*command)
+    with kept(own, "cli", "--volume", f"{tmp_path}:/old:ro") as desk:
+        first, second = (desk.run("memory", "import", *(f"/old/{name}" for name in files)) for _ in range(2))
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert first.out.count("1 added, 0 already present") == len(files)
     assert second.out.count("0 added, 1 already present") == len(files)
