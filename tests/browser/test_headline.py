@@ -81,7 +81,8 @@ def watched(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
         def is_live() -> bool:
             twin.assembly.on_tick()  # makes the state that the stream sends
-            return bool(page.evaluate("document.documentElement.dataset.stream === 'live'"))
+            # By a locator: an evaluation fails where the page reloads itself meanwhile, as it does without its script.
+            return page.locator("html").get_attribute("data-stream") == "live"
 
         wait_until(is_live, PATIENCE_S, "the page follows the stream")
         (sampler,) = twin.assembly.companions
