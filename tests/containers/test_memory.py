@@ -185,13 +185,14 @@ def test_a_backup_is_made_and_restored_while_it_runs(own: Stack, client: Client,
     kept, lost = uuid.uuid4().hex, uuid.uuid4().hex
     say(client, kept, kept)
     backup = tmp_path / "umra.backup"
-    made = own.compose_bytes("run", "--rm", "-T", "cli", "memory", "backup", "-")
+    cli = ("run", "--rm", "-T", "--no-deps", "cli", "memory")
+    made = own.compose_bytes(*cli, "backup", "-")
     assert made.returncode == 0, made.stderr
     backup.write_bytes(made.stdout)
     with sqlite3.connect(backup) as database:
         assert database.execute("SELECT count(*) FROM interactions WHERE content = ?", (kept,)).fetchone() == (1,)
     say(client, lost, lost)
-    restored = own.compose_bytes("run", "--rm", "-T", "cli", "memory", "restore", "-", "--yes", given=made.stdout)
+    restored = own.compose_bytes(*cli, "restore", "-", "--yes", given=made.stdout)
     assert restored.returncode == 0, restored.stderr
     assert b"interactions" in restored.stdout
     own.wait_until_ready()
