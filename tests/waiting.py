@@ -9,15 +9,18 @@ T = TypeVar("T")
 
 PATIENCE_S = 20.0  # for what promises no time: a busy machine may take long, a hung one must end
 REFUSAL_S = 2.0  # the promise: a refusal says why within two seconds
-_LOOK_EVERY_S = 0.005
+_LOOK_EVERY_S = 0.005  # at first; a condition may cost a processor as much as what is waited for
+_LOOK_AT_LEAST_EVERY_S = 0.05
+_SHARE = 20  # of the time waited so far: a look comes later by no more than this part
 
 
 def wait_until(condition: Callable[[], T], deadline_s: float, what: str) -> T:
     """Return the first true value of `condition`; fail with `what` where there is none within `deadline_s` seconds."""
-    deadline = time.monotonic() + deadline_s
+    started = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {deadline_s:g} s: {what}"
-        time.sleep(_LOOK_EVERY_S)
+        waited_s = time.monotonic() - started
+        assert waited_s < deadline_s, f"not within {deadline_s:g} s: {what}"
+        time.sleep(min(max(waited_s / _SHARE, _LOOK_EVERY_S), _LOOK_AT_LEAST_EVERY_S))
     return value
 
 

@@ -27,18 +27,20 @@ THEMES = ["light", "dark"]
 class Open:
     """A page, and all that it said and asked for."""
 
-    def __init__(self, browser: Browser, stack: Stack, width: int = 1_440, theme: str = "light") -> None:
+    def __init__(self, browser: Browser, stack: Stack) -> None:
         self.url = f"http://{stack.published('mainpc', HTTP_PORTS['mainpc'])}"
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme=theme,  # type: ignore[arg-type]
-        )
+        self.context = browser.new_context()
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
         self.asked: list[Request] = []
         self.page.on("console", lambda message: self._complain(message.text))
         self.page.on("pageerror", lambda error: self._complain(str(error)))
         self.page.on("request", self._ask)
+
+    def load(self, width: int = 1_440, theme: str = "light") -> None:
+        """Load the page anew in a window of this width."""
+        self.page.set_viewport_size({"width": width, "height": 900})
+        self.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         wait_until(self._loads_undisturbed, PATIENCE_S, "a load that no change of the host's network breaks off")
         self.wait_until_live()
 
@@ -68,10 +70,18 @@ class Open:
         self.context.close()
 
 
+@pytest.fixture(scope="module")
+def window(browser: Browser, stack: Stack) -> Iterator[Open]:
+    """One page for all tests of the secured stack: each context that is opened costs a process of Chromium."""
+    with closing(Open(browser, stack)) as window:
+        yield window
+
+
 @pytest.fixture
-def opened(browser: Browser, stack: Stack) -> Iterator[Open]:
-    with closing(Open(browser, stack)) as opened:
-        yield opened
+def opened(window: Open) -> Open:
+    """The page, loaded anew."""
+    window.load()
+    return window
 
 
 def test_it_shows_the_system_as_it_is(opened: Open) -> None:
@@ -97,13 +107,13 @@ def test_the_page_loads_only_from_mainpc_without_errors(opened: Open) -> None:
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_fits_every_width_in_both_themes(browser: Browser, stack: Stack, width: int, theme: str) -> None:
+def test_it_fits_every_width_in_both_themes(window: Open, width: int, theme: str) -> None:
     """Nothing is wider than the window, and the background is the theme's."""
-    with closing(Open(browser, stack, width, theme)) as opened:
-        page = opened.page
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        channels = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3)")
-        assert (sum(map(float, channels)) / 3 > 128) == (theme == "light")
+    window.load(width, theme)
+    page = window.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    channels = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3)")
+    assert (sum(map(float, channels)) / 3 > 128) == (theme == "light")
 
 
 def test_it_is_used_by_keyboard(opened: Open) -> None:
@@ -221,6 +231,7 @@ def test_it_outlives_a_restart_of_mainpc(opened: Open, stack: Stack) -> None:
 def test_an_open_link_is_shouted(browser: Browser, open_stack: Stack) -> None:
     """SECURE_ZMQ=0: a red banner that can't be missed, and a link that is called what it is."""
     with closing(Open(browser, open_stack)) as opened:
+        opened.load()
         banner = opened.page.locator("#banner-insecure")
         expect(banner).to_be_visible()
         expect(banner).to_contain_text("Encryption is off")

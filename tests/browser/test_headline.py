@@ -64,8 +64,15 @@ class Watched:
         expect(self.page.locator("#summary-text")).to_contain_text(text)
 
 
+@pytest.fixture(scope="module")
+def page(browser: Browser) -> Iterator[Page]:
+    """One page for all tests: each shows another agent, on a port of its own, and so another origin."""
+    with closing(browser.new_context()) as context:
+        yield context.new_page()
+
+
 @pytest.fixture
-def watched(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+def watched(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     clock = Clock()
     for module in (state_module, registry_module, events_module, time_to_full_module):
         monkeypatch.setattr(module, "time", clock)
@@ -73,15 +80,15 @@ def watched(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(telemetry_module, "GATHER_EVERY_S", 0.0)
     (port,) = free_ports(1)
     twin = Twin(environment_of(tmp_path, "mainpc"))
-    with twin, closing(browser.new_context()) as context:
+    with twin:
         server = HttpServer(port, dict, bytes, twin.assembly.routes)
         server.start()
-        page = context.new_page()
         wait_until(lambda: loads(page, f"http://localhost:{port}/"), PATIENCE_S, "the page is open")
 
         def is_live() -> bool:
             twin.assembly.on_tick()  # makes the state that the stream sends
-            return bool(page.evaluate("document.documentElement.dataset.stream === 'live'"))
+            # By a locator: an evaluation fails where the page reloads itself meanwhile, as it does without its script.
+            return page.locator("html").get_attribute("data-stream") == "live"
 
         wait_until(is_live, PATIENCE_S, "the page follows the stream")
         (sampler,) = twin.assembly.companions

@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.containers.stack import REPOSITORY, Finished, free_ports, project_name
+from tests.containers.kept import Finished
+from tests.containers.stack import REPOSITORY, free_ports, project_name
 
 # Without what only a build reads: the image is there.
 NEEDED = (

@@ -3,54 +3,81 @@
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from tests.containers.stack import Finished, Stack
+from docker.models.containers import Container
+
 from twinhost.secure_zmq.certificates import Certificates, load_certificates
+
+if TYPE_CHECKING:
+    from tests.containers.stack import Stack
 
 _PROGRAMS = {
     "certs-init": ("python", "/app/certs-init/generate_zmq_certificates.py"),
     "cli": ("python", "-m", "twinhost.cli"),
+    "archive": ("python", "-m", "twinhost.cli.archive"),
 }
 ANOTHER_TREE = ("--volume", "/certificates")  # an anonymous volume in the place of mainpc's
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ran in a container: exit status, standard output, standard error."""
+
+    status: int
+    out: str
+    err: str
+
+
+def execute(container: Container, *command: str) -> Finished:
+    """Run a command in a running container."""
+    status, (out, err) = cast(
+        tuple[int, tuple[bytes | None, bytes | None]], container.exec_run(list(command), demux=True)
+    )
+    return Finished(status, (out or b"").decode(), (err or b"").decode())
 
 
 class Kept:
     """A service's program, mounts, user, and networks: mainpc's tree, the tree of another machine, or the operator."""
 
-    def __init__(self, container: str, service: str) -> None:
+    def __init__(self, container: Container, service: str) -> None:
         self._container = container
         self._program = _PROGRAMS[service]
 
     def run(self, *arguments: str, given: str = "") -> Finished:
         """Run the service's program."""
-        return self._execute(*self._program, *arguments, given=given)
+        return self.execute(*self._program, *arguments, given=given)
 
     def shell(self, script: str, given: str = "") -> Finished:
         """Run a shell script."""
-        return self._execute("sh", "-c", script, given=given)
+        return self.execute("sh", "-c", script, given=given)
 
     def keys(self, name: str, copies: Path) -> Certificates:
         """Return a folder of this machine's tree, copied out of its volume into `copies`."""
         copies.mkdir(parents=True, exist_ok=True)
-        source = f"{self._container}:/certificates/{name}"
+        source = f"{self._container.id}:/certificates/{name}"
         subprocess.run(["docker", "cp", "--quiet", source, str(copies)], check=True)
         return load_certificates(copies / name)
 
-    def _execute(self, *command: str, given: str) -> Finished:
-        whole = ["docker", "exec", "--interactive", self._container, *command]
+    def execute(self, *command: str, given: str = "") -> Finished:
+        """Run any command."""
+        if not given:
+            return execute(self._container, *command)
+        whole = ["docker", "exec", "--interactive", str(self._container.id), *command]
         done = subprocess.run(whole, input=given, capture_output=True, text=True, check=False)
         return Finished(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
-def kept(stack: Stack, service: str, *options: str) -> Iterator[Kept]:
+def kept(stack: "Stack", service: str, *options: str, **variables: str) -> Iterator[Kept]:
     """Keep a one-off container of a service, with the options of `docker compose run`."""
     waits = ("--entrypoint", "sleep", service, "infinity")
-    started = stack.compose("--progress", "quiet", "run", "--detach", "--no-deps", *options, *waits)
+    started = stack.compose("--progress", "quiet", "run", "--detach", "--no-deps", *options, *waits, **variables)
     assert started.status == 0, started.err
-    container = started.out.strip()
+    container = stack.engine.containers.get(started.out.strip())
     try:
         yield Kept(container, service)
     finally:
-        subprocess.run(["docker", "rm", "--force", "--volumes", container], check=True, capture_output=True)
+        container.remove(force=True, v=True)

@@ -7,9 +7,9 @@ import subprocess
 import tarfile
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -19,6 +19,7 @@ from docker.models.networks import Network
 from testcontainers.compose import DockerCompose
 
 from tests import ports as loopback_ports
+from tests.containers.kept import Finished, Kept, execute, kept
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.certificates import Certificates, load_certificates
 from twinhost.secure_zmq.client import Client
@@ -30,18 +31,10 @@ IMAGE = "twinhost:0.2.0"
 ZMQ_PORTS = {"mainpc": 7120, "pc2": 7230}
 EVENTS_PORT = 7150  # mainpc's
 HTTP_PORTS = {"mainpc": 8120, "pc2": 8230}
+HTTP_VARIABLES = {"mainpc": "MAINPC_HTTP_PORT", "pc2": "PC2_HTTP_PORT"}
 KEY_STEMS = {"mainpc": "server", "pc2": "client"}
 AGENTS = {"mainpc": "SystemDigitalTwin", "pc2": "UnifiedMemoryReasoningAgent"}
 PORT_VARIABLES = ("MAINPC_HTTP_PORT", "PC2_HTTP_PORT", "MAINPC_ZMQ_PORT", "MAINPC_EVENTS_PORT", "PC2_ZMQ_PORT")
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A command that ran in a container: exit status, standard output, standard error."""
-
-    status: int
-    out: str
-    err: str
 
 
 class Stack:
@@ -64,7 +57,9 @@ class Stack:
         self._compose = DockerCompose(
             REPOSITORY, list(files), env_file=str(env_file), wait=False, services=list(services) or None
         )
-        self._docker = docker.from_env()
+        self.engine = docker.from_env()
+        self._kept: dict[tuple[str, ...], Kept] = {}
+        self._ends = ExitStack()
 
     def start(self) -> None:
         """Start the services without waiting for them."""
@@ -77,9 +72,11 @@ class Stack:
 
     def stop(self) -> None:
         """Remove everything, volumes too."""
+        self._ends.close()
+        self._kept.clear()
         # With the profile: Compose leaves what only a profiled service uses, and the engine's addresses run out.
         done = self.compose("--profile", "tools", "down", "--volumes", "--remove-orphans")
-        self._docker.close()
+        self.engine.close()
         assert done.status == 0, done.err
 
     def wait_until_ready(self, deadline_s: float = 30) -> None:
@@ -91,12 +88,12 @@ class Stack:
         """Return a service's container, as the engine sees it now; a stopped one too."""
         labels = [f"com.docker.compose.project={self.project}", f"com.docker.compose.service={service}"]
         labels.append("com.docker.compose.oneoff=False")
-        (container,) = self._docker.containers.list(all=True, filters={"label": labels})
+        (container,) = self.engine.containers.list(all=True, filters={"label": labels})
         return container
 
     def networks(self, names: Iterable[str]) -> list[Network]:
         """Return networks by name."""
-        return [self._docker.networks.get(name) for name in names]
+        return [self.engine.networks.get(name) for name in names]
 
     def logs(self, service: str) -> str:
         """Return all that a service has logged."""
@@ -108,24 +105,43 @@ class Stack:
 
     def execute(self, service: str, *command: str) -> Finished:
         """Run a command in a service's running container."""
-        status, (out, err) = cast(
-            tuple[int, tuple[bytes | None, bytes | None]],
-            self.container(service).exec_run(list(command), demux=True),
-        )
-        return Finished(status, (out or b"").decode(), (err or b"").decode())
+        return execute(self.container(service), *command)
+
+    def kept(self, service: str, **variables: str) -> Kept:
+        """Return a service's one-off container, which is started once and stays until the stack is stopped."""
+        which = (service, *variables, *variables.values())
+        if which not in self._kept:
+            self._kept[which] = self._ends.enter_context(kept(self, service, **variables))
+        return self._kept[which]
 
     def run(self, service: str, *arguments: str, given: str = "") -> Finished:
-        """Run a one-off container: `docker compose run --rm SERVICE ARGUMENTS`."""
+        """Run a service's program: as `docker compose run --rm SERVICE ARGUMENTS`, in a container that stays."""
+        return self.kept(service).run(*arguments, given=given)
+
+    def run_shell(self, service: str, script: str) -> Finished:
+        """Run a shell script with a service's mounts and user, in a container that stays."""
+        return self.kept(service).shell(script)
+
+    def run_alone(self, service: str, *arguments: str, given: str = "") -> Finished:
+        """Run a container of its own: `docker compose run --rm SERVICE ARGUMENTS`."""
         return self.compose("run", "--rm", "-T", "--no-deps", service, *arguments, given=given)
 
     def twinhost(self, *arguments: str, cwd: Path = REPOSITORY, **settings: str) -> Finished:
         """Run `./twinhost ARGUMENTS`, as on a machine whose environment names this stack."""
         return run_twinhost({**self._variables, **settings}, *arguments, cwd=cwd)
 
-    def compose(self, *arguments: str, given: str = "") -> Finished:
-        """Run a docker compose command on this project."""
+    def compose(self, *arguments: str, given: str = "", **variables: str) -> Finished:
+        """Run a docker compose command on this project, with other variables than its own."""
         command = [*self._compose.compose_command_property, *arguments]
-        done = subprocess.run(command, cwd=REPOSITORY, input=given, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, **variables},
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         return Finished(done.returncode, done.stdout, done.stderr)
 
     def compose_bytes(self, *arguments: str, given: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
@@ -133,18 +149,14 @@ class Stack:
         command = [*self._compose.compose_command_property, *arguments]
         return subprocess.run(command, cwd=REPOSITORY, input=given, capture_output=True, check=False)
 
-    def run_shell(self, service: str, script: str) -> Finished:
-        """Run a shell script in a one-off container with a service's mounts and user."""
-        return self.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", service, "-c", script)
-
     def http(self, host: str, path: str) -> tuple[int, dict[str, Any]]:
         """Return the HTTP status and the JSON document of a published path; status 0 where nobody answers."""
         try:
-            with urlopen(f"http://{self.published(host, HTTP_PORTS[host])}{path}", timeout=5) as answer:
+            with urlopen(f"http://127.0.0.1:{self.variables[HTTP_VARIABLES[host]]}{path}", timeout=5) as answer:
                 return answer.status, json.load(answer)
         except HTTPError as error:
             return error.code, json.load(error)
-        except (OSError, ValueError, LookupError):
+        except (OSError, ValueError):
             return 0, {}
 
     def published(self, host: str, port: int) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import docker
 import pytest
 
-from tests.containers.stack import AGENTS, Finished, Stack
+from tests.containers.kept import Finished
+from tests.containers.stack import AGENTS, Stack
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized
@@ -196,8 +197,8 @@ def files(stack: Stack) -> list[tuple[str, list[bytes]]]:
 
 
 def apply(stack: Stack, name: str, splice: Splice) -> None:
-    """Change a file of the log through a container of its own."""
+    """Change a file of the log through another container that has it."""
     parts = [base64.b64encode(part).decode() for part in (splice.old, splice.new)]
     command = ["-c", SPLICE, f"{FOLDER}/{name}", str(splice.at), *parts]
-    done = stack.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "python", "mainpc", *command)
+    done = stack.kept("archive").execute("python", *command)
     assert done.status == 0, done.err

@@ -15,17 +15,25 @@ FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 NAMES = ["SystemDigitalTwin", "UnifiedMemoryReasoningAgent", "operator"]
 
 
-@pytest.fixture
-def keys(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Stack]:
-    """A project of which nothing runs yet."""
-    stack = Stack(tmp_path, {})
+@pytest.fixture(scope="module")
+def project(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A project of which nothing runs but the container that commands are run in."""
+    stack = Stack(tmp_path_factory.mktemp("keys"), {})
     yield stack
     stack.stop()
 
 
+@pytest.fixture
+def keys(project: Stack) -> Stack:
+    """The project without keys."""
+    emptied = project.run_shell("certs-init", "find /certificates -mindepth 1 -delete")
+    assert emptied.status == 0, emptied.err
+    return project
+
+
 def test_a_second_run_changes_nothing_and_says_so(keys: Stack) -> None:
     """Same fingerprints, `already present`, and which file lies where."""
-    first, second = keys.run("certs-init"), keys.run("certs-init")
+    first, second = keys.run_alone("certs-init"), keys.run_alone("certs-init")
     assert (first.status, second.status) == (0, 0)
     assert first.out.count("created") == second.out.count("already present") == len(NAMES)
     assert FINGERPRINT.findall(first.out) == FINGERPRINT.findall(second.out)
@@ -38,7 +46,7 @@ def test_verify_finds_a_new_tree_right(keys: Stack) -> None:
     """`certs-init verify` ends with 0 after `certs-init`, and with 1 before."""
     assert keys.run("certs-init", "verify").status == 1
     assert keys.run("certs-init").status == 0
-    verified = keys.run("certs-init", "verify")
+    verified = keys.run_alone("certs-init", "verify")
     assert verified.status == 0
     assert "3 folders are correct" in verified.out
 
@@ -116,10 +124,10 @@ def test_what_an_agent_advises_leads_to_the_command(keys: Stack, damage: str, se
     """Its own mount is read-only, and it sees a part of the tree; verify sees all of it and says what to do."""
     keys.run("certs-init")
     assert keys.run_shell("certs-init", damage).status == 0
-    said = keys.run("mainpc")
+    said = keys.run_alone("mainpc")
     assert said.status == 78
     assert f"{sentence}docker compose run --rm certs-init verify" in said.out + said.err
-    advised = keys.compose("run", "--rm", "certs-init", "verify")
+    advised = keys.run("certs-init", "verify")
     assert (advised.status, "docker compose run --rm" in advised.out) == (1, True)
 
 
@@ -181,7 +189,8 @@ def test_a_real_host_gets_its_own_secret_alone(engine: docker.DockerClient, tmp_
             public = source.run("certs-init", "public", stem)
             assert target.run("certs-init", "trust", "-", given=public.out).status == 0
         for stack in (mainpc, pc2):
-            assert stack.run("certs-init", "verify").status == 0, stack.run("certs-init", "verify").out
+            verified = stack.run("certs-init", "verify")
+            assert verified.status == 0, verified.out
         secrets = pc2.run_shell("certs-init", "find /certificates -name '*_secret'").out.split()
         assert secrets == ["/certificates/pc2/client.key_secret"]
     finally:

@@ -1,8 +1,6 @@
 """`cli doctor` on the real stack, from either host: good as it is, clear after a sabotage; and the attack itself."""
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.containers.stack import AGENTS, REPOSITORY, Finished, Stack
+from tests.containers.kept import Finished
+from tests.containers.stack import AGENTS, Stack
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.campaign import ATTACKS, LEGITIMATE_CLIENT, NOT_FROM_OUTSIDE
 
@@ -22,27 +21,9 @@ PUBLIC_FILE = "/certificates/operator/client.key"
 OPERATORS = "needs an operator's key"
 
 
-def cli(stack: Stack, *arguments: str, **variables: str) -> Finished:
-    """Run the cli's container, with other variables than the stack's."""
-    return with_variables(stack, "run", "--rm", "-T", "--no-deps", "cli", *arguments, **variables)
-
-
-def with_variables(stack: Stack, *arguments: str, **variables: str) -> Finished:
-    """Run docker compose on the stack, with other variables than its own."""
-    done = subprocess.run(
-        [*stack._compose.compose_command_property, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
-
-
 def examined(stack: Stack, keys: str) -> tuple[int, list[dict[str, Any]]]:
     """Return the exit status and the checks of an examination."""
-    done = cli(stack, "doctor", "--json", TWINHOST_CLI_KEYS=keys)
+    done = stack.kept("cli", TWINHOST_CLI_KEYS=keys).run("doctor", "--json")
     checks: list[dict[str, Any]] = json.loads(done.out)["checks"]
     return done.status, checks
 
@@ -65,7 +46,7 @@ def test_a_good_stack_is_good_from_either_host(stack: Stack, keys: str) -> None:
 
 def test_a_person_gets_a_table(stack: Stack) -> None:
     """The same as text: a table of each place, and the sum of it."""
-    done = cli(stack, "doctor")
+    done = stack.run("cli", "doctor")
     assert done.status == 0
     for words in ("modes and owners", "wrong pin refused", "audit log", "Examination: ", " ok, 0 warning, 0 failed"):
         assert words in done.out
@@ -116,11 +97,11 @@ def restarted(stack: Stack, **variables: str) -> Iterator[None]:
     """Have pc2 run with other variables meanwhile."""
     up = ("up", "--detach", "--no-deps", "pc2")
     try:
-        assert with_variables(stack, *up, **variables).status == 0
+        assert stack.compose(*up, **variables).status == 0
         wait_until_alive(stack)
         yield
     finally:
-        assert with_variables(stack, *up).status == 0
+        assert stack.compose(*up).status == 0
         stack.wait_until_ready()
 
 
@@ -132,7 +113,7 @@ def test_the_intruder_gets_nowhere(stack: Stack) -> None:
     """The adversary's list against both agents, with an operator's key and with pc2's: all is played, and held."""
 
     def attack(keys: str) -> Finished:
-        return cli(stack, "doctor", "--intruder", "--format", "junit", TWINHOST_CLI_KEYS=keys)
+        return stack.kept("cli", TWINHOST_CLI_KEYS=keys).run("doctor", "--intruder", "--format", "junit")
 
     with ThreadPoolExecutor() as pool:  # at once: most of it is waiting
         reports = list(pool.map(attack, KEYS))

@@ -1,8 +1,9 @@
 """What must be right before a start and is not: one sentence, a non-zero status, and nothing that listens."""
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -20,17 +21,54 @@ from twinhost.secure_zmq.errors import ConfigurationError
 UID = 10001  # of the image's user
 MODULES = {"mainpc": "twinhost.system_digital_twin", "pc2": "twinhost.unified_memory_reasoning"}
 SECRETS = {"mainpc": "server.key_secret", "pc2": "client.key_secret"}
+ENDS_WITHIN_S = 15
 LISTENING = "0A"  # a socket's state in /proc/net/tcp
 
 pytestmark = pytest.mark.sdt_security
 
 
-class Start:
-    """One attempt to start an agent in a network namespace that outlives it, so that listeners can be seen."""
+class Room:
+    """A container with a host's mounts, in which its agent is started again and again; so its listeners can be seen."""
 
     def __init__(self, engine: docker.DockerClient, folder: Path) -> None:
-        self._engine = engine
         self._folder = folder
+        mounts = {"certificates": "/certificates", "config": "/app/config"}
+        for name in mounts:
+            (folder / name).mkdir()
+        volumes = {str(folder / name): {"bind": target, "mode": "ro"} for name, target in mounts.items()}
+        self.container = engine.containers.run(IMAGE, ["sleep", "infinity"], volumes=volumes, init=True, detach=True)
+
+    def furnish(self, certificates: Path, config: Path) -> None:
+        """Replace what is in the mounts."""
+        for source, mounted in ((certificates, self._folder / "certificates"), (config, self._folder / "config")):
+            for path in mounted.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.copytree(source, mounted, dirs_exist_ok=True)
+        subprocess.run(["chown", "-R", f"{UID}:{UID}", self._folder], check=True)
+
+    def listeners(self) -> list[str]:
+        """Return the local addresses that somebody listens on."""
+        output = cast(bytes, self.container.exec_run(["cat", "/proc/net/tcp", "/proc/net/tcp6"]).output)
+        rows = [line.split() for line in output.decode().splitlines()]
+        return [row[1] for row in rows if len(row) > 3 and row[3] == LISTENING]
+
+
+@pytest.fixture(scope="module")
+def rooms(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Room]]:
+    """A room for each host."""
+    with ExitStack() as ends:
+        made: dict[str, Room] = {}
+        for host in MODULES:
+            made[host] = Room(engine, tmp_path_factory.mktemp(host))
+            ends.callback(made[host].container.remove, force=True)
+        yield made
+
+
+class Start:
+    """One attempt to start an agent."""
+
+    def __init__(self, engine: docker.DockerClient, folder: Path, rooms: Mapping[str, Room]) -> None:
+        self._engine, self._folder, self._rooms = engine, folder, rooms
         self.more_volumes: dict[str, dict[str, str]] = {}
         make_keys(plan_layout(folder / "keys", load_network_config(REPOSITORY / "config/network_config.yaml"), None))
         (folder / "config").mkdir()
@@ -44,52 +82,49 @@ class Start:
     def config_file(self) -> Path:
         return self._folder / "config/network_config.yaml"
 
-    @contextmanager
-    def running(self, host: str, namespace: Container, environment: Mapping[str, str]) -> Iterator[Container]:
-        """Start a host's agent, and remove its container in the end."""
-        subprocess.run(["chown", "-R", f"{UID}:{UID}", self._folder], check=True)
+    def furnished(self, host: str) -> Container:
+        """Return the host's room, with the keys and the configuration of this attempt."""
+        self._rooms[host].furnish(self.certificates(host), self.config_file.parent)
+        return self._rooms[host].container
+
+    def run(self, host: str, environment: Mapping[str, str]) -> tuple[int, str]:
+        """Start a host's agent that is to end by itself; return its exit status and its output."""
+        room = self.furnished(host)
+        if self.more_volumes:
+            return self._run_with_more_volumes(host, room, environment)
+        command = ["timeout", str(ENDS_WITHIN_S), "python", "-m", MODULES[host]]
+        status, output = room.exec_run(command, environment=dict(environment))
+        return cast(int, status), cast(bytes, output).decode()
+
+    def _run_with_more_volumes(self, host: str, room: Container, environment: Mapping[str, str]) -> tuple[int, str]:
         container = self._engine.containers.run(
             IMAGE,
             ["python", "-m", MODULES[host]],
             environment=dict(environment),
-            network_mode=f"container:{namespace.id}",
-            volumes={
-                str(self.certificates(host)): {"bind": "/certificates", "mode": "ro"},
-                str(self._folder / "config"): {"bind": "/app/config", "mode": "ro"},
-                **self.more_volumes,
-            },
+            network_mode=f"container:{room.id}",
+            volumes=self.more_volumes,
+            volumes_from=[f"{room.id}:ro"],
             detach=True,
         )
         try:
-            yield container
+            return container.wait(timeout=ENDS_WITHIN_S)["StatusCode"], container.logs().decode()
         finally:
             container.remove(force=True)
 
-    def run(self, host: str, namespace: Container, environment: Mapping[str, str]) -> tuple[int, str]:
-        """Start a host's agent that is to end by itself; return its exit status and its output."""
-        with self.running(host, namespace, environment) as container:
-            return container.wait(timeout=15)["StatusCode"], container.logs().decode()
+    def assert_refused(self, host: str, environment: Mapping[str, str], sentence: str) -> None:
+        """The agent says why it does not start, and ends with the status of a wrong configuration; nothing listens."""
+        status, output = self.run(host, environment)
+        assert status == ConfigurationError.EXIT_STATUS
+        assert sentence in output
+        said = [line for line in output.splitlines() if not line.startswith('{"')]  # the rest are events of the log
+        assert len(said) == 1, output
+        assert self._rooms[host].listeners() == []
 
 
 @pytest.fixture
-def start(engine: docker.DockerClient, tmp_path: Path) -> Start:
+def start(engine: docker.DockerClient, tmp_path: Path, rooms: dict[str, Room]) -> Start:
     """A start in which everything is right."""
-    return Start(engine, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def namespace(engine: docker.DockerClient) -> Iterator[Container]:
-    """A network namespace of its own."""
-    container = engine.containers.run(IMAGE, ["sleep", "infinity"], init=True, detach=True)
-    yield container
-    container.remove(force=True)
-
-
-def listeners(namespace: Container) -> list[str]:
-    """Return the local addresses that somebody listens on."""
-    output = cast(bytes, namespace.exec_run(["cat", "/proc/net/tcp", "/proc/net/tcp6"]).output)
-    rows = [line.split() for line in output.decode().splitlines()]
-    return [row[1] for row in rows if len(row) > 3 and row[3] == LISTENING]
+    return Start(engine, tmp_path, rooms)
 
 
 def remove_secret(start: Start, host: str) -> None:
@@ -158,37 +193,25 @@ BREAKAGES: list[tuple[Breakage, str]] = [
 ]
 
 
-def assert_refused(status: int, output: str, sentence: str, namespace: Container) -> None:
-    assert status == ConfigurationError.EXIT_STATUS
-    assert sentence in output
-    said = [line for line in output.splitlines() if not line.startswith('{"')]  # the rest are events of the log
-    assert len(said) == 1, output
-    assert listeners(namespace) == []
-
-
 @pytest.mark.parametrize("host", MODULES)
 @pytest.mark.parametrize(("breakage", "sentence"), BREAKAGES, ids=[breakage.__name__ for breakage, _ in BREAKAGES])
-def test_what_is_wrong_stops_the_start(
-    start: Start, namespace: Container, host: str, breakage: Breakage, sentence: str
-) -> None:
+def test_what_is_wrong_stops_the_start(start: Start, host: str, breakage: Breakage, sentence: str) -> None:
     """Keys or configuration that can't be believed: the agent says which and does not start."""
     breakage(start, host)
-    assert_refused(*start.run(host, namespace, {"SECURE_ZMQ": "1"}), sentence, namespace)
+    start.assert_refused(host, {"SECURE_ZMQ": "1"}, sentence)
 
 
 @pytest.mark.parametrize("host", MODULES)
 @pytest.mark.parametrize("value", ["yes", "", "true", "01", " 1"])
-def test_a_switch_that_is_neither_1_nor_0_stops_the_start(
-    start: Start, namespace: Container, host: str, value: str
-) -> None:
+def test_a_switch_that_is_neither_1_nor_0_stops_the_start(start: Start, host: str, value: str) -> None:
     """SECURE_ZMQ is 1 or 0; a slip never means off."""
-    assert_refused(*start.run(host, namespace, {"SECURE_ZMQ": value}), "set it to 1", namespace)
+    start.assert_refused(host, {"SECURE_ZMQ": value}, "set it to 1")
 
 
-def test_umra_without_mainpcs_public_key_does_not_start(start: Start, namespace: Container) -> None:
+def test_umra_without_mainpcs_public_key_does_not_start(start: Start) -> None:
     """There is nothing to pin, and nothing is talked to without a pin."""
     (start.certificates("pc2") / "server.key").unlink()
-    assert_refused(*start.run("pc2", namespace, {"SECURE_ZMQ": "1"}), "server.key is missing", namespace)
+    start.assert_refused("pc2", {"SECURE_ZMQ": "1"}, "server.key is missing")
 
 
 def test_an_empty_switch_in_env_stops_both_hosts(engine: docker.DockerClient, tmp_path: Path) -> None:
@@ -198,16 +221,22 @@ def test_an_empty_switch_in_env_stops_both_hosts(engine: docker.DockerClient, tm
         stack.start()
         for host in MODULES:
             container = stack.container(host)
-            container.wait(timeout=15, condition="not-running")
+            container.wait(timeout=ENDS_WITHIN_S, condition="not-running")
             assert "SECURE_ZMQ is ''" in stack.logs(host)
             assert container.attrs["State"]["Status"] != "created"
     finally:
         stack.stop()
 
 
-def test_the_right_settings_start_it(engine: docker.DockerClient, start: Start, namespace: Container) -> None:
+def test_the_right_settings_start_it(start: Start, rooms: dict[str, Room]) -> None:
     """The same start with nothing broken listens, so the refusals above have their cause and would be seen."""
-    with start.running("mainpc", namespace, {"SECURE_ZMQ": "1"}) as container:
-        wait_until(lambda: len(listeners(namespace)) == 3, 10, "requests, events, and HTTP listen")
-        status, output = container.exec_run(["python", "-m", "twinhost.agent.healthcheck", "SystemDigitalTwin"])
-        assert status == 0, output
+    room, listeners = start.furnished("mainpc"), rooms["mainpc"].listeners
+    begin = f"echo $$ > /tmp/agent; exec python -m {MODULES['mainpc']}"
+    room.exec_run(["sh", "-c", begin], environment={"SECURE_ZMQ": "1"}, detach=True)
+    wait_until(lambda: len(listeners()) == 3, 10, "requests, events, and HTTP listen")
+    status, output = room.exec_run(
+        ["python", "-m", "twinhost.agent.healthcheck", "SystemDigitalTwin"], environment={"SECURE_ZMQ": "1"}
+    )
+    assert status == 0, output
+    room.exec_run(["sh", "-c", "kill $(cat /tmp/agent)"])
+    wait_until(lambda: listeners() == [], ENDS_WITHIN_S, "the agent has ended")

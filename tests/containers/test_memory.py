@@ -11,6 +11,7 @@ import docker
 import pytest
 import zmq
 
+from tests.containers.kept import kept
 from tests.containers.stack import Stack
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
@@ -184,13 +185,14 @@ def test_a_backup_is_made_and_restored_while_it_runs(own: Stack, client: Client,
     kept, lost = uuid.uuid4().hex, uuid.uuid4().hex
     say(client, kept, kept)
     backup = tmp_path / "umra.backup"
-    made = own.compose_bytes("run", "--rm", "-T", "cli", "memory", "backup", "-")
+    cli = ("run", "--rm", "-T", "--no-deps", "cli", "memory")
+    made = own.compose_bytes(*cli, "backup", "-")
     assert made.returncode == 0, made.stderr
     backup.write_bytes(made.stdout)
     with sqlite3.connect(backup) as database:
         assert database.execute("SELECT count(*) FROM interactions WHERE content = ?", (kept,)).fetchone() == (1,)
     say(client, lost, lost)
-    restored = own.compose_bytes("run", "--rm", "-T", "cli", "memory", "restore", "-", "--yes", given=made.stdout)
+    restored = own.compose_bytes(*cli, "restore", "-", "--yes", given=made.stdout)
     assert restored.returncode == 0, restored.stderr
     assert b"interactions" in restored.stdout
     own.wait_until_ready()
@@ -212,18 +214,8 @@ def test_the_older_agents_files_are_imported_once(own: Stack, client: Client, tm
         path.write_text(json.dumps(content))
         path.chmod(0o644)
     tmp_path.chmod(0o755)
-    command = (
-        "run",
-        "--rm",
-        "-T",
-        "-v",
-        f"{tmp_path}:/old:ro",
-        "cli",
-        "memory",
-        "import",
-        *(f"/old/{name}" for name in files),
-    )
-    first, second = own.compose(*command), own.compose(*command)
+    with kept(own, "cli", "--volume", f"{tmp_path}:/old:ro") as desk:
+        first, second = (desk.run("memory", "import", *(f"/old/{name}" for name in files)) for _ in range(2))
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert first.out.count("1 added, 0 already present") == len(files)
     assert second.out.count("0 added, 1 already present") == len(files)

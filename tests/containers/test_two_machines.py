@@ -35,7 +35,9 @@ def test_two_machines_are_set_up_by_their_page(walk: Walk) -> None:
     walk.follow(TWO_MACHINES)
     status = walk.last("docker compose run --rm cli status")
     assert "Registered agents (2)" in status.out
-    listing = walk.machines["pc2"].run("docker compose run --rm -T --entrypoint find certs-init /certificates").out
+    listing = (
+        walk.machines["pc2"].run("docker compose run --rm -T --no-deps --entrypoint find certs-init /certificates").out
+    )
     assert "client.key_secret" in listing
     assert "server.key_secret" not in listing
     assert "operator.key_secret" not in listing
@@ -45,7 +47,7 @@ def test_the_life_of_a_key_by_its_page(walk: Walk) -> None:
     """Invite, join, use, rotate, revoke, come back, and all of it is in the audit log, which is whole."""
     walk.follow(KEYS)
     mainpc = walk.machines["mainpc"]
-    output = mainpc.run("docker compose run --rm -T cli audit tail --lines 1000 --json").out
+    output = mainpc.run("docker compose run --rm -T --no-deps cli audit tail --lines 1000 --json").out
     happened = [
         (line["event"], line.get("name")) for line in map(json.loads, output.splitlines()) if line.get("name") in NAMED
     ]
@@ -65,7 +67,7 @@ def test_the_life_of_a_key_by_its_page(walk: Walk) -> None:
     ):
         assert steps <= set(happened), f"{steps} is not in the log after what came before it: {happened}"
         happened = happened[max(happened.index(step) for step in steps) + 1 :]
-    verified = mainpc.run("docker compose run --rm -T cli audit verify")
+    verified = mainpc.run("docker compose run --rm -T --no-deps cli audit verify")
     assert verified.status == 0, verified.out
     for machine in walk.machines.values():
         found = machine.run("docker compose run --rm -T certs-init verify")

@@ -5,7 +5,8 @@ import re
 import shutil
 
 from tests.containers.checkout import Machine, commands_of
-from tests.containers.stack import REPOSITORY, Finished
+from tests.containers.kept import Finished
+from tests.containers.stack import REPOSITORY
 from tests.waiting import wait_until
 
 TWO_MACHINES = (REPOSITORY / "docs/how-to/set-up-two-machines.md").read_text(encoding="utf-8")
@@ -66,7 +67,7 @@ class Walk:
 
     def registered(self) -> bool:
         """Return whether mainpc, asked now, has pc2's agent as healthy."""
-        done = self.machines["mainpc"].run("docker compose run --rm -T cli agents --json")
+        done = self.machines["mainpc"].run("docker compose exec -T mainpc python -m twinhost.cli agents --json")
         if done.status != 0:
             return False
         agents = json.loads(done.out)["agents"]

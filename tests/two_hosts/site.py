@@ -55,7 +55,7 @@ class Site:
     def ask(self, host: str, command: str) -> Any:
         """Return the document of a command of `cli`, on one machine."""
         own_key = "TWINHOST_CLI_KEYS=pc2 " if host == "pc2" else ""
-        done = self.checkouts[host].run(f"{own_key}docker compose run --rm -T cli {command} --json")
+        done = self.checkouts[host].run(f"{own_key}docker compose run --rm -T --no-deps cli {command} --json")
         assert done.status == 0, done.err
         return json.loads(done.out)
 
