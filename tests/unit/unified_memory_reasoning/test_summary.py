@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance, one_line
-from twinhost.unified_memory_reasoning.conversations.decisions import decisions_in
+from twinhost.unified_memory_reasoning.conversations.decisions import DECIDING_CHARACTERS, decisions_in
 from twinhost.unified_memory_reasoning.conversations.importance import error_kind
 from twinhost.unified_memory_reasoning.conversations.summary import (
-    DECIDING_CHARACTERS,
     MOST_CODE,
     MOST_DECISIONS,
     MOST_ERRORS,

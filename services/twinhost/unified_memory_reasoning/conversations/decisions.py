@@ -1,9 +1,15 @@
 """Which sentences of a text state a decision, and which take one back, by stated rules; pure.
 
 A sentence states a decision if it has what mostly decisions have (*we agreed*, *let's*, *napagkasunduan*, *na lang*),
-if it is the short answer to a question of what to do, or if it has two weaker signs (a replacement, a day, *ok* or
-*sige* before it). It states none if it asks, requests, denies, doubts, or supposes, if it takes a decision back, or if
-it or the next sentence says that nothing is decided. Words are English and Filipino, whole, in any case.
+if its grammar is that of a commitment, if it is the short answer to a question of what to do, or if it has two weaker
+signs (a replacement, a day, *ok* or *sige* before it). It states none if it asks, requests, denies, doubts, supposes,
+or repeats what others say, if it takes a decision back, or if it or the next sentence says that nothing is decided.
+Words are English and Filipino, whole, in any case.
+
+Commitments by grammar: `we` before a verb that is no state, after *so*, or with *will*; *from now on* and *effective
+May*; what one does beside what another does (*I do the lights, you do the sound*). In Filipino the actors *tayo* and
+*natin* after a verb, and *na*, which says that something is otherwise now, after a place (*sa Pila na tayo*), a date
+(*Mayo 2 na*), or before *ang* (*si Mara na ang gaganap*). A finished event (*dumating na*) is none.
 """
 
 import itertools
@@ -14,46 +20,43 @@ from functools import lru_cache
 from twinhost.unified_memory_reasoning.conversations.answers import accepts, answers, proposal_in
 from twinhost.unified_memory_reasoning.conversations.wording import any_of, lines_of, plain, sentences_of
 
+DECIDING_CHARACTERS = 4_096  # of an interaction, in which decisions are looked for
+
 _DECIDES = any_of(r"""
     \b<we>(?:'ve|'re|'s)?(?: have| has| had| all| both| just| finally| of us)* <decided>\b
     \b(?:'s|is|are|was|were|been|all|now|already) (?:now |all )?(?:<decided>|final|done|official|unanimous)\b
     ^(?:<decided>|deal|done deal|booked|final|sold|count me in|go ahead|go for it|do it|book it|plan:)\b(?! \w+ed\b)
-    ^(?:i'm|we're) (?:in|sold|convinced)[.!]?$
     \b(?:our|the|final|my) (?:decision|choice|verdict|plan)(?: is| was|:| stands)|\bdecision:|\bnew (?:rule|plan)\b
-    \b<we>(?: all| both)? (?:said|say) yes\b|\bsang-ayon\b.*\blahat\b|\blahat\b.*\b(?:sang-ayon|payag)\b
-    \bchange of plan
-    \bmade (?:up )?(?:my|our|a) (?:minds?|decision)\b|\b\w+ to (?:one|two|three|none|\d) (?:for|in favou?r)\b
-    \bhere it is:
+    \bmade (?:up )?(?:my|our|a) (?:minds?|decision)\b
+    \bsaid yes\b|\b(?:sang-ayon|payag)\b.*\blahat\b|\blahat\b.*\b(?:sang-ayon|payag)\b
     \bwe (?:now )?have an? (?:\w+ )?(?:winner|date|plan|deal|name|venue|theme|decision|agreement|place|consensus)\b
     \bfinal(?: \w+){0,2}:|^(?:ok(?:ay)? |so |here's )*(?:the |our |new )*(?:plan|menu|schedule|arrangement|set-?up):
     \bw[io]ns?\b.*\bvotes?\b|\bvotes?\b.*\bw[io]ns?\b|\b(?:lock|locked|locking) (?:it )?in\b|\bdone deal\b
-    \b(?:green ?light|go-ahead|thumbs up) (?:from|by|for)\b|\bgave (?:us |me )?the (?:ok|go)|\bsaid yes\b
     ^(?!(?:he|she|my \w+|his \w+|her \w+|their \w+)\b).*\b<decided> (?:to|on|that|against|not|for|na)\b
     ^(?!(?:he|she|my \w+|his \w+|her \w+|their \w+)\b).*\b(?:went|going|sticking|proceeding) with\b
-    \b(?:sa|kay) (?:<month>|<day>) na (?:ang|yung|lang|tayo|kami)\b
-    \bnag-?(?:decide|agree|settle|finalize)\b|\bna-?(?:finalize|approve|confirm|book|settle|lock|aprub)\w*
+    \bnag-?(?:decide|agree|settle|finalize)\b
+    |\bna-?(?:finalize|approve|confirm|book|settle|lock|aprub)\w*(?! a?[kq]o?\b)
     |\b(?:kasado|plantsado|pinal|sigurado|set|sure) na\b|\bbumoto na\b
     |\b(?:nahalal|itinalaga|hinirang|napagkaisahan)\b
     \b(?:let's|let us) (?!<state>\b|not\b)\w
     \bwe(?:'ll| will) (?!<state>\b)\w|\b(?:we're|i'm|we are|i am) (?:not )?going (?:to (?!<state>\b)|with|for)\b
     \bwe(?:'re| are) <doing>\b
     \bi(?:'ll| will) (?:take|have|go|do|keep|use|book|order|buy|get) (?:the|it|that|this|those|one|with|for|my|both)\b
-    \b(?:is|are|was) moved to\b|\bthat's (?:that|what we)\b|^(?:so |ok,? |okay,? )?no more \w+s\b
+    (?<!\bhe )(?<!\bshe )(?<!\bwho )\b(?:(?:is|are|was) moved|moves?|shifts?|slips) (?:back |over |forward )?(?:in)?to\b
+    |\bno more \w+ing\b|\bthat's (?:that|what we)\b|^(?:so |ok,? |okay,? )?no more [\w-]+s\b
     \bas (?:agreed|decided|we said)\b|\bthat settles\b|\bunanimous\b
     \b(?:we're|i'm|we are) (?:gonna|set on)\b(?! <state>)
     (?:^|[,;:] |then |so |and |but )we(?:'re| are) (?:not |no longer )?<doing>\b
     (?:^|[,;:] |then |so |and |but |also |tsaka |saka )i(?:'m| am) (?:not )?<commit>\b(?! <idle>\b)
-    (?:^|[,;:] |then |so )(?:and )?we (?!<stative>\b|\w+ed\b)\w
-    ^(?:ok,? |okay,? )?so: (?:we|i) (?!<stative>\b|\w+ed\b)\w
+    (?:^|[,;:] |then |so )(?:and )?we (?:just |simply |both )?(?!<stative>\b|\w+ed\b|play\b)\w
+    \bso,? (?:from|this|next|for|on|in|after|until) (?:\S+ ){1,4}we (?!<stative>\b|\w+ed\b)\w
     (?:^|, )(?:then |so |right,? |ok,? )?<pick> (?!care|me\b|up\b|your time|it easy)
     (?:^|, )(?:then |so |right,? |ok,? )?(?:go|stick) (?:with|to)\b
-    ^then (?!<question>\b|i (?:need|will)|leave|it\b|that|there|this|one day|the (?!\d))\S+ \S+
+    ^then (?!<question>\b|you can|i (?:need|will)|leave|it\b|that|there|this|one day|the (?!\d))\S+ \S+
     ^(?!that's|it's|i\b)[^?]{1,40}\bthen[.!]?$|^[^?,]{1,40} then,
     [^ ] (?<!as )(?<!how )(?<!what )(?<!that )(?<!where )(?<!yes )(?<!so )(?<!no )it (?:is|stays)(?:,? then\b|[,.!]|$)
-    [^ ] it shall be\b
-    \b(?:is|are|stays?) (?:in|out|on)[.!]?$|\b(?:stays|goes)(?:[,.!]|$)
-    \bfrom now on\b|^from <day>\b|\bvotes?d?\b.* \d+ (?:to|-) ?\d
-    \b(?:starting|effective|simula|umpisa) (?:sa )?(?:<day>|<date>)\b
+    \b(?:is|are|stays?) (?:in|out)[.!]?$|\b(?:stays|goes)(?:[,.!]|$)
+    <from_then>|\bvotes?d?\b.* \d+ (?:to|-) ?\d
     \bon second thought|^per (?:our|the) \w+
     ^(?:the |our )?verdict\b|\bganito(?: na lang)?:|^(?:g|game|deal|go|set) na\b
     \b(?:confirmed|approved|locked|booked|settled) na\b
@@ -64,34 +67,49 @@ _DECIDES = any_of(r"""
     \bnagkasundo|\bnag(?:pasya|desisyon)\b|\bpinagpasyahan\b
     \bang (?:desisyon|pasya)\b|\b(?:desisyon|pasya) (?:<natin>|ko)\b|\bbuo na ang\b
     \b(?:na|pa rin|muna|lang)<po> (?:tayo|natin)\b|^(?:\S+ ){1,3}tayo[.!]?$|\b(?!na|beses)\w+ nating\b
-    \b(?!ka\w+an\b)(?:i\w+|\w+(?:in|an)) (?:na |muna )?(?:natin|namin)\b
-    \b(?:ga)?gamitin <natin>
+    \b(?!ka\w+an\b)(?:i\w+|\w+(?:in|an))<po>(?: na)?<po> (?:natin|namin)\b
+    \b(?:wag|huwag) na (?:po )?(?:natin|nating|tayo(?:ng)?) \w
+    |\b(?:hindi|di) na (?:po )?(?:<natin>|tayo|kami|ako|ko) (?!maka)<will>
     \b(?:piliin|kunin|kukunin|gawin|gagawin|bilhin|bibilhin|gamitin)(?: na)?(?: lang)?(?: ko| <natin>)\b
     \b(?<!hindi )(?<!di )tuloy (?:tayo|ang|pa rin)\b|(?<!buti )\bna(?: po| nga)? ?lang\b|\bimbes\b|\bbawal na\b
     \bgan(?:u|o|it)n? na\b|\bako na (?:ang )?(?:bahala|mag\w+)|\bsa halip\b|\bayoko na\b
-    ^(?:si|kay|yung|sa) \S+ na[.!]?$
+    <clause><there> (?!susunod|nakaraan|isang|unang)(?:\S+ ){0,3}?na (?:po )?(?:\S+ ){0,5}?<actor>
+    <clause>(?:<month> \d\d?|\d\d? <month>) na\b
+    <clause><who> (?:\S+ ){0,3}?(?:na|muna)(?: po)?(?: ni \w+)? (?:ang|yung) (?!na|may|pinaka)\w
+    <clause><there> (?:[^\s,]+ ){1,3}tayo\b(?! (?:na|um))
+    \b(?:of us|and i|you and me) (?:will|are <doing>)|\b(?:of us|and i)'ll\b
+    <clause>we(?:'ve| have)? <changed>\b(?! (?:here|in|back|house)\b)|\b<binago> (?:na )?(?:po )?<natin>\b
+    , so (?!<nobody>\b)[a-z]+ \w+s (?:the|our|on|in|at|to|over|for|as|up|down)\b
+    \bwe(?:'re| are) back (?:to|at|on|with|in)\b|\bso,? i (?:keep|take|quit|stay|sell|drop|skip|go|move|switch)\b
+    <clause>(?:and )?i (?:quit|resign|accept|decline|withdraw|choose|opt|give up)\b
+    <clause>(?!<no_verb>\b)[\w-]+(?: na| muna| lang)* tayo <there>\b
+    \b<fine>(?: na)? (?:ako|kami)(?:ng \w+)?(?: na| po)* <there>\b
+    \b(?:steps|fills|stands) in\b|\btakes over\b|\bbalik (?:na )?(?:tayo |kami )?sa \d
+    \btig-? ?\d[\d,.]*(?: pesos| piso)? (?:na lang|tayo|kami|bawat|kada|each)\b
+    <parallel>
     ^(?:ok,? |sige,? |o sya,? )?(?:si|kay|ako|ikaw|kami) (?:\w+ ){0,2}?na(?:[.!,]|$| (?:po|ang|muna|<will>)\b)
-    \bna (?:po )?ang (?:ga)?gamitin
 """)
 _SIGNS = lines_of(r"""
     \bthen\b|^so\b
     \binstead\b|\brather than\b|\bno longer\b|\bnot \w+ but\b|\bin place of\b|, hindi \w+
     |\b(?:wag|huwag|hindi|di) na(?:ng)? [^,]{1,40}, \S
     ^(?:right[:,]? |ok,? |so |and |then )*no (?!\w+ing|one|idea|problem|worries|need|i\b|it\b|they\b|we\b|but\b)\w+
-    (?:^|, )(?:\S+ ){1,4}(?:tayo|<natin>)\b
-    ^(?=.*\b(?:<natin>|tayo|kami|ako|ko)\b).*\b<will>
-    \b(?:na|pa rin)<po> (?:ang|yung|si|sa|ako|ko|kami)\b|\bna nga\b
+    \b<will><po>(?: na)?<po> (?:ko|<natin>|tayo|kami|ako)\b
+    |\b(?:ako|kami|tayo|ko|<natin>)<po>(?: na)?<po>(?: ang)? <will>
+    <clause>(?!(?:\S+ ){0,2}?<past>)(?:[^,]* )??(?:na|pa rin)<po> (?:ang|yung|si|sa|ako|ko|kami)\b|\bna nga\b
     \bwon\b|\bwins\b|\bvotes?\b|\b(?:ikaw|sya|siya) na\b|\bmag-?\w+ (?:na )?(?:ako|kami)\b
     |\b(?:can|may) have (?:the|it)\b
-    \bang <will>
+    (?<!\d )(?<!\d po )\bang <will>
     \bpumayag\b|\bpayag\b|\bsang-ayon\b|\bsaid (?:yes|ok)\b|\b(?:is|are) (?:fine|ok|happy) with\b
     \bi've (?:booked|ordered|reserved|signed)|\bbooked\b
-    \b(?:<day>|<month> \d|\d\d?(?:st|nd|rd|th)?(?: of)? <month>|\d ?(?:am|pm)|\d{1,2}:\d\d|alas-\w+)\b
-    (?:^|, )(?:the )?[a-z]+ (?:gets|goes to|takes|brings|keeps|sings|drives|collects|pays|hosts|cooks|stays)\b
+    (?<![\w-])(?:<day>|<month> \d|\d\d?(?:st|nd|rd|th)?(?: of)? <month>|\d ?(?:am|pm)|\d{1,2}:\d\d|alas-\w+)(?![\w-])
+    <clause>(?!it|that|this|which|who)(?:the )?[a-z]+ <does>\b
 """)
 _AGAINST = any_of(r"""
     \b(?:dapat|last (?:time|year|week)|kanina|kahapon|noon|nung|noong|yesterday|dati|buti|sana|ago|already|daw|raw)\b
+    |\b(?:kahit|lagi|palagi)\b
 """)
+_HAPPENED = any_of(r"^(?:<ok> )?<past> (?:na kami(?:ng)?\b[^,]*, |(?:ko |namin |ako |kami )?na\b[^,]*, (?=so |kaya ))")
 _AGREES_WITH_A_FACT = re.compile(r"^(?:yes|yep|yeah|oo|opo|right)\b")
 _TAG = re.compile(r"\b(?:settled|agreed|deal|ok(?:ay)?|all right|everyone happy|di ba|diba|game|g|ha)\?$")
 _AFFIRMS = re.compile(
@@ -101,9 +119,7 @@ _AFFIRMS = re.compile(
 _REQUESTS = re.compile(r"\b(?:can|could|would|will) you\b|\bpu?wede (?:mo|nyo|ninyo|ka|kayo)\b|\bpaki\w+")
 _SAYS_NOT = any_of(r"""
     \b(?:no|any|wala(?:ng)?(?: pa(?:ng)?)?) (?:final )?(?:decision|desisyon|plano)\b|\bundecided\b|\bstill open\b
-    \bdisagree
     \bnot an? (?:\w+ )?decision\b|\b(?:nothing|nothing's)(?: is| was)?(?: been)?(?: yet)? (?:<decided>|final)\b
-    \bsleep on it\b
     (?:\b<not>(?:'s)?|n't)\b(?: \S+){0,4} (?:<decided>|decide|<undecided>)\b|\b(?:on|about) nothing\b
     \b(?:<not>|wala pa|ayaw)\b(?: \S+){0,3} \w*(?:kasund[ou]|desisy[ou]n|pasya|final|sigurado|pili|usapan|plano)
 """)
@@ -113,26 +129,35 @@ _OTHERWISE = any_of(r"""
     \b(?:hindi|di|d)(?: \w+){1,2} maka|\b(?:hindi|di|d|wala|wla) pa(?:ng)?\b|\b<not> (?:\S+ )?(?:muna)\b
     \b(?:maybe|perhaps|might|(?:we|i) may|probably|could|would|wish|if|unless|whether|in case)\b
     ^(?:<ok> )?<past> (?:ko |namin |kami |ako )?na\b
+    \b(?:lagi|palagi) na\b|\blang (?:lagi|palagi)\b
+    |\bi (?:don't|can't|do not|cannot) (?:know|understand|remember|decide|tell)\b
+    \b(?:araw|linggo|buwan|taon|oras|minuto|days?|weeks?|months?|years?|hours?|minutes?|percent|%) na lang\b
+    \b(?:\w?um|mag-?|ma)\w+ (?:ka|kayo)(?: na)?(?: lang| muna)\b|\bkailangan (?:pa |muna |pang )?(?:<natin>|ko(?:ng)?)\b
     , (?:take|keep|use|make|pick)\b.*\bplease\b|\bas usual\b|\bthe same \w+ every\b
     ^(?:pa)?(?:padala|send|email|text|chat|pm|tawag\w*|sabihin|pasabi|bigay|iwan|bili) (?:mo|ka|nyo|kayo|naman)\b
     ^tell \w+|\blet me know\b|\b(?:what|when|whether|how|who|where) (?:you|they)(?: have| had|'ve)? <decided>\b
+    \b(?:told (?:me|us)|(?:sabi|ayon) (?:ni|kay|nila|niya|ng|sa)|\w+ says|i heard)\b(?!.*, (?:so|then|kaya)\b)
+    \b(?:usually|normally)\b|\bkahit [^,]*\b(?:ok|okay|pwede)\b
     \bno idea\b|\b(?:claims?|rumou?rs?|allegedly|apparently|supposedly|imagine|suppose|supposing|torn between)\b
     \b(?:ought|supposed) to\b|\bgusto (?:daw|raw)\b|^(?:<ok> )?tapos na\b|\bright now\b|\bat the moment\b
     \bmungkahi\b|\bi(?: think| guess| suppose|'d| propose| doubt| hope| suggest)\b
-    \b(?:baka|siguro|kung(?! gano?n)|sana|parang|yata|ata|kapag|pwede|puwede|para na)\b
-    \b(?:(?<!nag-)decide|discuss|pending|remind|wonder|almost|nearly|magdesisyon|pag-?(?:usapan|isipan)|mag-?usap|magkasundo)\b
+    \b(?:baka|siguro|kung(?! gano?n)|sana|(?<!yung )parang|yata|ata|kapag|pwede|puwede|para na)\b
+    \b(?:(?<!nag-)decide|discuss|pending|remind|wonder|almost|nearly|magdesisyon)\b
+    |\b(?:pag-?(?:usapan|isipan)|mag-?usap|magkasundo)\b
     ^(?:please|can you|could you|paki\w*)\b|\bplease (?!everybody)\w+|\bpaki\w+
 """)
 _WITHDRAWS = any_of(r"""
-    \b(?:is|are|it's|that's|was) (?:now )?(?:off|cancel+ed|called off|postponed|not happening)\b
+    \b(?:is|are|it's|that's|was) (?:now )?(?:off(?! (?:limits|to|sick)\b)|cancel+ed|called off)\b
+    |\b(?:is|are|it's|that's|was) (?:now )?(?:postponed|not happening)\b
     \bscratch (?:that|my|the)\b
-    \b(?:hindi|di|d|wag|huwag) na(?:ting| nating)? (?:muna )?(?:po )?(?:tuloy|ituloy|itutuloy|matutuloy)
-    \bhindi tuloy\b
+    \b(?:hindi|di|d|wag|huwag)(?: (?:na|<natin>|ko|tayo|kami|muna|po))* (?:i?(?:tu)?|matu)tuloy
     \bkansel\w+|\bcancel\w*|\bipagpaliban\b|\bbinabawi\b|\bwag muna\b|\bcall (?:it|the \w+) off\b|\bcalled off\b
     \bi withdraw\b|\bwithdrawn\b|\btake (?:it|that) back\b|\bchanged (?:my|our) minds?\b
     \bforget (?:about )?(?:the|that)\b
 """)
 _REPLACES = any_of(r"""
+    <from_then>|\bafter all\b|\b(?:steps|fills) in\b|\btakes over\b|\bbalik (?:na )?(?:tayo |kami )?sa\b
+    <clause>(?:si|sina|sa|kay) (?:\S+ ){0,3}?na (?:ang|yung)\b
     \binstead\b|\brather than\b|\bno longer\b|\bnot \w+ any ?more\b|\bin place of\b|\bactually\b|\bscrap\b
     \b(?:ni)?reject\w*|\bon second thought|^(?:hm+,? |ok,? )?not \w+,
     ^(?:ok,? |so |right: )?no \w+|\bchange of plan|\bpala\b|\bimbes\b|\bsa halip\b|\bayoko na\b
@@ -146,27 +171,34 @@ _COMMON = frozenset(  # of these, none says what a decision is about
     too way let why she him did may off per use new old ang mga ito yan yun yon nga rin din daw raw kay sya kay pag cge
     isa nay ako nyo ikaw kayo ninyo siya""".split()  # noqa: SIM905
 )
+_INSTEAD = re.compile(r", | so | kaya ")  # after what is withdrawn
 _NEGATED = re.compile(r"\b(?:not|no|hindi|di|wag|huwag|pag|when|until)\b|n't\b")
 _REFERS_BACK = re.compile(
     r"\b(?:take|scratch|scrap|forget|withdraw|cancel|undo) (?:it|that)\b|\btake it back\b|\bnever ?mind\b|"
     r"\bbinabawi ko\b(?: na| po| yan| yun| yon)*(?:[.!,]|$)"
 )
 _word = re.compile(r"\w{3,}|\b[A-Z0-9]{2,}\b|\d+")
+_OWNER = re.compile(r"\bni(?:na)? \w+")  # whose it is: *pinsan ni Paolo* is not about Paolo
 _STEM = 6  # characters by which words are compared: sublet, subletting
 _ENOUGH = 2  # signs
 _OPENING = 2  # sentences that an *ok* before them is about
 _NO_QUESTION = re.compile(r",? di ?ba\b")
 
 
-def decisions_in(text: str, previous: str = "") -> Iterator[str]:
-    """Yield the sentences of a text that state a decision, in their order.
+@lru_cache(maxsize=16)  # the importance of a text and its summary ask for the same
+def decisions_in(text: str, previous: str = "") -> tuple[str, ...]:
+    """Return the sentences of a text that state a decision, in their order.
 
     Args:
         text: what somebody says.
         previous: what somebody else said just before: the answer to its question may decide. Empty if there is nothing.
     """
+    return tuple(_decisions_in(text, previous))
+
+
+def _decisions_in(text: str, previous: str) -> Iterator[str]:
     sentences = sentences_of(text)
-    searched = [_NO_QUESTION.sub("", plain(sentence)) for sentence in sentences] or [""]
+    searched = [_HAPPENED.sub("", _NO_QUESTION.sub("", plain(sentence))) for sentence in sentences] or [""]
     agrees = _AFFIRMS.search(searched[0]) is not None
     known = (
         (agrees or accepts(searched[0], previous)) and not shared_words(previous, text) and any(decisions_in(previous))
@@ -191,7 +223,7 @@ def decisions_in(text: str, previous: str = "") -> Iterator[str]:
 
 def _decides_anew(words: str) -> bool:
     """Return whether a sentence that withdraws says after it what is done instead."""
-    _, _, instead = words.partition(", ")
+    instead = "".join(_INSTEAD.split(words, maxsplit=1)[1:])
     return not (_WITHDRAWS.search(instead) or _NEGATED.search(instead)) and _DECIDES.search(instead) is not None
 
 
@@ -229,4 +261,5 @@ def shared_words(withdrawal: str, decision: str) -> int:
 
 @lru_cache(maxsize=1_024)  # a summary compares each withdrawal with each decision
 def _words_of(text: str) -> frozenset[str]:
-    return frozenset(word[:_STEM] for word in map(str.casefold, _word.findall(text)) if word not in _COMMON)
+    words = map(str.casefold, _word.findall(_OWNER.sub("", text)))
+    return frozenset(word[:_STEM] for word in words if word not in _COMMON)

@@ -1,17 +1,19 @@
 """How important a text is, by a stated rule; pure.
 
-0.5 to begin with; +0.2 for a keyword; +0.1 for a question mark; +0.1 for a request phrase; +0.1 for more
-than 15 words. Each counts once, so that 1.0 is the maximum. Words and phrases are English and Filipino, and only whole
-words match: `unimportant` has no `important` in it. `paki` is also a request before the 3 or more letters of a verb
-(`pakibuksan`, `pakisara`), unless the word has another root (`Pakistan`, `pakinabang`) or means doing something
-together (`pakikisama`).
+0.5 to begin with; 0.2 more if it states a decision (see `decisions`), 0.2 for a keyword, and 0.1 if it states a fact: a
+number, a date, or a day. Each counts once, so that 1.0 is the maximum. The first 4,096 characters are read. Sentences
+that ask or request count nothing: those with a question mark or a request phrase. Words and phrases are English and
+Filipino, and only whole words match: `unimportant` has no `important` in it. `paki` is also a request before the 3 or
+more letters of a verb (`pakibuksan`, `pakisara`), unless the word has another root (`Pakistan`, `pakinabang`) or means
+doing something together (`pakikisama`).
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from twinhost.unified_memory_reasoning.conversations.wording import plain
+from twinhost.unified_memory_reasoning.conversations.decisions import DECIDING_CHARACTERS, decisions_in
+from twinhost.unified_memory_reasoning.conversations.wording import any_of, plain, sentences_of
 
 
 class Phrases:
@@ -76,8 +78,6 @@ def error_message(text: str) -> str:
     return text.rstrip().splitlines()[-1]
 
 
-MANY_WORDS = 15  # more than these count; words are separated by white space
-
 KEYWORDS = _phrases_of("""
 remember; don't forget; important; critical; essential; alalahanin; tandaan; mahalaga; importante; kailangan
 """)
@@ -87,18 +87,29 @@ please; paki; pakiusap; can you; could you; would you; i want; i need; i would l
 
 PAKI_OF_OTHER_WORDS = ("stan", "ki", "nabang", "ramdam", "alam", "wari", "lala", "tang", "nggan")  # after `paki`
 
+_FACT = any_of(r"\d|\b(?:<day>|<month>)\b")
 _keywords = Phrases(KEYWORDS)
 _requests = Phrases(REQUESTS)
 _joined_paki = re.compile(rf"\bpaki(?!{'|'.join(PAKI_OF_OTHER_WORDS)})[^\W\d_]{{3}}")
 
 
-def importance_of(text: str) -> float:
-    """Return the importance of a text: 0.5 to 1.0, in steps of 0.1."""
-    searched = plain(text)
+def importance_of(text: str, previous: str = "") -> float:
+    """Return the importance of a text: 0.5 to 1.0, in steps of 0.1.
+
+    Args:
+        text: what somebody says.
+        previous: what somebody else said just before, as `decisions_in` reads it.
+    """
+    text = text[:DECIDING_CHARACTERS]
+    told = [each for each in map(plain, sentences_of(text)) if not _asks(each)]
     tenths = 5
-    if _keywords.found_in(searched):
+    if decisions_in(text, previous):
         tenths += 2
-    tenths += "?" in text
-    tenths += bool(_requests.found_in(searched)) or _joined_paki.search(searched) is not None
-    tenths += len(text.split(maxsplit=MANY_WORDS)) > MANY_WORDS
-    return min(tenths, 10) / 10
+    if any(_keywords.found_in(each) for each in told):
+        tenths += 2
+    tenths += any(_FACT.search(each) for each in told)
+    return tenths / 10
+
+
+def _asks(sentence: str) -> bool:
+    return "?" in sentence or bool(_requests.found_in(sentence)) or _joined_paki.search(sentence) is not None

@@ -108,6 +108,7 @@ _PREVIOUS = (
     f"SELECT id, type AS kind, speaker, substr(content, -{PREVIOUS_CHARACTERS}) AS content, importance "  # noqa: S608
     "FROM visible_interactions WHERE session_id = ? AND id < ? ORDER BY id DESC LIMIT 1"
 )
+_NEWEST_ID = 2**63 - 1
 _TURNS = (
     f"SELECT id, session_id, type AS kind, speaker, written_by, {AT} AS at, "  # noqa: S608 - of constants alone
     "substr(CAST(content AS BLOB), 1, ?1) AS content, length(CAST(content AS BLOB)) > ?1 AS longer "
@@ -208,13 +209,14 @@ class Interactions:
             written_by: the caller.
             speaker: empty if there is none.
             metadata: any JSON object.
-            importance: 0 to 1; computed from the content if omitted.
+            importance: 0 to 1; computed from the content, and what was said before it, if omitted.
             created: when it is stored, in seconds since the epoch; now if omitted.
             occurred_at: when it happened or was said; when it is stored if omitted.
         """
-        weight = importance_of(content) if importance is None else importance
         now = time.time() if created is None else created
         at = now if occurred_at is None else occurred_at
+        said = Utterance(0, kind, speaker, content, 0.0, at=at).after(self._previous(session_id, _NEWEST_ID))
+        weight = importance_of(content, said.previous) if importance is None else importance
         number = self._database.value(
             "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "
             "occurred_at, tier, written_by) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, ?, 0, ?) RETURNING id",
@@ -223,7 +225,7 @@ class Interactions:
                 *(now, occurred_at, written_by),
             ),
         )
-        utterance = Utterance(number, kind, speaker, content, weight, at=at).after(self._previous(session_id, number))
+        utterance = msgspec.structs.replace(said, id=number, importance=weight)
         places = self._contexts.add(session_id, utterance)
         moves = self._counts.add(
             session_id, number, speaker, written_by, at, lambda known: self._next_after(session_id, known)

@@ -23,6 +23,7 @@ import msgspec
 from twinhost.unified_memory_reasoning.conversations.answers import accepts, answers, proposal_in, rejects
 from twinhost.unified_memory_reasoning.conversations.context_text import CUT, Utterance, label, one_line
 from twinhost.unified_memory_reasoning.conversations.decisions import (
+    DECIDING_CHARACTERS,
     decisions_in,
     refers_back,
     shared_words,
@@ -38,7 +39,6 @@ MOST_CODE = 8
 MOST_LINES = 24  # of tier 1
 MOST_OLDER_LINES = 12  # of tier 2
 MOST_OF_ONE = 4  # decisions of one interaction
-DECIDING_CHARACTERS = 4_096  # of an interaction, in which decisions are looked for
 DECISION_CHARACTERS = 240
 ELLIPTIC_WORDS = 8  # of an answer that needs its question to be understood
 ERROR_CHARACTERS = 240
