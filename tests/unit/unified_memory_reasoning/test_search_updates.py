@@ -64,13 +64,111 @@ def test_of_three_values_the_last_is_first(bench: SearchBench) -> None:
 
 
 def test_a_later_number_of_one_session_comes_first(bench: SearchBench) -> None:
-    """If the question asks for one, and the turn says that something changes, though it repeats nothing."""
-    older = bench.interaction("leche flan is 180 from July on, milk is dear", session_id="a", age_days=9)
-    between = bench.interaction("nobody will pay that", session_id="a", age_days=8)
-    newer = bench.interaction("ok, balik muna sa 165", session_id="a", age_days=7)
+    """If the question asks for one, and the speaker says that something changes, though nothing is repeated."""
+    older = bench.interaction("leche flan is 180 from July on, dear milk", session_id="a", speaker="Ana", age_days=9)
+    between = bench.interaction("nobody will pay that", session_id="a", speaker="Ben", age_days=8)
+    newer = bench.interaction("ok, balik muna sa 165", session_id="a", speaker="Ana", age_days=7)
     found = bench.ids("how much is one leche flan?")
     assert found.index(newer) < found.index(older)
     assert found.index(newer) < found.index(between)
+
+
+RESTATED = [  # the turns of one session in their order, the last one gives the value that holds, and a question
+    (("Ines: the dentist is on 4 March at 9:15", "Ines: the dentist is on 11 March at 10:30"), "when is the dentist?"),
+    (
+        ("Omar: the goalkeeper is Felipe", "Omar: Felipe hurt his knee. Joost is the goalkeeper"),
+        "who is the goalkeeper?",
+    ),
+    (
+        ("Lea: a sack of cement costs 8.40", "Lea: a sack of cement costs 9.10, and they deliver it by lunch"),
+        "how much is a sack of cement?",
+    ),
+    (
+        (
+            "Rosa: the plumber's number is 0555-231-774",
+            "Rosa: the plumber's number is 0555-980-112, he lost his phone in the sea",
+        ),
+        "what is the plumber's number?",
+    ),
+    (
+        (
+            "Tim: router password is plum-tree-9",
+            "Tim: everybody has plum-tree-9 it seems, so router password is grey-owl-31",
+        ),
+        "what is the router password?",
+    ),
+    (
+        ("Kim: choir practice is in the library hall", "Kim: library hall is flooded, choir practice in the barn"),
+        "where is choir practice?",
+    ),
+    (
+        ("Dario: 14 guests come to the feast", "Dario: 19 guests come to the feast, they bring the kids"),
+        "how many guests come to the feast?",
+    ),
+    (
+        ("Ate Nor: 45 ang kilo ng kamatis", "Ate Nor: 52 ang kilo ng kamatis, binagyo ang taniman"),
+        "magkano ang kilo ng kamatis?",
+    ),
+    (("Pia: sa Hunyo 3 ang binyag", "Pia: sa Hunyo 17 ang binyag, may lagnat si baby"), "kailan ang binyag?"),
+    (
+        ("Mang Ed: si Roel ang drayber ng trak", "Mang Ed: umuwi si Roel. Si Bong ang drayber ng trak"),
+        "sino ang drayber ng trak?",
+    ),
+    (("Gigi: sa likod ng simbahan ang parking", "Gigi: sa plaza ang parking, puno yung simbahan"), "saan ang parking?"),
+    (
+        ("Jo: meeting natin sa client, Friday 2pm", "Jo: may bagyo so yung meeting sa client, Monday 10am"),
+        "when is the meeting with the client?",
+    ),
+    (
+        ("Nico: budget ng outing 1,200 each", "Nico: tumaas ang van so budget ng outing 1,450 each"),
+        "how much is the outing budget?",
+    ),
+]
+STANDING = [  # the first turn answers the question, though a newer one has a value of the same kind
+    (
+        ("Ines: the dentist is on 4 March at 9:15", "Ines: the dentist is on 11 March at 10:30"),
+        "when was the dentist originally?",
+    ),
+    (("Lea: a sack of cement costs 8.40", "Lea: the ladder is 75, it is on sale"), "how much is a sack of cement?"),
+    (("Omar: the goalkeeper is Felipe", "Omar: Joost bakes a cake for the team"), "who is the goalkeeper?"),
+    (("Ate Nor: 45 ang kilo ng kamatis", "Ate Nor: 52 ang kilo ng sibuyas"), "magkano ang kilo ng kamatis?"),
+    (("Pia: sa Hunyo 3 ang binyag ni baby", "Lolo: sa Hunyo 17 ang uwi ko"), "kailan ang binyag?"),
+    (
+        ("Dario: 14 guests come to the feast", "Rina: did Dario say that 19 guests come?"),
+        "how many guests come to the feast?",
+    ),
+    (
+        ("Dario: 14 guests come to the feast", "Rina: 14 guests, feast, understood"),
+        "how many guests come to the feast?",
+    ),
+    (("Jo: the van had 3 flat tires in Vigan", "Jo: the van has 5 seats"), "how many flat tires did the van have?"),
+]
+
+
+def _told(bench: SearchBench, turns: tuple[str, ...]) -> list[int]:
+    """Put turns in, one a day, with talk between them; return their ids."""
+    rows = []
+    for day, turn in enumerate(turns):
+        speaker, _, content = turn.partition(": ")
+        rows.append(bench.interaction(content, session_id="a", speaker=speaker, age_days=9 - day))
+        for talk in ("I see", "good morning everybody", "the bus is late", "so it goes", "rain again"):
+            bench.interaction(talk, session_id="a", speaker="Sam", age_days=8.5 - day)
+    return rows
+
+
+@pytest.mark.parametrize(("turns", "asked"), RESTATED)
+def test_a_value_that_is_stated_anew_comes_first(bench: SearchBench, turns: tuple[str, ...], asked: str) -> None:
+    """No word says that it has changed."""
+    rows = _told(bench, turns)
+    assert not any(read(turn).updates for turn in turns)
+    assert bench.ids(asked)[0] == rows[-1]
+
+
+@pytest.mark.parametrize(("turns", "asked"), STANDING)
+def test_a_newer_text_about_something_else_stays_below(bench: SearchBench, turns: tuple[str, ...], asked: str) -> None:
+    """So do one that repeats the value, one that asks, and any if the query asks for what was."""
+    rows = _told(bench, turns)
+    assert bench.ids(asked)[0] == rows[0]
 
 
 @pytest.mark.parametrize("asked", ["what was the deadline of the thesis before?", "dating deadline of the thesis"])
@@ -122,3 +220,22 @@ def test_values_are_numbers_names_and_days() -> None:
     assert values_of("Peak lr 3e-4 for Hauke at 8:30, martes, seven of them, 1,050 in all.") == [
         *("peak", "3e-4", "hauke", "8:30", "martes", "seven", "1,050"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("sino ang magluluto? Nasunog yung menudo last year", True),
+        ("who cooks?", True),
+        ("see https://example.org/menu?day=2 for the list", False),
+    ],
+)
+def test_a_question_may_stand_before_other_sentences(text: str, question: bool) -> None:
+    assert read(text).question == question
+
+
+def test_an_answer_is_above_the_question_before_it(bench: SearchBench) -> None:
+    asked = bench.interaction("sino ang magluluto sa pista? hay naku", session_id="a", age_days=1)
+    told = "Si Ka Delfin, yung may karinderya sa may tulay, nakausap ko na siya kanina, " * 3
+    answer = bench.interaction(told, session_id="a", age_days=1)
+    assert bench.ids("sino ang magluluto sa pista?")[:2] == [answer, asked]

@@ -122,7 +122,7 @@ _OCCURRED = "coalesce((SELECT occurred_at FROM memory_details d WHERE d.number =
 CANDIDATES = 100  # the most relevant; the formula orders these
 _MOST_CHARACTERS = 2_000  # of a text, the first ones, that its relevance looks at
 _SIGNALS = (
-    "SELECT id AS row, session_id, coalesce(occurred_at, created) AS moment, substr(content, 1, ?2) AS content, "  # noqa: S608
+    "SELECT id AS row, speaker, coalesce(occurred_at, created) AS moment, substr(content, 1, ?2) AS content, "  # noqa: S608
     "importance, strength FROM interactions WHERE id IN (SELECT value FROM json_each(?1)) UNION ALL "
     f"SELECT number + {MEMORY_ROWS}, '', {_OCCURRED}, substr(content, 1, ?2), {NEUTRAL_IMPORTANCE}, {{strength}} "
     f"FROM memories WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1)) "

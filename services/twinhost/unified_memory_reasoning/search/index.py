@@ -47,7 +47,7 @@ _WITHIN = (
 )
 _FITTING = "SELECT rowid FROM recall_words WHERE recall_words MATCH ?1 AND ?2 <= ?3 AND {} {} LIMIT ?4"
 _NEIGHBOURS = (
-    "SELECT seed.id AS number, rtrim(seed.content) LIKE '%?' AS question, "  # noqa: S608
+    "SELECT seed.id AS number, seed.content || ' ' LIKE '%? %' AS question, "  # noqa: S608
     "(SELECT group_concat(id) FROM (SELECT near.id FROM visible_interactions AS near "
     f"WHERE near.session_id = seed.session_id AND near.id > seed.id ORDER BY near.id LIMIT {AFTER})) AS after, "
     "(SELECT group_concat(id) FROM (SELECT near.id FROM visible_interactions AS near "
@@ -111,7 +111,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """The visible turns after and before a turn in its session, the nearest first, and whether it is a question."""
+    """The visible turns after and before a turn in its session, the nearest first, and whether it asks."""
 
     id: int
     question: bool

@@ -5,14 +5,14 @@
 A part is a word or a date; its weight is its inverse document frequency, and for a date DATE times that. Its strength
 in a text is 1 for the word itself, less in other words (see `index`), that of a word divided by the root of the text's
 length over the average; or a share of its strength in a turn nearby, if that is more: AFTER_TURN from the turns before,
-as an answer has what its question names, and BEFORE_TURN from the turns after. A gain is QUESTION for a question,
-QUANTITY for a text with a digit if the query asks for a quantity, and UPDATE for a text that says that something has
-changed, unless the query asks for what was.
+as an answer has what its question names, and BEFORE_TURN from the turns after. A gain is QUESTION for a text that asks
+a question, QUANTITY for a text with a digit if the query asks for a number or a time, and UPDATE for a text that says
+that something has changed, unless the query asks for what was.
 
 Where texts have vectors (see `meaning`), the meaning of the query is one more part: its strength grows from 0 to 1
 between a nearness of NEAR and SAME, and its weight is MEANING.
 
-A text that corrects an older one also takes the place just above it: see `updates`.
+A text that gives a newer value of what an older one says takes the place just above it: see `updates`.
 
     similarity = relevance / (relevance + missing / 2 + ENOUGH)
 
@@ -21,7 +21,6 @@ doesn't depend on other texts: 0 says that nothing of the query is there. docs/e
 that the constants were chosen by.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from heapq import nlargest
@@ -30,10 +29,12 @@ from types import MappingProxyType
 
 from twinhost.unified_memory_reasoning.search.index import SEEDS, Neighbours, Part
 from twinhost.unified_memory_reasoning.search.updates import (
+    Kind,
     Statement,
     Text,
     asks_for_past,
     corrections,
+    kind_asked,
     read,
     values_of,
 )
@@ -43,7 +44,7 @@ AFTER_TURN = (0.7, 0.5, 0.35, 0.25, 0.17)  # of the strength in the turn before,
 BEFORE_TURN = (0.3, 0.15)
 ANSWER = 0.3  # more of the strength in the turn before if that is a question
 LENGTH = 0.4  # how much the length counts
-QUESTION, QUANTITY, UPDATE = -0.3, 0.2, 0.25
+QUESTION, QUANTITY, UPDATE = -0.4, 0.2, 0.25
 NAME = 0.25  # of a speaker: how much it counts for the similarity
 ENOUGH = 10.0  # relevance at which the similarity is a half if nothing is missing
 
@@ -53,10 +54,6 @@ MOST_VALUES = 3  # of each of these
 MEANING = 6.0  # weight of the query's meaning; a word that one of a thousand texts has weighs as much
 NEAR, SAME = 2.5, 5.0  # nearness (see `vectors`) from which a text has some of the meaning, and all of it
 
-_QUANTITY = re.compile(
-    r"\b(how (much|many|long|high|far|old|big|expensive|often)|what (time|price|number|amount)|number|code|"
-    r"magkano|ilan|ilang|gaano|anong oras|numero)\b"
-)
 Shares = dict[int, float]  # of the parts of a query, by number
 
 
@@ -77,7 +74,7 @@ class Ranker:
         """Weigh the parts.
 
         Args:
-            query: asks for a quantity or not.
+            query: says what kind of value it asks for.
             parts: of the query; those that were not searched count for nothing, unless no text has them.
             total: how many texts there are.
             nearness: the rows that are near to the query's meaning, which is then one more part.
@@ -88,7 +85,8 @@ class Ranker:
             self._parts.append(Part(is_date=False, rows=_as_strengths(nearness), searched=True))
             self._weights.append(MEANING)
         self._telling = _telling(self._parts, self._weights)
-        self._quantity = _QUANTITY.search(query.casefold()) is not None
+        self._query = query
+        self._quantity = kind_asked(query) in (Kind.NUMBER, Kind.TIME)
         self._past = asks_for_past(query)
         self._present = not self._past and not any(part.is_date for part in parts)
         self._statements: dict[int, Statement] = {}
@@ -178,7 +176,7 @@ class Ranker:
         found = dict(fits)
         if self._present:
             relevance = {row: fit.relevance for row, fit in fits.items()}
-            moves = corrections(texts, {text.row: self._read(text) for text in texts}, relevance, self._quantity)
+            moves = corrections(texts, {text.row: self._read(text) for text in texts}, relevance, self._query)
             for row, (old, moved) in moves.items():
                 found[row] = Fit(moved, max(fits[row].similarity, fits[old].similarity))
         return found

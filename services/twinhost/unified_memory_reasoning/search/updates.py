@@ -1,50 +1,36 @@
-"""Which texts correct older ones: the order of an older value and the one that holds now. Pure.
+"""Which texts give a newer value of what an older one says: the value that holds now comes first. Pure.
 
-A text *updates* if it says that something has changed ("now", "moved to", "pala", "na lang"). It *takes back* the words
-that follow a denial closely: "not 340", "no Bohinj this year", "huwag na sa Baguio", "imbes na 500".
+A newer text is compared with an older one that fits the query better. Its sign says whether it gives a newer value:
 
-A text corrects an older one if it takes back a value of it, or if it updates and is about the same thing. A value is a
-number, in digits or as a word, or a name; of two texts that a search has found already, any word that says something.
-Texts that were not found are looked up by the values of the best ones (`values_of`).
+    sign = shared words + TAKEN_BACK x words taken back + VALUE or UNKNOWN + SPEAKER + UPDATES + ALIKE x share
+
+A word weighs more if fewer of the texts have it; a shared one that the query has too counts OF_QUERY of that. Words are
+taken back if they follow a denial closely: "not 340", "no Bohinj this year", "huwag na sa Baguio", "imbes na 500".
+VALUE applies if the query asks for a number, a time or a name, both texts have one, and the newer has one that the
+older doesn't have; UNKNOWN if the query asks for something else. Neither applies if it asks for what happened once.
+SPEAKER applies if one speaker said both, UPDATES if the newer says that something has changed ("now", "moved",
+"na lang"). The share is that of the older text's relevance that the newer has.
+
+Texts that a search has not found are looked up by the numbers and names of the best ones (`values_of`).
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from heapq import nlargest
 from math import log
 
 from twinhost.unified_memory_reasoning.search.dates import MONTHS, WEEKDAYS
 from twinhost.unified_memory_reasoning.search.words import STOP_WORDS
 
-_UPDATES = """
-now instead anymore actually correction changed change moved move cancelled canceled wait updated update rather
-nalang pala imbes palit palitan pinalitan lipat lilipat inilipat lumipat binago nagbago
-switched switching replaced postponed rescheduled delayed corrected revised rejected
-scrap scrapped forget withdraw withdrew withdrawn
-papalitan ipinalit nailipat nalipat lumilipat babaguhin nabago kanselado kinansela nakansela iniurong inurong iniusog
-balik ibalik ibabalik nireject gawing binabawi babawiin binawi bawiin
-"""
-_UPDATE_WORDS = frozenset(_UPDATES.split())
-_UPDATE_PHRASES = (
-    *("no longer", "any more", "scratch that", "hindi na", "wag na", "ayoko na", "ayaw na", "na lang", "na lamang"),
-    *(
-        "sa halip",
-        "turns out",
-        "back to",
-        "from now on",
-        "take that back",
-        "take it back",
-        "thought better",
-        "make it",
-        "is off",
-        "no more",
-        "mula ngayon",
-        "simula ngayon",
-        "gawin na",
-    ),
+_UPDATES = re.compile(
+    r"\b(?:now|instead|any ?more|no longer|actually|correction|take (?:that|it) back|turns? out|back to|make it|"
+    r"after all|from now on|chang(?:e[ds]?|ing)|mov(?:ed?|ing)|switch(?:ed|ing)|replac(?:ed|ing)|scrap|"
+    r"na la(?:ng|mang)|pala|imbes|sa halip|hindi na|wag na|ayoko na|ayaw na|mula ngayon|simula ngayon|gawing?)\b|"
+    r"balik\b|\b(?:cancel|postpone|reschedul|updat|revis|reject)|"
+    r"p(?:in)?alit|l(?:um|in)?ipat|k(?:in)?ansela|binago|nagbago|nabago|binabawi|binawi"
 )
-_BEGIN_PHRASES = frozenset(phrase.split()[0] for phrase in _UPDATE_PHRASES)
 _DENYING = """
 no not instead never without cancel cancelled canceled scrap drop dropped forget reject rejected
 hindi di huwag wag imbes kanselado kanselahin nireject
@@ -60,28 +46,50 @@ _DAYS = MONTHS.keys() | WEEKDAYS.keys()
 _BREAK = re.compile(r"[.,:!?;\n]+(?:\s|$)|\b(?:hindi|di) ba\b|\bno wait\b")  # where a denial ends, or is none
 _TOKEN = re.compile(r"[^\W_]+(?:[.,:/-](?:(?<=\d.)|(?=\d))[^\W_]+)*")  # 8:30, 1,050 and 3e-4 are one each
 _DIGIT = re.compile(r"\d")
+_QUESTION = re.compile(r"\?(?:\s|$)")
+_CLOCK = re.compile(r"\d+(?:st|nd|rd|th|am|pm)|\d\d?:\d\d|alas")
 _PAST = re.compile(
-    r"\b(originally|original|at first|initially|previously|formerly|used to|dati|dating|noong una|nung una|orihinal)\b"
+    r"\b(originally|original|at first|initially|previously|formerly|used to|dati|dating|noong|nung una|orihinal)\b"
     r"|\b(before|earlier|dati)\s*\??\s*$"
 )
+_ONCE = re.compile(r"\b(?:was|were|had|who \w+ed)\b|\bdid\b(?!.*\b(?:decide|agree|settle|choose|pick)\b)")
 
+
+class Kind(StrEnum):
+    """What a query asks for."""
+
+    NUMBER = "number"
+    TIME = "time"
+    NAME = "name"
+    OTHER = "other"
+
+
+_ASKED = {
+    Kind.NUMBER: re.compile(
+        r"\b(how (much|many|long|high|far|old|big|expensive|often)|what (price|number|amount)|number|code|pay|cost|"
+        r"price|magkano|ilan|ilang|gaano|numero)\b"
+    ),
+    Kind.TIME: re.compile(
+        r"\b(when|(what|which) (time|date|day)|date|deadline|kailan|kelan|petsa|(anong|mga) (oras|araw))\b"
+    ),
+    Kind.NAME: re.compile(r"\b(who|whom|whose|sino|sinong|kanino|kaninong)\b"),
+}
 
 MOST_CORRECTED = 10  # of the first texts
-ALIKE = 0.4  # share of the older text's relevance that an update has at least
-SAME_TOPIC = 6.0  # weight of the words that a correction shares with an older text
-SAME_SESSION = 3.0  # counts as that much
-SAME_KIND = 3.0  # the same, if the query asks for a quantity and both texts have one
-TAKEN_BACK = 3.0  # weight of the words of an older text that a correction takes back, at least; they count twice
-FEW = 50  # texts: if fewer are found, what is taken back weighs as if there were so many
+NEEDED = 15.0  # of the sign
+VALUE, UNKNOWN, SPEAKER, UPDATES, ALIKE = 5.0, 4.0, 3.0, 4.0, 5.0
+TAKEN_BACK = 2.0  # times the weight of a word, and as a shared one once more
+OF_QUERY = 0.5  # how much a shared word counts that the query has too
+FEW = 80  # texts: if fewer are found, a word weighs as if there were so many
 JUST_ABOVE = 1.01  # times the relevance of the older text
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text that may be a result; `session_id` is empty for a memory."""
+    """A text that may be a result; `speaker` is empty for a memory, and if nobody is named."""
 
     row: int
-    session_id: str
+    speaker: str
     moment: float  # seconds since the epoch
     content: str  # its beginning
 
@@ -95,11 +103,18 @@ class Statement:
     updates: bool
     words: frozenset[str]  # in lower case; a number is one
     taken_back: frozenset[str]  # of these
+    content: str
 
-    @property
-    def corrects(self) -> bool:
-        """Whether it may correct an older text."""
-        return not self.question and (self.updates or bool(self.taken_back))
+    def values(self, kind: Kind) -> frozenset[str]:
+        """Return the values of a kind."""
+        if kind is Kind.NAME:
+            tokens = _TOKEN.findall(self.content)
+            return frozenset([each.lower() for each in tokens if each[0].isupper() and len(each) > 1]) - STOP_WORDS
+        days = self.words & _DAYS
+        if kind is Kind.OTHER or (kind is Kind.TIME and not days and not any(map(_CLOCK.match, self.words))):
+            return frozenset()
+        numbers = self.words & _NUMBER_WORDS | {word for word in self.words if _DIGIT.search(word)}
+        return numbers | days if kind is Kind.TIME else numbers
 
 
 def read(content: str) -> Statement:
@@ -107,16 +122,13 @@ def read(content: str) -> Statement:
     lower = content.lower()
     words = frozenset(_TOKEN.findall(lower))
     return Statement(
-        question=content.rstrip().endswith("?"),
+        question=_QUESTION.search(content) is not None,
         quantity=_DIGIT.search(content) is not None,
-        updates=not _UPDATE_WORDS.isdisjoint(words) or _has_update_phrase(lower, words),
+        updates=_UPDATES.search(lower) is not None,
         words=words,
         taken_back=frozenset() if _DENIALS.isdisjoint(words) else frozenset(_taken_back(lower)),
+        content=content,
     )
-
-
-def _has_update_phrase(lower: str, words: Set[str]) -> bool:
-    return not _BEGIN_PHRASES.isdisjoint(words) and any(phrase in lower for phrase in _UPDATE_PHRASES)
 
 
 def values_of(content: str) -> list[str]:
@@ -146,8 +158,14 @@ def asks_for_past(query: str) -> bool:
     return _PAST.search(query.casefold()) is not None
 
 
+def kind_asked(query: str) -> Kind:
+    """Return what a query asks for."""
+    lower = query.casefold()
+    return next((kind for kind, words in _ASKED.items() if words.search(lower)), Kind.OTHER)
+
+
 def corrections(
-    texts: Sequence[Text], read: Mapping[int, Statement], relevance: Mapping[int, float], quantity: bool
+    texts: Sequence[Text], read: Mapping[int, Statement], relevance: Mapping[int, float], query: str
 ) -> dict[int, tuple[int, float]]:
     """Return which texts come just above an older one that they correct: that one, and their relevance from then on.
 
@@ -157,20 +175,21 @@ def corrections(
         texts: that a search has found.
         read: what they say, by row.
         relevance: by row.
-        quantity: whether the query asks for one.
+        query: what they were searched by.
     """
     now, moved = dict(relevance), dict[int, tuple[int, float]]()
-    weigh = _Weigh([read[text.row] for text in texts])
-    newer = [text for text in texts if read[text.row].corrects]
+    signs = _Signs([read[text.row] for text in texts], query)
+    newer = [text for text in texts if not read[text.row].question]
     for old in sorted(nlargest(MOST_CORRECTED, texts, lambda text: relevance[text.row]), key=_age):
-        pair = _Pairs(old, read, weigh, quantity)
-        signs = {
-            new.row: pair.sign(new, now[new.row] >= ALIKE * now[old.row])
+        found = {
+            new.row: signs.of(read[old.row], read[new.row])
+            + ALIKE * now[new.row] / now[old.row]
+            + SPEAKER * (old.speaker == new.speaker != "")
             for new in newer
             if _age(new) > _age(old) and now[new.row] < now[old.row]
         }
-        best = max(signs, key=signs.__getitem__, default=0)
-        if signs and signs[best] >= SAME_TOPIC:
+        best = max(found, key=found.__getitem__, default=0)
+        if found and found[best] >= NEEDED:
             now[best] = now[old.row] * JUST_ABOVE
             moved[best] = old.row, now[best]
     return moved
@@ -180,43 +199,42 @@ def _age(text: Text) -> tuple[float, int]:
     return text.moment, text.row
 
 
-class _Weigh:
-    """Weighs words: one counts more if fewer of the texts have it."""
+class _Signs:
+    """How much the wording of two texts says that the newer gives another value of the same thing."""
 
-    def __init__(self, statements: Sequence[Statement]) -> None:
+    def __init__(self, statements: Sequence[Statement], query: str) -> None:
         self._statements = statements
-        self._counts: dict[str, int] = {}
+        self._kind, self._once = kind_asked(query), _ONCE.search(query.casefold()) is not None
+        self._asked = frozenset(_TOKEN.findall(query.lower()))
+        self._weights: dict[str, float] = {}
+        self._found: dict[int, frozenset[str]] = {}  # by the id of a statement
 
-    def word(self, word: str) -> float:
-        return log(1 + len(self._statements) / self._count(word))
+    def of(self, old: Statement, new: Statement) -> float:
+        sign = self._value(old, new) + UPDATES * new.updates
+        if shared := (old.words & new.words) - STOP_WORDS:
+            sign += sum([self._weight(word) for word in shared])
+            if taken_back := shared & new.taken_back - old.taken_back:
+                sign += TAKEN_BACK * sum([self._weight(word) for word in taken_back])
+        return sign
 
-    def value(self, word: str) -> float:
-        """Weigh what was taken back, in few texts as if there were FEW: it says more than that both have a word."""
-        return log(1 + max(len(self._statements), FEW) / self._count(word))
-
-    def _count(self, word: str) -> int:
-        if word not in self._counts:
-            self._counts[word] = sum([word in each.words for each in self._statements])
-        return self._counts[word]
-
-
-class _Pairs:
-    """An older text, and how much says that others correct it."""
-
-    def __init__(self, old: Text, read: Mapping[int, Statement], weigh: _Weigh, quantity: bool) -> None:
-        self._old, self._read, self._weigh, self._quantity = old, read, weigh, quantity
-        self._words = read[old.row].words - STOP_WORDS
-        self._values = self._words.intersection(values_of(old.content))
-
-    def sign(self, new: Text, alike: bool) -> float:
-        """Return the weight of what both share; 0 if nothing says that something has changed."""
-        before, after = self._read[self._old.row], self._read[new.row]
-        in_session = self._old.session_id == new.session_id != ""
-        taken_back = (self._words if in_session else self._values) & after.taken_back - before.taken_back
-        taken = sum(map(self._weigh.value, taken_back))
-        if not (after.updates and alike) and taken < TAKEN_BACK:
+    def _value(self, old: Statement, new: Statement) -> float:
+        if self._once:
             return 0.0
-        shared = 2 * taken + sum(map(self._weigh.word, self._words & after.words - taken_back))
-        if in_session:
-            shared += SAME_SESSION + SAME_KIND * (self._quantity and before.quantity and after.quantity)
-        return shared
+        if self._kind is Kind.OTHER:
+            return UNKNOWN
+        before = self._values(old)
+        return VALUE if before and not old.question and not self._values(new) <= before else 0.0
+
+    def _values(self, statement: Statement) -> frozenset[str]:
+        """Return the values of the kind that the query asks for."""
+        if id(statement) not in self._found:
+            self._found[id(statement)] = statement.values(self._kind)
+        return self._found[id(statement)]
+
+    def _weight(self, word: str) -> float:
+        """Weigh a word: it counts more if fewer of the texts have it."""
+        if word not in self._weights:
+            count = sum([word in each.words for each in self._statements])
+            weight = log(1 + max(len(self._statements), FEW) / count)
+            self._weights[word] = weight * OF_QUERY if word in self._asked else weight
+        return self._weights[word]
