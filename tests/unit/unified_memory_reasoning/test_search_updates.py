@@ -142,6 +142,13 @@ STANDING = [  # the first turn answers the question, though a newer one has a va
         "how many guests come to the feast?",
     ),
     (("Jo: the van had 3 flat tires in Vigan", "Jo: the van has 5 seats"), "how many flat tires did the van have?"),
+    (
+        (
+            "Dana: the monthly rent of the flat in Ghent is 640 euros, heating included",
+            "Dana: heating oil for the cabin near Ghent costs us 710 euros a year, moved it there with Jonas",
+        ),
+        "how high is the monthly rent of the flat?",
+    ),
 ]
 
 

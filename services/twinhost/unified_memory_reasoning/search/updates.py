@@ -77,6 +77,7 @@ _ASKED = {
 
 MOST_CORRECTED = 10  # of the first texts
 NEEDED = 15.0  # of the sign
+LEAST = 0.4  # of the older text's relevance that a newer one has which takes nothing of it back
 VALUE, UNKNOWN, SPEAKER, UPDATES, ALIKE = 5.0, 4.0, 3.0, 4.0, 5.0
 TAKEN_BACK = 2.0  # times the weight of a word, and as a shared one once more
 OF_QUERY = 0.5  # how much a shared word counts that the query has too
@@ -164,6 +165,11 @@ def kind_asked(query: str) -> Kind:
     return next((kind for kind, words in _ASKED.items() if words.search(lower)), Kind.OTHER)
 
 
+def _takes_back(old: Statement, new: Statement) -> frozenset[str]:
+    """Return what the newer text takes back of the older one."""
+    return (old.words & new.taken_back) - old.taken_back - STOP_WORDS
+
+
 def corrections(
     texts: Sequence[Text], read: Mapping[int, Statement], relevance: Mapping[int, float], query: str
 ) -> dict[int, tuple[int, float]]:
@@ -186,7 +192,9 @@ def corrections(
             + ALIKE * now[new.row] / now[old.row]
             + SPEAKER * (old.speaker == new.speaker != "")
             for new in newer
-            if _age(new) > _age(old) and now[new.row] < now[old.row]
+            if _age(new) > _age(old)
+            and now[new.row] < now[old.row]
+            and (now[new.row] >= LEAST * now[old.row] or _takes_back(read[old.row], read[new.row]))
         }
         best = max(found, key=found.__getitem__, default=0)
         if found and found[best] >= NEEDED:
@@ -213,8 +221,7 @@ class _Signs:
         sign = self._value(old, new) + UPDATES * new.updates
         if shared := (old.words & new.words) - STOP_WORDS:
             sign += sum([self._weight(word) for word in shared])
-            if taken_back := shared & new.taken_back - old.taken_back:
-                sign += TAKEN_BACK * sum([self._weight(word) for word in taken_back])
+            sign += TAKEN_BACK * sum([self._weight(word) for word in _takes_back(old, new)])
         return sign
 
     def _value(self, old: Statement, new: Statement) -> float:
