@@ -163,11 +163,7 @@ class Agent(Assembled):
         with self.database.transaction():
             for place, turn in turns.items():
                 self._places[self.add(session_id or place[0], turn)] = place
-        self.embed(len(self._places))
-
-    def embed(self, count: int) -> None:
-        """Wait until so many texts have a vector."""
-        while self._meaning is not None and self._meaning.document()["embedded"] < count:
+        while self._meaning is not None and self._meaning.document()["embedded"] < len(self._places):
             if not self._meaning.responsive:
                 raise RuntimeError("a thread of the search by meaning has ended")
             self._meaning.on_tick()
@@ -294,7 +290,6 @@ def measure_errors(figures: Figures, agent: Agent, of: RecallSet) -> None:
             reply = agent.do("get_error_solution", next(callers), error_message=message)
         return reply, [each["solution"] for each in reply.get("suggestions", [])[:3]]
 
-    added = 0
     for kind in of.errors:
         proposed = [answer(message)[0]["proposal_id"] for message in kind.exact][-1]
         figures.add("errors: kinds proposed", half_of(kind.kind), proposed is not None)
@@ -305,16 +300,14 @@ def measure_errors(figures: Figures, agent: Agent, of: RecallSet) -> None:
             with agent.database.transaction():
                 fields = {"error_type": kind.kind, "pattern": pattern, "solution": kind.solution}
                 agent.do("add_error_pattern", next(callers), **fields)
-                added += 1
-    agent.embed(len(of.turns()) + added)
-    for kind, name in itertools.product(of.errors, ("exact", "reworded", "others")):
+    for kind, name in itertools.product(of.errors, ("exact", "reworded")):
         for message in getattr(kind, name):
             (reply, suggested), half = answer(message), half_of(kind.kind)
             right = reply["solution"] == kind.solution
             figures.add(f"errors: {name}, right", half, right)
             figures.add(f"errors: {name}, wrong", half, reply["solution"] is not None and not right)
-            if name != "exact":
-                figures.add(f"errors: {name}, right or top 3", half, right or kind.solution in suggested)
+            if name == "reworded":
+                figures.add("errors: reworded, right or top 3", half, right or kind.solution in suggested)
     for message in of.unrelated:
         answered = answer(message)[0]["solution"] is not None
         figures.add("errors: unrelated, answered", half_of(message), answered)

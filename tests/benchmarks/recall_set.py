@@ -83,7 +83,6 @@ class ErrorKind(msgspec.Struct, frozen=True):
     """One problem as logs have it; with no `pattern` of the user's own, the agent's proposal is stored.
 
     The messages of `exact` differ in numbers, ids, paths and hosts; those of `reworded` are another program's.
-    `others` were written later: a program's in yet other words, and some in Filipino.
     """
 
     kind: str
@@ -91,7 +90,6 @@ class ErrorKind(msgspec.Struct, frozen=True):
     solution: str
     exact: list[str]
     reworded: list[str]
-    others: list[str] = []
 
 
 class RecallSet(msgspec.Struct, frozen=True):

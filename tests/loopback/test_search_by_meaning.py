@@ -83,21 +83,6 @@ def test_a_search_finds_what_says_the_same_in_other_words(hosts: Hosts, service:
     assert "twinhost_meaning_embedded 3.0" in metrics
 
 
-def test_an_error_is_offered_a_solution_by_meaning(hosts: Hosts, service: EmbeddingService) -> None:
-    """As soon as the pattern has a vector; while the service is slow, the reply comes at the deadline."""
-    agent = start(hosts, service, deadline_s=2.0)
-    with hosts.client(UMRA) as client:
-        client.call("add_error_pattern", error_type="E", pattern="kotse stalled", solution="push")
-        embedded(agent, 1)
-        reply = client.call("get_error_solution", error_message="automobile", deadline_s=PATIENCE_S)
-        assert (reply["channels"], reply["solution"]) == (["words", "meaning"], None), reply
-        assert [each["solution"] for each in reply["suggestions"]] == ["push"]
-        service.delay_query_s = 20.0
-        reply = client.call("get_error_solution", error_message="a kotse", deadline_s=PATIENCE_S)
-        assert "did not answer within 2.0 s" in reply["without_meaning"]
-        assert [each["solution"] for each in reply["suggestions"]] == ["push"]
-
-
 def test_others_are_served_while_a_search_waits_for_its_vector(hosts: Hosts, service: EmbeddingService) -> None:
     """The loop waits for nothing: pings are answered, and the search by words alone once its deadline has passed."""
     agent = start(hosts, service, deadline_s=1.5)

@@ -201,7 +201,6 @@ MIGRATIONS = (  # append only: their order is the schema version
     memories.DETAILS_MIGRATION,
     index_tables.OCCURRED_MIGRATION,
     vectors.MIGRATION,
-    vectors.PATTERNS_MIGRATION,
 )
 REBUILDS = index_tables.REBUILDS  # rebuild a damaged full-text index
 FEATURES = (
@@ -294,7 +293,7 @@ def assemble(foundation: Foundation) -> Assembly:
             *ContextActions(stored_interactions, search, tokens_by(recall.tokenizer), max_bytes).actions(),
             *SearchActions(search, page_bytes, stored_memories.upkeep.note).actions(),
             *MemoryActions(stored_memories, page_bytes).actions(),
-            *ErrorPatternActions(known_errors, proposed, page_bytes, meaning=meaning).actions(),
+            *ErrorPatternActions(known_errors, proposed, page_bytes).actions(),
             *ConflictActions(conflicts).actions(),
             *ProvenanceActions(
                 quarantine.Quarantine(database), written_by, min(max_bytes, _OPERATOR_PAGE_BYTES)

@@ -53,13 +53,9 @@ class Bench:
         return reply
 
     def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the replies to requests of one batch, also those that the loop completes later."""
+        """Return the replies to requests of one batch."""
         batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
-        replies = self._dispatcher.answer(batch)
-        for place, deferred in self._dispatcher.take_deferred().items():
-            deferred.answer.result()
-            replies[place] = self._dispatcher.settle(deferred)
-        return [json.loads(reply) for reply in replies]
+        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
 
     def rows(self, table: str) -> int:
         """Return how many rows a table has."""

@@ -1,7 +1,7 @@
 """Error patterns without a socket: their actions on a real database, and what is published of proposals."""
 
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class ErrorPatternBench(Bench):
     """The seven actions; `published` is what was published of proposals, type and data."""
 
     CALLER = ALICE
-    MIGRATIONS: Sequence[str] = MIGRATIONS
+    MIGRATIONS = MIGRATIONS
 
     def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, cpu_s: float = BURST_S, **bounds: Any) -> None:
         self.published: list[tuple[str, dict[str, Any]]] = []

@@ -12,7 +12,6 @@ from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, Sear
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.network_config.model import Embeddings
 from twinhost.secure_zmq.actions import Action
-from twinhost.unified_memory_reasoning.errors import patterns
 from twinhost.unified_memory_reasoning.search import vectors
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
 from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS
@@ -27,7 +26,7 @@ pytest.importorskip("numpy", reason="numpy is not installed: it comes with the e
 class MeaningBench(SearchBench):
     """Searches by meaning, with the vectors of a service."""
 
-    MIGRATIONS = (*STORES, *INDEX, vectors.MIGRATION, patterns.MIGRATION, vectors.PATTERNS_MIGRATION)
+    MIGRATIONS = (*STORES, *INDEX, vectors.MIGRATION)
 
     def __init__(self, path: Path, service: EmbeddingService) -> None:
         self.service = service

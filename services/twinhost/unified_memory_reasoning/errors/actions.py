@@ -1,6 +1,5 @@
 """Error patterns and proposals: requests, replies and handlers."""
 
-from concurrent.futures import Future
 from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
@@ -19,11 +18,8 @@ from twinhost.unified_memory_reasoning.errors.patterns import (
     specificity_document,
 )
 from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals, ProposalDocument
-from twinhost.unified_memory_reasoning.errors.similarity import SuggestionDocument, fused, gist_of
+from twinhost.unified_memory_reasoning.errors.similarity import SuggestionDocument
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER
-from twinhost.unified_memory_reasoning.search.index import EVERYTHING
-from twinhost.unified_memory_reasoning.search.meaning import Channels, Meaning, Recalled, with_meaning
-from twinhost.unified_memory_reasoning.search.vectors import PATTERN_ROWS, PATTERNS
 
 MAX_LIMIT = 200
 PATTERN = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHARACTERS)]
@@ -48,8 +44,7 @@ class AddErrorPattern(Request, tag="add_error_pattern"):
 class GetErrorSolution(Request, tag="get_error_solution"):
     """Return the solution of the most specific pattern that matches an error message of at most 64 KiB.
 
-    `suggestions` has the solutions of patterns that the message resembles without matching them: in words, and with
-    `recall.embeddings` also in meaning, unless a pattern matches.
+    `suggestions` has the solutions of patterns that the message resembles without matching them.
     """
 
     error_message: MESSAGE
@@ -107,19 +102,11 @@ class ErrorPatternAdded(TypedDict):
     settled_proposals: int
 
 
-class FoundBy(TypedDict):
-    """What suggestions were found by; and why not by meaning, if the configuration has it."""
-
-    channels: Channels
-    without_meaning: NotRequired[str]
-
-
-class ErrorSolution(FoundBy):
+class ErrorSolution(TypedDict):
     """The pattern that matches the error; if there is none, its fields are null, 0, or absent.
 
     `complete` is false if time ran out before every pattern was tried; `proposal_id` is null if no pattern is proposed
-    for the error. `suggestions` are at most 3, the most similar first; they may not apply to the error. `channels` says
-    what they were found by; `without_meaning`, why not by meaning, if the configuration has it.
+    for the error. `suggestions` are at most 3, the most similar first; they may not apply to the error.
     """
 
     status: Literal["ok"]
@@ -189,10 +176,8 @@ class ErrorPatternActions(Feature):
         proposals: PatternProposals,
         max_reply_bytes: int,
         budget: CpuBudget | None = None,
-        meaning: Meaning | None = None,
     ) -> None:
         self._patterns = patterns
-        self._meaning = meaning
         self._proposals = proposals
         self._budget = budget or CpuBudget()
         self._max_bytes = max_reply_bytes // 2  # of a page's entries; the rest of a reply is smaller
@@ -213,33 +198,22 @@ class ErrorPatternActions(Feature):
         }
 
     @action(mutates=True)
-    def get_solution(self, request: GetErrorSolution, caller: Caller) -> ErrorSolution | Future[ErrorSolution]:
+    def get_solution(self, request: GetErrorSolution, caller: Caller) -> ErrorSolution:
         # An error that only a general pattern matches counts towards a proposal too: `.*` matches every error.
         with self._budget.spending(caller.name):
             match = self._patterns.match(request.error_message)
             unknown = match.complete and (match.known is None or match.general)
-            proposal_id = (
-                self._proposals.count(request.error_message, caller.name, request.request_id) if unknown else None
-            )
-            known, similar = match.known, self._patterns.similar(request.error_message)
-
-        def nothing_known(recalled: Recalled) -> ErrorSolution:
-            nearness = {row - PATTERN_ROWS: near for row, near in recalled.nearness.items()}
-            suggestions = self._patterns.suggested(fused(similar, nearness))
-            return _nothing_known(proposal_id, suggestions, recalled, complete=match.complete)
-
+            proposal_id = self._proposals.count(request.error_message, caller.name) if unknown else None
+            known = match.known
+            suggestions = self._patterns.similar(request.error_message, known)
         if known is None:
-            return with_meaning(self._meaning, gist_of(request.error_message), EVERYTHING, nothing_known, PATTERNS)
-        found_by: FoundBy = {"channels": ["words"]}
-        if self._meaning is not None:
-            found_by["without_meaning"] = "a pattern matches, and its solution waits for no model"
+            return _nothing_known(proposal_id, suggestions, complete=match.complete)
         return {
             "status": SUCCESS,
             **known,
             "complete": match.complete,
             "proposal_id": proposal_id,
-            "suggestions": self._patterns.suggested(similar, known["solution"]),
-            **found_by,
+            "suggestions": suggestions,
         }
 
     @action(mutates=True)
@@ -286,10 +260,8 @@ class ErrorPatternActions(Feature):
         return {"status": SUCCESS, "proposal_id": request.proposal_id, "pattern": dismissed["pattern"]}
 
 
-def _nothing_known(
-    proposal_id: int | None, suggestions: list[SuggestionDocument], recalled: Recalled, *, complete: bool
-) -> ErrorSolution:
-    reply: ErrorSolution = {
+def _nothing_known(proposal_id: int | None, suggestions: list[SuggestionDocument], *, complete: bool) -> ErrorSolution:
+    return {
         "status": SUCCESS,
         "solution": None,
         "error_type": None,
@@ -304,8 +276,4 @@ def _nothing_known(
         "complete": complete,
         "proposal_id": proposal_id,
         "suggestions": suggestions,
-        "channels": recalled.channels,
     }
-    if recalled.missing is not None:
-        reply["without_meaning"] = recalled.missing
-    return reply

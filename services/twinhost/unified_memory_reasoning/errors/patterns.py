@@ -1,7 +1,6 @@
 """Error patterns, and the outcomes of their solutions by reporter, so that a reporter's outcomes can be hidden."""
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -10,7 +9,7 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import BUDGET_S, Entry, PatternIndex, accept
-from twinhost.unified_memory_reasoning.errors.similarity import Similar, SimilarPatterns, SuggestionDocument
+from twinhost.unified_memory_reasoning.errors.similarity import SimilarPatterns, SuggestionDocument
 from twinhost.unified_memory_reasoning.errors.specificity import Requirement, Specificity, requirement_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import (
     MAX_NUMBER,
@@ -144,7 +143,7 @@ _WRITTEN = (
     "FROM error_patterns AS p WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
 )
 _ALL = "SELECT id, error_type, pattern, solution, ignores_case, written_by FROM error_patterns"
-_SOLUTION = "SELECT error_type, solution FROM visible_error_patterns WHERE id = ?"
+_SOLUTION = "SELECT error_type, solution FROM error_patterns WHERE id = ?"
 SUGGESTED = 3
 _ROOM = "delete some (list_error_patterns, delete_error_pattern)"
 
@@ -305,20 +304,22 @@ class ErrorPatterns:
         general = requirement_of(best["pattern"], ignores_case=best["ignores_case"]).general
         return Match(self._read(best["pattern_id"]), general=general, complete=found.complete)
 
-    def similar(self, message: str) -> list[Similar]:
-        """Return the patterns whose words a message resembles."""
-        return self._similar.search(message, cache(self._quarantine.hides))
+    def similar(self, message: str, known: ErrorPatternDocument | None) -> list[SuggestionDocument]:
+        """Return the solutions of patterns that a message resembles, the most similar first, each solution once.
 
-    def suggested(self, similar: Iterable[Similar], matching: str | None = None) -> list[SuggestionDocument]:
-        """Return the first solutions of similar patterns that are visible now, each once, without the matching one."""
+        Args:
+            message: the error.
+            known: the pattern that matches it, whose solution is not suggested; None if none does.
+        """
         suggestions: dict[str, SuggestionDocument] = {}
-        for similarity, number in similar:
-            for kind, solution in self._database.execute(_SOLUTION, (number,)):
-                if solution != matching and solution not in suggestions and len(suggestions) < SUGGESTED:
-                    suggestions[solution] = SuggestionDocument(
-                        score=round(similarity, 3), pattern_id=number, error_type=kind, solution=solution
-                    )
-        return list(suggestions.values())
+        for similarity, number in self._similar.search(message, cache(self._quarantine.hides)):
+            error_type, solution = self._database.execute(_SOLUTION, (number,)).fetchone()
+            if known is None or known["solution"] != solution:
+                suggestion = SuggestionDocument(
+                    score=round(similarity, 3), pattern_id=number, error_type=error_type, solution=solution
+                )
+                suggestions.setdefault(solution, suggestion)
+        return list(suggestions.values())[:SUGGESTED]
 
     def find(self, pattern_id: int, *, even_hidden: bool = False) -> ErrorPatternDocument:
         """Return a pattern.

@@ -46,8 +46,6 @@ MOST_OF_A_WRITER = 500
 _MOST_SETTLED = 100  # proposals that one new pattern is compared with
 _SETTLE_S = 0.1
 _EXAMPLE_CHARACTERS = 1_000
-_MOST_COUNTED = 1_000  # reports that are recognised
-_Report = tuple[str, str | None, int]  # who, in which request, and the hash of the message
 
 Publish = Callable[[str, dict[str, Any]], None]  # the type of an event, and its data
 
@@ -133,35 +131,13 @@ class PatternProposals:
         self._propose_after = propose_after
         self._most, self._most_of_a_writer = most, most_of_a_writer
         self._quarantine = Quarantine(database)
-        self._counted: dict[_Report, int | None] = {}  # the proposal of each
 
-    def count(self, message: str, written_by: str, request_id: str | None = None) -> int | None:
+    def count(self, message: str, written_by: str) -> int | None:
         """Count a message that no pattern matches; publish an event when its shape becomes a proposal.
-
-        Args:
-            message: the error.
-            written_by: who reports it.
-            request_id: of the request; the same one with the same message is counted once, as long as it is among the
-                last ones.
 
         Returns:
             The number of the proposal, or None if its shape is not proposed.
         """
-        key = (written_by, request_id, hash(message))
-        if request_id is not None and key in self._counted:
-            return self._counted[key]
-        number = self._count(message, written_by)
-        if request_id is not None:
-            self._counted[key] = number
-            self._database.on_rollback(lambda: self._forget(key))
-            if len(self._counted) > _MOST_COUNTED:
-                self._forget(next(iter(self._counted)))
-        return number
-
-    def _forget(self, key: _Report) -> None:
-        self._counted.pop(key, None)
-
-    def _count(self, message: str, written_by: str) -> int | None:
         shape = shape_of(message)
         if shape is None:
             return None

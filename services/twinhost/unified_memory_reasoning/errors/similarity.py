@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypedDict
 
@@ -125,9 +125,6 @@ _MOST_UNKNOWN = 2.0  # times what the known terms weigh: a store of many pattern
 _K1, _LENGTH_SHARE = 1.2, 0.3  # BM25's k1 and b
 _MOST_CANDIDATES = 1_000  # that are scored
 MOST_SIMILAR = 12
-_MEANING = 0.6  # most that the meaning adds to a similarity of 0
-_NEAR, _SAME = 1.5, 4.0  # nearness (see `vectors`) from which a pattern has some of the meaning, and all of it
-_GIST = 150  # characters, of the beginning and of the end
 LEAST_SIMILARITY = 0.2  # at 0.3, 5 of 50 messages of the development set lose theirs
 
 
@@ -165,33 +162,6 @@ class Similar(NamedTuple):
 class _Document(NamedTuple):
     written_by: str
     weights: dict[str, float]
-
-
-def gist_of(message: str) -> str:
-    """Return the part of a message that its vector is made of, which has to be ready within the deadline."""
-    return f"{message[:_GIST]} {message[_GIST:][-_GIST:]}".rstrip()
-
-
-def fused(by_words: Iterable[Similar], nearness: Mapping[int, float]) -> list[Similar]:
-    """Return patterns by their words and their meaning, the most similar first.
-
-    Args:
-        by_words: what `SimilarPatterns` found.
-        nearness: of the meaning, by pattern.
-    """
-    words = {number: similarity for similarity, number in by_words}
-    meaning = {
-        number: _MEANING * min(1.0, (near - _NEAR) / (_SAME - _NEAR))
-        for number, near in nearness.items()
-        if near > _NEAR
-    }
-    return sorted(
-        (
-            Similar(1 - (1 - words.get(number, 0.0)) * (1 - meaning.get(number, 0.0)), number)
-            for number in words.keys() | meaning.keys()
-        ),
-        reverse=True,
-    )
 
 
 class SimilarPatterns:

@@ -14,15 +14,8 @@ import structlog
 
 from twinhost.unified_memory_reasoning.search.embedding import Breaker, Embedder, EmbeddingFailed, State, Vector
 from twinhost.unified_memory_reasoning.search.index import Filters
-from twinhost.unified_memory_reasoning.search.vectors import (
-    KINDS,
-    TEXTS,
-    Embedded,
-    Matrix,
-    UnembeddedText,
-    VectorReader,
-    packed,
-)
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
+from twinhost.unified_memory_reasoning.search.vectors import Embedded, Matrix, UnembeddedText, VectorReader, packed
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -37,6 +30,7 @@ MOST_UNSTORED = 64  # vectors that wait for the loop
 _POLL_S = 0.5
 _RESCAN_S = 60.0  # then older texts are looked at again: changed ones, and those of a released writer
 _STORED_POLL_S = 0.05
+_NOTHING = (0, MEMORY_ROWS)
 _MOST_REFUSED = 10_000  # texts that the service refuses; each is tried again after a restart
 
 # Everyday sentences that a query has nothing to do with, so that few stored texts have a mean to be compared with.
@@ -122,7 +116,6 @@ class Query(NamedTuple):
     filters: Filters
     until: float  # monotonic
     found: "Future[Recalled]"
-    among: range = TEXTS
 
 
 class Queries(Worker):
@@ -172,7 +165,7 @@ class Queries(Worker):
                 return Recalled({}, "the model's vectors have another length than at the start; restart the agent")
             matrix.follow(reader)
             only = reader.filtered(query.filters)
-            nearest = matrix.nearest(vector, self._shared.ordinary, reader.hidden(), only, MOST_HITS, query.among)
+            nearest = matrix.nearest(vector, self._shared.ordinary, reader.hidden(), only, MOST_HITS)
         except EmbeddingFailed as error:
             return Recalled({}, str(error))
         except sqlite3.Error as error:
@@ -187,7 +180,7 @@ class Texts(Worker):
         super().__init__("embed-texts", self._work, join_timeout_s=2.0)
         self._path, self._model = path, model
         self._call, self._shared = call, shared
-        self._done: Sequence[int] = KINDS  # the rows up to which every text has a vector, or is refused
+        self._done = _NOTHING  # the rows up to which every text has a vector, or is refused
         self._rescan_at = 0.0  # monotonic
         self._version = -1
 
@@ -215,7 +208,7 @@ class Texts(Worker):
         if version == self._version and now < self._rescan_at:
             return
         if now >= self._rescan_at:
-            self._done, self._rescan_at = KINDS, now + _RESCAN_S
+            self._done, self._rescan_at = _NOTHING, now + _RESCAN_S
         newest = reader.newest()
         self._shared.embedded, self._shared.texts = reader.counts()
         for after, upto in zip(self._done, newest, strict=True):

@@ -30,7 +30,7 @@ from twinhost.unified_memory_reasoning.search.embed_threads import (
 )
 from twinhost.unified_memory_reasoning.search.embedding import Embedder, embedder_of
 from twinhost.unified_memory_reasoning.search.index import Filters
-from twinhost.unified_memory_reasoning.search.vectors import TEXTS, StoredVectors, numpy
+from twinhost.unified_memory_reasoning.search.vectors import StoredVectors, numpy
 
 __all__ = ["Channels", "Meaning", "MeaningCollector", "MeaningDocument", "Recalled", "meaning_of", "with_meaning"]
 
@@ -120,14 +120,14 @@ class Meaning:
             if call.fault is not None and call.state != "closed"
         ]
 
-    def recall(self, query: str, filters: Filters, among: range = TEXTS) -> "Future[Recalled]":
+    def recall(self, query: str, filters: Filters) -> "Future[Recalled]":
         """Return what will be near to a query; at once where no call can be made."""
         found: Future[Recalled] = Future()
         if self._of_queries.state == "open":
             found.set_result(Recalled({}, f"the model is not called after failures: {self._of_queries.fault}"))
             return found
         try:
-            self._queries.waiting.put_nowait(Query(query, filters, time.monotonic() + self.deadline_s, found, among))
+            self._queries.waiting.put_nowait(Query(query, filters, time.monotonic() + self.deadline_s, found))
         except queue.Full:
             found.set_result(Recalled({}, f"{MOST_WAITING} queries wait for the model"))
         return found
@@ -141,12 +141,12 @@ class Meaning:
 
 
 def with_meaning(
-    meaning: Meaning | None, query: str, filters: Filters, reply: Callable[[Recalled], T], among: range = TEXTS
+    meaning: Meaning | None, query: str, filters: Filters, reply: Callable[[Recalled], T]
 ) -> "T | Future[T]":
     """Return the reply to a query, now or later; `reply` makes it, on the server's loop, of what is near in meaning."""
     if meaning is None:
         return reply(Recalled({}, asked=False))
-    found = meaning.recall(query, filters, among)
+    found = meaning.recall(query, filters)
     if found.done():
         return reply(meaning.complete(found.result()))
     return Completed(found, lambda part: reply(meaning.complete(part)), meaning.deadline_s)

@@ -1,7 +1,6 @@
 """The vectors of stored texts: their table, how threads read it, and the matrix that they are compared in.
 
-The texts are interactions, memories, and error patterns with a solution. A vector is stored with the model that made
-it, and is derived from one text alone: what hides or deletes a text hides
+A vector is stored with the model that made it, and is derived from one text alone: what hides or deletes a text hides
 or deletes its vector with it, and a change of the text deletes the vector. The server's loop writes the table. Each
 thread of `meaning` reads with a connection of its own.
 
@@ -48,19 +47,6 @@ WHEN (old.number, old.content, old.forgotten) IS NOT (new.number, new.content, n
     DELETE FROM embeddings WHERE row = old.number + {MEMORY_ROWS};
 END;
 """  # noqa: S608 - of a constant alone
-PATTERN_ROWS = 1 << 41  # an error pattern's row is its number and this
-PATTERNS_MIGRATION = f"""
-CREATE TRIGGER embedding_pattern_removed AFTER DELETE ON error_patterns BEGIN
-    DELETE FROM embeddings WHERE row = old.id + {PATTERN_ROWS};
-END;
-CREATE TRIGGER embedding_pattern_changed AFTER UPDATE OF id, error_type, pattern, solution ON error_patterns
-WHEN (old.id, old.error_type, old.pattern, old.solution) IS NOT (new.id, new.error_type, new.pattern, new.solution)
-BEGIN
-    DELETE FROM embeddings WHERE row = old.id + {PATTERN_ROWS};
-END;
-"""  # noqa: S608 - of a constant alone
-KINDS = (0, MEMORY_ROWS, PATTERN_ROWS)  # where the rows of each kind begin
-TEXTS, PATTERNS = range(PATTERN_ROWS), range(PATTERN_ROWS, 2 * PATTERN_ROWS)  # rows that are compared together
 DERIVED = ("embeddings",)  # made again from the other tables
 
 MAX_CHARACTERS = 2_000  # of a text, the first ones, that its vector is made of
@@ -71,7 +57,6 @@ _PACKAGE = "numpy"
 
 _OF_INTERACTION = f"substr(iif(speaker = '', content, speaker || ': ' || content), 1, {MAX_CHARACTERS})"
 _OF_MEMORY = f"substr(content, 1, {MAX_CHARACTERS})"
-_OF_PATTERN = f"substr(error_type || ': ' || substr(pattern, 1, 300) || ' ' || solution, 1, {MAX_CHARACTERS})"
 _NOT_BLANK = "trim(content, char(9, 10, 13, 32)) <> ''"
 _VISIBLE = "written_by NOT IN (SELECT name FROM quarantined)"
 _NO_VECTOR = "NOT EXISTS (SELECT 1 FROM embeddings e WHERE e.row = {row} AND e.model = ?1 AND length(e.vector) = ?2)"
@@ -81,26 +66,17 @@ _WITHOUT = (
     f"SELECT number + {MEMORY_ROWS} AS row, {_OF_MEMORY} AS text FROM memories "  # noqa: S608
     f"WHERE number > ?3 - {MEMORY_ROWS} AND number < ?4 - {MEMORY_ROWS} AND forgotten = 0 AND {_VISIBLE} "
     f"AND {_NOT_BLANK} AND {_NO_VECTOR.format(row=f'memories.number + {MEMORY_ROWS}')} ORDER BY number DESC LIMIT ?5",
-    f"SELECT id + {PATTERN_ROWS} AS row, {_OF_PATTERN} AS text FROM error_patterns "  # noqa: S608
-    f"WHERE id > ?3 - {PATTERN_ROWS} AND id < ?4 - {PATTERN_ROWS} AND solution IS NOT NULL AND {_VISIBLE} "
-    f"AND {_NO_VECTOR.format(row=f'error_patterns.id + {PATTERN_ROWS}')} ORDER BY id DESC LIMIT ?5",
 )
 _ADD = (
     "INSERT OR REPLACE INTO embeddings (row, model, vector) SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 "  # noqa: S608
     f"FROM interactions WHERE id = ?1 AND {_OF_INTERACTION} = ?4)",
     "INSERT OR REPLACE INTO embeddings (row, model, vector) SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 "  # noqa: S608
     f"FROM memories WHERE number = ?1 - {MEMORY_ROWS} AND forgotten = 0 AND {_OF_MEMORY} = ?4)",
-    "INSERT OR REPLACE INTO embeddings (row, model, vector) SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 "  # noqa: S608
-    f"FROM error_patterns WHERE id = ?1 - {PATTERN_ROWS} AND {_OF_PATTERN} = ?4)",
 )
-_NEWEST = (
-    "SELECT coalesce((SELECT max(id) FROM interactions), 0), coalesce((SELECT max(number) FROM memories), 0), "
-    "coalesce((SELECT max(id) FROM error_patterns), 0)"
-)
+_NEWEST = "SELECT coalesce((SELECT max(id) FROM interactions), 0), coalesce((SELECT max(number) FROM memories), 0)"
 _COUNTS = (
     "SELECT (SELECT count(*) FROM embeddings WHERE model = ?), "
-    "(SELECT count(*) FROM interactions) + (SELECT count(*) FROM memories WHERE forgotten = 0) "
-    "+ (SELECT count(*) FROM error_patterns WHERE solution IS NOT NULL)"
+    "(SELECT count(*) FROM interactions) + (SELECT count(*) FROM memories WHERE forgotten = 0)"
 )
 _OF_ROWS = (  # the + keeps SQLite from reading all vectors of the model
     "SELECT row FROM embeddings WHERE row IN (SELECT value FROM json_each(?)) AND +model = ?"
@@ -111,8 +87,7 @@ _STORED = (
 )
 _HIDDEN = (
     "SELECT id FROM interactions WHERE written_by IN (SELECT name FROM quarantined) UNION ALL "  # noqa: S608
-    f"SELECT number + {MEMORY_ROWS} FROM memories WHERE written_by IN (SELECT name FROM quarantined) UNION ALL "
-    f"SELECT id + {PATTERN_ROWS} FROM error_patterns WHERE written_by IN (SELECT name FROM quarantined)"
+    f"SELECT number + {MEMORY_ROWS} FROM memories WHERE written_by IN (SELECT name FROM quarantined)"
 )
 _PERIOD = "coalesce(?4, 0.0) AND coalesce(?5, 1e11)"
 _FILTERED = (
@@ -175,7 +150,8 @@ class StoredVectors:
     def add(self, embedded: Iterable[Embedded]) -> None:
         """Store vectors, in the transaction under way, of those texts that are still the same."""
         for each in embedded:
-            self._database.execute(_ADD[_kind(each.row)], (each.row, self._model, each.vector, each.text))
+            sql = _ADD[each.row >= MEMORY_ROWS]
+            self._database.execute(sql, (each.row, self._model, each.vector, each.text))
 
     def of(self, rows: Collection[int]) -> set[int]:
         """Return those of some rows that have a vector now."""
@@ -200,21 +176,21 @@ class VectorReader:
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
     def without(self, dimensions: int, after: int, before: int, limit: int) -> list[UnembeddedText]:
-        """Return visible texts of one kind without a vector of the model, the newest first.
+        """Return visible texts without a vector of the model, the newest first: interactions, or else memories.
 
         Args:
             dimensions: how many numbers a vector has.
-            after: rows above this one, which says the kind (`KINDS`).
+            after: rows above this one; of memories, if it is at least `MEMORY_ROWS`.
             before: rows below this one.
             limit: the most texts.
         """
         values = (self._model, dimensions, after, before, limit)
-        return [UnembeddedText(*row) for row in self._connection.execute(_WITHOUT[_kind(after)], values)]
+        return [UnembeddedText(*row) for row in self._connection.execute(_WITHOUT[after >= MEMORY_ROWS], values)]
 
-    def newest(self) -> tuple[int, ...]:
-        """Return the row of the newest text of each kind."""
-        numbers = self._connection.execute(_NEWEST).fetchone()
-        return tuple(first + number for first, number in zip(KINDS, numbers, strict=True))
+    def newest(self) -> tuple[int, int]:
+        """Return the row of the newest interaction, and that of the newest memory."""
+        interaction, memory = self._connection.execute(_NEWEST).fetchone()
+        return interaction, memory + MEMORY_ROWS
 
     def counts(self) -> tuple[int, int]:
         """Return how many texts have a vector of the model, and how many there are."""
@@ -320,7 +296,6 @@ class Matrix:
         hidden: Sequence[int],
         only: Sequence[int] | None,
         most: int,
-        among: range = TEXTS,
     ) -> list[tuple[int, float]]:
         """Return the rows whose texts are nearest to a vector, nearest first, and how near each is.
 
@@ -334,7 +309,6 @@ class Matrix:
             hidden: rows that count for nothing.
             only: the rows that may be returned; None: all but the hidden ones.
             most: how many rows.
-            among: the rows of these kinds; others count for nothing.
         """
         np, rows = self._np, self._rows[: self._count]
         query = _unit(np, vector)
@@ -343,9 +317,7 @@ class Matrix:
             part = slice(start, min(start + _AT_ONCE, self._count))
             np.dot(self._vectors[part].astype(np.float32), query, out=cosines[part])
         cosines /= self._lengths[: self._count]
-        shown = (rows >= among.start) & (rows < among.stop)
-        if hidden:
-            shown &= ~np.isin(rows, hidden)
+        shown = ~np.isin(rows, hidden) if hidden else np.ones(self._count, bool)
         ordinary = np.asarray([_unit(np, each) for each in others], np.float32).reshape(-1, self.dimensions) @ query
         every = np.concatenate([cosines[shown], ordinary])
         spread = max(float(every.std()), 1e-6) * min(1.0, sqrt(log(max(len(every), 2)) / log(MANY)))
@@ -366,10 +338,6 @@ class Matrix:
         near[order[1:]] += FROM_BEFORE * positive[:-1] * together
         near[order[:-1]] += FROM_AFTER * positive[1:] * together
         return near
-
-
-def _kind(row: int) -> int:
-    return (row >= MEMORY_ROWS) + (row >= PATTERN_ROWS)
 
 
 def _unit(np: Any, vector: Sequence[float]) -> Any:
