@@ -1,7 +1,7 @@
 """An answer that comes from another thread: the loop goes on meanwhile, and everybody gets what is theirs."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.adversary.clients import open_session
 from twinhost.adversary.zmtp import Disconnected, connect_to
+from twinhost.secure_zmq.actions import Completed
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import InternalError, LimitReached, MessageTooLarge
 from twinhost.secure_zmq.key_writer import write_revocation
@@ -39,6 +40,16 @@ def test_the_loop_continues_while_an_answer_is_pending(agent: ServedAgent, peer_
         with at_most(SENT_WITHIN_S):
             agent.asked["a"].set_result({"status": "ok", "answer": 42})
             assert answer.result(PATIENCE_S) == 42
+
+
+def test_a_stop_sends_what_can_be_completed_now(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """As at its deadline: its caller would wait for its own."""
+    agent.asked["slow"] = Completed(Future(), lambda part: {"status": "ok", "answer": part}, within_s=60.0)
+    with ThreadPoolExecutor() as pool, Client(agent.secured(peer_keys)) as client:
+        answer = pool.submit(client.call, "ask_another", name="slow", deadline_s=PATIENCE_S)
+        wait_until(lambda: agent.server._deferred, PATIENCE_S, "the reply is deferred")
+        agent.server.stop()
+        assert answer.result(PATIENCE_S)["answer"] is None
 
 
 def test_answers_go_to_those_who_asked(

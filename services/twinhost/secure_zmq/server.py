@@ -14,7 +14,7 @@ import structlog
 import zmq
 
 from twinhost.rate_limit import LogBudget
-from twinhost.secure_zmq.actions import Withdrawable
+from twinhost.secure_zmq.actions import Completed, Withdrawable
 from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, ServerSocket, Session
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
@@ -122,6 +122,7 @@ class Server:
                     self._rekeying.carry_out(self._server_socket.rekey)
             self._socket.rcvtimeo = _QUIET_MS
             self._drain(0)
+            self._answer_incomplete()
         finally:
             self._rekeying.end()
             self._server_socket.close()
@@ -214,6 +215,12 @@ class Server:
         self._deferred = waiting
         brief = any(not isinstance(deferred.answer, Withdrawable) for _, _, deferred in waiting)
         self._socket.rcvtimeo = _DEFERRED_TICK_MS if brief else _TICK_MS
+
+    def _answer_incomplete(self) -> None:
+        """Send the replies that need nothing more to be complete, as at their deadline."""
+        for route, session, deferred in self._deferred:
+            if isinstance(deferred.answer, Completed):
+                self._send(route, session, self._dispatcher.settle(deferred))
 
     def _send(self, route: list[bytes], session: Session | None, reply: bytes) -> None:
         """Send a reply to its caller, and not to another peer that has chosen the same routing-id since."""
