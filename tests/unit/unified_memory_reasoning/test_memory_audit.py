@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, MemoryBench, setable_clock
-from twinhost.unified_memory_reasoning.memories.claims import claims_of, contradict, opposite
+from twinhost.unified_memory_reasoning.memories import audit as audit_module
+from twinhost.unified_memory_reasoning.memories import claims as claims_module
+from twinhost.unified_memory_reasoning.memories.audit import MemoryAudit
+from twinhost.unified_memory_reasoning.memories.claims import Claims, claims_of, contradict, opposite
+from twinhost.unified_memory_reasoning.memories.validity import Validity
+from twinhost.unified_memory_reasoning.memories.values import significant
 
 DEVELOPMENT_SET = Path(__file__).parents[2] / "benchmarks/recall"
 DAY_S = 86_400.0
@@ -63,6 +68,21 @@ def test_other_values_of_the_same_thing_contradict(one: str, other: str) -> None
 @pytest.mark.parametrize(("one", "other"), NO_CONTRADICTIONS)
 def test_what_may_both_be_true_is_no_contradiction(one: str, other: str) -> None:
     assert not contradict(claims_of(one), claims_of(other))
+
+
+@pytest.mark.parametrize("sentence", ["cpu: 1 " * 580, "1 is " * 800])
+def test_work_on_a_text_grows_with_its_length(monkeypatch: pytest.MonkeyPatch, sentence: str) -> None:
+    """Not with the square of it; so long a sentence, a line of metrics, makes no claims."""
+    looked_at = 0
+
+    def counted(token: str) -> tuple[str, ...]:
+        nonlocal looked_at
+        looked_at += 1
+        return significant(token)
+
+    monkeypatch.setattr(claims_module, "significant", counted)
+    assert claims_of.__wrapped__(sentence).marks == []
+    assert looked_at <= 20 * len(sentence.split())
 
 
 def test_contradicting_statements_are_found() -> None:
@@ -132,6 +152,42 @@ def test_no_more_than_10_conflicts_are_named(bench: MemoryBench) -> None:
     conflicts = bench.store("new", "The rent of the box room is 99")["conflicts"]
     assert [each["memory_id"] for each in conflicts] == [f"{number}" for number in range(59, 49, -1)]
     assert all(len(each["content"]) <= 200 for each in conflicts)
+
+
+def test_only_some_long_memories_are_compared(bench: MemoryBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storing a memory must not hold up other requests, whatever others stored."""
+    for number in range(30):
+        bench.store(f"{number}", f"The rent of the box room is 99. {number} {'x ' * 2_000}")
+    read = _count_claims(monkeypatch)
+    bench.store("new", "The rent of the box room is 99. ")
+    assert 5 <= len(read) <= 10
+
+
+def test_older_memories_are_marked_some_at_a_time(bench: MemoryBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of long ones fewer in one tick, until all have marks."""
+    for number in range(15):
+        bench.store(f"{number}", f"The rent of the box room is {number}. {'x ' * 2_000}")
+    bench.database.execute("DELETE FROM memory_claims")
+    audit = MemoryAudit(bench.database, Validity(bench.database))
+    read = _count_claims(monkeypatch)
+    audit.index_older()
+    assert 4 <= len(read) <= 6
+    for _ in range(4):
+        audit.index_older()
+    assert len(read) == 15
+    assert bench.database.value("SELECT count(DISTINCT number) FROM memory_claims") == 15
+
+
+def _count_claims(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that the texts are added to whose claims the audit reads."""
+    read: list[str] = []
+
+    def counted(text: str) -> Claims:
+        read.append(text)
+        return claims_of(text)
+
+    monkeypatch.setattr(audit_module, "claims_of", counted)
+    return read
 
 
 def test_the_audit_lists_what_needs_attention(bench: MemoryBench) -> None:

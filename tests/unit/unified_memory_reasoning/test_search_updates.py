@@ -1,12 +1,16 @@
 """Facts that change: which of two turns holds, and which words say that something was taken back."""
 
-from collections.abc import Iterator
+import itertools
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
-from twinhost.unified_memory_reasoning.search.updates import read, values_of
+from twinhost.unified_memory_reasoning.search import ranking
+from twinhost.unified_memory_reasoning.search.updates import Text, corrections, read, values_of
 
 
 @pytest.fixture
@@ -221,6 +225,40 @@ def test_a_denial_takes_back_what_follows_it(text: str, taken_back: set[str]) ->
 )
 def test_words_of_both_languages_say_that_something_changed(text: str, updates: bool) -> None:
     assert read(text).updates == updates
+
+
+def test_texts_of_many_words_are_compared_quickly() -> None:
+    """The first words of each count: 280 texts with 2,000 words in common and a denial take about 15 ms."""
+    content = "not " + " ".join(map("".join, itertools.islice(itertools.product("bcdefghijklmnop", repeat=3), 2_000)))
+    texts = [Text(row, "", float(row), content) for row in range(280)]
+    statements = dict.fromkeys(range(280), read(content))
+    begun = time.process_time()
+    corrections(texts, statements, {row: 280.0 - row / 2 for row in statements}, "how much is it?")
+    assert time.process_time() - begun < 0.15
+
+
+def test_a_row_of_dots_is_read_quickly() -> None:
+    """The work doesn't grow with the square of it: one text takes less than 1 ms."""
+    begun = time.process_time()
+    assert read(f"not {'.' * 10_000}x").taken_back == {"x"}
+    assert time.process_time() - begun < 0.1
+
+
+def test_of_the_texts_that_have_a_value_some_are_compared(bench: SearchBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """50 more than were found, those with a value of the best text first."""
+    for number in range(5):
+        bench.interaction(f"holiday budget: x{number}1, x{number}2 and x{number}3", age_days=40)
+        for value in (1, 2, 3):
+            bench.fill(10, f"garage x{number}{value}")
+    compared: list[int] = []
+
+    def counted(texts: Sequence[Text], *rest: Any) -> dict[int, tuple[int, float]]:
+        compared.append(len(texts))
+        return corrections(texts, *rest)
+
+    monkeypatch.setattr(ranking, "corrections", counted)
+    assert len(bench.ids("what is the holiday budget?")) == 5
+    assert compared == [55]
 
 
 def test_values_are_numbers_names_and_days() -> None:

@@ -1,6 +1,7 @@
 """Which texts contradict each other, by rules on their words; pure, and the same whatever came first.
 
-A text makes claims, sentence by sentence, in its first MAX_CHARACTERS; a question, or what is supposed, makes none:
+A text makes claims, sentence by sentence, in its first MAX_CHARACTERS; a question, what is supposed, or a sentence of
+more than MOST_WORDS, such as a line of metrics, makes none:
 
 - a value of a subject: significant words, then a relation that has one value (`is`, `costs`, `lives`, `opens`, `moved
   to`, `ay`, `=`, a colon ...), then the value: *The rent of the box room is now 340 a month*, *Ben lives in Cebu*. In
@@ -18,7 +19,7 @@ value that the other states and does not deny, and they share a significant word
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -27,9 +28,11 @@ from twinhost.unified_memory_reasoning.memories.values import EDGES, Value, sign
 
 MAX_CHARACTERS = 4_096
 MOST_VALUES = 24  # of a text
+MOST_WORDS = 64  # of a sentence
 LEAST_SUBJECT, MOST_SUBJECT = 2, 8  # significant words
 LEAST_STEM = 3  # characters that a final s follows
 Stated = tuple[int, int, Value]  # where a value begins and ends
+At = Mapping[int, tuple[int, Value]]  # by where a value begins: where it ends, and the value
 
 _sentence_end = re.compile(rf"(?<=[.!?]){NO_TITLE}\s+|\n+|;\s+")
 
@@ -136,7 +139,8 @@ def claims_of(text: str) -> Claims:
     denied: set[Value] = set()
     words: set[str] = set()
     for sentence in _sentence_end.split(unicodedata.normalize("NFC", text[:MAX_CHARACTERS])):
-        tokens = sentence.split()
+        if len(tokens := sentence.split()) > MOST_WORDS:
+            continue
         found = list(values_of(tokens))
         of_values = {place for begin, end, value in found if value.kind != "name" for place in range(begin, end)}
         words.update(
@@ -175,7 +179,8 @@ def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, 
         return
     negated = [word in _NEGATIONS or word.endswith("n't") for word in lower]
     if not any(negated):
-        found = (_of_relation(tokens, lower, values, place) for place in range(len(tokens)))
+        at = {begin: (end, value) for begin, end, value in values}
+        found = (_of_relation(tokens, lower, at, place) for place in range(len(tokens)))
         claim = next((each for each in found if each is not None), None) or _value_first(tokens, lower, values)
         if claim is not None:
             yield claim
@@ -200,7 +205,7 @@ def _framed(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[
     return Subject(f"{value.kind} {before} of {' '.join(sorted(words))}"), value
 
 
-def _of_relation(tokens: list[str], lower: list[str], values: list[Stated], place: int) -> tuple[Subject, Value] | None:
+def _of_relation(tokens: list[str], lower: list[str], values: At, place: int) -> tuple[Subject, Value] | None:
     """Return the subject before a relation and the value after it; in Filipino the subject may follow."""
     relation, colon = _RELATIONS.get(lower[place], ""), tokens[place].endswith(":")
     if lower[place - 1 : place + 1] == ["will", "be"] or (colon and not relation):
@@ -222,14 +227,14 @@ def _of_relation(tokens: list[str], lower: list[str], values: list[Stated], plac
         place += 1
     if change and preposition != "to":
         return None
-    found = next(((end, value) for begin, end, value in values if begin == place), None)
-    subject = _subject(about)
-    if relation == _COPULA and (found is None or found[1].kind == "name") and not _SINGLE.isdisjoint(subject):
+    found = values.get(place)
+    is_name = found is not None and found[1].kind == "name"
+    if relation == _COPULA and (found is None or is_name) and not _SINGLE.isdisjoint(subject := _subject(about)):
         said = [word for token in tokens[place : place + 2] for word in significant(token)]
         return (Subject(f"word {' '.join(sorted(subject))}"), Value("word", " ".join(said))) if said else None
-    if change and found is not None and found[1].kind == "name":
-        relation = _LIVES
-    return None if found is None else _stated(subject, relation, preposition, found, tokens)
+    if found is None:
+        return None
+    return _stated(_subject(about), _LIVES if change and is_name else relation, preposition, found, tokens)
 
 
 def _value_first(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[Subject, Value] | None:

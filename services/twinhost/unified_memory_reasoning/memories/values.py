@@ -6,6 +6,7 @@ clock shows them differently, since many texts leave out whether it is morning.
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from twinhost.unified_memory_reasoning.search.words import STOP_WORDS
@@ -62,6 +63,7 @@ _PART_OF_HOUR = {"half": 30, "quarter": 15}
 _hour = re.compile(r"(?:alas?-)?(\d{1,2}|[a-z]+)(am|pm)?", re.IGNORECASE)
 _HOURS = 12
 _HALVES = frozenset({"am", "pm", "a.m", "p.m"})
+_MOST_BEFORE = 4  # words without a significant one that a name may begin with
 _TITLES = frozenset({"mr", "mrs", "ms", "dr", "dra", "prof", "engr", "atty", "sir"})
 
 
@@ -86,10 +88,11 @@ class Value(NamedTuple):
         return self != other
 
 
-def significant(token: str) -> list[str]:
+@lru_cache(maxsize=256)  # more than the words of a sentence, which are looked at several times
+def significant(token: str) -> tuple[str, ...]:
     """Return the words of a token that say what a text is about."""
     bare = token.casefold().replace("\u2019", "'").removesuffix("'s")
-    return [word for word in _word.findall(bare) if word not in STOP_WORDS and len(word) > 1]
+    return tuple(word for word in _word.findall(bare) if word not in STOP_WORDS and len(word) > 1)
 
 
 def values_of(tokens: list[str]) -> Iterator[tuple[int, int, Value]]:
@@ -193,7 +196,10 @@ def _name_at(tokens: list[str], place: int) -> tuple[int, Value] | None:
     if place == 0 or tokens[place - 1][-1:] in ".!?:":
         return None  # the capital of a sentence
     end, name = place, list[str]()
-    while end < len(tokens) and (bare := tokens[end].strip(EDGES)) and bare[0].isupper():
+    while end < len(tokens) and (name or end < place + _MOST_BEFORE):
+        bare = tokens[end].strip(EDGES)
+        if not bare[:1].isupper():
+            break
         name += [word for word in significant(bare) if word not in _TITLES]
         end += 1
         if tokens[end - 1][-1:] in ",.!?;:" and bare.casefold() not in _TITLES:

@@ -152,15 +152,15 @@ class SearchIndex:
         values = (json.dumps(list(rows)), filters.speaker, filters.kind, *_period(filters))
         return {row for (row,) in self._database.execute(_AS_FILTERED, values)}
 
-    def with_values(self, values: Iterable[str], filters: Filters) -> set[int]:
-        """Return the texts with each value that few texts have.
+    def with_values(self, values: Iterable[str], filters: Filters) -> list[int]:
+        """Return the texts with each value that few texts have, in the order of the values.
 
         Args:
             values: words or phrases; punctuation in them is ignored.
             filters: what the texts must be.
         """
         lookup = _Lookup(self._database, self._vocabulary, filters)
-        return {row for value in values for row in lookup.with_value(value)}
+        return list(dict.fromkeys(row for value in values for row in lookup.with_value(value)))
 
     def neighbours(self, rows: Iterable[int]) -> list[Neighbours]:
         """Return the turns around interactions."""

@@ -15,10 +15,11 @@ Texts that a search has not found are looked up by the numbers and names of the 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import nlargest
+from itertools import islice
 from math import log
 
 from twinhost.unified_memory_reasoning.search.dates import MONTHS, WEEKDAYS
@@ -43,7 +44,7 @@ isa dalawa tatlo apat lima anim pito walo siyam sampu uno dos tres kuwatro singk
 """
 _NUMBER_WORDS = frozenset(_NUMBERS.split())
 _DAYS = MONTHS.keys() | WEEKDAYS.keys()
-_BREAK = re.compile(r"[.,:!?;\n]+(?:\s|$)|\b(?:hindi|di) ba\b|\bno wait\b")  # where a denial ends, or is none
+_BREAK = re.compile(r"[.,:!?;\n](?:\s|$)|\b(?:hindi|di) ba\b|\bno wait\b")  # where a denial ends, or is none
 _TOKEN = re.compile(r"[^\W_]+(?:[.,:/-](?:(?<=\d.)|(?=\d))[^\W_]+)*")  # 8:30, 1,050 and 3e-4 are one each
 _DIGIT = re.compile(r"\d")
 _QUESTION = re.compile(r"\?(?:\s|$)")
@@ -76,6 +77,7 @@ _ASKED = {
 }
 
 MOST_CORRECTED = 10  # of the first texts
+MOST_WORDS = 60  # of a text that are compared: the first ones, each once
 NEEDED = 15.0  # of the sign
 LEAST = 0.4  # of the older text's relevance that a newer one has which takes nothing of it back
 VALUE, UNKNOWN, SPEAKER, UPDATES, ALIKE = 5.0, 4.0, 3.0, 4.0, 5.0
@@ -102,15 +104,16 @@ class Statement:
     question: bool
     quantity: bool
     updates: bool
-    words: frozenset[str]  # in lower case; a number is one
-    taken_back: frozenset[str]  # of these
+    words: frozenset[str]  # in lower case, MOST_WORDS; a number is one
+    telling: frozenset[str]  # of these, without STOP_WORDS
+    taken_back: frozenset[str]  # what a denial takes back, without STOP_WORDS
     content: str
 
     def values(self, kind: Kind) -> frozenset[str]:
         """Return the values of a kind."""
         if kind is Kind.NAME:
-            tokens = _TOKEN.findall(self.content)
-            return frozenset([each.lower() for each in tokens if each[0].isupper() and len(each) > 1]) - STOP_WORDS
+            names = (each.lower() for each in _TOKEN.findall(self.content) if each[0].isupper() and len(each) > 1)
+            return _first(names) - STOP_WORDS
         days = self.words & _DAYS
         if kind is Kind.OTHER or (kind is Kind.TIME and not days and not any(map(_CLOCK.match, self.words))):
             return frozenset()
@@ -121,15 +124,21 @@ class Statement:
 def read(content: str) -> Statement:
     """Return what a text says by its form."""
     lower = content.lower()
-    words = frozenset(_TOKEN.findall(lower))
+    tokens = _TOKEN.findall(lower)
+    words = _first(tokens)
     return Statement(
         question=_QUESTION.search(content) is not None,
         quantity=_DIGIT.search(content) is not None,
         updates=_UPDATES.search(lower) is not None,
         words=words,
-        taken_back=frozenset() if _DENIALS.isdisjoint(words) else frozenset(_taken_back(lower)),
+        telling=words - STOP_WORDS,
+        taken_back=frozenset() if _DENIALS.isdisjoint(tokens) else frozenset(_taken_back(lower)),
         content=content,
     )
+
+
+def _first(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(islice(dict.fromkeys(words), MOST_WORDS))
 
 
 def values_of(content: str) -> list[str]:
@@ -167,7 +176,7 @@ def kind_asked(query: str) -> Kind:
 
 def _takes_back(old: Statement, new: Statement) -> frozenset[str]:
     """Return what the newer text takes back of the older one."""
-    return (old.words & new.taken_back) - old.taken_back - STOP_WORDS
+    return (old.telling & new.taken_back) - old.taken_back
 
 
 def corrections(
@@ -219,7 +228,7 @@ class _Signs:
 
     def of(self, old: Statement, new: Statement) -> float:
         sign = self._value(old, new) + UPDATES * new.updates
-        if shared := (old.words & new.words) - STOP_WORDS:
+        if shared := old.telling & new.telling:
             sign += sum([self._weight(word) for word in shared])
             sign += TAKEN_BACK * sum([self._weight(word) for word in _takes_back(old, new)])
         return sign
