@@ -1,5 +1,6 @@
 """Forms of words that some text has, as the search knows them from memory; and the days of memories."""
 
+import itertools
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA
 from twinhost.unified_memory_reasoning.search.index_tables import OCCURRED_MIGRATION
 from twinhost.unified_memory_reasoning.search.vocabulary import Vocabulary
+from twinhost.unified_memory_reasoning.search.words import is_spelt_like, lengths_spelt_like
 
 MAY, JUNE = "2026-05-04T10:00:00+00:00", "2026-06-09T10:00:00+00:00"
 
@@ -29,6 +31,14 @@ def bench(tmp_path: Path) -> Iterator[SearchBench]:
 def memories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SearchedBench]:
     with SearchedBench(tmp_path / "memories", setable_clock(monkeypatch)) as bench:
         yield bench
+
+
+def tell(database: Database, *contents: str) -> None:
+    """Put interactions in."""
+    for content in contents:
+        database.execute(
+            "INSERT INTO interactions VALUES (NULL, 's', '', 'code', ?, x'7b7d', 0.5, 1.0, 0, 0, 'A', NULL)", (content,)
+        )
 
 
 def ids(bench: SearchedBench, query: str) -> list[str]:
@@ -80,14 +90,78 @@ def test_after_many_texts_all_terms_are_read_again(tmp_path: Path) -> None:
     with closing(Database(tmp_path / "many", SearchBench.MIGRATIONS)) as database:
         vocabulary = Vocabulary(database, most_added=2)
         assert vocabulary.existing(("niluto", "nagpadala")) == []
-        for number, content in enumerate(["wala", "niluto", "wala", "nagpadala"], 1):
-            database.execute(
-                "INSERT INTO interactions VALUES (?, 's', '', 'code', ?, x'7b7d', 0.5, 1.0, 0, 0, 'A', NULL)",
-                (number, content),
-            )
+        tell(database, "wala", "niluto", "wala", "nagpadala")
         assert database.value("SELECT count(*) FROM recall_added") == 2
         assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto", "nagpadala"]
         assert database.value("SELECT count(*) FROM recall_added") == 0
+
+
+def test_long_texts_count_as_several(tmp_path: Path) -> None:
+    """So that what waits for the next search is bounded in bytes too."""
+    with closing(Database(tmp_path / "long", SearchBench.MIGRATIONS)) as database:
+        vocabulary = Vocabulary(database, most_added=4)
+        assert vocabulary.existing(("niluto", "nagpadala")) == []
+        tell(database, "wala " * 200, "niluto " * 200, "nagpadala")
+        assert database.value("SELECT count(*) FROM recall_added") == 1
+        assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto", "nagpadala"]
+
+
+def test_every_form_is_searched_if_there_are_too_many_terms(tmp_path: Path) -> None:
+    """Whether they were there at the start or came later."""
+    with closing(Database(tmp_path / "later", SearchBench.MIGRATIONS)) as database:
+        vocabulary = Vocabulary(database, most_known=100)
+        tell(database, "niluto")
+        assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto"]
+        tell(database, " ".join(f"w{number}" for number in range(100)))
+        assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto", "nagpadala"]
+    with closing(Database(tmp_path / "later", SearchBench.MIGRATIONS)) as database:
+        assert Vocabulary(database, most_known=100).existing(("nagpadala",)) == ["nagpadala"]
+        assert Vocabulary(database).existing(("nagpadala",)) == []
+
+
+def test_terms_too_long_for_a_form_are_not_kept(tmp_path: Path) -> None:
+    with closing(Database(tmp_path / "long", SearchBench.MIGRATIONS)) as database:
+        vocabulary = Vocabulary(database, most_known=100)
+        tell(database, "niluto " + " ".join(f"{number:065}" for number in range(200)))
+        assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto"]
+
+
+def test_few_terms_are_compared_with_a_misspelt_word(bench: SearchBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many texts have with the same first letters; and none that is much shorter or longer."""
+    compared: list[str] = []
+
+    def noted(word: str, term: str) -> bool:
+        compared.append(term)
+        return is_spelt_like(word, term)
+
+    monkeypatch.setattr("twinhost.unified_memory_reasoning.search.vocabulary.is_spelt_like", noted)
+    number = bench.interaction("the gateway is open")
+    ends = ["".join(each) for each in itertools.product("bcdfghjklmnpqrstvwxz", repeat=3)]
+    bench.interaction(" ".join(f"ga{end}" + "q" * 9 for end in ends))
+    assert (bench.ids("gatewey"), compared) == ([number], ["gatewai"])
+    bench.interaction(" ".join(f"gz{end}q" for end in ends))
+    assert (bench.ids("gzteway"), len(compared)) == ([], 5_001)
+    for beginning in "abcdefg":  # 56,000 terms before one that would be like it
+        bench.interaction(" ".join(f"go{beginning}{end}" + "q" * 9 for end in ends))
+    bench.interaction("gozeway")
+    assert (bench.ids("gozewey"), len(compared)) == ([], 5_001)
+
+
+def test_a_term_spelt_like_a_word_is_about_as_long() -> None:
+    for word in ("house", "gateways", "certificate", "señoritas"):
+        fewest, most = lengths_spelt_like(word)
+        plain = word.replace("ñ", "n")
+        like = {f"{plain[:length]}{end}" for length in range(len(word) + 1) for end in ("", "q", "qq")}
+        like |= {f"{plain[:3]}{more}{plain[3:]}" for more in ("q", "qq")}
+        assert {len(term) for term in like if is_spelt_like(word, term)} == set(range(fewest, most + 1))
+
+
+def test_the_first_misspelt_words_of_a_query_are_looked_up(bench: SearchBench) -> None:
+    """The first 4; a word that occurs isn't one of them."""
+    number = bench.interaction("the gateway is open")
+    others = ["zubjects", "zonders", "zettlers", "zimples"]
+    assert bench.ids(" ".join([*others[:3], "open", "gatewey"])) == [number]
+    assert bench.ask(query=" ".join([*others, "gatewey"]))["results"] == []
 
 
 def test_a_hyphen_in_a_counterpart_is_no_obstacle(bench: SearchBench) -> None:

@@ -30,6 +30,7 @@ AFTER, BEFORE = 5, 2  # turns around a seed
 RARE = 12  # texts that have a value of another one, at most
 IN_OTHER_WORDS = 0.9  # as strong as the word itself: its counterpart in the other language, or the speaker's name
 MISSPELT = 0.6
+MOST_MISSPELT = 4  # words of a query, the first ones that occur nowhere, whose like is looked up
 _EVER = 1e11  # seconds since the epoch
 _MOST_MONTHS = 36  # of a period that the index narrows; a longer one is compared row by row
 
@@ -188,6 +189,7 @@ class _Lookup:
         self._database = database
         self._vocabulary = vocabulary
         self._filters = filters
+        self._misspelt = 0
         hidden = database.execute("SELECT name FROM quarantined LIMIT ?", (_MOST_IN_MATCH + 1,)).fetchall()
         many = len(hidden) > _MOST_IN_MATCH
         conditions = [_VISIBLE] if many else []
@@ -216,7 +218,10 @@ class _Lookup:
         if counterparts := self._vocabulary.existing(word.counterparts):
             expressions.append((f"words : ({_either(map(_quoted, counterparts))})", IN_OTHER_WORDS))
         found = self._fetched(expressions)
-        if found.rows or not may_be_misspelt(word.text) or not (similar := self._vocabulary.spelt_like(word.text)):
+        if found.rows or not may_be_misspelt(word.text) or self._misspelt == MOST_MISSPELT:
+            return found
+        self._misspelt += 1
+        if not (similar := self._vocabulary.spelt_like(word.text)):
             return found
         return self._fetched([(f"{{words about}} : ({_either(map(_quoted, similar))})", MISSPELT)])
 

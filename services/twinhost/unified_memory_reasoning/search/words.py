@@ -122,6 +122,7 @@ MOST_WITH_FORMS = 8  # words of a query, the first ones, that are searched in ot
 
 _LONGER = 3  # letters of a counterpart's other forms, at most, than the counterpart
 _SHORTEST_MISSPELT = 5  # letters
+_LONGEST_ENDING = 5  # letters of a word that a term spelt like it may lack
 
 _WORD = re.compile(r"[^\W_]+")
 _ENGLISH = """
@@ -243,7 +244,14 @@ def is_spelt_like(word: str, term: str) -> bool:
     plain = _plain(word)
     if plain.endswith("y"):
         plain = f"{plain[:-1]}i"
-    return any(_differ_by_one(plain[:length], term) for length in range(max(4, len(plain) - 5), len(plain) + 1))
+    shortest = max(_SHORTEST_MISSPELT - 1, len(plain) - _LONGEST_ENDING)
+    return any(_differ_by_one(plain[:length], term) for length in range(shortest, len(plain) + 1))
+
+
+def lengths_spelt_like(word: str) -> tuple[int, int]:
+    """Return the fewest and the most letters of a term that is spelt like a word."""
+    letters = len(_plain(word))
+    return max(_SHORTEST_MISSPELT - 1, letters - _LONGEST_ENDING - 1), letters + 1
 
 
 def _differ_by_one(one: str, other: str) -> bool:
