@@ -120,7 +120,6 @@ _DAY_S = 86_400.0
 _OCCURRED = "coalesce((SELECT occurred_at FROM memory_details d WHERE d.number = memories.number), memories.created)"
 
 CANDIDATES = 100  # the most relevant; the formula orders these
-_MOST_LOOKED_UP = 50  # texts that have a value of the best ones, and may correct these
 _MOST_CHARACTERS = 2_000  # of a text, the first ones, that its relevance looks at
 _SIGNALS = (
     "SELECT id AS row, speaker, coalesce(occurred_at, created) AS moment, substr(content, 1, ?2) AS content, "  # noqa: S608
@@ -220,12 +219,7 @@ class Search:
             rows |= near.keys()
         candidates = self._candidates(ranker.best(rows, near, CANDIDATES), now)
         fits = ranker.fits([each.text for each in candidates], near)
-        values = ranker.values([each.text for each in candidates], fits)
-        with_values = [row for row in self._index.with_values(values, filters) if row not in fits]
-        others = self._candidates(with_values[:_MOST_LOOKED_UP], now)
-        before = fits | ranker.fits([each.text for each in others], near)
-        fits = ranker.corrected([each.text for each in (*candidates, *others)], before)
-        candidates += [each for each in others if fits[each.text.row] is not before[each.text.row]]
+        fits = ranker.corrected([each.text for each in candidates], fits)
         return Ranking(self._scored(candidates, fits, now), found.words, found.left_out)
 
     def _candidates(self, rows: list[int], now: float) -> list[_Candidate]:

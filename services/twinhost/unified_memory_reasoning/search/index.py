@@ -27,7 +27,6 @@ MOST_COMMON_WORDS = 4  # that are searched if every word is common
 SEEDS = 100  # the best by their own words
 MOST_SPREAD = 50  # of these, the first ones; the turns around them are ranked too
 AFTER, BEFORE = 5, 2  # turns around a seed
-RARE = 12  # texts that have a value of another one, at most
 IN_OTHER_WORDS = 0.9  # as strong as the word itself: its counterpart in the other language, or the speaker's name
 MISSPELT = 0.6
 MOST_MISSPELT = 4  # words of a query, the first ones that occur nowhere, whose like is looked up
@@ -153,16 +152,6 @@ class SearchIndex:
         values = (json.dumps(list(rows)), filters.speaker, filters.kind, *_period(filters))
         return {row for (row,) in self._database.execute(_AS_FILTERED, values)}
 
-    def with_values(self, values: Iterable[str], filters: Filters) -> list[int]:
-        """Return the texts with each value that few texts have, in the order of the values.
-
-        Args:
-            values: words or phrases; punctuation in them is ignored.
-            filters: what the texts must be.
-        """
-        lookup = _Lookup(self._database, self._vocabulary, filters)
-        return list(dict.fromkeys(row for value in values for row in lookup.with_value(value)))
-
     def neighbours(self, rows: Iterable[int]) -> list[Neighbours]:
         """Return the turns around interactions."""
 
@@ -245,11 +234,6 @@ class _Lookup:
                 others = self._fetched(each.expressions, self._others).rows
                 if len(others) <= MOST_RANKED:
                     each.rows = others | each.rows
-
-    def with_value(self, value: str) -> list[int]:
-        """Return the texts with a phrase; none if there are more than RARE."""
-        rows = self._select(f"words : {_quoted(value)}", self._narrowed, RARE + 1)
-        return rows if len(rows) <= RARE else []
 
     def total(self) -> int:
         """Return how many texts there are in the session, or in all."""

@@ -23,7 +23,6 @@ that the constants were chosen by.
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from heapq import nlargest
 from math import log, sqrt
 from types import MappingProxyType
 
@@ -36,7 +35,6 @@ from twinhost.unified_memory_reasoning.search.updates import (
     corrections,
     kind_asked,
     read,
-    values_of,
 )
 
 DATE = 2.0  # times as much as a word
@@ -47,9 +45,6 @@ LENGTH = 0.4  # how much the length counts
 QUESTION, QUANTITY, UPDATE = -0.4, 0.2, 0.25
 NAME = 0.25  # of a speaker: how much it counts for the similarity
 ENOUGH = 10.0  # relevance at which the similarity is a half if nothing is missing
-
-MOST_LOOKED_UP = 5  # of the first texts, whose values are looked up
-MOST_VALUES = 3  # of each of these
 
 MEANING = 6.0  # weight of the query's meaning; a word that one of a thousand texts has weighs as much
 NEAR, SAME = 2.5, 5.0  # nearness (see `vectors`) from which a text has some of the meaning, and all of it
@@ -163,13 +158,6 @@ class Ranker:
             similarity = told / (told + missing / 2 + ENOUGH)
             found[text.row] = Fit(gain * _weighed(self._weights, shares), similarity)
         return found
-
-    def values(self, texts: Sequence[Text], fits: Mapping[int, Fit]) -> list[str]:
-        """Return what a newer text might take back of the best ones; nothing if the query asks for what was."""
-        if not self._present:
-            return []
-        best = nlargest(MOST_LOOKED_UP, texts, lambda text: fits[text.row].relevance)
-        return list(dict.fromkeys(value for text in best for value in values_of(text.content)[:MOST_VALUES]))
 
     def corrected(self, texts: Sequence[Text], fits: Mapping[int, Fit]) -> dict[int, Fit]:
         """Return the fits after what corrects an older text was moved just above it."""

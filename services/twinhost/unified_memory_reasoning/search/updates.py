@@ -10,8 +10,6 @@ VALUE applies if the query asks for a number, a time or a name, both texts have 
 older doesn't have; UNKNOWN if the query asks for something else. Neither applies if it asks for what happened once.
 SPEAKER applies if one speaker said both, UPDATES if the newer says that something has changed ("now", "moved",
 "na lang"). The share is that of the older text's relevance that the newer has.
-
-Texts that a search has not found are looked up by the numbers and names of the best ones (`values_of`).
 """
 
 import re
@@ -139,20 +137,6 @@ def read(content: str) -> Statement:
 
 def _first(words: Iterable[str]) -> frozenset[str]:
     return frozenset(islice(dict.fromkeys(words), MOST_WORDS))
-
-
-def values_of(content: str) -> list[str]:
-    """Return the values of a text in their order: numbers, names, and days."""
-    return list(dict.fromkeys(token.lower() for token in _TOKEN.findall(content) if _is_value(token)))
-
-
-def _is_value(token: str) -> bool:
-    lower = token.lower()
-    if not token.isalpha():
-        return True
-    return (
-        (token[0].isupper() or lower in _NUMBER_WORDS or lower in _DAYS) and len(token) > 1 and lower not in STOP_WORDS
-    )
 
 
 def _taken_back(lower: str) -> Iterator[str]:
