@@ -141,13 +141,32 @@ def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> Non
     assert bench.near("car", -9.0, until=time.time() - 3_600) == []
 
 
-def test_a_text_that_the_service_refuses_holds_up_no_other(bench: MeaningBench) -> None:
-    bench.service.refuses = "poison"
-    for text in ("one", "poison", "two"):
-        bench.interaction(text)
+@pytest.mark.parametrize("refusal", [400, 500])
+def test_a_text_that_the_service_refuses_holds_up_no_other(bench: MeaningBench, refusal: int) -> None:
+    """Nor do several of them, whether or not the status says that it is because of the text."""
+    bench.service.refuses, bench.service.refusal = "poison", refusal
+    with bench.database.transaction():
+        for text in ("one", "two", "poison", "another poison", "poison again", "last poison"):
+            bench.interaction(text)
     bench.embed(2)
-    assert bench.meaning.document()["refused"] == 1
+    wait_until(lambda: bench.meaning.document()["refused"] == 4, PATIENCE_S, "the others are refused")
     assert bench.meaning.document()["text_state"] == "closed"
+    bench.interaction("poison alone")
+    wait_until(lambda: bench.meaning.document()["refused"] == 5, PATIENCE_S, "a single one is refused")
+
+
+def test_no_text_is_refused_while_the_service_is_down(bench: MeaningBench) -> None:
+    """And none that it refuses keeps it from coming back."""
+    bench.embed(0)
+    wait_until(lambda: bench.meaning._shared.ordinary, PATIENCE_S, "the model has answered")
+    bench.service.refuses, bench.service.refusal, bench.service.status = "poison", 500, 500
+    with bench.database.transaction():
+        for text in ("one", "two", "poison"):
+            bench.interaction(text)
+    wait_until(lambda: bench.meaning.document()["text_state"] == "open", PATIENCE_S, "the circuit breaker is open")
+    assert bench.meaning.document()["refused"] == 0
+    bench.service.status = 200
+    bench.embed(2)
 
 
 def test_an_older_database_gets_the_table(tmp_path: Path) -> None:

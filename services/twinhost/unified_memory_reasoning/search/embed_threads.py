@@ -190,6 +190,7 @@ class Texts(Worker):
         self._done: Sequence[int] = KINDS  # the rows up to which every text has a vector, or is refused
         self._rescan_at = 0.0  # monotonic
         self._version = -1
+        self._failed = False  # the last call; the next one tries the ordinary sentences, which no service refuses
 
     def _work(self) -> None:
         reader = VectorReader(self._path, self._model)
@@ -200,7 +201,7 @@ class Texts(Worker):
                 try:
                     self._embed_new(reader)
                 except EmbeddingFailed:  # has been logged; the breaker says when the next call is made
-                    self._version = -1
+                    self._version, self._failed = -1, True
                 except sqlite3.Error as error:
                     self._version = -1
                     _log.warning("texts_not_read", reason=str(error))
@@ -209,8 +210,8 @@ class Texts(Worker):
 
     def _embed_new(self, reader: VectorReader) -> None:
         """Embed what is new since the last call; all texts without a vector, if that was long ago."""
-        if not self._shared.ordinary:
-            self._shared.ordinary = self._call.embed(_ORDINARY, _TEXTS_S)
+        if self._failed or not self._shared.ordinary:
+            self._shared.ordinary, self._failed = self._call.embed(_ORDINARY, _TEXTS_S), False
         version, now = reader.version(), time.monotonic()
         if version == self._version and now < self._rescan_at:
             return
@@ -232,11 +233,12 @@ class Texts(Worker):
         self._done, self._version = newest, version
 
     def _embed(self, texts: Sequence[UnembeddedText]) -> None:
+        """Embed some texts, singly if they fail together; one that fails while another sentence works is refused."""
         try:
             vectors = [packed(vector) for vector in self._call.embed([each.text for each in texts], _TEXTS_S)]
         except EmbeddingFailed as error:
             if not error.refused:
-                raise
+                self._call.embed(_ORDINARY[:1], _TEXTS_S)
             if len(texts) > 1:
                 for each in texts:
                     self._embed([each])
