@@ -4,6 +4,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,44 @@ def test_a_slow_service_costs_the_deadline_and_no_more(service: EmbeddingService
     with pytest.raises(EmbeddingFailed, match=r"did not answer within 0\.3 s"):
         embed(service.url, "x", within_s=0.3)
     assert time.monotonic() - began < 2.0
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize(
+    ("at_once", "dripped"),
+    [
+        (b"", b"HTTP/1.1 200 O" + b"K" * 60_000),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000),
+        (b"HTTP/1.1 200 OK\r\n", b"X: " + b"x" * 60_000),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b" " * 60_000),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", b" " * 60_000),
+    ],
+)
+def test_a_service_that_sends_single_bytes_costs_the_deadline_and_no_more(
+    at_once: bytes, dripped: bytes, encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.wfile.write(at_once)
+            with suppress(OSError):
+                for byte in dripped:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    if encrypted:
+        files = make_certificates(tmp_path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(files.certificate("server"), files.key("server"))
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        monkeypatch.setenv("SSL_CERT_FILE", files.authority)
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(EmbeddingFailed, match=r"did not answer within 0\.5 s"):
+        embed(f"http{'s' * encrypted}://127.0.0.1:{server.server_port}/", "a", within_s=0.5)
+    assert time.monotonic() - began < 3.0
 
 
 def test_vectors_are_taken_by_their_index() -> None:

@@ -5,10 +5,12 @@ Everything here blocks, so it runs on the threads of `meaning`, never on the ser
 
 import http.client
 import importlib
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -91,17 +93,24 @@ class Service:
     def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
         prefix = self._prefixes[is_query]
         request = {"model": self._model, "input": [prefix + text for text in texts], "encoding_format": "float"}
+        until = time.monotonic() + within_s
         try:
-            body = self._post(msgspec.json.encode(request), time.monotonic() + within_s)
-        except TimeoutError:
-            raise EmbeddingFailed(f"the embedding service did not answer within {within_s:.1f} s") from None
+            body = self._post(msgspec.json.encode(request), until)
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, TimeoutError) or time.monotonic() >= until:
+                raise EmbeddingFailed(f"the embedding service did not answer within {within_s:.1f} s") from None
             raise EmbeddingFailed(f"the embedding service can't be reached ({error or type(error).__name__})") from None
         return _vectors_of(body, len(texts))
 
     def _post(self, body: bytes, until: float) -> bytes:
         connection = self._connection(_left_s(until))
+        watchdog: threading.Timer | None = None
         try:
+            connection.connect()
+            # A socket's time-out is for each of its calls: a service that sends single bytes would never exceed it.
+            watchdog = threading.Timer(_left_s(until), _shut_down, [connection.sock])
+            watchdog.daemon = True
+            watchdog.start()
             connection.request("POST", self._target, body, self._headers)
             response = connection.getresponse()
             received = bytearray()
@@ -109,9 +118,10 @@ class Service:
                 received += part
                 if len(received) > MAX_REPLY_BYTES:
                     raise EmbeddingFailed(f"the embedding service sent more than {MAX_REPLY_BYTES} bytes")
-                if connection.sock is not None:  # None once the last byte has arrived
-                    connection.sock.settimeout(_left_s(until))
+            _left_s(until)  # what the watchdog has cut off looks like an end
         finally:
+            if watchdog is not None:
+                watchdog.cancel()
             connection.close()
         if response.status != http.client.OK:
             said = received[:200].decode(errors="replace")
@@ -125,6 +135,11 @@ class Service:
         if self._tls is not None:
             return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+
+
+def _shut_down(connected: socket.socket) -> None:
+    with suppress(OSError):  # it has been closed
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)  # that of an SSLSocket would take its state from a reader
 
 
 def _left_s(until: float) -> float:
