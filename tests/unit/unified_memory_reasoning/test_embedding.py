@@ -132,7 +132,7 @@ def test_vectors_are_taken_by_their_index() -> None:
         (200, b'{"data": [{"embedding": []}]}', "1 vectors for 1 texts", False),
         (200, b'{"data": [{"embedding": [1]}, {"embedding": [1]}]}', "2 vectors for 1 texts", False),
         (200, b"x" * (8 * 1024 * 1024 + 1), "sent more than", False),
-        (503, b"loading", "answered 503: 'loading'", False),
+        (503, b"loading", "answered 503", False),
         (400, b"too long", "answered 400", True),
     ],
 )
@@ -142,6 +142,35 @@ def test_an_answer_that_is_none_is_refused(status: int, content: bytes, sentence
         embed(f"http://127.0.0.1:{server.server_port}/", "a")
     assert failure.value.refused is refused
     server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 401 secret\r\nX: secret\r\n\r\nno such key: secret",
+        b"HTTP/1.1 200 OK\r\n\r\n{\"secret\": secret}",
+        b"HTTP/1.1 200 OK\r\n\r\n{\"data\": \"secret\"}",
+        b"secret HTTP\r\n\r\n",
+        b"HTTP/1.1 secret OK\r\n\r\n",
+        b"HTTP/secret 200 OK\r\n\r\n",
+        b"",
+    ],
+)
+def test_what_a_service_says_of_a_failure_is_told_to_nobody(reply: bytes) -> None:
+    """It may repeat a text or the key, and the reason of a failure is in the replies to other callers."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(reply)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    with pytest.raises(EmbeddingFailed, match="embedding service") as failure:
+        embed(f"http://127.0.0.1:{server.server_port}/", "secret")
+    assert "secret" not in str(failure.value)
 
 
 def test_no_redirect_is_followed(service: EmbeddingService) -> None:

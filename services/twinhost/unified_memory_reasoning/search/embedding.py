@@ -99,7 +99,9 @@ class Service:
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, TimeoutError) or time.monotonic() >= until:
                 raise EmbeddingFailed(f"the embedding service did not answer within {within_s:.1f} s") from None
-            raise EmbeddingFailed(f"the embedding service can't be reached ({error or type(error).__name__})") from None
+            # What an HTTPException says is from the service, which may repeat a text or the key.
+            why = str(error) if isinstance(error, OSError) and not isinstance(error, http.client.HTTPException) else ""
+            raise EmbeddingFailed(f"the embedding service can't be reached ({why or type(error).__name__})") from None
         return _vectors_of(body, len(texts))
 
     def _post(self, body: bytes, until: float) -> bytes:
@@ -124,9 +126,8 @@ class Service:
                 watchdog.cancel()
             connection.close()
         if response.status != http.client.OK:
-            said = received[:200].decode(errors="replace")
             raise EmbeddingFailed(
-                f"the embedding service answered {response.status}: {' '.join(said.split())!r}",
+                f"the embedding service answered {response.status}; its log says why",
                 refused=response.status in _REFUSALS,
             )
         return bytes(received)
@@ -167,8 +168,8 @@ def _key_of(file: Path) -> str:
 def _vectors_of(body: bytes, count: int) -> list[Vector]:
     try:
         items = msgspec.json.decode(body, type=_Reply).data
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise EmbeddingFailed(f"the embedding service's reply has another form ({error})") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise EmbeddingFailed("the embedding service's reply has another form than that of /v1/embeddings") from None
     if all(item.index is not None for item in items):
         items.sort(key=lambda item: item.index or 0)
     vectors = [item.embedding for item in items]
