@@ -125,6 +125,25 @@ def test_a_quarantined_writer_is_not_found_by_meaning(bench: MeaningBench) -> No
     assert set(bench.near("automobile")) == {hidden, after, sent}
 
 
+def test_a_text_that_is_hidden_while_others_are_sent_is_not_sent(bench: MeaningBench) -> None:
+    """Nor one that was deleted, or that came before a text over which a call failed."""
+    wait_until(lambda: bench.meaning._shared.ordinary, PATIENCE_S, "the model has answered")
+    bench.service.refuses, bench.service.refusal = "poison", 500
+    with bench.database.transaction():
+        bench.interaction("an old kotse", written_by="mallory")
+        deleted = bench.interaction("rice is ready")
+        for number in range(15):
+            bench.interaction(f"turn {number}")
+        bench.interaction("poison")
+        bench.service.delay_s = 1.0
+    wait_until(lambda: "poison" in bench.service.texts(), PATIENCE_S, "the first call is made")
+    bench.quarantine("mallory")
+    bench.database.execute("DELETE FROM interactions WHERE id = ?", (deleted,))
+    bench.service.delay_s = 0.0
+    bench.embed(15)
+    assert not {"an old kotse", "rice is ready"} & set(bench.service.texts())
+
+
 def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> None:
     """However many others are nearer: the filter applies before the number of the nearest is limited."""
     wanted = bench.interaction("a red automobile", session_id="s", speaker="Ana")

@@ -4,7 +4,7 @@ import queue
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,11 +30,10 @@ _log = structlog.get_logger(__name__)
 MOST_HITS = 200  # texts that are nearest to a query
 MOST_WAITING = 64  # queries
 _TEXTS_S = 30.0  # for the vectors of some texts
-_BATCH = 16  # texts in one call
-_BATCH_CHARACTERS = 8_000  # of these together
-_PAGE = 256  # texts that are read together
+_BATCH_CHARACTERS = 8_000  # of the texts in one call
 MOST_UNSTORED = 64  # vectors that wait for the loop
 _POLL_S = 0.5
+_COUNT_S = 1.0  # between two looks at how many there are
 _RESCAN_S = 60.0  # then older texts are looked at again: changed ones, and those of a released writer
 _STORED_POLL_S = 0.05
 _MOST_REFUSED = 10_000  # texts that the service refuses; each is tried again after a restart
@@ -188,7 +187,7 @@ class Texts(Worker):
         self._path, self._model = path, model
         self._call, self._shared = call, shared
         self._done: Sequence[int] = KINDS  # the rows up to which every text has a vector, or is refused
-        self._rescan_at = 0.0  # monotonic
+        self._rescan_at = self._count_at = 0.0  # monotonic
         self._version = -1
         self._failed = False  # the last call; the next one tries the ordinary sentences, which no service refuses
 
@@ -218,31 +217,41 @@ class Texts(Worker):
         if now >= self._rescan_at:
             self._done, self._rescan_at = KINDS, now + _RESCAN_S
         newest = reader.newest()
-        self._shared.embedded, self._shared.texts = reader.counts()
+        self._count(reader)
         for after, upto in zip(self._done, newest, strict=True):
-            before = upto + 1
-            while found := reader.without(len(self._shared.ordinary[0]), after, before, _PAGE):
-                before = found[-1].row
-                for batch in _batches(
-                    [text for text in found if text.row not in self._shared.refused], self._call.batch
-                ):
-                    self._embed(batch)
-                    if self.stopping:
-                        return
-                self._shared.embedded, self._shared.texts = reader.counts()
+            before = singly = upto + 1  # texts from `singly` on failed together
+            # Each call's texts are read just before it: some may be hidden, changed or deleted meanwhile.
+            while found := reader.without(
+                len(self._shared.ordinary[0]), after, before, self._call.batch if before <= singly else 1
+            ):
+                batch = _batch([text for text in found if text.row not in self._shared.refused])
+                if batch and not self._embed(batch):
+                    singly = batch[-1].row
+                    continue
+                before = (batch or found)[-1].row
+                if self.stopping:
+                    return
+                if time.monotonic() >= self._count_at:
+                    self._count(reader)
         self._done, self._version = newest, version
 
-    def _embed(self, texts: Sequence[UnembeddedText]) -> None:
-        """Embed some texts, singly if they fail together; one that fails while another sentence works is refused."""
+    def _count(self, reader: VectorReader) -> None:
+        self._count_at = time.monotonic() + _COUNT_S
+        self._shared.embedded, self._shared.texts = reader.counts()
+
+    def _embed(self, texts: Sequence[UnembeddedText]) -> bool:
+        """Embed some texts. One that fails alone, while another sentence works, is refused.
+
+        Returns:
+            False if they failed together, and are to be tried singly.
+        """
         try:
             vectors = [packed(vector) for vector in self._call.embed([each.text for each in texts], _TEXTS_S)]
         except EmbeddingFailed as error:
             if not error.refused:
                 self._call.embed(_ORDINARY[:1], _TEXTS_S)
             if len(texts) > 1:
-                for each in texts:
-                    self._embed([each])
-                return
+                return False
             vectors = [None]
         for (row, text), vector in zip(texts, vectors, strict=True):
             if vector is not None:
@@ -251,17 +260,14 @@ class Texts(Worker):
                 self._shared.refused.add(row)
         while len(self._shared.unstored) >= MOST_UNSTORED and not self.wait(_STORED_POLL_S):
             pass
+        return True
 
 
-def _batches(texts: Sequence[UnembeddedText], most: int) -> Iterator[list[UnembeddedText]]:
-    """Yield texts that are embedded in one call."""
-    batch: list[UnembeddedText] = []
+def _batch(texts: Sequence[UnembeddedText]) -> Sequence[UnembeddedText]:
+    """Return the first of some texts, as many as one call should have."""
     characters = 0
-    for each in texts:
-        if batch and (len(batch) == most or characters + len(each.text) > _BATCH_CHARACTERS):
-            yield batch
-            batch, characters = [], 0
-        batch.append(each)
+    for count, each in enumerate(texts):
         characters += len(each.text)
-    if batch:
-        yield batch
+        if count and characters > _BATCH_CHARACTERS:
+            return texts[:count]
+    return texts
