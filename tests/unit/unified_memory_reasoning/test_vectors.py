@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.embedding_service import DIMENSIONS, EmbeddingService, of_concepts
 from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, SearchBench
@@ -15,8 +16,8 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.unified_memory_reasoning.errors import patterns
 from twinhost.unified_memory_reasoning.search import vectors
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
-from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS
-from twinhost.unified_memory_reasoning.search.embedding import Service
+from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS, Call
+from twinhost.unified_memory_reasoning.search.embedding import OPENS_AFTER, EmbeddingFailed, Service
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
@@ -142,6 +143,65 @@ def test_a_text_that_is_hidden_while_others_are_sent_is_not_sent(bench: MeaningB
     bench.service.delay_s = 0.0
     bench.embed(15)
     assert not {"an old kotse", "rice is ready"} & set(bench.service.texts())
+
+
+def test_what_nobody_expected_ends_no_thread(bench: MeaningBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query is answered, and both threads go on; the log has it once."""
+
+    def fail(*_: object) -> None:
+        failed.append(1)
+        raise MemoryError("no memory")
+
+    failed: list[int] = []
+    bench.interaction("the kotse is red")
+    bench.embed(1)
+    assert bench.near("automobile") == [1]
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(vectors.Matrix, "nearest", fail)
+        patch.setattr(vectors.VectorReader, "newest", fail)
+        reply = bench.meaning.recall("automobile", Filters()).result(PATIENCE_S)
+        assert "comparison failed" in (reply.missing or "")
+        bench.interaction("rice is ready")
+        wait_until(lambda: len(failed) > 3, PATIENCE_S, "the thread of the texts fails")
+    assert bench.meaning.responsive
+    assert [entry["event"] for entry in logs] == ["embedding_thread_failed"] * 2
+    bench.embed(2)
+    assert bench.near("automobile") == [1]
+
+
+def test_a_model_that_raises_anything_fails_as_a_service_does(
+    bench: MeaningBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the trial after failures: the next trial is still made."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("secret")
+
+    call = Call(Service(Embeddings(bench.service.url, "m")), is_query=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Service, "embed", fail)
+        for _ in range(OPENS_AFTER):
+            with pytest.raises(EmbeddingFailed, match="RuntimeError"):
+                call.embed(["a"], PATIENCE_S)
+        assert call.state == "open"
+        call._breaker._open_until = 0.0
+        with pytest.raises(EmbeddingFailed, match="RuntimeError"):
+            call.embed(["a"], PATIENCE_S)
+    call._breaker._open_until = 0.0
+    assert len(call.embed(["a"], PATIENCE_S)) == 1
+
+
+def test_a_query_that_waited_for_long_is_not_sent(bench: MeaningBench) -> None:
+    """It would be late, and that says nothing of the service."""
+    bench.interaction("the kotse is red")
+    bench.embed(1)
+    assert bench.near("automobile") == [1]
+    bench.meaning.deadline_s, bench.service.delay_query_s = 4.0, 2.5
+    first, second = (bench.meaning.recall(query, Filters()) for query in ("automobile", "late"))
+    assert first.result(PATIENCE_S).missing is None
+    assert second.result(PATIENCE_S).missing == "earlier queries kept the model busy"
+    assert "late" not in bench.service.texts()
+    assert "fault" not in bench.meaning.document()
 
 
 def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> None:

@@ -78,6 +78,18 @@ class Shared:
     refused: set[int] = field(default_factory=set)
 
 
+class _Failures:
+    """Logs what nobody expected of a thread, or that the store can't be read: each kind once, with its trace."""
+
+    def __init__(self) -> None:
+        self._logged: set[type[Exception]] = set()
+
+    def log(self, error: Exception) -> None:
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            _log.error("embedding_thread_failed", reason=str(error), exc_info=error)
+
+
 class Call:
     """Calls an embedder through a circuit breaker."""
 
@@ -86,6 +98,7 @@ class Call:
         self._is_query = is_query
         self._breaker = Breaker()
         self._has_worked = False
+        self._failures = _Failures()
         self.batch = embedder.batch
         self.fault: str | None = None
 
@@ -111,6 +124,11 @@ class Call:
                 self._breaker.failed()
                 _log.warning("embedding_failed", reason=self.fault, queries=self._is_query, breaker=self.state)
             raise
+        except Exception as error:
+            self.fault = f"the model failed ({type(error).__name__}); the agent's log says why"
+            self._breaker.failed()
+            self._failures.log(error)
+            raise EmbeddingFailed(self.fault) from error
         self._breaker.succeeded()
         self._has_worked, self.fault = True, None
         return vectors
@@ -120,6 +138,7 @@ class Query(NamedTuple):
     text: str
     filters: Filters
     until: float  # monotonic
+    send_until: float  # later, a call would hardly be answered in time
     found: "Future[Recalled]"
     among: range = TEXTS
 
@@ -131,6 +150,7 @@ class Queries(Worker):
         super().__init__("embed-queries", self._work, join_timeout_s=2.0)
         self._path, self._model = path, model
         self._call, self._shared = call, shared
+        self._failures = _Failures()
         self.waiting: queue.Queue[Query | None] = queue.Queue(MOST_WAITING)
 
     def _interrupt(self) -> None:
@@ -147,24 +167,27 @@ class Queries(Worker):
                     query = self.waiting.get(timeout=_POLL_S)
                 except queue.Empty:
                     query = None
-                if matrix is None and self._shared.ordinary:
-                    matrix = Matrix(len(self._shared.ordinary[0]))
-                if query is not None and query.until > time.monotonic():
-                    query.found.set_result(self._find(query, matrix, reader))
-                elif matrix is not None:
-                    self._follow(matrix, reader)  # so that a query finds most of it read
+                try:
+                    if matrix is None and self._shared.ordinary:
+                        matrix = Matrix(len(self._shared.ordinary[0]))
+                    if query is not None:
+                        query.found.set_result(self._find(query, matrix, reader))
+                    elif matrix is not None:
+                        matrix.follow(reader)  # so that a query finds most of it read
+                except Exception as error:  # noqa: BLE001 - boundary: the agent ends with this thread
+                    self._failures.log(error)
+                    matrix = None  # it may be half changed
+                    if query is not None and not query.found.done():
+                        query.found.set_result(Recalled({}, "the comparison failed; the agent's log says why"))
+                    self.wait(_POLL_S)
         finally:
             reader.close()
-
-    def _follow(self, matrix: Matrix, reader: VectorReader) -> None:
-        try:
-            matrix.follow(reader)
-        except sqlite3.Error as error:
-            _log.warning("vectors_not_read", reason=str(error))
 
     def _find(self, query: Query, matrix: Matrix | None, reader: VectorReader) -> Recalled:
         if matrix is None:
             return Recalled({}, "the model has not answered yet")
+        if time.monotonic() > query.send_until:
+            return Recalled({}, "earlier queries kept the model busy")
         try:
             (vector,) = self._call.embed([query.text], query.until - time.monotonic())
             if len(vector) != matrix.dimensions:
@@ -186,6 +209,7 @@ class Texts(Worker):
         super().__init__("embed-texts", self._work, join_timeout_s=2.0)
         self._path, self._model = path, model
         self._call, self._shared = call, shared
+        self._failures = _Failures()
         self._done: Sequence[int] = KINDS  # the rows up to which every text has a vector, or is refused
         self._rescan_at = self._count_at = 0.0  # monotonic
         self._version = -1
@@ -201,9 +225,9 @@ class Texts(Worker):
                     self._embed_new(reader)
                 except EmbeddingFailed:  # has been logged; the breaker says when the next call is made
                     self._version, self._failed = -1, True
-                except sqlite3.Error as error:
-                    self._version = -1
-                    _log.warning("texts_not_read", reason=str(error))
+                except Exception as error:  # noqa: BLE001 - boundary: the agent ends with this thread
+                    self._version, self._failed = -1, True
+                    self._failures.log(error)
         finally:
             reader.close()
 

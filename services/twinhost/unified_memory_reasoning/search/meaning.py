@@ -126,8 +126,9 @@ class Meaning:
         if self._of_queries.state == "open":
             found.set_result(Recalled({}, f"the model is not called after failures: {self._of_queries.fault}"))
             return found
+        until = time.monotonic() + self.deadline_s
         try:
-            self._queries.waiting.put_nowait(Query(query, filters, time.monotonic() + self.deadline_s, found, among))
+            self._queries.waiting.put_nowait(Query(query, filters, until, until - self.deadline_s / 2, found, among))
         except queue.Full:
             found.set_result(Recalled({}, f"{MOST_WAITING} queries wait for the model"))
         return found
