@@ -13,6 +13,7 @@ from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, Sear
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.network_config.model import Embeddings
 from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.unified_memory_reasoning.errors import patterns
 from twinhost.unified_memory_reasoning.search import vectors
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
@@ -266,6 +267,21 @@ def test_long_vectors_are_read_and_compared_in_smaller_parts(
     assert parts == [2, 1]
     (query,) = of_concepts(["automobile"])
     assert matrix.nearest(query, of_concepts(["a b", "c d"]), [], None, 1)[0][0] == 1
+
+
+def test_a_store_that_fails_is_not_tried_on_every_tick(bench: MeaningBench) -> None:
+    """What follows in a tick would never have its turn; the vectors are kept until it works."""
+    bench.interaction("the kotse is red")
+    wait_until(lambda: len(bench.meaning._shared.unstored) == 1, PATIENCE_S, "a vector waits for the loop")
+    bench.database.execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreUnavailable):
+        bench.meaning.on_tick()
+    bench.meaning.on_tick()
+    bench.database.execute("PRAGMA query_only = OFF")
+    bench.meaning.on_tick()
+    assert bench.rows("embeddings") == 0
+    bench.meaning._store_at -= 5.0
+    bench.embed(1)
 
 
 def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> None:
