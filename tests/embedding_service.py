@@ -38,7 +38,8 @@ class EmbeddingService(ThreadingHTTPServer):
         self.delay_s = 0.0
         self.delay_query_s = 0.0  # of a single text
         self.status = 200
-        self.refuses = ""  # texts with this are answered with 400
+        self.refuses = ""  # texts with this are answered with `refusal`
+        self.refusal = 400
         self.asked: list[dict[str, Any]] = []
         self.headers_of: list[dict[str, str]] = []
         self.ending = threading.Event()
@@ -72,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         texts: list[str] = body["input"]
         self.server.ending.wait(self.server.delay_s + (self.server.delay_query_s if len(texts) == 1 else 0.0))
         refused = bool(self.server.refuses) and any(self.server.refuses in text for text in texts)
-        status = 400 if refused else self.server.status
+        status = self.server.refusal if refused else self.server.status
         data = [
             {"object": "embedding", "index": index, "embedding": [float(value) for value in vector]}
             for index, vector in enumerate(self.server.vectors(texts) if status == 200 else [])

@@ -4,6 +4,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,44 @@ def test_a_slow_service_costs_the_deadline_and_no_more(service: EmbeddingService
     assert time.monotonic() - began < 2.0
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize(
+    ("at_once", "dripped"),
+    [
+        (b"", b"HTTP/1.1 200 O" + b"K" * 60_000),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000),
+        (b"HTTP/1.1 200 OK\r\n", b"X: " + b"x" * 60_000),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b" " * 60_000),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", b" " * 60_000),
+    ],
+)
+def test_a_service_that_sends_single_bytes_costs_the_deadline_and_no_more(
+    at_once: bytes, dripped: bytes, encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.wfile.write(at_once)
+            with suppress(OSError):
+                for byte in dripped:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    if encrypted:
+        files = make_certificates(tmp_path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(files.certificate("server"), files.key("server"))
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        monkeypatch.setenv("SSL_CERT_FILE", files.authority)
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(EmbeddingFailed, match=r"did not answer within 0\.5 s"):
+        embed(f"http{'s' * encrypted}://127.0.0.1:{server.server_port}/", "a", within_s=0.5)
+    assert time.monotonic() - began < 3.0
+
+
 def test_vectors_are_taken_by_their_index() -> None:
     server = answering(200, b'{"data": [{"index": 1, "embedding": [0, 1]}, {"index": 0, "embedding": [1, 0]}]}')
     assert embed(f"http://127.0.0.1:{server.server_port}/", "a", "b") == [[1.0, 0.0], [0.0, 1.0]]
@@ -92,8 +131,11 @@ def test_vectors_are_taken_by_their_index() -> None:
         (200, b'{"data": []}', "0 vectors for 1 texts", False),
         (200, b'{"data": [{"embedding": []}]}', "1 vectors for 1 texts", False),
         (200, b'{"data": [{"embedding": [1]}, {"embedding": [1]}]}', "2 vectors for 1 texts", False),
+        (200, b'{"data": [{"embedding": [0, 0]}]}', "without a direction", False),
+        (200, b'{"data": [{"embedding": [1, 1e300]}]}', "too long to compare", False),
+        (200, b'{"data": [{"embedding": [0, 1e-300]}]}', "without a direction", False),
         (200, b"x" * (8 * 1024 * 1024 + 1), "sent more than", False),
-        (503, b"loading", "answered 503: 'loading'", False),
+        (503, b"loading", "answered 503", False),
         (400, b"too long", "answered 400", True),
     ],
 )
@@ -103,6 +145,35 @@ def test_an_answer_that_is_none_is_refused(status: int, content: bytes, sentence
         embed(f"http://127.0.0.1:{server.server_port}/", "a")
     assert failure.value.refused is refused
     server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 401 secret\r\nX: secret\r\n\r\nno such key: secret",
+        b'HTTP/1.1 200 OK\r\n\r\n{"secret": secret}',
+        b'HTTP/1.1 200 OK\r\n\r\n{"data": "secret"}',
+        b"secret HTTP\r\n\r\n",
+        b"HTTP/1.1 secret OK\r\n\r\n",
+        b"HTTP/secret 200 OK\r\n\r\n",
+        b"",
+    ],
+)
+def test_what_a_service_says_of_a_failure_is_told_to_nobody(reply: bytes) -> None:
+    """It may repeat a text or the key, and the reason of a failure is in the replies to other callers."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(reply)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    with pytest.raises(EmbeddingFailed, match="embedding service") as failure:
+        embed(f"http://127.0.0.1:{server.server_port}/", "secret")
+    assert "secret" not in str(failure.value)
 
 
 def test_no_redirect_is_followed(service: EmbeddingService) -> None:

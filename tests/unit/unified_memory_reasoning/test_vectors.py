@@ -1,21 +1,29 @@
 """The vectors of stored texts: which texts get one, what removes it, and what a search by meaning finds."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.embedding_service import DIMENSIONS, EmbeddingService, of_concepts
 from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, SearchBench
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.network_config.model import Embeddings
 from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.unified_memory_reasoning.search import vectors
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
-from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS
-from twinhost.unified_memory_reasoning.search.embedding import Service
+from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS, Call
+from twinhost.unified_memory_reasoning.search.embedding import (
+    LEAST_MAGNITUDE,
+    MOST_MAGNITUDE,
+    OPENS_AFTER,
+    EmbeddingFailed,
+    Service,
+)
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
@@ -124,6 +132,157 @@ def test_a_quarantined_writer_is_not_found_by_meaning(bench: MeaningBench) -> No
     assert set(bench.near("automobile")) == {hidden, after, sent}
 
 
+def test_a_text_that_is_hidden_while_others_are_sent_is_not_sent(bench: MeaningBench) -> None:
+    """Nor one that was deleted, or that came before a text over which a call failed."""
+    wait_until(lambda: bench.meaning._shared.ordinary, PATIENCE_S, "the model has answered")
+    bench.service.refuses, bench.service.refusal = "poison", 500
+    with bench.database.transaction():
+        bench.interaction("an old kotse", written_by="mallory")
+        deleted = bench.interaction("rice is ready")
+        for number in range(15):
+            bench.interaction(f"turn {number}")
+        bench.interaction("poison")
+        bench.service.delay_s = 1.0
+    wait_until(lambda: "poison" in bench.service.texts(), PATIENCE_S, "the first call is made")
+    bench.quarantine("mallory")
+    bench.database.execute("DELETE FROM interactions WHERE id = ?", (deleted,))
+    bench.service.delay_s = 0.0
+    bench.embed(15)
+    assert not {"an old kotse", "rice is ready"} & set(bench.service.texts())
+
+
+def test_what_nobody_expected_ends_no_thread(bench: MeaningBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query is answered, and both threads go on; the log has it once."""
+
+    def fail(*_: object) -> None:
+        failed.append(1)
+        raise MemoryError("no memory")
+
+    failed: list[int] = []
+    bench.interaction("the kotse is red")
+    bench.embed(1)
+    assert bench.near("automobile") == [1]
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(vectors.Matrix, "nearest", fail)
+        patch.setattr(vectors.VectorReader, "newest", fail)
+        reply = bench.meaning.recall("automobile", Filters()).result(PATIENCE_S)
+        assert "comparison failed" in (reply.missing or "")
+        bench.interaction("rice is ready")
+        wait_until(lambda: len(failed) > 3, PATIENCE_S, "the thread of the texts fails")
+    assert bench.meaning.responsive
+    assert [entry["event"] for entry in logs] == ["embedding_thread_failed"] * 2
+    bench.embed(2)
+    assert bench.near("automobile") == [1]
+
+
+def test_a_model_that_raises_anything_fails_as_a_service_does(
+    bench: MeaningBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the trial after failures: the next trial is still made."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("secret")
+
+    call = Call(Service(Embeddings(bench.service.url, "m")), is_query=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Service, "embed", fail)
+        for _ in range(OPENS_AFTER):
+            with pytest.raises(EmbeddingFailed, match="RuntimeError"):
+                call.embed(["a"], PATIENCE_S)
+        assert call.state == "open"
+        call._breaker._open_until = 0.0
+        with pytest.raises(EmbeddingFailed, match="RuntimeError"):
+            call.embed(["a"], PATIENCE_S)
+    call._breaker._open_until = 0.0
+    assert len(call.embed(["a"], PATIENCE_S)) == 1
+
+
+def test_a_query_that_waited_for_long_is_not_sent(bench: MeaningBench) -> None:
+    """It would be late, and that says nothing of the service."""
+    bench.interaction("the kotse is red")
+    bench.embed(1)
+    assert bench.near("automobile") == [1]
+    bench.meaning.deadline_s, bench.service.delay_query_s = 4.0, 2.5
+    first, second = (bench.meaning.recall(query, Filters()) for query in ("automobile", "late"))
+    assert first.result(PATIENCE_S).missing is None
+    assert second.result(PATIENCE_S).missing == "earlier queries kept the model busy"
+    assert "late" not in bench.service.texts()
+    assert "fault" not in bench.meaning.document()
+
+
+def test_vectors_of_another_length_replace_the_others_once(bench: MeaningBench) -> None:
+    """The service has got another model of the same name: all is compared again, without a restart."""
+
+    def shorter(texts: Sequence[str]) -> list[list[float]]:
+        return [[a + b for a, b in zip(each[::2], each[1::2], strict=True)] for each in of_concepts(texts)]
+
+    bench.interaction("the kotse is red")
+    bench.embed(1)
+    assert bench.near("automobile") == [1]
+    bench.service.vectors = shorter
+    assert "another length" in (bench.meaning.recall("automobile", Filters()).result(PATIENCE_S).missing or "")
+    bench.interaction("rice is ready")
+    wait_until(lambda: len(bench.meaning._shared.ordinary[0]) == DIMENSIONS // 2, PATIENCE_S, "the length is noticed")
+    bench.meaning._texts._rescan_at = 0.0
+
+    def replaced() -> bool:
+        bench.meaning.on_tick()
+        lengths = bench.database.execute("SELECT length(vector) FROM embeddings").fetchall()
+        return lengths == [(DIMENSIONS // 2,)] * 2
+
+    wait_until(replaced, PATIENCE_S, "both texts have a shorter vector")
+    assert bench.near("automobile") == [1]
+    sent = bench.service.texts().count("the kotse is red")
+    bench.meaning._texts._rescan_at = 0.0
+    bench.interaction("we walked home")
+    bench.embed(3)
+    assert bench.service.texts().count("the kotse is red") == sent
+
+
+@pytest.mark.parametrize("magnitude", [LEAST_MAGNITUDE, 1.0, MOST_MAGNITUDE])
+def test_a_vector_of_any_magnitude_is_compared(magnitude: float) -> None:
+    vector = [0.0, 3 / 5 * magnitude, -4 / 5 * magnitude]
+    assert vectors._unit(vectors.numpy(), vector).tolist() == pytest.approx([0.0, 0.6, -0.8])
+    assert vectors.packed(vector) == bytes([0, 95, 256 - 127])
+
+
+def test_long_vectors_are_read_and_compared_in_smaller_parts(
+    bench: MeaningBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("the kotse is red", "rice is ready", "we walked home"):
+        bench.interaction(text)
+    bench.embed(3)
+    monkeypatch.setattr(vectors, "_AT_ONCE", 2 * DIMENSIONS)
+    matrix, reader = vectors.Matrix(DIMENSIONS), vectors.VectorReader(bench.path, "concepts")
+    parts: list[int] = []
+
+    def append(part: Sequence[vectors.StoredVector]) -> None:
+        parts.append(len(part))
+        vectors.Matrix._append(matrix, part)
+
+    monkeypatch.setattr(matrix, "_append", append)
+    matrix.follow(reader)
+    reader.close()
+    assert parts == [2, 1]
+    (query,) = of_concepts(["automobile"])
+    assert matrix.nearest(query, of_concepts(["a b", "c d"]), [], None, 1)[0][0] == 1
+
+
+def test_a_store_that_fails_is_not_tried_on_every_tick(bench: MeaningBench) -> None:
+    """What follows in a tick would never have its turn; the vectors are kept until it works."""
+    bench.interaction("the kotse is red")
+    wait_until(lambda: len(bench.meaning._shared.unstored) == 1, PATIENCE_S, "a vector waits for the loop")
+    bench.database.execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreUnavailable):
+        bench.meaning.on_tick()
+    bench.meaning.on_tick()
+    bench.database.execute("PRAGMA query_only = OFF")
+    bench.meaning.on_tick()
+    assert bench.rows("embeddings") == 0
+    bench.meaning._store_at -= 5.0
+    bench.embed(1)
+
+
 def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> None:
     """However many others are nearer: the filter applies before the number of the nearest is limited."""
     wanted = bench.interaction("a red automobile", session_id="s", speaker="Ana")
@@ -140,13 +299,32 @@ def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> Non
     assert bench.near("car", -9.0, until=time.time() - 3_600) == []
 
 
-def test_a_text_that_the_service_refuses_holds_up_no_other(bench: MeaningBench) -> None:
-    bench.service.refuses = "poison"
-    for text in ("one", "poison", "two"):
-        bench.interaction(text)
+@pytest.mark.parametrize("refusal", [400, 500])
+def test_a_text_that_the_service_refuses_holds_up_no_other(bench: MeaningBench, refusal: int) -> None:
+    """Nor do several of them, whether or not the status says that it is because of the text."""
+    bench.service.refuses, bench.service.refusal = "poison", refusal
+    with bench.database.transaction():
+        for text in ("one", "two", "poison", "another poison", "poison again", "last poison"):
+            bench.interaction(text)
     bench.embed(2)
-    assert bench.meaning.document()["refused"] == 1
+    wait_until(lambda: bench.meaning.document()["refused"] == 4, PATIENCE_S, "the others are refused")
     assert bench.meaning.document()["text_state"] == "closed"
+    bench.interaction("poison alone")
+    wait_until(lambda: bench.meaning.document()["refused"] == 5, PATIENCE_S, "a single one is refused")
+
+
+def test_no_text_is_refused_while_the_service_is_down(bench: MeaningBench) -> None:
+    """And none that it refuses keeps it from coming back."""
+    bench.embed(0)
+    wait_until(lambda: bench.meaning._shared.ordinary, PATIENCE_S, "the model has answered")
+    bench.service.refuses, bench.service.refusal, bench.service.status = "poison", 500, 500
+    with bench.database.transaction():
+        for text in ("one", "two", "poison"):
+            bench.interaction(text)
+    wait_until(lambda: bench.meaning.document()["text_state"] == "open", PATIENCE_S, "the circuit breaker is open")
+    assert bench.meaning.document()["refused"] == 0
+    bench.service.status = 200
+    bench.embed(2)
 
 
 def test_an_older_database_gets_the_table(tmp_path: Path) -> None:

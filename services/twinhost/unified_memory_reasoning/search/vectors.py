@@ -52,7 +52,7 @@ DERIVED = ("embeddings",)  # made again from the other tables
 MAX_CHARACTERS = 2_000  # of a text, the first ones, that its vector is made of
 MANY = 1_000  # texts; the largest of n normal deviates grows with the root of log n
 FROM_BEFORE, FROM_AFTER = 0.7, 0.3  # of the nearness of the turns before and after
-_AT_ONCE = 8_192  # rows of the matrix that are compared, or read, together
+_AT_ONCE = 4_000_000  # numbers of the matrix that are compared, or read, together
 _PACKAGE = "numpy"
 
 _OF_INTERACTION = f"substr(iif(speaker = '', content, speaker || ': ' || content), 1, {MAX_CHARACTERS})"
@@ -216,10 +216,10 @@ class VectorReader:
         """Return the rows that quarantined writers wrote."""
         return [row for (row,) in self._connection.execute(_HIDDEN)]
 
-    def read(self, after: int, take: Callable[[Sequence["StoredVector"]], None]) -> None:
-        """Pass the vectors with higher numbers, in parts, ascending."""
+    def read(self, after: int, most: int, take: Callable[[Sequence["StoredVector"]], None]) -> None:
+        """Pass the vectors with higher numbers, in parts of so many, ascending."""
         found = self._connection.execute(_STORED, (self._model, after))
-        while part := found.fetchmany(_AT_ONCE):
+        while part := found.fetchmany(most):
             take([StoredVector(*each) for each in part])
 
 
@@ -229,6 +229,7 @@ class Matrix:
     def __init__(self, dimensions: int) -> None:
         np = self._np = numpy()
         self.dimensions = dimensions
+        self._part = _AT_ONCE // dimensions  # rows
         self._last = 0  # the highest number that was read, of whatever length
         self._read = 0  # how many were read
         self._version: int | None = None
@@ -248,7 +249,7 @@ class Matrix:
         if version == self._version:
             return
         before = self._last, self._count
-        reader.read(self._last, self._append)
+        reader.read(self._last, self._part, self._append)
         if reader.counts()[0] != self._read:
             self._keep(reader.numbers())
         if before != (self._last, self._count):
@@ -313,8 +314,8 @@ class Matrix:
         np, rows = self._np, self._rows[: self._count]
         query = _unit(np, vector)
         cosines = np.empty(self._count, np.float32)
-        for start in range(0, self._count, _AT_ONCE):
-            part = slice(start, min(start + _AT_ONCE, self._count))
+        for start in range(0, self._count, self._part):
+            part = slice(start, min(start + self._part, self._count))
             np.dot(self._vectors[part].astype(np.float32), query, out=cosines[part])
         cosines /= self._lengths[: self._count]
         shown = ~np.isin(rows, hidden) if hidden else np.ones(self._count, bool)
@@ -341,8 +342,8 @@ class Matrix:
 
 
 def _unit(np: Any, vector: Sequence[float]) -> Any:
-    values = np.asarray(vector, np.float32)
-    return values / max(float(np.linalg.norm(values)), 1e-12)
+    values = np.asarray(vector, np.float64)  # the squares of float32 may be too large, or too small
+    return (values / (float(np.linalg.norm(values)) or 1.0)).astype(np.float32)
 
 
 def packed(vector: Sequence[float]) -> bytes | None:
