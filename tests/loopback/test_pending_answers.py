@@ -1,7 +1,9 @@
 """An answer that comes from another thread: the loop goes on meanwhile, and everybody gets what is theirs."""
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,25 +44,36 @@ def test_the_loop_continues_while_an_answer_is_pending(agent: ServedAgent, peer_
             assert answer.result(PATIENCE_S) == 42
 
 
-def test_a_stop_sends_what_can_be_completed_now(agent: ServedAgent, peer_keys: KeyPair) -> None:
+def test_a_stop_sends_what_can_be_completed_now(
+    agent: ServedAgent, peer_keys: KeyPair, context: "zmq.Context[zmq.Socket[bytes]]"
+) -> None:
     """As at its deadline: its caller would wait for its own."""
     agent.asked["slow"] = Completed(Future(), lambda part: {"status": "ok", "answer": part}, within_s=60.0)
-    with ThreadPoolExecutor() as pool, Client(agent.secured(peer_keys)) as client:
-        answer = pool.submit(client.call, "ask_another", name="slow", deadline_s=PATIENCE_S)
+    with connected(context, agent, peer_keys) as socket:
+        socket.send(json.dumps({"action": "ask_another", "name": "slow", "request_id": "a"}).encode())
         wait_until(lambda: agent.server._deferred, PATIENCE_S, "the reply is deferred")
         agent.server.stop()
-        assert answer.result(PATIENCE_S)["answer"] is None
+        assert json.loads(socket.recv())["answer"] is None
+
+
+@contextmanager
+def connected(
+    context: "zmq.Context[zmq.Socket[bytes]]", agent: ServedAgent, keys: KeyPair
+) -> Iterator["zmq.Socket[bytes]"]:
+    """Connect a plain DEALER, which keeps what it has received when the connection ends."""
+    with context.socket(zmq.DEALER) as socket:
+        socket.curve_serverkey = agent.public_key.z85
+        socket.curve_secretkey, socket.curve_publickey = keys.secret_z85, keys.public.z85
+        socket.rcvtimeo, socket.linger = int(PATIENCE_S * 1_000), 0
+        socket.connect(agent.address)
+        yield socket
 
 
 def test_answers_go_to_those_who_asked(
     agent: ServedAgent, peer_keys: KeyPair, context: "zmq.Context[zmq.Socket[bytes]]"
 ) -> None:
     """Two on one connection, answered in the other order, beside one that is answered at once."""
-    with context.socket(zmq.DEALER) as socket:
-        socket.curve_serverkey = agent.public_key.z85
-        socket.curve_secretkey, socket.curve_publickey = peer_keys.secret_z85, peer_keys.public.z85
-        socket.rcvtimeo, socket.linger = int(PATIENCE_S * 1_000), 0
-        socket.connect(agent.address)
+    with connected(context, agent, peer_keys) as socket:
         for name in ("a", "b"):
             socket.send(json.dumps({"action": "ask_another", "name": name, "request_id": name}).encode())
         socket.send(json.dumps({"action": "echo", "text": "x", "request_id": "c"}).encode())
