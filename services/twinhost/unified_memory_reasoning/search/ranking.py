@@ -154,8 +154,8 @@ class Ranker:
             shares = _more(own, near.get(text.row, {}))
             gain = self._gain(self._read(text))
             missing = all_of_it - sum([self._telling[part] for part in shares])
-            told = gain * _weighed(self._telling, shares)
-            similarity = told / (told + missing / 2 + ENOUGH)
+            telling = gain * _weighed(self._telling, shares)
+            similarity = telling / (telling + missing / 2 + ENOUGH)
             found[text.row] = Fit(gain * _weighed(self._weights, shares), similarity)
         return found
 
