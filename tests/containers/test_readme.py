@@ -214,6 +214,8 @@ def test_make_up_starts_the_host_that_this_machine_is(project: dict[str, str]) -
     """With TWINHOST_HOST=mainpc that one alone, whether or not the other machine is there yet."""
     shown = make("up", project | {"TWINHOST_HOST": "mainpc"})
     assert "HTTP on pc2" not in shown
-    listing = ["docker", "ps", "--format", '{{.Label "com.docker.compose.service"}}', "--filter"]
-    listing.append(f"label=com.docker.compose.project={project['COMPOSE_PROJECT_NAME']}")
-    assert subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split() == ["mainpc"]
+    of_project = ["--filter", f"label=com.docker.compose.project={project['COMPOSE_PROJECT_NAME']}"]
+    listing = ["docker", "ps", "--format", '{{.Label "com.docker.compose.service"}}', *of_project]
+    running = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()
+    every = subprocess.run(["docker", "ps", "--all", *of_project], capture_output=True, text=True, check=True).stdout
+    assert running == ["mainpc"], f"{every}\n{shown}"

@@ -38,9 +38,15 @@ def run(folder: Path, *options: str, **files: str) -> tuple[int, list[str]]:
         (folder / f"{name}.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "scripts.second_try", "-p", "no:cacheprovider", *options],
+        [sys.executable, "-m", "pytest", "-p", "xdist.plugin", "-p", "scripts.second_try", "-p", "no:cacheprovider"]
+        + list(options),
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # no other plugin is needed, and each takes time to import
+        },
         capture_output=True,
         text=True,
         timeout=120,
