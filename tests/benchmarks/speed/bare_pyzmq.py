@@ -1,5 +1,7 @@
 """Bare pyzmq with CURVE: a ROUTER without ZAP, identity, codec, or dispatch; and clients that know libzmq alone."""
 
+import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -8,27 +10,68 @@ from typing import Any
 import zmq
 
 from tests.benchmarks.speed.child import ready
-from tests.benchmarks.speed.messages import request
-from tests.benchmarks.speed.task import ANSWER_WITHIN_S, Outcome, Task, one_by_one
+from tests.benchmarks.speed.messages import LOAD_AGENT, around_the_id, request
+from tests.benchmarks.speed.task import ANSWER_WITHIN_S, ID_CHARACTERS, Outcome, Task, one_by_one
 
 _SOCKETS = 4_096  # of a context
+_MAX_BATCH = 256  # requests that share one commit, as in the product
+_TABLES = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+CREATE TABLE agents (name TEXT PRIMARY KEY NOT NULL, record BLOB NOT NULL, last_seen REAL NOT NULL) STRICT;
+CREATE TABLE replies (
+    seq INTEGER PRIMARY KEY, caller TEXT NOT NULL, requests TEXT NOT NULL, digests BLOB NOT NULL, replies BLOB NOT NULL
+) STRICT;
+"""
+_UPSERT = "INSERT INTO agents VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record"
+_APPEND = "INSERT INTO replies (caller, requests, digests, replies) VALUES (?, ?, ?, ?)"
 _held: list[Any] = []
 
 
 def serve(endpoint: str, secret: str, reply: str) -> None:
     """Answer every request with the same bytes, on a ROUTER that nobody is kept from."""
-    socket = zmq.Context().socket(zmq.ROUTER)
-    socket.backlog = 1_024
-    socket.curve_server = True
-    socket.curve_secretkey = secret.encode()
-    socket.bind(endpoint)
-    ready()
+    socket = _bound(endpoint, secret)
     answer = reply.encode()
     while True:
         route = socket.recv()
         socket.recv()
         socket.send(route, zmq.SNDMORE)
         socket.send(answer)
+
+
+def serve_committing(endpoint: str, secret: str, reply: str, database: str) -> None:
+    """Answer like `serve`, after a commit for all that has arrived; the rows are those of the product."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.executescript(_TABLES)
+    socket = _bound(endpoint, secret)
+    answer = reply.encode()
+    begins = len(around_the_id(Task("register_agent"))[0])
+    while True:
+        batch = [(socket.recv(), socket.recv())]
+        try:
+            while len(batch) < _MAX_BATCH:
+                batch.append((socket.recv(zmq.DONTWAIT), socket.recv()))
+        except zmq.Again:
+            pass
+        ids = [payload[begins : begins + ID_CHARACTERS].decode() for _, payload in batch]
+        requests = json.dumps([(each, len(answer)) for each in ids], separators=(",", ":"))
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(_UPSERT, (LOAD_AGENT, batch[-1][1], 0.0))
+        connection.execute(_APPEND, (LOAD_AGENT, requests, bytes(16 * len(batch)), answer * len(batch)))
+        connection.execute("COMMIT")
+        for route, _ in batch:
+            socket.send(route, zmq.SNDMORE)
+            socket.send(answer)
+
+
+def _bound(endpoint: str, secret: str) -> "zmq.Socket[bytes]":
+    socket = zmq.Context().socket(zmq.ROUTER)
+    socket.backlog = 1_024
+    socket.curve_server = True
+    socket.curve_secretkey = secret.encode()
+    socket.bind(endpoint)
+    ready()
+    return socket
 
 
 def blocking(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
