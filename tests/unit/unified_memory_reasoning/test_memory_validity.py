@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory_model_bench import (
     BEN,
     OPERATOR,
@@ -18,7 +19,6 @@ from tests.unit.unified_memory_reasoning.memory_model_bench import (
     setable_clock,
 )
 from twinhost.store.database import Database
-from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS
 from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, strength_now
 
@@ -258,7 +258,7 @@ def test_a_search_marks_and_lowers_what_has_ended(tmp_path: Path, monkeypatch: p
 
 def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of the previous version are unchanged, and found by their claims once the agent has indexed them."""
-    before = [REPLY_LOG_SCHEMA, *(each for each in MemoryBench.MIGRATIONS if each != DETAILS_MIGRATION)]
+    before = [*REPLY_LOG_MIGRATIONS, *(each for each in MemoryBench.MIGRATIONS if each != DETAILS_MIGRATION)]
     database = Database(tmp_path / "db", before)
     for number, amount in enumerate((340, 355, 355)):
         content = f"the rent of the box room is {amount}"
