@@ -1,7 +1,8 @@
 """mainpc's trust document, and the folder that follows it."""
 
 import os
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 from tests.identities import authorize, new_pair
 from tests.loopback.agent_processes import SmallVolume
 from twinhost.agent import trust
-from twinhost.agent.trust import TrustDocument, TrustFolder, document_of, read_document
+from twinhost.agent.trust import TrustDocument, TrustFolder, TrustHistory, document_of, fetch_document, read_document
 from twinhost.secure_zmq import key_writer
-from twinhost.secure_zmq.certificates import read_folders
+from twinhost.secure_zmq.certificates import FolderContents, read_folders
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
 from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name, write_certificate, write_revocation
 from twinhost.secure_zmq.keys import Certificate, KeyPair, parse_certificate
@@ -317,3 +318,113 @@ def test_dates_come_along(folder: Path) -> None:
 def dated_text() -> str:
     text = render_certificate(OLD.certificate)
     return text.replace("curve\n", '    not_after = "2027-01-15T08:00:00Z"\ncurve\n')
+
+
+class Keys:
+    """mainpc's keys, and the history that follows them."""
+
+    def __init__(self) -> None:
+        self.contents = FolderContents({}, {}, (), frozenset(), ())
+        self.history = TrustHistory(lambda: self.contents)
+
+    def change(
+        self, current: Iterable[KeyPair] = (), following: Iterable[KeyPair] = (), revoked: Iterable[KeyPair] = ()
+    ) -> TrustDocument:
+        """Have these keys listed; return the document."""
+        listed, next_keys = (
+            {pair.certificate.owner.name: pair.certificate for pair in pairs} for pairs in (current, following)
+        )
+        fingerprints = frozenset(pair.public.fingerprint for pair in revoked)
+        self.contents = FolderContents(listed, next_keys, (), fingerprints, ())
+        return self.history.document()
+
+
+def test_a_difference_leads_to_the_document_from_every_revision() -> None:
+    """Enrolments, rotations, removals, and revocations, in any order, and several at once."""
+    choose = random.Random(1)
+    pairs = [new_pair(f"agent-{number}") for number in range(12) for _ in range(2)]
+    keys, revoked = Keys(), list[KeyPair]()
+    documents = [keys.history.document()]
+    for _ in range(60):
+        revoked += choose.sample(pairs, choose.choice([0, 0, 1]))
+        good = [pair for pair in pairs if pair not in revoked]
+        documents.append(keys.change(choose.sample(good, len(good) // 2), choose.sample(good, 2), revoked))
+        for base in documents:
+            difference = keys.history.since(base.revision)
+            assert difference is not None
+            assert difference.applied_to(base) == documents[-1] == document_of(keys.contents)
+    assert len({each.revision for each in documents}) > 50
+
+
+def test_a_difference_has_no_more_than_what_changed() -> None:
+    pairs = [new_pair(f"agent-{number}") for number in range(50)]
+    keys = Keys()
+    before = keys.change(pairs, (), [GONE]).revision
+    keys.change([*pairs[1:], OTHER], [NEW], [GONE, pairs[0]])
+    difference = keys.history.since(before)
+    assert difference is not None
+    assert difference.changed == ("agent", "agent-0", "other")
+    assert (difference.current, difference.next) == ((rendered(OTHER),), (rendered(NEW),))
+    assert difference.revoked == (pairs[0].public.fingerprint,)
+    unchanged = keys.history.since(keys.history.document().revision)
+    assert unchanged is not None
+    assert (unchanged.changed, unchanged.current, unchanged.next, unchanged.revoked) == ((), (), (), ())
+
+
+def rendered(pair: KeyPair) -> str:
+    return render_certificate(pair.certificate)
+
+
+def test_a_revision_that_is_not_remembered_has_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that never was, one before a restart, and one that is older than the last ones.
+
+    Changes that leave the document as it is, such as invitations, do not count.
+    """
+    monkeypatch.setattr(trust, "_REVISIONS", 2)
+    keys = Keys()
+    revisions = [keys.change([pair]).revision for pair in (OLD, NEW, OTHER, GONE, GONE, GONE)][:4]
+    remembered = [keys.history.since(revision) is not None for revision in ["r", *revisions]]
+    assert remembered == [False, False, True, True, True]
+    assert TrustHistory(lambda: keys.contents).since(revisions[-2]) is None
+
+
+def test_no_difference_withdraws_a_revocation() -> None:
+    """A revoked fingerprint that is no longer in mainpc's folders changes the document as a whole."""
+    keys = Keys()
+    before = [keys.change([OLD]).revision, keys.change([OLD, OTHER], (), [GONE]).revision]
+    after = keys.change([OLD, OTHER])
+    assert [keys.history.since(revision) for revision in before] == [None, None]
+    assert keys.history.since(after.revision) is not None
+
+
+def test_a_difference_to_another_document_is_not_applied() -> None:
+    """It would list keys that mainpc does not: the digest of the result must be mainpc's revision."""
+    keys = Keys()
+    base = keys.change([OLD])
+    keys.change([OLD, OTHER])
+    difference = keys.history.since(base.revision)
+    assert difference is not None
+    assert difference.applied_to(base) == keys.history.document()
+    assert difference.applied_to(document_of(FolderContents({}, {}, (), frozenset(), ()))) is None
+
+
+@pytest.mark.parametrize("version", ["today's", "of an older mainpc", "to another document"])
+def test_the_document_is_fetched_whole_where_a_difference_does_not_lead_to_it(version: str) -> None:
+    keys = Keys()
+    base = keys.change([OLD])
+    listed = keys.change([OLD, OTHER])
+    asked: list[dict[str, Any]] = []
+
+    def get_trust(**fields: Any) -> dict[str, Any]:
+        asked.append(fields)
+        difference = keys.history.since(fields["since"]) if fields and version != "of an older mainpc" else None
+        reply = {**msgspec.to_builtins(difference or listed), "status": "success"}
+        return {**reply, "current": []} if version == "to another document" and difference else reply
+
+    assert fetch_document(get_trust, base) == listed
+    assert asked == [{"since": base.revision}, *([{}] if version == "to another document" else [])]
+
+
+def test_a_difference_of_another_shape_is_refused() -> None:
+    with pytest.raises(MalformedRequest, match="is not a trust document"):
+        fetch_document(lambda **_: {"revision": "r", "since": "r", "current": []}, document())
