@@ -1,17 +1,19 @@
 """Trust distribution: mainpc's list of keys as a document, and the folder in which another host keeps it.
 
 Enrolments, revocations, and the next key of a rotation reach every host this way, over the authenticated link. A host
-names the revision that it has, and gets what has changed since. A revocation that was received is never withdrawn.
+names the revision that it has, and gets what has changed since, or the whole document in parts. A revocation that was
+received is never withdrawn.
 """
 
 import contextlib
 import hashlib
+import itertools
 import re
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import structlog
@@ -32,6 +34,8 @@ _log = structlog.get_logger(__name__)
 
 TRUST_TOPIC = b"TRUST:"  # of the event that announces a changed document
 _REVISIONS = 256  # that mainpc remembers: those of the last minutes while many keys are enrolled one by one
+_PART = 100  # keys and fingerprints of a part, 26 KB: many agents that start at once may each wait for one
+_ATTEMPTS = 3  # to get all parts of one revision
 _OWNER = re.compile(r'^ *name = "(.+)"$', re.MULTILINE)  # in the text of a public key file
 
 
@@ -45,6 +49,23 @@ class TrustDocument(msgspec.Struct, frozen=True):
     current: tuple[str, ...]
     next: tuple[str, ...]
     revoked: tuple[str, ...]
+
+    def part(self, number: int) -> "TrustPart":
+        """Return a part; the first one is 0."""
+        start = number * _PART
+        before_revoked = len(self.current) + len(self.next)
+        current, following, revoked = (
+            items[max(0, start - before) : max(0, start - before + _PART)]
+            for items, before in ((self.current, 0), (self.next, len(self.current)), (self.revoked, before_revoked))
+        )
+        parts = max(1, -(-(before_revoked + len(self.revoked)) // _PART))
+        return TrustPart(self.revision, current, following, revoked, parts)
+
+
+class TrustPart(TrustDocument, frozen=True):
+    """A part of a document that has `parts`; an older mainpc returns all of it as one."""
+
+    parts: Annotated[int, msgspec.Meta(le=10_000)] = 1
 
 
 class TrustDifference(TrustDocument, frozen=True):
@@ -70,7 +91,7 @@ def document_of(contents: FolderContents) -> TrustDocument:
 
 
 def fetch_document(get_trust: Callable[..., dict[str, Any]], base: TrustDocument) -> TrustDocument:
-    """Return mainpc's document: what has changed since `base` if mainpc remembers that revision, else all of it.
+    """Return mainpc's document: what has changed since `base` if mainpc remembers that revision, else all its parts.
 
     Args:
         get_trust: calls the action with fields.
@@ -79,18 +100,33 @@ def fetch_document(get_trust: Callable[..., dict[str, Any]], base: TrustDocument
     Raises:
         MalformedRequest: the reply has another shape.
     """
-    reply = get_trust(since=base.revision)
+    reply = get_trust(since=base.revision, part=0)
     if "since" in reply:
         document = _read(reply, TrustDifference).applied_to(base)
         if document is not None:
             return document
-        reply = get_trust()
-    return read_document(reply)
+        reply = get_trust(part=0)
+    for _ in range(_ATTEMPTS):
+        first = _read(reply, TrustPart)
+        if first.parts == 1:
+            return read_document(reply)
+        others = [_read(get_trust(part=number), TrustPart) for number in range(1, first.parts)]
+        document = _document(
+            *(itertools.chain.from_iterable(lists) for lists in zip(*map(_lists, (first, *others)), strict=True))
+        )
+        if document.revision == first.revision:
+            return document
+        reply = get_trust(part=0)  # a key has changed meanwhile
+    return read_document(get_trust())
 
 
 def read_document(reply: dict[str, Any]) -> TrustDocument:
     """Return the whole document in a reply to `get_trust`; MalformedRequest if it has another shape."""
     return _read(reply, TrustDocument)
+
+
+def _lists(document: TrustDocument) -> tuple[tuple[str, ...], ...]:
+    return document.current, document.next, document.revoked
 
 
 def _read(reply: dict[str, Any], kind: type[D]) -> D:
@@ -117,6 +153,16 @@ class TrustHistory:
         """Return the document. It is made once per change, because every heartbeat asks for its revision."""
         with self._lock:
             return self._followed()
+
+    def answer(self, since: str | None, part: int | None) -> TrustDocument:
+        """Return the difference since a revision if it is remembered, else a part of the document, or all of it.
+
+        Where a part is asked for, so is a difference that is no larger.
+        """
+        difference = self.since(since) if since is not None else None
+        if difference is not None and (part is None or len(difference.changed) + len(difference.revoked) <= _PART):
+            return difference
+        return self.document() if part is None else self.document().part(part)
 
     def since(self, revision: str) -> TrustDifference | None:
         """Return what has changed since a revision; None if it is not remembered."""

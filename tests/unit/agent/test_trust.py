@@ -408,21 +408,89 @@ def test_a_difference_to_another_document_is_not_applied() -> None:
     assert difference.applied_to(document_of(FolderContents({}, {}, (), frozenset(), ()))) is None
 
 
-@pytest.mark.parametrize("version", ["today's", "of an older mainpc", "to another document"])
-def test_the_document_is_fetched_whole_where_a_difference_does_not_lead_to_it(version: str) -> None:
+class Mainpc:
+    """Answers `get_trust` for some keys."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.asked: list[dict[str, Any]] = []
+
+    def get_trust(self, **fields: Any) -> dict[str, Any]:
+        self.asked.append(fields)
+        answer = self.keys.history.answer(fields.get("since"), fields.get("part"))
+        return {**msgspec.to_builtins(answer), "status": "success"}
+
+
+class OlderMainpc(Mainpc):
+    """Ignores the fields, and returns the whole document."""
+
+    def get_trust(self, **fields: Any) -> dict[str, Any]:
+        self.asked.append(fields)
+        return {**msgspec.to_builtins(self.keys.history.document()), "status": "success"}
+
+
+class OtherMainpc(Mainpc):
+    """Returns differences that do not lead to its revision."""
+
+    def get_trust(self, **fields: Any) -> dict[str, Any]:
+        reply = super().get_trust(**fields)
+        return {**reply, "current": []} if "since" in reply else reply
+
+
+@pytest.mark.parametrize(("kind", "calls"), [(Mainpc, 1), (OlderMainpc, 1), (OtherMainpc, 2)])
+def test_the_document_is_fetched_whole_where_a_difference_does_not_lead_to_it(
+    kind: Callable[[Keys], Mainpc], calls: int
+) -> None:
     keys = Keys()
-    base = keys.change([OLD])
+    base, mainpc = keys.change([OLD]), kind(keys)
     listed = keys.change([OLD, OTHER])
-    asked: list[dict[str, Any]] = []
+    assert fetch_document(mainpc.get_trust, base) == listed
+    assert mainpc.asked == [{"since": base.revision, "part": 0}, {"part": 0}][:calls]
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 4, 9, 10])
+def test_a_large_document_is_fetched_in_parts(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """None is larger than the others, so that many agents that fetch it at once take little of mainpc's memory."""
+    monkeypatch.setattr(trust, "_PART", 3)
+    keys, pairs = Keys(), [new_pair(f"agent-{index}") for index in range(number)]
+    mainpc, listed = Mainpc(keys), keys.change(pairs, pairs[:2], pairs[1:3])
+    assert fetch_document(mainpc.get_trust, document()) == listed
+    items = sum(map(len, (listed.current, listed.next, listed.revoked)))
+    assert len(mainpc.asked) == max(1, (items + 2) // 3)
+    assert [part for part in range(9) if len(listed.part(part).current) > 3] == []
+
+
+def test_a_difference_that_is_larger_than_a_part_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After many keys were enrolled in one step, every agent fetches them in parts."""
+    monkeypatch.setattr(trust, "_PART", 3)
+    keys, pairs = Keys(), [new_pair(f"agent-{index}") for index in range(7)]
+    mainpc, base = Mainpc(keys), keys.change(pairs[:2])
+    listed = keys.change(pairs[:5])
+    assert fetch_document(mainpc.get_trust, base) == listed
+    assert [fields.get("part") for fields in mainpc.asked] == [0]
+    listed = keys.change(pairs)
+    assert fetch_document(mainpc.get_trust, base) == listed
+    assert [fields.get("part") for fields in mainpc.asked[1:]] == [0, 1, 2]
+    assert "since" in mainpc.get_trust(since=base.revision)
+
+
+def test_a_document_that_changes_between_its_parts_is_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of two revisions are never joined; if each attempt meets a change, all of it is fetched at once."""
+    monkeypatch.setattr(trust, "_PART", 1)
+    keys = Keys()
+    keys.change([OLD, OTHER])
+    mainpc = Mainpc(keys)
 
     def get_trust(**fields: Any) -> dict[str, Any]:
-        asked.append(fields)
-        difference = keys.history.since(fields["since"]) if fields and version != "of an older mainpc" else None
-        reply = {**msgspec.to_builtins(difference or listed), "status": "success"}
-        return {**reply, "current": []} if version == "to another document" and difference else reply
+        reply = mainpc.get_trust(**fields)
+        if fields.get("part") == 0 and len(mainpc.asked) <= changes:
+            keys.change([OLD, OTHER] if GONE.certificate in keys.contents.current.values() else [NEW, GONE])
+        return reply
 
-    assert fetch_document(get_trust, base) == listed
-    assert asked == [{"since": base.revision}, *([{}] if version == "to another document" else [])]
+    for changes in (1, 100):
+        mainpc.asked.clear()
+        assert fetch_document(get_trust, document()) == keys.history.document()
+        assert ({} in mainpc.asked) == (changes == 100)
 
 
 def test_a_difference_of_another_shape_is_refused() -> None:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn, NotRequired, TypedDict
+from typing import Annotated, NoReturn, NotRequired, TypedDict, cast
 
 import msgspec
 import structlog
@@ -87,10 +87,12 @@ class RetireKeys(Request, tag="retire_keys"):
 class GetTrust(Request, tag="get_trust"):
     """Return the trust document: every public key, and the fingerprints of the revoked keys.
 
-    With `since`, a revision that the caller has, it returns only what has changed since, if mainpc remembers that.
+    With `since`, a revision that the caller has, it returns only what has changed since, if mainpc remembers that; else
+    with `part` a part of the document, of which the first one is 0.
     """
 
     since: NAME | None = None
+    part: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None = None
 
 
 class Enrolled(Success):
@@ -117,7 +119,7 @@ class Trust(TypedDict):
 
 
 class TrustReply(Success, Trust):
-    """The trust document, or what has changed since the revision `since`.
+    """The trust document, one of its `parts`, or what has changed since the revision `since`.
 
     Then `current` and `next` have all keys of the owners in `changed`, who have no others, and `revoked` has the
     fingerprints that were added.
@@ -125,6 +127,7 @@ class TrustReply(Success, Trust):
 
     since: NotRequired[str]
     changed: NotRequired[tuple[str, ...]]
+    parts: NotRequired[int]
 
 
 class Confirmed(Success, Trust):
@@ -255,15 +258,8 @@ class KeyActions(Feature):
             for invite in self._peers.contents.invites:
                 if invite.owner.name == certificate.owner.name:
                     self._end_if_used(invite)  # the disk was full, and that could not be recorded
-        document = self._history.document()
-        return {
-            "status": SUCCESS,
-            "certificate": render_certificate(certificate),
-            "revision": document.revision,
-            "current": document.current,
-            "next": document.next,
-            "revoked": document.revoked,
-        }
+        document = msgspec.structs.asdict(self._history.document())
+        return cast(Confirmed, {"status": SUCCESS, "certificate": render_certificate(certificate), **document})
 
     @action(apart=True)
     def retire(self, _: RetireKeys, caller: Caller) -> Retired:
@@ -282,18 +278,8 @@ class KeyActions(Feature):
 
     @action()
     def trust(self, request: GetTrust, caller: Caller) -> TrustReply:
-        difference = self._history.since(request.since) if request.since is not None else None
-        document = difference or self._history.document()
-        reply: TrustReply = {
-            "status": SUCCESS,
-            "revision": document.revision,
-            "current": document.current,
-            "next": document.next,
-            "revoked": document.revoked,
-        }
-        if difference is not None:
-            reply |= {"since": difference.since, "changed": difference.changed}
-        return reply
+        answer = msgspec.structs.asdict(self._history.answer(request.since, request.part))
+        return cast(TrustReply, {"status": SUCCESS, **answer})
 
     def revision(self) -> str:
         """Return the revision of the trust document."""
