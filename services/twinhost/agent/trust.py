@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 TRUST_TOPIC = b"TRUST:"  # of the event that announces a changed document
 _REVISIONS = 256  # that mainpc remembers: those of the last minutes while many keys are enrolled one by one
-_PART = 100  # keys and fingerprints of a part, 26 KB: many agents that start at once may each wait for one
+_PART = 20  # keys and fingerprints of a part, 5 KB: many agents that start at once may each wait for one
 _ATTEMPTS = 3  # to get all parts of one revision
 _OWNER = re.compile(r'^ *name = "(.+)"$', re.MULTILINE)  # in the text of a public key file
 
