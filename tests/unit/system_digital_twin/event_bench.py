@@ -10,7 +10,8 @@ import pytest
 from tests.configuration import SHIPPED_GRANTS
 from tests.unit.system_digital_twin.twin import UMRA, Clock
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog

@@ -14,7 +14,7 @@ from twinhost.agent.dialects import commands
 from twinhost.agent.health import HealthActions, Ping
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Inbound
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.unified_memory_reasoning import coordination as conflicts_module
 from twinhost.unified_memory_reasoning import moments as moments_module
 from twinhost.unified_memory_reasoning.__main__ import COMMANDS

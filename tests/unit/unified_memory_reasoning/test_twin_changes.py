@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, OPERATOR, REVOKED, SafetyBench
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Inbound
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.twins import twins as store
