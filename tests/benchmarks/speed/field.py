@@ -13,11 +13,12 @@ import zmq
 
 from tests.benchmarks.speed import messages
 from tests.benchmarks.speed.processes import Failed, Process, build_c, python_load
-from tests.benchmarks.speed.task import Outcome, Task
+from tests.benchmarks.speed.task import WARM_UP_S, Outcome, Task
 from tests.benchmarks.speed.tls import TlsFiles, make_certificates
 from tests.benchmarks.speed.twin import Twin
 from tests.ports import free_ports
 
+_START_S = 2.0  # that a process may take longer to start than another
 OURS, C, PYZMQ, MTLS, GRPC, NATS = "ours", "c-libzmq", "pyzmq", "raw-mtls", "grpc", "nats"
 EVERYBODY = (OURS, C, PYZMQ, MTLS, GRPC, NATS)
 
@@ -98,7 +99,9 @@ class Field:
         self._reply = secured.reply
         self._python("ours", "twin", "blocking", secured.target)
         self._python("ours-open", "twin", "blocking", opened.target)
+        self._python("ours-map", "twin", "pipelining", secured.target)
         self._python("ours-aio", "twin", "asynchronous", secured.target)
+        self.contenders["ours-beside-others"] = Contender(lambda task: self._beside_others(task, secured.target))
         self._python("ours-connecting", "bare_pyzmq", "connecting", secured.bare_target)
         self._twin = secured
 
@@ -173,6 +176,16 @@ class Field:
 
     def _python(self, name: str, module: str, function: str, target: dict[str, Any]) -> None:
         self.contenders[name] = Contender(lambda task: python_load(module, function, target, task, self._log))
+
+    def _beside_others(self, task: Task, target: dict[str, Any]) -> Outcome:
+        """Measure one client while two others keep the server busy, one with reads and one with durable changes."""
+        longer_s = task.seconds + WARM_UP_S + _START_S
+        others = (Task(in_flight=32, seconds=longer_s), Task("register_agent", in_flight=32, seconds=longer_s))
+        with ExitStack() as stack:
+            for other in others:
+                arguments = {"target": target, "task": asdict(other)}
+                stack.enter_context(Process.python("twin", "asynchronous", arguments, self._log))
+            return python_load("twin", "blocking", target, task, self._log)
 
     def _c(self, name: str, program: Path, kind: str, address: Sequence[str]) -> None:
         def run(task: Task) -> Outcome:

@@ -1,5 +1,6 @@
 """This project as it ships: `twinhost.system_digital_twin` with its configuration, and the product's clients."""
 
+import itertools
 import sys
 import time
 import urllib.error
@@ -131,6 +132,16 @@ def blocking(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
     fields = fields_of(asked)
     with Client(_address(target)) as client:
         outcome = one_by_one(lambda: client.call(asked.action, deadline_s=ANSWER_WITHIN_S, **fields), asked.seconds)
+    return asdict(outcome)
+
+
+def pipelining(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    """Load the server with the blocking client's `map`."""
+    asked = Task(**task)
+    requests = itertools.repeat((asked.action, fields_of(asked)))
+    with Client(_address(target)) as client:
+        replies = client.map(requests, in_flight=asked.in_flight, deadline_s=ANSWER_WITHIN_S)
+        outcome = one_by_one(lambda: next(replies), asked.seconds)
     return asdict(outcome)
 
 
