@@ -275,7 +275,7 @@ def decode_reply(payload: bytes) -> Reply:
         MalformedRequest: it is neither a JSON object nor a MessagePack map.
     """
     try:
-        return (_messagepack_reply_decoder if is_messagepack(payload) else _reply_decoder).decode(payload)
+        return (_messagepack_reply_decoder if payload[:1] >= b"\x80" else _reply_decoder).decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest(
             f"the answer is not a JSON object ({error}); check that the address is that of a twinhost agent"
