@@ -200,7 +200,7 @@ def encode_request(
         fields: the action's fields.
         request_id: at most 128 characters.
         max_payload_bytes: the server's limit.
-        accepts: the forms of frames that the client can read, to be told those of the server.
+        accepts: the forms of frames that the client can read; the reply then names those that the server can.
         messagepack: use MessagePack if the request is large, and is the same in both forms.
 
     Raises:
