@@ -12,6 +12,7 @@ from typing import Any
 import zmq
 
 from tests.benchmarks.speed import messages
+from tests.benchmarks.speed.place import ADDRESS, ahead_of_servers
 from tests.benchmarks.speed.processes import Failed, Process, build_c, python_load
 from tests.benchmarks.speed.task import WARM_UP_S, Outcome, Task
 from tests.benchmarks.speed.tls import TlsFiles, make_certificates
@@ -113,18 +114,19 @@ class Field:
         public, secret = target["keys"][0]
         ours = (target["endpoint"], target["pin"], public, secret)
         self._c("ours-by-c", program, "dealer", ours)
+        ahead = ahead_of_servers()
         for kind, load in (("rep", "req"), ("router", "dealer")):
             server_public, server_secret = (key.decode() for key in zmq.curve_keypair())
-            endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}"
-            process = Process([str(program), "serve", kind, endpoint, server_secret, self._reply], self._log)
+            endpoint = f"tcp://{ADDRESS}:{free_ports(1)[0]}"
+            process = Process([*ahead, str(program), "serve", kind, endpoint, server_secret, self._reply], self._log)
             self._serve(f"c-{kind}", process, waits=False)
             self._c(f"c-{kind}", program, load, (endpoint, server_public, public, secret))
 
     def _start_pyzmq(self) -> None:
         public, secret = (key.decode() for key in zmq.curve_keypair())
-        endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+        endpoint = f"tcp://{ADDRESS}:{free_ports(1)[0]}"
         arguments = {"endpoint": endpoint, "secret": secret, "reply": self._reply}
-        self._serve("pyzmq", Process.python("bare_pyzmq", "serve", arguments, self._log))
+        self._serve("pyzmq", Process.python("bare_pyzmq", "serve", arguments, self._log, ahead_of_servers()))
         target = self._targets["pyzmq"] = {**self._twin.bare_target, "endpoint": endpoint, "pin": public}
         self._python("pyzmq", "bare_pyzmq", "blocking", target)
         self._python("pyzmq-connecting", "bare_pyzmq", "connecting", target)
@@ -149,15 +151,16 @@ class Field:
         files = self._tls()
         target = {"folder": files.folder, "port": free_ports(1)[0]}
         tls = ["--tls", "--tlscert", files.certificate("server"), "--tlskey", files.key("server"), "--tlsverify"]
-        address = ["--addr", "127.0.0.1", "--port", str(target["port"])]
+        address = ["--addr", ADDRESS, "--port", str(target["port"])]
         command = [program, *address, *tls, "--tlscacert", files.authority]
-        self._serve("nats-server", Process(command, self._log), waits=False)
+        self._serve("nats-server", Process([*ahead_of_servers(), *command], self._log), waits=False)
         self._serve("nats", Process.python("nats_tls", "serve", {**target, "reply": self._reply}, self._log))
         self._python("nats", "nats_tls", "asynchronous", target)
 
     def _serve_tls(self, name: str, module: str, function: str) -> dict[str, Any]:
         target = {"folder": self._tls().folder, "port": free_ports(1)[0]}
-        self._serve(name, Process.python(module, function, {**target, "reply": self._reply}, self._log))
+        arguments = {**target, "reply": self._reply}
+        self._serve(name, Process.python(module, function, arguments, self._log, ahead_of_servers()))
         return target
 
     def _serve(self, name: str, process: Process, *, waits: bool = True) -> None:
