@@ -167,9 +167,9 @@ class SearchedBench(MemoryBench):
             *search_module.SearchActions(search, self._max_bytes, self.memories.upkeep.note).actions(),
         ]
 
-    def search(self, query: str) -> list[dict[str, Any]]:
+    def search(self, query: str, **fields: Any) -> list[dict[str, Any]]:
         """Return what a search finds, best first."""
-        reply = self.ask("search_memory", query=query)
+        reply = self.ask("search_memory", query=query, **fields)
         assert reply["status"] == "ok", reply
         results: list[dict[str, Any]] = reply["results"]
         return results

@@ -256,6 +256,36 @@ def test_a_search_marks_and_lowers_what_has_ended(tmp_path: Path, monkeypatch: p
         assert found[0].keys().isdisjoint({"superseded_by", "valid_until"})
 
 
+def test_a_search_marks_and_lowers_what_is_not_yet_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The present value comes first, however badly it fits; as of a later time, the next one is the present value."""
+    with SearchedBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+        bench.store("now", "the usual code of the lot behind the house with the green gate is 1111", key="parking")
+        bench.store("next", "parking code 2222", key="parking", valid_from="2999-06-01T00:00:00Z")
+        bench.store("last", "parking code 3333", supersedes=["now"], valid_from="2999-07-01T00:00:00Z")
+        bench.store("alone", "the parking code is on the board", valid_from="2999-06-01T00:00:00Z")
+        for number in range(20):
+            bench.store(f"{number}", "talk of the day")
+        found = {each["id"]: each for each in bench.search("parking code")}
+        assert next(each for each in found if each in ("now", "next", "last")) == "now"
+        assert {name: each["valid_from"] for name, each in found.items() if "valid_from" in each} == {
+            "next": "2999-06-01T00:00:00.000+00:00",
+            "last": "2999-07-01T00:00:00.000+00:00",
+            "alone": "2999-06-01T00:00:00.000+00:00",
+        }
+        later = bench.search("parking code", as_of="2999-06-15T00:00:00Z")
+        assert later[0]["id"] in ("next", "alone")
+        assert [each["id"] for each in later if "valid_from" in each] == ["last"]
+
+
+def test_a_value_is_current_from_its_own_millisecond_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts are rounded to milliseconds, so half of them are ahead of an exact clock."""
+    clock = setable_clock(monkeypatch)
+    monkeypatch.setattr(clock, "time", lambda: 1_800_000_000.0006)
+    with SearchedBench(tmp_path / "db", clock, half_life_days=30.0) as bench:
+        bench.store("value", "parking code 1111", key="parking")
+        assert "valid_from" not in bench.search("parking code")[0]
+
+
 def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of the previous version are unchanged, and found by their claims once the agent has indexed them."""
     before = [REPLY_LOG_SCHEMA, *(each for each in MemoryBench.MIGRATIONS if each != DETAILS_MIGRATION)]

@@ -45,6 +45,15 @@ AND NOT EXISTS (
     WHERE s.superseded = m.id AND v.starts <= ?
 )
 """.strip()  # of a row `m` of visible_memories; the time, four times
+_NOT_YET = """
+SELECT d.number, d.starts, (SELECT json_group_array(number) FROM (
+    SELECT * FROM (
+        SELECT number FROM visible_memory_details
+        WHERE key = d.key AND starts <= ?2 ORDER BY starts DESC, id DESC LIMIT 1
+    ) UNION ALL SELECT v.number FROM memory_supersedes s JOIN visible_memories v ON v.id = s.superseded
+    WHERE s.number = d.number
+)) FROM memory_details d WHERE d.number IN (SELECT value FROM json_each(?1)) AND d.starts > ?2
+"""
 OF_KEY = "m.number IN (SELECT number FROM memory_details WHERE key = ?)"
 _CHAIN = f"""
 WITH RECURSIVE later(id) AS (
@@ -73,6 +82,13 @@ class End(NamedTuple):
 NO_END = End(None, None)
 
 
+class NotYet(NamedTuple):
+    """When a memory begins to be valid, and the numbers of the memories that it will follow."""
+
+    starts: float
+    follows: list[int]
+
+
 class Validity:
     """The validity of the visible memories."""
 
@@ -89,6 +105,11 @@ class Validity:
             memory_id, starts = json.loads(following) if following else (None, None)
             found[number] = End(min(each for each in (own, starts) if each is not None), memory_id)
         return found
+
+    def not_yet(self, numbers: Iterable[int], moment: float) -> dict[int, NotYet]:
+        """Return those memories by number that are not valid yet at a time."""
+        found = self._database.execute(_NOT_YET, (json.dumps(list(numbers)), moment))
+        return {number: NotYet(starts, json.loads(follows)) for number, starts, follows in found}
 
     def history(self, key: str | None, memory_id: str, limit: int, skip: int) -> list[int]:
         """Return the numbers of the values of a key, or of the memories that supersede each other, in their order."""
