@@ -223,7 +223,9 @@ def _require_one_name(memory_id: str | None, other: str | None, *, needed: bool 
 
 
 def _require_id_or_key(memory_id: str | None, other: str | None, key: str | None) -> None:
-    _require_one_name(memory_id, other, needed=key is None)
+    if memory_id is None and other is None and key is None:
+        raise ValueError("Object missing required field `memory_id`, `id`, or `key` - at `$.memory_id`")
+    _require_one_name(memory_id, other)
     if key is not None and (memory_id or other) is not None:
         raise ValueError("`key` and an id name a memory twice; leave one of them out - at `$.key`")
 
