@@ -28,7 +28,13 @@ from twinhost.unified_memory_reasoning.memories import upkeep as upkeep_module
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.memories.model import Fading
-from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, MIGRATION, MOST, MOST_OF_A_WRITER
+from twinhost.unified_memory_reasoning.memories.rows import (
+    DETAILS_MIGRATION,
+    FOLDED_KEYS_MIGRATION,
+    MIGRATION,
+    MOST,
+    MOST_OF_A_WRITER,
+)
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 from twinhost.unified_memory_reasoning.search import actions as search_module
@@ -65,7 +71,10 @@ class MemoryBench(Bench):
     """Memories and claims, and their older dialect."""
 
     CALLER = ANA
-    MIGRATIONS: Sequence[str] = (QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION, DETAILS_MIGRATION)
+    MIGRATIONS: Sequence[str] = (
+        *(QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION),
+        *(DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION),
+    )
 
     def __init__(
         self,

@@ -6,9 +6,11 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import (
     BEN,
@@ -20,8 +22,9 @@ from tests.unit.unified_memory_reasoning.memory_model_bench import (
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS
-from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, strength_now
+from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION, strength_now
 
+DETAILS = (DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION)
 MAY, JUNE, JULY = "2026-05-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00", "2026-07-01T02:00:00+02:00"
 
 
@@ -93,6 +96,64 @@ def test_as_of_selects_what_was_valid_then(bench: MemoryBench, moment: str, foun
         assert (reply["memory"]["id"] if found else reply["code"]) == (found or "not_found")
 
 
+def test_keys_are_compared_without_case_and_spaces(bench: MemoryBench) -> None:
+    """Each value keeps its writer's spelling; it is trimmed."""
+    bench.store("a", key=" Wifi Password\n", valid_from=MAY)
+    bench.store("b", key="wifi  PASSWORD", caller=BEN, valid_from=JUNE)
+    bench.store("n", key="NI\u00d1O", valid_from=MAY)
+    bench.store("m", key="nin\u0303o", valid_from=JUNE)
+    for key in ("wifi password", "WIFI PASSWORD ", "Wifi  Password"):
+        assert bench.ask("get_memory", key=key)["memory"]["id"] == "b"
+        assert bench.ask("get_memory", key=key, as_of=MAY)["memory"]["id"] == "a"
+        assert bench.ids(key=key) == ["b", "a"]
+        history = bench.ask("memory_history", key=key)["memories"]
+        assert [each["key"] for each in history] == ["Wifi Password", "wifi  PASSWORD"]
+    assert bench.ids(key="NIN\u0303O") == ["m", "n"]
+    begins = bench.get("a")["valid_from"]
+    assert bench.store("a", key="WIFI password")["new"] is False
+    assert (bench.get("a")["key"], bench.get("a")["valid_from"]) == ("WIFI password", begins)
+
+
+def test_older_keys_that_differ_in_case_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every value stays, in the history and by its id, with its spelling; blank keys stay apart, as they were."""
+    clock = setable_clock(monkeypatch)
+    before = [REPLY_LOG_SCHEMA, *(each for each in MemoryBench.MIGRATIONS if each != FOLDED_KEYS_MIGRATION)]
+    database = Database(tmp_path / "db", before)
+    keys = ["Wifi", "wifi ", "\u00d1am", "\u00f1AM", " ", "  "]
+    for number, key in enumerate(keys, start=1):
+        database.execute(
+            "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
+            "written_by) VALUES (?, 'text', CAST('[]' AS BLOB), '', 1, ?2, unixepoch(), 0, 'Ana')",
+            (f"m{number}", number),
+        )
+        details = msgspec.json.encode({"key": key, "valid_from": float(number)}).decode()
+        database.execute(
+            "INSERT INTO memory_details (number, id, written_by, starts, details) "
+            "VALUES (?1, 'm' || ?1, 'Ana', ?1, ?2)",
+            (number, details),
+        )
+    database.close()
+    for start in range(2):
+        with capture_logs() as logs, MemoryBench(tmp_path / "db", clock, half_life_days=30.0) as bench:
+            assert [each["keys"] for each in logs] == [[["Wifi", "wifi "], keys[2:4]]] * (1 - start)
+            assert [each["key"] for each in bench.ask("memory_history", key="WIFI")["memories"]] == ["Wifi", "wifi "]
+            assert [each["key"] for each in bench.ask("memory_history", id="m4")["memories"]] == keys[2:4]
+            assert [bench.get(f"m{number}").get("superseded_by") for number in (1, 2, 3, 4)] == ["m2", None, "m4", None]
+            assert [bench.get(name)["key"] for name in ("m5", "m6")] == [" ", "  "]
+            assert values(bench, id="m5") == [("m5", None)]
+            assert len(bench.ids()) == len(keys)
+
+
+def test_another_stores_keys_are_merged_as_they_are(bench: MemoryBench) -> None:
+    """A blank or untrimmed key of an older store refuses no record, and two stores have the same rows afterwards."""
+    kept = {"content": "x", "last_accessed": "2026-11-27T00:00:00+00:00", "revised": 5.0}
+    records = [{"id": "a", "key": " Rent", **kept}, {"id": "b", "key": " ", **kept}, {"id": "c", "key": "rent", **kept}]
+    assert bench.ask("sync_memories", OPERATOR, memories=records)["added"] == 3
+    assert [bench.get(name)["key"] for name in "abc"] == [" Rent", " ", "rent"]
+    assert bench.ids(key="RENT") == ["c", "a"]
+    assert bench.sync_to(bench)["unchanged"] == 3
+
+
 def test_a_quarantine_makes_the_previous_value_current(bench: MemoryBench) -> None:
     """A key is shared: Ben's value ends Ana's, until Ben is hidden; no value is lost."""
     bench.store("a", "of Ana", key="rent", valid_from=MAY)
@@ -156,6 +217,8 @@ def test_a_history_continues_where_its_page_ended(bench: MemoryBench) -> None:
         ("store_memory", {"supersedes": ["x"] * 65}, "at `$.supersedes`"),
         ("store_memory", {"key": ""}, "at `$.key`"),
         ("store_memory", {"key": "k" * 257}, "at `$.key`"),
+        ("store_memory", {"key": " \t"}, "a key can't be blank; name what the fact is about - at `$.key`"),
+        ("query_memory", {"key": " "}, "a key can't be blank"),
         ("store_memory", {"review_at": 5}, "at `$.review_at`"),
         ("store_memory", {"pin": 1}, "at `$.pin`"),
         ("get_memory", {"key": "k"}, "`key` and an id name a memory twice"),
@@ -195,7 +258,7 @@ def test_details_stay_when_an_update_leaves_them_out(bench: MemoryBench) -> None
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["p", "q", "r"]),
-        st.sampled_from([None, "k", "l"]),
+        st.sampled_from([None, "k", " K", "l"]),
         st.sampled_from([MAY, JUNE, JULY, None]),
         st.sampled_from([None, "2027-01-01T00:00:00Z"]),
         st.sampled_from([[], ["p"], ["q"]]),
@@ -288,7 +351,7 @@ def test_a_value_is_current_from_its_own_millisecond_on(tmp_path: Path, monkeypa
 
 def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of the previous version are unchanged, and found by their claims once the agent has indexed them."""
-    before = [REPLY_LOG_SCHEMA, *(each for each in MemoryBench.MIGRATIONS if each != DETAILS_MIGRATION)]
+    before = [REPLY_LOG_SCHEMA, *(each for each in MemoryBench.MIGRATIONS if each not in DETAILS)]
     database = Database(tmp_path / "db", before)
     for number, amount in enumerate((340, 355, 355)):
         content = f"the rent of the box room is {amount}"
@@ -309,7 +372,10 @@ def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("sql", "index"),
     [
-        ("SELECT id FROM memory_details WHERE key = 'k' AND (starts, id) > (1, 'a') ORDER BY starts, id", "by_key"),
+        (
+            "SELECT id FROM memory_details WHERE folded_key = 'k' AND (starts, id) > (1, 'a') ORDER BY starts, id",
+            "by_key",
+        ),
         ("SELECT number FROM memory_supersedes WHERE superseded = 'x'", "PRIMARY KEY"),
         ("SELECT number FROM memory_claims WHERE mark = 'x' ORDER BY number DESC", "PRIMARY KEY"),
         ("SELECT number FROM memory_details WHERE valid_until <= 5 ORDER BY valid_until", "by_end"),

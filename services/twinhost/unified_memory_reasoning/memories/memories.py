@@ -22,6 +22,7 @@ from twinhost.unified_memory_reasoning.memories.model import (
     Kept,
     Memory,
     deleted,
+    folded_key,
     merge,
     reinforced,
     same_body,
@@ -76,6 +77,7 @@ class Memories:
     ) -> None:
         self.fading = fading
         self.validity = Validity(database)
+        self.validity.fold_keys()
         self.audit = MemoryAudit(database, self.validity)
         self._quarantine = Quarantine(database)
         self._rows = MemoryRows(database, most, most_of_a_writer, lambda memory: fading.forgotten(memory, now_ms()))
@@ -229,7 +231,7 @@ class Memories:
     def _details(self, was: Details, given: dict[str, Any], now: float) -> Details:
         """Return the details after a change; the value of a key, or what supersedes another, begins at some time."""
         details = msgspec.structs.replace(was, **given)
-        begins = details.key != was.key or details.supersedes != was.supersedes
+        begins = folded_key(details.key) != folded_key(was.key) or details.supersedes != was.supersedes
         if "valid_from" in given or not begins:
             return details
         if details.occurred_at is None:
