@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import (
+    ANA,
     BEN,
     OPERATOR,
     MemoryBench,
@@ -181,7 +182,7 @@ def test_what_is_superseded_by_id_has_a_history(bench: MemoryBench) -> None:
     """By the id of any of the memories, even if they supersede each other in a cycle."""
     bench.store("a")
     bench.clock.let_pass(1)
-    bench.store("b", supersedes=["a", "nobody"])
+    bench.store("b", supersedes=["a"])
     bench.clock.let_pass(1)
     bench.store("c", supersedes=["b"])
     for memory_id in "abc":
@@ -191,6 +192,32 @@ def test_what_is_superseded_by_id_has_a_history(bench: MemoryBench) -> None:
     assert bench.ask("get_memory", memory_id="a", as_of=now)["memory"]["id"] == "c"
     bench.store("a", supersedes=["c"])
     assert len(values(bench, memory_id="b")) == 3
+
+
+def test_a_memory_can_only_supersede_one_that_exists(bench: MemoryBench) -> None:
+    """A misspelt id is refused, and one that is deleted or hidden; what is stored already stays."""
+    for name, caller in (("a", ANA), ("bens", BEN), ("deleted", ANA)):
+        bench.store(name, caller=caller)
+    bench.store("m", supersedes=["a", "bens", "deleted"])
+    bench.ask("delete_memory", id="deleted")
+    bench.quarantine.add("Ben", "operator")
+    for name in ("A", "bens", "deleted"):
+        reply = bench.ask("store_memory", content="text", id="n", supersedes=["a", name])
+        sentence = f"there is no memory {name!r} to supersede; `query_memory` lists them - at `$.supersedes`"
+        assert (reply["code"], reply["error"]) == ("not_found", sentence)
+    assert "n" not in bench.ids()
+    bench.store("m", "new text", supersedes=["a", "bens", "deleted"])
+    assert bench.get()["supersedes"] == ["a", "bens", "deleted"]
+
+
+def test_a_sync_may_bring_what_supersedes_first(bench: MemoryBench) -> None:
+    """The records of another store come in any order, and in pages."""
+    at = {"content": "x", "revised": 5.0}
+    later = {"id": "b", "supersedes": ["a"], "last_accessed": "2026-11-27T00:00:00+00:00", **at}
+    assert bench.ask("sync_memories", OPERATOR, memories=[later])["added"] == 1
+    earlier = {"id": "a", "last_accessed": "2026-11-26T00:00:00+00:00", **at}
+    assert bench.ask("sync_memories", OPERATOR, memories=[earlier])["added"] == 1
+    assert bench.get("a")["superseded_by"] == "b"
 
 
 def test_a_history_continues_where_its_page_ended(bench: MemoryBench) -> None:
@@ -281,15 +308,19 @@ def test_stores_agree_in_any_order_of_records(
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     records: list[dict[str, Any]] = []
+    stored: set[str] = set()
     with MemoryBench(tmp_path / "source", clock, half_life_days=30.0) as source:
         for memory_id, key, start, end, supersedes, pin, gone in steps:
             clock.let_pass(1)
-            given = {"key": key, "valid_from": start, "valid_until": end, "supersedes": supersedes, "pin": pin}
+            followed = [each for each in supersedes if each in stored]
+            given = {"key": key, "valid_from": start, "valid_until": end, "supersedes": followed, "pin": pin}
             given = {name: value for name, value in given.items() if value is not None}
             if memory_id not in supersedes:
                 source.store(memory_id, f"{key} {start}", OPERATOR, **given)
                 records += source.all()
+                stored.add(memory_id)
             if gone:
+                stored.discard(memory_id)
                 source.ask("delete_memory", OPERATOR, memory_id=memory_id)
                 records += source.all()
     clock.let_pass(86_400)  # what is shown differs from what is stored
