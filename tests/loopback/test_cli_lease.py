@@ -23,6 +23,26 @@ SHOW = (
     "import os; print(*(os.environ.get(n) for n in ('CUDA_VISIBLE_DEVICES', 'TWINHOST_LEASE_ID', 'CUDA_DEVICE_ORDER')))"
 )
 
+# The command line, which a signal reaches before it waits for signals: its program's end, or one that a process sends.
+# Threads that don't block the signal get the time to take it.
+BEFORE_THE_WAIT = """
+import os, signal, sys, time
+from twinhost.cli import app, lease
+
+def enter(renewal):
+    if number == signal.SIGCHLD:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    else:
+        os.kill(os.getpid(), number)
+    until = time.monotonic() + 0.5
+    while number in signal.sigpending() and time.monotonic() < until:
+        time.sleep(0.01)
+
+number = int(sys.argv[1])
+lease.Renewal.__enter__ = enter
+sys.exit(app.main(sys.argv[2:]))
+"""
+
 
 @pytest.fixture
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
@@ -105,6 +125,21 @@ def test_the_exit_status_is_the_programs(hosts: Hosts, client: Client, words: tu
     process = started(hosts, *words, options=("--ram", "1"))
     process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, leases(client)) == (status, [])
+
+
+@pytest.mark.parametrize(
+    ("number", "program", "status"),
+    [(signal.SIGCHLD, "exit 7", 7), (signal.SIGTERM, "exec sleep 10", 128 + signal.SIGTERM)],
+)
+def test_a_signal_that_comes_early_is_not_lost(
+    hosts: Hosts, client: Client, number: signal.Signals, program: str, status: int
+) -> None:
+    """While the command does not wait for signals yet, no other thread of its process may take one."""
+    words = [sys.executable, "-c", BEFORE_THE_WAIT, str(int(number)), "lease", "--ram", "1", "--", "sh", "-c", program]
+    done = subprocess.run(
+        words, env=hosts.environment(SDT), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.returncode, leases(client)) == (status, []), done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -2,10 +2,8 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +17,7 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound, NotGranted, TwinhostError
 from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
+from twinhost.worker import Worker
 
 DEFAULT_TTL_S = 60.0
 RENEWALS_PER_TTL = 3  # so that two may fail
@@ -114,34 +113,31 @@ def _leased(client: Client, wanted: Mapping[str, float], fields: Mapping[str, An
                 )
 
 
-@dataclass
-class Renewal:
+class Renewal(Worker):
     """Renews leases on a separate thread, with its own client; a failure is reported once and retried."""
 
-    lease_ids: list[str]
-    ttl_s: float
-
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease-renewal", daemon=True)
+    def __init__(self, lease_ids: list[str], ttl_s: float) -> None:
+        super().__init__("lease-renewal", self._renew)
+        self._held = list(lease_ids)
+        self._ttl_s = ttl_s
 
     def __enter__(self) -> None:
-        self._thread.start()
+        self.start()
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()  # not joined: a call in progress may take seconds, and does no harm
+        self.request_stop()  # not joined: a call in progress may take seconds, and does no harm
 
     def _renew(self) -> None:
-        held, reported = list(self.lease_ids), False
+        reported = False
         with connect(REGISTRY_AGENT) as client:
-            while not self._stop.wait(min(self.ttl_s / RENEWALS_PER_TTL, 1.0 if reported else self.ttl_s)):
+            while not self.wait(min(self._ttl_s / RENEWALS_PER_TTL, 1.0 if reported else self._ttl_s)):
                 failure = None
-                for lease_id in tuple(held):
+                for lease_id in tuple(self._held):
                     try:
-                        client.call("commit_lease", lease_id=lease_id, ttl_s=self.ttl_s)
+                        client.call("commit_lease", lease_id=lease_id, ttl_s=self._ttl_s)
                     except (NotFound, NotGranted) as error:
-                        held.remove(lease_id)
-                        if not self._stop.is_set():
+                        self._held.remove(lease_id)
+                        if not self.stopping:
                             self._warn(f"lease {lease_id} has ended, and its memory may be leased to others", error)
                     except TwinhostError as error:
                         failure = error
@@ -155,7 +151,10 @@ class Renewal:
 
 
 def _run(command: list[str], environment: Mapping[str, str], renewal: Renewal) -> int:
-    """Run a program in this process group until it ends, and return its exit status as shells report it."""
+    """Run a program in this process group until it ends, and return its exit status as shells report it.
+
+    The watched signals wait for this thread: it blocks them, and so does every `Worker`, and every thread of libzmq.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the exit status is lost
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     try:

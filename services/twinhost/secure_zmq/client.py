@@ -22,6 +22,7 @@ from twinhost.secure_zmq.link import Link, Step
 from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
 from twinhost.secure_zmq.wire import Reply
+from twinhost.worker import signals_blocked
 
 DEFAULT_DEADLINE_S = 5.0
 DEFAULT_MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
@@ -271,7 +272,8 @@ class Subscriber:
         return self._thread.is_alive() and self._link.diagnosis.connected
 
     def start(self) -> None:
-        self._thread.start()
+        with signals_blocked():
+            self._thread.start()
 
     def stop(self) -> None:
         """End the thread; a reader that waits for an event gets None."""
