@@ -12,6 +12,7 @@ from twinhost import connect
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, MAX_SECONDS
 from twinhost.cli.connect import REGISTRY_AGENT
+from twinhost.cli.machines import ask_hosts, on_this_machine
 from twinhost.cli.output import Failure
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
@@ -37,7 +38,10 @@ def lease(
     ] = None,
     ram: Annotated[float | None, typer.Option("--ram", metavar="MB", min=0.001, max=1e12, help="RAM.")] = None,
     host: Annotated[
-        str | None, typer.Option("--host", metavar="HOST", help="Where the program runs; by default the key's host.")
+        str | None,
+        typer.Option(
+            "--host", metavar="HOST", help="Where the program runs; by default the key's host, or this machine."
+        ),
     ] = None,
     wait: Annotated[
         float,
@@ -61,16 +65,16 @@ def lease(
     wanted = {resource: amount for resource, amount in amounts.items() if amount is not None}
     if not wanted:
         raise typer.BadParameter("name an amount: --vram MB, --ram MB, or both", param_hint="--vram")
-    fields = {"host": host or _own_host(), "ttl_s": ttl, "wait_s": wait, "priority": priority}
-    with connect(REGISTRY_AGENT) as client, _leased(client, wanted, fields) as leases:
-        for each in leases:
-            client.call("commit_lease", lease_id=each["lease_id"], ttl_s=ttl)
-            card = f", GPU {each['gpu']['index']}" if each.get("gpu") else ""
-            sentence = f"{each['amount_mb']:g} MB of {each['resource'].upper()} on {each['host']}{card}"
-            output.say("leased:", output.FAINT, sentence)
-        return _run(
-            command, {**os.environ, **environment_of(leases)}, Renewal([str(e["lease_id"]) for e in leases], ttl)
-        )
+    with connect(REGISTRY_AGENT) as client:
+        fields = {"host": host or _own_host(client), "ttl_s": ttl, "wait_s": wait, "priority": priority}
+        with _leased(client, wanted, fields) as leases:
+            for each in leases:
+                client.call("commit_lease", lease_id=each["lease_id"], ttl_s=ttl)
+                card = f", GPU {each['gpu']['index']}" if each.get("gpu") else ""
+                sentence = f"{each['amount_mb']:g} MB of {each['resource'].upper()} on {each['host']}{card}"
+                output.say("leased:", output.FAINT, sentence)
+            renewal = Renewal([str(each["lease_id"]) for each in leases], ttl)
+            return _run(command, {**os.environ, **environment_of(leases)}, renewal)
 
 
 def environment_of(leases: list[Reply]) -> dict[str, str]:
@@ -83,10 +87,19 @@ def environment_of(leases: list[Reply]) -> dict[str, str]:
     return variables
 
 
-def _own_host() -> str:
-    if not is_secure_zmq_enabled():
-        raise typer.BadParameter("with SECURE_ZMQ=0 no key names this host; name it", param_hint="--host")
-    return load_certificates().own_keys.certificate.owner.host
+def _own_host(client: Client) -> str:
+    """Return the host in the key; if it is not measured, such as the machine's own name, the host on this machine."""
+    own = load_certificates().own_keys.certificate.owner.host if is_secure_zmq_enabled() else None
+    hosts = ask_hosts(client, DEADLINE_S)
+    if own is not None and (hosts is None or own in hosts):
+        return own
+    if here := on_this_machine(hosts or {}):
+        return here[0]
+    known = f" ({', '.join(hosts)})" if hosts else ""
+    raise typer.BadParameter(
+        f"{REGISTRY_AGENT} measures no host {own or 'of this machine'}; name the host that the program runs on{known}",
+        param_hint="--host",
+    )
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class MetricsBench:
         grants = load_network_config(DEFAULT_PATH, {}).grants
         self._dispatcher = Dispatcher(
             [
-                *MetricsActions(self.metrics, self.reports).actions(),
+                *MetricsActions(self.metrics, self.reports, self.leases.host_of).actions(),
                 *LoadActions(self.reservations, self.leases).actions(),
                 *ForecastActions(self.forecasts, self.metrics).actions(),
                 Action(Doom, self._doom, mutates=True),
