@@ -48,7 +48,8 @@ def replies_of(agent: str) -> dict[str, Any]:
         for each in references["anyOf"]:  # the dispatcher adds it
             definition = schema["$defs"][each["$ref"].removeprefix(_DEFINITIONS)]
             definition["properties"]["request_id"] = {"type": "string"}
-            definition["properties"]["ignored_fields"] = {"type": "array", "items": {"type": "string"}}
+            for name in ("ignored_fields", "accepts"):
+                definition["properties"][name] = {"type": "array", "items": {"type": "string"}}
     return schema
 
 

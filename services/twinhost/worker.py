@@ -10,11 +10,30 @@ Derive a class from `Worker` and hand its loop to `super().__init__`, or make a 
             while not self.wait(0.2):  # False: the time has passed; True: the worker must stop
                 self.beat()
                 ...
+
+Signals to the process are left to the program's own threads: a background thread that took one would end the process,
+or discard a signal that the main thread waits for with `sigwait`.
 """
 
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Block all signals but faults for this thread, and for good in threads that are started in the block."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}  # of the thread itself
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Heartbeat:
@@ -64,7 +83,8 @@ class Worker:
     def start(self) -> None:
         """Start the thread; once in a worker's life."""
         self._heartbeat.beat()
-        self._thread.start()
+        with signals_blocked():
+            self._thread.start()
 
     def request_stop(self) -> None:
         """Ask the thread to end, without waiting for it; from any thread, more than once, before `start()` too."""

@@ -37,6 +37,7 @@ ADVERSARYS_LIST = {
         "100,000 frames in one message",
     ],
     "deeply nested JSON": ["deeply nested JSON", "malformed JSON"],
+    "several requests in one frame, MessagePack": ["malformed frames"],
     "malformed and unreadable key files": ["malformed key files"],
     "a store that raises": ["a store that fails"],
     "capture on the wire": ["capture on the wire"],

@@ -14,7 +14,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # Of what needs nothing beyond the tests' own environment.
 FIGURES = {
     *(f"sequential/{name}" for name in ("ours", "ours-open", "ours-aio", "pyzmq", "raw-mtls")),
-    *(f"in flight/{name}" for name in ("ours-aio", "pyzmq", "raw-mtls")),
+    *(f"in flight/{name}" for name in ("ours-map", "ours-aio", "pyzmq", "raw-mtls")),
+    "mixed load/ours-beside-others",
     *(f"clients/{name}" for name in ("ours-aio", "raw-mtls")),
     *(f"connect/{name}-connecting" for name in ("ours", "pyzmq", "raw-mtls")),
     *(f"{size}/{name}" for size in ("64 KiB", "1 MiB") for name in ("ours", "pyzmq")),

@@ -1,4 +1,4 @@
-"""GPUs in containers: the request to the engine, and what an agent's image reads of two cards."""
+"""GPUs in containers: the request to the engine, and what mainpc's agent reports of two cards."""
 
 import json
 import shutil
@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from tests.containers.stack import IMAGE, REPOSITORY
+from tests.waiting import PATIENCE_S, wait_until
 
 GIB = 2**30
 DRIVER = REPOSITORY / "tests" / "unit" / "agent" / "host_metrics" / "driver.c"
-READ = "import msgspec; from twinhost.agent.gpus import Gpus; print(msgspec.json.encode(Gpus().read()).decode())"
-HARDENED = ("--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
+HARDENED = ("--rm", "--init", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
+STATE = "--tmpfs=/var/lib/twinhost:uid=10001"  # of the image's user
+ALONE = ("--env=SECURE_ZMQ=0", "--env=MAINPC_IP=127.0.0.1")  # without keys, for a client in the same container
 
 
 def of_cdi(name: str) -> dict[str, str]:
@@ -62,18 +64,33 @@ def test_an_engine_with_a_gpu_is_recognised(engine: dict[str, Any], found: str) 
     assert subprocess.check_output(command, input=json.dumps(engine), text=True) == found
 
 
-def test_an_agents_container_reads_two_cards(tmp_path: Path) -> None:
+def test_get_metrics_has_two_cards_and_their_processes(tmp_path: Path) -> None:
     """With the limits of the Compose file, and a driver's library mounted as the engine mounts it."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("the test builds a driver's library and needs a C compiler")
     library, table = tmp_path / "libnvidia-ml.so.1", tmp_path / "gpus"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(DRIVER)], check=True)
-    table.write_text(f"NVIDIA T4|{GIB}|{16 * GIB}|10\nNVIDIA H100|{8 * GIB}|{80 * GIB}|37\n")
+    table.write_text(
+        f"NVIDIA T4|{GIB}|{16 * GIB}|10|GPU-t4|51|C41:{GIB // 2}:/usr/bin/python train.py,G7:E:?\n"
+        f"NVIDIA H100|{8 * GIB}|{80 * GIB}|37|GPU-h100|64|C42:{7 * GIB}:ollama serve\n"
+    )
     mounts = [f"--volume={library}:/usr/lib/libnvidia-ml.so.1:ro", f"--volume={table}:/gpus:ro", "--env=GPUS=/gpus"]
-    command = ["docker", "run", *HARDENED, *mounts, "--entrypoint=python", IMAGE, "-c", READ]
-    cards = json.loads(subprocess.check_output(command))
-    assert [(card["name"], card["used_mb"], card["total_mb"]) for card in cards] == [
-        ("NVIDIA T4", 1_024, 16_384),
-        ("NVIDIA H100", 8_192, 81_920),
+    agent = ["--detach", *HARDENED, STATE, *ALONE, *mounts, IMAGE, "python", "-m", "twinhost.system_digital_twin"]
+    container = subprocess.check_output(["docker", "run", *agent], text=True).strip()
+
+    def cards() -> list[dict[str, Any]]:
+        call = ["python", "-m", "twinhost.cli", "call", "SystemDigitalTwin", "get_metrics", "--json"]
+        done = subprocess.run(["docker", "exec", container, *call], capture_output=True, check=False)
+        return [] if done.returncode else list(json.loads(done.stdout)["metrics"]["gpus"])
+
+    try:
+        found = wait_until(cards, PATIENCE_S, "mainpc reports the cards")
+    finally:
+        subprocess.run(["docker", "rm", "--force", container], capture_output=True, check=True)
+    python, hidden = {"pid": 41, "name": "python", "used_mb": 512}, {"pid": 7, "name": None, "used_mb": None}
+    fields = ("index", "uuid", "name", "used_mb", "total_mb", "utilisation_percent", "temperature_c", "processes")
+    assert [tuple(card[field] for field in fields) for card in found] == [
+        (0, "GPU-t4", "NVIDIA T4", 1_024, 16_384, 10, 51, [python, hidden]),
+        (1, "GPU-h100", "NVIDIA H100", 8_192, 81_920, 37, 64, [{"pid": 42, "name": "ollama", "used_mb": 7_168}]),
     ]

@@ -121,7 +121,7 @@ def checkout(stack: Stack, tmp_path: Path) -> Iterator[Checkout]:
 
 
 def test_the_documented_python_works(stack: Stack, checkout: Checkout) -> None:
-    """The three commands and the example, as printed: a program of this machine registers and reads."""
+    """The commands and the example, as printed: a program of this machine registers, reads, and leases memory."""
     (code,) = {code for page in PYTHON_PAGES for code in re.findall(r"```python\n(.*?)```", TEXTS[page], re.S)}
     (checkout.folder / "example.py").write_text(code)
     (block,) = {block for block in blocks("console") if ENROL in block}
@@ -129,6 +129,9 @@ def test_the_documented_python_works(stack: Stack, checkout: Checkout) -> None:
         done = checkout.run(line.removeprefix("$ "))
         assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
     assert "UnifiedMemoryReasoningAgent" in done.out
+    (line,) = re.findall(r"^\$ (\.venv/bin/twinhost lease .*)$", TEXTS["docs/how-to/call-from-python.md"], re.M)
+    leased = checkout.run(line)
+    assert (leased.status, leased.out, leased.err) == (0, done.out, "leased: 64 MB of RAM on mainpc\n")
     honoured = checkout.run("SECURE_ZMQ=1 .venv/bin/python scripts/secure_sdt_client.py")
     assert (honoured.status, '"pong"' in honoured.out) == (0, True), honoured.err
 

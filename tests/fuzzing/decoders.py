@@ -10,9 +10,17 @@ from zmq.utils import z85
 from tests.unit.schema.json_schema import Schema
 from twinhost.schema import AGENTS, declarations_of, schema_of
 from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest, RequestError
+from twinhost.secure_zmq.framing.forms import SEPARATOR, replies_in, requests_in, together
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, PublicKey, Validity, parse_certificate
-from twinhost.secure_zmq.wire import RequestDecoder, decode_reply, encode_error, request_id_of
+from twinhost.secure_zmq.wire import (
+    RequestDecoder,
+    as_messagepack,
+    compared_bytes,
+    decode_reply,
+    encode_error,
+    request_id_of,
+)
 
 PAYLOAD_LIMIT = 4 * 1024 * 1024
 _OWNERS = (
@@ -30,14 +38,15 @@ def request_decoders() -> list[RequestDecoder]:
 
 
 def requests_corpus() -> list[bytes]:
-    """Return the least and the whole of every request of both agents, as their schemas say."""
+    """Return the least and the whole of every request of both agents, as their schemas say, in each form of a frame."""
     found: list[bytes] = [b"ping", b"GET_ALL_STATUS", b'{"command":"REGISTER","payload":{"name":"x"}}']
     for agent in AGENTS:
         schema = Schema(msgspec.json.decode(msgspec.json.encode(schema_of(agent))))
         for reference in schema.root["discriminator"]["mapping"].values():
             for whole in (False, True):
                 found.append(msgspec.json.encode(schema.instance(schema.definition(reference), whole=whole)))
-    return found
+    objects = [each for each in found if each.startswith(b"{")]
+    return [*found, *map(as_messagepack, objects), *(together(objects[place : place + 3]) for place in range(9))]
 
 
 def keys_corpus() -> list[bytes]:
@@ -57,13 +66,24 @@ def take_request() -> Callable[[bytes], None]:
     decoders = request_decoders()
 
     def take(content: bytes) -> None:
+        parts = [content]
+        if content.startswith(SEPARATOR):
+            with contextlib.suppress(MalformedRequest):
+                parts = requests_in(content)
+        for part in parts:
+            take_one(part)
+        with contextlib.suppress(MalformedRequest):
+            for reply in replies_in(content):
+                decode_reply(reply)
+
+    def take_one(content: bytes) -> None:
         for decoder in decoders:
             try:
-                decoder.decode(content)
+                request = decoder.decode(content)
             except RequestError as error:
                 encode_error(error, request_id_of(content), ("error", "reason"))
-        with contextlib.suppress(MalformedRequest):
-            decode_reply(content)
+            else:
+                compared_bytes(content, request)
 
     return take
 

@@ -93,6 +93,7 @@ class ServedAgent:
         """Bind and serve; without `own_keys`, an open link. Authorised keys lie in `home`, as does the database."""
         self.own_keys = own_keys
         self.executions: list[int] = []
+        self.worked = 0  # how often
         self.entered, self.gate = threading.Event(), threading.Event()
         self.asked: dict[str, Future[Reply]] = {}
         self.before_hold_returns: Callable[[], None] = lambda: None
@@ -106,7 +107,9 @@ class ServedAgent:
         else:
             self.server_socket = open_unencrypted_server_socket(self.context, address, PAYLOAD_LIMIT, Handshakes())
         self.address = self.server_socket.address
-        self.server = Server(self.server_socket, self._dispatcher(wrap_store(self.database)), lambda: None)
+        dispatcher = self._dispatcher(wrap_store(self.database))
+        self.counters = dispatcher.counters
+        self.server = Server(self.server_socket, dispatcher, lambda: None)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="served-agent")
         self._thread.start()
@@ -168,7 +171,7 @@ class ServedAgent:
                 Action(Echo, lambda request, _: {"status": "ok", "text": request.text}),
                 Action(Add, self._add, mutates=True),
                 Action(Total, lambda _, __: {"status": "ok", "total": self.total()}),
-                Action(Work, work),
+                Action(Work, self._work),
                 Action(Large, lambda request, _: {"status": "ok", "text": "x" * request.reply_bytes}),
                 Action(Hold, self._hold),
                 Action(AskAnother, lambda request, _: self.asked.setdefault(request.name, Future())),
@@ -185,17 +188,17 @@ class ServedAgent:
         self.database.execute("INSERT INTO sums (amount, written_by) VALUES (?, ?)", (request.amount, caller.name))
         return {"status": "ok", "total": self.total()}
 
+    def _work(self, _: Work, __: Caller) -> Reply:
+        """Take a millisecond, as a handler that computes does."""
+        time.sleep(0.001)
+        self.worked += 1
+        return {"status": "ok"}
+
     def _hold(self, _: Hold, __: Caller) -> Reply:
         self.entered.set()
         self.gate.wait(PATIENCE_S)
         self.before_hold_returns()
         return {"status": "ok"}
-
-
-def work(_: Work, __: Caller) -> Reply:
-    """Take a millisecond, as a handler that computes does."""
-    time.sleep(0.001)
-    return {"status": "ok"}
 
 
 def who_am_i(_: WhoAmI, caller: Caller) -> Reply:

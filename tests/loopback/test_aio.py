@@ -15,7 +15,7 @@ from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.loopback.bare_zmq import endpoint
 from tests.loopback.test_client import DiesAfterCommit, Killed, again
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most
-from twinhost.secure_zmq.aio import MAX_UNANSWERED, AsyncClient
+from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.errors import (
     ConnectionRefused,
     MalformedRequest,
@@ -27,6 +27,7 @@ from twinhost.secure_zmq.errors import (
     UnknownAction,
     WrongServerKey,
 )
+from twinhost.secure_zmq.framing.exchange import MAX_UNANSWERED
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
@@ -214,7 +215,7 @@ def test_a_cancelled_call_leaves_nothing_behind(agent: ServedAgent, peer_keys: K
             await held
         agent.gate.set()
         assert (await client.call("echo", text="next", deadline_s=PATIENCE_S))["text"] == "next"
-        assert client._pending == {}
+        assert client._exchange.asked == {}
 
     run(agent.secured(peer_keys), use)
 

@@ -10,7 +10,8 @@ import zmq
 
 from tests.loopback.agent import ANY_PORT
 from tests.waiting import PATIENCE_S
-from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.server import MAX_BATCH, MAX_READS, Server
 from twinhost.secure_zmq.sockets import open_unencrypted_server_socket

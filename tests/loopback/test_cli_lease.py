@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.identities import authorize, host_folder, new_pair
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.unit.cli.running import COMMAND
 from tests.waiting import PATIENCE_S, wait_until
@@ -22,6 +23,26 @@ GIB = 2**30
 SHOW = (
     "import os; print(*(os.environ.get(n) for n in ('CUDA_VISIBLE_DEVICES', 'TWINHOST_LEASE_ID', 'CUDA_DEVICE_ORDER')))"
 )
+
+# The command line, which a signal reaches before it waits for signals: its program's end, or one that a process sends.
+# Threads that don't block the signal get the time to take it.
+BEFORE_THE_WAIT = """
+import os, signal, sys, time
+from twinhost.cli import app, lease
+
+def enter(renewal):
+    if number == signal.SIGCHLD:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    else:
+        os.kill(os.getpid(), number)
+    until = time.monotonic() + 0.5
+    while number in signal.sigpending() and time.monotonic() < until:
+        time.sleep(0.01)
+
+number = int(sys.argv[1])
+lease.Renewal.__enter__ = enter
+sys.exit(app.main(sys.argv[2:]))
+"""
 
 
 @pytest.fixture
@@ -52,11 +73,13 @@ def client(hosts: Hosts, mainpc: AgentProcess) -> Iterator[Client]:
         yield client
 
 
-def started(hosts: Hosts, *words: str, options: tuple[str, ...] = ("--vram", "5000")) -> "subprocess.Popen[str]":
+def started(
+    hosts: Hosts, *words: str, options: tuple[str, ...] = ("--vram", "5000"), **environment: str
+) -> "subprocess.Popen[str]":
     """Start a program with a lease, with the key of mainpc's agent."""
     return subprocess.Popen(
         [*COMMAND, "lease", *options, "--", *words],
-        env=hosts.environment(SDT),
+        env=hosts.environment(SDT) | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -92,6 +115,45 @@ def test_the_program_gets_its_card(hosts: Hosts, client: Client) -> None:
     assert "5000 MB of VRAM on mainpc, GPU 1" in err
 
 
+@pytest.fixture
+def own_folder(hosts: Hosts, tmp_path: Path) -> Path:
+    """The keys of a program whose host is the machine's own name, as `enrol_program` makes them."""
+    pair = new_pair("my-program", "my-machine")
+    authorize(hosts.keys / "mainpc", pair)
+    folder = host_folder(tmp_path / "own", "my-program", pair)
+    shutil.copy(hosts.keys / "mainpc" / "server.key", folder)
+    return folder
+
+
+REPORT = """
+import twinhost
+with twinhost.connect("SystemDigitalTwin") as sdt:
+    used = {"total_vram_mb": 10240, "total_vram_used_mb": 5000, "loaded_models": {}}
+    print(sdt.call("update_vram_metrics", payload={"agent_name": "my-program", **used})["host"])
+"""
+
+
+def test_a_key_for_this_machines_name_needs_no_host(own_folder: Path, hosts: Hosts, client: Client) -> None:
+    """The lease is on the host that is the same machine, and so is what the program reports."""
+    for options in (("--ram", "1"), ("--vram", "5000")):
+        process = started(hosts, sys.executable, "-c", REPORT, options=options, TWINHOST_CERTIFICATES=str(own_folder))
+        out, err = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, out, "on mainpc" in err) == (0, "mainpc\n", True), err
+    (report,) = client.call("get_metrics")["metrics"]["vram_reports"]
+    assert (report["agent_name"], report["host"]) == ("my-program", "mainpc")
+
+
+def test_on_a_machine_that_is_no_host_the_host_is_asked_for(own_folder: Path, hosts: Hosts, client: Client) -> None:
+    """Nothing is leased elsewhere instead."""
+    elsewhere = "import sys; from twinhost.cli import app, machines; machines.boot_id = str; sys.exit(app.main())"
+    words = [sys.executable, "-c", elsewhere, "lease", "--ram", "1", "--", "true"]
+    environment = hosts.environment(SDT) | {"TWINHOST_CERTIFICATES": str(own_folder)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, leases(client)) == (2, [])
+    sentence = "SystemDigitalTwin measures no host my-machine; name the host that the program runs on (mainpc, pc2)"
+    assert sentence in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [
@@ -105,6 +167,21 @@ def test_the_exit_status_is_the_programs(hosts: Hosts, client: Client, words: tu
     process = started(hosts, *words, options=("--ram", "1"))
     process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, leases(client)) == (status, [])
+
+
+@pytest.mark.parametrize(
+    ("number", "program", "status"),
+    [(signal.SIGCHLD, "exit 7", 7), (signal.SIGTERM, "exec sleep 10", 128 + signal.SIGTERM)],
+)
+def test_a_signal_that_comes_early_is_not_lost(
+    hosts: Hosts, client: Client, number: signal.Signals, program: str, status: int
+) -> None:
+    """While the command does not wait for signals yet, no other thread of its process may take one."""
+    words = [sys.executable, "-c", BEFORE_THE_WAIT, str(int(number)), "lease", "--ram", "1", "--", "sh", "-c", program]
+    done = subprocess.run(
+        words, env=hosts.environment(SDT), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.returncode, leases(client)) == (status, []), done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

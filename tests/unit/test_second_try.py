@@ -29,6 +29,7 @@ NO_SETUP = "def pytest_runtest_setup(item): raise KeyboardInterrupt\n"
 PASSES = "def test_good(): pass\n"
 FAILS = "def test_bad(): raise AssertionError('for a reason')\n"
 LEANS = "import sys\n\ndef test_first(): sys.leans = 1\n\ndef test_leans(): assert not hasattr(sys, 'leans')\n"
+PLUGINS = ("-p", "xdist.plugin", "-p", "scripts.second_try", "-p", "no:cacheprovider")
 LAST_LINE = re.compile(r"=+ (.*) in [\d.]+s.* =+")
 
 
@@ -38,8 +39,7 @@ def run(folder: Path, *options: str, **files: str) -> tuple[int, list[str]]:
         (folder / f"{name}.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "xdist.plugin", "-p", "scripts.second_try", "-p", "no:cacheprovider"]
-        + list(options),
+        [sys.executable, "-m", "pytest", *PLUGINS, *options],
         cwd=folder,
         env={
             **os.environ,

@@ -1,5 +1,6 @@
 """A background thread: started, stopped, and known to be stuck."""
 
+import signal
 import threading
 from types import SimpleNamespace
 
@@ -96,6 +97,18 @@ def test_a_worker_whose_function_ended_is_not_alive() -> None:
     worker.join()
     assert worker.started
     assert not worker.responsive
+
+
+def test_a_worker_takes_no_signal_from_other_threads() -> None:
+    """It blocks all but faults of its own; the thread that started it blocks what it blocked before."""
+    seen: list[set[int]] = []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    worker = Worker("test", lambda: seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    worker.start()
+    worker.join()
+    assert {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT} <= seen[0]
+    assert signal.SIGSEGV not in seen[0]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 @pytest.mark.parametrize("name", ["event-feed", "zap-handler"])

@@ -1,13 +1,14 @@
 """Make the volumes that a version leaves behind, with its image: the fixture of the upgrade test.
 
-    git worktree add /tmp/checkout d89a8d4
-    python3 tests/upgrade/make_volumes.py twinhost:0.1.0 /tmp/checkout
+    git worktree add /tmp/checkout 900743b
+    (cd /tmp/checkout && TWINHOST_IMAGE=twinhost-volumes:0.2.0 scripts/setup/image.sh)
+    python3 tests/upgrade/make_volumes.py twinhost-volumes:0.2.0 /tmp/checkout
 
 Starts a Compose project of its own from a checkout of that version (0.1.0 is d89a8d4), on free ports, sends requests
 through its command line until the tables of both agents have rows, stops it, and writes two files beside this script:
 
-    0.1.0.tar.xz  the volumes `certificates`, `mainpc-state` and `pc2-state`, and the trees of two enrolled machines
-    0.1.0.json    what the agents answered at the end, and requests whose replies they stored
+    0.2.0.tar.xz  the volumes `certificates`, `mainpc-state` and `pc2-state`, and the trees of two enrolled machines
+    0.2.0.json    what the agents answered at the end, and requests whose replies they stored
 
 Takes about eight minutes: a memory fades after 300 s. The secret keys in the archive are those of this deployment
 alone, which is removed at the end; nothing else ever trusted them. They are valid for 100 years.

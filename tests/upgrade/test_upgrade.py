@@ -14,8 +14,10 @@ from tests.loopback.test_host_archive import archive, cli
 from tests.upgrade.make_volumes import MEMBER, REVOKED, WINCH, lasting
 from tests.upgrade.volumes import VERSIONS, UpgradedHosts, Volumes
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.errors import NotAuthorized, RequestIdReused
+from twinhost import Client
+from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, RequestIdReused
 
+START = "2026-01-01T00:00:00+00:00"  # before every volume
 CERTS_INIT = Path(__file__).resolve().parents[2] / "scripts/generate_zmq_certificates.py"
 
 pytestmark = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent]
@@ -204,14 +206,53 @@ def test_a_key_is_revoked_with_what_it_vouched_for(volumes: Volumes, tmp_path: P
 
 
 def test_an_upgraded_memory_can_be_changed(volumes: Volumes, tmp_path: Path) -> None:
-    """Rows of the version before are revised, remembered again, shown again, and found."""
+    """Rows of the version before are revised, superseded, remembered again, shown again, and found."""
     hosts = UpgradedHosts(tmp_path, volumes)
     with hosts, hosts.start(UMRA).wait_until_serving(), hosts.client(UMRA) as client:
         assert client.call("update_twin", user_id="ana", twin_data={})["revision"] == 3
         assert client.call("reinforce_memory", memory_id="forgotten")["recovered"] is True
+        client.call("store_memory", id="later", content="High tide is at one.", key="tide", supersedes=["tide"])
+        assert client.call("get_memory", id="tide")["memory"]["superseded_by"] == "later"
+        assert client.call("get_context", session_id="cleared")["context"]["stored"] == 0
+        assert client.call("get_twin", user_id="carlo")["revision"] == 0
         client.call("release_memory", name=REVOKED)
+        assert client.call("get_twin", user_id="carlo")["twin"] == {"hidden": True}
         found = [each["content"] for each in client.call("search_memory", query="chart pier", limit=100)["results"]]
     assert {"The older chart is wrong.", "Meet at pier 9 instead."} <= set(found)
+
+
+def test_upgraded_patterns_match_as_before(volumes: Volumes, tmp_path: Path) -> None:
+    """With their outcomes; case counts, as it did when they were stored."""
+    hosts = UpgradedHosts(tmp_path, volumes)
+    with hosts, hosts.start(UMRA).wait_until_serving(), hosts.client(UMRA) as client:
+        found = client.call("get_error_solution", error_message="lost contact with pc9")
+        assert (found["solution"], found["successes"], found["failures"]) == ("turn the aerial", 2, 1)
+        assert found["ignores_case"] is False
+        assert client.call("get_error_solution", error_message="LOST CONTACT WITH PC9")["solution"] is None
+
+
+def test_an_upgraded_system_twin_can_be_changed(volumes: Volumes, tmp_path: Path) -> None:
+    """Leases of the version before are committed and released by their holder; its errors are acknowledged."""
+    hosts = UpgradedHosts(tmp_path, volumes)
+    with hosts, hosts.start(SDT).wait_until_serving(), hosts.client(SDT, by=MEMBER) as member:
+        held = {each["state"]: each["lease_id"] for each in leases(member) if each["holder"] == MEMBER}
+        assert held.keys() == {"reserved", "committed"}
+        assert member.call("commit_lease", lease_id=held["reserved"])["state"] == "committed"
+        for lease_id in held.values():
+            member.call("release_lease", lease_id=lease_id)
+        (left,) = leases(member)
+        assert left["holder"] == "operator"
+        with pytest.raises(NotGranted):
+            member.call("release_lease", lease_id=left["lease_id"])
+        with hosts.client(SDT) as client:
+            assert client.call("get_error_counts", type="leak", since=START)["total"] == 1
+            assert client.call("acknowledge_errors", error_id="leak")["acknowledged"] == 1
+            assert client.call("get_error_counts", type="leak", since=START)["total"] == 0
+
+
+def leases(client: Client) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.call("list_leases")["leases"]
+    return found
 
 
 def test_mainpc_of_the_version_before_is_backed_up(hosts: UpgradedHosts) -> None:

@@ -23,7 +23,9 @@ from twinhost.adversary.zmtp import (
     metadata,
 )
 from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.framing.forms import replies_in
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, PublicKey, decode_z85_key
+from twinhost.secure_zmq.wire import decode_reply
 
 _INNER_MORE, _INNER_COMMAND = 0x01, 0x02
 _BOX_OVERHEAD_BYTES = 16
@@ -141,10 +143,17 @@ class PlainClient:
 
     def receive(self, within_s: float = TIMEOUT_S) -> dict[str, Any]:
         """Return the next message as a JSON object; heartbeats are skipped."""
+        return msgspec.json.decode(self._message(within_s), type=dict[str, Any])
+
+    def receive_all(self, within_s: float = TIMEOUT_S) -> list[dict[str, Any]]:
+        """Return the replies in the next message, whatever its form."""
+        return [decode_reply(part) for part in replies_in(self._message(within_s))]
+
+    def _message(self, within_s: float) -> bytes:
         command = True
         while command:
             command, content = self._read(within_s)
-        return msgspec.json.decode(content, type=dict[str, Any])
+        return content
 
     def answers_ping(self, within_s: float = TIMEOUT_S) -> None:
         """Wait until the agent's ZeroMQ has answered a ZMTP PING."""

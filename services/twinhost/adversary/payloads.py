@@ -17,6 +17,7 @@ from twinhost.adversary.zmtp import (
     frame_header,
 )
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, UnknownAction
+from twinhost.secure_zmq.framing.forms import MAX_PARTS, SEPARATOR, together
 
 SMALL_FRAMES = 100_000
 CUT_WITHIN_S = 3.0  # libzmq by itself would wait for 4 s
@@ -152,9 +153,46 @@ def _refused(client: PlainClient, document: bytes) -> str | None:
     return None
 
 
+def _forms(target: Target) -> Outcome:
+    """Send frames of several requests, and of MessagePack, that are to be refused in whole or in part."""
+    ping, bad, large = b'{"action":"ping"}', MalformedRequest.code, MessageTooLarge.code
+    messagepack = msgspec.msgpack.encode
+    surplus = MAX_PARTS + 1
+    frames: dict[str, tuple[bytes, list[str | None]]] = {
+        f"{surplus} requests in one frame": (together([ping] * surplus), [bad]),
+        "a separator before nothing": (SEPARATOR, [bad]),
+        "a million separators": (SEPARATOR * 1_000_000, [bad]),
+        "MessagePack among JSON": (together([ping, messagepack({"action": "ping"})]), [bad]),
+        "a malformed request among good ones": (together([ping, b"{", ping]), [None, bad, None]),
+        "a request that is too large beside a good one": (
+            together([b'{"action":"ping","x":"' + b"x" * target.max_payload_bytes + b'"}', ping]),
+            [large, None],
+        ),
+        "NaN in MessagePack": (messagepack({"action": "ping", "x": float("nan")}), [bad]),
+        "binary data in MessagePack": (messagepack({"action": "ping", "x": b"x"}), [bad]),
+        "deep MessagePack": (b"\x91" * _DEPTH, [bad]),
+        "MessagePack that claims 4,294,967,295 fields": (b"\xdf\xff\xff\xff\xff", [bad]),
+        "MessagePack that is larger as JSON than allowed": (
+            messagepack({"action": "ping", "x": [None] * (target.max_payload_bytes // 4)}),
+            [large],
+        ),
+    }
+    with target.insider() as client:
+        for what, (frame, codes) in frames.items():
+            try:
+                client.send(frame)
+                found = [reply.get("code") for reply in client.receive_all(2 * TIMEOUT_S)]
+            except (Disconnected, NoAnswer, Refused, MalformedRequest) as end:
+                return breached(f"{what}: it got no reply ({end})")
+            if found != codes:
+                return breached(f"{what}: the replies are {found}, and {codes} is right")
+    return defended(f"{len(frames)} frames were refused, as far as they were wrong")
+
+
 MALFORMED = (
     Attack(
         "deeply nested JSON", "deep JSON is refused, and the process stays", lambda target: _send_all(target, _DEEP)
     ),
     Attack("malformed JSON", "an invalid request gets an error reply", lambda target: _send_all(target, _NO_REQUEST)),
+    Attack("malformed frames", "each request of a frame is judged alone, in whatever form it is", _forms),
 )

@@ -112,6 +112,11 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
         return next((disk.used_mb for disk in disks if disk.name == name), None)
 
 
+def boot_id(proc: Path = Path("/proc")) -> str | None:
+    """Return what identifies this machine until it restarts, the same in each of its containers."""
+    return _text(proc / "sys/kernel/random/boot_id").strip() or None
+
+
 ROOT = Path("/sys/fs/cgroup")
 
 _NO_LIMIT_V1 = 2**60  # version 1 writes "no limit" as the largest page count

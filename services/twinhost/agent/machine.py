@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from twinhost.agent.host_metrics import MB, DiskSample
+from twinhost.agent.host_metrics import MB, DiskSample, boot_id
 
 _CPU_SENSORS = ("x86_pkg_temp", "coretemp", "k10temp", "zenpower", "cpu", "soc")  # how their names begin
 _COLDEST_C, _HOTTEST_C = -50.0, 150.0  # beyond that a sensor is not connected
@@ -34,7 +34,7 @@ class Machine:
     ) -> None:
         self._disks = dict(disks or {})
         self._sys = sys
-        self.boot_id = _text(proc / "sys/kernel/random/boot_id") or None
+        self.boot_id = boot_id(proc)
         release = _text(proc / "sys/kernel/osrelease").lower()
         self.virtual_machine = next((name for word, name in _VIRTUAL_MACHINES.items() if word in release), None)
 

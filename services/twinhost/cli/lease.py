@@ -2,10 +2,8 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -14,11 +12,13 @@ from twinhost import connect
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, MAX_SECONDS
 from twinhost.cli.connect import REGISTRY_AGENT
+from twinhost.cli.machines import ask_hosts, on_this_machine
 from twinhost.cli.output import Failure
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound, NotGranted, TwinhostError
 from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
+from twinhost.worker import Worker
 
 DEFAULT_TTL_S = 60.0
 RENEWALS_PER_TTL = 3  # so that two may fail
@@ -38,7 +38,10 @@ def lease(
     ] = None,
     ram: Annotated[float | None, typer.Option("--ram", metavar="MB", min=0.001, max=1e12, help="RAM.")] = None,
     host: Annotated[
-        str | None, typer.Option("--host", metavar="HOST", help="Where the program runs; by default the key's host.")
+        str | None,
+        typer.Option(
+            "--host", metavar="HOST", help="Where the program runs; by default the key's host, or this machine."
+        ),
     ] = None,
     wait: Annotated[
         float,
@@ -62,16 +65,16 @@ def lease(
     wanted = {resource: amount for resource, amount in amounts.items() if amount is not None}
     if not wanted:
         raise typer.BadParameter("name an amount: --vram MB, --ram MB, or both", param_hint="--vram")
-    fields = {"host": host or _own_host(), "ttl_s": ttl, "wait_s": wait, "priority": priority}
-    with connect(REGISTRY_AGENT) as client, _leased(client, wanted, fields) as leases:
-        for each in leases:
-            client.call("commit_lease", lease_id=each["lease_id"], ttl_s=ttl)
-            card = f", GPU {each['gpu']['index']}" if each.get("gpu") else ""
-            sentence = f"{each['amount_mb']:g} MB of {each['resource'].upper()} on {each['host']}{card}"
-            output.say("leased:", output.FAINT, sentence)
-        return _run(
-            command, {**os.environ, **environment_of(leases)}, Renewal([str(e["lease_id"]) for e in leases], ttl)
-        )
+    with connect(REGISTRY_AGENT) as client:
+        fields = {"host": host or _own_host(client), "ttl_s": ttl, "wait_s": wait, "priority": priority}
+        with _leased(client, wanted, fields) as leases:
+            for each in leases:
+                client.call("commit_lease", lease_id=each["lease_id"], ttl_s=ttl)
+                card = f", GPU {each['gpu']['index']}" if each.get("gpu") else ""
+                sentence = f"{each['amount_mb']:g} MB of {each['resource'].upper()} on {each['host']}{card}"
+                output.say("leased:", output.FAINT, sentence)
+            renewal = Renewal([str(each["lease_id"]) for each in leases], ttl)
+            return _run(command, {**os.environ, **environment_of(leases)}, renewal)
 
 
 def environment_of(leases: list[Reply]) -> dict[str, str]:
@@ -84,10 +87,19 @@ def environment_of(leases: list[Reply]) -> dict[str, str]:
     return variables
 
 
-def _own_host() -> str:
-    if not is_secure_zmq_enabled():
-        raise typer.BadParameter("with SECURE_ZMQ=0 no key names this host; name it", param_hint="--host")
-    return load_certificates().own_keys.certificate.owner.host
+def _own_host(client: Client) -> str:
+    """Return the host in the key; if it is not measured, such as the machine's own name, the host on this machine."""
+    own = load_certificates().own_keys.certificate.owner.host if is_secure_zmq_enabled() else None
+    hosts = ask_hosts(client, DEADLINE_S)
+    if own is not None and (hosts is None or own in hosts):
+        return own
+    if here := on_this_machine(hosts or {}):
+        return here[0]
+    known = f" ({', '.join(hosts)})" if hosts else ""
+    raise typer.BadParameter(
+        f"{REGISTRY_AGENT} measures no host {own or 'of this machine'}; name the host that the program runs on{known}",
+        param_hint="--host",
+    )
 
 
 @contextmanager
@@ -114,34 +126,31 @@ def _leased(client: Client, wanted: Mapping[str, float], fields: Mapping[str, An
                 )
 
 
-@dataclass
-class Renewal:
+class Renewal(Worker):
     """Renews leases on a separate thread, with its own client; a failure is reported once and retried."""
 
-    lease_ids: list[str]
-    ttl_s: float
-
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease-renewal", daemon=True)
+    def __init__(self, lease_ids: list[str], ttl_s: float) -> None:
+        super().__init__("lease-renewal", self._renew)
+        self._held = list(lease_ids)
+        self._ttl_s = ttl_s
 
     def __enter__(self) -> None:
-        self._thread.start()
+        self.start()
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()  # not joined: a call in progress may take seconds, and does no harm
+        self.request_stop()  # not joined: a call in progress may take seconds, and does no harm
 
     def _renew(self) -> None:
-        held, reported = list(self.lease_ids), False
+        reported = False
         with connect(REGISTRY_AGENT) as client:
-            while not self._stop.wait(min(self.ttl_s / RENEWALS_PER_TTL, 1.0 if reported else self.ttl_s)):
+            while not self.wait(min(self._ttl_s / RENEWALS_PER_TTL, 1.0 if reported else self._ttl_s)):
                 failure = None
-                for lease_id in tuple(held):
+                for lease_id in tuple(self._held):
                     try:
-                        client.call("commit_lease", lease_id=lease_id, ttl_s=self.ttl_s)
+                        client.call("commit_lease", lease_id=lease_id, ttl_s=self._ttl_s)
                     except (NotFound, NotGranted) as error:
-                        held.remove(lease_id)
-                        if not self._stop.is_set():
+                        self._held.remove(lease_id)
+                        if not self.stopping:
                             self._warn(f"lease {lease_id} has ended, and its memory may be leased to others", error)
                     except TwinhostError as error:
                         failure = error
@@ -155,7 +164,10 @@ class Renewal:
 
 
 def _run(command: list[str], environment: Mapping[str, str], renewal: Renewal) -> int:
-    """Run a program in this process group until it ends, and return its exit status as shells report it."""
+    """Run a program in this process group until it ends, and return its exit status as shells report it.
+
+    The watched signals wait for this thread: it blocks them, and so does every `Worker`, and every thread of libzmq.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the exit status is lost
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     try:

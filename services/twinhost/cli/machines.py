@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from rich.console import RenderableType
 
-from twinhost.agent.host_metrics import ContainerSample, GpuSample, MachineSample
+from twinhost.agent.host_metrics import ContainerSample, GpuSample, MachineSample, boot_id
 from twinhost.cli import output
 from twinhost.cli.output import read
 from twinhost.secure_zmq.client import Client
@@ -45,6 +45,12 @@ def ask_hosts(client: Client, deadline_s: float) -> Figures | None:
         return read(client.call("get_metrics", deadline_s=deadline_s), _Reply).metrics.hosts
     except NotGranted:
         return None
+
+
+def on_this_machine(hosts: Figures) -> list[str]:
+    """Return the hosts that are this machine, mainpc first; none where it has no boot id, or runs a virtual machine."""
+    here = boot_id()
+    return [name for name, host in hosts.items() if here and host.machine is not None and host.machine.boot_id == here]
 
 
 def machines_table(hosts: Figures) -> RenderableType:

@@ -82,6 +82,11 @@ class Grants:
         self._held = complete, {}
         return changed
 
+    @property
+    def held(self) -> object:
+        """The grants in effect, of which another object replaces this one when they change."""
+        return self._held
+
     def allows(self, caller: Caller, action: str) -> bool:
         """Return whether a caller may ask for an action on any record."""
         roles = caller.roles if caller.authenticated else frozenset({UNAUTHENTICATED_ROLE})

@@ -1,41 +1,37 @@
 """The blocking clients: `Client` calls actions, `Subscriber` receives an event feed on a thread of its own.
 
-A client has one request at a time, typed errors, and one request_id through every retry. A change of keys on either
-side is one more reason to retry: both reconnect with the keys that are valid then. `link` decides when to reconnect and
-when to give up; this module does the input and output.
+A client has typed errors, and one request_id through every retry. A change of keys on either side is one more reason to
+retry: both reconnect with the keys that are valid then. `link` decides when to reconnect and when to give up,
+`exchange` keeps the requests in flight; this module does the input and output.
 """
 
-import os
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import zmq
 
-from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, error_from_reply
+from twinhost.secure_zmq.errors import ConnectionRefused, RequestError, error_from_reply
+from twinhost.secure_zmq.framing.exchange import MAX_UNANSWERED, Asked, Exchange, new_request_id
 from twinhost.secure_zmq.link import Link, Step
 from twinhost.secure_zmq.server_address import ServerAddress, open_connection
-from twinhost.secure_zmq.sockets import ClientSocket
-from twinhost.secure_zmq.wire import Reply, decode_reply, encode_request
+from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
+from twinhost.secure_zmq.wire import Reply
+from twinhost.worker import signals_blocked
 
 DEFAULT_DEADLINE_S = 5.0
 DEFAULT_MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
-SPIN_S = 0.000_1  # how long to poll before sleeping: about the latency of a reply
-DONTWAIT = int(zmq.NOBLOCK)  # a plain number, as in `sockets`
+DEFAULT_IN_FLIGHT = 64
 _SLICE_MS = 20  # how long to wait before the link is checked again
 MAX_EVENT_BYTES = 64 * 1024
 MAX_WAITING = 1_000  # events that are queued for the reader; beyond this the oldest is dropped
 _FEED_SLICE_MS = 100  # how soon a stop, a change of keys, or a refusal is detected
 _STALLED_AFTER_S = 5.0
-
-
-def new_request_id() -> str:
-    """Return an id that no other request has."""
-    return os.urandom(16).hex()
 
 
 def successful(reply: Reply) -> Reply:
@@ -45,14 +41,20 @@ def successful(reply: Reply) -> Reply:
     return reply
 
 
+def closed() -> ConnectionRefused:
+    """Return the error of a call on a client that is closed."""
+    return ConnectionRefused("the client is closed; make a new one, and repeat the call with it")
+
+
 class Client:
     """Calls the actions of one server; not to be shared between threads."""
 
     def __init__(self, server: ServerAddress, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> None:
         self._link = Link(server)
         self._max_payload_bytes = max_payload_bytes
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._exchange = Exchange(self._link, max_payload_bytes)
         self._connection: ClientSocket | None = None
+        self._closed = False
 
     def call(
         self, action: str, /, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None, **fields: Any
@@ -71,14 +73,44 @@ class Client:
             ServerUnreachable: after `deadline_s`.
             RequestError: the server answered with an error.
         """
-        request_id = request_id or new_request_id()
-        payload = encode_request(action, fields, request_id, self._max_payload_bytes)
-        return successful(self._exchange(action, request_id, payload, deadline_s))
+        asked = self._exchange.ask(action, fields, request_id or new_request_id(), deadline_s)
+        try:
+            return successful(self._reply_to(asked))
+        finally:
+            self._exchange.forget(asked)
+
+    def map(
+        self,
+        requests: Iterable[tuple[str, Mapping[str, Any]]],
+        *,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        return_exceptions: bool = False,
+    ) -> Iterator[Reply | RequestError]:
+        """Yield the replies to many requests in their order, with several in flight; `call` works in between.
+
+        A mutating request is executed once, however often the connection is lost. Requests in flight may be executed
+        in another order, and after an error some that follow it have been executed.
+
+        Args:
+            requests: pairs of an action and its fields; read as replies are taken, at most `in_flight` ahead.
+            in_flight: 1 to 256; with more in a frame, each costs less.
+            deadline_s: seconds for each request, from when it is read.
+            return_exceptions: yield the error of a request in its place, instead of raising it.
+
+        Raises:
+            ValueError: `in_flight` is out of range.
+            ConnectionRefused, ServerUnreachable: as of `call`; what follows is not yielded.
+            RequestError: the server answered with an error, or a request can't be encoded.
+        """
+        if not 1 <= in_flight <= MAX_UNANSWERED:
+            raise ValueError(f"in_flight is {in_flight}; choose 1 to {MAX_UNANSWERED}")
+        return self._map(iter(requests), in_flight, deadline_s, return_exceptions)
 
     def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         self._drop()
-        self._context.term()
 
     def __enter__(self) -> "Client":
         return self
@@ -88,26 +120,69 @@ class Client:
     ) -> None:
         self.close()
 
-    def _exchange(self, action: str, request_id: str, payload: bytes, deadline_s: float) -> Reply:
-        link, sent_in, waiting_since = self._link, 0, time.monotonic()
-        deadline = waiting_since + deadline_s
+    def _map(
+        self,
+        requests: Iterator[tuple[str, Mapping[str, Any]]],
+        in_flight: int,
+        deadline_s: float,
+        return_exceptions: bool,
+    ) -> Iterator[Reply | RequestError]:
+        waiting: deque[Asked | RequestError] = deque()
+        try:
+            while True:
+                if len(waiting) <= in_flight // 2:  # the server answers one half while the other is on its way
+                    for action, fields in itertools.islice(requests, in_flight - len(waiting)):
+                        try:
+                            waiting.append(self._exchange.ask(action, fields, new_request_id(), deadline_s))
+                        except RequestError as error:
+                            waiting.append(error)
+                    if self._connection is not None and (session := self._link.session):
+                        self._exchange.send(session, self._connection.send)
+                if not waiting:
+                    return
+                try:
+                    result: Reply | RequestError = self._result_of(waiting[0])
+                except RequestError as error:
+                    if not return_exceptions:
+                        raise
+                    result = error
+                self._forget(waiting.popleft())
+                yield result
+        finally:
+            for each in waiting:
+                self._forget(each)
+
+    def _result_of(self, asked: Asked | RequestError) -> Reply:
+        if isinstance(asked, RequestError):
+            raise asked
+        return successful(self._reply_to(asked))
+
+    def _forget(self, asked: Asked | RequestError) -> None:
+        if isinstance(asked, Asked):
+            self._exchange.forget(asked)
+
+    def _reply_to(self, asked: Asked) -> Reply:
+        """Return the reply to one request in flight; those to others are kept for whoever waits for them."""
+        link, exchange = self._link, self._exchange
         if self._connection is None:
-            time.sleep(max(0.0, min(link.backoff_s(), deadline_s)))
-        while True:
+            time.sleep(max(0.0, min(link.backoff_s(), asked.deadline_s)))
+        while asked.reply is None:
             connection = self._connection or self._connect()
             session = link.session or link.wait_for_session(_SLICE_MS / 1_000)
-            if session and session != sent_in and self._send(connection, payload):
-                sent_in, waiting_since = session, time.monotonic()
-            if sent_in and (reply := self._receive(connection, request_id)) is not None and link.accepts(reply):
-                return reply
+            if session:
+                exchange.send(session, connection.send)
+            if exchange.unanswered:
+                self._receive(connection)
+                if asked.reply is not None:
+                    break
             now = time.monotonic()
-            if self._drop_if_unusable(now, waiting_since, expired=now >= deadline):
-                sent_in, waiting_since = 0, now
-            if now >= deadline:
-                raise link.diagnosis.timed_out(action, deadline_s)
+            self._drop_if_unusable(now, max(exchange.replied_at, asked.asked_at), expired=now >= asked.deadline)
+            if now >= asked.deadline:
+                raise link.diagnosis.timed_out(asked.action, asked.deadline_s)
+        return asked.reply
 
-    def _drop_if_unusable(self, now: float, waiting_since: float, *, expired: bool) -> bool:
-        """Close the connection if it is no longer usable; return whether it was closed."""
+    def _drop_if_unusable(self, now: float, waiting_since: float, *, expired: bool) -> None:
+        """Close the connection if it is no longer usable."""
         try:
             step = self._link.step(now, waiting_since)
         except ConnectionRefused:
@@ -116,12 +191,12 @@ class Client:
         unanswered = expired and self._link.had_session  # the session may be dead without an event
         if step is Step.RECONNECT or unanswered:
             self._drop()
-            return True
-        return False
 
     def _connect(self) -> ClientSocket:
+        if self._closed:
+            raise closed()
         target = self._link.next_target()
-        self._connection = open_connection(target, self._context, self._link.feed, self._max_payload_bytes)
+        self._connection = open_connection(target, client_context(), self._link.feed, self._max_payload_bytes)
         self._connection.socket.rcvtimeo = _SLICE_MS
         return self._connection
 
@@ -130,35 +205,20 @@ class Client:
             self._connection.close()
             self._connection = None
 
-    @staticmethod
-    def _send(connection: ClientSocket, payload: bytes) -> bool:
+    def _receive(self, connection: ClientSocket) -> None:
+        """Take what has arrived; wait for it a moment if that is nothing."""
+        exchange, receive = self._exchange, connection.socket.recv
         try:
-            connection.send(payload, DONTWAIT)
-        except zmq.Again:  # no session yet
-            return False
-        return True
-
-    @staticmethod
-    def _receive(connection: ClientSocket, request_id: str) -> Reply | None:
-        """Return the reply to this request; one to an earlier request came too late and is dropped."""
-        try:
-            payload = _spin(connection) or connection.socket.recv()
+            while time.monotonic() < exchange.look_until:  # without sleeping: a wake-up adds half of a reply's latency
+                if connection.readable:
+                    exchange.take(receive(DONTWAIT))
+                    break
+            else:
+                exchange.take(receive())
+            while exchange.unanswered and connection.readable:
+                exchange.take(receive(DONTWAIT))
         except zmq.Again:
-            return None
-        reply = decode_reply(payload)
-        answered = reply.get("request_id")
-        if answered is None and reply.get("status") == "error":
-            raise MalformedRequest(f"the server could not read the request: {reply.get('error')}")
-        return reply if answered == request_id else None
-
-
-def _spin(connection: ClientSocket) -> bytes | None:
-    """Poll for a reply without sleeping: a wake-up adds half of a reply's latency."""
-    until = time.perf_counter() + SPIN_S
-    while time.perf_counter() < until:
-        if connection.readable:
-            return connection.socket.recv(DONTWAIT)
-    return None
+            pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +272,8 @@ class Subscriber:
         return self._thread.is_alive() and self._link.diagnosis.connected
 
     def start(self) -> None:
-        self._thread.start()
+        with signals_blocked():
+            self._thread.start()
 
     def stop(self) -> None:
         """End the thread; a reader that waits for an event gets None."""
@@ -234,20 +295,16 @@ class Subscriber:
             yield event
 
     def _follow(self) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         wait_s = 0.0
-        try:
-            while not self._stop.wait(wait_s):
-                wait_s = 0.0
-                try:
-                    self._listen(context)
-                except ConnectionRefused as error:
-                    self.fault = error
-                    wait_s = max(_FEED_SLICE_MS / 1_000, self._link.backoff_s())
-        finally:
-            context.term()
+        while not self._stop.wait(wait_s):
+            wait_s = 0.0
+            try:
+                self._listen()
+            except ConnectionRefused as error:
+                self.fault = error
+                wait_s = max(_FEED_SLICE_MS / 1_000, self._link.backoff_s())
 
-    def _listen(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    def _listen(self) -> None:
         """Receive events from one connection until it is no longer usable.
 
         Raises:
@@ -255,7 +312,7 @@ class Subscriber:
         """
         link = self._link
         self._looped_at = time.monotonic()
-        connection = open_connection(link.next_target(), context, link.feed, self._max_payload_bytes, zmq.SUB)
+        connection = open_connection(link.next_target(), client_context(), link.feed, self._max_payload_bytes, zmq.SUB)
         try:
             connection.socket.rcvtimeo = _FEED_SLICE_MS
             for topic in self._topics:

@@ -16,13 +16,13 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 import structlog
 
 from twinhost.rate_limit import LogBudget
-from twinhost.secure_zmq.actions import Action, Translation, Translator, no_dialect
+from twinhost.secure_zmq.actions import Action, Translator, no_dialect
 from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, no_caller_named
 from twinhost.secure_zmq.errors import (
     InternalError,
@@ -32,22 +32,28 @@ from twinhost.secure_zmq.errors import (
     StoreUnavailable,
     TransactionLost,
 )
+from twinhost.secure_zmq.framing.inbound import FAILED, Deferred, Inbound, Job, Reader, Refused
 from twinhost.secure_zmq.wire import (
     Answer,
     Reply,
     Request,
-    RequestDecoder,
+    as_messagepack,
+    compared_bytes,
     encode_error,
     encode_reply,
+    is_request_in_messagepack,
     request_id_of,
 )
 
 _log = structlog.get_logger(__name__)
 
 _mutates = attrgetter("mutates")
+_MAX_CALLERS = 4_096  # whose plain reads are kept; then they are looked up again
+_SLICE_S = 0.02  # how long the requests of one frame are answered before those of other callers
+_SLICE_FROM = 32  # requests in a batch: fewer have come in several frames, and are all answered
 _GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while others arrive
-_FAILED = "the agent failed on this request; read the traceback in its log"
 
+T = TypeVar("T")
 RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # the caller, the action, the error
 AnswerListener = Callable[[str | None, str, float, int], None]  # action, `ok` or an error code, seconds, how many
 
@@ -84,94 +90,16 @@ class Counters:
     last_request_time: float | None = None
 
 
-class Inbound(msgspec.Struct, gc=False):
-    """One message as it came: its bytes, and its caller or the reason why it has none."""
-
-    payload: bytes
-    caller: Caller | None
-    fault: RequestError | None = None
+_Handler = tuple[Callable[[Any, Caller], "Answer | Future[Reply]"], tuple[str, str]]  # and the outcome of a success
 
 
-class Job(msgspec.Struct):
-    """A request that can be executed, if its caller is granted its action."""
+@dataclass(frozen=True, slots=True)
+class _PlainReads:
+    """What a caller may read: the handlers of the actions that change nothing and are granted, by request type."""
 
-    request: Request
-    action: Action[Any]
     caller: Caller
-    payload: bytes
-    translation: Translation | None
-    mutates: bool  # as its action
-    apart: bool
-    ignored: tuple[str, ...] = ()  # unknown fields
-
-    def encode(self, reply: Answer) -> bytes:
-        if self.translation is not None:
-            return encode_reply(self.translation.render(reply), None)
-        return encode_reply(reply, self.request.request_id, self.ignored)
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A message from which no request could be read, and why."""
-
-    mutates: ClassVar[bool] = False
-    apart: ClassVar[bool] = False
-
-    inbound: Inbound
-    error: RequestError
-    translation: Translation | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """A request whose answer comes from another thread."""
-
-    job: Job
-    answer: "Future[Reply]"
-    since: float
-
-
-class _Reader:
-    """Decodes the messages of one agent, and translates those of an older dialect."""
-
-    def __init__(
-        self, actions: Mapping[type[Request], Action[Any]], max_payload_bytes: int, translate: Translator
-    ) -> None:
-        self._actions = actions
-        self._decoder = RequestDecoder(actions, max_payload_bytes)
-        self._translate = translate
-        self._ignored: list[str] = []
-
-    def read(self, inbound: Inbound) -> Job | Refused:
-        """Return the request in a message; no message makes this raise."""
-        if inbound.caller is None or inbound.fault is not None:
-            return Refused(inbound, inbound.fault or InternalError("the message has no caller"))
-        try:
-            return self._typed(inbound, inbound.caller)
-        except RequestError as error:
-            return Refused(inbound, error)
-        except Exception:  # boundary: no input may end the loop, not even if a translator fails
-            _log.exception("request_not_read", peer=inbound.caller.name)
-            return Refused(inbound, InternalError(_FAILED))
-
-    def _typed(self, inbound: Inbound, caller: Caller) -> Job | Refused:
-        payload, translation = inbound.payload, None
-        ignored: tuple[str, ...] = ()
-        request: Request | RequestError
-        try:
-            request = self._decoder.decode(payload, self._ignored)
-            if self._ignored:
-                ignored = tuple(self._ignored)
-                self._ignored.clear()
-        except RequestError:
-            translation = self._translate(payload)
-            if translation is None:
-                raise
-            request = translation.request
-        if isinstance(request, RequestError):
-            return Refused(inbound, request, translation)
-        action = self._actions[type(request)]
-        return Job(request, action, caller, payload, translation, action.mutates, action.apart, ignored)
+    grants_held: object
+    handlers: Mapping[type[Request], _Handler]
 
 
 class Dispatcher:
@@ -191,7 +119,9 @@ class Dispatcher:
         on_answer: AnswerListener = lambda *_: None,
         caller_named: CallerNamed = no_caller_named,
     ) -> None:
-        self._reader = _Reader({action.request: action for action in actions}, max_payload_bytes, translate)
+        self._actions = {action.request: action for action in actions}
+        self._reader = Reader(self._actions, max_payload_bytes, translate)
+        self._plain_reads: dict[int, _PlainReads] = {}  # by the caller's address in memory
         self._grants = grants
         self._store = store
         self._reply_log = reply_log
@@ -209,7 +139,8 @@ class Dispatcher:
     def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]] = tuple) -> list[bytes]:
         """Return the replies, in the batch's order; what they acknowledge is on disk.
 
-        An empty reply is deferred: `take_deferred()` has it.
+        An empty reply is deferred: `take_deferred()` has it. Of a batch of more than 32 requests, those that were not
+        begun within 20 ms have no reply, and are to be handed in again.
 
         Args:
             batch: the messages that have arrived.
@@ -233,9 +164,10 @@ class Dispatcher:
             reply = self._encode(deferred.job, deferred.answer.result(timeout=0))
             self._outcomes.append((deferred.job.action.name, "ok"))
         except Exception as error:  # boundary: one request's fault is that request's alone
-            reply = self._failed(deferred.job, error)
-        self._report(time.perf_counter() - deferred.since)
-        return reply
+            return self._failed(deferred.job, error)
+        finally:
+            self._report(time.perf_counter() - deferred.since)
+        return as_messagepack(reply) if deferred.job.messagepack else reply
 
     def _report(self, seconds: float) -> None:
         """Report the batch's outcomes to the listener; all have the same duration, so equal ones are one call."""
@@ -248,18 +180,30 @@ class Dispatcher:
     def _answer_all(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
         self._outcomes.clear()
         self._deferred.clear()
-        jobs = self._read(batch)
+        self.counters.requests += len(batch)
         self.counters.last_request_time = time.time()
-        if not any(map(_mutates, jobs)):
-            return list(map(self._answer, jobs, itertools.count()))
+        replies = self._read_plainly(batch)
+        if replies is None:
+            jobs = self._read(batch)
+            if any(map(_mutates, jobs)):
+                return self._change(jobs, more)
+            replies = list(map(self._answer, self._slice(jobs), itertools.count()))
+        self.counters.requests -= len(batch) - len(replies)
+        return replies
+
+    def _change(self, jobs: "list[Job | Refused]", more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
+        """Answer a batch in one transaction, with what arrives meanwhile."""
         errors = self.counters.errors
         try:
             with self._store.transaction(), self._in_batch():
-                replies = list(map(self._answer_in_batch, jobs, itertools.count()))
+                replies = list(map(self._answer_in_batch, self._slice(jobs), itertools.count()))
                 until = time.perf_counter() + _GROUP_COMMIT_S
-                while time.perf_counter() < until and (further := self._read(more())):
+                while len(replies) == len(jobs) and time.perf_counter() < until and (further := self._read(more())):
+                    self.counters.requests += len(further)
                     jobs += further
-                    replies += map(self._answer_in_batch, further, itertools.count(len(replies)))
+                    replies += map(self._answer_in_batch, self._slice(further), itertools.count(len(replies)))
+            self.counters.requests -= len(jobs) - len(replies)
+            del jobs[len(replies) :]
         except StoreUnavailable as error:
             _log.error("batch_not_stored", reason=str(error), requests=len(jobs))
             self._outcomes.clear()
@@ -272,6 +216,61 @@ class Dispatcher:
             if job.apart:
                 replies[place] = self._answer(job, place)
         return replies
+
+    def _read_plainly(self, batch: Sequence[Inbound]) -> list[bytes] | None:
+        """Answer a batch of plain reads, without what other requests need; None where one of them is something else."""
+        found: list[tuple[Request, _Handler]] = []
+        for inbound in batch:
+            caller = inbound.caller
+            if caller is None or inbound.fault is not None or (request := self._reader.plain(inbound.payload)) is None:
+                return None
+            reads = self._plain_reads.get(id(caller))
+            if reads is None or reads.caller is not caller or reads.grants_held is not self._grants.held:
+                reads = self._plain_reads_of(caller)
+            handler = reads.handlers.get(type(request))
+            if handler is None:
+                return None
+            found.append((request, handler))
+        return [self._answer_plainly(*each) for each in zip(self._slice(batch), found, itertools.count(), strict=False)]
+
+    def _answer_plainly(self, inbound: Inbound, found: tuple[Request, _Handler], place: int) -> bytes:
+        request, (handle, outcome) = found
+        try:
+            answer = handle(request, cast(Caller, inbound.caller))
+            if isinstance(answer, Future):
+                self._deferred[place] = Deferred(self._job(inbound), answer, time.perf_counter())
+                return b""
+            reply = self._within_limit(encode_reply(answer, request.request_id))
+        except Exception as error:  # boundary: one request's fault is that request's alone
+            return self._failed(self._job(inbound), error)
+        self._outcomes.append(outcome)
+        return reply
+
+    def _job(self, inbound: Inbound) -> Job:
+        """Return what is known of a request that has been read before."""
+        job = self._reader.read(inbound)
+        assert isinstance(job, Job), job
+        return job
+
+    def _plain_reads_of(self, caller: Caller) -> _PlainReads:
+        held = self._grants.held
+        handlers = {
+            request: (action.handle, (action.name, "ok"))
+            for request, action in self._actions.items()
+            if not (action.mutates or action.apart) and self._grants.allows(caller, action.name)
+        }
+        if len(self._plain_reads) >= _MAX_CALLERS:
+            self._plain_reads.clear()
+        reads = self._plain_reads[id(caller)] = _PlainReads(caller, held, handlers)
+        return reads
+
+    @staticmethod
+    def _slice(requests: Sequence[T]) -> Iterable[T]:
+        """Return requests, of many only those for which there is time."""
+        if len(requests) <= _SLICE_FROM:
+            return requests
+        until = time.perf_counter() + _SLICE_S
+        return itertools.takewhile(lambda each: each is requests[0] or time.perf_counter() < until, requests)
 
     def _answer_in_batch(self, job: Job | Refused, place: int) -> bytes:
         """Answer within the batch's transaction; an action with transactions of its own runs after it."""
@@ -287,7 +286,6 @@ class Dispatcher:
             self._batch_open = False
 
     def _read(self, batch: Sequence[Inbound]) -> list[Job | Refused]:
-        self.counters.requests += len(batch)
         return [self._reader.read(inbound) for inbound in batch]
 
     def _answer(self, job: Job | Refused, place: int) -> bytes:
@@ -304,12 +302,12 @@ class Dispatcher:
             self._deferred[place] = Deferred(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
             return b""
         self._outcomes.append((job.action.name, "ok"))
-        return reply
+        return as_messagepack(reply) if job.messagepack else reply
 
     def _failed(self, job: Job, error: Exception) -> bytes:
         if not isinstance(error, RequestError):
             _log.exception("request_failed", peer=job.caller.name, action=job.action.name)
-            return self._refuse(job, InternalError(_FAILED))
+            return self._refuse(job, InternalError(FAILED))
         if self._batch_open and isinstance(error, TransactionLost):
             raise error
         return self._refuse(job, error)
@@ -317,14 +315,14 @@ class Dispatcher:
     def _once(self, job: Job) -> "bytes | Future[Reply]":
         """Execute a mutating request in the transaction under way, or return its stored reply.
 
-        Two requests are the same only if their bytes are; if the handler raises, neither change nor reply is stored. A
-        deferred reply is not stored: its action recognises a repeated request.
+        Two requests are the same only if `compared_bytes` are; if the handler raises, neither change nor reply is
+        stored. A deferred reply is not stored: its action recognises a repeated request.
         """
         caller, request_id = job.caller.name, job.request.request_id
         if request_id is None:
             with self._store.savepoint():
                 return self._handle(job)
-        digest = hashlib.blake2b(job.payload, digest_size=16).digest()
+        digest = hashlib.blake2b(compared_bytes(job.payload, job.request), digest_size=16).digest()
         stored = self._reply_log.find(caller, request_id)
         if stored is not None:
             if stored.digest != digest:
@@ -348,7 +346,9 @@ class Dispatcher:
         return self._grants.original_caller(name, job.caller, action.name, action.forwardable, self._caller_named)
 
     def _encode(self, job: Job, answer: Answer) -> bytes:
-        reply = job.encode(answer)
+        return self._within_limit(job.encode(answer))
+
+    def _within_limit(self, reply: bytes) -> bytes:
         if len(reply) > self._max_payload_bytes:  # the client would close the connection, and retry for ever
             raise MessageTooLarge(
                 f"the reply has {len(reply)} bytes and {self._max_payload_bytes} are allowed; ask for less per request"
@@ -370,5 +370,9 @@ class Dispatcher:
         self._budget.log(_log.info, "request_refused", peer, peer=peer, request_id=request_id, code=error.code)
         if job.translation is not None:
             return encode_reply(job.translation.render_error(error), None)
-        ignored = job.ignored if isinstance(job, Job) else ()
-        return encode_error(error, request_id, self._sentence_fields, ignored)
+        if isinstance(job, Job):
+            accepts, messagepack, ignored = job.request.accepts is not None, job.messagepack, job.ignored
+        else:
+            accepts, messagepack, ignored = False, is_request_in_messagepack(job.inbound.payload), ()
+        reply = encode_error(error, request_id, self._sentence_fields, ignored, accepts=accepts)
+        return as_messagepack(reply) if messagepack else reply

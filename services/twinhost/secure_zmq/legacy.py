@@ -27,6 +27,7 @@ from twinhost.secure_zmq.sockets import (
     secure_unbound_server,
     secure_unconnected_client,
 )
+from twinhost.worker import Worker
 
 _CLOSE_EVERY_S = 0.2
 
@@ -70,7 +71,7 @@ class ZMQAuthenticator:
         self.authenticator = Authenticator(self._context, self._peers, on_end=self._end)
         self.authenticator.handshakes.listen(self._observe_handshake)
         self._peers.watch()
-        threading.Thread(target=self._close_revoked, name="legacy-sessions", daemon=True).start()
+        Worker("legacy-sessions", self._close_revoked).start()
         _handlers[self._context.underlying] = self
 
     def start(self) -> None:

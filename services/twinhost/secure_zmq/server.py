@@ -7,9 +7,11 @@ batch is received.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import msgspec
 import structlog
 import zmq
 
@@ -17,10 +19,12 @@ from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Completed, Withdrawable
 from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, ServerSocket, Session
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
+from twinhost.secure_zmq.framing.forms import MAX_PARTS, MAX_REPLIES_BYTES, SEPARATOR, groups, requests_in, together
+from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.sockets import plain_send
+from twinhost.secure_zmq.sockets import DONTWAIT, plain_send
 from twinhost.worker import Heartbeat
 
 _log = structlog.get_logger(__name__)
@@ -31,22 +35,42 @@ MAX_BATCH_BYTES = 256 * 1024  # then no more is added: a decoded request takes m
 _TICK_MS = 200
 _DEFERRED_TICK_MS = 5  # while an answer from another thread is due
 _QUIET_MS = 50  # without a message: then all that was in flight when the loop was stopped has arrived
+_MAX_UNFINISHED = 64  # frames that wait to be continued, and their bytes: then nothing is received
+_MAX_UNFINISHED_BYTES = 8 * 1024 * 1024
 _DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
 _STALLED_AFTER_S = 5.0
-_DONTWAIT = int(zmq.NOBLOCK)  # plain numbers: an enumeration's `|` costs as much as decoding a request
 _SNDMORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
-class _Batch:
-    """Messages with their return routes and sessions, in one order."""
+class _Return(msgspec.Struct, gc=False):
+    """Where the replies to a frame go: its routing-ids, its session, and whether they travel in one frame too."""
 
-    __slots__ = ("inbounds", "routes", "sessions", "size")
+    route: list[bytes]
+    session: Session | None
+    together: bool = False
+
+
+class _Batch:
+    """Requests and where their replies go, in one order; those of a frame are neighbours and share their return."""
+
+    __slots__ = ("inbounds", "returns", "size")
 
     def __init__(self) -> None:
-        self.routes: list[list[bytes]] = []
-        self.sessions: list[Session | None] = []
+        self.returns: list[_Return] = []
         self.inbounds: list[Inbound] = []
         self.size = 0  # bytes
+
+    def add(self, back: _Return, inbound: Inbound) -> None:
+        self.returns.append(back)
+        self.inbounds.append(inbound)
+        self.size += len(inbound.payload)
+
+    def rest(self, begin: int) -> "_Batch":
+        """Return the requests from a place on."""
+        batch = _Batch()
+        for back, inbound in zip(self.returns[begin:], self.inbounds[begin:], strict=True):
+            batch.add(back, inbound)
+        return batch
 
 
 class Server:
@@ -62,7 +86,9 @@ class Server:
         self._on_tick = on_tick
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
-        self._deferred: list[tuple[list[bytes], Session | None, Deferred]] = []
+        self._deferred: list[tuple[_Return, Deferred]] = []
+        self._unfinished: deque[_Batch] = deque()  # of frames that took too long to be answered at once
+        self._resumed = False  # whether the last batch was one of these
         self._room = 1  # messages of the next batch: after single requests, no second receive is tried
         self._stop = threading.Event()
         self._heartbeat = Heartbeat(_STALLED_AFTER_S)
@@ -106,7 +132,7 @@ class Server:
         ticked_at = time.monotonic()
         try:
             while not self._stop.is_set():
-                batch = self._receive_batch(0)
+                batch = self._next_batch(0)
                 busy_since = time.monotonic()
                 self._answer(batch)
                 turned_at = self._heartbeat.beat()
@@ -118,7 +144,7 @@ class Server:
                     self._answer_deferred()
                 self._longest_turn_s = max(self._longest_turn_s, time.monotonic() - busy_since)
                 if self._rekeying.waiting:
-                    self._drain(_DONTWAIT)
+                    self._drain(DONTWAIT)
                     self._rekeying.carry_out(self._server_socket.rekey)
             self._socket.rcvtimeo = _QUIET_MS
             self._drain(0)
@@ -130,10 +156,26 @@ class Server:
     def _drain(self, flags: int) -> None:
         drained_by = time.monotonic() + _DRAIN_S
         while time.monotonic() < drained_by:
-            batch = self._receive_batch(flags)
-            if not batch.routes:
+            batch = self._next_batch(flags)
+            if not batch.returns and not self._unfinished:
                 break
             self._answer(batch)
+
+    def _next_batch(self, flags: int) -> _Batch:
+        """Receive a batch, or continue one; in turn, so that a frame of slow requests does not keep the others."""
+        if not self._unfinished:
+            return self._receive_batch(flags)
+        size = sum(batch.size for batch in self._unfinished)
+        full = len(self._unfinished) >= _MAX_UNFINISHED or size >= _MAX_UNFINISHED_BYTES
+        self._resumed = full or not self._resumed
+        if not self._resumed:
+            return self._receive_batch(DONTWAIT)
+        batch = self._unfinished.popleft()
+        for inbound in batch.inbounds:
+            caller = inbound.caller
+            if caller is not None and self._sessions.caller_now(caller.fingerprint) is None:
+                inbound.fault = PeerNotLive(f"the key of {caller.name} is not valid here any more; enrol a new key")
+        return batch
 
     def _receive_batch(self, flags: int) -> _Batch:
         batch = _Batch()
@@ -143,18 +185,18 @@ class Server:
 
     def _receive(self, batch: _Batch, room: int, flags: int) -> list[Inbound]:
         """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
-        receive, known = self._socket.recv, len(batch.routes)
+        receive, known = self._socket.recv, len(batch.returns)
         try:
-            while len(batch.routes) < room and batch.size < MAX_BATCH_BYTES:
+            while len(batch.returns) < room and batch.size < MAX_BATCH_BYTES:
                 routing_id = receive(flags)
                 self._add(routing_id, receive(copy=False), batch)
-                flags = _DONTWAIT
+                flags = DONTWAIT
         except zmq.Again:
             pass
         return batch.inbounds[known:]
 
     def _add(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch) -> None:
-        """Add one message to a batch; all its frames arrive together."""
+        """Add the requests of one message to a batch; all its frames arrive together."""
         route = [routing_id]
         fault: RequestError | None = None
         if frame.more:
@@ -169,10 +211,17 @@ class Server:
         except PeerNotLive as error:
             fault = error
         payload = frame.bytes
-        batch.routes.append(route)
-        batch.sessions.append(self._sessions.session_of(routing_id))
-        batch.inbounds.append(Inbound(payload, caller, fault))
-        batch.size += len(payload)
+        back = _Return(route, self._sessions.session_of(routing_id))
+        if payload[:1] != SEPARATOR:
+            batch.add(back, Inbound(payload, caller, fault))
+            return
+        try:
+            parts = requests_in(payload)
+            back.together = True
+        except MalformedRequest as error:
+            parts, fault = [payload], fault or error
+        for part in parts:
+            batch.add(back, Inbound(part, caller, fault))
 
     def _discard_rest(self) -> MalformedRequest:
         """Drop surplus frames one at a time; libzmq holds them already, and Python must not hold a copy of all."""
@@ -183,52 +232,66 @@ class Server:
         return MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
 
     def _answer(self, batch: _Batch) -> None:
-        if not batch.routes:
+        if not batch.returns:
             return
-        replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive(batch, MAX_BATCH, _DONTWAIT))
+        replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive(batch, MAX_BATCH, DONTWAIT))
         deferred = self._dispatcher.take_deferred()
-        for place, (route, session, reply) in enumerate(zip(batch.routes, batch.sessions, replies, strict=True)):
+        gathered: list[bytes] = []
+        last = batch.returns[0]
+        for place, (back, reply) in enumerate(zip(batch.returns, replies, strict=False)):
+            if back is not last:
+                self._send_together(last, gathered)
+                last, gathered = back, []
             if place in deferred:
-                self._deferred.append((route, session, deferred[place]))
+                self._deferred.append((back, deferred[place]))
+            elif back.together:
+                gathered.append(reply)
             else:
-                self._send(route, session, reply)
+                self._send(back, reply)
+        self._send_together(last, gathered)
+        if len(replies) < len(batch.returns):
+            self._unfinished.append(batch.rest(len(replies)))
 
     def _answer_deferred(self) -> None:
         """Send the answers that other threads have finished; check again soon for the others."""
         waiting = []
-        if any(deferred.answer.done() for _, _, deferred in self._deferred):
+        if any(deferred.answer.done() for _, deferred in self._deferred):
             self._server_socket.close_refused()  # a caller may have been revoked since
-        for route, session, deferred in self._deferred:
+        for back, deferred in self._deferred:
             answer = deferred.answer
             if (
                 isinstance(answer, Withdrawable)
                 and not answer.done()
-                and not self._sessions.leads_to(route[0], session)
+                and not self._sessions.leads_to(back.route[0], back.session)
             ):
                 answer.cancel()
             if answer.cancelled():  # nobody waits for it
                 continue
             if answer.done():
-                self._send(route, session, self._dispatcher.settle(deferred))
+                self._send(back, self._dispatcher.settle(deferred))
             else:
-                waiting.append((route, session, deferred))
+                waiting.append((back, deferred))
         self._deferred = waiting
-        brief = any(not isinstance(deferred.answer, Withdrawable) for _, _, deferred in waiting)
+        brief = any(not isinstance(deferred.answer, Withdrawable) for _, deferred in waiting)
         self._socket.rcvtimeo = _DEFERRED_TICK_MS if brief else _TICK_MS
 
     def _answer_incomplete(self) -> None:
         """Send the replies that need nothing more to be complete, as at their deadline."""
-        for route, session, deferred in self._deferred:
+        for back, deferred in self._deferred:
             if isinstance(deferred.answer, Completed):
-                self._send(route, session, self._dispatcher.settle(deferred))
+                self._send(back, self._dispatcher.settle(deferred))
 
-    def _send(self, route: list[bytes], session: Session | None, reply: bytes) -> None:
+    def _send_together(self, back: _Return, replies: list[bytes]) -> None:
+        for begin, end in groups(replies, MAX_REPLIES_BYTES, MAX_PARTS):
+            self._send(back, together(replies[begin:end]))
+
+    def _send(self, back: _Return, reply: bytes) -> None:
         """Send a reply to its caller, and not to another peer that has chosen the same routing-id since."""
         try:
-            if not self._sessions.leads_to(route[0], session):
+            if not self._sessions.leads_to(back.route[0], back.session):
                 raise zmq.ZMQError(zmq.EHOSTUNREACH)
-            for part in route:
+            for part in back.route:
                 self._send_frame(part, _SNDMORE)
-            self._send_frame(reply, _DONTWAIT)
+            self._send_frame(reply, DONTWAIT)
         except zmq.ZMQError as error:  # disconnected, or not reading: its retry gets the stored reply
             self._budget.log(_log.info, "reply_not_delivered", "reply_not_delivered", reason=str(error))

@@ -5,9 +5,11 @@ key if no secret was set. So this module returns no incomplete socket, and calle
 The compatible API (`legacy`) secures the sockets of existing agents with the same functions.
 """
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Protocol, cast
 
 import zmq
@@ -42,6 +44,8 @@ _BACKLOG = 1_024  # connections waiting to be accepted
 _CURVE_OVERHEAD_BYTES = 33  # RFC 26, a MESSAGE command: 16 of box, 8 of nonce, 8 of name, 1 of flags
 _MAX_SUBSCRIPTION_BYTES = 1_024  # on the wire; also the handshake's commands, of which INITIATE takes about 300
 _SUBSCRIPTIONS_HIGH_WATER_MARK = 64  # queued per connection: libzmq keeps a tree node for every byte
+_MAX_CLIENT_SOCKETS = 16_384  # of a process; libzmq's default is 1,023, and a client has three
+DONTWAIT = int(zmq.NOBLOCK)  # a plain number, as the next
 _READABLE = int(zmq.POLLIN)  # a plain number: an enumeration's `&` costs as much as reading EVENTS
 
 EventCallback = Callable[[SocketEvent], None]
@@ -85,6 +89,18 @@ class ClientSocket:
     def close(self) -> None:
         self.monitor.close()
         self.socket.close(0)
+
+
+@cache
+def _client_context_of(_: int) -> "zmq.Context[zmq.Socket[bytes]]":
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, _MAX_CLIENT_SOCKETS)
+    return context
+
+
+def client_context() -> "zmq.Context[zmq.Socket[bytes]]":
+    """Return the Context of all clients of this process; a fork has its own."""
+    return _client_context_of(os.getpid())
 
 
 def open_server_socket(

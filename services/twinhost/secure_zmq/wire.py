@@ -1,19 +1,21 @@
 """From bytes to typed requests, and from replies to bytes; pure: no socket, no clock, no state.
 
-One request is one JSON object in one frame, named by its `action`; one reply likewise. The
-request types of an agent form one tagged union, so that size, shape, action, and field
+One request is one JSON object, named by its `action`, or the same fields in MessagePack; one reply likewise (`frame`
+has the forms of a frame). The request types of an agent form one tagged union, so that size, shape, action, and field
 types are checked in a single pass by msgspec. Only a request that fails this pass is checked again, field by field, so
 that one sentence names all its problems.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, RequestError, UnknownAction
+from twinhost.secure_zmq.framing.forms import ACCEPTED, MESSAGEPACK_FROM_BYTES, check_values, is_messagepack, values_of
 
 MAX_REQUEST_ID_CHARACTERS = 128
 NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -27,12 +29,14 @@ class Request(msgspec.Struct, kw_only=True, tag_field="action", forbid_unknown_f
 
     `source_agent` and `timestamp`, which a request may carry, are ignored like any unknown field: the caller is the one
     that the connection has authenticated, never the one that the body names. `on_behalf_of` names the caller of a
-    forwarded request, which gives no extra rights (see `callers`). A request with an unknown field is decoded twice,
-    to find the field's name.
+    forwarded request, which gives no extra rights (see `callers`). `accepts` lists the forms of frames that the client
+    can read besides JSON: the reply then lists those that the server can. A request with an unknown field is decoded
+    twice, to find the field's name.
     """
 
     request_id: Annotated[str, msgspec.Meta(max_length=MAX_REQUEST_ID_CHARACTERS)] | None = None
     on_behalf_of: NAME | None = None
+    accepts: Annotated[list[NAME], msgspec.Meta(max_length=16)] | None = None
 
 
 class _Envelope(msgspec.Struct):
@@ -47,9 +51,12 @@ _AT = re.compile(r" - at `\$(.*)`$", re.DOTALL)  # how msgspec ends a message ab
 _MAX_SENTENCE_CHARACTERS = 256  # of one problem
 
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
+_messagepack_envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
 _encoder = msgspec.json.Encoder()
+_messagepack_encoder = msgspec.msgpack.Encoder()
 _shallow_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _reply_decoder = msgspec.json.Decoder(dict[str, Any])
+_messagepack_reply_decoder = msgspec.msgpack.Decoder(dict[str, Any])
 
 
 def tag_of(request_type: type[Request]) -> str:
@@ -69,6 +76,8 @@ class RequestDecoder:
         for request_type in types[1:]:
             union = union | request_type
         self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(union)
+        self.decode_plain = self._decoder.decode  # an ASCII request within the limit; raises msgspec.MsgspecError
+        self._union = union
         self._fields = {
             tag_of(request_type): frozenset({"action", *request_type.__struct_encode_fields__})
             for request_type in types
@@ -78,7 +87,7 @@ class RequestDecoder:
         """Return the typed request.
 
         Args:
-            payload: one frame; at most `max_payload_bytes`.
+            payload: one request; at most `max_payload_bytes`.
             ignored: the names of unknown fields are appended to it, except the informative ones.
 
         Raises:
@@ -89,6 +98,11 @@ class RequestDecoder:
                 f"the request has {len(payload)} bytes and {self._max_payload_bytes} are allowed; "
                 "split it into smaller requests"
             )
+        if is_messagepack(payload):
+            values = values_of(payload, self._max_payload_bytes)
+            with suppress(msgspec.ValidationError):
+                return self._from_values(values, [] if ignored is None else ignored)
+            payload = _encoder.encode(values)  # to find the reason as of a request in JSON
         try:  # msgspec doesn't check UTF-8 in unknown fields; ASCII needs no check, and no copy
             text = payload if payload.isascii() else payload.decode()
             try:
@@ -102,6 +116,14 @@ class RequestDecoder:
         except RecursionError:
             raise MalformedRequest("the request is nested too deeply; send a flatter JSON object") from None
 
+    def _from_values(self, values: dict[str, Any], ignored: list[str]) -> Request:
+        """Return the request with these fields; raise msgspec.ValidationError where there is none."""
+        action = values.get("action")
+        known = self._fields.get(action, frozenset()) if isinstance(action, str) else frozenset()
+        request: Request = msgspec.convert({name: values[name] for name in values if name in known}, self._union)
+        ignored += _ignored(name for name in values if name not in known)
+        return request
+
     def _without_unknown(self, text: bytes | str, error: msgspec.ValidationError, ignored: list[str]) -> Request:
         """Decode a request without the fields that its action does not have; raise `error` where it has none."""
         fields = _shallow_decoder.decode(text)
@@ -110,8 +132,7 @@ class RequestDecoder:
         if known is None or not (unknown := [name for name in fields if name not in known]):
             raise error
         request = self._decoder.decode(_encoder.encode({name: fields[name] for name in fields if name in known}))
-        named = [name[:MAX_IGNORED_CHARACTERS] for name in unknown if name not in _INFORMATIVE]
-        ignored += named[:MAX_IGNORED_NAMES]
+        ignored += _ignored(unknown)
         return request
 
     def _explain(self, payload: bytes, error: msgspec.ValidationError) -> RequestError:
@@ -126,6 +147,12 @@ class RequestDecoder:
         return MalformedRequest(f"{'; '.join(problems)}; ./twinhost explain {action} lists the fields")
 
 
+def _ignored(unknown: Iterable[str]) -> list[str]:
+    """Return the names of unknown fields that a reply lists."""
+    named = [name[:MAX_IGNORED_CHARACTERS] for name in unknown if name not in _INFORMATIVE]
+    return named[:MAX_IGNORED_NAMES]
+
+
 def request_id_of(payload: bytes) -> str | None:
     """Return the request's id where it can be read, also from a request that is refused."""
     request_id = _envelope(payload).request_id
@@ -134,8 +161,47 @@ def request_id_of(payload: bytes) -> str | None:
     return None
 
 
-def encode_request(action: str, fields: Mapping[str, Any], request_id: str, max_payload_bytes: int) -> bytes:
+def is_request_in_messagepack(payload: bytes) -> bool:
+    """Return whether the reply to a payload, which may have been refused, is to be in MessagePack."""
+    return is_messagepack(payload) and _envelope(payload).action is not msgspec.UNSET
+
+
+def as_json(payload: bytes) -> bytes:
+    """Return a request or a reply as JSON; one in MessagePack with the same fields in the same order."""
+    return _encoder.encode(_messagepack_reply_decoder.decode(payload)) if is_messagepack(payload) else payload
+
+
+def compared_bytes(payload: bytes, request: Request) -> bytes:
+    """Return what two requests with one id are compared by: their bytes, whatever their form, and without `accepts`."""
+    payload = as_json(payload)
+    if request.accepts is None:
+        return payload
+    fields = _shallow_decoder.decode(payload)
+    return _encoder.encode({name: value for name, value in fields.items() if name != "accepts"})
+
+
+def as_messagepack(payload: bytes) -> bytes:
+    """Return a request or a reply as MessagePack; one in JSON with the same fields in the same order."""
+    return payload if is_messagepack(payload) else _messagepack_encoder.encode(_reply_decoder.decode(payload))
+
+
+def encode_request(
+    action: str,
+    fields: Mapping[str, Any],
+    request_id: str,
+    max_payload_bytes: int,
+    accepts: Sequence[str] = (),
+    messagepack: bool = False,
+) -> bytes:
     """Return a request's bytes.
+
+    Args:
+        action: its name.
+        fields: the action's fields.
+        request_id: at most 128 characters.
+        max_payload_bytes: the server's limit.
+        accepts: the forms of frames that the client can read; the reply then names those that the server can.
+        messagepack: use MessagePack if the request is large, and is the same in both forms.
 
     Raises:
         MessageTooLarge: it would exceed `max_payload_bytes`.
@@ -149,8 +215,12 @@ def encode_request(action: str, fields: Mapping[str, Any], request_id: str, max_
         **fields,
     }  # first, since a decoder starts again if it finds the action late
     message["action"], message["request_id"] = action, request_id
+    if accepts:
+        message["accepts"] = accepts
     try:
-        payload = _encoder.encode(message)
+        payload = _as_messagepack(message, max_payload_bytes) if messagepack else b""
+        if len(payload) < MESSAGEPACK_FROM_BYTES:
+            payload = _encoder.encode(message)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise MalformedRequest(
             f"the fields of {action} can't be written as JSON: {error}; pass only what JSON has"
@@ -162,8 +232,20 @@ def encode_request(action: str, fields: Mapping[str, Any], request_id: str, max_
     return payload
 
 
-def encode_reply(reply: Answer, request_id: str | None, ignored: Sequence[str] = ()) -> bytes:
-    """Return a reply's bytes, the request's id repeated, and the names of its fields that were ignored."""
+def _as_messagepack(message: Mapping[str, Any], max_payload_bytes: int) -> bytes:
+    """Return a message in MessagePack, or nothing where that would differ from the same message in JSON."""
+    plain = msgspec.to_builtins(message, str_keys=True)
+    try:
+        check_values(plain, max_payload_bytes)
+        return _messagepack_encoder.encode(plain)
+    except (RequestError, OverflowError):  # a number that only JSON can write
+        return b""
+
+
+def encode_reply(reply: Answer, request_id: str | None, ignored: Sequence[str] = (), *, accepts: bool = False) -> bytes:
+    """Return a reply's bytes, with the request's id, the names of its fields that were ignored, and the forms."""
+    if accepts:
+        reply = {**reply, "accepts": ACCEPTED}
     if ignored:
         reply = {**reply, "ignored_fields": [*ignored, *reply.get("ignored_fields", ())]}
     if request_id is not None:
@@ -172,23 +254,28 @@ def encode_reply(reply: Answer, request_id: str | None, ignored: Sequence[str] =
 
 
 def encode_error(
-    error: RequestError, request_id: str | None, sentence_fields: tuple[str, ...], ignored: Sequence[str] = ()
+    error: RequestError,
+    request_id: str | None,
+    sentence_fields: tuple[str, ...],
+    ignored: Sequence[str] = (),
+    *,
+    accepts: bool = False,
 ) -> bytes:
     """Return an error reply's bytes; every one of `sentence_fields` has the message."""
     reply: Reply = {"status": "error", "code": error.code, **error.reply_fields}
     for name in sentence_fields:
         reply[name] = str(error)
-    return encode_reply(reply, request_id, ignored)
+    return encode_reply(reply, request_id, ignored, accepts=accepts)
 
 
 def decode_reply(payload: bytes) -> Reply:
     """Return a reply.
 
     Raises:
-        MalformedRequest: it is not a JSON object.
+        MalformedRequest: it is neither a JSON object nor a MessagePack map.
     """
     try:
-        return _reply_decoder.decode(payload)
+        return (_messagepack_reply_decoder if payload[:1] >= b"\x80" else _reply_decoder).decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest(
             f"the answer is not a JSON object ({error}); check that the address is that of a twinhost agent"
@@ -267,6 +354,6 @@ def _members_of(kind: Any) -> list[Any]:
 
 def _envelope(payload: bytes) -> _Envelope:
     try:
-        return _envelope_decoder.decode(payload)
+        return (_messagepack_envelope_decoder if is_messagepack(payload) else _envelope_decoder).decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _Envelope()

@@ -138,7 +138,7 @@ def assemble(foundation: Foundation) -> Assembly:
             _may_be_local(settings),
         ),
         *security.features,
-        MetricsActions(metrics, reports),
+        MetricsActions(metrics, reports, leases.host_of),
         LoadActions(reservations, leases),
         ForecastActions(forecasts, metrics),
         EventActions(events, ErrorLog(database), min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.record),

@@ -202,6 +202,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     memories.DETAILS_MIGRATION,
     index_tables.OCCURRED_MIGRATION,
     vectors.MIGRATION,
+    memories.FOLDED_KEYS_MIGRATION,
     REPLIES_BY_TRANSACTION,
 )
 REBUILDS = index_tables.REBUILDS  # rebuild a damaged full-text index

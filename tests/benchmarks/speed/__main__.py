@@ -4,6 +4,7 @@ import argparse
 import logging
 import platform
 import resource
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import structlog
 
-from tests.benchmarks.speed import plot, report, runner
+from tests.benchmarks.speed import place, plot, report, runner
 from tests.benchmarks.speed.field import EVERYBODY, Field
 from tests.benchmarks.speed.processes import Failed
 from tests.benchmarks.speed.stack import measure_stack
@@ -31,8 +32,15 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=EVERYBODY, choices=EVERYBODY, help="whom to measure beside ours")
     parser.add_argument("--without-stack", action="store_true", help="start no containers")
     parser.add_argument("--stack-idle", type=float, default=_STACK_IDLE_S, help="seconds that the stack idles")
+    parser.add_argument(
+        "--bridge", action="store_true", help="servers in a network namespace, as in containers; as root"
+    )
     parser.add_argument("--every-row", action="store_true", help="exit with 1 where a goal has no figure")
     arguments = parser.parse_args()
+    if arguments.bridge:
+        again = [sys.executable, "-m", "tests.benchmarks.speed", *(each for each in sys.argv[1:] if each != "--bridge")]
+        with place.bridged() as environment:
+            return subprocess.run(again, env=environment, check=False).returncode
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

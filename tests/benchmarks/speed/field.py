@@ -12,12 +12,14 @@ from typing import Any
 import zmq
 
 from tests.benchmarks.speed import messages
+from tests.benchmarks.speed.place import ADDRESS, ahead_of_servers
 from tests.benchmarks.speed.processes import Failed, Process, build_c, python_load
-from tests.benchmarks.speed.task import Outcome, Task
+from tests.benchmarks.speed.task import WARM_UP_S, Outcome, Task
 from tests.benchmarks.speed.tls import TlsFiles, make_certificates
 from tests.benchmarks.speed.twin import Twin
 from tests.ports import free_ports
 
+_START_S = 2.0  # that a process may take longer to start than another
 OURS, C, PYZMQ, MTLS, GRPC, NATS = "ours", "c-libzmq", "pyzmq", "raw-mtls", "grpc", "nats"
 EVERYBODY = (OURS, C, PYZMQ, MTLS, GRPC, NATS)
 
@@ -98,7 +100,9 @@ class Field:
         self._reply = secured.reply
         self._python("ours", "twin", "blocking", secured.target)
         self._python("ours-open", "twin", "blocking", opened.target)
+        self._python("ours-map", "twin", "pipelining", secured.target)
         self._python("ours-aio", "twin", "asynchronous", secured.target)
+        self.contenders["ours-beside-others"] = Contender(lambda task: self._beside_others(task, secured.target))
         self._python("ours-connecting", "bare_pyzmq", "connecting", secured.bare_target)
         self._twin = secured
 
@@ -110,10 +114,11 @@ class Field:
         public, secret = target["keys"][0]
         ours = (target["endpoint"], target["pin"], public, secret)
         self._c("ours-by-c", program, "dealer", ours)
+        ahead = ahead_of_servers()
         for kind, load in (("rep", "req"), ("router", "dealer")):
             server_public, server_secret = (key.decode() for key in zmq.curve_keypair())
-            endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}"
-            process = Process([str(program), "serve", kind, endpoint, server_secret, self._reply], self._log)
+            endpoint = f"tcp://{ADDRESS}:{free_ports(1)[0]}"
+            process = Process([*ahead, str(program), "serve", kind, endpoint, server_secret, self._reply], self._log)
             self._serve(f"c-{kind}", process, waits=False)
             self._c(f"c-{kind}", program, load, (endpoint, server_public, public, secret))
         self._start_committing(program, public, secret)
@@ -129,9 +134,9 @@ class Field:
 
     def _start_pyzmq(self) -> None:
         public, secret = (key.decode() for key in zmq.curve_keypair())
-        endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+        endpoint = f"tcp://{ADDRESS}:{free_ports(1)[0]}"
         arguments = {"endpoint": endpoint, "secret": secret, "reply": self._reply}
-        self._serve("pyzmq", Process.python("bare_pyzmq", "serve", arguments, self._log))
+        self._serve("pyzmq", Process.python("bare_pyzmq", "serve", arguments, self._log, ahead_of_servers()))
         target = self._targets["pyzmq"] = {**self._twin.bare_target, "endpoint": endpoint, "pin": public}
         self._python("pyzmq", "bare_pyzmq", "blocking", target)
         self._python("pyzmq-connecting", "bare_pyzmq", "connecting", target)
@@ -156,15 +161,16 @@ class Field:
         files = self._tls()
         target = {"folder": files.folder, "port": free_ports(1)[0]}
         tls = ["--tls", "--tlscert", files.certificate("server"), "--tlskey", files.key("server"), "--tlsverify"]
-        address = ["--addr", "127.0.0.1", "--port", str(target["port"])]
+        address = ["--addr", ADDRESS, "--port", str(target["port"])]
         command = [program, *address, *tls, "--tlscacert", files.authority]
-        self._serve("nats-server", Process(command, self._log), waits=False)
+        self._serve("nats-server", Process([*ahead_of_servers(), *command], self._log), waits=False)
         self._serve("nats", Process.python("nats_tls", "serve", {**target, "reply": self._reply}, self._log))
         self._python("nats", "nats_tls", "asynchronous", target)
 
     def _serve_tls(self, name: str, module: str, function: str) -> dict[str, Any]:
         target = {"folder": self._tls().folder, "port": free_ports(1)[0]}
-        self._serve(name, Process.python(module, function, {**target, "reply": self._reply}, self._log))
+        arguments = {**target, "reply": self._reply}
+        self._serve(name, Process.python(module, function, arguments, self._log, ahead_of_servers()))
         return target
 
     def _serve(self, name: str, process: Process, *, waits: bool = True) -> None:
@@ -183,6 +189,16 @@ class Field:
 
     def _python(self, name: str, module: str, function: str, target: dict[str, Any]) -> None:
         self.contenders[name] = Contender(lambda task: python_load(module, function, target, task, self._log))
+
+    def _beside_others(self, task: Task, target: dict[str, Any]) -> Outcome:
+        """Measure one client while two others keep the server busy, one with reads and one with durable changes."""
+        longer_s = task.seconds + WARM_UP_S + _START_S
+        others = (Task(in_flight=32, seconds=longer_s), Task("register_agent", in_flight=32, seconds=longer_s))
+        with ExitStack() as stack:
+            for other in others:
+                arguments = {"target": target, "task": asdict(other)}
+                stack.enter_context(Process.python("twin", "asynchronous", arguments, self._log))
+            return python_load("twin", "blocking", target, task, self._log)
 
     def _c(self, name: str, program: Path, kind: str, address: Sequence[str]) -> None:
         def run(task: Task) -> Outcome:

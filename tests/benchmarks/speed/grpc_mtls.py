@@ -11,6 +11,7 @@ import grpc.aio
 
 from tests.benchmarks.speed.child import ready
 from tests.benchmarks.speed.messages import request
+from tests.benchmarks.speed.place import ADDRESS
 from tests.benchmarks.speed.task import Task, one_by_one, side_by_side
 from tests.benchmarks.speed.tls import TlsFiles
 
@@ -38,7 +39,7 @@ def serve(folder: str, port: int, reply: str) -> None:
     server = grpc.server(
         ThreadPoolExecutor(_THREADS), handlers=[_Handler(lambda _, __: answer)], options=_OPTIONS, compression=None
     )
-    server.add_secure_port(f"127.0.0.1:{port}", _server_credentials(folder))
+    server.add_secure_port(f"{ADDRESS}:{port}", _server_credentials(folder))
     server.start()
     ready()
     server.wait_for_termination()
@@ -52,7 +53,7 @@ async def serve_aio(folder: str, port: int, reply: str) -> None:
         return answer
 
     server = grpc.aio.server(handlers=[_Handler(call)], options=_OPTIONS)
-    server.add_secure_port(f"127.0.0.1:{port}", _server_credentials(folder))
+    server.add_secure_port(f"{ADDRESS}:{port}", _server_credentials(folder))
     await server.start()
     ready()
     await server.wait_for_termination()
@@ -62,7 +63,7 @@ def blocking(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
     """Load the server over one channel, one call at a time."""
     asked = Task(**task)
     payload = request(asked)
-    with grpc.secure_channel(f"127.0.0.1:{target['port']}", _credentials(target), options=_OPTIONS) as channel:
+    with grpc.secure_channel(f"{ADDRESS}:{target['port']}", _credentials(target), options=_OPTIONS) as channel:
         method = channel.unary_unary(_METHOD)
         outcome = one_by_one(lambda: method(payload), asked.seconds)
     return asdict(outcome)
@@ -87,14 +88,14 @@ def connecting(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
     payload = request(asked)
 
     def call() -> None:
-        with grpc.secure_channel(f"127.0.0.1:{target['port']}", _credentials(target), options=_OPTIONS) as channel:
+        with grpc.secure_channel(f"{ADDRESS}:{target['port']}", _credentials(target), options=_OPTIONS) as channel:
             channel.unary_unary(_METHOD)(payload)
 
     return asdict(one_by_one(call, asked.seconds))
 
 
 def _aio_channel(target: dict[str, Any], credentials: Any) -> Any:
-    return grpc.aio.secure_channel(f"127.0.0.1:{target['port']}", credentials, options=_OPTIONS)
+    return grpc.aio.secure_channel(f"{ADDRESS}:{target['port']}", credentials, options=_OPTIONS)
 
 
 def _server_credentials(folder: str) -> Any:

@@ -1,7 +1,6 @@
 """NATS with TLS in which both sides prove themselves: Debian's nats-server, and nats-py on both ends of a request."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,16 +10,11 @@ from nats.aio.msg import Msg
 
 from tests.benchmarks.speed.child import ready
 from tests.benchmarks.speed.messages import request
+from tests.benchmarks.speed.place import ADDRESS
 from tests.benchmarks.speed.task import ANSWER_WITHIN_S, Task, side_by_side
 from tests.benchmarks.speed.tls import TlsFiles
 
 _SUBJECT = "twin.call"
-
-
-def server_command(program: str, files: TlsFiles, port: int) -> Sequence[str]:
-    """Return how nats-server is started."""
-    tls = ["--tls", "--tlscert", files.certificate("server"), "--tlskey", files.key("server")]
-    return [program, "--addr", "127.0.0.1", "--port", str(port), *tls, "--tlsverify", "--tlscacert", files.authority]
 
 
 async def serve(folder: str, port: int, reply: str) -> None:
@@ -52,7 +46,7 @@ async def asynchronous(target: dict[str, Any], task: dict[str, Any]) -> dict[str
 async def _connect(folder: str, port: int) -> NatsClient:
     context = TlsFiles(folder).context("client")
     return await nats.connect(
-        f"tls://127.0.0.1:{port}",
+        f"tls://{ADDRESS}:{port}",
         tls=context,
         tls_hostname="localhost",
         max_reconnect_attempts=50,

@@ -42,9 +42,11 @@ class Process:
             )
 
     @classmethod
-    def python(cls, module: str, function: str, arguments: dict[str, Any], log: Path) -> "Process":
+    def python(
+        cls, module: str, function: str, arguments: dict[str, Any], log: Path, ahead: Sequence[str] = ()
+    ) -> "Process":
         """Start a function of a module of this package; `answer()` has what it returns."""
-        process = cls([sys.executable, "-m", "tests.benchmarks.speed.child", module, function], log)
+        process = cls([*ahead, sys.executable, "-m", "tests.benchmarks.speed.child", module, function], log)
         stdin = process._process.stdin
         assert stdin is not None
         with contextlib.suppress(BrokenPipeError):  # answer() reports its end

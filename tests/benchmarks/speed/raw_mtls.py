@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.benchmarks.speed.child import ready
 from tests.benchmarks.speed.messages import request
+from tests.benchmarks.speed.place import ADDRESS
 from tests.benchmarks.speed.task import Task, side_by_side
 from tests.benchmarks.speed.tls import TlsFiles
 
@@ -50,7 +51,7 @@ class _Client:
         loop = asyncio.get_running_loop()
         _, self._framed = await loop.create_connection(
             lambda: _Framed(lambda _: self._waiting.popleft().set_result(None)),
-            "127.0.0.1",
+            ADDRESS,
             self._port,
             ssl=self._context,
             server_hostname="localhost",
@@ -73,7 +74,7 @@ async def serve(folder: str, port: int, reply: str) -> None:
     answer = _framed(reply.encode())
     server = await asyncio.get_running_loop().create_server(
         lambda: _Framed(lambda framed: framed.transport.write(answer)),
-        "127.0.0.1",
+        ADDRESS,
         port,
         ssl=TlsFiles(folder).context("server"),
         backlog=1_024,

@@ -16,6 +16,7 @@ from tests.ports import free_ports
 
 _PORTS = ("MAINPC_ZMQ_PORT", "MAINPC_EVENTS_PORT", "MAINPC_HTTP_PORT", "PC2_ZMQ_PORT", "PC2_HTTP_PORT")
 _AGENTS = ("mainpc", "pc2")
+_STATUS_CALLS = 3
 _HEALTHY_WITHIN_S = 60.0
 _LOOK_EVERY_S = 0.05
 _MB = 1_000_000
@@ -49,6 +50,10 @@ def _once(measured: Measured, idle_s: float) -> None:
                 raise Failed(f"the stack was not healthy within {_HEALTHY_WITHIN_S:g} s")
             time.sleep(_LOOK_EVERY_S)
         measured.add("stack/up", time.monotonic() - began, "s")
+        for _ in range(_STATUS_CALLS):
+            began = time.monotonic()
+            subprocess.run([REPOSITORY / "twinhost", "status"], env=environment, capture_output=True, check=True)
+            measured.add("stack/status", time.monotonic() - began, "s")
         if idle_s:
             _idle(containers, idle_s, measured)
     finally:

@@ -1,7 +1,6 @@
 """What a load process is asked to do, what it found, and the loops that all loads share."""
 
 import asyncio
-import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +24,13 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was counted; the median includes the wait in the queue where several are in flight."""
+    """What was counted; the latencies include the wait in the queue where several are in flight."""
 
     calls: int
     failures: int
     seconds: float
     p50_us: float
+    p99_us: float = 0.0  # of the loads in Python
 
     @property
     def per_s(self) -> float:
@@ -39,7 +39,9 @@ class Outcome:
     @classmethod
     def of(cls, took: Sequence[float], seconds: float) -> "Outcome":
         """Return the outcome of calls that took so many seconds each, and all together `seconds`."""
-        return cls(len(took), 0, seconds, 1e6 * statistics.median(took) if took else 0.0)
+        ordered = [1e6 * each for each in sorted(took)]
+        p50, p99 = (ordered[len(ordered) * percent // 100] if ordered else 0.0 for percent in (50, 99))
+        return cls(len(took), 0, seconds, p50, p99)
 
 
 def one_by_one(call: Callable[[], Any], seconds: float) -> Outcome:

@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.benchmarks.speed.place import ADDRESS
 from tests.benchmarks.speed.processes import Failed
 
 _DAYS = "2"
@@ -49,7 +50,7 @@ def make_certificates(folder: Path) -> TlsFiles:
     _openssl("req", "-x509", *new_key, "-subj", "/CN=bench", "-keyout", key, "-out", certificate)
     for name in ("server", "client"):
         signed = ["-CA", files.authority, "-CAkey", files.key("authority")]
-        names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:localhost,IP:{ADDRESS}"]
         _openssl(
             "req", "-x509", *new_key, *signed, *names, "-addext", "basicConstraints=critical,CA:FALSE",
             "-keyout", files.key(name), "-out", files.certificate(name),

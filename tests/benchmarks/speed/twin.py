@@ -1,5 +1,6 @@
 """This project as it ships: `twinhost.system_digital_twin` with its configuration, and the product's clients."""
 
+import itertools
 import sys
 import time
 import urllib.error
@@ -12,6 +13,7 @@ import yaml
 from zmq.utils import z85
 
 from tests.benchmarks.speed.messages import LOAD_AGENT, READ_AGENT, REGISTRATION, fields_of
+from tests.benchmarks.speed.place import ADDRESS, ahead_of_servers
 from tests.benchmarks.speed.processes import Failed, Process
 from tests.benchmarks.speed.task import ANSWER_WITHIN_S, ID_CHARACTERS, Task, one_by_one, side_by_side
 from tests.ports import free_ports
@@ -49,7 +51,7 @@ class Twin:
         shipped = yaml.safe_load(Path(DEFAULT_PATH).read_text())
         ports = free_ports(5)
         for host in shipped["hosts"].values():
-            host["address"] = "127.0.0.1"
+            host["address"] = ADDRESS
         for agent in shipped["agents"].values():
             agent["ports"] = {name: ports.pop() for name in agent["ports"]}
         source = root / "network_config.yaml"
@@ -74,8 +76,10 @@ class Twin:
             "NETWORK_CONFIG_PATH": str(source),
             "TWINHOST_CERTIFICATES": str(self._keys / MAINPC),
             "TWINHOST_STATE": str(state),
+            "TWINHOST_HTTP_HOSTS": ADDRESS,
         }
-        self.process = Process([sys.executable, "-m", "twinhost.system_digital_twin"], root / "log", environment)
+        command = [*ahead_of_servers(), sys.executable, "-m", "twinhost.system_digital_twin"]
+        self.process = Process(command, root / "log", environment)
         try:
             self._wait_until_serving()
             with Client(self._address_of_operator()) as client:
@@ -116,7 +120,7 @@ class Twin:
         return SecuredAddress(self.endpoint, load_certificates(self._keys / OPERATOR_FOLDER).own_keys, self.server_key)
 
     def _wait_until_serving(self) -> None:
-        url = f"http://127.0.0.1:{self._config.agent(SERVER).http_port}/healthz"
+        url = f"http://{ADDRESS}:{self._config.agent(SERVER).http_port}/healthz"
         until = time.monotonic() + ANSWER_WITHIN_S
         while self.process.running and time.monotonic() < until:
             try:
@@ -134,6 +138,16 @@ def blocking(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
     fields = fields_of(asked)
     with Client(_address(target)) as client:
         outcome = one_by_one(lambda: client.call(asked.action, deadline_s=ANSWER_WITHIN_S, **fields), asked.seconds)
+    return asdict(outcome)
+
+
+def pipelining(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    """Load the server with the blocking client's `map`."""
+    asked = Task(**task)
+    requests = itertools.repeat((asked.action, fields_of(asked)))
+    with Client(_address(target)) as client:
+        replies = client.map(requests, in_flight=asked.in_flight, deadline_s=ANSWER_WITHIN_S)
+        outcome = one_by_one(lambda: next(replies), asked.seconds)
     return asdict(outcome)
 
 

@@ -16,11 +16,12 @@ class Workload:
     contenders: tuple[str, ...]
 
     def figure(self, outcome: Outcome) -> float:
-        return outcome.p50_us if self.kind is Kind.P50_US else outcome.per_s
+        figures = {Kind.P50_US: outcome.p50_us, Kind.P99_US: outcome.p99_us}
+        return figures.get(self.kind, outcome.per_s)
 
 
 IN_FLIGHT = 64
-CLIENTS = 32
+CLIENTS, CLIENTS_IN_FLIGHT = 32, 8
 
 
 def workloads(seconds: float) -> tuple[Workload, ...]:
@@ -41,11 +42,17 @@ def workloads(seconds: float) -> tuple[Workload, ...]:
             "in flight",
             task(in_flight=IN_FLIGHT),
             Kind.PER_S,
-            ("ours-by-c", "c-router", "ours-aio", "grpc-aio", "nats", "raw-mtls", "pyzmq"),
+            ("ours-by-c", "c-router", "ours-map", "ours-aio", "grpc-aio", "nats", "raw-mtls", "pyzmq"),
         ),
         Workload("durable", task("register_agent", in_flight=IN_FLIGHT), Kind.PER_S, ("ours-by-c", "pyzmq-committing")),
         Workload(
             "clients", task(clients=CLIENTS), Kind.PER_S, ("ours-by-c", "c-router", "ours-aio", "grpc-aio", "raw-mtls")
+        ),
+        Workload(
+            "clients in flight",
+            task(clients=CLIENTS, in_flight=CLIENTS_IN_FLIGHT),
+            Kind.PER_S,
+            ("ours-by-c", "c-router"),
         ),
         Workload(
             "connect",
@@ -53,6 +60,7 @@ def workloads(seconds: float) -> tuple[Workload, ...]:
             Kind.PER_S,
             ("ours-connecting", "pyzmq-connecting", "raw-mtls-connecting", "grpc-connecting"),
         ),
+        Workload("mixed load", task(), Kind.P99_US, ("ours-beside-others",)),
         Workload("64 KiB", task(padding=64 * 1024), Kind.P50_US, large),
         Workload("1 MiB", task(padding=1024 * 1024), Kind.P50_US, large),
     )

@@ -16,7 +16,8 @@ from twinhost.certificates.layout import plan_layout
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Counters, Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Counters, Dispatcher
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA

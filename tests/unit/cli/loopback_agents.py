@@ -179,7 +179,7 @@ class LoopbackAgent:
         )
         for host in ("mainpc", "pc2"):
             self.metrics.ingest(host, SAMPLE)
-        measured = MetricsActions(self.metrics, VramReports(self._database)).actions()
+        measured = MetricsActions(self.metrics, VramReports(self._database), lambda _: None).actions()
         return [*handlers.actions(), *measured, *AuditActions(self.audit).actions(), *self._key_actions(self.audit)]
 
     def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:

@@ -44,6 +44,7 @@ MIGRATIONS = [
     interactions.OCCURRED_MIGRATION,
     memory_rows.MIGRATION,
     memory_rows.DETAILS_MIGRATION,
+    memory_rows.FOLDED_KEYS_MIGRATION,
     error_patterns.MIGRATION,
     error_patterns.CASE_MIGRATION,
     twins.BY_WRITER_MIGRATION,

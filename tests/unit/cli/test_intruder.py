@@ -98,7 +98,7 @@ def test_agents_as_they_are_refuse_everything(played: Sequence[Finding]) -> None
         *((SDT, attack.name) for attack in FEED_ATTACKS),
     }
     assert {name for (_, name), verdict in seen.items() if verdict is Verdict.NOT_PLAYED} == not_played
-    assert {key: verdict for key, verdict in seen.items() if verdict not in (Verdict.OK, Verdict.NOT_PLAYED)} == {}
+    assert [finding for finding in played if finding.verdict not in (Verdict.OK, Verdict.NOT_PLAYED)] == []
 
 
 @pytest.mark.parametrize("form", list(Format))
@@ -423,6 +423,11 @@ def test_red_where_a_good_subscriber_is_not_served(hosts: TwoHosts) -> None:
 def test_red_where_nonsense_is_answered_as_if_it_were_good(tmp_path: Path, name: str) -> None:
     with bare_router(ok) as port:
         came_through(play(name, target_at(port, tmp_path, secure=False)), "as if it were valid")
+
+
+def test_red_where_a_frame_is_answered_as_if_it_were_one_request(tmp_path: Path) -> None:
+    with bare_router(ok) as port:
+        came_through(play("malformed frames", target_at(port, tmp_path, secure=False)), "the replies are [None]")
 
 
 def test_red_where_nonsense_ends_the_agent(tmp_path: Path) -> None:

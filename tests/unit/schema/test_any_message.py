@@ -21,7 +21,6 @@ from twinhost.cli.output import read
 from twinhost.schema import AGENTS, replies_of, schema_of
 from twinhost.secure_zmq import errors
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Inbound
 from twinhost.secure_zmq.errors import (
     ConfigurationError,
     InternalError,
@@ -29,6 +28,7 @@ from twinhost.secure_zmq.errors import (
     RequestError,
     error_from_reply,
 )
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.wire import decode_reply
 
 EXAMPLES = 100  # of requests to each agent

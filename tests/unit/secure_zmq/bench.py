@@ -9,8 +9,9 @@ from typing import Any
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from twinhost.secure_zmq.actions import Action, Translation
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound, Store
+from twinhost.secure_zmq.dispatch import Dispatcher, Store
 from twinhost.secure_zmq.errors import NotFound
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from tests.unit.secure_zmq.bench import AGENT, LIMIT, OPERATOR, Bench, inbound
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
-from twinhost.secure_zmq.dispatch import Inbound
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive
+from twinhost.secure_zmq.framing.inbound import Inbound
 
 
 @pytest.fixture

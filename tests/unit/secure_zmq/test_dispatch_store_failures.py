@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.unit.secure_zmq.bench import Bench, inbound
-from twinhost.secure_zmq.dispatch import Inbound
 from twinhost.secure_zmq.errors import StoreUnavailable, TransactionLost
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.database import Database
 
 

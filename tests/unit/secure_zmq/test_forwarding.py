@@ -9,7 +9,8 @@ import pytest
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog

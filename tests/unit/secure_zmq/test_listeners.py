@@ -12,8 +12,9 @@ from tests.unit.secure_zmq.bench import AGENT, LIMIT, Bench, Read, Reset, inboun
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import PeerNotLive, RequestError
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.handshakes import FailedHandshakes, Handshakes
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome

@@ -11,7 +11,8 @@ from tests.configuration import SHIPPED_GRANTS
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.system_digital_twin.twin import UMRA, Clock
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS

@@ -13,7 +13,8 @@ from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Deferred, Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
@@ -125,7 +126,7 @@ class MetricsBench:
         grants = load_network_config(DEFAULT_PATH, {}).grants
         self._dispatcher = Dispatcher(
             [
-                *MetricsActions(self.metrics, self.reports).actions(),
+                *MetricsActions(self.metrics, self.reports, self.leases.host_of).actions(),
                 *LoadActions(self.reservations, self.leases).actions(),
                 *ForecastActions(self.forecasts, self.metrics).actions(),
                 Action(Doom, self._doom, mutates=True),

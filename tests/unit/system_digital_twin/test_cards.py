@@ -10,6 +10,8 @@ import pytest
 from tests.unit.system_digital_twin.metrics_bench import (
     INTERVAL_S,
     NEWCOMER,
+    NOBODY,
+    OPERATOR,
     UMRA,
     Clock,
     MetricsBench,
@@ -18,6 +20,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
     with_gpu,
     with_gpus,
 )
+from twinhost.agent.host_metrics import MachineSample
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.system_digital_twin.capacity.forecast import CardId
@@ -37,8 +40,10 @@ def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
     bench.stop()
 
 
-def reported(bench: MetricsBench, total_mb: float, models: dict[str, float], caller: Any = UMRA) -> None:
-    """Let an agent report its VRAM; `models` are MB by device."""
+def reported(
+    bench: MetricsBench, total_mb: float, models: dict[str, float], caller: Any = UMRA, **fields: Any
+) -> dict[str, Any]:
+    """Let an agent report its VRAM, and return the reply; `models` are MB by device."""
     loaded = {f"m-{device}": {"device": device, "vram_usage_mb": used} for device, used in models.items()}
     payload = {
         "agent_name": caller.name,
@@ -46,7 +51,7 @@ def reported(bench: MetricsBench, total_mb: float, models: dict[str, float], cal
         "total_vram_used_mb": sum(models.values()),
         "loaded_models": loaded,
     }
-    assert bench.ask("update_vram_metrics", caller, payload=payload)["status"] == "success"
+    return bench.ask("update_vram_metrics", caller, payload=payload, **fields)
 
 
 def test_a_request_larger_than_every_card_is_refused(bench: MetricsBench) -> None:
@@ -117,6 +122,52 @@ def test_what_agents_report_counts_without_nvml(bench: MetricsBench, clock: Cloc
     assert bench.ask("reserve_vram", amount_mb=1)["code"] == "not_found"
 
 
+def projected(bench: MetricsBench, host: str) -> float | None:
+    """Return the VRAM of a host with 1 MB more."""
+    mb: float | None = bench.ask("simulate_load", load_type="vram", value=1, host=host)["projected_vram_mb"]
+    return mb
+
+
+def test_a_report_from_no_host_says_that_it_does_not_count(bench: MetricsBench) -> None:
+    """A key may be for a machine's own name. It counts as soon as `host` names the host."""
+    bench.both_measured()
+    reply = reported(bench, 10_000, {"cuda:0": 3_000}, NEWCOMER)
+    assert (reply["status"], reply["host"], projected(bench, "mainpc")) == ("success", None, None)
+    assert reply["message"] == (
+        "VRAM of newcomer stored, but it counts on no host: pc3 is not measured; "
+        "name the host that newcomer runs on in `host` (mainpc, pc2)"
+    )
+    reply = reported(bench, 10_000, {"cuda:0": 3_000}, NEWCOMER, host="mainpc")
+    assert (reply["message"], reply["host"]) == ("VRAM of newcomer stored", "mainpc")
+    assert (projected(bench, "mainpc"), projected(bench, "pc2")) == (3_001, None)
+
+
+def test_a_report_counts_where_its_agent_has_leases(bench: MetricsBench) -> None:
+    """While they are on one host; leases on two don't say where it runs."""
+    bench.both_measured()
+    for host in ("pc2", "mainpc"):
+        assert bench.ask("reserve_ram", NEWCOMER, amount_mb=1, host=host)["status"] == "success"
+        found = reported(bench, 10_000, {"cuda:0": 3_000}, NEWCOMER)["host"]
+        assert found == ("pc2" if host == "pc2" else None)
+
+
+def test_a_key_for_a_host_names_no_other_in_its_report(bench: MetricsBench) -> None:
+    bench.both_measured()
+    assert reported(bench, 1, {}, UMRA, host="mainpc")["code"] == "not_granted"
+    assert reported(bench, 1, {}, NEWCOMER, host="pc9")["code"] == "not_found"
+    assert bench.ask("get_metrics")["metrics"]["vram_reports"] == []
+    assert [reported(bench, 1, {}, who, host="pc2")["host"] for who in (UMRA, OPERATOR, NOBODY)] == ["pc2"] * 3
+
+
+def test_hosts_on_one_machine_share_what_agents_report(bench: MetricsBench) -> None:
+    """As they share its leases: one card, whichever of the hosts its users name."""
+    one = sample(machine=MachineSample(boot_id="b00t"))
+    bench.both_measured(mainpc=one, pc2=one)
+    reported(bench, 10_000, {"cuda:0": 3_000})
+    reported(bench, 10_000, {"cuda:0": 2_000}, NEWCOMER, host="mainpc")
+    assert projected(bench, "mainpc") == projected(bench, "pc2") == 5_001
+
+
 def test_a_committed_lease_is_in_the_holders_next_report(bench: MetricsBench, clock: Clock) -> None:
     """Until then it counts beside what was reported, whatever else was measured of the host meanwhile."""
     bench.both_measured()
@@ -126,12 +177,9 @@ def test_a_committed_lease_is_in_the_holders_next_report(bench: MetricsBench, cl
     clock.let_pass(1)
     bench.both_measured()
 
-    def projected() -> float:
-        return float(bench.ask("simulate_load", load_type="vram", value=1, host="pc2")["projected_vram_mb"])
-
-    assert projected() == 7_001
+    assert projected(bench, "pc2") == 7_001
     reported(bench, 10_000, {"cuda:0": 7_000})
-    assert projected() == 7_001
+    assert projected(bench, "pc2") == 7_001
 
 
 @pytest.mark.parametrize("models", [{"cuda:0": 1.0, "cuda:1": 1.0}, {}])

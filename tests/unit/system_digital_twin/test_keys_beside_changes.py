@@ -14,8 +14,9 @@ from tests.unit.system_digital_twin.key_bench import KeyBench
 from tests.unit.system_digital_twin.test_own_rotation import confirm
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.keys import Certificate, KeyPair
 from twinhost.secure_zmq.wire import Request
 from twinhost.store.reply_log import ReplyLog

@@ -10,7 +10,8 @@ from tests.older_database import REPLY_LOG_MIGRATIONS
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher, Inbound
+from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.registry import registry as registry_module

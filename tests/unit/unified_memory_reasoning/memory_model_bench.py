@@ -14,7 +14,7 @@ from twinhost.agent.dialects import commands
 from twinhost.agent.health import HealthActions, Ping
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Inbound
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.unified_memory_reasoning import coordination as conflicts_module
 from twinhost.unified_memory_reasoning import moments as moments_module
 from twinhost.unified_memory_reasoning.__main__ import COMMANDS
@@ -28,7 +28,13 @@ from twinhost.unified_memory_reasoning.memories import upkeep as upkeep_module
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.memories.model import Fading
-from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, MIGRATION, MOST, MOST_OF_A_WRITER
+from twinhost.unified_memory_reasoning.memories.rows import (
+    DETAILS_MIGRATION,
+    FOLDED_KEYS_MIGRATION,
+    MIGRATION,
+    MOST,
+    MOST_OF_A_WRITER,
+)
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 from twinhost.unified_memory_reasoning.search import actions as search_module
@@ -65,7 +71,10 @@ class MemoryBench(Bench):
     """Memories and claims, and their older dialect."""
 
     CALLER = ANA
-    MIGRATIONS: Sequence[str] = (QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION, DETAILS_MIGRATION)
+    MIGRATIONS: Sequence[str] = (
+        *(QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION),
+        *(DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION),
+    )
 
     def __init__(
         self,
@@ -167,9 +176,9 @@ class SearchedBench(MemoryBench):
             *search_module.SearchActions(search, self._max_bytes, self.memories.upkeep.note).actions(),
         ]
 
-    def search(self, query: str) -> list[dict[str, Any]]:
+    def search(self, query: str, **fields: Any) -> list[dict[str, Any]]:
         """Return what a search finds, best first."""
-        reply = self.ask("search_memory", query=query)
+        reply = self.ask("search_memory", query=query, **fields)
         assert reply["status"] == "ok", reply
         results: list[dict[str, Any]] = reply["results"]
         return results

@@ -22,7 +22,7 @@ from twinhost.unified_memory_reasoning.search.actions import Search, SearchActio
 WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)
 STORES = [
     *(quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION),
-    *(interactions.OCCURRED_MIGRATION, memory_rows.DETAILS_MIGRATION),
+    *(interactions.OCCURRED_MIGRATION, memory_rows.DETAILS_MIGRATION, memory_rows.FOLDED_KEYS_MIGRATION),
 ]
 INDEX = [
     *(index_tables.MIGRATION, index_tables.FORMAT_MIGRATION),

@@ -181,7 +181,29 @@ def test_a_new_pattern_ignores_case(bench: ErrorPatternBench) -> None:
     assert set(known.values()) == {"start it"}
     assert [bench.look_up(each)["solution"] for each in ("ABC failed", "abc failed")] == ["exactly", None]
     assert [bench.look_up(each)["solution"] for each in ("DISK SDA is full", "disk sda is full")] == ["in part", None]
-    assert {each["ignores_case"] for each in bench.ask("list_error_patterns")["patterns"]} == {True}
+    listed = bench.ask("list_error_patterns")["patterns"]
+    assert [each["solution"] for each in listed if each["ignores_case"]] == ["start it"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "ignores_case"),
+    [
+        ("(?-i)Foo", False),
+        ("(?-i)[A-F]+", False),
+        ("(?-i)[^a]", False),
+        ("code (?-i:X) of", False),
+        (r"(?-i)\d+ [\d\s.]+ \W", True),
+        ("(?-i)[[:digit:]] [[:alpha:]]", True),
+        ("(?-i)[[:upper:]]", False),
+        ("(?-i)(?i:Foo) 5", True),
+        (r"(?-i)\QFoo\E", False),
+        ("Foo [A-F] (?i)bar", True),
+    ],
+)
+def test_a_pattern_says_whether_it_ignores_case(bench: ErrorPatternBench, pattern: str, ignores_case: bool) -> None:
+    """In every part; a set with both cases of each letter is the same with and without case."""
+    bench.add(pattern, "a solution")
+    assert bench.ask("list_error_patterns")["patterns"][0]["ignores_case"] is ignores_case
 
 
 def test_a_stored_pattern_keeps_its_case(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory_model_bench import (
+    ANA,
     BEN,
     OPERATOR,
     MemoryBench,
@@ -20,8 +23,9 @@ from tests.unit.unified_memory_reasoning.memory_model_bench import (
 )
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS
-from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, strength_now
+from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION, strength_now
 
+DETAILS = (DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION)
 MAY, JUNE, JULY = "2026-05-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00", "2026-07-01T02:00:00+02:00"
 
 
@@ -93,6 +97,64 @@ def test_as_of_selects_what_was_valid_then(bench: MemoryBench, moment: str, foun
         assert (reply["memory"]["id"] if found else reply["code"]) == (found or "not_found")
 
 
+def test_keys_are_compared_without_case_and_spaces(bench: MemoryBench) -> None:
+    """Each value keeps its writer's spelling; it is trimmed."""
+    bench.store("a", key=" Wifi Password\n", valid_from=MAY)
+    bench.store("b", key="wifi  PASSWORD", caller=BEN, valid_from=JUNE)
+    bench.store("n", key="NI\u00d1O", valid_from=MAY)
+    bench.store("m", key="nin\u0303o", valid_from=JUNE)
+    for key in ("wifi password", "WIFI PASSWORD ", "Wifi  Password"):
+        assert bench.ask("get_memory", key=key)["memory"]["id"] == "b"
+        assert bench.ask("get_memory", key=key, as_of=MAY)["memory"]["id"] == "a"
+        assert bench.ids(key=key) == ["b", "a"]
+        history = bench.ask("memory_history", key=key)["memories"]
+        assert [each["key"] for each in history] == ["Wifi Password", "wifi  PASSWORD"]
+    assert bench.ids(key="NIN\u0303O") == ["m", "n"]
+    begins = bench.get("a")["valid_from"]
+    assert bench.store("a", key="WIFI password")["new"] is False
+    assert (bench.get("a")["key"], bench.get("a")["valid_from"]) == ("WIFI password", begins)
+
+
+def test_older_keys_that_differ_in_case_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every value stays, in the history and by its id, with its spelling; blank keys stay apart, as they were."""
+    clock = setable_clock(monkeypatch)
+    before = [*REPLY_LOG_MIGRATIONS, *(each for each in MemoryBench.MIGRATIONS if each != FOLDED_KEYS_MIGRATION)]
+    database = Database(tmp_path / "db", before)
+    keys = ["Wifi", "wifi ", "\u00d1am", "\u00f1AM", " ", "  "]
+    for number, key in enumerate(keys, start=1):
+        database.execute(
+            "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
+            "written_by) VALUES (?, 'text', CAST('[]' AS BLOB), '', 1, ?2, unixepoch(), 0, 'Ana')",
+            (f"m{number}", number),
+        )
+        details = msgspec.json.encode({"key": key, "valid_from": float(number)}).decode()
+        database.execute(
+            "INSERT INTO memory_details (number, id, written_by, starts, details) "
+            "VALUES (?1, 'm' || ?1, 'Ana', ?1, ?2)",
+            (number, details),
+        )
+    database.close()
+    for start in range(2):
+        with capture_logs() as logs, MemoryBench(tmp_path / "db", clock, half_life_days=30.0) as bench:
+            assert [each["keys"] for each in logs] == [[["Wifi", "wifi "], keys[2:4]]] * (1 - start)
+            assert [each["key"] for each in bench.ask("memory_history", key="WIFI")["memories"]] == ["Wifi", "wifi "]
+            assert [each["key"] for each in bench.ask("memory_history", id="m4")["memories"]] == keys[2:4]
+            assert [bench.get(f"m{number}").get("superseded_by") for number in (1, 2, 3, 4)] == ["m2", None, "m4", None]
+            assert [bench.get(name)["key"] for name in ("m5", "m6")] == [" ", "  "]
+            assert values(bench, id="m5") == [("m5", None)]
+            assert len(bench.ids()) == len(keys)
+
+
+def test_another_stores_keys_are_merged_as_they_are(bench: MemoryBench) -> None:
+    """A blank or untrimmed key of an older store refuses no record, and two stores have the same rows afterwards."""
+    kept = {"content": "x", "last_accessed": "2026-11-27T00:00:00+00:00", "revised": 5.0}
+    records = [{"id": "a", "key": " Rent", **kept}, {"id": "b", "key": " ", **kept}, {"id": "c", "key": "rent", **kept}]
+    assert bench.ask("sync_memories", OPERATOR, memories=records)["added"] == 3
+    assert [bench.get(name)["key"] for name in "abc"] == [" Rent", " ", "rent"]
+    assert bench.ids(key="RENT") == ["c", "a"]
+    assert bench.sync_to(bench)["unchanged"] == 3
+
+
 def test_a_quarantine_makes_the_previous_value_current(bench: MemoryBench) -> None:
     """A key is shared: Ben's value ends Ana's, until Ben is hidden; no value is lost."""
     bench.store("a", "of Ana", key="rent", valid_from=MAY)
@@ -120,7 +182,7 @@ def test_what_is_superseded_by_id_has_a_history(bench: MemoryBench) -> None:
     """By the id of any of the memories, even if they supersede each other in a cycle."""
     bench.store("a")
     bench.clock.let_pass(1)
-    bench.store("b", supersedes=["a", "nobody"])
+    bench.store("b", supersedes=["a"])
     bench.clock.let_pass(1)
     bench.store("c", supersedes=["b"])
     for memory_id in "abc":
@@ -130,6 +192,32 @@ def test_what_is_superseded_by_id_has_a_history(bench: MemoryBench) -> None:
     assert bench.ask("get_memory", memory_id="a", as_of=now)["memory"]["id"] == "c"
     bench.store("a", supersedes=["c"])
     assert len(values(bench, memory_id="b")) == 3
+
+
+def test_a_memory_can_only_supersede_one_that_exists(bench: MemoryBench) -> None:
+    """A misspelt id is refused, and one that is deleted or hidden; what is stored already stays."""
+    for name, caller in (("a", ANA), ("bens", BEN), ("deleted", ANA)):
+        bench.store(name, caller=caller)
+    bench.store("m", supersedes=["a", "bens", "deleted"])
+    bench.ask("delete_memory", id="deleted")
+    bench.quarantine.add("Ben", "operator")
+    for name in ("A", "bens", "deleted"):
+        reply = bench.ask("store_memory", content="text", id="n", supersedes=["a", name])
+        sentence = f"there is no memory {name!r} to supersede; `query_memory` lists them - at `$.supersedes`"
+        assert (reply["code"], reply["error"]) == ("not_found", sentence)
+    assert "n" not in bench.ids()
+    bench.store("m", "new text", supersedes=["a", "bens", "deleted"])
+    assert bench.get()["supersedes"] == ["a", "bens", "deleted"]
+
+
+def test_a_sync_may_bring_what_supersedes_first(bench: MemoryBench) -> None:
+    """The records of another store come in any order, and in pages."""
+    at = {"content": "x", "revised": 5.0}
+    later = {"id": "b", "supersedes": ["a"], "last_accessed": "2026-11-27T00:00:00+00:00", **at}
+    assert bench.ask("sync_memories", OPERATOR, memories=[later])["added"] == 1
+    earlier = {"id": "a", "last_accessed": "2026-11-26T00:00:00+00:00", **at}
+    assert bench.ask("sync_memories", OPERATOR, memories=[earlier])["added"] == 1
+    assert bench.get("a")["superseded_by"] == "b"
 
 
 def test_a_history_continues_where_its_page_ended(bench: MemoryBench) -> None:
@@ -156,6 +244,8 @@ def test_a_history_continues_where_its_page_ended(bench: MemoryBench) -> None:
         ("store_memory", {"supersedes": ["x"] * 65}, "at `$.supersedes`"),
         ("store_memory", {"key": ""}, "at `$.key`"),
         ("store_memory", {"key": "k" * 257}, "at `$.key`"),
+        ("store_memory", {"key": " \t"}, "a key can't be blank; name what the fact is about - at `$.key`"),
+        ("query_memory", {"key": " "}, "a key can't be blank"),
         ("store_memory", {"review_at": 5}, "at `$.review_at`"),
         ("store_memory", {"pin": 1}, "at `$.pin`"),
         ("get_memory", {"key": "k"}, "`key` and an id name a memory twice"),
@@ -195,7 +285,7 @@ def test_details_stay_when_an_update_leaves_them_out(bench: MemoryBench) -> None
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["p", "q", "r"]),
-        st.sampled_from([None, "k", "l"]),
+        st.sampled_from([None, "k", " K", "l"]),
         st.sampled_from([MAY, JUNE, JULY, None]),
         st.sampled_from([None, "2027-01-01T00:00:00Z"]),
         st.sampled_from([[], ["p"], ["q"]]),
@@ -218,15 +308,19 @@ def test_stores_agree_in_any_order_of_records(
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     records: list[dict[str, Any]] = []
+    stored: set[str] = set()
     with MemoryBench(tmp_path / "source", clock, half_life_days=30.0) as source:
         for memory_id, key, start, end, supersedes, pin, gone in steps:
             clock.let_pass(1)
-            given = {"key": key, "valid_from": start, "valid_until": end, "supersedes": supersedes, "pin": pin}
+            followed = [each for each in supersedes if each in stored]
+            given = {"key": key, "valid_from": start, "valid_until": end, "supersedes": followed, "pin": pin}
             given = {name: value for name, value in given.items() if value is not None}
             if memory_id not in supersedes:
                 source.store(memory_id, f"{key} {start}", OPERATOR, **given)
                 records += source.all()
+                stored.add(memory_id)
             if gone:
+                stored.discard(memory_id)
                 source.ask("delete_memory", OPERATOR, memory_id=memory_id)
                 records += source.all()
     clock.let_pass(86_400)  # what is shown differs from what is stored
@@ -256,9 +350,39 @@ def test_a_search_marks_and_lowers_what_has_ended(tmp_path: Path, monkeypatch: p
         assert found[0].keys().isdisjoint({"superseded_by", "valid_until"})
 
 
+def test_a_search_marks_and_lowers_what_is_not_yet_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The present value comes first, however badly it fits; as of a later time, the next one is the present value."""
+    with SearchedBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+        bench.store("now", "the usual code of the lot behind the house with the green gate is 1111", key="parking")
+        bench.store("next", "parking code 2222", key="parking", valid_from="2999-06-01T00:00:00Z")
+        bench.store("last", "parking code 3333", supersedes=["now"], valid_from="2999-07-01T00:00:00Z")
+        bench.store("alone", "the parking code is on the board", valid_from="2999-06-01T00:00:00Z")
+        for number in range(20):
+            bench.store(f"{number}", "talk of the day")
+        found = {each["id"]: each for each in bench.search("parking code")}
+        assert next(each for each in found if each in ("now", "next", "last")) == "now"
+        assert {name: each["valid_from"] for name, each in found.items() if "valid_from" in each} == {
+            "next": "2999-06-01T00:00:00.000+00:00",
+            "last": "2999-07-01T00:00:00.000+00:00",
+            "alone": "2999-06-01T00:00:00.000+00:00",
+        }
+        later = bench.search("parking code", as_of="2999-06-15T00:00:00Z")
+        assert later[0]["id"] in ("next", "alone")
+        assert [each["id"] for each in later if "valid_from" in each] == ["last"]
+
+
+def test_a_value_is_current_from_its_own_millisecond_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts are rounded to milliseconds, so half of them are ahead of an exact clock."""
+    clock = setable_clock(monkeypatch)
+    monkeypatch.setattr(clock, "time", lambda: 1_800_000_000.0006)
+    with SearchedBench(tmp_path / "db", clock, half_life_days=30.0) as bench:
+        bench.store("value", "parking code 1111", key="parking")
+        assert "valid_from" not in bench.search("parking code")[0]
+
+
 def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of the previous version are unchanged, and found by their claims once the agent has indexed them."""
-    before = [*REPLY_LOG_MIGRATIONS, *(each for each in MemoryBench.MIGRATIONS if each != DETAILS_MIGRATION)]
+    before = [*REPLY_LOG_MIGRATIONS, *(each for each in MemoryBench.MIGRATIONS if each not in DETAILS)]
     database = Database(tmp_path / "db", before)
     for number, amount in enumerate((340, 355, 355)):
         content = f"the rent of the box room is {amount}"
@@ -279,7 +403,10 @@ def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("sql", "index"),
     [
-        ("SELECT id FROM memory_details WHERE key = 'k' AND (starts, id) > (1, 'a') ORDER BY starts, id", "by_key"),
+        (
+            "SELECT id FROM memory_details WHERE folded_key = 'k' AND (starts, id) > (1, 'a') ORDER BY starts, id",
+            "by_key",
+        ),
         ("SELECT number FROM memory_supersedes WHERE superseded = 'x'", "PRIMARY KEY"),
         ("SELECT number FROM memory_claims WHERE mark = 'x' ORDER BY number DESC", "PRIMARY KEY"),
         ("SELECT number FROM memory_details WHERE valid_until <= 5 ORDER BY valid_until", "by_end"),

@@ -246,10 +246,10 @@ def test_an_older_index_gets_dates_and_speakers(tmp_path: Path) -> None:
     database = Database(tmp_path / "db", [*STORES, *INDEX])
     search = Search(database, WORDS_ALONE)
     assert len(search.rank("felix").rows) == len(search.rank("gateway").rows) == 50
-    assert {row for row, _, _ in search.rank("1970-01-11").rows[:2]} == {10, 11}  # of the day, and of the one after
+    assert {each.row for each in search.rank("1970-01-11").rows[:2]} == {10, 11}  # of the day, and of the one after
     database.execute("DELETE FROM interactions WHERE id > 2")
     database.execute("INSERT INTO recall_words (recall_words) VALUES ('integrity-check')")
-    assert {row for row, _, _ in search.rank("felix").rows} == {1, 2}
+    assert {each.row for each in search.rank("felix").rows} == {1, 2}
     database.close()
 
 

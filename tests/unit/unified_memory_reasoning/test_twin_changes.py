@@ -12,7 +12,7 @@ import pytest
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, OPERATOR, REVOKED, SafetyBench
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Inbound
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.twins import twins as store
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions

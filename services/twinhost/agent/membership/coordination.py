@@ -26,7 +26,7 @@ import structlog
 
 from twinhost.agent.host_keys import HostKeys
 from twinhost.network_config import Host, NetworkConfig, is_local_only
-from twinhost.secure_zmq.client import Client, new_request_id
+from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     AgentUnreachable,
     LimitReached,
@@ -36,6 +36,7 @@ from twinhost.secure_zmq.errors import (
     RequestIdReused,
     TwinhostError,
 )
+from twinhost.secure_zmq.framing.exchange import new_request_id
 from twinhost.secure_zmq.server_address import ServerAddress
 from twinhost.secure_zmq.wire import Reply
 from twinhost.worker import Worker

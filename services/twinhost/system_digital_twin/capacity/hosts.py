@@ -54,7 +54,7 @@ class Hosts:
         return self._states[host]
 
     def _cards(self, host: str) -> tuple[Card, ...]:
-        """Return the cards that a host's driver measures; without a driver, the one that its agents report."""
+        """Return the cards that a host's driver measures; without one, the card that agents on its machine report."""
         sample, since = self._metrics.current(host), self._metrics.measured_since(host)
         measured_since: Callable[[str], float] = lambda _: since  # noqa: E731
         if sample is None:
@@ -65,7 +65,7 @@ class Hosts:
         if not cards and sample.vram_used_mb is not None and sample.vram_total_mb is not None:
             cards = [Card(index=0, used_mb=sample.vram_used_mb, total_mb=sample.vram_total_mb)]
         if not cards:
-            cards = _reported(self._reports.of_host(host))
+            cards = _reported(self._reports.of_hosts([host, *self._metrics.same_machine(host)]))
             measured_since = self._reports.received_at  # each holder reports its own use
         open_now = self.leases(host)
         return tuple(

@@ -192,6 +192,11 @@ class Leases:
             (each for each in self.all() if (each.resource, each.amount_mb, each.holder, each.waited_as) == asked), None
         )
 
+    def host_of(self, holder: str) -> str | None:
+        """Return the host of a holder's leases; None if it has none, or has them on several hosts."""
+        hosts = {each.host for each in self.all() if each.holder == holder}
+        return hosts.pop() if len(hosts) == 1 else None
+
     def all(self) -> list[Lease]:
         """Return the open leases, oldest first."""
         return [each.lease for each in self._live()]

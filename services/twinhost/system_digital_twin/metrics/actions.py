@@ -5,6 +5,7 @@ the top, and are mainpc's. The same fields of every host, mainpc included, are u
 the request, `history` is that host's only.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
@@ -95,9 +96,14 @@ class VramPayload(msgspec.Struct, kw_only=True):
 
 
 class UpdateVramMetrics(Request, tag="update_vram_metrics"):
-    """Report which models an agent has loaded, and their VRAM in MB."""
+    """Report which models an agent has loaded, and their VRAM in MB.
+
+    It counts on the caller's host. If that is not measured, `host` names the one that the agent runs on; without
+    `host`, that of the caller's leases counts.
+    """
 
     payload: VramPayload
+    host: NAME | None = None
 
 
 class CurrentMetrics(HostMetrics):
@@ -157,18 +163,21 @@ class MetricsStored(Success):
 
 
 class VramStored(Success):
-    """The report is stored; `devices` has the MB per device."""
+    """The report is stored; `devices` has the MB per device. `host` is null if it counts on none."""
 
     message: str
+    host: str | None
     devices: dict[str, float]
 
 
 class MetricsActions(Feature):
     """Reading metrics, and reporting them."""
 
-    def __init__(self, metrics: Metrics, reports: VramReports) -> None:
+    def __init__(self, metrics: Metrics, reports: VramReports, leased_on: Callable[[str], str | None]) -> None:
+        """`leased_on` returns the host on which a caller has leases, if it has some on one host."""
         self._metrics = metrics
         self._reports = reports
+        self._leased_on = leased_on
 
     @action(forwardable=True)
     def metrics(self, request: GetMetrics, _: Caller) -> MetricsNow | RecentMetrics:
@@ -206,20 +215,42 @@ class MetricsActions(Feature):
     def update_vram(self, request: UpdateVramMetrics, caller: Caller) -> VramStored:
         payload = request.payload
         require_speaks_for(caller, payload.agent_name)
+        host = self._host_of_models(request.host, caller)
         devices: dict[str, float] = {}
         for model in payload.loaded_models.values():
             devices[model.device] = devices.get(model.device, 0.0) + model.vram_usage_mb
         self._reports.put(
             VramRecord(
                 agent_name=payload.agent_name,
-                host=caller.host,
+                host=host or caller.host,
                 total_vram_mb=payload.total_vram_mb,
                 total_vram_used_mb=payload.total_vram_used_mb,
                 devices=devices,
                 models=len(payload.loaded_models),
             )
         )
-        return {"status": SUCCESS, "message": f"VRAM of {payload.agent_name} stored", "devices": devices}
+        message = f"VRAM of {payload.agent_name} stored"
+        if host is None:
+            message += (
+                f", but it counts on no host: {caller.host} is not measured; "
+                f"name the host that {payload.agent_name} runs on in `host` ({', '.join(self._metrics.hosts())})"
+            )
+        return {"status": SUCCESS, "message": message, "host": host, "devices": devices}
+
+    def _host_of_models(self, claimed: str | None, caller: Caller) -> str | None:
+        """Return the host on which a report counts, None if that is not known.
+
+        A key may be for a machine's own name, which is no host: only such a caller, or an operator, may name one.
+        """
+        known = self._metrics.hosts()
+        if claimed is None:
+            own = caller.host if caller.host in known else self._leased_on(caller.name)
+            return own if own in known else None
+        if caller.authenticated and not caller.operator and caller.host in known and claimed != caller.host:
+            raise NotGranted(f"the key of {caller.name} is for host {caller.host}, not {claimed[:64]!r}; omit `host`")
+        if claimed not in known:
+            raise NotFound(f"no host {claimed[:64]!r} is known; there are: {', '.join(known)}")
+        return claimed
 
     def _reporting_host(self, claimed: str | None, caller: Caller) -> str:
         """Return the host in the caller's key; on an open link, the configured host that the caller claims."""

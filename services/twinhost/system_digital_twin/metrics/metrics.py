@@ -9,7 +9,7 @@ one, from a host that was disconnected, enters the history and is never current.
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, TypedDict
 
 import msgspec
@@ -352,9 +352,9 @@ class VramReports:
         self._records[record.agent_name] = record
         self._received_at[record.agent_name] = time.monotonic()
 
-    def of_host(self, host: str) -> list[VramRecord]:
-        """Return the reports of the agents on a host."""
-        return [record for record in self._records.values() if record.host == host]
+    def of_hosts(self, hosts: Collection[str]) -> list[VramRecord]:
+        """Return the reports of the agents on these hosts."""
+        return [record for record in self._records.values() if record.host in hosts]
 
     def received_at(self, agent_name: str) -> float:
         """Return the monotonic moment of an agent's report; 0 where there is none since the start."""

@@ -163,7 +163,7 @@ class ErrorPatternDocument(ScoreDocument):
     error_type: str
     pattern: str
     solution: str | None
-    ignores_case: bool  # false for patterns of version 0.2 and before
+    ignores_case: bool  # false if a part has letters whose case counts
     specificity: SpecificityDocument
     occurrence_count: int
     last_seen: str | None
@@ -301,7 +301,7 @@ class ErrorPatterns:
             "UPDATE error_patterns SET occurrence_count = occurrence_count + 1, last_seen = ? WHERE id = ?",
             (time.time(), best["pattern_id"]),
         )
-        general = requirement_of(best["pattern"], ignores_case=best["ignores_case"]).general
+        general = any(entry.requirement.general for entry in found.entries if entry.pattern_id == best["pattern_id"])
         return Match(self._read(best["pattern_id"]), general=general, complete=found.complete)
 
     def similar(self, message: str, known: ErrorPatternDocument | None) -> list[SuggestionDocument]:
@@ -378,14 +378,14 @@ def specificity_document(specificity: Specificity) -> SpecificityDocument:
 
 
 def _document(pattern: str, successes: int, failures: int, **columns: Any) -> ErrorPatternDocument:
-    last_seen, ignores_case = columns["last_seen"], bool(columns["ignores_case"])
+    last_seen, requirement = columns["last_seen"], requirement_of(pattern, ignores_case=bool(columns["ignores_case"]))
     return {
         "pattern_id": columns["pattern_id"],
         "error_type": columns["error_type"],
         "pattern": pattern,
         "solution": columns["solution"],
-        "ignores_case": ignores_case,
-        "specificity": specificity_document(requirement_of(pattern, ignores_case=ignores_case).specificity),
+        "ignores_case": requirement.ignores_case,
+        "specificity": specificity_document(requirement.specificity),
         "occurrence_count": columns["occurrence_count"],
         "last_seen": None if last_seen is None else iso_time(last_seen),
         "created": iso_time(columns["created"]),

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 _REPEAT = re.compile(r"\{(\d+)(,(\d*))?\}", re.ASCII)
 _GROUP = re.compile(r"\(\?(?:P?<\w+>|([a-zA-Z]*)(?:-([a-zA-Z]*))?([:)]))")
+_NAMED_SET = re.compile(
+    r"\\[dswDSW]|\[:\^?(?:alpha|alnum|digit|space|word|punct):\]"
+)  # has both cases of a letter, or none
 _OCTAL = re.compile(r"[0-7]{1,3}")
 _HEX = re.compile(r"x(?:\{([0-9a-fA-F]+)\}|([0-9a-fA-F]{2}))")
 _CONTROLS = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
@@ -30,7 +33,9 @@ class Kind(Enum):
 
 
 class Token(NamedTuple):
-    """One token; `fold`: whether case is ignored from here on (None: unchanged); `most` None: unlimited."""
+    """One token; `text`: its character, or what stands in brackets; `fold`: whether case is ignored from here on (None:
+    unchanged); `most` None: unlimited.
+    """
 
     kind: Kind
     text: str = ""
@@ -134,11 +139,10 @@ def _class(pattern: str, at: int) -> tuple[Token, int]:
             _, at = _member(pattern, at + 1)
             member = None
         members.append(member)
-    if negated:
-        return Token(Kind.WIDE), at + 1
-    if len(members) == 1 and members[0] is not None:
+    if len(members) == 1 and members[0] is not None and not negated:
         return Token(Kind.LITERAL, text=members[0]), at + 1
-    return Token(Kind.CLASS), at + 1
+    letters = _NAMED_SET.sub("", pattern[start:at])
+    return Token(Kind.WIDE if negated else Kind.CLASS, text=letters), at + 1
 
 
 def _member(pattern: str, at: int) -> tuple[str | None, int]:
@@ -165,10 +169,14 @@ class Specificity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """Every match contains one of `texts`, case-folded; empty: none is known."""
+    """Every match contains one of `texts`, case-folded; empty: none is known.
+
+    `ignores_case` is false if a part of the pattern has letters whose case counts.
+    """
 
     texts: frozenset[str]
     specificity: Specificity
+    ignores_case: bool
 
     @property
     def general(self) -> bool:
@@ -226,15 +234,17 @@ class _Group:
 def requirement_of(pattern: str, *, ignores_case: bool = True) -> Requirement:
     """Return what a pattern, which RE2 has accepted, requires of a message."""
     groups = [_Group(fold=ignores_case)]
+    case_counts = False
     for token in tokens_of(pattern):
         _take(token, groups)
+        case_counts |= not groups[-1].fold and token.text.lower() != token.text.upper()
     while len(groups) > 1:  # RE2 accepts no pattern with an open group
         _close(groups)
     whole = groups[0].close()
     texts = frozenset(text[:LONGEST_TEXT] for text in whole.texts)
     if any(len(text) < SHORTEST_TEXT for text in texts):
         texts = frozenset()
-    return Requirement(texts, Specificity(whole.literals, whole.classes, whole.starts + whole.ends))
+    return Requirement(texts, Specificity(whole.literals, whole.classes, whole.starts + whole.ends), not case_counts)
 
 
 def _take(token: Token, groups: list[_Group]) -> None:

@@ -277,7 +277,7 @@ def _given_details(request: StoreMemory) -> dict[str, Any]:
         if (value := getattr(request, name)) is not None:
             given[name] = moment(value, f"$.{name}")
     if request.key is not None:
-        given["key"] = request.key
+        given["key"] = request.key.strip()
     if request.supersedes is not None:
         given["supersedes"] = _unique(request.supersedes)
     if request.pin is not None:

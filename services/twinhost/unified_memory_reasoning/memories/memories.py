@@ -22,6 +22,7 @@ from twinhost.unified_memory_reasoning.memories.model import (
     Kept,
     Memory,
     deleted,
+    folded_key,
     merge,
     reinforced,
     same_body,
@@ -76,6 +77,7 @@ class Memories:
     ) -> None:
         self.fading = fading
         self.validity = Validity(database)
+        self.validity.fold_keys()
         self.audit = MemoryAudit(database, self.validity)
         self._quarantine = Quarantine(database)
         self._rows = MemoryRows(database, most, most_of_a_writer, lambda memory: fading.forgotten(memory, now_ms()))
@@ -93,6 +95,7 @@ class Memories:
 
         Raises:
             MalformedRequest: it would end before it begins, or supersede itself.
+            NotFound: a memory that it newly supersedes doesn't exist, or its writer is quarantined.
             NotGranted: the memory belongs to another caller.
             LimitReached: there are too many memories, or too many of this writer.
         """
@@ -132,8 +135,7 @@ class Memories:
         Raises:
             NotFound: there is none, or its writer is quarantined.
         """
-        found = self._find(memory_id)
-        if found is None or found.memory.deleted or self._hidden(found):
+        if (found := self._visible(memory_id)) is None:
             raise NotFound(f"there is no memory {memory_id[:64]!r}; `store_memory` stores one")
         return found
 
@@ -223,13 +225,20 @@ class Memories:
             raise MalformedRequest("the memory would end before it begins; give a later time - at `$.valid_until`")
         if memory.id in details.supersedes:
             raise MalformedRequest("a memory can't supersede itself; name other memories - at `$.supersedes`")
+        known = () if before is None else before.memory.details.supersedes
+        for superseded in details.supersedes:
+            if superseded not in known and self._visible(superseded) is None:
+                raise NotFound(
+                    f"there is no memory {superseded[:64]!r} to supersede; `query_memory` lists them - "
+                    "at `$.supersedes`"
+                )
         entry = self._write(memory, caller, before)
         return Put(entry, new, [] if self._hidden(entry) else self.audit.conflicts(entry.number, memory))
 
     def _details(self, was: Details, given: dict[str, Any], now: float) -> Details:
         """Return the details after a change; the value of a key, or what supersedes another, begins at some time."""
         details = msgspec.structs.replace(was, **given)
-        begins = details.key != was.key or details.supersedes != was.supersedes
+        begins = folded_key(details.key) != folded_key(was.key) or details.supersedes != was.supersedes
         if "valid_from" in given or not begins:
             return details
         if details.occurred_at is None:
@@ -250,6 +259,10 @@ class Memories:
     def _find(self, memory_id: str) -> Kept | None:
         found = self._rows.find(memory_id)
         return self.upkeep.fresh(found) if found is not None else None
+
+    def _visible(self, memory_id: str) -> Kept | None:
+        found = self._find(memory_id)
+        return None if found is None or found.memory.deleted or self._hidden(found) else found
 
     def _hidden(self, entry: Kept) -> bool:
         return self._quarantine.hides(entry.written_by)

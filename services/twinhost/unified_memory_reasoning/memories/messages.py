@@ -27,7 +27,7 @@ STRENGTH = Annotated[float, msgspec.Meta(ge=FORGOTTEN_UNDER, le=MOST_STRENGTH)]
 ANY_STRENGTH = Annotated[float, msgspec.Meta(ge=0, le=MOST_STRENGTH)]
 TIME = Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 NUMBER = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-KEY = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+KEY = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]  # compared without case and surplus white space
 SUPERSEDED = Annotated[list[NAME], msgspec.Meta(max_length=64)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
 
@@ -35,10 +35,10 @@ LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
 class StoreMemory(Request, tag="store_memory"):
     """Store a memory, or update one: fields that are omitted stay unchanged.
 
-    Without an `id` (or `memory_id`), it gets a new one. `key` names what the fact is about, and all writers share it: a
-    memory with the same key and a later `valid_from` (by default `occurred_at`, or now) follows the present one, which
-    stays in the history. `supersedes` names memories that this one follows without a key. A memory with `pin` is never
-    forgotten.
+    Without an `id` (or `memory_id`), it gets a new one. `key` names what the fact is about, in any case, and all
+    writers share it: a memory with the same key and a later `valid_from` (by default `occurred_at`, or now) follows the
+    present one, which stays in the history. `supersedes` names memories that this one follows without a key. A memory
+    with `pin` is never forgotten.
     """
 
     content: CONTENT
@@ -57,6 +57,7 @@ class StoreMemory(Request, tag="store_memory"):
 
     def __post_init__(self) -> None:
         _require_one_name(self.memory_id, self.id)
+        _require_text(self.key)
 
     @property
     def name(self) -> str | None:
@@ -150,6 +151,9 @@ class QueryMemory(Request, tag="query_memory"):
     before: NUMBER | None = None
     changed_since: NUMBER | None = None
 
+    def __post_init__(self) -> None:
+        _require_text(self.key)
+
 
 class ReinforceMemory(_OneMemory, tag="reinforce_memory"):
     """Make a memory stronger by a fifth, at most 5; a forgotten one is recovered.
@@ -223,9 +227,17 @@ def _require_one_name(memory_id: str | None, other: str | None, *, needed: bool 
 
 
 def _require_id_or_key(memory_id: str | None, other: str | None, key: str | None) -> None:
-    _require_one_name(memory_id, other, needed=key is None)
+    if memory_id is None and other is None and key is None:
+        raise ValueError("Object missing required field `memory_id`, `id`, or `key` - at `$.memory_id`")
+    _require_one_name(memory_id, other)
+    _require_text(key)
     if key is not None and (memory_id or other) is not None:
         raise ValueError("`key` and an id name a memory twice; leave one of them out - at `$.key`")
+
+
+def _require_text(key: str | None) -> None:
+    if key is not None and not key.strip():
+        raise ValueError("a key can't be blank; name what the fact is about - at `$.key`")
 
 
 class AsStored(TypedDict):

@@ -12,6 +12,7 @@ Under 0.1 a memory is forgotten: queries skip it, but it is still stored. Reinfo
 fifth, up to 5, and always recovers a forgotten one. A pinned memory never fades.
 """
 
+import unicodedata
 from typing import Any, NamedTuple
 
 import msgspec
@@ -72,6 +73,16 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     supersedes: tuple[str, ...] = ()
     review_at: float | None = None
     pinned: bool = False
+
+
+def folded_key(key: str | None) -> str | None:
+    """Return a key as keys are compared: without case and surplus white space.
+
+    A blank key, which other stores may have, is like no other.
+    """
+    if key is None:
+        return None
+    return " ".join(unicodedata.normalize("NFC", key).casefold().split()) or key
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

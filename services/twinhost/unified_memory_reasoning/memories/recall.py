@@ -11,7 +11,7 @@ import msgspec
 from twinhost.agent.health import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import page_of
-from twinhost.unified_memory_reasoning.memories.model import Fading, Kept
+from twinhost.unified_memory_reasoning.memories.model import Fading, Kept, folded_key
 from twinhost.unified_memory_reasoning.memories.rows import MemoryRows, strength_now
 from twinhost.unified_memory_reasoning.memories.upkeep import now_ms
 from twinhost.unified_memory_reasoning.memories.validity import AS_OF, OF_KEY
@@ -124,7 +124,7 @@ class MemoryRecall:
             values.append(chosen.min_strength)
         if chosen.key is not None:
             conditions.append(OF_KEY)
-            values.append(chosen.key)
+            values.append(folded_key(chosen.key))
         if chosen.as_of is not None:
             conditions.append(AS_OF)
             values += [chosen.as_of] * 4

@@ -7,7 +7,7 @@ import msgspec
 
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.memories.model import DAY_S, Details, Fading, Idle, Kept, Memory
+from twinhost.unified_memory_reasoning.memories.model import DAY_S, Details, Fading, Idle, Kept, Memory, folded_key
 
 
 class Shares:
@@ -123,6 +123,12 @@ DROP INDEX memories_by_source;
 CREATE INDEX memories_by_number ON memories (number, strength, forgotten, written_by, last_accessed);
 CREATE INDEX memories_by_source ON memories (source, number, strength, forgotten, written_by, last_accessed);
 """
+FOLDED_KEYS_MIGRATION = """
+ALTER TABLE memory_details ADD COLUMN folded_key TEXT;
+DROP INDEX memory_details_by_key;
+CREATE INDEX memory_details_by_key ON memory_details (folded_key, starts, id, written_by)
+WHERE folded_key IS NOT NULL;
+"""  # without a value, which SQL can't compute: see `Validity.fold_keys`
 MOST = 100_000  # memories, and tombstones
 MOST_OF_A_WRITER = 20_000  # of each; an operator, who imports other stores, may have all
 
@@ -314,8 +320,12 @@ class MemoryRows:
         if memory.details == Details():
             return
         self._database.execute(
-            "INSERT INTO memory_details (number, id, written_by, starts, details) VALUES (?, ?, ?, ?, ?)",
-            (number, memory.id, written_by, memory.starts, msgspec.json.encode(memory.details).decode()),
+            "INSERT INTO memory_details (number, id, written_by, starts, details, folded_key) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                *(number, memory.id, written_by, memory.starts, msgspec.json.encode(memory.details).decode()),
+                folded_key(memory.details.key),
+            ),
         )
         self._database.execute_many(
             "INSERT OR IGNORE INTO memory_supersedes VALUES (?, ?)",

@@ -9,20 +9,26 @@ A key is shared by all writers: anybody may store the next value, nobody can cha
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import structlog
+
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.memories.model import folded_key
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 
+_log = structlog.get_logger(__name__)
+_MOST_LOGGED = 20  # keys that became one
 MOST_IN_CHAIN = 1_000  # memories that supersede each other, in one history
 
 _NEXT = """
 SELECT json_array(id, starts) FROM (
     SELECT * FROM (
         SELECT id, starts FROM visible_memory_details
-        WHERE key = d.key AND (starts, id) > (d.starts, d.id) ORDER BY starts, id LIMIT 1
+        WHERE folded_key = d.folded_key AND (starts, id) > (d.starts, d.id) ORDER BY starts, id LIMIT 1
     ) UNION ALL SELECT * FROM (
         SELECT v.id, v.starts FROM memory_supersedes s JOIN visible_memory_details v ON v.number = s.number
         WHERE s.superseded = m.id ORDER BY v.starts, v.id LIMIT 1
@@ -38,14 +44,23 @@ coalesce((SELECT starts FROM memory_details WHERE number = m.number), m.created)
 AND NOT EXISTS (SELECT 1 FROM memory_details WHERE number = m.number AND valid_until <= ?)
 AND NOT EXISTS (
     SELECT 1 FROM memory_details d
-    JOIN visible_memory_details v ON v.key = d.key AND (v.starts, v.id) > (d.starts, d.id)
+    JOIN visible_memory_details v ON v.folded_key = d.folded_key AND (v.starts, v.id) > (d.starts, d.id)
     WHERE d.number = m.number AND v.starts <= ?
 ) AND NOT EXISTS (
     SELECT 1 FROM memory_supersedes s JOIN visible_memory_details v ON v.number = s.number
     WHERE s.superseded = m.id AND v.starts <= ?
 )
 """.strip()  # of a row `m` of visible_memories; the time, four times
-OF_KEY = "m.number IN (SELECT number FROM memory_details WHERE key = ?)"
+_NOT_YET = """
+SELECT d.number, d.starts, (SELECT json_group_array(number) FROM (
+    SELECT * FROM (
+        SELECT number FROM visible_memory_details
+        WHERE folded_key = d.folded_key AND starts <= ?2 ORDER BY starts DESC, id DESC LIMIT 1
+    ) UNION ALL SELECT v.number FROM memory_supersedes s JOIN visible_memories v ON v.id = s.superseded
+    WHERE s.number = d.number
+)) FROM memory_details d WHERE d.number IN (SELECT value FROM json_each(?1)) AND d.starts > ?2
+"""
+OF_KEY = "m.number IN (SELECT number FROM memory_details WHERE folded_key = ?)"  # of a `folded_key`
 _CHAIN = f"""
 WITH RECURSIVE later(id) AS (
     SELECT ?1 UNION SELECT v.id FROM later JOIN memory_supersedes s ON s.superseded = later.id
@@ -60,7 +75,7 @@ _IN_ORDER = """
 SELECT m.number FROM visible_memories m LEFT JOIN memory_details d ON d.number = m.number
 WHERE {} ORDER BY coalesce(d.starts, m.created), m.id LIMIT ? OFFSET ?
 """
-_FREE_START = "SELECT max(starts) FROM memory_details WHERE key = ? AND starts >= ? AND starts < ?"
+_FREE_START = "SELECT max(starts) FROM memory_details WHERE folded_key = ? AND starts >= ? AND starts < ?"
 
 
 class End(NamedTuple):
@@ -73,12 +88,36 @@ class End(NamedTuple):
 NO_END = End(None, None)
 
 
+class NotYet(NamedTuple):
+    """When a memory begins to be valid, and the numbers of the memories that it will follow."""
+
+    starts: float
+    follows: list[int]
+
+
 class Validity:
     """The validity of the visible memories."""
 
     def __init__(self, database: Database) -> None:
         create_visible_views(database, "memories", "memory_details")
         self._database = database
+
+    def fold_keys(self) -> None:
+        """Fold the keys that a version before stored, in a transaction of its own, and log which are one key now."""
+        rows = self._database.execute("SELECT number, key FROM memory_details WHERE folded_key ISNULL AND key NOT NULL")
+        keys = dict(rows.fetchall())
+        if not keys:
+            return
+        with self._database.transaction():
+            self._database.execute_many(
+                "UPDATE memory_details SET folded_key = ? WHERE number = ?",
+                [(folded_key(key), number) for number, key in keys.items()],
+            )
+        spellings: dict[str | None, set[str]] = defaultdict(set)
+        for key in keys.values():
+            spellings[folded_key(key)].add(key)
+        if joined := [sorted(each) for each in spellings.values() if len(each) > 1]:
+            _log.warning("memory_keys_joined", count=len(joined), keys=joined[:_MOST_LOGGED])
 
     def ends(self, numbers: Iterable[int]) -> dict[int, End]:
         """Return the ends of memories by number, without those that have none."""
@@ -90,10 +129,15 @@ class Validity:
             found[number] = End(min(each for each in (own, starts) if each is not None), memory_id)
         return found
 
+    def not_yet(self, numbers: Iterable[int], moment: float) -> dict[int, NotYet]:
+        """Return those memories by number that are not valid yet at a time."""
+        found = self._database.execute(_NOT_YET, (json.dumps(list(numbers)), moment))
+        return {number: NotYet(starts, json.loads(follows)) for number, starts, follows in found}
+
     def history(self, key: str | None, memory_id: str, limit: int, skip: int) -> list[int]:
         """Return the numbers of the values of a key, or of the memories that supersede each other, in their order."""
         if key is not None:
-            sql, values = _IN_ORDER.format(OF_KEY), [key]
+            sql, values = _IN_ORDER.format(OF_KEY), [folded_key(key)]
         else:
             chain = [each for (each,) in self._database.execute(_CHAIN, (memory_id,))]
             sql, values = _IN_ORDER.format("m.id IN (SELECT value FROM json_each(?))"), [json.dumps(chain)]
@@ -110,7 +154,7 @@ class Validity:
         number = self._database.value(
             f"SELECT m.number FROM visible_memories m WHERE {condition} AND {AS_OF} "  # noqa: S608 - constants
             "ORDER BY m.number DESC LIMIT 1",
-            (key if numbers is None else json.dumps(numbers), *[moment] * 4),
+            (folded_key(key) if numbers is None else json.dumps(numbers), *[moment] * 4),
         )
         if number is None:
             name = f"of the key {key[:64]!r}" if key is not None else f"of memory {memory_id[:64]!r}"
@@ -119,5 +163,5 @@ class Validity:
 
     def free_start(self, key: str, now: float) -> float:
         """Return the time from which a new value of a key is valid: now, or after others of the same second."""
-        last = self._database.value(_FREE_START, (key, now, now + 1.0))
+        last = self._database.value(_FREE_START, (folded_key(key), now, now + 1.0))
         return now if last is None else round(last + 0.001, 3)

@@ -9,7 +9,8 @@ The lower-case names are the weights of `recall:` in the network configuration. 
     R   0.5 ** (age / recency_half_life_days); the age counts from when it occurred, or else was stored
     S   strength / MOST_STRENGTH, at most 1
 
-The score of a memory whose validity has ended is multiplied by ENDED.
+The score of a memory that is not valid, no longer or not yet, is multiplied by NOT_VALID. One that is not valid yet is
+below those that it will follow.
 
 The formula orders the CANDIDATES most relevant. Of two with the same score, the newer comes first.
 """
@@ -79,7 +80,7 @@ class SearchResult(TypedDict):
     turns around it, whatever else was found. An interaction's `id` is a number. A memory's `session_id` and `speaker`
     are null; `speaker` is null if none was given. `content_bytes` is the size of the whole, also if `content` is `cut`.
     `valid_until` is when a memory ceases to be valid, and `superseded_by` the memory that follows it; both are absent
-    if there is none.
+    if there is none. `valid_from` marks a memory that is not valid yet at the time of the search.
     """
 
     id: int | str
@@ -95,6 +96,7 @@ class SearchResult(TypedDict):
     score: float
     similarity: float
     written_by: str
+    valid_from: NotRequired[str]
     valid_until: NotRequired[str]
     superseded_by: NotRequired[str]
 
@@ -115,7 +117,8 @@ class SearchResults(TypedDict):
 
 
 NEUTRAL_IMPORTANCE = 0.5  # that of an interaction to which no rule applies
-ENDED = 0.5  # so that the present value of two that fit alike comes first
+NOT_VALID = 0.5  # so that the present value of two that fit alike comes first
+_BELOW = 0.999  # of the present value's score: the most that one which is not valid yet has
 _DAY_S = 86_400.0
 _OCCURRED = "coalesce((SELECT occurred_at FROM memory_details d WHERE d.number = memories.number), memories.created)"
 
@@ -143,11 +146,15 @@ _MEMORY = (
 
 
 class Ranked(NamedTuple):
-    """A row that fits a query, its score among the others, and its similarity to the query."""
+    """A row that fits a query, its score among the others, and its similarity to the query.
+
+    `valid_from` is when a memory begins to be valid that is not valid yet.
+    """
 
     row: int
     score: float
     similarity: float
+    valid_from: float | None = None
 
 
 class Ranking(msgspec.Struct, frozen=True):
@@ -233,24 +240,27 @@ class Search:
         whole = weights.bm25 + weights.importance + weights.recency + weights.strength
         half_life_s = weights.recency_half_life_days * _DAY_S
         best = max((fit.relevance for fit in fits.values()), default=0.0) or 1.0
-        ends = self._validity.ends(row - MEMORY_ROWS for row in fits if row >= MEMORY_ROWS)
-        ended = {number + MEMORY_ROWS for number, end in ends.items() if (end.valid_until or now) <= now}
-        scored = [
-            (
-                (
-                    weights.bm25 * fits[text.row].relevance / best
-                    + weights.importance * importance
-                    + weights.recency * 0.5 ** (max(0.0, now - text.moment) / half_life_s)
-                    + weights.strength * min(1.0, strength / MOST_STRENGTH)
-                )
-                / whole
-                * (ENDED if text.row in ended else 1.0),
-                text.moment,
-                text.row,
+        memories = [row - MEMORY_ROWS for row in fits if row >= MEMORY_ROWS]
+        ends, coming = self._validity.ends(memories), self._validity.not_yet(memories, round(now, 3))
+        invalid = {number for number, end in ends.items() if (end.valid_until or now) <= now} | coming.keys()
+        scores = {
+            text.row: (
+                weights.bm25 * fits[text.row].relevance / best
+                + weights.importance * importance
+                + weights.recency * 0.5 ** (max(0.0, now - text.moment) / half_life_s)
+                + weights.strength * min(1.0, strength / MOST_STRENGTH)
             )
+            / whole
+            * (NOT_VALID if text.row - MEMORY_ROWS in invalid else 1.0)
             for text, importance, strength in candidates
-        ]
-        return [Ranked(row, score, fits[row].similarity) for score, _, row in sorted(scored, reverse=True)]
+        }
+        for number, (_, follows) in coming.items():
+            present = [scores[each + MEMORY_ROWS] for each in follows if each + MEMORY_ROWS in scores]
+            row = number + MEMORY_ROWS
+            scores[row] = min([scores[row], *(_BELOW * score for score in present)])
+        starts = {number + MEMORY_ROWS: each.starts for number, each in coming.items()}
+        ordered = sorted(((scores[text.row], text.moment, text.row) for text, _, _ in candidates), reverse=True)
+        return [Ranked(row, score, fits[row].similarity, starts.get(row)) for score, _, row in ordered]
 
     def read(self, ranked: Ranked, max_content_bytes: int) -> SearchResult:
         """Return a row of a ranking as a result."""
@@ -278,6 +288,8 @@ class Search:
         query, number = (self._memory, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
         found = self._database.select(result, query, (max_content_bytes, number))[0]
         end = self._validity.ends([number]).get(number, NO_END) if row >= MEMORY_ROWS else NO_END
+        if ranked.valid_from is not None:
+            found["valid_from"] = iso_time(ranked.valid_from)
         if end.valid_until is not None:
             found["valid_until"] = iso_time(end.valid_until)
         if end.superseded_by is not None:

@@ -1,0 +1,209 @@
+"""The requests of one client that are in flight: how they are put into frames, and matched to their replies.
+
+`Client` and `AsyncClient` own the connection and the waiting; this holds what both have in common. A request keeps its
+id and its fields through every session, and is sent again in each one until it is answered.
+"""
+
+import itertools
+import os
+import time
+from asyncio import Future
+from collections.abc import Container, Iterator, Mapping
+from typing import Any
+
+import msgspec
+import zmq
+
+from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.framing.forms import (
+    ACCEPTED,
+    MAX_SENT_BYTES,
+    MAX_SENT_PARTS,
+    MESSAGEPACK,
+    MESSAGEPACK_FROM_BYTES,
+    SEPARATOR,
+    SEQUENCE,
+    groups,
+    is_messagepack,
+    replies_in,
+    together,
+)
+from twinhost.secure_zmq.link import Link
+from twinhost.secure_zmq.sockets import DONTWAIT, PlainSend
+from twinhost.secure_zmq.wire import Reply, as_json, decode_reply, encode_request
+
+MAX_UNANSWERED = 256  # requests of a session; half of the replies that a server keeps for a peer before it drops one
+LOOK_S = 0.000_3  # how long to poll for a reply before sleeping, where one usually comes within that time
+_SEVERAL_CORES = len(os.sched_getaffinity(0)) > 1  # on one, polling only delays the reply
+
+_numbers = itertools.count()
+_prefix = ""
+
+
+def _begin_process() -> None:
+    global _prefix  # noqa: PLW0603 - of this process, and another one in a fork
+    _prefix = os.urandom(12).hex()
+
+
+_begin_process()
+os.register_at_fork(after_in_child=_begin_process)
+
+
+def new_request_id() -> str:
+    """Return an id that no other request has: 96 random bits of this process, and a number."""
+    return f"{_prefix}{next(_numbers):08x}"
+
+
+class Asked(msgspec.Struct, eq=False):
+    """A request, and its reply once that has come; times by the monotonic clock, in seconds."""
+
+    action: str
+    request_id: str
+    payload: bytes
+    deadline_s: float
+    asked_at: float
+    future: "Future[Reply] | None" = None  # of a call that is awaited
+    reply: Reply | None = None
+    sent_in: int = 0  # the session's number; 0 is not sent yet
+    forgotten: bool = False
+
+    @property
+    def deadline(self) -> float:
+        return self.asked_at + self.deadline_s
+
+
+class Exchange:
+    """Of one client; on its thread."""
+
+    def __init__(self, link: Link, max_payload_bytes: int) -> None:
+        self.asked: dict[str, Asked] = {}  # by id, in the order of asking; what nobody waits for any more is forgotten
+        self.unanswered = 0  # requests that were sent in this session
+        self.look_until = 0.0  # when to stop polling for the next reply
+        self.replied_at = 0.0  # when the last reply came, or the session began
+        self._link = link
+        self._max_payload_bytes = max_payload_bytes
+        self._unsent: list[Asked] = []  # in this session
+        self._session = 0
+        self._forms: Container[str] | None = None  # that the server reads; None is not known yet
+        self._large: set[str] = set()  # actions whose last requests were large
+        self._took_s = 0.0  # from a frame to the next reply, a moving average
+        self._sent_at = 0.0
+
+    def ask(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
+        """Add a request; `send()` sends it.
+
+        Raises:
+            MessageTooLarge, MalformedRequest: it can't be encoded, or its id is in flight already.
+        """
+        forms = self._forms
+        payload = encode_request(
+            action,
+            fields,
+            request_id,
+            self._max_payload_bytes,
+            ACCEPTED if forms is None else (),
+            forms is not None and action in self._large and MESSAGEPACK in forms,
+        )
+        if len(payload) > MESSAGEPACK_FROM_BYTES:
+            self._large.add(action)
+        if request_id in self.asked:
+            raise MalformedRequest(
+                f"request_id {request_id!r} is in flight already; wait for its reply, or use another id"
+            )
+        asked = self.asked[request_id] = Asked(action, request_id, payload, deadline_s, time.monotonic())
+        self._unsent.append(asked)
+        return asked
+
+    def forget(self, asked: Asked) -> None:
+        """Wait no longer for a reply; one that comes is dropped."""
+        if self.asked.get(asked.request_id) is asked:
+            del self.asked[asked.request_id]
+            asked.forgotten = True
+            if asked.reply is None and asked.sent_in == self._session:
+                self.unanswered -= 1
+
+    def send(self, session: int, send: PlainSend) -> bool:
+        """Send what was not sent in a session, as far as the server keeps the replies and the pipe has room.
+
+        Returns:
+            Whether anything was sent.
+        """
+        if session != self._session:
+            self._session, self._forms, self.unanswered = session, None, 0
+            self.replied_at = time.monotonic()
+            self._unsent = [asked for asked in self.asked.values() if asked.reply is None]
+        if len(self._unsent) == 1 and self.unanswered == 0 and self._unsent[0].payload[:1] == b"{":
+            return self._send_only(self._unsent[0], send)
+        room = MAX_UNANSWERED - self.unanswered
+        if not self._unsent or (len(self._unsent) > room and room < MAX_UNANSWERED // 2):
+            return False
+        unsent = [asked for asked in self._unsent if not asked.forgotten]
+        sent = 0
+        try:
+            for end, frame in self._frames(unsent[:room]):
+                send(frame, DONTWAIT)
+                self._note_sent(unsent[sent:end], len(frame))
+                sent = end
+        except zmq.Again:  # the pipe is full: the next reply or the next check tries again
+            pass
+        self._unsent = unsent[sent:]
+        return sent > 0
+
+    def _send_only(self, asked: Asked, send: PlainSend) -> bool:
+        """Send the only request there is, as `send` does; this takes a third of the time."""
+        try:
+            if not asked.forgotten:
+                send(asked.payload, DONTWAIT)
+                self._note_sent([asked], len(asked.payload))
+        except zmq.Again:
+            return False
+        self._unsent.clear()
+        return not asked.forgotten
+
+    def take(self, frame: bytes) -> list[Asked]:
+        """Return the requests that a frame answers; none where the server refuses our previous key.
+
+        Raises:
+            MalformedRequest: it is not from an agent, or the server could not read a request.
+        """
+        answered: list[Asked] = []
+        for payload in replies_in(frame) if frame[:1] == SEPARATOR else (frame,):
+            reply = decode_reply(payload)
+            request_id = reply.get("request_id")
+            if request_id is None and reply.get("status") == "error":
+                raise MalformedRequest(f"the server could not read a request: {reply.get('error')}")
+            if not self._link.accepts(reply):
+                return answered
+            asked = self.asked.get(request_id) if type(request_id) is str else None
+            if asked is None or asked.reply is not None:  # it came too late, or twice
+                continue
+            forms = reply.pop("accepts", ())
+            if asked.sent_in == self._session:
+                self.unanswered -= 1
+                if self._forms is None:
+                    self._forms = forms
+            asked.reply = reply
+            answered.append(asked)
+        self.replied_at = time.monotonic()
+        self._took_s += (self.replied_at - self._sent_at - self._took_s) / 4
+        return answered
+
+    def _note_sent(self, sent: list[Asked], size: int) -> None:
+        self._sent_at = time.monotonic()
+        looks = _SEVERAL_CORES and size <= MESSAGEPACK_FROM_BYTES and self._took_s < LOOK_S
+        self.look_until = self._sent_at + LOOK_S if looks else 0.0
+        self.unanswered += len(sent)
+        for asked in sent:
+            asked.sent_in = self._session
+
+    def _frames(self, unsent: list[Asked]) -> Iterator[tuple[int, bytes]]:
+        """Yield frames, each with the number of requests up to its end; what is large is alone, as is the first."""
+        forms = self._forms or ()
+        if MESSAGEPACK not in forms:
+            for asked in unsent:
+                if is_messagepack(asked.payload):
+                    asked.payload = as_json(asked.payload)
+        payloads = [asked.payload for asked in unsent]
+        most = MAX_SENT_PARTS if SEQUENCE in forms else 1
+        for begin, end in groups(payloads, MAX_SENT_BYTES, most):
+            yield end, payloads[begin] if end - begin == 1 else together(payloads[begin:end])

@@ -1,0 +1,135 @@
+"""The three forms of a frame: one JSON object, several JSON objects, or one MessagePack map; pure.
+
+Several objects are a JSON text sequence (RFC 7464): 0x1E before each. JSON has that byte nowhere else. The server
+answers a frame in the form of that frame. A client may send the last two forms only in a session whose server has
+listed them under `accepts`, in its reply to a request that had `accepts`. A request is the same in every form: a
+repetition may have another one.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge
+
+SEPARATOR = b"\x1e"
+SEQUENCE, MESSAGEPACK = "json-seq", "messagepack"  # as `accepts` names the forms
+ACCEPTED = (SEQUENCE, MESSAGEPACK)
+MAX_PARTS = 256  # requests in one frame that a server answers
+MAX_SENT_PARTS = 64  # requests that a client of this package sends in one frame
+MAX_SENT_BYTES = 64 * 1024  # of such a frame
+MAX_REPLIES_BYTES = 256 * 1024  # of a frame of replies; more are sent in several frames
+MESSAGEPACK_FROM_BYTES = 8 * 1024  # a smaller request is sent as JSON
+
+_QUOTED_BYTES = 3  # two quotation marks, or brackets, and a comma or colon
+_SCALAR_BYTES = {type(None): 5, bool: 5, int: 2, float: 4}  # at least, with a comma
+
+_messagepack_decoder = msgspec.msgpack.Decoder()
+_NAMES = {"bytes": "bin", "Ext": "ext", "datetime": "timestamp"}  # MessagePack's, of the types that msgspec returns
+
+
+def requests_in(frame: bytes) -> list[bytes]:
+    """Return the requests of a JSON text sequence, each as it would be alone.
+
+    Raises:
+        MalformedRequest: there are more than 256, or none, or one that is not JSON.
+    """
+    parts = [
+        part.rstrip(b"\n") for part in frame[1:].split(SEPARATOR, MAX_PARTS)
+    ]  # RFC 7464 ends each with a line feed
+    if len(parts) > MAX_PARTS:
+        raise MalformedRequest(f"the frame has more than {MAX_PARTS} requests; send them in several frames")
+    if not any(parts):
+        raise MalformedRequest("the frame has 0x1E and no request; send a JSON object after each 0x1E (RFC 7464)")
+    if any(map(is_messagepack, parts)):
+        raise MalformedRequest("the frame has 0x1E and then MessagePack; send MessagePack in a frame of its own")
+    return [part for part in parts if part]
+
+
+def replies_in(frame: bytes) -> list[bytes]:
+    """Return the replies of a frame: those of a JSON text sequence, or the only one."""
+    return frame[1:].split(SEPARATOR) if frame.startswith(SEPARATOR) else [frame]
+
+
+def groups(parts: Sequence[bytes], max_bytes: int, max_parts: int) -> Iterator[tuple[int, int]]:
+    """Yield where each frame of `together` begins and ends; MessagePack, and a part that is too large, is alone."""
+    begin = size = 0
+    for end, part in enumerate(parts):
+        size += len(part) + 1
+        if end > begin and (size > max_bytes or end - begin == max_parts or part[:1] >= b"\x80"):
+            yield begin, end
+            begin, size = end, len(part) + 1
+        if part[:1] >= b"\x80":
+            size = max_bytes
+    if begin < len(parts):
+        yield begin, len(parts)
+
+
+def together(parts: Sequence[bytes]) -> bytes:
+    """Return the frame that holds several objects."""
+    return SEPARATOR + SEPARATOR.join(parts)
+
+
+def is_messagepack(frame: bytes) -> bool:
+    """Return whether a frame is not JSON, of which every text begins with an ASCII character."""
+    return frame[:1] >= b"\x80"
+
+
+def values_of(frame: bytes, max_bytes: int) -> dict[str, Any]:
+    """Return the fields of a MessagePack request, all of them values that JSON has.
+
+    Raises:
+        MalformedRequest: it is no map, or has NaN, an infinity, binary data, an extension, a timestamp, or a key that
+            is no string.
+        MessageTooLarge: it would have more than `max_bytes` as JSON.
+    """
+    try:
+        values = _messagepack_decoder.decode(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
+        raise MalformedRequest(f"the request is neither JSON nor MessagePack: {error}; send one JSON object") from None
+    if type(values) is not dict:
+        raise MalformedRequest("the request is neither a JSON object nor a MessagePack map; send one JSON object")
+    check_values(values, max_bytes)
+    return values
+
+
+def check_values(values: dict[str, Any], max_bytes: int) -> None:
+    """Refuse what `values_of` refuses, of values that are decoded already; the errors are the same."""
+    try:
+        left = _json_bytes_left(values, max_bytes)
+    except RecursionError:
+        raise MalformedRequest("the request is nested too deeply; send a flatter map") from None
+    if left < 0:
+        raise MessageTooLarge(
+            f"the request has more than the {max_bytes} bytes that are allowed, as JSON; split it into smaller requests"
+        )
+
+
+def _json_bytes_left(value: Any, left: int) -> int:
+    """Return what is left of a number of bytes after a value; it ends where nothing is left."""
+    kind = type(value)
+    if kind is str:
+        return left - len(value) - _QUOTED_BYTES
+    if (size := _SCALAR_BYTES.get(kind)) is not None:
+        if kind is float and not math.isfinite(value):
+            raise MalformedRequest(f"the request has the number {value}, which JSON has not; send null, or omit it")
+        return left - size
+    if kind not in (list, dict):
+        raise MalformedRequest(
+            f"the request has a value of MessagePack's type {_NAMES.get(kind.__name__, kind.__name__)}; "
+            "send only what JSON has: maps, arrays, strings, numbers, booleans, and nil"
+        )
+    left -= _QUOTED_BYTES
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                raise MalformedRequest(f"the request has the key {key!r:.40}; every key of a map must be a string")
+            left -= len(key) + _QUOTED_BYTES
+        value = value.values()
+    for each in value:
+        if left < 0:
+            break
+        left = _json_bytes_left(each, left)
+    return left

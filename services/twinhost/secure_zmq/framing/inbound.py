@@ -1,0 +1,126 @@
+"""From a request's bytes to what is executed: decoded, translated where it has an older dialect, or refused.
+
+A refusal never raises: it is answered like any other request.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+import structlog
+
+from twinhost.secure_zmq.actions import Action, Translation, Translator
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import InternalError, RequestError
+from twinhost.secure_zmq.framing.forms import is_messagepack
+from twinhost.secure_zmq.wire import Answer, Reply, Request, RequestDecoder, encode_reply
+
+_log = structlog.get_logger(__name__)
+
+FAILED = "the agent failed on this request; read the traceback in its log"
+
+
+class Inbound(msgspec.Struct, gc=False):
+    """One request as it came: its bytes, and its caller or the reason why it has none."""
+
+    payload: bytes
+    caller: Caller | None
+    fault: RequestError | None = None
+
+
+class Job(msgspec.Struct):
+    """A request that can be executed, if its caller is granted its action."""
+
+    request: Request
+    action: Action[Any]
+    caller: Caller
+    payload: bytes
+    translation: Translation | None
+    mutates: bool  # as its action
+    apart: bool
+    messagepack: bool  # and so is its reply
+    ignored: tuple[str, ...] = ()  # unknown fields
+
+    def encode(self, reply: Answer) -> bytes:
+        """Return the reply in JSON."""
+        if self.translation is not None:
+            return encode_reply(self.translation.render(reply), None)
+        return encode_reply(reply, self.request.request_id, self.ignored, accepts=self.request.accepts is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A message from which no request could be read, and why."""
+
+    mutates: ClassVar[bool] = False
+    apart: ClassVar[bool] = False
+
+    inbound: Inbound
+    error: RequestError
+    translation: Translation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A request whose answer comes from another thread."""
+
+    job: Job
+    answer: "Future[Reply]"
+    since: float
+
+
+class Reader:
+    """Decodes the messages of one agent, and translates those of an older dialect."""
+
+    def __init__(
+        self, actions: Mapping[type[Request], Action[Any]], max_payload_bytes: int, translate: Translator
+    ) -> None:
+        self._actions = actions
+        self._max_payload_bytes = max_payload_bytes
+        self._decoder = RequestDecoder(actions, max_payload_bytes)
+        self._translate = translate
+        self._ignored: list[str] = []
+
+    def read(self, inbound: Inbound) -> Job | Refused:
+        """Return the request in a message; no message makes this raise."""
+        if inbound.caller is None or inbound.fault is not None:
+            return Refused(inbound, inbound.fault or InternalError("the message has no caller"))
+        try:
+            return self._typed(inbound, inbound.caller)
+        except RequestError as error:
+            return Refused(inbound, error)
+        except Exception:  # boundary: no input may end the loop, not even if a translator fails
+            _log.exception("request_not_read", peer=inbound.caller.name)
+            return Refused(inbound, InternalError(FAILED))
+
+    def plain(self, payload: bytes) -> Request | None:
+        """Return a request of the usual form; None where `read` has to look at it."""
+        if not payload.isascii() or len(payload) > self._max_payload_bytes:
+            return None
+        try:
+            request = self._decoder.decode_plain(payload)
+        except (msgspec.MsgspecError, RecursionError):
+            return None
+        return request if request.on_behalf_of is None and request.accepts is None else None
+
+    def _typed(self, inbound: Inbound, caller: Caller) -> Job | Refused:
+        payload, translation = inbound.payload, None
+        ignored: tuple[str, ...] = ()
+        request: Request | RequestError
+        try:
+            request = self._decoder.decode(payload, self._ignored)
+            if self._ignored:
+                ignored = tuple(self._ignored)
+                self._ignored.clear()
+        except RequestError:
+            translation = self._translate(payload)
+            if translation is None:
+                raise
+            request = translation.request
+        if isinstance(request, RequestError):
+            return Refused(inbound, request, translation)
+        action = self._actions[type(request)]
+        messagepack = is_messagepack(payload)
+        return Job(request, action, caller, payload, translation, action.mutates, action.apart, messagepack, ignored)

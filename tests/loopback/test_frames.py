@@ -1,0 +1,234 @@
+"""Several requests in one frame, and MessagePack, on a real socket: answered as each would be alone."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+
+from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.framing import exchange
+from twinhost.secure_zmq.framing.forms import MAX_PARTS, MAX_REPLIES_BYTES, is_messagepack, replies_in, together
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.server import MAX_BATCH_BYTES
+from twinhost.secure_zmq.server_address import SecuredAddress, open_connection
+from twinhost.secure_zmq.wire import encode_request
+
+Context = zmq.Context[zmq.Socket[bytes]]
+Socket = zmq.Socket[bytes]
+
+
+@contextmanager
+def connected(context: Context, server: SecuredAddress) -> Iterator[Socket]:
+    """A DEALER with an authorised key, which sends frames as they are."""
+    connection = open_connection(server, context, lambda _: None, PAYLOAD_LIMIT)
+    connection.socket.rcvtimeo = int(PATIENCE_S * 1_000)
+    try:
+        yield connection.socket
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def peer(context: Context, agent: ServedAgent, peer_keys: KeyPair) -> Iterator[Socket]:
+    with connected(context, agent.secured(peer_keys)) as socket:
+        yield socket
+
+
+def request(action: str, number: object = None, **fields: Any) -> bytes:
+    """Return a request whose id is a number, if one is given."""
+    named = {} if number is None else {"request_id": str(number)}
+    return json.dumps({"action": action, **named, **fields}).encode()
+
+
+def documents(frame: bytes) -> list[dict[str, Any]]:
+    """Return the replies in a frame."""
+    return [json.loads(part) for part in replies_in(frame)]
+
+
+def test_each_request_of_a_frame_is_answered_alone(agent: ServedAgent, peer: Socket) -> None:
+    """Granted, refused, executed and counted one by one; the replies are in one frame, in the order of the requests."""
+    asked = (
+        request("echo", 1, text="x"),
+        request("add", 2, amount=3),
+        request("reset", 3),
+        b"no JSON",
+        request("echo", 5, text=6),
+        request("no_such", 6),
+        request("add", 7, amount=4),
+        request("who_am_i", 8),
+    )
+    peer.send(together(asked))
+    frame = peer.recv()
+    assert frame.startswith(b"\x1e")
+    codes = [reply.get("code") for reply in documents(frame)]
+    malformed = "malformed_request"
+    assert codes == [None, None, "not_granted", malformed, malformed, "unknown_action", None, None]
+    assert [reply.get("request_id") for reply in documents(frame)] == ["1", "2", "3", None, "5", "6", "7", "8"]
+    assert agent.executions == [3, 4]
+    assert agent.counters.requests == len(asked)
+    assert agent.counters.errors == 4
+
+
+def test_a_frame_with_one_request_is_answered_in_its_form(peer: Socket) -> None:
+    """With the separator; a lone request without it, as before."""
+    peer.send(together([request("who_am_i", 1)]))
+    assert peer.recv().startswith(b"\x1e{")
+    peer.send(request("who_am_i", 1))
+    assert peer.recv().startswith(b"{")
+
+
+def test_a_later_reply_comes_alone(agent: ServedAgent, peer: Socket) -> None:
+    """The others of its frame don't wait for it."""
+    peer.send(together([request("ask_another", 1, name="x"), request("who_am_i", 2)]))
+    assert [reply["request_id"] for reply in documents(peer.recv())] == ["2"]
+    agent.asked["x"].set_result({"status": "ok"})
+    late = peer.recv()
+    assert late.startswith(b"{")
+    assert json.loads(late)["request_id"] == "1"
+
+
+def test_a_repetition_may_have_another_form(agent: ServedAgent, peer: Socket) -> None:
+    """In a frame with others, alone, and in MessagePack: it is the same request, and executed once."""
+    again = msgspec.json.encode({"action": "add", "request_id": "once", "amount": 5})
+    asking = msgspec.json.encode({"action": "add", "request_id": "once", "amount": 5, "accepts": ["json-seq"]})
+    peer.send(asking)
+    first = json.loads(peer.recv())
+    assert first["accepts"] == ["json-seq", "messagepack"]
+    peer.send(together([request("who_am_i", 1), again]))
+    assert documents(peer.recv())[1] == first
+    peer.send(msgspec.msgpack.encode(msgspec.json.decode(again)))
+    assert msgspec.msgpack.decode(peer.recv()) == first
+    peer.send(msgspec.msgpack.encode({"action": "add", "request_id": "once", "amount": 6}))
+    assert msgspec.msgpack.decode(peer.recv())["code"] == "request_id_reused"
+    assert agent.executions == [5]
+
+
+def test_who_does_not_ask_is_not_told_of_other_forms(peer: Socket) -> None:
+    peer.send(request("who_am_i", 1))
+    assert "accepts" not in json.loads(peer.recv())
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [together([request("add", amount=1)] * (MAX_PARTS + 1)), b"\x1e", together([request("add", amount=1), b"\x81"])],
+    ids=["too many", "none", "mixed forms"],
+)
+def test_a_frame_that_is_refused_is_refused_whole(agent: ServedAgent, peer: Socket, frame: bytes) -> None:
+    """With one error, nothing of it executed; the next frame is served."""
+    peer.send(frame)
+    (refused,) = documents(peer.recv())
+    assert refused["code"] == "malformed_request"
+    peer.send(together([request("add", amount=2)] * MAX_PARTS))
+    assert len(documents(peer.recv())) == MAX_PARTS
+    assert agent.executions == [2] * MAX_PARTS
+
+
+def test_many_replies_come_in_several_frames(peer: Socket) -> None:
+    """Of 256 KiB at most, as long as each reply is smaller."""
+    size = MAX_REPLIES_BYTES // 3
+    peer.send(together([request("large", number, reply_bytes=size) for number in range(7)]))
+    frames = [peer.recv() for _ in range(4)]
+    assert all(len(frame) <= MAX_REPLIES_BYTES for frame in frames)
+    assert [reply["request_id"] for frame in frames for reply in documents(frame)] == [str(n) for n in range(7)]
+
+
+def test_a_large_frame_is_answered(peer: Socket) -> None:
+    """A frame is read whole, even if it has more than the bytes that end a batch."""
+    text = "x" * (MAX_BATCH_BYTES // 4)
+    peer.send(together([request("echo", number, text=text) for number in range(8)]))
+    found: list[str] = []
+    while len(found) < 8:
+        found += [reply["request_id"] for reply in documents(peer.recv())]
+    assert found == [str(number) for number in range(8)]
+
+
+@pytest.mark.parametrize("changes", [False, True], ids=["reads", "with a change"])
+def test_slow_requests_of_one_frame_do_not_keep_the_others(
+    context: Context, agent: ServedAgent, peer_keys: KeyPair, peer: Socket, changes: bool
+) -> None:
+    """Another connection's request, sent after a frame of 256 slow ones, is answered long before the last of them."""
+    slow = [request("work", number) for number in range(MAX_PARTS)]
+    if changes:
+        slow[0] = request("add", 0, amount=1)
+    with connected(context, agent.secured(peer_keys)) as other:
+        other.send(request("who_am_i", 0))
+        other.recv()
+        peer.send(together(slow))
+        wait_until(lambda: agent.worked > 0, PATIENCE_S, "the frame is being answered")
+        other.send(request("who_am_i", 1))
+        other.recv()
+        assert agent.worked < MAX_PARTS // 2
+    found: list[str] = []
+    while len(found) < MAX_PARTS:
+        found += [reply["request_id"] for reply in documents(peer.recv())]
+    assert found == [str(number) for number in range(MAX_PARTS)]
+
+
+def test_a_key_revoked_in_the_middle_of_a_frame_gets_no_more(
+    home: Path, agent: ServedAgent, peer_keys: KeyPair, peer: Socket
+) -> None:
+    """Those of its requests that have not begun are refused, although the frame came before."""
+    peer.send(together([request("work", number) for number in range(MAX_PARTS)]))
+    wait_until(lambda: agent.worked > 0, PATIENCE_S, "the frame is being answered")
+    (home / f"{peer_keys.certificate.owner.name}.key").unlink()
+    agent.peers.reload()
+    wait_until(lambda: agent.worked + agent.counters.errors == MAX_PARTS, PATIENCE_S, "all of it is answered")
+    assert agent.worked < MAX_PARTS // 2
+    assert agent.counters.requests == MAX_PARTS
+
+
+def test_stopping_answers_a_frame_to_its_end(agent: ServedAgent, peer: Socket) -> None:
+    """As it answers all that has arrived."""
+    peer.send(together([request("work", number) for number in range(MAX_PARTS // 2)]))
+    wait_until(lambda: agent.worked > 0, PATIENCE_S, "the frame is being answered")
+    agent.server.stop()
+    found: list[str] = []
+    while len(found) < MAX_PARTS // 2:
+        found += [reply["request_id"] for reply in documents(peer.recv())]
+
+
+@pytest.mark.parametrize("form", [msgspec.json.encode, msgspec.msgpack.encode], ids=["JSON", "MessagePack"])
+def test_a_reply_has_the_form_of_its_request(peer: Socket, form: Callable[[Any], bytes]) -> None:
+    """Also where it is an error, and where it comes later."""
+    decode = msgspec.json.decode if form is msgspec.json.encode else msgspec.msgpack.decode
+    peer.send(form({"action": "echo", "request_id": "1", "text": "x" * 9_000}))
+    assert decode(peer.recv()) == {"status": "ok", "text": "x" * 9_000, "request_id": "1"}
+    for refused in ({"action": "reset"}, {"action": "no_such"}, {"action": "echo", "text": 5}):
+        peer.send(form({**refused, "request_id": "2"}))
+        reply = decode(peer.recv())
+        assert (reply["status"], reply["request_id"]) == ("error", "2")
+
+
+def test_bytes_that_are_no_request_get_an_error_in_json(peer: Socket) -> None:
+    """As older clients expect it."""
+    for frame in (b"\xff\xfe", b"\x80\x81", b"\xc3\xa9 text", b"\x93\x01\x02\x03"):
+        peer.send(frame)
+        assert json.loads(peer.recv())["code"] == "malformed_request"
+
+
+def test_the_client_sends_large_requests_as_messagepack(
+    monkeypatch: pytest.MonkeyPatch, agent: ServedAgent, peer_keys: KeyPair
+) -> None:
+    """From the second of an action on; the reply is the same, and a change that is repeated is executed once."""
+    text = "x" * 100_000
+    sent: list[bytes] = []
+
+    def encode(*given: Any) -> bytes:
+        sent.append(encode_request(*given))
+        return sent[-1]
+
+    monkeypatch.setattr(exchange, "encode_request", encode)
+    with Client(agent.secured(peer_keys)) as client:
+        replies = [client.call("echo", request_id="1", text=text, deadline_s=PATIENCE_S) for _ in range(3)]
+        assert replies == [{"status": "ok", "text": text, "request_id": "1"}] * 3
+        for _ in range(2):
+            assert client.call("add", amount=1, request_id="2", note=text, deadline_s=PATIENCE_S)["total"] == 1
+    assert [is_messagepack(payload) for payload in sent] == [False, True, True, False, True]
+    assert agent.executions == [1]

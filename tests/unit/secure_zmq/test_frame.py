@@ -1,0 +1,228 @@
+"""The forms of a frame: several requests in one, MessagePack, and what of both is refused."""
+
+import datetime
+import json
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, RequestError, UnknownAction
+from twinhost.secure_zmq.framing.forms import (
+    MAX_PARTS,
+    MESSAGEPACK_FROM_BYTES,
+    groups,
+    is_messagepack,
+    replies_in,
+    requests_in,
+    together,
+    values_of,
+)
+from twinhost.secure_zmq.wire import (
+    Request,
+    RequestDecoder,
+    as_json,
+    as_messagepack,
+    compared_bytes,
+    decode_reply,
+    encode_request,
+)
+
+LIMIT = 100_000
+OBJECT = b'{"action":"ping"}'
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+OBJECTS = st.dictionaries(st.text(max_size=8), VALUES, max_size=6)
+
+
+class Keep(Request, tag="keep"):
+    """Keep anything."""
+
+    value: Any
+    number: float = 0.0
+
+
+DECODER = RequestDecoder([Keep], LIMIT)
+
+
+@given(st.lists(OBJECTS, min_size=1, max_size=MAX_PARTS))
+def test_requests_in_one_frame_are_those_that_were_put_in(objects: list[dict[str, Any]]) -> None:
+    """In their order and byte for byte, whether each ends with a line feed, as RFC 7464 has it, or not."""
+    parts = [json.dumps(each).encode() for each in objects]
+    assert requests_in(together(parts)) == parts
+    assert requests_in(b"".join(b"\x1e" + part + b"\n" for part in parts)) == parts
+    assert replies_in(together(parts)) == parts
+    assert replies_in(parts[0]) == parts[:1]
+
+
+def test_separators_in_a_row_hold_no_request() -> None:
+    """RFC 7464: they are no empty elements."""
+    assert requests_in(b"\x1e\x1e" + OBJECT + b"\n\x1e\x1e" + OBJECT) == [OBJECT, OBJECT]
+
+
+@pytest.mark.parametrize(
+    ("frame", "sentence"),
+    [
+        (together([OBJECT] * (MAX_PARTS + 1)), "the frame has more than 256 requests; send them in several frames"),
+        (b"\x1e" * 1_000_000, "more than 256 requests"),
+        (b"\x1e", "the frame has 0x1E and no request"),
+        (b"\x1e\n\x1e\n", "the frame has 0x1E and no request"),
+        (together([OBJECT, msgspec.msgpack.encode({"action": "keep"})]), "send MessagePack in a frame of its own"),
+    ],
+    ids=["too many", "separators alone", "nothing", "line feeds", "mixed forms"],
+)
+def test_a_frame_that_is_no_sequence_is_refused(frame: bytes, sentence: str) -> None:
+    """As a whole, with one sentence."""
+    with pytest.raises(MalformedRequest, match=sentence):
+        requests_in(frame)
+
+
+def test_a_frame_of_as_many_as_allowed_is_read() -> None:
+    assert len(requests_in(together([OBJECT] * MAX_PARTS))) == MAX_PARTS
+
+
+@given(
+    st.lists(st.integers(1, 30).map(lambda size: b"x" * size) | st.just(b"\x81" * 5), max_size=40),
+    st.integers(1, 60),
+    st.integers(1, 8),
+)
+def test_groups_hold_everything_once_within_the_limits(parts: list[bytes], max_bytes: int, max_parts: int) -> None:
+    """A part that is larger than a frame, and MessagePack, have a frame of their own."""
+    found = list(groups(parts, max_bytes, max_parts))
+    assert [place for begin, end in found for place in range(begin, end)] == list(range(len(parts)))
+    for begin, end in found:
+        assert 1 <= end - begin <= max_parts
+        assert end - begin == 1 or len(together(parts[begin:end])) <= max_bytes
+        assert end - begin == 1 or not any(map(is_messagepack, parts[begin:end]))
+
+
+@given(OBJECTS)
+def test_messagepack_is_the_same_request_as_json(fields: dict[str, Any]) -> None:
+    """Decoded to the same, compared as the same, with or without `accepts`, and transcoded back to the same bytes."""
+    plain = encode_request("keep", {"value": fields}, "1", LIMIT)
+    compact = as_messagepack(plain)
+    assert is_messagepack(compact)
+    assert not is_messagepack(plain)
+    assert as_json(compact) == plain
+    request = DECODER.decode(plain)
+    assert DECODER.decode(compact) == request
+    asking = encode_request("keep", {"value": fields}, "1", LIMIT, accepts=("json-seq",))
+    same = {compared_bytes(payload, DECODER.decode(payload)) for payload in (plain, compact, asking)}
+    assert same == {plain}
+    assert decode_reply(compact) == decode_reply(plain)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (math.nan, "the number nan, which JSON has not"),
+        (-math.inf, "the number -inf, which JSON has not"),
+        (b"bytes", "MessagePack's type bin"),
+        (msgspec.msgpack.Ext(5, b""), "MessagePack's type ext"),
+        (datetime.datetime.now(datetime.UTC), "MessagePack's type timestamp"),
+        ({1: 2}, "the key 1; every key of a map must be a string"),
+        ({"inner": [{b"key": 1}]}, "every key of a map must be a string"),
+    ],
+    ids=["NaN", "infinity", "bin", "ext", "timestamp", "a number as key", "bin as key"],
+)
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [{"deep": value}]], ids=["outside", "inside"])
+def test_what_json_has_not_is_refused(value: Any, sentence: str, wrap: Any) -> None:
+    """Also in a field that takes anything, and in a field that the action does not have."""
+    for name in ("value", "unknown"):
+        payload = msgspec.msgpack.encode({"action": "keep", "value": 1, name: wrap(value)})
+        with pytest.raises(MalformedRequest, match=sentence):
+            DECODER.decode(payload)
+
+
+def test_nan_in_a_field_of_numbers_is_refused() -> None:
+    with pytest.raises(MalformedRequest, match="the number nan"):
+        DECODER.decode(msgspec.msgpack.encode({"action": "keep", "value": 1, "number": math.nan}))
+
+
+def test_the_limit_counts_the_size_as_json() -> None:
+    """A value of one byte may take five as JSON, and many times that in memory."""
+    larger: list[Any] = [[None] * (LIMIT // 4), {"x": [[]] * (LIMIT // 2)}, [True] * (LIMIT // 4)]
+    for value in larger:
+        payload = msgspec.msgpack.encode({"action": "keep", "value": value})
+        assert len(payload) < LIMIT
+        assert len(msgspec.json.encode(value)) > LIMIT
+        with pytest.raises(MessageTooLarge, match="as JSON"):
+            DECODER.decode(payload)
+    with pytest.raises(MessageTooLarge, match="are allowed"):
+        DECODER.decode(msgspec.msgpack.encode({"action": "keep", "value": "x" * LIMIT}))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x80",
+        b"\xc1",
+        b"\xff",
+        b"\x92\x01\x02",
+        b"\xdf\xff\xff\xff\xff",
+        b"\x91" * 50_000,
+        b"\x81\xa1a" * 25_000,
+        msgspec.msgpack.encode({"action": "keep", "value": 1}) + b"x",
+        b"\x81\xa6action\xa4kee\xff",
+    ],
+    ids=[
+        "no action",
+        "unused",
+        "a number",
+        "an array",
+        "a false size",
+        "deep arrays",
+        "deep maps",
+        "surplus",
+        "no UTF-8",
+    ],
+)
+def test_malformed_messagepack_is_refused(payload: bytes) -> None:
+    """With a typed error, whatever the bytes are."""
+    with pytest.raises(MalformedRequest):
+        DECODER.decode(payload)
+
+
+@given(st.binary(max_size=200), st.integers(0x80, 0xFF))
+def test_any_bytes_are_refused_with_a_typed_error(rest: bytes, first: int) -> None:
+    """Or read as what JSON has."""
+    payload = bytes([first]) + rest
+    try:
+        values = values_of(payload, LIMIT)
+    except RequestError:
+        pass
+    else:
+        assert msgspec.json.decode(msgspec.json.encode(values)) == values
+
+
+def test_errors_and_unknown_fields_are_those_of_json() -> None:
+    """Paths, names, and the fields that were ignored."""
+    with pytest.raises(UnknownAction, match="there is no action 'drop' here"):
+        DECODER.decode(msgspec.msgpack.encode({"action": "drop"}))
+    with pytest.raises(MalformedRequest, match=r"Expected `float`, got `str` - at `\$\.number`"):
+        DECODER.decode(msgspec.msgpack.encode({"action": "keep", "value": 1, "number": "x"}))
+    ignored: list[str] = []
+    assert DECODER.decode(msgspec.msgpack.encode({"action": "keep", "value": 1, "more": 2}), ignored) == Keep(value=1)
+    assert ignored == ["more"]
+
+
+def test_a_client_uses_messagepack_for_large_requests_alone() -> None:
+    """A small one stays JSON, and so does one that MessagePack can't carry as JSON does."""
+    large = {"value": "x" * MESSAGEPACK_FROM_BYTES}
+    assert is_messagepack(encode_request("keep", large, "1", LIMIT, messagepack=True))
+    assert not is_messagepack(encode_request("keep", {"value": "x"}, "1", LIMIT, messagepack=True))
+    for value in (math.nan, 2**70):
+        payload = encode_request("keep", {**large, "number": value}, "1", LIMIT, messagepack=True)
+        assert payload == encode_request("keep", {**large, "number": value}, "1", LIMIT)
+    binary = encode_request("keep", {**large, "number": b"bytes"}, "1", LIMIT, messagepack=True)
+    assert as_json(binary) == encode_request("keep", {**large, "number": b"bytes"}, "1", LIMIT)
