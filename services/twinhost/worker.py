@@ -15,14 +15,15 @@ Signals to the process are left to the program's own threads: a background threa
 or discard a signal that the main thread waits for with `sigwait`.
 """
 
+import contextlib
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 
-@contextmanager
+@contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
     """Block all signals but faults for this thread, and for good in threads that are started in the block."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
@@ -50,10 +51,51 @@ class Heartbeat:
         self._beat_at = now = time.monotonic()
         return now
 
+    def rest(self) -> None:
+        """Record that the loop waits for work without a time limit: it is fresh until it beats again."""
+        self._beat_at = float("inf")
+
     @property
     def fresh(self) -> bool:
-        """Whether the last iteration ended less than `stalled_after_s` ago."""
+        """Whether the loop rests, or its last iteration ended less than `stalled_after_s` ago."""
         return time.monotonic() - self._beat_at < self._stalled_after_s
+
+
+class Waker:
+    """Wakes a thread that polls descriptors: `wake()` is for any thread, and for signal handlers.
+
+    The woken thread calls `clear()`, and only then looks for what it was woken for.
+    """
+
+    __slots__ = ("_receiver", "_sender", "called")
+
+    def __init__(self) -> None:
+        self.called = False  # since the last `clear()`
+        self._receiver, self._sender = socket.socketpair()  # and not a pipe, which Windows can't poll
+        for end in (self._receiver, self._sender):
+            end.settimeout(0)
+
+    def __del__(self) -> None:  # and not `close()`: while a thread may still call `wake()`, the descriptors stay ours
+        self._receiver.close()
+        self._sender.close()
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to poll; it is readable from a `wake()` until the next `clear()`."""
+        return self._receiver.fileno()
+
+    def wake(self) -> None:
+        """Wake the thread, or keep it from sleeping the next time."""
+        if not self.called:
+            self.called = True
+            with contextlib.suppress(BlockingIOError):  # it is readable already
+                self._sender.send(b"\0")
+
+    def clear(self) -> None:
+        """Take the calls so far, on the woken thread."""
+        self.called = False
+        with contextlib.suppress(BlockingIOError):
+            self._receiver.recv(4_096)
 
 
 class Worker:
@@ -128,6 +170,10 @@ class Worker:
     def beat(self) -> float:
         """Record a completed iteration, from the worker's thread; return the monotonic time."""
         return self._heartbeat.beat()
+
+    def rest(self) -> None:
+        """Record, from the worker's thread, that it waits for work without a time limit."""
+        self._heartbeat.rest()
 
     def _interrupt(self) -> None:
         """Interrupt the call in which the thread blocks; override this if that is not `wait()`."""

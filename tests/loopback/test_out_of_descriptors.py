@@ -18,7 +18,7 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import KeyFileMissing
 from twinhost.secure_zmq.key_writer import revoked_file_name, write_key_pair
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.peers import WATCH_IDLE_MS, AuthorizedPeers
+from twinhost.secure_zmq.peers import AuthorizedPeers
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def test_good_keys_come_back_with_the_descriptors(prepared: Path, peer_keys: Key
     peers, before = AuthorizedPeers([prepared]), inotify_instances()
     peers.watch()
     wait_until(lambda: inotify_instances() > before, PATIENCE_S, "the folders are followed")
-    time.sleep(2 * WATCH_IDLE_MS / 1_000)  # and the first scans are done
+    time.sleep(0.6)  # and the first scans are done
     with no_descriptors():
         report = peers.reload()
         assert (report.authorized, report.removed[0].name) == ((), peer_keys.certificate.owner.name)

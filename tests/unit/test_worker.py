@@ -1,12 +1,13 @@
 """A background thread: started, stopped, and known to be stuck."""
 
+import select
 import signal
 import threading
 from types import SimpleNamespace
 
 import pytest
 
-from twinhost.worker import Worker
+from twinhost.worker import Heartbeat, Waker, Worker
 
 
 class _Blocked(Worker):
@@ -119,3 +120,52 @@ def test_the_thread_has_the_workers_name(name: str) -> None:
     worker.start()
     worker.join()
     assert seen == [name]
+
+
+def _readable(waker: Waker) -> bool:
+    return bool(select.select([waker.fd], [], [], 0)[0])
+
+
+def test_a_waker_is_readable_from_a_call_until_it_is_cleared() -> None:
+    """However often it was called; and again after that."""
+    waker = Waker()
+    assert (waker.called, _readable(waker)) == (False, False)
+    for _ in range(2):
+        for _ in range(10_000):
+            waker.wake()
+        assert (waker.called, _readable(waker)) == (True, True)
+        waker.clear()
+        assert (waker.called, _readable(waker)) == (False, False)
+
+
+def test_no_call_of_a_waker_is_lost() -> None:
+    """What is set before `wake()` is seen by the woken thread, whichever of several threads wakes it."""
+    waker, lock, done = Waker(), threading.Lock(), 0
+
+    def add() -> None:
+        nonlocal done
+        for _ in range(2_000):
+            with lock:
+                done += 1
+            waker.wake()
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    seen = 0
+    while seen < 8_000:
+        assert select.select([waker.fd], [], [], 10)[0], f"not woken for {8_000 - seen} of them"
+        waker.clear()
+        seen = done
+    for thread in threads:
+        thread.join()
+
+
+def test_a_loop_that_rests_is_not_stalled() -> None:
+    """It waits for work without a time limit; from its next beat on, the limit counts again."""
+    heartbeat = Heartbeat(0.0)
+    assert not heartbeat.fresh
+    heartbeat.rest()
+    assert heartbeat.fresh
+    heartbeat.beat()
+    assert not heartbeat.fresh

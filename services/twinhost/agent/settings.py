@@ -1,15 +1,16 @@
 """The settings of an agent, read and validated before it starts, and the grants, which apply as soon as they change."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-import watchfiles
 
 from twinhost.agent.http import http_hosts
 from twinhost.agent.state_folder import state_folder
+from twinhost.folder_events import FolderEvents
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.network_config.load import PUBLISH_VARIABLE
 from twinhost.network_config.model import is_loopback
@@ -17,7 +18,7 @@ from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.certificates import Certificates, certificates_folder, load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
-from twinhost.worker import Worker
+from twinhost.worker import Waker, Worker
 
 UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
 MODELS_VARIABLE = "TWINHOST_MODELS"
@@ -99,8 +100,7 @@ def _own_certificates(agent: Agent, environment: Mapping[str, str]) -> Certifica
 
 _log = structlog.get_logger(__name__)
 
-_STEP_MS = 200  # a change is seen within two steps; each wakes the thread
-_IDLE_MS = 1_000
+_LOOK_S = 2.0  # between two looks at the file, for file systems that don't report every change
 
 # Called with what is wrong with the file, or None and the grants that apply now.
 GrantsListener = Callable[[str | None, Mapping[str, Set[str]]], None]
@@ -111,7 +111,8 @@ class GrantsWatch(Worker):
 
     def __init__(self, source: str, grants: Grants, listener: GrantsListener = lambda *_: None) -> None:
         """Watch `source`, the file of the configuration; `listener` is called on this thread."""
-        super().__init__("grants-watch", self._follow, join_timeout_s=_IDLE_MS / 1_000 + 1)
+        super().__init__("grants-watch", self._follow, join_timeout_s=1.0)
+        self._waker = Waker()
         self._path = Path(source)
         self._grants = grants
         self._listener = listener
@@ -154,29 +155,38 @@ class GrantsWatch(Worker):
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
 
+    def _interrupt(self) -> None:
+        self._waker.wake()
+
     def _follow(self) -> None:
         """Watch the folder, since editors replace the file; a missing folder is waited for."""
         self.look()  # a change since the configuration was read
         while not self.stopping:
             try:
-                for changes in watchfiles.watch(
-                    self._path.parent,
-                    stop_event=self._stop_requested,
-                    step=_STEP_MS,
-                    debounce=_STEP_MS,
-                    rust_timeout=_IDLE_MS,
-                    yield_on_timeout=True,  # so that a change without an event is seen too
-                    recursive=False,
-                    raise_interrupt=False,
-                ):
-                    named = any(Path(path).name == self._path.name for _, path in changes)
-                    if named or self._signature() != self._seen:
-                        self._look_again()
-            except (OSError, RuntimeError):  # the folder is missing, or no inotify watch is left
+                with contextlib.closing(FolderEvents([self._path.parent], self._waker)) as events:
+                    self._watch_while_same(events)
+            except OSError:  # the folder is missing, or no inotify watch is left
                 if self._signature() != self._seen:
                     self._look_again()
-                self.wait(_IDLE_MS / 1_000)
+                self.wait(_LOOK_S)
+
+    def _watch_while_same(self, events: FolderEvents) -> None:
+        """Follow the folder until it is moved or replaced."""
+        folder = _identity(self._path.parent)
+        changed = False  # since the last look
+        while not self.stopping:
+            if changed or self._signature() != self._seen:  # so that a change without an event is seen too
+                self._look_again()
+            if _identity(self._path.parent) != folder:
+                return
+            changed = events.wait(_LOOK_S)
 
     def _look_again(self) -> None:
         self._seen = self._signature()  # before reading: a later change is read again
         self.look()
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Return device and inode of a folder; OSError where it is missing."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino

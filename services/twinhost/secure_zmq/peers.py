@@ -1,17 +1,17 @@
 """The authorised keys, read from the key folders and kept up to date, and the one check of a key."""
 
 import contextlib
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Literal, NamedTuple, assert_never
 
 import structlog
 
+from twinhost.folder_events import FolderEvents
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Peer
 from twinhost.secure_zmq.certificates import (
     INVITES_FOLDER,
@@ -22,13 +22,12 @@ from twinhost.secure_zmq.certificates import (
 )
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.secure_zmq.keys import UNLIMITED, Certificate, PublicKey, fingerprint_of
-from twinhost.worker import Worker
+from twinhost.worker import Waker, Worker
 
 _log = structlog.get_logger(__name__)
 
 MAX_CANDIDATES = 64
-WATCH_STEP_MS = 50  # a change is detected within two steps
-WATCH_IDLE_MS = 250  # the longest sleep while nothing changes; a change made as the watch began is detected after it
+_LOOK_S = 0.5  # between two looks at the folders' times, for file systems that don't report every change
 _RETRY_S, _RETRY_MAX_S = 0.25, 30.0  # the first and the longest wait after an incomplete read
 _POLL_S = 0.5  # the interval at which the folders are read where they can't be watched
 
@@ -264,6 +263,13 @@ class AuthorizedPeers:
         return by_fingerprint
 
 
+class _Seen(NamedTuple):
+    """A folder at one moment."""
+
+    place: tuple[int, int]  # device and inode
+    changed_ns: int  # when a file was last added to it, or removed from it
+
+
 class _FolderWatch(Worker):
     """Calls back, from its own thread, whenever something in the folders may have changed."""
 
@@ -271,7 +277,8 @@ class _FolderWatch(Worker):
         self, folders: Sequence[Path], changed: Callable[[], object], unread: Callable[[], Sequence[str]]
     ) -> None:
         # While `unread` returns something, `changed` is called again, with a backoff that restarts if that differs.
-        super().__init__("keys-watch", self._follow, join_timeout_s=WATCH_IDLE_MS / 1_000 + 1)
+        super().__init__("keys-watch", self._follow, join_timeout_s=1.0)
+        self._waker = Waker()
         self._folders = [
             folder / inner for folder in folders for inner in ("", REVOKED_FOLDER, INVITES_FOLDER)
         ]  # not recursive: an agent's folder may contain other mounts
@@ -281,47 +288,34 @@ class _FolderWatch(Worker):
         self._retry_s = _RETRY_S
         self._retry_at: float | None = None
 
+    def _interrupt(self) -> None:
+        self._waker.wake()
+
     def _follow(self) -> None:
         unwatched = ""
         while not self.stopping:
-            watched = self._identities()
-            self._changed()  # for changes before the watch
+            seen = self._seen()
             try:
-                self._watch_while_same(watched)
-            except FileNotFoundError:  # removed since `_identities()`
+                with contextlib.closing(FolderEvents(seen, self._waker)) as events:
+                    self._watch_while_same(seen, events)
+            except FileNotFoundError:  # removed since `_seen()`
                 continue
-            except (OSError, RuntimeError) as error:  # no permission, or all of the host's inotify watches are in use
+            except OSError as error:  # no permission, or all of the host's inotify instances or watches are in use
                 if str(error) != unwatched:
                     _log.warning("folders_not_watched", reason=str(error), effect="they are read twice a second")
                     unwatched = str(error)
+                self._changed()
                 self.wait(_POLL_S)
 
-    def _watch_while_same(self, watched: Mapping[Path, tuple[int, int]]) -> None:
+    def _watch_while_same(self, before: Mapping[Path, _Seen], events: FolderEvents) -> None:
         """Follow the folders until one is created, or replaced, as a restore or a sync does."""
-        import watchfiles  # noqa: PLC0415 - takes 40 ms, which a program that only needs this module's types saves
-
-        if not watched:
-            self.wait(WATCH_IDLE_MS / 1_000)
-            return
-        rounds = watchfiles.watch(
-            *watched,
-            stop_event=self._stop_requested,
-            step=WATCH_STEP_MS,
-            debounce=WATCH_STEP_MS,
-            rust_timeout=WATCH_IDLE_MS,
-            yield_on_timeout=True,
-            recursive=False,
-            raise_interrupt=False,
-        )
-        before: Mapping[Path, int] = {}
-        for changes in rounds:  # the first one has the changes made before the watch was in place
-            times = self._times()
-            # The times count too, since some file systems don't report changes made on another host.
-            if changes or times != before or self._retry_is_due():
+        watched, seen = _places(before), self._seen()
+        self._changed()  # for changes before the watch
+        while not self.stopping and _places(seen) == watched:
+            changed, before, seen = events.wait(_LOOK_S), seen, self._seen()
+            # What is seen counts too, since some file systems don't report changes made on another host.
+            if changed or seen != before or self._retry_is_due():
                 self._changed()
-            before = times
-            if self._identities() != watched:
-                return
 
     def _retry_is_due(self) -> bool:
         """Return whether it is time to retry what could not be read."""
@@ -338,18 +332,18 @@ class _FolderWatch(Worker):
             self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
         return due
 
-    def _identities(self) -> dict[Path, tuple[int, int]]:
-        """Return device and inode of the folders that exist."""
-        return {folder: (status.st_dev, status.st_ino) for folder, status in self._statuses()}
-
-    def _times(self) -> dict[Path, int]:
-        """Return when a file was last added to, or removed from, each folder that exists."""
-        return {folder: status.st_mtime_ns for folder, status in self._statuses()}
-
-    def _statuses(self) -> Iterator[tuple[Path, os.stat_result]]:
+    def _seen(self) -> dict[Path, _Seen]:
+        """Return the folders that exist, as they are now."""
+        seen = {}
         for folder in self._folders:
             with contextlib.suppress(OSError):
-                yield folder, folder.stat()
+                status = folder.stat()
+                seen[folder] = _Seen((status.st_dev, status.st_ino), status.st_mtime_ns)
+        return seen
+
+
+def _places(seen: Mapping[Path, _Seen]) -> dict[Path, tuple[int, int]]:
+    return {folder: each.place for folder, each in seen.items()}
 
 
 def _peer(key: Certificate) -> Peer:

@@ -1,15 +1,16 @@
 """Changes of the folders are seen, folders made later included, and nothing ends the watch."""
 
+import errno
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import watchfiles
-from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from tests.identities import authorize, new_pair
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.folder_events import FolderEvents
+from twinhost.secure_zmq import peers as peers_module
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import AuthorizedPeers, ReloadReport
@@ -91,14 +92,14 @@ def test_a_revocation_counts_without_file_notifications(
     pair: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that is shared with another machine, where the change was made."""
-    watch = watchfiles.watch
 
-    def deaf(*folders: Path, **options: Any) -> Iterator[set[Any]]:
-        for _ in watch(*folders, **options):
-            yield set()
+    class Deaf(FolderEvents):
+        def wait(self, timeout_s: float) -> bool:
+            time.sleep(timeout_s)
+            return False
 
     (tmp_path / "host/revoked").mkdir()
-    monkeypatch.setattr(watchfiles, "watch", deaf)
+    monkeypatch.setattr(peers_module, "FolderEvents", Deaf)
     peers = AuthorizedPeers([tmp_path / "host"])
     changes: list[ReloadReport] = []
     peers.listen(changes.append)
@@ -119,7 +120,11 @@ def test_a_revocation_counts_without_file_notifications(
 
 @pytest.mark.parametrize(
     "fault",
-    [WatchfilesRustInternalError("Too many open files (os error 24)"), PermissionError(13, "Permission denied")],
+    [
+        OSError(errno.EMFILE, "Too many open files", "inotify"),
+        OSError(errno.ENOSYS, "this system has no inotify"),
+        PermissionError(errno.EACCES, "Permission denied"),
+    ],
 )
 def test_without_inotify_watches_the_folders_are_polled(
     pair: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
@@ -129,7 +134,7 @@ def test_without_inotify_watches_the_folders_are_polled(
     def refuse(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr(watchfiles, "watch", refuse)
+    monkeypatch.setattr(peers_module, "FolderEvents", refuse)
     peers = AuthorizedPeers([tmp_path / "host"])
     peers.watch()
     try:
@@ -152,3 +157,14 @@ def test_others_look_at_every_change_too(pair: KeyPair, tmp_path: Path) -> None:
         wait_until(lambda: 2 in looks, PATIENCE_S, "the list is renewed before the others look")
     finally:
         peers.close()
+
+
+def test_a_change_is_noticed_at_once(peers: AuthorizedPeers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its event, long before anybody looks at the folders."""
+    monkeypatch.setattr(peers_module, "_LOOK_S", 600.0)
+    ready = new_pair("ready")  # the wait under way is still a short one
+    authorize(tmp_path / "host", ready)
+    wait_until(lambda: peers.find(ready.public.raw), PATIENCE_S, "the watch waits again")
+    later = new_pair("later")
+    authorize(tmp_path / "host", later)
+    wait_until(lambda: peers.find(later.public.raw), SEEN_WITHIN_S, "a key")

@@ -1,0 +1,84 @@
+"""Events of the files in folders, from inotify: a thread that follows a folder sleeps until something changes there.
+
+Only Linux has inotify, and each user may have a limited number of its instances. Where it can't be used, the caller
+reads the folders at intervals.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from twinhost.worker import Waker
+
+_QUIET_S = 0.010  # without an event: then what is being written is complete, as far as can be known
+_LONGEST_S = 0.050  # from the first event: then it is reported, even if more follow
+_CHANGED = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200  # MODIFY, ATTRIB, CLOSE_WRITE, MOVED_FROM, _TO, CREATE, DELETE
+_REPLACED = 0x400 | 0x800  # DELETE_SELF, MOVE_SELF
+_ONLY_A_FOLDER = 0x1000000  # sys/inotify.h
+
+
+class FolderEvents:
+    """The events of some folders, without those inside their subfolders; used on one thread."""
+
+    def __init__(self, folders: Iterable[Path], waker: Waker) -> None:
+        """Watch from now on; `close()` ends it.
+
+        Args:
+            folders: that exist.
+            waker: ends a wait early.
+
+        Raises:
+            OSError: the system has no inotify, or no watch is left; FileNotFoundError: a folder is missing.
+        """
+        self._fd = _open()
+        try:
+            for folder in folders:
+                _watch(self._fd, folder)
+        except OSError:
+            self.close()
+            raise
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
+        self._poll.register(waker.fd, select.POLLIN)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Return whether something changed; if so, once no more events follow, or 50 ms after the first."""
+        if not self._arrived(timeout_s):
+            return False
+        until = time.monotonic() + _LONGEST_S
+        while time.monotonic() < until and self._arrived(_QUIET_S):
+            pass
+        return True
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _arrived(self, timeout_s: float) -> bool:
+        self._poll.poll(1_000 * timeout_s)
+        with contextlib.suppress(BlockingIOError):
+            return bool(os.read(self._fd, 65_536))  # which file it was does not matter: all are read again
+        return False
+
+
+def _open() -> int:
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, "this system has no inotify")
+    return _checked(ctypes.CDLL(None, use_errno=True).inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify")
+
+
+def _watch(fd: int, folder: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    _checked(libc.inotify_add_watch(fd, os.fsencode(folder), _CHANGED | _REPLACED | _ONLY_A_FOLDER), str(folder))
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
