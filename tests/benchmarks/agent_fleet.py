@@ -103,11 +103,12 @@ class _Link(MainpcLink):
     def _run(self) -> None:
         with _NotingClient(*self._noted) as client:
             while not self.stopping:
+                self._heartbeat_due = False
+                self._signal.clear()
                 self._send_until(client, time.monotonic() + self._turn(client))
-                self._wake.clear()
 
     def _send_until(self, client: Client, next_turn: float) -> None:
-        self._wake.wait(max(0.0, next_turn - time.monotonic()))
+        self._signal.wait(max(0.0, next_turn - time.monotonic()))
 
 
 class FleetProcess:

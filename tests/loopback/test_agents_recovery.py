@@ -124,7 +124,7 @@ def refused(client: Client) -> bool:
     """Return whether a message of this session is refused because of its key."""
     try:
         client.call("ping")
-    except PeerNotLive:
+    except (PeerNotLive, NotAuthorized):
         return True
     return False
 

@@ -349,7 +349,7 @@ def test_a_grant_can_not_be_diverted(
         read_subscriptions()
 
     monkeypatch.setattr(served.feed, "_read_subscriptions", when_all_have_come)
-    served.feed._wake()
+    served.feed._waker.wake()
     assert read.wait(PATIENCE_S)
     thief.send(b"no subscription")
     time.sleep(0.1)  # the order of arrival is what the attack lives on

@@ -151,6 +151,7 @@ def test_a_later_message_closes_the_connection(agent: ServedAgent, home: Path, p
         agent.server_socket.sessions.connections._admitted.clear()
         remove(home, peer_keys)
         agent.peers.reload()
+        wait_until(lambda: not agent.server._tick_requested, PATIENCE_S, "the first look")
         dealer.send(WHO_AM_I)
         assert dealer.receive()["code"] == "peer_not_live"
         assert is_closed(dealer, REVOKED_WITHIN_S)
@@ -278,12 +279,40 @@ def test_a_message_before_its_monitor_event_keeps_its_name(pair: Pair) -> None:
     assert pair.open
 
 
-def test_a_late_monitor_event_closes_the_connection(pair: Pair) -> None:
+@pytest.mark.parametrize("looks", [1, 3])
+def test_a_late_monitor_event_closes_the_connection(pair: Pair, looks: int) -> None:
+    """However many looks, which events cause, follow the first one at once."""
     connections = withdrawn("theirs")
-    connections.close_refused()
+    for _ in range(looks):
+        connections.close_refused()
     connections.observe(pair.accepted())
+    assert connections.unsettled
     connections.close_refused()
     assert not pair.open
+
+
+def test_a_key_that_is_valid_again_closes_nothing(pair: Pair) -> None:
+    """As one whose file was removed and put back within a moment."""
+    valid: list[str] = []
+    connections = Connections(lambda fingerprint: fingerprint if valid else None)
+    connections.observe_handshake(Outcome.ACCEPTED, {"fingerprint": "theirs"})
+    connections.close_refused()
+    valid.append("theirs")
+    connections.observe(pair.accepted())
+    connections.close_refused()
+    assert pair.open
+
+
+def test_late_events_are_awaited_for_a_moment_alone(pair: Pair) -> None:
+    """Then an idle loop may sleep again, and new connections are no longer suspected."""
+    connections = withdrawn("theirs")
+    connections.close_refused()
+    time.sleep(0.15)
+    connections.close_refused()
+    assert not connections.unsettled
+    connections.observe(pair.accepted())
+    connections.close_refused()
+    assert pair.open
 
 
 CLAIMS = {"Peer-Address": b"192.0.2.1", "__fd": b"1"}

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -28,6 +29,7 @@ class OwnKeys:
         self._pair = certificates.own_keys
         self._fault: str | None = None
         self._lock = threading.Lock()
+        self.on_change: Callable[[], None] = lambda: None
 
     def __call__(self) -> KeyPair:
         """Return the pair; it is kept in memory."""
@@ -54,6 +56,7 @@ class OwnKeys:
                 return
             self._pair = pair
         _log.info("own_key_changed", fingerprint=pair.public.fingerprint)
+        self.on_change()
 
     def _require_same_owner(self, pair: KeyPair) -> None:
         mine, found = self._pair.certificate.owner, pair.certificate.owner
@@ -80,6 +83,11 @@ class HostKeys:
     def watch(self) -> None:
         """Start to watch the folders."""
         self.peers.watch(*([self.own.look] if self.own else []))
+
+    def call_on_own_change(self, call: Callable[[], None]) -> None:
+        """Have a function called after a change of this host's own key, on the thread that read the file."""
+        if self.own is not None:
+            self.own.on_change = call
 
     def address_of(self, agent: Agent) -> ServerAddress:
         """Return an agent's address, with this host's current key pair and the agent's current pins at each connection.

@@ -15,6 +15,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from email.utils import formatdate
 from typing import Any
 
 import structlog
@@ -149,6 +150,11 @@ class LimitedProtocol(H11Protocol):
             others = [other for other in self.connections if isinstance(other, LimitedProtocol) and other is not self]
             min(others, key=LimitedProtocol._priority).drop()
 
+    def data_received(self, data: bytes) -> None:
+        now = formatdate(usegmt=True).encode()
+        self.server_state.default_headers = [(b"date", now), *self.config.encoded_headers]
+        super().data_received(data)
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
@@ -203,17 +209,14 @@ def log_accept_failures(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class _QuietServer(uvicorn.Server):
-    """Wakes up once a second when idle, rather than ten times, and ends at once when asked to."""
+    """Never wakes up when idle, rather than ten times a second, and ends at once when asked to."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 
     async def main_loop(self) -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        tenths = 0
-        while not await self.on_tick(tenths):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), 1.0)
-            tenths += 10  # on_tick's unit; at every tenth it renews the date in the headers
+        if not self.should_exit:
+            await self._ending.wait()
 
     def end(self) -> None:
         """Stop serving; from any thread."""

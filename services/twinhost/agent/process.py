@@ -133,6 +133,7 @@ def _authenticate(
 
 def _feed(feed_socket: ServerSocket, grants: Grants, stack: ExitStack) -> Feed:
     feed = Feed(feed_socket, grants.allows_topic)
+    grants.on_change = feed.request_review
     stack.callback(feed.stop)
     return feed
 
@@ -246,6 +247,7 @@ def _prepare(
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
     server = Server(server_socket, dispatcher, tick)
+    keys.call_on_own_change(server.request_tick)
     gauges.follow(server.take_longest_turn_s)
     health.add(
         "socket_loop",
@@ -261,12 +263,16 @@ def _prepare(
         companion.start()
     for companion in companions[1:]:
         stack.callback(companion.stop)
-    try:
-        write_port(settings.state, name, settings.agent.zmq_port)
-    except OSError as error:
-        raise StoreUnavailable(f"{settings.state} can't be written ({error}); free space on its volume") from None
+    _write_port(settings)
     _log.info("serving", address=server_socket.address, http_port=settings.agent.http_port, secure=settings.secure)
     return server
+
+
+def _write_port(settings: Settings) -> None:
+    try:
+        write_port(settings.state, settings.agent.name, settings.agent.zmq_port)
+    except OSError as error:
+        raise StoreUnavailable(f"{settings.state} can't be written ({error}); free space on its volume") from None
 
 
 def _open_store(

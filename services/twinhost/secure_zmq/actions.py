@@ -32,13 +32,17 @@ class Completed(Future[T], Generic[P, T]):
         super().__init__()
         self._part = part
         self._complete = complete
-        self._until = time.monotonic() + within_s
+        self.until = time.monotonic() + within_s  # the deadline, by the monotonic clock
 
     def done(self) -> bool:
-        return self._part.done() or time.monotonic() >= self._until
+        return self._part.done() or time.monotonic() >= self.until
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Have a function called once the part is finished; nothing calls it at the deadline."""
+        self._part.add_done_callback(lambda _: fn(self))
 
     def result(self, timeout: float | None = None) -> T:
-        left = max(0.0, self._until - time.monotonic())
+        left = max(0.0, self.until - time.monotonic())
         wait([self._part], left if timeout is None else min(timeout, left))
         return self._complete(self._part.result() if self._part.done() else None)
 

@@ -19,14 +19,13 @@ from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KEY_BYTES, fingerprint_of
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
-from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_zap_socket
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_zap_socket, wake_zap_handler
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
 SESSIONS_PER_KEY = 64
-_TURN_MS = 500  # the longest time between two heartbeats
-_STALLED_AFTER_S = 3.0
+_STALLED_AFTER_S = 3.0  # in one handshake; between two, the handler rests
 _VERSION = b"1.0"  # of ZAP
 _LATE = 256  # acceptances whose connection seemed to have ended; beyond this the oldest is dropped
 _SOCKETS = 2  # that accept connections: requests, and the feed
@@ -190,7 +189,7 @@ class SessionLimits:
 
 
 class Authenticator(Worker):
-    """A ZAP handler, started by its constructor; `responsive` if its loop has run within the last 3 s."""
+    """A ZAP handler, started by its constructor; `responsive` unless one handshake has kept it busy for 3 s."""
 
     def __init__(
         self,
@@ -220,7 +219,6 @@ class Authenticator(Worker):
         self._on_end = on_end
         self._guarded: list[zmq.Socket[bytes]] = []
         self._socket = open_zap_socket(context)
-        self._socket.rcvtimeo = _TURN_MS
         self.start()
 
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
@@ -247,19 +245,28 @@ class Authenticator(Worker):
             raise SocketMisuse("a server socket still relies on this ZAP handler; close the socket first")
         super().request_stop()
 
+    def _interrupt(self) -> None:
+        if self.alive and not self.context.closed:
+            with contextlib.suppress(zmq.ZMQError):  # the context is being terminated, which wakes the handler too
+                wake_zap_handler(self.context)
+
     def _serve(self) -> None:
         try:
             while not self.stopping:
+                self.rest()
+                frames = self._receive()
                 self.beat()
-                with contextlib.suppress(zmq.Again):
-                    self._answer(self._receive())
+                if not self.stopping:
+                    self._answer(frames)
         except zmq.ContextTerminated:
             return
         finally:
             with contextlib.suppress(zmq.ZMQError):  # the context has ended
                 self._socket.unbind(ZAP_ENDPOINT)  # freed at once; close() frees it later
-            self._socket.close(0)
-            self._on_end()
+            try:
+                self._on_end()  # before the context can end, and another one get its address
+            finally:
+                self._socket.close(0)
 
     def _receive(self) -> list[bytes]:
         frame = self._socket.recv(copy=False)

@@ -207,6 +207,16 @@ class ServerSocket:
         """The endpoint that it is bound to, with the actual port."""
         return last_endpoint(self.socket)
 
+    def on_changed_keys(self, call: Callable[[], None]) -> None:
+        """Have a function called, on any thread, whenever the authorised keys have changed; never on an open link."""
+        if self.authenticator is not None:
+            self.authenticator.peers.listen(lambda _: call())
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether `close_refused()` is to be called again soon, though no key has changed."""
+        return self.sessions.connections.unsettled
+
     def close_refused(self) -> None:
         """Close the connections whose key is refused now; on the thread that owns the socket."""
         for fd in self.sessions.connections.close_refused():

@@ -72,6 +72,7 @@ class Grants:
     """The grants in effect; `replace()` swaps them in one step, from any thread."""
 
     def __init__(self, by_role: Mapping[str, Set[str]]) -> None:
+        self.on_change: Callable[[], None] = lambda: None  # called once other grants are in effect, on that thread
         self._held: _Held = ({}, {})
         self.replace(by_role)
 
@@ -80,6 +81,8 @@ class Grants:
         complete = {**by_role, **RESERVED_GRANTS}
         changed = complete != self._held[0]
         self._held = complete, {}
+        if changed:
+            self.on_change()
         return changed
 
     @property

@@ -19,10 +19,11 @@ import zmq
 from twinhost.secure_zmq.errors import ConnectionRefused, RequestError, error_from_reply
 from twinhost.secure_zmq.framing.exchange import MAX_UNANSWERED, Asked, Exchange, new_request_id
 from twinhost.secure_zmq.link import Link, Step
+from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
 from twinhost.secure_zmq.wire import Reply
-from twinhost.worker import signals_blocked
+from twinhost.worker import Waker, signals_blocked
 
 DEFAULT_DEADLINE_S = 5.0
 DEFAULT_MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
@@ -30,7 +31,8 @@ DEFAULT_IN_FLIGHT = 64
 _SLICE_MS = 20  # how long to wait before the link is checked again
 MAX_EVENT_BYTES = 64 * 1024
 MAX_WAITING = 1_000  # events that are queued for the reader; beyond this the oldest is dropped
-_FEED_SLICE_MS = 100  # how soon a stop, a change of keys, or a refusal is detected
+_FEED_LOOK_MS = 2_000  # how soon a change of keys is detected; events, a refusal, and a stop wake the thread
+_FEED_RETRY_S = 0.1  # after a refusal, at least
 _STALLED_AFTER_S = 5.0
 
 
@@ -258,6 +260,7 @@ class Subscriber:
         self._events: deque[FeedEvent] = deque()
         self._arrived = threading.Condition()
         self._stop = threading.Event()
+        self._waker = Waker()
         self._looped_at = time.monotonic()
         self._thread = threading.Thread(target=self._follow, name="feed-subscriber", daemon=True)
 
@@ -278,6 +281,7 @@ class Subscriber:
     def stop(self) -> None:
         """End the thread; a reader that waits for an event gets None."""
         self._stop.set()
+        self._waker.wake()
         with self._arrived:
             self._arrived.notify_all()
         if self._thread.ident is not None:
@@ -302,7 +306,7 @@ class Subscriber:
                 self._listen()
             except ConnectionRefused as error:
                 self.fault = error
-                wait_s = max(_FEED_SLICE_MS / 1_000, self._link.backoff_s())
+                wait_s = max(_FEED_RETRY_S, self._link.backoff_s())
 
     def _listen(self) -> None:
         """Receive events from one connection until it is no longer usable.
@@ -312,9 +316,13 @@ class Subscriber:
         """
         link = self._link
         self._looped_at = time.monotonic()
-        connection = open_connection(link.next_target(), client_context(), link.feed, self._max_payload_bytes, zmq.SUB)
+        connection = open_connection(
+            link.next_target(), client_context(), self._observe, self._max_payload_bytes, zmq.SUB
+        )
+        poller = zmq.Poller()
+        poller.register(connection.socket, zmq.POLLIN)
+        poller.register(self._waker.fd, zmq.POLLIN)
         try:
-            connection.socket.rcvtimeo = _FEED_SLICE_MS
             for topic in self._topics:
                 connection.socket.subscribe(topic)
             while not self._stop.is_set() and link.step(time.monotonic()) is Step.KEEP:
@@ -323,12 +331,18 @@ class Subscriber:
                     self.fault = None
                     link.worked()
                 try:
-                    frames = connection.socket.recv_multipart()
+                    frames = connection.socket.recv_multipart(DONTWAIT)
                 except zmq.Again:
+                    poller.poll(_FEED_LOOK_MS)
+                    self._waker.clear()
                     continue
                 self._take(frames)
         finally:
             connection.close()
+
+    def _observe(self, event: SocketEvent) -> None:
+        self._link.feed(event)
+        self._waker.wake()
 
     def _take(self, frames: list[bytes]) -> None:
         if len(frames) != 2:

@@ -38,6 +38,7 @@ _log = structlog.get_logger(__name__)
 
 MAX_PENDING = 4_096  # connections of one socket in their handshake, where there are descriptors for them
 _PENDING_SHARE = 8  # at most one in this many descriptors is for such a connection
+_LATE_S = 0.1  # how long after a key was refused the monitor may report a connection that had been accepted with it
 _UNREPORTED_FOR_S = 3.0  # after an unbind: libzmq ends those sessions within LINGER and reports none of them
 
 # A descriptor of libzmq's may be closed and reused for another connection at any moment, so it is duplicated before it
@@ -151,7 +152,7 @@ class Connections:
         self._pending: dict[int, Connection] = {}  # those of them in their handshake, the oldest first
         self._serial = 0
         self._admitted: set[str] = set()  # keys that completed a handshake and have been valid since
-        self._just_refused: set[str] = set()  # of the last `close_refused()`: the monitor may report a connection late
+        self._just_refused: dict[str, float] = {}  # and since when: the monitor may report a connection late
         self._unreported_until = 0.0
         self._budget = LogBudget()
 
@@ -240,14 +241,22 @@ class Connections:
         Returns:
             The descriptors of connections that ended without libzmq's reporting it.
         """
+        now = time.monotonic()
         with self._lock:
             dead = {fingerprint for fingerprint in self._admitted if self._live(fingerprint) is None}
-            suspects = dead | self._just_refused
+            late = {each: since for each, since in self._just_refused.items() if self._live(each) is None}
+            suspects = dead | late.keys()
             self._admitted -= dead
-            self._just_refused = dead
+            self._just_refused = dict.fromkeys(dead, now)
+            self._just_refused |= {each: since for each, since in late.items() if now - since < _LATE_S}
             chosen = [(each, why) for each in self._open.values() if (why := _reason(each, suspects))]
         self.unclosed = sum(not self._close(connection, why) for connection, why in chosen)
-        return self._drop_unreported() if time.monotonic() < self._unreported_until else []
+        return self._drop_unreported() if now < self._unreported_until else []
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether `close_refused()` is to be called again soon, though no key has changed."""
+        return bool(self._just_refused or self.unclosed) or time.monotonic() < self._unreported_until
 
     def unbound(self) -> None:
         """Note that the socket's address was unbound, which ends its sessions without an event."""

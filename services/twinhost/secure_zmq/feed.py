@@ -11,7 +11,6 @@ it, a grant would apply to another peer's connection, so nothing is granted unti
 
 import contextlib
 import itertools
-import os
 import threading
 import time
 from collections import deque
@@ -27,7 +26,7 @@ from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket, origin
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MessageTooLarge, PeerNotLive
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.worker import Worker
+from twinhost.worker import Waker, Worker
 
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +35,8 @@ MAX_TOPIC_BYTES = 64
 MAX_TOPICS = 32  # per connection
 MAX_COMMANDS = 1_000  # subscribe and unsubscribe, per connection
 MAX_QUEUED = 1_000  # events that wait for the feed's thread; beyond this the oldest is dropped
-_TICK_MS = 200
+_TICK_S = 0.2
+_IDLE_TICK_S = 1.0  # while nothing happens: then only a key's expiry is due
 _PUBLISHED_PER_TURN = 64
 _READ_PER_TURN = 256
 _STALLED_AFTER_S = 5.0
@@ -74,7 +74,7 @@ class Feed(Worker):
 
         Args:
             feed_socket: from `open_feed_socket` or `open_unencrypted_feed_socket`.
-            may_subscribe: called for every subscription, and again every 200 ms, on the feed's thread.
+            may_subscribe: called for every subscription, and again after `request_review()`, on the feed's thread.
             max_payload_bytes: the largest event.
         """
         super().__init__("event-feed", self._serve, stalled_after_s=_STALLED_AFTER_S)
@@ -90,9 +90,9 @@ class Feed(Worker):
         self._events: deque[tuple[bytes, bytes]] = deque()
         self._closed = False
         self._lock = threading.Lock()
-        self._woken, self._waker = os.pipe()
-        os.set_blocking(self._woken, False)
-        os.set_blocking(self._waker, False)
+        self._waker = Waker()
+        self._review_requested = False
+        feed_socket.on_changed_keys(self.request_review)
         self._rekeying = RekeyRequests()
         self._budget = LogBudget()
 
@@ -140,45 +140,43 @@ class Feed(Worker):
             self._events.append((topic, payload))
             first = len(self._events) == 1
         if first:  # for later ones the thread is awake: it runs until the queue is empty
-            self._wake()
+            self._waker.wake()
+
+    def request_review(self) -> None:
+        """Have the thread close, now, what is no longer authorised or granted; from any thread."""
+        self._review_requested = True
+        self._waker.wake()
 
     def request_rekey(self, own_keys: KeyPair) -> "Future[float]":
         """Have the thread change the socket's key; as `Server.request_rekey`. Subscribers reconnect."""
         future = self._rekeying.ask(own_keys)
-        self._wake()
+        self._waker.wake()
         return future
 
     def _interrupt(self) -> None:
-        self._wake()
-
-    def _wake(self) -> None:
-        with self._lock, contextlib.suppress(BlockingIOError):  # full: the thread will wake
-            if not self._closed:
-                os.write(self._waker, b"\0")
+        self._waker.wake()
 
     def _close(self) -> None:
         self._rekeying.end()
         self._feed_socket.close()
-        with self._lock:
-            self._closed = True
-        os.close(self._woken)
-        os.close(self._waker)
+        self._closed = True
 
     def _serve(self) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._woken, zmq.POLLIN)
-        ticked_at = time.monotonic()
+        poller.register(self._waker.fd, zmq.POLLIN)
+        reviewed_at, active = time.monotonic(), False
         try:
             while not self.stopping:
+                tick_s = _TICK_S if active or self._feed_socket.unsettled else _IDLE_TICK_S
                 if not self._events or self._sessions.connections.unclosed:
-                    poller.poll(_TICK_MS)
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._woken, 4_096)
+                    left_s = reviewed_at + tick_s - time.monotonic()
+                    active = bool(poller.poll(max(0, 1 + int(1_000 * left_s)))) or active
+                self._waker.clear()
                 self._read_subscriptions()
                 turned_at = self.beat()
-                if turned_at - ticked_at >= _TICK_MS / 1_000:
-                    ticked_at = turned_at
+                if self._review_requested or turned_at - reviewed_at >= tick_s:
+                    self._review_requested, reviewed_at, active = False, turned_at, False
                     self._review()
                 if self._rekeying.waiting:
                     self._rekeying.carry_out(self._feed_socket.rekey)

@@ -29,7 +29,7 @@ from twinhost.secure_zmq.sockets import (
 )
 from twinhost.worker import Worker
 
-_CLOSE_EVERY_S = 0.2
+_CLOSE_EVERY_S = 0.5  # for keys that expire; a change of the list of keys closes at once
 
 _lock = threading.Lock()
 _handlers: dict[int, "ZMQAuthenticator"] = {}  # by the address of the underlying Context
@@ -67,7 +67,8 @@ class ZMQAuthenticator:
         """Start the handler and its threads; under the module's lock."""
         self._peers = AuthorizedPeers(folders_of_keys(self.folder))
         self._watches: list[Watch] = []
-        self._ended = threading.Event()
+        self._ended, self._due = threading.Event(), threading.Event()
+        self._peers.listen(lambda _: self._due.set())
         self.authenticator = Authenticator(self._context, self._peers, on_end=self._end)
         self.authenticator.handshakes.listen(self._observe_handshake)
         self._peers.watch()
@@ -94,7 +95,9 @@ class ZMQAuthenticator:
 
     def _close_revoked(self) -> None:
         """Close sessions whose key is no longer valid, until the handler ends; forget closed sockets."""
-        while not self._ended.wait(_CLOSE_EVERY_S):
+        while not self._ended.is_set():
+            self._due.wait(_CLOSE_EVERY_S)
+            self._due.clear()
             for watch in tuple(self._watches):
                 if watch.monitor.alive:
                     watch.connections.close_refused()
@@ -117,6 +120,7 @@ class ZMQAuthenticator:
     def _end(self) -> None:
         """End with the Context, even if `stop_auth` is not called; on the handler's thread."""
         self._ended.set()
+        self._due.set()
         self._peers.stop_watching()
         with _lock:
             for key in [key for key, handler in _handlers.items() if handler is self]:

@@ -25,15 +25,16 @@ from twinhost.secure_zmq.framing.forms import MAX_PARTS, MAX_REPLIES_BYTES, SEPA
 from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sockets import DONTWAIT, plain_send
-from twinhost.worker import Heartbeat
+from twinhost.worker import Heartbeat, Waker
 
 _log = structlog.get_logger(__name__)
 
 MAX_BATCH = 256  # requests that share one commit
 MAX_READS = 16  # requests that are received before any is answered; 8 to 40 were tried
 MAX_BATCH_BYTES = 256 * 1024  # then no more is added: a decoded request takes many times its size
-_TICK_MS = 200
-_DEFERRED_TICK_MS = 5  # while an answer from another thread is due
+_TICK_S = 0.2
+_IDLE_TICK_S = 1.0  # while nothing happens: then only what depends on the time is due, such as a key's expiry
+_BUSY_MS = 10  # without a message: then the loop polls, so that it can be woken, which a blocking receive can't be
 _QUIET_MS = 50  # without a message: then all that was in flight when the loop was stopped has arrived
 _MAX_UNFINISHED = 64  # frames that wait to be continued, and their bytes: then nothing is received
 _MAX_UNFINISHED_BYTES = 8 * 1024 * 1024
@@ -79,7 +80,15 @@ class Server:
     def __init__(self, server_socket: ServerSocket, dispatcher: Dispatcher, on_tick: Callable[[], None]) -> None:
         self._server_socket = server_socket
         self._socket = server_socket.socket
-        self._socket.rcvtimeo = _TICK_MS
+        self._socket.rcvtimeo = _BUSY_MS
+        self._waker = Waker()
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._waker.fd, zmq.POLLIN)
+        self._tick_requested = False
+        self._tick_s = _TICK_S  # from the last tick to the next
+        server_socket.on_changed_keys(self.request_tick)
+        server_socket.handshakes.listen(lambda *_: self._tick_soon())  # which leave something to be recorded
         self._send_frame = plain_send(server_socket.socket)
         self._sessions: CallerSource = server_socket.sessions
         self._dispatcher = dispatcher
@@ -107,9 +116,15 @@ class Server:
     def stop(self) -> None:
         """Have the loop end after the requests that have arrived; may be called from any thread."""
         self._stop.set()
+        self._waker.wake()
+
+    def request_tick(self) -> None:
+        """Have the loop close the connections of refused keys, and call `on_tick`, now; from any thread."""
+        self._tick_requested = True
+        self._waker.wake()
 
     def request_rekey(self, own_keys: KeyPair) -> "Future[float]":
-        """Have the loop change the socket's key, from any thread, within 200 ms of its current batch.
+        """Have the loop change the socket's key after its current batch; from any thread.
 
         Requests that have arrived are answered first; clients repeat those in flight, with the same id.
 
@@ -119,39 +134,62 @@ class Server:
         Raises:
             SocketMisuse: another change waits, or the server is stopping.
         """
-        return self._rekeying.ask(own_keys)
+        future = self._rekeying.ask(own_keys)
+        self._waker.wake()
+        return future
 
     def serve_forever(self) -> None:
         """Answer requests until `stop()`, then those that have arrived by then, and close the socket.
 
-        Connections whose key is refused now are closed every 200 ms, even without traffic.
+        Connections of refused keys are closed even without traffic: at once after a change of the list of keys, and
+        within a second after a key has expired.
 
         Raises:
             SocketMisuse: the key was changed and the address can't be bound again; the process must end.
         """
-        ticked_at = time.monotonic()
+        ticked_at, flags = time.monotonic(), 0
         try:
             while not self._stop.is_set():
-                batch = self._next_batch(0)
+                batch = self._next_batch(flags)
                 busy_since = time.monotonic()
                 self._answer(batch)
                 turned_at = self._heartbeat.beat()
-                if turned_at - ticked_at >= _TICK_MS / 1_000:
-                    ticked_at = turned_at
+                if self._tick_requested or turned_at - ticked_at >= self._tick_s:
+                    self._tick_requested, self._tick_s, ticked_at = False, _IDLE_TICK_S, turned_at
                     self._server_socket.close_refused()
                     self._on_tick()
+                    if self._deferred or self._server_socket.unsettled:
+                        self._tick_s = _TICK_S
                 if self._deferred:  # after the tick, which may have finished some
                     self._answer_deferred()
                 self._longest_turn_s = max(self._longest_turn_s, time.monotonic() - busy_since)
                 if self._rekeying.waiting:
                     self._drain(DONTWAIT)
                     self._rekeying.carry_out(self._server_socket.rekey)
+                if batch.returns or self._unfinished:
+                    self._tick_s, flags = _TICK_S, 0
+                else:
+                    flags = self._rest(ticked_at)
             self._socket.rcvtimeo = _QUIET_MS
             self._drain(0)
             self._answer_incomplete()
         finally:
             self._rekeying.end()
             self._server_socket.close()
+
+    def _tick_soon(self) -> None:
+        """Have the next tick come 200 ms after the last one, though no message arrives; from any thread."""
+        if self._tick_s > _TICK_S:
+            self._tick_s = _TICK_S
+            self._waker.wake()
+
+    def _rest(self, ticked_at: float) -> int:
+        """Wait for a message, a wake-up, or until something is due; return the flags for the next receive."""
+        answers = (deferred.answer for _, deferred in self._deferred)
+        due = min([ticked_at + self._tick_s, *(answer.until for answer in answers if isinstance(answer, Completed))])
+        self._poller.poll(max(0, 1 + int(1_000 * (due - time.monotonic()))))
+        self._waker.clear()
+        return DONTWAIT
 
     def _drain(self, flags: int) -> None:
         drained_by = time.monotonic() + _DRAIN_S
@@ -244,6 +282,7 @@ class Server:
                 last, gathered = back, []
             if place in deferred:
                 self._deferred.append((back, deferred[place]))
+                deferred[place].answer.add_done_callback(lambda _: self._waker.wake())
             elif back.together:
                 gathered.append(reply)
             else:
@@ -253,7 +292,7 @@ class Server:
             self._unfinished.append(batch.rest(len(replies)))
 
     def _answer_deferred(self) -> None:
-        """Send the answers that other threads have finished; check again soon for the others."""
+        """Send the answers that other threads have finished."""
         waiting = []
         if any(deferred.answer.done() for _, deferred in self._deferred):
             self._server_socket.close_refused()  # a caller may have been revoked since
@@ -272,8 +311,6 @@ class Server:
             else:
                 waiting.append((back, deferred))
         self._deferred = waiting
-        brief = any(not isinstance(deferred.answer, Withdrawable) for _, deferred in waiting)
-        self._socket.rcvtimeo = _DEFERRED_TICK_MS if brief else _TICK_MS
 
     def _answer_incomplete(self) -> None:
         """Send the replies that need nothing more to be complete, as at their deadline."""

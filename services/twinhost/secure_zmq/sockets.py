@@ -206,6 +206,15 @@ def open_zap_socket(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[by
     return socket
 
 
+def wake_zap_handler(context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    """Have the handler's blocking receive return, with a request that names no key; callable from any thread."""
+    shadow: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context.underlying)
+    with shadow.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(ZAP_ENDPOINT)
+        socket.send_multipart([b"", b""], zmq.NOBLOCK)
+
+
 def secure_unbound_server(socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator, own_keys: KeyPair) -> None:
     """Make a socket a CURVE server whose peers the handler must accept, and check that the options are in force.
 

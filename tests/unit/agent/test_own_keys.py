@@ -100,3 +100,15 @@ def test_a_next_secret_alone_is_no_identity(tmp_path: Path) -> None:
     folder = host_folder(tmp_path / "certificates", "client.next", new_pair("agent"))
     with pytest.raises(KeyFileMissing, match="holds no secret key"):
         load_certificates(folder)
+
+
+def test_another_pair_is_announced_once_it_is_in_use(own: OwnKeys, folder: Path, pair: KeyPair) -> None:
+    """The server then changes its key; a look that finds the same pair announces nothing."""
+    seen: list[KeyPair] = []
+    own.on_change = lambda: seen.append(own())
+    own.look()
+    rotated = KeyPair.generate(pair.certificate.owner)
+    put(folder, rotated)
+    own.look()
+    own.look()
+    assert seen == [rotated]

@@ -137,3 +137,13 @@ def test_the_shipped_grants_are_sane() -> None:
         assert grants.allows(caller("operator"), action)
     for action in ("get_trust", "propose_key", "confirm_key", "retire_keys"):
         assert not grants.allows(UNAUTHENTICATED, action)
+
+
+def test_other_grants_are_announced_once_they_are_in_effect() -> None:
+    """The feed then closes subscriptions that are no longer granted; the same grants again change nothing."""
+    grants = Grants({"agent": {"ping"}})
+    seen: list[bool] = []
+    grants.on_change = lambda: seen.append(grants.allows(caller("agent"), "reset"))
+    for actions in ({"ping"}, {"reset"}, {"reset"}, {"ping"}):
+        grants.replace({"agent": actions})
+    assert seen == [True, False]

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -94,11 +94,13 @@ class DeliveryQueue:
         self._deferred: list[Deferred] = []
         self._dropped = dict.fromkeys(Kind, 0)
         self._foreign = 0
+        self.on_put: Callable[[], object] = lambda: None  # called after a `put`, on its thread
 
     def put(self, request: Undelivered) -> None:
         """Add a request, which is durable, at the end."""
         with self._lock:
             self._waiting[request.seq] = request
+        self.on_put()
 
     def remove(self, seq: int) -> None:
         """Remove a request that is no longer on disk."""
@@ -247,7 +249,7 @@ class Sender:
 
     def __init__(self, queue: DeliveryQueue) -> None:
         self._queue = queue
-        self._not_before = 0.0
+        self._not_before = 0.0  # by the monotonic clock; 0 without a transient error
         self._retry_refused_at = time.monotonic() + _RETRY_REFUSED_S
         self._budget = LogBudget()  # by code
 
@@ -263,6 +265,7 @@ class Sender:
         clock = time.monotonic()
         if clock < self._not_before:
             return False
+        self._not_before = 0.0
         if clock >= self._retry_refused_at:
             self.reconnected()
         request = self._queue.oldest()
@@ -281,6 +284,10 @@ class Sender:
         else:
             self._queue.delivered(request)
         return True
+
+    def backoff_s(self) -> float:
+        """Return in how many seconds `send_one` is to be called again, because of a transient error; else infinity."""
+        return max(0.0, self._not_before - time.monotonic()) if self._not_before else float("inf")
 
     def reconnected(self) -> None:
         """Retry what was refused: mainpc may have been updated."""

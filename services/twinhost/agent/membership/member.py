@@ -35,9 +35,8 @@ from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
-_POLL_S = 0.1  # how often it checks for something to send
 _RETRY_S = 1.0  # with jitter, so that many agents don't reconnect at one moment
-_MAX_SAMPLES = 1_000  # between two polls
+_MAX_SAMPLES = 1_000  # that wait for the thread
 
 
 class MainpcLink(Worker):
@@ -100,7 +99,9 @@ class MainpcLink(Worker):
         # wait after it is random (jitter), else they would stay synchronised.
         self._synchronised = True
         self._fault: str | None = "not registered yet"
-        self._wake = threading.Event()
+        self._heartbeat_due = False  # before its time
+        self._signal = threading.Event()  # something to send, or a heartbeat is due, or the thread must end
+        queue.on_put = self._signal.set
 
     @property
     def fault(self) -> str | None:
@@ -110,33 +111,38 @@ class MainpcLink(Worker):
     def report(self, sample: HostSample) -> None:
         """Send a measurement to mainpc, now or once it is reachable; from any thread."""
         self._samples.add(sample)
+        self._signal.set()
 
     def wake(self) -> None:
         """Send the next heartbeat now: something at mainpc has changed."""
-        self._wake.set()
+        self._heartbeat_due = True
+        self._signal.set()
 
     def _interrupt(self) -> None:
-        self._wake.set()
+        self._signal.set()
 
     def _run(self) -> None:
         with Client(self._server, max_payload_bytes=self._max_payload_bytes) as client:
             while not self.stopping:
+                self._heartbeat_due = False
                 self._send_until(client, time.monotonic() + self._turn(client))
-                self._wake.clear()
 
     def _send_until(self, client: Client, next_heartbeat: float) -> None:
         """Send measurements and the outbox until the next heartbeat is due, or until another thread wakes this one."""
-        while not self._wake.is_set() and (left_s := next_heartbeat - time.monotonic()) > 0:
+        while (left_s := next_heartbeat - time.monotonic()) > 0:
+            self._signal.clear()  # before it looks: what comes after that sets it again
+            if self._heartbeat_due or self.stopping:
+                return
             if self._fault is not None:
                 self._samples.store_all()
-                self._wake.wait(min(left_s, _POLL_S))
+                self._signal.wait(left_s)
                 continue
             try:
                 sent = self._samples.send_one(client) or self._sender.send_one(client)
             except ConnectionRefused:
                 return  # the next heartbeat reports what is wrong with the link
             if not sent:
-                self._wake.wait(min(left_s, _POLL_S))
+                self._signal.wait(min(left_s, self._sender.backoff_s()))
 
     def _turn(self, client: Client) -> float:
         """Register or send a heartbeat; return how many seconds to wait until the next one."""

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent.host_metrics import HostSample
 from twinhost.agent.membership import delivery
 from twinhost.agent.membership.delivery import Kind
@@ -268,6 +268,29 @@ def test_a_sample_is_queued_with_every_measured_value(hosts: Hosts) -> None:
     assert queued is not None
     assert (queued.kind, queued.action) == (Kind.SAMPLE, "report_metrics")
     assert queued.fields == {**msgspec.to_builtins(sample(5.0)), "gpus": [], "host": "pc2"}
+
+
+def test_an_event_is_sent_as_soon_as_it_is_stored(hosts: Hosts) -> None:
+    """The link sleeps until there is one, and need not wait for its next heartbeat."""
+    hosts.start(SDT).wait_until_ready()
+    with queueing_agent(hosts, heartbeat_s=3_600) as pc2:
+        pc2.waits(lambda: pc2.link.fault is None, "in touch")
+        pc2.enqueue("a")
+        with at_most(2.0):
+            pc2.waits(pc2.is_empty, "the outbox is empty")
+
+
+def test_a_transient_error_is_retried_within_seconds(hosts: Hosts) -> None:
+    """And not only after the next heartbeat."""
+    mainpc = hosts.start(SDT).wait_until_ready()
+    with queueing_agent(hosts, heartbeat_s=3_600) as pc2:
+        pc2.waits(lambda: pc2.link.fault is None, "in touch")
+        mainpc.forbid_files_to_grow()
+        pc2.enqueue("a")
+        pc2.waits(lambda: pc2.link._sender.backoff_s() < PATIENCE_S, "mainpc could not store it")
+        mainpc.allow_files_to_grow()
+        with at_most(5.0):
+            pc2.waits(pc2.is_empty, "the outbox is empty")
 
 
 def test_a_sample_that_may_be_undelivered_stays_pending(hosts: Hosts) -> None:
