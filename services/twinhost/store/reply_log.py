@@ -5,6 +5,9 @@ found through dictionaries that are loaded at the start: with random ids as the 
 fifth as many commits.
 """
 
+import ctypes
+import gc
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -42,6 +45,7 @@ DROP TABLE single_replies;
 """
 KEEP_BYTES_PER_CALLER = 67_108_864
 _ROW_BYTES = 262_144  # of replies; a row that has as many gets no more
+_MANY = 4_096  # replies; the memory of fewer is not worth a pause
 _EVICT_AT_ONCE = 10_000  # rows per tick of 0.2 s: more than can be added, and no tick takes long
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(list[tuple[str, int]])  # the column `requests`: each id, and the bytes of its reply
@@ -131,6 +135,7 @@ class ReplyLog:
         self._keep_per_caller = keep_per_caller
         self._keep_bytes_per_caller = keep_bytes_per_caller
         self._shares: dict[str, _Share] = {}
+        self._most = 0  # entries since memory was last given back
         self._evicted: deque[int] = deque()
         self._waiting: list[_Waiting] = []
         self._next_seq = 1
@@ -184,16 +189,29 @@ class ReplyLog:
     def forget_old(self) -> None:
         """Evict replies that have expired or exceed their caller's limits; called between batches."""
         too_old = time.monotonic() - self._keep_s
+        self._most = max(self._most, len(self))
         for share in self._shares.values():
             while share.order and (share.order[0].moment < too_old or self._is_over_limit(share)):
                 self._evicted.append(share.evict().seq)
         if not self._evicted:
+            self._give_memory_back()
             return
         chosen = list(islice(self._evicted, _EVICT_AT_ONCE))
         with self._database.transaction():
             self._database.execute_many("DELETE FROM replies WHERE seq = ?", ((seq,) for seq in chosen))
         for _ in chosen:
             self._evicted.popleft()
+
+    def _give_memory_back(self) -> None:
+        """Return the memory of a burst to the system, once most of its replies are evicted."""
+        if self._most < _MANY or len(self) > self._most // 4:
+            return
+        for share in self._shares.values():
+            share.by_id = dict(share.by_id)  # a dictionary never shrinks by itself
+        self._most = len(self)
+        gc.collect()  # empties Python's lists of free objects, each of which keeps a block of memory in use
+        if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc alone has it
+            libc.malloc_trim(0)
 
     def _share(self, caller: str) -> _Share:
         share = self._shares.get(caller)

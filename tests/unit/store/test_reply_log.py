@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -360,3 +362,38 @@ def test_an_id_that_was_forgotten_and_used_again_is_one_reply(path: Path) -> Non
         assert short.find("agent", "1") is None
         assert short.find("agent", "2") is not None
     assert rows(path) == [["2"]]
+
+
+_BURST = """
+import os, sys
+from pathlib import Path
+from twinhost.store.database import Database
+from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION, SCHEMA, ReplyLog
+
+def used_mb():
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) / 1_024
+
+log = ReplyLog(Database(Path(sys.argv[1]), [SCHEMA, MIGRATION_BY_TRANSACTION]), 0.0, 400_000)
+print(used_mb())
+for _ in range(1_000):
+    with log._database.transaction():
+        for _ in range(300):
+            log.add("agent", os.urandom(16).hex(), os.urandom(16), bytes(150))
+print(used_mb())
+while len(log) or log._evicted:
+    log.forget_old()
+log.forget_old()
+print(used_mb())
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory as Linux reports it")
+def test_the_memory_of_a_burst_is_given_back(path: Path) -> None:
+    """Once its replies are evicted, within 30 % of before."""
+    command = [sys.executable, "-c", _BURST, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=10 * PATIENCE_S, check=True)
+    before, full, after = map(float, ran.stdout.split())
+    assert full > 1.5 * before, "the burst takes memory"
+    assert after < 1.3 * before
