@@ -216,6 +216,7 @@ class Hosts:
             "NETWORK_CONFIG_PATH": self.config.source,
             "TWINHOST_CERTIFICATES": str(self.folder(name)),
             "TWINHOST_STATE": str(self.root / name),
+            "TMPDIR": str(self.root),
         }
 
     def folder(self, name: str) -> Path:

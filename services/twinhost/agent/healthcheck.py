@@ -1,7 +1,8 @@
 """`python -m twinhost.agent.healthcheck AGENT`: one authenticated call to this host's own agent.
 
-A TCP probe proves nothing and fills the log with failed handshakes; this uses the host's own key pair. It imports
-little, since it runs often and most of its cost is its start.
+A TCP probe proves nothing and fills the log with failed handshakes; this uses the host's own key pair, as it is on disk
+now, and a connection of its own, which needs a handshake. The agent makes the same call itself (`self_check`). This
+module imports little, since a deployment may run it often, and most of its cost is its start.
 """
 
 import sys
@@ -12,8 +13,29 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress, is_secure_zmq_enabled
+from twinhost.secure_zmq.wire import Reply
 
-_DEADLINE_S = 2.0  # of the 5 s that the engine allows the whole process
+DEADLINE_S = 2.0  # of the 5 s that the engine allows the whole process
+
+
+def ask(port: int) -> Reply:
+    """Return the health document of this host's agent.
+
+    Raises:
+        TwinhostError: the keys can't be read, or it does not answer.
+    """
+    address = f"tcp://127.0.0.1:{port}"
+    server: ServerAddress = UnencryptedAddress(address)
+    if is_secure_zmq_enabled():
+        keys = load_certificates()
+        server = SecuredAddress(address, keys.own_keys, keys.own_keys.public)
+    with Client(server) as client:
+        return client.call("health", deadline_s=DEADLINE_S)
+
+
+def can_serve(health: Reply) -> bool:
+    """Return whether a health document is that of an agent which needs no restart."""
+    return health["status"] in ("ok", "degraded")
 
 
 def write_port(state: Path, agent_name: str, port: int) -> None:
@@ -24,18 +46,12 @@ def write_port(state: Path, agent_name: str, port: int) -> None:
 def main(agent_name: str) -> int:
     """Return 0 if the agent answers and can serve, else print the reason and return 1."""
     try:
-        address = f"tcp://127.0.0.1:{_port(agent_name)}"
-        server: ServerAddress = UnencryptedAddress(address)
-        if is_secure_zmq_enabled():
-            keys = load_certificates()
-            server = SecuredAddress(address, keys.own_keys, keys.own_keys.public)
-        with Client(server) as client:
-            health = client.call("health", deadline_s=_DEADLINE_S)
+        health = ask(_port(agent_name))
     except TwinhostError as error:
         print(error)  # noqa: T201 - the engine keeps it with the container's health
         return 1
     print(f"{health['status']}, ready: {health['ready']}")  # noqa: T201
-    return 0 if health["status"] in ("ok", "degraded") else 1
+    return 0 if can_serve(health) else 1
 
 
 def _port(agent_name: str) -> int:

@@ -24,6 +24,7 @@ from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
+from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import GrantsWatch, Settings, load_settings
 from twinhost.agent.telemetry import Gauges, Telemetry
 from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
@@ -230,7 +231,13 @@ def _prepare(
         caller_named=keys.peers.caller_named,
     )
     gauges = Gauges(settings.secure, database, handshakes, keys.peers, server_socket.sessions, health)
-    companions: list[Companion] = [http, grants_watch, *([feed] if feed else []), *assembly.companions]
+    companions: list[Companion] = [
+        http,
+        grants_watch,
+        *([feed] if feed else []),
+        *assembly.companions,
+        SelfCheck(name, settings.agent.zmq_port),
+    ]
     for companion in companions:
         vital[type(companion).__name__] = functools.partial(getattr, companion, "responsive")
 
@@ -259,11 +266,11 @@ def _prepare(
         health.add("store_damage", lambda: damage.damage_warning(database.path), essential=False)
     if feed is not None:
         publisher.bind(feed)
+    _write_port(settings)
     for companion in companions:
         companion.start()
     for companion in companions[1:]:
         stack.callback(companion.stop)
-    _write_port(settings)
     _log.info("serving", address=server_socket.address, http_port=settings.agent.http_port, secure=settings.secure)
     return server
 

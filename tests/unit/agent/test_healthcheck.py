@@ -1,17 +1,24 @@
-"""The container's health check: 0 where the agent answers its own host's key and can serve, else 1 and why."""
+"""The health check: by a command, and by a file that an agent touches while it passes its own."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
-from tests.waiting import PATIENCE_S, at_most
+from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.agent.self_check import INTERVAL_S, SUFFIX, SelfCheck
+from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.key_writer import write_revocation
 
 pytestmark = pytest.mark.thorough
 
@@ -126,3 +133,141 @@ def test_an_unknown_agent_does_not_pass(hosts: Hosts) -> None:
     checked = check(hosts, "Somebody")
     assert checked.status == 1
     assert "there is no agent 'Somebody'; there are: SystemDigitalTwin, UnifiedMemoryReasoningAgent" in checked.out
+
+
+COMPOSE = yaml.safe_load((Path(__file__).resolve().parents[3] / "docker-compose.yml").read_text())
+QUIET_S = 1.0  # in which a check that passes would have touched the file several times
+
+
+def engines_check(folder: Path, host: str = "mainpc") -> int:
+    """Run the engine's health check of a container whose /tmp is this folder; return its exit status."""
+    first, *command = COMPOSE["services"][host]["healthcheck"]["test"]
+    assert first == "CMD"
+    with at_most(COMPOSE["x-healthcheck"]["timeout"] and 5):
+        return subprocess.run(
+            [word.replace("/tmp/", f"{folder}/") for word in command],
+            capture_output=True,
+            check=False,
+        ).returncode
+
+
+@pytest.mark.parametrize("host", ["mainpc", "pc2"])
+@pytest.mark.parametrize(("age_s", "passes"), [(0, True), (24, True), (26, False), (86_400, False), (-3_600, False)])
+def test_the_file_counts_for_25_s(tmp_path: Path, host: str, age_s: int, passes: bool) -> None:
+    """One from the future, written before the clock was set back, does not count."""
+    file = tmp_path / f"Agent{SUFFIX}"
+    file.touch()
+    os.utime(file, (0, time.time() - age_s))
+    assert (engines_check(tmp_path, host) == 0) is passes
+
+
+def test_without_the_file_the_check_fails(tmp_path: Path) -> None:
+    assert engines_check(tmp_path) != 0
+
+
+def test_the_check_waits_for_a_start(tmp_path: Path) -> None:
+    """For 2 s, so that `up --wait` need not wait for the next check."""
+    timer = threading.Timer(1.0, (tmp_path / f"Agent{SUFFIX}").touch)
+    timer.start()
+    assert engines_check(tmp_path) == 0
+    timer.join()
+
+
+def test_an_agent_touches_its_file_by_itself(hosts: Hosts) -> None:
+    """At once after its start, and every 10 s."""
+    hosts.start_both()
+    for name in (SDT, UMRA):
+        file = hosts.root / f"{name}{SUFFIX}"
+        wait_until(file.exists, PATIENCE_S, "the first check")
+        os.utime(file, (0, 0))
+    assert engines_check(hosts.root) != 0
+    with at_most(INTERVAL_S + 3):
+        for name in (SDT, UMRA):
+            wait_until(lambda: (hosts.root / f"{name}{SUFFIX}").stat().st_mtime, PATIENCE_S, "a later one")  # noqa: B023
+    assert engines_check(hosts.root) == 0
+
+
+@pytest.fixture
+def checked(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of a check of SystemDigitalTwin that is made ten times a second; the agent runs."""
+    hosts.start(SDT).wait_until_serving()
+    for variable, value in hosts.environment(SDT).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "mount"))
+    (tmp_path / "mount").mkdir()
+    check = SelfCheck("Checked", hosts.config.agent(SDT).zmq_port, interval_s=0.1)
+    check.start()
+    file = tmp_path / "mount" / f"Checked{SUFFIX}"
+    wait_until(file.exists, PATIENCE_S, "the first check")
+    yield file
+    check.stop()
+
+
+def touched(file: Path, within_s: float = PATIENCE_S) -> None:
+    os.utime(file, (0, 0))
+    wait_until(lambda: file.stat().st_mtime, within_s, "the file is touched")
+
+
+def untouched(file: Path) -> None:
+    time.sleep(0.3)  # for a check that has just passed
+    os.utime(file, (0, 0))
+    time.sleep(QUIET_S)
+    assert file.stat().st_mtime == 0
+
+
+def test_a_stalled_agent_does_not_touch_the_file(hosts: Hosts, checked: Path) -> None:
+    """And does again when it answers."""
+    touched(checked)
+    (agent,) = hosts.processes
+    agent.send(signal.SIGSTOP)
+    untouched(checked)
+    agent.send(signal.SIGCONT)
+    touched(checked)
+
+
+def test_a_failed_store_stops_the_touching(hosts: Hosts, checked: Path) -> None:
+    """The agent answers, but says that it can't serve."""
+    (agent,) = hosts.processes
+    agent.forbid_files_to_grow()
+    with hosts.client(SDT) as client, pytest.raises(StoreUnavailable):
+        client.call("register_agent", agent_name="Somebody", status="ok")
+    untouched(checked)
+    agent.allow_files_to_grow()
+    touched(checked)
+
+
+@pytest.mark.sdt_security
+def test_a_refused_own_key_stops_the_touching(hosts: Hosts, checked: Path) -> None:
+    """Each check is a handshake of its own: one that kept its connection would go on."""
+    keys = load_certificates(hosts.folder(SDT)).own_keys
+    write_revocation(keys.certificate, hosts.folder(SDT) / "revoked")
+    untouched(checked)
+
+
+@pytest.mark.sdt_security
+def test_a_failed_handler_stops_the_touching(hosts: Hosts, checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody gets in then: as a secured check of an agent without a handler, or without CURVE."""
+    monkeypatch.setenv("SECURE_ZMQ", "0")
+    untouched(checked)
+    monkeypatch.setenv("SECURE_ZMQ", "1")
+    touched(checked)
+
+
+def test_an_earlier_file_is_removed_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that never gets well must not seem so."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    file = tmp_path / f"Agent{SUFFIX}"
+    file.touch()
+    SelfCheck("Agent", 1)
+    assert not file.exists()
+
+
+def test_the_file_is_not_written_through_a_link(hosts: Hosts, checked: Path, tmp_path: Path) -> None:
+    """Outside a container, anybody may put one into /tmp."""
+    victim = tmp_path / "victim"
+    victim.touch()
+    os.utime(victim, (0, 0))
+    checked.unlink()
+    checked.symlink_to(victim)
+    time.sleep(QUIET_S)
+    assert victim.stat().st_mtime == 0
