@@ -1,4 +1,4 @@
-"""What the server's loop does five times a second: look after its companions and its store."""
+"""What the server's loop does at every tick: look after its companions and its store."""
 
 import functools
 from collections.abc import Callable, Iterator

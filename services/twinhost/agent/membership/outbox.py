@@ -154,7 +154,7 @@ class Outbox:
         self._database.after_commit(functools.partial(self.queue.put, request))
 
     def tick(self) -> None:
-        """Delete delivered rows and add deferred requests, in one transaction; call it every 0.2 s or so.
+        """Delete delivered rows and add deferred requests, in one transaction; call it at every tick.
 
         Raises:
             StoreUnavailable: nothing was written; it is retried after a second.

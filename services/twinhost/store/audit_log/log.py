@@ -156,7 +156,7 @@ class AuditLog:
                 self._notes_lost += 1
 
     def flush(self) -> None:
-        """Add the noted lines and write the outbox to the files; call it every 200 ms, outside a transaction.
+        """Add the noted lines and write the outbox to the files; call it at every tick, outside a transaction.
 
         A failure of the disk or the database doesn't raise: `fault` reports it, and the next flush retries.
 
