@@ -25,7 +25,7 @@ from twinhost.secure_zmq.handshakes import (
     Handshakes,
 )
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.monitor import EventKind, Monitor, SocketEvent
+from twinhost.secure_zmq.monitor import SERVER_EVENTS, EventKind, Monitor, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
 from twinhost.secure_zmq.sockets import (
     RunningAuthenticator,
@@ -316,7 +316,7 @@ def _watch(
             disconnected(event.value)
         failed.observe(event, address, caused_here=guard.observe(event))
 
-    return Watch(connections, guard, Monitor(socket, on_event))
+    return Watch(connections, guard, Monitor(socket, on_event, SERVER_EVENTS))
 
 
 def _bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:

@@ -144,7 +144,7 @@ def failure_of(event: SocketEvent) -> Outcome | None:
             return Outcome.NOT_ZMTP
         case EventKind.BROKEN_OFF:
             return Outcome.TIMED_OUT if event.value == errno.ETIMEDOUT else Outcome.BROKEN_OFF
-        case EventKind.CONNECTED | EventKind.ACCEPTED | EventKind.RETRIED:
+        case EventKind.CONNECTED | EventKind.ACCEPTED:
             pass
         case EventKind.SUCCEEDED | EventKind.DISCONNECTED:
             pass
