@@ -172,7 +172,8 @@ class SessionLimits:
     def _trim(self, address: str) -> None:
         """Drop acceptances in excess of the open connections: theirs ended before they were assigned."""
         waiting = self._unplaced.get(address)
-        if waiting is None:
+        if not waiting:
+            self._unplaced.pop(address, None)
             return
         without = sum(each.peer == address and each.counted_for is None for each in self._connections)
         while len(waiting) > without:

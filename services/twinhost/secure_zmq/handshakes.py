@@ -7,10 +7,8 @@ the announcer knows in advance. A refusal without a key matches by the announcer
 once, so if somebody else uses one up, one of the announcer's own is counted as an attack.
 """
 
-import ctypes
 import errno
 import socket
-import struct
 import sys
 import threading
 import time
@@ -22,8 +20,8 @@ from typing import assert_never
 import structlog
 
 from twinhost.rate_limit import LogBudget, WindowLimit
-from twinhost.secure_zmq.connections import Connection, Connections, held, most_pending, remote, shut
-from twinhost.secure_zmq.errors import LimitReached
+from twinhost.secure_zmq.connections import Connection, Connections, held, most_pending, remote, shut, traffic_of
+from twinhost.secure_zmq.errors import LimitReached, PeerNotLive
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.worker import Worker
@@ -46,9 +44,6 @@ _PAUSE_FACTOR = 4  # times a poll's duration, so that a flood costs little CPU t
 _LONGEST_PAUSE_S = 0.050
 _YIELD_AFTER = 64  # connections: then the GIL is released for a waiting thread, which would get it after 5 ms
 _MAX_EVICTED_PER_POLL = 1_024
-_TCP_INFO = 11  # linux/tcp.h; the module `socket` has it only on Linux
-_libc = ctypes.pythonapi  # a PyDLL of the whole process
-_BYTES_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # of struct tcp_info, since Linux 4.1
 
 HandshakeListener = Callable[[Outcome, Mapping[str, str]], None]  # the fields: peer, fingerprint, address, if known
 
@@ -226,12 +221,6 @@ def _without_scope(address: str) -> str:
     return address.partition("%")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Traffic:
-    acknowledged: int  # bytes; retransmissions don't count, so a peer can't make it grow by itself
-    received: int
-
-
 class HandshakeGuard(Worker):
     """Closes connections that use too much memory in their handshake; its thread sleeps while there is no handshake.
 
@@ -279,7 +268,7 @@ class HandshakeGuard(Worker):
     def observe(self, event: SocketEvent) -> bool:
         """Note a server's event after `Connections` has; return whether the guard caused it."""
         match event.kind:
-            case EventKind.ACCEPTED if self.started:
+            case EventKind.ACCEPTED if self.started and not self._work.is_set():
                 self._work.set()
             case EventKind.DISCONNECTED:
                 with self._lock:
@@ -310,7 +299,7 @@ class HandshakeGuard(Worker):
         for number, connection in enumerate(self._connections.pending()):
             if number % _YIELD_AFTER == 0:
                 time.sleep(0)
-            traffic = _traffic(connection.fd)
+            traffic = traffic_of(connection.fd)
             if traffic is None:
                 self._connections.end_handshake(connection, succeeded=False)
             elif traffic.acknowledged > self._max_sent_before_ready:
@@ -341,7 +330,7 @@ class HandshakeGuard(Worker):
 
     def _address_of(self, found: socket.socket, connection: Connection, more_than: int) -> str | None:
         """Return the remote address if the peer on our port is unauthenticated and sent too much; None otherwise."""
-        traffic, peer = _traffic(found.fileno()), remote(found)
+        traffic, peer = traffic_of(found.fileno()), remote(found)
         if peer is None or traffic is None or traffic.acknowledged > self._max_sent_before_ready:
             return None
         ours = found.getsockname()[1] == connection.port
@@ -350,15 +339,3 @@ class HandshakeGuard(Worker):
 
 def _pause_s(took_s: float) -> float:
     return min(max(_POLL_S, _PAUSE_FACTOR * took_s), _LONGEST_PAUSE_S)
-
-
-def _traffic(fd: int) -> _Traffic | None:
-    """Return the TCP counters; None if the descriptor is not, or no longer, a TCP connection."""
-    content = ctypes.create_string_buffer(_BYTES_ACKED_AND_RECEIVED.size)
-    length = ctypes.c_uint32(len(content))
-    # libc directly: a socket object would own libzmq's descriptor. PyDLL keeps the GIL: releasing it a thousand times
-    # for a microsecond each would mean waiting for a busy server a thousand times.
-    failed = _libc.getsockopt(fd, socket.IPPROTO_TCP, _TCP_INFO, content, ctypes.byref(length))
-    if failed or length.value < len(content):
-        return None
-    return _Traffic(*_BYTES_ACKED_AND_RECEIVED.unpack(content))
