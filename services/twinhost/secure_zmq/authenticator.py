@@ -2,6 +2,9 @@
 
 Its rules: one handler per Context; it runs before a socket is bound and can't be stopped while one is; only a listed
 key is accepted, and only up to its limit of connections; if the handler itself fails, every key is refused.
+
+A client waits for the answer, so an accepted key is recorded after it, and nothing of its connection is answered before
+that: see `Handshakes.require_recorded`.
 """
 
 import contextlib
@@ -16,10 +19,10 @@ import zmq
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, Peer
 from twinhost.secure_zmq.connections import Connection, Connections, bare_address, most_open_files, most_pending
 from twinhost.secure_zmq.errors import SocketMisuse
-from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.handshakes import MAX_WAITING, Handshakes
 from twinhost.secure_zmq.keys import KEY_BYTES, fingerprint_of
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
-from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_zap_socket
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_zap_socket, plain_send
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -28,6 +31,7 @@ SESSIONS_PER_KEY = 64
 _TURN_MS = 500  # the longest time between two heartbeats
 _STALLED_AFTER_S = 3.0
 _VERSION = b"1.0"  # of ZAP
+_SNDMORE = int(zmq.SNDMORE)  # a plain number: an enumeration's `|` takes ten times as long
 _LATE = 256  # acceptances whose connection seemed to have ended; beyond this the oldest is dropped
 _SOCKETS = 2  # that accept connections: requests, and the feed
 _OWN_FILES = 128  # that an agent has open besides its connections
@@ -200,6 +204,8 @@ class Authenticator(Worker):
         handshakes: Handshakes | None = None,
         on_end: Callable[[], None] = lambda: None,
         limits: SessionLimits | None = None,
+        *,
+        record_first: bool = False,
     ) -> None:
         """Start the handler on a context.
 
@@ -209,6 +215,7 @@ class Authenticator(Worker):
             handshakes: where each is counted.
             limits: how many connections a key may have; the default is `SessionLimits()`.
             on_end: called on the handler's thread when it ends, at the latest with the context.
+            record_first: record an accepted key before the answer, for sockets that `SecuredSessions` doesn't read.
 
         Raises:
             SocketMisuse: the context has a handler already.
@@ -219,9 +226,11 @@ class Authenticator(Worker):
         self.handshakes = handshakes or Handshakes()
         self.limits = limits or SessionLimits()
         self._on_end = on_end
+        self._record_first = record_first
         self._guarded: list[zmq.Socket[bytes]] = []
         self._socket = open_zap_socket(context)
         self._socket.rcvtimeo = _TURN_MS
+        self._send = plain_send(self._socket)
         self.start()
 
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
@@ -254,6 +263,7 @@ class Authenticator(Worker):
                 self.beat()
                 with contextlib.suppress(zmq.Again):
                     self._answer(self._receive())
+                self.handshakes.record()
         except zmq.ContextTerminated:
             return
         finally:
@@ -277,9 +287,9 @@ class Authenticator(Worker):
             verdict = self._judge(frames)
         except Exception as error:  # boundary: without a handler every peer would be refused
             verdict, fault = _FAULT, error
-        self._socket.send_multipart(
-            [_VERSION, request_id, verdict.status, verdict.text, verdict.user_id, verdict.metadata]
-        )
+        for part in (_VERSION, request_id, verdict.status, verdict.text, verdict.user_id):
+            self._send(part, _SNDMORE)
+        self._send(verdict.metadata, 0)
         if fault is not None:
             self.handshakes.refused(Outcome.HANDLER_FAULT)
             _log.error("zap_handler_fault", exc_info=fault)
@@ -296,10 +306,15 @@ class Authenticator(Worker):
             self.handshakes.refused(peer, address=address, fingerprint=fingerprint)
             return _REFUSED
         known = {"peer": peer.name, "fingerprint": peer.fingerprint, "address": address}
+        if len(self.handshakes.waiting) >= MAX_WAITING:
+            self.handshakes.refused(Outcome.HANDLER_FAULT, **known, reason="earlier handshakes can't be recorded")
+            return _FAULT
         if not self.limits.admit(peer.fingerprint, address):
             self.handshakes.refused(Outcome.TOO_MANY_SESSIONS, **known)
             return _TOO_MANY
         self.handshakes.accepted(**known)
+        if self._record_first:
+            self.handshakes.require_recorded(peer.fingerprint)
         return _accept(peer)
 
 

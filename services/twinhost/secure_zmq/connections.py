@@ -224,7 +224,7 @@ class Connections:
             return known is not None and known is not connection
 
     def observe_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
-        """Note an accepted key, from the ZAP handler's thread, before libzmq is answered."""
+        """Note an accepted key, from any thread, before anything of its connection is answered."""
         if outcome is Outcome.ACCEPTED:
             with self._lock:
                 self._admitted.add(fields["fingerprint"])

@@ -68,7 +68,7 @@ class ZMQAuthenticator:
         self._peers = AuthorizedPeers(folders_of_keys(self.folder))
         self._watches: list[Watch] = []
         self._ended = threading.Event()
-        self.authenticator = Authenticator(self._context, self._peers, on_end=self._end)
+        self.authenticator = Authenticator(self._context, self._peers, on_end=self._end, record_first=True)
         self.authenticator.handshakes.listen(self._observe_handshake)
         self._peers.watch()
         Worker("legacy-sessions", self._close_revoked).start()
