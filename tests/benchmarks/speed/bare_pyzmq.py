@@ -1,24 +1,41 @@
-"""Bare pyzmq with CURVE: a ROUTER without ZAP, identity, codec, or dispatch; and clients that know libzmq alone."""
+"""Bare pyzmq with CURVE: a ROUTER without identity, codec, or dispatch; and clients that know libzmq alone."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import zmq
+from zmq.utils import z85
 
 from tests.benchmarks.speed.child import ready
 from tests.benchmarks.speed.messages import request
 from tests.benchmarks.speed.task import ANSWER_WITHIN_S, Outcome, Task, one_by_one
+from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, limit_router
 
 _SOCKETS = 4_096  # of a context
 _held: list[Any] = []
 
 
-def serve(endpoint: str, secret: str, reply: str) -> None:
-    """Answer every request with the same bytes, on a ROUTER that nobody is kept from."""
-    socket = zmq.Context().socket(zmq.ROUTER)
+def serve(endpoint: str, secret: str, reply: str, admitted: dict[str, str] | None = None) -> None:
+    """Answer every request with the same bytes, on a ROUTER.
+
+    Args:
+        endpoint: where to bind.
+        secret: the server's.
+        reply: the bytes.
+        admitted: the names of the keys that a ZAP handler admits, and this project's socket options; None: neither.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
     socket.backlog = 1_024
+    if admitted is not None:
+        limit_router(socket, DEFAULT_MAX_PAYLOAD_BYTES)
+        socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+        names = {z85.decode(key.encode()): name.encode() for key, name in admitted.items()}
+        threading.Thread(target=_admit, args=(context.socket(zmq.REP), names), daemon=True).start()
     socket.curve_server = True
     socket.curve_secretkey = secret.encode()
     socket.bind(endpoint)
@@ -29,6 +46,16 @@ def serve(endpoint: str, secret: str, reply: str) -> None:
         socket.recv()
         socket.send(route, zmq.SNDMORE)
         socket.send(answer)
+
+
+def _admit(zap: "zmq.Socket[bytes]", names: dict[bytes, bytes]) -> None:
+    """Answer as the least ZAP handler does: one dictionary, no limit, no record."""
+    zap.bind(ZAP_ENDPOINT)
+    while True:
+        version, request, *_, key = zap.recv_multipart()
+        name = names.get(key)
+        verdict = [b"400", b"", b"", b""] if name is None else [b"200", b"OK", name, b""]
+        zap.send_multipart([version, request, *verdict])
 
 
 def blocking(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
