@@ -263,7 +263,6 @@ class Authenticator(Worker):
                 self.beat()
                 with contextlib.suppress(zmq.Again):
                     self._answer(self._receive())
-                self.handshakes.record()
         except zmq.ContextTerminated:
             return
         finally:
@@ -293,6 +292,7 @@ class Authenticator(Worker):
         if fault is not None:
             self.handshakes.refused(Outcome.HANDLER_FAULT)
             _log.error("zap_handler_fault", exc_info=fault)
+        self.handshakes.record()
 
     def _judge(self, frames: list[bytes]) -> _Verdict:
         """Return the verdict on `[version, request id, domain, address, routing id, mechanism, public key]`."""
