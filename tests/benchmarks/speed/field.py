@@ -132,8 +132,8 @@ class Field:
         self._python("pyzmq-connecting", "bare_pyzmq", "connecting", target)
         endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}"
         admitted = {public: f"agent-{number}" for number, (public, _) in enumerate(target["keys"])}
-        arguments = {"endpoint": endpoint, "secret": secret, "reply": self._reply, "admitted": admitted}
-        self._serve("zap", Process.python("bare_pyzmq", "serve", arguments, self._log))
+        admitting = {**arguments, "endpoint": endpoint, "admitted": admitted}
+        self._serve("zap", Process.python("bare_pyzmq", "serve", admitting, self._log))
         self._python("zap-connecting", "bare_pyzmq", "connecting", {**target, "endpoint": endpoint})
 
     def _start_raw_mtls(self) -> None:
