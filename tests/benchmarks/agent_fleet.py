@@ -62,10 +62,13 @@ class _TrustInMemory(TrustFolder):
     """Follows mainpc's document, and leaves the disk alone."""
 
     def __init__(self) -> None:
-        self.revision: str | None = None
+        self._document = TrustDocument("none", (), (), ())
+
+    def document(self) -> TrustDocument:
+        return self._document
 
     def apply(self, document: TrustDocument) -> None:
-        self.revision = document.revision
+        self._document = document
 
 
 class _NotingClient(Client):

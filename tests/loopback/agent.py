@@ -10,6 +10,7 @@ from typing import Any
 
 import zmq
 
+from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import SESSIONS_PER_KEY, Authenticator, SessionLimits
@@ -23,7 +24,7 @@ from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddres
 from twinhost.secure_zmq.sockets import open_server_socket, open_unencrypted_server_socket
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
-from twinhost.store.reply_log import SCHEMA, ReplyLog
+from twinhost.store.reply_log import ReplyLog
 
 PAYLOAD_LIMIT = 4 * 1024 * 1024
 ANY_PORT = "tcp://127.0.0.1:*"
@@ -96,7 +97,7 @@ class ServedAgent:
         self.entered, self.gate = threading.Event(), threading.Event()
         self.asked: dict[str, Future[Reply]] = {}
         self.before_hold_returns: Callable[[], None] = lambda: None
-        self.database = Database(home / "agent.sqlite3", [SCHEMA, TABLES])
+        self.database = Database(home / "agent.sqlite3", [*REPLY_LOG_MIGRATIONS, TABLES])
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.peers = peers or AuthorizedPeers([home])
         limits = SessionLimits(sessions_per_key)

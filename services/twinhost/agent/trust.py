@@ -1,19 +1,24 @@
 """Trust distribution: mainpc's list of keys as a document, and the folder in which another host keeps it.
 
-Enrolments, revocations, and the next key of a rotation reach every host this way, over the authenticated link. A
-revocation that was received is never withdrawn.
+Enrolments, revocations, and the next key of a rotation reach every host this way, over the authenticated link. A host
+names the revision that it has, and gets what has changed since, or the whole document in parts. A revocation that was
+received is never withdrawn.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Collection, Iterable
+import itertools
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import structlog
 
-from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, FolderContents
+from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, FolderContents, read_folders
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, MalformedRequest, TwinhostError
 from twinhost.secure_zmq.key_writer import (
     move_to_revoked,
@@ -28,6 +33,13 @@ from twinhost.secure_zmq.keys import NEXT_MARK, PUBLIC_SUFFIX, Certificate, load
 _log = structlog.get_logger(__name__)
 
 TRUST_TOPIC = b"TRUST:"  # of the event that announces a changed document
+_REVISIONS = 256  # that mainpc remembers: those of the last minutes while many keys are enrolled one by one
+_PART = 20  # keys and fingerprints of a part, 5 KB: many agents that start at once may each wait for one
+_ATTEMPTS = 3  # to get all parts of one revision
+_OWNER = re.compile(r'^ *name = "(.+)"$', re.MULTILINE)  # in the text of a public key file
+
+
+D = TypeVar("D", bound="TrustDocument")
 
 
 class TrustDocument(msgspec.Struct, frozen=True):
@@ -38,27 +50,153 @@ class TrustDocument(msgspec.Struct, frozen=True):
     next: tuple[str, ...]
     revoked: tuple[str, ...]
 
+    def part(self, number: int) -> "TrustPart":
+        """Return a part; the first one is 0."""
+        start = number * _PART
+        before_revoked = len(self.current) + len(self.next)
+        current, following, revoked = (
+            items[max(0, start - before) : max(0, start - before + _PART)]
+            for items, before in ((self.current, 0), (self.next, len(self.current)), (self.revoked, before_revoked))
+        )
+        parts = max(1, -(-(before_revoked + len(self.revoked)) // _PART))
+        return TrustPart(self.revision, current, following, revoked, parts)
+
+
+class TrustPart(TrustDocument, frozen=True):
+    """A part of a document that has `parts`; an older mainpc returns all of it as one."""
+
+    parts: Annotated[int, msgspec.Meta(le=10_000)] = 1
+
+
+class TrustDifference(TrustDocument, frozen=True):
+    """What has changed since a revision: all keys of the owners in `changed`, and the added revoked fingerprints."""
+
+    since: str
+    changed: tuple[str, ...]
+
+    def applied_to(self, base: TrustDocument) -> TrustDocument | None:
+        """Return the document of this revision; None if the difference does not lead there from `base`."""
+        current, following = (
+            [*(text for text in known if _owner(text) not in self.changed), *changed]
+            for known, changed in ((base.current, self.current), (base.next, self.next))
+        )
+        document = _document(current, following, {*base.revoked, *self.revoked})
+        return document if document.revision == self.revision else None
+
 
 def document_of(contents: FolderContents) -> TrustDocument:
     """Return the document for the keys in a host's folders."""
-    current, following = _texts(contents.current.values()), _texts(contents.next.values())
-    revoked = tuple(sorted(contents.revoked))
-    digest = hashlib.sha256(msgspec.json.encode((current, following, revoked))).hexdigest()
-    return TrustDocument(digest[:32], current, following, revoked)
+    current, following = (map(render_certificate, keys.values()) for keys in (contents.current, contents.next))
+    return _document(current, following, contents.revoked)
+
+
+def fetch_document(get_trust: Callable[..., dict[str, Any]], base: TrustDocument) -> TrustDocument:
+    """Return mainpc's document: what has changed since `base` if mainpc remembers that revision, else all its parts.
+
+    Args:
+        get_trust: calls the action with fields.
+        base: the document that this host has.
+
+    Raises:
+        MalformedRequest: the reply has another shape.
+    """
+    reply = get_trust(since=base.revision, part=0)
+    if "since" in reply:
+        document = _read(reply, TrustDifference).applied_to(base)
+        if document is not None:
+            return document
+        reply = get_trust(part=0)
+    for _ in range(_ATTEMPTS):
+        first = _read(reply, TrustPart)
+        if first.parts == 1:
+            return read_document(reply)
+        others = [_read(get_trust(part=number), TrustPart) for number in range(1, first.parts)]
+        document = _document(
+            *(itertools.chain.from_iterable(lists) for lists in zip(*map(_lists, (first, *others)), strict=True))
+        )
+        if document.revision == first.revision:
+            return document
+        reply = get_trust(part=0)  # a key has changed meanwhile
+    return read_document(get_trust())
 
 
 def read_document(reply: dict[str, Any]) -> TrustDocument:
-    """Return the document in a reply to `get_trust`.
+    """Return the whole document in a reply to `get_trust`; MalformedRequest if it has another shape."""
+    return _read(reply, TrustDocument)
 
-    Raises:
-        MalformedRequest: it has another shape.
-    """
+
+def _lists(document: TrustDocument) -> tuple[tuple[str, ...], ...]:
+    return document.current, document.next, document.revoked
+
+
+def _read(reply: dict[str, Any], kind: type[D]) -> D:
     try:
-        return msgspec.convert(reply, TrustDocument)
+        return msgspec.convert(reply, kind)
     except msgspec.ValidationError as error:
         raise MalformedRequest(
             f"mainpc's reply is not a trust document ({error}); run the same version on both hosts"
         ) from None
+
+
+class TrustHistory:
+    """mainpc's document, and which keys have changed since its last revisions; for any thread."""
+
+    def __init__(self, contents: Callable[[], FolderContents]) -> None:
+        """Follow the keys that `contents` returns, which is another object after each change."""
+        self._contents_now = contents
+        self._lock = threading.Lock()
+        self._contents = contents()
+        self._document = document_of(self._contents)
+        self._steps: deque[tuple[str, frozenset[str], frozenset[str]]] = deque(maxlen=_REVISIONS)
+
+    def document(self) -> TrustDocument:
+        """Return the document. It is made once per change, because every heartbeat asks for its revision."""
+        with self._lock:
+            return self._followed()
+
+    def answer(self, since: str | None, part: int | None) -> TrustDocument:
+        """Return the difference since a revision if it is remembered, else a part of the document, or all of it.
+
+        Where a part is asked for, so is a difference that is no larger.
+        """
+        difference = self.since(since) if since is not None else None
+        if difference is not None and (part is None or len(difference.changed) + len(difference.revoked) <= _PART):
+            return difference
+        return self.document() if part is None else self.document().part(part)
+
+    def since(self, revision: str) -> TrustDifference | None:
+        """Return what has changed since a revision; None if it is not remembered."""
+        with self._lock:
+            document, contents = self._followed(), self._contents
+            changed: set[str] = set()
+            revoked: set[str] = set()
+            if revision != document.revision:
+                for before, names, fingerprints in reversed(self._steps):
+                    changed |= names
+                    revoked |= fingerprints
+                    if before == revision:
+                        break
+                else:
+                    return None
+        current, following = (
+            tuple(sorted(render_certificate(keys[name]) for name in changed if name in keys))
+            for keys in (contents.current, contents.next)
+        )
+        return TrustDifference(
+            document.revision, current, following, tuple(sorted(revoked)), revision, tuple(sorted(changed))
+        )
+
+    def _followed(self) -> TrustDocument:
+        before, now = self._contents, self._contents_now()
+        if now is not before:
+            document = document_of(now)
+            if not before.revoked <= now.revoked:  # no difference withdraws a revocation
+                self._steps.clear()
+            elif document.revision != self._document.revision:
+                names = {*_changed(before.current, now.current), *_changed(before.next, now.next)}
+                self._steps.append((self._document.revision, frozenset(names), now.revoked - before.revoked))
+            self._contents, self._document = now, document
+        return self._document
 
 
 class TrustFolder:
@@ -84,6 +222,10 @@ class TrustFolder:
             raise ConfigurationError(
                 f"{error.filename} can't be created ({error.strerror}); check its volume"
             ) from None
+
+    def document(self) -> TrustDocument:
+        """Return the document that the folder has."""
+        return document_of(read_folders([self._folder]))
 
     def apply(self, document: TrustDocument) -> None:
         """Apply a document; an interrupted run is finished by the next one.
@@ -136,8 +278,19 @@ class TrustFolder:
         replace_certificate(certificate, path)
 
 
-def _texts(certificates: Iterable[Certificate]) -> tuple[str, ...]:
-    return tuple(sorted(render_certificate(certificate) for certificate in certificates))
+def _document(current: Iterable[str], following: Iterable[str], revoked: Iterable[str]) -> TrustDocument:
+    parts = tuple(sorted(current)), tuple(sorted(following)), tuple(sorted(revoked))
+    return TrustDocument(hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32], *parts)
+
+
+def _changed(before: Mapping[str, Certificate], now: Mapping[str, Certificate]) -> Iterator[str]:
+    """Yield the owners whose key was added, replaced, or removed."""
+    return (name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def _owner(text: str) -> str | None:
+    found = _OWNER.search(text)
+    return found[1] if found else None
 
 
 def _require_fingerprint(text: str) -> None:

@@ -7,10 +7,9 @@ the file nor memory. Only the file's owner can read it; SQLite gives its log the
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import structlog
 
@@ -22,6 +21,7 @@ _log = structlog.get_logger(__name__)
 _WHAT_TO_DO = "nothing of this request was stored; free space on the agent's volume, and read its log"
 Row = TypeVar("Row")
 V = TypeVar("V")
+Arguments = TypeVarTuple("Arguments")
 
 
 class Database:
@@ -147,19 +147,19 @@ class Database:
         row = self.execute(sql, parameters).fetchone()
         return None if row is None else row[0]
 
-    def on_rollback(self, undo: Callable[[], None]) -> None:
+    def on_rollback(self, undo: Callable[[*Arguments], None], *arguments: *Arguments) -> None:
         """Register how to undo a change in memory if the transaction under way is rolled back; ignored outside one."""
         if self._under_way:
-            self._changes.undo.append(undo)
+            self._changes.undo.append((undo, arguments))
 
     def restore_on_rollback(self, items: dict[str, V], key: str) -> None:
         """Register, before a change of one item in memory, that a rollback restores its value or removes it."""
         if self._under_way:
-            self._changes.undo.append(partial(_put_back, items, key, items.get(key)))
+            self._changes.undo.append((_put_back, (items, key, items.get(key))))
 
-    def after_commit(self, do: Callable[[], None]) -> None:
+    def after_commit(self, do: Callable[[*Arguments], None], *arguments: *Arguments) -> None:
         """Call something once the transaction under way is durable, and never if it is rolled back."""
-        self._changes.afterwards.append(do)
+        self._changes.afterwards.append((do, arguments))
 
     def before_every_commit(self, write: Callable[[], None]) -> None:
         """Call something at the end of every transaction, to write rows that wait in memory with one statement.
@@ -264,12 +264,15 @@ def _require_transaction(connection: sqlite3.Connection) -> None:
         raise TransactionLost(f"the store ended the transaction; {_WHAT_TO_DO}")
 
 
+_Call = tuple[Callable[..., None], tuple[Any, ...]]  # a function, and its arguments
+
+
 class _Changes:
     """How to undo what a transaction has changed in memory, and what to do once it is durable."""
 
     def __init__(self) -> None:
-        self.undo: list[Callable[[], None]] = []
-        self.afterwards: list[Callable[[], None]] = []
+        self.undo: list[_Call] = []
+        self.afterwards: list[_Call] = []
 
     def clear(self) -> None:
         self.undo.clear()
@@ -278,15 +281,18 @@ class _Changes:
     def run_afterwards(self) -> None:
         """Run what was registered for after the commit; a fault in one neither rolls back nor stops the others."""
         while self.afterwards:
-            try:
-                self.afterwards.pop(0)()
-            except Exception:  # noqa: BLE001 - boundary: the commit must still be answered
-                _log.exception("after_commit_fault")
+            due, self.afterwards = self.afterwards, []  # one of them may register more, or begin a transaction
+            for do, arguments in due:
+                try:
+                    do(*arguments)
+                except Exception:  # noqa: BLE001 - boundary: the commit must still be answered
+                    _log.exception("after_commit_fault")
 
     def undo_to(self, mark: int) -> None:
         """Undo all but the first `mark` changes, newest first."""
         while len(self.undo) > mark:
-            self.undo.pop()()
+            undo, arguments = self.undo.pop()
+            undo(*arguments)
 
 
 class _Savepoints:

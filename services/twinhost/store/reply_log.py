@@ -1,16 +1,21 @@
 """Stored replies to mutating requests (idempotency): a retry gets the stored reply and is never executed again.
 
-Rows are appended in order, at the end of their transaction, and found through a dictionary that is loaded at the start:
-with random ids as the table's key, the server made only a fifth as many commits.
+A row has one caller's replies of one transaction. Rows are appended in order, at the end of their transaction, and
+found through dictionaries that are loaded at the start: with random ids as the table's key, the server made only a
+fifth as many commits.
 """
 
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 import msgspec
+import structlog
 
 from twinhost.store.database import Database
+
+_log = structlog.get_logger(__name__)
 
 SCHEMA = """
 CREATE TABLE replies (
@@ -21,8 +26,25 @@ CREATE TABLE replies (
     reply BLOB NOT NULL
 ) STRICT;
 """
+MIGRATION_BY_TRANSACTION = """
+ALTER TABLE replies RENAME TO single_replies;
+CREATE TABLE replies (
+    seq INTEGER PRIMARY KEY,
+    caller TEXT NOT NULL,
+    requests TEXT NOT NULL,
+    digests BLOB NOT NULL,
+    replies BLOB NOT NULL
+) STRICT;
+INSERT INTO replies
+    SELECT seq, caller, json_array(json_array(request_id, length(reply))), digest, reply
+    FROM single_replies ORDER BY seq;
+DROP TABLE single_replies;
+"""
 KEEP_BYTES_PER_CALLER = 67_108_864
-_EVICT_AT_ONCE = 20_000  # rows per tick of 0.2 s: more than can be added, and no tick takes long
+_ROW_BYTES = 262_144  # of replies; a row that has as many gets no more
+_EVICT_AT_ONCE = 10_000  # rows per tick of 0.2 s: more than can be added, and no tick takes long
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(list[tuple[str, int]])  # the column `requests`: each id, and the bytes of its reply
 
 
 class StoredReply(msgspec.Struct, frozen=True, gc=False):
@@ -32,28 +54,67 @@ class StoredReply(msgspec.Struct, frozen=True, gc=False):
     reply: bytes
 
 
-class _Entry(msgspec.Struct, frozen=True, gc=False):
+class _Row(msgspec.Struct, gc=False):
+    """A row as it is known in memory: the ids of its requests in order, the bytes of its replies, and its time."""
+
     seq: int
-    digest: bytes
+    request_ids: list[str]
+    size: int = 0
+    moment: float = 0.0  # when it was written
+
+
+class _Waiting(msgspec.Struct, gc=False):
+    """A row to be written at the end of the transaction under way."""
+
+    row: _Row
+    share: "_Share"
+    digests: list[bytes]
+    replies: list[bytes]
+
+    def columns(self) -> tuple[int, str, str, bytes, bytes]:
+        requests = _encoder.encode(list(zip(self.row.request_ids, map(len, self.replies), strict=True)))
+        return self.row.seq, self.share.caller, requests.decode(), b"".join(self.digests), b"".join(self.replies)
 
 
 @dataclass(slots=True)
 class _Share:
-    """One caller's replies, oldest first: time, row, id and size of each; and the size of all."""
+    """One caller's replies: the rows that have them, by id and oldest first; the number and size of all."""
 
-    order: deque[tuple[float, int, str, int]] = field(default_factory=deque)
+    caller: str
+    by_id: dict[str, _Row] = field(default_factory=dict)
+    order: deque[_Row] = field(default_factory=deque)
+    number: int = 0
     size: int = 0
+    waiting: _Waiting | None = None  # to which this transaction's replies are added
 
-    def append(self, moment: float, seq: int, request_id: str, size: int) -> None:
-        self.order.append((moment, seq, request_id, size))
-        self.size += size
+    def append(self, row: _Row) -> None:
+        self.order.append(row)
+        self.number += len(row.request_ids)
+        self.size += row.size
+
+    def evict(self) -> _Row:
+        """Forget the oldest row."""
+        row = self.order.popleft()
+        self._subtract(row)
+        for request_id in row.request_ids:
+            if self.by_id.get(request_id) is row:  # not a newer use of an evicted id
+                del self.by_id[request_id]
+        return row
+
+    def undo_append(self) -> None:
+        self._subtract(self.order.pop())
+
+    def _subtract(self, row: _Row) -> None:
+        self.number -= len(row.request_ids)
+        self.size -= row.size
 
 
 class ReplyLog:
     """Replies by (caller, request_id): the newest `keep_per_caller` of a caller, each for `keep_s` seconds.
 
-    One caller's replies take at most `keep_bytes_per_caller` bytes; the newest is kept whatever its size. A caller that
-    exceeds this evicts its own oldest replies, so it must retry sooner.
+    One caller's replies take at most `keep_bytes_per_caller` bytes. A caller that exceeds this evicts its own oldest
+    replies, so it must retry sooner. Those of one row are evicted together, once all of them exceed a limit; the newest
+    row is kept whatever its size.
 
     Ages are monotonic, so that a change of the wall clock evicts nothing; a restart starts every reply's time again.
     """
@@ -69,77 +130,107 @@ class ReplyLog:
         self._keep_s = keep_s
         self._keep_per_caller = keep_per_caller
         self._keep_bytes_per_caller = keep_bytes_per_caller
-        self._entries: dict[tuple[str, str], _Entry] = {}
         self._shares: dict[str, _Share] = {}
         self._evicted: deque[int] = deque()
-        self._waiting: dict[
-            int, tuple[int, str, str, bytes, bytes]
-        ] = {}  # rows to be written at the end of the transaction under way
+        self._waiting: list[_Waiting] = []
         self._next_seq = 1
         database.before_every_commit(self._write)
         now = time.monotonic()
-        for seq, caller, request_id, digest, size in database.execute(
-            "SELECT seq, caller, request_id, digest, length(reply) FROM replies ORDER BY seq"
+        for seq, caller, requests, size in database.execute(
+            "SELECT seq, caller, requests, length(replies) FROM replies ORDER BY seq"
         ):
-            self._entries[caller, request_id] = _Entry(seq, digest)
-            self._shares.setdefault(caller, _Share()).append(now, seq, request_id, size)
+            row = _Row(seq, [request_id for request_id, _ in _requests(seq, requests)], size, now)
+            share = self._share(caller)
+            share.by_id |= dict.fromkeys(row.request_ids, row)
+            share.append(row)
             self._next_seq = seq + 1
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return sum(len(share.by_id) for share in self._shares.values())
 
     def find(self, caller: str, request_id: str) -> StoredReply | None:
         """Return the reply that was given to this request before, or None."""
-        entry = self._entries.get((caller, request_id))
-        if entry is None:
+        share = self._shares.get(caller)
+        row = None if share is None else share.by_id.get(request_id)
+        if row is None:
             return None
-        waiting = self._waiting.get(entry.seq)
-        if waiting is not None:
-            return StoredReply(entry.digest, waiting[-1])
-        (reply,) = self._database.execute("SELECT reply FROM replies WHERE seq = ?", (entry.seq,)).fetchone()
-        return StoredReply(entry.digest, reply)
+        place = row.request_ids.index(request_id)
+        for waiting in self._waiting:
+            if waiting.row is row:
+                return StoredReply(waiting.digests[place], waiting.replies[place])
+        requests, digests, replies = self._database.execute(
+            "SELECT requests, digests, replies FROM replies WHERE seq = ?", (row.seq,)
+        ).fetchone()
+        sizes = [size for _, size in _decoder.decode(requests)]
+        start, width = sum(sizes[:place]), len(digests) // len(sizes)
+        return StoredReply(digests[place * width : (place + 1) * width], replies[start : start + sizes[place]])
 
     def add(self, caller: str, request_id: str, digest: bytes, reply: bytes) -> None:
         """Store a reply in the transaction under way."""
-        seq = self._next_seq
-        self._waiting[seq] = (seq, caller, request_id, digest, reply)
-        self._next_seq = seq + 1
-        self._entries[caller, request_id] = _Entry(seq, digest)
-        share = self._shares.setdefault(caller, _Share())
-        share.append(time.monotonic(), seq, request_id, len(reply))
-
-        def undo() -> None:
-            self._waiting.pop(seq, None)
-            share.order.pop()
-            share.size -= len(reply)
-            del self._entries[caller, request_id]
-
-        self._database.on_rollback(undo)
+        share = self._share(caller)
+        waiting = share.waiting
+        if waiting is None or waiting.row.size >= _ROW_BYTES:
+            waiting = share.waiting = _Waiting(_Row(self._next_seq, []), share, [], [])
+            self._waiting.append(waiting)
+            self._next_seq += 1
+        row = waiting.row
+        row.request_ids.append(request_id)
+        row.size += len(reply)
+        waiting.digests.append(digest)
+        waiting.replies.append(reply)
+        share.by_id[request_id] = row
+        self._database.on_rollback(_undo_add, waiting)
 
     def forget_old(self) -> None:
         """Evict replies that have expired or exceed their caller's limits; called between batches."""
         too_old = time.monotonic() - self._keep_s
-        for caller, share in self._shares.items():
-            while share.order and (share.order[0][0] < too_old or self._is_over_limit(share)):
-                _, seq, request_id, size = share.order.popleft()
-                share.size -= size
-                self._evicted.append(seq)
-                entry = self._entries.get((caller, request_id))
-                if entry is not None and entry.seq == seq:  # not a newer use of an evicted id
-                    del self._entries[caller, request_id]
+        for share in self._shares.values():
+            while share.order and (share.order[0].moment < too_old or self._is_over_limit(share)):
+                self._evicted.append(share.evict().seq)
         if not self._evicted:
             return
-        chosen = [self._evicted[index] for index in range(min(len(self._evicted), _EVICT_AT_ONCE))]
+        chosen = list(islice(self._evicted, _EVICT_AT_ONCE))
         with self._database.transaction():
             self._database.execute_many("DELETE FROM replies WHERE seq = ?", ((seq,) for seq in chosen))
         for _ in chosen:
             self._evicted.popleft()
 
+    def _share(self, caller: str) -> _Share:
+        share = self._shares.get(caller)
+        if share is None:
+            share = self._shares[caller] = _Share(caller)
+        return share
+
     def _write(self) -> None:
-        if self._waiting:
-            self._database.execute_many("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", self._waiting.values())
-            self._waiting.clear()
+        if not self._waiting:
+            return
+        rows = [waiting for waiting in self._waiting if waiting.replies]  # an empty one was undone
+        self._database.execute_many("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", map(_Waiting.columns, rows))
+        for waiting in self._waiting:
+            waiting.share.waiting = None
+        self._waiting.clear()
+        now = time.monotonic()
+        for waiting in rows:
+            waiting.row.moment = now
+            waiting.share.append(waiting.row)
+            self._database.on_rollback(waiting.share.undo_append)
 
     def _is_over_limit(self, share: _Share) -> bool:
         too_large = share.size > self._keep_bytes_per_caller and len(share.order) > 1
-        return too_large or len(share.order) > self._keep_per_caller
+        return too_large or share.number - len(share.order[0].request_ids) >= self._keep_per_caller
+
+
+def _undo_add(waiting: _Waiting) -> None:
+    """Take back the newest reply of a row."""
+    waiting.digests.pop()
+    waiting.row.size -= len(waiting.replies.pop())
+    del waiting.share.by_id[waiting.row.request_ids.pop()]
+
+
+def _requests(seq: int, text: str) -> list[tuple[str, int]]:
+    """Return the column `requests`; of a damaged row nothing, so that it expires like others."""
+    try:
+        return _decoder.decode(text)
+    except msgspec.DecodeError as error:
+        _log.error("stored_replies_damaged", row=seq, reason=str(error))
+        return []

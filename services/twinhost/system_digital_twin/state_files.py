@@ -2,6 +2,7 @@
 
 from twinhost.store.audit_log.files import MIGRATION as LEDGER
 from twinhost.store.audit_log.files import MIGRATION_RESTORES as LEDGER_RESTORES
+from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION as REPLIES_BY_TRANSACTION
 from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
 from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION as FULL_SOON
 from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
@@ -27,4 +28,5 @@ MIGRATIONS = (  # in the order in which they were added
     SEVERE_EVENTS,
     EVENT_FILTERS,
     FULL_SOON,
+    REPLIES_BY_TRANSACTION,
 )

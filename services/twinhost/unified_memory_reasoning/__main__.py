@@ -18,6 +18,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.wire import Answer, Request
 from twinhost.store import damage
+from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION as REPLIES_BY_TRANSACTION
 from twinhost.unified_memory_reasoning import SUCCESS, coordination
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
@@ -202,6 +203,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     index_tables.OCCURRED_MIGRATION,
     vectors.MIGRATION,
     memories.FOLDED_KEYS_MIGRATION,
+    REPLIES_BY_TRANSACTION,
 )
 REBUILDS = index_tables.REBUILDS  # rebuild a damaged full-text index
 FEATURES = (

@@ -1,5 +1,7 @@
 """Bare pyzmq with CURVE: a ROUTER without identity, codec, or dispatch; and clients that know libzmq alone."""
 
+import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +12,23 @@ import zmq
 from zmq.utils import z85
 
 from tests.benchmarks.speed.child import ready
-from tests.benchmarks.speed.messages import request
-from tests.benchmarks.speed.task import ANSWER_WITHIN_S, Outcome, Task, one_by_one
+from tests.benchmarks.speed.messages import LOAD_AGENT, around_the_id, request
+from tests.benchmarks.speed.task import ANSWER_WITHIN_S, ID_CHARACTERS, Outcome, Task, one_by_one
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, limit_router
 
 _SOCKETS = 4_096  # of a context
+_MAX_BATCH = 256  # requests that share one commit, as in the product
+_TABLES = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+CREATE TABLE agents (name TEXT PRIMARY KEY NOT NULL, record BLOB NOT NULL, last_seen REAL NOT NULL) STRICT;
+CREATE TABLE replies (
+    seq INTEGER PRIMARY KEY, caller TEXT NOT NULL, requests TEXT NOT NULL, digests BLOB NOT NULL, replies BLOB NOT NULL
+) STRICT;
+"""
+_UPSERT = "INSERT INTO agents VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record"
+_APPEND = "INSERT INTO replies (caller, requests, digests, replies) VALUES (?, ?, ?, ?)"
 _held: list[Any] = []
 
 
@@ -30,16 +43,12 @@ def serve(endpoint: str, secret: str, reply: str, admitted: dict[str, str] | Non
     """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.ROUTER)
-    socket.backlog = 1_024
     if admitted is not None:
         limit_router(socket, DEFAULT_MAX_PAYLOAD_BYTES)
         socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
         names = {z85.decode(key.encode()): name.encode() for key, name in admitted.items()}
         threading.Thread(target=_admit, args=(context.socket(zmq.REP), names), daemon=True).start()
-    socket.curve_server = True
-    socket.curve_secretkey = secret.encode()
-    socket.bind(endpoint)
-    ready()
+    _bind(socket, endpoint, secret)
     answer = reply.encode()
     while True:
         route = socket.recv()
@@ -56,6 +65,41 @@ def _admit(zap: "zmq.Socket[bytes]", names: dict[bytes, bytes]) -> None:
         name = names.get(key)
         verdict = [b"400", b"", b"", b""] if name is None else [b"200", b"OK", name, b""]
         zap.send_multipart([version, request, *verdict])
+
+
+def serve_committing(endpoint: str, secret: str, reply: str, database: str) -> None:
+    """Answer like `serve`, after a commit for all that has arrived; the rows are those of the product."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.executescript(_TABLES)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    _bind(socket, endpoint, secret)
+    answer = reply.encode()
+    begins = len(around_the_id(Task("register_agent"))[0])
+    while True:
+        batch = [(socket.recv(), socket.recv())]
+        try:
+            while len(batch) < _MAX_BATCH:
+                batch.append((socket.recv(zmq.DONTWAIT), socket.recv()))
+        except zmq.Again:
+            pass
+        ids = [payload[begins : begins + ID_CHARACTERS].decode() for _, payload in batch]
+        requests = json.dumps([(each, len(answer)) for each in ids], separators=(",", ":"))
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(_UPSERT, (LOAD_AGENT, batch[-1][1], 0.0))
+        connection.execute(_APPEND, (LOAD_AGENT, requests, bytes(16 * len(batch)), answer * len(batch)))
+        connection.execute("COMMIT")
+        for route, _ in batch:
+            socket.send(route, zmq.SNDMORE)
+            socket.send(answer)
+
+
+def _bind(socket: "zmq.Socket[bytes]", endpoint: str, secret: str) -> None:
+    socket.backlog = 1_024
+    socket.curve_server = True
+    socket.curve_secretkey = secret.encode()
+    socket.bind(endpoint)
+    ready()
 
 
 def blocking(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:

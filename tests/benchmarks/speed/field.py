@@ -121,6 +121,16 @@ class Field:
             process = Process([*ahead, str(program), "serve", kind, endpoint, server_secret, self._reply], self._log)
             self._serve(f"c-{kind}", process, waits=False)
             self._c(f"c-{kind}", program, load, (endpoint, server_public, public, secret))
+        self._start_committing(program, public, secret)
+
+    def _start_committing(self, program: Path, public: str, secret: str) -> None:
+        """Start a bare ROUTER that commits what this project's server commits, under the same load in C."""
+        server_public, server_secret = (key.decode() for key in zmq.curve_keypair())
+        endpoint, database = f"tcp://127.0.0.1:{free_ports(1)[0]}", str(self._root / "committing.sqlite3")
+        arguments = {"endpoint": endpoint, "secret": server_secret, "reply": self._twin.registered}
+        process = Process.python("bare_pyzmq", "serve_committing", {**arguments, "database": database}, self._log)
+        self._serve("pyzmq-committing", process)
+        self._c("pyzmq-committing", program, "dealer", (endpoint, server_public, public, secret))
 
     def _start_pyzmq(self) -> None:
         public, secret = (key.decode() for key in zmq.curve_keypair())

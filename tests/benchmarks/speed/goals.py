@@ -61,6 +61,13 @@ GOALS = (
     _least(_AIO, "64 in flight beside gRPC aio", "in flight/ours-aio", "in flight/grpc-aio", 20),
     _least(_AIO, "64 in flight beside NATS TLS", "in flight/ours-aio", "in flight/nats", 4),
     _least(_DURABLE, "rate beside gRPC aio without a store", "durable/ours-by-c", "in flight/grpc-aio", 7),
+    _least(
+        _DURABLE,
+        "rate beside a bare ROUTER that makes the same commit",
+        "durable/ours-by-c",
+        "durable/pyzmq-committing",
+        0.70,
+    ),
     _least(_CLIENTS, "rate under C load beside C ROUTER", "clients/ours-by-c", "clients/c-router", 0.95),
     _least(
         "read, 32 clients with 8 in flight",

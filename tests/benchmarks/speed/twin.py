@@ -86,6 +86,9 @@ class Twin:
                 client.call("register_agent", registration_data=REGISTRATION)
                 reply = client.call("get_agent_endpoint", agent_name=READ_AGENT, request_id="0" * ID_CHARACTERS)
                 self.reply = encode_reply(reply, None).decode()  # as it is on the wire
+                fields: dict[str, Any] = fields_of(Task("register_agent"))
+                registered = client.call("register_agent", **fields, request_id="0" * ID_CHARACTERS)
+                self.registered = encode_reply(registered, None).decode()
         except BaseException:
             self.process.stop()
             raise

@@ -44,7 +44,7 @@ def workloads(seconds: float) -> tuple[Workload, ...]:
             Kind.PER_S,
             ("ours-by-c", "c-router", "ours-map", "ours-aio", "grpc-aio", "nats", "raw-mtls", "pyzmq"),
         ),
-        Workload("durable", task("register_agent", in_flight=IN_FLIGHT), Kind.PER_S, ("ours-by-c",)),
+        Workload("durable", task("register_agent", in_flight=IN_FLIGHT), Kind.PER_S, ("ours-by-c", "pyzmq-committing")),
         Workload(
             "clients", task(clients=CLIENTS), Kind.PER_S, ("ours-by-c", "c-router", "ours-aio", "grpc-aio", "raw-mtls")
         ),

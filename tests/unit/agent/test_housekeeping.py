@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.ports import free_ports
 from twinhost.agent import process
 from twinhost.agent.assembly import Companion
@@ -14,7 +15,7 @@ from twinhost.agent.http import HttpServer
 from twinhost.agent.process import Vital
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.database import Database
-from twinhost.store.reply_log import SCHEMA, ReplyLog
+from twinhost.store.reply_log import ReplyLog
 
 NOTES = "CREATE TABLE notes (text TEXT) STRICT"
 
@@ -23,7 +24,7 @@ class Store:
     """A real database and its log of replies, and how much space there is."""
 
     def __init__(self, path: Path) -> None:
-        self.database = Database(path, [SCHEMA, NOTES])
+        self.database = Database(path, [*REPLY_LOG_MIGRATIONS, NOTES])
         self.replies = ReplyLog(self.database, keep_s=0, keep_per_caller=10)
         with self.database.transaction():
             self.replies.add("caller", "r1", b"digest", b"reply")

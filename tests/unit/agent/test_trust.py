@@ -1,7 +1,8 @@
 """mainpc's trust document, and the folder that follows it."""
 
 import os
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 from tests.identities import authorize, new_pair
 from tests.loopback.agent_processes import SmallVolume
 from twinhost.agent import trust
-from twinhost.agent.trust import TrustDocument, TrustFolder, document_of, read_document
+from twinhost.agent.trust import TrustDocument, TrustFolder, TrustHistory, document_of, fetch_document, read_document
 from twinhost.secure_zmq import key_writer
-from twinhost.secure_zmq.certificates import read_folders
+from twinhost.secure_zmq.certificates import FolderContents, read_folders
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest
 from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name, write_certificate, write_revocation
 from twinhost.secure_zmq.keys import Certificate, KeyPair, parse_certificate
@@ -317,3 +318,181 @@ def test_dates_come_along(folder: Path) -> None:
 def dated_text() -> str:
     text = render_certificate(OLD.certificate)
     return text.replace("curve\n", '    not_after = "2027-01-15T08:00:00Z"\ncurve\n')
+
+
+class Keys:
+    """mainpc's keys, and the history that follows them."""
+
+    def __init__(self) -> None:
+        self.contents = FolderContents({}, {}, (), frozenset(), ())
+        self.history = TrustHistory(lambda: self.contents)
+
+    def change(
+        self, current: Iterable[KeyPair] = (), following: Iterable[KeyPair] = (), revoked: Iterable[KeyPair] = ()
+    ) -> TrustDocument:
+        """Have these keys listed; return the document."""
+        listed, next_keys = (
+            {pair.certificate.owner.name: pair.certificate for pair in pairs} for pairs in (current, following)
+        )
+        fingerprints = frozenset(pair.public.fingerprint for pair in revoked)
+        self.contents = FolderContents(listed, next_keys, (), fingerprints, ())
+        return self.history.document()
+
+
+def test_a_difference_leads_to_the_document_from_every_revision() -> None:
+    """Enrolments, rotations, removals, and revocations, in any order, and several at once."""
+    choose = random.Random(1)
+    pairs = [new_pair(f"agent-{number}") for number in range(12) for _ in range(2)]
+    keys, revoked = Keys(), list[KeyPair]()
+    documents = [keys.history.document()]
+    for _ in range(60):
+        revoked += choose.sample(pairs, choose.choice([0, 0, 1]))
+        good = [pair for pair in pairs if pair not in revoked]
+        documents.append(keys.change(choose.sample(good, len(good) // 2), choose.sample(good, 2), revoked))
+        for base in documents:
+            difference = keys.history.since(base.revision)
+            assert difference is not None
+            assert difference.applied_to(base) == documents[-1] == document_of(keys.contents)
+    assert len({each.revision for each in documents}) > 50
+
+
+def test_a_difference_has_no_more_than_what_changed() -> None:
+    pairs = [new_pair(f"agent-{number}") for number in range(50)]
+    keys = Keys()
+    before = keys.change(pairs, (), [GONE]).revision
+    keys.change([*pairs[1:], OTHER], [NEW], [GONE, pairs[0]])
+    difference = keys.history.since(before)
+    assert difference is not None
+    assert difference.changed == ("agent", "agent-0", "other")
+    assert (difference.current, difference.next) == ((rendered(OTHER),), (rendered(NEW),))
+    assert difference.revoked == (pairs[0].public.fingerprint,)
+    unchanged = keys.history.since(keys.history.document().revision)
+    assert unchanged is not None
+    assert (unchanged.changed, unchanged.current, unchanged.next, unchanged.revoked) == ((), (), (), ())
+
+
+def rendered(pair: KeyPair) -> str:
+    return render_certificate(pair.certificate)
+
+
+def test_a_revision_that_is_not_remembered_has_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that never was, one before a restart, and one that is older than the last ones.
+
+    Changes that leave the document as it is, such as invitations, do not count.
+    """
+    monkeypatch.setattr(trust, "_REVISIONS", 2)
+    keys = Keys()
+    revisions = [keys.change([pair]).revision for pair in (OLD, NEW, OTHER, GONE, GONE, GONE)][:4]
+    remembered = [keys.history.since(revision) is not None for revision in ["r", *revisions]]
+    assert remembered == [False, False, True, True, True]
+    assert TrustHistory(lambda: keys.contents).since(revisions[-2]) is None
+
+
+def test_no_difference_withdraws_a_revocation() -> None:
+    """A revoked fingerprint that is no longer in mainpc's folders changes the document as a whole."""
+    keys = Keys()
+    before = [keys.change([OLD]).revision, keys.change([OLD, OTHER], (), [GONE]).revision]
+    after = keys.change([OLD, OTHER])
+    assert [keys.history.since(revision) for revision in before] == [None, None]
+    assert keys.history.since(after.revision) is not None
+
+
+def test_a_difference_to_another_document_is_not_applied() -> None:
+    """It would list keys that mainpc does not: the digest of the result must be mainpc's revision."""
+    keys = Keys()
+    base = keys.change([OLD])
+    keys.change([OLD, OTHER])
+    difference = keys.history.since(base.revision)
+    assert difference is not None
+    assert difference.applied_to(base) == keys.history.document()
+    assert difference.applied_to(document_of(FolderContents({}, {}, (), frozenset(), ()))) is None
+
+
+class Mainpc:
+    """Answers `get_trust` for some keys."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.asked: list[dict[str, Any]] = []
+
+    def get_trust(self, **fields: Any) -> dict[str, Any]:
+        self.asked.append(fields)
+        answer = self.keys.history.answer(fields.get("since"), fields.get("part"))
+        return {**msgspec.to_builtins(answer), "status": "success"}
+
+
+class OlderMainpc(Mainpc):
+    """Ignores the fields, and returns the whole document."""
+
+    def get_trust(self, **fields: Any) -> dict[str, Any]:
+        self.asked.append(fields)
+        return {**msgspec.to_builtins(self.keys.history.document()), "status": "success"}
+
+
+class OtherMainpc(Mainpc):
+    """Returns differences that do not lead to its revision."""
+
+    def get_trust(self, **fields: Any) -> dict[str, Any]:
+        reply = super().get_trust(**fields)
+        return {**reply, "current": []} if "since" in reply else reply
+
+
+@pytest.mark.parametrize(("kind", "calls"), [(Mainpc, 1), (OlderMainpc, 1), (OtherMainpc, 2)])
+def test_the_document_is_fetched_whole_where_a_difference_does_not_lead_to_it(
+    kind: Callable[[Keys], Mainpc], calls: int
+) -> None:
+    keys = Keys()
+    base, mainpc = keys.change([OLD]), kind(keys)
+    listed = keys.change([OLD, OTHER])
+    assert fetch_document(mainpc.get_trust, base) == listed
+    assert mainpc.asked == [{"since": base.revision, "part": 0}, {"part": 0}][:calls]
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 4, 9, 10])
+def test_a_large_document_is_fetched_in_parts(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """None is larger than the others, so that many agents that fetch it at once take little of mainpc's memory."""
+    monkeypatch.setattr(trust, "_PART", 3)
+    keys, pairs = Keys(), [new_pair(f"agent-{index}") for index in range(number)]
+    mainpc, listed = Mainpc(keys), keys.change(pairs, pairs[:2], pairs[1:3])
+    assert fetch_document(mainpc.get_trust, document()) == listed
+    items = sum(map(len, (listed.current, listed.next, listed.revoked)))
+    assert len(mainpc.asked) == max(1, (items + 2) // 3)
+    assert [part for part in range(9) if len(listed.part(part).current) > 3] == []
+
+
+def test_a_difference_that_is_larger_than_a_part_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After many keys were enrolled in one step, every agent fetches them in parts."""
+    monkeypatch.setattr(trust, "_PART", 3)
+    keys, pairs = Keys(), [new_pair(f"agent-{index}") for index in range(7)]
+    mainpc, base = Mainpc(keys), keys.change(pairs[:2])
+    listed = keys.change(pairs[:5])
+    assert fetch_document(mainpc.get_trust, base) == listed
+    assert [fields.get("part") for fields in mainpc.asked] == [0]
+    listed = keys.change(pairs)
+    assert fetch_document(mainpc.get_trust, base) == listed
+    assert [fields.get("part") for fields in mainpc.asked[1:]] == [0, 1, 2]
+    assert "since" in mainpc.get_trust(since=base.revision)
+
+
+def test_a_document_that_changes_between_its_parts_is_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of two revisions are never joined; if each attempt meets a change, all of it is fetched at once."""
+    monkeypatch.setattr(trust, "_PART", 1)
+    keys = Keys()
+    keys.change([OLD, OTHER])
+    mainpc = Mainpc(keys)
+
+    def get_trust(**fields: Any) -> dict[str, Any]:
+        reply = mainpc.get_trust(**fields)
+        if fields.get("part") == 0 and len(mainpc.asked) <= changes:
+            keys.change([OLD, OTHER] if GONE.certificate in keys.contents.current.values() else [NEW, GONE])
+        return reply
+
+    for changes in (1, 100):
+        mainpc.asked.clear()
+        assert fetch_document(get_trust, document()) == keys.history.document()
+        assert ({} in mainpc.asked) == (changes == 100)
+
+
+def test_a_difference_of_another_shape_is_refused() -> None:
+    with pytest.raises(MalformedRequest, match="is not a trust document"):
+        fetch_document(lambda **_: {"revision": "r", "since": "r", "current": []}, document())

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
 from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE
 from twinhost.agent.assembly import StartAgain
@@ -14,7 +15,6 @@ from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.wire import Reply
 from twinhost.store.backup import prepare
 from twinhost.store.database import Database
-from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.__main__ import MemoryHealthActions
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
@@ -37,7 +37,7 @@ from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 from twinhost.unified_memory_reasoning.twins.twins import Twins
 
 MIGRATIONS = [
-    REPLY_LOG_SCHEMA,
+    *REPLY_LOG_MIGRATIONS,
     twins.MIGRATION,
     quarantine.MIGRATION,
     interactions.MIGRATION,

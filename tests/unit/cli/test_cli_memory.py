@@ -23,6 +23,7 @@ from twinhost.cli.memory import KINDS
 from twinhost.cli.output import read
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
 from twinhost.unified_memory_reasoning.memories.memories import Changes
 from twinhost.unified_memory_reasoning.twins.twins import Change
@@ -208,7 +209,7 @@ def test_text_output_lists_kinds_and_json_lists_every_table(
 
 def test_every_kind_is_a_table_of_the_memory(tmp_path: Path) -> None:
     """One that is renamed some day would no longer be shown."""
-    with closing(Database(tmp_path / "db", MIGRATIONS)) as database:
+    with closing(Database(tmp_path / "db", [REPLY_LOG_SCHEMA, *MIGRATIONS])) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     assert set(KINDS) <= tables
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.schema.json_schema import Schema, closed, places, replaced
 from tests.unit.schema.test_schema import ANYTHING, ASSEMBLE, HOST
-from twinhost.agent.trust import TrustDocument, read_document
+from twinhost.agent.trust import TrustDifference, TrustDocument, fetch_document, read_document
 from twinhost.certificates.bundle import _Texts, read_answer
 from twinhost.cli import audit, keys, memory, memory_import, output, watch
 from twinhost.cli.output import read
@@ -53,9 +53,11 @@ KINDS = [
     if is_typeddict(kind)
     or (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__)
 ]
+NO_KEYS = TrustDocument("r", (), (), ())
 READERS: dict[str, tuple[type, Callable[[dict[str, Any]], object]]] = {
     **{kind.__name__: (kind, lambda reply, kind=kind: read(reply, kind)) for kind in KINDS},  # type: ignore[misc]
     "TrustDocument": (TrustDocument, read_document),
+    "TrustDifference": (TrustDifference, lambda reply: fetch_document(lambda **_: reply, NO_KEYS)),
     "the answer to confirm_key": (_Texts, read_answer),
 }
 

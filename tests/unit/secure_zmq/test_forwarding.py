@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.older_database import REPLY_LOG_MIGRATIONS
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
-from twinhost.store.reply_log import SCHEMA, ReplyLog
+from twinhost.store.reply_log import ReplyLog
 
 FORWARDER = Caller("forwarder", "pc2", frozenset({"agent"}), "SHA256:forwarder")
 READER = Caller("reader", "pc3", frozenset({"reader"}), "SHA256:reader")
@@ -35,7 +36,7 @@ class Reset(Request, tag="reset"):
 
 class Bench:
     def __init__(self, path: Path) -> None:
-        self.database = Database(path, [SCHEMA])
+        self.database = Database(path, REPLY_LOG_MIGRATIONS)
         self.dispatcher = Dispatcher(
             [
                 Action(Read, _answer, forwardable=True),

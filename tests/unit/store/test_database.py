@@ -296,6 +296,23 @@ def test_a_fault_after_a_commit_does_not_stop_the_others(tmp_path: Path) -> None
         assert (texts(database), memory) == (["kept"], ["notified"])
 
 
+def test_a_transaction_that_begins_after_a_commit_stops_no_other_call(tmp_path: Path) -> None:
+    """What was registered with the first one is done, and what is registered with the second one too."""
+    memory: list[str] = []
+
+    def write() -> None:
+        with database.transaction():
+            add(database, "second")
+            database.after_commit(memory.append, "of the second")
+
+    with open_with(tmp_path / "db", FIRST) as database:
+        with database.transaction():
+            add(database, "first")
+            database.after_commit(write)
+            database.after_commit(memory.append, "of the first")
+        assert (texts(database), memory) == (["first", "second"], ["of the second", "of the first"])
+
+
 def test_a_row_that_can_not_be_made_refuses_the_batch_alone(tmp_path: Path) -> None:
     """Whatever is wrong with it: the next transaction is none the worse."""
     waiting = ["a row that can't be made"]

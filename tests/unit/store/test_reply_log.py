@@ -1,14 +1,18 @@
 """Stored replies: found again after a restart, and deleted for good when they expire."""
 
+import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.errors import NotFound, TransactionLost
+from twinhost.store import reply_log
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA, ReplyLog, StoredReply
 
@@ -23,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def database(path: Path) -> Iterator[Database]:
-    with closing(Database(path, [SCHEMA])) as database:
+    with closing(Database(path, REPLY_LOG_MIGRATIONS)) as database:
         yield database
 
 
@@ -33,9 +37,77 @@ def add(database: Database, log: ReplyLog, *request_ids: str, caller: str = "age
             log.add(caller, request_id, b"digest of " + request_id.encode(), b"reply to " + request_id.encode())
 
 
-def rows(path: Path) -> list[str]:
+def add_each(database: Database, log: ReplyLog, *request_ids: str) -> None:
+    """Store each reply in a transaction of its own, so that each has a row of its own."""
+    for request_id in request_ids:
+        add(database, log, request_id)
+
+
+def rows(path: Path) -> list[list[str]]:
+    """Return the request ids of each row."""
     with closing(sqlite3.connect(path)) as other:
-        return [request_id for (request_id,) in other.execute("SELECT request_id FROM replies ORDER BY seq")]
+        rows = other.execute("SELECT requests FROM replies ORDER BY seq").fetchall()
+    return [[request_id for request_id, _ in json.loads(requests)] for (requests,) in rows]
+
+
+def test_a_callers_replies_of_one_transaction_are_one_row(database: Database, path: Path) -> None:
+    """Of every caller its own row, in the order of its first reply; each reply is found by its place in the row."""
+    log = ReplyLog(database, LONG_S, 100)
+    with database.transaction():
+        for caller, request_id in (("agent", "1"), ("another", "10"), ("agent", "2"), ("agent", "3")):
+            log.add(caller, request_id, b"digest of %2d" % int(request_id), b"reply" * int(request_id))
+    add(database, log, "4")
+    assert rows(path) == [["1", "2", "3"], ["10"], ["4"]]
+    for found in (log, ReplyLog(database, LONG_S, 100)):
+        assert [found.find("agent", request_id) for request_id in "123"] == [
+            StoredReply(b"digest of %2d" % number, b"reply" * number) for number in (1, 2, 3)
+        ]
+        assert found.find("another", "10") == StoredReply(b"digest of 10", b"reply" * 10)
+
+
+def test_a_row_ends_at_256_kib(database: Database, path: Path) -> None:
+    """So that reading one reply for a retry reads little more than that, and eviction frees no more at once."""
+    log = ReplyLog(database, LONG_S, 100)
+    with database.transaction():
+        for request_id in "12345":
+            log.add("agent", request_id, b"digest", request_id.encode() * 131_072)
+    assert rows(path) == [["1", "2"], ["3", "4"], ["5"]]
+    assert [log.find("agent", id_) == StoredReply(b"digest", id_.encode() * 131_072) for id_ in "12345"] == [True] * 5
+
+
+def test_replies_of_the_version_before_are_found(path: Path) -> None:
+    """In their order, with any id that a client may choose, and those of equal ids of different callers."""
+    ids = ["1", 'quoted " and \\', "žluťoučký", "nul \0 in it", "line\nbreak"]
+    stored = [(caller, request_id) for request_id in ids for caller in ("agent", "another")]
+    with closing(Database(path, [SCHEMA])) as older:
+        for seq, (caller, request_id) in enumerate(stored, 3):
+            reply = f'{{"to":{json.dumps(request_id)},"of":"{caller}"}}'.encode()
+            older.execute(
+                "INSERT INTO replies VALUES (?, ?, ?, ?, ?)", (seq, caller, request_id, bytes([seq] * 16), reply)
+            )
+    for _ in range(2):
+        with closing(Database(path, REPLY_LOG_MIGRATIONS)) as database:
+            log = ReplyLog(database, LONG_S, 100)
+            for seq, (caller, request_id) in enumerate(stored, 3):
+                found = log.find(caller, request_id)
+                assert found is not None
+                assert (found.digest, json.loads(found.reply)) == (bytes([seq] * 16), {"to": request_id, "of": caller})
+            assert log.find("agent", "another") is None
+            assert rows(path) == [[request_id] for _, request_id in stored]
+
+
+def test_a_damaged_row_loses_its_own_replies_alone(path: Path) -> None:
+    """The agent starts, finds the others, and deletes the row when it expires."""
+    with closing(Database(path, REPLY_LOG_MIGRATIONS)) as database:
+        log = ReplyLog(database, LONG_S, 100)
+        add_each(database, log, "1", "2")
+        database.execute("UPDATE replies SET requests = substr(requests, 2) WHERE seq = 1")
+        again = ReplyLog(database, 0.0, 100)
+        assert again.find("agent", "1") is None
+        assert again.find("agent", "2") is not None
+        again.forget_old()
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM replies").fetchone() == (0,)
 
 
 def test_a_stored_reply_is_found_for_its_caller_alone(database: Database) -> None:
@@ -54,31 +126,40 @@ def test_a_reply_is_found_in_the_transaction_that_stores_it(database: Database, 
         log.add("agent", "1", b"digest", b"reply")
         assert log.find("agent", "1") == StoredReply(b"digest", b"reply")
         assert database.execute("SELECT count(*) FROM replies").fetchone() == (0,)
-    assert rows(path) == ["1"]
+    assert rows(path) == [["1"]]
     assert log.find("agent", "1") == StoredReply(b"digest", b"reply")
 
 
 def test_a_reply_whose_savepoint_is_undone_is_not_stored(database: Database, path: Path) -> None:
-    """Nor found; the others of the transaction are."""
+    """Nor found; the others of the transaction are. A caller all of whose replies are undone has no row."""
     log = ReplyLog(database, LONG_S, 100)
 
-    def failing() -> None:
+    def failing(caller: str) -> None:
         with database.savepoint():
-            log.add("agent", "2", b"digest", b"reply")
+            log.add(caller, "2", b"digest 2", b"undone")
             raise NotFound("no such agent")
 
     with database.transaction():
-        log.add("agent", "1", b"digest", b"reply")
+        for caller in ("agent", "another"):
+            with pytest.raises(NotFound):
+                failing(caller)
+        log.add("agent", "1", b"digest 1", b"reply")
         with pytest.raises(NotFound):
-            failing()
+            failing("agent")
         assert log.find("agent", "2") is None
-    assert rows(path) == ["1"]
+        log.add("agent", "3", b"digest 3", b"third")
+    assert rows(path) == [["1", "3"]]
+    assert [log.find("agent", "1"), log.find("agent", "2"), log.find("agent", "3")] == [
+        StoredReply(b"digest 1", b"reply"),
+        None,
+        StoredReply(b"digest 3", b"third"),
+    ]
 
 
 def test_a_commit_that_fails_stores_no_reply(path: Path) -> None:
-    """After the rows were written too; the next transaction has its own alone."""
-    with closing(Database(path, [SCHEMA, CHILDREN])) as database:
-        log = ReplyLog(database, LONG_S, 100)
+    """After the rows were written too: the next transaction has its own alone, and the lost ones take no share."""
+    with closing(Database(path, [*REPLY_LOG_MIGRATIONS, CHILDREN])) as database:
+        log = ReplyLog(database, LONG_S, 1)
 
         def failing() -> None:
             with database.transaction():
@@ -89,14 +170,15 @@ def test_a_commit_that_fails_stores_no_reply(path: Path) -> None:
             failing()
         assert (log.find("agent", "1"), len(log)) == (None, 0)
         add(database, log, "2")
-        assert rows(path) == ["2"]
+        log.forget_old()
+        assert rows(path) == [["2"]]
 
 
 def test_a_stored_reply_survives_a_restart(path: Path) -> None:
     """What was acknowledged before a crash is answered alike after it, and new replies go on in order."""
-    with closing(Database(path, [SCHEMA])) as database:
+    with closing(Database(path, REPLY_LOG_MIGRATIONS)) as database:
         add(database, ReplyLog(database, LONG_S, 100), "1", "2")
-    with closing(Database(path, [SCHEMA])) as database:
+    with closing(Database(path, REPLY_LOG_MIGRATIONS)) as database:
         log = ReplyLog(database, LONG_S, 100)
         assert len(log) == 2
         add(database, log, "3")
@@ -118,36 +200,68 @@ def test_a_rolled_back_reply_is_not_kept(database: Database, path: Path) -> None
         failing()
     assert log.find("agent", "1") is None
     assert (len(log), rows(path)) == (0, [])
+    add(database, log, "2", "1")
+    assert log.find("agent", "1") == StoredReply(b"digest of 1", b"reply to 1")
+    assert rows(path) == [["2", "1"]]
+
+
+def test_a_reply_is_as_old_as_its_commit(database: Database) -> None:
+    """Not as old as an earlier transaction of the same caller, which was rolled back."""
+    log = ReplyLog(database, 0.2, 100)
+
+    def failing() -> None:
+        with database.transaction():
+            log.add("agent", "1", b"", b"")
+            raise KeyError("a fault of the program")
+
+    with pytest.raises(KeyError):
+        failing()
+    failed_at = time.monotonic()
+    wait_until(lambda: time.monotonic() > failed_at + 0.2, PATIENCE_S, "a reply of then has expired")
     add(database, log, "1")
+    log.forget_old()
     assert log.find("agent", "1") is not None
 
 
 def test_a_caller_keeps_its_newest_replies(database: Database, path: Path) -> None:
     """The share is per caller, the oldest go first, and their rows are deleted from the file."""
     log = ReplyLog(database, LONG_S, 3)
-    add(database, log, *"12345")
+    add_each(database, log, *"12345")
     add(database, log, "1", caller="another")
     log.forget_old()
     assert [request_id for request_id in "12345" if log.find("agent", request_id)] == ["3", "4", "5"]
     assert log.find("another", "1") is not None
-    assert rows(path) == ["3", "4", "5", "1"]
+    assert rows(path) == [["3"], ["4"], ["5"], ["1"]]
+
+
+def test_a_row_is_evicted_once_all_of_it_exceeds_the_limit(database: Database, path: Path) -> None:
+    """So a caller keeps at least as many replies as the limit says."""
+    log = ReplyLog(database, LONG_S, 3)
+    for request_ids in ("12", "34"):
+        add(database, log, *request_ids)
+        log.forget_old()
+    assert rows(path) == [["1", "2"], ["3", "4"]]
+    add(database, log, "5")
+    log.forget_old()
+    assert rows(path) == [["3", "4"], ["5"]]
+    assert (len(log), log.find("agent", "2")) == (3, None)
 
 
 def test_a_callers_replies_take_a_share_of_bytes(path: Path) -> None:
     """The oldest go first, as many as it takes; another caller's stay, and a restart counts the same."""
-    with closing(Database(path, [SCHEMA])) as database:
+    with closing(Database(path, REPLY_LOG_MIGRATIONS)) as database:
         log = ReplyLog(database, LONG_S, 100, keep_bytes_per_caller=40)
-        add(database, log, *"12345")  # 10 bytes each
+        add_each(database, log, *"12345")  # 10 bytes each
         add(database, log, "1", caller="another")
         log.forget_old()
-        assert rows(path) == ["2", "3", "4", "5", "1"]
-    with closing(Database(path, [SCHEMA])) as database:
+        assert rows(path) == [["2"], ["3"], ["4"], ["5"], ["1"]]
+    with closing(Database(path, REPLY_LOG_MIGRATIONS)) as database:
         log = ReplyLog(database, LONG_S, 100, keep_bytes_per_caller=40)
         with database.transaction():
             log.add("agent", "6", b"", b"x" * 15)
         log.forget_old()
         assert [request_id for request_id in "23456" if log.find("agent", request_id)] == ["4", "5", "6"]
-        assert rows(path) == ["4", "5", "1", "6"]
+        assert rows(path) == [["4"], ["5"], ["1"], ["6"]]
 
 
 def test_a_reply_larger_than_the_share_is_kept_until_the_next(database: Database, path: Path) -> None:
@@ -156,7 +270,7 @@ def test_a_reply_larger_than_the_share_is_kept_until_the_next(database: Database
     for request_id in "12":
         add(database, log, request_id)
         log.forget_old()
-        assert rows(path) == [request_id]
+        assert rows(path) == [[request_id]]
 
 
 def test_a_rolled_back_reply_takes_no_bytes(database: Database, path: Path) -> None:
@@ -171,7 +285,7 @@ def test_a_rolled_back_reply_takes_no_bytes(database: Database, path: Path) -> N
     with pytest.raises(KeyError):
         failing()
     log.forget_old()
-    assert rows(path) == ["1", "2"]
+    assert rows(path) == [["1", "2"]]
 
 
 def test_replies_are_forgotten_after_their_time(database: Database, path: Path) -> None:
@@ -194,7 +308,7 @@ def test_replies_within_their_time_are_kept(database: Database, path: Path) -> N
     add(database, log, "1")
     log.forget_old()
     assert log.find("agent", "1") is not None
-    assert rows(path) == ["1"]
+    assert rows(path) == [["1"]]
 
 
 def test_a_restart_gives_every_reply_its_whole_time_again(path: Path, database: Database) -> None:
@@ -205,22 +319,24 @@ def test_a_restart_gives_every_reply_its_whole_time_again(path: Path, database: 
     assert again.find("agent", "1") is not None
 
 
-def test_many_old_replies_go_a_portion_at_a_time(database: Database, path: Path) -> None:
+def test_many_old_replies_go_a_portion_at_a_time(
+    database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No tick is long, and the rest follows with the next ticks."""
     log = ReplyLog(database, LONG_S, 1)
-    add(database, log, *(str(number) for number in range(5_000)))
+    add_each(database, log, *(str(number) for number in range(50)))
+    monkeypatch.setattr(reply_log, "_EVICT_AT_ONCE", 20)
     log.forget_old()
-    assert len(log) == 1
-    assert 0 < len(rows(path)) < 5_000
+    assert (len(log), len(rows(path))) == (1, 30)
     log.forget_old()
     log.forget_old()
-    assert rows(path) == ["4999"]
+    assert rows(path) == [["49"]]
 
 
 def test_what_could_not_be_deleted_is_deleted_later(database: Database, path: Path) -> None:
     """A store that fails at the deletion loses nothing and goes on with the next tick."""
     log = ReplyLog(database, LONG_S, 1)
-    add(database, log, "1", "2")
+    add_each(database, log, "1", "2")
     database.execute("PRAGMA busy_timeout = 20")
     with closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -228,14 +344,14 @@ def test_what_could_not_be_deleted_is_deleted_later(database: Database, path: Pa
             log.forget_old()
         other.rollback()
     log.forget_old()
-    assert rows(path) == ["2"]
+    assert rows(path) == [["2"]]
 
 
 def test_an_id_that_was_forgotten_and_used_again_is_one_reply(path: Path) -> None:
     """The newer reply counts after a restart, although the older one's row was still there; nothing breaks."""
-    with closing(Database(path, [SCHEMA])) as database:
+    with closing(Database(path, REPLY_LOG_MIGRATIONS)) as database:
         for seq, reply in ((1, b"older"), (2, b"newer")):
-            database.execute("INSERT INTO replies VALUES (?, 'agent', '1', ?, ?)", (seq, reply, reply))
+            database.execute("INSERT INTO replies VALUES (?, 'agent', '[[\"1\",5]]', ?, ?)", (seq, reply, reply))
         log = ReplyLog(database, LONG_S, 100)
         assert log.find("agent", "1") == StoredReply(b"newer", b"newer")
         add(database, log, "2")
@@ -243,4 +359,4 @@ def test_an_id_that_was_forgotten_and_used_again_is_one_reply(path: Path) -> Non
         short.forget_old()
         assert short.find("agent", "1") is None
         assert short.find("agent", "2") is not None
-    assert rows(path) == ["2"]
+    assert rows(path) == [["2"]]

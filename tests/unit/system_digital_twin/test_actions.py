@@ -82,19 +82,22 @@ def test_a_heartbeat_shows_whether_the_record_is_the_same(twin: Twin) -> None:
     other = twin.ask("register_agent", registration_data={**WHOLE, "port": 7231})["registration"]
     assert beaten() == other != own
     assert twin.ask("register_agent", registration_data=WHOLE)["registration"] == own
+    moved = twin.ask("register_agent", OPERATOR, agent_name=UMRA.name, status="ok", location="pc9")["registration"]
+    assert beaten() == moved not in (own, other)
     twin.ask("unregister", agent_name=UMRA.name)
     twin.ask("register_agent", agent_name=UMRA.name, status="ok")
     assert beaten() not in (own, other)
 
 
 def test_a_record_of_an_older_version_has_no_digest(twin: Twin) -> None:
-    """It is read, and differs from every registration, so that its agent registers again."""
-    twin.ask("register_agent", registration_data=WHOLE)
+    """It is read, and differs from every registration, so that its agent registers again; then it has one."""
+    own = twin.ask("register_agent", registration_data=WHOLE)["registration"]
     row = twin.rows()[UMRA.name]
     del row["registration"]
     twin.database.execute("UPDATE agents SET record = ?", (json.dumps(row).encode(),))
     twin.reopen()
     assert twin.ask("heartbeat", agent_name=UMRA.name)["registration"] == ""
+    assert twin.ask("register_agent", agent_name=UMRA.name, status="ok")["registration"] == own
 
 
 def test_get_agent_info_has_every_field(twin: Twin) -> None:

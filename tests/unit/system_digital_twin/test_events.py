@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.older_database import downgrade
+from tests.older_database import REPLY_LOG_MIGRATIONS, downgrade
 from tests.unit.system_digital_twin.event_bench import OLDER_MIGRATIONS, EventBench, error, event, setable_clock
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
-from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.system_digital_twin.deduplication import Deduplication
 from twinhost.system_digital_twin.events.events import MIGRATION, Topic
 
@@ -259,7 +258,7 @@ def test_an_older_outbox_is_read_and_sent_once(tmp_path: Path, clock: Clock) -> 
     with EventBench(tmp_path / "db", clock) as bench:
         bench.publish("a", timestamp=MOMENT)
         bench.database.close()
-        downgrade(tmp_path / "db", [REPLY_LOG_SCHEMA, MIGRATION])
+        downgrade(tmp_path / "db", [*REPLY_LOG_MIGRATIONS, MIGRATION])
         bench.open()
         assert [bench.publish("a", timestamp=MOMENT)["seq"] for _ in range(2)] == [2, 2]
 
@@ -283,7 +282,7 @@ def test_errors_of_earlier_versions_are_found(tmp_path: Path, clock: Clock, migr
         bench.report("mild", severity="info")
         bench.publish("event", data={"severity": "critical"})
         bench.database.close()
-        downgrade(tmp_path / "db", [REPLY_LOG_SCHEMA, *migrations])
+        downgrade(tmp_path / "db", [*REPLY_LOG_MIGRATIONS, *migrations])
         bench.open()
         bench.report("new", message="line 8 lost")
         assert [each.fields["error_id"] for each in bench.events.severe_since(0, 10)] == ["new", "old"]

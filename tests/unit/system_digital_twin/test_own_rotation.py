@@ -191,10 +191,10 @@ def test_an_agent_proposes_a_hundred_keys_a_day_at_most(bench: KeyBench, monkeyp
 def test_the_trust_document_is_made_once_for_each_change(bench: KeyBench) -> None:
     """Every heartbeat of every agent asks for its revision, and with many keys it takes long to make."""
     bench.list_key("agent")
-    first = bench.actions._document()
-    assert bench.actions._document() is first
+    first = bench.actions._history.document()
+    assert bench.actions._history.document() is first
     bench.list_key("other")
-    assert bench.actions._document().revision == bench.actions.revision() != first.revision
+    assert bench.actions._history.document().revision == bench.actions.revision() != first.revision
 
 
 @pytest.mark.parametrize("change", ["removed", "expired", "demoted"])
@@ -299,6 +299,24 @@ def test_the_trust_document_lists_everybodys_keys(bench: KeyBench) -> None:
     assert reply["revoked"] == [gone.public.fingerprint]
     assert reply["revision"] == bench.actions.revision()
     assert "secret" not in str(reply).lower()
+
+
+def test_get_trust_has_what_changed_since_a_revision(bench: KeyBench) -> None:
+    """Of a revision that is not remembered, as after a restart, it has the whole document."""
+    old, other = bench.list_key("agent"), bench.list_key("other")
+    before = bench.ask("get_trust", other)
+    assert "since" not in before
+    new = confirm(bench, old)
+    reply = bench.ask("get_trust", other, since=before["revision"])
+    assert (reply["since"], reply["changed"], reply["revoked"]) == (before["revision"], ["agent"], [])
+    assert (len(reply["current"]), len(reply["next"])) == (1, 1)
+    assert new.public.z85.decode() in reply["next"][0]
+    bench.ask("retire_keys", new)
+    retired = bench.ask("get_trust", other, since=reply["revision"])
+    assert (retired["changed"], retired["next"], retired["revoked"]) == (["agent"], [], [old.public.fingerprint])
+    bench.restart()
+    assert "since" not in bench.ask("get_trust", other, since=before["revision"])
+    assert bench.ask("get_trust", other, since=retired["revision"])["changed"] == []
 
 
 def test_a_life_is_as_long_as_configured(bench: KeyBench, clock: WallClock) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.configuration import SHIPPED_GRANTS
+from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES, Bench
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
 from twinhost.store.backup import prepare
-from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.context_text import Turn
@@ -27,7 +27,7 @@ from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 from twinhost.unified_memory_reasoning.twins.twins import Twins
 
 MIGRATIONS = [
-    REPLY_LOG_SCHEMA,
+    *REPLY_LOG_MIGRATIONS,
     twins.MIGRATION,
     quarantine.MIGRATION,
     interactions.MIGRATION,
@@ -49,7 +49,7 @@ class SafetyBench(Bench):
     """The operator's actions and those on twins; stores are filled by hand where their actions are others'."""
 
     CALLER = OPERATOR
-    MIGRATIONS = MIGRATIONS[1:]
+    MIGRATIONS = MIGRATIONS[2:]
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, 4 * MAX_REPLY_BYTES)

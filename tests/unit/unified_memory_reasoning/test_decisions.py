@@ -10,6 +10,7 @@ from tests.benchmarks.bench_recall import Agent, Figures, measure_decisions
 from tests.benchmarks.recall_set import HALVES, load
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
 from twinhost.unified_memory_reasoning.conversations.decisions import (
@@ -218,7 +219,7 @@ def test_an_older_summary_is_read() -> None:
 
 def test_the_store_reads_the_turn_before(tmp_path: Path) -> None:
     """Of the same session and another speaker, and not a quarantined writer's."""
-    database = Database(tmp_path / "db", MIGRATIONS)
+    database = Database(tmp_path / "db", [REPLY_LOG_SCHEMA, *MIGRATIONS])
     interactions = Interactions(database)
 
     def decisions(session: str, asker: str, writer: str = "Alice") -> list[str]:

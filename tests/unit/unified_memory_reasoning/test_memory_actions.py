@@ -162,7 +162,7 @@ def test_a_sync_returns_64_kib_at_most(bench: MemoryBench) -> None:
     records = [{"id": f"{number}", "content": "older", "last_accessed": 5, "created": 5} for number in range(9)]
     reply = bench.ask("sync_memories", memories=records, request_id="r")
     assert (reply["changed"], len(reply["memories"]), reply["left_out"]) == (9, 1, [*"12345678"])
-    (stored,) = bench.database.execute("SELECT max(length(reply)) FROM replies").fetchone()
+    (stored,) = bench.database.execute("SELECT max(length(replies)) FROM replies").fetchone()
     assert stored < 66_000
 
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory_model_bench import (
     ANA,
     BEN,
@@ -21,7 +22,6 @@ from tests.unit.unified_memory_reasoning.memory_model_bench import (
     setable_clock,
 )
 from twinhost.store.database import Database
-from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS
 from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION, strength_now
 
@@ -118,7 +118,7 @@ def test_keys_are_compared_without_case_and_spaces(bench: MemoryBench) -> None:
 def test_older_keys_that_differ_in_case_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every value stays, in the history and by its id, with its spelling; blank keys stay apart, as they were."""
     clock = setable_clock(monkeypatch)
-    before = [REPLY_LOG_SCHEMA, *(each for each in MemoryBench.MIGRATIONS if each != FOLDED_KEYS_MIGRATION)]
+    before = [*REPLY_LOG_MIGRATIONS, *(each for each in MemoryBench.MIGRATIONS if each != FOLDED_KEYS_MIGRATION)]
     database = Database(tmp_path / "db", before)
     keys = ["Wifi", "wifi ", "\u00d1am", "\u00f1AM", " ", "  "]
     for number, key in enumerate(keys, start=1):
@@ -382,7 +382,7 @@ def test_a_value_is_current_from_its_own_millisecond_on(tmp_path: Path, monkeypa
 
 def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of the previous version are unchanged, and found by their claims once the agent has indexed them."""
-    before = [REPLY_LOG_SCHEMA, *(each for each in MemoryBench.MIGRATIONS if each not in DETAILS)]
+    before = [*REPLY_LOG_MIGRATIONS, *(each for each in MemoryBench.MIGRATIONS if each not in DETAILS)]
     database = Database(tmp_path / "db", before)
     for number, amount in enumerate((340, 355, 355)):
         content = f"the rent of the box room is {amount}"

@@ -253,7 +253,7 @@ def test_a_backup_of_a_newer_program_is_refused(bench: SafetyBench, tmp_path: Pa
 
 def test_an_older_programs_backup_is_migrated(bench: SafetyBench, tmp_path: Path) -> None:
     older = database_of(
-        tmp_path / "o", MIGRATIONS[:2], "INSERT INTO twins VALUES ('u', CAST('{\"a\":1}' AS BLOB), 1, 'ada', 0)"
+        tmp_path / "o", MIGRATIONS[:3], "INSERT INTO twins VALUES ('u', CAST('{\"a\":1}' AS BLOB), 1, 'ada', 0)"
     )
     (tmp_path / "o").unlink()
     assert rows_of(bench, older)["twins"] == compared(0, 1, added=1, kept=0, replaced=0, missing=0)

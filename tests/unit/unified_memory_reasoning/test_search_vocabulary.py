@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory_model_bench import Clock, SearchedBench, setable_clock
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.store.database import Database
-from twinhost.store.reply_log import SCHEMA
 from twinhost.unified_memory_reasoning.search.index_tables import OCCURRED_MIGRATION
 from twinhost.unified_memory_reasoning.search.vocabulary import Vocabulary
 from twinhost.unified_memory_reasoning.search.words import is_spelt_like, lengths_spelt_like
@@ -193,7 +193,7 @@ def test_since_and_until_bound_when_a_memory_occurred(memories: SearchedBench) -
 
 def test_memories_of_an_older_store_get_their_days(tmp_path: Path) -> None:
     """They were in the index by the day when they were stored."""
-    before = [SCHEMA, *(each for each in SearchedBench.MIGRATIONS if each != OCCURRED_MIGRATION)]
+    before = [*REPLY_LOG_MIGRATIONS, *(each for each in SearchedBench.MIGRATIONS if each != OCCURRED_MIGRATION)]
     with closing(Database(tmp_path / "db", before)) as database:
         for number, occurred in ((1, '{"occurred_at": 1777888800.0}'), (2, "{}")):  # 2026-05-04
             database.execute(

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -20,7 +21,7 @@ from twinhost.agent.membership.audit_witness import AuditWitness, WitnessActions
 from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest, find_addresses
 from twinhost.agent.membership.delivery import CALL_DEADLINE_S, TRANSIENT, DeliveryQueue, Kind, Sender
 from twinhost.agent.membership.outbox import Outbox
-from twinhost.agent.trust import TRUST_TOPIC, TrustFolder, read_document
+from twinhost.agent.trust import TRUST_TOPIC, TrustFolder, fetch_document
 from twinhost.network_config import Agent
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action
@@ -195,8 +196,11 @@ class MainpcLink(Worker):
         if self._trust is None or revision in (None, self._trust_revision):
             return False
         try:
-            document = read_document(client.call("get_trust", deadline_s=CALL_DEADLINE_S))
-            self._trust.apply(document)
+            document = self._trust.document()
+            if document.revision != revision:  # after a restart they may be equal
+                get_trust = partial(client.call, "get_trust", deadline_s=CALL_DEADLINE_S)
+                document = fetch_document(get_trust, document)
+                self._trust.apply(document)
         except OSError as error:
             raise StoreUnavailable(f"the trust folder can't be written ({error}); free space on its volume") from None
         self._trust_revision = document.revision

@@ -318,7 +318,12 @@ class RegistryActions(Feature):
         if request.location is None and (caller.operator or not caller.authenticated):
             location = known.location
         return msgspec.structs.replace(
-            known, status=status, location=location, registered_by=caller.name, last_updated=now
+            known,
+            status=status,
+            location=location,
+            registered_by=caller.name,
+            last_updated=now,
+            registration=known.registration if location == known.location else "",
         )
 
     def _endpoint(self, record: AgentRecord) -> Endpoint:

@@ -3,7 +3,6 @@
 import hashlib
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -31,6 +30,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One registration as it is stored. Times are seconds since the epoch; `revision` counts its registrations.
 
     `registration` is a digest of what the agent registered. The agent compares it to detect a change by somebody else.
+    It is empty until it is computed, and in a row that an older version wrote.
     """
 
     name: str
@@ -47,7 +47,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     dependencies: tuple[str, ...] = ()
     script_path: str | None = None
     metadata: dict[str, Any] = {}
-    registration: str = ""  # empty in a row that an older version wrote
+    registration: str = ""
 
 
 class AgentBrief(TypedDict):
@@ -117,7 +117,10 @@ class Registry:
         database.before_every_commit(self._write_rows)
 
     def put(self, record: AgentRecord) -> AgentRecord:
-        """Register an agent, or register it again; return the record with its revision.
+        """Register an agent, or register it again; return the record with its revision and digest.
+
+        Args:
+            record: with the digest of the known record only if it registers the same.
 
         Raises:
             LimitReached: MAX_REGISTRATIONS agents are registered already.
@@ -128,8 +131,11 @@ class Registry:
                 f"{MAX_REGISTRATIONS} agents are registered, which is the limit; to unregister one, run: "
                 "./twinhost call SystemDigitalTwin unregister agent_name=NAME"
             )
-        revision = 1 if known is None else known.revision + 1
-        record = msgspec.structs.replace(record, revision=revision, registration=self._digest(record))
+        record = msgspec.structs.replace(
+            record,
+            revision=1 if known is None else known.revision + 1,
+            registration=record.registration or self._digest(record),
+        )
         self._write(record)
         self._announce(record.name, "registered", record.registered_by)
         return record
@@ -252,8 +258,10 @@ class Registry:
             ) from None
 
     def _announce(self, name: str, what: str, registered_by: str) -> None:
-        publish = partial(self._publish, AGENT_TOPIC, agent_name=name, what=what, registered_by=registered_by)
-        self._database.after_commit(publish)
+        self._database.after_commit(self._publish_change, name, what, registered_by)
+
+    def _publish_change(self, name: str, what: str, registered_by: str) -> None:
+        self._publish(AGENT_TOPIC, agent_name=name, what=what, registered_by=registered_by)
 
     def _write(self, record: AgentRecord) -> None:
         name = record.name

@@ -11,16 +11,16 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn, TypedDict
+from typing import Annotated, NoReturn, NotRequired, TypedDict, cast
 
 import msgspec
 import structlog
 
-from twinhost.agent.trust import TrustDocument, document_of
+from twinhost.agent.trust import TrustHistory
 from twinhost.rate_limit import WindowLimit
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
-from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER, FolderContents
+from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
 from twinhost.secure_zmq.errors import (
     CERTS_INIT,
     KeyFileMalformed,
@@ -48,7 +48,7 @@ from twinhost.secure_zmq.keys import (
     decode_z85_key,
 )
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
-from twinhost.secure_zmq.wire import Request
+from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.system_digital_twin import SUCCESS, Success
 
 _log = structlog.get_logger(__name__)
@@ -85,7 +85,14 @@ class RetireKeys(Request, tag="retire_keys"):
 
 
 class GetTrust(Request, tag="get_trust"):
-    """Return the trust document: every public key, and the fingerprints of the revoked keys."""
+    """Return the trust document: every public key, and the fingerprints of the revoked keys.
+
+    With `since`, a revision that the caller has, it returns only what has changed since, if mainpc remembers that; else
+    with `part` a part of the document, of which the first one is 0.
+    """
+
+    since: NAME | None = None
+    part: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None = None
 
 
 class Enrolled(Success):
@@ -112,7 +119,15 @@ class Trust(TypedDict):
 
 
 class TrustReply(Success, Trust):
-    """The trust document."""
+    """The trust document, one of its `parts`, or what has changed since the revision `since`.
+
+    Then `current` and `next` have all keys of the owners in `changed`, who have no others, and `revoked` has the
+    fingerprints that were added.
+    """
+
+    since: NotRequired[str]
+    changed: NotRequired[tuple[str, ...]]
+    parts: NotRequired[int]
 
 
 class Confirmed(Success, Trust):
@@ -203,13 +218,13 @@ class KeyActions(Feature):
         self._vouchers: dict[str, Certificate] = {}  # the key that proposed a candidate, by the candidate's fingerprint
         self._enrolments = WindowLimit(ENROLMENTS_PER_MINUTE, 60)  # by the fingerprint of the one-time key
         self._proposals = WindowLimit(PROPOSALS_PER_DAY, DAY_S)  # by name
-        self._cached: tuple[FolderContents, TrustDocument] | None = None  # the last document, and its source
         try:
             for invite in peers.contents.invites:
                 self._end_if_used(invite)  # a crash came before that was recorded
         except StoreUnavailable as error:  # not fatal: it enrols nobody while its owner has a key
             _log.error("used_invitation_not_ended", reason=str(error))
         peers.reload()
+        self._history = TrustHistory(lambda: peers.contents)
 
     @action(apart=True)
     def enrol(self, request: Enrol, caller: Caller) -> Enrolled:
@@ -243,7 +258,8 @@ class KeyActions(Feature):
             for invite in self._peers.contents.invites:
                 if invite.owner.name == certificate.owner.name:
                     self._end_if_used(invite)  # the disk was full, and that could not be recorded
-        return {"status": SUCCESS, "certificate": render_certificate(certificate), **self._trust()}
+        document = msgspec.structs.asdict(self._history.document())
+        return cast(Confirmed, {"status": SUCCESS, "certificate": render_certificate(certificate), **document})
 
     @action(apart=True)
     def retire(self, _: RetireKeys, caller: Caller) -> Retired:
@@ -261,28 +277,13 @@ class KeyActions(Feature):
         return {"status": SUCCESS, "retired": retired}
 
     @action()
-    def trust(self, _: GetTrust, caller: Caller) -> TrustReply:
-        return {"status": SUCCESS, **self._trust()}
+    def trust(self, request: GetTrust, caller: Caller) -> TrustReply:
+        answer = msgspec.structs.asdict(self._history.answer(request.since, request.part))
+        return cast(TrustReply, {"status": SUCCESS, **answer})
 
     def revision(self) -> str:
         """Return the revision of the trust document."""
-        return self._document().revision
-
-    def _trust(self) -> Trust:
-        document = self._document()
-        return {
-            "revision": document.revision,
-            "current": document.current,
-            "next": document.next,
-            "revoked": document.revoked,
-        }
-
-    def _document(self) -> TrustDocument:
-        """Return the document. It is made once per change, because every heartbeat asks for its revision."""
-        contents, cached = self._peers.contents, self._cached
-        if cached is None or cached[0] is not contents:
-            cached = self._cached = contents, document_of(contents)
-        return cached[1]
+        return self._history.document().revision
 
     def _propose(self, owner: KeyOwner, key: PublicKey, voucher: Certificate) -> None:
         verdict = self._peers.judge(key.raw)

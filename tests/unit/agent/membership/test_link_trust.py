@@ -1,6 +1,6 @@
 """The link follows mainpc's trust document: against the real SystemDigitalTwin, and against one that lies."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -10,8 +10,9 @@ import pytest
 from tests.identities import authorize, new_pair
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.membership import member
 from twinhost.agent.membership.member import MainpcLink
-from twinhost.agent.trust import TrustFolder, document_of
+from twinhost.agent.trust import TrustDocument, TrustFolder, document_of, fetch_document
 from twinhost.secure_zmq.certificates import FolderContents, load_certificates, read_folders
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.key_writer import render_certificate, write_revocation
@@ -44,8 +45,29 @@ def received(folder: Path) -> FolderContents:
     return read_folders([folder])
 
 
-def test_enrolments_and_revocations_at_mainpc_reach_the_folder(hosts: Hosts, tmp_path: Path) -> None:
-    """With the next heartbeat; a restart of the link changes nothing, and the folder says what mainpc's does."""
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """mainpc's replies to `get_trust`."""
+    replies: list[dict[str, Any]] = []
+
+    def noting(get_trust: Callable[..., dict[str, Any]], base: TrustDocument) -> TrustDocument:
+        def noted(**fields: Any) -> dict[str, Any]:
+            replies.append(get_trust(**fields))
+            return replies[-1]
+
+        return fetch_document(noted, base)
+
+    monkeypatch.setattr(member, "fetch_document", noting)
+    return replies
+
+
+def test_enrolments_and_revocations_at_mainpc_reach_the_folder(
+    hosts: Hosts, tmp_path: Path, fetched: list[dict[str, Any]]
+) -> None:
+    """With the next heartbeat; a restart of the link changes nothing, and the folder says what mainpc's does.
+
+    Of each change after the first fetch, only the keys that changed are sent.
+    """
     folder = tmp_path / "trust"
     hosts.start(SDT).wait_until_ready()
     guest = new_pair("guest")
@@ -53,6 +75,8 @@ def test_enrolments_and_revocations_at_mainpc_reach_the_folder(hosts: Hosts, tmp
         wait_until(lambda: SDT in received(folder).current, PATIENCE_S, "mainpc's own key is received")
         authorize(hosts.folder(SDT), guest)
         wait_until(lambda: "guest" in received(folder).current, PATIENCE_S, "the guest's key is received")
+        assert ["since" in reply for reply in fetched] == [False, True]
+        assert fetched[1]["current"] == [render_certificate(guest.certificate)]
     write_revocation(guest.certificate, hosts.folder(SDT) / "revoked")
     with linked(hosts, folder) as link:
         wait_until(
@@ -134,6 +158,16 @@ def test_the_document_is_fetched_when_it_is_another_one(hosts: Hosts, tmp_path: 
     mainpc.document = {**GOOD, "revision": None}
     link._turn(cast(Client, mainpc))
     assert mainpc.calls[8:] == ["heartbeat"]
+
+
+def test_a_link_that_starts_with_mainpcs_document_fetches_nothing(hosts: Hosts, tmp_path: Path) -> None:
+    """It acknowledges the revision; so many agents that start at once do not each fetch the list."""
+    folder = tmp_path / "trust"
+    link, _ = turns(hosts, folder, LyingMainpc(GOOD), 5)
+    mainpc = LyingMainpc({**GOOD, "revision": document_of(received(folder)).revision})
+    link, _ = turns(hosts, folder, mainpc, 4)
+    assert mainpc.calls == ["register_agent", "heartbeat", "heartbeat", "heartbeat"]
+    assert link._trust_revision == document_of(received(folder)).revision
 
 
 def test_links_do_not_stay_in_step_after_a_change_of_trust(hosts: Hosts, tmp_path: Path) -> None:
