@@ -17,7 +17,7 @@ FIGURES = {
     *(f"in flight/{name}" for name in ("ours-map", "ours-aio", "pyzmq", "raw-mtls")),
     "mixed load/ours-beside-others",
     *(f"clients/{name}" for name in ("ours-aio", "raw-mtls")),
-    *(f"connect/{name}-connecting" for name in ("ours", "pyzmq", "raw-mtls")),
+    *(f"connect/{name}-connecting" for name in ("ours", "zap", "pyzmq", "raw-mtls")),
     *(f"{size}/{name}" for size in ("64 KiB", "1 MiB") for name in ("ours", "pyzmq")),
     *(f"idle/{name}" for name in ("ours", "pyzmq")),
 }

@@ -69,7 +69,7 @@ def take_request() -> Callable[[bytes], None]:
         parts = [content]
         if content.startswith(SEPARATOR):
             with contextlib.suppress(MalformedRequest):
-                parts = requests_in(content)
+                parts = requests_in(content, PAYLOAD_LIMIT)
         for part in parts:
             take_one(part)
         with contextlib.suppress(MalformedRequest):

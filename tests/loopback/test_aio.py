@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -68,6 +69,67 @@ def test_64_calls_in_flight_each_get_their_own_reply(agent: ServedAgent, peer_ke
 
     run(agent.secured(peer_keys), use)
     assert agent.server_socket.handshakes.counts()["accepted"] == 1
+
+
+def test_bursts_that_fill_the_window_lose_no_wake_up(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """Its descriptor tells of a change once only; a lost one would end in a new connection after 2 s."""
+
+    async def use(client: AsyncClient) -> None:
+        for _ in range(30):
+            await asyncio.gather(*(client.call("echo", text="x", deadline_s=PATIENCE_S) for _ in range(1_000)))
+
+    run(agent.secured(peer_keys), use)
+    assert agent.server_socket.handshakes.counts()["accepted"] == 1
+
+
+def test_a_silent_session_is_left_however_short_the_deadlines_are() -> None:
+    """Each call ends at its deadline; after 2 s without a reply another connection is made."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as server:
+        server.bind("tcp://127.0.0.1:*")
+
+        async def use(client: AsyncClient) -> None:
+            for _ in range(12):
+                with pytest.raises(ServerUnreachable):
+                    await client.call("echo", deadline_s=0.3)
+
+        run(UnencryptedAddress(endpoint(server)), use)
+        routes = set()
+        while server.poll(0):
+            routes.add(server.recv_multipart()[0])
+    assert len(routes) > 1
+
+
+@pytest.mark.parametrize("deadline_s", [math.inf, math.nan, 1e300])
+def test_a_deadline_may_be_infinite(agent: ServedAgent, peer_keys: KeyPair, deadline_s: float) -> None:
+    async def use(client: AsyncClient) -> None:
+        assert (await client.call("echo", text="x", deadline_s=deadline_s))["text"] == "x"
+
+    run(agent.secured(peer_keys), use)
+
+
+def test_a_client_may_be_used_in_one_loop_after_another(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """Also after the first loop has ended in the middle of a call."""
+    client = AsyncClient(agent.secured(peer_keys))
+
+    async def call() -> None:
+        assert (await client.call("echo", text="x", deadline_s=PATIENCE_S))["text"] == "x"
+
+    async def leave() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.call("hold", deadline_s=PATIENCE_S), 0.2)
+
+    for use in (call, leave, call):
+        if use is leave:
+            asyncio.run(use())
+            agent.gate.set()
+        else:
+            with at_most(5.0):
+                asyncio.run(use())
+    asyncio.run(close(client))
+
+
+async def close(client: AsyncClient) -> None:
+    client.close()
 
 
 def test_a_slow_call_does_not_hold_up_its_errors(agent: ServedAgent, peer_keys: KeyPair) -> None:

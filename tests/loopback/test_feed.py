@@ -188,6 +188,29 @@ def test_an_ungranted_topic_closes_the_connection(
     assert (served.feed.counters.refused, served.feed.counters.granted) == (3, 4)
 
 
+@pytest.mark.sdt_security
+def test_a_subscriber_that_can_not_be_recorded_hears_nothing(served: ServedFeed, peer_keys: KeyPair) -> None:
+    """Its connection is closed, and it is granted nothing; once that works, it can subscribe."""
+    failing = True
+
+    def record(*_: object) -> None:
+        if failing:
+            raise OSError("no space left on device")
+
+    served.socket.handshakes.listen(record)
+    subscriber = Subscriber(served.secured(peer_keys), [b"EVENT:"])
+    subscriber.start()
+    try:
+        wait_until(lambda: served.feed.counters.refused, PATIENCE_S, "it is refused")
+        wait_until(lambda: served.closed_count, PATIENCE_S, "it is closed")
+        assert (served.feed.counters.granted, served.socket.handshakes.counts()["accepted"]) == (0, 0)
+        failing = False
+        wait_until(lambda: served.feed.counters.granted, PATIENCE_S, "it comes back")
+        assert served.socket.handshakes.counts()["accepted"] >= 2, "those that failed were made up for"
+    finally:
+        subscriber.stop()
+
+
 def test_it_is_known_which_topics_somebody_wants(served: ServedFeed, peer_keys: KeyPair) -> None:
     """So that nobody makes an event for no one; what was asked for and not granted counts as little as an end."""
     assert not served.feed.wants(b"EVENT:")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 import zmq
 
+from tests.identities import authorize
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
@@ -131,7 +133,7 @@ def test_a_frame_that_is_refused_is_refused_whole(agent: ServedAgent, peer: Sock
 
 
 def test_many_replies_come_in_several_frames(peer: Socket) -> None:
-    """Of 256 KiB at most, as long as each reply is smaller."""
+    """Of 64 KiB at most, as long as each reply is smaller."""
     size = MAX_REPLIES_BYTES // 3
     peer.send(together([request("large", number, reply_bytes=size) for number in range(7)]))
     frames = [peer.recv() for _ in range(4)]
@@ -182,6 +184,62 @@ def test_a_key_revoked_in_the_middle_of_a_frame_gets_no_more(
     wait_until(lambda: agent.worked + agent.counters.errors == MAX_PARTS, PATIENCE_S, "all of it is answered")
     assert agent.worked < MAX_PARTS // 2
     assert agent.counters.requests == MAX_PARTS
+
+
+def test_a_role_that_is_taken_in_the_middle_of_a_frame_is_gone(
+    home: Path, agent: ServedAgent, peer_keys: KeyPair, peer: Socket
+) -> None:
+    """The rest of the frame is judged by the roles of its moment."""
+    owner = replace(peer_keys.certificate.owner, roles=frozenset({"nobody"}))
+    lowered = KeyPair(replace(peer_keys.certificate, owner=owner), peer_keys.secret_z85)
+    peer.send(together([request("work", number) for number in range(MAX_PARTS)]))
+    wait_until(lambda: agent.worked > 0, PATIENCE_S, "the frame is being answered")
+    (home / f"{owner.name}.key").unlink()
+    authorize(home, lowered)
+    agent.peers.reload()
+    wait_until(lambda: agent.worked + agent.counters.errors == MAX_PARTS, PATIENCE_S, "all of it is answered")
+    assert agent.worked < MAX_PARTS // 2
+
+
+def test_a_flood_of_slow_frames_does_not_stop_the_others(
+    context: Context, agent: ServedAgent, peer_keys: KeyPair, peer: Socket
+) -> None:
+    """What is too much is refused, not executed, and may be repeated; another connection is served meanwhile."""
+    frames, each = 24, 128
+    with connected(context, agent.secured(peer_keys)) as other:
+        other.send(request("who_am_i", 0))
+        other.recv()
+        for frame in range(frames):
+            peer.send(together([request("work", f"{frame}-{number}") for number in range(each)]))
+        wait_until(lambda: agent.worked > 0, PATIENCE_S, "the first frame is being answered")
+        for number in range(3):
+            other.send(request("who_am_i", number))
+            other.recv()
+        assert agent.worked < 2 * each
+    codes: list[str | None] = []
+    while len(codes) < frames * each:
+        codes += [reply.get("code") for reply in documents(peer.recv())]
+    assert set(codes) == {None, "limit_reached"}
+    assert codes.count(None) == agent.worked
+
+
+def test_requests_of_a_peer_that_has_gone_are_not_executed(
+    context: Context, agent: ServedAgent, peer_keys: KeyPair, client: Client
+) -> None:
+    """Nobody would read their replies."""
+    with connected(context, agent.secured(peer_keys)) as leaving:
+        leaving.send(together([request("work", number) for number in range(MAX_PARTS)]))
+        wait_until(lambda: agent.worked > 0, PATIENCE_S, "the frame is being answered")
+    wait_until(lambda: not agent.server._unfinished, PATIENCE_S, "nothing of it waits")
+    client.call("who_am_i", deadline_s=PATIENCE_S)
+    assert agent.worked < MAX_PARTS
+
+
+def test_a_frame_over_the_limit_is_refused_whole(agent: ServedAgent, peer: Socket) -> None:
+    """Although each of its requests is within it."""
+    text = "x" * (PAYLOAD_LIMIT * 2 // 3)
+    peer.send(together([request("echo", number, text=text) for number in range(2)]))
+    assert json.loads(peer.recv())["code"] == "message_too_large"
 
 
 def test_stopping_answers_a_frame_to_its_end(agent: ServedAgent, peer: Socket) -> None:

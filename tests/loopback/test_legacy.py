@@ -3,7 +3,7 @@
 import contextlib
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from socket import create_connection
 from typing import Any
@@ -14,6 +14,8 @@ import zmq
 from tests.loopback.conftest import Folders
 from tests.loopback.test_handshake_guard import GREETING
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.adversary.clients import Refused, open_session
+from twinhost.adversary.zmtp import Disconnected, connect_to
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, SocketMisuse
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import KeyPair
@@ -133,6 +135,31 @@ def test_a_server_socket_has_the_defences_of_our_own(context: "Context", mainpc:
             pass
     wait_until(lambda: handshakes.counts()[Outcome.OVERSIZED] == 1, PATIENCE_S, "the guard cut it")
     socket.close()
+
+
+@pytest.mark.sdt_security
+def test_a_handshake_is_recorded_before_it_is_answered(
+    context: "Context", mainpc: Path, folders: Folders, server_keys: KeyPair, peer_keys: KeyPair
+) -> None:
+    """The agent reads its messages itself, so nothing of ours holds them back; who can't be recorded is refused."""
+    socket = configure_secure_server(context.socket(zmq.REP))
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    recorded, failing = list[Outcome](), True
+
+    def record(outcome: Outcome, _: Mapping[str, str]) -> None:
+        if failing and outcome is Outcome.ACCEPTED:
+            raise OSError("no space left on device")
+        recorded.append(outcome)
+
+    ZMQAuthenticator(context).authenticator.handshakes.listen(record)
+    endpoint = f"tcp://127.0.0.1:{port}"
+    with pytest.raises((Disconnected, Refused)):
+        open_session(connect_to(endpoint), peer_keys, server_keys.public)
+    failing = False
+    with open_session(connect_to(endpoint), peer_keys, server_keys.public):
+        assert recorded == [Outcome.HANDLER_FAULT, Outcome.ACCEPTED, Outcome.ACCEPTED], "the first was made up for"
+    socket.close()
+    stop_auth(context)
 
 
 def _bound_over_ipc(server: Any, client: Any, tmp_path: Path) -> None:

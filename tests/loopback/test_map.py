@@ -13,7 +13,7 @@ import zmq
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.loopback.bare_zmq import endpoint
 from tests.loopback.test_client import DiesAfterCommit, Killed, again
-from tests.waiting import PATIENCE_S, at_most
+from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     ConnectionRefused,
@@ -69,6 +69,34 @@ def test_requests_are_read_as_replies_are_taken(client: Client) -> None:
         assert isinstance(reply, dict)
         assert reply["text"] == str(number)
         assert len(read) <= number + 1 + 10
+
+
+def test_a_slow_iterator_holds_up_no_request(agent: ServedAgent, client: Client) -> None:
+    """What was read is sent while the next one is waited for."""
+
+    def requests() -> Iterator[Request]:
+        yield "add", {"amount": 1}
+        for amount in range(2, 10):
+            threading.Event().wait(0.01)
+            yield "add", {"amount": amount}
+        wait_until(lambda: len(agent.executions) > 1, PATIENCE_S, "something is executed before all is read")
+
+    client.call("who_am_i", deadline_s=PATIENCE_S)
+    assert len(list(client.map(requests(), deadline_s=PATIENCE_S))) == 9
+
+
+@pytest.mark.parametrize("good", [0, 10, 100])
+def test_an_exception_of_the_iterator_comes_in_its_place(client: Client, good: int) -> None:
+    """After the replies to all that was read before."""
+
+    def requests() -> Iterator[Request]:
+        yield from echoes(good)
+        raise KeyError("the caller's")
+
+    replies = client.map(requests(), return_exceptions=True, deadline_s=PATIENCE_S)
+    assert texts(itertools.islice(replies, good)) == [str(number) for number in range(good)]
+    with pytest.raises(KeyError, match="the caller's"):
+        next(replies)
 
 
 def test_an_error_is_raised_in_its_place(client: Client) -> None:
@@ -191,7 +219,7 @@ def test_half_of_the_window_is_sent_in_one_frame(sequences: bool) -> None:
         def serve() -> None:
             while sum(sizes) < count:
                 route, frame = server.recv_multipart()
-                parts = requests_in(frame) if frame.startswith(b"\x1e") else [frame]
+                parts = requests_in(frame, PAYLOAD_LIMIT) if frame.startswith(b"\x1e") else [frame]
                 sizes.append(len(parts))
                 asked = [json.loads(part) for part in parts]
                 extra = {"accepts": ACCEPTED} if sequences else {}

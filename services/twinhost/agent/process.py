@@ -6,6 +6,7 @@ and the engine's restart policy starts it again.
 
 import contextlib
 import functools
+import json
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TextIO, cast
 
@@ -352,18 +354,9 @@ def _write_again(database: Database) -> None:
 
 def configure_logging(agent: str) -> None:
     """Send log events to standard error: JSON lines in a container, readable text on a terminal; never a key."""
-    terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    processors: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _named(agent),
-    ]
-    if not terminal:
-        processors.append(structlog.processors.format_exc_info)
+    finish = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _as_json
     structlog.configure(
-        processors=[*processors, renderer],
+        processors=[structlog.processors.add_log_level, _stamped(agent), finish],
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _IgnoringErrors(sys.stderr))),
         cache_logger_on_first_use=True,
     )
@@ -384,9 +377,19 @@ class _IgnoringErrors:
             self._stream.flush()
 
 
-def _named(agent: str) -> structlog.typing.Processor:
+def _stamped(agent: str) -> structlog.typing.Processor:
     def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         event["agent"] = agent
         return event
 
     return add
+
+
+_encode = json.JSONEncoder(default=repr).encode  # made once: a peer waits while its handshake is logged
+
+
+def _as_json(logger: object, level: str, event: structlog.typing.EventDict) -> str:
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(logger, level, event)
+    return _encode(event)

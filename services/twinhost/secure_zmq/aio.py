@@ -21,6 +21,7 @@ from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
 from twinhost.secure_zmq.wire import Reply
 
+_NO_DEADLINE_S = 1e6  # and what is longer, or infinite
 _DEADLINES_PER_S = 50  # calls whose deadlines are in one fiftieth of a second share a timer, which fires at its end
 
 
@@ -37,6 +38,7 @@ class AsyncClient:
         self._flushing: asyncio.Handle | None = None  # of what was asked in this iteration of the loop, or in a backoff
         self._looking = False  # a drain is due in the loop's next iteration
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the calls
 
     async def call(
         self, action: str, /, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None, **fields: Any
@@ -48,9 +50,11 @@ class AsyncClient:
         if self._closed:
             raise closed()
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._move_to(loop)
         asked = self._exchange.ask(action, fields, request_id or new_request_id(), deadline_s)
         asked.future = loop.create_future()
-        due = int(asked.deadline * _DEADLINES_PER_S) + 1
+        due = int((asked.asked_at + min(_NO_DEADLINE_S, deadline_s)) * _DEADLINES_PER_S) + 1
         together = self._deadlines.get(due)
         if together is None:
             together = self._deadlines[due] = {}
@@ -81,6 +85,18 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Leave another event loop, which has ended: what was scheduled there will not run."""
+        self._loop = loop
+        self._flushing = self._check = None
+        self._looking = False
+        self._deadlines.clear()
+        for asked in list(self._exchange.asked.values()):
+            self._exchange.forget(asked)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _flush(self) -> None:
         """Send what was asked; connect first where there is no connection, after the link's backoff."""
@@ -121,7 +137,6 @@ class AsyncClient:
 
         target = self._link.next_target()
         self._connection = open_connection(target, client_context(), on_event, self._max_payload_bytes)
-        self._exchange.replied_at = time.monotonic()
         loop.add_reader(self._connection.fd, self._drain)
 
     def _follow_link(self, waiting_since: float | None = None) -> None:
@@ -142,14 +157,13 @@ class AsyncClient:
     def _check_link(self) -> None:
         """Detect that replies are overdue, or that keys were changed."""
         self._check = None
-        oldest = next(iter(self._exchange.asked.values()), None)
-        if oldest is None:
+        if not self._exchange.asked:
             return
-        waiting_since = max(self._exchange.replied_at, oldest.asked_at)
-        self._follow_link(waiting_since)
         now = time.monotonic()
-        silent = now - waiting_since >= SILENT_AFTER_S
-        wait_s = SILENT_AFTER_S if silent else waiting_since + SILENT_AFTER_S - now
+        due_since = self._exchange.due_since
+        self._follow_link(due_since)
+        wait_s = SILENT_AFTER_S if due_since is None else due_since + SILENT_AFTER_S - now
+        wait_s = wait_s if wait_s > 0 else SILENT_AFTER_S
         self._check = asyncio.get_running_loop().call_later(wait_s, self._check_link)
 
     def _reconnect(self) -> None:
@@ -177,9 +191,10 @@ class AsyncClient:
 
     def _look(self) -> None:
         """Drain in every iteration of the loop until a reply should have arrived: a wake-up costs more."""
-        self._drain()
-        self._looking = self._exchange.unanswered > 0 and time.monotonic() < self._exchange.look_until
-        if self._looking:
+        self._looking = False
+        self._drain()  # and send, after which it looks again
+        if not self._looking and self._exchange.unanswered and time.monotonic() < self._exchange.look_until:
+            self._looking = True
             asyncio.get_running_loop().call_soon(self._look)
 
     def _drain(self) -> None:
@@ -190,16 +205,21 @@ class AsyncClient:
                 try:
                     answered = self._exchange.take(self._connection.socket.recv(DONTWAIT))
                 except MalformedRequest as error:  # it can't be matched to a request
+                    self._deliver(list(self._exchange.asked.values()))
                     self._fail_all(error)
                     continue
-                for asked in answered:
-                    if asked.future is not None and not asked.future.done():
-                        asked.future.set_result(asked.reply or {})
+                self._deliver(answered)
                 if not answered and self._link.withdrawn():
                     self._reconnect()
                 if not self._exchange.unanswered:  # no reply is due; the next send drains again
                     break
         self._send()
+
+    @staticmethod
+    def _deliver(answered: list[Asked]) -> None:
+        for asked in answered:
+            if asked.future is not None and asked.reply is not None and not asked.future.done():
+                asked.future.set_result(asked.reply)
 
     @staticmethod
     def _end(asked: Asked, error: TwinhostError) -> None:

@@ -2,6 +2,9 @@
 
 Its rules: one handler per Context; it runs before a socket is bound and can't be stopped while one is; only a listed
 key is accepted, and only up to its limit of connections; if the handler itself fails, every key is refused.
+
+A client waits for the answer, so an accepted key is recorded after it, and nothing of its connection is answered before
+that: see `Handshakes.require_recorded`.
 """
 
 import contextlib
@@ -16,10 +19,10 @@ import zmq
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, Peer
 from twinhost.secure_zmq.connections import Connection, Connections, bare_address, most_open_files, most_pending
 from twinhost.secure_zmq.errors import SocketMisuse
-from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.handshakes import MAX_WAITING, Handshakes
 from twinhost.secure_zmq.keys import KEY_BYTES, fingerprint_of
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
-from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_zap_socket, wake_zap_handler
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_zap_socket, plain_send, wake_zap_handler
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -27,6 +30,7 @@ _log = structlog.get_logger(__name__)
 SESSIONS_PER_KEY = 64
 _STALLED_AFTER_S = 3.0  # in one handshake; between two, the handler rests
 _VERSION = b"1.0"  # of ZAP
+_SNDMORE = int(zmq.SNDMORE)  # a plain number: an enumeration's `|` takes ten times as long
 _LATE = 256  # acceptances whose connection seemed to have ended; beyond this the oldest is dropped
 _SOCKETS = 2  # that accept connections: requests, and the feed
 _OWN_FILES = 128  # that an agent has open besides its connections
@@ -171,7 +175,8 @@ class SessionLimits:
     def _trim(self, address: str) -> None:
         """Drop acceptances in excess of the open connections: theirs ended before they were assigned."""
         waiting = self._unplaced.get(address)
-        if waiting is None:
+        if not waiting:
+            self._unplaced.pop(address, None)
             return
         without = sum(each.peer == address and each.counted_for is None for each in self._connections)
         while len(waiting) > without:
@@ -198,6 +203,8 @@ class Authenticator(Worker):
         handshakes: Handshakes | None = None,
         on_end: Callable[[], None] = lambda: None,
         limits: SessionLimits | None = None,
+        *,
+        record_first: bool = False,
     ) -> None:
         """Start the handler on a context.
 
@@ -207,6 +214,7 @@ class Authenticator(Worker):
             handshakes: where each is counted.
             limits: how many connections a key may have; the default is `SessionLimits()`.
             on_end: called on the handler's thread when it ends, at the latest with the context.
+            record_first: record an accepted key before the answer, for sockets that `SecuredSessions` doesn't read.
 
         Raises:
             SocketMisuse: the context has a handler already.
@@ -217,8 +225,10 @@ class Authenticator(Worker):
         self.handshakes = handshakes or Handshakes()
         self.limits = limits or SessionLimits()
         self._on_end = on_end
+        self._record_first = record_first
         self._guarded: list[zmq.Socket[bytes]] = []
         self._socket = open_zap_socket(context)
+        self._send = plain_send(self._socket)
         self.start()
 
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
@@ -283,12 +293,13 @@ class Authenticator(Worker):
             verdict = self._judge(frames)
         except Exception as error:  # boundary: without a handler every peer would be refused
             verdict, fault = _FAULT, error
-        self._socket.send_multipart(
-            [_VERSION, request_id, verdict.status, verdict.text, verdict.user_id, verdict.metadata]
-        )
+        for part in (_VERSION, request_id, verdict.status, verdict.text, verdict.user_id):
+            self._send(part, _SNDMORE)
+        self._send(verdict.metadata, 0)
         if fault is not None:
             self.handshakes.refused(Outcome.HANDLER_FAULT)
             _log.error("zap_handler_fault", exc_info=fault)
+        self.handshakes.record()
 
     def _judge(self, frames: list[bytes]) -> _Verdict:
         """Return the verdict on `[version, request id, domain, address, routing id, mechanism, public key]`."""
@@ -302,10 +313,15 @@ class Authenticator(Worker):
             self.handshakes.refused(peer, address=address, fingerprint=fingerprint)
             return _REFUSED
         known = {"peer": peer.name, "fingerprint": peer.fingerprint, "address": address}
+        if len(self.handshakes.waiting) >= MAX_WAITING:
+            self.handshakes.refused(Outcome.HANDLER_FAULT, **known, reason="earlier handshakes can't be recorded")
+            return _FAULT
         if not self.limits.admit(peer.fingerprint, address):
             self.handshakes.refused(Outcome.TOO_MANY_SESSIONS, **known)
             return _TOO_MANY
         self.handshakes.accepted(**known)
+        if self._record_first:
+            self.handshakes.require_recorded(peer.fingerprint)
         return _accept(peer)
 
 

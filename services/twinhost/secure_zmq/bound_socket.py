@@ -25,7 +25,7 @@ from twinhost.secure_zmq.handshakes import (
     Handshakes,
 )
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.monitor import EventKind, Monitor, SocketEvent
+from twinhost.secure_zmq.monitor import SERVER_EVENTS, EventKind, Monitor, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
 from twinhost.secure_zmq.sockets import (
     RunningAuthenticator,
@@ -64,19 +64,22 @@ class SecuredSessions:
     zero byte like those that libzmq assigns. Routing-ids only serve to count sessions.
     """
 
-    def __init__(self, peers: AuthorizedPeers, limits: SessionLimits | None = None) -> None:
+    def __init__(
+        self, peers: AuthorizedPeers, limits: SessionLimits | None = None, handshakes: Handshakes | None = None
+    ) -> None:
         self.connections = Connections(peers.live, limits)
         self._peers = peers
+        self._handshakes = handshakes or Handshakes()
         self._known: dict[str, Peer] = {}  # by the identity that ZAP gave a session
         self._sessions: dict[bytes, Session] = {}  # by routing-id
         self._ended: deque[int] = deque()
         self._last_seen: dict[str, float] = {}
 
     def caller_of(self, routing_id: bytes, frame: zmq.Frame) -> Caller:
-        """Return the caller of a message, and count its session.
+        """Return the caller of a message, and count its session; its handshake is recorded then.
 
         Raises:
-            PeerNotLive: its key is refused now; its connection will be closed.
+            PeerNotLive: its key is refused now, or its handshake can't be recorded; its connection will be closed.
         """
         if self._ended:
             self.forget_ended()
@@ -88,6 +91,8 @@ class SecuredSessions:
         caller = self._known.get(identity)
         if caller is None or self._peers.judge_fingerprint(caller.fingerprint, now) is not caller:
             caller = self._recognise(identity, frame, now)
+        if self._handshakes.waiting:
+            self._require_recorded(caller, frame)
         session = self._sessions.get(routing_id)
         if session is None or session.name != caller.name:  # another peer may have taken over the routing-id
             fd, address = origin(frame)
@@ -141,6 +146,13 @@ class SecuredSessions:
     def last_seen(self) -> dict[str, float]:
         """Return when each caller's last message came, in seconds since the epoch."""
         return dict(self._last_seen)
+
+    def _require_recorded(self, caller: Peer, frame: zmq.Frame) -> None:
+        try:
+            self._handshakes.require_recorded(caller.fingerprint)
+        except PeerNotLive:
+            self.connections.mark_for_closing(*origin(frame), "its handshake can't be recorded")
+            raise
 
     def _recognise(self, identity: str, frame: zmq.Frame, now: float) -> Peer:
         """Return the accepted peer as it is listed now; or raise PeerNotLive, and have the connection closed."""
@@ -219,6 +231,7 @@ class ServerSocket:
 
     def close_refused(self) -> None:
         """Close the connections whose key is refused now; on the thread that owns the socket."""
+        self.handshakes.record()  # of a key that was revoked since it was accepted
         for fd in self.sessions.connections.close_refused():
             self.sessions.disconnected(fd)
         self.sessions.forget_ended()
@@ -268,7 +281,7 @@ def bind_secured(
     except BaseException:
         socket.close(0)
         raise
-    sessions = SecuredSessions(authenticator.peers, authenticator.limits)
+    sessions = SecuredSessions(authenticator.peers, authenticator.limits, authenticator.handshakes)
     authenticator.handshakes.listen(sessions.connections.observe_handshake)
     return _bind(socket, address, sessions, authenticator.handshakes, authenticator)
 
@@ -326,7 +339,7 @@ def _watch(
             disconnected(event.value)
         failed.observe(event, address, caused_here=guard.observe(event))
 
-    return Watch(connections, guard, Monitor(socket, on_event))
+    return Watch(connections, guard, Monitor(socket, on_event, SERVER_EVENTS))
 
 
 def _bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:

@@ -5,7 +5,6 @@ retry: both reconnect with the keys that are valid then. `link` decides when to 
 `exchange` keeps the requests in flight; this module does the input and output.
 """
 
-import itertools
 import threading
 import time
 from collections import deque
@@ -28,6 +27,7 @@ from twinhost.worker import Waker, signals_blocked
 DEFAULT_DEADLINE_S = 5.0
 DEFAULT_MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 DEFAULT_IN_FLIGHT = 64
+_SEND_EVERY_S = 0.001  # while requests are read from an iterator
 _SLICE_MS = 20  # how long to wait before the link is checked again
 MAX_EVENT_BYTES = 64 * 1024
 MAX_WAITING = 1_000  # events that are queued for the reader; beyond this the oldest is dropped
@@ -129,17 +129,12 @@ class Client:
         deadline_s: float,
         return_exceptions: bool,
     ) -> Iterator[Reply | RequestError]:
-        waiting: deque[Asked | RequestError] = deque()
+        waiting: deque[Asked | Exception] = deque()
+        ended = False
         try:
             while True:
-                if len(waiting) <= in_flight // 2:  # the server answers one half while the other is on its way
-                    for action, fields in itertools.islice(requests, in_flight - len(waiting)):
-                        try:
-                            waiting.append(self._exchange.ask(action, fields, new_request_id(), deadline_s))
-                        except RequestError as error:
-                            waiting.append(error)
-                    if self._connection is not None and (session := self._link.session):
-                        self._exchange.send(session, self._connection.send)
+                if not ended and len(waiting) <= in_flight // 2:  # the server answers one half while the other is read
+                    ended = self._ask_more(requests, waiting, in_flight, deadline_s)
                 if not waiting:
                     return
                 try:
@@ -154,12 +149,42 @@ class Client:
             for each in waiting:
                 self._forget(each)
 
-    def _result_of(self, asked: Asked | RequestError) -> Reply:
-        if isinstance(asked, RequestError):
+    def _ask_more(
+        self,
+        requests: Iterator[tuple[str, Mapping[str, Any]]],
+        waiting: "deque[Asked | Exception]",
+        in_flight: int,
+        deadline_s: float,
+    ) -> bool:
+        """Read requests until the window is full, and send them; return whether there are no more."""
+        ended, sent_at = False, time.monotonic()
+        while len(waiting) < in_flight and not ended:
+            try:
+                action, fields = next(requests)
+                waiting.append(self._exchange.ask(action, fields, new_request_id(), deadline_s))
+            except StopIteration:
+                ended = True
+            except RequestError as error:
+                waiting.append(error)
+            except Exception as error:  # noqa: BLE001 - of the caller's iterator: raised in its place
+                waiting.append(error)
+                ended = True
+            if (now := time.monotonic()) - sent_at > _SEND_EVERY_S:
+                self._send()
+                sent_at = now
+        self._send()
+        return ended
+
+    def _send(self) -> None:
+        if self._connection is not None and (session := self._link.session):
+            self._exchange.send(session, self._connection.send)
+
+    def _result_of(self, asked: Asked | Exception) -> Reply:
+        if isinstance(asked, Exception):
             raise asked
         return successful(self._reply_to(asked))
 
-    def _forget(self, asked: Asked | RequestError) -> None:
+    def _forget(self, asked: Asked | Exception) -> None:
         if isinstance(asked, Asked):
             self._exchange.forget(asked)
 
@@ -178,12 +203,12 @@ class Client:
                 if asked.reply is not None:
                     break
             now = time.monotonic()
-            self._drop_if_unusable(now, max(exchange.replied_at, asked.asked_at), expired=now >= asked.deadline)
+            self._drop_if_unusable(now, exchange.due_since, expired=now >= asked.deadline)
             if now >= asked.deadline:
                 raise link.diagnosis.timed_out(asked.action, asked.deadline_s)
         return asked.reply
 
-    def _drop_if_unusable(self, now: float, waiting_since: float, *, expired: bool) -> None:
+    def _drop_if_unusable(self, now: float, waiting_since: float | None, *, expired: bool) -> None:
         """Close the connection if it is no longer usable."""
         try:
             step = self._link.step(now, waiting_since)

@@ -16,9 +16,11 @@ nothing until then.
 """
 
 import contextlib
+import ctypes
 import os
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +49,15 @@ _nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 _reserved = os.dup(_nothing)
 _reserved_lock = threading.Lock()
 _RESET = struct.pack("=ii", 1, 0)  # unsent data is dropped when libzmq closes
+
+# libc directly, where one system call is enough: a socket object would own libzmq's descriptor. A PyDLL keeps the GIL:
+# releasing it a thousand times for a microsecond each would mean waiting for a busy server a thousand times.
+_libc = ctypes.pythonapi
+_SocketAddress = ctypes.c_char * 128  # struct sockaddr_storage
+_TCP_INFO = 11  # linux/tcp.h; the module `socket` has it only on Linux
+_BYTES_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # of struct tcp_info, since Linux 4.1
+_TcpInfo = ctypes.c_char * _BYTES_ACKED_AND_RECEIVED.size
+_INET, _INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
 
 Live = Callable[[str], object]  # of a fingerprint; None: the key is refused now
@@ -93,6 +104,40 @@ def remote(connection: socket.socket) -> tuple[str, int] | None:
         return "", 0
     address, port = name[:2]
     return bare_address(str(address)), int(port)
+
+
+def remote_of(fd: int) -> tuple[str, int] | None:
+    """Return the remote address and port of a descriptor's connection, as `remote` does."""
+    if sys.platform != "linux":  # elsewhere an address begins with its length
+        with held(fd) as connection:
+            return None if connection is None else remote(connection)
+    content, length = _SocketAddress(), ctypes.c_uint32(ctypes.sizeof(_SocketAddress))
+    if _libc.getpeername(fd, content, ctypes.byref(length)):
+        return None
+    raw = content.raw
+    family, port = int.from_bytes(raw[:2], sys.byteorder), int.from_bytes(raw[2:4], "big")
+    if family == _INET6:
+        return bare_address(socket.inet_ntop(_INET6, raw[8:24])), port
+    if family == _INET:
+        return socket.inet_ntop(_INET, raw[4:8]), port
+    return ("", 0) if family == socket.AF_UNIX else None
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The bytes of a connection, as TCP counts them."""
+
+    acknowledged: int  # retransmissions don't count, so a peer can't make it grow by itself
+    received: int
+
+
+def traffic_of(fd: int) -> Traffic | None:
+    """Return the TCP counters; None if the descriptor is not, or no longer, a TCP connection; on Linux only."""
+    content, length = _TcpInfo(), ctypes.c_uint32(ctypes.sizeof(_TcpInfo))
+    failed = _libc.getsockopt(fd, socket.IPPROTO_TCP, _TCP_INFO, content, ctypes.byref(length))
+    if failed or length.value < ctypes.sizeof(_TcpInfo):
+        return None
+    return Traffic(*_BYTES_ACKED_AND_RECEIVED.unpack(content))
 
 
 def bare_address(address: str) -> str:
@@ -163,7 +208,7 @@ class Connections:
             if event.kind is EventKind.DISCONNECTED:
                 self._forget(fd)
                 return True
-            if event.kind not in {EventKind.ACCEPTED, EventKind.CONNECTED}:
+            if event.kind is not EventKind.ACCEPTED and event.kind is not EventKind.CONNECTED:
                 return False
             known, port = self._open.get(fd), _own_port(event)
             if known is not None and not known.reported:  # its first message was read before this event
@@ -180,7 +225,7 @@ class Connections:
             return known is not None and known is not connection
 
     def observe_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
-        """Note an accepted key, from the ZAP handler's thread, before libzmq is answered."""
+        """Note an accepted key, from any thread, before anything of its connection is answered."""
         if outcome is Outcome.ACCEPTED:
             with self._lock:
                 self._admitted.add(fields["fingerprint"])
@@ -224,11 +269,7 @@ class Connections:
         peer = cls.remote(fd)
         return peer is not None and peer[0] == bare_address(address)
 
-    @staticmethod
-    def remote(fd: int) -> tuple[str, int] | None:
-        """Return the remote address and port of a descriptor's connection; unique among open connections."""
-        with held(fd) as connection:
-            return None if connection is None else remote(connection)
+    remote = staticmethod(remote_of)  # unique among open connections
 
     def serials(self) -> frozenset[int]:
         """Return the serial numbers of the open connections."""

@@ -8,7 +8,6 @@ A mutating request is executed once: a retry gets the reply that was stored toge
 """
 
 import hashlib
-import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,8 +48,7 @@ _log = structlog.get_logger(__name__)
 
 _mutates = attrgetter("mutates")
 _MAX_CALLERS = 4_096  # whose plain reads are kept; then they are looked up again
-_SLICE_S = 0.02  # how long the requests of one frame are answered before those of other callers
-_SLICE_FROM = 32  # requests in a batch: fewer have come in several frames, and are all answered
+SLICE_S = 0.02  # how long a batch is answered before other callers' requests are received
 _GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while others arrive
 
 T = TypeVar("T")
@@ -122,11 +120,15 @@ class Dispatcher:
         self._actions = {action.request: action for action in actions}
         self._reader = Reader(self._actions, max_payload_bytes, translate)
         self._plain_reads: dict[int, _PlainReads] = {}  # by the caller's address in memory
+        self._handlers: dict[
+            frozenset[str] | None, dict[type[Request], _Handler]
+        ] = {}  # by roles; None: not authenticated
+        self._handlers_held: object = None  # the grants that these are of
         self._grants = grants
         self._store = store
         self._reply_log = reply_log
         self._sentence_fields = sentence_fields
-        self._max_payload_bytes = max_payload_bytes
+        self.max_payload_bytes = max_payload_bytes
         self._on_refusal = on_refusal
         self._on_answer = on_answer
         self._caller_named = caller_named
@@ -139,8 +141,8 @@ class Dispatcher:
     def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]] = tuple) -> list[bytes]:
         """Return the replies, in the batch's order; what they acknowledge is on disk.
 
-        An empty reply is deferred: `take_deferred()` has it. Of a batch of more than 32 requests, those that were not
-        begun within 20 ms have no reply, and are to be handed in again.
+        An empty reply is deferred: `take_deferred()` has it. Requests that were not begun within 20 ms have
+        no reply, and are to be handed in again.
 
         Args:
             batch: the messages that have arrived.
@@ -187,7 +189,7 @@ class Dispatcher:
             jobs = self._read(batch)
             if any(map(_mutates, jobs)):
                 return self._change(jobs, more)
-            replies = list(map(self._answer, self._slice(jobs), itertools.count()))
+            replies = self._answer_some(jobs, self._answer)
         self.counters.requests -= len(batch) - len(replies)
         return replies
 
@@ -196,12 +198,12 @@ class Dispatcher:
         errors = self.counters.errors
         try:
             with self._store.transaction(), self._in_batch():
-                replies = list(map(self._answer_in_batch, self._slice(jobs), itertools.count()))
+                replies = self._answer_some(jobs, self._answer_in_batch)
                 until = time.perf_counter() + _GROUP_COMMIT_S
                 while len(replies) == len(jobs) and time.perf_counter() < until and (further := self._read(more())):
                     self.counters.requests += len(further)
                     jobs += further
-                    replies += map(self._answer_in_batch, self._slice(further), itertools.count(len(replies)))
+                    replies += self._answer_some(further, self._answer_in_batch, len(replies))
             self.counters.requests -= len(jobs) - len(replies)
             del jobs[len(replies) :]
         except StoreUnavailable as error:
@@ -231,14 +233,20 @@ class Dispatcher:
             if handler is None:
                 return None
             found.append((request, handler))
-        return [self._answer_plainly(*each) for each in zip(self._slice(batch), found, itertools.count(), strict=False)]
+        replies, until = [], time.perf_counter() + SLICE_S
+        for place, (inbound, each) in enumerate(zip(batch, found, strict=True)):
+            replies.append(self._answer_plainly(inbound, each, place))
+            if time.perf_counter() >= until:
+                break
+        return replies
 
     def _answer_plainly(self, inbound: Inbound, found: tuple[Request, _Handler], place: int) -> bytes:
         request, (handle, outcome) = found
         try:
             answer = handle(request, cast(Caller, inbound.caller))
             if isinstance(answer, Future):
-                self._deferred[place] = Deferred(self._job(inbound), answer, time.perf_counter())
+                job = msgspec.structs.replace(self._job(inbound), payload=b"")
+                self._deferred[place] = Deferred(job, answer, time.perf_counter())
                 return b""
             reply = self._within_limit(encode_reply(answer, request.request_id))
         except Exception as error:  # boundary: one request's fault is that request's alone
@@ -253,24 +261,34 @@ class Dispatcher:
         return job
 
     def _plain_reads_of(self, caller: Caller) -> _PlainReads:
-        held = self._grants.held
-        handlers = {
-            request: (action.handle, (action.name, "ok"))
-            for request, action in self._actions.items()
-            if not (action.mutates or action.apart) and self._grants.allows(caller, action.name)
-        }
+        held, roles = self._grants.held, caller.roles if caller.authenticated else None
+        if held is not self._handlers_held:
+            self._handlers_held, self._handlers = held, {}
+        handlers = self._handlers.get(roles)
+        if handlers is None:
+            handlers = self._handlers[roles] = self._handlers_of(caller)
         if len(self._plain_reads) >= _MAX_CALLERS:
             self._plain_reads.clear()
         reads = self._plain_reads[id(caller)] = _PlainReads(caller, held, handlers)
         return reads
 
-    @staticmethod
-    def _slice(requests: Sequence[T]) -> Iterable[T]:
-        """Return requests, of many only those for which there is time."""
-        if len(requests) <= _SLICE_FROM:
-            return requests
-        until = time.perf_counter() + _SLICE_S
-        return itertools.takewhile(lambda each: each is requests[0] or time.perf_counter() < until, requests)
+    def _handlers_of(self, caller: Caller) -> dict[type[Request], _Handler]:
+        return {
+            request: (action.handle, (action.name, "ok"))
+            for request, action in self._actions.items()
+            if not (action.mutates or action.apart) and self._grants.allows(caller, action.name)
+        }
+
+    def _answer_some(
+        self, jobs: "Sequence[Job | Refused]", answer: "Callable[[Job | Refused, int], bytes]", begin: int = 0
+    ) -> list[bytes]:
+        """Return the replies to those jobs for which there is time, one at least."""
+        replies, until = [], time.perf_counter() + SLICE_S
+        for place, job in enumerate(jobs, begin):
+            replies.append(answer(job, place))
+            if time.perf_counter() >= until:
+                break
+        return replies
 
     def _answer_in_batch(self, job: Job | Refused, place: int) -> bytes:
         """Answer within the batch's transaction; an action with transactions of its own runs after it."""
@@ -349,9 +367,9 @@ class Dispatcher:
         return self._within_limit(job.encode(answer))
 
     def _within_limit(self, reply: bytes) -> bytes:
-        if len(reply) > self._max_payload_bytes:  # the client would close the connection, and retry for ever
+        if len(reply) > self.max_payload_bytes:  # the client would close the connection, and retry for ever
             raise MessageTooLarge(
-                f"the reply has {len(reply)} bytes and {self._max_payload_bytes} are allowed; ask for less per request"
+                f"the reply has {len(reply)} bytes and {self.max_payload_bytes} are allowed; ask for less per request"
             )
         return reply
 

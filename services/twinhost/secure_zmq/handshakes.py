@@ -7,14 +7,12 @@ the announcer knows in advance. A refusal without a key matches by the announcer
 once, so if somebody else uses one up, one of the announcer's own is counted as an attack.
 """
 
-import ctypes
 import errno
 import socket
-import struct
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import assert_never
@@ -22,14 +20,15 @@ from typing import assert_never
 import structlog
 
 from twinhost.rate_limit import LogBudget, WindowLimit
-from twinhost.secure_zmq.connections import Connection, Connections, held, most_pending, remote, shut
-from twinhost.secure_zmq.errors import LimitReached
+from twinhost.secure_zmq.connections import Connection, Connections, held, most_pending, remote, shut, traffic_of
+from twinhost.secure_zmq.errors import LimitReached, PeerNotLive
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
+MAX_WAITING = 64  # accepted keys whose record failed; beyond this the ZAP handler refuses every key
 MAX_ATTEMPTS = 16  # of one announcement
 WINDOW_S = 15.0  # how long an announcement is open
 _ANNOUNCEMENTS_PER_HOUR = 60  # by all operators
@@ -46,17 +45,25 @@ _PAUSE_FACTOR = 4  # times a poll's duration, so that a flood costs little CPU t
 _LONGEST_PAUSE_S = 0.050
 _YIELD_AFTER = 64  # connections: then the GIL is released for a waiting thread, which would get it after 5 ms
 _MAX_EVICTED_PER_POLL = 1_024
-_TCP_INFO = 11  # linux/tcp.h; the module `socket` has it only on Linux
-_libc = ctypes.pythonapi  # a PyDLL of the whole process
-_BYTES_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # of struct tcp_info, since Linux 4.1
 
 HandshakeListener = Callable[[Outcome, Mapping[str, str]], None]  # the fields: peer, fingerprint, address, if known
 
 
+@dataclass(slots=True)
+class _Accepted:
+    """An accepted key that is not recorded yet."""
+
+    known: Mapping[str, str]
+    listeners: list[HandshakeListener]  # that have not recorded it
+    failed: bool = False  # the last attempt
+
+
 class Handshakes:
-    """Counts by outcome; safe to use from the handler's and the monitor's thread."""
+    """Counts by outcome; safe to use from any thread."""
 
     def __init__(self) -> None:
+        self.waiting: deque[_Accepted] = deque()  # the oldest first
+        self._recording = threading.Lock()
         self._listeners: list[HandshakeListener] = []
         self._lock = threading.Lock()
         self._counts: Counter[Outcome] = Counter()
@@ -65,36 +72,64 @@ class Handshakes:
 
     def counts(self) -> dict[str, int]:
         """Return the number of handshakes by outcome since the start."""
+        self.record()
         with self._lock:
             return {outcome.value: self._counts[outcome] for outcome in Outcome}
 
     def listen(self, listener: HandshakeListener) -> None:
-        """Call back for every handshake, on the thread that recorded its end; the callback must not block."""
+        """Call back for every handshake, on the thread that records it; it must not block, nor report one.
+
+        While it raises for an accepted key, that key is not served, and it is called again.
+        """
         self._listeners.append(listener)
 
     def announce_probes(self, by: str, own_fingerprint: str, fingerprints: Collection[str], attempts: int) -> None:
         """Count refusals that an operator will provoke separately; arguments and errors as of `Probes.announce`."""
         self._probes.announce(by, own_fingerprint, fingerprints, attempts)
-        self._notify(Outcome.ANNOUNCED_PROBE, {"peer": by, "fingerprint": own_fingerprint, "attempts": str(attempts)})
+        self._notify_all(
+            Outcome.ANNOUNCED_PROBE, {"peer": by, "fingerprint": own_fingerprint, "attempts": str(attempts)}
+        )
         _log.info("probes_announced", peer=by, fingerprint=own_fingerprint, attempts=attempts)
 
     def accepted(self, peer: str, fingerprint: str, address: str) -> None:
-        """Record an accepted key, from the ZAP handler."""
-        with self._lock:
-            self._counts[Outcome.ACCEPTED] += 1
-        self._probes.note_session(fingerprint, address)
+        """Note that a key was accepted, before libzmq is answered; to be recorded after that, off the client's path."""
         known = {"peer": peer, "fingerprint": fingerprint, "address": address}
-        self._notify(Outcome.ACCEPTED, known)
-        self._budget.log(_log.info, "handshake_accepted", (Outcome.ACCEPTED, peer), **known)
+        self.waiting.append(_Accepted(known, self._listeners.copy()))
+
+    def record(self) -> None:
+        """Record the accepted keys that wait; one whose record fails goes on waiting, and the next call tries again."""
+        if not self.waiting:
+            return
+        with self._recording:
+            for _ in range(len(self.waiting)):
+                accepted = self.waiting[0]
+                accepted.listeners = [
+                    each for each in accepted.listeners if not self._notify(each, Outcome.ACCEPTED, accepted.known)
+                ]
+                if accepted.listeners or not self._notify(self._count_accepted, Outcome.ACCEPTED, accepted.known):
+                    accepted.failed = True
+                    self.waiting.rotate(-1)
+                else:
+                    self.waiting.popleft()  # only now: nobody may find nothing waiting before all is recorded
+
+    def require_recorded(self, fingerprint: str) -> None:
+        """Record what waits; raise PeerNotLive if that fails for a handshake of this key, which must not be served."""
+        self.record()
+        if any(each.failed and each.known["fingerprint"] == fingerprint for each in tuple(self.waiting)):
+            raise PeerNotLive(
+                "the handshake of this connection can't be recorded, so nothing is answered; free space on the "
+                "agent's volume, and read its log"
+            )
 
     def refused(self, outcome: Outcome, **fields: str) -> None:
         """Record a refusal; `fields` (address, fingerprint) have what is known of the peer."""
+        self.record()  # in the order in which they came
         announced_by = self._announced_by(outcome, fields)
         if announced_by is not None:
             fields["probe_by"] = announced_by
         with self._lock:
             self._counts[outcome if announced_by is None else Outcome.ANNOUNCED_PROBE] += 1
-        self._notify(outcome, fields)
+        self._notify_all(outcome, fields)
         self._budget.log(_log.warning, "handshake_refused", outcome, cause=outcome.value, **fields)
 
     def _announced_by(self, outcome: Outcome, fields: Mapping[str, str]) -> str | None:
@@ -102,12 +137,23 @@ class Handshakes:
             return self._probes.claim(fields.get("fingerprint", ""), fields.get("address"))
         return self._probes.claim(None, fields.get("address")) if outcome in _KEYLESS_PROBES else None
 
-    def _notify(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
+    def _count_accepted(self, _: Outcome, known: Mapping[str, str]) -> None:
+        self._budget.log(_log.info, "handshake_accepted", (Outcome.ACCEPTED, known["peer"]), **known)
+        self._probes.note_session(known["fingerprint"], known["address"])
+        with self._lock:
+            self._counts[Outcome.ACCEPTED] += 1
+
+    def _notify_all(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
         for listener in self._listeners:
-            try:
-                listener(outcome, fields)
-            except Exception:  # noqa: BLE001 - boundary: a listener's fault must not end the ZAP handler, nor the monitor
-                _log.exception("handshake_listener_fault")
+            self._notify(listener, outcome, fields)
+
+    def _notify(self, listener: HandshakeListener, outcome: Outcome, fields: Mapping[str, str]) -> bool:
+        try:
+            listener(outcome, fields)
+        except Exception:  # noqa: BLE001 - boundary: a listener's fault must not end the ZAP handler, nor the monitor
+            self._budget.log(_log.exception, "handshake_listener_fault", "handshake_listener_fault")
+            return False
+        return True
 
 
 class FailedHandshakes:
@@ -144,7 +190,7 @@ def failure_of(event: SocketEvent) -> Outcome | None:
             return Outcome.NOT_ZMTP
         case EventKind.BROKEN_OFF:
             return Outcome.TIMED_OUT if event.value == errno.ETIMEDOUT else Outcome.BROKEN_OFF
-        case EventKind.CONNECTED | EventKind.ACCEPTED | EventKind.RETRIED:
+        case EventKind.CONNECTED | EventKind.ACCEPTED:
             pass
         case EventKind.SUCCEEDED | EventKind.DISCONNECTED:
             pass
@@ -226,12 +272,6 @@ def _without_scope(address: str) -> str:
     return address.partition("%")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Traffic:
-    acknowledged: int  # bytes; retransmissions don't count, so a peer can't make it grow by itself
-    received: int
-
-
 class HandshakeGuard(Worker):
     """Closes connections that use too much memory in their handshake; its thread sleeps while there is no handshake.
 
@@ -279,7 +319,7 @@ class HandshakeGuard(Worker):
     def observe(self, event: SocketEvent) -> bool:
         """Note a server's event after `Connections` has; return whether the guard caused it."""
         match event.kind:
-            case EventKind.ACCEPTED if self.started:
+            case EventKind.ACCEPTED if self.started and not self._work.is_set():
                 self._work.set()
             case EventKind.DISCONNECTED:
                 with self._lock:
@@ -310,7 +350,7 @@ class HandshakeGuard(Worker):
         for number, connection in enumerate(self._connections.pending()):
             if number % _YIELD_AFTER == 0:
                 time.sleep(0)
-            traffic = _traffic(connection.fd)
+            traffic = traffic_of(connection.fd)
             if traffic is None:
                 self._connections.end_handshake(connection, succeeded=False)
             elif traffic.acknowledged > self._max_sent_before_ready:
@@ -341,7 +381,7 @@ class HandshakeGuard(Worker):
 
     def _address_of(self, found: socket.socket, connection: Connection, more_than: int) -> str | None:
         """Return the remote address if the peer on our port is unauthenticated and sent too much; None otherwise."""
-        traffic, peer = _traffic(found.fileno()), remote(found)
+        traffic, peer = traffic_of(found.fileno()), remote(found)
         if peer is None or traffic is None or traffic.acknowledged > self._max_sent_before_ready:
             return None
         ours = found.getsockname()[1] == connection.port
@@ -350,15 +390,3 @@ class HandshakeGuard(Worker):
 
 def _pause_s(took_s: float) -> float:
     return min(max(_POLL_S, _PAUSE_FACTOR * took_s), _LONGEST_PAUSE_S)
-
-
-def _traffic(fd: int) -> _Traffic | None:
-    """Return the TCP counters; None if the descriptor is not, or no longer, a TCP connection."""
-    content = ctypes.create_string_buffer(_BYTES_ACKED_AND_RECEIVED.size)
-    length = ctypes.c_uint32(len(content))
-    # libc directly: a socket object would own libzmq's descriptor. PyDLL keeps the GIL: releasing it a thousand times
-    # for a microsecond each would mean waiting for a busy server a thousand times.
-    failed = _libc.getsockopt(fd, socket.IPPROTO_TCP, _TCP_INFO, content, ctypes.byref(length))
-    if failed or length.value < len(content):
-        return None
-    return _Traffic(*_BYTES_ACKED_AND_RECEIVED.unpack(content))

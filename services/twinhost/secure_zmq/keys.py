@@ -109,8 +109,10 @@ class Validity:
         return self.not_after is not None and now > self.not_after + CLOCK_TOLERANCE_S
 
     def holds(self, now: float) -> bool:
-        """Return whether it is valid at `now`."""
-        return self.has_begun(now) and not self.has_ended(now)
+        """Return whether it is valid at `now`; asked for every message."""
+        return (self.not_before is None or now >= self.not_before - CLOCK_TOLERANCE_S) and (
+            self.not_after is None or now <= self.not_after + CLOCK_TOLERANCE_S
+        )
 
     def days_left(self, now: float) -> float | None:
         """Return the days until `not_after`, negative after it; None where there is no end."""
@@ -317,7 +319,7 @@ def _certificate(source: str, sections: dict[str, dict[str, str]]) -> Certificat
         owner = KeyOwner(metadata["name"], metadata["host"], frozenset(metadata["roles"].split()))
         public = PublicKey(decode_z85_key(_characters(sections["curve"]["public-key"]), "the public key"))
         moments = {name: parse_moment(metadata[name]) for name in ("not_before", "not_after") if name in metadata}
-        return Certificate(owner, public, Validity(**moments))
+        return Certificate(owner, public, Validity(**moments) if moments else UNLIMITED)
     except KeyFileMalformed as error:
         raise KeyFileMalformed(f"{source}: {error}") from None
 

@@ -69,7 +69,7 @@ class ZMQAuthenticator:
         self._watches: list[Watch] = []
         self._ended, self._due = threading.Event(), threading.Event()
         self._peers.listen(lambda _: self._due.set())
-        self.authenticator = Authenticator(self._context, self._peers, on_end=self._end)
+        self.authenticator = Authenticator(self._context, self._peers, on_end=self._end, record_first=True)
         self.authenticator.handshakes.listen(self._observe_handshake)
         self._peers.watch()
         Worker("legacy-sessions", self._close_revoked).start()

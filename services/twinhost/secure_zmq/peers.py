@@ -75,6 +75,7 @@ def explain(refusal: Refusal) -> str:
 class _Snapshot:
     contents: FolderContents = NOTHING
     by_fingerprint: Mapping[str, Peer] = field(default_factory=dict)  # no revoked key is in it
+    by_key: Mapping[bytes, Peer] = field(default_factory=dict)  # the same peers, for a handshake: it shows the key
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,9 @@ class AuthorizedPeers:
 
         `raw_key` is the public key as the handshake shows it; one that is not 32 bytes long is not authorised.
         """
-        return self.judge_fingerprint(fingerprint_of(raw_key), time.time() if now is None else now)
+        now = time.time() if now is None else now
+        peer = self._snapshot.by_key.get(raw_key)
+        return self.judge_fingerprint(fingerprint_of(raw_key), now) if peer is None else _judged(peer, now)
 
     def judge_fingerprint(self, fingerprint: str, now: float) -> Peer | Refusal:
         """Judge a key by its fingerprint, as `judge()` does; called for every message."""
@@ -121,9 +124,7 @@ class AuthorizedPeers:
         if peer is None:
             revoked = fingerprint in snapshot.contents.revoked
             return Outcome.KEY_REVOKED if revoked else Outcome.KEY_NOT_AUTHORIZED
-        if peer.validity is UNLIMITED or peer.validity.holds(now):
-            return peer
-        return Outcome.KEY_EXPIRED if peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID
+        return _judged(peer, now)
 
     def find(self, raw_key: bytes) -> Peer | None:
         """Return the peer of a public key that is authorised at this moment."""
@@ -255,11 +256,12 @@ class AuthorizedPeers:
 
     def _swap(self, contents: FolderContents) -> dict[str, Peer]:
         """Swap the list; a listed key takes precedence over the same key as a candidate or an invitation."""
-        peers = [_restricted(INVITATION_ROLE, key) for key in contents.invites]
-        peers += [_restricted(CANDIDATE_ROLE, key) for key in self._candidates.values()]
-        peers += [_peer(key) for keys in (contents.next, contents.current) for key in keys.values()]
-        by_fingerprint = {peer.fingerprint: peer for peer in peers if peer.fingerprint not in contents.revoked}
-        self._snapshot = _Snapshot(contents, by_fingerprint)
+        listed = [(key, _restricted(INVITATION_ROLE, key)) for key in contents.invites]
+        listed += [(key, _restricted(CANDIDATE_ROLE, key)) for key in self._candidates.values()]
+        listed += [(key, _peer(key)) for keys in (contents.next, contents.current) for key in keys.values()]
+        by_key = {key.public.raw: peer for key, peer in listed if peer.fingerprint not in contents.revoked}
+        by_fingerprint = {peer.fingerprint: peer for peer in by_key.values()}
+        self._snapshot = _Snapshot(contents, by_fingerprint, by_key)
         return by_fingerprint
 
 
@@ -344,6 +346,12 @@ class _FolderWatch(Worker):
 
 def _places(seen: Mapping[Path, _Seen]) -> dict[Path, tuple[int, int]]:
     return {folder: each.place for folder, each in seen.items()}
+
+
+def _judged(peer: Peer, now: float) -> Peer | Refusal:
+    if peer.validity is UNLIMITED or peer.validity.holds(now):
+        return peer
+    return Outcome.KEY_EXPIRED if peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID
 
 
 def _peer(key: Certificate) -> Peer:

@@ -20,7 +20,7 @@ from twinhost.secure_zmq.actions import Completed, Withdrawable
 from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, ServerSocket, Session
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
+from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, PeerNotLive, RequestError
 from twinhost.secure_zmq.framing.forms import MAX_PARTS, MAX_REPLIES_BYTES, SEPARATOR, groups, requests_in, together
 from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.keys import KeyPair
@@ -36,8 +36,9 @@ _TICK_S = 0.2
 _IDLE_TICK_S = 1.0  # while nothing happens: then only what depends on the time is due, such as a key's expiry
 _BUSY_MS = 10  # without a message: then the loop polls, so that it can be woken, which a blocking receive can't be
 _QUIET_MS = 50  # without a message: then all that was in flight when the loop was stopped has arrived
-_MAX_UNFINISHED = 64  # frames that wait to be continued, and their bytes: then nothing is received
+_MAX_UNFINISHED = 2_048  # requests of one caller that wait to be continued, and their bytes
 _MAX_UNFINISHED_BYTES = 8 * 1024 * 1024
+_TOO_MANY = "too many slow requests of yours wait here; send fewer at once, and repeat this one, which was not executed"
 _DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
 _STALLED_AFTER_S = 5.0
 _SNDMORE = int(zmq.SNDMORE | zmq.NOBLOCK)
@@ -96,7 +97,7 @@ class Server:
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
         self._deferred: list[tuple[_Return, Deferred]] = []
-        self._unfinished: deque[_Batch] = deque()  # of frames that took too long to be answered at once
+        self._unfinished: dict[str, deque[_Batch]] = {}  # by caller, in turn: what took too long to be answered at once
         self._resumed = False  # whether the last batch was one of these
         self._room = 1  # messages of the next batch: after single requests, no second receive is tried
         self._stop = threading.Event()
@@ -203,17 +204,44 @@ class Server:
         """Receive a batch, or continue one; in turn, so that a frame of slow requests does not keep the others."""
         if not self._unfinished:
             return self._receive_batch(flags)
-        size = sum(batch.size for batch in self._unfinished)
-        full = len(self._unfinished) >= _MAX_UNFINISHED or size >= _MAX_UNFINISHED_BYTES
-        self._resumed = full or not self._resumed
+        self._resumed = not self._resumed
         if not self._resumed:
             return self._receive_batch(DONTWAIT)
-        batch = self._unfinished.popleft()
-        for inbound in batch.inbounds:
-            caller = inbound.caller
-            if caller is not None and self._sessions.caller_now(caller.fingerprint) is None:
-                inbound.fault = PeerNotLive(f"the key of {caller.name} is not valid here any more; enrol a new key")
+        name = next(iter(self._unfinished))
+        waiting = self._unfinished.pop(name)
+        batch = waiting.popleft()
+        if waiting:
+            self._unfinished[name] = waiting  # behind the other callers
+        return self._still_valid(batch)
+
+    def _still_valid(self, unfinished: _Batch) -> _Batch:
+        """Return what is to be continued: not for a peer that has gone, and as its key is listed now."""
+        batch = _Batch()
+        for back, inbound in zip(unfinished.returns, unfinished.inbounds, strict=True):
+            if not self._sessions.leads_to(back.route[0], back.session):
+                continue
+            if (caller := inbound.caller) is not None:
+                now = self._sessions.caller_now(caller.fingerprint)
+                if now is None or now.name != caller.name:
+                    inbound.fault = PeerNotLive(f"the key of {caller.name} is not valid here any more; enrol a new key")
+                else:
+                    inbound.caller = now
+            batch.add(back, inbound)
         return batch
+
+    def _continue_later(self, batch: _Batch) -> None:
+        """Keep what could not be answered yet, or refuse it where too much is kept already."""
+        self._room = 1  # of slow requests, no more are received than are answered
+        caller = batch.inbounds[0].caller
+        waiting = self._unfinished.setdefault(caller.name if caller else "", deque())
+        count = len(batch.inbounds) + sum(len(other.inbounds) for other in waiting)
+        size = batch.size + sum(other.size for other in waiting)
+        if waiting and (count > _MAX_UNFINISHED or size > _MAX_UNFINISHED_BYTES):
+            for inbound in batch.inbounds:
+                inbound.fault = inbound.fault or LimitReached(_TOO_MANY)
+            self._answer(batch)
+        else:
+            waiting.append(batch)
 
     def _receive_batch(self, flags: int) -> _Batch:
         batch = _Batch()
@@ -254,9 +282,9 @@ class Server:
             batch.add(back, Inbound(payload, caller, fault))
             return
         try:
-            parts = requests_in(payload)
+            parts = requests_in(payload, self._dispatcher.max_payload_bytes)
             back.together = True
-        except MalformedRequest as error:
+        except RequestError as error:
             parts, fault = [payload], fault or error
         for part in parts:
             batch.add(back, Inbound(part, caller, fault))
@@ -289,7 +317,7 @@ class Server:
                 self._send(back, reply)
         self._send_together(last, gathered)
         if len(replies) < len(batch.returns):
-            self._unfinished.append(batch.rest(len(replies)))
+            self._continue_later(batch.rest(len(replies)))
 
     def _answer_deferred(self) -> None:
         """Send the answers that other threads have finished."""

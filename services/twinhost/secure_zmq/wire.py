@@ -15,7 +15,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, RequestError, UnknownAction
-from twinhost.secure_zmq.framing.forms import ACCEPTED, MESSAGEPACK_FROM_BYTES, check_values, is_messagepack, values_of
+from twinhost.secure_zmq.framing.forms import (
+    ACCEPTED,
+    MESSAGEPACK_FROM_BYTES,
+    check_nested,
+    check_values,
+    is_container,
+    is_messagepack,
+    values_of,
+)
 
 MAX_REQUEST_ID_CHARACTERS = 128
 NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -40,8 +48,10 @@ class Request(msgspec.Struct, kw_only=True, tag_field="action", forbid_unknown_f
 
 
 class _Envelope(msgspec.Struct):
-    action: Any = msgspec.UNSET
-    request_id: Any = None
+    """What a refusal needs; whatever else these fields are, it is not built."""
+
+    action: msgspec.Raw = msgspec.Raw()
+    request_id: msgspec.Raw = msgspec.Raw()
 
 
 MAX_IGNORED_NAMES = 32  # that a reply lists
@@ -100,7 +110,7 @@ class RequestDecoder:
             )
         if is_messagepack(payload):
             values = values_of(payload, self._max_payload_bytes)
-            with suppress(msgspec.ValidationError):
+            with suppress(msgspec.ValidationError, RecursionError):
                 return self._from_values(values, [] if ignored is None else ignored)
             payload = _encoder.encode(values)  # to find the reason as of a request in JSON
         try:  # msgspec doesn't check UTF-8 in unknown fields; ASCII needs no check, and no copy
@@ -136,7 +146,7 @@ class RequestDecoder:
         return request
 
     def _explain(self, payload: bytes, error: msgspec.ValidationError) -> RequestError:
-        action = _envelope(payload).action
+        action, _ = _envelope(payload)
         if action is msgspec.UNSET:
             return MalformedRequest(f"the request names no action: {error}; send a JSON object with `action`")
         if not isinstance(action, str):
@@ -155,7 +165,7 @@ def _ignored(unknown: Iterable[str]) -> list[str]:
 
 def request_id_of(payload: bytes) -> str | None:
     """Return the request's id where it can be read, also from a request that is refused."""
-    request_id = _envelope(payload).request_id
+    _, request_id = _envelope(payload)
     if isinstance(request_id, str) and len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
         return request_id
     return None
@@ -163,7 +173,7 @@ def request_id_of(payload: bytes) -> str | None:
 
 def is_request_in_messagepack(payload: bytes) -> bool:
     """Return whether the reply to a payload, which may have been refused, is to be in MessagePack."""
-    return is_messagepack(payload) and _envelope(payload).action is not msgspec.UNSET
+    return is_messagepack(payload) and _envelope(payload)[0] is not msgspec.UNSET
 
 
 def as_json(payload: bytes) -> bytes:
@@ -181,8 +191,11 @@ def compared_bytes(payload: bytes, request: Request) -> bytes:
 
 
 def as_messagepack(payload: bytes) -> bytes:
-    """Return a request or a reply as MessagePack; one in JSON with the same fields in the same order."""
-    return payload if is_messagepack(payload) else _messagepack_encoder.encode(_reply_decoder.decode(payload))
+    """Return a reply in JSON as MessagePack, or as it is where it has a number that only JSON can write."""
+    try:
+        return _messagepack_encoder.encode(_reply_decoder.decode(payload))
+    except (OverflowError, RecursionError):
+        return payload
 
 
 def encode_request(
@@ -237,6 +250,8 @@ def _as_messagepack(message: Mapping[str, Any], max_payload_bytes: int) -> bytes
     plain = msgspec.to_builtins(message, str_keys=True)
     try:
         check_values(plain, max_payload_bytes)
+        nested = (value for value in plain.values() if isinstance(value, (dict, list)))
+        check_nested(sum(len(_messagepack_encoder.encode(value)) for value in nested))
         return _messagepack_encoder.encode(plain)
     except (RequestError, OverflowError):  # a number that only JSON can write
         return b""
@@ -352,8 +367,19 @@ def _members_of(kind: Any) -> list[Any]:
     return [member for each in get_args(kind) for member in _members_of(each)]
 
 
-def _envelope(payload: bytes) -> _Envelope:
+def _envelope(payload: bytes) -> tuple[Any, Any]:
+    """Return the action and the id of a request that may be malformed; an array or an object is not built."""
+    compact = is_messagepack(payload)
     try:
-        return (_messagepack_envelope_decoder if is_messagepack(payload) else _envelope_decoder).decode(payload)
+        found = (_messagepack_envelope_decoder if compact else _envelope_decoder).decode(payload)
+        return _scalar_of(bytes(found.action), compact), _scalar_of(bytes(found.request_id), compact)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _Envelope()
+        return msgspec.UNSET, msgspec.UNSET
+
+
+def _scalar_of(raw: bytes, compact: bool) -> Any:
+    if not raw:
+        return msgspec.UNSET
+    if is_container(raw[0]) if compact else raw[:1] in (b"[", b"{"):
+        return None
+    return msgspec.msgpack.decode(raw) if compact else msgspec.json.decode(raw)

@@ -1,17 +1,21 @@
-"""Bare pyzmq with CURVE: a ROUTER without ZAP, identity, codec, or dispatch; and clients that know libzmq alone."""
+"""Bare pyzmq with CURVE: a ROUTER without identity, codec, or dispatch; and clients that know libzmq alone."""
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import zmq
+from zmq.utils import z85
 
 from tests.benchmarks.speed.child import ready
 from tests.benchmarks.speed.messages import LOAD_AGENT, around_the_id, request
 from tests.benchmarks.speed.task import ANSWER_WITHIN_S, ID_CHARACTERS, Outcome, Task, one_by_one
+from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, limit_router
 
 _SOCKETS = 4_096  # of a context
 _MAX_BATCH = 256  # requests that share one commit, as in the product
@@ -28,9 +32,23 @@ _APPEND = "INSERT INTO replies (caller, requests, digests, replies) VALUES (?, ?
 _held: list[Any] = []
 
 
-def serve(endpoint: str, secret: str, reply: str) -> None:
-    """Answer every request with the same bytes, on a ROUTER that nobody is kept from."""
-    socket = _bound(endpoint, secret)
+def serve(endpoint: str, secret: str, reply: str, admitted: dict[str, str] | None = None) -> None:
+    """Answer every request with the same bytes, on a ROUTER.
+
+    Args:
+        endpoint: where to bind.
+        secret: the server's.
+        reply: the bytes.
+        admitted: the names of the keys that a ZAP handler admits, and this project's socket options; None: neither.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    if admitted is not None:
+        limit_router(socket, DEFAULT_MAX_PAYLOAD_BYTES)
+        socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+        names = {z85.decode(key.encode()): name.encode() for key, name in admitted.items()}
+        threading.Thread(target=_admit, args=(context.socket(zmq.REP), names), daemon=True).start()
+    _bind(socket, endpoint, secret)
     answer = reply.encode()
     while True:
         route = socket.recv()
@@ -39,11 +57,23 @@ def serve(endpoint: str, secret: str, reply: str) -> None:
         socket.send(answer)
 
 
+def _admit(zap: "zmq.Socket[bytes]", names: dict[bytes, bytes]) -> None:
+    """Answer as the least ZAP handler does: one dictionary, no limit, no record."""
+    zap.bind(ZAP_ENDPOINT)
+    while True:
+        version, request, *_, key = zap.recv_multipart()
+        name = names.get(key)
+        verdict = [b"400", b"", b"", b""] if name is None else [b"200", b"OK", name, b""]
+        zap.send_multipart([version, request, *verdict])
+
+
 def serve_committing(endpoint: str, secret: str, reply: str, database: str) -> None:
     """Answer like `serve`, after a commit for all that has arrived; the rows are those of the product."""
     connection = sqlite3.connect(database, isolation_level=None)
     connection.executescript(_TABLES)
-    socket = _bound(endpoint, secret)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    _bind(socket, endpoint, secret)
     answer = reply.encode()
     begins = len(around_the_id(Task("register_agent"))[0])
     while True:
@@ -64,14 +94,12 @@ def serve_committing(endpoint: str, secret: str, reply: str, database: str) -> N
             socket.send(answer)
 
 
-def _bound(endpoint: str, secret: str) -> "zmq.Socket[bytes]":
-    socket = zmq.Context().socket(zmq.ROUTER)
+def _bind(socket: "zmq.Socket[bytes]", endpoint: str, secret: str) -> None:
     socket.backlog = 1_024
     socket.curve_server = True
     socket.curve_secretkey = secret.encode()
     socket.bind(endpoint)
     ready()
-    return socket
 
 
 def blocking(target: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:

@@ -140,6 +140,11 @@ class Field:
         target = self._targets["pyzmq"] = {**self._twin.bare_target, "endpoint": endpoint, "pin": public}
         self._python("pyzmq", "bare_pyzmq", "blocking", target)
         self._python("pyzmq-connecting", "bare_pyzmq", "connecting", target)
+        endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+        admitted = {public: f"agent-{number}" for number, (public, _) in enumerate(target["keys"])}
+        admitting = {**arguments, "endpoint": endpoint, "admitted": admitted}
+        self._serve("zap", Process.python("bare_pyzmq", "serve", admitting, self._log))
+        self._python("zap-connecting", "bare_pyzmq", "connecting", {**target, "endpoint": endpoint})
 
     def _start_raw_mtls(self) -> None:
         target = self._serve_tls("raw-mtls", "raw_mtls", "serve")

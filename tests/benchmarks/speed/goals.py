@@ -76,7 +76,7 @@ GOALS = (
         "clients in flight/c-router",
         0.65,
     ),
-    _least(_CONNECT, "rate beside CURVE without ZAP", "connect/ours-connecting", "connect/pyzmq-connecting", 0.9),
+    _least(_CONNECT, "rate beside a minimal ZAP handler", "connect/ours-connecting", "connect/zap-connecting", 0.9),
     _least(_CONNECT, "rate beside mTLS 1.3", "connect/ours-connecting", "connect/raw-mtls-connecting", 1.3),
     _least(_CONNECT, "rate beside gRPC mTLS", "connect/ours-connecting", "connect/grpc-connecting", 1.6),
     _most("idle connection", "KB each", "idle/ours", None, 40),

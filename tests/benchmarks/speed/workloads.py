@@ -58,7 +58,7 @@ def workloads(seconds: float) -> tuple[Workload, ...]:
             "connect",
             task(),
             Kind.PER_S,
-            ("ours-connecting", "pyzmq-connecting", "raw-mtls-connecting", "grpc-connecting"),
+            ("ours-connecting", "zap-connecting", "pyzmq-connecting", "raw-mtls-connecting", "grpc-connecting"),
         ),
         Workload("mixed load", task(), Kind.P99_US, ("ours-beside-others",)),
         Workload("64 KiB", task(padding=64 * 1024), Kind.P50_US, large),

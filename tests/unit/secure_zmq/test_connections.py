@@ -1,13 +1,15 @@
 """The connection table, where libzmq's events come later than a connection's first message."""
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from twinhost.secure_zmq.authenticator import SessionLimits
-from twinhost.secure_zmq.connections import Connections
+from twinhost.secure_zmq.connections import Connections, held, remote, remote_of
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 
 KEY = "SHA256:of-a-key"
@@ -41,3 +43,37 @@ def test_a_connection_reported_late_is_counted_and_released(accepted: socket.soc
         assert limits.count(KEY) == 1
         connections.observe(SocketEvent(EventKind.DISCONNECTED, fd, endpoint))
         assert limits.count(KEY) == 0
+
+
+def through_a_duplicate(fd: int) -> tuple[str, int] | None:
+    with held(fd) as connection:
+        return None if connection is None else remote(connection)
+
+
+@pytest.mark.parametrize(
+    ("family", "address"),
+    [(socket.AF_INET, HOST), (socket.AF_INET6, "::1"), (socket.AF_INET6, "::ffff:127.0.0.1"), (socket.AF_UNIX, "")],
+    ids=["IPv4", "IPv6", "mapped", "IPC"],
+)
+def test_a_remote_address_is_read_in_one_call(family: socket.AddressFamily, address: str, tmp_path: Path) -> None:
+    """It is what Python's sockets say of a duplicate; and None once the connection has ended."""
+    name: tuple[str, int] | str = (address, 0) if address else str(tmp_path / "socket")
+    with socket.socket(family) as listener, socket.socket(family) as client:
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(name)
+        listener.listen()
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            bare = address.removeprefix("::ffff:")
+            assert remote_of(server.fileno()) == ((bare, client.getsockname()[1]) if address else ("", 0))
+            assert remote_of(server.fileno()) == through_a_duplicate(server.fileno())
+            assert remote_of(listener.fileno()) is None
+            if address:
+                server.shutdown(socket.SHUT_RDWR)
+                client.shutdown(socket.SHUT_RDWR)
+                assert remote_of(server.fileno()) == through_a_duplicate(server.fileno())
+        assert remote_of(server.fileno()) is None
+    with closing(os.fdopen(os.open(os.devnull, os.O_RDONLY))) as file:
+        assert remote_of(file.fileno()) is None

@@ -26,7 +26,6 @@ def event(kind: EventKind, value: int = 0) -> SocketEvent:
 CONNECTED = event(EventKind.CONNECTED)
 SUCCEEDED = event(EventKind.SUCCEEDED)
 LOST = event(EventKind.DISCONNECTED)
-RETRIED = event(EventKind.RETRIED)
 HUNG_UP = event(EventKind.BROKEN_OFF, errno.EPIPE)
 MUTE = event(EventKind.BROKEN_OFF, errno.EAGAIN)
 ZAP_300 = event(EventKind.REFUSED, 300)
@@ -70,7 +69,7 @@ def unencrypted(*events: SocketEvent, greeting: str | None = "CURVE") -> Diagnos
         ([CONNECTED, WRONG_KEYS], WrongServerKey),
         ([CONNECTED, HUNG_UP] * ENOUGH, WrongServerKey),
         ([CONNECTED, SUCCEEDED, LOST] + [CONNECTED, HUNG_UP] * ENOUGH, WrongServerKey),
-        ([CONNECTED, HUNG_UP, RETRIED, LOST] * ENOUGH, WrongServerKey),
+        ([CONNECTED, HUNG_UP, LOST] * ENOUGH, WrongServerKey),
     ],
 )
 def test_a_sequence_of_events_has_its_verdict(events: list[SocketEvent], kind: type[ConnectionRefused]) -> None:
@@ -82,9 +81,8 @@ def test_a_sequence_of_events_has_its_verdict(events: list[SocketEvent], kind: t
     "events",
     [
         [],
-        [RETRIED] * 100,
         [CONNECTED, SUCCEEDED],
-        [CONNECTED, SUCCEEDED, LOST, RETRIED, RETRIED],
+        [CONNECTED, SUCCEEDED, LOST],
         [CONNECTED, HUNG_UP] * (ENOUGH - 1),
         ([CONNECTED, HUNG_UP] * (ENOUGH - 1) + [CONNECTED, SUCCEEDED, LOST]) * 3,
         [CONNECTED, MUTE] * 100,
@@ -223,7 +221,6 @@ def test_an_unencrypted_client_has_no_wrong_key() -> None:
     ("events", "last"),
     [
         ([], "nothing answered at that address"),
-        ([RETRIED], "nothing answered at that address"),
         ([CONNECTED], MUTE_OR_FAULTY),
         ([CONNECTED, MUTE], ENDED),
         ([CONNECTED, SUCCEEDED], "it received the request and did not reply"),

@@ -6,10 +6,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from tests.unit.secure_zmq.bench import AGENT, LIMIT, OPERATOR, Bench, inbound
+from twinhost.secure_zmq import dispatch
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive
 from twinhost.secure_zmq.framing.inbound import Inbound
@@ -211,3 +213,44 @@ def test_a_retry_names_the_same_ignored_fields(bench: Bench) -> None:
 def test_an_older_dialect_names_no_ignored_fields(bench: Bench) -> None:
     """Also behind a request that had some."""
     assert bench.ask({"action": "read", "more": 1}, b"READ")[1] == {"SUM": 0}
+
+
+def test_a_batch_that_takes_long_is_answered_in_slices(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request at least; the rest is counted, and executed, when it is handed in again."""
+    monkeypatch.setattr(dispatch, "SLICE_S", 0.0)
+    reads = [inbound({"action": "read"})] * 3
+    changes = [inbound({"action": "add", "amount": number}) for number in (1, 2, 3)]
+    for batch, more in ((reads, tuple), (changes, tuple), ([reads[0], *changes], tuple)):
+        before = bench.dispatcher.counters.requests
+        replies = bench.dispatcher.answer(batch, more)
+        assert len(replies) == 1
+        assert bench.dispatcher.counters.requests == before + 1
+    assert bench.executions == [1]
+
+
+def test_what_may_be_read_follows_the_grants(bench: Bench) -> None:
+    """Also on the path of plain reads, which keeps what a caller may read."""
+    bench.dispatcher._grants.replace({"agent": {"read"}})
+    assert bench.ask({"action": "read"})[0]["status"] == "ok"
+    bench.dispatcher._grants.replace({"agent": {"add"}})
+    assert bench.ask({"action": "read"})[0]["code"] == "not_granted"
+    another = Caller("another", "pc2", frozenset({"reader"}), "SHA256:another")
+    bench.dispatcher._grants.replace({"reader": {"read"}})
+    assert bench.ask({"action": "read"}, caller=another)[0]["status"] == "ok"
+    assert bench.ask({"action": "read"})[0]["code"] == "not_granted"
+
+
+def test_a_deferred_read_keeps_no_payload(bench: Bench) -> None:
+    """What the caller sent may be large, and waits for another thread."""
+    bench.dispatcher.answer([inbound(b'{"action": "defer"' + b" " * 9_000 + b"}")])
+    (deferred,) = bench.dispatcher.take_deferred().values()
+    assert deferred.job.payload == b""
+
+
+@pytest.mark.parametrize("action", ["read", "add"])
+def test_a_number_that_messagepack_has_not_is_answered_in_json(bench: Bench, action: str) -> None:
+    """No reply ends the loop."""
+    bench.sum = 2**70
+    fields = {"amount": 1} if action == "add" else {}
+    (reply,) = bench.dispatcher.answer([inbound(msgspec.msgpack.encode({"action": action, **fields}))])
+    assert json.loads(reply)["sum"] >= 2**70

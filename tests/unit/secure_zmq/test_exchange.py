@@ -9,10 +9,17 @@ from typing import Any
 import pytest
 import zmq
 
-from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.errors import MalformedRequest, SocketMisuse
 from twinhost.secure_zmq.framing import exchange
 from twinhost.secure_zmq.framing.exchange import LOOK_S, MAX_UNANSWERED, Asked, Exchange, new_request_id
-from twinhost.secure_zmq.framing.forms import ACCEPTED, MAX_SENT_BYTES, MAX_SENT_PARTS, is_messagepack, requests_in
+from twinhost.secure_zmq.framing.forms import (
+    ACCEPTED,
+    MAX_SENT_BYTES,
+    MAX_SENT_PARTS,
+    is_messagepack,
+    requests_in,
+    together,
+)
 from twinhost.secure_zmq.link import Link
 from twinhost.secure_zmq.server_address import UnencryptedAddress
 
@@ -42,7 +49,8 @@ class Wire:
         """Return the requests in each frame since the last call."""
         frames, self.frames = self.frames, []
         return [
-            [json.loads(part) for part in (requests_in(frame) if frame[:1] == b"\x1e" else [frame])] for frame in frames
+            [json.loads(part) for part in (requests_in(frame, LIMIT) if frame[:1] == b"\x1e" else [frame])]
+            for frame in frames
         ]
 
     def answer(self, asked: Asked, accepts: Sequence[str] | None = None) -> None:
@@ -92,7 +100,7 @@ def test_until_the_server_has_said_what_it_reads_each_goes_alone(wire: Wire) -> 
 
 @pytest.mark.parametrize("accepts", [None, [], ["messagepack"], ["a form of later versions"]])
 def test_a_server_that_reads_no_sequences_gets_none(wire: Wire, accepts: list[str] | None) -> None:
-    """An older version does not answer `accepts` at all."""
+    """Or that does not answer `accepts` at all."""
     (first,) = wire.ask(1)
     wire.answer(first, accepts)
     wire.take_frames()
@@ -109,6 +117,74 @@ def test_every_session_is_asked_anew(wire: Wire) -> None:
     frames = wire.take_frames()
     assert [frame[0]["request_id"] for frame in frames] == [asked.request_id for asked in (*again, new)]
     assert [frame[0] for frame in frames[:2]] == before
+
+
+def test_a_repetition_alone_does_not_settle_what_the_server_reads(wire: Wire) -> None:
+    """It has no `accepts`, so its reply has none; the next request asks."""
+    wire.negotiate()
+    (again,) = wire.ask(1)
+    wire.exchange.send(2, wire.send)
+    wire.answer(again)
+    (new,) = wire.ask(1, session=2)
+    assert wire.take_frames()[-1][0]["accepts"] == list(ACCEPTED)
+    wire.answer(new, ACCEPTED)
+    wire.ask(2, session=2)
+    assert [len(frame) for frame in wire.take_frames()] == [2]
+
+
+def test_an_older_servers_remark_on_accepts_is_hidden(wire: Wire) -> None:
+    """It lists the field as ignored; what else it ignored stays in the reply."""
+    for ignored, shown in ((["accepts"], None), (["accepts", "x"], ["x"])):
+        (asked,) = wire.ask(1)
+        wire.exchange.take(json.dumps({"request_id": asked.request_id, "ignored_fields": ignored}).encode())
+        assert asked.reply is not None
+        assert asked.reply.get("ignored_fields") == shown
+    wire.take_frames()
+    wire.ask(2)
+    assert [frame[0].get("accepts") for frame in wire.take_frames()] == [None, None]
+
+
+def test_what_is_given_up_without_a_session_is_not_kept(wire: Wire) -> None:
+    for _ in range(3):
+        asked = wire.exchange.ask("echo", {"text": "x"}, new_request_id(), 5.0)
+        wire.exchange.forget(asked)
+    assert not wire.exchange._unsent
+
+
+def test_replies_beside_one_that_could_not_be_read_count(wire: Wire) -> None:
+    """All of a frame is taken, then the error is raised."""
+    wire.negotiate()
+    first, second = wire.ask(2)
+    replies = [{"request_id": first.request_id}, {"status": "error", "error": "bad"}, {"request_id": second.request_id}]
+    with pytest.raises(MalformedRequest, match="bad"):
+        wire.exchange.take(together([json.dumps(reply).encode() for reply in replies]))
+    assert first.reply is not None
+    assert second.reply is not None
+
+
+def test_a_reply_stays_due_after_its_call_was_given_up(wire: Wire) -> None:
+    """So that a silent session is left, however short the deadlines are."""
+    (asked,) = wire.ask(1)
+    since = wire.exchange.due_since
+    assert since is not None
+    wire.exchange.forget(asked)
+    wire.ask(1)
+    assert wire.exchange.due_since == since
+    wire.exchange.send(2, wire.send)
+    assert wire.exchange.due_since != since
+
+
+def test_a_client_of_a_parent_process_says_so(wire: Wire) -> None:
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            wire.ask(1)
+        except SocketMisuse as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    assert "before a fork" in os.read(reading, 1_000).decode()
 
 
 def test_a_repetition_is_the_same_bytes_in_json(wire: Wire) -> None:

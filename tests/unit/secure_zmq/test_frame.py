@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.secure_zmq.bench import AGENT
+from twinhost.secure_zmq.actions import Action, no_dialect
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, RequestError, UnknownAction
 from twinhost.secure_zmq.framing.forms import (
     MAX_PARTS,
@@ -21,6 +24,7 @@ from twinhost.secure_zmq.framing.forms import (
     together,
     values_of,
 )
+from twinhost.secure_zmq.framing.inbound import Inbound, Reader, Refused
 from twinhost.secure_zmq.wire import (
     Request,
     RequestDecoder,
@@ -29,6 +33,7 @@ from twinhost.secure_zmq.wire import (
     compared_bytes,
     decode_reply,
     encode_request,
+    request_id_of,
 )
 
 LIMIT = 100_000
@@ -59,15 +64,15 @@ DECODER = RequestDecoder([Keep], LIMIT)
 def test_requests_in_one_frame_are_those_that_were_put_in(objects: list[dict[str, Any]]) -> None:
     """In their order and byte for byte, whether each ends with a line feed, as RFC 7464 has it, or not."""
     parts = [json.dumps(each).encode() for each in objects]
-    assert requests_in(together(parts)) == parts
-    assert requests_in(b"".join(b"\x1e" + part + b"\n" for part in parts)) == parts
+    assert requests_in(together(parts), LIMIT) == parts
+    assert requests_in(b"".join(b"\x1e" + part + b"\n" for part in parts), LIMIT) == parts
     assert replies_in(together(parts)) == parts
     assert replies_in(parts[0]) == parts[:1]
 
 
 def test_separators_in_a_row_hold_no_request() -> None:
     """RFC 7464: they are no empty elements."""
-    assert requests_in(b"\x1e\x1e" + OBJECT + b"\n\x1e\x1e" + OBJECT) == [OBJECT, OBJECT]
+    assert requests_in(b"\x1e\x1e" + OBJECT + b"\n\x1e\x1e" + OBJECT, LIMIT) == [OBJECT, OBJECT]
 
 
 @pytest.mark.parametrize(
@@ -84,11 +89,11 @@ def test_separators_in_a_row_hold_no_request() -> None:
 def test_a_frame_that_is_no_sequence_is_refused(frame: bytes, sentence: str) -> None:
     """As a whole, with one sentence."""
     with pytest.raises(MalformedRequest, match=sentence):
-        requests_in(frame)
+        requests_in(frame, 2_000_000)
 
 
 def test_a_frame_of_as_many_as_allowed_is_read() -> None:
-    assert len(requests_in(together([OBJECT] * MAX_PARTS))) == MAX_PARTS
+    assert len(requests_in(together([OBJECT] * MAX_PARTS), LIMIT)) == MAX_PARTS
 
 
 @given(
@@ -169,7 +174,7 @@ def test_the_limit_counts_the_size_as_json() -> None:
         b"\xc1",
         b"\xff",
         b"\x92\x01\x02",
-        b"\xdf\xff\xff\xff\xff",
+        b"\xdf\x00\x00\x00\xff",
         b"\x91" * 50_000,
         b"\x81\xa1a" * 25_000,
         msgspec.msgpack.encode({"action": "keep", "value": 1}) + b"x",
@@ -226,3 +231,53 @@ def test_a_client_uses_messagepack_for_large_requests_alone() -> None:
         assert payload == encode_request("keep", {**large, "number": value}, "1", LIMIT)
     binary = encode_request("keep", {**large, "number": b"bytes"}, "1", LIMIT, messagepack=True)
     assert as_json(binary) == encode_request("keep", {**large, "number": b"bytes"}, "1", LIMIT)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"value": [[]] * 300_000}, {"request_id": [[]] * 300_000}, {str(number): 1 for number in range(300)}],
+    ids=["a field", "the id", "many fields"],
+)
+def test_what_would_take_much_memory_is_not_built(fields: dict[str, Any]) -> None:
+    """An array of one-byte values takes fifty times its size: it is refused by its size in MessagePack."""
+    payload = msgspec.msgpack.encode({"action": "keep", **fields})
+    decoder = RequestDecoder([Keep], 4 * 1024 * 1024)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageTooLarge, match="as JSON"):
+            decoder.decode(payload)
+        assert request_id_of(payload) is None
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 3 * len(payload) + 100_000
+
+
+def test_a_refusal_keeps_nothing_of_what_was_decoded() -> None:
+    """Neither by its traceback nor by its context."""
+    reader = Reader({Keep: Action(Keep, lambda *_: {})}, LIMIT, no_dialect)
+    refused = reader.read(Inbound(b'{"action": "keep", "value": [1, 2, 3], "number": "x"}', AGENT))
+    assert isinstance(refused, Refused)
+    assert (refused.error.__traceback__, refused.error.__context__, refused.error.__cause__) == (None, None, None)
+
+
+def test_an_action_that_is_an_array_is_not_built() -> None:
+    """The sentence and the id are those of any other request."""
+    for encode in (msgspec.json.encode, msgspec.msgpack.encode):
+        with pytest.raises(MalformedRequest, match="action"):
+            DECODER.decode(encode({"action": [1, 2], "request_id": "5"}))
+        assert request_id_of(encode({"action": [1, 2], "request_id": "5"})) == "5"
+
+
+def test_values_nested_too_deeply_for_conversion_are_malformed() -> None:
+    deep: Any = 1
+    for _ in range(960):
+        deep = [deep]
+    for _ in range(90):
+        try:
+            DECODER.decode(msgspec.msgpack.encode({"action": "keep", "value": deep}))
+        except MalformedRequest:
+            break
+        deep = [deep]
+    else:
+        pytest.fail("no depth was refused")

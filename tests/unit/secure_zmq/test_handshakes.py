@@ -1,5 +1,7 @@
 """What became of handshakes: every one counted, and no more logged than a budget allows."""
 
+import threading
+
 from structlog.testing import capture_logs
 
 from twinhost.rate_limit import LINES_PER_WINDOW, WINDOW_S, LogBudget
@@ -21,6 +23,29 @@ def test_each_handshake_is_counted_under_its_cause() -> None:
             handshakes.refused(outcome)
             handshakes.refused(outcome)
     assert handshakes.counts() == {o.value: 1 if o is Outcome.ACCEPTED else 2 for o in Outcome}
+
+
+def test_each_is_recorded_once_whichever_thread_does_it() -> None:
+    """And the one who asks for it finds its own recorded, even if another thread is doing that."""
+    handshakes, recorded, enough = Handshakes(), list[str](), threading.Event()
+    handshakes.listen(lambda _, fields: recorded.append(fields["address"]))
+
+    def record() -> None:
+        while not enough.is_set():
+            handshakes.record()
+
+    others = [threading.Thread(target=record) for _ in range(3)]
+    with capture_logs():
+        for other in others:
+            other.start()
+        for number in range(2_000):
+            handshakes.accepted("agent", "SHA256:x", str(number))
+            handshakes.record()
+            assert len(recorded) == number + 1
+        enough.set()
+        for other in others:
+            other.join()
+    assert recorded == [str(number) for number in range(2_000)]
 
 
 def test_a_refusal_is_logged_with_cause_address_and_fingerprint() -> None:

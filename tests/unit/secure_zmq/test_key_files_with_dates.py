@@ -12,6 +12,7 @@ from twinhost.secure_zmq.errors import KeyFileMalformed
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import (
     MAX_NAME_CHARACTERS,
+    UNLIMITED,
     Certificate,
     KeyOwner,
     KeyPair,
@@ -40,6 +41,12 @@ def test_every_owner_and_span_survives_the_way_to_text_and_back(
     """Name, host, roles, and both ends, whichever there are."""
     certificate = Certificate(owner, PUBLIC, Validity(*ends))
     assert parse_certificate(render_certificate(certificate), "a file") == certificate
+
+
+def test_a_key_without_dates_is_never_asked_for_them() -> None:
+    """The check of every message recognises its validity, instead of comparing two moments that aren't there."""
+    without = Certificate(DATED.owner, PUBLIC)
+    assert parse_certificate(render_certificate(without), "a file").validity is UNLIMITED
 
 
 def test_a_key_file_says_its_dates_for_a_person_to_read() -> None:

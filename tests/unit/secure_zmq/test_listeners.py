@@ -88,8 +88,8 @@ def test_a_listener_hears_of_every_handshake() -> None:
 
 
 @pytest.mark.sdt_security
-def test_a_listener_that_fails_locks_nobody_out(tmp_path: Path) -> None:
-    """The ZAP handler answers as before, and lives; so does the next listener."""
+def test_a_listener_that_fails_ends_no_handler(tmp_path: Path) -> None:
+    """The ZAP handler answers as before, and lives; so does the next listener. The key is not served meanwhile."""
     pair = new_pair("agent")
     authorize(tmp_path, pair)
     handshakes, recorded = Handshakes(), list[Outcome]()
@@ -110,6 +110,9 @@ def test_a_listener_that_fails_locks_nobody_out(tmp_path: Path) -> None:
                 assert asker.recv_multipart()[3] == status
             asker.close(0)
         assert authenticator.responsive
+        with pytest.raises(PeerNotLive, match="can't be recorded"):
+            handshakes.require_recorded(pair.public.fingerprint)
+        handshakes.require_recorded("SHA256:another")
     finally:
         authenticator.stop()
         context.term()

@@ -8,9 +8,10 @@ import pytest
 
 from tests.identities import authorize, new_pair
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.key_writer import write_certificate
-from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.callers import Peer
+from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 
 SEEN_WITHIN_S = 1.0  # the promise of the watcher
 
@@ -55,6 +56,31 @@ def test_an_unlisted_key_is_not_found(tmp_path: Path) -> None:
     assert peers.live(stranger.public.fingerprint) is None
     assert peers.live("") is None
     assert peers.public_key_of("stranger") is None
+
+
+@pytest.mark.sdt_security
+def test_a_handshake_is_judged_by_the_present_list(tmp_path: Path) -> None:
+    """Nothing of an earlier list is remembered: neither a name, nor a key that was removed, or revoked."""
+    pair, kept = new_pair("agent"), new_pair("kept")
+    path = authorize(tmp_path, pair)
+    authorize(tmp_path, kept)
+    peers = AuthorizedPeers([tmp_path])
+    before = peers.judge(pair.public.raw)
+    path.unlink()
+    renamed = Certificate(KeyOwner("renamed", "pc2", frozenset({"agent"})), pair.public)
+    write_certificate(renamed, tmp_path / "renamed.key")
+    peers.reload()
+    after = peers.judge(pair.public.raw)
+    assert isinstance(before, Peer)
+    assert isinstance(after, Peer)
+    assert (before.name, after.name) == ("agent", "renamed")
+    write_revocation(pair.certificate, tmp_path / "revoked")
+    peers.reload()
+    assert peers.judge(pair.public.raw) is Outcome.KEY_REVOKED
+    assert peers.judge(kept.public.raw) == peers.live(kept.public.fingerprint)
+    for _ in range(1_000):
+        assert peers.judge(os.urandom(32)) is Outcome.KEY_NOT_AUTHORIZED
+    assert list(peers._snapshot.by_key) == [kept.public.raw]
 
 
 def test_a_secret_file_authorizes_nobody(tmp_path: Path) -> None:

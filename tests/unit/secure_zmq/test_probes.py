@@ -30,6 +30,7 @@ class Watched:
         self.handshakes._probes = Probes(self.clock)
         self.recorded: list[tuple[Outcome, Mapping[str, str]]] = []
         self.handshakes.accepted(OPERATOR, OWN, HERE)
+        self.handshakes.record()
         self.handshakes.listen(lambda outcome, fields: self.recorded.append((outcome, dict(fields))))
 
     def announce(self, attempts: int = MAX_ATTEMPTS) -> None:

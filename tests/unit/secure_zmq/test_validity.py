@@ -31,6 +31,14 @@ def test_it_ends_with_the_clocks_tolerance(now: float, ended: bool) -> None:
     assert Validity(None, NOW).has_ended(now) is ended
 
 
+@given(MOMENTS, st.none() | MOMENTS, st.none() | MOMENTS)
+def test_it_holds_between_its_begin_and_its_end(now: int, not_before: int | None, not_after: int | None) -> None:
+    with contextlib.suppress(KeyFileMalformed):
+        validity = Validity(not_before, not_after)
+        for moment in (now, *(end + by for end in (not_before, not_after) if end is not None for by in (-60, 60, 61))):
+            assert validity.holds(moment) is (validity.has_begun(moment) and not validity.has_ended(moment))
+
+
 @pytest.mark.parametrize("now", [0, NOW, 10.0**12])
 def test_an_open_end_never_comes(now: float) -> None:
     """A key without dates is good for as long as it is listed, and nobody is warned."""

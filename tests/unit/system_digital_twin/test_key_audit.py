@@ -9,7 +9,7 @@ import pytest
 from tests.identities import new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
 from tests.unit.system_digital_twin.key_bench import KeyBench
-from twinhost.secure_zmq.certificates import REVOKED_FOLDER
+from twinhost.secure_zmq.certificates import REVOKED_FOLDER, FolderContents
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.key_writer import (
     replace_certificate,
@@ -20,32 +20,17 @@ from twinhost.secure_zmq.key_writer import (
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.system_digital_twin.trust import audit as key_audit
+from twinhost.system_digital_twin.trust.audit import KeyAudit
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "twinhost.secure_zmq.peers", "twinhost.system_digital_twin.trust.actions")
-
-
-class AuditClock(WallClock):
-    """Both clocks, so that each look looks."""
-
-    def __init__(self, wall: WallClock) -> None:
-        super().__init__()
-        self._wall = wall
-        self.turns = 0.0
-
-    def time(self) -> float:
-        return self._wall.now
-
-    def monotonic(self) -> float:
-        self.turns += key_audit._CHECK_EVERY_S
-        return self.turns
+    trust = "twinhost.system_digital_twin.trust"
+    return set_clock(monkeypatch, "twinhost.secure_zmq.peers", f"{trust}.actions", f"{trust}.audit")
 
 
 @pytest.fixture
-def bench(tmp_path: Path, clock: WallClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyBench]:
-    monkeypatch.setattr(key_audit, "time", AuditClock(clock))
+def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
     bench = KeyBench(tmp_path)
     yield bench
     bench.stop()
@@ -255,18 +240,24 @@ def test_many_changes_are_recorded_a_thousand_at_a_time(bench: KeyBench, monkeyp
 def test_a_look_at_what_did_not_change_asks_nothing(
     bench: KeyBench, clock: WallClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five times a second: but once a second the clock is compared."""
-    pair = bench.list_key("agent", validity=Validity(None, NOW))
-    now = 1_000.0
-    monkeypatch.setattr("twinhost.system_digital_twin.trust.audit.time.monotonic", lambda: now)
-    bench.look()
-    clock.now = NOW + 100
-    bench.look()
-    assert bench.events() == [("key_authorized", "agent")]
-    now += key_audit._CHECK_EVERY_S
-    bench.look()
-    assert bench.events()[1:] == [("key_expired", "agent")]
-    assert not bench.is_in(pair)
+    """Five times a second; but where a key has expired meanwhile, or the clock was set back, all are compared."""
+    compared: list[float] = []
+    changes = KeyAudit._changes
+
+    def counted(audit: KeyAudit, contents: FolderContents, now: float) -> Any:
+        compared.append(now)
+        return changes(audit, contents, now)
+
+    monkeypatch.setattr(KeyAudit, "_changes", counted)
+    bench.list_key("agent", validity=Validity(None, NOW + 100))
+    bench.list_key("other", validity=Validity(None, NOW + 900))
+    bench.list_key("ended", validity=Validity(None, NOW - 900))
+    moments = [NOW, NOW + 1, NOW + 160, NOW + 160.5, NOW + 161, NOW + 960, NOW + 961, NOW + 9_000, NOW + 200, NOW + 201]
+    for clock.now in moments:
+        bench.look()
+        bench.look()
+    assert compared == [NOW, NOW + 160.5, NOW + 961, NOW + 200]
+    assert bench.events()[-3:] == [("key_expired", "agent"), ("key_expired", "other"), ("key_authorized", "other")]
 
 
 def test_a_change_during_a_scan_is_logged_as_what_it_was(bench: KeyBench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.errors import LimitReached, PeerNotLive, StoreUnavailable
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import Outcome
+from twinhost.store.audit_log import log
 from twinhost.store.audit_log.chain import Anchor, Head
 from twinhost.store.audit_log.verify import verify
 from twinhost.system_digital_twin.__main__ import NAME, assemble
@@ -115,6 +116,23 @@ def test_handshakes_are_logged_with_what_is_known(agent: Assembled) -> None:
         ("handshake_accepted", None, "agent", "SHA256:x"),
         ("handshake_refused", "key_revoked", None, "SHA256:y"),
         ("handshake_refused", "not_zmtp", None, None),
+    ]
+
+
+@pytest.mark.sdt_security
+def test_nobody_is_served_whom_the_log_can_not_take(agent: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While as many lines wait for a full disk as may wait, no new session; those that wait are not lost meanwhile."""
+    monkeypatch.setattr(log, "MAX_NOTES", 2)
+    agent.assembly.on_grants(None, {"agent": {"ping"}})
+    agent.assembly.on_grants(None, {"agent": {"health"}})
+    agent.handshakes.accepted("agent", "SHA256:x", "192.0.2.1")
+    for _ in range(3):
+        with pytest.raises(PeerNotLive, match="can't be recorded, so nothing is answered; free space"):
+            agent.handshakes.require_recorded("SHA256:x")
+    agent.assembly.on_tick()
+    agent.handshakes.require_recorded("SHA256:x")
+    assert [event for event in events(agent) if event not in {"started", "key_authorized"}] == [
+        *("grants_changed", "grants_changed", "handshake_accepted")
     ]
 
 

@@ -56,10 +56,7 @@ class Bench:
     def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the replies to requests of one batch."""
         batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
-        replies: list[bytes] = []
-        while len(replies) < len(batch):  # slow ones are answered in several slices
-            replies += self._dispatcher.answer(batch[len(replies) :])
-        return [json.loads(reply) for reply in replies]
+        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
 
     def rows(self, table: str) -> int:
         """Return how many rows a table has."""

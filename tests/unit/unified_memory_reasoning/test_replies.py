@@ -126,7 +126,7 @@ def test_a_page_of_a_list_has_256_kib_at_most(
     agent: Assembled, action: str, fields: dict[str, Any], entries_of: Callable[[Any], list[Any]]
 ) -> None:
     """Also where a message may have 4 MiB: the rest is on the pages after it, and nobody's request waits for them."""
-    agent._dispatcher._max_payload_bytes = 4_194_304
+    agent._dispatcher.max_payload_bytes = 4_194_304
     for number in range(40):
         agent.ask("store_memory", SDT, content=f"gateway {number} " + "x" * 16_000)
         pattern = {"error_type": "E", "pattern": f"gateway {number}", "solution": "x" * 16_000}
@@ -138,7 +138,7 @@ def test_a_page_of_a_list_has_256_kib_at_most(
 
 def test_the_operators_page_returns_the_largest_row_whole(agent: Assembled) -> None:
     """Of what a caller wrote; an import knows by its metadata what is there. It has 2 MiB at most."""
-    agent._dispatcher._reader._decoder._max_payload_bytes = agent._dispatcher._max_payload_bytes = 4_194_304
+    agent._dispatcher._reader._decoder._max_payload_bytes = agent._dispatcher.max_payload_bytes = 4_194_304
     content, metadata = "\x01" * 65_536, {"imported": "x" * 16_000}
     for _ in range(6):
         fields = {"session_id": "s", "interaction_type": "code", "content": content, "metadata": metadata}

@@ -159,7 +159,7 @@ def test_a_retry_is_answered_and_not_executed_again(agent: Assembled) -> None:
 @pytest.mark.parametrize("over", [0, 1])
 def test_a_twin_has_256_kib_of_json_at_most(agent: Assembled, over: int) -> None:
     """One byte more is refused with its path and its size, and nothing is stored."""
-    agent._dispatcher._reader._decoder._max_payload_bytes = agent._dispatcher._max_payload_bytes = 4_194_304
+    agent._dispatcher._reader._decoder._max_payload_bytes = agent._dispatcher.max_payload_bytes = 4_194_304
     data = {"text": "x" * (262_144 - len('{"text":""}') + over)}
     reply = agent.ask("update_twin", SDT, user_id="ada", twin_data=data)
     if not over:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.errors import MalformedRequest, SocketMisuse
 from twinhost.secure_zmq.framing.forms import (
     ACCEPTED,
     MAX_SENT_BYTES,
@@ -65,7 +65,6 @@ class Asked(msgspec.Struct, eq=False):
     future: "Future[Reply] | None" = None  # of a call that is awaited
     reply: Reply | None = None
     sent_in: int = 0  # the session's number; 0 is not sent yet
-    forgotten: bool = False
 
     @property
     def deadline(self) -> float:
@@ -79,22 +78,28 @@ class Exchange:
         self.asked: dict[str, Asked] = {}  # by id, in the order of asking; what nobody waits for any more is forgotten
         self.unanswered = 0  # requests that were sent in this session
         self.look_until = 0.0  # when to stop polling for the next reply
-        self.replied_at = 0.0  # when the last reply came, or the session began
+        self.due_since: float | None = (
+            None  # since when a reply is due, and nothing has come; also one that was given up
+        )
         self._link = link
         self._max_payload_bytes = max_payload_bytes
-        self._unsent: list[Asked] = []  # in this session
+        self._unsent: dict[str, Asked] = {}  # in this session
         self._session = 0
         self._forms: Container[str] | None = None  # that the server reads; None is not known yet
         self._large: set[str] = set()  # actions whose last requests were large
         self._took_s = 0.0  # from a frame to the next reply, a moving average
         self._sent_at = 0.0
+        self._process = os.getpid()
 
     def ask(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
         """Add a request; `send()` sends it.
 
         Raises:
             MessageTooLarge, MalformedRequest: it can't be encoded, or its id is in flight already.
+            SocketMisuse: the client was made before a fork, by the parent.
         """
+        if os.getpid() != self._process:
+            raise SocketMisuse("this client was made by another process, before a fork; make one in this process")
         forms = self._forms
         payload = encode_request(
             action,
@@ -106,19 +111,21 @@ class Exchange:
         )
         if len(payload) > MESSAGEPACK_FROM_BYTES:
             self._large.add(action)
+        else:
+            self._large.discard(action)
         if request_id in self.asked:
             raise MalformedRequest(
                 f"request_id {request_id!r} is in flight already; wait for its reply, or use another id"
             )
         asked = self.asked[request_id] = Asked(action, request_id, payload, deadline_s, time.monotonic())
-        self._unsent.append(asked)
+        self._unsent[request_id] = asked
         return asked
 
     def forget(self, asked: Asked) -> None:
         """Wait no longer for a reply; one that comes is dropped."""
         if self.asked.get(asked.request_id) is asked:
             del self.asked[asked.request_id]
-            asked.forgotten = True
+            self._unsent.pop(asked.request_id, None)
             if asked.reply is None and asked.sent_in == self._session:
                 self.unanswered -= 1
 
@@ -129,72 +136,75 @@ class Exchange:
             Whether anything was sent.
         """
         if session != self._session:
-            self._session, self._forms, self.unanswered = session, None, 0
-            self.replied_at = time.monotonic()
-            self._unsent = [asked for asked in self.asked.values() if asked.reply is None]
-        if len(self._unsent) == 1 and self.unanswered == 0 and self._unsent[0].payload[:1] == b"{":
-            return self._send_only(self._unsent[0], send)
+            self._session, self._forms, self.unanswered, self.due_since = session, None, 0, None
+            self._unsent = {name: asked for name, asked in self.asked.items() if asked.reply is None}
         room = MAX_UNANSWERED - self.unanswered
         if not self._unsent or (len(self._unsent) > room and room < MAX_UNANSWERED // 2):
             return False
-        unsent = [asked for asked in self._unsent if not asked.forgotten]
+        due = list(self._unsent.values())[:room]
         sent = 0
         try:
-            for end, frame in self._frames(unsent[:room]):
+            only = len(due) == 1 and due[0].payload[:1] == b"{"
+            for end, frame in [(1, due[0].payload)] if only else self._frames(due):
                 send(frame, DONTWAIT)
-                self._note_sent(unsent[sent:end], len(frame))
+                self._note_sent(due[sent:end], len(frame))
                 sent = end
         except zmq.Again:  # the pipe is full: the next reply or the next check tries again
             pass
-        self._unsent = unsent[sent:]
         return sent > 0
-
-    def _send_only(self, asked: Asked, send: PlainSend) -> bool:
-        """Send the only request there is, as `send` does; this takes a third of the time."""
-        try:
-            if not asked.forgotten:
-                send(asked.payload, DONTWAIT)
-                self._note_sent([asked], len(asked.payload))
-        except zmq.Again:
-            return False
-        self._unsent.clear()
-        return not asked.forgotten
 
     def take(self, frame: bytes) -> list[Asked]:
         """Return the requests that a frame answers; none where the server refuses our previous key.
 
         Raises:
-            MalformedRequest: it is not from an agent, or the server could not read a request.
+            MalformedRequest: it is not from an agent, or the server could not read a request; the others have replies.
         """
         answered: list[Asked] = []
+        fault: MalformedRequest | None = None
+        now = time.monotonic()
         for payload in replies_in(frame) if frame[:1] == SEPARATOR else (frame,):
             reply = decode_reply(payload)
             request_id = reply.get("request_id")
             if request_id is None and reply.get("status") == "error":
-                raise MalformedRequest(f"the server could not read a request: {reply.get('error')}")
+                fault = MalformedRequest(f"the server could not read a request: {reply.get('error')}")
+                continue
             if not self._link.accepts(reply):
-                return answered
+                break
             asked = self.asked.get(request_id) if type(request_id) is str else None
             if asked is None or asked.reply is not None:  # it came too late, or twice
                 continue
-            forms = reply.pop("accepts", ())
             if asked.sent_in == self._session:
                 self.unanswered -= 1
-                if self._forms is None:
-                    self._forms = forms
+            if "accepts" in reply or "ignored_fields" in reply:
+                self._note_forms(reply)
             asked.reply = reply
             answered.append(asked)
-        self.replied_at = time.monotonic()
-        self._took_s += (self.replied_at - self._sent_at - self._took_s) / 4
+        self.due_since = now if self.unanswered else None
+        self._took_s += (now - self._sent_at - self._took_s) / 4
+        if fault is not None:
+            raise fault
         return answered
+
+    def _note_forms(self, reply: Reply) -> None:
+        """Note what the server reads, where its reply says so; an older one says that it does not know `accepts`."""
+        if "accepts" in reply:
+            self._forms = frozenset(map(str, reply.pop("accepts")))
+        elif "accepts" in (ignored := reply["ignored_fields"]):
+            self._forms = frozenset()
+            ignored.remove("accepts")
+            if not ignored:
+                del reply["ignored_fields"]
 
     def _note_sent(self, sent: list[Asked], size: int) -> None:
         self._sent_at = time.monotonic()
+        if self.due_since is None:
+            self.due_since = self._sent_at
         looks = _SEVERAL_CORES and size <= MESSAGEPACK_FROM_BYTES and self._took_s < LOOK_S
         self.look_until = self._sent_at + LOOK_S if looks else 0.0
         self.unanswered += len(sent)
         for asked in sent:
             asked.sent_in = self._session
+            del self._unsent[asked.request_id]
 
     def _frames(self, unsent: list[Asked]) -> Iterator[tuple[int, bytes]]:
         """Yield frames, each with the number of requests up to its end; what is large is alone, as is the first."""

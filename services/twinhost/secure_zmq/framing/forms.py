@@ -20,25 +20,30 @@ ACCEPTED = (SEQUENCE, MESSAGEPACK)
 MAX_PARTS = 256  # requests in one frame that a server answers
 MAX_SENT_PARTS = 64  # requests that a client of this package sends in one frame
 MAX_SENT_BYTES = 64 * 1024  # of such a frame
-MAX_REPLIES_BYTES = 256 * 1024  # of a frame of replies; more are sent in several frames
+MAX_REPLIES_BYTES = 64 * 1024  # of a frame of replies; libzmq keeps 512 frames for a client that doesn't read
 MESSAGEPACK_FROM_BYTES = 8 * 1024  # a smaller request is sent as JSON
+MAX_FIELDS = 256  # of a MessagePack request
+MAX_NESTED_BYTES = 256 * 1024  # of its arrays and maps: a byte of them may take 50 in memory
 
 _QUOTED_BYTES = 3  # two quotation marks, or brackets, and a comma or colon
 _SCALAR_BYTES = {type(None): 5, bool: 5, int: 2, float: 4}  # at least, with a comma
 
 _messagepack_decoder = msgspec.msgpack.Decoder()
+_shallow_decoder = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _NAMES = {"bytes": "bin", "Ext": "ext", "datetime": "timestamp"}  # MessagePack's, of the types that msgspec returns
 
 
-def requests_in(frame: bytes) -> list[bytes]:
+def requests_in(frame: bytes, max_bytes: int) -> list[bytes]:
     """Return the requests of a JSON text sequence, each as it would be alone.
 
     Raises:
+        MessageTooLarge: the frame is larger than `max_bytes`.
         MalformedRequest: there are more than 256, or none, or one that is not JSON.
     """
-    parts = [
-        part.rstrip(b"\n") for part in frame[1:].split(SEPARATOR, MAX_PARTS)
-    ]  # RFC 7464 ends each with a line feed
+    if len(frame) > max_bytes:
+        raise MessageTooLarge(f"the frame has {len(frame)} bytes and {max_bytes} are allowed; send several frames")
+    # RFC 7464 ends each with a line feed.
+    parts = [part.rstrip(b"\n") for part in frame[1:].split(SEPARATOR, MAX_PARTS)]
     if len(parts) > MAX_PARTS:
         raise MalformedRequest(f"the frame has more than {MAX_PARTS} requests; send them in several frames")
     if not any(parts):
@@ -86,13 +91,43 @@ def values_of(frame: bytes, max_bytes: int) -> dict[str, Any]:
         MessageTooLarge: it would have more than `max_bytes` as JSON.
     """
     try:
-        values = _messagepack_decoder.decode(frame)
+        if _claimed_fields(frame) > MAX_FIELDS:
+            raise MessageTooLarge(f"the request has more than {MAX_FIELDS} fields; send it as JSON, or send fewer")
+        fields = {name: memoryview(raw) for name, raw in _shallow_decoder.decode(frame).items()}
+        check_nested(sum(len(raw) for raw in fields.values() if is_container(raw[0])))
+        values = {name: _messagepack_decoder.decode(raw) for name, raw in fields.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
-        raise MalformedRequest(f"the request is neither JSON nor MessagePack: {error}; send one JSON object") from None
-    if type(values) is not dict:
-        raise MalformedRequest("the request is neither a JSON object nor a MessagePack map; send one JSON object")
+        raise MalformedRequest(
+            f"the request is neither a JSON object nor a MessagePack map: {error}; send one JSON object"
+        ) from None
     check_values(values, max_bytes)
     return values
+
+
+def check_nested(size: int) -> None:
+    """Refuse arrays and maps that have so many bytes together; they would have to be built before they are counted.
+
+    Raises:
+        MessageTooLarge: there are more than 256 KiB.
+    """
+    if size > MAX_NESTED_BYTES:
+        raise MessageTooLarge(
+            f"the request has {size} bytes of arrays and maps in MessagePack, where {MAX_NESTED_BYTES} are allowed; "
+            "send it as JSON"
+        )
+
+
+def _claimed_fields(frame: bytes) -> int:
+    """Return how many fields the header of a map claims; 0 where it is no map."""
+    if frame[0] & 0xF0 == 0x80:
+        return frame[0] & 0x0F
+    size = {0xDE: 2, 0xDF: 4}.get(frame[0], 0)
+    return int.from_bytes(frame[1 : 1 + size], "big")
+
+
+def is_container(first: int) -> bool:
+    """Return whether the first byte of a MessagePack value is that of an array or a map."""
+    return 0x80 <= first <= 0x9F or 0xDC <= first <= 0xDF
 
 
 def check_values(values: dict[str, Any], max_bytes: int) -> None:

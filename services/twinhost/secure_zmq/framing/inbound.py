@@ -90,7 +90,8 @@ class Reader:
         try:
             return self._typed(inbound, inbound.caller)
         except RequestError as error:
-            return Refused(inbound, error)
+            error.__context__ = None  # its frames have what was decoded
+            return Refused(inbound, error.with_traceback(None))
         except Exception:  # boundary: no input may end the loop, not even if a translator fails
             _log.exception("request_not_read", peer=inbound.caller.name)
             return Refused(inbound, InternalError(FAILED))

@@ -120,6 +120,8 @@ def bounded(value: Value, limit: int) -> Value:
 
 
 def _cut(text: str, limit: int) -> str:
+    if len(text) * (6 if text.isascii() else 12) + 2 <= limit:  # as JSON a character takes no more: `\u0000`, twice
+        return text
     kept = text[:limit]
     while len(kept) > 1 and (size := _size(kept)) > limit:
         kept = kept[: min(len(kept) - 1, len(kept) * limit // size)]
@@ -192,8 +194,11 @@ def prev_of(line: bytes) -> str:
     return line[-140:-76].decode()
 
 
+_encoder = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
 def _encode(record: Mapping[str, object]) -> bytes:
-    return json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+    return _encoder.encode(record).encode()
 
 
 WRITTEN_PER_MINUTE = 20

@@ -319,12 +319,14 @@ class Ledger:
             self.head = before
 
         self._database.on_rollback(undo)
+        lines = []
         for moment, event, fields in entries:
             line = make_line(self.head, moment, event, fields)
             self.head = Head(self.head.seq + 1, hash_of(line))
-            self._database.execute("INSERT INTO audit_outbox VALUES (?, ?)", (self.head.seq, line))
+            lines.append((self.head.seq, line))
             if event is Event.RESTORED:
                 self._database.execute("INSERT INTO audit_restores VALUES (?)", (self.head.seq,))
+        self._database.execute_many("INSERT INTO audit_outbox VALUES (?, ?)", lines)
         self._database.execute("UPDATE audit_head SET seq = ?, hash = ?", (self.head.seq, self.head.hash))
 
 

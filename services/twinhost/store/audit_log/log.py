@@ -45,7 +45,7 @@ _NOTES_PER_FLUSH = 1_000  # in one transaction
 _LINES_PER_APPEND = 256  # half a MiB at most
 _APPENDS_PER_FLUSH = 8  # so that no tick takes long
 
-Entry = tuple[str, Event, Fields]
+Note = tuple[float, Event, Fields]  # with the seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class AuditLog:
         self._keep_files = keep_files
         self._repetition = Repetition(clock)
         self._lock = threading.Lock()
-        self._notes: deque[Entry] = deque()
+        self._notes: deque[Note] = deque()
         self._notes_lost = 0
         self._contradiction: str | None = None
         self._write_fault: str | None = None
@@ -131,6 +131,11 @@ class AuditLog:
         """What is wrong with the log, for health; a contradiction stays until the next start."""
         return self._contradiction or self._write_fault
 
+    @property
+    def full(self) -> bool:
+        """Whether so many lines wait for the disk that a further note would be lost."""
+        return len(self._notes) >= MAX_NOTES
+
     def record(self, event: Event, /, **fields: Value) -> None:
         """Add a line in the transaction under way, or in a new one.
 
@@ -146,12 +151,12 @@ class AuditLog:
 
     def note(self, event: Event, /, **fields: Value) -> None:
         """Add a line with the next flush; callable from any thread, and never waits for a disk."""
-        wall = time.time()
-        if event in AGGREGATED and not self._repetition.admit(event, checked(fields), wall):
+        wall, entry = time.time(), checked(fields)
+        if event in AGGREGATED and not self._repetition.admit(event, entry, wall):
             return
         with self._lock:
-            if len(self._notes) < MAX_NOTES:
-                self._notes.append((iso(wall), event, checked(fields)))
+            if not self.full:
+                self._notes.append((wall, event, entry))
             else:
                 self._notes_lost += 1
 
@@ -231,7 +236,7 @@ class AuditLog:
             raise StoreUnavailable(f"the audit log can't be read ({error}); check the agent's volume") from error
 
     def _record_notes(self, repeated: list[dict[str, Value]]) -> None:
-        now = iso(time.time())
+        now = time.time()
         with self._lock:
             self._notes.extend((now, Event.REPEATED, fields) for fields in repeated)
             notes = list(islice(self._notes, _NOTES_PER_FLUSH))
@@ -239,7 +244,7 @@ class AuditLog:
         entries = [*notes, (now, Event.NOTES_LOST, {"count": lost})] if lost else notes
         if not entries:
             return
-        self._ledger.add(entries)
+        self._ledger.add([(iso(wall), event, fields) for wall, event, fields in entries])
         with self._lock:
             for _ in notes:
                 self._notes.popleft()

@@ -14,7 +14,7 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import FolderContents
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.secure_zmq.keys import Certificate
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, Certificate
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.audit_log.chain import Event
@@ -33,7 +33,6 @@ CREATE TABLE audited_keys (
 ) STRICT;
 """
 _INVITED = "invitation:"  # before the name in a row; no owner's name can have the colon
-_CHECK_EVERY_S = 1.0  # for keys that expire
 _MOST_CHANGES = 1_000  # that one check records; the next one records more
 
 
@@ -133,7 +132,7 @@ class KeyAudit:
         self._audit = audit
         self._peers = peers
         self._compared: FolderContents | None = None
-        self._compared_at = 0.0
+        self._compared_at, self._same_until = 0.0, 0.0  # seconds since the epoch; the second is when a key expires
         self._recorded = dict(
             database.select(_recorded, "SELECT fingerprint, name, host, roles, state FROM audited_keys")
         )
@@ -144,10 +143,10 @@ class KeyAudit:
         Raises:
             StoreUnavailable: it could not be recorded; the next call retries.
         """
-        contents, now = self._peers.contents, time.monotonic()
-        if contents is self._compared and now - self._compared_at < _CHECK_EVERY_S:
+        contents, now = self._peers.contents, time.time()
+        if contents is self._compared and self._compared_at <= now <= self._same_until:
             return
-        changes = self._changes(contents)
+        changes = self._changes(contents, now)
         if changes:
             with self._database.transaction():
                 for fingerprint, event, key in changes[:_MOST_CHANGES]:
@@ -158,10 +157,10 @@ class KeyAudit:
                 else:
                     self._recorded[fingerprint] = key
         if len(changes) <= _MOST_CHANGES:
-            self._compared, self._compared_at = contents, now
+            self._compared, self._compared_at, self._same_until = contents, now, _next_end(contents, now)
 
-    def _changes(self, contents: FolderContents) -> list[_Change]:
-        listed = _listed(contents, time.time())
+    def _changes(self, contents: FolderContents, now: float) -> list[_Change]:
+        listed = _listed(contents, now)
         changes: list[_Change] = [
             (fingerprint, key.event, key)
             for fingerprint, key in listed.items()
@@ -194,6 +193,13 @@ class KeyAudit:
                 "name = excluded.name, host = excluded.host, roles = excluded.roles, state = excluded.state",
                 (fingerprint, *key),
             )
+
+
+def _next_end(contents: FolderContents, now: float) -> float:
+    """Return until when no listed key expires that has not expired by now, in seconds since the epoch."""
+    keys = (*contents.invites, *contents.next.values(), *contents.current.values())
+    ends = (key.validity.not_after + CLOCK_TOLERANCE_S for key in keys if key.validity.not_after is not None)
+    return min((end for end in ends if end >= now), default=float("inf"))
 
 
 def _listed(contents: FolderContents, now: float) -> dict[str, _Key]:
