@@ -364,6 +364,19 @@ def test_an_id_that_was_forgotten_and_used_again_is_one_reply(path: Path) -> Non
     assert rows(path) == [["2"]]
 
 
+def test_an_agent_of_others_needs_no_migration_of_its_own(path: Path) -> None:
+    """Its database has only the first table of replies; what that holds is found, and what is added is too."""
+    for expected in (None, "new"):
+        with closing(Database(path, [SCHEMA, CHILDREN])) as database:
+            if expected is None:
+                database.execute("INSERT INTO replies VALUES (1, 'agent', 'old', ?, ?)", (b"digest", b"reply"))
+            log = ReplyLog(database, LONG_S, 100)
+            assert log.find("agent", "old") == StoredReply(b"digest", b"reply")
+            assert (log.find("agent", "new") is None) == (expected is None)
+            if expected is None:
+                add(database, log, "new")
+
+
 _BURST = """
 import os, sys
 from pathlib import Path
