@@ -183,6 +183,42 @@ def test_filters_lose_nothing_to_better_texts(
     assert {each["content"].split()[-1] for each in found} == kept
 
 
+@pytest.mark.parametrize(
+    "fields", [{"speaker": "Ben"}, {"type": "error"}, {"since": 86_400.0}, {"speaker": "Ben", "since": 86_400.0}]
+)
+@pytest.mark.parametrize("among", [20, 4_000])
+def test_filters_keep_the_answer_to_a_question(bench: SearchBench, fields: dict[str, Any], among: int) -> None:
+    """If they exclude the question, which alone has the words; also if its words are common."""
+    long_ago = days_ago(datetime(1970, 1, 1, 12, tzinfo=UTC))
+    bench.fill(among, "does the ferry leave for Mindoro", speaker="Lena", age_days=long_ago)
+    bench.interaction("When does the ferry leave for Mindoro?", speaker="Ana", age_days=long_ago, session_id="a")
+    answer = bench.interaction("At 6 in the morning, pier 3", session_id="a", speaker="Ben", kind="error")
+    bench.interaction("The morning was fine", session_id="b", speaker="Ben", kind="error")
+    reply = bench.ask(query="When does the ferry leave for Mindoro?", **fields)
+    assert [each["id"] for each in reply["results"]] == [answer]
+    assert reply["words"] == ["ferry", "leave", "mindoro"]
+
+
+@pytest.mark.parametrize("fields", [{"speaker": "Lena"}, {"session_id": "b"}, {"since": "2026-03-10"}])
+def test_a_word_that_filters_exclude_is_not_misspelt(bench: SearchBench, fields: dict[str, Any]) -> None:
+    """It occurs, so that a word spelt like it is another one."""
+    bench.interaction(
+        "the gateway is open", session_id="a", speaker="Ana", age_days=days_ago(datetime(2026, 3, 1, tzinfo=UTC))
+    )
+    bench.interaction("the gatewas is open", session_id="b", speaker="Lena")
+    assert bench.ids("gateway", **fields) == []
+    assert len(bench.ids("gatewaz", **fields)) == 1
+
+
+def test_what_is_later_makes_nothing_findable_before(bench: SearchBench) -> None:
+    """With `as_of` and a speaker, a question that was asked later counts for nothing."""
+    for day, text in ((1, "At 6 in the morning"), (9, "So the ferry leaves at 6?")):
+        age = days_ago(datetime(2026, 3, day, tzinfo=UTC))
+        bench.interaction(text, session_id="a", speaker="Ben", age_days=age)
+    assert len(bench.ids("ferry", speaker="Ben")) == 2
+    assert bench.ids("ferry", speaker="Ben", as_of="2026-03-05") == []
+
+
 def test_a_memory_is_bounded_by_time_too(bench: SearchBench) -> None:
     bench.memory("m", "gateway", age_days=days_ago(datetime(2026, 3, 5, tzinfo=UTC)))
     assert bench.ids("gateway", until="2026-03-06") == ["m"]

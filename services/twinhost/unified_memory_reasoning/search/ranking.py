@@ -214,7 +214,7 @@ def _more(one: Shares, other: Shares) -> Shares:
 
 
 def _weight(part: Part, total: int) -> float:
-    texts = len(part.rows)
+    texts = max(len(part.rows), part.texts)
     if texts and not part.searched:
         return 0.0
     weight = log(1 + (max(total, texts) - texts + 0.5) / (texts + 0.5))
