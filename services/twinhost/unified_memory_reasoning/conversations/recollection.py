@@ -2,7 +2,8 @@
 
 The newest turns have a share of the budget, and so have the entries of the summary. Between them come the turns that
 fit the question best; each brings the turn before it if that is a question, and if it is one itself, what follows it.
-What is left is filled with further ones of these, then with the newest.
+The best of them is quoted in part if the whole has no room. What is left is filled with further ones of these, then
+with the newest.
 """
 
 from collections.abc import Iterator, Mapping
@@ -68,7 +69,11 @@ class Recollection:
         else:
             text.fill(newest, int(NEWEST_SHARE * max_tokens))
             filters = filters_of(session_id, speaker, everywhere=everywhere)
-            hits, found = tee(self._hits(query, filters, nearness, most_bytes))
+            ranking = self._search.rank(query, filters, nearness=nearness)
+            text.passage_of = lambda content: self._search.passage(content, ranking)
+            rows = [each.row for each in ranking.rows if each.row < MEMORY_ROWS]
+            text.fill(self._hits(rows[:1], speaker), max_tokens - of_summary, in_part=True)
+            hits, found = tee(self._hits(rows, speaker))
             text.fill(hits, max_tokens - of_summary)
         text.fill(self._excerpts(summary, most_bytes), text.used + of_summary)
         rest, rest_again = tee(chain(found, newest_again))
@@ -79,15 +84,13 @@ class Recollection:
             text.fill(rest_again, max_tokens)
         return text.complete()
 
-    def _hits(self, query: str, filters: Filters, nearness: Mapping[int, float], most_bytes: int) -> Iterator[Turn]:
-        """Yield what fits a query, best first, each before its neighbours."""
-        ranking = self._search.rank(query, filters, nearness=nearness)
-        rows = [each.row for each in ranking.rows if each.row < MEMORY_ROWS]
+    def _hits(self, rows: list[int], speaker: str | None) -> Iterator[Turn]:
+        """Yield what a search has found, each before its neighbours."""
         for start in range(0, len(rows), _TOGETHER):
             together = rows[start : start + _TOGETHER]
-            beside = self._interactions.beside(together, filters.speaker)
+            beside = self._interactions.beside(together, speaker)
             wanted = [each for row in together for each in (row, *beside.get(row, ())) if each is not None]
-            yield from self._interactions.turns(wanted, most_bytes)
+            yield from self._interactions.turns(wanted)
 
     def _excerpts(self, summary: Part, most_bytes: int) -> Iterator[Turn]:
         """Yield the turns of a summary, each cut to what the summary has of it."""

@@ -110,6 +110,7 @@ class Found:
     parts: list[Part]
     fitting: set[int]  # rows that are as the filters say; the others can only have neighbours that are
     total: int  # texts that were searched
+    expressions: list[str]  # what was searched, in FTS5's syntax
     words: list[str]
     left_out: list[str]
 
@@ -148,6 +149,7 @@ class SearchIndex:
             ],
             fitting,
             lookup.total(),
+            [expression for number in sorted(numbers) for expression, _ in found[number].expressions],
             [*asked.date_words, *searched],
             [*(word.text for word in asked.words if word.text not in searched), *asked.left_out],
         )
