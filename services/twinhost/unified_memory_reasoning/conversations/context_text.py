@@ -7,7 +7,8 @@
     </recalled>
 
 Turns are in the order of time. A line with the day (UTC) precedes them where the day changes, with the caller that
-wrote them where that changes, and with the session in a context of several sessions where that changes.
+wrote them where that changes, and with the session in a context of several sessions where that changes. Memories are
+lines among the turns, with `memories` in place of the session.
 
 A turn begins with `[speaker]: `. A line break in the content continues on a line that begins with four spaces, so that
 no content can start a line with `[`, a day, or the fence. Wherever `<` precedes `recalled`, it is replaced by `(`, so
@@ -104,7 +105,10 @@ def one_line(content: str, most: int) -> str:
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One interaction, as a context quotes it; `longer` if `content` is only a part, `at` in seconds."""
+    """One interaction, as a context quotes it; `longer` if `content` is only a part, `at` in seconds.
+
+    A memory has its `memory_id`, no session, and its row in the index as the `id`.
+    """
 
     id: int
     session_id: str
@@ -114,6 +118,7 @@ class Turn(msgspec.Struct, frozen=True):
     longer: bool
     written_by: str
     at: float
+    memory_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +153,8 @@ class ContextText:
 
     @property
     def cut(self) -> list[int]:
-        """The ids of those that are not whole."""
-        return [line.turn.id for line in self._lines if not line.whole]
+        """The ids of the interactions that are not whole."""
+        return [line.turn.id for line in self._lines if not line.whole and not line.turn.memory_id]
 
     @property
     def used(self) -> int:
@@ -198,7 +203,8 @@ class ContextText:
         """
         while (tokens := self._tokens.count(text := self.text)) > self.max_tokens:
             self._lines.remove(self._added.popitem()[1])
-        self._used, self._bytes = (tokens, _json_bytes(text)) if text else self._fence
+        ids = sum(map(_id_bytes, self.turns))
+        self._used, self._bytes = (tokens, _json_bytes(text) + ids) if text else self._fence
         return tokens
 
     def complete(self) -> int:
@@ -230,6 +236,7 @@ class ContextText:
         if line is None:
             return False
         tokens, size = self._cost(line.text)
+        size += _id_bytes(turn)
         if tokens > left or size > bytes_left:
             return False
         self._lines.insert(place, line)
@@ -286,7 +293,7 @@ class ContextText:
         writer = f", by {_name(turn.written_by)}" if before is None or before.written_by != turn.written_by else ""
         session = ""
         if self._names_sessions and (before is None or before.session_id != turn.session_id):
-            session = f", session {_name(turn.session_id)}"
+            session = ", memories" if turn.memory_id else f", session {_name(turn.session_id)}"
         return f"{day}{writer}{session}:" if writer or session or before is None or _day(before.at) != day else ""
 
     def _cost(self, text: str) -> tuple[int, int]:
@@ -320,6 +327,11 @@ def _first_bytes(text: str, most: int) -> str:
 def _last_bytes(text: str, most: int) -> str:
     encoded = text.encode()
     return encoded[max(0, len(encoded) - most) :].decode(errors="ignore")
+
+
+def _id_bytes(turn: Turn) -> int:
+    """Return the bytes of a memory's id, which the reply names beside the text."""
+    return len(msgspec.json.encode(turn.memory_id)) + 1 if turn.memory_id else 0
 
 
 def _json_bytes(text: str) -> int:
