@@ -16,9 +16,9 @@ A text that gives a newer value of what an older one says takes the place just a
 
     similarity = relevance / (relevance + missing / 2 + ENOUGH)
 
-Here a speaker's name has NAME of its weight. `missing` is the weight of the parts that the text has no share of. It
-doesn't depend on other texts: 0 says that nothing of the query is there. docs/explanation/recall.md has the figures
-that the constants were chosen by.
+Here a speaker's name has NAME of its weight, and a part weighs as among FEWEST texts if there are fewer. `missing` is
+the weight of the parts that the text has no share of. 0 says that nothing of the query is there.
+docs/explanation/recall.md has the figures that the constants were chosen by.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -45,6 +45,7 @@ LENGTH = 0.4  # how much the length counts
 LONGEST = 0.75  # of the strength in a text, however long it is: more than the turns after it get from it
 QUESTION, QUANTITY, UPDATE = -0.4, 0.2, 0.25
 NAME = 0.25  # of a speaker: how much it counts for the similarity
+FEWEST = 1_000  # texts, for the similarity: a word says no less in a new store
 ENOUGH = 10.0  # relevance at which the similarity is a half if nothing is missing
 
 MEANING = 6.0  # weight of the query's meaning; a word that one of a thousand texts has weighs as much
@@ -77,10 +78,12 @@ class Ranker:
         """
         self._parts = list(parts)
         self._weights = [_weight(part, total) for part in parts]
+        telling = [_weight(part, max(total, FEWEST)) for part in parts]
         if nearness:
             self._parts.append(Part(is_date=False, rows=_as_strengths(nearness), searched=True))
             self._weights.append(MEANING)
-        self._telling = _telling(self._parts, self._weights)
+            telling.append(MEANING)
+        self._telling = _telling(self._parts, telling)
         self._query = query
         self._quantity = kind_asked(query) in (Kind.NUMBER, Kind.TIME)
         self._past = asks_for_past(query)
