@@ -124,6 +124,37 @@ def test_a_misspelt_word_is_found(bench: SearchBench, asked: str) -> None:
     assert bench.ids(asked) == [number]
 
 
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        *(("Karla", "Carla"), ("Carla", "Karla"), ("Anna", "Ana"), ("Ana", "Anna"), ("Sophia", "Sofia")),
+        *(("Katherine", "Catherine"), ("Jon", "John"), ("Kristina", "Cristina"), ("Mikael", "Michael")),
+        *(("Benjamin", "Ben"), ("Ben", "Benjamin")),
+    ],
+)
+def test_a_name_is_found_in_another_spelling(bench: SearchBench, asked: str, name: str) -> None:
+    """Of a speaker also in a short or a long form; not if it occurs as it is asked for."""
+    bench.ids("talk")
+    number = bench.interaction("I want the window seat", speaker=name)
+    assert bench.ids(asked) == [number]
+    other = bench.interaction("I want the window seat", speaker=asked)
+    assert bench.ids(asked) == [other]
+
+
+@pytest.mark.parametrize(("asked", "found"), [("fery", True), ("ferri", True), ("fern", False)])
+def test_a_short_word_may_lack_a_letter(bench: SearchBench, asked: str, found: bool) -> None:
+    """But another letter in so short a word makes another word."""
+    bench.interaction("the ferry of the first day")
+    bench.interaction("the firm")
+    assert bool(bench.ids(asked)) == found
+
+
+@pytest.mark.parametrize(("asked", "told"), [("lottery", "the loft"), ("dishwasher", "the dish"), ("rest", "the rent")])
+def test_a_word_that_begins_alike_is_another(bench: SearchBench, asked: str, told: str) -> None:
+    bench.interaction(told)
+    assert bench.ids(asked) == []
+
+
 def test_a_word_that_occurs_is_not_taken_for_another(bench: SearchBench) -> None:
     number = bench.interaction("the horse is in the stable")
     bench.interaction("the house is in the street")

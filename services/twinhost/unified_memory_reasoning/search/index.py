@@ -13,7 +13,7 @@ So the texts that a filter excludes are looked up too, with a bound of their own
 """
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -23,7 +23,13 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import create_visib
 from twinhost.unified_memory_reasoning.search.dates import AskedDate
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
 from twinhost.unified_memory_reasoning.search.vocabulary import Vocabulary
-from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord, may_be_misspelt
+from twinhost.unified_memory_reasoning.search.words import (
+    SHORTEST_NAME,
+    Asked,
+    AskedWord,
+    may_be_misspelt,
+    spellings_of,
+)
 
 MOST_RANKED = 3_000  # texts that one search ranks
 NEWEST = 1_000  # texts of a word, or with all the words, if every word is common
@@ -222,7 +228,7 @@ class _Lookup:
         return self._fetched([(expression, 1.0)])
 
     def word(self, word: AskedWord) -> _Rows:
-        """Return the texts with a word; if there are none, those with words that are spelt like it."""
+        """Return the texts with a word; if there are none, those with words that are spelt like it, or with a name."""
         itself = f"words : ({_either(map(_quoted, (word.text, *self._vocabulary.existing(word.forms))))})"
         expressions = [(itself, 1.0), (f"about : {_quoted(word.text)}", IN_OTHER_WORDS)]
         if counterparts := self._vocabulary.existing(word.counterparts):
@@ -231,9 +237,15 @@ class _Lookup:
         if found.texts or not may_be_misspelt(word.text) or self._misspelt == MOST_MISSPELT or self._occurs(itself):
             return found
         self._misspelt += 1
-        if not (similar := self._vocabulary.spelt_like(word.text)):
-            return found
-        return self._fetched([(f"{{words about}} : ({_either(map(_quoted, similar))})", MISSPELT)])
+        return next((each for each in map(self._fetched, self._spelt_otherwise(word.text)) if each.texts), found)
+
+    def _spelt_otherwise(self, word: str) -> Iterator[list[tuple[str, float]]]:
+        """Yield what a word that occurs nowhere is searched by instead, one after the other."""
+        for similar in (self._vocabulary.existing(spellings_of(word)), self._vocabulary.spelt_like(word)):
+            if similar:
+                yield [(f"{{words about}} : ({_either(map(_quoted, similar))})", MISSPELT)]
+        shorter = [_quoted(word[:letters]) for letters in range(SHORTEST_NAME, len(word))]
+        yield [(f"about : ({_either([f'{_quoted(word)} *', *shorter])})", MISSPELT)]  # Ben for Benjamin, and vice versa
 
     def chosen(self, found: list[_Rows]) -> set[int]:
         """Return the numbers of the parts that are searched: the rarest, or of common ones the first."""
