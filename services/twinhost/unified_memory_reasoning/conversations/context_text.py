@@ -248,12 +248,16 @@ class ContextText:
         """Return as much of a turn as fits; None if nothing of its content does."""
         content = turn.content.rstrip()
         most_characters = max(0, most) * _CHARACTERS_PER_TOKEN
-        if not turn.longer and len(content) <= most_characters:
+        begins = None
+        if len(content) <= most_characters:
             text = lines_of(turn.speaker, turn.kind, content)
             tokens, size = self._cost(text)
             if tokens <= most + 1 and size <= max_bytes:
-                return _Line(turn, text, whole=True)
-        begins = self._begins(turn.id, content)
+                if not turn.longer:
+                    return _Line(turn, text, whole=True)
+                begins = 0
+        if begins is None:
+            begins = self._begins(turn.id, content)
         first, end = max(0, begins - most_characters), begins + most_characters
         lead, rest = _indented(content[first:begins]), _indented(content[begins:end])
         name = label(turn.speaker, turn.kind)

@@ -75,8 +75,10 @@ class Recollection:
             ranking = self._search.rank(query, filters, nearness=nearness)
             text.passage_of = lambda content: self._search.passage(content, ranking)
             ranked = [each for each in ranking.rows if each.row < MEMORY_ROWS or everywhere]
-            text.fill(self._hits(ranked[:1], speaker), max_tokens - of_summary, in_part=True)
-            hits, found = tee(self._hits(ranked, speaker))
+            results = self._results(ranked, speaker)
+            best = next(results, [])
+            text.fill(best, max_tokens - of_summary, in_part=True)
+            hits, found = tee(chain(best, chain.from_iterable(results)))
             text.fill(hits, max_tokens - of_summary)
         text.fill(self._excerpts(summary, most_bytes), text.used + of_summary)
         rest, rest_again = tee(chain(found, newest_again))
@@ -87,8 +89,8 @@ class Recollection:
             text.fill(rest_again, max_tokens)
         return text.complete()
 
-    def _hits(self, ranked: list[Ranked], speaker: str | None) -> Iterator[Turn]:
-        """Yield what a search has found, each turn before its neighbours."""
+    def _results(self, ranked: list[Ranked], speaker: str | None) -> Iterator[list[Turn]]:
+        """Yield what a search has found, each turn with its neighbours after it."""
         for start in range(0, len(ranked), _TOGETHER):
             together = ranked[start : start + _TOGETHER]
             rows = [each.row for each in together if each.row < MEMORY_ROWS]
@@ -97,9 +99,9 @@ class Recollection:
             turns = {turn.id: turn for turn in self._interactions.turns(chain.from_iterable(wanted.values()))}
             for each in together:
                 if each.row >= MEMORY_ROWS:
-                    yield self._memory(each)
+                    yield [self._memory(each)]
                 else:
-                    yield from (turns[number] for number in wanted[each.row] if number in turns)
+                    yield [turns[number] for number in wanted[each.row] if number in turns]
 
     def _memory(self, ranked: Ranked) -> Turn:
         """Return a memory as a line of the text; one that ceases to be valid says when."""
