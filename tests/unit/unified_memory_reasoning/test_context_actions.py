@@ -575,11 +575,24 @@ def test_memories_are_quoted_beside_all_sessions(bench: ContextBench) -> None:
     assert bench.accessed == ["rent"]
 
 
+def test_a_memory_says_when_its_validity_begins(bench: ContextBench) -> None:
+    """If it is not valid yet, so that nobody takes it for the present value."""
+    bench.remember("next", "The rent of the loft is 390.")
+    bench.database.execute(
+        "INSERT INTO memory_details (number, id, written_by, starts, details) VALUES (1, 'next', 'A', 4e9, '{}')"
+    )
+    (told,) = bench.told(query="What is the rent of the loft?", scope="all")
+    assert told == "[memory, valid from 2096-10-02]: The rent of the loft is 390."
+
+
 def test_a_memory_says_until_when_it_is_valid(bench: ContextBench) -> None:
     """A superseded value is no present one; a long one is quoted where it answers, and is named in no list of turns."""
     bench.remember("old", f"{LONG} The rent of the loft is 340. {LONG}", created=86_400.0)
     details = '{"valid_until": 172800.0}'
-    bench.database.execute("INSERT INTO memory_details VALUES (1, 'old', 'A', 86400.0, ?)", (details,))
+    bench.database.execute(
+        "INSERT INTO memory_details (number, id, written_by, starts, details) VALUES (1, 'old', 'A', 86400.0, ?)",
+        (details,),
+    )
     bench.say("Hello.", speaker="Bob")
     context = bench.context(query="What is the rent of the loft?", scope="all", max_tokens=200)
     told = turns_of(context["text"])[0]

@@ -104,13 +104,14 @@ class Recollection:
                     yield [turns[number] for number in wanted[each.row] if number in turns]
 
     def _memory(self, ranked: Ranked) -> Turn:
-        """Return a memory as a line of the text; one that ceases to be valid says when."""
+        """Return a memory as a line of the text; one that is not valid yet, or ceases to be, says when."""
         found = self._search.read(ranked, ANY_BYTES)
-        until = f", valid until {found['valid_until'][:10]}" if "valid_until" in found else ""
+        begins = f", valid from {found['valid_from'][:10]}" if "valid_from" in found else ""
+        ends = f", valid until {found['valid_until'][:10]}" if "valid_until" in found else ""
         return Turn(
             id=ranked.row,
             session_id="",
-            kind=f"memory{until}",
+            kind=f"memory{begins}{ends}",
             speaker="",
             content=found["content"],
             longer=found["cut"],
