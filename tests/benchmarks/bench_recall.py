@@ -179,9 +179,10 @@ class Agent(Assembled):
         reply = self.read("get_context", session_id=session_id, query=question.question, max_tokens=most)
         return str(reply["context"]["text"])
 
-    def search(self, question: Question) -> Answer:
-        """Return what `search_memory` finds."""
-        filters = {"session_id": question.session_id, "speaker": question.speaker}
+    def search(self, question: Question, filters: Mapping[str, Any] | None = None) -> Answer:
+        """Return what `search_memory` finds, with the filters of the question if no others are given."""
+        if filters is None:
+            filters = {"session_id": question.session_id, "speaker": question.speaker}
         reply = self.read("search_memory", query=question.question, limit=K, **filters)
         results = reply["results"]
         if self._meaning is not None and "meaning" not in reply["channels"]:
@@ -223,6 +224,25 @@ def measure_search(figures: Figures, ways: Mapping[str, Ask], questions: Sequenc
             if question.kind == "updated_fact":
                 above = _rank(question.outdated, places) < _rank(question.evidence, places)
                 figures.add("search outdated above current", question.half, above, way)
+
+
+def measure_filters(figures: Figures, agent: Agent, of: RecallSet) -> None:
+    """Ask every question that has an answer again, with filters that are right."""
+    turns = of.turns()
+    for question in [each for each in of.questions if each.evidence]:
+        (session_id, _), said = question.evidence[0], turns[question.evidence[0]]
+        session, speaker, since = {"session_id": session_id}, {"speaker": said.speaker}, {"since": said.at.timestamp()}
+        for name, filters in (
+            ("no filter", {}),
+            ("speaker", speaker),
+            ("since", since),
+            ("session", session),
+            ("session, speaker", session | speaker),
+            ("session, since", session | since),
+        ):
+            with clock_at(question.asked_at):
+                places, _ = agent.search(question, filters)
+            figures.add(f"search recall@5 with {name}", question.half, _rank(question.evidence[:1], places) < 5)
 
 
 def measure_context(
@@ -347,6 +367,7 @@ def measure(of: RecallSet, folder: Path, config: Path, tokens_of: CountTokens | 
         agent.fill(turns)
         ways = {AGENT: agent.search, FTS5: plain(turns, " "), BM25: plain(turns, " OR ")}
         measure_search(figures, ways, of.questions)
+        measure_filters(figures, agent, of)
         measure_context(figures, agent, of, None, tokens_of)
         with Agent(folder / "one-session", config) as one:
             one.fill(turns, ONE)

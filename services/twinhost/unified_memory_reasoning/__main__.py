@@ -290,11 +290,12 @@ def assemble(foundation: Foundation) -> Assembly:
             meaning.on_tick()
         backups.on_tick()  # last: it may restart the agent with a restored backup
 
+    accessed = stored_memories.upkeep.note
     return Assembly(
         actions=[
             *TwinActions(user_twins, page_bytes).actions(),
-            *ContextActions(stored_interactions, search, tokens_by(recall.tokenizer), max_bytes).actions(),
-            *SearchActions(search, page_bytes, stored_memories.upkeep.note).actions(),
+            *ContextActions(stored_interactions, search, tokens_by(recall.tokenizer), max_bytes, accessed).actions(),
+            *SearchActions(search, page_bytes, accessed).actions(),
             *MemoryActions(stored_memories, page_bytes).actions(),
             *ErrorPatternActions(known_errors, proposed, page_bytes).actions(),
             *ConflictActions(conflicts).actions(),

@@ -1,5 +1,6 @@
 """The actions on interactions, without a socket."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,8 +31,19 @@ class ContextBench(Bench):
     def make(self) -> Iterable[Action[Any]]:
         self.interactions = Interactions(self.database)
         self.quarantine = Quarantine(self.database)
+        self.accessed: list[str] = []  # ids of memories
         search = Search(self.database, WORDS_ALONE)
-        return ContextActions(self.interactions, search, self.tokens, self._max_bytes).actions()
+        return ContextActions(self.interactions, search, self.tokens, self._max_bytes, self.accessed.extend).actions()
+
+    def remember(self, name: str, content: str, caller: Caller = SDT, created: float | None = None) -> str:
+        """Put a memory in; return its id."""
+        moment = time.time() if created is None else created
+        self.database.execute(
+            "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
+            "written_by) VALUES (?, ?, x'5b5d', '', 1.0, ?, ?, 0, ?)",
+            (name, content, moment, moment, caller.name),
+        )
+        return name
 
     def say(self, content: str, caller: Caller = SDT, kind: str = "user_query", **fields: Any) -> dict[str, Any]:
         """Add an interaction, to session `s` where no other is named."""

@@ -1,6 +1,7 @@
 """What UMRA answers beside its twins: the document with its counts, and errors where its clients look for them."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,21 @@ def test_ping_and_health_give_the_document_with_the_counts(agent: Assembled, act
     assert (document["request_count"], document["error_count"], document["total_twins"]) == (3, 1, 1)
     assert document["last_request_time"].endswith("+00:00")
     assert document.keys() >= {"status", "ready", "timestamp", "uptime_s", "secure", "checks"}
+
+
+def test_a_memory_in_a_context_counts_as_accessed(agent: Assembled) -> None:
+    """In the assembled agent, as one in a search does."""
+    agent.ask("store_memory", SDT, id="rent", content="The rent of the loft is 340.")
+
+    def accessed() -> str:
+        (memory,) = agent.ask("memory_by", OPERATOR, name=SDT.name, kind="memories")["written"]["memories"]["entries"]
+        return str(memory["last_accessed"])
+
+    before = accessed()
+    time.sleep(0.01)
+    reply = agent.ask("get_context", SDT, session_id="s", query="rent of the loft", scope="all")
+    assert reply["context"]["memory_ids"] == ["rent"]
+    assert accessed() > before
 
 
 def test_before_the_first_request_there_is_no_time_of_it(agent: Assembled) -> None:

@@ -1,5 +1,6 @@
 """Interactions and contexts: requests, replies and handlers."""
 
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -54,7 +55,8 @@ class AddInteraction(Request, tag="add_interaction"):
 class GetContext(Request, tag="get_context"):
     """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text.
 
-    With a `query`, at most 4096 bytes, the turns that fit it are quoted too, from the session or from `all` of them.
+    With a `query`, at most 4096 bytes, the turns that fit it are quoted too, from the session or, with `scope` `all`,
+    from all sessions and the memories.
     """
 
     session_id: NAME
@@ -110,7 +112,7 @@ class ContextDocument(SummaryDocument):
     """The context of a session; `last_updated` (ISO-8601), when the newest was said, is null if nothing was.
 
     `stored` counts the session's interactions, `dropped` those that are not in `text`; `dropped_ids` names the newest
-    of these, `cut_ids` those in `text` that are shortened.
+    of these, `cut_ids` those in `text` that are shortened. `memory_ids` names the memories in it.
     """
 
     last_updated: str | None
@@ -122,6 +124,7 @@ class ContextDocument(SummaryDocument):
     dropped: int
     dropped_ids: list[int]
     cut_ids: list[int]
+    memory_ids: list[str]
 
 
 class ContextFound(TypedDict):
@@ -153,12 +156,20 @@ _AROUND_TEXT_BYTES = 8_192  # of a reply, without the summary and the text
 class ContextActions(Feature):
     """Stores interactions and returns contexts."""
 
-    def __init__(self, interactions: Interactions, search: Search, tokens: Tokens, max_reply_bytes: int) -> None:
+    def __init__(
+        self,
+        interactions: Interactions,
+        search: Search,
+        tokens: Tokens,
+        max_reply_bytes: int,
+        accessed: Callable[[Iterable[str]], None] = lambda _: None,
+    ) -> None:
         self._interactions = interactions
         self._search = search
         self._recollection = Recollection(interactions, search)
         self._tokens = tokens
         self._max_bytes = max_reply_bytes
+        self._accessed = accessed  # is called with the ids of memories that were quoted
 
     @action(mutates=True)
     def add(self, request: AddInteraction, caller: Caller) -> InteractionAdded:
@@ -203,23 +214,23 @@ class ContextActions(Feature):
             nearness=recalled.nearness if recalled else {},
         )
         own = {turn.id for turn in text.turns if turn.session_id == request.session_id}
+        memory_ids = [turn.memory_id for turn in text.turns if turn.memory_id]
+        self._accessed(memory_ids)
         known = {*found.newest, *(item.id for item in found.window.items)}
-        reply: ContextFound = {
-            "status": SUCCESS,
-            "session_id": request.session_id,
-            "context": {
-                "last_updated": None if found.last_updated is None else iso_time(found.last_updated),
-                **summary,
-                "text": text.text,
-                "tokens": tokens,
-                "max_tokens": request.max_tokens,
-                "window": {"size": found.window.size, "items": len(found.window.items)},
-                "stored": found.stored,
-                "dropped": found.in_view - len(own),
-                "dropped_ids": sorted(known - own, reverse=True)[:MOST_DROPPED_IDS],
-                "cut_ids": text.cut,
-            },
+        context: ContextDocument = {
+            "last_updated": None if found.last_updated is None else iso_time(found.last_updated),
+            **summary,
+            "text": text.text,
+            "tokens": tokens,
+            "max_tokens": request.max_tokens,
+            "window": {"size": found.window.size, "items": len(found.window.items)},
+            "stored": found.stored,
+            "dropped": found.in_view - len(own),
+            "dropped_ids": sorted(known - own, reverse=True)[:MOST_DROPPED_IDS],
+            "cut_ids": text.cut,
+            "memory_ids": memory_ids,
         }
+        reply: ContextFound = {"status": SUCCESS, "session_id": request.session_id, "context": context}
         if recalled is not None:
             reply["channels"] = recalled.channels
             if recalled.missing is not None:

@@ -7,20 +7,22 @@
     </recalled>
 
 Turns are in the order of time. A line with the day (UTC) precedes them where the day changes, with the caller that
-wrote them where that changes, and with the session in a context of several sessions where that changes.
+wrote them where that changes, and with the session in a context of several sessions where that changes. Memories are
+lines among the turns, with `memories` in place of the session.
 
 A turn begins with `[speaker]: `. A line break in the content continues on a line that begins with four spaces, so that
 no content can start a line with `[`, a day, or the fence. Wherever `<` precedes `recalled`, it is replaced by `(`, so
 that no content has the fence in it at all. A speaker contains no bracket and no line break. Characters that control a
 terminal or change the reading direction are replaced by U+FFFD.
 
-A turn takes at most half of the tokens, unless nothing else needs them. One that is longer is cut and ends with `…`.
-White space at the end of a content is dropped.
+A turn takes at most half of the tokens, unless nothing else needs them. Of a longer one, a passage is quoted: what
+`passage_of` names, with a quarter of its tokens for what precedes it; `…` stands for what is left out. White space at
+the end of a content is dropped.
 """
 
 import re
 from bisect import bisect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
@@ -40,6 +42,9 @@ _JSON_ESCAPED = '"\\\n\t'  # one more byte each, in the JSON of the reply
 _BREAK_BYTES = 2  # a line break in JSON
 _FIRST_DAY, _DAY_S = date(1970, 1, 1), 86_400
 _SMALLEST_TOKENS = 8  # of a turn; with less left, nothing more is tried
+_LEAST_SHARE = 4  # a turn is cut to what is left of the tokens if that is a quarter of them
+_LEAD_SHARE = 4  # of a turn's tokens, a quarter for what precedes the passage that is quoted
+_CHARACTERS_PER_TOKEN = 16  # at most
 _MOST_MISSES = 12  # turns that don't fit, one after the other, until no more are tried
 
 _line_break = re.compile(rf"\r\n|[{LINE_BREAKS}]")
@@ -86,8 +91,11 @@ def label(speaker: str, kind: str) -> str:
 
 def lines_of(speaker: str, kind: str, content: str) -> str:
     """Return an interaction as one line and, if the content has line breaks, its continuations."""
-    text = label(speaker, kind) + _line_break.sub(f"\n{INDENT}", content.translate(_controls))
-    return _like_fence.sub("(", text)
+    return _like_fence.sub("(", label(speaker, kind) + _indented(content))
+
+
+def _indented(content: str) -> str:
+    return _line_break.sub(f"\n{INDENT}", content.translate(_controls))
 
 
 def one_line(content: str, most: int) -> str:
@@ -97,7 +105,10 @@ def one_line(content: str, most: int) -> str:
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One interaction, as a context quotes it; `longer` if `content` is only a part, `at` in seconds."""
+    """One interaction, as a context quotes it; `longer` if `content` is only a part, `at` in seconds.
+
+    A memory has its `memory_id`, no session, and its row in the index as the `id`.
+    """
 
     id: int
     session_id: str
@@ -107,6 +118,7 @@ class Turn(msgspec.Struct, frozen=True):
     longer: bool
     written_by: str
     at: float
+    memory_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +135,11 @@ class ContextText:
     def __init__(self, tokens: Tokens, max_tokens: int, max_bytes: int, *, names_sessions: bool = False) -> None:
         self.max_tokens, self._max_bytes, self._tokens = max_tokens, max_bytes, tokens
         self._names_sessions = names_sessions
+        self.passage_of: Callable[[str], int] = lambda _: 0  # where the passage begins that is quoted of a long content
         self._lines: list[_Line] = []  # in the order of time
         self._added: dict[int, _Line] = {}  # by id, the most important first
         self._refused: dict[int, Turn] = {}  # the same
+        self._passages: dict[tuple[int, int], int] = {}
         self._costs: dict[str, tuple[int, int]] = {"": (0, 0)}
         self._used, self._bytes = self._fence = self._cost(f"{OPENING}\n{CLOSING}")
 
@@ -139,8 +153,8 @@ class ContextText:
 
     @property
     def cut(self) -> list[int]:
-        """The ids of those that are not whole."""
-        return [line.turn.id for line in self._lines if not line.whole]
+        """The ids of the interactions that are not whole."""
+        return [line.turn.id for line in self._lines if not line.whole and not line.turn.memory_id]
 
     @property
     def used(self) -> int:
@@ -156,19 +170,30 @@ class ContextText:
             parts += [header, line.text] if header else [line.text]
         return "\n".join([*parts, CLOSING]) if self._lines else ""
 
-    def fill(self, turns: Iterable[Turn], most: int) -> None:
-        """Add turns, the first ones first, skipping those with which the text would have more than `most` tokens."""
+    def fill(self, turns: Iterable[Turn], most: int, *, in_part: bool = False) -> None:
+        """Add turns, the first ones first, skipping those with which the text would have more than `most` tokens.
+
+        Args:
+            turns: whatever has most to do with what the text is for comes first.
+            most: tokens of the whole text.
+            in_part: whether a turn is cut to what is left, if that is much, instead of being skipped.
+        """
         most, misses = min(most, self.max_tokens), 0
         for turn in turns:
             if most - self._used < _SMALLEST_TOKENS or misses == _MOST_MISSES:
                 break
             if turn.id in self._added:
                 continue
-            if self._add(turn, most, cut_to=self.max_tokens // 2):
+            half = self.max_tokens // 2
+            if self._add(turn, most, half) or (
+                in_part and most - self._used >= self.max_tokens // _LEAST_SHARE and self._add(turn, most)
+            ):
                 misses = 0
             else:
                 misses += 1
-                self._refused[turn.id] = turn
+                refused = self._refused.get(turn.id)
+                if refused is None or len(refused.content) < len(turn.content):
+                    self._refused[turn.id] = turn
 
     def settle(self) -> int:
         """Count the text as a whole; remove the least important turns while it has too many tokens.
@@ -178,7 +203,8 @@ class ContextText:
         """
         while (tokens := self._tokens.count(text := self.text)) > self.max_tokens:
             self._lines.remove(self._added.popitem()[1])
-        self._used, self._bytes = (tokens, _json_bytes(text)) if text else self._fence
+        ids = sum(map(_id_bytes, self.turns))
+        self._used, self._bytes = (tokens, _json_bytes(text) + ids) if text else self._fence
         return tokens
 
     def complete(self) -> int:
@@ -210,6 +236,7 @@ class ContextText:
         if line is None:
             return False
         tokens, size = self._cost(line.text)
+        size += _id_bytes(turn)
         if tokens > left or size > bytes_left:
             return False
         self._lines.insert(place, line)
@@ -219,17 +246,48 @@ class ContextText:
 
     def _line(self, turn: Turn, most: int, max_bytes: int) -> _Line | None:
         """Return as much of a turn as fits; None if nothing of its content does."""
-        text = lines_of(turn.speaker, turn.kind, turn.content.rstrip())
-        tokens, size = self._cost(text)
-        if not turn.longer and tokens <= most + 1 and size <= max_bytes:
-            return _Line(turn, text, whole=True)
-        characters = len(text)
-        if size > max_bytes:  # escaped, a text has at most twice its bytes
-            text = text.encode()[: max(0, max_bytes // 2 - len(CUT.encode()) - _BREAK_BYTES)].decode(errors="ignore")
-        text = self._tokens.beginning(text, max(0, most - self._tokens.count(CUT))).rstrip()
-        begins = len(label(turn.speaker, turn.kind))
-        more = len(text) < characters
-        return _Line(turn, text + CUT, whole=False, more=more) if len(text) > begins else None
+        content = turn.content.rstrip()
+        most_characters = max(0, most) * _CHARACTERS_PER_TOKEN
+        begins = None
+        if len(content) <= most_characters:
+            text = lines_of(turn.speaker, turn.kind, content)
+            tokens, size = self._cost(text)
+            if tokens <= most + 1 and size <= max_bytes:
+                if not turn.longer:
+                    return _Line(turn, text, whole=True)
+                begins = 0
+        if begins is None:
+            begins = self._begins(turn.id, content)
+        first, end = max(0, begins - most_characters), begins + most_characters
+        lead, rest = _indented(content[first:begins]), _indented(content[begins:end])
+        name = label(turn.speaker, turn.kind)
+        before, after = self._passage(name, lead, rest, most, max_bytes)
+        if not (before + after).strip():
+            return None
+        starts, ends = first == 0 and before == lead, end >= len(content) and after == rest
+        text = f"{name}{'' if starts else CUT}{before if starts else before.lstrip()}{after}".rstrip()
+        whole = starts and ends and not turn.longer
+        text = _like_fence.sub("(", text if ends and not turn.longer else text + CUT)
+        return _Line(turn, text, whole, more=not (starts and ends))
+
+    def _begins(self, number: int, content: str) -> int:
+        """Return where the passage of a turn begins that is quoted."""
+        key = number, len(content)
+        if key not in self._passages:
+            self._passages[key] = self.passage_of(content)
+        return self._passages[key]
+
+    def _passage(self, name: str, lead: str, rest: str, most: int, max_bytes: int) -> tuple[str, str]:
+        """Return as much of a passage as fits beside a name, and of what precedes it."""
+        size = max(0, max_bytes // 2 - _BREAK_BYTES - len(f"{name}{CUT}{CUT}".encode()))  # escaped, it is at most twice
+        most -= self._tokens.count(name) + self._tokens.count(CUT) * (2 if lead else 1)
+        before = self._tokens.ending(_last_bytes(lead, size // _LEAD_SHARE), max(0, most) // _LEAD_SHARE)
+        after = _first_bytes(rest, size - len(before.encode()))
+        after = self._tokens.beginning(after, max(0, most - self._tokens.count(before)))
+        if after == rest:
+            before = _last_bytes(lead, size - len(after.encode()))
+            before = self._tokens.ending(before, max(0, most - self._tokens.count(after) - 1))
+        return before, after
 
     def _header(self, before: Turn | None, turn: Turn | None) -> str:
         """Return the line between two turns, empty if there is none."""
@@ -239,7 +297,7 @@ class ContextText:
         writer = f", by {_name(turn.written_by)}" if before is None or before.written_by != turn.written_by else ""
         session = ""
         if self._names_sessions and (before is None or before.session_id != turn.session_id):
-            session = f", session {_name(turn.session_id)}"
+            session = ", memories" if turn.memory_id else f", session {_name(turn.session_id)}"
         return f"{day}{writer}{session}:" if writer or session or before is None or _day(before.at) != day else ""
 
     def _cost(self, text: str) -> tuple[int, int]:
@@ -264,6 +322,20 @@ def _date(days: int) -> str:
 
 def _name(name: str) -> str:
     return _like_fence.sub("(", name[:NAME_CHARACTERS].translate(_in_speaker))
+
+
+def _first_bytes(text: str, most: int) -> str:
+    return text.encode()[: max(0, most)].decode(errors="ignore")
+
+
+def _last_bytes(text: str, most: int) -> str:
+    encoded = text.encode()
+    return encoded[max(0, len(encoded) - most) :].decode(errors="ignore")
+
+
+def _id_bytes(turn: Turn) -> int:
+    """Return the bytes of a memory's id, which the reply names beside the text."""
+    return len(msgspec.json.encode(turn.memory_id)) + 1 if turn.memory_id else 0
 
 
 def _json_bytes(text: str) -> int:

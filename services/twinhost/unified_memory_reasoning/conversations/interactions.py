@@ -99,6 +99,7 @@ OCCURRED_MIGRATION = "ALTER TABLE interactions ADD COLUMN occurred_at REAL"  # n
 AT = "coalesce(occurred_at, created)"  # the time that orders the turns of a session, in seconds since the epoch
 BY_TIME_MIGRATION = f"CREATE INDEX interactions_by_time ON interactions (session_id, {AT}, id, speaker, written_by)"
 REBUILT_FROM = UP_TO_TIER[-1]  # rows from which a window is rebuilt
+ANY_BYTES = 2**31 - 1
 _PAGE = 64  # turns that are read together
 MOST_NEWEST = 256  # interactions among which a context names those that its text leaves out
 
@@ -256,7 +257,7 @@ class Interactions:
         found = {utterance.id: utterance for utterance in rows}
         return [found[number] for number in ids if number in found]
 
-    def turns(self, ids: Iterable[int], max_bytes: int) -> list[Turn]:
+    def turns(self, ids: Iterable[int], max_bytes: int = ANY_BYTES) -> list[Turn]:
         """Return turns in the order of the given ids, without those of quarantined writers.
 
         Args:

@@ -1,20 +1,24 @@
 """Which turns a context quotes: the newest, those that a search finds, and those of the summary.
 
+A search in all sessions finds memories too, which are quoted as turns are.
+
 The newest turns have a share of the budget, and so have the entries of the summary. Between them come the turns that
 fit the question best; each brings the turn before it if that is a question, and if it is one itself, what follows it.
-What is left is filled with further ones of these, then with the newest.
+The best of them is quoted in part if the whole has no room. What is left is filled with further ones of these, then
+with the newest.
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from itertools import chain, tee
 from types import MappingProxyType
 
 import msgspec
 
 from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn
-from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
+from twinhost.unified_memory_reasoning.conversations.interactions import ANY_BYTES, Interactions
 from twinhost.unified_memory_reasoning.conversations.summary import Part
-from twinhost.unified_memory_reasoning.search.actions import Search
+from twinhost.unified_memory_reasoning.search.actions import Ranked, Search
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 
@@ -55,7 +59,7 @@ class Recollection:
             session_id: the session.
             speaker: only what this speaker said.
             query: the question; without one, the newest turns and the summary alone.
-            everywhere: whether the search is in all sessions.
+            everywhere: whether the search is in all sessions, and in the memories.
             nearness: the rows that are near to the question's meaning, and how near.
         """
         max_tokens = text.max_tokens
@@ -68,7 +72,13 @@ class Recollection:
         else:
             text.fill(newest, int(NEWEST_SHARE * max_tokens))
             filters = filters_of(session_id, speaker, everywhere=everywhere)
-            hits, found = tee(self._hits(query, filters, nearness, most_bytes))
+            ranking = self._search.rank(query, filters, nearness=nearness)
+            text.passage_of = lambda content: self._search.passage(content, ranking)
+            ranked = [each for each in ranking.rows if each.row < MEMORY_ROWS or everywhere]
+            results = self._results(ranked, speaker)
+            best = next(results, [])
+            text.fill(best, max_tokens - of_summary, in_part=True)
+            hits, found = tee(chain(best, chain.from_iterable(results)))
             text.fill(hits, max_tokens - of_summary)
         text.fill(self._excerpts(summary, most_bytes), text.used + of_summary)
         rest, rest_again = tee(chain(found, newest_again))
@@ -79,15 +89,36 @@ class Recollection:
             text.fill(rest_again, max_tokens)
         return text.complete()
 
-    def _hits(self, query: str, filters: Filters, nearness: Mapping[int, float], most_bytes: int) -> Iterator[Turn]:
-        """Yield what fits a query, best first, each before its neighbours."""
-        ranking = self._search.rank(query, filters, nearness=nearness)
-        rows = [each.row for each in ranking.rows if each.row < MEMORY_ROWS]
-        for start in range(0, len(rows), _TOGETHER):
-            together = rows[start : start + _TOGETHER]
-            beside = self._interactions.beside(together, filters.speaker)
-            wanted = [each for row in together for each in (row, *beside.get(row, ())) if each is not None]
-            yield from self._interactions.turns(wanted, most_bytes)
+    def _results(self, ranked: list[Ranked], speaker: str | None) -> Iterator[list[Turn]]:
+        """Yield what a search has found, each turn with its neighbours after it."""
+        for start in range(0, len(ranked), _TOGETHER):
+            together = ranked[start : start + _TOGETHER]
+            rows = [each.row for each in together if each.row < MEMORY_ROWS]
+            beside = self._interactions.beside(rows, speaker)
+            wanted = {row: [each for each in (row, *beside.get(row, ())) if each is not None] for row in rows}
+            turns = {turn.id: turn for turn in self._interactions.turns(chain.from_iterable(wanted.values()))}
+            for each in together:
+                if each.row >= MEMORY_ROWS:
+                    yield [self._memory(each)]
+                else:
+                    yield [turns[number] for number in wanted[each.row] if number in turns]
+
+    def _memory(self, ranked: Ranked) -> Turn:
+        """Return a memory as a line of the text; one that is not valid yet, or ceases to be, says when."""
+        found = self._search.read(ranked, ANY_BYTES)
+        begins = f", valid from {found['valid_from'][:10]}" if "valid_from" in found else ""
+        ends = f", valid until {found['valid_until'][:10]}" if "valid_until" in found else ""
+        return Turn(
+            id=ranked.row,
+            session_id="",
+            kind=f"memory{begins}{ends}",
+            speaker="",
+            content=found["content"],
+            longer=found["cut"],
+            written_by=found["written_by"],
+            at=datetime.fromisoformat(found["timestamp"]).timestamp(),
+            memory_id=str(found["id"]),
+        )
 
     def _excerpts(self, summary: Part, most_bytes: int) -> Iterator[Turn]:
         """Yield the turns of a summary, each cut to what the summary has of it."""

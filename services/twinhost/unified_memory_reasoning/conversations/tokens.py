@@ -36,6 +36,9 @@ class Tokens(Protocol):
     def beginning(self, text: str, most: int) -> str:
         """Return a beginning of a text with at most `most` tokens, as long as can be."""
 
+    def ending(self, text: str, most: int) -> str:
+        """Return an end of a text with at most `most` tokens, as long as can be."""
+
 
 class Estimate:
     """Counts by the rule of this module."""
@@ -49,6 +52,14 @@ class Estimate:
                 return text[:end]
             most -= tokens
         return text
+
+    def ending(self, text: str, most: int) -> str:
+        begins = len(text)
+        for begin, tokens in reversed(list(self._pieces(text))):
+            if tokens > most:
+                break
+            begins, most = begin, most - tokens
+        return text[begins:]
 
     @staticmethod
     def _pieces(text: str) -> Iterator[tuple[int, int]]:
@@ -86,6 +97,14 @@ class Tokenizer:
             if len(offsets) <= most:
                 return text
             text = text[: min(offsets[most][0], len(text) - 1)]
+
+    def ending(self, text: str, most: int) -> str:
+        """Cut where a token begins, as `beginning` does where one ends."""
+        while True:
+            offsets = self._encoded(text).offsets
+            if len(offsets) <= most:
+                return text
+            text = text[max(offsets[len(offsets) - most][0], 1) :] if most else ""
 
     def _encoded(self, text: str) -> Any:
         return self._library.encode(text, add_special_tokens=False)

@@ -41,6 +41,7 @@ from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
 from twinhost.unified_memory_reasoning.search.index import EVERYTHING, MOST_SPREAD, Filters, SearchIndex
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Meaning, Recalled, with_meaning
+from twinhost.unified_memory_reasoning.search.passages import Passages
 from twinhost.unified_memory_reasoning.search.ranking import Fit, Ranker
 from twinhost.unified_memory_reasoning.search.updates import Text
 from twinhost.unified_memory_reasoning.search.words import asked_in
@@ -163,6 +164,7 @@ class Ranking(msgspec.Struct, frozen=True):
     rows: list[Ranked]
     words: list[str]
     left_out: list[str]
+    expressions: list[str]  # in FTS5's syntax
 
 
 class _Candidate(NamedTuple):
@@ -184,6 +186,7 @@ class Search:
         self._signals = _SIGNALS.format(strength=strength_now(fading, "memories", "?3"))
         self._memory = _MEMORY.format(strength=strength_now(fading, "memories", "unixepoch()"))
         self._index = SearchIndex(database)
+        self._passages = Passages(database)
 
     def best(self, query: str, *, session_id: str | None = None, limit: int = 10) -> list[tuple[int, float]]:
         """Return the ids of the interactions that fit a query best, with their similarity, best first.
@@ -227,7 +230,7 @@ class Search:
         candidates = self._candidates(ranker.best(rows, near, CANDIDATES), now)
         fits = ranker.fits([each.text for each in candidates], near)
         fits = ranker.corrected([each.text for each in candidates], fits)
-        return Ranking(self._scored(candidates, fits, now), found.words, found.left_out)
+        return Ranking(self._scored(candidates, fits, now), found.words, found.left_out, found.expressions)
 
     def _candidates(self, rows: list[int], now: float) -> list[_Candidate]:
         def candidate(importance: float, strength: float, **text: Any) -> _Candidate:
@@ -261,6 +264,10 @@ class Search:
         starts = {number + MEMORY_ROWS: each.starts for number, each in coming.items()}
         ordered = sorted(((scores[text.row], text.moment, text.row) for text, _, _ in candidates), reverse=True)
         return [Ranked(row, score, fits[row].similarity, starts.get(row)) for score, _, row in ordered]
+
+    def passage(self, content: str, ranking: Ranking) -> int:
+        """Return where the passage of a content begins that a search has found; 0 if it has found none of its words."""
+        return self._passages.best(content, ranking.expressions)
 
     def read(self, ranked: Ranked, max_content_bytes: int) -> SearchResult:
         """Return a row of a ranking as a result."""

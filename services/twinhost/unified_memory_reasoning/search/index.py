@@ -7,19 +7,29 @@ The turns around a turn are looked up by the search (`neighbours`), and not inde
 The number of texts that a search ranks is bounded. The words of a query are added from the rarest on, as long as at
 most MOST_RANKED texts contain them; the other words are skipped. If every word is more common than that, the newest
 texts with one of them are ranked, and the newest with all of them.
+
+Of two turns in one session, a filter may exclude the one that has the words and not the other, which is a result by it.
+So the texts that a filter excludes are looked up too, with a bound of their own.
 """
 
 import json
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 from twinhost.unified_memory_reasoning.search.dates import AskedDate
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
 from twinhost.unified_memory_reasoning.search.vocabulary import Vocabulary
-from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord, may_be_misspelt
+from twinhost.unified_memory_reasoning.search.words import (
+    SHORTEST_NAME,
+    Asked,
+    AskedWord,
+    may_be_misspelt,
+    spellings_of,
+)
 
 MOST_RANKED = 3_000  # texts that one search ranks
 NEWEST = 1_000  # texts of a word, or with all the words, if every word is common
@@ -30,7 +40,7 @@ AFTER, BEFORE = 5, 2  # turns around a seed
 IN_OTHER_WORDS = 0.9  # as strong as the word itself: its counterpart in the other language, or the speaker's name
 MISSPELT = 0.6
 MOST_MISSPELT = 4  # words of a query, the first ones that occur nowhere, whose like is looked up
-_EVER = 1e11  # seconds since the epoch
+_ALWAYS = (0.0, 1e11)  # seconds since the epoch
 _MOST_MONTHS = 36  # of a period that the index narrows; a longer one is compared row by row
 
 _MOST_IN_MATCH = 16  # quarantined writers that a match excludes
@@ -96,6 +106,7 @@ class Part:
     rows: dict[int, float]
     searched: bool
     is_name: bool = False  # of a speaker
+    texts: int = 0  # that have it, if more than there are rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +116,7 @@ class Found:
     parts: list[Part]
     fitting: set[int]  # rows that are as the filters say; the others can only have neighbours that are
     total: int  # texts that were searched
+    expressions: list[str]  # what was searched, in FTS5's syntax
     words: list[str]
     left_out: list[str]
 
@@ -131,18 +143,19 @@ class SearchIndex:
         """Return the visible, not forgotten texts with the rarest words and dates of a query."""
         lookup = _Lookup(self._database, self._vocabulary, filters)
         found = [lookup.date(date) for date in asked.dates] + [lookup.word(word) for word in asked.words]
-        numbers = _affordable([len(each.rows) for each in found])
-        if not numbers:  # every one is common
-            numbers = [number for number, each in enumerate(found) if each.rows][:MOST_COMMON_WORDS]
-            lookup.only_newest([found[number] for number in numbers])
+        numbers = lookup.chosen(found)
         fitting = {row for number in numbers for row in found[number].rows}
-        lookup.add_others([found[number] for number in numbers])
+        numbers |= lookup.with_others(found, numbers)
         first = len(asked.dates)
         searched = [word.text for number, word in enumerate(asked.words, first) if number in numbers]
         return Found(
-            [Part(number < first, each.rows, number in numbers, each.is_name) for number, each in enumerate(found)],
+            [
+                Part(number < first, each.rows, number in numbers, each.is_name, each.texts)
+                for number, each in enumerate(found)
+            ],
             fitting,
             lookup.total(),
+            [expression for number in sorted(numbers) for expression, _ in found[number].expressions],
             [*asked.date_words, *searched],
             [*(word.text for word in asked.words if word.text not in searched), *asked.left_out],
         )
@@ -169,6 +182,19 @@ class _Rows:
     expressions: list[tuple[str, float]]  # in FTS5's syntax
     rows: dict[int, float]
     is_name: bool = False  # the second expression has rows
+    others: dict[int, float] = field(default_factory=dict)  # with those that a filter within a session excludes
+
+    @property
+    def texts(self) -> int:
+        return max(len(self.rows), len(self.others))
+
+
+class _Scope(NamedTuple):
+    """Which texts are searched: terms of a match, an SQL condition, and the times that it compares."""
+
+    terms: str
+    condition: str
+    period: tuple[float, float]
 
 
 class _Lookup:
@@ -181,17 +207,18 @@ class _Lookup:
         self._misspelt = 0
         hidden = database.execute("SELECT name FROM quarantined LIMIT ?", (_MOST_IN_MATCH + 1,)).fetchall()
         many = len(hidden) > _MOST_IN_MATCH
-        conditions = [_VISIBLE] if many else []
-        if filters.since is not None or filters.until is not None:
-            conditions.append(_WITHIN)
-        self._condition = " AND ".join(conditions) or "TRUE"
-        self._period = _period(filters)
+        visible = _VISIBLE if many else "TRUE"
         self._without = (
             f" NOT scope : ({_either(_term('w', name) for (name,) in hidden)})" if hidden and not many else ""
         )
-        of_session = _scope("s", filters.session_id) + _months(self._period)
-        self._narrowed = of_session + _scope("p", filters.speaker) + _scope("t", filters.kind)
-        self._others = of_session if self._narrowed != of_session else None
+        of_session, since, until = _scope("s", filters.session_id), *_period(filters)
+        narrowed = of_session + _scope("p", filters.speaker) + _scope("t", filters.kind) + _months((since, until))
+        within = f"{visible} AND {_WITHIN}"
+        timed, bounded = filters.since is not None, filters.until is not None
+        self._anywhere = _Scope("", visible, _ALWAYS)
+        self._filtered = _Scope(narrowed, within if timed or bounded else visible, (since, until))
+        others = _Scope(of_session, within if bounded else visible, (_ALWAYS[0], until))  # what is later lends nothing
+        self._others = others if (filters.speaker, filters.kind, filters.since) != (None, None, None) else None
 
     def date(self, date: AskedDate) -> _Rows:
         """Return the texts of a date, and those that name it."""
@@ -201,39 +228,67 @@ class _Lookup:
         return self._fetched([(expression, 1.0)])
 
     def word(self, word: AskedWord) -> _Rows:
-        """Return the texts with a word; if there are none, those with words that are spelt like it."""
+        """Return the texts with a word; if there are none, those with words that are spelt like it, or with a name."""
         itself = f"words : ({_either(map(_quoted, (word.text, *self._vocabulary.existing(word.forms))))})"
         expressions = [(itself, 1.0), (f"about : {_quoted(word.text)}", IN_OTHER_WORDS)]
         if counterparts := self._vocabulary.existing(word.counterparts):
             expressions.append((f"words : ({_either(map(_quoted, counterparts))})", IN_OTHER_WORDS))
         found = self._fetched(expressions)
-        if found.rows or not may_be_misspelt(word.text) or self._misspelt == MOST_MISSPELT:
+        if found.texts or not may_be_misspelt(word.text) or self._misspelt == MOST_MISSPELT or self._occurs(itself):
             return found
         self._misspelt += 1
-        if not (similar := self._vocabulary.spelt_like(word.text)):
-            return found
-        return self._fetched([(f"{{words about}} : ({_either(map(_quoted, similar))})", MISSPELT)])
+        return next((each for each in map(self._fetched, self._spelt_otherwise(word.text)) if each.texts), found)
 
-    def only_newest(self, common: list[_Rows]) -> None:
-        """Keep, of texts with common words, the newest with each word and the newest with all of them."""
-        for each in common:
-            each.rows = {
+    def _spelt_otherwise(self, word: str) -> Iterator[list[tuple[str, float]]]:
+        """Yield what a word that occurs nowhere is searched by instead, one after the other."""
+        for similar in (self._vocabulary.existing(spellings_of(word)), self._vocabulary.spelt_like(word)):
+            if similar:
+                yield [(f"{{words about}} : ({_either(map(_quoted, similar))})", MISSPELT)]
+        shorter = [_quoted(word[:letters]) for letters in range(SHORTEST_NAME, len(word))]
+        yield [(f"about : ({_either([f'{_quoted(word)} *', *shorter])})", MISSPELT)]  # Ben for Benjamin, and vice versa
+
+    def chosen(self, found: list[_Rows]) -> set[int]:
+        """Return the numbers of the parts that are searched: the rarest, or of common ones the first."""
+        numbers, are_common = _chosen([len(each.rows) for each in found])
+        if are_common:
+            newest = self._newest([found[number] for number in numbers], self._filtered)
+            for number, rows in zip(numbers, newest, strict=True):
+                found[number].rows = rows
+        return set(numbers)
+
+    def with_others(self, found: list[_Rows], numbers: set[int]) -> set[int]:
+        """Add the texts that the filters exclude, whose neighbours may be results; return the parts that have them.
+
+        Args:
+            found: the parts.
+            numbers: of the parts that are searched.
+        """
+        if self._others is None:
+            return set()
+        searched = [each.others if number in numbers or not each.rows else {} for number, each in enumerate(found)]
+        with_others, are_common = _chosen([len(each) for each in searched])
+        others = [found[number].others for number in with_others]
+        if are_common:
+            others = self._newest([found[number] for number in with_others], self._others)
+        for number, rows in zip(with_others, others, strict=True):
+            found[number].rows = rows | found[number].rows
+        return set(with_others)
+
+    def _newest(self, common: list[_Rows], scope: _Scope) -> list[dict[int, float]]:
+        """Return, of texts with common words, the newest with each word and the newest with all of them."""
+        newest = [
+            {
                 row: strength
                 for expression, strength in reversed(each.expressions)
-                for row in self._select(expression, self._narrowed, NEWEST, "ORDER BY rowid DESC")
+                for row in self._select(expression, scope, NEWEST, "ORDER BY rowid DESC")
             }
+            for each in common
+        ]
         every = " AND ".join(f"({_either(f'({text})' for text, _ in each.expressions)})" for each in common)
-        for row in self._select(every, self._narrowed, NEWEST, "ORDER BY rowid DESC") if common else ():
-            for each in common:
-                each.rows.setdefault(row, IN_OTHER_WORDS)
-
-    def add_others(self, parts: list[_Rows]) -> None:
-        """Add the texts of other speakers and types, whose neighbours may be results."""
-        if self._others is not None:
-            for each in parts:
-                others = self._fetched(each.expressions, self._others).rows
-                if len(others) <= MOST_RANKED:
-                    each.rows = others | each.rows
+        for row in self._select(every, scope, NEWEST, "ORDER BY rowid DESC") if common else ():
+            for rows in newest:
+                rows.setdefault(row, IN_OTHER_WORDS)
+        return newest
 
     def total(self) -> int:
         """Return how many texts there are in the session, or in all."""
@@ -242,20 +297,32 @@ class _Lookup:
             return int(self._database.value(_TEXTS))
         return int(self._database.value(_TEXTS_OF_SESSION, (session_id,)))
 
-    def _fetched(self, expressions: list[tuple[str, float]], narrowed: str | None = None) -> _Rows:
+    def _fetched(self, expressions: list[tuple[str, float]]) -> _Rows:
+        rows, is_name = self._rows(expressions, self._filtered)
+        if self._others is None:
+            return _Rows(expressions, rows, is_name)
+        others, is_name = self._rows(expressions, self._others)
+        return _Rows(expressions, rows, is_name, others)
+
+    def _rows(self, expressions: list[tuple[str, float]], scope: _Scope) -> tuple[dict[int, float], bool]:
+        """Return how strongly each row has a part, and whether the second expression has rows."""
         rows: dict[int, float] = {}
         is_name = False
         for number, (expression, strength) in enumerate(expressions):
-            found = self._select(expression, self._narrowed if narrowed is None else narrowed, MOST_RANKED + 1)
+            found = self._select(expression, scope, MOST_RANKED + 1)
             is_name |= number == 1 and bool(found)
             rows = dict.fromkeys(found, strength) | rows
             if len(rows) > MOST_RANKED:
                 break
-        return _Rows(expressions, rows, is_name)
+        return rows, is_name
 
-    def _select(self, expression: str, narrowed: str, most: int, order: str = "") -> list[int]:
-        match = f"(({expression}){narrowed}){self._without}"
-        found = self._database.execute(_FITTING.format(self._condition, order), (match, *self._period, most))
+    def _occurs(self, expression: str) -> bool:
+        """Return whether any session has a word, which is then no misspelt one."""
+        return self._filters.session_id is not None and bool(self._select(expression, self._anywhere, 1))
+
+    def _select(self, expression: str, scope: _Scope, most: int, order: str = "") -> list[int]:
+        match = f"(({expression}){scope.terms}){self._without}"
+        found = self._database.execute(_FITTING.format(scope.condition, order), (match, *scope.period, most))
         return [row for (row,) in found]
 
 
@@ -272,7 +339,8 @@ def _scope(kind: str, name: str | None) -> str:
 
 
 def _period(filters: Filters) -> tuple[float, float]:
-    return (0.0 if filters.since is None else filters.since, _EVER if filters.until is None else filters.until)
+    first, last = _ALWAYS
+    return (first if filters.since is None else filters.since, last if filters.until is None else filters.until)
 
 
 def _months(period: tuple[float, float]) -> str:
@@ -289,8 +357,11 @@ def _either(expressions: Iterable[str]) -> str:
     return " OR ".join(expressions)
 
 
-def _affordable(texts: list[int]) -> list[int]:
-    """Return the numbers of the rarest parts that occur in at most MOST_RANKED texts together."""
+def _chosen(texts: list[int]) -> tuple[list[int], bool]:
+    """Return the numbers of the rarest parts that occur in at most MOST_RANKED texts together.
+
+    If every part is more common, the first ones of these, and true.
+    """
     kept: list[int] = []
     left = MOST_RANKED
     for number in sorted((number for number, count in enumerate(texts) if count), key=texts.__getitem__):
@@ -298,4 +369,6 @@ def _affordable(texts: list[int]) -> list[int]:
         if left < 0:
             break
         kept.append(number)
-    return kept
+    if kept:
+        return kept, False
+    return [number for number, count in enumerate(texts) if count][:MOST_COMMON_WORDS], True

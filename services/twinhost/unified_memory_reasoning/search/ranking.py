@@ -4,10 +4,10 @@
 
 A part is a word or a date; its weight is its inverse document frequency, and for a date DATE times that. Its strength
 in a text is 1 for the word itself, less in other words (see `index`), that of a word divided by the root of the text's
-length over the average; or a share of its strength in a turn nearby, if that is more: AFTER_TURN from the turns before,
-as an answer has what its question names, and BEFORE_TURN from the turns after. A gain is QUESTION for a text that asks
-a question, QUANTITY for a text with a digit if the query asks for a number or a time, and UPDATE for a text that says
-that something has changed, unless the query asks for what was.
+length over the average, and at least LONGEST; or a share of its strength in a turn nearby, if that is more: AFTER_TURN
+from the turns before, as an answer has what its question names, and BEFORE_TURN from the turns after. A gain is
+QUESTION for a text that asks a question, QUANTITY for a text with a digit if the query asks for a number or a time, and
+UPDATE for a text that says that something has changed, unless the query asks for what was.
 
 Where texts have vectors (see `meaning`), the meaning of the query is one more part: its strength grows from 0 to 1
 between a nearness of NEAR and SAME, and its weight is MEANING.
@@ -16,9 +16,9 @@ A text that gives a newer value of what an older one says takes the place just a
 
     similarity = relevance / (relevance + missing / 2 + ENOUGH)
 
-Here a speaker's name has NAME of its weight. `missing` is the weight of the parts that the text has no share of. It
-doesn't depend on other texts: 0 says that nothing of the query is there. docs/explanation/recall.md has the figures
-that the constants were chosen by.
+Here a speaker's name has NAME of its weight, and a part weighs as among FEWEST texts if there are fewer. `missing` is
+the weight of the parts that the text has no share of. 0 says that nothing of the query is there.
+docs/explanation/recall.md has the figures that the constants were chosen by.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -42,8 +42,10 @@ AFTER_TURN = (0.7, 0.5, 0.35, 0.25, 0.17)  # of the strength in the turn before,
 BEFORE_TURN = (0.3, 0.15)
 ANSWER = 0.3  # more of the strength in the turn before if that is a question
 LENGTH = 0.4  # how much the length counts
+LONGEST = 0.75  # of the strength in a text, however long it is: more than the turns after it get from it
 QUESTION, QUANTITY, UPDATE = -0.4, 0.2, 0.25
 NAME = 0.25  # of a speaker: how much it counts for the similarity
+FEWEST = 1_000  # texts, for the similarity: a word says no less in a new store
 ENOUGH = 10.0  # relevance at which the similarity is a half if nothing is missing
 
 MEANING = 6.0  # weight of the query's meaning; a word that one of a thousand texts has weighs as much
@@ -76,10 +78,12 @@ class Ranker:
         """
         self._parts = list(parts)
         self._weights = [_weight(part, total) for part in parts]
+        telling = [_weight(part, max(total, FEWEST)) for part in parts]
         if nearness:
             self._parts.append(Part(is_date=False, rows=_as_strengths(nearness), searched=True))
             self._weights.append(MEANING)
-        self._telling = _telling(self._parts, self._weights)
+            telling.append(MEANING)
+        self._telling = _telling(self._parts, telling)
         self._query = query
         self._quantity = kind_asked(query) in (Kind.NUMBER, Kind.TIME)
         self._past = asks_for_past(query)
@@ -146,7 +150,7 @@ class Ranker:
         all_of_it = sum(self._telling)
         found = {}
         for text in texts:
-            by_length = 1 / sqrt(1 - LENGTH + LENGTH * len(text.content) / average)
+            by_length = max(LONGEST, 1 / sqrt(1 - LENGTH + LENGTH * len(text.content) / average))
             own = {
                 part: strength if self._parts[part].is_date else strength * by_length
                 for part, strength in self.own(text.row).items()
@@ -214,7 +218,7 @@ def _more(one: Shares, other: Shares) -> Shares:
 
 
 def _weight(part: Part, total: int) -> float:
-    texts = len(part.rows)
+    texts = max(len(part.rows), part.texts)
     if texts and not part.searched:
         return 0.0
     weight = log(1 + (max(total, texts) - texts + 0.5) / (texts + 0.5))

@@ -32,8 +32,8 @@ _TABLES = (
 )
 _OF_MEMORY = "new.content || ' ' || CAST(new.keywords AS TEXT)"
 _ADDING = (  # name, event, table, words
-    ("interaction", "INSERT", "interactions", "new.content"),
-    ("other_interaction", "UPDATE OF content", "interactions", "new.content"),
+    ("interaction", "INSERT", "interactions", "new.speaker || ' ' || new.content"),
+    ("other_interaction", "UPDATE OF content, speaker", "interactions", "new.speaker || ' ' || new.content"),
     ("memory", "INSERT", "memories", _OF_MEMORY),
     ("other_memory", "UPDATE OF content, keywords, forgotten", "memories", _OF_MEMORY),
 )

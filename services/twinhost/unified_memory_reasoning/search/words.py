@@ -10,6 +10,7 @@ nothing. Forms that drop a vowel (`bilhin` of `bili`) are not found.
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, lru_cache
@@ -121,7 +122,15 @@ MOST_WORDS = 32  # of a query; the first ones count
 MOST_WITH_FORMS = 8  # words of a query, the first ones, that are searched in other forms and the other language
 
 _LONGER = 3  # letters of a counterpart's other forms, at most, than the counterpart
-_SHORTEST_MISSPELT = 5  # letters
+_SHORTEST_MISSPELT = 4  # letters; of so short a word, no letter is taken for another: `rent` is not `rest`
+_SHORTEST_BEGINNING = 6  # letters of a term that lacks more than _ENDING letters of a word
+_ENDING = 2
+SHORTEST_NAME = 3  # letters of a name that may have another spelling or form
+_SPELLINGS = (  # of names, one for the other
+    *(("ph", "f"), ("ch", "k"), ("ck", "k"), ("c", "k"), ("th", "t"), ("hn", "n"), ("y", "i"), ("z", "s"), ("x", "ks")),
+)
+_DOUBLED = frozenset("bdfglmnprst")
+_MOST_SPELLINGS = 100
 _LONGEST_ENDING = 5  # letters of a word that a term spelt like it may lack
 
 _WORD = re.compile(r"[^\W_]+")
@@ -228,8 +237,33 @@ def counterparts_of(word: str) -> tuple[str, ...]:
 
 
 def may_be_misspelt(word: str) -> bool:
-    """Return whether terms that are spelt like a word are worth a search: it has letters alone, and not few."""
-    return _SHORTEST_MISSPELT <= len(word) <= _LONGEST and word.isalpha()
+    """Return whether terms that are spelt like a word are worth a search: it has letters alone, and not too few."""
+    return SHORTEST_NAME <= len(word) <= _LONGEST and word.isalpha()
+
+
+@lru_cache(maxsize=4_096)
+def spellings_of(word: str) -> tuple[str, ...]:
+    """Return other usual spellings of a name: Carla for Karla, Ana for Anna, Sofia for Sophia; at most two changes."""
+    plain = _plain(word)
+    found = dict.fromkeys(_spellings(plain))
+    for each in tuple(found):
+        found.update(dict.fromkeys(_spellings(each)))
+    found.pop(plain, None)
+    return tuple(found)[:_MOST_SPELLINGS]
+
+
+def _spellings(word: str) -> Iterator[str]:
+    """Yield a word with one spelling for another, at each place."""
+    for one, other in (*_SPELLINGS, *((other, one) for one, other in _SPELLINGS)):
+        for place in range(len(word)):
+            if word.startswith(one, place):
+                yield word[:place] + other + word[place + len(one) :]
+    for place, letter in enumerate(word):
+        if letter in _DOUBLED:
+            if word[place + 1 : place + 2] == letter:
+                yield word[:place] + word[place + 1 :]
+            elif word[place - 1 : place] != letter and place:
+                yield word[: place + 1] + word[place:]
 
 
 def is_spelt_like(word: str, term: str) -> bool:
@@ -239,19 +273,26 @@ def is_spelt_like(word: str, term: str) -> bool:
         word: of a query.
         term: as the English stemmer left it: without an ending, and with i for a last y.
     """
-    if len(term) < _SHORTEST_MISSPELT - 1:
+    if len(term) < _SHORTEST_MISSPELT:
         return False
     plain = _plain(word)
     if plain.endswith("y"):
         plain = f"{plain[:-1]}i"
-    shortest = max(_SHORTEST_MISSPELT - 1, len(plain) - _LONGEST_ENDING)
-    return any(_differ_by_one(plain[:length], term) for length in range(shortest, len(plain) + 1))
+    if len(plain) == len(term) == _SHORTEST_MISSPELT:
+        return sorted(plain) == sorted(term) and _differ_by_one(plain, term)
+    lengths = range(_shortest_beginning(len(plain)), len(plain) + 1)
+    return any(_differ_by_one(plain[:length], term) for length in lengths)
 
 
 def lengths_spelt_like(word: str) -> tuple[int, int]:
     """Return the fewest and the most letters of a term that is spelt like a word."""
     letters = len(_plain(word))
-    return max(_SHORTEST_MISSPELT - 1, letters - _LONGEST_ENDING - 1), letters + 1
+    return max(_SHORTEST_MISSPELT, _shortest_beginning(letters) - 1), letters + 1
+
+
+def _shortest_beginning(letters: int) -> int:
+    """Return how many letters of a word's beginning a term must be like."""
+    return max(_SHORTEST_MISSPELT, letters - _LONGEST_ENDING, min(_SHORTEST_BEGINNING, letters - _ENDING))
 
 
 def _differ_by_one(one: str, other: str) -> bool:
