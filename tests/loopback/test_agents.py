@@ -22,7 +22,7 @@ from twinhost.secure_zmq.wire import Reply
 
 SHUTDOWN_S = 5.0  # the promise
 CONFIGURATION_ERROR = 78
-IN_FLIGHT = 900  # several of the server's batches, and less than a socket's high-water mark
+IN_FLIGHT = 250  # several of the server's batches, and no more than a client sends before it has replies
 
 pytestmark = pytest.mark.unified_memory_agent
 
