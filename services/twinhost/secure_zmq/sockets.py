@@ -345,7 +345,9 @@ def _bind_open(socket: "zmq.Socket[bytes]", address: str, handshakes: "Handshake
 
 
 def _connect(socket: "zmq.Socket[bytes]", address: str, on_event: EventCallback) -> ClientSocket:
-    socket.immediate = True  # nothing is queued for a peer that is not connected
+    # Nothing is queued for a peer that is not connected. A SUB sends nothing; and with this option libzmq ends the pipe
+    # of a lost connection at once: between two frames of an event that aborts the process (fq.cpp, `!_more`).
+    socket.immediate = socket.type != zmq.SUB
     monitor = Monitor(socket, on_event)
     try:
         socket.connect(address)
