@@ -13,6 +13,7 @@ import pytest
 
 from tests.containers.kept import Finished
 from tests.containers.stack import REPOSITORY, Stack, free_ports, project_name
+from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.certificates import load_certificates
 
 PAGES = ("README.md", "docs/tutorial/first-steps.md", "docs/reference/command-line.md")
@@ -210,7 +211,11 @@ def test_make_up_shows_a_working_system_and_make_down_stops_it(project: dict[str
     assert "UnifiedMemoryReasoningAgent" in make("status", project)
     make("down", project)
     listing = ["docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={project['COMPOSE_PROJECT_NAME']}"]
-    assert subprocess.run(listing, capture_output=True, text=True, check=True).stdout == ""
+
+    def nothing_left() -> bool:  # the engine removes the container of `status` by itself, after the command has ended
+        return subprocess.run(listing, capture_output=True, text=True, check=True).stdout == ""
+
+    wait_until(nothing_left, PATIENCE_S, "no container is left")
 
 
 def test_make_up_starts_the_host_that_this_machine_is(project: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, ServedAgent
 from tests.loopback.test_authenticator import ask, question
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import PlainClient, open_session
-from twinhost.adversary.zmtp import NoAnswer, connect_to
+from twinhost.adversary.zmtp import Disconnected, NoAnswer, connect_to
 from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
 from twinhost.secure_zmq.handshakes import MAX_WAITING
 from twinhost.secure_zmq.keys import KeyPair
@@ -100,12 +100,16 @@ def test_who_can_not_be_recorded_is_not_served(
 def test_a_key_revoked_after_its_handshake_is_refused(
     agent: ServedAgent, recorder: Recorder, home: Path, peer_keys: KeyPair
 ) -> None:
-    """ZAP accepted it; its first message comes when it is listed no longer."""
+    """ZAP accepted it; its first message comes when it is listed no longer: refused, or the connection is closed."""
     with session(agent, peer_keys) as client:
         (home / f"{peer_keys.certificate.owner.name}.key").unlink()
         agent.peers.reload()
-        reply = client.call("add", amount=1)
-        assert (reply["code"], agent.executions) == ("peer_not_live", [])
+        try:
+            refusal = client.call("add", amount=1)["code"]
+        except Disconnected:
+            refusal = "closed"
+        assert refusal in ("peer_not_live", "closed")
+        assert agent.executions == []
 
 
 @pytest.fixture
