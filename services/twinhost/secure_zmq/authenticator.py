@@ -9,6 +9,7 @@ that: see `Handshakes.require_recorded`.
 
 import contextlib
 import threading
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ SESSIONS_PER_KEY = 64
 _STALLED_AFTER_S = 3.0  # in one handshake; between two, the handler rests
 _VERSION = b"1.0"  # of ZAP
 _SNDMORE = int(zmq.SNDMORE)  # a plain number: an enumeration's `|` takes ten times as long
+_UNREPORTED_S = 1.0
 _LATE = 256  # acceptances whose connection seemed to have ended; beyond this the oldest is dropped
 _SOCKETS = 2  # that accept connections: requests, and the feed
 _OWN_FILES = 128  # that an agent has open besides its connections
@@ -49,6 +51,14 @@ _TOO_MANY = _Verdict(b"500", b"too many sessions")  # a client shows the status,
 _FAULT = _Verdict(b"300", b"handler fault, try again")
 
 
+@dataclass(frozen=True, slots=True)
+class _Acceptance:
+    """Of a key, which is not assigned to a connection yet."""
+
+    fingerprint: str
+    at: float  # by the monotonic clock
+
+
 class SessionLimits:
     """Limits the connections of each key, over all sockets of one ZAP handler.
 
@@ -62,18 +72,20 @@ class SessionLimits:
     Used by the ZAP handler, the monitors, the guards, and the sockets' own threads.
     """
 
-    def __init__(self, per_key: int = SESSIONS_PER_KEY) -> None:
+    def __init__(self, per_key: int = SESSIONS_PER_KEY, *, unreported_s: float = _UNREPORTED_S) -> None:
         """Start with no connections.
 
         Args:
             per_key: the most connections of one key.
+            unreported_s: how long after an acceptance the monitor may still report its connection.
         """
         open_files = most_open_files()
         self.per_key = per_key
+        self._unreported_s = unreported_s
         self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
         self._lock = threading.Lock()
         self._connections: dict[Connection, None] = {}  # the oldest first
-        self._unplaced: dict[str, deque[str]] = defaultdict(deque)  # fingerprints by address, the oldest first
+        self._unplaced: dict[str, deque[_Acceptance]] = defaultdict(deque)  # by address, the oldest first
         self._late: deque[tuple[str, str]] = deque(maxlen=_LATE)
         self._counts: Counter[str] = Counter()
         self._sum = 0  # of the counts
@@ -86,12 +98,13 @@ class SessionLimits:
                 if self._is_full(fingerprint):
                     return False
             self._count(fingerprint, 1)
-            self._unplaced[bare_address(address)].append(fingerprint)
+            self._unplaced[bare_address(address)].append(_Acceptance(fingerprint, time.monotonic()))
             return True
 
     def count(self, fingerprint: str) -> int:
         """Return how many connections a key has."""
         with self._lock:
+            self._trim_all()
             return self._counts[fingerprint]
 
     def opened(self, connection: Connection) -> None:
@@ -129,12 +142,11 @@ class SessionLimits:
         for connection in [each for each in self._connections if each.counted_for == fingerprint]:
             if Connections.remote(connection.fd) is None:
                 self._end(connection)
-        for address in tuple(self._unplaced):
-            self._trim(address)
+        self._trim_all()
 
     def _oldest_at(self, address: str) -> str | None:
         if waiting := self._unplaced.get(address):
-            return waiting.popleft()
+            return waiting.popleft().fingerprint
         for late in self._late:
             if late[0] == address:
                 self._late.remove(late)
@@ -144,9 +156,10 @@ class SessionLimits:
 
     def _take(self, address: str, fingerprint: str) -> bool:
         waiting = self._unplaced.get(address, ())
-        if fingerprint not in waiting:
+        own = next((each for each in waiting if each.fingerprint == fingerprint), None)
+        if own is None:
             return False
-        self._unplaced[address].remove(fingerprint)
+        self._unplaced[address].remove(own)
         return True
 
     def _exchange(self, address: str, proven: str, assumed: str) -> None:
@@ -156,7 +169,7 @@ class SessionLimits:
                 other.counted_for = assumed
                 return
         if self._take(address, proven):
-            self._unplaced[address].append(assumed)
+            self._unplaced[address].append(_Acceptance(assumed, time.monotonic()))
             return
         self._count(assumed, -1)
         self._count(proven, 1)
@@ -168,19 +181,28 @@ class SessionLimits:
         if connection.counted_for is not None:
             self._count(connection.counted_for, -1)
             connection.counted_for = None
-        # A connection without a known address had ended before it was looked at.
-        for address in (connection.peer,) if connection.peer else tuple(self._unplaced):
+        if connection.peer:
+            self._trim(connection.peer)
+        else:  # it had ended before its address was read
+            self._trim_all()
+
+    def _trim_all(self) -> None:
+        for address in tuple(self._unplaced):
             self._trim(address)
 
     def _trim(self, address: str) -> None:
-        """Drop acceptances in excess of the open connections: theirs ended before they were assigned."""
+        """Drop acceptances in excess of the open connections: theirs ended before they were assigned.
+
+        A recent one stays: the monitor's thread may be behind, and not have reported its connection yet.
+        """
         waiting = self._unplaced.get(address)
         if not waiting:
             self._unplaced.pop(address, None)
             return
         without = sum(each.peer == address and each.counted_for is None for each in self._connections)
-        while len(waiting) > without:
-            fingerprint = waiting.popleft()
+        settled = time.monotonic() - self._unreported_s
+        while len(waiting) > without and waiting[0].at <= settled:
+            fingerprint = waiting.popleft().fingerprint
             self._count(fingerprint, -1)
             self._late.append((address, fingerprint))
         if not waiting:

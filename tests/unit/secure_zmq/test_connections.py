@@ -29,7 +29,7 @@ def accepted() -> Iterator[socket.socket]:
 @pytest.mark.parametrize("proven", [True, False], ids=["by a live key", "doomed"])
 def test_a_connection_reported_late_is_counted_and_released(accepted: socket.socket, proven: bool) -> None:
     """Its message came before libzmq's event; at its end the key has as many connections as before."""
-    limits = SessionLimits(per_key=2)
+    limits = SessionLimits(per_key=2, unreported_s=0)
     connections = Connections(lambda _: None, limits)
     fd = accepted.fileno()
     endpoint = f"tcp://{HOST}:{accepted.getsockname()[1]}"
