@@ -12,6 +12,8 @@ TwinhostError
 │   ├── WrongServerKey          the server does not have the pinned key
 │   ├── SecurityMismatch        one side uses CURVE, the other does not
 │   └── ServerUnreachable       no reply within the deadline
+├── UnexpectedReply             a reply of another version: a field is missing, or has another type
+├── EventsLost                  events were deleted before this program received them
 └── RequestError                a reply `{"status": "error", "code": ...}`
     ├── MalformedRequest, MessageTooLarge, UnknownAction
     ├── NotGranted, PeerNotLive
@@ -88,6 +90,19 @@ class SecurityMismatch(ConnectionRefused):
 
 class ServerUnreachable(ConnectionRefused):
     """No reply within the deadline."""
+
+
+class UnexpectedReply(TwinhostError, AttributeError):
+    """A typed reply has no such field, or one of another type: its agent has another version."""
+
+
+class EventsLost(TwinhostError):
+    """Events were deleted before this program received them; `after` is the number of the last one before the gap."""
+
+    def __init__(self, sentence: str, after: int) -> None:
+        """Create the error; `events` continues after the number."""
+        super().__init__(sentence)
+        self.after = after
 
 
 class RequestError(TwinhostError):

@@ -1,0 +1,30 @@
+"""placeholder"""
+from twinhost.clients.typed import AsyncTypedClient, TypedClient
+from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
+from twinhost.secure_zmq.server_address import ServerAddress
+
+
+class FeedClient(TypedClient):
+    def __init__(
+        self,
+        server: ServerAddress,
+        *,
+        feed: ServerAddress | None = None,
+        max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+    ) -> None:
+        """Connect with the first call; `feed` is the address of the event feed, which `events` follows."""
+        super().__init__(server, max_payload_bytes=max_payload_bytes)
+        self._feed = feed
+
+
+class AsyncFeedClient(AsyncTypedClient):
+    def __init__(
+        self,
+        server: ServerAddress,
+        *,
+        feed: ServerAddress | None = None,
+        max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+    ) -> None:
+        """Connect with the first call; `feed` is the address of the event feed, which `events` follows."""
+        super().__init__(server, max_payload_bytes=max_payload_bytes)
+        self._feed = feed
