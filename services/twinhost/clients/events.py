@@ -1,10 +1,29 @@
-"""placeholder"""
+"""The clients of mainpc follow its event feed: `events`, blocking and for asyncio."""
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from typing import Literal, TypeAlias, overload
+
+from twinhost.clients.event_order import KEPT, TOPICS, EventOrder, Gap, Item, follow, follow_async
+from twinhost.clients.replies import read
+from twinhost.clients.system_replies import AgentEvent, StoredError, StoredEvent, TrustEvent
 from twinhost.clients.typed import AsyncTypedClient, TypedClient
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
+from twinhost.secure_zmq.errors import ConfigurationError, EventsLost
 from twinhost.secure_zmq.server_address import ServerAddress
+
+SystemEvent: TypeAlias = StoredEvent | StoredError | AgentEvent | TrustEvent
+_TYPES: dict[str, type[SystemEvent]] = {
+    "EVENT:": StoredEvent,
+    "ERROR:": StoredError,
+    "AGENT:": AgentEvent,
+    "TRUST:": TrustEvent,
+}
 
 
 class FeedClient(TypedClient):
+    """A client of an agent with an event feed."""
+
     def __init__(
         self,
         server: ServerAddress,
@@ -15,9 +34,46 @@ class FeedClient(TypedClient):
         """Connect with the first call; `feed` is the address of the event feed, which `events` follows."""
         super().__init__(server, max_payload_bytes=max_payload_bytes)
         self._feed = feed
+
+    @overload
+    def events(
+        self, topic: Literal["EVENT:"], /, *, after: int | None = None, allow_gaps: bool = False
+    ) -> Iterator[StoredEvent]: ...
+    @overload
+    def events(
+        self, topic: Literal["ERROR:"], /, *, after: int | None = None, allow_gaps: bool = False
+    ) -> Iterator[StoredError]: ...
+    @overload
+    def events(self, *topics: str, after: int | None = None, allow_gaps: bool = False) -> Iterator[SystemEvent]: ...
+    def events(self, *topics: str, after: int | None = None, allow_gaps: bool = False) -> Iterator[SystemEvent]:
+        """Yield the events of the feed as they come, without an end; a lost connection is made again.
+
+        Events and errors come in the order of their `seq`, each once, and none is missing: those that were sent while
+        there was no connection are requested. Those of `AGENT:` and `TRUST:` are not stored, and are missing then.
+
+        Args:
+            topics: of `EVENT:`, `ERROR:`, `AGENT:` and `TRUST:`; by default the first two.
+            after: begin after this `seq`, with stored events; by default with the first event after the first `next`.
+            allow_gaps: go on where EventsLost would be raised.
+
+        Raises:
+            EventsLost: stored events were deleted by retention before they were received, or the store is a new one.
+            ConfigurationError: a topic is unknown, or the address of the feed is not configured.
+            NotAuthorized, NotGranted: the key may not subscribe, or not read what is stored.
+
+        >>> for event in system.events("EVENT:", after=0):
+        ...     event.event_type, event.data
+        ...     break
+        ('watered', {'litres': 4})
+        """
+        chosen, feed = _checked(topics, self._feed)
+        order = EventOrder(chosen, feed.address, after)
+        return (event for items in follow(order, feed, chosen, self.call) for event in _typed(items, allow_gaps))
 
 
 class AsyncFeedClient(AsyncTypedClient):
+    """A client of an agent with an event feed, for asyncio."""
+
     def __init__(
         self,
         server: ServerAddress,
@@ -28,3 +84,58 @@ class AsyncFeedClient(AsyncTypedClient):
         """Connect with the first call; `feed` is the address of the event feed, which `events` follows."""
         super().__init__(server, max_payload_bytes=max_payload_bytes)
         self._feed = feed
+
+    @overload
+    def events(
+        self, topic: Literal["EVENT:"], /, *, after: int | None = None, allow_gaps: bool = False
+    ) -> AsyncIterator[StoredEvent]: ...
+    @overload
+    def events(
+        self, topic: Literal["ERROR:"], /, *, after: int | None = None, allow_gaps: bool = False
+    ) -> AsyncIterator[StoredError]: ...
+    @overload
+    def events(
+        self, *topics: str, after: int | None = None, allow_gaps: bool = False
+    ) -> AsyncIterator[SystemEvent]: ...
+    def events(self, *topics: str, after: int | None = None, allow_gaps: bool = False) -> AsyncIterator[SystemEvent]:
+        """Yield the events of the feed as they come; see `SystemDigitalTwin.events`.
+
+        >>> async for event in system.events("EVENT:", after=0):
+        ...     event.event_type, event.data
+        ...     break
+        ('watered', {'litres': 4})
+        """
+        chosen, feed = _checked(topics, self._feed)
+        order = EventOrder(chosen, feed.address, after)
+        return self._events(follow_async(order, feed, chosen, self.call), allow_gaps)
+
+    @staticmethod
+    async def _events(found: AsyncGenerator[list[Item], None], allow_gaps: bool) -> AsyncIterator[SystemEvent]:
+        async with contextlib.aclosing(found):
+            async for items in found:
+                for event in _typed(items, allow_gaps):
+                    yield event
+
+
+def _checked(topics: Sequence[str], feed: ServerAddress | None) -> tuple[Sequence[str], ServerAddress]:
+    if unknown := [each for each in topics if each not in TOPICS]:
+        raise ConfigurationError(f"{unknown[0]!r} is not a topic of the feed; use {', '.join(TOPICS)}")
+    if feed is None:
+        raise ConfigurationError(
+            "this client has no address of the event feed; make it with twinhost.connect('SystemDigitalTwin'), "
+            "with `events` among the agent's ports in network_config.yaml"
+        )
+    return topics or tuple(KEPT), feed
+
+
+def _typed(items: Sequence[Item], allow_gaps: bool) -> Iterator[SystemEvent]:
+    for item in items:
+        if isinstance(item, Gap):
+            if not allow_gaps:
+                raise EventsLost(
+                    f"{item.sentence}; to go on with the events that are left, use "
+                    f"events(after={item.after}, allow_gaps=True)",
+                    item.after,
+                )
+            continue
+        yield read(item.fields, _TYPES[item.topic], f"an event of {item.topic}")

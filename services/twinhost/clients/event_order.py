@@ -1,0 +1,277 @@
+"""The events of mainpc's feed in their order, each once: sequence numbers show what was missed, which is requested.
+
+`EventOrder` decides, and asks by yielding an action and its fields; what calls the agent, blocking or not, is outside.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+
+from twinhost.clients.replies import read
+from twinhost.secure_zmq.client import MAX_WAITING, FeedEvent, Subscriber
+from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, TwinhostError
+from twinhost.secure_zmq.server_address import ServerAddress
+
+KEPT = {"EVENT:": "get_events", "ERROR:": "get_errors"}  # stored topics, and the action that returns them
+TOPICS = (*KEPT, "AGENT:", "TRUST:")
+POLL_S = 0.5
+_PAGE = 500
+_ASK_EVERY_S = 1.0  # if the last event is lost, no later one shows the gap
+_NO_SESSION_AFTER_S = 10.0  # without a session with the feed, while mainpc answers: a handshake may take 4
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An event, as the feed or the stored events have it."""
+
+    topic: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Why events are missing that nobody has any more, and the number after which they are."""
+
+    sentence: str
+    after: int
+
+
+Item: TypeAlias = Received | Gap
+Ask: TypeAlias = tuple[str, dict[str, Any]]  # an action and its fields
+Steps: TypeAlias = Generator[Ask, Mapping[str, Any], T]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """The reply to `get_events` or `get_errors`, newest first; an older mainpc has no `let_go_to`."""
+
+    entries: tuple[dict[str, Any], ...]
+    more: bool
+    last_seq: int  # of everything that was ever stored
+    let_go_to: int = 0  # the newest that retention deleted
+    next_before: int | None = None
+
+    @classmethod
+    def of(cls, reply: Mapping[str, Any]) -> "Page":
+        """Return the reply as a page, whichever of the two it is."""
+        entries = reply.get("events", reply.get("errors"))
+        return read({**reply, "entries": entries}, cls, "the page of stored events")
+
+
+class EventOrder:
+    """Keeps the order over all topics, and what was received to the last number."""
+
+    def __init__(self, topics: Sequence[str], feed_at: str, after: int | None) -> None:
+        """Begin after a number, or with the next event; `feed_at` is the feed's address, for error sentences."""
+        self.fault: TwinhostError | None = None  # why no events come, while that is so
+        self._kept = [topic for topic in topics if topic in KEPT]
+        self._feed_at = feed_at
+        self._last = dict.fromkeys(self._kept, after or 0)
+        self._begins_now = after is None
+        self._fatal: TwinhostError | None = None
+        self._connected, self._had_session = False, False
+        self._ask_at, self._session_at = 0.0, time.monotonic()
+
+    def begin(self) -> Steps[None]:
+        """Learn the present numbers.
+
+        Raises:
+            TwinhostError: mainpc can't be asked.
+        """
+        for topic in self._kept if self._begins_now else ():
+            page = yield from self._page(topic, 0, 1)
+            self._last[topic] = page.last_seq
+        self._session_at = time.monotonic()
+
+    def step(self, event: FeedEvent | None, connected: bool, fault: TwinhostError | None) -> Steps[list[Item]]:
+        """Return what follows, in order, after an event was received or the time for one has passed.
+
+        Args:
+            event: what was received.
+            connected: whether there is a session with the feed.
+            fault: why there is none.
+
+        Raises:
+            TwinhostError: mainpc does not authorise or grant it, or its feed never held a session.
+        """
+        if self._fatal is not None:
+            raise self._fatal
+        found: list[Item] = []
+        try:
+            if event is not None:  # before mainpc is asked, which may fail: not every event is stored
+                yield from self._take(event, found)
+            if (connected and not self._connected) or time.monotonic() >= self._ask_at:
+                yield from self._catch_up(found)
+                self._ask_at = time.monotonic() + _ASK_EVERY_S
+            if event is not None or (connected and self._connected):  # twice: the feed may disconnect at once
+                self._had_session, self._session_at = True, time.monotonic()
+            self._connected, self.fault = connected, fault
+            if fault is None and time.monotonic() - self._session_at > _NO_SESSION_AFTER_S:
+                self.fault = NotGranted(
+                    f"mainpc answers, but its event feed at {self._feed_at} keeps no session with this key; "
+                    "grant it `subscribe` for these topics in network_config.yaml, or open the port"
+                )
+                self._fatal = None if self._had_session else self.fault
+        except TwinhostError as error:
+            if isinstance(error, NotAuthorized | NotGranted):
+                self._fatal = error
+            self._connected, self.fault = False, error
+            self._session_at = time.monotonic()  # mainpc can't be reached, nor its feed
+        return found
+
+    def _take(self, event: FeedEvent, found: list[Item]) -> Steps[None]:
+        topic, fields = event.topic.decode("ascii", "replace"), _fields(event)
+        seq, previous = fields.get("seq"), fields.pop("previous_seq", 0)
+        if topic not in self._last or not isinstance(seq, int) or not isinstance(previous, int):
+            found.append(Received(topic, fields))
+            return
+        if seq <= self._last[topic]:
+            return  # returned already, when mainpc was asked
+        if previous > self._last[topic] or (self._follows_all and seq > max(self._last.values()) + 1):
+            yield from self._catch_up(found)  # an earlier one, of this topic or another, is missing
+            return
+        self._last[topic] = seq
+        found.append(Received(topic, fields))
+
+    @property
+    def _follows_all(self) -> bool:
+        """Whether every missing number is of a topic that is followed."""
+        return len(self._last) == len(KEPT)
+
+    def _catch_up(self, found: list[Item]) -> Steps[None]:
+        """Return what mainpc has stored since the last events, in the order of their numbers."""
+        if not self._last:  # nothing to ask for, except whether mainpc answers and authorises us
+            yield "ping", {}
+            return
+        pages: dict[str, Page] = {}
+        for topic, since in self._last.items():
+            pages[topic] = yield from self._page(topic, since, 1)
+        newest = min(page.last_seq for page in pages.values())  # what was stored between two requests waits
+        if newest < max(self._last.values()):  # its store is new, and so are its numbers
+            found.append(Gap("mainpc has a new store, without the earlier events; numbers start again", 0))
+            self._last = dict.fromkeys(self._last, 0)
+        for topic, page in pages.items():
+            last = self._last[topic]
+            if page.let_go_to > last > 0:
+                found.append(Gap(f"some of {topic} after {last} was deleted by retention", min(self._last.values())))
+        missed: list[Received] = []
+        for topic, since in self._last.items():
+            if since < newest:
+                entries = yield from self._missed(topic, newest)
+                missed += [Received(topic, fields) for fields in entries]
+        for each in sorted(missed, key=lambda each: int(each.fields["seq"])):
+            if each.fields.get("propagate", True):  # what was not sent to the feed is not returned later either
+                found.append(each)
+        self._last = dict.fromkeys(self._last, newest)
+
+    def _missed(self, topic: str, newest: int) -> Steps[list[dict[str, Any]]]:
+        before = newest + 1
+        found: list[dict[str, Any]] = []
+        while True:
+            page = yield from self._page(topic, self._last[topic], _PAGE, before)
+            found += page.entries
+            if not page.more:
+                return found
+            before = int(page.entries[-1]["seq"])
+
+    @staticmethod
+    def _page(topic: str, since: int, limit: int, before: int | None = None) -> Steps[Page]:
+        reply = yield KEPT[topic], {"since": since, "limit": limit, "before": before}
+        return Page.of(reply)
+
+
+def follow(
+    order: EventOrder, feed: ServerAddress, topics: Sequence[str], call: Callable[..., Mapping[str, Any]]
+) -> Iterator[list[Item]]:
+    """Yield what follows, without an end: one list after each event, and at least every POLL_S.
+
+    Args:
+        order: what to begin with.
+        feed: the feed's address.
+        topics: what to subscribe to.
+        call: calls an action of mainpc.
+    """
+    _answer(order.begin(), call)
+    subscriber = Subscriber(feed, [each.encode() for each in topics])
+    subscriber.start()
+    try:
+        while True:
+            event = subscriber.get(POLL_S)
+            yield _answer(order.step(event, subscriber.connected, subscriber.fault), call)
+    finally:
+        subscriber.stop()
+
+
+async def follow_async(
+    order: EventOrder, feed: ServerAddress, topics: Sequence[str], call: Callable[..., Awaitable[Mapping[str, Any]]]
+) -> AsyncGenerator[list[Item], None]:
+    """Do the same in an event loop."""
+    await _answer_async(order.begin(), call)
+    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+    waiting: deque[FeedEvent] = deque(maxlen=MAX_WAITING)  # what is dropped is requested, as its number is missing
+
+    def take(event: FeedEvent) -> None:
+        waiting.append(event)
+        arrived.set()
+
+    def on_event(event: FeedEvent) -> None:  # on the subscriber's thread
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(take, event)
+
+    subscriber = Subscriber(feed, [each.encode() for each in topics], on_event)
+    subscriber.start()
+    try:
+        while True:
+            if not waiting:
+                arrived.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(arrived.wait(), POLL_S)
+            event = waiting.popleft() if waiting else None
+            yield await _answer_async(order.step(event, subscriber.connected, subscriber.fault), call)
+    finally:
+        subscriber.stop()
+
+
+def _answer(steps: Steps[T], call: Callable[..., Mapping[str, Any]]) -> T:
+    """Run the steps, and answer what they ask."""
+    try:
+        action, fields = next(steps)
+        while True:
+            try:
+                reply = call(action, **fields)
+            except TwinhostError as error:
+                action, fields = steps.throw(error)
+            else:
+                action, fields = steps.send(reply)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+async def _answer_async(steps: Steps[T], call: Callable[..., Awaitable[Mapping[str, Any]]]) -> T:
+    try:
+        action, fields = next(steps)
+        while True:
+            try:
+                reply = await call(action, **fields)
+            except TwinhostError as error:
+                action, fields = steps.throw(error)
+            else:
+                action, fields = steps.send(reply)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+def _fields(event: FeedEvent) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(event.payload, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {"unreadable": event.payload.decode("utf-8", "replace")}
