@@ -1,17 +1,272 @@
-"""x"""
-from typing import Any
-from tests.waiting import PATIENCE_S, wait_until
+"""The typed clients beside both agents: every example of a docstring runs, pages are whole, and events come once."""
 
-def seed(system: Any, memory: Any) -> None:
-    system.register_agent(agent_name="gardener", status="HEALTHY")
-    system.report_error({"error_id": "valve-3", "agent_id": "gardener", "error_type": "timeout", "severity": "warning", "message": "the valve of bed 2 is silent"})
-    system.publish_event({"event_id": "bed-2", "event_type": "watered", "source_agent": "gardener", "data": {"litres": 4}})
-    memory.store("The roses stand by the gate.", id="roses")
-    memory.store("The hedge is 2 m high.", id="hedge", key="height of the hedge", keywords=["garden"])
-    memory.update_twin({"name": "Rosa"}, user_id="rosa")
-    for n in range(6):
-        memory.get_error_solution(f"pump {n} lost its prime")
-        memory.get_error_solution(f"gate {n} stands open all night")
-        memory.get_error_solution(f"sensor {n} of the greenhouse is wet")
-    system.update_vram_metrics({"agent_name": "gardener", "loaded_models": {"tiny": {"vram_usage_mb": 500, "device": "cuda:0"}}, "total_vram_mb": 8000, "total_vram_used_mb": 500}, host="mainpc")
-    wait_until(lambda: not any(each.stale for each in system.get_metrics().metrics.hosts.values()), PATIENCE_S, "the hosts are measured")
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+import twinhost
+from tests.docstrings import documented, failures_of, has_example
+from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from tests.loopback.test_cli_watch import kept
+from tests.loopback.test_events import feed_address
+from tests.loopback.watching import Publisher, withdraw
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.clients import (
+    AsyncSystemDigitalTwin,
+    AsyncUnifiedMemoryReasoningAgent,
+    SystemDigitalTwin,
+    UnifiedMemoryReasoningAgent,
+)
+from twinhost.clients.memory_replies import MemoryDocument
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Both agents in touch, with what the examples speak of."""
+    with Hosts(tmp_path_factory.mktemp("hosts"), metrics_interval_s=0.2) as hosts:
+        hosts.start_both()
+        with system_of(hosts) as system, memory_of(hosts) as memory:
+            system.register_agent(agent_name="gardener", status="HEALTHY")
+            fault = {"error_id": "valve-3", "agent_id": "gardener", "error_type": "timeout", "severity": "warning"}
+            system.call("report_error", error={**fault, "message": "the valve of bed 2 is silent"})
+            watered = {"event_id": "bed-2", "event_type": "watered", "source_agent": "gardener", "data": {"litres": 4}}
+            system.call("publish_event", event=watered)
+            model = {"vram_usage_mb": 500, "device": "cuda:0"}
+            payload = {"agent_name": "gardener", "loaded_models": {"tiny": model}, "total_vram_mb": 8_000}
+            system.call("update_vram_metrics", payload={**payload, "total_vram_used_mb": 500}, host="mainpc")
+            memory.store("The roses stand by the gate.", id="roses")
+            memory.store("The hedge is 2 m high.", id="hedge", key="height of the hedge", keywords=["garden"])
+            memory.update_twin({"name": "Rosa"}, user_id="rosa")
+            memory.add_error_pattern("timeout", pattern="valve .* is silent", solution="restart the pump")
+            for number, words in itertools.product(
+                range(3), ("pump {} lost its prime", "gate {} stands open", "{} leaks")
+            ):
+                memory.get_error_solution(words.format(number))
+            wait_until(
+                lambda: not any(each.stale for each in system.get_metrics().metrics.hosts.values()),
+                PATIENCE_S,
+                "both hosts are measured",
+            )
+        yield hosts
+
+
+@pytest.fixture
+def mainpc(tmp_path: Path) -> Iterator[Hosts]:
+    """A mainpc that a test may stop."""
+    with Hosts(tmp_path) as hosts:
+        hosts.start(SDT).wait_until_serving()
+        yield hosts
+
+
+def system_of(hosts: Hosts, by: str = "operator") -> SystemDigitalTwin:
+    return SystemDigitalTwin(hosts.address(SDT, by), feed=feed_address(hosts, by))
+
+
+def async_system_of(hosts: Hosts, by: str = "operator") -> AsyncSystemDigitalTwin:
+    return AsyncSystemDigitalTwin(hosts.address(SDT, by), feed=feed_address(hosts, by))
+
+
+def memory_of(hosts: Hosts) -> UnifiedMemoryReasoningAgent:
+    return UnifiedMemoryReasoningAgent(hosts.address(UMRA))
+
+
+async def taken(events: AsyncIterator[T], count: int) -> list[T]:
+    return [await anext(events) for _ in range(count)]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["blocking", "asyncio"])
+def test_every_method_has_an_example_that_runs(
+    both: Hosts, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So each is called at least once; the agents are real."""
+    set_environment(monkeypatch, both)
+    loop = asyncio.new_event_loop()
+    make = (async_system_of(both), AsyncUnifiedMemoryReasoningAgent(both.address(UMRA)))
+    clients = make if asynchronous else (system_of(both), memory_of(both))
+    for variable, client in zip(("system", "memory"), clients, strict=True):
+        kind = type(client)
+        docstrings = documented(kind)
+        methods = [name for name in dir(kind) if not name.startswith("_") and name not in dir(twinhost.Client)]
+        docstrings.update({name: getattr(kind, name).__doc__ for name in methods})
+        assert [name for name in methods if f"{variable}.{name}(" not in docstrings[name]] == []
+        names = {"twinhost": twinhost, variable: client}
+        assert [each for text in docstrings.values() for each in failures_of(text, dict(names), loop)] == []
+    loop.run_until_complete(asyncio.sleep(0))
+    for client in clients:
+        loop.call_soon(client.close)
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, hosts: Hosts) -> None:
+    """Let `connect` find the operator's key and the agents."""
+    environment = hosts.environment(SDT)
+    for name in ("SECURE_ZMQ", "NETWORK_CONFIG_PATH"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setenv("TWINHOST_CERTIFICATES", str(hosts.folder("operator")))
+    for name in ("MAINPC_IP", "PC2_IP", "TWINHOST_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_every_exported_name_has_an_example_that_runs(both: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions, the classes with their methods, and every error."""
+    set_environment(monkeypatch, both)
+    loop = asyncio.new_event_loop()
+    docstrings = documented(*(getattr(twinhost, name) for name in twinhost.__all__))
+    assert [name for name, text in docstrings.items() if text and not has_example(text)] == []
+    with system_of(both) as system, memory_of(both) as memory:
+        names = {"twinhost": twinhost, "system": system, "memory": memory, "asyncio": asyncio, "Path": Path}
+        assert [each for text in docstrings.values() for each in failures_of(text, dict(names), loop)] == []
+    loop.close()
+
+
+def test_an_iterator_yields_each_row_once_while_rows_are_added(both: Hosts) -> None:
+    """Newest first: what is added meanwhile is newer, and belongs to no page that follows."""
+    with memory_of(both) as memory, memory_of(both) as other:
+        for number in range(12):
+            memory.store(f"Row {number}.", id=f"row-{number}", keywords=["rows"])
+        found: list[MemoryDocument] = []
+        for row in memory.iter_query(keywords=["rows"], limit=5):
+            found.append(row)
+            other.store("Meanwhile.", id=f"meanwhile-{len(found)}", keywords=["rows"])
+        assert [each.id for each in found] == [f"row-{number}" for number in reversed(range(12))]
+
+    async def rows() -> list[str]:
+        async with AsyncUnifiedMemoryReasoningAgent(both.address(UMRA)) as client:
+            return [row.id async for row in client.iter_query(keywords=["rows"], limit=5)]
+
+    assert len(ids := asyncio.run(rows())) == len(set(ids)) == 24
+
+
+def test_a_history_is_whole_while_an_earlier_value_is_added(both: Hosts) -> None:
+    """Its pages are counted from the start, so an earlier value moves the others: none comes twice."""
+    with memory_of(both) as memory:
+        for day in range(10, 20):
+            memory.store(f"{day} cm.", id=f"day-{day}", key="height of the oak", valid_from=f"2026-03-{day}T00:00:00Z")
+        found = []
+        for value in memory.iter_memory_history(key="height of the oak", limit=4):
+            found.append(value.id)
+            if len(found) == 3:
+                memory.store("1 cm.", id="early", key="height of the oak", valid_from="2026-03-01T00:00:00Z")
+        assert found == [f"day-{day}" for day in range(10, 20)]
+
+
+def test_the_audit_log_is_read_to_its_end(both: Hosts) -> None:
+    """Also what is written while it is read."""
+    with system_of(both) as system, memory_of(both) as memory:
+        head = system.get_audit(limit=1).head.seq
+        found = []
+        for line in system.iter_audit(limit=2):
+            found.append(line)
+            if len(found) == 1:
+                memory.quarantine("whoever comes late")
+        assert len(found) >= head
+        assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["blocking", "asyncio"])
+def test_events_come_once_and_in_order_through_a_restart(mainpc: Hosts, asynchronous: bool) -> None:
+    """What is published while mainpc is gone, and while this program has no session, is not missed."""
+
+    def publish_and_restart(publisher: Publisher) -> None:
+        mainpc.processes[0].kill()
+        mainpc.start(SDT)
+        publisher.many(30)
+
+    def blocking(publisher: Publisher) -> list[int]:
+        with system_of(mainpc) as system:
+            events = system.events(after=0)
+            publisher.many(20)
+            found = list(itertools.islice(events, 20))
+            publish_and_restart(publisher)
+            found += itertools.islice(events, len(publisher.ledger) - 20)
+            return [each.seq for each in found if hasattr(each, "seq")]
+
+    async def for_asyncio(publisher: Publisher) -> list[int]:
+        async with async_system_of(mainpc) as system:
+            events = system.events(after=0)
+            publisher.many(20)
+            found = await taken(events, 20)
+            publish_and_restart(publisher)
+            found += await taken(events, len(publisher.ledger) - 20)
+            return [each.seq for each in found if hasattr(each, "seq")]
+
+    with mainpc.client(SDT, by=UMRA) as client:
+        publisher = Publisher(client)
+        found = asyncio.run(for_asyncio(publisher)) if asynchronous else blocking(publisher)
+        stored = sorted(itertools.chain(*kept(client).values()))
+    assert found == stored[: len(found)]
+    assert len(found) == 50
+    assert not [thread for thread in threading.enumerate() if thread.name == "feed-subscriber"]
+
+
+def test_events_continue_after_a_number(mainpc: Hosts) -> None:
+    """A program that keeps the last `seq` misses nothing while it does not run; another topic is not shown."""
+    with mainpc.client(SDT, by=UMRA) as client, system_of(mainpc) as system:
+        publisher = Publisher(client)
+        publisher.many(9)
+        errors = [seq for name, seq in publisher.ledger if name.startswith("error")]
+        assert [next(system.events("ERROR:", after=seq)).seq for seq in errors[:-1]] == errors[1:]
+        assert next(system.events("ERROR:", after=errors[0])).error_type == "t"
+
+
+def test_events_that_are_not_stored_have_types_of_their_own(mainpc: Hosts) -> None:
+    """A registration, which is only on the feed."""
+    with system_of(mainpc) as system, mainpc.client(SDT) as client:
+        stop = threading.Event()
+
+        def register() -> None:
+            while not stop.wait(0.02):
+                client.call("register_agent", agent_name="gardener", status="HEALTHY")
+
+        thread = threading.Thread(target=register)
+        thread.start()
+        try:
+            event = next(system.events("AGENT:"))
+        finally:
+            stop.set()
+            thread.join()
+        assert type(event).__name__ == "AgentEvent"
+        assert event.agent_name == "gardener"  # type: ignore[union-attr]
+
+
+def test_a_new_store_is_reported_or_followed(mainpc: Hosts) -> None:
+    """The numbers start again: EventsLost, or with `allow_gaps` what the new store has."""
+    with mainpc.client(SDT, by=UMRA) as client, system_of(mainpc) as system:
+        publisher = Publisher(client)
+        publisher.many(9)
+        strict, lenient = (system.events("EVENT:", after=2, allow_gaps=allow) for allow in (False, True))
+        last = max(seq for name, seq in publisher.ledger if name.startswith("event"))
+        assert max(event.seq for event in itertools.takewhile(lambda each: each.seq < last, strict)) < last
+        mainpc.processes[0].kill()
+        for path in mainpc.database(SDT).parent.glob("*.sqlite3*"):
+            path.unlink()
+        mainpc.start(SDT).wait_until_serving()
+        name = publisher.one()
+        with pytest.raises(
+            twinhost.EventsLost, match=r"numbers start again; to go on .* use events\(after=0, allow_gaps=True\)"
+        ):
+            next(strict)
+        assert next(lenient).event_id == name
+
+
+def test_a_query_that_is_not_granted_ends_the_events(mainpc: Hosts) -> None:
+    withdraw(mainpc, "get_events")
+    with system_of(mainpc, by=UMRA) as system, pytest.raises(twinhost.NotGranted, match="get_events is not granted"):
+        next(system.events("EVENT:", after=1))
+
+
+def test_what_events_needs_and_lacks_is_an_error(mainpc: Hosts) -> None:
+    topics = "'event' is not a topic of the feed; use EVENT:, ERROR:"
+    with system_of(mainpc) as system, pytest.raises(twinhost.ConfigurationError, match=topics):
+        system.events("event")
+    feed = "no address of the event feed"
+    with SystemDigitalTwin(mainpc.address(SDT)) as system, pytest.raises(twinhost.ConfigurationError, match=feed):
+        system.events()

@@ -90,7 +90,7 @@ class EventOrder:
             self._last[topic] = page.last_seq
         self._session_at = time.monotonic()
 
-    def step(self, event: FeedEvent | None, connected: bool, fault: TwinhostError | None) -> Steps[list[Item]]:
+    def step(self, event: FeedEvent | None, *, connected: bool, fault: TwinhostError | None) -> Steps[list[Item]]:
         """Return what follows, in order, after an event was received or the time for one has passed.
 
         Args:
@@ -114,16 +114,19 @@ class EventOrder:
                 self._had_session, self._session_at = True, time.monotonic()
             self._connected, self.fault = connected, fault
             if fault is None and time.monotonic() - self._session_at > _NO_SESSION_AFTER_S:
-                self.fault = NotGranted(
+                self.fault = refused = NotGranted(
                     f"mainpc answers, but its event feed at {self._feed_at} keeps no session with this key; "
                     "grant it `subscribe` for these topics in network_config.yaml, or open the port"
                 )
-                self._fatal = None if self._had_session else self.fault
+                self._fatal = None if self._had_session else refused
         except TwinhostError as error:
-            if isinstance(error, NotAuthorized | NotGranted):
-                self._fatal = error
+            self._fatal = error if isinstance(error, NotAuthorized | NotGranted) else None
             self._connected, self.fault = False, error
             self._session_at = time.monotonic()  # mainpc can't be reached, nor its feed
+        if self._fatal is not None:
+            self.fault = None
+            if not found:  # else in the next step
+                raise self._fatal
         return found
 
     def _take(self, event: FeedEvent, found: list[Item]) -> Steps[None]:
@@ -198,13 +201,13 @@ def follow(
         topics: what to subscribe to.
         call: calls an action of mainpc.
     """
-    _answer(order.begin(), call)
+    answered(order.begin(), call)
     subscriber = Subscriber(feed, [each.encode() for each in topics])
     subscriber.start()
     try:
         while True:
             event = subscriber.get(POLL_S)
-            yield _answer(order.step(event, subscriber.connected, subscriber.fault), call)
+            yield answered(order.step(event, connected=subscriber.connected, fault=subscriber.fault), call)
     finally:
         subscriber.stop()
 
@@ -213,7 +216,7 @@ async def follow_async(
     order: EventOrder, feed: ServerAddress, topics: Sequence[str], call: Callable[..., Awaitable[Mapping[str, Any]]]
 ) -> AsyncGenerator[list[Item], None]:
     """Do the same in an event loop."""
-    await _answer_async(order.begin(), call)
+    await _answered_async(order.begin(), call)
     loop, arrived = asyncio.get_running_loop(), asyncio.Event()
     waiting: deque[FeedEvent] = deque(maxlen=MAX_WAITING)  # what is dropped is requested, as its number is missing
 
@@ -234,12 +237,12 @@ async def follow_async(
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(arrived.wait(), POLL_S)
             event = waiting.popleft() if waiting else None
-            yield await _answer_async(order.step(event, subscriber.connected, subscriber.fault), call)
+            yield await _answered_async(order.step(event, connected=subscriber.connected, fault=subscriber.fault), call)
     finally:
         subscriber.stop()
 
 
-def _answer(steps: Steps[T], call: Callable[..., Mapping[str, Any]]) -> T:
+def answered(steps: Steps[T], call: Callable[..., Mapping[str, Any]]) -> T:
     """Run the steps, and answer what they ask."""
     try:
         action, fields = next(steps)
@@ -255,7 +258,7 @@ def _answer(steps: Steps[T], call: Callable[..., Mapping[str, Any]]) -> T:
         return result
 
 
-async def _answer_async(steps: Steps[T], call: Callable[..., Awaitable[Mapping[str, Any]]]) -> T:
+async def _answered_async(steps: Steps[T], call: Callable[..., Awaitable[Mapping[str, Any]]]) -> T:
     try:
         action, fields = next(steps)
         while True:

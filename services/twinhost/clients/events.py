@@ -62,9 +62,10 @@ class FeedClient(TypedClient):
             NotAuthorized, NotGranted: the key may not subscribe, or not read what is stored.
 
         >>> for event in system.events("EVENT:", after=0):
-        ...     event.event_type, event.data
-        ...     break
-        ('watered', {'litres': 4})
+        ...     if event.event_type == "watered":
+        ...         print(event.data)
+        ...         break
+        {'litres': 4}
         """
         chosen, feed = _checked(topics, self._feed)
         order = EventOrder(chosen, feed.address, after)
@@ -101,9 +102,10 @@ class AsyncFeedClient(AsyncTypedClient):
         """Yield the events of the feed as they come; see `SystemDigitalTwin.events`.
 
         >>> async for event in system.events("EVENT:", after=0):
-        ...     event.event_type, event.data
-        ...     break
-        ('watered', {'litres': 4})
+        ...     if event.event_type == "watered":
+        ...         print(event.data)
+        ...         break
+        {'litres': 4}
         """
         chosen, feed = _checked(topics, self._feed)
         order = EventOrder(chosen, feed.address, after)

@@ -64,6 +64,9 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
 
     Raises:
         ConfigurationError: the file is missing or wrong; the message names the file and the path in it.
+
+    >>> sorted(twinhost.load_network_config().agents)
+    ['SystemDigitalTwin', 'UnifiedMemoryReasoningAgent']
     """
     named = path or environment.get(PATH_VARIABLE)
     path = Path(named or default_path(environment))

@@ -26,7 +26,12 @@ _DEADLINES_PER_S = 50  # calls whose deadlines are in one fiftieth of a second s
 
 
 class AsyncClient:
-    """Calls the actions of one server from one event loop."""
+    """Calls the actions of one server from one event loop.
+
+    >>> async with twinhost.connect_async("SystemDigitalTwin") as client:
+    ...     (await client.call("ping"))["message"]
+    'pong'
+    """
 
     def __init__(self, server: ServerAddress, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> None:
         self._link = Link(server)
@@ -46,6 +51,11 @@ class AsyncClient:
         """Return the reply to one action; arguments and errors are those of `Client.call`.
 
         Calls that begin in one iteration of the event loop may travel in one frame.
+
+        >>> async with twinhost.connect_async("UnifiedMemoryReasoningAgent") as client:
+        ...     both = await asyncio.gather(client.call("ping"), client.call("memory_status"))
+        >>> [reply["status"] for reply in both]
+        ['ok', 'ok']
         """
         if self._closed:
             raise closed()
@@ -69,7 +79,11 @@ class AsyncClient:
             self._exchange.forget(asked)
 
     def close(self) -> None:
-        """Close the connection; calls in flight end with ConnectionRefused."""
+        """Close the connection; calls in flight end with ConnectionRefused.
+
+        >>> client = twinhost.connect_async("SystemDigitalTwin")
+        >>> client.close()
+        """
         self._closed = True
         self._fail_all(
             ConnectionRefused("the client was closed while the call was in flight; repeat it on a new client")

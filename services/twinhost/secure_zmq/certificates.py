@@ -114,6 +114,9 @@ def load_certificates(folder: Path | None = None) -> Certificates:
     Raises:
         KeyFileMissing: there is no secret key.
         ConfigurationError: there are several, or it is malformed, or others can read it.
+
+    >>> twinhost.load_certificates().own_keys.certificate.owner.name
+    'operator'
     """
     folder = folder or client_folder()
     secrets = _secrets_in(folder)

@@ -49,7 +49,12 @@ def closed() -> ConnectionRefused:
 
 
 class Client:
-    """Calls the actions of one server; not to be shared between threads."""
+    """Calls the actions of one server; not to be shared between threads.
+
+    >>> with twinhost.connect("SystemDigitalTwin") as client:
+    ...     client.call("ping")["message"]
+    'pong'
+    """
 
     def __init__(self, server: ServerAddress, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> None:
         self._link = Link(server)
@@ -74,6 +79,9 @@ class Client:
                 or this client has changed its key, only after the keys that are valid now were tried.
             ServerUnreachable: after `deadline_s`.
             RequestError: the server answered with an error.
+
+        >>> system.call("get_agent_endpoint", agent_name="SystemDigitalTwin", deadline_s=2)["host"]
+        '127.0.0.1'
         """
         asked = self._exchange.ask(action, fields, request_id or new_request_id(), deadline_s)
         try:
@@ -104,13 +112,20 @@ class Client:
             ValueError: `in_flight` is out of range.
             ConnectionRefused, ServerUnreachable: as of `call`; what follows is not yielded.
             RequestError: the server answered with an error, or a request can't be encoded.
+
+        >>> notes = ("The oak is old.", "The birch is young.")
+        >>> [reply["status"] for reply in memory.map(("store_memory", {"content": note}) for note in notes)]
+        ['ok', 'ok']
         """
         if not 1 <= in_flight <= MAX_UNANSWERED:
             raise ValueError(f"in_flight is {in_flight}; choose 1 to {MAX_UNANSWERED}")
         return self._map(iter(requests), in_flight, deadline_s, return_exceptions)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, as the end of a `with` block does.
+
+        >>> twinhost.connect("SystemDigitalTwin").close()
+        """
         self._closed = True
         self._drop()
 

@@ -43,61 +43,135 @@ _NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 
 class TwinhostError(Exception):
-    """The base of every exception that a caller can handle."""
+    """The base of every exception that a caller can handle.
+
+    >>> try:
+    ...     system.get_agent_info("nobody")
+    ... except twinhost.TwinhostError as error:
+    ...     print(type(error).__name__)
+    NotFound
+    """
 
 
 class ConfigurationError(TwinhostError):
-    """Keys, configuration or environment are wrong; a process must not start."""
+    """Keys, configuration or environment are wrong; a process must not start.
+
+    >>> twinhost.ConfigurationError.EXIT_STATUS
+    78
+    """
 
     EXIT_STATUS: ClassVar[int] = 78  # EX_CONFIG of sysexits.h
 
 
 class KeyFileMissing(ConfigurationError):
-    """A required key file is missing or can't be read."""
+    """A required key file is missing or can't be read.
+
+    >>> try:
+    ...     twinhost.load_certificates(Path("/nowhere"))
+    ... except twinhost.KeyFileMissing as error:
+    ...     print(error)
+    /nowhere holds no secret key; ...
+    """
 
 
 class KeyFileMalformed(ConfigurationError):
-    """A key file does not have the required format."""
+    """A key file does not have the required format.
+
+    >>> issubclass(twinhost.KeyFileMalformed, twinhost.ConfigurationError)
+    True
+    """
 
 
 class KeyFileExposed(ConfigurationError):
-    """A secret key file can be read by users other than its owner."""
+    """A secret key file can be read by users other than its owner.
+
+    >>> issubclass(twinhost.KeyFileExposed, twinhost.ConfigurationError)
+    True
+    """
 
 
 class KeyMismatch(ConfigurationError):
-    """A secret key and a public key are not one pair."""
+    """A secret key and a public key are not one pair.
+
+    >>> issubclass(twinhost.KeyMismatch, twinhost.ConfigurationError)
+    True
+    """
 
 
 class SocketMisuse(TwinhostError):
-    """A socket or its ZAP handler is used in an order that would leave the socket unsecured."""
+    """A socket or its ZAP handler is used in an order that would leave the socket unsecured.
+
+    >>> issubclass(twinhost.SocketMisuse, twinhost.TwinhostError)
+    True
+    """
 
 
 class ConnectionRefused(TwinhostError):
-    """No session with the server could be made."""
+    """No session with the server could be made.
+
+    >>> client = twinhost.connect("SystemDigitalTwin")
+    >>> client.close()
+    >>> try:
+    ...     client.call("ping")
+    ... except twinhost.ConnectionRefused as error:
+    ...     print(error)
+    the client is closed; ...
+    """
 
 
 class NotAuthorized(ConnectionRefused):
-    """The server refused this client's key."""
+    """The server refused this client's key.
+
+    >>> issubclass(twinhost.NotAuthorized, twinhost.ConnectionRefused)
+    True
+    """
 
 
 class WrongServerKey(ConnectionRefused):
-    """The server ended the handshake, as it does when the pinned key is not its own."""
+    """The server ended the handshake, as it does when the pinned key is not its own.
+
+    >>> issubclass(twinhost.WrongServerKey, twinhost.ConnectionRefused)
+    True
+    """
 
 
 class SecurityMismatch(ConnectionRefused):
-    """One side is encrypted and the other is not."""
+    """One side is encrypted and the other is not.
+
+    >>> issubclass(twinhost.SecurityMismatch, twinhost.ConnectionRefused)
+    True
+    """
 
 
 class ServerUnreachable(ConnectionRefused):
-    """No reply within the deadline."""
+    """No reply within the deadline.
+
+    >>> try:
+    ...     twinhost.Client(twinhost.UnencryptedAddress("tcp://127.0.0.1:9")).call("ping", deadline_s=0.1)
+    ... except twinhost.ServerUnreachable as error:
+    ...     print(type(error).__name__)
+    ServerUnreachable
+    """
 
 
 class UnexpectedReply(TwinhostError, AttributeError):
-    """A typed reply has no such field, or one of another type: its agent has another version."""
+    """A typed reply has no such field, or one of another type: its agent has another version.
+
+    >>> from twinhost.clients.memory_replies import SearchResults
+    >>> hasattr(SearchResults(), "results")
+    False
+    """
 
 
 class EventsLost(TwinhostError):
-    """Events were deleted before this program received them; `after` is the number of the last one before the gap."""
+    """Events were deleted before this program received them; `after` is the number of the last one before the gap.
+
+    >>> try:
+    ...     next(system.events("EVENT:", after=10**9))
+    ... except twinhost.EventsLost as error:
+    ...     print(error.after)
+    0
+    """
 
     def __init__(self, sentence: str, after: int) -> None:
         """Create the error; `events` continues after the number."""
@@ -106,42 +180,102 @@ class EventsLost(TwinhostError):
 
 
 class RequestError(TwinhostError):
-    """The server replied with an error; `code` is the one on the wire."""
+    """The server replied with an error; `code` is the one on the wire.
+
+    >>> try:
+    ...     memory.call("forget_everything")
+    ... except twinhost.RequestError as error:
+    ...     print(error.code)
+    unknown_action
+    """
 
     code = "error"
 
     @property
     def reply_fields(self) -> Mapping[str, Any]:
-        """The further fields of the reply, besides the code and the sentence."""
+        """The further fields of the reply, besides the code and the sentence.
+
+        >>> dict(twinhost.Conflict("it was changed", revision=3).reply_fields)
+        {'revision': 3}
+        """
         return _NO_FIELDS
 
 
 class MalformedRequest(RequestError):
+    """A field of the request is wrong; the sentence has its path.
+
+    >>> try:
+    ...     memory.search("roses", limit=0)
+    ... except twinhost.MalformedRequest as error:
+    ...     print(error)
+    Expected `int` >= 1 - at `$.limit`
+    """
+
     code = "malformed_request"
 
 
 class MessageTooLarge(RequestError):
+    """The request is larger than `max_payload_bytes`.
+
+    >>> twinhost.MessageTooLarge.code
+    'message_too_large'
+    """
+
     code = "message_too_large"
 
 
 class UnknownAction(RequestError):
+    """The agent has no such action.
+
+    >>> twinhost.UnknownAction.code
+    'unknown_action'
+    """
+
     code = "unknown_action"
 
 
 class NotGranted(RequestError):
+    """The caller's role may not call this action, or the request names another caller.
+
+    >>> twinhost.NotGranted.code
+    'not_granted'
+    """
+
     code = "not_granted"
 
 
 class PeerNotLive(RequestError):
+    """The key was revoked or has expired during the session.
+
+    >>> twinhost.PeerNotLive.code
+    'peer_not_live'
+    """
+
     code = "peer_not_live"
 
 
 class NotFound(RequestError):
+    """There is nothing with that name.
+
+    >>> try:
+    ...     memory.get(memory_id="lilies")
+    ... except twinhost.NotFound as error:
+    ...     print(error.code)
+    not_found
+    """
+
     code = "not_found"
 
 
 class Conflict(RequestError):
-    """What the caller wants to change has been changed since it read it."""
+    """What the caller wants to change has been changed since it read it.
+
+    >>> try:
+    ...     memory.update_twin({"name": "Rosa"}, user_id="rosa", if_revision=0)
+    ... except twinhost.Conflict as error:
+    ...     print(error.revision > 0)
+    True
+    """
 
     code = "conflict"
 
@@ -156,22 +290,42 @@ class Conflict(RequestError):
 
 
 class RequestIdReused(RequestError):
+    """Another request had the same `request_id`.
+
+    >>> twinhost.RequestIdReused.code
+    'request_id_reused'
+    """
+
     code = "request_id_reused"
 
 
 class LimitReached(RequestError):
-    """A limit of the agent is reached."""
+    """A limit of the agent is reached.
+
+    >>> twinhost.LimitReached.code
+    'limit_reached'
+    """
 
     code = "limit_reached"
 
 
 class AgentUnreachable(RequestError):
-    """The agent needs another agent for this, which does not answer or refuses it."""
+    """The agent needs another agent for this, which does not answer or refuses it.
+
+    >>> twinhost.AgentUnreachable.code
+    'agent_unreachable'
+    """
 
     code = "agent_unreachable"
 
 
 class StoreUnavailable(RequestError):
+    """The agent can't write its database, as on a full disk.
+
+    >>> twinhost.StoreUnavailable.code
+    'store_unavailable'
+    """
+
     code = "store_unavailable"
 
 
@@ -180,6 +334,12 @@ class TransactionLost(StoreUnavailable):
 
 
 class InternalError(RequestError):
+    """A defect of the agent, whose log has the traceback.
+
+    >>> twinhost.InternalError.code
+    'internal'
+    """
+
     code = "internal"
 
 

@@ -65,7 +65,13 @@ def mechanism_of(address: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class SecuredAddress:
-    """A server that is used over CURVE only, and only if it holds the secret key of `server_key`."""
+    """A server that is used over CURVE only, and only if it holds the secret key of `server_key`.
+
+    >>> keys = twinhost.load_certificates()
+    >>> address = twinhost.SecuredAddress("tcp://mainpc:7120", keys.own_keys, keys.public_key("server"))
+    >>> with twinhost.Client(address) as client:
+    ...     pass
+    """
 
     address: str
     own_keys: KeyPair
@@ -77,7 +83,11 @@ class SecuredAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnencryptedAddress:
-    """A server that is used without encryption and authentication; for SECURE_ZMQ=0 only."""
+    """A server that is used without encryption and authentication; for SECURE_ZMQ=0 only.
+
+    >>> with twinhost.Client(twinhost.UnencryptedAddress("tcp://127.0.0.1:7120")) as client:
+    ...     pass
+    """
 
     address: str
 

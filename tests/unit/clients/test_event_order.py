@@ -1,0 +1,117 @@
+"""The order of events beside a real store: whatever the feed loses is requested, and comes once, in its place."""
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.system_digital_twin.event_bench import EventBench
+from tests.unit.system_digital_twin.twin import Clock
+from twinhost.clients import event_order
+from twinhost.clients.event_order import EventOrder, Gap, Item, Received
+from twinhost.secure_zmq.client import FeedEvent
+from twinhost.secure_zmq.errors import NotGranted, ServerUnreachable, TwinhostError
+
+FEED = "tcp://mainpc:7122"
+_PATHS = itertools.count()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[EventBench]:
+    with EventBench(tmp_path / "db", Clock(), most=5) as bench:
+        yield bench
+
+
+def step(order: EventOrder, bench: EventBench, event: FeedEvent | None = None, *, connected: bool = True) -> list[Item]:
+    return event_order.answered(order.step(event, connected=connected, fault=None), bench.ask)
+
+
+def numbers(items: list[Item]) -> list[int]:
+    return [item.fields["seq"] for item in items if isinstance(item, Received)]
+
+
+def sent(bench: EventBench) -> list[FeedEvent]:
+    """Return what went to the feed since the last call."""
+    events = [FeedEvent(topic, json.dumps(fields).encode()) for topic, fields in bench.sent]
+    bench.sent.clear()
+    return events
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    fates=st.lists(st.tuples(st.booleans(), st.sampled_from(["received", "lost", "twice", "reconnected"])), max_size=30)
+)
+def test_every_event_comes_once_and_in_order(
+    tmp_path_factory: pytest.TempPathFactory, fates: list[tuple[bool, str]]
+) -> None:
+    """Events and errors, of which the feed loses some, has some twice, and loses the connection after some."""
+    with EventBench(tmp_path_factory.getbasetemp() / f"order-{next(_PATHS)}", Clock()) as bench:
+        order, found = EventOrder(["EVENT:", "ERROR:"], FEED, after=0), list[int]()
+        found += numbers(step(order, bench))
+        for is_event, fate in fates:
+            bench.publish() if is_event else bench.report()
+            (event,) = sent(bench)
+            for _ in range({"lost": 0, "twice": 2}.get(fate, 1)):
+                found += numbers(step(order, bench, event))
+            if fate == "reconnected":
+                found += numbers(step(order, bench, connected=False))
+        found += numbers(step(order, bench, connected=False)) + numbers(step(order, bench))
+        assert found == list(range(1, len(fates) + 1))
+
+
+def test_the_last_event_is_found_though_none_follows(bench: EventBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mainpc is asked now and then."""
+    order = EventOrder(["EVENT:"], FEED, after=None)
+    event_order.answered(order.begin(), bench.ask)
+    assert step(order, bench) == []
+    bench.publish("lost")
+    assert step(order, bench) == []
+    later = time.monotonic() + 2
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert numbers(step(order, bench)) == [1]
+
+
+def test_what_retention_deleted_is_a_gap(bench: EventBench) -> None:
+    """Before what is left, and once; without a number to begin after, there is none."""
+    for _ in range(9):
+        bench.publish()
+    gap, *left = step(EventOrder(["EVENT:"], FEED, after=2), bench)
+    assert gap == Gap("some of EVENT: after 2 was deleted by retention", after=2)
+    assert numbers(left) == [5, 6, 7, 8, 9]
+    assert numbers(step(EventOrder(["EVENT:"], FEED, after=4), bench)) == [5, 6, 7, 8, 9]
+    everything = EventOrder(["EVENT:"], FEED, after=0)
+    assert numbers(found := step(everything, bench)) == [5, 6, 7, 8, 9]
+    assert len(found) == 5
+
+
+def test_a_new_store_is_a_gap(bench: EventBench) -> None:
+    bench.publish()
+    gap, first = step(EventOrder(["EVENT:"], FEED, after=700), bench)
+    assert gap == Gap("mainpc has a new store, without the earlier events; numbers start again", after=0)
+    assert numbers([first]) == [1]
+
+
+def test_an_outage_is_waited_for_and_a_refusal_is_not(bench: EventBench) -> None:
+    """`fault` says why nothing comes; a missing grant ends it, after what was received before."""
+
+    def failing(error: TwinhostError, event: FeedEvent | None = None) -> list[Item]:
+        def call(action: str, **_: object) -> dict[str, object]:
+            raise error
+
+        return event_order.answered(order.step(event, connected=False, fault=None), call)
+
+    order = EventOrder(["EVENT:", "AGENT:"], FEED, after=0)
+    assert failing(outage := ServerUnreachable("nobody answers")) == []
+    assert order.fault is outage
+    assert step(order, bench) == []
+    assert order.fault is None
+    order = EventOrder(["EVENT:", "AGENT:"], FEED, after=0)
+    registered = FeedEvent(b"AGENT:", b'{"agent_name": "gardener"}')
+    assert failing(NotGranted("no"), registered) == [Received("AGENT:", {"agent_name": "gardener"})]
+    with pytest.raises(NotGranted, match="no"):
+        step(order, bench)
