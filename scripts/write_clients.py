@@ -344,8 +344,18 @@ class Methods:
             paragraphs = [paragraphs[0], f"See `{self._agent.name}.{name}`."] if paragraphs[1:] else paragraphs
         return _docstring([*paragraphs, self._example(name, asynchronous)], 2)
 
+    def _call(self, name: str) -> str:
+        """Return an example of a method that has none of its own."""
+        action = next(action for action, method in self._names.items() if method == name)
+        required = [each.name for each in self._arguments(self._declarations[action]) if each.required]
+        values = self._requests.example(action)
+        given = [
+            f"{field}={values[field]!r}" if number else repr(values[field]) for number, field in enumerate(required)
+        ]
+        return f">>> reply = {self._agent.variable}.{name}({', '.join(given)})"
+
     def _example(self, name: str, asynchronous: bool) -> str:
-        text = EXAMPLES[self._agent.name][name]
+        text = EXAMPLES[self._agent.name].get(name) or self._call(name)
         return for_asyncio(text, self._agent.variable) if asynchronous else text
 
 

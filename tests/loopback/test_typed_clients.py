@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from twinhost.clients import (
 )
 from twinhost.clients.memory_replies import MemoryDocument
 
+PAGE = Path(__file__).parents[2] / "docs/reference/python.md"
 T = TypeVar("T")
 
 
@@ -124,6 +126,15 @@ def test_every_exported_name_has_an_example_that_runs(both: Hosts, monkeypatch: 
     with system_of(both) as system, memory_of(both) as memory:
         names = {"twinhost": twinhost, "system": system, "memory": memory, "asyncio": asyncio, "Path": Path}
         assert [each for text in docstrings.values() for each in failures_of(text, dict(names), loop)] == []
+    loop.close()
+
+
+def test_the_examples_of_the_page_run(both: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the reference page."""
+    set_environment(monkeypatch, both)
+    loop, page = asyncio.new_event_loop(), re.sub(r"^```.*$", "", PAGE.read_text(encoding="utf-8"), flags=re.M)
+    assert has_example(page)
+    assert failures_of(page, {"asyncio": asyncio}, loop) == []
     loop.close()
 
 
