@@ -251,18 +251,19 @@ class Server:
 
     def _receive(self, batch: _Batch, room: int, flags: int) -> list[Inbound]:
         """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
-        receive, known = self._socket.recv, len(batch.returns)
+        receive, known, now = self._socket.recv, len(batch.returns), 0.0
         try:
             while len(batch.returns) < room and batch.size < MAX_BATCH_BYTES:
                 routing_id = receive(flags)
-                self._add(routing_id, receive(copy=False), batch)
+                now = now or time.time()  # once for all that have arrived
+                self._add(routing_id, receive(copy=False), batch, now)
                 flags = DONTWAIT
         except zmq.Again:
             pass
         return batch.inbounds[known:]
 
-    def _add(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch) -> None:
-        """Add the requests of one message to a batch; all its frames arrive together."""
+    def _add(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch, now: float) -> None:
+        """Add the requests of one message, received now, to a batch; all its frames arrive together."""
         route = [routing_id]
         fault: RequestError | None = None
         if frame.more:
@@ -273,7 +274,7 @@ class Server:
                 fault = self._discard_rest()
         caller: Caller | None = None
         try:
-            caller = self._sessions.caller_of(routing_id, frame)
+            caller = self._sessions.caller_of(routing_id, frame, now)
         except PeerNotLive as error:
             fault = error
         payload = frame.bytes
