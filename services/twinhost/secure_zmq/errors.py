@@ -208,7 +208,7 @@ class MalformedRequest(RequestError):
     ...     memory.search("roses", limit=0)
     ... except twinhost.MalformedRequest as error:
     ...     print(error)
-    Expected `int` >= 1 - at `$.limit`
+    Expected `int` >= 1 - at `$.limit`; ...
     """
 
     code = "malformed_request"
