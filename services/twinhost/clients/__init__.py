@@ -7,8 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twinhost.clients.memory import AsyncUnifiedMemoryReasoningAgent, UnifiedMemoryReasoningAgent
-    from twinhost.clients.system import AsyncSystemDigitalTwin, SystemDigitalTwin
+    from twinhost.clients.memory import UnifiedMemoryReasoningAgent
+    from twinhost.clients.memory_async import AsyncUnifiedMemoryReasoningAgent
+    from twinhost.clients.system import SystemDigitalTwin
+    from twinhost.clients.system_async import AsyncSystemDigitalTwin
 
 __all__ = [
     "AsyncSystemDigitalTwin",
@@ -18,8 +20,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AsyncSystemDigitalTwin": "system",
-    "AsyncUnifiedMemoryReasoningAgent": "memory",
+    "AsyncSystemDigitalTwin": "system_async",
+    "AsyncUnifiedMemoryReasoningAgent": "memory_async",
     "SystemDigitalTwin": "system",
     "UnifiedMemoryReasoningAgent": "memory",
 }

@@ -3,18 +3,15 @@
 `EventOrder` decides, and asks by yielding an action and its fields; what calls the agent, blocking or not, is outside.
 """
 
-import asyncio
-import contextlib
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from twinhost.clients.replies import read
-from twinhost.secure_zmq.client import MAX_WAITING, FeedEvent, Subscriber
+from twinhost.secure_zmq.client import FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, TwinhostError
 from twinhost.secure_zmq.server_address import ServerAddress
 
@@ -212,36 +209,6 @@ def follow(
         subscriber.stop()
 
 
-async def follow_async(
-    order: EventOrder, feed: ServerAddress, topics: Sequence[str], call: Callable[..., Awaitable[Mapping[str, Any]]]
-) -> AsyncGenerator[list[Item], None]:
-    """Do the same in an event loop."""
-    await _answered_async(order.begin(), call)
-    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-    waiting: deque[FeedEvent] = deque(maxlen=MAX_WAITING)  # what is dropped is requested, as its number is missing
-
-    def take(event: FeedEvent) -> None:
-        waiting.append(event)
-        arrived.set()
-
-    def on_event(event: FeedEvent) -> None:  # on the subscriber's thread
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(take, event)
-
-    subscriber = Subscriber(feed, [each.encode() for each in topics], on_event)
-    subscriber.start()
-    try:
-        while True:
-            if not waiting:
-                arrived.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(arrived.wait(), POLL_S)
-            event = waiting.popleft() if waiting else None
-            yield await _answered_async(order.step(event, connected=subscriber.connected, fault=subscriber.fault), call)
-    finally:
-        subscriber.stop()
-
-
 def answered(steps: Steps[T], call: Callable[..., Mapping[str, Any]]) -> T:
     """Run the steps, and answer what they ask."""
     try:
@@ -249,21 +216,6 @@ def answered(steps: Steps[T], call: Callable[..., Mapping[str, Any]]) -> T:
         while True:
             try:
                 reply = call(action, **fields)
-            except TwinhostError as error:
-                action, fields = steps.throw(error)
-            else:
-                action, fields = steps.send(reply)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-
-
-async def _answered_async(steps: Steps[T], call: Callable[..., Awaitable[Mapping[str, Any]]]) -> T:
-    try:
-        action, fields = next(steps)
-        while True:
-            try:
-                reply = await call(action, **fields)
             except TwinhostError as error:
                 action, fields = steps.throw(error)
             else:

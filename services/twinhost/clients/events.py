@@ -1,13 +1,12 @@
-"""The clients of mainpc follow its event feed: `events`, blocking and for asyncio."""
+"""The client of mainpc follows its event feed: `events`."""
 
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias, overload
 
-from twinhost.clients.event_order import KEPT, TOPICS, EventOrder, Gap, Item, follow, follow_async
+from twinhost.clients.event_order import KEPT, TOPICS, EventOrder, Gap, Item, follow
 from twinhost.clients.replies import read
 from twinhost.clients.system_replies import AgentEvent, StoredError, StoredEvent, TrustEvent
-from twinhost.clients.typed import AsyncTypedClient, TypedClient
+from twinhost.clients.typed import TypedClient
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from twinhost.secure_zmq.errors import ConfigurationError, EventsLost
 from twinhost.secure_zmq.server_address import ServerAddress
@@ -67,59 +66,13 @@ class FeedClient(TypedClient):
         ...         break
         {'litres': 4}
         """
-        chosen, feed = _checked(topics, self._feed)
+        chosen, feed = checked(topics, self._feed)
         order = EventOrder(chosen, feed.address, after)
-        return (event for items in follow(order, feed, chosen, self.call) for event in _typed(items, allow_gaps))
+        return (event for items in follow(order, feed, chosen, self.call) for event in typed_events(items, allow_gaps))
 
 
-class AsyncFeedClient(AsyncTypedClient):
-    """A client of an agent with an event feed, for asyncio."""
-
-    def __init__(
-        self,
-        server: ServerAddress,
-        *,
-        feed: ServerAddress | None = None,
-        max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
-    ) -> None:
-        """Connect with the first call; `feed` is the address of the event feed, which `events` follows."""
-        super().__init__(server, max_payload_bytes=max_payload_bytes)
-        self._feed = feed
-
-    @overload
-    def events(
-        self, topic: Literal["EVENT:"], /, *, after: int | None = None, allow_gaps: bool = False
-    ) -> AsyncIterator[StoredEvent]: ...
-    @overload
-    def events(
-        self, topic: Literal["ERROR:"], /, *, after: int | None = None, allow_gaps: bool = False
-    ) -> AsyncIterator[StoredError]: ...
-    @overload
-    def events(
-        self, *topics: str, after: int | None = None, allow_gaps: bool = False
-    ) -> AsyncIterator[SystemEvent]: ...
-    def events(self, *topics: str, after: int | None = None, allow_gaps: bool = False) -> AsyncIterator[SystemEvent]:
-        """Yield the events of the feed as they come; see `SystemDigitalTwin.events`.
-
-        >>> async for event in system.events("EVENT:", after=0):
-        ...     if event.event_type == "watered":
-        ...         print(event.data)
-        ...         break
-        {'litres': 4}
-        """
-        chosen, feed = _checked(topics, self._feed)
-        order = EventOrder(chosen, feed.address, after)
-        return self._events(follow_async(order, feed, chosen, self.call), allow_gaps)
-
-    @staticmethod
-    async def _events(found: AsyncGenerator[list[Item], None], allow_gaps: bool) -> AsyncIterator[SystemEvent]:
-        async with contextlib.aclosing(found):
-            async for items in found:
-                for event in _typed(items, allow_gaps):
-                    yield event
-
-
-def _checked(topics: Sequence[str], feed: ServerAddress | None) -> tuple[Sequence[str], ServerAddress]:
+def checked(topics: Sequence[str], feed: ServerAddress | None) -> tuple[Sequence[str], ServerAddress]:
+    """Return the topics to follow, and the address of the feed; raise ConfigurationError."""
     if unknown := [each for each in topics if each not in TOPICS]:
         raise ConfigurationError(f"{unknown[0]!r} is not a topic of the feed; use {', '.join(TOPICS)}")
     if feed is None:
@@ -130,7 +83,8 @@ def _checked(topics: Sequence[str], feed: ServerAddress | None) -> tuple[Sequenc
     return topics or tuple(KEPT), feed
 
 
-def _typed(items: Sequence[Item], allow_gaps: bool) -> Iterator[SystemEvent]:
+def typed_events(items: Sequence[Item], allow_gaps: bool) -> Iterator[SystemEvent]:
+    """Yield the events as their types; raise EventsLost for a gap."""
     for item in items:
         if isinstance(item, Gap):
             if not allow_gaps:

@@ -126,7 +126,7 @@ def test_the_public_api_is_pinned() -> None:
 
 
 def test_importing_the_clients_loads_little_else() -> None:
-    """Of third parties, only what a client of `call` loads: no agent, no command line."""
+    """Of third parties, only what a client of `call` loads: no agent, no asyncio."""
     program = (
         "import sys; from twinhost import Client; before = set(sys.modules); "
         "from twinhost.clients import SystemDigitalTwin, UnifiedMemoryReasoningAgent; "
@@ -134,7 +134,7 @@ def test_importing_the_clients_loads_little_else() -> None:
     )
     environment = {"PYTHONPATH": str(REPOSITORY / "services")}
     found = subprocess.run([sys.executable, "-B", "-c", program], env=environment, capture_output=True, check=True)
-    assert found.stdout.decode() == "['twinhost.secure_zmq.aio', 'twinhost.version']\n"
+    assert found.stdout.decode() == "['twinhost.version']\n"
 
 
 @pytest.mark.thorough
