@@ -229,7 +229,7 @@ class Methods:
         ]
         name = iterator_name(method)
         yield f"    def {name}({_signature(arguments, repeatable=False)}) -> {prefix}Iterator[{pages.row}]:"
-        doc = f"Yield what `{method}` returns, page by page; `limit` is the size of a page."
+        doc = f"Yield what `{method}` returns, page by page: `limit` is a page's size, `deadline_s` for each page."
         yield docstring([doc, self._example(name, asynchronous)], 2)
         identity = f", lambda row: {pages.identity}" if pages.identity else ""
         page_of = f"lambda page: ({pages.rows}, {pages.following})"

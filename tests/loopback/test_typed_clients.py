@@ -6,6 +6,7 @@ import itertools
 import re
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ import pytest
 
 import twinhost
 from tests.docstrings import documented, failures_of, has_example
+from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.test_cli_watch import kept
 from tests.loopback.test_events import feed_address
@@ -25,6 +27,7 @@ from twinhost.clients import (
     UnifiedMemoryReasoningAgent,
 )
 from twinhost.clients.memory_replies import MemoryDocument
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 PAGE = Path(__file__).parents[2] / "docs/reference/python.md"
 T = TypeVar("T")
@@ -272,6 +275,15 @@ def test_a_new_store_is_reported_or_followed(mainpc: Hosts) -> None:
 def test_a_query_that_is_not_granted_ends_the_events(mainpc: Hosts) -> None:
     withdraw(mainpc, "get_events")
     with system_of(mainpc, by=UMRA) as system, pytest.raises(twinhost.NotGranted, match="get_events is not granted"):
+        next(system.events("EVENT:", after=1))
+
+
+def test_events_of_another_server_are_an_error_at_once(mainpc: Hosts) -> None:
+    """A wrong pin; only after an answer it could be a server that is being replaced."""
+    right = feed_address(mainpc, "operator")
+    assert isinstance(right, SecuredAddress)
+    wrong = replace(right, address=mainpc.address(SDT).address, server_key=new_pair("impostor").public)
+    with SystemDigitalTwin(wrong, feed=right) as system, pytest.raises(twinhost.WrongServerKey):
         next(system.events("EVENT:", after=1))
 
 

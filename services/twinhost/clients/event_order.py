@@ -12,7 +12,17 @@ import msgspec
 
 from twinhost.clients.replies import read
 from twinhost.secure_zmq.client import FeedEvent, Subscriber
-from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, TwinhostError
+from twinhost.secure_zmq.errors import (
+    ConfigurationError,
+    MalformedRequest,
+    NotAuthorized,
+    NotGranted,
+    SecurityMismatch,
+    TwinhostError,
+    UnexpectedReply,
+    UnknownAction,
+    WrongServerKey,
+)
 from twinhost.secure_zmq.server_address import ServerAddress
 
 KEPT = {"EVENT:": "get_events", "ERROR:": "get_errors"}  # stored topics, and the action that returns them
@@ -21,6 +31,8 @@ POLL_S = 0.5
 _PAGE = 500
 _ASK_EVERY_S = 1.0  # if the last event is lost, no later one shows the gap
 _NO_SESSION_AFTER_S = 10.0  # without a session with the feed, while mainpc answers: a handshake may take 4
+_FATAL = (ConfigurationError, MalformedRequest, NotAuthorized, NotGranted, UnexpectedReply, UnknownAction)
+_FATAL_AT_FIRST = (SecurityMismatch, WrongServerKey)  # later on it may be a server that is being replaced
 
 T = TypeVar("T")
 
@@ -73,6 +85,7 @@ class EventOrder:
         self._last = dict.fromkeys(self._kept, after or 0)
         self._begins_now = after is None
         self._fatal: TwinhostError | None = None
+        self._answered = False
         self._connected, self._had_session = False, False
         self._ask_at, self._session_at = 0.0, time.monotonic()
 
@@ -96,7 +109,7 @@ class EventOrder:
             fault: why there is none.
 
         Raises:
-            TwinhostError: mainpc does not authorise or grant it, or its feed never held a session.
+            TwinhostError: mainpc does not authorise or grant it, or is another server; its feed never held a session.
         """
         if self._fatal is not None:
             raise self._fatal
@@ -106,7 +119,7 @@ class EventOrder:
                 yield from self._take(event, found)
             if (connected and not self._connected) or time.monotonic() >= self._ask_at:
                 yield from self._catch_up(found)
-                self._ask_at = time.monotonic() + _ASK_EVERY_S
+                self._answered, self._ask_at = True, time.monotonic() + _ASK_EVERY_S
             if event is not None or (connected and self._connected):  # twice: the feed may disconnect at once
                 self._had_session, self._session_at = True, time.monotonic()
             self._connected, self.fault = connected, fault
@@ -117,7 +130,8 @@ class EventOrder:
                 )
                 self._fatal = None if self._had_session else refused
         except TwinhostError as error:
-            self._fatal = error if isinstance(error, NotAuthorized | NotGranted) else None
+            fatal = isinstance(error, _FATAL) or (isinstance(error, _FATAL_AT_FIRST) and not self._answered)
+            self._fatal = error if fatal else None
             self._connected, self.fault = False, error
             self._session_at = time.monotonic()  # mainpc can't be reached, nor its feed
         if self._fatal is not None:

@@ -427,7 +427,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
     def iter_pattern_proposals(
         self, *, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
     ) -> Iterator[ProposalDocument]:
-        """Yield what `get_pattern_proposals` returns, page by page; `limit` is the size of a page.
+        """Yield what `get_pattern_proposals` returns, page by page: `limit` is a page's size, `deadline_s` for each
+        page.
 
         >>> for proposal in memory.iter_pattern_proposals():
         ...     assert proposal.seen >= 3
@@ -484,7 +485,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
     def iter_twin_history(
         self, *, user_id: str | None = None, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
     ) -> Iterator[TwinChange]:
-        """Yield what `get_twin_history` returns, page by page; `limit` is the size of a page.
+        """Yield what `get_twin_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> revisions = [change.revision for change in memory.iter_twin_history(user_id="rosa")]
         """
@@ -528,7 +529,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
     def iter_error_patterns(
         self, *, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
     ) -> Iterator[ErrorPatternDocument]:
-        """Yield what `list_error_patterns` returns, page by page; `limit` is the size of a page.
+        """Yield what `list_error_patterns` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> "restart the pump" in {pattern.solution for pattern in memory.iter_error_patterns()}
         True
@@ -599,7 +600,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         | WrittenTwinChange
         | WrittenClaim
     ]:
-        """Yield what `memory_by` returns, page by page; `limit` is the size of a page.
+        """Yield what `memory_by` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> ids = [row.id for row in memory.iter_memory_by("operator", kind="memories")]
         >>> "roses" in ids
@@ -645,7 +646,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         limit: int | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> Iterator[MemoryDocument]:
-        """Yield what `memory_history` returns, page by page; `limit` is the size of a page.
+        """Yield what `memory_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> [each.content for each in memory.iter_memory_history(key="height of the hedge")]
         ['The hedge is 2 m high.']
@@ -765,7 +766,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         limit: int | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> Iterator[MemoryDocument]:
-        """Yield what `query` returns, page by page; `limit` is the size of a page.
+        """Yield what `query` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> [each.content for each in memory.iter_query(keywords=["garden"])]
         ['The hedge is 2 m high.']

@@ -407,7 +407,8 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
     def iter_pattern_proposals(
         self, *, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
     ) -> AsyncIterator[ProposalDocument]:
-        """Yield what `get_pattern_proposals` returns, page by page; `limit` is the size of a page.
+        """Yield what `get_pattern_proposals` returns, page by page: `limit` is a page's size, `deadline_s` for each
+        page.
 
         >>> async for proposal in memory.iter_pattern_proposals():
         ...     assert proposal.seen >= 3
@@ -461,7 +462,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
     def iter_twin_history(
         self, *, user_id: str | None = None, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
     ) -> AsyncIterator[TwinChange]:
-        """Yield what `get_twin_history` returns, page by page; `limit` is the size of a page.
+        """Yield what `get_twin_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> revisions = [change.revision async for change in memory.iter_twin_history(user_id="rosa")]
         """
@@ -507,7 +508,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
     def iter_error_patterns(
         self, *, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
     ) -> AsyncIterator[ErrorPatternDocument]:
-        """Yield what `list_error_patterns` returns, page by page; `limit` is the size of a page.
+        """Yield what `list_error_patterns` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> "restart the pump" in {pattern.solution async for pattern in memory.iter_error_patterns()}
         True
@@ -573,7 +574,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         | WrittenTwinChange
         | WrittenClaim
     ]:
-        """Yield what `memory_by` returns, page by page; `limit` is the size of a page.
+        """Yield what `memory_by` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> ids = [row.id async for row in memory.iter_memory_by("operator", kind="memories")]
         >>> "roses" in ids
@@ -616,7 +617,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         limit: int | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> AsyncIterator[MemoryDocument]:
-        """Yield what `memory_history` returns, page by page; `limit` is the size of a page.
+        """Yield what `memory_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> [each.content async for each in memory.iter_memory_history(key="height of the hedge")]
         ['The hedge is 2 m high.']
@@ -725,7 +726,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         limit: int | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> AsyncIterator[MemoryDocument]:
-        """Yield what `query` returns, page by page; `limit` is the size of a page.
+        """Yield what `query` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> [each.content async for each in memory.iter_query(keywords=["garden"])]
         ['The hedge is 2 m high.']

@@ -223,7 +223,7 @@ class SystemDigitalTwin(FeedClient):
     def iter_audit(
         self, *, after_seq: int | None = None, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
     ) -> Iterator[str]:
-        """Yield what `get_audit` returns, page by page; `limit` is the size of a page.
+        """Yield what `get_audit` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> lines = list(system.iter_audit(after_seq=2))
         """
@@ -305,7 +305,7 @@ class SystemDigitalTwin(FeedClient):
         shape_id: str | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> Iterator[StoredError]:
-        """Yield what `get_errors` returns, page by page; `limit` is the size of a page.
+        """Yield what `get_errors` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> {error.error_id for error in system.iter_errors(agent="gardener")}
         {'valve-3'}
@@ -353,7 +353,7 @@ class SystemDigitalTwin(FeedClient):
         limit: int | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> Iterator[StoredEvent]:
-        """Yield what `get_events` returns, page by page; `limit` is the size of a page.
+        """Yield what `get_events` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> numbers = [event.seq for event in system.iter_events(type="watered")]
         """

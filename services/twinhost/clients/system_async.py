@@ -217,7 +217,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
     def iter_audit(
         self, *, after_seq: int | None = None, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
     ) -> AsyncIterator[str]:
-        """Yield what `get_audit` returns, page by page; `limit` is the size of a page.
+        """Yield what `get_audit` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> lines = [each async for each in system.iter_audit(after_seq=2)]
         """
@@ -290,7 +290,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         shape_id: str | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> AsyncIterator[StoredError]:
-        """Yield what `get_errors` returns, page by page; `limit` is the size of a page.
+        """Yield what `get_errors` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> {error.error_id async for error in system.iter_errors(agent="gardener")}
         {'valve-3'}
@@ -332,7 +332,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         limit: int | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> AsyncIterator[StoredEvent]:
-        """Yield what `get_events` returns, page by page; `limit` is the size of a page.
+        """Yield what `get_events` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
         >>> numbers = [event.seq async for event in system.iter_events(type="watered")]
         """
