@@ -1,14 +1,19 @@
 """Replies of agents of other versions: what is new is ignored, and what is missing is an error where it is read."""
 
-from typing import Any
+import json
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
 from scripts import write_clients
 
 import twinhost
+import twinhost.clients
+from tests.unit.schema.json_schema import Schema
 from twinhost.clients.memory_replies import MemoryDocument, SearchResults
 from twinhost.clients.replies import read
+from twinhost.schema import declarations_of, replies_of
 from twinhost.version import VERSION
 
 RESULT = dict[str, Any](
@@ -69,6 +74,33 @@ def test_a_reply_is_written_as_it_was_received() -> None:
     """So a memory of one store can be sent to another."""
     older = {name: value for name, value in REPLY.items() if name != "channels"}
     assert msgspec.to_builtins(of(older)) == {**older, "results": [RESULT]}
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["all fields", "required fields"])
+@pytest.mark.parametrize("agent", write_clients.AGENTS, ids=lambda agent: str(agent.name))
+def test_every_reply_by_the_schema_has_its_type(agent: write_clients.Agent, whole: bool) -> None:
+    """What an agent may send is read by the method's type, and no field of it is left out."""
+    schema = Schema(json.loads(msgspec.json.encode(replies_of(agent.name))))
+    declarations = declarations_of(agent.name)
+    for action, alternatives in schema.root["properties"].items():
+        method = getattr(getattr(twinhost.clients, agent.name), write_clients.method_name(agent, action, declarations))
+        returned = get_type_hints(method)["return"]
+        kinds = get_args(returned) if get_origin(returned) is UnionType else [returned]
+        for number, each in enumerate(alternatives["anyOf"][:-1]):  # the last one is the refusal
+            if get_origin(returned) is dict:
+                continue
+            reply = schema.instance(schema.definition(each["$ref"]), whole=whole)
+            typed = read(reply, kinds[number % len(kinds)], action)
+            assert without_nulls(msgspec.to_builtins(typed)) == without_nulls(reply), action
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a document without nulls, since an optional field that is null is absent, and without `accepts`."""
+    if isinstance(value, list):
+        return [without_nulls(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: without_nulls(each) for name, each in value.items() if each is not None and name != "accepts"}
 
 
 def test_a_reply_can_not_be_changed() -> None:
