@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 import pytest
 from scripts import write_clients
+from scripts.client_types import Replies
 
 import twinhost
 import twinhost.clients
@@ -118,6 +119,14 @@ def test_a_type_is_made_by_its_fields_in_a_test() -> None:
 def test_the_typed_clients_are_current() -> None:
     """Otherwise run: .venv/bin/python scripts/write_clients.py."""
     assert write_clients.main(["--check"]) == 0
+
+
+def test_a_method_without_an_example_of_its_own_gets_one() -> None:
+    """So that a new action needs no change of the generator's data."""
+    methods = write_clients.Methods(write_clients.AGENTS[1], Replies())
+    assert methods._call("ping") == ">>> reply = memory.ping()"
+    assert methods._call("search") == ">>> reply = memory.search('my-query')"
+    assert methods._call("resolve_conflict") == ">>> reply = memory.resolve_conflict('my-op-id', priority=1)"
 
 
 @pytest.mark.parametrize(
