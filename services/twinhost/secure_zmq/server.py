@@ -41,6 +41,7 @@ _MAX_UNFINISHED_BYTES = 8 * 1024 * 1024
 _TOO_MANY = "too many slow requests of yours wait here; send fewer at once, and repeat this one, which was not executed"
 _DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
 _STALLED_AFTER_S = 5.0
+_REQUEST_NUMBER_BYTES = 4  # the frame that a REQ with ZMQ_REQ_CORRELATE has before the delimiter
 _SNDMORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
@@ -267,11 +268,7 @@ class Server:
         route = [routing_id]
         fault: RequestError | None = None
         if frame.more:
-            if not len(frame):  # the empty delimiter of a REQ peer
-                route.append(b"")
-                frame = self._socket.recv(copy=False)
-            if frame.more:
-                fault = self._discard_rest()
+            frame, fault = self._after_envelope(frame, route)
         caller: Caller | None = None
         try:
             caller = self._sessions.caller_of(routing_id, frame, now)
@@ -290,9 +287,22 @@ class Server:
         for part in parts:
             batch.add(back, Inbound(part, caller, fault))
 
-    def _discard_rest(self) -> MalformedRequest:
+    def _after_envelope(self, frame: zmq.Frame, route: list[bytes]) -> tuple[zmq.Frame, MalformedRequest | None]:
+        """Add the envelope of a REQ peer to the route, and return the frame after it; refuse any further frame."""
+        number: list[bytes] = []
+        if len(frame) == _REQUEST_NUMBER_BYTES:
+            number.append(frame.bytes)
+            frame = self._socket.recv(copy=False)
+        if frame.more and not len(frame):  # the delimiter
+            route += [*number, b""]
+            number.clear()
+            frame = self._socket.recv(copy=False)
+        if frame.more or number:
+            return frame, self._discard_rest(len(number) + 1, frame.more)
+        return frame, None
+
+    def _discard_rest(self, frames: int, more: bool) -> MalformedRequest:
         """Drop surplus frames one at a time; libzmq holds them already, and Python must not hold a copy of all."""
-        frames, more = 1, True
         while more:  # the frame's flag takes half as long as the socket's option, which delays all other requests
             more = self._socket.recv(copy=False).more
             frames += 1
