@@ -301,6 +301,22 @@ def test_refresh_finds_a_moved_agent_and_new_keys(laptop: Laptop) -> None:
     assert (laptop.folder / "mover.key_secret").read_bytes() == secret
 
 
+def test_another_key_of_mainpc_is_trusted_from_a_file_alone(laptop: Laptop) -> None:
+    """After a rotation no answer of the network replaces the pin; the printed public key does."""
+    laptop.join("pinned")
+    pin, right = laptop.folder / "server.key", (laptop.folder / "server.key").read_text()
+    replace_certificate(new_pair(SDT, "mainpc").certificate, pin)
+    before = pin.read_bytes()
+    ran = laptop.run("join", "--refresh")
+    assert (ran.status, ran.err.count("\n"), pin.read_bytes()) == (1, 1, before)
+    assert f"does not have the key in {pin}; " in ran.err
+    assert "docker compose run --rm -T certs-init public server" in ran.err
+    printed = certs_init(laptop.hosts.keys, "public", "server", config=laptop.hosts.config.source).out
+    assert printed == right
+    pin.write_text(printed)
+    assert laptop.run("join", "--refresh").status == 0
+
+
 def test_a_long_lived_client_survives_the_agents_rotation(nowhere: Path, tmp_path: Path) -> None:
     """The next key is put into the profile, the agent changes to it, and the client that was open before calls on."""
     own, first, following = new_pair("program", "laptop"), new_pair(SDT, "mainpc"), new_pair(SDT, "mainpc")

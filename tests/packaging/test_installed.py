@@ -121,7 +121,13 @@ def test_from_nothing_to_the_first_call_in_a_minute(wheel: Path, tmp_path: Path)
         def shell(command: str) -> "subprocess.CompletedProcess[str]":
             command = command.replace("dist/twinhost-0.2.0-py3-none-any.whl", str(wheel))
             return subprocess.run(
-                ["bash", "-c", command], cwd=tmp_path, env=environment, input=line, capture_output=True, text=True
+                ["bash", "-c", command],
+                cwd=tmp_path,
+                env=environment,
+                input=line,
+                capture_output=True,
+                text=True,
+                check=False,
             )
 
         (block,) = re.findall(r"```console\n(\$ python3 -m venv .*?)```", PAGE.read_text(encoding="utf-8"), re.S)
