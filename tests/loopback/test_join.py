@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from twinhost.cli.program import run
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate
+from twinhost.secure_zmq.wire import Reply
 
 
 @dataclass(frozen=True)
@@ -285,6 +287,35 @@ def test_another_address_of_mainpc_reaches_it(laptop: Laptop) -> None:
     assert laptop.run("join", "--address", "127.0.0.1", line).status == 0
     with twinhost.connect(SDT) as system:
         assert system.call("ping")["message"] == "pong"
+
+
+def test_an_agent_at_mainpcs_address_is_found(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where both containers run on one machine: the registered name is one that only containers resolve."""
+    ask = profile_module._ask
+
+    def of_containers(*question: Any) -> Reply:
+        reply = ask(*question)
+        for each in reply.get("agents", ()):
+            each["host"] = f"{each['location']}.invalid"
+        return reply
+
+    monkeypatch.setattr(profile_module, "_ask", of_containers)
+    ran = laptop.join("behind-mainpc")
+    assert f"{UMRA} answered at {laptop.hosts.config.agent(UMRA).endpoint}" in ran.out
+    with twinhost.connect() as deployment:
+        assert deployment.memory.call("ping")["status"] == "ok"
+
+
+def test_an_agent_is_found_by_its_key_alone(laptop: Laptop) -> None:
+    """Another agent that answers at the registered address does not pass for it; the join succeeds, and says so."""
+    place = laptop.hosts.config.agent(UMRA)
+    data = {"agent_id": "Greeter", "agent_type": "agent", "host": "127.0.0.1", "port": place.zmq_port}
+    with laptop.hosts.client(SDT) as operator:
+        operator.call("register_agent", registration_data={**data, "metadata": {"location": "pc3"}})
+        ran = laptop.join("finder")
+        operator.call("unregister", agent_name="Greeter")
+    assert f"Greeter did not answer at {place.endpoint}; start it, or write the address" in ran.out
+    assert f"{UMRA} answered at {place.endpoint}" in ran.out
 
 
 def test_refresh_finds_a_moved_agent_and_new_keys(laptop: Laptop) -> None:
