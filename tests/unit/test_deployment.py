@@ -50,6 +50,7 @@ def test_pins_follow_the_files(certificates: Certificates, server: KeyPair) -> N
 
 def test_a_revoked_pin_is_not_used_again(certificates: Certificates, server: KeyPair) -> None:
     """Neither one of the folder, nor one that mainpc gave for an agent of which the folder has no key."""
+    (certificates.folder / "revoked").mkdir()
     given = new_pair(UMRA, "pc2")
     keys, asked = FollowedKeys(certificates, SDT, [server.public]), FollowedKeys(certificates, UMRA, [given.public])
     assert (keys.pins(), asked.pins()) == ([server.public], [given.public])
