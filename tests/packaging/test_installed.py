@@ -78,7 +78,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(checkout: Path, folder: Path, umask: int) -> Path:
     """Build a checkout's wheel into a folder, as somebody with that umask."""
-    command = [checkout / "scripts/setup/wheel.sh", folder, sys.executable]
+    command: list[str | Path] = [checkout / "scripts/setup/wheel.sh", folder, sys.executable]
     subprocess.run(command, umask=umask, stdin=subprocess.DEVNULL, check=True, timeout=120)
     (path,) = folder.glob("*.whl")
     return path
