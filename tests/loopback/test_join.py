@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from twinhost.cli.program import run
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate
+from twinhost.secure_zmq.wire import Reply
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,35 @@ def test_another_address_of_mainpc_reaches_it(laptop: Laptop) -> None:
         assert system.call("ping")["message"] == "pong"
 
 
+def test_an_agent_at_mainpcs_address_is_found(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where both containers run on one machine: the registered name is one that only containers resolve."""
+    ask = profile_module._ask
+
+    def of_containers(*question: Any) -> Reply:
+        reply = ask(*question)
+        for each in reply.get("agents", ()):
+            each["host"] = f"{each['location']}.invalid"
+        return reply
+
+    monkeypatch.setattr(profile_module, "_ask", of_containers)
+    ran = laptop.join("behind-mainpc")
+    assert f"{UMRA} answered at {laptop.hosts.config.agent(UMRA).endpoint}" in ran.out
+    with twinhost.connect() as deployment:
+        assert deployment.memory.call("ping")["status"] == "ok"
+
+
+def test_an_agent_is_found_by_its_key_alone(laptop: Laptop) -> None:
+    """Another agent that answers at the registered address does not pass for it; the join succeeds, and says so."""
+    place = laptop.hosts.config.agent(UMRA)
+    data = {"agent_id": "Greeter", "agent_type": "agent", "host": "127.0.0.1", "port": place.zmq_port}
+    with laptop.hosts.client(SDT) as operator:
+        operator.call("register_agent", registration_data={**data, "metadata": {"location": "pc3"}})
+        ran = laptop.join("finder")
+        operator.call("unregister", agent_name="Greeter")
+    assert f"Greeter did not answer at {place.endpoint}; start it, or write the address" in ran.out
+    assert f"{UMRA} answered at {place.endpoint}" in ran.out
+
+
 def test_refresh_finds_a_moved_agent_and_new_keys(laptop: Laptop) -> None:
     """The key stays; what was removed or is wrong here is fetched again."""
     laptop.join("mover")
@@ -299,6 +330,22 @@ def test_refresh_finds_a_moved_agent_and_new_keys(laptop: Laptop) -> None:
     assert (ran.status, endpoints.read_text()) == (0, right)
     assert (laptop.folder / f"{UMRA}.key").is_file()
     assert (laptop.folder / "mover.key_secret").read_bytes() == secret
+
+
+def test_another_key_of_mainpc_is_trusted_from_a_file_alone(laptop: Laptop) -> None:
+    """After a rotation no answer of the network replaces the pin; the printed public key does."""
+    laptop.join("pinned")
+    pin, right = laptop.folder / "server.key", (laptop.folder / "server.key").read_text()
+    replace_certificate(new_pair(SDT, "mainpc").certificate, pin)
+    before = pin.read_bytes()
+    ran = laptop.run("join", "--refresh")
+    assert (ran.status, ran.err.count("\n"), pin.read_bytes()) == (1, 1, before)
+    assert f"does not have the key in {pin}; " in ran.err
+    assert "docker compose run --rm -T certs-init public server" in ran.err
+    printed = certs_init(laptop.hosts.keys, "public", "server", config=laptop.hosts.config.source).out
+    assert printed == right
+    pin.write_text(printed)
+    assert laptop.run("join", "--refresh").status == 0
 
 
 def test_a_long_lived_client_survives_the_agents_rotation(nowhere: Path, tmp_path: Path) -> None:

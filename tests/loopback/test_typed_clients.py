@@ -138,7 +138,7 @@ def test_the_examples_of_the_page_run(both: Hosts, monkeypatch: pytest.MonkeyPat
     set_environment(monkeypatch, both)
     loop, page = asyncio.new_event_loop(), re.sub(r"^```.*$", "", PAGE.read_text(encoding="utf-8"), flags=re.M)
     assert has_example(page)
-    assert failures_of(page, {"asyncio": asyncio}, loop) == []
+    assert failures_of(page, {}, loop) == []
     loop.close()
 
 

@@ -35,12 +35,14 @@ from twinhost.secure_zmq.certificates import (
 )
 from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, Client
 from twinhost.secure_zmq.errors import (
+    CERTS_INIT_PIPED,
     ConfigurationError,
     ConnectionRefused,
     KeyFileExposed,
     NotAuthorized,
     RequestError,
     ServerUnreachable,
+    WrongServerKey,
 )
 from twinhost.secure_zmq.key_writer import replace_file
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, KeyOwner
@@ -139,7 +141,15 @@ def refresh_profile(folder: Path) -> list[Reached]:
     """
     certificates, config = load_certificates(folder), load_network_config(environment={FOLDER_VARIABLE: str(folder)})
     layout, server = program_layout(folder), config.agent(SERVER)
-    material = read_answer(_ask(certificates, SERVER, server.endpoint, CONFIRM_KEY))
+    try:
+        material = read_answer(_ask(certificates, SERVER, server.endpoint, CONFIRM_KEY))
+    except WrongServerKey:
+        pin = folder / f"{SERVER_KEY_STEM}{PUBLIC_SUFFIX}"
+        raise WrongServerKey(
+            f"{server.endpoint} does not have the key in {pin}; if mainpc's key was rotated, write into that file what "
+            f"this prints on mainpc: {CERTS_INIT_PIPED} public server, and run this again; on mainpc's own machine: "
+            f"{join_command(folder, '--local')}"
+        ) from None
     with locked(layout, folders=False):
         place = layout.place_of(certificates.own_keys.certificate.owner)
         put_in_place(layout, place, certificates.own_keys, material)
