@@ -17,6 +17,7 @@ from twinhost.agent.membership.member import Membership
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge
+from twinhost.secure_zmq.trace_context import valid_traceparent
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS
@@ -30,7 +31,8 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
 MAX_DATA_BYTES = 65_536  # of JSON; it is kept until the other agent replies
 _NUMBERS = {"low": 1, "normal": 5, "high": 10}
 PRIORITY = Annotated[int, msgspec.Meta(ge=1, le=10)] | Literal["low", "normal", "high"]
-_RESERVED = ("action", "request_id", "on_behalf_of", "deadline_s")  # this agent sets these in what it forwards
+# This agent sets these in what it forwards.
+_RESERVED = ("action", "request_id", "on_behalf_of", "deadline_s", "traceparent")
 
 
 class CoordinateMemory(Request, tag="coordinate_memory"):
@@ -101,6 +103,7 @@ class CoordinationActions(Feature):
                 caller=caller.name,
                 on_behalf=caller.authenticated,
                 request_id=request.request_id,
+                traceparent=valid_traceparent(request.traceparent),
             )
         )
         return cast("Future[OtherAgentsAnswer]", answer)
