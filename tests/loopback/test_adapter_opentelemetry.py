@@ -98,7 +98,7 @@ def test_calls_are_children_of_the_current_span(agent: ServedAgent, peer_keys: K
 
 def test_each_request_of_map_has_a_span(agent: ServedAgent, client: Client, recorded: Recorded) -> None:
     """Also one that fails; what the caller did not take is ended too."""
-    requests = [("echo", {"text": "a"}), ("reset", {}), ("add", {"amount": 3})]
+    requests: list[tuple[str, dict[str, object]]] = [("echo", {"text": "a"}), ("reset", {}), ("add", {"amount": 3})]
     replies = list(client.map(requests, return_exceptions=True))
     assert [type(reply) for reply in replies] == [dict, NotGranted, dict]
     spans = recorded.take()
