@@ -49,7 +49,7 @@ def test_pages_have_each_interaction_once(bench: ContextBench) -> None:
     found: list[str] = []
     before: dict[str, int] = {}
     for expected in (3, 3, 1):
-        page = bench.ask("get_interactions", session_id="s", limit=3, **before)
+        page = bench.ask("get_interactions", None, session_id="s", limit=3, **before)
         assert len(page["interactions"]) == expected
         found += contents(page)
         before = {"before": page["next_before"]}
