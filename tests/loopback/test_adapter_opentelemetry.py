@@ -61,6 +61,17 @@ def test_a_call_is_a_client_span_of_the_rpc_conventions(agent: ServedAgent, clie
     }
 
 
+class SystemDigitalTwin(Client):
+    """As a typed client is one."""
+
+
+def test_a_typed_client_adds_the_name_of_its_agent(agent: ServedAgent, peer_keys: KeyPair, recorded: Recorded) -> None:
+    with SystemDigitalTwin(agent.secured(peer_keys)) as client:
+        client.call("echo", text="x")
+    (span,) = recorded.take()
+    assert span.name == attributes(span)[rpc_attributes.RPC_METHOD] == "SystemDigitalTwin/echo"
+
+
 def test_an_error_is_the_spans_status_with_its_code(client: Client, recorded: Recorded) -> None:
     with pytest.raises(UnknownAction):
         client.call("no_such_action")

@@ -40,9 +40,12 @@ except ImportError:
 MEMORY_OPERATIONS: Mapping[str, str] = {  # `gen_ai.operation.name`, by action
     "add_interaction": "create_memory",
     "clear_context": "delete_memory",
+    "delete_interactions": "delete_memory",
     "delete_memory": "delete_memory",
     "get_context": "search_memory",
+    "get_interactions": "search_memory",
     "get_memory": "search_memory",
+    "memory_history": "search_memory",
     "query_memory": "search_memory",
     "reinforce_memory": "update_memory",
     "search_memory": "search_memory",
@@ -51,7 +54,7 @@ MEMORY_OPERATIONS: Mapping[str, str] = {  # `gen_ai.operation.name`, by action
 _SYSTEM = "twinhost"
 _STORE = "UnifiedMemoryReasoningAgent"
 _TRACEPARENT = "traceparent"
-_LISTS = ("results", "memories")  # of a reply: the records that were found
+_LISTS = ("results", "memories", "interactions")  # of a reply: the records that were found
 _propagator = TraceContextTextMapPropagator()
 _originals: list[tuple[type, str, Any]] = []
 
