@@ -17,7 +17,6 @@ from twinhost.agent.membership.member import Membership
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge
-from twinhost.secure_zmq.trace_context import valid_traceparent
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS
@@ -103,7 +102,6 @@ class CoordinationActions(Feature):
                 caller=caller.name,
                 on_behalf=caller.authenticated,
                 request_id=request.request_id,
-                traceparent=valid_traceparent(request.traceparent),
             )
         )
         return cast("Future[OtherAgentsAnswer]", answer)

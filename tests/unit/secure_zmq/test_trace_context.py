@@ -9,8 +9,9 @@ import structlog
 from structlog.testing import LogCapture
 
 from tests.unit.secure_zmq.bench import AGENT, Bench
+from twinhost.agent.membership.coordination import ForwardedRequest
 from twinhost.secure_zmq.framing.inbound import Inbound
-from twinhost.secure_zmq.trace_context import in_trace, valid_traceparent
+from twinhost.secure_zmq.trace_context import current_traceparent, in_trace
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
@@ -50,7 +51,8 @@ def ask(bench: Bench, **fields: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("text", INVALID.values(), ids=INVALID.keys())
 def test_what_is_no_traceparent_is_ignored(text: str, bench: Bench, log: LogCapture) -> None:
-    assert valid_traceparent(text) is None
+    with in_trace(text):
+        assert current_traceparent() is None
     assert ask(bench, action="read", traceparent=text) == {"status": "ok", "sum": 0}
     ask(bench, action="reset", traceparent=text)
     assert "trace_id" not in log.entries[-1]
@@ -73,7 +75,9 @@ def test_a_deferred_replys_log_line_has_the_trace_id(bench: Bench, log: LogCaptu
 
 
 def test_a_valid_traceparent_is_no_ignored_field(bench: Bench) -> None:
-    assert valid_traceparent(TRACEPARENT) == TRACEPARENT
+    with in_trace(TRACEPARENT):
+        assert current_traceparent() == TRACEPARENT
+    assert current_traceparent() is None
     assert ask(bench, action="read", traceparent=TRACEPARENT) == {"status": "ok", "sum": 0}
     refused = ask(bench, action="read", traceparent=7)
     assert refused["code"] == "malformed_request"
@@ -88,6 +92,15 @@ def test_a_repetition_may_have_another_traceparent(bench: Bench) -> None:
     assert ask(bench, action="add", request_id="once", amount=5) == first
     assert bench.executions == [5]
     assert ask(bench, action="add", request_id="once", amount=6, traceparent=other)["code"] == "request_id_reused"
+
+
+def test_what_a_handler_forwards_belongs_to_its_requests_trace() -> None:
+    """Without a line of the handler; in another trace it is the same request."""
+    with in_trace(TRACEPARENT):
+        forwarded = ForwardedRequest("agent", "ping", {}, 5, "caller", on_behalf=True, request_id="once")
+    repeated = ForwardedRequest("agent", "ping", {}, 5, "caller", on_behalf=True, request_id="once")
+    assert (forwarded.traceparent, repeated.traceparent) == (TRACEPARENT, None)
+    assert forwarded == repeated
 
 
 def test_requests_without_a_trace_bind_nothing() -> None:

@@ -38,7 +38,7 @@ from twinhost.secure_zmq.errors import (
 )
 from twinhost.secure_zmq.framing.exchange import new_request_id
 from twinhost.secure_zmq.server_address import ServerAddress
-from twinhost.secure_zmq.trace_context import in_trace
+from twinhost.secure_zmq.trace_context import current_traceparent, in_trace
 from twinhost.secure_zmq.wire import Reply
 from twinhost.worker import Worker
 
@@ -65,7 +65,7 @@ class ForwardedRequest:
     caller: str
     on_behalf: bool  # whether the caller's name is proven, and passed on
     request_id: str | None
-    traceparent: str | None = field(default=None, compare=False)  # of the attempt: a repetition may have another one
+    traceparent: str | None = field(default_factory=current_traceparent, compare=False)  # a repetition may have another
 
 
 @dataclass(order=True, slots=True)
