@@ -436,7 +436,10 @@ def test_earlier_values_are_in_the_history(ours: TwinhostStore, client: Client, 
 
 
 def test_writers_share_an_item_and_the_last_one_wins(hosts: Hosts, ours: TwinhostStore, root: str) -> None:
-    """Nobody can delete another's value; a deletion follows it, so the item is gone for all."""
+    """While that one is quarantined, the value before counts.
+
+    Nobody can delete another's value: a deletion follows it, and the item is gone for all.
+    """
     with hosts.client(UMRA, by=UMRA) as client:
         others = TwinhostStore(client)
         ours.put((root,), "k", {"by": "ours"})
@@ -445,6 +448,12 @@ def test_writers_share_an_item_and_the_last_one_wins(hosts: Hosts, ours: Twinhos
         found = ours.get((root,), "k")
         assert found is not None
         assert found.value == {"by": "others"}
+        with hosts.client(UMRA) as operator:
+            operator.call("quarantine_memory", name=UMRA)
+            before = ours.get((root,), "k")
+            operator.call("release_memory", name=UMRA)
+        assert before is not None
+        assert before.value == {"by": "ours"}
         ours.delete((root,), "k")
         for store in (ours, others):
             assert store.get((root,), "k") is None

@@ -221,6 +221,14 @@ def test_a_run_goes_on_where_the_last_one_ended(make: Make, run: Callable[..., A
     assert len(run(make().get_items())) == 6
 
 
+def test_a_session_serves_one_event_loop_after_another(make: Make) -> None:
+    """As a program without a loop of its own uses it."""
+    session = make()
+    for number in range(3):
+        asyncio.run(session.add_items([said(f"{number}")]))
+    assert asyncio.run(session.get_items()) == [said("0"), said("1"), said("2")]
+
+
 # What ours adds
 
 
