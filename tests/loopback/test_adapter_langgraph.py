@@ -28,6 +28,7 @@ from langgraph.store.base import (
 from langgraph.store.memory import InMemoryStore
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from tests.waiting import PATIENCE_S, wait_until
 from twinhost import Client
 from twinhost.adapters.langgraph import TwinhostStore, _memory_key
 
@@ -511,3 +512,25 @@ def test_two_processes_lose_no_write(hosts: Hosts, ours: TwinhostStore, root: st
     assert shared is not None
     assert shared.value["n"] == 19
     assert len(ours.search((root, "shared"))) == 1
+
+
+def test_no_put_is_lost_or_made_twice_when_the_agent_is_killed(tmp_path: Path) -> None:
+    """A put that is under way then is made once the agent is back."""
+    with Hosts(tmp_path) as hosts:
+        agent = hosts.start(UMRA).wait_until_serving()
+        done: list[int] = []
+        with hosts.client(UMRA, by=SDT) as client, ThreadPoolExecutor(1) as thread:
+            store = TwinhostStore(client)
+
+            def put() -> None:
+                for number in range(60):
+                    store.put(("u",), f"{number}", {"n": number})
+                    done.append(number)
+
+            putting = thread.submit(put)
+            wait_until(lambda: len(done) > 20, PATIENCE_S, "some items are put")
+            agent.kill()
+            hosts.start(UMRA).wait_until_serving()
+            putting.result(PATIENCE_S)
+            assert sorted(item.value["n"] for item in store.search(("u",), limit=100)) == done == [*range(60)]
+            assert client.call("memory_status")["total_memories"] == 60
