@@ -52,6 +52,10 @@ def memory(client: Client) -> dict[str, Any]:
     return {"memory_id": client.call("store_memory", content="c", keywords=["k"])["memory_id"]}
 
 
+def interaction(client: Client) -> dict[str, Any]:
+    return {"session_id": "table", "ids": [client.call("add_interaction", **SAID)["interaction_id"]]}
+
+
 def twin(client: Client) -> dict[str, Any]:
     client.call("update_twin", user_id="table", twin_data={"a": 1})
     return {"user_id": "table"}
@@ -77,7 +81,7 @@ ERROR = {"error_id": "x", "agent_id": UMRA, "severity": "info", "error_type": "t
 WHOLE = {"agent_id": UMRA, "agent_type": "memory", "host": "pc2", "port": 7230, "health_check_port": 8230}
 MODELS = {"m": {"device": "cuda:0", "vram_usage_mb": 1}}
 VRAM = {"agent_name": UMRA, "total_vram_mb": 8, "total_vram_used_mb": 1, "loaded_models": MODELS}
-SAID = {"session_id": "table", "interaction_type": "user_query", "content": "Hello?"}
+SAID: dict[str, Any] = {"session_id": "table", "interaction_type": "user_query", "content": "Hello?"}
 
 CALLS = {
     SDT: [
@@ -127,6 +131,8 @@ CALLS = {
         Call("add_interaction", ("interaction_id", "importance"), SAID),
         Call("get_context", ("context",), {"session_id": "table", "max_tokens": 80, "query": "table"}),
         Call("search_memory", ("results",), {"query": "hello"}),
+        Call("get_interactions", ("interactions", "more"), {"session_id": "table"}),
+        Call("delete_interactions", ("deleted",), needs=interaction),
         Call("clear_context", ("cleared",), {"session_id": "table"}),
         Call("store_memory", ("memory_id",), {"content": "c"}),
         Call("get_memory", ("memory",), needs=memory),

@@ -356,7 +356,12 @@ def configure_logging(agent: str) -> None:
     """Send log events to standard error: JSON lines in a container, readable text on a terminal; never a key."""
     finish = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _as_json
     structlog.configure(
-        processors=[structlog.processors.add_log_level, _stamped(agent), finish],
+        processors=[
+            structlog.contextvars.merge_contextvars,  # the trace_id of a request
+            structlog.processors.add_log_level,
+            _stamped(agent),
+            finish,
+        ],
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _IgnoringErrors(sys.stderr))),
         cache_logger_on_first_use=True,
     )

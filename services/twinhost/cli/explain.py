@@ -26,7 +26,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
-_NO_FIELDS = frozenset({"action", "request_id", "accepts"})  # the command line has arguments of their own for these
+_NO_FIELDS = frozenset({"action", "request_id", "accepts", "traceparent"})  # of the message, not of what is asked
 
 
 @dataclass(frozen=True, slots=True)

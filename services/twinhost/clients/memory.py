@@ -22,6 +22,8 @@ from twinhost.clients.memory_replies import (
     ErrorSolution,
     HistoryFound,
     InteractionAdded,
+    InteractionsDeleted,
+    InteractionsFound,
     MemoriesFound,
     MemoriesMerged,
     MemoryAuditDocument,
@@ -263,6 +265,17 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(ErrorPatternDeleted, "delete_error_pattern", locals())
 
+    def delete_interactions(
+        self, session_id: str, *, ids: list[int], deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+    ) -> InteractionsDeleted:
+        """Delete interactions of your own from a session; an operator may delete any.
+
+        Limits: `session_id` 1 to 256 characters; `ids` 1 to 1,000 items.
+
+        >>> reply = memory.delete_interactions('my-session-id', ids=[1])
+        """
+        return self._ask(InteractionsDeleted, "delete_interactions", locals())
+
     def delete(
         self,
         *,
@@ -381,6 +394,26 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         'restart the pump'
         """
         return self._ask(ErrorSolution, "get_error_solution", locals())
+
+    def get_interactions(
+        self,
+        session_id: str,
+        *,
+        limit: int | None = None,
+        before: int | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        request_id: str | None = None,
+    ) -> InteractionsFound:
+        """List the interactions of a session as they were stored, the last one first.
+
+        `before` is the `next_before` of the previous page.
+
+        Limits: `session_id` 1 to 256 characters; `limit` 1 to 1,000, 100 if omitted; `before` 1 to
+        9,223,372,036,854,775,807.
+
+        >>> reply = memory.get_interactions('my-session-id')
+        """
+        return self._ask(InteractionsFound, "get_interactions", locals())
 
     def get(
         self,
@@ -872,6 +905,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         until: str | float | None = None,
         as_of: str | float | None = None,
         min_similarity: float | None = None,
+        keyword: str | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
         request_id: str | None = None,
     ) -> SearchResults:
@@ -879,11 +913,12 @@ class UnifiedMemoryReasoningAgent(TypedClient):
 
         `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored.
         `as_of` searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity`
-        are left out.
+        are left out. With `keyword`, the results are memories that have it, in any case.
 
         Limits: `query` 1 to 4,096 characters; `session_id` 1 to 256 characters; `speaker` 1 to 256 characters; `limit`
         1 to 100, 10 if omitted; `since` 1 to 64 characters or 0 to 100,000,000,000; `until` 1 to 64 characters or 0 to
-        100,000,000,000; `as_of` 1 to 64 characters or 0 to 100,000,000,000; `min_similarity` 0 to 1, 0.0 if omitted.
+        100,000,000,000; `as_of` 1 to 64 characters or 0 to 100,000,000,000; `min_similarity` 0 to 1, 0.0 if omitted;
+        `keyword` 1 to 128 characters.
 
         >>> memory.search("where are the roses", limit=5).results[0].content
         'The roses stand by the gate.'

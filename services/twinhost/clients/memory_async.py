@@ -23,6 +23,8 @@ from twinhost.clients.memory_replies import (
     ErrorSolution,
     HistoryFound,
     InteractionAdded,
+    InteractionsDeleted,
+    InteractionsFound,
     MemoriesFound,
     MemoriesMerged,
     MemoryAuditDocument,
@@ -256,6 +258,17 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         """
         return await self._ask(ErrorPatternDeleted, "delete_error_pattern", locals())
 
+    async def delete_interactions(
+        self, session_id: str, *, ids: list[int], deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+    ) -> InteractionsDeleted:
+        """Delete interactions of your own from a session; an operator may delete any.
+
+        See `UnifiedMemoryReasoningAgent.delete_interactions`.
+
+        >>> reply = await memory.delete_interactions('my-session-id', ids=[1])
+        """
+        return await self._ask(InteractionsDeleted, "delete_interactions", locals())
+
     async def delete(
         self,
         *,
@@ -367,6 +380,23 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         'restart the pump'
         """
         return await self._ask(ErrorSolution, "get_error_solution", locals())
+
+    async def get_interactions(
+        self,
+        session_id: str,
+        *,
+        limit: int | None = None,
+        before: int | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        request_id: str | None = None,
+    ) -> InteractionsFound:
+        """List the interactions of a session as they were stored, the last one first.
+
+        See `UnifiedMemoryReasoningAgent.get_interactions`.
+
+        >>> reply = await memory.get_interactions('my-session-id')
+        """
+        return await self._ask(InteractionsFound, "get_interactions", locals())
 
     async def get(
         self,
@@ -830,6 +860,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         until: str | float | None = None,
         as_of: str | float | None = None,
         min_similarity: float | None = None,
+        keyword: str | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
         request_id: str | None = None,
     ) -> SearchResults:

@@ -95,6 +95,13 @@ class ErrorPatternDeleted(Reply, frozen=True):
     pattern_id: int = NOT_SENT
 
 
+class InteractionsDeleted(Reply, frozen=True):
+    """The ids of those that there were, and that are deleted now."""
+
+    session_id: str = NOT_SENT
+    deleted: list[int] = NOT_SENT
+
+
 class MemoryDeleted(Reply, frozen=True):
     """The memory is deleted; `message` is for people."""
 
@@ -253,6 +260,29 @@ class ErrorSolution(Reply, frozen=True):
     complete: bool = NOT_SENT
     proposal_id: int | None = NOT_SENT
     suggestions: list[SuggestionDocument] = NOT_SENT
+
+
+class StoredInteraction(Part, frozen=True):
+    """An interaction as it was stored; `speaker` is empty if none was given, times are in ISO-8601."""
+
+    id: int = NOT_SENT
+    interaction_type: str = NOT_SENT
+    speaker: str = NOT_SENT
+    content: str = NOT_SENT
+    metadata: dict[str, Any] = NOT_SENT
+    importance: float = NOT_SENT
+    created: str = NOT_SENT
+    occurred_at: str | None = None
+    written_by: str = NOT_SENT
+
+
+class InteractionsFound(Reply, frozen=True):
+    """A page of interactions; `next_before` is null on the last one."""
+
+    session_id: str = NOT_SENT
+    interactions: list[StoredInteraction] = NOT_SENT
+    more: bool = NOT_SENT
+    next_before: int | None = NOT_SENT
 
 
 class AsStored(Part, frozen=True):

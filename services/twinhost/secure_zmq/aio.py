@@ -78,6 +78,11 @@ class AsyncClient:
             together.pop(asked.request_id, None)
             self._exchange.forget(asked)
 
+    @property
+    def address(self) -> str:
+        """Where the server is, such as `tcp://192.0.2.17:7230`."""
+        return self._link.address
+
     def close(self) -> None:
         """Close the connection; calls in flight end with ConnectionRefused.
 

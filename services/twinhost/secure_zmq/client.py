@@ -121,6 +121,11 @@ class Client:
             raise ValueError(f"in_flight is {in_flight}; choose 1 to {MAX_UNANSWERED}")
         return self._map(iter(requests), in_flight, deadline_s, return_exceptions)
 
+    @property
+    def address(self) -> str:
+        """Where the server is, such as `tcp://192.0.2.17:7230`."""
+        return self._link.address
+
     def close(self) -> None:
         """Close the connection, as the end of a `with` block does.
 

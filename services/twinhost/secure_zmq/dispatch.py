@@ -32,6 +32,7 @@ from twinhost.secure_zmq.errors import (
     TransactionLost,
 )
 from twinhost.secure_zmq.framing.inbound import FAILED, Deferred, Inbound, Job, Reader, Refused
+from twinhost.secure_zmq.trace_context import in_trace
 from twinhost.secure_zmq.wire import (
     Answer,
     Reply,
@@ -166,7 +167,8 @@ class Dispatcher:
             reply = self._encode(deferred.job, deferred.answer.result(timeout=0))
             self._outcomes.append((deferred.job.action.name, "ok"))
         except Exception as error:  # boundary: one request's fault is that request's alone
-            return self._failed(deferred.job, error)
+            with in_trace(deferred.job.request.traceparent):
+                return self._failed(deferred.job, error)
         finally:
             self._report(time.perf_counter() - deferred.since)
         return as_messagepack(reply) if deferred.job.messagepack else reply
@@ -311,11 +313,12 @@ class Dispatcher:
             return self._refuse(job, job.error)
         if place in self._deferred:  # called already, in the failed transaction, which did not undo it
             return b""
-        try:
-            job.caller = self._grants.require(job.caller, job.action.name)
-            reply = self._once(job) if job.action.mutates else self._handle(job)
-        except Exception as error:  # boundary: one request's fault is that request's alone
-            return self._failed(job, error)
+        with in_trace(job.request.traceparent):
+            try:
+                job.caller = self._grants.require(job.caller, job.action.name)
+                reply = self._once(job) if job.action.mutates else self._handle(job)
+            except Exception as error:  # boundary: one request's fault is that request's alone
+                return self._failed(job, error)
         if isinstance(reply, Future):
             self._deferred[place] = Deferred(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
             return b""

@@ -228,6 +228,11 @@ class Link:
         self._earlier_sessions = 0  # of the connections before this one
         self.diagnosis = Diagnosis.blank()  # of the connection in use
 
+    @property
+    def address(self) -> str:
+        """Where the server is, such as `tcp://192.0.2.17:7230`."""
+        return self._server.address
+
     def backoff_s(self) -> float:
         """Return how long to wait before the next connection, with jitter against simultaneous reconnects."""
         if self._failures == 0:

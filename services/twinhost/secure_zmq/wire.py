@@ -38,13 +38,14 @@ class Request(msgspec.Struct, kw_only=True, tag_field="action", forbid_unknown_f
     `source_agent` and `timestamp`, which a request may carry, are ignored like any unknown field: the caller is the one
     that the connection has authenticated, never the one that the body names. `on_behalf_of` names the caller of a
     forwarded request, which gives no extra rights (see `callers`). `accepts` lists the forms of frames that the client
-    can read besides JSON: the reply then lists those that the server can. A request with an unknown field is decoded
-    twice, to find the field's name.
+    can read besides JSON: the reply then lists those that the server can. `traceparent` says which trace the request
+    belongs to (see `trace_context`). A request with an unknown field is decoded twice, to find the field's name.
     """
 
     request_id: Annotated[str, msgspec.Meta(max_length=MAX_REQUEST_ID_CHARACTERS)] | None = None
     on_behalf_of: NAME | None = None
     accepts: Annotated[list[NAME], msgspec.Meta(max_length=16)] | None = None
+    traceparent: str | None = None
 
 
 class _Envelope(msgspec.Struct):
@@ -54,6 +55,7 @@ class _Envelope(msgspec.Struct):
     request_id: msgspec.Raw = msgspec.Raw()
 
 
+OF_THE_ATTEMPT = ("accepts", "traceparent")  # fields in which a repetition may differ
 MAX_IGNORED_NAMES = 32  # that a reply lists
 MAX_IGNORED_CHARACTERS = 64  # of each
 _INFORMATIVE = frozenset({"source_agent", "timestamp"})
@@ -184,12 +186,15 @@ def as_json(payload: bytes) -> bytes:
 
 
 def compared_bytes(payload: bytes, request: Request) -> bytes:
-    """Return what two requests with one id are compared by: their bytes, whatever their form, and without `accepts`."""
+    """Return what two requests with one id are compared by: their bytes, whatever their form.
+
+    `accepts` and `traceparent` are left out: they belong to the connection and to the attempt.
+    """
     payload = as_json(payload)
-    if request.accepts is None:
+    if request.accepts is None and request.traceparent is None:
         return payload
     fields = _shallow_decoder.decode(payload)
-    return _encoder.encode({name: value for name, value in fields.items() if name != "accepts"})
+    return _encoder.encode({name: value for name, value in fields.items() if name not in OF_THE_ATTEMPT})
 
 
 def as_messagepack(payload: bytes) -> bytes:

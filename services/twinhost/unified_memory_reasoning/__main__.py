@@ -24,6 +24,7 @@ from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
 from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
+from twinhost.unified_memory_reasoning.conversations.transcript import TranscriptActions
 from twinhost.unified_memory_reasoning.coordination import ConflictActions, CoordinationActions
 from twinhost.unified_memory_reasoning.errors import patterns, proposals
 from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
@@ -211,6 +212,7 @@ FEATURES = (
     OperatorActions,
     TwinActions,
     ContextActions,
+    TranscriptActions,
     SearchActions,
     MemoryActions,
     ErrorPatternActions,
@@ -295,6 +297,7 @@ def assemble(foundation: Foundation) -> Assembly:
         actions=[
             *TwinActions(user_twins, page_bytes).actions(),
             *ContextActions(stored_interactions, search, tokens_by(recall.tokenizer), max_bytes, accessed).actions(),
+            *TranscriptActions(database, stored_interactions, page_bytes).actions(),
             *SearchActions(search, page_bytes, accessed).actions(),
             *MemoryActions(stored_memories, page_bytes).actions(),
             *ErrorPatternActions(known_errors, proposed, page_bytes).actions(),

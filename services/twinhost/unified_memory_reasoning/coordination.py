@@ -30,7 +30,8 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
 MAX_DATA_BYTES = 65_536  # of JSON; it is kept until the other agent replies
 _NUMBERS = {"low": 1, "normal": 5, "high": 10}
 PRIORITY = Annotated[int, msgspec.Meta(ge=1, le=10)] | Literal["low", "normal", "high"]
-_RESERVED = ("action", "request_id", "on_behalf_of", "deadline_s")  # this agent sets these in what it forwards
+# This agent sets these in what it forwards.
+_RESERVED = ("action", "request_id", "on_behalf_of", "deadline_s", "traceparent")
 
 
 class CoordinateMemory(Request, tag="coordinate_memory"):

@@ -134,7 +134,7 @@ def test_a_repetition_alone_does_not_settle_what_the_server_reads(wire: Wire) ->
 
 def test_an_older_servers_remark_on_accepts_is_hidden(wire: Wire) -> None:
     """It lists the field as ignored; what else it ignored stays in the reply."""
-    for ignored, shown in ((["accepts"], None), (["accepts", "x"], ["x"])):
+    for ignored, shown in ((["accepts"], None), (["accepts", "x"], ["x"]), (["accepts", "traceparent"], None)):
         (asked,) = wire.ask(1)
         wire.exchange.take(json.dumps({"request_id": asked.request_id, "ignored_fields": ignored}).encode())
         assert asked.reply is not None

@@ -15,6 +15,7 @@ from twinhost.unified_memory_reasoning.conversations.interactions import (
     Interactions,
 )
 from twinhost.unified_memory_reasoning.conversations.tokens import Estimate, Tokens
+from twinhost.unified_memory_reasoning.conversations.transcript import TranscriptActions
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 from twinhost.unified_memory_reasoning.search.actions import Search
 
@@ -33,7 +34,11 @@ class ContextBench(Bench):
         self.quarantine = Quarantine(self.database)
         self.accessed: list[str] = []  # ids of memories
         search = Search(self.database, WORDS_ALONE)
-        return ContextActions(self.interactions, search, self.tokens, self._max_bytes, self.accessed.extend).actions()
+        contexts = ContextActions(self.interactions, search, self.tokens, self._max_bytes, self.accessed.extend)
+        return [
+            *contexts.actions(),
+            *TranscriptActions(self.database, self.interactions, self._max_bytes).actions(),
+        ]
 
     def remember(self, name: str, content: str, caller: Caller = SDT, created: float | None = None) -> str:
         """Put a memory in; return its id."""

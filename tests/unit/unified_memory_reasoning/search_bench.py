@@ -102,6 +102,10 @@ class SearchBench(Bench):
             "written_by) VALUES (?, ?, ?, '', ?, ?, ?, ?, ?)",
             (name, content, msgspec.json.encode(keywords), strength, moment, moment, forgotten, written_by),
         )
+        self.database.execute_many(
+            "INSERT INTO memory_keywords SELECT ?, number FROM memories WHERE id = ?",
+            [(keyword.casefold(), name) for keyword in keywords],
+        )
         return name
 
     def quarantine(self, *names: str) -> None:

@@ -205,7 +205,7 @@ def test_a_withdrawn_decision_leaves_the_summary(texts: list[str], listed: list[
 
 def test_the_proposal_of_another_writer_is_not_kept() -> None:
     """An answer names the interaction that it answers, whose text leaves the list with its writer or speaker."""
-    part = said("Shall we take the night bus?", "Deal.").without("ann")
+    part = said("Shall we take the night bus?", "Deal.").without(lambda entry: entry.speaker == "ann")
     assert part.document()["key_decisions"] == ["Deal."]
     assert "bus" not in msgspec.json.encode(part).decode()
 

@@ -183,6 +183,8 @@ def test_a_page_of_changes_goes_on_where_the_last_one_ended(tmp_path: Path, monk
         assert (first["count"], first["more"]) == (3, True)
         assert [each["id"] for each in bench.all()] == [*"123456780"]
         assert bench.ask("query_memory", changed_since=0, limit=2)["count"] == 2
+        first_of_a_session = bench.ask("query_memory", changed_since=0, limit=2, accepts=["json-seq"], traceparent="")
+        assert first_of_a_session["count"] == 2
 
 
 def test_a_deletion_is_propagated_and_permanent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

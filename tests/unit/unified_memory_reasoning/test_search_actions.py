@@ -1,5 +1,6 @@
 """`search_memory` on the wire: its fields, its bounds, its filters, and queries that look like something else."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,17 @@ def test_a_filter_comes_before_the_candidates_are_chosen(bench: SearchBench) -> 
     wanted = bench.interaction("somebody spoke of a gateway", session_id="one", speaker="Ana")
     bench.fill(300, "gateway", session_id="another", speaker="Ben")
     assert bench.ids("gateway", session_id="one") == bench.ids("gateway", speaker="Ana") == [wanted]
+
+
+def test_a_keyword_limits_a_search_to_the_memories_that_have_it(bench: SearchBench) -> None:
+    """In any case, before the candidates are chosen, and together with the times."""
+    wanted = bench.memory("wanted", "somebody spoke of a gateway", keywords=("Ana", "x"), age_days=9)
+    bench.memory("other", "a gateway", keywords=("Ana and others", "it's"))
+    bench.fill(300, "gateway", session_id="another")
+    assert bench.ids("gateway", keyword="ana") == bench.ids("gateway", keyword="ANA") == [wanted]
+    assert bench.ids("gateway", keyword="it's") == ["other"]
+    assert bench.ids("gateway", keyword="an") == bench.ids("gateway", keyword="ana", since=time.time() - 86_400) == []
+    assert bench.ids("gateway", keyword="ana", session_id="another") == []
 
 
 def test_ten_are_answered_unless_another_number_is_asked_for(bench: SearchBench) -> None:

@@ -286,16 +286,19 @@ def test_a_store_that_fails_is_not_tried_on_every_tick(bench: MeaningBench) -> N
 def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> None:
     """However many others are nearer: the filter applies before the number of the nearest is limited."""
     wanted = bench.interaction("a red automobile", session_id="s", speaker="Ana")
+    bench.memory("m", "a red automobile", keywords=("Cars",))
     with bench.database.transaction():
         for _ in range(300):
             bench.interaction("kotse", session_id="t")
     bench.fill(300)
-    bench.embed(601)
+    bench.embed(602)
     assert len(bench.near("car", -9.0)) == MOST_HITS
     assert wanted not in bench.near("car", -9.0)
     assert bench.near("car", -9.0, session_id="s") == [wanted]
     assert bench.near("car", -9.0, speaker="Ana") == [wanted]
     assert bench.near("car", -9.0, session_id="s", speaker="Ben") == []
+    assert bench.near("car", -9.0, keyword="cars") == [MEMORY_ROWS + 1]
+    assert bench.near("car", -9.0, keyword="car") == []
     assert bench.near("car", -9.0, until=time.time() - 3_600) == []
 
 

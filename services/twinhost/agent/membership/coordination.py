@@ -38,6 +38,7 @@ from twinhost.secure_zmq.errors import (
 )
 from twinhost.secure_zmq.framing.exchange import new_request_id
 from twinhost.secure_zmq.server_address import ServerAddress
+from twinhost.secure_zmq.trace_context import current_traceparent, in_trace
 from twinhost.secure_zmq.wire import Reply
 from twinhost.worker import Worker
 
@@ -64,6 +65,7 @@ class ForwardedRequest:
     caller: str
     on_behalf: bool  # whether the caller's name is proven, and passed on
     request_id: str | None
+    traceparent: str | None = field(default_factory=current_traceparent, compare=False)  # a repetition may have another
 
 
 @dataclass(order=True, slots=True)
@@ -217,7 +219,8 @@ class Coordinator:
         clients = _Clients(self._mainpc, self._address_of, self._max_payload_bytes)
         try:
             while (pending := self._queue.take()) is not None:
-                self._forward(clients, pending)
+                with in_trace(pending.request.traceparent):
+                    self._forward(clients, pending)
         finally:
             clients.close()
 
@@ -273,7 +276,11 @@ def _call(clients: _Clients, pending: Pending) -> Reply:
         raise AgentUnreachable(
             f"{request.agent_name} was not called within {DEADLINE_S:g} s, because other requests had priority; retry"
         )
-    fields = {**request.fields, "on_behalf_of": request.caller} if request.on_behalf else request.fields
+    fields = {
+        **request.fields,
+        **({"on_behalf_of": request.caller} if request.on_behalf else {}),
+        **({"traceparent": request.traceparent} if request.traceparent else {}),
+    }
     try:
         client = clients.of(request.agent_name, pending.left_s)
     except TwinhostError as error:  # from mainpc, which was asked for the address

@@ -29,7 +29,7 @@ from twinhost.secure_zmq.framing.forms import (
 )
 from twinhost.secure_zmq.link import Link
 from twinhost.secure_zmq.sockets import DONTWAIT, PlainSend
-from twinhost.secure_zmq.wire import Reply, as_json, decode_reply, encode_request
+from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Reply, as_json, decode_reply, encode_request
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -188,14 +188,19 @@ class Exchange:
         return answered
 
     def _note_forms(self, reply: Reply) -> None:
-        """Note what the server reads, where its reply says so; an older one says that it does not know `accepts`."""
+        """Note what the server reads, where its reply says so; an older one says that it does not know `accepts`.
+
+        What an older server ignores of what the client itself adds is no news to the caller.
+        """
         if "accepts" in reply:
             self._forms = frozenset(map(str, reply.pop("accepts")))
-        elif "accepts" in (ignored := reply["ignored_fields"]):
+        ignored = reply.pop("ignored_fields", None)
+        if ignored is None:
+            return
+        if "accepts" in ignored:
             self._forms = frozenset()
-            ignored.remove("accepts")
-            if not ignored:
-                del reply["ignored_fields"]
+        if others := [name for name in ignored if name not in OF_THE_ATTEMPT]:
+            reply["ignored_fields"] = others
 
     def _note_sent(self, sent: list[Asked], size: int) -> None:
         self._sent_at = time.monotonic()

@@ -104,7 +104,8 @@ class Reader:
             request = self._decoder.decode_plain(payload)
         except (msgspec.MsgspecError, RecursionError):
             return None
-        return request if request.on_behalf_of is None and request.accepts is None else None
+        plain = request.on_behalf_of is None and request.accepts is None and request.traceparent is None
+        return request if plain else None
 
     def _typed(self, inbound: Inbound, caller: Caller) -> Job | Refused:
         payload, translation = inbound.payload, None

@@ -15,7 +15,7 @@ import msgspec
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
-from twinhost.unified_memory_reasoning.conversations.summary import Part, merged
+from twinhost.unified_memory_reasoning.conversations.summary import Entry, Part, merged
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 
 SMALLEST = 5
@@ -170,25 +170,32 @@ class Contexts:
         rows = self._database.execute(_PARTS, (session_id,))
         return merged(self._parts.decode(part) for _, part in rows)
 
-    def remove_speaker(
-        self, session_id: str, speaker: str, windows: Mapping[str, Window], left: Iterable[Aged]
+    def remove_some(
+        self,
+        session_id: str,
+        speakers: Iterable[str],
+        removed: Callable[[Entry], bool],
+        windows: Mapping[str, Window],
+        left: Iterable[Aged],
     ) -> None:
-        """Remove what a speaker said, except what quarantined writers wrote.
+        """Remove some of what was said, except what quarantined writers wrote.
 
         Args:
             session_id: the session.
-            speaker: who said it.
-            windows: the session's own window, and the speaker's if anything of it is left.
-            left: what is visible in tiers 0 to 2 without the speaker, oldest first. What the speaker's entries had
-                replaced is folded again from these, and noted again from tiers 0 and 1 (250 interactions).
+            speakers: who said it.
+            removed: returns whether an entry of the summary is of what is removed.
+            windows: the session's own window, and that of each speaker of whom anything is left.
+            left: what is visible in tiers 0 to 2 after that, oldest first. What the removed entries had replaced is
+                folded again from these, and noted again from tiers 0 and 1 (250 interactions).
         """
-        self._database.execute(
-            "DELETE FROM context_windows WHERE session_id = ? AND speaker = ?", (session_id, speaker)
+        self._database.execute_many(
+            "DELETE FROM context_windows WHERE session_id = ? AND speaker = ?",
+            [(session_id, speaker) for speaker in speakers],
         )
         self._put_windows(session_id, windows)
         rows = self._database.execute(_PARTS, (session_id,)).fetchall()
         before = {written_by: self._parts.decode(part) for written_by, part in rows}
-        parts = {written_by: part.without(speaker).without_lines() for written_by, part in before.items()}
+        parts = {written_by: part.without(removed).without_lines() for written_by, part in before.items()}
         last: Utterance | None = None
         for utterance, tier, written_by in left:
             part = parts.get(written_by, Part())

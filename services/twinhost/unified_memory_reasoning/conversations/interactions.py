@@ -13,7 +13,7 @@ window, which is rebuilt from the newest 1250 visible rows. The rows stay, and c
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired
 
@@ -34,7 +34,7 @@ from twinhost.unified_memory_reasoning.conversations.contexts import (
     window_of,
 )
 from twinhost.unified_memory_reasoning.conversations.importance import importance_of
-from twinhost.unified_memory_reasoning.conversations.summary import Part
+from twinhost.unified_memory_reasoning.conversations.summary import Entry, Part
 from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
 
 Kind = Literal["code", "user_query", "system_response", "error"]
@@ -302,17 +302,31 @@ class Interactions:
         removed = self._database.execute(_CLEAR, (session_id, speaker)).rowcount
         if removed == 0:
             return 0
+        if speaker is not None:
+            self._forget(session_id, {speaker}, lambda entry: entry.speaker == speaker)
+            return removed
         self._database.execute(_RANK_AGAIN, (session_id,))
         left = self._counts.recount(session_id)
-        if speaker is None or not left:
-            self._contexts.remove(session_id, self._windows_of_hidden(session_id) if left else {})
-        else:
-            windows = {WHOLE_SESSION: self._rebuilt_window(_STORED_ITEMS, session_id, None)}
+        self._contexts.remove(session_id, self._windows_of_hidden(session_id) if left else {})
+        return removed
+
+    def remove(self, session_id: str, speaker_of: Mapping[int, str]) -> None:
+        """Remove visible interactions of a session, given with their speakers by id; costs as much as `clear`."""
+        self._database.execute_many("DELETE FROM interactions WHERE id = ?", [(number,) for number in speaker_of])
+        self._forget(session_id, set(speaker_of.values()), lambda entry: entry.id in speaker_of)
+
+    def _forget(self, session_id: str, speakers: set[str], removed: Callable[[Entry], bool]) -> None:
+        """Rebuild the counters, windows and summary of a session without some rows that were deleted."""
+        self._database.execute(_RANK_AGAIN, (session_id,))
+        if not self._counts.recount(session_id):
+            self._contexts.remove(session_id, {})
+            return
+        windows = {WHOLE_SESSION: self._rebuilt_window(_STORED_ITEMS, session_id, None)}
+        for speaker in speakers - {WHOLE_SESSION}:
             if (own := self._rebuilt_window(_STORED_ITEMS, session_id, speaker)).items:
                 windows[speaker] = own
-            aged = self._database.select(_aged, _AGED, (session_id, REBUILT_FROM))
-            self._contexts.remove_speaker(session_id, speaker, windows, aged)
-        return removed
+        aged = self._database.select(_aged, _AGED, (session_id, REBUILT_FROM))
+        self._contexts.remove_some(session_id, speakers, removed, windows, aged)
 
     @property
     def count(self) -> int:

@@ -137,9 +137,9 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
         own = self._where(lambda entry: entry.speaker == speaker)
         return msgspec.structs.replace(own, withdrawals=self.withdrawals, proposals=self.proposals)
 
-    def without(self, speaker: str) -> "Part":
-        """Return the entries of everybody else."""
-        return self._where(lambda entry: entry.speaker != speaker)
+    def without(self, removed: "Callable[[Entry], bool]") -> "Part":
+        """Return the entries that are not removed."""
+        return self._where(lambda entry: not removed(entry))
 
     def without_lines(self) -> "Part":
         """Return the part without lines of the conversation."""

@@ -12,6 +12,7 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.wire import Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.memories.memories import Changes, Memories, Merged
 from twinhost.unified_memory_reasoning.memories.messages import (
@@ -182,9 +183,8 @@ class MemoryActions(Feature):
         }
 
     def _changes(self, request: QueryMemory, since: int) -> MemoriesFound:
-        if msgspec.structs.replace(request, limit=100) != QueryMemory(
-            changed_since=since, request_id=request.request_id, on_behalf_of=request.on_behalf_of
-        ):
+        envelope = dict.fromkeys(Request.__struct_fields__)
+        if msgspec.structs.replace(request, limit=100, **envelope) != QueryMemory(changed_since=since):
             raise MalformedRequest(
                 "`changed_since` returns everything that changed; leave out all other fields except `limit` - "
                 "at `$.changed_since`"

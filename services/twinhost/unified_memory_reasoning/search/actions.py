@@ -34,7 +34,7 @@ from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.conversations.interactions import Kind
-from twinhost.unified_memory_reasoning.memories.messages import TIME
+from twinhost.unified_memory_reasoning.memories.messages import KEYWORD, TIME
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, MOST_STRENGTH, Fading
 from twinhost.unified_memory_reasoning.memories.rows import strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
@@ -60,7 +60,7 @@ class SearchMemory(Request, tag="search_memory"):
 
     `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored. `as_of`
     searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity` are left
-    out.
+    out. With `keyword`, the results are memories that have it, in any case.
     """
 
     query: QUERY
@@ -72,6 +72,7 @@ class SearchMemory(Request, tag="search_memory"):
     until: TIME | None = None
     as_of: TIME | None = None
     min_similarity: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    keyword: KEYWORD | None = None
 
 
 class SearchResult(TypedDict):
@@ -357,7 +358,8 @@ def _filters(request: SearchMemory) -> tuple[Filters, float | None]:
         until = as_of if until is None else min(until, as_of)
     if since is not None and until is not None and since > until:
         raise MalformedRequest("`since` is later than `until` or `as_of`, so nothing can be found - at `$.since`")
-    return Filters(request.session_id, request.speaker, request.type, since, until), as_of
+    keyword = None if request.keyword is None else request.keyword.casefold()
+    return Filters(request.session_id, request.speaker, request.type, since, until, keyword), as_of
 
 
 def _seconds(value: str | float | None, name: str) -> float | None:

@@ -55,6 +55,10 @@ _WITHIN = (
     f"ELSE EXISTS (SELECT 1 FROM memories WHERE number = recall_words.rowid - {MEMORY_ROWS} "
     f"AND {memory_moment('memories')} BETWEEN ?2 AND ?3) END"
 )
+_HAS_KEYWORD = (
+    f"EXISTS (SELECT 1 FROM memory_keywords WHERE number = recall_words.rowid - {MEMORY_ROWS} "  # noqa: S608
+    "AND keyword = CAST(x'{}' AS TEXT))"
+)
 _FITTING = "SELECT rowid FROM recall_words WHERE recall_words MATCH ?1 AND ?2 <= ?3 AND {} {} LIMIT ?4"
 _NEIGHBOURS = (
     "SELECT seed.id AS number, seed.content || ' ' LIKE '%? %' AS question, "  # noqa: S608
@@ -66,10 +70,11 @@ _NEIGHBOURS = (
 )
 _AS_FILTERED = (
     "SELECT id FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?1)) "  # noqa: S608
-    "AND (?2 IS NULL OR speaker = ?2) AND (?3 IS NULL OR type = ?3) "
+    "AND (?2 IS NULL OR speaker = ?2) AND (?3 IS NULL OR type = ?3) AND ?6 IS NULL "
     f"AND {interaction_moment('visible_interactions')} BETWEEN ?4 AND ?5 "
     f"UNION ALL SELECT number + {MEMORY_ROWS} FROM visible_memories WHERE number IN "
     f"(SELECT value - {MEMORY_ROWS} FROM json_each(?1)) AND ?2 IS NULL AND ?3 IS NULL "
+    "AND (?6 IS NULL OR number IN (SELECT number FROM memory_keywords WHERE keyword = ?6)) "
     f"AND {memory_moment('visible_memories')} BETWEEN ?4 AND ?5"
 )
 _TEXTS = "SELECT coalesce((SELECT max(id) FROM interactions), 0) + coalesce((SELECT max(number) FROM memories), 0)"
@@ -78,9 +83,9 @@ _TEXTS_OF_SESSION = "SELECT coalesce(sum(count), 0) FROM context_sessions WHERE 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a result must be; with a session, a speaker or a type, only interactions.
+    """What a result must be; with a session, a speaker or a type, only interactions; with a keyword, only memories.
 
-    Times are in seconds since the epoch.
+    Times are in seconds since the epoch; the keyword is in folded case.
     """
 
     session_id: str | None = None
@@ -88,6 +93,7 @@ class Filters:
     kind: str | None = None
     since: float | None = None
     until: float | None = None
+    keyword: str | None = None
 
     @property
     def within_session(self) -> bool:
@@ -162,7 +168,7 @@ class SearchIndex:
 
     def fitting(self, rows: Collection[int], filters: Filters) -> set[int]:
         """Return those of some interactions and memories that are as the filters say."""
-        values = (json.dumps(list(rows)), filters.speaker, filters.kind, *_period(filters))
+        values = (json.dumps(list(rows)), filters.speaker, filters.kind, *_period(filters), filters.keyword)
         return {row for (row,) in self._database.execute(_AS_FILTERED, values)}
 
     def neighbours(self, rows: Iterable[int]) -> list[Neighbours]:
@@ -216,7 +222,10 @@ class _Lookup:
         within = f"{visible} AND {_WITHIN}"
         timed, bounded = filters.since is not None, filters.until is not None
         self._anywhere = _Scope("", visible, _ALWAYS)
-        self._filtered = _Scope(narrowed, within if timed or bounded else visible, (since, until))
+        condition = within if timed or bounded else visible
+        if filters.keyword is not None:
+            condition += f" AND {_HAS_KEYWORD.format(filters.keyword.encode().hex())}"
+        self._filtered = _Scope(narrowed, condition, (since, until))
         others = _Scope(of_session, within if bounded else visible, (_ALWAYS[0], until))  # what is later lends nothing
         self._others = others if (filters.speaker, filters.kind, filters.since) != (None, None, None) else None
 

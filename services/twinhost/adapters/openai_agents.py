@@ -1,0 +1,157 @@
+"""A session for the OpenAI Agents SDK whose items are interactions of UnifiedMemoryReasoningAgent.
+
+    from twinhost import connect_async
+    from twinhost.adapters.openai_agents import TwinhostSession
+
+    async with connect_async("UnifiedMemoryReasoningAgent") as client:
+        await Runner.run(agent, "Hello", session=TwinhostSession("conversation-1", client))
+
+Each item is an interaction: its text is the content, so `get_context` and `search_memory` find what was said, and its
+exact JSON is in the metadata. An item that is too large for that is stored as several interactions.
+"""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from twinhost.adapters import missing_extra
+from twinhost.secure_zmq.aio import AsyncClient
+
+try:
+    from agents.items import TResponseInputItem
+    from agents.memory import SessionSettings
+except ImportError:
+    raise missing_extra("openai-agents", "openai-agents") from None
+
+_ITEM = "openai_agents_item"  # in the metadata: the JSON of an item
+_PART = "openai_agents_part"  # or which part of an item is in the content: an id, its number from 0, and how many
+_MOST_METADATA_BYTES = 16_384
+_MOST_CONTENT_BYTES = 65_536
+_MOST_ON_A_PAGE = 1_000
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Stored:
+    """An item as it is read: its parts by number, the ids of the interactions that have them, and itself at last."""
+
+    parts: dict[int, str] = field(default_factory=dict)
+    ids: list[int] = field(default_factory=list)
+    item: TResponseInputItem | None = None
+
+
+class TwinhostSession:
+    """The items of one conversation, in the order in which they were added; by any number of programs."""
+
+    def __init__(
+        self, session_id: str, client: AsyncClient, *, session_settings: SessionSettings | None = None
+    ) -> None:
+        """Use a session of UnifiedMemoryReasoningAgent.
+
+        Args:
+            session_id: the session's id there too, at most 256 characters.
+            client: a client of that agent, which sessions may share; it stays open, and its errors are raised as they
+                are.
+            session_settings: `limit` is how many items `get_items` returns if it is not asked for another number.
+        """
+        self.session_id = session_id
+        self.session_settings: SessionSettings | None = session_settings or SessionSettings()
+        self._client = client
+
+    async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
+        """Return the newest items, the oldest of them first; all if there is no limit, or a negative one."""
+        if limit is None and self.session_settings is not None:
+            limit = self.session_settings.limit
+        most = None if limit is None or limit < 0 else limit
+        return [each.item for each in reversed(await self._newest(most)) if each.item is not None]
+
+    async def add_items(self, items: list[TResponseInputItem]) -> None:
+        """Add items after those that there are; a cancelled call adds them anyway."""
+        fields = [each for item in items for each in _interactions(item)]
+        calls = (self._client.call("add_interaction", session_id=self.session_id, **each) for each in fields)
+        await _finished(asyncio.gather(*calls))  # the requests leave, and are executed, in this order
+
+    async def pop_item(self) -> TResponseInputItem | None:
+        """Remove the newest item and return it; None if there is none. Of several programs, each gets another item.
+
+        Raises:
+            NotGranted: another program has added it, under another key.
+        """
+        while newest := await self._newest(1):
+            ids = newest[0].ids
+            deleting = self._client.call("delete_interactions", session_id=self.session_id, ids=ids)
+            if (await _finished(asyncio.ensure_future(deleting)))["deleted"]:
+                return newest[0].item
+        return None
+
+    async def clear_session(self) -> None:
+        """Remove all items, and all else that was said in this session."""
+        await _finished(asyncio.ensure_future(self._client.call("clear_context", session_id=self.session_id)))
+
+    async def _newest(self, most: int | None) -> list[_Stored]:
+        """Return the newest items, newest first; an item of which a part is missing is none."""
+        found: dict[str, _Stored] = {}
+        page: dict[str, Any] = {"more": most != 0, "next_before": None}
+        while page["more"] and (most is None or sum(each.item is not None for each in found.values()) < most):
+            page = await self._client.call(
+                "get_interactions",
+                session_id=self.session_id,
+                before=page["next_before"],
+                limit=_MOST_ON_A_PAGE if most is None else min(most + 1, _MOST_ON_A_PAGE),
+            )
+            for each in page["interactions"]:
+                _take(each, found)
+        return [each for each in found.values() if each.item is not None][:most]
+
+
+def _take(interaction: Mapping[str, Any], found: dict[str, _Stored]) -> None:
+    """Add what an interaction has of an item; nothing where it is no item's, since anybody may say something here."""
+    metadata = interaction["metadata"]
+    match metadata.get(_ITEM), metadata.get(_PART):
+        case str(text), None:
+            name, number, count = str(interaction["id"]), 0, 1
+        case None, [str(name), int(number), int(count)]:
+            text = interaction["content"]
+        case _:
+            return
+    stored = found.setdefault(name, _Stored())
+    stored.parts[number] = text
+    stored.ids.append(interaction["id"])
+    with suppress(ValueError, KeyError):  # it is not whole yet
+        item: Any = json.loads("".join(stored.parts[each] for each in range(count)))
+        stored.item = item if isinstance(item, dict) else None  # type: ignore[assignment]  # as it was added
+
+
+def _interactions(item: TResponseInputItem) -> Iterator[dict[str, Any]]:
+    """Yield the fields of the interactions that hold an item."""
+    fields: Mapping[str, Any] = item
+    text = json.dumps(item, allow_nan=False)
+    role = str(fields.get("role") or fields.get("type") or "")[:256]
+    said = {"interaction_type": "user_query" if role == "user" else "system_response", "speaker": role}
+    metadata = {_ITEM: text}
+    if len(json.dumps(metadata)) <= _MOST_METADATA_BYTES:
+        yield {**said, "content": _shown(fields, text), "metadata": metadata}
+        return
+    name, parts = uuid.uuid4().hex, range(0, len(text), _MOST_CONTENT_BYTES)
+    for number, begin in enumerate(parts):
+        part = {_PART: [name, number, len(parts)]}
+        yield {**said, "content": text[begin : begin + _MOST_CONTENT_BYTES], "metadata": part}
+
+
+def _shown(fields: Mapping[str, Any], text: str) -> str:
+    """Return the text of a message, or the JSON of another item, as far as an interaction has room."""
+    content = fields.get("content")
+    parts = [content] if isinstance(content, str) else content if isinstance(content, list) else []
+    texts = (each.get("text") if isinstance(each, dict) else each for each in parts)
+    shown = "\n".join(each for each in texts if isinstance(each, str)) or text
+    return shown.encode(errors="replace")[:_MOST_CONTENT_BYTES].decode(errors="ignore")
+
+
+async def _finished(future: "asyncio.Future[T] | asyncio.Task[T]") -> T:
+    """Wait for a change that goes on if the caller is cancelled, so that it is made as a whole."""
+    return await asyncio.shield(future)

@@ -1,0 +1,135 @@
+"""The interactions of a session one by one, as they were stored: a page of them, and the deletion of some."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import msgspec
+
+from twinhost.agent.health import iso_time
+from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning import SUCCESS, page_of
+from twinhost.unified_memory_reasoning.conversations.interactions import Interactions, Kind
+from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, create_visible_views
+
+MAX_AT_ONCE = 1_000
+LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
+NUMBER = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
+IDS = Annotated[list[NUMBER], msgspec.Meta(min_length=1, max_length=MAX_AT_ONCE)]
+
+
+class GetInteractions(Request, tag="get_interactions"):
+    """List the interactions of a session as they were stored, the last one first.
+
+    `before` is the `next_before` of the previous page.
+    """
+
+    session_id: NAME
+    limit: LIMIT = 100
+    before: NUMBER | None = None
+
+
+class DeleteInteractions(Request, tag="delete_interactions"):
+    """Delete interactions of your own from a session; an operator may delete any."""
+
+    session_id: NAME
+    ids: IDS
+
+
+class StoredInteraction(TypedDict):
+    """An interaction as it was stored; `speaker` is empty if none was given, times are in ISO-8601."""
+
+    id: int
+    interaction_type: Kind
+    speaker: str
+    content: str
+    metadata: dict[str, Any]
+    importance: float
+    created: str
+    occurred_at: NotRequired[str]
+    written_by: str
+
+
+class InteractionsFound(TypedDict):
+    """A page of interactions; `next_before` is null on the last one."""
+
+    status: Literal["ok"]
+    session_id: str
+    interactions: list[StoredInteraction]
+    more: bool
+    next_before: int | None
+
+
+class InteractionsDeleted(TypedDict):
+    """The ids of those that there were, and that are deleted now."""
+
+    status: Literal["ok"]
+    session_id: str
+    deleted: list[int]
+
+
+_IDS = "SELECT id FROM visible_interactions WHERE session_id = ? AND id < ? ORDER BY id DESC LIMIT ?"
+_ROW = (
+    "SELECT id, type AS interaction_type, speaker, content, metadata, importance, created, occurred_at, written_by "
+    "FROM interactions WHERE id = ?"
+)
+_OWNERS = (
+    "SELECT id, speaker, written_by FROM visible_interactions "
+    "WHERE session_id = ? AND id IN (SELECT value FROM json_each(?))"
+)
+
+
+class TranscriptActions(Feature):
+    """Lists and deletes the interactions of a session."""
+
+    def __init__(self, database: Database, interactions: Interactions, max_reply_bytes: int) -> None:
+        create_visible_views(database, "interactions")
+        self._database = database
+        self._interactions = interactions
+        self._max_bytes = max_reply_bytes // 2  # of the interactions; the rest of a reply is smaller
+
+    @action()
+    def page(self, request: GetInteractions, _: Caller) -> InteractionsFound:
+        interactions, more = page_of(self._last(request), request.limit, self._max_bytes)
+        return {
+            "status": SUCCESS,
+            "session_id": request.session_id,
+            "interactions": interactions,
+            "more": more,
+            "next_before": interactions[-1]["id"] if more else None,
+        }
+
+    @action(mutates=True)
+    def delete(self, request: DeleteInteractions, caller: Caller) -> InteractionsDeleted:
+        ids = msgspec.json.encode(request.ids).decode()
+        found = self._database.execute(_OWNERS, (request.session_id, ids)).fetchall()
+        for number, _, written_by in found:
+            if written_by != caller.name and not caller.operator:
+                raise NotGranted(
+                    f"interaction {number} belongs to another caller; ask its writer or an operator to delete it"
+                )
+        if found:
+            self._interactions.remove(request.session_id, {number: speaker for number, speaker, _ in found})
+        return {
+            "status": SUCCESS,
+            "session_id": request.session_id,
+            "deleted": sorted(number for number, _, _ in found),
+        }
+
+    def _last(self, request: GetInteractions) -> Iterator[StoredInteraction]:
+        """Yield the last interactions; each is read when it is needed, since all together may be large."""
+        before = MAX_NUMBER if request.before is None else request.before
+        for (number,) in self._database.execute(_IDS, (request.session_id, before, request.limit + 1)).fetchall():
+            yield self._database.select(_stored, _ROW, (number,))[0]
+
+
+def _stored(metadata: bytes, created: float, occurred_at: float | None, **columns: Any) -> StoredInteraction:
+    times = {"created": iso_time(created)}
+    if occurred_at is not None:
+        times["occurred_at"] = iso_time(occurred_at)
+    stored: Any = {**columns, "metadata": msgspec.json.decode(metadata), **times}
+    found: StoredInteraction = stored
+    return found
