@@ -4,9 +4,7 @@ Nothing is bound before the settings, the keys and the store are validated. If a
 and the engine's restart policy starts it again.
 """
 
-import contextlib
 import functools
-import json
 import signal
 import sys
 import threading
@@ -14,9 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TextIO, cast
 
 import structlog
 import zmq
@@ -26,6 +22,7 @@ from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
+from twinhost.agent.log_lines import configure_logging
 from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import GrantsWatch, Settings, load_settings
 from twinhost.agent.telemetry import Gauges, Telemetry
@@ -164,7 +161,11 @@ def run_agent(
     _on_signal(stop_requested.set)
     with ExitStack() as stack:
         try:
-            server = _prepare(name, migrations, assemble, rebuilds if quarantine_damage else None, stack)
+            settings = load_settings(name)
+            check = SelfCheck(name, settings.agent.zmq_port)
+            server = prepare_agent(
+                settings, migrations, assemble, stack, rebuilds if quarantine_damage else None, [check]
+            )
         except (ConfigurationError, SocketMisuse, StoreUnavailable) as error:
             print(f"{name} does not start: {error}", file=sys.stderr)  # noqa: T201 - one sentence for a person
             return ConfigurationError.EXIT_STATUS
@@ -185,14 +186,28 @@ def _on_signal(stop: Callable[[], None]) -> None:
         signal.signal(number, lambda *_: stop())
 
 
-def _prepare(
-    name: str,
+def prepare_agent(
+    settings: Settings,
     migrations: Sequence[str],
     assemble: Callable[[Foundation], Assembly],
-    rebuilds: Mapping[str, Sequence[str]] | None,  # None: a damaged database stops the start
     stack: ExitStack,
+    rebuilds: Mapping[str, Sequence[str]] | None = None,
+    further: Sequence[Companion] = (),
 ) -> Server:
-    settings = load_settings(name)
+    """Start an agent up to its loop, which `serve_forever()` of the result runs on the caller's thread.
+
+    Args:
+        settings: the agent's.
+        migrations: its tables, as `run_agent` takes them.
+        assemble: builds its actions.
+        stack: closes what was opened, in the reverse order.
+        rebuilds: as `run_agent` takes them; None: a damaged database stops the start.
+        further: threads besides those of the assembly.
+
+    Raises:
+        ConfigurationError, SocketMisuse, StoreUnavailable: it can't start; the message is one sentence.
+    """
+    name = settings.agent.name
     database, replies = _open_store(settings, migrations, rebuilds, stack)
     health = Health(name, settings.secure)
     keys = HostKeys(settings)
@@ -238,7 +253,7 @@ def _prepare(
         grants_watch,
         *([feed] if feed else []),
         *assembly.companions,
-        SelfCheck(name, settings.agent.zmq_port),
+        *further,
     ]
     for companion in companions:
         vital[type(companion).__name__] = functools.partial(getattr, companion, "responsive")
@@ -350,46 +365,3 @@ def _write_again(database: Database) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     with database.transaction():
         database.execute(f"PRAGMA user_version = {version}")
-
-
-def configure_logging(agent: str) -> None:
-    """Send log events to standard error: JSON lines in a container, readable text on a terminal; never a key."""
-    finish = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _as_json
-    structlog.configure(
-        processors=[structlog.processors.add_log_level, _stamped(agent), finish],
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _IgnoringErrors(sys.stderr))),
-        cache_logger_on_first_use=True,
-    )
-
-
-class _IgnoringErrors:
-    """A stream that ignores errors: a full disk under the log must not stop the service."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-
-def _stamped(agent: str) -> structlog.typing.Processor:
-    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        event["agent"] = agent
-        return event
-
-    return add
-
-
-_encode = json.JSONEncoder(default=repr).encode  # made once: a peer waits while its handshake is logged
-
-
-def _as_json(logger: object, level: str, event: structlog.typing.EventDict) -> str:
-    if "exc_info" in event:
-        event = structlog.processors.format_exc_info(logger, level, event)
-    return _encode(event)
