@@ -25,6 +25,7 @@ RUN --mount=type=secret,id=host_ca \
 # root file system is read-only later; by hash, so that no copy's time stamp can make a stale file current.
 COPY pyproject.toml README.md /src/
 COPY services /src/services
+COPY config /src/config
 RUN /opt/pip/bin/pip wheel --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir /wheel /src \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install \
         --no-cache-dir --disable-pip-version-check --no-deps --no-index --no-compile /wheel/*.whl \
