@@ -7,6 +7,8 @@ from typing import Any, Literal, TypedDict
 from twinhost.agent import MIGRATION, NAME, Action, Assembly, Caller, Description, Foundation
 from twinhost.agent import Membership, Reply, Request, run_agent
 
+MIGRATIONS = [MIGRATION]
+
 
 class Greet(Request, tag="greet"):
     """Greet somebody, and publish that on mainpc."""
@@ -26,7 +28,6 @@ class WhoIs(Request, tag="who_is"):
 
 
 def assemble(foundation: Foundation) -> Assembly:
-    """Build the agent's actions."""
     member = Membership(foundation, Description("greeter", ["greet"]))
 
     def greet(request: Greet, caller: Caller) -> Greeted:
@@ -41,4 +42,4 @@ def assemble(foundation: Foundation) -> Assembly:
 
 
 if __name__ == "__main__":
-    sys.exit(run_agent("Greeter", [MIGRATION], assemble))
+    sys.exit(run_agent("Greeter", MIGRATIONS, assemble))

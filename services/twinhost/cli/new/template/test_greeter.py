@@ -1,17 +1,16 @@
 """Greeter beside SystemDigitalTwin and UnifiedMemoryReasoningAgent, all three in this process."""
 
 import pytest
-from greeter import assemble
+from greeter import MIGRATIONS, assemble
 
 from twinhost import NotAuthorized, NotGranted
-from twinhost.agent import MIGRATION
 from twinhost.testing import Stack, wait_until
 
 
 @pytest.fixture
 def stack(twinhost_stack: Stack) -> Stack:
     """The agent beside the two, and a key for Ana's program."""
-    twinhost_stack.add("Greeter", [MIGRATION], assemble, {"agent": ["greet", "who_is"]})
+    twinhost_stack.add("Greeter", MIGRATIONS, assemble, {"agent": ["greet", "who_is"]})
     twinhost_stack.enrol("ana")
     return twinhost_stack
 
