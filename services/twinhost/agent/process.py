@@ -22,10 +22,12 @@ from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
+from twinhost.agent.live_config import ConfigWatch
 from twinhost.agent.log_lines import configure_logging
 from twinhost.agent.self_check import SelfCheck
-from twinhost.agent.settings import GrantsWatch, Settings, load_settings
+from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.telemetry import Gauges, Telemetry
+from twinhost.network_config import Limits
 from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
 from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.callers import Grants
@@ -72,6 +74,7 @@ def listen(
     health: Health,
     vital: Vital,
     stack: ExitStack,
+    session_limits: SessionLimits,
 ) -> Listening:
     """Bind the request socket, and the event feed if there is one, in the safe order; `stack` closes them.
 
@@ -91,9 +94,7 @@ def listen(
             feed_socket = open_unencrypted_feed_socket(context, feed_at, MAX_EVENT_BYTES, handshakes)
     else:
         own_keys = settings.certificates.own_keys
-        authenticator = _authenticate(
-            context, keys, handshakes, health, vital, stack, settings.config.limits.sessions_per_key
-        )
+        authenticator = _authenticate(context, keys, handshakes, health, vital, stack, session_limits)
         requests = open_server_socket(authenticator, own_keys, requests_at, payload_bytes)
         stack.callback(requests.close)
         if agent.events_port is not None:
@@ -115,13 +116,13 @@ def _authenticate(
     health: Health,
     vital: Vital,
     stack: ExitStack,
-    sessions_per_key: int,
+    limits: SessionLimits,
 ) -> Authenticator:
     """Start the ZAP handler, before a socket is bound on its context."""
     peers = keys.peers
     keys.watch()
     stack.callback(peers.close)
-    authenticator = Authenticator(context, peers, handshakes, limits=SessionLimits(sessions_per_key))
+    authenticator = Authenticator(context, peers, handshakes, limits=limits)
     stack.callback(authenticator.stop)
     vital |= {"the ZAP handler": lambda: authenticator.alive, "the watch of the key files": lambda: peers.watching}
     health.add(
@@ -218,8 +219,8 @@ def prepare_agent(
     assembly = assemble(Foundation(settings, database, keys, handshakes, health, counters, publisher, telemetry))
     stack.callback(assembly.on_stop)
     grants = Grants(settings.config.grants)
-    grants_watch = GrantsWatch(settings.config.source, grants, assembly.on_grants)
-    health.warn(lambda: [grants_watch.fault] if grants_watch.fault else [])
+    config_watch = ConfigWatch(settings.live, grants, assembly.on_grants)
+    health.warn(config_watch.warnings)
     health.warn(keys.warnings)
     documents = assembly.health or HealthActions(health.document)
     http = HttpServer(
@@ -227,7 +228,8 @@ def prepare_agent(
     )
     stack.callback(http.stop)
     vital: Vital = {}
-    listening = listen(settings, keys, grants, handshakes, health, vital, stack)
+    session_limits = SessionLimits(settings.config.limits.sessions_per_key)
+    listening = listen(settings, keys, grants, handshakes, health, vital, stack, session_limits)
     feed = listening.feed
     server_socket = listening.requests
     dispatcher = Dispatcher(
@@ -250,7 +252,7 @@ def prepare_agent(
     gauges = Gauges(settings.secure, database, handshakes, keys.peers, server_socket.sessions, health)
     companions: list[Companion] = [
         http,
-        grants_watch,
+        config_watch,
         *([feed] if feed else []),
         *assembly.companions,
         *further,
@@ -264,6 +266,7 @@ def prepare_agent(
             feed.request_rekey(pair)
 
     def on_tick() -> None:
+        _follow_limits(settings.config.limits, replies, session_limits)
         keys.log_expiries()
         telemetry.gather(gauges.read)
         assembly.on_tick()
@@ -272,15 +275,9 @@ def prepare_agent(
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
     server = Server(server_socket, dispatcher, tick)
     keys.call_on_own_change(server.request_tick)
+    config_watch.on_change = server.request_tick
     gauges.follow(server.take_longest_turn_s)
-    health.add(
-        "socket_loop",
-        lambda: None if server.responsive else "the server's loop is blocked for more than 5 s",
-        essential=True,
-    )
-    health.add("store", lambda: database.fault, essential=True)
-    if rebuilds is not None:
-        health.add("store_damage", lambda: damage.damage_warning(database.path), essential=False)
+    _add_checks(health, server, database, quarantines=rebuilds is not None)
     if feed is not None:
         publisher.bind(feed)
     _write_port(settings)
@@ -290,6 +287,22 @@ def prepare_agent(
         stack.callback(companion.stop)
     _log.info("serving", address=server_socket.address, http_port=settings.agent.http_port, secure=settings.secure)
     return server
+
+
+def _follow_limits(limits: Limits, replies: ReplyLog, session_limits: SessionLimits) -> None:
+    replies.keep(limits.stored_replies_s, limits.stored_replies_per_caller)
+    session_limits.per_key = limits.sessions_per_key
+
+
+def _add_checks(health: Health, server: Server, database: Database, *, quarantines: bool) -> None:
+    health.add(
+        "socket_loop",
+        lambda: None if server.responsive else "the server's loop is blocked for more than 5 s",
+        essential=True,
+    )
+    health.add("store", lambda: database.fault, essential=True)
+    if quarantines:
+        health.add("store_damage", lambda: damage.damage_warning(database.path), essential=False)
 
 
 def _write_port(settings: Settings) -> None:

@@ -240,10 +240,29 @@ class Stack:
             self._document["grants"].setdefault(role, []).extend(actions)
         self._write()
         make_keys(self._layout)
+        self._wait_until_followed()
         self._pin_agents()
         self._reload_keys()
         self._plans[name] = _Plan(migrations, assemble)
         self.start(name)
+
+    def configure(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change `network_config.yaml`, and wait until every running agent has taken it over.
+
+        Args:
+            change: is given the file's content, as a dict, and changes it in place.
+
+        Raises:
+            ConfigurationError: it is invalid then, and was not written.
+        """
+        draft = json.loads(json.dumps(self._document))
+        change(draft)
+        path = self.folder / f"draft-{CONFIG_FILE}"
+        path.write_text(json.dumps(draft), encoding="utf-8")
+        load_network_config(path, {})
+        self._document = draft
+        self._write()
+        self._wait_until_followed()
 
     def start(self, name: str) -> None:
         """Start an agent that was stopped, with the state that it had, and wait until all running agents are ready.
@@ -336,6 +355,13 @@ class Stack:
 
     def _write(self) -> None:
         replace_file(self.folder / CONFIG_FILE, json.dumps(self._document, indent=2))  # JSON is YAML
+
+    def _wait_until_followed(self) -> None:
+        config, running = self.config, list(self._running.values())
+        wait_until(
+            lambda: all(agent.foundation.settings.live.follows(config) for agent in running),
+            "every agent has taken over the configuration",
+        )
 
     def _pin_agents(self) -> None:
         """Give every program the agents' public keys."""
