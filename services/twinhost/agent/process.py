@@ -24,6 +24,7 @@ from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
 from twinhost.agent.live_config import ConfigWatch
 from twinhost.agent.log_lines import configure_logging
+from twinhost.agent.schema import SchemaActions
 from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.telemetry import Gauges, Telemetry
@@ -230,14 +231,15 @@ def prepare_agent(
     vital: Vital = {}
     session_limits = SessionLimits(settings.config.limits.sessions_per_key)
     listening = listen(settings, keys, grants, handshakes, health, vital, stack, session_limits)
-    feed = listening.feed
-    server_socket = listening.requests
+    server_socket, feed = listening.requests, listening.feed
+    actions = [
+        *assembly.actions,
+        *documents.actions(),
+        *OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success).actions(),
+    ]
+    actions += SchemaActions(name, lambda: actions, assembly.success).actions()
     dispatcher = Dispatcher(
-        [
-            *assembly.actions,
-            *documents.actions(),
-            *OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success).actions(),
-        ],
+        actions,
         grants,
         database,
         replies,
@@ -257,8 +259,7 @@ def prepare_agent(
         *assembly.companions,
         *further,
     ]
-    for companion in companions:
-        vital[type(companion).__name__] = functools.partial(getattr, companion, "responsive")
+    vital |= {type(each).__name__: functools.partial(getattr, each, "responsive") for each in companions}
 
     def change_key(pair: KeyPair) -> None:
         server.request_rekey(pair)

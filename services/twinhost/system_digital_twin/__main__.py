@@ -13,6 +13,7 @@ from twinhost.agent.dialects import Command, all_status, commands, first_of, raw
 from twinhost.agent.health import GetHealth, HealthActions, OperatorActions
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.process import run_agent
+from twinhost.agent.schema import SchemaActions
 from twinhost.agent.settings import Settings
 from twinhost.agent.state_folder import assets_folder
 from twinhost.agent.trust import TRUST_TOPIC
@@ -98,6 +99,7 @@ NAME = ITSELF
 FEATURES = (
     HealthActions,
     OperatorActions,
+    SchemaActions,
     RegistryActions,
     MetricsActions,
     LoadActions,
