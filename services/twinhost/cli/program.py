@@ -37,6 +37,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "audit": "twinhost.cli.audit",
     "memory": "twinhost.cli.memory",
     "new": "twinhost.cli.new.command",
+    "inspect": "twinhost.cli.inspect.command",
 }
 
 
