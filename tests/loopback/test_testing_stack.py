@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import yaml
 
 from twinhost.agent import MIGRATION, Action, Assembly, Caller, Description, Foundation, Membership, Reply, Request
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, ConnectionRefused, NotAuthorized, NotGranted, PeerNotLive
 from twinhost.secure_zmq.server_address import UnencryptedAddress
@@ -176,3 +179,32 @@ def test_a_program_gets_its_settings_from_the_environment(
         monkeypatch.setenv(name, value)
     with connect(SDT) as client:
         assert client.call("ping")["status"] == "ok"
+
+
+def test_nothing_listens_beyond_loopback() -> None:
+    """Not even for a moment: an open stack would serve everybody in the network."""
+    with Stack(secure=False) as stack:
+        config = stack.config
+        ports = {port for each in config.agents.values() for port in (each.zmq_port, each.http_port, each.events_port)}
+        listening = [each for each in psutil.Process().net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+        found = {
+            each.laddr.port: each.laddr.ip.removeprefix("::ffff:") for each in listening if each.laddr.port in ports
+        }
+        assert found == dict.fromkeys(ports - {None}, "127.0.0.1")
+
+
+def test_a_checkout_with_more_agents_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An author's checkout has the agent in its configuration by now, and may name a service that gets every text."""
+    document = yaml.safe_load(DEFAULT_PATH.read_text())
+    document["hosts"]["crier"] = {"address": "crier"}
+    document["agents"]["Crier"] = {"host": "crier", "key": "crier", "ports": {"zmq": 7330, "http": 8330}}
+    document["grants"]["agent"].append("shout")
+    document["recall"] |= {"embeddings": {"url": "http://127.0.0.1:9/v1/embeddings", "model": "none"}}
+    path = tmp_path / "network_config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    monkeypatch.setattr("twinhost.testing.stack._CONFIG", path)
+    with Stack() as stack:
+        stack.add("Crier", [MIGRATION], shouting, {"agent": ["shout"]})
+        assert stack.config.recall.embeddings is None
+        with stack.client("Crier", by=UMRA) as client:
+            assert client.call("shout", text="hello")["text"] == f"{UMRA}: HELLO"

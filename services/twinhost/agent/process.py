@@ -85,7 +85,8 @@ def listen(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     stack.callback(context.term)
     agent, payload_bytes = settings.agent, settings.config.limits.max_payload_bytes
-    requests_at, feed_at = f"tcp://*:{agent.zmq_port}", f"tcp://*:{agent.events_port}"
+    address = settings.address or "*"
+    requests_at, feed_at = f"tcp://{address}:{agent.zmq_port}", f"tcp://{address}:{agent.events_port}"
     feed_socket: ServerSocket | None = None
     if settings.certificates is None:
         _log.warning("link_open", reason="SECURE_ZMQ=0: nobody is authenticated and nothing is encrypted")
@@ -225,7 +226,12 @@ def prepare_agent(
     health.warn(keys.warnings)
     documents = assembly.health or HealthActions(health.document)
     http = HttpServer(
-        settings.agent.http_port, documents.document, telemetry.render, assembly.routes, settings.http_hosts
+        settings.agent.http_port,
+        documents.document,
+        telemetry.render,
+        assembly.routes,
+        settings.http_hosts,
+        settings.address,
     )
     stack.callback(http.stop)
     vital: Vital = {}

@@ -29,6 +29,7 @@ class Settings:
     state: Path
     http_hosts: frozenset[str]
     models: Path | None = None  # the models' folder, whose disk is measured
+    address: str = ""  # IPv4, on which the agent listens; an empty one is every address
 
     @property
     def config(self) -> NetworkConfig:

@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from twinhost.testing.running import wait_until as wait_until
     from twinhost.testing.stack import Stack as Stack
-    from twinhost.testing.stack import wait_until as wait_until
 
 __all__ = ["Stack", "wait_until"]
 

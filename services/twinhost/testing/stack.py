@@ -1,8 +1,9 @@
-"""Agents on threads of this process, with the keys, the configuration, and the state of hosts of their own."""
+"""Both agents in this process, with the keys, the configuration, and the state of two hosts."""
 
 import contextlib
 import json
 import os
+import random
 import socket
 import stat
 import tempfile
@@ -10,16 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import yaml
 
-from twinhost.agent.assembly import Assembly, Foundation, StartAgain
-from twinhost.agent.process import prepare_agent
-from twinhost.agent.settings import load_settings
+from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.state_folder import STATE_VARIABLE
 from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import AGENT_ROLE, OPERATOR, SERVER, Layout, plan_layout
@@ -45,88 +43,24 @@ from twinhost.secure_zmq.keys import (
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from twinhost.system_digital_twin import __main__ as system_digital_twin
 from twinhost.system_digital_twin.state_files import MIGRATIONS as SYSTEM_MIGRATIONS
+from twinhost.testing.running import LOOPBACK, Plan, RunningAgent, wait_until
 from twinhost.unified_memory_reasoning import __main__ as unified_memory_reasoning
-from twinhost.worker import Worker
 
 MEMORY = unified_memory_reasoning.NAME
 _CONFIG = Path(__file__).with_name(CONFIG_FILE)  # the one that is deployed: its grants, limits, and weights
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made there; a disk takes 0.2 s longer to start both
-_PATIENCE_S = 20.0  # for what promises no time: a busy machine may take long, a hung one must end
-_LOOK_EVERY_S = 0.002
+_PORTS = range(10_000, 20_000)
 _DESCRIPTORS = Path("/dev/fd")
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What an agent is made of, as `run_agent` takes it."""
-
-    migrations: Sequence[str]
-    assemble: Callable[[Foundation], Assembly]
-    rebuilds: Mapping[str, Sequence[str]] | None = None
-
-
-_PLANS: Mapping[str, _Plan] = MappingProxyType(
+_PLANS: Mapping[str, Plan] = MappingProxyType(
     {
-        SERVER: _Plan(SYSTEM_MIGRATIONS, system_digital_twin.assemble),
-        MEMORY: _Plan(
+        SERVER: Plan(SYSTEM_MIGRATIONS, system_digital_twin.assemble),
+        MEMORY: Plan(
             unified_memory_reasoning.MIGRATIONS, unified_memory_reasoning.assemble, unified_memory_reasoning.REBUILDS
         ),
     }
 )
-
-
-class _Running:
-    """An agent that runs on a thread of its own."""
-
-    def __init__(self, name: str, plan: _Plan, environment: Mapping[str, str]) -> None:
-        self.foundation: Foundation
-
-        def assemble(foundation: Foundation) -> Assembly:
-            self.foundation = foundation
-            return plan.assemble(foundation)
-
-        self._failure: BaseException | None = None
-        with ExitStack() as stack:
-            settings = load_settings(name, environment)
-            self._server = prepare_agent(settings, plan.migrations, assemble, stack, plan.rebuilds)
-            self._stack = stack.pop_all()
-        self._thread = Worker(name, self._serve)
-        self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.alive
-
-    @property
-    def ready(self) -> bool:
-        """Whether all its checks pass.
-
-        Raises:
-            BaseException: what ended its loop.
-        """
-        if self._failure is not None:
-            raise self._failure
-        return self.foundation.health.document()["ready"]
-
-    def stop(self) -> None:
-        """Stop it as SIGTERM does.
-
-        Raises:
-            BaseException: what ended its loop before.
-        """
-        self._server.stop()
-        self._thread.join()
-        self._stack.close()
-        if self._failure is not None:
-            raise self._failure
-
-    def _serve(self) -> None:
-        try:
-            self._server.serve_forever()
-        except StartAgain:
-            pass
-        except BaseException as error:  # noqa: BLE001 - raised on the test's thread
-            self._failure = error
 
 
 class Stack:
@@ -151,14 +85,9 @@ class Stack:
             folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="twinhost-", dir=memory)))
         self.folder = folder
         self._plans = dict(_PLANS)
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, RunningAgent] = {}
         self._programs: set[str] = set()
-        self._document: dict[str, Any] = yaml.safe_load(_CONFIG.read_text(encoding="utf-8"))
-        for name in self._document["hosts"]:
-            self._document["hosts"][name] = {"address": "127.0.0.1"}
-        for agent in self._document["agents"].values():
-            agent["ports"] = dict(zip(agent["ports"], _free_ports(len(agent["ports"])), strict=True))
-        self._document["limits"] |= {"heartbeat_s": heartbeat_s}
+        self._document = _configuration(heartbeat_s)
         self._write()
         make_keys(self._layout)
 
@@ -234,7 +163,7 @@ class Stack:
         if name in self._document["agents"] or host in self._document["hosts"]:
             raise ConfigurationError(f"{name} is an agent or a host of this stack already; choose another name")
         zmq_port, http_port = _free_ports(2)
-        self._document["hosts"][host] = {"address": "127.0.0.1"}
+        self._document["hosts"][host] = {"address": LOOPBACK}
         self._document["agents"][name] = {"host": host, "key": host, "ports": {"zmq": zmq_port, "http": http_port}}
         for role, actions in grants.items():
             self._document["grants"].setdefault(role, []).extend(actions)
@@ -243,7 +172,7 @@ class Stack:
         self._wait_until_followed()
         self._pin_agents()
         self._reload_keys()
-        self._plans[name] = _Plan(migrations, assemble)
+        self._plans[name] = Plan(migrations, assemble)
         self.start(name)
 
     def configure(self, change: Callable[[dict[str, Any]], object]) -> None:
@@ -273,7 +202,7 @@ class Stack:
         state = self.folder / "state" / name
         state.mkdir(parents=True, exist_ok=True)
         environment = {**self.environment(name), STATE_VARIABLE: str(state)}
-        self._running[name] = _Running(name, self._plans[name], environment)
+        self._running[name] = RunningAgent(name, self._plans[name], environment)
         running = list(self._running.values())
         if SERVER in self._running:  # without it no other agent is ready
             wait_until(lambda: all(agent.ready for agent in running), f"{name} is ready")
@@ -376,10 +305,29 @@ class Stack:
             agent.foundation.keys.peers.reload()
 
 
+def _configuration(heartbeat_s: float) -> dict[str, Any]:
+    """Return the shipped configuration, or this checkout's, for the two agents alone, without other services."""
+    document: dict[str, Any] = yaml.safe_load(_CONFIG.read_text(encoding="utf-8"))
+    document["agents"] = {name: document["agents"][name] for name in _PLANS}
+    document["hosts"] = {agent["host"]: {"address": LOOPBACK} for agent in document["agents"].values()}
+    for agent in document["agents"].values():
+        agent["ports"] = dict(zip(agent["ports"], _free_ports(len(agent["ports"])), strict=True))
+    document["limits"] |= {"heartbeat_s": heartbeat_s}
+    for service in ("embeddings", "tokenizer"):
+        document["recall"].pop(service, None)
+    return document
+
+
 def _free_ports(count: int) -> list[int]:
-    """Return so many ports of 127.0.0.1 that nobody has."""
+    """Return so many ports that nobody has, and that Linux gives to no outgoing connection."""
     with ExitStack() as stack:
-        return [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
+        ports: list[int] = []
+        while len(ports) < count:
+            port = random.choice(_PORTS)  # noqa: S311 - no secret
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server((LOOPBACK, port)))
+                ports.append(port)
+        return ports
 
 
 def _own_sockets() -> Iterator[socket.socket]:
@@ -388,16 +336,3 @@ def _own_sockets() -> Iterator[socket.socket]:
         with contextlib.suppress(OSError):  # closed since
             if stat.S_ISSOCK(os.fstat(int(entry.name)).st_mode):
                 yield socket.socket(fileno=os.dup(int(entry.name)))
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until a condition holds, for 20 s at most.
-
-    Raises:
-        TimeoutError: it does not hold by then; the message names `what` was waited for.
-    """
-    end = time.monotonic() + _PATIENCE_S
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {_PATIENCE_S:g} s: {what}")
-        time.sleep(_LOOK_EVERY_S)
