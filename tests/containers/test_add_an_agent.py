@@ -70,6 +70,7 @@ def author(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Author]:
     finally:
         author.machine.run(f"{with_agent} --profile tools down --volumes --remove-orphans")
         author.machine.remove()
+        author.machine.run("docker image rm greeter")
         shutil.rmtree(author.agent)
 
 

@@ -132,6 +132,13 @@ def test_an_authors_agent_joins_with_its_own_key_and_grants() -> None:
             stack.add("Crier", [MIGRATION], shouting)
 
 
+def test_an_invalid_configuration_is_not_written(stack: Stack) -> None:
+    before = stack.config
+    with pytest.raises(ConfigurationError, match="limits"):
+        stack.configure(lambda document: document.pop("limits"))
+    assert stack.config == before
+
+
 def test_security_turned_off_is_open_and_says_so() -> None:
     """A client that proves a key is refused by an open agent: neither end falls back."""
     with Stack() as secure, Stack(secure=False) as stack:
