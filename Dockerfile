@@ -26,6 +26,7 @@ RUN --mount=type=secret,id=host_ca \
 COPY pyproject.toml README.md /src/
 COPY scripts/setup/wheel.sh /src/scripts/setup/
 COPY services /src/services
+COPY config /src/config
 RUN sh /src/scripts/setup/wheel.sh /wheel /opt/pip/bin/python \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install \
         --no-cache-dir --disable-pip-version-check --no-deps --no-index --no-compile /wheel/*.whl \

@@ -11,7 +11,7 @@ out=$1 python=${2:-.venv/bin/python}
 source=$(mktemp -d)
 trap 'rm -rf "$source"' EXIT
 
-cp -R pyproject.toml README.md services "$source"
+cp -RL pyproject.toml README.md services "$source"
 find "$source" \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +
 chmod -R u=rwX,go=rX "$source"
 mkdir -p "$out"

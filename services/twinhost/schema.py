@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from twinhost.agent.health import Refusal
+from twinhost.agent.schema import by_name, replies_schema, requests_schema
 from twinhost.secure_zmq.actions import Declaration, Feature
 from twinhost.secure_zmq.wire import tag_of
 
@@ -16,8 +16,6 @@ AGENTS = {
     "SystemDigitalTwin": "twinhost.system_digital_twin",
     "UnifiedMemoryReasoningAgent": "twinhost.unified_memory_reasoning",
 }
-_DEFINITIONS = "#/$defs/"
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def declarations_of(agent: str) -> dict[str, Declaration]:
@@ -29,28 +27,12 @@ def declarations_of(agent: str) -> dict[str, Declaration]:
 
 def schema_of(agent: str) -> dict[str, Any]:
     """Return the schema of an agent's requests, which are distinguished by `action`."""
-    declarations = declarations_of(agent)
-    types = [each.request for each in declarations.values()]
-    union: Any = types[0]
-    for each in types[1:]:
-        union = union | each
-    schema = msgspec.json.schema(union)
-    for each in types:  # an unknown field is ignored, and named in the reply
-        del schema["$defs"][each.__name__]["additionalProperties"]
-    return {"$schema": _DIALECT, "title": f"Requests to {agent}", **schema}
+    return requests_schema(agent, declarations_of(agent))
 
 
 def replies_of(agent: str) -> dict[str, Any]:
     """Return the schema of an object that has, by action, a reply to it: a result, or a refusal."""
-    kinds = {name: (*each.replies, Refusal) for name, each in declarations_of(agent).items()}
-    schema = _by_name(f"Replies of {agent}, by the request's action", kinds)
-    for references in schema["properties"].values():
-        for each in references["anyOf"]:  # the dispatcher adds it
-            definition = schema["$defs"][each["$ref"].removeprefix(_DEFINITIONS)]
-            definition["properties"]["request_id"] = {"type": "string"}
-            for name in ("ignored_fields", "accepts"):
-                definition["properties"][name] = {"type": "array", "items": {"type": "string"}}
-    return schema
+    return replies_schema(agent, declarations_of(agent))
 
 
 def feed_of(agent: str) -> dict[str, Any] | None:
@@ -58,22 +40,7 @@ def feed_of(agent: str) -> dict[str, Any] | None:
     table: Mapping[str, type] | None = getattr(importlib.import_module(f"{AGENTS[agent]}.__main__"), "FEED", None)
     if table is None:
         return None
-    return _by_name(f"Events on the feed of {agent}, by topic", {topic: (kind,) for topic, kind in table.items()})
-
-
-def _by_name(title: str, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
-    """Return the schema of an object that has one of the types under each name."""
-    types = list(dict.fromkeys(kind for several in kinds.values() for kind in several))
-    references, definitions = msgspec.json.schema_components(types, ref_template=_DEFINITIONS + "{name}")
-    reference_of = dict(zip(types, references, strict=True))
-    return {
-        "$schema": _DIALECT,
-        "title": title,
-        "type": "object",
-        "properties": {name: {"anyOf": [reference_of[kind] for kind in kinds[name]]} for name in sorted(kinds)},
-        "additionalProperties": False,
-        "$defs": definitions,
-    }
+    return by_name(f"Events on the feed of {agent}, by topic", {topic: (kind,) for topic, kind in table.items()})
 
 
 def main(folder: Path) -> None:

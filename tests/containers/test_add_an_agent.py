@@ -1,94 +1,108 @@
-"""docs/how-to/add-an-agent.md, followed on one machine: a third host and its agent, beside the two."""
+"""docs/tutorial/your-first-agent.md, its last step: a third host joins the two while they run, and nothing restarts."""
 
 import re
-import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
-import docker
 import pytest
 import yaml
 
-from tests.containers.stack import REPOSITORY, Stack
+from tests.containers.checkout import Machine, commands_of
+from tests.containers.stack import REPOSITORY
 from tests.waiting import PATIENCE_S, wait_until
 
-PAGE = (REPOSITORY / "docs/how-to/add-an-agent.md").read_text(encoding="utf-8")
-CONFIG = REPOSITORY / "config/network_config.yaml"
-EXAMPLE = "tests/example/compose.yaml"
-MOST_LINES = 45  # of the example
+PAGE = (REPOSITORY / "docs/tutorial/your-first-agent.md").read_text(encoding="utf-8")
+AGENTS = ("mainpc", "pc2")
+
+
+class Author:
+    """A checkout whose stack runs, with the tutorial's agent in a folder beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.machine = Machine(folder / "twinhost", {})
+        self.agent = folder / "greeter"
+        new = [sys.executable, "-m", "twinhost.cli", "new", "agent", "Greeter", "--folder", str(self.agent)]
+        subprocess.run(new, check=True, cwd=REPOSITORY / "services")
+        (difference,) = re.findall(r"```diff\n(.*?)```", PAGE, re.S)
+        subprocess.run(["patch", "-p1"], input=difference, text=True, check=True, cwd=self.agent)
+
+    def add_to_the_configuration(self) -> None:
+        """Do what an editor does with the agent's lines, in place."""
+        path = self.machine.folder / "config/network_config.yaml"
+        document = yaml.safe_load(path.read_text())
+        added = yaml.safe_load((self.agent / "network_config.yaml").read_text())
+        document["hosts"] |= added["hosts"]
+        document["agents"] |= added["agents"]
+        document["grants"]["agent"] += [*added["grants"]["agent"], "count_greetings"]
+        path.write_text(yaml.safe_dump(document))
+
+    def run(self, command: str) -> str:
+        """Run a line in the checkout; return what it printed."""
+        done = self.machine.run(command)
+        assert done.status == 0, f"{command}: {done.err}"
+        return done.out
+
+    def started_at(self) -> list[str]:
+        """Return when the containers of both agents were started."""
+        inspect = "docker inspect --format '{{.State.StartedAt}}' $(docker compose ps --quiet %s)"
+        return [self.run(inspect % service) for service in AGENTS]
 
 
 @pytest.fixture(scope="module")
-def three(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack with the page's lines in its configuration, and the example's Compose file."""
-    folder = tmp_path_factory.mktemp("three")
-    config = folder / "config"
-    config.mkdir(mode=0o755)
-    (lines,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
-    document, added = yaml.safe_load(CONFIG.read_text()), yaml.safe_load(lines)
-    document["hosts"] |= added["hosts"]
-    document["agents"] |= added["agents"]
-    document["grants"]["agent"] += added["grants"]["agent"]
-    path = config / CONFIG.name
-    path.write_text(yaml.safe_dump(document))
-    path.chmod(0o644)
-    config.chmod(0o755)
-    stack = Stack(folder, {"SECURE_ZMQ": "1", "TWINHOST_CONFIG": str(config)}, files=["docker-compose.yml", EXAMPLE])
+def author(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Author]:
+    """The tutorial was followed up to its last step."""
+    author = Author(tmp_path_factory.mktemp("author"))
+    with_agent = "docker compose -f docker-compose.yml -f ../greeter/compose.yaml"
     try:
-        stack.start()
-        stack.wait_until_ready()
-        wait_until(lambda: "Greeter" in stack.run("cli", "agents").out, PATIENCE_S, "the third agent is registered")
-        yield stack
+        author.run("docker compose up --detach --wait mainpc pc2")
+        before = author.started_at()
+        author.add_to_the_configuration()
+        for place, command in commands_of(PAGE.replace("checkout$", "mainpc$")):
+            assert place == "mainpc"
+            author.run(command)
+            if " up " in command:
+                wait_until(lambda: "Greeter" in author.run("./twinhost agents"), PATIENCE_S, "it is registered")
+        assert author.started_at() == before
+        yield author
     finally:
-        stack.stop()
+        author.machine.run(f"{with_agent} --profile tools down --volumes --remove-orphans")
+        author.machine.remove()
+        author.machine.run("docker image rm greeter")
+        shutil.rmtree(author.agent)
 
 
-def test_the_pages_commands_work(three: Stack) -> None:
-    """Each of them, in their order, after the stack was started as the page says."""
-    commands = re.findall(r"^\$ docker compose (.*)$", PAGE, re.M)
-    assert any(EXAMPLE in command for command in commands)
-    for command in commands:
-        if EXAMPLE not in command:
-            done = three.compose("run", "--rm", "-T", *shlex.split(command)[2:])
-            assert done.status == 0, f"{command}: {done.err}"
-
-
-def test_it_is_an_agent_as_the_others_are(three: Stack) -> None:
-    """Registered with its own key, measured, and granted; its heartbeats and events arrive."""
-    with three.client("mainpc") as mainpc:
-        info = mainpc.call("get_agent_info", agent_name="Greeter")["agent_info"]
-        assert (info["location"], info["registered_by"], info["agent_type"]) == ("pc3", "Greeter", "greeter")
-        three.run("cli", "call", "Greeter", "greet", "whom=Ben")
-
-        def greeted() -> list[dict[str, object]]:
-            return [
-                each
-                for each in mainpc.call("get_events")["events"]
-                if each["data"] == {"whom": "Ben", "by": "operator"}
-            ]
-
-        (event,) = wait_until(greeted, PATIENCE_S, "the event is on mainpc")
-        assert (event["event_type"], event["written_by"]) == ("greeted", "Greeter")
-        wait_until(
-            lambda: mainpc.call("get_metrics")["metrics"]["hosts"]["pc3"]["ram_usage_mb"], PATIENCE_S, "pc3 is measured"
-        )
-
-
-def test_it_asks_another_in_its_callers_name(three: Stack) -> None:
-    """pc2's answer comes back through it."""
-    three.run(
-        "cli", "call", "UnifiedMemoryReasoningAgent", "update_twin", "user_id=Ana", 'twin_data={"language": "fil"}'
+def test_it_is_an_agent_as_the_others_are(author: Author) -> None:
+    """Registered with its own key, measured, and granted; its events arrive."""
+    info = author.run("./twinhost call SystemDigitalTwin get_agent_info agent_name=Greeter --json")
+    assert '"location":"greeter"' in info.replace(" ", "")
+    assert '"registered_by":"Greeter"' in info.replace(" ", "")
+    author.run("./twinhost call Greeter greet whom=Ben")
+    wait_until(
+        lambda: '"whom":"Ben"' in author.run("./twinhost call SystemDigitalTwin get_events --json").replace(" ", ""),
+        PATIENCE_S,
+        "the event is on mainpc",
     )
-    done = three.run("cli", "call", "Greeter", "who_is", "whom=Ana", "--json")
-    assert '"language": "fil"' in done.out or '"language":"fil"' in done.out
+    wait_until(
+        lambda: '"greeter":' in author.run("./twinhost call SystemDigitalTwin get_metrics --json"),
+        PATIENCE_S,
+        "its host is measured",
+    )
 
 
-def test_it_has_only_its_own_secret(three: Stack) -> None:
+def test_it_asks_another_in_its_callers_name(author: Author) -> None:
+    """pc2's answer comes back through it."""
+    author.run('./twinhost call UnifiedMemoryReasoningAgent update_twin user_id=Ana \'twin_data={"language": "fil"}\'')
+    answer = author.run("./twinhost call Greeter who_is whom=Ana --json")
+    assert '"language":"fil"' in answer.replace(" ", "")
+
+
+def test_it_has_only_its_own_secret(author: Author) -> None:
     """As every host has."""
-    found = three.execute("pc3", "find", "/certificates", "-name", "*.key_secret")
-    assert found.out.split() == ["/certificates/greeter.key_secret"]
-
-
-def test_the_example_is_as_short_as_the_readme_says() -> None:
-    code = (REPOSITORY / "tests/example/greeter.py").read_text().splitlines()
-    assert len(code) <= MOST_LINES
-    assert f"has one in {MOST_LINES} lines" in (REPOSITORY / "README.md").read_text()
+    found = author.run(
+        "docker compose -f docker-compose.yml -f ../greeter/compose.yaml exec -T greeter "
+        "find /certificates -name '*.key_secret'"
+    )
+    assert found.split() == ["/certificates/greeter.key_secret"]

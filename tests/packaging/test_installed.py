@@ -19,11 +19,16 @@ FIRST_CALL_S = 60.0  # the promise: from `pip install` to the first call
 IMPORT_S, STATUS_S = 0.060, 0.3
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = """
+from importlib.metadata import entry_points
+from importlib.resources import files
 import twinhost
 from twinhost import AsyncClient, Client, NotAuthorized, connect
 from twinhost.secure_zmq import Server
 from main_pc_code.src.network.secure_zmq import configure_secure_server, start_auth
 from main_pc_code.utils.network_utils import load_network_config
+assert entry_points(group="pytest11")["twinhost"].value == "twinhost.testing.plugin"
+assert "SystemDigitalTwin" in (files("twinhost") / "testing/network_config.yaml").read_text()
+assert (files("twinhost") / "cli/new/template/greeter.py").is_file()
 print(twinhost.__file__)
 """
 

@@ -10,7 +10,8 @@ from starlette.routing import BaseRoute
 
 from twinhost.agent.health import Health, HealthActions, iso_time
 from twinhost.agent.host_keys import HostKeys
-from twinhost.agent.settings import GrantsListener, Settings
+from twinhost.agent.live_config import GrantsListener
+from twinhost.agent.settings import Settings
 from twinhost.agent.telemetry import Telemetry
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
 from twinhost.secure_zmq.dispatch import Counters, RefusalListener

@@ -202,10 +202,14 @@ def pong(_: Request, __: Caller) -> Pong:
 
 
 class HealthActions(Feature):
-    """The health document, under both names of its action."""
+    """The health document, under both names of its action, and `ping`, which every agent answers."""
 
     def __init__(self, document: Callable[[], Any]) -> None:
         self.document = document
+
+    @action(forwardable=True)
+    def ping(self, request: Ping, caller: Caller) -> Pong:
+        return pong(request, caller)
 
     @action(forwardable=True)
     def health(self, _: GetHealth, __: Caller) -> HealthDocument:

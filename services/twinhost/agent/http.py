@@ -236,6 +236,7 @@ class HttpServer(Worker):
         metrics: Callable[[], bytes] = bytes,
         routes: Sequence[BaseRoute] = (),
         hosts: frozenset[str] = frozenset(),
+        address: str = "",
     ) -> None:
         """Bind the port, so that a taken one stops the start before anything is served.
 
@@ -245,12 +246,13 @@ class HttpServer(Worker):
             metrics: the metrics in Prometheus' format.
             routes: the agent's own.
             hosts: the hosts to serve besides the loopback ones, from `http_hosts`.
+            address: an IPv4 address of this machine to listen on; an empty one is every address.
 
         Raises:
             SocketMisuse: the port is taken.
         """
         super().__init__("http", lambda: asyncio.run(self._serve()), join_timeout_s=2.0)
-        self._listener = _listen(port)
+        self._listener = _listen(port, address)
         self._server = _QuietServer(
             uvicorn.Config(
                 HostGuard(_application(health, metrics, routes), hosts),
@@ -300,11 +302,11 @@ def _application(
     return Starlette(routes=[*checks, *routes])
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(port: int, address: str) -> socket.socket:
     try:
-        if socket.has_dualstack_ipv6():
+        if not address and socket.has_dualstack_ipv6():
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
-        return socket.create_server(("", port), backlog=128)
+        return socket.create_server((address, port), backlog=128)
     except OSError as error:
         raise SocketMisuse(
             f"HTTP port {port} can't be bound ({error.strerror}); stop the process that uses it, or change "

@@ -4,9 +4,7 @@ Nothing is bound before the settings, the keys and the store are validated. If a
 and the engine's restart policy starts it again.
 """
 
-import contextlib
 import functools
-import json
 import signal
 import sys
 import threading
@@ -14,9 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TextIO, cast
 
 import structlog
 import zmq
@@ -26,9 +22,13 @@ from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
+from twinhost.agent.live_config import ConfigWatch
+from twinhost.agent.log_lines import configure_logging
+from twinhost.agent.schema import SchemaActions
 from twinhost.agent.self_check import SelfCheck
-from twinhost.agent.settings import GrantsWatch, Settings, load_settings
+from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.telemetry import Gauges, Telemetry
+from twinhost.network_config import Limits
 from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
 from twinhost.secure_zmq.bound_socket import ServerSocket
 from twinhost.secure_zmq.callers import Grants
@@ -75,6 +75,7 @@ def listen(
     health: Health,
     vital: Vital,
     stack: ExitStack,
+    session_limits: SessionLimits,
 ) -> Listening:
     """Bind the request socket, and the event feed if there is one, in the safe order; `stack` closes them.
 
@@ -84,7 +85,8 @@ def listen(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     stack.callback(context.term)
     agent, payload_bytes = settings.agent, settings.config.limits.max_payload_bytes
-    requests_at, feed_at = f"tcp://*:{agent.zmq_port}", f"tcp://*:{agent.events_port}"
+    address = settings.address or "*"
+    requests_at, feed_at = f"tcp://{address}:{agent.zmq_port}", f"tcp://{address}:{agent.events_port}"
     feed_socket: ServerSocket | None = None
     if settings.certificates is None:
         _log.warning("link_open", reason="SECURE_ZMQ=0: nobody is authenticated and nothing is encrypted")
@@ -94,9 +96,7 @@ def listen(
             feed_socket = open_unencrypted_feed_socket(context, feed_at, MAX_EVENT_BYTES, handshakes)
     else:
         own_keys = settings.certificates.own_keys
-        authenticator = _authenticate(
-            context, keys, handshakes, health, vital, stack, settings.config.limits.sessions_per_key
-        )
+        authenticator = _authenticate(context, keys, handshakes, health, vital, stack, session_limits)
         requests = open_server_socket(authenticator, own_keys, requests_at, payload_bytes)
         stack.callback(requests.close)
         if agent.events_port is not None:
@@ -118,13 +118,13 @@ def _authenticate(
     health: Health,
     vital: Vital,
     stack: ExitStack,
-    sessions_per_key: int,
+    limits: SessionLimits,
 ) -> Authenticator:
     """Start the ZAP handler, before a socket is bound on its context."""
     peers = keys.peers
     keys.watch()
     stack.callback(peers.close)
-    authenticator = Authenticator(context, peers, handshakes, limits=SessionLimits(sessions_per_key))
+    authenticator = Authenticator(context, peers, handshakes, limits=limits)
     stack.callback(authenticator.stop)
     vital |= {"the ZAP handler": lambda: authenticator.alive, "the watch of the key files": lambda: peers.watching}
     health.add(
@@ -164,7 +164,11 @@ def run_agent(
     _on_signal(stop_requested.set)
     with ExitStack() as stack:
         try:
-            server = _prepare(name, migrations, assemble, rebuilds if quarantine_damage else None, stack)
+            settings = load_settings(name)
+            check = SelfCheck(name, settings.agent.zmq_port)
+            server = prepare_agent(
+                settings, migrations, assemble, stack, rebuilds if quarantine_damage else None, [check]
+            )
         except (ConfigurationError, SocketMisuse, StoreUnavailable) as error:
             print(f"{name} does not start: {error}", file=sys.stderr)  # noqa: T201 - one sentence for a person
             return ConfigurationError.EXIT_STATUS
@@ -185,14 +189,28 @@ def _on_signal(stop: Callable[[], None]) -> None:
         signal.signal(number, lambda *_: stop())
 
 
-def _prepare(
-    name: str,
+def prepare_agent(
+    settings: Settings,
     migrations: Sequence[str],
     assemble: Callable[[Foundation], Assembly],
-    rebuilds: Mapping[str, Sequence[str]] | None,  # None: a damaged database stops the start
     stack: ExitStack,
+    rebuilds: Mapping[str, Sequence[str]] | None = None,
+    further: Sequence[Companion] = (),
 ) -> Server:
-    settings = load_settings(name)
+    """Start an agent up to its loop, which `serve_forever()` of the result runs on the caller's thread.
+
+    Args:
+        settings: the agent's.
+        migrations: its tables, as `run_agent` takes them.
+        assemble: builds its actions.
+        stack: closes what was opened, in the reverse order.
+        rebuilds: as `run_agent` takes them; None: a damaged database stops the start.
+        further: threads besides those of the assembly.
+
+    Raises:
+        ConfigurationError, SocketMisuse, StoreUnavailable: it can't start; the message is one sentence.
+    """
+    name = settings.agent.name
     database, replies = _open_store(settings, migrations, rebuilds, stack)
     health = Health(name, settings.secure)
     keys = HostKeys(settings)
@@ -203,24 +221,31 @@ def _prepare(
     assembly = assemble(Foundation(settings, database, keys, handshakes, health, counters, publisher, telemetry))
     stack.callback(assembly.on_stop)
     grants = Grants(settings.config.grants)
-    grants_watch = GrantsWatch(settings.config.source, grants, assembly.on_grants)
-    health.warn(lambda: [grants_watch.fault] if grants_watch.fault else [])
+    config_watch = ConfigWatch(settings.live, grants, assembly.on_grants)
+    health.warn(config_watch.warnings)
     health.warn(keys.warnings)
     documents = assembly.health or HealthActions(health.document)
     http = HttpServer(
-        settings.agent.http_port, documents.document, telemetry.render, assembly.routes, settings.http_hosts
+        settings.agent.http_port,
+        documents.document,
+        telemetry.render,
+        assembly.routes,
+        settings.http_hosts,
+        settings.address,
     )
     stack.callback(http.stop)
     vital: Vital = {}
-    listening = listen(settings, keys, grants, handshakes, health, vital, stack)
-    feed = listening.feed
-    server_socket = listening.requests
+    session_limits = SessionLimits(settings.config.limits.sessions_per_key)
+    listening = listen(settings, keys, grants, handshakes, health, vital, stack, session_limits)
+    server_socket, feed = listening.requests, listening.feed
+    actions = [
+        *assembly.actions,
+        *documents.actions(),
+        *OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success).actions(),
+    ]
+    actions += SchemaActions(name, lambda: actions, assembly.success).actions()
     dispatcher = Dispatcher(
-        [
-            *assembly.actions,
-            *documents.actions(),
-            *OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success).actions(),
-        ],
+        actions,
         grants,
         database,
         replies,
@@ -235,13 +260,12 @@ def _prepare(
     gauges = Gauges(settings.secure, database, handshakes, keys.peers, server_socket.sessions, health)
     companions: list[Companion] = [
         http,
-        grants_watch,
+        config_watch,
         *([feed] if feed else []),
         *assembly.companions,
-        SelfCheck(name, settings.agent.zmq_port),
+        *further,
     ]
-    for companion in companions:
-        vital[type(companion).__name__] = functools.partial(getattr, companion, "responsive")
+    vital |= {type(each).__name__: functools.partial(getattr, each, "responsive") for each in companions}
 
     def change_key(pair: KeyPair) -> None:
         server.request_rekey(pair)
@@ -249,6 +273,7 @@ def _prepare(
             feed.request_rekey(pair)
 
     def on_tick() -> None:
+        _follow_limits(settings.config.limits, replies, session_limits)
         keys.log_expiries()
         telemetry.gather(gauges.read)
         assembly.on_tick()
@@ -257,15 +282,9 @@ def _prepare(
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
     server = Server(server_socket, dispatcher, tick)
     keys.call_on_own_change(server.request_tick)
+    config_watch.on_change = server.request_tick
     gauges.follow(server.take_longest_turn_s)
-    health.add(
-        "socket_loop",
-        lambda: None if server.responsive else "the server's loop is blocked for more than 5 s",
-        essential=True,
-    )
-    health.add("store", lambda: database.fault, essential=True)
-    if rebuilds is not None:
-        health.add("store_damage", lambda: damage.damage_warning(database.path), essential=False)
+    _add_checks(health, server, database, quarantines=rebuilds is not None)
     if feed is not None:
         publisher.bind(feed)
     _write_port(settings)
@@ -275,6 +294,22 @@ def _prepare(
         stack.callback(companion.stop)
     _log.info("serving", address=server_socket.address, http_port=settings.agent.http_port, secure=settings.secure)
     return server
+
+
+def _follow_limits(limits: Limits, replies: ReplyLog, session_limits: SessionLimits) -> None:
+    replies.keep(limits.stored_replies_s, limits.stored_replies_per_caller)
+    session_limits.per_key = limits.sessions_per_key
+
+
+def _add_checks(health: Health, server: Server, database: Database, *, quarantines: bool) -> None:
+    health.add(
+        "socket_loop",
+        lambda: None if server.responsive else "the server's loop is blocked for more than 5 s",
+        essential=True,
+    )
+    health.add("store", lambda: database.fault, essential=True)
+    if quarantines:
+        health.add("store_damage", lambda: damage.damage_warning(database.path), essential=False)
 
 
 def _write_port(settings: Settings) -> None:
@@ -350,51 +385,3 @@ def _write_again(database: Database) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     with database.transaction():
         database.execute(f"PRAGMA user_version = {version}")
-
-
-def configure_logging(agent: str) -> None:
-    """Send log events to standard error: JSON lines in a container, readable text on a terminal; never a key."""
-    finish = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _as_json
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,  # the trace_id of a request
-            structlog.processors.add_log_level,
-            _stamped(agent),
-            finish,
-        ],
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _IgnoringErrors(sys.stderr))),
-        cache_logger_on_first_use=True,
-    )
-
-
-class _IgnoringErrors:
-    """A stream that ignores errors: a full disk under the log must not stop the service."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-
-def _stamped(agent: str) -> structlog.typing.Processor:
-    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        event["agent"] = agent
-        return event
-
-    return add
-
-
-_encode = json.JSONEncoder(default=repr).encode  # made once: a peer waits while its handshake is logged
-
-
-def _as_json(logger: object, level: str, event: structlog.typing.EventDict) -> str:
-    if "exc_info" in event:
-        event = structlog.processors.format_exc_info(logger, level, event)
-    return _encode(event)

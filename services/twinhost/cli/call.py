@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, Deadline, RequestId, find_agent, parse_fields
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
-from twinhost.cli.explain import schema_of_agent
+from twinhost.cli.explain import schema_from, schema_of_agent
 from twinhost.cli.output import Failure
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import TwinhostError
@@ -38,15 +38,15 @@ def call(
     fields = parse_fields(pairs or [])  # first, so that a malformed one is reported before a file is read
     settings = load_settings()
     target = find_agent(settings.config, agent)
-    schema = schema_of_agent(target.name) if fields else None
-    if schema is not None and action in schema.actions:
-        fields = parse_fields(pairs or [], partial(schema.typed, action))
-        _warn_of_bad_json(fields, schema.not_texts(action, fields))
-        if unknown := schema.unknown(action, fields):
-            advice = f"./twinhost explain {target.name} {action} lists the fields"
-            sentence = f"{action} has no field {', '.join(unknown)}; {target.name} ignores it; {advice}"
-            output.say("warning:", output.WARN, sentence)
     with settings.client(target) as client:
+        schema = (schema_of_agent(target.name) or schema_from(client, deadline)) if fields else None
+        if schema is not None and action in schema.actions:
+            fields = parse_fields(pairs or [], partial(schema.typed, action))
+            _warn_of_bad_json(fields, schema.not_texts(action, fields))
+            if unknown := schema.unknown(action, fields):
+                advice = f"./twinhost explain {target.name} {action} lists the fields"
+                sentence = f"{action} has no field {', '.join(unknown)}; {target.name} ignores it; {advice}"
+                output.say("warning:", output.WARN, sentence)
         reply = client.call(action, deadline_s=deadline, request_id=request_id, **fields)
     output.show_value(reply, as_json=as_json)
     if str(reply.get("status", "ok")).casefold() == "error":  # such as a health document of an unhealthy agent

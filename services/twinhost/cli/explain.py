@@ -1,8 +1,11 @@
-"""`explain`: what an agent can be asked, with which fields; no agent is asked, and no key is needed."""
+"""`explain`: what an agent can be asked, with which fields.
+
+No agent of this project is asked, and no key is needed; another agent is asked for its schema.
+"""
 
 import base64
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,9 +15,12 @@ from rich.console import RenderableType
 
 from twinhost.agent.state_folder import assets_folder
 from twinhost.cli import output
-from twinhost.cli.arguments import AsJson, find_agent
+from twinhost.cli.arguments import DEADLINE_S, AsJson, find_agent
+from twinhost.cli.connect import load_settings
 from twinhost.cli.output import printable, to_json
-from twinhost.network_config import load_network_config
+from twinhost.network_config import Agent, NetworkConfig, load_network_config
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import RequestError, TwinhostError
 
 _WORDS_HELP = "An agent, an action, or both; without any, every action of every agent."
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -26,6 +32,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
+_UNNAMED_DEADLINE_S = 1.0  # for each agent that is asked only because no agent was named
 _NO_FIELDS = frozenset({"action", "request_id", "accepts", "traceparent"})  # of the message, not of what is asked
 
 
@@ -41,7 +48,7 @@ class Field:
 
 
 class RequestSchema:
-    """The requests of one agent, from the JSON Schema that the image's build writes."""
+    """The requests of one agent, from the JSON Schema that the image's build writes, or that the agent returns."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._definitions: Mapping[str, Any] = document["$defs"]
@@ -184,6 +191,19 @@ def schema_of_agent(agent: str) -> RequestSchema | None:
         return RequestSchema(schema_of(agent)) if agent in AGENTS else None
 
 
+def schema_from(client: Client, deadline_s: float = DEADLINE_S) -> RequestSchema | None:
+    """Ask an agent of somebody else for its schema; None if it refuses, or knows no such action.
+
+    Raises:
+        ConnectionRefused: it can't be reached.
+    """
+    try:
+        reply = client.call("get_schema", deadline_s=deadline_s)
+        return RequestSchema(msgspec.convert(reply["requests"], dict[str, Any]))
+    except (RequestError, KeyError, TypeError, msgspec.ValidationError):
+        return None
+
+
 def explain(
     words: Annotated[list[str] | None, typer.Argument(metavar="[AGENT] [ACTION]", help=_WORDS_HELP)] = None,
     as_json: AsJson = False,
@@ -220,15 +240,14 @@ def _selected(words: list[str]) -> tuple[dict[str, RequestSchema], str | None]:
         )
     config = load_network_config()
     found = {name: schema for name in config.agents if (schema := schema_of_agent(name)) is not None}
+    found |= _schemas_of_others([agent for name, agent in config.agents.items() if name not in found], config, words)
     action = words[-1] if words else None
     if len(words) == 1 and not any(action in schema.actions for schema in found.values()):
         words, action = [words[0], ""], None  # no action, so it must be an agent
     if len(words) == 2:
         agent = find_agent(config, words[0]).name
         if agent not in found:
-            raise typer.BadParameter(
-                f"this version has no schema of {agent}; see its own documentation", param_hint="AGENT"
-            )
+            raise typer.BadParameter(f"{agent} returns no schema; see its own documentation", param_hint="AGENT")
         found = {agent: found[agent]}
     if action is None:
         return found, None
@@ -237,6 +256,27 @@ def _selected(words: list[str]) -> tuple[dict[str, RequestSchema], str | None]:
         agent, known = next(iter(found)), ", ".join(next(iter(found.values())).actions)
         raise typer.BadParameter(f"{agent} has no action {action!r}; its actions: {known}", param_hint="ACTION")
     return having, action
+
+
+def _schemas_of_others(
+    agents: Sequence[Agent], config: NetworkConfig, words: Sequence[str]
+) -> dict[str, RequestSchema]:
+    """Return the schemas of agents outside this project, or of the one that the words name, which must be reachable."""
+    found: dict[str, RequestSchema] = {}
+    first = words[0].casefold() if words else ""
+    named = [each for each in config.agents.values() if first in (each.name.casefold(), each.host.name.casefold())]
+    for agent in [each for each in agents if not named or each in named]:
+        try:
+            with load_settings().client(agent) as client:
+                schema = schema_from(client, DEADLINE_S if named else _UNNAMED_DEADLINE_S)
+        except TwinhostError as error:
+            if named:
+                raise
+            output.say("warning:", output.WARN, f"{agent.name} was not asked for its schema: {error}")
+            continue
+        if schema is not None:
+            found[agent.name] = schema
+    return found
 
 
 def _document(schemas: Mapping[str, RequestSchema], action: str | None) -> dict[str, Any]:

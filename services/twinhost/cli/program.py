@@ -39,6 +39,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "keys": "twinhost.cli.keys",
     "audit": "twinhost.cli.audit",
     "memory": "twinhost.cli.memory",
+    "new": "twinhost.cli.new.command",
     "inspect": "twinhost.cli.inspect.command",
 }
 

@@ -47,6 +47,7 @@ from twinhost.clients.memory_replies import (
     RestoreBegun,
     RestoreFinished,
     RestoreReceived,
+    Schemas,
     SearchResults,
     SyncedMemoryFields,
     TwinChange,
@@ -481,6 +482,13 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         []
         """
         return self._ask(Peers, "get_peers", locals())
+
+    def get_schema(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Schemas:
+        """Return the JSON Schemas of this agent's requests and replies.
+
+        >>> reply = memory.get_schema()
+        """
+        return self._ask(Schemas, "get_schema", locals())
 
     def get_twin(
         self, *, user_id: str | None = None, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None

@@ -48,6 +48,7 @@ from twinhost.clients.memory_replies import (
     RestoreBegun,
     RestoreFinished,
     RestoreReceived,
+    Schemas,
     SearchResults,
     SyncedMemoryFields,
     TwinChange,
@@ -458,6 +459,13 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         []
         """
         return await self._ask(Peers, "get_peers", locals())
+
+    async def get_schema(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Schemas:
+        """Return the JSON Schemas of this agent's requests and replies.
+
+        >>> reply = await memory.get_schema()
+        """
+        return await self._ask(Schemas, "get_schema", locals())
 
     async def get_twin(
         self, *, user_id: str | None = None, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None

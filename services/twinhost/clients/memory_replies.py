@@ -369,6 +369,14 @@ class Peers(Reply, frozen=True):
     handshakes: dict[str, int] = NOT_SENT
 
 
+class Schemas(Reply, frozen=True):
+    """What the agent can be asked: `requests` are distinguished by `action`; `replies` has an object by action."""
+
+    agent: str = NOT_SENT
+    requests: dict[str, Any] = NOT_SENT
+    replies: dict[str, Any] = NOT_SENT
+
+
 class TwinFound(Reply, frozen=True):
     """A user's twin; if there is none, `{}`, revision 0, and no `written_by` and `updated` (ISO-8601)."""
 

@@ -49,6 +49,7 @@ from twinhost.clients.system_replies import (
     Released,
     Reserved,
     Retired,
+    Schemas,
     StoredError,
     StoredEvent,
     TrustReply,
@@ -449,6 +450,13 @@ class SystemDigitalTwin(FeedClient):
         ['SystemDigitalTwin', 'UnifiedMemoryReasoningAgent', 'gardener']
         """
         return self._ask(RegisteredAgents, "get_registered_agents", locals())
+
+    def get_schema(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Schemas:
+        """Return the JSON Schemas of this agent's requests and replies.
+
+        >>> reply = system.get_schema()
+        """
+        return self._ask(Schemas, "get_schema", locals())
 
     def get_trust(
         self,

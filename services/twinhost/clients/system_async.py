@@ -49,6 +49,7 @@ from twinhost.clients.system_replies import (
     Released,
     Reserved,
     Retired,
+    Schemas,
     StoredError,
     StoredEvent,
     TrustReply,
@@ -428,6 +429,13 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         ['SystemDigitalTwin', 'UnifiedMemoryReasoningAgent', 'gardener']
         """
         return await self._ask(RegisteredAgents, "get_registered_agents", locals())
+
+    async def get_schema(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Schemas:
+        """Return the JSON Schemas of this agent's requests and replies.
+
+        >>> reply = await system.get_schema()
+        """
+        return await self._ask(Schemas, "get_schema", locals())
 
     async def get_trust(
         self,

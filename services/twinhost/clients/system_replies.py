@@ -539,6 +539,14 @@ class RegisteredAgents(Reply, frozen=True):
     agents: list[AgentInfo] = NOT_SENT
 
 
+class Schemas(Reply, frozen=True):
+    """What the agent can be asked: `requests` are distinguished by `action`; `replies` has an object by action."""
+
+    agent: str = NOT_SENT
+    requests: dict[str, Any] = NOT_SENT
+    replies: dict[str, Any] = NOT_SENT
+
+
 class TrustReply(Reply, frozen=True):
     """The trust document, one of its `parts`, or what has changed since the revision `since`.
 

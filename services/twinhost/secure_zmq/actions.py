@@ -107,18 +107,18 @@ class Feature:
                 (request,) = (hint for hint in hints.values() if isinstance(hint, type) and issubclass(hint, Request))
                 if request is Request:
                     raise TypeError(f"{cls.__name__}.{name} names no type of request of its own")
-                yield Declaration(name, request, tuple(dict.fromkeys(_alternatives(reply))), options)
+                yield Declaration(name, request, tuple(dict.fromkeys(alternatives(reply))), options)
 
     def actions(self) -> list[Action[Any]]:
         """Return the actions that the class declares, with this object's methods as handlers."""
         return [Action(each.request, getattr(self, each.method), **each.options) for each in self.declarations()]
 
 
-def _alternatives(reply: Any) -> Iterator[type]:
+def alternatives(reply: Any) -> Iterator[type]:
     """Yield the types of a reply: each member of a union, and the result type of a Future."""
     if get_origin(reply) in (Future, Withdrawable) or (get_args(reply) and not isinstance(reply, type)):
         for each in get_args(reply):
-            yield from _alternatives(each)
+            yield from alternatives(each)
     else:
         yield reply
 

@@ -163,6 +163,10 @@ class ReplyLog:
     def __len__(self) -> int:
         return sum(len(share.by_id) for share in self._shares.values())
 
+    def keep(self, keep_s: float, keep_per_caller: int) -> None:
+        """Change for how many seconds replies are kept, and how many of a caller."""
+        self._keep_s, self._keep_per_caller = keep_s, keep_per_caller
+
     def find(self, caller: str, request_id: str) -> StoredReply | None:
         """Return the reply that was given to this request before, or None."""
         share = self._shares.get(caller)

@@ -13,6 +13,7 @@ from twinhost.agent.dialects import Command, all_status, commands, first_of, raw
 from twinhost.agent.health import GetHealth, HealthActions, OperatorActions
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.process import run_agent
+from twinhost.agent.schema import SchemaActions
 from twinhost.agent.settings import Settings
 from twinhost.agent.state_folder import assets_folder
 from twinhost.agent.trust import TRUST_TOPIC
@@ -98,6 +99,7 @@ NAME = ITSELF
 FEATURES = (
     HealthActions,
     OperatorActions,
+    SchemaActions,
     RegistryActions,
     MetricsActions,
     LoadActions,
@@ -144,7 +146,18 @@ def assemble(foundation: Foundation) -> Assembly:
         EventActions(events, ErrorLog(database), min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.record),
     )
 
+    followed = settings.config
+
+    def follow_config() -> None:
+        nonlocal followed
+        if (config := settings.config) is not followed:
+            followed = config
+            registry.ttl_s = config.limits.registration_ttl_s
+            metrics.expect(list(config.hosts))
+            security.follow(config)
+
     def on_tick() -> None:
+        follow_config()
         registry.keep_alive(NAME)
         state.on_tick()
         metrics.on_tick()
@@ -176,9 +189,10 @@ def assemble(foundation: Foundation) -> Assembly:
 
 def _may_be_local(settings: Settings) -> Callable[[str], bool]:
     """Return a test: whether agents at a location may register a loopback or link-local address."""
-    config, here = settings.config, (settings.agent.host.name.lower(), UNAUTHENTICATED.host.lower())
+    here = settings.agent.host.name.lower(), UNAUTHENTICATED.host.lower()
 
     def may_be_local(location: str) -> bool:
+        config = settings.config
         host = config.hosts.get(location.lower())
         return location.lower() in here or config.on_loopback or (host is not None and is_local_only(host.address))
 

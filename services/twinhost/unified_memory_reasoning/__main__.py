@@ -13,6 +13,7 @@ from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import Description, Membership
 from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.process import run_agent
+from twinhost.agent.schema import SchemaActions
 from twinhost.secure_zmq.actions import action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
@@ -167,7 +168,7 @@ class MemoryHealthActions(HealthActions):
     """Returns the health document; clients expect it as the reply to a ping too."""
 
     @action()
-    def ping(self, _: Ping, __: Caller) -> MemoryHealth:
+    def ping(self, _: Ping, __: Caller) -> MemoryHealth:  # type: ignore[override]  # as version 0.1 replied
         document: MemoryHealth = self.document()
         return document
 
@@ -210,6 +211,7 @@ REBUILDS = index_tables.REBUILDS  # rebuild a damaged full-text index
 FEATURES = (
     MemoryHealthActions,
     OperatorActions,
+    SchemaActions,
     TwinActions,
     ContextActions,
     TranscriptActions,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from twinhost.agent.process import configure_logging
+from twinhost.agent.log_lines import configure_logging
 
 
 @pytest.fixture

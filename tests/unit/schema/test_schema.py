@@ -17,6 +17,7 @@ from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.schema.json_schema import Schema, places, replaced
 from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.health import AnnounceProbes, GetPeers, HealthActions
+from twinhost.agent.schema import GetSchema
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.schema import AGENTS
@@ -85,7 +86,7 @@ def agent(request: pytest.FixtureRequest, written: dict[str, bytes], tmp_path_fa
         assembled = stack.enter_context(Assembled(name, migrations, assemble, environment))
         health = assembled.assembly.health or HealthActions(dict)
         actions = [*assembled.assembly.actions, *health.actions()]
-    requests: list[type[Request]] = [*(action.request for action in actions), GetPeers, AnnounceProbes]
+    requests: list[type[Request]] = [*(action.request for action in actions), GetPeers, AnnounceProbes, GetSchema]
     types = {tag_of(each): each for each in requests}
     union: Any = next(iter(types.values()))
     for each in types.values():

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.older_database import REPLY_LOG_MIGRATIONS
+from twinhost.agent.health import HealthActions
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
@@ -59,10 +60,10 @@ class Twin:
         """Open the database, as a start of the agent does."""
         self.database = Database(self._path, [*REPLY_LOG_MIGRATIONS, MIGRATION])
         self.registry = Registry(self.database, TTL_S)
-        handlers = RegistryActions(self.registry, PUBLIC_KEYS.get)
+        actions = [*RegistryActions(self.registry, PUBLIC_KEYS.get).actions(), *HealthActions(dict).actions()]
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
         self._dispatcher = Dispatcher(
-            handlers.actions(), Grants(load_network_config(DEFAULT_PATH, {}).grants), self.database, replies, 65_536
+            actions, Grants(load_network_config(DEFAULT_PATH, {}).grants), self.database, replies, 65_536
         )
 
     def reopen(self) -> None:

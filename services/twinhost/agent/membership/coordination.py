@@ -25,7 +25,8 @@ from typing import Any
 import structlog
 
 from twinhost.agent.host_keys import HostKeys
-from twinhost.network_config import Host, NetworkConfig, is_local_only
+from twinhost.agent.settings import Settings
+from twinhost.network_config import Host, is_local_only
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     AgentUnreachable,
@@ -315,7 +316,7 @@ def _unreachable(agent_name: str, cause: str) -> AgentUnreachable:
     )
 
 
-def find_addresses(config: NetworkConfig, keys: HostKeys) -> AddressOf:
+def find_addresses(settings: Settings, keys: HostKeys) -> AddressOf:
     """Return a function that finds an agent's address.
 
     An agent that is not in the configuration is at the address that it registered with mainpc, and is authenticated by
@@ -324,6 +325,7 @@ def find_addresses(config: NetworkConfig, keys: HostKeys) -> AddressOf:
     """
 
     def address_of(name: str, mainpc: Client, left_s: float) -> ServerAddress:
+        config = settings.config  # as the file has it by now
         if name in config.agents:
             return keys.address_of(config.agents[name])
         endpoint = mainpc.call("get_agent_endpoint", deadline_s=left_s, agent_name=name)

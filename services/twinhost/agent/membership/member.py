@@ -17,6 +17,7 @@ from twinhost.agent.assembly import Companion, Foundation
 from twinhost.agent.health import Health
 from twinhost.agent.host_metrics import HostSample
 from twinhost.agent.host_sampler import SamplerThread
+from twinhost.agent.live_config import MAINPC_AGENT
 from twinhost.agent.membership.audit_witness import AuditWitness, WitnessActions
 from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest, find_addresses
 from twinhost.agent.membership.delivery import CALL_DEADLINE_S, TRANSIENT, DeliveryQueue, Kind, Sender
@@ -88,7 +89,7 @@ class MainpcLink(Worker):
         self._witness = witness
         self._trust_revision: str | None = None  # of the folder
         self._name = agent.name
-        self._heartbeat_s = heartbeat_s
+        self.heartbeat_s = heartbeat_s
         self._max_payload_bytes = max_payload_bytes
         queue = queue if queue is not None else DeliveryQueue()
         self._samples = _SampleReports(agent.host.name, queue)
@@ -166,7 +167,7 @@ class MainpcLink(Worker):
         self._fault = None
         share = random.random() if self._synchronised else 1.0  # noqa: S311 - jitter, not a secret
         self._synchronised = False
-        return self._heartbeat_s * share
+        return self.heartbeat_s * share
 
     def _register(self, client: Client) -> bool:
         """Register; return True: a heartbeat follows at once."""
@@ -265,7 +266,6 @@ class _SampleReports:
         return {**msgspec.to_builtins(sample), "host": self._host}
 
 
-MAINPC_AGENT = "SystemDigitalTwin"
 HEADS_FILE = "audit-heads.json"  # after the agent's name, in its state folder
 LINK_CHECK = "mainpc_link"  # in the health document
 _STATUSES: Mapping[str, str] = {"ok": "HEALTHY", "degraded": "DEGRADED", "error": "ERROR"}  # in the registry's words
@@ -294,7 +294,8 @@ class Membership:
             trust = TrustFolder(settings.certificates.folder / TRUST_FOLDER, foundation.keys.peers.reload)
         self.outbox = Outbox(foundation.database, settings.agent.name)
         self._witness = AuditWitness(settings.state / f"{settings.agent.name}.{HEADS_FILE}")
-        link = MainpcLink(
+        self._settings = settings
+        self._link = link = MainpcLink(
             mainpc,
             settings.agent,
             limits.heartbeat_s,
@@ -308,7 +309,7 @@ class Membership:
             self._witness,
         )
         sampler = SamplerThread.of(foundation, link.report)
-        addresses = find_addresses(settings.config, foundation.keys)
+        addresses = find_addresses(settings, foundation.keys)
         self._coordinator = Coordinator(mainpc, addresses, limits.max_payload_bytes)
         followers = [Subscriber(feed, [TRUST_TOPIC], lambda _: link.wake())] if trust and feed else []
         self.companions: list[Companion] = [link, sampler, self._coordinator, *followers]
@@ -344,7 +345,8 @@ class Membership:
         return self._coordinator.send(request)
 
     def on_tick(self) -> None:
-        """Write to disk what was delivered, and what other threads added."""
+        """Write to disk what was delivered, and what other threads added; follow the configuration."""
+        self._link.heartbeat_s = self._settings.config.limits.heartbeat_s
         self.outbox.tick()
 
 

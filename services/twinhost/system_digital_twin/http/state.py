@@ -72,7 +72,7 @@ class StateBoard:
         forecasts: Forecasts,
     ) -> None:
         self.board = Board()
-        self._config = foundation.settings.config
+        self._settings = foundation.settings
         self._health = foundation.health
         self._telemetry = foundation.telemetry
         self._counters = foundation.counters
@@ -135,7 +135,7 @@ class StateBoard:
         }
 
     def _host(self, host: str, records: Mapping[str, AgentRecord]) -> dict[str, Any]:
-        agent = next((each for each in self._config.agents.values() if each.host.name == host), None)
+        agent = next((each for each in self._settings.config.agents.values() if each.host.name == host), None)
         record = records.get(agent.name) if agent else None
         sample, samples = self._metrics.current(host), self._metrics.samples(host)
         return {
@@ -168,7 +168,7 @@ class StateBoard:
 
     def _agents(self, records: Mapping[str, AgentRecord]) -> list[dict[str, Any]]:
         """Return the agents by name. If not all fit, the hosts' own agents and those with problems take precedence."""
-        of_hosts, ok = self._config.agents, self._registry.is_ok
+        of_hosts, ok = self._settings.config.agents, self._registry.is_ok
         first = sorted(records.values(), key=lambda each: (each.name not in of_hosts, self._gone(each), ok(each)))
         return sorted(_that_fit(self._agent(record) for record in first), key=lambda each: str(each["name"]))
 
@@ -187,7 +187,7 @@ class StateBoard:
 
     def _gone(self, record: AgentRecord) -> bool:
         """Whether an agent has been silent for so long that it should be unregistered; never a host's own agent."""
-        return record.name not in self._config.agents and self._registry.silent_s(record.name) > RECENT_S
+        return record.name not in self._settings.config.agents and self._registry.silent_s(record.name) > RECENT_S
 
     def _lease(self, lease: Lease) -> dict[str, Any]:
         shown = {name: getattr(lease, name) for name in _OF_A_LEASE}

@@ -77,14 +77,19 @@ class Metrics:
         self._database = database
         self._stale_after_s = STALE_AFTER * interval_s
         self.own_host = own_host  # which measures itself
-        self._configured = frozenset({own_host, *hosts})
-        self._hosts: dict[str, _Host] = {name: _Host() for name in sorted(self._configured)}
+        self._hosts: dict[str, _Host] = {}
+        self.expect(hosts)
         self._closed: tuple[tuple[str, Bucket], ...] = ()  # complete minutes, not yet on disk
         self._write_due = 0.0
         self._queue: deque[tuple[HostSample, float]] = deque(maxlen=KEPT_IN_MEMORY)
         self._queued_at = 0.0  # used by the sampler's thread only
         self.history_on_disk = History(database)
         self._once = Deduplication(database)
+
+    def expect(self, hosts: Sequence[str]) -> None:
+        """Know these hosts before they report; one that is known stays as long as there is room."""
+        self._configured = frozenset({self.own_host, *hosts})
+        self._hosts |= {name: _Host() for name in sorted(self._configured.difference(self._hosts))}
 
     def hosts(self) -> list[str]:
         """Return every host, the own one first."""

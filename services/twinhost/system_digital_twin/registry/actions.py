@@ -6,7 +6,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import Ping, Pong, iso_time, pong
+from twinhost.agent.health import iso_time
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
@@ -201,10 +201,6 @@ class RegistryActions(Feature):
         self._trust_revision = trust_revision
         self._witness = witness
         self._public_key_of = public_key_of
-
-    @action(forwardable=True)
-    def ping(self, request: Ping, caller: Caller) -> Pong:
-        return pong(request, caller)
 
     @action(mutates=True)
     def register(self, request: RegisterAgent, caller: Caller) -> Registered:

@@ -102,7 +102,7 @@ class Registry:
     def __init__(self, database: Database, ttl_s: float, publish: Publish = lambda *_, **__: None) -> None:
         self._database = database
         self._publish = publish
-        self._ttl_s = ttl_s
+        self.ttl_s = ttl_s
         self._encoder = msgspec.json.Encoder()
         self._records: dict[str, AgentRecord] = {}
         self._seen: dict[str, Seen] = {}
@@ -217,7 +217,7 @@ class Registry:
 
     def status(self, record: AgentRecord) -> str:
         """Return the registered status, or NO_RESPONSE if the last heartbeat is older than the TTL."""
-        return NO_RESPONSE if self.silent_s(record.name) > self._ttl_s else record.status
+        return NO_RESPONSE if self.silent_s(record.name) > self.ttl_s else record.status
 
     def has_died(self, name: str) -> bool:
         """Return whether an agent has the status NO_RESPONSE after it has sent heartbeats to this process.

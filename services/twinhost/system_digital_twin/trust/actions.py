@@ -214,7 +214,7 @@ class KeyActions(Feature):
         self._peers = peers
         self._enrolled = enrolled
         self._audit = audit
-        self._lifetime_s = lifetime_days * DAY_S
+        self.lifetime_days = lifetime_days
         self._vouchers: dict[str, Certificate] = {}  # the key that proposed a candidate, by the candidate's fingerprint
         self._enrolments = WindowLimit(ENROLMENTS_PER_MINUTE, 60)  # by the fingerprint of the one-time key
         self._proposals = WindowLimit(PROPOSALS_PER_DAY, DAY_S)  # by name
@@ -299,7 +299,7 @@ class KeyActions(Feature):
 
     def _authorise(self, candidate: Certificate) -> Certificate:
         now = int(time.time())
-        certificate = Certificate(candidate.owner, candidate.public, Validity(now, now + self._lifetime_s))
+        certificate = Certificate(candidate.owner, candidate.public, Validity(now, now + self.lifetime_days * DAY_S))
         name, fingerprint = certificate.owner.name, certificate.public.fingerprint
         voucher = self._vouchers[fingerprint]
         if (fault := self._enrolled.fault) is not None:

@@ -280,9 +280,13 @@ class AuditWitnesses:
     def __init__(self, audit: AuditLog, witnesses: Collection[str]) -> None:
         """Trust the agents of these names to report what they have seen."""
         self._audit = audit
-        self._witnesses = frozenset(witnesses)
+        self.trust(witnesses)
         self._faults: dict[str, str] = {}
         self._restored: dict[str, str] = {}
+
+    def trust(self, witnesses: Collection[str]) -> None:
+        """Trust the agents of these names from now on."""
+        self._witnesses = frozenset(witnesses)
 
     @property
     def fault(self) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Set
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.trust import TRUST_TOPIC
+from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
@@ -38,8 +39,8 @@ class KeysAndAudit:
             )
             health.warn(lambda: [enrolled.fault] if enrolled.fault else [])
         health.add("audit_log", lambda: self._audit.fault, essential=False)
-        here, agents = settings.agent.host.name, settings.config.agents.values()
-        self.witnesses = AuditWitnesses(self._audit, [agent.name for agent in agents if agent.host.name != here])
+        self._settings = settings
+        self.witnesses = AuditWitnesses(self._audit, self._agents_elsewhere())
         health.add("audit_witness", lambda: self.witnesses.fault, essential=False)
         health.warn(self.witnesses.warnings)
         foundation.handshakes.listen(self._on_handshake)
@@ -60,6 +61,16 @@ class KeysAndAudit:
     def trust_revision(self) -> str | None:
         """Return the revision of the trust document; None on an open link."""
         return self._keys.revision() if self._keys else None
+
+    def _agents_elsewhere(self) -> list[str]:
+        here, agents = self._settings.agent.host.name, self._settings.config.agents.values()
+        return [agent.name for agent in agents if agent.host.name != here]
+
+    def follow(self, config: NetworkConfig) -> None:
+        """Apply a changed configuration; on the thread that owns the database."""
+        self.witnesses.trust(self._agents_elsewhere())
+        if self._keys is not None:
+            self._keys.lifetime_days = config.limits.key_lifetime_days
 
     def on_tick(self) -> None:
         """Record the changes of keys, and write the log; on the thread that owns the database."""

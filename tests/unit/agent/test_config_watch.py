@@ -1,4 +1,4 @@
-"""Changed grants apply at once, and an error in the file changes nothing but the reports."""
+"""A changed file applies at once, an error in it changes nothing but the reports, and what must wait is named."""
 
 import json
 from collections.abc import Iterator, Mapping, Set
@@ -10,7 +10,8 @@ import yaml
 from structlog.testing import capture_logs
 
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.settings import GrantsWatch
+from twinhost.agent.live_config import ConfigWatch, LiveConfig
+from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller, Grants
 
@@ -38,7 +39,13 @@ class Watched:
         self.grants = Grants({"agent": {"ping"}})
         self.reported: list[str | None] = []
         self.reported_changes: list[Mapping[str, Set[str]]] = []
-        self.watch = GrantsWatch(str(self.path), self.grants, self.note)
+        self.watch = self.new_watch()
+
+    def new_watch(self) -> ConfigWatch:
+        """Return a watch of the file, for pc2's agent."""
+        config = load_network_config(self.path, {})
+        live = LiveConfig(config, config.agent("UnifiedMemoryReasoningAgent"), {})
+        return ConfigWatch(live, self.grants, self.note)
 
     def note(self, fault: str | None, by_role: Mapping[str, Set[str]]) -> None:
         """Keep what is reported; on the watch's thread, which is ahead of the test's by then."""
@@ -155,10 +162,92 @@ def test_a_deleted_folder_is_reported_and_awaited(running: Watched, tmp_path: Pa
 def test_what_changed_before_the_watch_began_holds(watched: Watched) -> None:
     """Between the start's reading of the file and the watch: a grant withdrawn then must not live on."""
     watched.write(agent=["reset"])
-    late = GrantsWatch(str(watched.path), watched.grants, watched.note)
+    late = watched.new_watch()
     late.start()
     try:
         wait_until(lambda: watched.allows("reset"), PATIENCE_S, "the change is seen")
         assert not watched.allows("ping")
     finally:
         late.stop()
+
+
+UMRA, SDT = "UnifiedMemoryReasoningAgent", "SystemDigitalTwin"
+
+
+def live_config(path: Path, document: dict[str, Any]) -> LiveConfig:
+    """Return the configuration of pc2's agent, which was started with a file."""
+    path.write_text(json.dumps(document))
+    config = load_network_config(path, {})
+    return LiveConfig(config, config.agent(UMRA), {})
+
+
+def changed(document: dict[str, Any], *path: str, to: Any) -> dict[str, Any]:
+    """Return a copy of a document with another value at a path; None removes the key."""
+    copy: dict[str, Any] = json.loads(json.dumps(document))
+    node = copy
+    for key in path[:-1]:
+        node = node[key]
+    if to is None:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = to
+    return copy
+
+
+GREETER = {"host": "pc2", "key": "greeter", "ports": {"zmq": 7330, "http": 8330}}
+WITH_GREETER = changed(SHIPPED, "agents", "Greeter", to=GREETER)
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "pending"),
+    [
+        (("agents", UMRA, "ports", "zmq"), 7231, f"agents.{UMRA}"),
+        (("agents", UMRA), None, f"agents.{UMRA}"),
+        (("agents", SDT, "ports", "events"), None, f"agents.{SDT}"),
+        (("hosts", "pc2", "address"), "192.0.2.1", "hosts.pc2"),
+        (("limits", "max_payload_bytes"), 1_000, "limits.max_payload_bytes"),
+        (("limits", "metrics_interval_s"), 1, "limits.metrics_interval_s"),
+        (("recall", "recency"), 0.5, "recall.recency"),
+        (("memory", "forgetting"), "passes", "memory.forgetting"),
+    ],
+    ids=str,
+)
+def test_what_waits_for_a_start_keeps_its_value(tmp_path: Path, path: tuple[str, ...], to: Any, pending: str) -> None:
+    """It is named until the file has the old value again."""
+    file = tmp_path / "network_config.yaml"
+    live = live_config(file, SHIPPED)
+    before = live.current
+    file.write_text(json.dumps(changed(SHIPPED, *path, to=to)))
+    live.apply(live.load())
+    assert live.current == before
+    (warning,) = live.warnings()
+    assert f": {pending} changed" in warning
+    file.write_text(json.dumps(SHIPPED))
+    live.apply(live.load())
+    assert live.warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "to"),
+    [
+        (("agents", "Greeter", "ports", "zmq"), 7331),
+        (("agents", "Greeter"), None),
+        (("hosts", "pc9"), {"address": "pc9"}),
+        (("limits", "heartbeat_s"), 1.0),
+        (("limits", "registration_ttl_s"), 3.0),
+        (("limits", "stored_replies_s"), 30.0),
+        (("limits", "stored_replies_per_caller"), 10),
+        (("limits", "key_lifetime_days"), 30),
+        (("limits", "sessions_per_key"), 3),
+    ],
+    ids=str,
+)
+def test_everything_else_applies_as_the_file_has_it(tmp_path: Path, path: tuple[str, ...], to: Any) -> None:
+    file = tmp_path / "network_config.yaml"
+    live = live_config(file, WITH_GREETER)
+    file.write_text(json.dumps(changed(WITH_GREETER, *path, to=to)))
+    wanted = load_network_config(file, {})
+    assert live.current != wanted
+    assert live.apply(live.load())
+    assert (live.current, live.warnings()) == (wanted, [])
+    assert not live.apply(live.load()), "a second look finds nothing new"

@@ -1,0 +1,57 @@
+"""The log of an agent: one event a line on standard error."""
+
+import contextlib
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TextIO, cast
+
+import structlog
+
+
+def configure_logging(agent: str) -> None:
+    """Send log events to standard error: JSON lines in a container, readable text on a terminal; never a key."""
+    finish = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _as_json
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,  # the trace_id of a request
+            structlog.processors.add_log_level,
+            _stamped(agent),
+            finish,
+        ],
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _IgnoringErrors(sys.stderr))),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _IgnoringErrors:
+    """A stream that ignores errors: a full disk under the log must not stop the service."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _stamped(agent: str) -> structlog.typing.Processor:
+    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        event["agent"] = agent
+        return event
+
+    return add
+
+
+_encode = json.JSONEncoder(default=repr).encode  # made once: a peer waits while its handshake is logged
+
+
+def _as_json(logger: object, level: str, event: structlog.typing.EventDict) -> str:
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(logger, level, event)
+    return _encode(event)

@@ -1,0 +1,105 @@
+"""JSON Schemas of an agent's requests and replies, and the action by which every agent returns its own."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypedDict, get_type_hints, is_typeddict
+
+import msgspec
+
+from twinhost.agent.health import Refusal
+from twinhost.secure_zmq.actions import Action, Declaration, Feature, action, alternatives
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.wire import Request
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_DEFINITIONS = "#/$defs/"
+
+
+class GetSchema(Request, tag="get_schema"):
+    """Return the JSON Schemas of this agent's requests and replies."""
+
+
+class Schemas(TypedDict):
+    """What the agent can be asked: `requests` are distinguished by `action`; `replies` has an object by action."""
+
+    status: Literal["ok", "success"]
+    agent: str
+    requests: dict[str, Any]
+    replies: dict[str, Any]
+
+
+class SchemaActions(Feature):
+    """The schemas of an agent, made when they are first asked for."""
+
+    def __init__(
+        self, agent: str, actions: Callable[[], Iterable[Action[Any]]], success: Literal["ok", "success"]
+    ) -> None:
+        """Describe an agent's actions; `success` is the `status` of a successful reply."""
+        self._agent = agent
+        self._actions = actions
+        self._success: Literal["ok", "success"] = success
+        self._schemas: Schemas | None = None
+
+    @action(forwardable=True)
+    def get_schema(self, _: GetSchema, __: Caller) -> Schemas:
+        if self._schemas is None:
+            declared = [Declaration(each.name, each.request, _replies(each), {}) for each in self._actions()]
+            by_name = {each.method: each for each in sorted(declared, key=lambda each: each.method)}
+            self._schemas = {
+                "status": self._success,
+                "agent": self._agent,
+                "requests": requests_schema(self._agent, by_name),
+                "replies": replies_schema(self._agent, by_name),
+            }
+        return self._schemas
+
+
+def _replies(action: Action[Any]) -> tuple[type, ...]:
+    """Return the types of an action's replies, as far as its handler's annotation names them."""
+    try:
+        hint = get_type_hints(action.handle).get("return")
+    except (NameError, TypeError):  # of a type that only a function knows, or of a callable object
+        return ()
+    return tuple(dict.fromkeys(each for each in alternatives(hint) if is_typeddict(each)))
+
+
+def requests_schema(agent: str, declarations: Mapping[str, Declaration]) -> dict[str, Any]:
+    """Return the schema of an agent's requests, which are distinguished by `action`."""
+    types = [each.request for each in declarations.values()]
+    union: Any = types[0]
+    for each in types[1:]:
+        union = union | each
+    schema = msgspec.json.schema(union)
+    for each in types:  # an unknown field is ignored, and named in the reply
+        del schema["$defs"][each.__name__]["additionalProperties"]
+    return {"$schema": DIALECT, "title": f"Requests to {agent}", **schema}
+
+
+def replies_schema(agent: str, declarations: Mapping[str, Declaration]) -> dict[str, Any]:
+    """Return the schema of an object that has, by action, a reply to it: a result, or a refusal."""
+    kinds = {name: (*each.replies, Refusal) for name, each in declarations.items()}
+    schema = by_name(f"Replies of {agent}, by the request's action", kinds)
+    for references in schema["properties"].values():
+        for each in references["anyOf"]:  # the dispatcher adds it
+            definition = schema["$defs"][each["$ref"].removeprefix(_DEFINITIONS)]
+            definition["properties"]["request_id"] = {"type": "string"}
+            for name in ("ignored_fields", "accepts"):
+                definition["properties"][name] = {"type": "array", "items": {"type": "string"}}
+    for name, declaration in declarations.items():
+        if not declaration.replies:
+            schema["properties"][name]["anyOf"].insert(0, {"type": "object"})
+    return schema
+
+
+def by_name(title: str, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    """Return the schema of an object that has one of the types under each name."""
+    types = list(dict.fromkeys(kind for several in kinds.values() for kind in several))
+    references, definitions = msgspec.json.schema_components(types, ref_template=_DEFINITIONS + "{name}")
+    reference_of = dict(zip(types, references, strict=True))
+    return {
+        "$schema": DIALECT,
+        "title": title,
+        "type": "object",
+        "properties": {name: {"anyOf": [reference_of[kind] for kind in kinds[name]]} for name in sorted(kinds)},
+        "additionalProperties": False,
+        "$defs": definitions,
+    }

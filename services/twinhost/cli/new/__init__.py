@@ -1,0 +1,1 @@
+"""`new`: writes the folder of an agent outside this repository, from the files in `template/`."""
