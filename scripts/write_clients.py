@@ -35,7 +35,7 @@ CLASS_PARAGRAPHS = (
     "repeat an earlier call.",
     "Raises UnexpectedReply for a reply that does not fit this version, and what `call` raises.",
 )
-NOT_ARGUMENTS = ("request_id", "on_behalf_of", "accepts", "traceparent")  # of every request; a method has its own `request_id`
+NOT_ARGUMENTS = ("request_id", "on_behalf_of", "accepts", "traceparent")  # of every request
 
 
 @dataclass(frozen=True)
