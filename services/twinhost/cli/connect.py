@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from twinhost.cli.output import read
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
@@ -27,6 +28,9 @@ from twinhost.secure_zmq.errors import (
 )
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, PublicKey, decode_z85_key, load_certificate
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress, is_secure_zmq_enabled
+
+if TYPE_CHECKING:
+    from twinhost.secure_zmq.aio import AsyncClient
 
 REGISTRY_AGENT = "SystemDigitalTwin"  # where the other agents register
 OPEN_LINK = "SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated"
@@ -55,6 +59,14 @@ class Settings:
             TwinhostError: no key of the agent could be found to pin; see `pins`.
         """
         return Client(self._address(agent), max_payload_bytes=self.config.limits.max_payload_bytes)
+
+    def async_client(self, name: str) -> "AsyncClient":
+        """Return an asyncio client of an agent by its name; errors are those of `client`, or it is not configured."""
+        from twinhost.secure_zmq.aio import AsyncClient  # noqa: PLC0415 - few commands use asyncio
+
+        return AsyncClient(
+            self._address(self.config.agent(name)), max_payload_bytes=self.config.limits.max_payload_bytes
+        )
 
     def feed_address(self, agent: Agent) -> ServerAddress:
         """Return the address of an agent's event feed, with this host's own key.

@@ -36,6 +36,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "keys": "twinhost.cli.keys",
     "audit": "twinhost.cli.audit",
     "memory": "twinhost.cli.memory",
+    "mcp": "twinhost.cli.mcp",
 }
 
 
