@@ -15,7 +15,7 @@ key instead. Docs: decision 60.
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -23,6 +23,7 @@ import msgspec
 
 from twinhost.mcp.shapes import Added, Entity, Graph, Observed, Relation, Unobserved
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound
+from twinhost.secure_zmq.framing.forms import MAX_SENT_BYTES, MAX_SENT_PARTS
 from twinhost.secure_zmq.wire import Reply
 
 SOURCE = "mcp-graph"
@@ -30,6 +31,8 @@ WITHDRAWN = "withdrawn"  # a keyword, and the first line of the content
 _PREFIX = "graph"
 _PAGE = 1_000
 _NAMES_AT_ONCE = 64  # keywords of one query
+_FRAME_BYTES = MAX_SENT_BYTES * 3 // 4  # of contents: JSON escapes some characters
+_REQUEST_BYTES = 512  # of a request without its content
 _PARTS = {"entity": 2, "observation": 2, "relation": 3}
 
 Call = Callable[..., Awaitable[Reply]]
@@ -178,26 +181,24 @@ class KnowledgeGraph:
         return _found(await self._read(set(names)), set(names))
 
     async def _read(self, names: Iterable[str] | None) -> dict[str, list[Value]]:
-        """Return all values by key, each key's values in their order: of these entities, or of all."""
-        if names is None:
-            found = await self._pages({})
-        else:
-            words = sorted(f"{_PREFIX}:{_digest(name)}" for name in names)
-            parts = (words[start : start + _NAMES_AT_ONCE] for start in range(0, len(words), _NAMES_AT_ONCE))
-            found = [each for page in await _all(self._pages({"keywords": part}) for part in parts) for each in page]
-        values: dict[str, dict[str, Value]] = defaultdict(dict)
-        for memory in sorted(found, key=lambda memory: str(memory["created"])):
+        """Return the values of each key in their order: at least those of these entities, or of all."""
+        words = None if names is None else sorted(f"{_PREFIX}:{_digest(name)}" for name in names)
+        if words is not None and len(words) > _NAMES_AT_ONCE:
+            words = None
+        found = [] if words == [] else await self._pages(words)
+        values: dict[str, list[Value]] = defaultdict(list)
+        for memory in found:
             if (value := _value(memory)) is not None:
-                values[value.item.key][memory["id"]] = value
-        return {key: sorted(each.values(), key=_starts) for key, each in values.items()}
+                values[value.item.key].append(value)
+        return {key: sorted(each, key=_starts) for key, each in values.items()}
 
-    async def _pages(self, selection: dict[str, Any]) -> list[Mapping[str, Any]]:
-        """Return the memories of the graph that a selection of `query_memory` names, the oldest first."""
+    async def _pages(self, words: list[str] | None) -> list[Mapping[str, Any]]:
+        """Return the memories of the graph with one of these keywords, or all, the oldest first."""
         found: list[Mapping[str, Any]] = []
         before = None
         while True:
             page = await self._call(
-                "query_memory", source=SOURCE, include_forgotten=True, limit=_PAGE, before=before, **selection
+                "query_memory", source=SOURCE, keywords=words, include_forgotten=True, limit=_PAGE, before=before
             )
             found += page["memories"]
             if not page["more"]:
@@ -206,7 +207,8 @@ class KnowledgeGraph:
 
     async def _add(self, values: Mapping[str, list[Value]], items: Iterable[Item]) -> None:
         new = [item.request for item in dict.fromkeys(items) if not _has(values, item)]
-        await _all(self._call("store_memory", **request) for request in new)
+        for together in _frames(new):
+            await _all(self._call("store_memory", **request) for request in together)
 
     async def _delete(self, items: Sequence[Item]) -> None:
         values = await self._read({item.parts[0] for item in items})
@@ -262,6 +264,21 @@ def _starts(value: Value) -> tuple[str, str]:
 
 def _has(values: Mapping[str, list[Value]], item: Item) -> bool:
     return item.key in values and not values[item.key][-1].withdrawn
+
+
+def _frames(requests: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield lists that travel in one frame each: those of several frames may be executed in another order."""
+    frame: list[dict[str, Any]] = []
+    room = _FRAME_BYTES
+    for request in requests:
+        size = len(request["content"].encode()) + _REQUEST_BYTES
+        if frame and (size > room or len(frame) == MAX_SENT_PARTS):
+            yield frame
+            frame, room = [], _FRAME_BYTES
+        frame.append(request)
+        room -= size
+    if frame:
+        yield frame
 
 
 def _present(values: Mapping[str, list[Value]]) -> list[Value]:
