@@ -4,11 +4,13 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 
 import httpx2
 import pytest
@@ -21,6 +23,7 @@ from tests.ports import free_ports
 from tests.waiting import PATIENCE_S
 from twinhost.cli.program import run
 from twinhost.mcp.http import token
+from twinhost.secure_zmq.client import Client as DirectClient
 from twinhost.secure_zmq.errors import ConfigurationError
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -266,3 +269,40 @@ def test_with_secure_zmq_0_it_says_so_once(tmp_path: Path) -> None:
             asyncio.run(scene())
             errors.seek(0)
             assert errors.read() == "warning SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated\n"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("transport", ["stdio", "HTTP"])
+def test_a_search_takes_at_most_3_direct_calls(hosts: Hosts, served: Served, transport: str) -> None:
+    """The medians of searches by turns, among 1,000 memories; up to three rounds, as other tests run."""
+    texts = (f"The pump number {number} costs {number} euros and is in room {number % 13}" for number in range(1_000))
+
+    def timed(started: float) -> float:
+        return time.perf_counter() - started
+
+    async def ratio(client: Client, direct: DirectClient) -> float:
+        by_mcp, directly = [], []
+        for room in range(40):
+            query = f"pump room {room % 13}"
+            started = time.perf_counter()
+            direct.call("search_memory", query=query)
+            directly.append(timed(started))
+            started = time.perf_counter()
+            await call(client, "search_memory", query=query)
+            by_mcp.append(timed(started))
+        print(f"{transport}: {median(directly) * 1e3:.2f} ms directly, {median(by_mcp) * 1e3:.2f} ms by MCP")
+        return median(by_mcp) / median(directly)
+
+    async def scene() -> None:
+        with hosts.client(UMRA) as direct:
+            ids = [f"speed {number}" for number in range(1_000)]
+            stored = (("store_memory", {"id": name, "content": text}) for name, text in zip(ids, texts, strict=True))
+            assert len(list(direct.map(stored))) == 1_000
+            async with served.client() if transport == "HTTP" else Client(stdio(hosts)) as client:
+                for _ in range(3):
+                    if (found := await ratio(client, direct)) <= 3:
+                        break
+            assert len(list(direct.map(("delete_memory", {"memory_id": name}) for name in ids))) == 1_000
+        assert found <= 3
+
+    asyncio.run(scene())

@@ -47,12 +47,16 @@ def listener(address: str) -> socket.socket:
             f"{found} can be reached from other machines, and MCP over HTTP is not encrypted; "
             "write --http 127.0.0.1:8765"
         )
+    family = socket.AF_INET6 if found.version == 6 else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY by the protocol
     try:
-        return socket.create_server(
-            (str(found), number), family=socket.AF_INET6 if found.version == 6 else socket.AF_INET
-        )
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((str(found), number))
+        bound.listen()
     except (OSError, OverflowError) as error:
+        bound.close()
         raise ConfigurationError(f"{address} can't be listened on ({error}); choose another port") from None
+    return bound
 
 
 def token(file: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, str]:

@@ -195,16 +195,12 @@ class Deleted(msgspec.Struct):
     message: str
 
 
-class Hit(msgspec.Struct):
-    """A result whose content is in the text."""
+class Hit(msgspec.Struct, omit_defaults=True):
+    """A result, whose content, writer and day are in the text; few fields, since clients check each."""
 
     id: str
-    kind: str
-    session_id: str | None
-    written_by: str
-    timestamp: str
-    score: float
     similarity: float
+    session_id: str = ""  # of an interaction
 
 
 class Hits(msgspec.Struct):

@@ -103,7 +103,7 @@ async def open_nodes(agents: Agents, request: OpenNodes) -> Answer:
 async def search_memory(agents: Agents, request: SearchMemory) -> Answer:
     found = await agents.memory("search_memory", **_given(request))
     text = fenced(found["results"])
-    hits = [msgspec.convert({**each, "id": str(each["id"])}, Hit) for each in found["results"]]
+    hits = [Hit(str(each["id"]), each["similarity"], each["session_id"] or "") for each in found["results"]]
     return Answer(Hits(text, hits, found["more"]), [text or NOTHING])
 
 
