@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from statistics import median
 
 import httpx2
 import pytest
-from mcp import Client, stdio_client
+from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
@@ -306,3 +307,54 @@ def test_a_search_takes_at_most_3_direct_calls(hosts: Hosts, served: Served, tra
         assert found <= 3
 
     asyncio.run(scene())
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "use-from-an-mcp-client.md"
+BLOCKS = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", PAGE.read_text(), re.M | re.S)]
+SERVERS = [block.get("mcpServers", block.get("servers"))["twinhost"] for block in BLOCKS]
+
+
+def test_the_pages_blocks_start_a_server(hosts: Hosts) -> None:
+    """Each that a client starts, with the command of this checkout; VS Code's names the type of every server."""
+    commands = [each for each in SERVERS if "command" in each]
+    assert {json.dumps(each["args"]) for each in commands} == {'["mcp"]'}
+    assert {each["command"] for each in commands} == {"/home/ana/venv/bin/twinhost"}
+    assert all("type" in each for block in BLOCKS for each in block.get("servers", {}).values())
+    (variables,) = (each["env"] for each in commands if "env" in each)
+    environment = hosts.environment("operator")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TWINHOST_CERTIFICATES", "NETWORK_CONFIG_PATH"):
+            assert name in variables
+            patch.setitem(variables, name, environment[name])
+        started = StdioServerParameters(
+            command=sys.executable,
+            args=["-m", "twinhost.cli", *commands[-1]["args"]],
+            env={"PYTHONPATH": environment["PYTHONPATH"], **variables},
+        )
+
+        async def scene() -> None:
+            async with Client(started) as client:
+                assert "agents" in await call(client, "where_is")
+
+        asyncio.run(scene())
+
+
+def test_the_pages_other_command_tests_the_key(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`twinhost mcp --http` is the one that the next test runs."""
+    commands = re.findall(r"^\$ twinhost (.*)$", PAGE.read_text(), re.M)
+    assert [each.split()[0] for each in commands] == ["ping", "mcp"]
+    for name, value in hosts.environment("operator").items():
+        monkeypatch.setenv(name, value)
+    assert run(commands[0].split()) == 0
+
+
+def test_the_pages_blocks_reach_a_server_over_http(served: Served) -> None:
+    """With the token in place of its variable, and the port of this test."""
+    blocks = [each for each in SERVERS if "url" in each]
+    assert len(blocks) == 3
+    (address,) = re.findall(r"^\$ twinhost mcp --http (.*)$", PAGE.read_text(), re.M)
+    for each in blocks:
+        assert each["url"] == f"http://{address}/mcp"
+        scheme, token = each["headers"]["Authorization"].split()
+        assert re.fullmatch(r"\$\{(env:)?TWINHOST_MCP_TOKEN\}|\$\{input:twinhost-token\}", token)
+        assert served.status(Authorization=f"{scheme} {TOKEN}")[0] == 200
