@@ -240,7 +240,7 @@ def test_what_another_wrote_is_withdrawn_and_can_return(hosts: Hosts) -> None:
 
 
 def test_a_hidden_writers_parts_are_not_shown(hosts: Hosts) -> None:
-    """Nor what it withdrew; and a memory whose key is not that of its content is no part of the graph."""
+    """Nor does what it withdrew stay withdrawn."""
 
     async def scene() -> None:
         async with in_process(hosts, SDT) as one, in_process(hosts, UMRA) as other:
@@ -248,13 +248,33 @@ def test_a_hidden_writers_parts_are_not_shown(hosts: Hosts) -> None:
             await call(other, "delete_entities", entityNames=["Ana", "Shop"])
             await call(other, "create_entities", entities=[entity("Cy")])
             with hosts.client(UMRA) as client:
-                key = client.call("query_memory", source=SOURCE, limit=1)["memories"][0]["key"]
-                client.call("store_memory", content="Eve\nperson", key=key.replace(":", ": ", 1), source=SOURCE)
                 client.call("quarantine_memory", name=UMRA)
                 try:
                     assert await call(one, "read_graph") == graph(ANA, BEN, SHOP, relations=(OWNS, VISITS))
                 finally:
                     client.call("release_memory", name=UMRA)
+            assert await call(one, "read_graph") == graph(BEN, entity("Cy"))
+
+    asyncio.run(scene())
+
+
+def test_a_memory_with_a_key_of_another_item_is_ignored(hosts: Hosts) -> None:
+    """And so is one whose key or content has another form; anybody may store values of a key."""
+
+    async def scene() -> None:
+        async with in_process(hosts) as client:
+            await call(client, "create_entities", entities=[entity("Cy")])
+            with hosts.client(UMRA) as direct:
+                (stored,) = direct.call("query_memory", source=SOURCE)["memories"]
+                forged = {"source": SOURCE, "keywords": stored["keywords"]}
+                for content, key in (
+                    ("Eve\nperson", stored["key"]),
+                    ("Cy", stored["key"]),
+                    ("Cy\nperson", "graph:x:1"),
+                ):
+                    direct.call("store_memory", content=content, key=key, **forged)
+            assert await call(client, "read_graph") == graph(entity("Cy"))
+            assert await call(client, "open_nodes", names=["Cy", "Eve"]) == graph(entity("Cy"))
 
     asyncio.run(scene())
 
