@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from twinhost.secure_zmq.aio import AsyncClient
-from twinhost.secure_zmq.errors import NotAuthorized, WrongServerKey
+from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, WrongServerKey
+from twinhost.secure_zmq.framing.exchange import new_request_id
 from twinhost.secure_zmq.wire import Reply
 
 MEMORY, SYSTEM = "UnifiedMemoryReasoningAgent", "SystemDigitalTwin"
@@ -28,28 +29,26 @@ class Agents:
 
     async def memory(self, action: str, **fields: Any) -> Reply:
         """Call UnifiedMemoryReasoningAgent; arguments and errors are those of `AsyncClient.call`."""
-        return await self._call(MEMORY, action, fields)
+        return await self._call(MEMORY, action, {**fields, "deadline_s": DEADLINE_S})
 
     async def system(self, action: str, *, wait_s: float = 0.0, **fields: Any) -> Reply:
-        """Call SystemDigitalTwin, with `wait_s` more seconds for the reply."""
-        return await self._call(SYSTEM, action, fields, wait_s)
+        """Call SystemDigitalTwin, which waits for up to `wait_s` seconds itself."""
+        waits = {"wait_s": wait_s} if wait_s else {}
+        return await self._call(SYSTEM, action, {**fields, **waits, "deadline_s": DEADLINE_S + wait_s})
 
     def close(self) -> None:
         """Close the connections."""
         while self._clients:
             self._clients.popitem()[1].close()
 
-    async def _call(self, agent: str, action: str, fields: dict[str, Any], wait_s: float = 0.0) -> Reply:
-        client = self._clients.get(agent)
-        known = client is not None
-        if client is None:
-            client = self._clients[agent] = self._connect(agent)
-        try:
-            return await client.call(action, deadline_s=DEADLINE_S + wait_s, **fields)
-        except (NotAuthorized, WrongServerKey):  # no session was made: nothing was executed on this connection
-            if self._clients.get(agent) is client:
-                del self._clients[agent]
-                client.close()
-            if not known:
-                raise
-        return await self._call(agent, action, fields, wait_s)  # with the keys that are on disk now
+    async def _call(self, agent: str, action: str, call: dict[str, Any]) -> Reply:
+        call["request_id"] = new_request_id()  # of both attempts, so that it is executed once
+        if (client := self._clients.get(agent)) is not None:
+            try:
+                return await client.call(action, **call)
+            except (NotAuthorized, PeerNotLive, WrongServerKey):  # a key was replaced
+                if self._clients.get(agent) is client:
+                    del self._clients[agent]
+                    client.close()
+        client = self._clients.get(agent) or self._clients.setdefault(agent, self._connect(agent))
+        return await client.call(action, **call)
