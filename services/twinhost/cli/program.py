@@ -37,6 +37,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "audit": "twinhost.cli.audit",
     "memory": "twinhost.cli.memory",
     "mcp": "twinhost.cli.mcp",
+    "inspect": "twinhost.cli.inspect.command",
 }
 
 
