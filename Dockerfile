@@ -21,11 +21,12 @@ RUN --mount=type=secret,id=host_ca \
         --no-cache-dir --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
         --requirement /tmp/requirements.lock
 
-# Here, and not in the last stage, because the modes of a checkout depend on its owner's umask. Compiled now, since the
-# root file system is read-only later; by hash, so that no copy's time stamp can make a stale file current.
+# The wheel of `make wheel`. Compiled now, since the root file system is read-only later; by hash, so that no copy's time
+# stamp can make a stale file current.
 COPY pyproject.toml README.md /src/
+COPY scripts/setup/wheel.sh /src/scripts/setup/
 COPY services /src/services
-RUN /opt/pip/bin/pip wheel --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir /wheel /src \
+RUN sh /src/scripts/setup/wheel.sh /wheel /opt/pip/bin/python \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install \
         --no-cache-dir --disable-pip-version-check --no-deps --no-index --no-compile /wheel/*.whl \
     && chmod -R u=rwX,go=rX /opt/venv/lib/python3*/site-packages/twinhost* /opt/venv/lib/python3*/site-packages/main_pc_code \

@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall workers test-ready lint image engine venv setup lock clean
+.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall workers test-ready lint wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -94,6 +94,9 @@ test-ready: image venv
 
 lint: venv ## formatting, types, import rules, Dockerfile and Compose file
 	@scripts/setup/lint.sh
+
+wheel: venv ## build the package's wheel, which the image installs too, into dist/: the same files give the same bytes
+	@scripts/setup/wheel.sh dist && ls dist/*.whl
 
 image: engine ## build the image
 	@scripts/setup/image.sh

@@ -2,18 +2,25 @@
 
     from twinhost import connect
 
-    with connect("SystemDigitalTwin") as twin:
-        print(twin.call("get_ok_agents")["agents"])
+    with connect() as deployment:
+        print(deployment.system.call("get_ok_agents")["agents"])
 
 The names below are all that a program needs to call agents. They are imported on first use.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import twinhost.secure_zmq  # noqa: F401 - randomises routing-ids before the process makes its first socket
 
 if TYPE_CHECKING:
+    from twinhost.clients import (
+        AsyncSystemDigitalTwin,
+        AsyncUnifiedMemoryReasoningAgent,
+        SystemDigitalTwin,
+        UnifiedMemoryReasoningAgent,
+    )
+    from twinhost.deployment import AsyncDeployment, Deployment
     from twinhost.network_config import load_network_config
     from twinhost.secure_zmq.aio import AsyncClient
     from twinhost.secure_zmq.certificates import load_certificates
@@ -50,10 +57,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentUnreachable",
     "AsyncClient",
+    "AsyncDeployment",
     "Client",
     "ConfigurationError",
     "Conflict",
     "ConnectionRefused",
+    "Deployment",
     "InternalError",
     "KeyFileExposed",
     "KeyFileMalformed",
@@ -78,13 +87,16 @@ __all__ = [
     "UnknownAction",
     "WrongServerKey",
     "connect",
+    "connect_async",
     "load_certificates",
     "load_network_config",
 ]
 
 _MODULES = {
     "AsyncClient": "secure_zmq.aio",
+    "AsyncDeployment": "deployment",
     "Client": "secure_zmq.client",
+    "Deployment": "deployment",
     "SecuredAddress": "secure_zmq.server_address",
     "UnencryptedAddress": "secure_zmq.server_address",
     "load_certificates": "secure_zmq.certificates",
@@ -92,38 +104,84 @@ _MODULES = {
 }
 
 
-def connect(agent: str, *, name: str | None = None) -> "Client":
-    """Return a client of one agent; it connects with the first call, and is closed by `close()` or a `with` block.
+@overload
+def connect(agent: None = None, *, profile: str | None = None, name: str | None = None) -> "Deployment": ...
+
+
+@overload
+def connect(
+    agent: Literal["SystemDigitalTwin"], *, profile: str | None = None, name: str | None = None
+) -> "SystemDigitalTwin": ...
+
+
+@overload
+def connect(
+    agent: Literal["UnifiedMemoryReasoningAgent"], *, profile: str | None = None, name: str | None = None
+) -> "UnifiedMemoryReasoningAgent": ...
+
+
+@overload
+def connect(agent: str, *, profile: str | None = None, name: str | None = None) -> "Client": ...
+
+
+def connect(agent: str | None = None, *, profile: str | None = None, name: str | None = None) -> Any:
+    """Return a client of one agent, or the deployment with a client of each; to be closed, or used in a `with` block.
+
+    A client connects with its first call. It uses the keys that are in the profile's folder then, and follows them: it
+    survives a rotation of its own key, or of the agent's.
 
     Args:
-        agent: its name in the network configuration, for example `SystemDigitalTwin`.
+        agent: its name in the network configuration, for example `SystemDigitalTwin`; None for the deployment.
+        profile: the profile that `twinhost join --profile` made; the default is TWINHOST_PROFILE, else the default
+            profile. TWINHOST_CERTIFICATES and NETWORK_CONFIG_PATH replace its folder and its configuration.
         name: the name in this program's own key, which is checked; the default is to use the key without that check.
 
     Raises:
-        ConfigurationError: the network configuration, the agent's name in it, this program's keys or SECURE_ZMQ are
-            wrong. With SECURE_ZMQ=0 no key is read, and the connection is neither encrypted nor authenticated.
+        ConfigurationError: the profile, the network configuration, the agent's name in it, this program's keys or
+            SECURE_ZMQ are wrong. With SECURE_ZMQ=0 no key is read, and the connection is neither encrypted nor
+            authenticated.
     """
-    from twinhost.network_config import load_network_config  # noqa: PLC0415 - importing twinhost alone stays cheap
-    from twinhost.secure_zmq.certificates import load_certificates  # noqa: PLC0415
-    from twinhost.secure_zmq.client import Client  # noqa: PLC0415
-    from twinhost.secure_zmq.errors import ConfigurationError  # noqa: PLC0415
-    from twinhost.secure_zmq.server_address import (  # noqa: PLC0415
-        SecuredAddress,
-        UnencryptedAddress,
-        is_secure_zmq_enabled,
-    )
+    from twinhost.deployment import Deployment, load_settings  # noqa: PLC0415 - importing twinhost alone stays cheap
 
-    server = load_network_config().agent(agent)
-    if not is_secure_zmq_enabled():
-        return Client(UnencryptedAddress(server.endpoint))
-    keys = load_certificates()
-    found = keys.own_keys.certificate.owner.name
-    if name not in (None, found):
-        raise ConfigurationError(
-            f"{keys.folder} has the key of {found}, not of {name}; set TWINHOST_CERTIFICATES to the folder with that "
-            f"key, or make one: .venv/bin/python scripts/enrol_program.py {name} --folder FOLDER"
-        )
-    return Client(SecuredAddress(server.endpoint, keys.own_keys, keys.public_key(server.key)))
+    settings = load_settings(profile=profile, name=name)
+    return Deployment(settings) if agent is None else settings.typed_client(agent, asynchronous=False)
+
+
+@overload
+def connect_async(agent: None = None, *, profile: str | None = None, name: str | None = None) -> "AsyncDeployment": ...
+
+
+@overload
+def connect_async(
+    agent: Literal["SystemDigitalTwin"], *, profile: str | None = None, name: str | None = None
+) -> "AsyncSystemDigitalTwin": ...
+
+
+@overload
+def connect_async(
+    agent: Literal["UnifiedMemoryReasoningAgent"], *, profile: str | None = None, name: str | None = None
+) -> "AsyncUnifiedMemoryReasoningAgent": ...
+
+
+@overload
+def connect_async(agent: str, *, profile: str | None = None, name: str | None = None) -> "AsyncClient": ...
+
+
+def connect_async(agent: str | None = None, *, profile: str | None = None, name: str | None = None) -> Any:
+    """Return what `connect` returns, for asyncio: `async with connect_async() as deployment: ...`.
+
+    Args:
+        agent: as of `connect`.
+        profile: as of `connect`.
+        name: as of `connect`.
+
+    Raises:
+        ConfigurationError: as of `connect`.
+    """
+    from twinhost.deployment import AsyncDeployment, load_settings  # noqa: PLC0415
+
+    settings = load_settings(profile=profile, name=name)
+    return AsyncDeployment(settings) if agent is None else settings.typed_client(agent, asynchronous=True)
 
 
 def __getattr__(name: str) -> Any:

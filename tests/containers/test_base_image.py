@@ -1,4 +1,4 @@
-"""The base image is built on by its digest: as the Dockerfile pins it, or as the registry gave it."""
+"""The base image is built on by its digest, as the Dockerfile pins it or the registry gave it; on it is the wheel."""
 
 import gzip
 import hashlib
@@ -6,8 +6,10 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.containers.stack import REPOSITORY
+from tests.containers.stack import IMAGE, REPOSITORY
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
@@ -131,3 +133,20 @@ def test_the_dockerfile_alone_names_the_base_image() -> None:
     service = json.loads(subprocess.check_output(command, cwd=REPOSITORY))["services"]["certs-init"]
     assert not (service["build"].get("args") or {}).get("BASE_IMAGE")
     assert "python:3.13" not in (REPOSITORY / "scripts/setup/base_image.sh").read_text()
+
+
+def test_the_image_has_the_files_of_the_wheel(engine: docker.DockerClient, tmp_path: Path) -> None:
+    """The RECORD in the image has the hashes of what `make wheel` builds, and of what pip adds."""
+    subprocess.run([REPOSITORY / "scripts/setup/wheel.sh", tmp_path, sys.executable], check=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [each for each in archive.namelist() if each.endswith("/RECORD")]
+        built = set(archive.read(name).decode().splitlines())
+    find = f"cat /opt/venv/lib/python3*/site-packages/{name}"
+    shown = engine.containers.run(IMAGE, ["-c", find], entrypoint="sh", remove=True, network_mode="none")
+    installed = set(shown.decode().splitlines())
+    assert sorted(built - installed) == []
+    added = {line.partition(",")[0] for line in installed - built}
+    assert {
+        each for each in added if each.startswith(("twinhost/", "main_pc_code/")) and "__pycache__" not in each
+    } == set()

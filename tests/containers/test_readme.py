@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.containers.kept import Finished
-from tests.containers.stack import REPOSITORY, Stack, free_ports, project_name
+from tests.containers.stack import AGENTS, REPOSITORY, Stack, free_ports, project_name
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.certificates import load_certificates
 
@@ -110,7 +110,7 @@ class Checkout:
         return Finished(done.returncode, done.stdout, done.stderr)
 
 
-ENROL = next(command for command in commands("$ ") if "enrol_program.py" in command)
+ENROL = next(each for each in commands("$ ") if "enrol_program.py" in each or "join --local" in each)
 NAME = ENROL.split()[-1]
 
 
@@ -179,6 +179,18 @@ def test_enrolling_a_program_again_does_no_harm(stack: Stack, checkout: Checkout
     assert checkout.run(".venv/bin/python scripts/secure_sdt_client.py --secure").status == 0
     another = checkout.run(ENROL.replace(NAME, "another"))
     assert (another.status, "--folder" in another.err) == (1, True), another.err
+
+
+def test_join_local_puts_a_key_into_a_profile(checkout: Checkout) -> None:
+    """By the command's own name; repeated, it keeps the key that is there, and needs no name."""
+    twinhost = "PYTHONPATH=services .venv/bin/python -m twinhost.cli --profile second"
+    named = checkout.run(f"{twinhost} join --local {NAME}")
+    assert (named.status, named.err) == (0, "")
+    assert all(f"{agent} answered at tcp://127.0.0.1:" in named.out for agent in AGENTS.values())
+    again = checkout.run(f"{twinhost} join --local")
+    assert (again.status, again.out) == (0, named.out)
+    assert f"asked as {NAME}" in checkout.run(f"{twinhost} status").out
+    assert [path.name for path in (checkout.config / "twinhost").iterdir()] == ["profiles"]
 
 
 @pytest.fixture

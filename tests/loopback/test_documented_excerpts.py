@@ -141,8 +141,8 @@ def test_a_documented_server_without_keys_does_not_start(tmp_path: Path) -> None
         finally:
             process.kill()
     assert out == ""
+    assert "holds no secret key; run: twinhost join --local" in err
     assert err.splitlines()[-1].endswith(
-        "holds no secret key; run: .venv/bin/python scripts/enrol_program.py NAME "
-        "(for an agent: docker compose run --rm certs-init)"
+        "invite NAME --host HOST --role agent (for an agent: docker compose run --rm certs-init)"
     )
     assert process.returncode != 0

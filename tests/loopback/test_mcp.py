@@ -18,20 +18,14 @@ import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.identities import authorize, new_pair
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.mcp_clients import ARGUMENTS, call, in_process, refusal, stdio, texts
 from tests.ports import free_ports
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S
 from twinhost.cli.program import run
-from twinhost.mcp.agents import Agents
 from twinhost.mcp.http import token
-from twinhost.secure_zmq.aio import AsyncClient
-from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client as DirectClient
-from twinhost.secure_zmq.errors import ConfigurationError, NotAuthorized, PeerNotLive
-from twinhost.secure_zmq.key_writer import write_revocation
-from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.errors import ConfigurationError
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 REFERENCE_TOOLS = {
@@ -238,40 +232,6 @@ def test_an_action_that_is_not_granted_is_a_tool_error(hosts: Hosts) -> None:
         asyncio.run(scene())
     finally:
         config.write_text(before)
-
-
-def test_a_replaced_key_is_read_from_disk(hosts: Hosts) -> None:
-    """The revoked one ends the connection; the next call is made with the one that is there now."""
-    pc2, pairs = hosts.keys / "pc2", [new_pair(f"program-{number}", "laptop") for number in range(2)]
-    pin = load_certificates(pc2).public_key("client")
-
-    def address() -> SecuredAddress:
-        return SecuredAddress(hosts.config.agent(UMRA).endpoint, pairs[0], pin)
-
-    def accepted() -> bool:
-        with DirectClient(address()) as client:
-            try:
-                client.call("ping")
-            except (NotAuthorized, PeerNotLive):
-                return False
-        return True
-
-    for pair in reversed(pairs):
-        authorize(pc2, pair)
-    wait_until(accepted, PATIENCE_S, "the key is authorised")
-
-    async def scene() -> None:
-        agents = Agents(lambda _: AsyncClient(address()))
-        try:
-            await agents.memory("ping")
-            write_revocation(pairs[0].certificate, pc2 / "revoked")
-            wait_until(lambda: not accepted(), PATIENCE_S, "the key is revoked")
-            pairs.pop(0)
-            await agents.memory("ping")
-        finally:
-            agents.close()
-
-    asyncio.run(scene())
 
 
 def test_recalled_text_cannot_leave_its_fence(hosts: Hosts) -> None:

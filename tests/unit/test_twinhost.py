@@ -14,10 +14,13 @@ from twinhost.secure_zmq import errors
 SDT = "SystemDigitalTwin"
 OTHERS = [
     "AsyncClient",
+    "AsyncDeployment",
     "Client",
+    "Deployment",
     "SecuredAddress",
     "UnencryptedAddress",
     "connect",
+    "connect_async",
     "load_certificates",
     "load_network_config",
 ]
@@ -74,14 +77,14 @@ def test_importing_twinhost_makes_routing_ids_random() -> None:
 def test_connect_makes_a_client_of_the_agents_address_and_key(keys: Path) -> None:
     """Nothing is sent before the first call."""
     with twinhost.connect(SDT) as client:
-        server = client._link._server
+        targets = client._link._server.targets()
     own = twinhost.load_certificates()
-    assert server == twinhost.SecuredAddress("tcp://mainpc:7120", own.own_keys, own.public_key("server"))
+    assert targets == [twinhost.SecuredAddress("tcp://mainpc:7120", own.own_keys, own.public_key("server"))]
 
 
 def test_connect_checks_the_name_in_the_key(keys: Path) -> None:
     twinhost.connect(SDT, name="program").close()
-    sentence = rf"{keys} has the key of program, not of other; .* scripts/enrol_program\.py other --folder FOLDER$"
+    sentence = rf"{keys} has the key of program, not of other; .* twinhost join --profile NAME LINE$"
     with pytest.raises(twinhost.ConfigurationError, match=sentence):
         twinhost.connect(SDT, name="other")
 

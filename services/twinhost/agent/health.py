@@ -20,10 +20,10 @@ from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.handshakes import MAX_ATTEMPTS, WINDOW_S, Handshakes
 from twinhost.secure_zmq.keys import format_moment
 from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
 from twinhost.secure_zmq.wire import Request
 from twinhost.version import versions
 
-OPEN_LINK = "SECURE_ZMQ=0: the link is open, nobody is authenticated and nothing is encrypted"
 Probe = Callable[[], str | None]  # what is wrong, or None
 
 
@@ -129,8 +129,8 @@ class Health:
             "warnings": [sentence for probe in self._warnings for sentence in probe()],
         }
         if not self._secure:
-            document["warning"] = OPEN_LINK
-            document["warnings"].insert(0, OPEN_LINK)
+            document["warning"] = OPEN_LINK_WARNING
+            document["warnings"].insert(0, OPEN_LINK_WARNING)
         return document
 
 

@@ -36,6 +36,7 @@ class Layout:
     remote: Sequence[Identity]  # only their public keys do
     server_host: str  # SystemDigitalTwin's
     lifetime_days: int  # of a new key
+    newcomers: str | None = None  # the folder of all enrolled owners; None: each has one of its own name
 
     @property
     def everybody(self) -> list[Identity]:
@@ -52,8 +53,8 @@ class Layout:
         return next((identity for identity in self.everybody if identity.owner.name == name), None)
 
     def place_of(self, owner: KeyOwner) -> Identity:
-        """Return where an owner's pair belongs: as the configuration says, or in a folder of its own name."""
-        return self.identity_of(owner.name) or Identity(owner, owner.name, owner.name)
+        """Return where an owner's pair belongs: as the configuration says, or in the folder for newcomers."""
+        return self.identity_of(owner.name) or Identity(owner, owner.name, self.newcomers or owner.name)
 
     def new_validity(self) -> Validity:
         """Return the validity of a key that is made now."""

@@ -114,6 +114,7 @@ def run_invite(
     say(invitation.render())
     note(f"It enrols one machine as {described(owner)}, until {format_moment(invitation.not_after)}; it is shown once.")
     note(f"On that machine, to read it: {CERTS_INIT_PIPED} join -   To withdraw it: {CERTS_INIT} reject {name}")
+    note("For a program, outside the containers: twinhost join -")
     note(f"To see open invitations: {CERTS_INIT} pending   To print a new line in its place: the same with --again")
     if again:
         note("The previous line is withdrawn.")

@@ -58,7 +58,7 @@ def lease(
     """Run a program with leased memory: twinhost lease --vram 8000 -- python train.py
 
     The program gets CUDA_VISIBLE_DEVICES and TWINHOST_LEASE_ID, and all signals. The exit status is the program's,
-    128 + N after signal N. Install this command where the program runs (pip install '.[cli]'): in the container of
+    128 + N after signal N. Install twinhost where the program runs: in the container of
     `./twinhost` or `docker compose run cli` there is no such program, and no GPU.
     """
     amounts = {"vram": vram, "ram": ram}

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from twinhost import connect_async
 from twinhost.cli import output
 from twinhost.cli.connect import OPEN_LINK, load_settings
-from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.errors import ConfigurationError
 
 
@@ -44,10 +44,7 @@ def mcp(
         known = settings.certificates.own_keys.certificate.owner
         owner = None if "operator" in known.roles else known.name
 
-    def connect(agent: str) -> AsyncClient:
-        return load_settings().async_client(agent)
-
-    agents = Agents(connect, owner)
+    agents = Agents(connect_async, owner)
     if http is None:
         if sys.stdin.isatty():
             output.say(

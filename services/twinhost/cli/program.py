@@ -17,13 +17,16 @@ from twinhost.cli import output
 from twinhost.cli.arguments import JSON_FLAG
 from twinhost.cli.connect import certs_init_failure
 from twinhost.cli.output import Failure
+from twinhost.secure_zmq.certificates import PROFILE_VARIABLE
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.version import version_line
 
 # The installed script, or the one beside docker-compose.yml that starts a container.
 PROGRAM = "twinhost" if Path(sys.argv[0]).name == "twinhost" else "./twinhost"
 USAGE = 2
+PROFILE_OPTION = "--profile"
 COMMANDS = {  # in the order of --help; each is imported when it runs, since all of them take longer than most answers
+    "join": "twinhost.cli.join",
     "status": "twinhost.cli.status",
     "agents": "twinhost.cli.status",
     "call": "twinhost.cli.call",
@@ -59,6 +62,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     as_json = JSON_FLAG in arguments  # known even if the arguments can't be parsed
+    arguments = _take_profile(arguments)
     first_word = arguments[0] if arguments else ""
     try:
         if not arguments or (len(arguments) == 1 and isinstance(_command(first_word), typer.Typer)):
@@ -74,6 +78,17 @@ def _run(arguments: list[str]) -> int:
     except TwinhostError as error:
         output.show_failure(Failure.of(error), as_json=as_json)
         return 1
+
+
+def _take_profile(arguments: list[str]) -> list[str]:
+    """Take `--profile NAME`, which may come before or after the command, into the environment."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for place, word in enumerate(arguments[:end]):
+        option, equals, name = word.partition("=")
+        if option == PROFILE_OPTION and (equals or place + 1 < end):
+            os.environ[PROFILE_VARIABLE] = name if equals else arguments[place + 1]
+            return arguments[:place] + arguments[place + (1 if equals else 2) :]
+    return arguments
 
 
 def _application(first_word: str) -> typer.Typer:
@@ -110,5 +125,8 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Show the versions.", is_eager=True, callback=_show_version)
     ] = False,
+    profile: Annotated[
+        str | None, typer.Option(PROFILE_OPTION, metavar="NAME", help="The profile to use [TWINHOST_PROFILE].")
+    ] = None,
 ) -> None:
-    pass
+    """Take the options of the program; `_take_profile` has taken the profile."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from twinhost.agent.health import OPEN_LINK as OPEN_LINK_WARNING
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, Wait
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
@@ -18,7 +17,8 @@ from twinhost.cli.machines import Figures, ask_hosts, machines_table
 from twinhost.cli.output import Failure, Health, Peers, Registration, Registrations, age, duration, read
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import NotGranted, TwinhostError
+from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
 from twinhost.secure_zmq.wire import Reply
 
 QUESTION_DEADLINE_S = 3.0  # for each question; a healthy agent takes milliseconds
@@ -152,7 +152,8 @@ def _ask(settings: Settings, agent: Agent, client_of: Callable[[Agent], Client],
             registered = read(client.call("get_registered_agents", deadline_s=deadline_s), Registrations).agents
             hosts = ask_hosts(client, deadline_s)
         if settings.secure:  # on an open link nobody is authenticated, and the question is refused
-            peers = read(client.call("get_peers", deadline_s=deadline_s), Peers)
+            with suppress(NotGranted):  # to a program, which sees who is registered
+                peers = read(client.call("get_peers", deadline_s=deadline_s), Peers)
     except TwinhostError as error:
         failure = Failure.of(error)
     return AgentReport(agent, health, document, peers, registered, hosts, failure)

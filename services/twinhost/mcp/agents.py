@@ -4,8 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from twinhost.secure_zmq.aio import AsyncClient
-from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, WrongServerKey
-from twinhost.secure_zmq.framing.exchange import new_request_id
 from twinhost.secure_zmq.wire import Reply
 
 MEMORY, SYSTEM = "UnifiedMemoryReasoningAgent", "SystemDigitalTwin"
@@ -19,7 +17,7 @@ class Agents:
         """Connect with one key.
 
         Args:
-            connect: makes a client of an agent by its name, with the keys that are on disk then.
+            connect: makes a client of an agent by its name, which follows changed keys.
             owner: whose key it is; None if it may delete what others wrote: an operator's, or anybody's with
                 SECURE_ZMQ=0.
         """
@@ -42,13 +40,6 @@ class Agents:
             self._clients.popitem()[1].close()
 
     async def _call(self, agent: str, action: str, call: dict[str, Any]) -> Reply:
-        call["request_id"] = new_request_id()  # of both attempts, so that it is executed once
-        if (client := self._clients.get(agent)) is not None:
-            try:
-                return await client.call(action, **call)
-            except (NotAuthorized, PeerNotLive, WrongServerKey):  # a key was replaced
-                if self._clients.get(agent) is client:
-                    del self._clients[agent]
-                    client.close()
-        client = self._clients.get(agent) or self._clients.setdefault(agent, self._connect(agent))
-        return await client.call(action, **call)
+        if agent not in self._clients:
+            self._clients[agent] = self._connect(agent)
+        return await self._clients[agent].call(action, **call)

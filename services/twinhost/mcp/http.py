@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twinhost.mcp.agents import Agents
 from twinhost.mcp.server import mcp_server
-from twinhost.secure_zmq.certificates import user_folder
+from twinhost.secure_zmq.certificates import profile_folder
 from twinhost.secure_zmq.errors import ConfigurationError
 
 TOKEN_VARIABLE = "TWINHOST_MCP_TOKEN"  # noqa: S105 - the name of a variable
@@ -67,7 +67,7 @@ def token(file: Path | None, environment: Mapping[str, str] = os.environ) -> tup
     """
     if given := environment.get(TOKEN_VARIABLE):
         return _checked(given, TOKEN_VARIABLE), TOKEN_VARIABLE
-    file = file or user_folder(environment) / TOKEN_FILE
+    file = file or profile_folder(environment) / TOKEN_FILE
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as stream:

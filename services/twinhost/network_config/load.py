@@ -34,7 +34,7 @@ from twinhost.secure_zmq.callers import (
     own_grant,
     topic_grant,
 )
-from twinhost.secure_zmq.certificates import client_folder, user_folder
+from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, PROFILE_VARIABLE, client_folder, user_folder
 from twinhost.secure_zmq.errors import ConfigurationError
 
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
@@ -83,11 +83,14 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the configuration file where NETWORK_CONFIG_PATH is not set.
 
-    The first that exists of: the checkout's, the container's, the one next to the program's key, and the one in the
-    user's folder, where `scripts/enrol_program.py` puts a copy; the last where there is none.
+    The first that exists of: the one next to the program's key, where `twinhost join` puts it, which describes the
+    deployment that the key is for; the checkout's; the container's; and the one in the default profile. With
+    TWINHOST_PROFILE it is that profile's.
     """
-    users = user_folder(environment) / CONFIG_FILE
-    candidates = (DEFAULT_PATH, CONTAINER_PATH, client_folder(environment) / CONFIG_FILE, users)
+    own, users = client_folder(environment) / CONFIG_FILE, user_folder(environment) / CONFIG_FILE
+    candidates = (own, DEFAULT_PATH, CONTAINER_PATH, users)
+    if environment.get(PROFILE_VARIABLE) and not environment.get(FOLDER_VARIABLE):
+        return own
     return next((path for path in candidates if os.path.isfile(path)), users)  # noqa: PTH113 - never raises
 
 

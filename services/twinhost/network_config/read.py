@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from twinhost.secure_zmq.certificates import to_join
 from twinhost.secure_zmq.errors import ConfigurationError
 
 try:
@@ -27,7 +28,7 @@ def read_yaml(path: Path) -> Any:
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path} is missing; set {PATH_VARIABLE} to the configuration file, or, for a program outside the "
-            "containers, run in the checkout on mainpc's machine: .venv/bin/python scripts/enrol_program.py NAME"
+            f"containers, {to_join(path.parent)}"
         ) from None
     except OSError as error:
         raise ConfigurationError(

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import zmq
 
@@ -78,7 +78,7 @@ class AsyncClient:
         if self._flushing is not None:
             self._flushing.cancel()
 
-    async def __aenter__(self) -> "AsyncClient":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

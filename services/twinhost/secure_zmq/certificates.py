@@ -35,7 +35,9 @@ from twinhost.secure_zmq.keys import (
 
 FOLDER_VARIABLE = "TWINHOST_CERTIFICATES"
 DEFAULT_FOLDER = "/certificates"  # of the containers
-USER_FOLDER = "twinhost"  # in the user's configuration folder: the key of a program outside the containers
+PROFILE_VARIABLE = "TWINHOST_PROFILE"
+USER_FOLDER = "twinhost"  # in the user's configuration folder: the default profile, of a program outside the containers
+PROFILES_FOLDER = "profiles"  # in that one: the named profiles
 NEXT_SECRET_SUFFIX = f".next{SECRET_SUFFIX}"  # of a rotation that has not switched yet
 ENROLLED_FOLDER = "enrolled"  # in SystemDigitalTwin's folder: the keys that it has enrolled itself
 TRUST_FOLDER = "trust"  # in another agent's folder: the keys in the trust list that it received from mainpc
@@ -46,6 +48,7 @@ REVOKED_FOLDER = "revoked"
 INVITES_FOLDER = "invites"
 VOUCHED_FOLDER = "vouched"  # a file for each key that mainpc authorised itself: the key or invitation that vouched
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +65,21 @@ class Certificates:
             KeyFileMissing, KeyFileMalformed: the file is missing or malformed.
         """
         path = self.folder / f"{stem}{PUBLIC_SUFFIX}"
-        if self.folder == user_folder() and not path.exists():
-            name = self.own_keys.certificate.owner.name
-            raise KeyFileMissing(f"{path} is missing; run again: .venv/bin/python scripts/enrol_program.py {name}")
+        if _is_profile(self.folder) and not path.exists():
+            again = f"{join_command(self.folder, 'LINE')}, or {join_command(self.folder, '--local')}"
+            raise KeyFileMissing(f"{path} is missing; repeat the command that made the key: {again}")
         return load_certificate(path).public
 
 
 def pins_of(folder: Path, name: str) -> list[PublicKey]:
     """Return the keys of a named peer that are valid now, the current one first, then the next one."""
-    contents = read_folders(folders_of_keys(folder))
+    return valid_now(read_folders(folders_of_keys(folder)).keys_of(name))
+
+
+def valid_now(keys: Sequence[Certificate]) -> list[PublicKey]:
+    """Return those of some keys that are valid now, each once."""
     now = time.time()
-    found = [keys[name] for keys in (contents.current, contents.next) if name in keys]
-    valid = [key.public for key in found if key.validity.holds(now)]
-    return list(dict.fromkeys(valid))
+    return list(dict.fromkeys(key.public for key in keys if key.validity.holds(now)))
 
 
 def certificates_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -83,21 +88,69 @@ def certificates_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def user_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder for the key of a program outside the containers."""
+    """Return the folder of the default profile, for the key of a program outside the containers."""
     home = os.path.expanduser("~")  # noqa: PTH111 - never raises
     return Path(environment.get("XDG_CONFIG_HOME") or f"{home}/.config") / USER_FOLDER
 
 
-def client_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder in which a program finds its key: the one that TWINHOST_CERTIFICATES names.
+def profile_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder in which `twinhost join` puts a key, whether or not it is there.
 
-    Where it is unset: `/certificates` in a container, or where it holds a secret; the user's folder otherwise.
+    It is the one that TWINHOST_CERTIFICATES names, else that of the profile TWINHOST_PROFILE, else the default profile.
+
+    Raises:
+        ConfigurationError: TWINHOST_PROFILE is no name of a profile.
     """
-    named, shared, users = environment.get(FOLDER_VARIABLE), Path(DEFAULT_FOLDER), user_folder(environment)
-    if named:
+    if named := environment.get(FOLDER_VARIABLE):
         return Path(named)
-    in_container = os.path.isdir(shared) and not os.path.isdir(users)  # noqa: PTH112 - never raises
-    return shared if in_container or _secrets_in(shared) else users
+    profile, users = environment.get(PROFILE_VARIABLE), user_folder(environment)
+    if not profile:
+        return users
+    if not _PROFILE.fullmatch(profile):
+        raise ConfigurationError(
+            f"the profile name {profile!r} must have 1 to 64 of the characters A-Z a-z 0-9 . _ -, and begin with "
+            f"a letter or a digit; correct --profile or {PROFILE_VARIABLE}"
+        )
+    return users / PROFILES_FOLDER / profile
+
+
+def client_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder in which a program finds its key: that of `profile_folder`.
+
+    Where neither TWINHOST_CERTIFICATES nor TWINHOST_PROFILE is set, it is `/certificates` in a container, or where that
+    holds a secret.
+
+    Raises:
+        ConfigurationError: there is no such profile.
+    """
+    folder, shared = profile_folder(environment), Path(DEFAULT_FOLDER)
+    if environment.get(FOLDER_VARIABLE):
+        return folder
+    exists = os.path.isdir(folder)  # noqa: PTH112 - never raises
+    if environment.get(PROFILE_VARIABLE):
+        if not exists:
+            raise ConfigurationError(f"there is no profile {folder.name!r}; to make it, {to_join(folder)}")
+        return folder
+    in_container = os.path.isdir(shared) and not exists  # noqa: PTH112 - never raises
+    return shared if in_container or secrets_in(shared) else folder
+
+
+def join_command(folder: Path, argument: str) -> str:
+    """Return a command line of `twinhost join` for the folder of a profile."""
+    named = f"--profile {folder.name} " if folder.parent == user_folder() / PROFILES_FOLDER else ""
+    return f"twinhost join {named}{argument}"
+
+
+def to_join(folder: Path) -> str:
+    """Return what to run to put a key into the folder of a profile."""
+    return (
+        f"run: {join_command(folder, '--local')} (on mainpc's machine), or {join_command(folder, 'LINE')}, with the "
+        f"line that this prints on mainpc: {CERTS_INIT} invite NAME --host HOST --role agent"
+    )
+
+
+def _is_profile(folder: Path) -> bool:
+    return folder == user_folder() or folder.parent == user_folder() / PROFILES_FOLDER
 
 
 def folders_of_keys(folder: Path) -> list[Path]:
@@ -116,9 +169,9 @@ def load_certificates(folder: Path | None = None) -> Certificates:
         ConfigurationError: there are several, or it is malformed, or others can read it.
     """
     folder = folder or client_folder()
-    secrets = _secrets_in(folder)
+    secrets = secrets_in(folder)
     if not secrets:
-        raise KeyFileMissing(f"{folder} holds no secret key; run: {_command_that_makes_keys(folder)}")
+        raise KeyFileMissing(f"{folder} holds no secret key; {_to_make_keys(folder)}")
     if len(secrets) > 1:
         names = ", ".join(path.name for path in secrets)
         raise ConfigurationError(
@@ -128,7 +181,12 @@ def load_certificates(folder: Path | None = None) -> Certificates:
     return Certificates(folder, load_key_pair(secrets[0]))
 
 
-def _secrets_in(folder: Path) -> list[Path]:
+def secrets_in(folder: Path) -> list[Path]:
+    """Return the secret keys in a folder, but for those of rotations that have not switched yet.
+
+    Raises:
+        KeyFileMissing: the folder can't be read.
+    """
     try:  # not glob(), which on some versions finds nothing in a folder that can't be read
         names = sorted(path.name for path in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -140,12 +198,13 @@ def _secrets_in(folder: Path) -> list[Path]:
     return [folder / name for name in names if name.endswith(SECRET_SUFFIX) and not name.endswith(NEXT_SECRET_SUFFIX)]
 
 
-def _command_that_makes_keys(folder: Path) -> str:
-    if folder != user_folder() and any(folder.glob(f"*{PUBLIC_SUFFIX}")):
-        return certs_init_command(folder, "verify")  # the secret was lost, and certs-init does not replace it unasked
+def _to_make_keys(folder: Path) -> str:
+    if not _is_profile(folder) and any(folder.glob(f"*{PUBLIC_SUFFIX}")):
+        verify = certs_init_command(folder, "verify")  # the secret was lost, and is not replaced without being asked
+        return f"run: {verify}"
     if CERTIFICATES_VOLUME in (folder, *folder.parents):
-        return CERTS_INIT
-    return f".venv/bin/python scripts/enrol_program.py NAME (for an agent: {CERTS_INIT})"
+        return f"run: {CERTS_INIT}"
+    return f"{to_join(folder)} (for an agent: {CERTS_INIT})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +217,10 @@ class FolderContents:
     revoked: frozenset[str]
     rejected: Sequence[str]
     spent: Sequence[Certificate] = ()  # one-time keys that are revoked: used, or withdrawn
+
+    def keys_of(self, name: str) -> list[Certificate]:
+        """Return the keys of a named peer, the current one first, then the next one."""
+        return [keys[name] for keys in (self.current, self.next) if name in keys]
 
 
 NOTHING = FolderContents({}, {}, (), frozenset(), ())

@@ -16,6 +16,7 @@ from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.sockets import ClientSocket, EventCallback, open_client_socket, open_unencrypted_client_socket
 
 SECURE_ZMQ_VARIABLE = "SECURE_ZMQ"
+OPEN_LINK_WARNING = "SECURE_ZMQ=0: the link is open, nobody is authenticated and nothing is encrypted"
 _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 _VERSION_MAJOR = b"\x03"  # the server sends the rest of its greeting after it has received this
 _GREETING_BYTES = 64

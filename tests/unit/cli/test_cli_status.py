@@ -225,12 +225,11 @@ def test_another_agent_at_the_address_is_reported(open_hosts: TwoHosts, cli: Cli
     assert json.loads(ran.out)["code"] == "wrong_agent"
 
 
-def test_without_the_operators_key_the_peers_are_refused(hosts: TwoHosts, cli: Cli) -> None:
-    """An agent's own key sees health and the registry, and gets the name of what it is not granted."""
+def test_without_the_operators_key_the_peers_are_not_shown(hosts: TwoHosts, cli: Cli) -> None:
+    """An agent's own key, as a program has, sees health and the registry; that it sees no more is no failure."""
     hosts.folders["operator"] = hosts.folders["client"]
     ran = cli(hosts, "status")
-    assert ran.status == 1
-    assert ran.err.count("error [not_granted]") == 2
+    assert (ran.status, ran.err) == (0, "")
     assert "Authenticated peers" not in ran.out
     assert rows_of(ran.out, "Registered agents")[0].startswith(UMRA)
 

@@ -114,10 +114,10 @@ def test_the_containers_file_is_where_the_image_has_it() -> None:
 
 
 def test_an_installed_program_finds_its_copy(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a checkout its file, in a container the image's, else beside the program's key, else in the user's folder."""
+    """Beside the program's key, else in a checkout its file, in a container the image's, else in the user's folder."""
     own = tmp_path / "own"
     monkeypatch.setenv("TWINHOST_CERTIFICATES", str(own))
-    places = (tmp_path / "lib/config", tmp_path / "app/config", own, installed)
+    places = (own, tmp_path / "lib/config", tmp_path / "app/config", installed)
     for place in reversed(places):
         place.mkdir(parents=True)
         (place / "network_config.yaml").write_text(DEFAULT_PATH.read_text().replace("address: mainpc", "address: here"))
@@ -133,10 +133,10 @@ def test_published_endpoints_override_the_copy(installed: Path) -> None:
 
 
 def test_without_any_file_the_error_says_how_to_get_one(installed: Path) -> None:
-    """By the variable, or by the script that enrols a program."""
+    """By the variable, or by the command that enrols a program."""
     copy = installed / "network_config.yaml"
     with pytest.raises(
-        ConfigurationError, match=rf"^{copy} is missing; set NETWORK_CONFIG_PATH .*enrol_program\.py NAME$"
+        ConfigurationError, match=rf"^{copy} is missing; set NETWORK_CONFIG_PATH .* twinhost join LINE, with the line"
     ):
         load_network_config()
 

@@ -26,7 +26,7 @@ def test_no_secret_names_the_command_that_makes_it(tmp_path: Path, exists: bool)
     folder = tmp_path / "pc2"
     if exists:
         folder.mkdir()
-    with pytest.raises(KeyFileMissing, match=f"{folder} holds no secret key; run: .venv/bin/python scripts/enrol"):
+    with pytest.raises(KeyFileMissing, match=f"{folder} holds no secret key; run: twinhost join --local"):
         load_certificates(folder)
 
 
@@ -56,13 +56,11 @@ def test_a_pin_that_is_missing_or_malformed_is_refused(tmp_path: Path) -> None:
         load_certificates(folder).public_key()
 
 
-def test_a_program_without_a_pin_is_asked_to_enrol_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_without_a_pin_is_asked_to_join_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the user's folder; that keeps its key and fetches what is missing."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     folder = host_folder(tmp_path / "twinhost", "program", new_pair("program"))
-    with pytest.raises(
-        KeyFileMissing, match=r"server\.key is missing; run again: .* scripts/enrol_program\.py program$"
-    ):
+    with pytest.raises(KeyFileMissing, match=r"server\.key is missing; repeat .*: twinhost join LINE, or"):
         load_certificates(folder).public_key()
 
 

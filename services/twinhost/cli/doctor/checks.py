@@ -20,7 +20,7 @@ from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import (
     Certificates,
     FolderContents,
-    certificates_folder,
+    client_folder,
     folders_of_keys,
     load_certificates,
     read_folders,
@@ -77,7 +77,7 @@ def examine_this_host(environment: Mapping[str, str]) -> tuple[Scene, list[Findi
     secure, security = _security(environment)
     config, configuration = _configuration(environment)
     results = {SECURITY: security, CONFIGURATION: configuration}
-    folder, certificates = certificates_folder(environment), None
+    folder, certificates = client_folder(environment), None
     if secure is not False:
         certificates, results[HALVES] = _own_keys(folder)
         results[MODES] = _modes(folder)

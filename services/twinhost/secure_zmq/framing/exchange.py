@@ -7,9 +7,8 @@ id and its fields through every session, and is sent again in each one until it 
 import itertools
 import os
 import time
-from asyncio import Future
 from collections.abc import Container, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
@@ -31,6 +30,9 @@ from twinhost.secure_zmq.framing.forms import (
 from twinhost.secure_zmq.link import Link
 from twinhost.secure_zmq.sockets import DONTWAIT, PlainSend
 from twinhost.secure_zmq.wire import Reply, as_json, decode_reply, encode_request
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 MAX_UNANSWERED = 256  # requests of a session; half of the replies that a server keeps for a peer before it drops one
 LOOK_S = 0.000_3  # how long to poll for a reply before sleeping, where one usually comes within that time

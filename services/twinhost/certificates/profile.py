@@ -1,0 +1,285 @@
+"""A program's profile: a folder with its key, the public keys that mainpc knows, and where the agents are.
+
+`network_config.yaml` names the agents that are registered; `endpoints.yaml` has the addresses at which they answered
+here. A client needs no other file.
+"""
+
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from twinhost.certificates.bundle import Invitation, read_answer
+from twinhost.certificates.join import Joined, join, put_in_place
+from twinhost.certificates.layout import AGENT_ROLE, OPERATOR_HOST, SERVER, Identity, Layout
+from twinhost.certificates.records import JoinRecord
+from twinhost.certificates.tree import locked
+from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, load_network_config
+from twinhost.network_config.model import Host, is_address
+from twinhost.secure_zmq.callers import CONFIRM_KEY
+from twinhost.secure_zmq.certificates import (
+    FOLDER_VARIABLE,
+    PROFILES_FOLDER,
+    SERVER_KEY_STEM,
+    Certificates,
+    join_command,
+    load_certificates,
+    pins_of,
+    secrets_in,
+)
+from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, Client
+from twinhost.secure_zmq.errors import (
+    CERTS_INIT_PIPED,
+    ConfigurationError,
+    ConnectionRefused,
+    KeyFileExposed,
+    NotAuthorized,
+    RequestError,
+    ServerUnreachable,
+    WrongServerKey,
+)
+from twinhost.secure_zmq.key_writer import replace_file
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, KeyOwner
+from twinhost.secure_zmq.server_address import FollowedAddress
+from twinhost.secure_zmq.wire import Reply
+
+AUTHORISED_WITHIN_S = 5.0  # mainpc knows a new key within 0.1 s, the other agents soon after
+_ANSWERED_WITHIN_S = 2.0
+_UNKNOWN_PORT = 1  # of HTTP, which an agent need not register and a client does not use
+_HEADER = "# Written by `twinhost join`; `twinhost join --refresh` writes it again.\n"
+_UNUSED = f"""\
+# A program serves nobody, so nothing below has an effect, except max_payload_bytes.
+grants: {{}}
+limits: {{max_payload_bytes: {DEFAULT_MAX_PAYLOAD_BYTES}, heartbeat_s: 5, registration_ttl_s: 15, stored_replies_s: 600,
+  stored_replies_per_caller: 1000, key_lifetime_days: 365, metrics_interval_s: 5}}
+recall: {{bm25: 1, importance: 0, recency: 0, strength: 0, recency_half_life_days: 30}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an agent is: its address, and its ports by name, `zmq` among them."""
+
+    address: str
+    ports: Mapping[str, int]
+
+    @property
+    def endpoint(self) -> str:
+        """The ZeroMQ endpoint."""
+        return Host("", self.address).endpoint(self.ports["zmq"])
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """An agent, the endpoint that the profile has for it, and whether it answered there."""
+
+    name: str
+    endpoint: str
+    answered: bool
+
+
+class _Registration(msgspec.Struct, frozen=True):
+    """What is used of an agent's registration."""
+
+    name: str
+    location: str
+    host: str | None = None
+    port: int | None = None
+    health_check_port: int | None = None
+    metadata: dict[str, Any] = {}
+
+
+class _Registrations(msgspec.Struct, frozen=True):
+    agents: tuple[_Registration, ...]
+
+
+def join_profile(folder: Path, invitation: Invitation, *, may_replace: bool) -> tuple[Joined, list[Reached]]:
+    """Make a key in a profile's folder, enrol it by an invitation, and write where the agents are.
+
+    It may be repeated with the same invitation, after an interruption too.
+
+    Args:
+        folder: the profile's; it is made where it is missing.
+        invitation: as it was parsed.
+        may_replace: whether a key that is in the folder is replaced.
+
+    Raises:
+        ConfigurationError: the invitation expired or was used, the folder holds another key, or others can read it.
+        ConnectionRefused, RequestError: mainpc can't be reached, or refuses.
+    """
+    make_own_folder(folder)
+    layout, token = program_layout(folder), invitation.token.public.fingerprint
+    if not may_replace and JoinRecord(folder).find(token) is None and (others := secrets_in(folder)):
+        raise ConfigurationError(
+            f"{others[0]} exists already, and a profile holds one key; to keep it, choose another profile: "
+            f"twinhost join --profile NAME LINE; to replace it: {join_command(folder, '--replace LINE')}"
+        )
+    address, _, port = invitation.authority.rpartition(":")
+    server = Place(address.strip("[]"), {"zmq": int(port)})
+    with _explained(folder):
+        _resolve(server)
+        joined = join(layout, invitation, may_replace=may_replace)
+    for other in secrets_in(folder):
+        if other.stem != joined.place.stem:  # the replaced one, of another name
+            other.unlink()
+            other.with_suffix(PUBLIC_SUFFIX).unlink(missing_ok=True)
+    return joined, write_agents(folder, {SERVER: server})
+
+
+def refresh_profile(folder: Path) -> list[Reached]:
+    """Fetch from mainpc which keys there are and where the agents are, with the key of a profile; the key stays.
+
+    Raises:
+        ConfigurationError: the profile has no key, or no configuration.
+        ConnectionRefused, RequestError: mainpc can't be reached, or refuses.
+    """
+    certificates, config = load_certificates(folder), load_network_config(environment={FOLDER_VARIABLE: str(folder)})
+    layout, server = program_layout(folder), config.agent(SERVER)
+    try:
+        material = read_answer(_ask(certificates, SERVER, server.endpoint, CONFIRM_KEY))
+    except WrongServerKey:
+        pin = folder / f"{SERVER_KEY_STEM}{PUBLIC_SUFFIX}"
+        raise WrongServerKey(
+            f"{server.endpoint} does not have the key in {pin}; if mainpc's key was rotated, write into that file what "
+            f"this prints on mainpc: {CERTS_INIT_PIPED} public server, and run this again; on mainpc's own machine: "
+            f"{join_command(folder, '--local')}"
+        ) from None
+    with locked(layout, folders=False):
+        place = layout.place_of(certificates.own_keys.certificate.owner)
+        put_in_place(layout, place, certificates.own_keys, material)
+    known = {
+        name: Place(agent.host.address, ports_of(agent.zmq_port, agent.http_port, agent.events_port))
+        for name, agent in config.agents.items()
+    }
+    return write_agents(folder, known)
+
+
+def program_layout(folder: Path) -> Layout:
+    """Return the tree of a program: one folder, with its own pair and the public keys of others."""
+    server = KeyOwner(SERVER, OPERATOR_HOST, frozenset({AGENT_ROLE}))
+    return Layout(folder, [], [Identity(server, SERVER_KEY_STEM, OPERATOR_HOST)], "", 0, newcomers=".")
+
+
+def make_own_folder(folder: Path) -> None:
+    """Make the folder of a profile, which only its user can read.
+
+    Raises:
+        KeyFileExposed: it is there already, and others can read it.
+        ConfigurationError: it can't be made.
+    """
+    try:
+        if folder.parent.name == PROFILES_FOLDER:
+            for parent in (folder.parent.parent, folder.parent):
+                parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = folder.stat().st_mode & 0o777
+    except OSError as error:
+        raise ConfigurationError(
+            f"{error.filename or folder} can't be made ({error.strerror}); set XDG_CONFIG_HOME, or {FOLDER_VARIABLE}, "
+            "to a folder that you can write; in a container nothing is written: run this outside it"
+        ) from None
+    if mode & 0o077:
+        raise KeyFileExposed(
+            f"{folder} has mode {mode:04o}, so others can see which keys are in it; run: chmod 700 {folder}"
+        )
+
+
+def write_agents(folder: Path, known: Mapping[str, Place]) -> list[Reached]:
+    """Ask mainpc which agents are registered, try where each answers, and write both into the profile.
+
+    Args:
+        folder: the profile's, with its keys.
+        known: where agents are, as far as it is known; that of SystemDigitalTwin is used as it is.
+
+    Raises:
+        ConnectionRefused, RequestError: mainpc does not answer, or refuses the key.
+    """
+    certificates, server = load_certificates(folder), known[SERVER]
+    reply = _ask(certificates, SERVER, server.endpoint, "get_registered_agents")
+    hosts: dict[str, tuple[str, str]] = {}  # the registered address, and the one that is used here
+    agents, endpoints, reached = {}, {}, []
+    for each in msgspec.convert(reply, _Registrations).agents:
+        if each.host is None or each.port is None or not is_address(each.host):
+            continue  # it can't be called
+        registered = Place(each.host, ports_of(each.port, each.health_check_port, each.metadata.get("events_port")))
+        tried = [known.get(each.name), registered, Place(server.address, registered.ports)]
+        found = server if each.name == SERVER else _first_that_answers(certificates, each.name, tried)
+        place = found or registered
+        addresses = (registered.address, place.address)
+        host = each.location if hosts.get(each.location, addresses) == addresses else each.name
+        hosts[host] = addresses
+        stem = SERVER_KEY_STEM if each.name == SERVER else each.name
+        agents[each.name] = {"host": host, "key": stem, "ports": dict(registered.ports)}
+        endpoints[each.name] = {"ports": {**registered.ports, **place.ports}}
+        reached.append(Reached(each.name, place.endpoint, found is not None))
+    theirs = {name: {"address": address} for name, (address, _) in hosts.items()}
+    ours = {name: {"address": address} for name, (_, address) in hosts.items()}
+    replace_file(folder / ENDPOINTS_FILE, _yaml({"hosts": ours, "agents": endpoints}))
+    replace_file(folder / CONFIG_FILE, _yaml({"hosts": theirs, "agents": agents}) + _UNUSED)
+    return reached
+
+
+def _yaml(document: Mapping[str, Any]) -> str:
+    return _HEADER + yaml.safe_dump(document, sort_keys=False)
+
+
+def ports_of(zmq: int, http: int | None, events: int | None) -> dict[str, int]:
+    """Return the ports of an agent by name, as the configuration has them."""
+    ports = {"zmq": zmq, "http": http or _UNKNOWN_PORT}
+    return {**ports, "events": events} if isinstance(events, int) else ports
+
+
+def _first_that_answers(certificates: Certificates, name: str, places: Sequence[Place | None]) -> Place | None:
+    """Return the first place at which a server has the agent's key, whatever it answers."""
+    for place in {each.endpoint: each for each in places if each is not None}.values():
+        try:
+            _resolve(place)
+            _ask(certificates, name, place.endpoint, "ping", _ANSWERED_WITHIN_S)
+        except (NotAuthorized, RequestError):  # the handshake showed its key
+            return place
+        except ConnectionRefused:
+            continue
+        return place
+    return None
+
+
+def _ask(
+    certificates: Certificates, name: str, endpoint: str, action: str, deadline_s: float = DEFAULT_DEADLINE_S
+) -> Reply:
+    """Call an agent with the profile's key; wait until the agent knows that key."""
+    own, pins = certificates.own_keys, pins_of(certificates.folder, name)
+    ends = time.monotonic() + AUTHORISED_WITHIN_S
+    with Client(FollowedAddress(endpoint, lambda: own, lambda: pins)) as client:
+        while True:
+            try:
+                return client.call(action, deadline_s=deadline_s)
+            except NotAuthorized:
+                if time.monotonic() > ends:
+                    raise
+
+
+def _resolve(place: Place) -> None:
+    """Raise ServerUnreachable where a name has no address, sooner than a call would."""
+    try:
+        socket.getaddrinfo(place.address, place.ports["zmq"], type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ServerUnreachable(f"this machine knows no address of {place.address}: {error.strerror}") from None
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say how to reach mainpc where it can't be reached."""
+    try:
+        yield
+    except ServerUnreachable as error:
+        raise ServerUnreachable(
+            f"mainpc can't be reached ({error}); give the address at which this machine reaches it: "
+            f"{join_command(folder, '--address ADDRESS[:PORT] LINE')}; on mainpc's own machine: "
+            f"{join_command(folder, '--local')}"
+        ) from None

@@ -1,0 +1,286 @@
+"""`join`: put a key into a profile of this machine, by an invitation, or through the engine where mainpc runs.
+
+The secret is made here, in the user's configuration folder, and stays here: mainpc gets the public half. Run again, it
+keeps the key and updates the rest. `scripts/enrol_program.py` is `join --local` under its older name.
+"""
+
+import getpass
+import ipaddress
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from twinhost.certificates.admission import require_newcomer
+from twinhost.certificates.bundle import MAX_LINE_CHARACTERS, parse_bundle, parse_invitation, request_fingerprint
+from twinhost.certificates.join import import_answer, request
+from twinhost.certificates.layout import AGENT_ROLE, SERVER, Identity, Layout, described, plan_layout
+from twinhost.certificates.profile import (
+    Place,
+    Reached,
+    join_profile,
+    make_own_folder,
+    ports_of,
+    refresh_profile,
+    write_agents,
+)
+from twinhost.cli.standalone import STANDARD_STREAM, application, read_line, say
+from twinhost.cli.standalone import run as run_standalone
+from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, load_network_config
+from twinhost.network_config.model import Agent, NetworkConfig, is_address
+from twinhost.secure_zmq.certificates import (
+    FOLDER_VARIABLE,
+    PROFILES_FOLDER,
+    client_folder,
+    join_command,
+    profile_folder,
+    secrets_in,
+)
+from twinhost.secure_zmq.errors import CERTS_INIT, ConfigurationError
+from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, Certificate, KeyOwner, format_moment, load_key_pair
+
+_PLACE = re.compile(r"(?P<address>[^\[\]:]+|\[[0-9a-fA-F:.%]+\])(?::(?P<port>[0-9]{1,5}))?")
+
+
+def join(
+    line: Annotated[
+        str,
+        typer.Argument(
+            metavar="LINE|NAME",
+            help="What certs-init invite printed; - or none reads standard input. With --local: the program's name.",
+        ),
+    ] = STANDARD_STREAM,
+    local: Annotated[bool, typer.Option("--local", help="On mainpc's machine: enrol through the engine.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Keep the key; fetch keys and addresses again.")] = False,
+    may_replace: Annotated[bool, typer.Option("--replace", help="Put a new key in place of the one here.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS[:PORT]", help="Where this machine reaches mainpc, if not as the line says."),
+    ] = None,
+) -> int:
+    """Make a key for the programs of this user, and enrol it.
+
+    The line is printed on mainpc by: docker compose run --rm certs-init invite NAME --host HOST --role agent
+    """
+    folder = profile_folder().absolute()
+    if local and refresh:
+        raise typer.BadParameter("give one of them; --local updates keys and addresses too", param_hint="--refresh")
+    if local:
+        _join_local(None if line == STANDARD_STREAM else line, folder, may_replace=may_replace)
+    elif refresh:
+        _say_agents(refresh_profile(folder))
+        _say_folder(folder)
+    else:
+        _join_by_line(line, folder, address, may_replace=may_replace)
+    return 0
+
+
+def _join_by_line(line: str, folder: Path, address: str | None, *, may_replace: bool) -> None:
+    if line == STANDARD_STREAM:
+        line = read_line("The line that certs-init invite printed: ", MAX_LINE_CHARACTERS + 2)
+    invitation = parse_invitation(line)
+    if address is not None:
+        _, _, port = invitation.authority.rpartition(":")
+        invitation = replace(invitation, authority=_authority(address, port))
+    joined, reached = join_profile(folder, invitation, may_replace=may_replace)
+    say(f"{described(joined.certificate.owner)} {'had joined already' if joined.already else 'has joined'}")
+    _say_keys(joined.certificate, joined.server_key.fingerprint)
+    _say_agents(reached)
+    _say_folder(folder)
+
+
+def _authority(address: str, default_port: str) -> str:
+    match = _PLACE.fullmatch(address)
+    host, port = (match["address"], match["port"] or default_port) if match else ("", "0")
+    if not is_address(host.strip("[]")) or not 0 < int(port) < 65_536:
+        raise typer.BadParameter(f"{address!r} is not ADDRESS or ADDRESS:PORT", param_hint="--address")
+    return f"{host}:{port}"
+
+
+def _say_keys(own: Certificate, server: str) -> None:
+    until = own.validity.not_after
+    say(f"Its key is {own.public.fingerprint}" + (f", valid until {format_moment(until)}" if until else ""))
+    say(f"{SERVER} is trusted as {server}")
+
+
+def _say_agents(reached: list[Reached]) -> None:
+    for each in reached:
+        if each.answered:
+            say(f"{each.name} answered at {each.endpoint}")
+        else:
+            say(
+                f"{each.name} did not answer at {each.endpoint}; start it, or write the address at which this machine "
+                f"reaches it into {ENDPOINTS_FILE}, and run: twinhost join --refresh"
+            )
+
+
+def _say_folder(folder: Path) -> None:
+    (secret,) = secrets_in(folder)
+    say(f"{folder}: {secret.name} (made here, stays here, mode 0600), public keys, {CONFIG_FILE}, {ENDPOINTS_FILE}")
+    say(f"To revoke it, on mainpc: {CERTS_INIT} revoke {secret.stem}")
+
+
+def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> None:
+    """Enrol a program through the engine of mainpc's machine."""
+    checkout = _checkout()
+    config = load_network_config(checkout / "config" / CONFIG_FILE, environment={})
+    owner = KeyOwner(name or _name_of(folder), _this_machine(), frozenset({AGENT_ROLE}))
+    plan = plan_layout(folder, config, None)
+    require_newcomer(plan, config, owner)
+    if plan.identity_of(owner.name) is not None:
+        raise ConfigurationError(f"{owner.name} is in {config.source} already; choose another name for the program")
+    known = _published(checkout, config)
+    secret = folder / f"{owner.name}{SECRET_SUFFIX}"
+    _require_free(folder, secret)
+    if secret.exists():
+        owner = load_key_pair(secret).certificate.owner  # the machine's name may have changed since
+    local = [Identity(owner, owner.name, ".")]
+    layout = Layout(folder, local, plan.everybody, plan.server_host, config.limits.key_lifetime_days)
+    with _moved_aside(secret) if may_replace else nullcontext():
+        certificate = request(layout, config, owner)
+        accept = ("run", "--rm", "-T", "--no-deps", "certs-init", "accept", "-", "--fingerprint")
+        answer = _compose(checkout, *accept, request_fingerprint(certificate), given=render_certificate(certificate))
+        server = import_answer(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
+    reached = write_agents(folder, known)
+    say(f"{described(owner)} is authorised")
+    _say_keys(load_key_pair(secret).certificate, server.public.fingerprint)
+    _say_agents(reached)
+    _say_folder(folder)
+
+
+def _name_of(folder: Path) -> str:
+    """Return the name in the key that is there, else one for this user on this machine."""
+    if secrets := secrets_in(folder):
+        return load_key_pair(secrets[0]).certificate.owner.name
+    words = [getpass.getuser(), _this_machine(), *([folder.name] if folder.parent.name == PROFILES_FOLDER else [])]
+    return _printable("-".join(words))
+
+
+def _this_machine() -> str:
+    """Return this machine's name, as far as a key can hold it."""
+    return _printable(socket.gethostname()) or "localhost"
+
+
+def _printable(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:64].strip(".-")
+
+
+def _require_free(folder: Path, secret: Path) -> None:
+    make_own_folder(folder)
+    if others := [path.name for path in secrets_in(folder) if path != secret]:
+        raise ConfigurationError(
+            f"{folder} holds {others[0]}, and each program has a folder of its own; choose another one: "
+            "twinhost join --profile NAME --local, or enrol_program NAME --folder DIR"
+        )
+
+
+@contextmanager
+def _moved_aside(secret: Path) -> Iterator[None]:
+    """Move a secret away for a new one in its place, and back where that is refused."""
+    public, replaced = secret.with_suffix(PUBLIC_SUFFIX), secret.with_suffix(".replaced")
+    if secret.exists():
+        secret.rename(replaced)
+        public.unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        if replaced.exists():
+            replaced.rename(secret)
+            replace_certificate(load_key_pair(secret).certificate, public)
+        raise
+    replaced.unlink(missing_ok=True)
+
+
+def _published(checkout: Path, config: NetworkConfig) -> dict[str, Place]:
+    """Return where this machine publishes the agents' ports.
+
+    Raises:
+        ConfigurationError: mainpc does not run here.
+    """
+    listed = _compose(checkout, "ps", "--format", "json").splitlines()
+    containers = [json.loads(line) for line in listed if line.startswith("{")]
+    places: dict[str, Place] = {}
+    for agent in config.agents.values():
+        for container in containers:
+            if container["Service"] == agent.host.name:
+                found = {one["TargetPort"]: one for one in container["Publishers"] if one["PublishedPort"]}
+                if agent.zmq_port in found:
+                    places[agent.name] = Place(_reachable(found[agent.zmq_port]["URL"]), _ports(agent, found))
+    if SERVER not in places:
+        raise ConfigurationError("mainpc does not run on this machine, or publishes no port; start it with: make up")
+    return places
+
+
+def _ports(agent: Agent, found: Mapping[int, Mapping[str, Any]]) -> dict[str, int]:
+    ports = ports_of(agent.zmq_port, agent.http_port, agent.events_port)
+    return {name: found[port]["PublishedPort"] if port in found else port for name, port in ports.items()}
+
+
+def _reachable(address: str) -> str:
+    """Return an address on which a port is published, or loopback where it is published on all of them."""
+    parsed = ipaddress.ip_address(address.strip("[]"))
+    if not parsed.is_unspecified:
+        return str(parsed)
+    return "127.0.0.1" if parsed.version == 4 else "::1"
+
+
+def _compose(checkout: Path, *arguments: str, given: str = "") -> str:
+    command = ["docker", "compose", "--progress", "quiet", *arguments]
+    try:
+        # The arguments are this command's own, and no shell reads them.
+        done = subprocess.run(  # noqa: S603
+            command, cwd=checkout, input=given, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise ConfigurationError("docker is not installed here; run this on the machine where mainpc runs") from None
+    if done.returncode:
+        raise ConfigurationError(_sentence(done.stderr) or f"{' '.join(command)} ended with {done.returncode}")
+    return done.stdout
+
+
+def _sentence(errors: str) -> str:
+    """Return the last line that a command wrote, with what to do where the key is revoked."""
+    line = (errors.strip().splitlines() or [""])[-1]
+    return f"{line}: run this again with --replace" if "was revoked" in line else line
+
+
+def _checkout() -> Path:
+    """Return the folder of docker-compose.yml: of this checkout, or the current one."""
+    for folder in (Path(__file__).resolve().parents[3], Path.cwd()):
+        if (folder / "docker-compose.yml").exists():
+            return folder
+    raise ConfigurationError(
+        "there is no docker-compose.yml here; run this in the checkout of twinhost on mainpc's machine, or, with an "
+        f"invitation, anywhere: {join_command(profile_folder(), 'LINE')}"
+    )
+
+
+enrolment = application(__doc__ or "")
+
+
+@enrolment.command(help="Enrol a program through the engine: the older name of `twinhost join --local NAME`.")
+def enrol(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The program's name; its key has the role agent.")],
+    folder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The folder of the key.")] = None,
+    may_replace: Annotated[
+        bool, typer.Option("--replace", help="Make a new key, if the present one was revoked.")
+    ] = False,
+) -> None:
+    own = (folder or profile_folder()).absolute()
+    _join_local(name, own, may_replace=may_replace)
+    if client_folder() != own:
+        say(f"Clients look in another folder by default; set {FOLDER_VARIABLE}={own} for the program.")
+
+
+def run_enrolment() -> None:
+    """Run `enrol_program`."""
+    sys.exit(run_standalone(enrolment, "enrol_program", sys.argv[1:]))
