@@ -10,7 +10,7 @@ from typing import Any
 from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult, TextContent
 
-from tests.loopback.agent_processes import Hosts
+from tests.loopback.agent_processes import SERVICES, Hosts
 from twinhost.mcp.agents import Agents
 from twinhost.mcp.server import mcp_server
 from twinhost.secure_zmq.aio import AsyncClient
@@ -55,7 +55,7 @@ def texts(result: CallToolResult) -> list[str]:
     return [each.text for each in result.content if isinstance(each, TextContent)]
 
 
-def own_environment(folder: Path) -> dict[str, str]:
-    """Return an environment in which nothing of twinhost is set, with a home of its own."""
+def own_environment(home: Path) -> dict[str, str]:
+    """Return the environment of a process that has a home of its own, and no variable of twinhost."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TWINHOST_", "XDG_"))}
-    return kept | {"HOME": str(folder)}
+    return {**kept, "HOME": str(home), "PYTHONPATH": str(SERVICES)}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
-from tests.loopback.mcp_clients import ARGUMENTS, call, in_process, refusal, stdio, texts
+from tests.loopback.mcp_clients import ARGUMENTS, call, in_process, own_environment, refusal, stdio, texts
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S
 from twinhost.cli.program import run
@@ -314,45 +315,41 @@ BLOCKS = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", PAGE
 SERVERS = [block.get("mcpServers", block.get("servers"))["twinhost"] for block in BLOCKS]
 
 
-def test_the_pages_blocks_start_a_server(hosts: Hosts) -> None:
-    """Each that a client starts, with the command of this checkout; VS Code's names the type of every server."""
+def test_the_pages_blocks_start_a_server(hosts: Hosts, tmp_path: Path) -> None:
+    """With the command of this checkout, also by the profile; VS Code's names the type of every server."""
     commands = [each for each in SERVERS if "command" in each]
-    assert {json.dumps(each["args"]) for each in commands} == {'["mcp"]'}
-    assert {each["command"] for each in commands} == {"/home/ana/venv/bin/twinhost"}
+    assert {each["command"] for each in commands} == {"/home/ana/twinhost/bin/twinhost"}
     assert all("type" in each for block in BLOCKS for each in block.get("servers", {}).values())
-    (variables,) = (each["env"] for each in commands if "env" in each)
-    environment = hosts.environment("operator")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("TWINHOST_CERTIFICATES", "NETWORK_CONFIG_PATH"):
-            assert name in variables
-            patch.setitem(variables, name, environment[name])
+    *plain, by_profile = (each["args"] for each in commands)
+    assert plain == [["mcp"]] * 3
+    profile = tmp_path / ".config" / "twinhost" / "profiles" / by_profile[-1]
+    shutil.copytree(hosts.folder("operator"), profile)
+    shutil.copy(hosts.config.source, profile)
+
+    async def scene() -> None:
         started = StdioServerParameters(
-            command=sys.executable,
-            args=["-m", "twinhost.cli", *commands[-1]["args"]],
-            env={"PYTHONPATH": environment["PYTHONPATH"], **variables},
+            command=sys.executable, args=["-m", "twinhost.cli", *by_profile], env=own_environment(tmp_path)
         )
+        async with Client(started) as client:
+            assert "agents" in await call(client, "where_is")
 
-        async def scene() -> None:
-            async with Client(started) as client:
-                assert "agents" in await call(client, "where_is")
-
-        asyncio.run(scene())
+    asyncio.run(scene())
 
 
 def test_the_pages_other_command_tests_the_key(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """`twinhost mcp --http` is the one that the next test runs."""
-    commands = re.findall(r"^\$ twinhost (.*)$", PAGE.read_text(), re.M)
-    assert [each.split()[0] for each in commands] == ["ping", "mcp"]
+    commands = [each.split() for each in re.findall(r"^\$ ~/twinhost/bin/twinhost (.*)$", PAGE.read_text(), re.M)]
+    assert [each[0] for each in commands] == ["status", "mcp"]
     for name, value in hosts.environment("operator").items():
         monkeypatch.setenv(name, value)
-    assert run(commands[0].split()) == 0
+    assert run(commands[0]) == 0
 
 
 def test_the_pages_blocks_reach_a_server_over_http(served: Served) -> None:
     """With the token in place of its variable, and the port of this test."""
     blocks = [each for each in SERVERS if "url" in each]
     assert len(blocks) == 3
-    (address,) = re.findall(r"^\$ twinhost mcp --http (.*)$", PAGE.read_text(), re.M)
+    (address,) = re.findall(r"^\$ .*/twinhost mcp --http (.*)$", PAGE.read_text(), re.M)
     for each in blocks:
         assert each["url"] == f"http://{address}/mcp"
         scheme, token = each["headers"]["Authorization"].split()
