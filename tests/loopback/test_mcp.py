@@ -54,11 +54,11 @@ class Served:
         self.said = process.stderr.readline()
 
     @asynccontextmanager
-    async def client(self, token: str = TOKEN) -> AsyncIterator[Client]:
-        """Yield a client with a token."""
+    async def client(self, mode: str = "auto") -> AsyncIterator[Client]:
+        """Yield a client with the token."""
         async with (
-            httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http,
-            Client(streamable_http_client(self.url, http_client=http)) as client,
+            httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as http,
+            Client(streamable_http_client(self.url, http_client=http), mode=mode) as client,
         ):
             yield client
 
@@ -131,9 +131,10 @@ def test_a_client_on_stdio_uses_everything(hosts: Hosts, mode: str) -> None:
     asyncio.run(scene())
 
 
-def test_a_client_over_http_uses_everything(served: Served) -> None:
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_client_over_http_uses_everything(served: Served, mode: str) -> None:
     async def scene() -> None:
-        async with served.client() as client:
+        async with served.client(mode) as client:
             await use_everything(client)
 
     asyncio.run(scene())
