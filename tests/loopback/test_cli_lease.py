@@ -1,5 +1,6 @@
 """`twinhost lease` with a real mainpc and two cards: what the program gets, and how the lease ends."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from tests.identities import authorize, host_folder, new_pair
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
+from tests.loopback.mcp_clients import call, in_process, refusal
 from tests.unit.cli.running import COMMAND
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
@@ -266,3 +268,21 @@ def test_the_program_continues_without_mainpc(hosts: Hosts, mainpc: AgentProcess
     assert "has ended, and its memory may be leased to others" in process.stderr.readline()
     _, err = process.communicate("5\n", PATIENCE_S)
     assert (process.returncode, err) == (5, "")
+
+
+def test_an_mcp_client_waits_for_vram_and_releases_it(hosts: Hosts, client: Client) -> None:
+    """The tools `reserve_vram` and `release_vram`, with the key of mainpc's agent."""
+
+    async def scene() -> None:
+        async with in_process(hosts, SDT) as mcp:
+            first = await call(mcp, "reserve_vram", amount_mb=7_000)
+            assert (first["host"], first["gpu"]["index"]) == ("mainpc", 1)
+            assert "no card of" in await refusal(mcp, "reserve_vram", amount_mb=7_000)
+            waiting = asyncio.create_task(call(mcp, "reserve_vram", amount_mb=7_000, wait_s=PATIENCE_S))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(waiting), 0.5)
+            await call(mcp, "release_vram", lease_id=first["lease_id"])
+            await call(mcp, "release_vram", lease_id=(await waiting)["lease_id"])
+
+    asyncio.run(scene())
+    assert leases(client) == []

@@ -40,6 +40,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "audit": "twinhost.cli.audit",
     "memory": "twinhost.cli.memory",
     "new": "twinhost.cli.new.command",
+    "mcp": "twinhost.cli.mcp",
     "inspect": "twinhost.cli.inspect.command",
 }
 

@@ -294,10 +294,10 @@ class ContextText:
         if turn is None:
             return ""
         day = _day(turn.at)
-        writer = f", by {_name(turn.written_by)}" if before is None or before.written_by != turn.written_by else ""
+        writer = f", by {name_of(turn.written_by)}" if before is None or before.written_by != turn.written_by else ""
         session = ""
         if self._names_sessions and (before is None or before.session_id != turn.session_id):
-            session = ", memories" if turn.memory_id else f", session {_name(turn.session_id)}"
+            session = ", memories" if turn.memory_id else f", session {name_of(turn.session_id)}"
         return f"{day}{writer}{session}:" if writer or session or before is None or _day(before.at) != day else ""
 
     def _cost(self, text: str) -> tuple[int, int]:
@@ -320,7 +320,8 @@ def _date(days: int) -> str:
     return (_FIRST_DAY + timedelta(days)).isoformat()
 
 
-def _name(name: str) -> str:
+def name_of(name: str) -> str:
+    """Return a writer or a session as a heading names it."""
     return _like_fence.sub("(", name[:NAME_CHARACTERS].translate(_in_speaker))
 
 

@@ -1,0 +1,45 @@
+"""The connections of the MCP server to both agents, under the caller's own key."""
+
+from collections.abc import Callable
+from typing import Any
+
+from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.wire import Reply
+
+MEMORY, SYSTEM = "UnifiedMemoryReasoningAgent", "SystemDigitalTwin"
+DEADLINE_S = 20.0  # of one request: an agent that restarts is back by then, and an MCP client still waits
+
+
+class Agents:
+    """Both agents; each is connected with its first call, and connected again whenever the link is lost."""
+
+    def __init__(self, connect: Callable[[str], AsyncClient], owner: str | None = None) -> None:
+        """Connect with one key.
+
+        Args:
+            connect: makes a client of an agent by its name, which follows changed keys.
+            owner: whose key it is; None if it may delete what others wrote: an operator's, or anybody's with
+                SECURE_ZMQ=0.
+        """
+        self.owner = owner
+        self._connect = connect
+        self._clients: dict[str, AsyncClient] = {}
+
+    async def memory(self, action: str, **fields: Any) -> Reply:
+        """Call UnifiedMemoryReasoningAgent; arguments and errors are those of `AsyncClient.call`."""
+        return await self._call(MEMORY, action, {**fields, "deadline_s": DEADLINE_S})
+
+    async def system(self, action: str, *, wait_s: float = 0.0, **fields: Any) -> Reply:
+        """Call SystemDigitalTwin, which waits for up to `wait_s` seconds itself."""
+        waits = {"wait_s": wait_s} if wait_s else {}
+        return await self._call(SYSTEM, action, {**fields, **waits, "deadline_s": DEADLINE_S + wait_s})
+
+    def close(self) -> None:
+        """Close the connections."""
+        while self._clients:
+            self._clients.popitem()[1].close()
+
+    async def _call(self, agent: str, action: str, call: dict[str, Any]) -> Reply:
+        if agent not in self._clients:
+            self._clients[agent] = self._connect(agent)
+        return await self._clients[agent].call(action, **call)
