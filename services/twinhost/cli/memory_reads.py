@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.memory_import import Written
-from twinhost.cli.output import printable, read, to_json
+from twinhost.cli.output import parse_moment, printable, read, to_json
 from twinhost.secure_zmq.client import Client
 from twinhost.unified_memory_reasoning.memories.messages import HistoryFound, MemoryAuditDocument
 from twinhost.unified_memory_reasoning.twins.actions import TwinHistory
@@ -71,8 +72,12 @@ def history(
         return 0
     found = read(reply, HistoryFound)
     for value in found["memories"]:
-        starts, ends = value.get("valid_from", value["created"]), value.get("valid_until", "now")
-        sentence = f"{value['id']}  {starts} to {ends}  by {value['written_by']}  {_value(value['content'])}"
+        starts, ends = value.get("valid_from", value["created"]), value.get("valid_until")
+        if ends is None and (begins := parse_moment(starts)) and begins > datetime.now(UTC):
+            validity = f"from {starts}"
+        else:
+            validity = f"{starts} to {ends or 'now'}"
+        sentence = f"{value['id']}  {validity}  by {value['written_by']}  {_value(value['content'])}"
         output.show_line(printable(sentence))
     if found["more"]:
         _say_more("there are later values; run", "memory_history", **named, skip=found["next_skip"])

@@ -6,6 +6,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -306,9 +307,13 @@ def test_the_history_of_a_key_and_the_audit_are_shown(remembering: MemoryHosts, 
             text = f"The rent of the box room is {amount}"
             remembering.memory.memories.put(f"k{number}", Changes(content=text, details={"key": "rent"}), agent)
             remembering.memory.memories.put(f"p{number}", Changes(content=text), agent)
+        later = Changes(content="It will be 360", details={"key": "deposit", "valid_from": time.time() + 86_400})
+        remembering.memory.memories.put("k2", later, agent)
     ran = cli(remembering, "memory", "history", "rent")
     assert [line.split()[0] for line in ran.out.splitlines()] == ["k0", "k1"]
     assert "to now  by agent" in ran.out
+    ran = cli(remembering, "memory", "history", "deposit")
+    assert (ran.out.startswith("k2  from 20"), "now" in ran.out) == (True, False)
     assert json.loads(cli(remembering, "memory", "history", "p0", "--id", "--json").out)["count"] == 1
     ran = cli(remembering, "memory", "history", "none")
     assert (ran.status > 0, "'none'" in ran.err) == (True, True)
