@@ -146,7 +146,7 @@ def quarantine(
     """
     with memory_client() as (client, _):
         reply = client.call("quarantine_memory", deadline_s=DEADLINE_S, name=name, reason=reason)
-    _show_done(
+    output.show_done(
         reply, f"what {name} wrote is hidden; to show it again: ./twinhost memory release {name}", as_json=as_json
     )
     return 0
@@ -157,7 +157,7 @@ def release(name: Name, as_json: AsJson = False) -> int:
     """Release what a caller wrote from quarantine."""
     with memory_client() as (client, _):
         reply = client.call("release_memory", deadline_s=DEADLINE_S, name=name)
-    _show_done(reply, f"what {name} wrote is shown again", as_json=as_json)
+    output.show_done(reply, f"what {name} wrote is shown again", as_json=as_json)
     return 0
 
 
@@ -188,13 +188,6 @@ def _source(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
         raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
     with stream:
         yield stream, os.fstat(stream.fileno()).st_size or None
-
-
-def _show_done(reply: dict[str, Any], sentence: str, *, as_json: bool) -> None:
-    if as_json:
-        output.show_value(reply, as_json=True)
-    else:
-        output.show_line(printable(sentence))
 
 
 def _restore_table(rows: Mapping[str, Mapping[str, object]]) -> RenderableType:

@@ -85,6 +85,14 @@ def show_line(content: str) -> None:
     _write(sys.stdout, f"{content}\n")
 
 
+def show_done(reply: Mapping[str, Any], sentence: str, *, as_json: bool) -> None:
+    """Write what was done: a sentence for people, the agent's reply for programs."""
+    if as_json:
+        show_value(reply, as_json=True)
+    else:
+        show_line(printable(sentence))
+
+
 def show_failure(failure: Failure, *, as_json: bool) -> None:
     """Write a failure: its sentence to stderr and, for programs, an error object to stdout."""
     if as_json:

@@ -1,6 +1,8 @@
-"""`watch` and `errors`: mainpc's event feed, with the missed events in order and once, and the stored errors."""
+"""`watch`, `events`, and `errors`: mainpc's event feed, with missed events in order and once, and the stored errors."""
 
+import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -8,13 +10,14 @@ import msgspec
 import typer
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson
+from twinhost.cli.arguments import DEADLINE_S, AsJson, parse_fields
 from twinhost.cli.connect import load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.secure_zmq.client import Client, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, TwinhostError
 from twinhost.system_digital_twin.events.actions import ErrorsCounted
 
+events = typer.Typer(help="The event feed of mainpc: publish an event, or follow all.")
 KEPT = {"EVENT:": "get_events", "ERROR:": "get_errors"}  # stored topics, and the action that returns them
 TOPICS = (*KEPT, "AGENT:", "TRUST:")
 _PAGE = 500
@@ -26,6 +29,7 @@ _NOT_SHOWN = frozenset({"seq", "previous_seq", "time", "timestamp", "propagate",
 Show = Callable[[str, dict[str, Any]], None]
 
 
+@events.command("watch")
 def watch(
     topic: Annotated[
         list[str] | None,
@@ -58,6 +62,38 @@ def watch(
             watcher.follow(subscriber)
         finally:
             subscriber.stop()
+    return 0
+
+
+@events.command("publish")
+def publish(
+    event_type: Annotated[str, typer.Argument(metavar="TYPE", help="What happened, such as backup_finished.")],
+    pairs: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="The event's data; a value may be JSON.")
+    ] = None,
+    event_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="The event's id; a new one if omitted.")
+    ] = None,
+    ttl: Annotated[
+        float | None, typer.Option("--ttl", metavar="SECONDS", min=0, help="After them the event expires.")
+    ] = None,
+    stored_only: Annotated[bool, typer.Option("--stored-only", help="Keep it off the feed.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Publish an event on the feed of mainpc, where it is stored first."""
+    settings = load_settings()
+    own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else socket.gethostname()
+    event = {
+        "event_id": event_id or uuid.uuid4().hex,
+        "event_type": event_type,
+        "source_agent": own,
+        "data": parse_fields(pairs or [], reserved={}),
+        "propagate": not stored_only,
+        "ttl": ttl,
+    }
+    with settings.client(settings.registry_agent) as client:
+        reply = client.call("publish_event", deadline_s=DEADLINE_S, event=event)
+    output.show_done(reply, f"event {event['event_id']} is stored with the number {reply['seq']}", as_json=as_json)
     return 0
 
 
