@@ -18,7 +18,7 @@ from rich.console import RenderableType
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.memory_import import Importer, read_items
-from twinhost.cli.memory_reads import MEMORY_AGENT, Name, audit, by, history, memory_client, twin
+from twinhost.cli.memory_reads import MEMORY_AGENT, Name, audit, by, context, history, memory_client, search, twin
 from twinhost.cli.output import Health, parse_moment, printable, read
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
@@ -31,8 +31,8 @@ from twinhost.secure_zmq.errors import (
 from twinhost.store.files import new_file
 from twinhost.unified_memory_reasoning.backup.actions import BackupDocument, RestoreBegun, RestoreFinished, TableRows
 
-memory = typer.Typer(help="The memory of pc2: backups, imports, and quarantine.")
-for command in (audit, history, by, twin):
+memory = typer.Typer(help="The memory of pc2: search, audit, backups, imports, and quarantine.")
+for command in (search, context, audit, history, by, twin):
     memory.command(command.__name__)(command)
 
 STREAM = "-"

@@ -1,27 +1,68 @@
-"""`memory audit`, `history`, `by`, and `twin`: read the memory of pc2, and who wrote it."""
+"""`memory search`, `context`, `audit`, `history`, `by`, and `twin`: read the memory of pc2, and who wrote it."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import msgspec
 import typer
+from rich.console import RenderableType
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.memory_import import Written
+from twinhost.cli.memory_import import Written, WrittenPage
 from twinhost.cli.output import parse_moment, printable, read, to_json
 from twinhost.secure_zmq.client import Client
 from twinhost.unified_memory_reasoning.memories.messages import HistoryFound, MemoryAuditDocument
 from twinhost.unified_memory_reasoning.twins.actions import TwinHistory
 
 MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
-_NOT_SHOWN = frozenset({"number", "written_by"})
 _MAX_VALUE_CHARACTERS = 120
+# What a row of `by` shows of an entry: the first of these fields that it has, and of the third all that say something.
+_IDENTITY = ("user_id", "op_id", "pattern_id", "id", "number")
+_MOMENT = ("revised", "updated", "created", "last_seen")
+_ABOUT = ("change", "revision", "session_id", "speaker", "kind", "error_type", "key", "source", "seen", "outcome")
+_TEXT = ("content", "pattern", "example", "data")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A caller's name, as in its key.")]
+Speaker = Annotated[str | None, typer.Option("--speaker", metavar="NAME", help="Only what this speaker said.")]
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The shown part of one result of a search."""
+
+    kind: str
+    content: str
+    timestamp: str
+    similarity: float
+    written_by: str
+    session_id: str | None = None
+    speaker: str | None = None
+    cut: bool = False
+    valid_from: str | None = None
+    valid_until: str | None = None
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The shown part of the reply to `search_memory`."""
+
+    results: tuple[Result, ...]
+    more: bool
+    words_left_out: tuple[str, ...] = ()
+    without_meaning: str | None = None
+
+
+class Context(msgspec.Struct, frozen=True):
+    """The shown part of a context."""
+
+    text: str
+    tokens: int
+    max_tokens: int
+    stored: int
+    dropped: int
 
 
 @contextmanager
@@ -30,6 +71,86 @@ def memory_client() -> Iterator[tuple[Client, Settings]]:
     settings = load_settings()
     with settings.client(settings.config.agent(MEMORY_AGENT)) as client:
         yield client, settings
+
+
+def search(
+    query: Annotated[list[str], typer.Argument(metavar="QUERY...", help="Words and dates, without any syntax.")],
+    session: Annotated[str | None, typer.Option("--session", metavar="ID", help="Only in this session.")] = None,
+    speaker: Speaker = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="user_query, system_response, code, or error.")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="From then on, ISO-8601.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Until then, ISO-8601.")] = None,
+    as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="Search as at that time.")] = None,
+    least: Annotated[
+        float, typer.Option("--min-similarity", metavar="S", min=0, max=1, help="Leave out weaker results.")
+    ] = 0.0,
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=100, help="Results.")] = 10,
+    as_json: AsJson = False,
+) -> int:
+    """Search in interactions and memories, best first."""
+    filters = {"session_id": session, "speaker": speaker, "type": kind, "since": since, "until": until, "as_of": as_of}
+    fields: dict[str, Any] = {"query": " ".join(query), "limit": limit, "min_similarity": least, **filters}
+    with memory_client() as (client, _):
+        reply = client.call("search_memory", deadline_s=DEADLINE_S, **fields)
+    if as_json:
+        output.show_value(reply, as_json=True)
+        return 0
+    found = read(reply, Found)
+    rows = [
+        (
+            (
+                _minute(result.timestamp),
+                f"{result.similarity:.2f}",
+                result.kind,
+                result.speaker or "-",
+                result.session_id or "-",
+                result.written_by,
+            ),
+            f"{_validity(result)}{result.content}" + ("\u2026" if result.cut else ""),
+        )
+        for result in found.results
+    ]
+    columns = ("when (UTC)", "similarity", "kind", "speaker", "session", "by")
+    output.show(output.records(f"Found ({len(rows)})", columns, rows))
+    if found.words_left_out and not rows:
+        output.say("words:", output.FAINT, f"nothing has {', '.join(found.words_left_out)}")
+    if found.without_meaning:
+        output.say("warning:", output.WARN, f"searched by words alone: {found.without_meaning}")
+    if found.more:
+        output.say("more:", output.FAINT, "there are further results; raise -n")
+    return 0
+
+
+def context(
+    session: Annotated[str, typer.Argument(metavar="SESSION", help="A session's id.")],
+    query: Annotated[
+        list[str] | None, typer.Argument(metavar="QUERY...", help="What the turns are to fit; without it, the newest.")
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", metavar="N", min=1, max=100_000, help="The most that the text may have.")
+    ] = 2_000,
+    speaker: Speaker = None,
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="With QUERY: quote other sessions and the memories too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show the context of a session, as a model would get it."""
+    fields: dict[str, Any] = {"session_id": session, "max_tokens": max_tokens, "speaker": speaker}
+    fields |= {"query": " ".join(query) if query else None, "scope": "all" if everywhere else "session"}
+    with memory_client() as (client, _):
+        reply = client.call("get_context", deadline_s=DEADLINE_S, **fields)
+    if as_json:
+        output.show_value(reply, as_json=True)
+        return 0
+    found = read(reply["context"], Context)
+    for line in found.text.splitlines():
+        output.show_line(printable(line))
+    left_out = f"{found.dropped} of {found.stored} turns are left out"
+    output.say("context:", output.FAINT, f"{found.tokens} of {found.max_tokens} tokens; {left_out}")
+    return 0
 
 
 def audit(
@@ -96,9 +217,12 @@ def by(
         output.show_value(reply, as_json=True)
         return 0
     written = read(reply, Written)
+    pages = {kind: page for kind, page in written.written.items() if page.entries}
+    if pages:
+        output.show(*(_page_table(kind, page) for kind, page in pages.items()))
+    else:
+        output.show_line(printable(f"{name} wrote nothing that is stored"))
     for kind, page in written.written.items():
-        for entry in page.entries:
-            output.show_line(_line(kind, entry))
         if page.more:
             older = f"there are older {kind}; raise -n, or run"
             _say_more(older, "memory_by", name=name, kind=kind, before=page.next_before)
@@ -138,11 +262,40 @@ def _say_more(sentence: str, action: str, **fields: object) -> None:
     output.say("more:", output.FAINT, printable(f"{sentence}: ./twinhost call {MEMORY_AGENT} {action} {pairs}"))
 
 
-def _line(kind: str, entry: dict[str, Any]) -> str:
-    fields = " ".join(f"{name}={_value(value)}" for name, value in entry.items() if name not in _NOT_SHOWN)
-    return printable(f"{kind} {entry.get('number')}  {fields}")
+def _page_table(kind: str, page: WrittenPage) -> RenderableType:
+    number = f", newest {len(page.entries)}" if page.more else f" ({len(page.entries)})"
+    title = f"{kind.replace('_', ' ').capitalize()}{number}"
+    return output.records(title, ("id", "when (UTC)", "about"), map(_row, page.entries))
+
+
+def _row(entry: dict[str, Any]) -> tuple[list[output.Cell], output.Cell]:
+    """Return the cells, and the line below them: what was written."""
+    about = [(name, entry[name]) for name in _ABOUT if entry.get(name) not in (None, "")]
+    words = ", ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in about)
+    identity, moment = str(_first(entry, _IDENTITY)), _minute(str(_first(entry, _MOMENT) or "-"))
+    text = _first(entry, _TEXT)
+    below = "-" if text is None else text if isinstance(text, str) else to_json(text)
+    return [identity, moment, words or "-"], _shortened(below)
+
+
+def _first(entry: dict[str, Any], names: Sequence[str]) -> Any:
+    return next((entry[name] for name in names if entry.get(name) is not None), None)
+
+
+def _minute(moment: str) -> str:
+    """Return a time of an agent, which is in UTC, without seconds."""
+    return moment[:16].replace("T", " ")
+
+
+def _validity(result: Result) -> str:
+    bounds = (("valid from", result.valid_from), ("valid until", result.valid_until))
+    words = [f"{word} {_minute(moment)}" for word, moment in bounds if moment]
+    return f"[{', '.join(words)}] " if words else ""
 
 
 def _value(value: Any) -> str:
-    text = value if isinstance(value, str) and " " not in value and value else to_json(value)
+    return _shortened(value if isinstance(value, str) and " " not in value and value else to_json(value))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[: _MAX_VALUE_CHARACTERS - 1]}\u2026"

@@ -522,8 +522,12 @@ def test_what_somebody_wrote_is_shown_hidden_and_shown_again(
     listed = cli(remembering, "memory", "by", "operator")
     assert (listed.status, listed.err) == (0, "")
     of_ada = ("call", "pc2", "get_twin", "user_id=ada", "--json")
-    assert "user_id=ada" in listed.out
-    assert 'content="Tandaan: port 7230"' in listed.out
+    lines = listed.out.splitlines()
+    assert ("Interactions (6)" in lines, lines[1].split("  ")[0], max(map(len, lines)) <= 80) == (True, "id", True)
+    said = lines.index("  Tandaan: port 7230")
+    assert lines[said - 1].split()[3:] == ["s1,", "ada,", "user_query"]
+    assert next(line for line in lines if line.startswith("ada  ")).endswith("revision 1")
+    assert cli(remembering, "memory", "by", "nobody").out == "nobody wrote nothing that is stored\n"
     hidden = cli(remembering, "memory", "quarantine", "operator", "--reason", "its key was stolen")
     assert hidden.out == "what operator wrote is hidden; to show it again: ./twinhost memory release operator\n"
     assert json.loads(cli(remembering, *of_ada).out)["revision"] == 0
@@ -542,7 +546,7 @@ def test_what_somebody_wrote_is_shown_hidden_and_shown_again(
 def test_a_list_that_is_cut_says_so(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
     cli(remembering, "memory", "import", *older)
     ran = cli(remembering, "memory", "by", "operator", "-n", "2")
-    assert len(ran.out.splitlines()) == 8
+    assert "Interactions, newest 2" in ran.out.splitlines()
     assert "more: there are older interactions" in ran.err
     assert json.loads(cli(remembering, "memory", "by", "operator", "-n", "2", "--json").out)["name"] == "operator"
 
@@ -551,9 +555,36 @@ def test_hostile_content_is_shown_on_one_line(remembering: MemoryHosts, cli: Cli
     """It can't clear the screen, nor forge another line."""
     with remembering.memory.memory.transaction():
         remembering.memory.interactions.add("s", "code", "a\n\x1b[2Jinteractions 7  forged", "agent")
-    out = cli(remembering, "memory", "by", "agent").out
-    assert len(out.splitlines()) == 1
-    assert "\x1b" not in out
+    for words in (("by", "agent"), ("search", "forged"), ("context", "s")):
+        out = cli(remembering, "memory", *words).out
+        assert "\x1b" not in out, words
+        assert not any(line.startswith("interactions") for line in out.splitlines()), words
+    assert cli(remembering, "memory", "by", "agent").out.splitlines()[3:] == ["  a\\x0a\\x1b[2Jinteractions 7  forged"]
+
+
+def test_a_search_and_a_context_are_shown(remembering: MemoryHosts, cli: Cli) -> None:
+    """A row for each result with its text below, and the text that a model gets; filters are those of the actions."""
+    for at, (speaker, text) in enumerate((("Ana", "When does the ferry leave?"), ("Ben", "At 6, pier 3"))):
+        fields = {"session_id": "trip", "interaction_type": "user_query", "speaker": speaker, "content": text}
+        pairs = [f"{name}={value}" for name, value in fields.items()]
+        assert cli(remembering, "call", "pc2", "add_interaction", *pairs, f"occurred_at=2026-03-0{at + 1}").status == 1
+        assert cli(remembering, "call", "pc2", "add_interaction", *pairs).status == 0
+    ran = cli(remembering, "memory", "search", "ferry", "leave")
+    title, header, *rows = ran.out.splitlines()
+    assert (ran.status, ran.err, title, max(map(len, rows)) <= 80) == (0, "", "Found (2)", True)
+    assert header.split("  ")[0] == "when (UTC)"
+    assert [row.strip() for row in rows[1::2]] == ["At 6, pier 3", "When does the ferry leave?"]
+    assert rows[0].split()[3:] == ["interaction", "Ben", "trip", "operator"]
+    ran = cli(remembering, "memory", "search", "ferry", "--speaker", "Ana", "-n", "1", "--json")
+    assert [result["speaker"] for result in json.loads(ran.out)["results"]] == ["Ana"]
+    ran = cli(remembering, "memory", "search", "zeppelin")
+    assert (ran.status, ran.err) == (0, "words: nothing has zeppelin\n")
+    ran = cli(remembering, "memory", "context", "trip", "--max-tokens", "200")
+    assert ran.out.splitlines()[2:] == ["[Ana]: When does the ferry leave?", "[Ben]: At 6, pier 3", "</recalled>"]
+    assert ran.err.endswith(" of 200 tokens; 0 of 2 turns are left out\n")
+    for words in (("search", "x", "--since", "soon"), ("context", "trip", "--all")):
+        ran = cli(remembering, "memory", *words, "--json")
+        assert (ran.status, json.loads(ran.out)["code"]) == (1, "malformed_request"), words
 
 
 def test_an_agents_key_may_do_none_of_it(remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str]) -> None:
