@@ -31,7 +31,7 @@ from twinhost.secure_zmq.errors import (
 from twinhost.store.files import new_file
 from twinhost.unified_memory_reasoning.backup.actions import BackupDocument, RestoreBegun, RestoreFinished, TableRows
 
-memory = typer.Typer(help="The memory of pc2: search, audit, backups, imports, and quarantine.")
+memory = typer.Typer(help="The memory of pc2: search, audit, backup, quarantine.")
 for command in (search, context, audit, history, by, twin):
     memory.command(command.__name__)(command)
 

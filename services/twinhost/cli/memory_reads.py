@@ -157,9 +157,9 @@ def audit(
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=100, help="Of each list.")] = 20,
     as_json: AsJson = False,
 ) -> int:
-    """List memories that need attention: contradictory, duplicate, never read, expired, due for a review.
+    """List memories that need attention.
 
-    Nothing is changed.
+    They are contradictory, duplicate, never read, expired, or due for a review. Nothing is changed.
     """
     with memory_client() as (client, _):
         found = read(client.call("memory_audit", deadline_s=DEADLINE_S, limit=limit), MemoryAuditDocument)
@@ -184,7 +184,10 @@ def history(
     by_id: Annotated[bool, typer.Option("--id", help="KEY is the id of a memory.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Show the values of a key, or what superseded a memory, in the order of their validity."""
+    """Show the values of a key in the order of their validity.
+
+    With --id: those of a memory, and of what superseded it or was superseded by it.
+    """
     named = {"memory_id": key} if by_id else {"key": key}
     with memory_client() as (client, _):
         reply = client.call("memory_history", deadline_s=DEADLINE_S, **named)
@@ -210,7 +213,10 @@ def by(
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=1_000, help="Of each kind.")] = 20,
     as_json: AsJson = False,
 ) -> int:
-    """Show what a caller wrote, newest first, in quarantine or not."""
+    """Show what a caller wrote, newest first.
+
+    It is shown in quarantine too.
+    """
     with memory_client() as (client, _):
         reply = client.call("memory_by", deadline_s=DEADLINE_S, name=name, limit=limit)
     if as_json:

@@ -37,6 +37,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "keys": "twinhost.cli.keys",
     "audit": "twinhost.cli.audit",
     "memory": "twinhost.cli.memory",
+    "completion": "twinhost.cli.completion",
 }
 
 
@@ -74,6 +75,11 @@ def _run(arguments: list[str]) -> int:
     except TwinhostError as error:
         output.show_failure(Failure.of(error), as_json=as_json)
         return 1
+
+
+def whole_application() -> typer.Typer:
+    """Return the program with all of its commands."""
+    return _application("")
 
 
 def _application(first_word: str) -> typer.Typer:

@@ -80,7 +80,7 @@ def publish(
     stored_only: Annotated[bool, typer.Option("--stored-only", help="Keep it off the feed.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Publish an event on the feed of mainpc, where it is stored first."""
+    """Publish an event: mainpc stores it and sends it."""
     settings = load_settings()
     own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else socket.gethostname()
     event = {
@@ -117,7 +117,10 @@ def errors(
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=200, help="Groups, or errors.")] = 20,
     as_json: AsJson = False,
 ) -> int:
-    """Show the errors that were reported to mainpc: counted and grouped by message, or each, newest first."""
+    """Show the errors that were reported to mainpc.
+
+    They are counted and grouped by message; with --shape or --text each is listed, newest first.
+    """
     chosen: dict[str, Any] = {"type": error_type, "agent": agent, "severity": severity, "since": since, "until": until}
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:
