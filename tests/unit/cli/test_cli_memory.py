@@ -17,7 +17,7 @@ import pytest
 
 from tests.unit.cli.loopback_agents import StartHosts, TwoHosts
 from tests.unit.cli.memory_hosts import MemoryHosts
-from tests.unit.cli.running import COMMAND, Cli, process_environment, run_process
+from tests.unit.cli.running import COMMAND, Cli, process_environment, run_on_terminal, run_process
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.cli import memory, memory_import
 from twinhost.cli.memory import KINDS
@@ -601,6 +601,16 @@ def test_an_agents_key_may_do_none_of_it(remembering: MemoryHosts, cli: Cli, tmp
         ran = cli(remembering, "memory", *words)
         assert (ran.status, "[not_granted]" in ran.err) == (1, True), words
     assert not (tmp_path / "b").exists()
+
+
+def test_long_work_shows_its_progress_on_a_terminal(remembering: MemoryHosts, tmp_path: Path, older: list[str]) -> None:
+    """On a line that is erased at the end; a pipe has nothing of it."""
+    for label, words in (("memory_store.json", ("import", *older)), ("backup", ("backup", str(tmp_path / "first")))):
+        shown = run_on_terminal(remembering.environment, "memory", *words)
+        bar, complete, rest = shown.out.partition("100%")
+        assert (shown.status, label in bar, bool(complete), "\x1b[2K" in rest) == (0, True, True, True), words
+    ran = run_process(remembering.environment, "memory", "backup", str(tmp_path / "second"))
+    assert (ran.status, ran.err, "%" in ran.out) == (0, "", False)
 
 
 def test_an_agent_that_is_not_there_is_one_sentence(start_hosts: StartHosts) -> None:
