@@ -16,11 +16,12 @@ from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.memory_import import Written, WrittenPage
 from twinhost.cli.output import parse_moment, printable, read, to_json
 from twinhost.secure_zmq.client import Client
-from twinhost.unified_memory_reasoning.memories.messages import HistoryFound, MemoryAuditDocument
+from twinhost.unified_memory_reasoning.memories.audit import BriefMemory
+from twinhost.unified_memory_reasoning.memories.messages import HistoryFound, MemoryAuditDocument, MemoryDocument
 from twinhost.unified_memory_reasoning.twins.actions import TwinHistory
 
 MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
-_MAX_VALUE_CHARACTERS = 120
+_MAX_VALUE_CHARACTERS = 240
 # What a row of `by` shows of an entry: the first of these fields that it has, and of the third all that say something.
 _IDENTITY = ("user_id", "op_id", "pattern_id", "id", "number")
 _MOMENT = ("revised", "updated", "created", "last_seen")
@@ -168,11 +169,15 @@ def audit(
         return 0
     groups = {"contradictory": found["contradictory"], "duplicates": found["duplicates"]}
     lists = {"never read": found["never_read"], "expired": found["expired"], "review due": found["review_due"]}
-    lines = [(kind, brief) for kind, pairs in groups.items() for group in pairs for brief in group]
-    lines += [(kind, brief) for kind, briefs in lists.items() for brief in briefs]
-    for kind, brief in lines:
-        output.show_line(printable(f"{kind}: {brief['memory_id']}  {brief['since']}  {_value(brief['content'])}"))
-    if not lines:
+    parts = [
+        _briefs(f"{kind.capitalize()} {number}", group)
+        for kind in groups
+        for number, group in enumerate(groups[kind], 1)
+    ]
+    parts += [_briefs(kind.capitalize(), briefs) for kind, briefs in lists.items() if briefs]
+    if parts:
+        output.show(*parts)
+    else:
         output.show_line("no memory needs attention")
     if found["more"]:
         output.say("more:", output.FAINT, f"{', '.join(found['more'])} have further entries; raise -n")
@@ -195,14 +200,8 @@ def history(
         output.show_value(reply, as_json=True)
         return 0
     found = read(reply, HistoryFound)
-    for value in found["memories"]:
-        starts, ends = value.get("valid_from", value["created"]), value.get("valid_until")
-        if ends is None and (begins := parse_moment(starts)) and begins > datetime.now(UTC):
-            validity = f"from {starts}"
-        else:
-            validity = f"{starts} to {ends or 'now'}"
-        sentence = f"{value['id']}  {validity}  by {value['written_by']}  {_value(value['content'])}"
-        output.show_line(printable(sentence))
+    rows = [_value_row(value) for value in found["memories"]]
+    output.show(output.records(f"Values ({len(rows)})", ("id", "from (UTC)", "until", "by"), rows))
     if found["more"]:
         _say_more("there are later values; run", "memory_history", **named, skip=found["next_skip"])
     return 0
@@ -253,10 +252,14 @@ def twin(
         output.show_value(reply, as_json=True)
         return 0
     history = read(reply, TwinHistory)
-    for change in history["changes"]:
-        data = f" {_value(change['data'])}" if "data" in change else ""
-        line = f"{change['revision']}  {change['updated']}  {change['written_by']} {change['change']}{data}"
-        output.show_line(printable(line))
+    rows = [
+        (
+            (f"{change['revision']}", _minute(change["updated"]), change["change"], change["written_by"]),
+            _text(change.get("data")),
+        )
+        for change in history["changes"]
+    ]
+    output.show(output.records(f"Changes ({len(rows)})", ("revision", "when (UTC)", "change", "by"), rows))
     if history["more"]:
         older = "there are older changes; raise -n, or run"
         _say_more(older, "get_twin_history", user_id=user, before=history["next_before"])
@@ -279,9 +282,19 @@ def _row(entry: dict[str, Any]) -> tuple[list[output.Cell], output.Cell]:
     about = [(name, entry[name]) for name in _ABOUT if entry.get(name) not in (None, "")]
     words = ", ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in about)
     identity, moment = str(_first(entry, _IDENTITY)), _minute(str(_first(entry, _MOMENT) or "-"))
-    text = _first(entry, _TEXT)
-    below = "-" if text is None else text if isinstance(text, str) else to_json(text)
-    return [identity, moment, words or "-"], _shortened(below)
+    return [identity, moment, words or "-"], _text(_first(entry, _TEXT))
+
+
+def _briefs(title: str, briefs: Sequence[BriefMemory]) -> RenderableType:
+    rows = [((brief["memory_id"], _minute(brief["since"]), brief["written_by"]), brief["content"]) for brief in briefs]
+    return output.records(title, ("id", "since (UTC)", "by"), rows)
+
+
+def _value_row(value: MemoryDocument) -> tuple[list[output.Cell], output.Cell]:
+    starts, ends = value.get("valid_from", value["created"]), value.get("valid_until")
+    begins = parse_moment(starts)
+    until = "-" if ends is None and begins and begins > datetime.now(UTC) else _minute(ends or "now")
+    return [value["id"], _minute(starts), until, value["written_by"]], _text(value["content"])
 
 
 def _first(entry: dict[str, Any], names: Sequence[str]) -> Any:
@@ -299,9 +312,7 @@ def _validity(result: Result) -> str:
     return f"[{', '.join(words)}] " if words else ""
 
 
-def _value(value: Any) -> str:
-    return _shortened(value if isinstance(value, str) and " " not in value and value else to_json(value))
-
-
-def _shortened(text: str) -> str:
+def _text(value: Any) -> str:
+    """Return a text, or a value as JSON, in at most _MAX_VALUE_CHARACTERS; `-` for none."""
+    text = "-" if value is None else value if isinstance(value, str) else to_json(value)
     return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[: _MAX_VALUE_CHARACTERS - 1]}\u2026"

@@ -299,7 +299,7 @@ def test_an_import_keeps_the_dates_of_the_file(remembering: MemoryHosts, cli: Cl
 
 
 def test_the_history_of_a_key_and_the_audit_are_shown(remembering: MemoryHosts, cli: Cli) -> None:
-    """As lines of text, and with --json as the reply; an unknown key gives one sentence."""
+    """As tables, and with --json as the reply; an unknown key gives one sentence."""
     agent = Caller("agent", "pc3", frozenset({"agent"}), "SHA256:of-an-agent")
     assert cli(remembering, "memory", "audit").out == "no memory needs attention\n"
     with remembering.memory.memory.transaction():
@@ -310,15 +310,22 @@ def test_the_history_of_a_key_and_the_audit_are_shown(remembering: MemoryHosts, 
         later = Changes(content="It will be 360", details={"key": "deposit", "valid_from": time.time() + 86_400})
         remembering.memory.memories.put("k2", later, agent)
     ran = cli(remembering, "memory", "history", "rent")
-    assert [line.split()[0] for line in ran.out.splitlines()] == ["k0", "k1"]
-    assert "to now  by agent" in ran.out
+    title, _, *rows = ran.out.splitlines()
+    assert (title, [row.split()[0] for row in rows[::2]], rows[2].split()[3:]) == (
+        "Values (2)",
+        ["k0", "k1"],
+        ["now", "agent"],
+    )
+    assert rows[1::2] == [f"  The rent of the box room is {amount}" for amount in (340, 355)]
     ran = cli(remembering, "memory", "history", "deposit")
-    assert (ran.out.startswith("k2  from 20"), "now" in ran.out) == (True, False)
+    assert ran.out.splitlines()[2].split()[3:] == ["-", "agent"]  # it is not valid yet
     assert json.loads(cli(remembering, "memory", "history", "p0", "--id", "--json").out)["count"] == 1
     ran = cli(remembering, "memory", "history", "none")
     assert (ran.status > 0, "'none'" in ran.err) == (True, True)
     ran = cli(remembering, "memory", "audit", "-n", "1")
-    assert [line.split()[1] for line in ran.out.splitlines() if line.startswith("contradictory")] == ["p0", "p1"]
+    lines = ran.out.splitlines()
+    assert (lines[0], [line.split()[0] for line in lines[2:6:2]]) == ("Contradictory 1", ["p0", "p1"])
+    assert max(map(len, lines)) <= 80
     assert "never_read have further entries" in ran.err
 
 
@@ -637,11 +644,14 @@ def test_the_changes_of_a_twin_are_listed_with_their_writers(remembering: Memory
         remembering.memory.twins.remove(Change("ada", "agent"))
     ran = cli(remembering, "memory", "twin", "ada")
     assert (ran.status, ran.err) == (0, "")
-    assert [[line.split()[0], *line.split()[2:]] for line in ran.out.splitlines()] == [
-        ["3", "agent", "delete"],
-        ["2", "other", "patch", '{"b":"two', 'words"}'],
-        ["1", "agent", "update", '{"a":1}'],
+    title, _, *rows = ran.out.splitlines()
+    assert title == "Changes (3)"
+    assert [[row.split()[0], *row.split()[3:]] for row in rows[::2]] == [
+        ["3", "delete", "agent"],
+        ["2", "patch", "other"],
+        ["1", "update", "agent"],
     ]
+    assert rows[1::2] == ["  -", '  {"b":"two words"}', '  {"a":1}']
     advice = cli(remembering, "memory", "twin", "ada", "-n", "2").err
     assert "raise -n" in advice
     older = cli(remembering, *shlex.split(advice.split("./twinhost ")[1]), "--json")
