@@ -12,6 +12,8 @@ from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli
 from twinhost.cli.completion import places
 
+pytestmark = pytest.mark.thorough
+
 Complete = Callable[..., list[str]]
 _RUNS = {
     "bash": 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _twinhost; printf "%s\\n" "${COMPREPLY[@]}"',

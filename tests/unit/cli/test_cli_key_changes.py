@@ -14,6 +14,8 @@ import pytest
 
 from tests.unit.cli.running import Ran, process_environment, run_process
 
+pytestmark = pytest.mark.thorough
+
 _DOCKER = """#!/bin/sh
 echo "$PWD $*" >> "$CALLS"
 case "$1" in

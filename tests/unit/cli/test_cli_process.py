@@ -122,7 +122,7 @@ def test_without_a_command_the_commands_are_listed(hosts: TwoHosts, cli: Cli) ->
     assert ran.out == cli(hosts, "--help").out
 
 
-@pytest.mark.parametrize("group", ["keys", "audit", "memory"])
+@pytest.mark.parametrize("group", ["keys", "audit", "memory", "events"])
 def test_a_group_without_a_command_shows_its_help(hosts: TwoHosts, cli: Cli, group: str) -> None:
     """In its lines, on stdout, as the program alone does."""
     ran = cli(hosts, group)
