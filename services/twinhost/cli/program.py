@@ -34,10 +34,10 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "watch": "twinhost.cli.watch",
     "errors": "twinhost.cli.watch",
     "lease": "twinhost.cli.lease",
+    "completion": "twinhost.cli.completion",
     "keys": "twinhost.cli.keys",
     "audit": "twinhost.cli.audit",
     "memory": "twinhost.cli.memory",
-    "completion": "twinhost.cli.completion",
 }
 
 

@@ -6,7 +6,7 @@ from twinhost.cli.app import main
 from twinhost.cli.completion import places_of_commands
 
 PLACES = places_of_commands()
-OWN_OUTPUT = {("lease",)}  # standard output is the program's
+OWN_OUTPUT = {("lease",), ("mcp",)}  # standard output is that of the program, or of a protocol
 
 
 @pytest.mark.parametrize("path", PLACES, ids=" ".join)
