@@ -46,6 +46,8 @@ BAD_INPUTS: dict[str, tuple[list[bytes], str, str]] = {
     "one byte too large": ([padded(PAYLOAD_LIMIT + 1)], "message_too_large", f"{PAYLOAD_LIMIT + 1} bytes"),
     "twice too large": ([padded(2 * PAYLOAD_LIMIT)], "message_too_large", f"{2 * PAYLOAD_LIMIT} bytes"),
     "two frames": ([GOOD, GOOD], "malformed_request", "the message has 2 frames; send one JSON object in one frame"),
+    "four bytes before a request": ([b"1234", GOOD], "malformed_request", "the message has 2 frames"),
+    "four bytes before two requests": ([b"1234", GOOD, GOOD], "malformed_request", "the message has 3 frames"),
     "nine empty frames": ([b""] * 9, "malformed_request", "frames"),
     "100,000 frames": ([b"x"] * 100_000, "malformed_request", "the message has 100000 frames"),
 }

@@ -327,9 +327,9 @@ def test_a_peer_can_not_claim_a_descriptor_or_an_address(
     with serving(home, server_keys if secured else None) as agent:
         caller_of = agent.server_socket.sessions.caller_of
 
-        def spy(routing_id: bytes, frame: zmq.Frame) -> object:
+        def spy(routing_id: bytes, frame: zmq.Frame, now: float) -> object:
             seen.append(origin(frame))
-            return caller_of(routing_id, frame)
+            return caller_of(routing_id, frame, now)
 
         monkeypatch.setattr(agent.server, "_sessions", _Spied(spy))
         keys, pin = (peer_keys, agent.public_key) if secured else (None, None)
@@ -342,7 +342,7 @@ def test_a_peer_can_not_claim_a_descriptor_or_an_address(
 
 
 class _Spied:
-    def __init__(self, caller_of: Callable[[bytes, zmq.Frame], object]) -> None:
+    def __init__(self, caller_of: Callable[[bytes, zmq.Frame, float], object]) -> None:
         self.caller_of = caller_of
 
     def session_of(self, _: bytes) -> None:

@@ -53,6 +53,16 @@ def test_a_req_peer_is_served(connect: Connect) -> None:
         assert json.loads(socket.recv()) == {"status": "ok", "text": text}
 
 
+def test_a_req_that_numbers_its_requests_is_served(connect: Connect) -> None:
+    """With ZMQ_REQ_RELAXED and ZMQ_REQ_CORRELATE it gives a request up, and takes only the reply to the next one."""
+    socket = connect(zmq.REQ)
+    socket.setsockopt(zmq.REQ_RELAXED, 1)
+    socket.setsockopt(zmq.REQ_CORRELATE, 1)
+    for text in ("given up", "wanted"):
+        socket.send(request("echo", text=text))
+    assert json.loads(socket.recv())["text"] == "wanted"
+
+
 def test_a_dealer_peer_is_served(connect: Connect) -> None:
     """A DEALER without a delimiter gets a reply of one frame."""
     socket = connect(zmq.DEALER)

@@ -10,7 +10,7 @@ import yaml
 from scripts import write_actions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PLACES = (".ci", "certs-init", "config", "docs", "scripts", "services", "tests")
+PLACES = (".ci", "certs-init", "config", "docs", "examples", "scripts", "services", "tests")
 NOT_TEXT = {".png", ".pyc", ".svg", ".xz"}
 MAX_COLUMNS = 120
 README_MAX_LINES = 129

@@ -38,6 +38,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "keys": "twinhost.cli.keys",
     "audit": "twinhost.cli.audit",
     "memory": "twinhost.cli.memory",
+    "inspect": "twinhost.cli.inspect.command",
 }
 
 

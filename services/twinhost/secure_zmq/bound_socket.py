@@ -75,8 +75,8 @@ class SecuredSessions:
         self._ended: deque[int] = deque()
         self._last_seen: dict[str, float] = {}
 
-    def caller_of(self, routing_id: bytes, frame: zmq.Frame) -> Caller:
-        """Return the caller of a message, and count its session; its handshake is recorded then.
+    def caller_of(self, routing_id: bytes, frame: zmq.Frame, now: float) -> Caller:
+        """Return the caller of a message, as of `now` in seconds since the epoch, and count its session.
 
         Raises:
             PeerNotLive: its key is refused now, or its handshake can't be recorded; its connection will be closed.
@@ -87,7 +87,6 @@ class SecuredSessions:
             identity = str(frame.get(IDENTITY_PROPERTY))
         except zmq.ZMQError:
             raise PeerNotLive("the connection carries no authenticated identity; use an authorised key") from None
-        now = time.time()
         caller = self._known.get(identity)
         if caller is None or self._peers.judge_fingerprint(caller.fingerprint, now) is not caller:
             caller = self._recognise(identity, frame, now)
@@ -175,7 +174,7 @@ class OpenSessions:
     def __init__(self) -> None:
         self.connections = Connections(lambda _: True)
 
-    def caller_of(self, routing_id: bytes, frame: zmq.Frame) -> Caller:
+    def caller_of(self, routing_id: bytes, frame: zmq.Frame, now: float) -> Caller:
         return UNAUTHENTICATED
 
     def caller_now(self, fingerprint: str | None) -> Caller | None:

@@ -230,7 +230,7 @@ class Feed(Worker):
             self._refuse(fd, address, None, "it sent a message that is not a subscription")
             return
         try:
-            caller = self._sessions.caller_of(b"%d" % fd, frame)
+            caller = self._sessions.caller_of(b"%d" % fd, frame, time.time())
         except PeerNotLive:
             self.counters.refused += 1
             return

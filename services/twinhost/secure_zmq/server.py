@@ -41,6 +41,7 @@ _MAX_UNFINISHED_BYTES = 8 * 1024 * 1024
 _TOO_MANY = "too many slow requests of yours wait here; send fewer at once, and repeat this one, which was not executed"
 _DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
 _STALLED_AFTER_S = 5.0
+_REQUEST_NUMBER_BYTES = 4  # the frame that a REQ with ZMQ_REQ_CORRELATE has before the delimiter
 _SNDMORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
@@ -251,29 +252,26 @@ class Server:
 
     def _receive(self, batch: _Batch, room: int, flags: int) -> list[Inbound]:
         """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
-        receive, known = self._socket.recv, len(batch.returns)
+        receive, known, now = self._socket.recv, len(batch.returns), 0.0
         try:
             while len(batch.returns) < room and batch.size < MAX_BATCH_BYTES:
                 routing_id = receive(flags)
-                self._add(routing_id, receive(copy=False), batch)
+                now = now or time.time()  # once for all that have arrived
+                self._add(routing_id, receive(copy=False), batch, now)
                 flags = DONTWAIT
         except zmq.Again:
             pass
         return batch.inbounds[known:]
 
-    def _add(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch) -> None:
-        """Add the requests of one message to a batch; all its frames arrive together."""
+    def _add(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch, now: float) -> None:
+        """Add the requests of one message, received now, to a batch; all its frames arrive together."""
         route = [routing_id]
         fault: RequestError | None = None
         if frame.more:
-            if not len(frame):  # the empty delimiter of a REQ peer
-                route.append(b"")
-                frame = self._socket.recv(copy=False)
-            if frame.more:
-                fault = self._discard_rest()
+            frame, fault = self._after_envelope(frame, route)
         caller: Caller | None = None
         try:
-            caller = self._sessions.caller_of(routing_id, frame)
+            caller = self._sessions.caller_of(routing_id, frame, now)
         except PeerNotLive as error:
             fault = error
         payload = frame.bytes
@@ -289,9 +287,22 @@ class Server:
         for part in parts:
             batch.add(back, Inbound(part, caller, fault))
 
-    def _discard_rest(self) -> MalformedRequest:
+    def _after_envelope(self, frame: zmq.Frame, route: list[bytes]) -> tuple[zmq.Frame, MalformedRequest | None]:
+        """Add the envelope of a REQ peer to the route, and return the frame after it; refuse any further frame."""
+        number: list[bytes] = []
+        if len(frame) == _REQUEST_NUMBER_BYTES:
+            number.append(frame.bytes)
+            frame = self._socket.recv(copy=False)
+        if frame.more and not len(frame):  # the delimiter
+            route += [*number, b""]
+            number.clear()
+            frame = self._socket.recv(copy=False)
+        if frame.more or number:
+            return frame, self._discard_rest(len(number) + 1, frame.more)
+        return frame, None
+
+    def _discard_rest(self, frames: int, more: bool) -> MalformedRequest:
         """Drop surplus frames one at a time; libzmq holds them already, and Python must not hold a copy of all."""
-        frames, more = 1, True
         while more:  # the frame's flag takes half as long as the socket's option, which delays all other requests
             more = self._socket.recv(copy=False).more
             frames += 1

@@ -87,7 +87,6 @@ class RequestDecoder:
             union = union | request_type
         self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(union)
         self.decode_plain = self._decoder.decode  # an ASCII request within the limit; raises msgspec.MsgspecError
-        self._union = union
         self._fields = {
             tag_of(request_type): frozenset({"action", *request_type.__struct_encode_fields__})
             for request_type in types
@@ -129,8 +128,11 @@ class RequestDecoder:
     def _from_values(self, values: dict[str, Any], ignored: list[str]) -> Request:
         """Return the request with these fields; raise msgspec.ValidationError where there is none."""
         action = values.get("action")
-        known = self._fields.get(action, frozenset()) if isinstance(action, str) else frozenset()
-        request: Request = msgspec.convert({name: values[name] for name in values if name in known}, self._union)
+        kind = self._types.get(action) if isinstance(action, str) else None
+        if kind is None:
+            raise msgspec.ValidationError("it names no action of this agent")  # the JSON decoder says which there are
+        known = self._fields[tag_of(kind)]
+        request = msgspec.convert({name: values[name] for name in values if name in known}, kind)
         ignored += _ignored(name for name in values if name not in known)
         return request
 

@@ -68,11 +68,11 @@ def test_a_message_under_an_expired_key_says_that_it_expired(tmp_path: Path, clo
     sessions = SecuredSessions(peers)
     frame = cast("zmq.Frame", AuthenticatedFrame(pair))
     with pytest.raises(PeerNotLive, match="the key of agent has expired here; enrol a new key"):
-        sessions.caller_of(b"a", frame)
+        sessions.caller_of(b"a", frame, NOW)
     path.unlink()
     peers.reload()
     with pytest.raises(PeerNotLive, match="the key of agent is no longer authorised here"):
-        sessions.caller_of(b"a", frame)
+        sessions.caller_of(b"a", frame, NOW)
 
 
 class AuthenticatedFrame:

@@ -14,7 +14,7 @@ import structlog
 from twinhost.secure_zmq.actions import Action, Translation, Translator
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import InternalError, RequestError
-from twinhost.secure_zmq.framing.forms import is_messagepack
+from twinhost.secure_zmq.framing.forms import MESSAGEPACK_FROM_BYTES, is_messagepack
 from twinhost.secure_zmq.wire import Answer, Reply, Request, RequestDecoder, encode_reply
 
 _log = structlog.get_logger(__name__)
@@ -78,7 +78,7 @@ class Reader:
         self, actions: Mapping[type[Request], Action[Any]], max_payload_bytes: int, translate: Translator
     ) -> None:
         self._actions = actions
-        self._max_payload_bytes = max_payload_bytes
+        self._max_plain_bytes = min(max_payload_bytes, MESSAGEPACK_FROM_BYTES)
         self._decoder = RequestDecoder(actions, max_payload_bytes)
         self._translate = translate
         self._ignored: list[str] = []
@@ -97,8 +97,8 @@ class Reader:
             return Refused(inbound, InternalError(FAILED))
 
     def plain(self, payload: bytes) -> Request | None:
-        """Return a request of the usual form; None where `read` has to look at it."""
-        if not payload.isascii() or len(payload) > self._max_payload_bytes:
+        """Return a request of the usual form; None where `read` has to look at it, as at every large one."""
+        if len(payload) > self._max_plain_bytes or not payload.isascii():
             return None
         try:
             request = self._decoder.decode_plain(payload)

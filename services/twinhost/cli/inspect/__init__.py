@@ -1,0 +1,1 @@
+"""`twinhost inspect`: what an agent's source uses of ZeroMQ, and what replaces it."""

@@ -1,0 +1,198 @@
+"""Reads an agent's source: the sockets that it makes, what it does with them, and which functions run in threads.
+
+The source is parsed and never run. Names are followed within one file: `self.socket` through its class, and a variable
+through its function.
+"""
+
+import ast
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
+
+KINDS = frozenset({"REQ", "REP", "DEALER", "ROUTER", "PUB", "SUB", "XPUB", "XSUB", "PUSH", "PULL", "PAIR"})
+RECEIVE = frozenset({"recv", "recv_json", "recv_string", "recv_unicode", "recv_multipart", "recv_pyobj"})
+SEND = frozenset({"send", "send_json", "send_string", "send_unicode", "send_multipart", "send_pyobj"})
+OPEN = frozenset({"bind", "connect", "bind_to_random_port"})
+SECURE = frozenset(
+    {"configure_secure_client", "configure_secure_server", "secure_client_socket", "secure_server_socket"}
+)
+POLL, CLOSED = "POLL", "CLOSED"  # beside the names of options: it is polled before it is read; its maker closes it
+_THREADS = frozenset({"Thread", "submit", "run_in_executor", "to_thread", "start_new_thread"})
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(slots=True)
+class Socket:
+    """A socket as its file uses it; `users` are the functions that send or receive on it, with a line each."""
+
+    name: str
+    kind: str
+    line: int
+    maker: str  # its function
+    options: set[str] = field(default_factory=set)
+    users: dict[str, int] = field(default_factory=dict)
+    opened: str = ""  # the first address
+    secured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A node, the class that it is in, and its function: `Class.name`, or `.name` outside of classes."""
+
+    node: ast.AST
+    owner: str = ""
+    function: str = ""
+
+    def inside(self) -> Iterator["Place"]:
+        """Yield every node below with its place, in the order of the source."""
+        for child in ast.iter_child_nodes(self.node):
+            place = Place(child, self.owner, self.function)
+            yield place
+            if isinstance(child, ast.ClassDef):
+                place = Place(child, child.name)
+            elif isinstance(child, Function):
+                place = Place(child, self.owner, f"{self.owner}.{child.name}")
+            yield from place.inside()
+
+
+class Source:
+    """One file: its nodes, functions, and sockets; `options` are those that may hold for every socket."""
+
+    def __init__(self, text: str | bytes) -> None:
+        """Read a file's text.
+
+        Raises:
+            SyntaxError, ValueError: it is not Python source.
+        """
+        self.places = list(Place(ast.parse(text)).inside())
+        self.calls = [(each, each.node) for each in self.places if isinstance(each.node, ast.Call)]
+        self.functions = {
+            f"{each.owner}.{each.node.name}": each.node for each in self.places if isinstance(each.node, Function)
+        }
+        self.sockets: dict[str, Socket] = {}
+        self.options: set[str] = set()  # of a Context, or of a parameter
+        self.secures_others = False  # what is secured is a parameter, for example
+        for place in self.places:
+            self._find_socket(place)
+        for place in self.places:
+            if isinstance(place.node, ast.Assign):
+                self._find_attributes(place, place.node)
+            elif isinstance(place.node, ast.Call):
+                self._find_use(place, place.node)
+        self.in_threads = self._started_by(_THREADS)
+        self.in_processes = self._started_by({"Process"})
+
+    def key(self, node: ast.AST, place: Place) -> str:
+        """Return what a name, or an attribute of `self`, is known as in this file."""
+        text = text_of(node)
+        if text.startswith("self."):
+            return place.owner + text.removeprefix("self")
+        local = f"{place.function}:{text}"
+        return local if local in self.sockets else text
+
+    def socket(self, node: ast.AST, place: Place) -> Socket | None:
+        return self.sockets.get(self.key(node, place))
+
+    def called(self, node: ast.AST, place: Place) -> str | None:
+        """Return the function of this file that an expression names."""
+        match node:
+            case ast.Name(id=name):
+                name = f".{name}"
+            case ast.Attribute(value=ast.Name(id="self"), attr=name):
+                name = f"{place.owner}.{name}"
+            case _:
+                return None
+        return name if name in self.functions else None
+
+    def _find_socket(self, place: Place) -> None:
+        match place.node:
+            case ast.Assign(targets=[target], value=value):
+                pass
+            case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value):
+                pass
+            case ast.withitem(context_expr=value, optional_vars=ast.expr() as target):
+                pass
+            case _:
+                return
+        for call in ast.walk(value):
+            if isinstance(call, ast.Call) and (kind := socket_kind(call)):
+                local = isinstance(target, ast.Name) and place.function
+                key = f"{place.function}:{text_of(target)}" if local else self.key(target, place)
+                secured = isinstance(value, ast.Call) and called_name(value) in SECURE
+                self.sockets[key] = Socket(text_of(target), kind, call.lineno, place.function, secured=secured)
+                if isinstance(place.node, ast.withitem):
+                    self.sockets[key].options.add(CLOSED)
+
+    def _find_attributes(self, place: Place, node: ast.Assign) -> None:
+        for target in node.targets:
+            if isinstance(target, ast.Attribute):
+                socket = self.socket(target.value, place)
+                (socket.options if socket else self.options).add(target.attr.upper())
+
+    def _find_use(self, place: Place, call: ast.Call) -> None:
+        name, arguments = called_name(call), call.args
+        if name in SECURE and arguments:
+            if socket := self.socket(arguments[0], place):
+                socket.secured = True
+            elif not socket_kind(arguments[0]):
+                self.secures_others = True
+        if name in {"register", "select"}:
+            for node in (inner for argument in arguments[:1] for inner in ast.walk(argument)):
+                if socket := self.socket(node, place):
+                    socket.options.add(POLL)
+        if isinstance(call.func, ast.Attribute):
+            socket = self.socket(call.func.value, place)
+            if name in {"setsockopt", "set"} and arguments:
+                (socket.options if socket else self.options).add(text_of(arguments[0]).rpartition(".")[2])
+            if socket is not None:
+                self._note_use(socket, place, call)
+
+    @staticmethod
+    def _note_use(socket: Socket, place: Place, call: ast.Call) -> None:
+        name, arguments = called_name(call), call.args
+        if name == "poll":
+            socket.options.add(POLL)
+        elif name == "close" and place.function == socket.maker:
+            socket.options.add(CLOSED)
+        elif name in OPEN:
+            socket.opened = socket.opened or (text_of(arguments[0]) if arguments else "an address")
+        elif name in RECEIVE | SEND:
+            socket.users.setdefault(place.function, call.lineno)
+
+    def _started_by(self, starters: Set[str]) -> set[str]:
+        """Return the functions that are given to a call such as `Thread(target=…)`, and those that they call."""
+        reached: set[str] = set()
+        for place, call in self.calls:
+            if called_name(call) in starters:
+                given = [*call.args, *(keyword.value for keyword in call.keywords)]
+                reached |= {name for node in given if (name := self.called(node, place))}
+        while True:
+            more = {
+                name
+                for place, call in self.calls
+                if place.function in reached and (name := self.called(call.func, place))
+            }
+            if more <= reached:
+                return reached
+            reached |= more
+
+
+def text_of(node: ast.AST) -> str:
+    """Return an expression as source; that of a string is its content."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
+
+
+def called_name(call: ast.Call) -> str:
+    """Return the last word of what is called: `recv` of `self.socket.recv()`."""
+    match call.func:
+        case ast.Attribute(attr=name) | ast.Name(id=name):
+            return name
+    return ""
+
+
+def socket_kind(node: ast.AST) -> str:
+    """Return the kind of socket that a call makes, such as `REQ`; empty for any other node."""
+    if not isinstance(node, ast.Call) or called_name(node) != "socket":
+        return ""
+    given = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "socket_type")]
+    words = [text_of(each).rpartition(".")[2] for each in given]
+    return next((word for word in words if word in KINDS), "")
