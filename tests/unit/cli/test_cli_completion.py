@@ -66,8 +66,8 @@ def test_values_files_and_programs_are_left_to_the_shell(complete: Complete, tmp
 def test_every_command_has_its_place(hosts: TwoHosts, cli: Cli) -> None:
     """The script comes from the commands themselves; without a configuration it has no agents."""
     for path, place in places().items():
-        assert {"--help"} <= place.options.keys()
-        assert all(0 < len(about) <= 60 and not about.endswith("...") for about in place.words.values()), path
+        assert "--help" in place.options, path
+        assert all(0 < len(about) <= 60 for about in place.words.values()), path
     (hosts.root / "network_config.yaml").unlink()
     document = json.loads(cli(hosts, "completion", "fish", "--json").out)
     assert ("unregister" in document["script"], UMRA in document["script"]) == (True, False)
