@@ -6,6 +6,7 @@ certs-init declares.
 """
 
 import inspect
+import os
 import shlex
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def _run_certs_init(words: Sequence[str], given: IO[bytes] | None, *, as_json: b
 
 
 def _project(words: Sequence[str]) -> Project:
-    """Return the project of the mainpc that runs on this machine.
+    """Return the project of the mainpc that runs here; of several, that of COMPOSE_PROJECT_NAME, or of this folder.
 
     Raises:
         ConfigurationError: none runs here, or several do; the sentence has the command to run instead.
@@ -145,11 +146,14 @@ def _project(words: Sequence[str]) -> Project:
         raise _elsewhere(f"docker can't be used here ({listed.stderr.strip()})", words)
     rows = (line.split("\t") for line in listed.stdout.splitlines())
     found = sorted({Project(name, Path(folder)) for name, folder in rows})
-    here = [project for project in found if project.folder == Path.cwd()]
-    if len(found) != 1 and len(here) != 1:
-        folders = ", ".join(str(project.folder) for project in found)
-        raise _elsewhere(f"several run here ({folders})" if found else "mainpc does not run on this machine", words)
-    return (here or found)[0]
+    if wanted := os.environ.get("COMPOSE_PROJECT_NAME"):
+        found = [project for project in found if project.name == wanted]
+    if len(found) > 1:
+        found = [project for project in found if project.folder == Path.cwd()] or found
+    if len(found) != 1:
+        names = ", ".join(f"{project.name} in {project.folder}" for project in found)
+        raise _elsewhere(f"several run here ({names})" if found else "mainpc does not run on this machine", words)
+    return found[0]
 
 
 def _elsewhere(why: str, words: Sequence[str]) -> ConfigurationError:

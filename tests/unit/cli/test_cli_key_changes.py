@@ -43,6 +43,7 @@ class Engine:
             "PYTHON": sys.executable,
             "CALLS": str(self.calls),
             "PROJECTS": f"stack\\t{self.checkout}\\n",
+            "COMPOSE_PROJECT_NAME": "",
             "TWINHOST_CERTIFICATES": str(root / "tree"),
             "NETWORK_CONFIG_PATH": str(Path(__file__).parents[3] / "config" / "network_config.yaml"),
         }
@@ -105,7 +106,7 @@ def test_a_refusal_of_certs_init_is_the_commands(engine: Engine) -> None:
     ("projects", "script", "why"),
     [
         ("", _DOCKER, "mainpc does not run on this machine"),
-        ("a\t/a\nb\t/b\n", _DOCKER, "several run here (/a, /b)"),
+        ("a\t/a\nb\t/b\n", _DOCKER, "several run here (a in /a, b in /b)"),
         ("", "#!/bin/sh\necho no such socket >&2; exit 1\n", "docker can't be used here (no such socket)"),
         ("", None, "there is no docker here"),
     ],
@@ -130,7 +131,10 @@ def test_elsewhere_a_sentence_says_what_to_run(
 
 
 def test_of_several_projects_the_folders_own_is_used(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a second checkout on the machine is no obstacle."""
+    """Or the one that is named, as for Compose itself; so that a second checkout on the machine is no obstacle."""
+    two = f"other\t/other\n{engine.settings['PROJECTS']}"
+    assert engine.keys("pending", PROJECTS=two, COMPOSE_PROJECT_NAME="stack").status == 0
+    assert engine.keys("pending", PROJECTS=two, COMPOSE_PROJECT_NAME="third").status == 1
     monkeypatch.chdir(engine.checkout)
-    ran = engine.keys("pending", PROJECTS=f"other\t/other\n{engine.settings['PROJECTS']}")
+    ran = engine.keys("pending", PROJECTS=two)
     assert (ran.status, ran.out) == (0, "nothing is pending\n")
