@@ -19,8 +19,8 @@ from tests.unit.cli.loopback_agents import StartHosts, TwoHosts
 from tests.unit.cli.memory_hosts import MemoryHosts
 from tests.unit.cli.running import COMMAND, Cli, process_environment, run_on_terminal, run_process
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.cli import memory, memory_import
-from twinhost.cli.memory import KINDS
+from twinhost.cli.memory import command, importing
+from twinhost.cli.memory.command import KINDS
 from twinhost.cli.output import read
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
@@ -146,11 +146,11 @@ def test_a_backup_that_arrives_otherwise_leaves_no_file(
 
     def turned(reply: Any, kind: Any) -> Any:
         document = read(reply, kind)
-        if kind is memory.BackupPart and document.offset:
-            return memory.BackupPart(document.offset, document.data[::-1])
+        if kind is command.BackupPart and document.offset:
+            return command.BackupPart(document.offset, document.data[::-1])
         return document
 
-    monkeypatch.setattr("twinhost.cli.memory.read", turned)
+    monkeypatch.setattr("twinhost.cli.memory.command.read", turned)
     ran = cli(remembering, "memory", "backup", str(tmp_path / "umra"))
     assert ran.status == 1
     assert "and their digest differs; run the command again" in ran.err
@@ -161,7 +161,7 @@ def restored(
     hosts: MemoryHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch, *words: str
 ) -> tuple[int, dict[str, Any], str]:
     """Run a restore whose agent ends and does not come back: that is the engine's part."""
-    monkeypatch.setattr(memory, "RESTARTED_WITHIN_S", 1.0)
+    monkeypatch.setattr(command, "RESTARTED_WITHIN_S", 1.0)
     ran = cli(hosts, "memory", "restore", *words, "--json")
     return ran.status, json.loads(ran.out.splitlines()[0]), ran.err
 
@@ -199,7 +199,7 @@ def test_text_output_lists_kinds_and_json_lists_every_table(
     assert counts == "6 interactions, 2 memories, 3 error patterns, 2 twins"
     whole = json.loads(cli(remembering, "memory", "backup", str(tmp_path / "other"), "--json").out)
     assert whole["rows"]["context_writers"] == 3
-    monkeypatch.setattr(memory, "RESTARTED_WITHIN_S", 0.1)
+    monkeypatch.setattr(command, "RESTARTED_WITHIN_S", 0.1)
     ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"), "--yes")
     assert "_" not in ran.out
     rows = {line[: line.index("  ")]: line.split()[-6:] for line in ran.out.splitlines()[2:]}
@@ -333,7 +333,7 @@ def test_importing_twice_changes_nothing(
     remembering: MemoryHosts, cli: Cli, older: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No row is added or touched, although the agent has forgotten the first one's requests; in pages, too."""
-    monkeypatch.setattr(memory_import, "_PAGE", 2)
+    monkeypatch.setattr(importing, "_PAGE", 2)
     cli(remembering, "memory", "import", *older)
     before = everything(remembering)
     ran = cli(remembering, "memory", "import", *older, "--json")
@@ -350,9 +350,9 @@ def test_an_import_reports_concurrent_changes_of_others(
     """A twin that another stores between check and write is kept; a memory deleted before the end is missing."""
     agent = remembering.memory
     operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
-    send = memory_import.Importer._send
+    send = importing.Importer._send
 
-    def send_late(importer: memory_import.Importer, item: memory_import.Item) -> Any:
+    def send_late(importer: importing.Importer, item: importing.Item) -> Any:
         if item.fields.get("user_id") == "ada":
             with agent.memory.transaction():
                 agent.twins.put(Change("ada", "agent"), {"mood": "newer"})
@@ -362,7 +362,7 @@ def test_an_import_reports_concurrent_changes_of_others(
                 agent.memories.remove("m1", operator)
         return outcome
 
-    monkeypatch.setattr(memory_import.Importer, "_send", send_late)
+    monkeypatch.setattr(importing.Importer, "_send", send_late)
     ran = cli(remembering, "memory", "import", older[0], older[2])
     assert [line.split(": ")[1] for line in ran.out.splitlines()] == [
         "8 added, 0 already present, 1 missing",

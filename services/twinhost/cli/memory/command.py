@@ -17,8 +17,8 @@ from rich.console import RenderableType
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
-from twinhost.cli.memory_import import Importer, read_items
-from twinhost.cli.memory_reads import MEMORY_AGENT, Name, audit, by, context, history, memory_client, search, twin
+from twinhost.cli.memory.importing import Importer, read_items
+from twinhost.cli.memory.reads import MEMORY_AGENT, Name, audit, by, context, history, memory_client, search, twin
 from twinhost.cli.output import Health, Progress, parse_moment, printable, read
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.memory_import import Written, WrittenPage
+from twinhost.cli.memory.importing import Written, WrittenPage
 from twinhost.cli.output import parse_moment, printable, read, to_json
 from twinhost.secure_zmq.client import Client
 from twinhost.unified_memory_reasoning.memories.audit import BriefMemory

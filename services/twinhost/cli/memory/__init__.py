@@ -1,0 +1,1 @@
+"""`memory`: read, back up, restore, and import the memory of pc2, and hide what a caller wrote."""
