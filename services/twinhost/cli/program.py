@@ -78,11 +78,6 @@ def _run(arguments: list[str]) -> int:
         return 1
 
 
-def whole_application() -> typer.Typer:
-    """Return the program with all of its commands."""
-    return _application("")
-
-
 def _application(first_word: str) -> typer.Typer:
     """Return the program with the command that the first word names, or with all of them."""
     app = typer.Typer(
@@ -105,6 +100,11 @@ def _application(first_word: str) -> typer.Typer:
 def _command(name: str) -> Any:
     """Return a command or a group of commands; None for another name."""
     return getattr(import_module(COMMANDS[name]), name) if name in COMMANDS else None
+
+
+def whole_application() -> typer.Typer:
+    """Return the program with all of its commands."""
+    return _application("")
 
 
 def _needs_a_command(command: Any) -> bool:
