@@ -37,7 +37,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "completion": "twinhost.cli.completion",
     "keys": "twinhost.cli.keys",
     "audit": "twinhost.cli.audit",
-    "memory": "twinhost.cli.memory.command",
+    "memory": "twinhost.cli.memory",
     "inspect": "twinhost.cli.inspect.command",
 }
 
