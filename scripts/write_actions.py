@@ -7,6 +7,7 @@ Exit status: 0 written; with `--check`, 1 where the page is out of date, and not
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from twinhost.schema import AGENTS, declarations_of, replies_of, schema_of  # no
 PAGE = REPOSITORY / "docs/reference/actions.md"
 HOSTS = {"SystemDigitalTwin": "mainpc", "UnifiedMemoryReasoningAgent": "pc2"}
 MAX_DEPTH = 2  # of a reply's field: a deeper one is in the JSON Schema
+MAX_COLUMNS = 120
 OPTIONS = {
     "mutates": "It changes the database; a retry gets the stored reply.",
     "apart": "It has transactions of its own.",
@@ -70,11 +72,12 @@ def page() -> str:
 
 
 def _summary(requests: RequestSchema, name: str) -> str:
-    return requests.description(name).partition("\n\n")[0].replace("\n", " ")
+    return requests.description(name).partition("\n\n")[0]
 
 
 def _described(requests: RequestSchema, name: str, options: Mapping[str, bool]) -> Iterator[str]:
-    yield from requests.description(name).splitlines()
+    for line in requests.description(name).splitlines():
+        yield from textwrap.wrap(line, MAX_COLUMNS, break_long_words=False, break_on_hyphens=False) or [""]
     if sentences := " ".join(sentence for option, sentence in OPTIONS.items() if options.get(option)):
         yield from ("", sentences)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers.stack import REPOSITORY, Stack, project_name, run_twinhost
+from tests.unit.cli.running import run_process
 
 
 def test_status_shows_both_agents_and_who_they_are(stack: Stack) -> None:
@@ -91,6 +92,19 @@ def test_the_command_at_the_end_of_a_refusal_works(stack: Stack) -> None:
     explained = stack.twinhost(*advice.removesuffix(" lists the fields").split()[1:])
     assert (explained.status, explained.err) == (0, "")
     assert "event.source_agent" in explained.out
+
+
+def test_keys_are_changed_where_mainpc_runs(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the installed command, from any folder; the container of the command line says what to run instead."""
+    monkeypatch.chdir(tmp_path)
+    variables = {"COMPOSE_PROJECT_NAME": stack.project}
+    invited = run_process(variables, "keys", "invite", "Guest", "--host", "pc3", "--role", "agent", "--json")
+    assert (invited.status, json.loads(invited.out)["lines"][0][:11]) == (0, "twinhost://"), invited.err
+    assert "Guest" in stack.run("certs-init", "pending").out
+    assert run_process(variables, "keys", "reject", "Guest").status == 0
+    refused = stack.run("cli", "keys", "reject", "Guest")
+    assert (refused.status, refused.out) == (1, "")
+    assert refused.err.rstrip().endswith("run in the checkout there: docker compose run --rm certs-init reject Guest")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
-from tests.loopback.watching import Publisher, Watch, error, withdraw
+from tests.loopback.watching import Publisher, Watch, error, settings_of, withdraw
+from tests.unit.cli.running import run_process
 from tests.unit.cli.test_cli_hostile_text import HOSTILE, SHOWN, unsafe
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, Client
@@ -77,6 +79,27 @@ def test_what_happens_is_shown_as_it_comes(tmp_path: Path, secure: bool) -> None
 
             wait_until(registered, PATIENCE_S, "the registration is shown")
             assert watch.err == []
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["secured", "open"])
+def test_a_published_event_is_watched(tmp_path: Path, secure: bool) -> None:
+    """`events watch` is `watch`; the data are key=value, as for `call`, and no key of theirs is reserved."""
+    with Hosts(tmp_path, secure=secure) as hosts:
+        hosts.start(SDT).wait_until_serving()
+        settings = settings_of(hosts, "operator")
+        words = ("events", "publish", "backup_finished")
+        first = run_process(settings, *words, "files=3", "action=copy", "--id", "e1", "--ttl", "60")
+        assert (first.status, first.err) == (0, "")
+        number = int(first.out.removeprefix("event e1 is stored with the number "))
+        with Watch(hosts, "--since", str(number - 1), "--json", command=("events", "watch")) as watch:
+            watch.wait_for("backup_finished")
+        event = next(each for each in watch.shown if each["event_type"] == "backup_finished")
+        assert (event["data"], event["ttl"], event["seq"]) == ({"files": 3, "action": "copy"}, 60, number)
+        assert event["source_agent"] == ("operator" if secure else socket.gethostname())
+        quiet = json.loads(run_process(settings, *words, "--stored-only", "--json").out)
+        assert (quiet["status"], quiet["seq"] > number) == ("success", True)
+        (kept,) = json.loads(run_process(settings, "call", SDT, "get_events", "limit=1", "--json").out)["events"]
+        assert (kept["event_id"], kept["propagate"], kept["data"]) == (quiet["event_id"], False, {})
 
 
 def test_a_topic_is_shown_alone(hosts: Hosts, publisher: Publisher) -> None:

@@ -6,7 +6,7 @@ import pty
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,13 +25,20 @@ PROBE = "probe"  # the id of what is published until it is seen
 class Watch:
     """One `cli watch` that runs; `out` and `err` are the lines that it has written so far."""
 
-    def __init__(self, hosts: Hosts, *arguments: str, by: str = "operator", on_terminal: bool = False) -> None:
+    def __init__(
+        self,
+        hosts: Hosts,
+        *arguments: str,
+        by: str = "operator",
+        on_terminal: bool = False,
+        command: Sequence[str] = ("watch",),
+    ) -> None:
         """Start it with the key of `by`; on a terminal, its stdout is one."""
         self.out: list[str] = []
         self.err: list[str] = []
         ours, theirs = pty.openpty() if on_terminal else os.pipe()
         self._process = fork_server.Process(
-            ["twinhost.cli", "watch", *arguments],
+            ["twinhost.cli", *command, *arguments],
             env=process_environment(settings_of(hosts, by)),
             stdin=subprocess.DEVNULL,
             stdout=theirs,

@@ -1,6 +1,6 @@
 """What people type: agent names, key=value pairs, seconds; an invalid one is a usage error."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +13,7 @@ from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS
 JSON_FLAG = "--json"
 MAX_SECONDS = 3_600.0
 Typed = Callable[[str, str, Any], Any]
-_RESERVED = {
+RESERVED = {
     "action": "it is the second argument",
     "request_id": "use --request-id",
     "deadline_s": "use --deadline",
@@ -75,12 +75,15 @@ def find_agent(config: NetworkConfig, wanted: str) -> Agent:
     raise typer.BadParameter(f"there is no agent {wanted!r}; the agents are: {known}", param_hint="AGENT")
 
 
-def parse_fields(pairs: list[str], typed: Typed = lambda _, __, value: value) -> dict[str, Any]:
+def parse_fields(
+    pairs: list[str], typed: Typed = lambda _, __, value: value, reserved: Mapping[str, str] = RESERVED
+) -> dict[str, Any]:
     """Return the fields of `key=value` words; a value that is valid JSON is decoded, any other is a text.
 
     Args:
         pairs: the words.
         typed: given a key, the text, and the decoded value, returns what is sent.
+        reserved: keys that are no fields of this command, and what to use instead.
 
     Raises:
         typer.BadParameter: a word is not such a pair, or a key is repeated or reserved.
@@ -90,8 +93,8 @@ def parse_fields(pairs: list[str], typed: Typed = lambda _, __, value: value) ->
         key, separator, value = pair.partition("=")
         if not key or not separator:
             raise typer.BadParameter(f"{pair!r} is not key=value", param_hint="KEY=VALUE")
-        if key in _RESERVED:
-            raise typer.BadParameter(f"{key!r} is not a field: {_RESERVED[key]}", param_hint="KEY=VALUE")
+        if key in reserved:
+            raise typer.BadParameter(f"{key!r} is not a field: {reserved[key]}", param_hint="KEY=VALUE")
         if key in fields:
             raise typer.BadParameter(f"{key!r} is given twice", param_hint="KEY=VALUE")
         fields[key] = typed(key, value, _value(value))

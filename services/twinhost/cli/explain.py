@@ -59,9 +59,9 @@ class RequestSchema:
         return sorted(self._of_action)
 
     def description(self, action: str) -> str:
-        """Return the docstring of the request's type."""
-        lines = str(self._definition(action).get("description", "")).splitlines()
-        return "\n".join(line.strip() for line in lines)
+        """Return the docstring of the request's type, each paragraph on one line."""
+        paragraphs = str(self._definition(action).get("description", "")).split("\n\n")
+        return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
     def fields(self, action: str) -> list[Field]:
         """Return the fields; those of a nested object follow it."""

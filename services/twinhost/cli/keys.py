@@ -1,4 +1,4 @@
-"""`keys list`: every key that an agent knows, how long it is valid, and who uses it now."""
+"""`keys list`: every key that an agent knows, how long it is valid, and who uses it now; and what changes keys."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +13,13 @@ from twinhost.certificates.acknowledgement import Follower, followers
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
+from twinhost.cli.key_changes import add_changes
 from twinhost.cli.output import Failure, Peer, Peers, days, duration, read, seconds_between
 from twinhost.secure_zmq.callers import INVITATION_ROLE
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S
 
-keys = typer.Typer(help="The keys that the agents know; certs-init changes them.")
+keys = typer.Typer(help="The keys that the agents know. To change them, this machine must run mainpc.")
 NOT_LISTED, REVOKED, LIVE = "not listed", "revoked", "live"
 _UNLIMITED = "no expiry"
 _NO_KEYS = Failure("open_link", "SECURE_ZMQ=0: nobody is authenticated, so the agents use no keys")
@@ -77,11 +78,6 @@ class Unacknowledged:
     agent: str
     host: str
     revoked: tuple[str, ...] | None
-
-
-@keys.callback()
-def _group() -> None:
-    """Keep `list` a command of its own while it is the only one."""
 
 
 @keys.command("list")
@@ -260,3 +256,6 @@ def _left(key: Key) -> Text:
         return output.styled("expired", output.BAD)
     soon = key.left_s < WARN_BEFORE_S and not key.invitation  # an invitation is meant to be short
     return output.styled(days(key.left_s), output.WARN if soon else "")
+
+
+add_changes(keys)

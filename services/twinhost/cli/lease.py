@@ -55,7 +55,9 @@ def lease(
         typer.Option("--ttl", metavar="SECONDS", min=5, max=MAX_SECONDS, help="When the lease ends after a kill -9."),
     ] = DEFAULT_TTL_S,
 ) -> int:
-    """Run a program with leased memory: twinhost lease --vram 8000 -- python train.py
+    """Run a program with leased memory.
+
+    For example: twinhost lease --vram 8000 -- python train.py
 
     The program gets CUDA_VISIBLE_DEVICES and TWINHOST_LEASE_ID, and all signals. The exit status is the program's,
     128 + N after signal N. Install twinhost where the program runs: in the container of

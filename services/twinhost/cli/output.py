@@ -9,7 +9,8 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO, TypeVar
@@ -31,6 +32,7 @@ _GAP = 2  # blanks between two columns
 MAX_SENTENCE_CHARACTERS = 600  # of a cell that is a sentence
 GOOD, WARN, BAD, LOUD, FAINT, HEADING = "green", "yellow", "red", "bold white on red", "dim", "bold"
 
+Progress = Callable[[int, int | None], None]  # called with how much is done, and of how much, if that is known
 Cell = str | Text  # a str is made printable; a Text was, by styled()
 # Control and format characters, lone surrogates, line and paragraph separators, unassigned code points.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
@@ -83,6 +85,29 @@ def show_value(value: Mapping[str, Any], *, as_json: bool) -> None:
 def show_line(content: str) -> None:
     """Write one line of text to stdout."""
     _write(sys.stdout, f"{content}\n")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Progress]:
+    """Show on stderr how far long work is, if that is a terminal; the line disappears at the end."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich import progress as bars  # noqa: PLC0415 - for this case alone
+
+    columns = (bars.TextColumn("{task.description}", markup=False), bars.BarColumn(), bars.TaskProgressColumn())
+    shown = bars.Progress(*columns, bars.TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True)
+    with shown:
+        task = shown.add_task(printable(what), total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def show_done(reply: Mapping[str, Any], sentence: str, *, as_json: bool) -> None:
+    """Write what was done: a sentence for people, the agent's reply for programs."""
+    if as_json:
+        show_value(reply, as_json=True)
+    else:
+        show_line(printable(sentence))
 
 
 def show_failure(failure: Failure, *, as_json: bool) -> None:

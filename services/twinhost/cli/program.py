@@ -33,9 +33,11 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "explain": "twinhost.cli.explain",
     "ping": "twinhost.cli.call",
     "doctor": "twinhost.cli.doctor.command",
+    "events": "twinhost.cli.watch",
     "watch": "twinhost.cli.watch",
     "errors": "twinhost.cli.watch",
     "lease": "twinhost.cli.lease",
+    "completion": "twinhost.cli.completion",
     "keys": "twinhost.cli.keys",
     "audit": "twinhost.cli.audit",
     "memory": "twinhost.cli.memory",
@@ -62,11 +64,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    as_json = JSON_FLAG in arguments  # known even if the arguments can't be parsed
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments  # `lease` runs what follows
+    as_json = JSON_FLAG in own  # known even if the arguments can't be parsed
     arguments = _take_profile(arguments)
     first_word = arguments[0] if arguments else ""
     try:
-        if not arguments or (len(arguments) == 1 and isinstance(_command(first_word), typer.Typer)):
+        if not arguments or (len(arguments) == 1 and _needs_a_command(_command(first_word))):
             arguments = [*arguments, "--help"]
         # A command's own exit status, or that of --help or Ctrl-C.
         command = typer.main.get_command(_application(first_word))
@@ -114,6 +117,17 @@ def _application(first_word: str) -> typer.Typer:
 def _command(name: str) -> Any:
     """Return a command or a group of commands; None for another name."""
     return getattr(import_module(COMMANDS[name]), name) if name in COMMANDS else None
+
+
+def whole_application() -> typer.Typer:
+    """Return the program with all of its commands."""
+    return _application("")
+
+
+def _needs_a_command(command: Any) -> bool:
+    """Return whether it is a group that does nothing by itself."""
+    callback = command.registered_callback if isinstance(command, typer.Typer) else None
+    return isinstance(command, typer.Typer) and not (callback and callback.invoke_without_command is True)
 
 
 def _show_version(asked: bool) -> None:

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import typer
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -21,6 +22,7 @@ from twinhost.secure_zmq.errors import NotGranted, TwinhostError
 from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
 from twinhost.secure_zmq.wire import Reply
 
+agents = typer.Typer()
 QUESTION_DEADLINE_S = 3.0  # for each question; a healthy agent takes milliseconds
 _LAST_DEADLINE_S = 0.5  # the minimum for the last round of a wait
 _PAUSE_S = 0.5  # between two rounds
@@ -92,8 +94,11 @@ def status(wait: Wait = 0.0, as_json: AsJson = False) -> int:
     return 1 if failures else 0
 
 
-def agents(as_json: AsJson = False) -> int:
-    """List the registered agents."""
+@agents.callback(invoke_without_command=True)
+def list_agents(context: typer.Context, as_json: AsJson = False) -> int:
+    """List the registered agents, or unregister one."""
+    if context.invoked_subcommand is not None:
+        return 0
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:
         reply = client.call("get_registered_agents", deadline_s=DEADLINE_S)
@@ -103,6 +108,21 @@ def agents(as_json: AsJson = False) -> int:
         output.show_value({"status": "ok", "agents": reply["agents"]}, as_json=True)
     else:
         output.show(_registrations_table(registered, now))
+    return 0
+
+
+@agents.command("unregister")
+def unregister(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `agents` shows it.")], as_json: AsJson = False
+) -> int:
+    """Delete an agent's registration.
+
+    An agent that still runs registers again with its next heartbeat; its key stays valid.
+    """
+    settings = load_settings()
+    with settings.client(settings.registry_agent) as client:
+        reply = client.call("unregister", deadline_s=DEADLINE_S, agent_name=name)
+    output.show_done(reply, f"{name} is no longer registered", as_json=as_json)
     return 0
 
 

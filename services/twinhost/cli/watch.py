@@ -1,20 +1,24 @@
-"""`watch` and `errors`: mainpc's event feed, with the missed events in order and once, and the stored errors."""
+"""`watch`, `events`, and `errors`: mainpc's event feed, with missed events in order and once, and the stored errors."""
 
+import socket
+import uuid
 from typing import Annotated, Any
 
 import typer
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson
+from twinhost.cli.arguments import DEADLINE_S, AsJson, parse_fields
 from twinhost.cli.connect import load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.clients.event_order import TOPICS, EventOrder, Gap, Page, follow
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.system_digital_twin.events.actions import ErrorsCounted
 
+events = typer.Typer(help="The event feed of mainpc: publish an event, or follow all.")
 _NOT_SHOWN = frozenset({"seq", "previous_seq", "time", "timestamp", "propagate", "ttl", "written_by"})
 
 
+@events.command("watch")
 def watch(
     topic: Annotated[
         list[str] | None,
@@ -50,6 +54,38 @@ def watch(
     return 0
 
 
+@events.command("publish")
+def publish(
+    event_type: Annotated[str, typer.Argument(metavar="TYPE", help="What happened, such as backup_finished.")],
+    pairs: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="The event's data; a value may be JSON.")
+    ] = None,
+    event_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="The event's id; a new one if omitted.")
+    ] = None,
+    ttl: Annotated[
+        float | None, typer.Option("--ttl", metavar="SECONDS", min=0, help="After them the event expires.")
+    ] = None,
+    stored_only: Annotated[bool, typer.Option("--stored-only", help="Keep it off the feed.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Publish an event: mainpc stores it and sends it."""
+    settings = load_settings()
+    own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else socket.gethostname()
+    event = {
+        "event_id": event_id or uuid.uuid4().hex,
+        "event_type": event_type,
+        "source_agent": own,
+        "data": parse_fields(pairs or [], reserved={}),
+        "propagate": not stored_only,
+        "ttl": ttl,
+    }
+    with settings.client(settings.registry_agent) as client:
+        reply = client.call("publish_event", deadline_s=DEADLINE_S, event=event)
+    output.show_done(reply, f"event {event['event_id']} is stored with the number {reply['seq']}", as_json=as_json)
+    return 0
+
+
 def errors(
     error_type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only errors of this type.")] = None,
     agent: Annotated[str | None, typer.Option("--agent", metavar="NAME", help="Only errors of this agent.")] = None,
@@ -70,7 +106,10 @@ def errors(
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=200, help="Groups, or errors.")] = 20,
     as_json: AsJson = False,
 ) -> int:
-    """Show the errors that were reported to mainpc: counted and grouped by message, or each, newest first."""
+    """Show the errors that were reported to mainpc.
+
+    They are counted and grouped by message; with --shape or --text each is listed, newest first.
+    """
     chosen: dict[str, Any] = {"type": error_type, "agent": agent, "severity": severity, "since": since, "until": until}
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:

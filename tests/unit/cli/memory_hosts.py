@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
-from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE
+from tests.unit.unified_memory_reasoning.search_bench import INDEX, WORDS_ALONE
 from twinhost.agent.assembly import StartAgain
 from twinhost.agent.health import OperatorActions
 from twinhost.secure_zmq.actions import Action
@@ -31,7 +31,7 @@ from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.search.actions import Search
+from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
 from twinhost.unified_memory_reasoning.twins import twins
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 from twinhost.unified_memory_reasoning.twins.twins import Twins
@@ -49,6 +49,7 @@ MIGRATIONS = [
     error_patterns.CASE_MIGRATION,
     twins.BY_WRITER_MIGRATION,
     twins.HISTORY_MIGRATION,
+    *INDEX,
 ]
 
 
@@ -77,12 +78,14 @@ class MemoryAgent(LoopbackAgent):
             "memories": self.memories.recall.written_by,
             "error_patterns": self.patterns.written_by,
         }
+        search = Search(self.memory, WORDS_ALONE)
         actions: list[Action[Any]] = [
             *TwinActions(self.twins).actions(),
             *ProvenanceActions(Quarantine(self.memory), written_by, PAYLOAD_BYTES).actions(),
             *self.backups.actions(),
             *MemoryActions(self.memories, PAYLOAD_BYTES).actions(),
-            *ContextActions(self.interactions, Search(self.memory, WORDS_ALONE), Estimate(), PAYLOAD_BYTES).actions(),
+            *ContextActions(self.interactions, search, Estimate(), PAYLOAD_BYTES).actions(),
+            *SearchActions(search, PAYLOAD_BYTES).actions(),
             Action(AddErrorPattern, self._add_error_pattern, mutates=True),
             *MemoryHealthActions(self._health_document).actions(),
             *OperatorActions(self.peers, socket.sessions, socket.handshakes, "ok").actions(),

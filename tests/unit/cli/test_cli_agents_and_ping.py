@@ -42,6 +42,17 @@ def test_agents_needs_mainpc(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.Monk
     assert ran.err.startswith("error [server_unreachable]: ")
 
 
+def test_an_agent_is_unregistered(hosts: TwoHosts, cli: Cli) -> None:
+    """One that is not registered is a refusal; the group alone still lists."""
+    cli(hosts, "call", SDT, "register_agent", "agent_name=Guest", "status=DEGRADED")
+    ran = cli(hosts, "agents", "unregister", "Guest")
+    assert (ran.status, ran.out, ran.err) == (0, "Guest is no longer registered\n", "")
+    assert [agent["name"] for agent in json.loads(cli(hosts, "agents", "--json").out)["agents"]] == [UMRA]
+    ran = cli(hosts, "agents", "unregister", "Guest", "--json")
+    assert (ran.status, json.loads(ran.out)["code"]) == (1, "not_found")
+    assert cli(hosts, "agents", "unregister").status == 2
+
+
 def test_ping_measures_both_agents(hosts: TwoHosts, cli: Cli) -> None:
     """As many round trips as were asked for, and what they took."""
     document = json.loads(cli(hosts, "ping", "--count", "7", "--json").out)

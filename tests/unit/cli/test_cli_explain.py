@@ -89,6 +89,14 @@ def test_the_file_of_the_image_is_what_is_shown(
     assert "As the file says." in cli(hosts, "explain", SDT, "ping").out
 
 
+def test_a_paragraph_is_one_line_until_it_is_shown() -> None:
+    """The lines of the source are longer than the terminal's, and would leave single words behind."""
+    schema = schema_of_agent(UMRA)
+    assert schema is not None
+    paragraphs = schema.description("store_memory").split("\n\n")
+    assert (len(paragraphs), "\n" in "".join(paragraphs)) == (2, False)
+
+
 @pytest.mark.parametrize("action", ["publish_event", "sync_memories", "simulate_load"])
 def test_the_tables_are_narrow(hosts: TwoHosts, cli: Cli, action: str) -> None:
     """80 columns hold every table; the example alone is one line of whatever length, to be copied."""

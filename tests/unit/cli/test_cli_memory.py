@@ -6,6 +6,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,10 +17,10 @@ import pytest
 
 from tests.unit.cli.loopback_agents import StartHosts, TwoHosts
 from tests.unit.cli.memory_hosts import MemoryHosts
-from tests.unit.cli.running import COMMAND, Cli, process_environment, run_process
+from tests.unit.cli.running import COMMAND, Cli, process_environment, run_on_terminal, run_process
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.cli import memory, memory_import
-from twinhost.cli.memory import KINDS
+from twinhost.cli.memory import command, importing
+from twinhost.cli.memory.command import KINDS
 from twinhost.cli.output import read
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
@@ -145,11 +146,11 @@ def test_a_backup_that_arrives_otherwise_leaves_no_file(
 
     def turned(reply: Any, kind: Any) -> Any:
         document = read(reply, kind)
-        if kind is memory.BackupPart and document.offset:
-            return memory.BackupPart(document.offset, document.data[::-1])
+        if kind is command.BackupPart and document.offset:
+            return command.BackupPart(document.offset, document.data[::-1])
         return document
 
-    monkeypatch.setattr("twinhost.cli.memory.read", turned)
+    monkeypatch.setattr("twinhost.cli.memory.command.read", turned)
     ran = cli(remembering, "memory", "backup", str(tmp_path / "umra"))
     assert ran.status == 1
     assert "and their digest differs; run the command again" in ran.err
@@ -160,7 +161,7 @@ def restored(
     hosts: MemoryHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch, *words: str
 ) -> tuple[int, dict[str, Any], str]:
     """Run a restore whose agent ends and does not come back: that is the engine's part."""
-    monkeypatch.setattr(memory, "RESTARTED_WITHIN_S", 1.0)
+    monkeypatch.setattr(command, "RESTARTED_WITHIN_S", 1.0)
     ran = cli(hosts, "memory", "restore", *words, "--json")
     return ran.status, json.loads(ran.out.splitlines()[0]), ran.err
 
@@ -198,7 +199,7 @@ def test_text_output_lists_kinds_and_json_lists_every_table(
     assert counts == "6 interactions, 2 memories, 3 error patterns, 2 twins"
     whole = json.loads(cli(remembering, "memory", "backup", str(tmp_path / "other"), "--json").out)
     assert whole["rows"]["context_writers"] == 3
-    monkeypatch.setattr(memory, "RESTARTED_WITHIN_S", 0.1)
+    monkeypatch.setattr(command, "RESTARTED_WITHIN_S", 0.1)
     ran = cli(remembering, "memory", "restore", str(tmp_path / "umra.backup"), "--yes")
     assert "_" not in ran.out
     rows = {line[: line.index("  ")]: line.split()[-6:] for line in ran.out.splitlines()[2:]}
@@ -298,7 +299,7 @@ def test_an_import_keeps_the_dates_of_the_file(remembering: MemoryHosts, cli: Cl
 
 
 def test_the_history_of_a_key_and_the_audit_are_shown(remembering: MemoryHosts, cli: Cli) -> None:
-    """As lines of text, and with --json as the reply; an unknown key gives one sentence."""
+    """As tables, and with --json as the reply; an unknown key gives one sentence."""
     agent = Caller("agent", "pc3", frozenset({"agent"}), "SHA256:of-an-agent")
     assert cli(remembering, "memory", "audit").out == "no memory needs attention\n"
     with remembering.memory.memory.transaction():
@@ -306,14 +307,25 @@ def test_the_history_of_a_key_and_the_audit_are_shown(remembering: MemoryHosts, 
             text = f"The rent of the box room is {amount}"
             remembering.memory.memories.put(f"k{number}", Changes(content=text, details={"key": "rent"}), agent)
             remembering.memory.memories.put(f"p{number}", Changes(content=text), agent)
+        later = Changes(content="It will be 360", details={"key": "deposit", "valid_from": time.time() + 86_400})
+        remembering.memory.memories.put("k2", later, agent)
     ran = cli(remembering, "memory", "history", "rent")
-    assert [line.split()[0] for line in ran.out.splitlines()] == ["k0", "k1"]
-    assert "to now  by agent" in ran.out
+    title, _, *rows = ran.out.splitlines()
+    assert (title, [row.split()[0] for row in rows[::2]], rows[2].split()[3:]) == (
+        "Values (2)",
+        ["k0", "k1"],
+        ["now", "agent"],
+    )
+    assert rows[1::2] == [f"  The rent of the box room is {amount}" for amount in (340, 355)]
+    ran = cli(remembering, "memory", "history", "deposit")
+    assert ran.out.splitlines()[2].split()[3:] == ["-", "agent"]  # it is not valid yet
     assert json.loads(cli(remembering, "memory", "history", "p0", "--id", "--json").out)["count"] == 1
     ran = cli(remembering, "memory", "history", "none")
     assert (ran.status > 0, "'none'" in ran.err) == (True, True)
     ran = cli(remembering, "memory", "audit", "-n", "1")
-    assert [line.split()[1] for line in ran.out.splitlines() if line.startswith("contradictory")] == ["p0", "p1"]
+    lines = ran.out.splitlines()
+    assert (lines[0], [line.split()[0] for line in lines[2:6:2]]) == ("Contradictory 1", ["p0", "p1"])
+    assert max(map(len, lines)) <= 80
     assert "never_read have further entries" in ran.err
 
 
@@ -321,7 +333,7 @@ def test_importing_twice_changes_nothing(
     remembering: MemoryHosts, cli: Cli, older: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No row is added or touched, although the agent has forgotten the first one's requests; in pages, too."""
-    monkeypatch.setattr(memory_import, "_PAGE", 2)
+    monkeypatch.setattr(importing, "_PAGE", 2)
     cli(remembering, "memory", "import", *older)
     before = everything(remembering)
     ran = cli(remembering, "memory", "import", *older, "--json")
@@ -338,9 +350,9 @@ def test_an_import_reports_concurrent_changes_of_others(
     """A twin that another stores between check and write is kept; a memory deleted before the end is missing."""
     agent = remembering.memory
     operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
-    send = memory_import.Importer._send
+    send = importing.Importer._send
 
-    def send_late(importer: memory_import.Importer, item: memory_import.Item) -> Any:
+    def send_late(importer: importing.Importer, item: importing.Item) -> Any:
         if item.fields.get("user_id") == "ada":
             with agent.memory.transaction():
                 agent.twins.put(Change("ada", "agent"), {"mood": "newer"})
@@ -350,7 +362,7 @@ def test_an_import_reports_concurrent_changes_of_others(
                 agent.memories.remove("m1", operator)
         return outcome
 
-    monkeypatch.setattr(memory_import.Importer, "_send", send_late)
+    monkeypatch.setattr(importing.Importer, "_send", send_late)
     ran = cli(remembering, "memory", "import", older[0], older[2])
     assert [line.split(": ")[1] for line in ran.out.splitlines()] == [
         "8 added, 0 already present, 1 missing",
@@ -517,8 +529,12 @@ def test_what_somebody_wrote_is_shown_hidden_and_shown_again(
     listed = cli(remembering, "memory", "by", "operator")
     assert (listed.status, listed.err) == (0, "")
     of_ada = ("call", "pc2", "get_twin", "user_id=ada", "--json")
-    assert "user_id=ada" in listed.out
-    assert 'content="Tandaan: port 7230"' in listed.out
+    lines = listed.out.splitlines()
+    assert ("Interactions (6)" in lines, lines[1].split("  ")[0], max(map(len, lines)) <= 80) == (True, "id", True)
+    said = lines.index("  Tandaan: port 7230")
+    assert lines[said - 1].split()[3:] == ["s1,", "ada,", "user_query"]
+    assert next(line for line in lines if line.startswith("ada  ")).endswith("revision 1")
+    assert cli(remembering, "memory", "by", "nobody").out == "nobody wrote nothing that is stored\n"
     hidden = cli(remembering, "memory", "quarantine", "operator", "--reason", "its key was stolen")
     assert hidden.out == "what operator wrote is hidden; to show it again: ./twinhost memory release operator\n"
     assert json.loads(cli(remembering, *of_ada).out)["revision"] == 0
@@ -537,7 +553,7 @@ def test_what_somebody_wrote_is_shown_hidden_and_shown_again(
 def test_a_list_that_is_cut_says_so(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
     cli(remembering, "memory", "import", *older)
     ran = cli(remembering, "memory", "by", "operator", "-n", "2")
-    assert len(ran.out.splitlines()) == 8
+    assert "Interactions, newest 2" in ran.out.splitlines()
     assert "more: there are older interactions" in ran.err
     assert json.loads(cli(remembering, "memory", "by", "operator", "-n", "2", "--json").out)["name"] == "operator"
 
@@ -546,9 +562,36 @@ def test_hostile_content_is_shown_on_one_line(remembering: MemoryHosts, cli: Cli
     """It can't clear the screen, nor forge another line."""
     with remembering.memory.memory.transaction():
         remembering.memory.interactions.add("s", "code", "a\n\x1b[2Jinteractions 7  forged", "agent")
-    out = cli(remembering, "memory", "by", "agent").out
-    assert len(out.splitlines()) == 1
-    assert "\x1b" not in out
+    for words in (("by", "agent"), ("search", "forged"), ("context", "s")):
+        out = cli(remembering, "memory", *words).out
+        assert "\x1b" not in out, words
+        assert not any(line.startswith("interactions") for line in out.splitlines()), words
+    assert cli(remembering, "memory", "by", "agent").out.splitlines()[3:] == ["  a\\x0a\\x1b[2Jinteractions 7  forged"]
+
+
+def test_a_search_and_a_context_are_shown(remembering: MemoryHosts, cli: Cli) -> None:
+    """A row for each result with its text below, and the text that a model gets; filters are those of the actions."""
+    for at, (speaker, text) in enumerate((("Ana", "When does the ferry leave?"), ("Ben", "At 6, pier 3"))):
+        fields = {"session_id": "trip", "interaction_type": "user_query", "speaker": speaker, "content": text}
+        pairs = [f"{name}={value}" for name, value in fields.items()]
+        assert cli(remembering, "call", "pc2", "add_interaction", *pairs, f"occurred_at=2026-03-0{at + 1}").status == 1
+        assert cli(remembering, "call", "pc2", "add_interaction", *pairs).status == 0
+    ran = cli(remembering, "memory", "search", "ferry", "leave")
+    title, header, *rows = ran.out.splitlines()
+    assert (ran.status, ran.err, title, max(map(len, rows)) <= 80) == (0, "", "Found (2)", True)
+    assert header.split("  ")[0] == "when (UTC)"
+    assert [row.strip() for row in rows[1::2]] == ["At 6, pier 3", "When does the ferry leave?"]
+    assert rows[0].split()[3:] == ["interaction", "Ben", "trip", "operator"]
+    ran = cli(remembering, "memory", "search", "ferry", "--speaker", "Ana", "-n", "1", "--json")
+    assert [result["speaker"] for result in json.loads(ran.out)["results"]] == ["Ana"]
+    ran = cli(remembering, "memory", "search", "zeppelin")
+    assert (ran.status, ran.err) == (0, "words: nothing has zeppelin\n")
+    ran = cli(remembering, "memory", "context", "trip", "--max-tokens", "200")
+    assert ran.out.splitlines()[2:] == ["[Ana]: When does the ferry leave?", "[Ben]: At 6, pier 3", "</recalled>"]
+    assert ran.err.endswith(" of 200 tokens; 0 of 2 turns are left out\n")
+    for words in (("search", "x", "--since", "soon"), ("context", "trip", "--all")):
+        ran = cli(remembering, "memory", *words, "--json")
+        assert (ran.status, json.loads(ran.out)["code"]) == (1, "malformed_request"), words
 
 
 def test_an_agents_key_may_do_none_of_it(remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str]) -> None:
@@ -565,6 +608,16 @@ def test_an_agents_key_may_do_none_of_it(remembering: MemoryHosts, cli: Cli, tmp
         ran = cli(remembering, "memory", *words)
         assert (ran.status, "[not_granted]" in ran.err) == (1, True), words
     assert not (tmp_path / "b").exists()
+
+
+def test_long_work_shows_its_progress_on_a_terminal(remembering: MemoryHosts, tmp_path: Path, older: list[str]) -> None:
+    """On a line that is erased at the end; a pipe has nothing of it."""
+    for label, words in (("memory_store.json", ("import", *older)), ("backup", ("backup", str(tmp_path / "first")))):
+        shown = run_on_terminal(remembering.environment, "memory", *words)
+        bar, complete, rest = shown.out.partition("100%")
+        assert (shown.status, label in bar, bool(complete), "\x1b[2K" in rest) == (0, True, True, True), words
+    ran = run_process(remembering.environment, "memory", "backup", str(tmp_path / "second"))
+    assert (ran.status, ran.err, "%" in ran.out) == (0, "", False)
 
 
 def test_an_agent_that_is_not_there_is_one_sentence(start_hosts: StartHosts) -> None:
@@ -591,11 +644,14 @@ def test_the_changes_of_a_twin_are_listed_with_their_writers(remembering: Memory
         remembering.memory.twins.remove(Change("ada", "agent"))
     ran = cli(remembering, "memory", "twin", "ada")
     assert (ran.status, ran.err) == (0, "")
-    assert [[line.split()[0], *line.split()[2:]] for line in ran.out.splitlines()] == [
-        ["3", "agent", "delete"],
-        ["2", "other", "patch", '{"b":"two', 'words"}'],
-        ["1", "agent", "update", '{"a":1}'],
+    title, _, *rows = ran.out.splitlines()
+    assert title == "Changes (3)"
+    assert [[row.split()[0], *row.split()[3:]] for row in rows[::2]] == [
+        ["3", "delete", "agent"],
+        ["2", "patch", "other"],
+        ["1", "update", "agent"],
     ]
+    assert rows[1::2] == ["  -", '  {"b":"two words"}', '  {"a":1}']
     advice = cli(remembering, "memory", "twin", "ada", "-n", "2").err
     assert "raise -n" in advice
     older = cli(remembering, *shlex.split(advice.split("./twinhost ")[1]), "--json")

@@ -113,6 +113,12 @@ def test_a_wrong_usage_is_one_sentence_and_2(hosts: TwoHosts, cli: Cli, words: t
     assert json.loads(as_json.out)["code"] == "usage"
 
 
+def test_an_option_of_the_leased_program_is_its_own(hosts: TwoHosts, cli: Cli) -> None:
+    """What follows two hyphens says nothing about the command's own output."""
+    ran = cli(hosts, "lease", "--", "true", "--json")
+    assert (ran.status, ran.out) == (2, "")
+
+
 def test_without_a_command_the_commands_are_listed(hosts: TwoHosts, cli: Cli) -> None:
     """A first call shows what there is."""
     ran = cli(hosts)
@@ -122,7 +128,7 @@ def test_without_a_command_the_commands_are_listed(hosts: TwoHosts, cli: Cli) ->
     assert ran.out == cli(hosts, "--help").out
 
 
-@pytest.mark.parametrize("group", ["keys", "audit", "memory"])
+@pytest.mark.parametrize("group", ["keys", "audit", "memory", "events"])
 def test_a_group_without_a_command_shows_its_help(hosts: TwoHosts, cli: Cli, group: str) -> None:
     """In its lines, on stdout, as the program alone does."""
     ran = cli(hosts, group)

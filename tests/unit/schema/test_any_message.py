@@ -16,7 +16,8 @@ from tests.unit.schema.json_schema import Schema, closed, places, replaced
 from tests.unit.schema.test_schema import ANYTHING, ASSEMBLE, HOST
 from twinhost.agent.trust import TrustDifference, TrustDocument, fetch_document, read_document
 from twinhost.certificates.bundle import _Texts, read_answer
-from twinhost.cli import audit, keys, memory, memory_import, output, watch
+from twinhost.cli import audit, keys, output, watch
+from twinhost.cli.memory import command, importing
 from twinhost.cli.output import read
 from twinhost.clients import event_order
 from twinhost.schema import AGENTS, replies_of, schema_of
@@ -49,7 +50,7 @@ VALUES = JSON | st.sampled_from([value for value in ANYTHING if len(str(value)) 
 Asked = tuple[Assembled, Schema, Schema]
 KINDS = [
     kind
-    for module in (output, audit, keys, memory_import, memory, watch, event_order)
+    for module in (output, audit, keys, importing, command, watch, event_order)
     for kind in vars(module).values()
     if is_typeddict(kind)
     or (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__)

@@ -1,6 +1,7 @@
 """Texts that contradict each other, the rule's precision and recall, and the audit of the stored memories."""
 
 import json
+import time
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, MemoryBench, setable_clock
+from twinhost.agent.health import iso_time
 from twinhost.unified_memory_reasoning.memories import audit as audit_module
 from twinhost.unified_memory_reasoning.memories import claims as claims_module
 from twinhost.unified_memory_reasoning.memories.audit import MemoryAudit
@@ -134,6 +136,16 @@ def test_storing_a_memory_returns_its_conflicts(bench: MemoryBench) -> None:
     bench.store("b", "The rent of the box room is 355", supersedes=["a"])
     assert bench.ask("memory_audit")["contradictory"] == []
     assert bench.store("d", "Rent of the box room is 355")["conflicts"] == []
+
+
+def test_a_later_value_does_not_contradict(bench: MemoryBench) -> None:
+    """The memory that it supersedes is still valid, and the two follow each other like the values of a key."""
+    later = iso_time(time.time() + 86_400)
+    bench.store("a", "The rent of the box room is 340")
+    assert bench.store("b", "The rent of the box room is 355", supersedes=["a"], valid_from=later)["conflicts"] == []
+    assert bench.ask("memory_audit")["contradictory"] == []
+    found = bench.store("c", "The rent of the box room is 360")["conflicts"]
+    assert [each["memory_id"] for each in found] == ["b", "a"]
 
 
 def test_values_of_a_key_do_not_contradict(bench: MemoryBench) -> None:

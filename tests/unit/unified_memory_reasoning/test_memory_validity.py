@@ -95,6 +95,7 @@ def test_as_of_selects_what_was_valid_then(bench: MemoryBench, moment: str, foun
     for named in names:
         reply = bench.ask("get_memory", as_of=moment, **named)
         assert (reply["memory"]["id"] if found else reply["code"]) == (found or "not_found")
+        assert found or "was valid at 2026-0" in reply["error"]
 
 
 def test_keys_are_compared_without_case_and_spaces(bench: MemoryBench) -> None:

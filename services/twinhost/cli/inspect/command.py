@@ -17,7 +17,7 @@ Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Python sour
 
 
 def inspect(files: Files, as_json: AsJson = False) -> int:
-    """List the uses of ZeroMQ in an agent's source, and what replaces each.
+    """List an agent's uses of ZeroMQ, and what replaces each.
 
     The source is read and never run; no agent is asked, and no key is needed.
 

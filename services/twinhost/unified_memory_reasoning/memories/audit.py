@@ -1,7 +1,8 @@
 """Memories that need attention: contradictory, duplicate, never read, expired, due for a review.
 
 Each memory is indexed by marks of its text: one of the whole text, and those of its claims (see `claims`) unless it has
-a key, whose values follow each other. Two memories contradict each other only while both are valid and not forgotten.
+a key, whose values follow each other. Two memories contradict each other only while both are valid and not forgotten,
+and if neither supersedes the other, at once or later.
 """
 
 import hashlib
@@ -47,6 +48,10 @@ _UNREAD = (
 _PAST = (
     f"SELECT {_BRIEF}, d.{{0}} AS since FROM memory_details d JOIN visible_memories m USING (number) "  # noqa: S608
     "WHERE d.{0} <= ?1 ORDER BY d.{0} LIMIT ?2"
+)
+_SUPERSEDES = (
+    "SELECT count(*) FROM memory_supersedes s JOIN memories m ON m.id = s.superseded "
+    "WHERE (s.number, m.number) IN (VALUES (?1, ?2), (?2, ?1))"
 )
 
 
@@ -115,7 +120,11 @@ class MemoryAudit:
         claims = claims_of(memory.content)
         numbers = {each for mark in claims.marks for each in self._with_mark(opposite(mark))} - {number}
         valid = self._valid(sorted(numbers, reverse=True))
-        found = (each for each, content in self._affordable(valid) if contradict(claims, claims_of(content)))
+        found = (
+            each
+            for each, content in self._affordable(valid)
+            if contradict(claims, claims_of(content)) and not self._supersedes(each, number)
+        )
         return [self._brief(each) for each in islice(found, MOST_CONFLICTS)]
 
     def lists(self, limit: int) -> Audited:
@@ -156,7 +165,8 @@ class MemoryAudit:
             if one == other or pair in seen:
                 continue
             seen.add(pair)
-            if contradict(claims_of(self._content(one)), claims_of(self._content(other))):
+            claims = (claims_of(self._content(each)) for each in pair)
+            if contradict(*claims) and not self._supersedes(*pair):
                 yield pair
 
     def _possible_conflicts(self) -> Iterator[tuple[int, int]]:
@@ -180,6 +190,10 @@ class MemoryAudit:
         kept, now = list(numbers), round(time.time(), 3)
         ends = self._validity.ends(kept)
         return [each for each in kept if (ends.get(each, NO_END).valid_until or now + 1.0) > now]
+
+    def _supersedes(self, one: int, other: int) -> bool:
+        """Return whether one of two memories supersedes the other, even if it is not valid yet."""
+        return bool(self._database.value(_SUPERSEDES, (one, other)))
 
     def _affordable(self, numbers: Iterable[int]) -> Iterator[tuple[int, str]]:
         """Yield memories with their contents, up to about _CHARACTERS_AT_ONCE in all."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import structlog
 
+from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.model import folded_key
@@ -158,7 +159,7 @@ class Validity:
         )
         if number is None:
             name = f"of the key {key[:64]!r}" if key is not None else f"of memory {memory_id[:64]!r}"
-            raise NotFound(f"no value {name} was valid at that time; `memory_history` lists its values")
+            raise NotFound(f"no value {name} was valid at {iso_time(moment)}; `memory_history` lists its values")
         return int(number)
 
     def free_start(self, key: str, now: float) -> float:

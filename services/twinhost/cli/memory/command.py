@@ -17,9 +17,9 @@ from rich.console import RenderableType
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
-from twinhost.cli.memory_import import Importer, read_items
-from twinhost.cli.memory_reads import MEMORY_AGENT, Name, audit, by, history, memory_client, twin
-from twinhost.cli.output import Health, parse_moment, printable, read
+from twinhost.cli.memory.importing import Importer, read_items
+from twinhost.cli.memory.reads import MEMORY_AGENT, Name, audit, by, context, history, memory_client, search, twin
+from twinhost.cli.output import Health, Progress, parse_moment, printable, read
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     ConfigurationError,
@@ -31,8 +31,8 @@ from twinhost.secure_zmq.errors import (
 from twinhost.store.files import new_file
 from twinhost.unified_memory_reasoning.backup.actions import BackupDocument, RestoreBegun, RestoreFinished, TableRows
 
-memory = typer.Typer(help="The memory of pc2: backups, imports, and quarantine.")
-for command in (audit, history, by, twin):
+memory = typer.Typer(help="The memory of pc2: search, audit, backup, quarantine.")
+for command in (search, context, audit, history, by, twin):
     memory.command(command.__name__)(command)
 
 STREAM = "-"
@@ -58,8 +58,8 @@ def backup(
 
     It is a complete SQLite database of one moment, with everything stored: protect it like a secret key.
     """
-    with memory_client() as (client, _), _new_file(file) as write:
-        made = fetch_backup(client, write.write)
+    with memory_client() as (client, _), _new_file(file) as write, output.progress("backup") as progress:
+        made = fetch_backup(client, write.write, progress)
     counts = ", ".join(f"{made['rows'][table]} {kind}" for table, kind in KINDS.items() if made["rows"].get(table))
     sentence = f"{made['size']} bytes; {counts or 'nothing is stored'}"
     if file == STREAM:
@@ -87,7 +87,8 @@ def restore(
         raise typer.BadParameter("it replaces the whole memory of pc2; confirm it", param_hint="--yes")
     with memory_client() as (client, settings), _source(file) as (source, size):
         before = started_at(client, DEADLINE_S)
-        rows = send_backup(client, source, size, settings.config.limits.max_payload_bytes)
+        with output.progress("restore") as progress:
+            rows = send_backup(client, source, size, settings.config.limits.max_payload_bytes, progress)
         if as_json:
             output.show_value({"status": "ok", "file": file, "rows": rows}, as_json=True)
         else:
@@ -114,7 +115,8 @@ def import_files(
         own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else _UNAUTHENTICATED
         importer = Importer(client, own)
         for path, items in wanted:
-            imported = importer.store(str(path), items)
+            with output.progress(path.name) as progress:
+                imported = importer.store(str(path), items, progress)
             counts[str(path)] = {**asdict(imported), "there_already": imported.kept}
         forgotten = importer.forgotten
     if as_json:
@@ -146,7 +148,7 @@ def quarantine(
     """
     with memory_client() as (client, _):
         reply = client.call("quarantine_memory", deadline_s=DEADLINE_S, name=name, reason=reason)
-    _show_done(
+    output.show_done(
         reply, f"what {name} wrote is hidden; to show it again: ./twinhost memory release {name}", as_json=as_json
     )
     return 0
@@ -157,7 +159,7 @@ def release(name: Name, as_json: AsJson = False) -> int:
     """Release what a caller wrote from quarantine."""
     with memory_client() as (client, _):
         reply = client.call("release_memory", deadline_s=DEADLINE_S, name=name)
-    _show_done(reply, f"what {name} wrote is shown again", as_json=as_json)
+    output.show_done(reply, f"what {name} wrote is shown again", as_json=as_json)
     return 0
 
 
@@ -188,13 +190,6 @@ def _source(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
         raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
     with stream:
         yield stream, os.fstat(stream.fileno()).st_size or None
-
-
-def _show_done(reply: dict[str, Any], sentence: str, *, as_json: bool) -> None:
-    if as_json:
-        output.show_value(reply, as_json=True)
-    else:
-        output.show_line(printable(sentence))
 
 
 def _restore_table(rows: Mapping[str, Mapping[str, object]]) -> RenderableType:
@@ -229,7 +224,7 @@ class BackupPart(msgspec.Struct, frozen=True):
     data: bytes
 
 
-def fetch_backup(client: Client, write: Callable[[bytes], object]) -> BackupDocument:
+def fetch_backup(client: Client, write: Callable[[bytes], object], progress: Progress) -> BackupDocument:
     """Let the agent make a backup, and write all of it; the document has its size, digest, and rows.
 
     Raises:
@@ -253,6 +248,7 @@ def fetch_backup(client: Client, write: Callable[[bytes], object]) -> BackupDocu
         digest.update(data)
         write(data)
         offset += len(data)
+        progress(offset, backup["size"])
     if offset != backup["size"] or digest.hexdigest() != backup["sha256"]:
         raise MalformedRequest(
             f"received {offset} of {backup['size']} bytes, and their digest differs; run the command again"
@@ -260,7 +256,13 @@ def fetch_backup(client: Client, write: Callable[[bytes], object]) -> BackupDocu
     return backup
 
 
-def send_backup(client: Client, source: BinaryIO, size: int | None, max_payload_bytes: int) -> Mapping[str, TableRows]:
+def send_backup(
+    client: Client,
+    source: BinaryIO,
+    size: int | None,
+    max_payload_bytes: int,
+    progress: Progress,
+) -> Mapping[str, TableRows]:
     """Send a backup and let the agent check and stage it; return what becomes of the rows of each table.
 
     Args:
@@ -268,6 +270,7 @@ def send_backup(client: Client, source: BinaryIO, size: int | None, max_payload_
         source: the backup, at its beginning.
         size: in bytes, if it is known in advance.
         max_payload_bytes: of a message.
+        progress: called with the bytes that are sent, and `size`.
 
     Raises:
         MalformedRequest: it is not a backup of this agent.
@@ -282,6 +285,7 @@ def send_backup(client: Client, source: BinaryIO, size: int | None, max_payload_
         call("write_restore", restore_id=restore_id, offset=offset, data=data)
         digest.update(data)
         offset += len(data)
+        progress(offset, size)
     if not offset:
         raise MalformedRequest("the file is empty; name a file that `./twinhost memory backup` wrote")
     sent: dict[str, Any] = {"restore_id": restore_id, "size": offset, "sha256": digest.hexdigest()}

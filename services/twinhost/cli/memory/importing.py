@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from twinhost.cli.output import parse_moment, read
+from twinhost.cli.output import Progress, parse_moment, read
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, Conflict, MalformedRequest, RequestError
 from twinhost.secure_zmq.wire import Reply
@@ -101,7 +101,7 @@ class Importer:
     forgotten: int = 0  # of the added memories, because their last access is long ago
     _known: dict[str, set[Any]] = field(default_factory=dict)
 
-    def store(self, file: str, items: list[Item]) -> Imported:
+    def store(self, file: str, items: list[Item], progress: Progress) -> Imported:
         """Store the items that do not exist yet, and check afterwards that they exist.
 
         Raises:
@@ -110,7 +110,8 @@ class Importer:
         """
         outcomes: Counter[_Outcome] = Counter()
         stored: list[Item] = []
-        for item in items:
+        for number, item in enumerate(items, 1):
+            progress(number, len(items))
             if self._is_there(item):
                 outcomes["kept"] += 1
                 continue

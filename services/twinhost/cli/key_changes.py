@@ -1,0 +1,163 @@
+"""`keys invite`, `accept`, `pending`, `reject`, `revoke`, and `rotate`: certs-init, run by this machine's engine.
+
+Only certs-init can change mainpc's tree of keys. So these commands run it, in the project of the mainpc that runs here,
+and are no further way to change a key: whoever may use the engine may run certs-init. Their arguments are those that
+certs-init declares.
+"""
+
+import inspect
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import typer
+
+from twinhost.cli import output
+from twinhost.cli.arguments import AsJson
+from twinhost.cli.certs_commands import (
+    run_accept,
+    run_invite,
+    run_pending,
+    run_reject,
+    run_revoke,
+    run_rotate_client,
+    run_rotate_server,
+)
+from twinhost.cli.output import Failure
+from twinhost.cli.standalone import STANDARD_STREAM
+from twinhost.secure_zmq.errors import CERTS_INIT, ConfigurationError
+
+_DOCKER = "docker"
+_OF_MAINPC = ("label=com.docker.compose.service=mainpc", "label=com.docker.compose.oneoff=False")
+_LABELS = ("com.docker.compose.project", "com.docker.compose.project.working_dir")
+_FILE = "file"  # the parameter of `accept`, whose file the container can't see
+
+Command = Callable[..., Any]
+
+
+class Project(NamedTuple):
+    """A project of Compose in which mainpc runs, and the folder of its docker-compose.yml."""
+
+    name: str
+    folder: Path
+
+
+def add_changes(keys: typer.Typer) -> None:
+    """Add the commands that change keys to the group."""
+    for command in (run_invite, run_accept, run_pending, run_reject, run_revoke):
+        name = command.__name__.removeprefix("run_")
+        keys.command(name)(_by_certs_init(command, name))
+    rotate = typer.Typer(help="Replace a key without downtime.")
+    for command in (run_rotate_server, run_rotate_client):
+        name = command.__name__.removeprefix("run_rotate_")
+        rotate.command(name)(_by_certs_init(command, "rotate", name))
+    keys.add_typer(rotate, name="rotate")
+
+
+def _by_certs_init(command: Command, *names: str) -> Command:
+    """Return a command with the same parameters, and --json, which has certs-init run by the engine."""
+
+    @wraps(command)
+    def run(context: typer.Context, *, as_json: bool, **_: object) -> int:
+        with _given(context) as (file, given):
+            return _run_certs_init([*names, *_words(context, file)], given, as_json=as_json)
+
+    declared = inspect.signature(command)
+    as_json = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+    run.__signature__ = declared.replace(parameters=[*declared.parameters.values(), as_json])  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, "as_json": AsJson}
+    return run
+
+
+@contextmanager
+def _given(context: typer.Context) -> Iterator[tuple[str | None, IO[bytes] | None]]:
+    """Open the file that is named, for certs-init to read from standard input; return what names it there."""
+    file = context.params.get(_FILE)
+    if file is None or file == STANDARD_STREAM or not Path(file).exists():
+        yield file, None
+        return
+    try:
+        stream = Path(file).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
+    with stream:
+        yield STANDARD_STREAM, stream
+
+
+def _words(context: typer.Context, file: str | None) -> list[str]:
+    """Return the arguments as words again."""
+    words: list[str] = []
+    arguments: list[str] = []
+    for parameter in context.command.params:
+        value = file if parameter.name == _FILE else context.params.get(str(parameter.name))
+        if parameter.name == "as_json" or value in (None, False):
+            continue
+        values = value if isinstance(value, list | tuple) else [value]
+        if parameter.param_type_name == "argument":
+            arguments += map(str, values)
+        else:
+            words += [word for each in values for word in (parameter.opts[0], *([] if each is True else [str(each)]))]
+    return [*words, *arguments]
+
+
+def _run_certs_init(words: Sequence[str], given: IO[bytes] | None, *, as_json: bool) -> int:
+    """Run certs-init where mainpc runs, and return its exit status."""
+    project = _project(words)
+    terminal = given is None and not as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    compose = [_DOCKER, "compose", "--progress", "quiet", "--project-name", project.name]
+    command = [*compose, "run", "--rm", "--no-deps", *([] if terminal else ["-T"]), "certs-init", *words]
+    # The words are this command's arguments, and no shell reads them.
+    if not as_json:
+        return subprocess.run(command, cwd=project.folder, stdin=given, check=False).returncode  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        command, cwd=project.folder, stdin=given, capture_output=True, text=True, check=False
+    )
+    sys.stderr.write(done.stderr)
+    lines = done.stdout.splitlines()
+    if done.returncode == 0:
+        output.show_value({"status": "ok", "lines": lines}, as_json=True)
+    else:
+        sentence = (done.stderr.strip().splitlines() or [f"certs-init ended with {done.returncode}"])[-1]
+        output.show_value({**Failure("certs_init", sentence).as_reply(), "lines": lines}, as_json=True)
+    return done.returncode
+
+
+def _project(words: Sequence[str]) -> Project:
+    """Return the project of the mainpc that runs here; of several, that of COMPOSE_PROJECT_NAME, or of this folder.
+
+    Raises:
+        ConfigurationError: none runs here, or several do; the sentence has the command to run instead.
+    """
+    listing = "\t".join(f'{{{{.Label "{label}"}}}}' for label in _LABELS)
+    filters = [word for label in _OF_MAINPC for word in ("--filter", label)]
+    try:
+        listed = subprocess.run(  # noqa: S603
+            [_DOCKER, "ps", *filters, "--format", listing], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise _elsewhere("there is no docker here", words) from None
+    if listed.returncode:
+        raise _elsewhere(f"docker can't be used here ({listed.stderr.strip()})", words)
+    rows = (line.split("\t") for line in listed.stdout.splitlines())
+    found = sorted({Project(name, Path(folder)) for name, folder in rows})
+    if wanted := os.environ.get("COMPOSE_PROJECT_NAME"):
+        found = [project for project in found if project.name == wanted]
+    if len(found) > 1:
+        found = [project for project in found if project.folder == Path.cwd()] or found
+    if len(found) != 1:
+        names = ", ".join(f"{project.name} in {project.folder}" for project in found)
+        raise _elsewhere(f"several run here ({names})" if found else "mainpc does not run on this machine", words)
+    return found[0]
+
+
+def _elsewhere(why: str, words: Sequence[str]) -> ConfigurationError:
+    return ConfigurationError(
+        f"certs-init changes keys on the machine where mainpc runs, and {why}; run in the checkout there: "
+        f"{CERTS_INIT} {shlex.join(words)}"
+    )

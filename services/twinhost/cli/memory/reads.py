@@ -1,0 +1,318 @@
+"""`memory search`, `context`, `audit`, `history`, `by`, and `twin`: read the memory of pc2, and who wrote it."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import RenderableType
+
+from twinhost.cli import output
+from twinhost.cli.arguments import DEADLINE_S, AsJson
+from twinhost.cli.connect import Settings, load_settings
+from twinhost.cli.memory.importing import Written, WrittenPage
+from twinhost.cli.output import parse_moment, printable, read, to_json
+from twinhost.secure_zmq.client import Client
+from twinhost.unified_memory_reasoning.memories.audit import BriefMemory
+from twinhost.unified_memory_reasoning.memories.messages import HistoryFound, MemoryAuditDocument, MemoryDocument
+from twinhost.unified_memory_reasoning.twins.actions import TwinHistory
+
+MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
+_MAX_VALUE_CHARACTERS = 240
+# What a row of `by` shows of an entry: the first of these fields that it has, and of the third all that say something.
+_IDENTITY = ("user_id", "op_id", "pattern_id", "id", "number")
+_MOMENT = ("revised", "updated", "created", "last_seen")
+_ABOUT = ("change", "revision", "session_id", "speaker", "kind", "error_type", "key", "source", "seen", "outcome")
+_TEXT = ("content", "pattern", "example", "data")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A caller's name, as in its key.")]
+Speaker = Annotated[str | None, typer.Option("--speaker", metavar="NAME", help="Only what this speaker said.")]
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The shown part of one result of a search."""
+
+    kind: str
+    content: str
+    timestamp: str
+    similarity: float
+    written_by: str
+    session_id: str | None = None
+    speaker: str | None = None
+    cut: bool = False
+    valid_from: str | None = None
+    valid_until: str | None = None
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The shown part of the reply to `search_memory`."""
+
+    results: tuple[Result, ...]
+    more: bool
+    words_left_out: tuple[str, ...] = ()
+    without_meaning: str | None = None
+
+
+class Context(msgspec.Struct, frozen=True):
+    """The shown part of a context."""
+
+    text: str
+    tokens: int
+    max_tokens: int
+    stored: int
+    dropped: int
+
+
+@contextmanager
+def memory_client() -> Iterator[tuple[Client, Settings]]:
+    """Connect to pc2's agent."""
+    settings = load_settings()
+    with settings.client(settings.config.agent(MEMORY_AGENT)) as client:
+        yield client, settings
+
+
+def search(
+    query: Annotated[list[str], typer.Argument(metavar="QUERY...", help="Words and dates, without any syntax.")],
+    session: Annotated[str | None, typer.Option("--session", metavar="ID", help="Only in this session.")] = None,
+    speaker: Speaker = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="user_query, system_response, code, or error.")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="From then on, ISO-8601.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Until then, ISO-8601.")] = None,
+    as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="Search as at that time.")] = None,
+    least: Annotated[
+        float, typer.Option("--min-similarity", metavar="S", min=0, max=1, help="Leave out weaker results.")
+    ] = 0.0,
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=100, help="Results.")] = 10,
+    as_json: AsJson = False,
+) -> int:
+    """Search in interactions and memories, best first."""
+    filters = {"session_id": session, "speaker": speaker, "type": kind, "since": since, "until": until, "as_of": as_of}
+    fields: dict[str, Any] = {"query": " ".join(query), "limit": limit, "min_similarity": least, **filters}
+    with memory_client() as (client, _):
+        reply = client.call("search_memory", deadline_s=DEADLINE_S, **fields)
+    if as_json:
+        output.show_value(reply, as_json=True)
+        return 0
+    found = read(reply, Found)
+    rows = [
+        (
+            (
+                _minute(result.timestamp),
+                f"{result.similarity:.2f}",
+                result.kind,
+                result.speaker or "-",
+                result.session_id or "-",
+                result.written_by,
+            ),
+            f"{_validity(result)}{result.content}" + ("\u2026" if result.cut else ""),
+        )
+        for result in found.results
+    ]
+    columns = ("when (UTC)", "similarity", "kind", "speaker", "session", "by")
+    output.show(output.records(f"Found ({len(rows)})", columns, rows))
+    if found.words_left_out and not rows:
+        output.say("words:", output.FAINT, f"nothing has {', '.join(found.words_left_out)}")
+    if found.without_meaning:
+        output.say("warning:", output.WARN, f"searched by words alone: {found.without_meaning}")
+    if found.more:
+        output.say("more:", output.FAINT, "there are further results; raise -n")
+    return 0
+
+
+def context(
+    session: Annotated[str, typer.Argument(metavar="SESSION", help="A session's id.")],
+    query: Annotated[
+        list[str] | None, typer.Argument(metavar="QUERY...", help="What the turns are to fit; without it, the newest.")
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", metavar="N", min=1, max=100_000, help="The most that the text may have.")
+    ] = 2_000,
+    speaker: Speaker = None,
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="With QUERY: quote other sessions and the memories too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show the context of a session, as a model would get it."""
+    fields: dict[str, Any] = {"session_id": session, "max_tokens": max_tokens, "speaker": speaker}
+    fields |= {"query": " ".join(query) if query else None, "scope": "all" if everywhere else "session"}
+    with memory_client() as (client, _):
+        reply = client.call("get_context", deadline_s=DEADLINE_S, **fields)
+    if as_json:
+        output.show_value(reply, as_json=True)
+        return 0
+    found = read(reply["context"], Context)
+    for line in found.text.splitlines():
+        output.show_line(printable(line))
+    left_out = f"{found.dropped} of {found.stored} turns are left out"
+    output.say("context:", output.FAINT, f"{found.tokens} of {found.max_tokens} tokens; {left_out}")
+    return 0
+
+
+def audit(
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=100, help="Of each list.")] = 20,
+    as_json: AsJson = False,
+) -> int:
+    """List memories that need attention.
+
+    They are contradictory, duplicate, never read, expired, or due for a review. Nothing is changed.
+    """
+    with memory_client() as (client, _):
+        found = read(client.call("memory_audit", deadline_s=DEADLINE_S, limit=limit), MemoryAuditDocument)
+    if as_json:
+        output.show_value({**found}, as_json=True)
+        return 0
+    groups = {"contradictory": found["contradictory"], "duplicates": found["duplicates"]}
+    lists = {"never read": found["never_read"], "expired": found["expired"], "review due": found["review_due"]}
+    parts = [
+        _briefs(f"{kind.capitalize()} {number}", group)
+        for kind in groups
+        for number, group in enumerate(groups[kind], 1)
+    ]
+    parts += [_briefs(kind.capitalize(), briefs) for kind, briefs in lists.items() if briefs]
+    if parts:
+        output.show(*parts)
+    else:
+        output.show_line("no memory needs attention")
+    if found["more"]:
+        output.say("more:", output.FAINT, f"{', '.join(found['more'])} have further entries; raise -n")
+    return 0
+
+
+def history(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A key, as in store_memory; with --id, a memory's id.")],
+    by_id: Annotated[bool, typer.Option("--id", help="KEY is the id of a memory.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show the values of a key in the order of their validity.
+
+    With --id: those of a memory, and of what superseded it or was superseded by it.
+    """
+    named = {"memory_id": key} if by_id else {"key": key}
+    with memory_client() as (client, _):
+        reply = client.call("memory_history", deadline_s=DEADLINE_S, **named)
+    if as_json:
+        output.show_value(reply, as_json=True)
+        return 0
+    found = read(reply, HistoryFound)
+    rows = [_value_row(value) for value in found["memories"]]
+    output.show(output.records(f"Values ({len(rows)})", ("id", "from (UTC)", "until", "by"), rows))
+    if found["more"]:
+        _say_more("there are later values; run", "memory_history", **named, skip=found["next_skip"])
+    return 0
+
+
+def by(
+    name: Name,
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=1_000, help="Of each kind.")] = 20,
+    as_json: AsJson = False,
+) -> int:
+    """Show what a caller wrote, newest first.
+
+    It is shown in quarantine too.
+    """
+    with memory_client() as (client, _):
+        reply = client.call("memory_by", deadline_s=DEADLINE_S, name=name, limit=limit)
+    if as_json:
+        output.show_value(reply, as_json=True)
+        return 0
+    written = read(reply, Written)
+    pages = {kind: page for kind, page in written.written.items() if page.entries}
+    if pages:
+        output.show(*(_page_table(kind, page) for kind, page in pages.items()))
+    else:
+        output.show_line(printable(f"{name} wrote nothing that is stored"))
+    for kind, page in written.written.items():
+        if page.more:
+            older = f"there are older {kind}; raise -n, or run"
+            _say_more(older, "memory_by", name=name, kind=kind, before=page.next_before)
+    if written.quarantined:
+        output.say(
+            "quarantined:",
+            output.WARN,
+            f"what {name} wrote is hidden; to show it again: ./twinhost memory release {name}",
+        )
+    return 0
+
+
+def twin(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The twin's user_id.")],
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=128, help="Changes.")] = 20,
+    as_json: AsJson = False,
+) -> int:
+    """Show who changed a user's twin, newest first."""
+    with memory_client() as (client, _):
+        reply = client.call("get_twin_history", deadline_s=DEADLINE_S, user_id=user, limit=limit)
+    if as_json:
+        output.show_value(reply, as_json=True)
+        return 0
+    history = read(reply, TwinHistory)
+    rows = [
+        (
+            (f"{change['revision']}", _minute(change["updated"]), change["change"], change["written_by"]),
+            _text(change.get("data")),
+        )
+        for change in history["changes"]
+    ]
+    output.show(output.records(f"Changes ({len(rows)})", ("revision", "when (UTC)", "change", "by"), rows))
+    if history["more"]:
+        older = "there are older changes; raise -n, or run"
+        _say_more(older, "get_twin_history", user_id=user, before=history["next_before"])
+    return 0
+
+
+def _say_more(sentence: str, action: str, **fields: object) -> None:
+    pairs = shlex.join(f"{name}={value}" for name, value in fields.items())
+    output.say("more:", output.FAINT, printable(f"{sentence}: ./twinhost call {MEMORY_AGENT} {action} {pairs}"))
+
+
+def _page_table(kind: str, page: WrittenPage) -> RenderableType:
+    number = f", newest {len(page.entries)}" if page.more else f" ({len(page.entries)})"
+    title = f"{kind.replace('_', ' ').capitalize()}{number}"
+    return output.records(title, ("id", "when (UTC)", "about"), map(_row, page.entries))
+
+
+def _row(entry: dict[str, Any]) -> tuple[list[output.Cell], output.Cell]:
+    """Return the cells, and the line below them: what was written."""
+    about = [(name, entry[name]) for name in _ABOUT if entry.get(name) not in (None, "")]
+    words = ", ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in about)
+    identity, moment = str(_first(entry, _IDENTITY)), _minute(str(_first(entry, _MOMENT) or "-"))
+    return [identity, moment, words or "-"], _text(_first(entry, _TEXT))
+
+
+def _briefs(title: str, briefs: Sequence[BriefMemory]) -> RenderableType:
+    rows = [((brief["memory_id"], _minute(brief["since"]), brief["written_by"]), brief["content"]) for brief in briefs]
+    return output.records(title, ("id", "since (UTC)", "by"), rows)
+
+
+def _value_row(value: MemoryDocument) -> tuple[list[output.Cell], output.Cell]:
+    starts, ends = value.get("valid_from", value["created"]), value.get("valid_until")
+    begins = parse_moment(starts)
+    until = "-" if ends is None and begins and begins > datetime.now(UTC) else _minute(ends or "now")
+    return [value["id"], _minute(starts), until, value["written_by"]], _text(value["content"])
+
+
+def _first(entry: dict[str, Any], names: Sequence[str]) -> Any:
+    return next((entry[name] for name in names if entry.get(name) is not None), None)
+
+
+def _minute(moment: str) -> str:
+    """Return a time of an agent, which is in UTC, without seconds."""
+    return moment[:16].replace("T", " ")
+
+
+def _validity(result: Result) -> str:
+    bounds = (("valid from", result.valid_from), ("valid until", result.valid_until))
+    words = [f"{word} {_minute(moment)}" for word, moment in bounds if moment]
+    return f"[{', '.join(words)}] " if words else ""
+
+
+def _text(value: Any) -> str:
+    """Return a text, or a value as JSON, in at most _MAX_VALUE_CHARACTERS; `-` for none."""
+    text = "-" if value is None else value if isinstance(value, str) else to_json(value)
+    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[: _MAX_VALUE_CHARACTERS - 1]}\u2026"
