@@ -225,8 +225,12 @@ def test_what_another_wrote_is_withdrawn_and_can_return(hosts: Hosts) -> None:
     async def scene() -> None:
         async with in_process(hosts, SDT) as one, in_process(hosts, UMRA) as other:
             await follow(one, ALL)
-            await call(other, "delete_entities", entityNames=["Ana"])
-            assert await call(one, "read_graph") == graph(BEN, SHOP, relations=(VISITS,))
+            for _ in range(2):
+                await call(other, "delete_entities", entityNames=["Ana"])
+                assert await call(one, "read_graph") == graph(BEN, SHOP, relations=(VISITS,))
+            with hosts.client(UMRA) as client:
+                stored = client.call("query_memory", source=SOURCE, keywords=["withdrawn"])["memories"]
+            assert [each["written_by"] for each in stored] == [UMRA] * 3  # Ana, what she likes, and what she owns
             assert "likes tea" in str(await call(one, "search_memory", query="tea"))
             await follow(one, [("create_entities", {"entities": [ANA]}, {"entities": [ANA]})])
             assert await call(other, "open_nodes", names=["Ana"]) == graph(ANA)

@@ -218,14 +218,20 @@ class KnowledgeGraph:
         await _all(self._remove_values(values) for values in groups)
 
     async def _remove_values(self, values: list[Value]) -> None:
-        """Delete the values of one key that this caller may delete, and withdraw what is left."""
-        left = [each for each in values if self._owner is not None and each.memory["written_by"] != self._owner]
-        await _all(self._delete_memory(each.memory["id"]) for each in values if each not in left)
-        if left and not left[-1].withdrawn:
-            request = left[-1].item.request
-            request["content"] = f"{WITHDRAWN}\n{request['content']}"
-            request["keywords"].append(WITHDRAWN)
-            await self._call("store_memory", **request)
+        """Withdraw one key's values of other callers, if they are not, and delete those of this caller.
+
+        In this order, and without deleting the present withdrawal: at no time is the item shown again.
+        """
+        kept = [each for each in values if self._owner is not None and each.memory["written_by"] != self._owner]
+        if kept and not kept[-1].withdrawn:
+            if values[-1].withdrawn:
+                kept.append(values[-1])
+            else:
+                request = kept[-1].item.request
+                request["content"] = f"{WITHDRAWN}\n{request['content']}"
+                request["keywords"].append(WITHDRAWN)
+                await self._call("store_memory", **request)
+        await _all(self._delete_memory(each.memory["id"]) for each in values if each not in kept)
 
     async def _delete_memory(self, memory_id: str) -> None:
         with suppress(NotFound):  # another call has deleted it
