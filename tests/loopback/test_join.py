@@ -1,6 +1,7 @@
 """`twinhost join`: from an invitation to the first call, with no file of the checkout and an empty home folder."""
 
 import asyncio
+import json
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -326,8 +327,11 @@ def test_refresh_finds_a_moved_agent_and_new_keys(laptop: Laptop) -> None:
     right, port = endpoints.read_text(), laptop.hosts.config.agent(UMRA).zmq_port
     endpoints.write_text(right.replace(str(port), str(free_ports(1)[0])))
     (laptop.folder / f"{UMRA}.key").unlink()
-    ran = laptop.run("join", "--refresh")
+    ran = laptop.run("join", "--refresh", "--json")
     assert (ran.status, endpoints.read_text()) == (0, right)
+    report = json.loads(ran.out)
+    assert (report["name"], report["folder"]) == ("mover", str(laptop.folder))
+    assert {each["name"]: each["answered"] for each in report["agents"]} == {SDT: True, UMRA: True}
     assert (laptop.folder / f"{UMRA}.key").is_file()
     assert (laptop.folder / "mover.key_secret").read_bytes() == secret
 

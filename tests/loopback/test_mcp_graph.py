@@ -174,25 +174,19 @@ async def follow(client: Client, steps: list[Step]) -> None:
             assert result.structured_content == expected, tool
 
 
+@pytest.mark.parametrize("server", ["twinhost", *(["reference"] if REFERENCE else [])])
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_the_graph_is_as_the_reference_documents(hosts: Hosts, scenario: str) -> None:
-    """The names, the shapes and the results of each tool, at the server's own interface."""
+def test_the_graph_is_as_the_reference_documents(hosts: Hosts, scenario: str, server: str, tmp_path: Any) -> None:
+    """The names, the shapes and the results of each tool; with REFERENCE_MEMORY_SERVER the reference's too."""
 
     async def scene() -> None:
-        async with in_process(hosts) as client:
-            await follow(client, SCENARIOS[scenario])
-
-    asyncio.run(scene())
-
-
-@pytest.mark.skipif(REFERENCE is None, reason="needs REFERENCE_MEMORY_SERVER, the reference server's index.js")
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_the_reference_server_answers_the_same(scenario: str, tmp_path: Any) -> None:
-    environment = {"MEMORY_FILE_PATH": str(tmp_path / "memory.jsonl")}
-
-    async def scene() -> None:
-        server = StdioServerParameters(command="node", args=[str(REFERENCE)], env=environment)
-        async with Client(server) as client:
+        if server == "twinhost":
+            async with in_process(hosts) as client:
+                await follow(client, SCENARIOS[scenario])
+            return
+        environment = {"MEMORY_FILE_PATH": str(tmp_path / "memory.jsonl")}
+        reference = StdioServerParameters(command="node", args=[str(REFERENCE)], env=environment)
+        async with Client(reference) as client:
             await follow(client, SCENARIOS[scenario])
 
     asyncio.run(scene())

@@ -13,10 +13,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from twinhost.certificates.admission import require_newcomer
@@ -32,6 +33,8 @@ from twinhost.certificates.profile import (
     refresh_profile,
     write_agents,
 )
+from twinhost.cli import output
+from twinhost.cli.arguments import AsJson
 from twinhost.cli.standalone import STANDARD_STREAM, application, read_line, say
 from twinhost.cli.standalone import run as run_standalone
 from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, load_network_config
@@ -66,6 +69,7 @@ def join(
         str | None,
         typer.Option(metavar="ADDRESS[:PORT]", help="Where this machine reaches mainpc, if not as the line says."),
     ] = None,
+    as_json: AsJson = False,
 ) -> int:
     """Make a key for the programs of this user, and enrol it.
 
@@ -75,16 +79,67 @@ def join(
     if local and refresh:
         raise typer.BadParameter("give one of them; --local updates keys and addresses too", param_hint="--refresh")
     if local:
-        _join_local(None if line == STANDARD_STREAM else line, folder, may_replace=may_replace)
+        report = _join_local(None if line == STANDARD_STREAM else line, folder, may_replace=may_replace)
     elif refresh:
-        _say_agents(refresh_profile(folder))
-        _say_folder(folder)
+        report = _Report(folder, refresh_profile(folder))
     else:
-        _join_by_line(line, folder, address, may_replace=may_replace)
+        report = _join_by_line(line, folder, address, may_replace=may_replace)
+    if as_json:
+        output.show_value(report.document(), as_json=True)
+    else:
+        report.say()
     return 0
 
 
-def _join_by_line(line: str, folder: Path, address: str | None, *, may_replace: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What was done: to which profile, where the agents are, and with a new key whose and by which server."""
+
+    folder: Path
+    reached: list[Reached]
+    what: str | None = None
+    server: str = ""  # the fingerprint of its key
+
+    @property
+    def own(self) -> Certificate:
+        return load_key_pair(secrets_in(self.folder)[0]).certificate
+
+    def document(self) -> dict[str, Any]:
+        """Return it for programs."""
+        return {
+            "status": "ok",
+            "name": self.own.owner.name,
+            "fingerprint": self.own.public.fingerprint,
+            "folder": str(self.folder),
+            "agents": [msgspec.to_builtins(each) for each in self.reached],
+        }
+
+    def say(self) -> None:
+        """Print it for people."""
+        if self.what is not None:
+            until = self.own.validity.not_after
+            say(f"{described(self.own.owner)} {self.what}")
+            say(
+                f"Its key is {self.own.public.fingerprint}" + (f", valid until {format_moment(until)}" if until else "")
+            )
+            say(f"{SERVER} is trusted as {self.server}")
+        for each in self.reached:
+            if each.answered:
+                say(f"{each.name} answered at {each.endpoint}")
+            else:
+                say(
+                    f"{each.name} did not answer at {each.endpoint}; start it, or write the address at which this "
+                    f"machine reaches it into {ENDPOINTS_FILE}, and run: twinhost join --refresh"
+                )
+        (secret,) = secrets_in(self.folder)
+        say(
+            f"{self.folder}: {secret.name} (made here, stays here, mode 0600), public keys, {CONFIG_FILE}, "
+            f"{ENDPOINTS_FILE}"
+        )
+        say(f"To revoke it, on mainpc: {CERTS_INIT} revoke {secret.stem}")
+
+
+def _join_by_line(line: str, folder: Path, address: str | None, *, may_replace: bool) -> _Report:
     if line == STANDARD_STREAM:
         line = read_line("The line that certs-init invite printed: ", MAX_LINE_CHARACTERS + 2)
     invitation = parse_invitation(line)
@@ -92,10 +147,8 @@ def _join_by_line(line: str, folder: Path, address: str | None, *, may_replace: 
         _, _, port = invitation.authority.rpartition(":")
         invitation = replace(invitation, authority=_authority(address, port))
     joined, reached = join_profile(folder, invitation, may_replace=may_replace)
-    say(f"{described(joined.certificate.owner)} {'had joined already' if joined.already else 'has joined'}")
-    _say_keys(joined.certificate, joined.server_key.fingerprint)
-    _say_agents(reached)
-    _say_folder(folder)
+    what = "had joined already" if joined.already else "has joined"
+    return _Report(folder, reached, what, joined.server_key.fingerprint)
 
 
 def _authority(address: str, default_port: str) -> str:
@@ -106,30 +159,7 @@ def _authority(address: str, default_port: str) -> str:
     return f"{host}:{port}"
 
 
-def _say_keys(own: Certificate, server: str) -> None:
-    until = own.validity.not_after
-    say(f"Its key is {own.public.fingerprint}" + (f", valid until {format_moment(until)}" if until else ""))
-    say(f"{SERVER} is trusted as {server}")
-
-
-def _say_agents(reached: list[Reached]) -> None:
-    for each in reached:
-        if each.answered:
-            say(f"{each.name} answered at {each.endpoint}")
-        else:
-            say(
-                f"{each.name} did not answer at {each.endpoint}; start it, or write the address at which this machine "
-                f"reaches it into {ENDPOINTS_FILE}, and run: twinhost join --refresh"
-            )
-
-
-def _say_folder(folder: Path) -> None:
-    (secret,) = secrets_in(folder)
-    say(f"{folder}: {secret.name} (made here, stays here, mode 0600), public keys, {CONFIG_FILE}, {ENDPOINTS_FILE}")
-    say(f"To revoke it, on mainpc: {CERTS_INIT} revoke {secret.stem}")
-
-
-def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> None:
+def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> _Report:
     """Enrol a program through the engine of mainpc's machine."""
     checkout = _checkout()
     config = load_network_config(checkout / "config" / CONFIG_FILE, environment={})
@@ -150,11 +180,7 @@ def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> None:
         accept = ("run", "--rm", "-T", "--no-deps", "certs-init", "accept", "-", "--fingerprint")
         answer = _compose(checkout, *accept, request_fingerprint(certificate), given=render_certificate(certificate))
         server = import_answer(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
-    reached = write_agents(folder, known)
-    say(f"{described(owner)} is authorised")
-    _say_keys(load_key_pair(secret).certificate, server.public.fingerprint)
-    _say_agents(reached)
-    _say_folder(folder)
+    return _Report(folder, write_agents(folder, known), "is authorised", server.public.fingerprint)
 
 
 def _name_of(folder: Path) -> str:
@@ -276,7 +302,7 @@ def enrol(
     ] = False,
 ) -> None:
     own = (folder or profile_folder()).absolute()
-    _join_local(name, own, may_replace=may_replace)
+    _join_local(name, own, may_replace=may_replace).say()
     if client_folder() != own:
         say(f"Clients look in another folder by default; set {FOLDER_VARIABLE}={own} for the program.")
 

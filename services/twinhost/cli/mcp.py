@@ -24,9 +24,10 @@ def mcp(
         typer.Option("--token-file", metavar="FILE", help="With --http: the bearer token; made if it is missing."),
     ] = None,
 ) -> int:
-    """Serve the memory and the system to an MCP client, which starts this command: twinhost mcp
+    """Serve the memory and the system to an MCP client.
 
-    With --http, clients send the header Authorization: Bearer TOKEN. The token is TWINHOST_MCP_TOKEN, or in the file.
+    The client starts this command. With --http, clients send the header Authorization: Bearer TOKEN. The token is
+    TWINHOST_MCP_TOKEN, or in the file.
     """
     try:
         from twinhost.mcp.agents import Agents  # noqa: PLC0415 - an extra, and a second of imports

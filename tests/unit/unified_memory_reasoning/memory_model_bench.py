@@ -11,13 +11,12 @@ import pytest
 from tests.configuration import SHIPPED_RECALL
 from tests.unit.unified_memory_reasoning.bench import EVERYTHING, Bench
 from twinhost.agent.dialects import commands
-from twinhost.agent.health import HealthActions, Ping
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.unified_memory_reasoning import coordination as conflicts_module
 from twinhost.unified_memory_reasoning import moments as moments_module
-from twinhost.unified_memory_reasoning.__main__ import COMMANDS
+from twinhost.unified_memory_reasoning.__main__ import COMMANDS, MemoryHealthActions
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.coordination import MIGRATION as CONFLICTS_MIGRATION
 from twinhost.unified_memory_reasoning.coordination import MOST as MOST_CLAIMS
@@ -100,8 +99,7 @@ class MemoryBench(Bench):
         return [
             *MemoryActions(self.memories, self._max_bytes).actions(),
             *ConflictActions(self.conflicts).actions(),
-            Action(Ping, lambda *_: {"status": "ok", "agent": "UMRA"}),
-            *HealthActions(lambda: {"status": "degraded", "agent": "UMRA"}).actions(),
+            *MemoryHealthActions(lambda: {"status": "degraded", "agent": "UMRA"}).actions(),
         ]
 
     def serve(self, actions: Iterable[Action[Any]], grants: Grants = EVERYTHING, **options: Any) -> None:

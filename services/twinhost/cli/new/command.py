@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from twinhost.cli import output
+from twinhost.cli.arguments import AsJson
 from twinhost.network_config.load import default_path, load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.version import VERSION
@@ -43,8 +44,12 @@ def agent(
     folder: Annotated[
         Path | None, typer.Option("--folder", metavar="DIR", help="A folder to make; the default is ./weather_station.")
     ] = None,
+    as_json: AsJson = False,
 ) -> int:
-    """Write a working agent, its test, its container, and its lines of the configuration, into a new folder."""
+    """Write a working agent into a new folder.
+
+    With it come its test, its container, and its lines of the configuration.
+    """
     stem = _stem(name)
     zmq_port, http_port = _free_ports(name, stem)
     folder = Path(stem) if folder is None else folder
@@ -56,6 +61,9 @@ def agent(
         _EXAMPLE_VERSION: VERSION,
     }
     written = _write(folder, stem, words)
+    if as_json:
+        output.show_value({"status": "ok", "folder": str(folder), "files": written}, as_json=True)
+        return 0
     output.show(f"Wrote {folder}: {', '.join(written)}")
     output.show_line(f"To test it, with pytest installed: cd {folder} && python -m pytest")
     output.show_line(f"To run it beside a stack: {folder / 'README.md'}")
