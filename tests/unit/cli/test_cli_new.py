@@ -112,4 +112,4 @@ def test_a_folder_in_the_checkout_is_refused(cli: Cli) -> None:
 
 def test_the_agent_is_as_short_as_the_readme_says() -> None:
     assert len((TEMPLATE / "greeter.py").read_text().splitlines()) <= MOST_LINES
-    assert f"has one in {MOST_LINES} lines" in (REPOSITORY / "README.md").read_text()
+    assert f"writes one in {MOST_LINES} lines" in (REPOSITORY / "README.md").read_text()
