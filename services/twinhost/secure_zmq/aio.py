@@ -80,7 +80,11 @@ class AsyncClient:
 
     @property
     def address(self) -> str:
-        """Where the server is, such as `tcp://192.0.2.17:7230`."""
+        """Where the server is, such as `tcp://192.0.2.17:7230`.
+
+        >>> twinhost.connect_async("SystemDigitalTwin").address.startswith("tcp://")
+        True
+        """
         return self._link.address
 
     def close(self) -> None:

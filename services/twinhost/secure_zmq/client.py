@@ -123,7 +123,11 @@ class Client:
 
     @property
     def address(self) -> str:
-        """Where the server is, such as `tcp://192.0.2.17:7230`."""
+        """Where the server is, such as `tcp://192.0.2.17:7230`.
+
+        >>> system.address.startswith("tcp://")
+        True
+        """
         return self._link.address
 
     def close(self) -> None:
