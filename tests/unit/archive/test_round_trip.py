@@ -63,6 +63,7 @@ def test_it_is_restored_which_key_authorised_which(here: Mainpc, there: Mainpc) 
     assert vouchers(tree_layout(there.keys, "mainpc")) == {new.fingerprint: old.fingerprint}
 
 
+@pytest.mark.thorough
 def test_the_restored_tree_is_one_of_certs_init(here: Mainpc, there: Mainpc) -> None:
     """It makes no new key there, remembers what was removed, verifies, and goes on to invite and revoke."""
     (here.keys / "mainpc/client.key").unlink()

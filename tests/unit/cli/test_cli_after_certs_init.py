@@ -38,6 +38,7 @@ def test_status_shows_the_sentence_of_certs_init(tree: Path, folder: str) -> Non
     assert certs_init(tree, "verify").status == 0
 
 
+@pytest.mark.thorough
 def test_another_command_that_fails_leaves_no_note(tree: Path) -> None:
     """Whoever ran it has seen its sentence."""
     assert certs_init(tree, "invite", "Sensor", "--host", "pc3", "--role", "root").status == 1

@@ -61,6 +61,7 @@ class Keep(Request, tag="keep"):
 DECODER = RequestDecoder([Keep], LIMIT)
 
 
+@pytest.mark.thorough
 @given(st.lists(OBJECTS, min_size=1, max_size=5))
 def test_requests_in_one_frame_are_those_that_were_put_in(objects: list[dict[str, Any]]) -> None:
     """In their order and byte for byte, whether each ends with a line feed, as RFC 7464 has it, or not."""

@@ -37,6 +37,7 @@ def test_a_nul_in_a_text_does_not_end_it(model: Builtin) -> None:
     assert list(with_nul) == list(without)
 
 
+@pytest.mark.thorough
 def test_a_query_does_not_wait_for_a_long_text(model: Builtin) -> None:
     """While a text is encoded, the other thread runs: the library releases the interpreter's lock."""
     text = threading.Thread(target=lambda: model.embed(["long text " * 400], is_query=False, within_s=60.0))

@@ -29,6 +29,7 @@ from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
 
 pytest.importorskip("numpy", reason="numpy is not installed: it comes with the extra `meaning`, which `make setup` has")
+pytestmark = pytest.mark.thorough  # as a file: threads and a service
 
 
 class MeaningBench(SearchBench):
