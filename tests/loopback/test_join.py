@@ -319,6 +319,38 @@ def test_an_agent_is_found_by_its_key_alone(laptop: Laptop) -> None:
     assert f"{UMRA} answered at {place.endpoint}" in ran.out
 
 
+@pytest.mark.parametrize(
+    ("name", "host", "metadata"),
+    [
+        ("Aaa", "192.0.2.66", {"events_port": 70_000}),
+        ("Aaa", "192.0.2.66", {"events_port": True}),
+        ("Aaa", "a..", {}),
+        ("my robot", "192.0.2.66", {}),
+        ("Aaa", "192.0.2.66", {"location": "pc2"}),
+        ("Aaa", "192.0.2.66", {"location": "mainpc"}),
+        ("pc2", "192.0.2.66", {"location": "mainpc"}),
+    ],
+    ids=["no-port", "no-number", "no-address", "no-file-name", "at-pc2", "at-mainpc", "named-pc2"],
+)
+def test_what_an_agent_registers_harms_no_profile(
+    laptop: Laptop, request: pytest.FixtureRequest, name: str, host: str, metadata: dict[str, Any]
+) -> None:
+    """The profile can be read and refreshed, and the name of a host is that of its own agent."""
+    data = {"agent_id": name, "agent_type": "agent", "host": host, "port": 7999, "metadata": metadata}
+    with laptop.hosts.client(SDT) as operator:
+        operator.call("register_agent", registration_data=data)
+        try:
+            laptop.join(f"beside-{request.node.callspec.id}")
+            refreshed = laptop.run("join", "--refresh")
+        finally:
+            operator.call("unregister", agent_name=name)
+    assert (refreshed.status, refreshed.err) == (0, "")
+    config = load_network_config()
+    on = {host: [each.name for each in config.agents.values() if each.host.name == host] for host in ("mainpc", "pc2")}
+    assert on == {"mainpc": [SDT], "pc2": [UMRA]}
+    assert config.agent(UMRA).endpoint == laptop.hosts.config.agent(UMRA).endpoint
+
+
 def test_refresh_finds_a_moved_agent_and_new_keys(laptop: Laptop) -> None:
     """The key stays; what was removed or is wrong here is fetched again."""
     laptop.join("mover")

@@ -20,7 +20,8 @@ from twinhost.certificates.join import Joined, join, put_in_place
 from twinhost.certificates.layout import AGENT_ROLE, OPERATOR_HOST, SERVER, Identity, Layout
 from twinhost.certificates.records import JoinRecord
 from twinhost.certificates.tree import locked
-from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, load_network_config
+from twinhost.deployment import MEMORY_AGENT
+from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, is_stem, load_network_config
 from twinhost.network_config.model import Host, is_address
 from twinhost.secure_zmq.callers import CONFIRM_KEY
 from twinhost.secure_zmq.certificates import (
@@ -204,15 +205,18 @@ def write_agents(folder: Path, known: Mapping[str, Place]) -> list[Reached]:
     reply = _ask(certificates, SERVER, server.endpoint, "get_registered_agents")
     hosts: dict[str, tuple[str, str]] = {}  # the registered address, and the one that is used here
     agents, endpoints, reached = {}, {}, []
-    for each in msgspec.convert(reply, _Registrations).agents:
-        if each.host is None or each.port is None or not is_address(each.host):
+    registrations = msgspec.convert(reply, _Registrations).agents
+    # This project's agents first: the name of a host is theirs, whatever others register there.
+    for each in sorted(registrations, key=lambda each: each.name not in (SERVER, MEMORY_AGENT)):
+        if each.host is None or each.port is None or not (is_address(each.host) and is_stem(each.name)):
             continue  # it can't be called
         registered = Place(each.host, ports_of(each.port, each.health_check_port, each.metadata.get("events_port")))
         tried = [known.get(each.name), registered, Place(server.address, registered.ports)]
         found = server if each.name == SERVER else _first_that_answers(certificates, each.name, tried)
         place = found or registered
         addresses = (registered.address, place.address)
-        host = each.location if hosts.get(each.location, addresses) == addresses else each.name
+        names = (each.location, each.name, f"{each.name}@{each.location}")  # no agent has an @ in its name
+        host = next((name for name in names if hosts.get(name, addresses) == addresses), names[-1])
         hosts[host] = addresses
         stem = SERVER_KEY_STEM if each.name == SERVER else each.name
         agents[each.name] = {"host": host, "key": stem, "ports": dict(registered.ports)}
@@ -229,10 +233,12 @@ def _yaml(document: Mapping[str, Any]) -> str:
     return _HEADER + yaml.safe_dump(document, sort_keys=False)
 
 
-def ports_of(zmq: int, http: int | None, events: int | None) -> dict[str, int]:
-    """Return the ports of an agent by name, as the configuration has them."""
+def ports_of(zmq: int, http: int | None, events: object) -> dict[str, int]:
+    """Return the ports of an agent by name, as the configuration has them; `events` may be no port."""
     ports = {"zmq": zmq, "http": http or _UNKNOWN_PORT}
-    return {**ports, "events": events} if isinstance(events, int) else ports
+    if isinstance(events, int) and not isinstance(events, bool) and 0 < events < 65_536:
+        ports["events"] = events
+    return ports
 
 
 def _first_that_answers(certificates: Certificates, name: str, places: Sequence[Place | None]) -> Place | None:

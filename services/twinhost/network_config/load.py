@@ -97,6 +97,11 @@ def default_path(environment: Mapping[str, str] = os.environ) -> Path:
     return next((path for path in candidates if os.path.isfile(path)), users)  # noqa: PTH113 - never raises
 
 
+def is_stem(text: str) -> bool:
+    """Return whether a text can be the name of a key file without its ending."""
+    return _STEM.fullmatch(text) is not None
+
+
 def get_mainpc_address(service: str | None = None) -> str:
     """Return mainpc's address; with an agent's name, the ZeroMQ endpoint of that agent there."""
     return _address_of("mainpc", service)
@@ -152,7 +157,7 @@ class _Node:
 
     def stem(self) -> str:
         value = self.text()
-        if not _STEM.fullmatch(value):
+        if not is_stem(value):
             raise self.error(
                 f"must be the name of a key file without its ending, of the characters A-Z a-z 0-9 . _ -, not {value!r}"
             )
