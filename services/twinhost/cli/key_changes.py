@@ -153,6 +153,8 @@ def _project(words: Sequence[str]) -> Project:
     if len(found) != 1:
         names = ", ".join(f"{project.name} in {project.folder}" for project in found)
         raise _elsewhere(f"several run here ({names})" if found else "mainpc does not run on this machine", words)
+    if not os.access(found[0].folder, os.X_OK):
+        raise _elsewhere(f"{found[0].folder}, where it was started, can't be entered", words)
     return found[0]
 
 

@@ -107,10 +107,11 @@ def test_a_refusal_of_certs_init_is_the_commands(engine: Engine) -> None:
     [
         ("", _DOCKER, "mainpc does not run on this machine"),
         ("a\t/a\nb\t/b\n", _DOCKER, "several run here (a in /a, b in /b)"),
+        ("a\t/gone\n", _DOCKER, "/gone, where it was started, can't be entered"),
         ("", "#!/bin/sh\necho no such socket >&2; exit 1\n", "docker can't be used here (no such socket)"),
         ("", None, "there is no docker here"),
     ],
-    ids=["stopped", "several", "refused", "no docker"],
+    ids=["stopped", "several", "no checkout", "refused", "no docker"],
 )
 def test_elsewhere_a_sentence_says_what_to_run(
     engine: Engine, tmp_path: Path, projects: str, script: str | None, why: str
