@@ -69,8 +69,8 @@ def requests_schema(agent: str, declarations: Mapping[str, Declaration]) -> dict
     for each in types[1:]:
         union = union | each
     schema = msgspec.json.schema(union)
-    for each in types:  # an unknown field is ignored, and named in the reply
-        del schema["$defs"][each.__name__]["additionalProperties"]
+    for reference in schema["discriminator"]["mapping"].values():  # an unknown field is ignored, and named in the reply
+        del schema["$defs"][reference.removeprefix(_DEFINITIONS)]["additionalProperties"]
     return {"$schema": DIALECT, "title": f"Requests to {agent}", **schema}
 
 

@@ -17,10 +17,12 @@ from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.schema.json_schema import Schema, places, replaced
 from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.health import AnnounceProbes, GetPeers, HealthActions
-from twinhost.agent.schema import GetSchema
+from twinhost.agent.health import Ping as BuiltInPing
+from twinhost.agent.schema import GetSchema, requests_schema
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.schema import AGENTS
+from twinhost.secure_zmq.actions import Declaration
 from twinhost.secure_zmq.wire import Request, tag_of
 from twinhost.system_digital_twin import __main__ as twin
 from twinhost.system_digital_twin.state_files import MIGRATIONS as TWIN_MIGRATIONS
@@ -123,6 +125,19 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr == b"usage: python -m twinhost.schema FOLDER\n"
         assert list(tmp_path.iterdir()) == []
+
+
+def test_two_types_may_have_one_name() -> None:
+    """As where an author's agent has a request that is named like one that every agent has."""
+
+    class Ping(Request, tag="ping_twice"):
+        """Ping, and ping again."""
+
+    requests: dict[str, type[Request]] = {"ping": BuiltInPing, "ping_twice": Ping}
+    schema = requests_schema("Twice", {name: Declaration(name, each, (), {}) for name, each in requests.items()})
+    names = [reference.rpartition("/")[2] for reference in schema["discriminator"]["mapping"].values()]
+    assert len(set(names)) == 2
+    assert all("additionalProperties" not in schema["$defs"][name] for name in names)
 
 
 def test_every_action_is_there_and_nothing_else(agent: Agent) -> None:
