@@ -465,6 +465,23 @@ def test_writers_share_an_item_and_the_last_one_wins(hosts: Hosts, ours: Twinhos
         assert ours.get((root,), "k") is None
 
 
+def test_a_second_deletion_leaves_the_mark_of_the_first(
+    hosts: Hosts, ours: TwinhostStore, client: Client, root: str
+) -> None:
+    """Without it the other writer's value would be the present one for a moment, or after a crash for good."""
+    with hosts.client(UMRA, by=UMRA) as other:
+        TwinhostStore(other).put((root,), "k", {"by": "another"})
+    key = _memory_key(((root,), "k"))
+
+    def history() -> list[str]:
+        return [each["id"] for each in client.call("memory_history", key=key)["memories"]]
+
+    ours.delete((root,), "k")
+    before = history()
+    ours.delete((root,), "k")
+    assert (len(before), history()) == (2, before)
+
+
 @pytest.mark.parametrize("content", ["not JSON", "[]", "7", "{}", '{"namespace": 7, "key": "k", "value": {}}'])
 def test_what_no_store_has_put_is_no_item(ours: TwinhostStore, client: Client, root: str, content: str) -> None:
     """Any agent may use the key and the keyword."""

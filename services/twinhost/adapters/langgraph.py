@@ -136,6 +136,8 @@ class TwinhostStore(base.BaseStore):
         new = (_value(op, values[place]) for place, op in puts.items() if op.value is not None)
         list(self._client.map(("store_memory", each) for each in new))
         for place, op in puts.items():
+            if op.value is None and not any(_documents(values[place][-1:])):
+                continue  # it is deleted already, perhaps by a mark that hides another writer's value
             mine = [each for each in values[place] if each["written_by"] not in self._others]
             self._delete(mine if op.value is None else mine[: max(0, len(mine) - self._history)])
             left = [each for each in values[place] if each["written_by"] in self._others]
