@@ -13,7 +13,7 @@ from mcp import Client, StdioServerParameters
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.mcp_clients import call, in_process, refusal, texts
-from twinhost.mcp.graph import SOURCE
+from twinhost.mcp.graph import SOURCE, Item
 
 REFERENCE = os.environ.get("REFERENCE_MEMORY_SERVER")
 ERROR = "an error"
@@ -273,6 +273,23 @@ def test_a_memory_with_a_key_of_another_item_is_ignored(hosts: Hosts) -> None:
                     direct.call("store_memory", content=content, key=key, **forged)
             assert await call(client, "read_graph") == graph(entity("Cy"))
             assert await call(client, "open_nodes", names=["Cy", "Eve"]) == graph(entity("Cy"))
+
+    asyncio.run(scene())
+
+
+def test_a_value_of_the_future_can_be_withdrawn(hosts: Hosts) -> None:
+    """Else whoever stores one would decide what the graph shows, and a deletion would only say that it was made."""
+    enemy = Item("entity", ("Ana", "enemy"))
+
+    async def scene() -> None:
+        with hosts.client(UMRA, by=SDT) as client:
+            client.call("store_memory", **enemy.request, valid_from="2999-01-01T00:00:00+00:00")
+        async with in_process(hosts, UMRA) as other:
+            assert await call(other, "read_graph") == graph(entity("Ana", "enemy"))
+            await call(other, "delete_entities", entityNames=["Ana"])
+            assert await call(other, "read_graph") == graph()
+            await follow(other, [("create_entities", {"entities": [ANA]}, {"entities": [ANA]})])
+            assert await call(other, "read_graph") == graph(ANA)
 
     asyncio.run(scene())
 

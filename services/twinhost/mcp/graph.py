@@ -190,7 +190,7 @@ class KnowledgeGraph:
         for memory in found:
             if (value := _value(memory)) is not None:
                 values[value.item.key].append(value)
-        return {key: sorted(each, key=_starts) for key, each in values.items()}
+        return {key: sorted(each, key=_place) for key, each in values.items()}
 
     async def _pages(self, words: list[str] | None) -> list[Mapping[str, Any]]:
         """Return the memories of the graph with one of these keywords, or all, the oldest first."""
@@ -264,8 +264,13 @@ def _value(memory: Mapping[str, Any]) -> Value | None:
     return Value(item, withdrawn, memory) if item.key == memory["key"] else None
 
 
-def _starts(value: Value) -> tuple[str, str]:
-    return str(value.memory.get("valid_from")), str(value.memory["id"])
+def _place(value: Value) -> tuple[str, str, str]:
+    """Return the place of a value among those of its key: by its start, but not after others that were stored later.
+
+    So a value that is valid from a future time on can still be withdrawn, or followed by another one.
+    """
+    starts, created = str(value.memory.get("valid_from")), str(value.memory["created"])
+    return min(starts, created), starts, str(value.memory["id"])
 
 
 def _has(values: Mapping[str, list[Value]], item: Item) -> bool:
