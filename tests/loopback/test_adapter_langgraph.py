@@ -482,6 +482,23 @@ def test_a_second_deletion_leaves_the_mark_of_the_first(
     assert (len(before), history()) == (2, before)
 
 
+def test_a_value_of_the_future_is_followed_and_hidden(hosts: Hosts, ours: TwinhostStore, root: str) -> None:
+    """As after a clock was set back; or whoever stores one would decide what the item is."""
+    place = ((root,), "k")
+    ours.put(*place, {"by": "ours"})
+    with hosts.client(UMRA, by=UMRA) as other:
+        content = other.call("get_memory", key=_memory_key(place))["memory"]["content"].replace("ours", "another")
+        start = "2999-01-01T00:00:00+00:00"
+        other.call("store_memory", key=_memory_key(place), content=content, source="langgraph", valid_from=start)
+    for value in ({"by": "ours"}, {"by": "ours", "n": 2}):
+        ours.put(*place, value)
+        found = ours.get(*place)
+        assert found is not None
+        assert found.value == value
+    ours.delete(*place)
+    assert ours.get(*place) is None
+
+
 @pytest.mark.parametrize("content", ["not JSON", "[]", "7", "{}", '{"namespace": 7, "key": "k", "value": {}}'])
 def test_what_no_store_has_put_is_no_item(ours: TwinhostStore, client: Client, root: str, content: str) -> None:
     """Any agent may use the key and the keyword."""

@@ -19,7 +19,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from twinhost.adapters import missing_extra
@@ -142,9 +142,8 @@ class TwinhostStore(base.BaseStore):
             self._delete(mine if op.value is None else mine[: max(0, len(mine) - self._history)])
             left = [each for each in values[place] if each["written_by"] in self._others]
             if op.value is None and any(_documents(left[-1:])):  # nobody can delete another's value
-                self._client.call(
-                    "store_memory", key=_memory_key(place), content=_json({"deleted": True}), source=_ROOT
-                )
+                mark: dict[str, Any] = {"content": _json({"deleted": True}), "source": _ROOT, **_start(left)}
+                self._client.call("store_memory", key=_memory_key(place), **mark)
 
     def _values(self, key: str) -> list[_Memory]:
         values: list[_Memory] = []
@@ -198,7 +197,16 @@ def _value(op: base.PutOp, values: Sequence[_Memory]) -> dict[str, Any]:
         "keywords": [_keyword(op.namespace[:depth]) for depth in range(len(op.namespace) + 1)],
         "source": _ROOT,
         "pin": True,
+        **_start(values),
     }
+
+
+def _start(values: Sequence[_Memory]) -> dict[str, str]:
+    """Return when a value has to begin to be the present one, if others begin in the future; else nothing."""
+    starts = max((datetime.fromisoformat(each["valid_from"]) for each in values), default=None)
+    if starts is None or starts < datetime.now(UTC):
+        return {}
+    return {"valid_from": (starts + timedelta(milliseconds=1)).isoformat()}
 
 
 def _json(value: object) -> str:
