@@ -103,8 +103,10 @@ class RequestSchema:
     def _kinds(self, node: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [self._resolved(each) for each in node.get("anyOf", (node,))]
 
-    def _fields(self, definition: Mapping[str, Any], path: str) -> Iterator[Field]:
-        required = definition.get("required", ())
+    def _fields(
+        self, definition: Mapping[str, Any], path: str, outer: tuple[Mapping[str, Any], ...] = ()
+    ) -> Iterator[Field]:
+        required, outer = definition.get("required", ()), (*outer, definition)
         for name, node in definition["properties"].items():
             if name in _NO_FIELDS and not path:
                 continue
@@ -114,8 +116,8 @@ class RequestSchema:
             yield Field(f"{path}{name}", types, bounds, name in required, node.get("default", msgspec.UNSET))
             for kind in kinds:
                 step, inner = self._inner(kind)
-                if "properties" in inner:
-                    yield from self._fields(inner, f"{path}{name}{step}.")
+                if "properties" in inner and inner not in outer:  # a type may have fields of itself
+                    yield from self._fields(inner, f"{path}{name}{step}.", outer)
 
     def _inner(self, kind: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return the definition of what a value contains, and the next step of its path."""

@@ -10,9 +10,12 @@ import pytest
 
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli
+from twinhost.agent.health import Ping
+from twinhost.agent.schema import requests_schema
 from twinhost.cli.arguments import parse_fields
-from twinhost.cli.explain import example_command, schema_of_agent
+from twinhost.cli.explain import RequestSchema, example_command, schema_of_agent
 from twinhost.schema import AGENTS, declarations_of, main
+from twinhost.secure_zmq.actions import Declaration
 from twinhost.secure_zmq.wire import Request
 
 
@@ -31,6 +34,25 @@ def test_every_example_is_read_by_the_agents_decoder(agent: str) -> None:
         assert schema.unknown(action, fields) == []
         payload = msgspec.json.encode({"action": action, **fields})
         assert isinstance(msgspec.json.decode(payload, type=types[action]), Request), action
+
+
+class Step(msgspec.Struct):
+    name: str
+    further: "list[Step]" = []
+
+
+class Plan(Request, tag="plan"):
+    """A request of an author's agent, whose type has fields of itself."""
+
+    first: Step
+
+
+def test_a_type_within_itself_is_shown_once() -> None:
+    requests: dict[str, type[Request]] = {"plan": Plan, "ping": Ping}
+    declared = {name: Declaration(name, each, (), {}) for name, each in requests.items()}
+    schema = RequestSchema(requests_schema("Planner", declared))
+    paths = [field.path for field in schema.fields("plan")]
+    assert paths == ["first", "first.name", "first.further", "on_behalf_of"]
 
 
 def test_an_action_shows_its_fields_and_an_example(hosts: TwoHosts, cli: Cli) -> None:
