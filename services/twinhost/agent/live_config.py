@@ -6,6 +6,7 @@ agent can't change while it runs (its sockets, its search) keeps its value, and 
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping, Set
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ _log = structlog.get_logger(__name__)
 
 MAINPC_AGENT = "SystemDigitalTwin"  # every agent keeps a connection to it
 _LOOK_S = 2.0  # between two looks at the file, for file systems that don't report every change
+_WRITTEN_WITHIN_S = 1.0  # a last line without an end
 _FIXED_LIMITS = ("max_payload_bytes", "metrics_interval_s")  # of open sockets, and of a thread that measures
 
 # Called with what is wrong with the file, or None and the grants that apply now.
@@ -110,6 +112,7 @@ class ConfigWatch(Worker):
         self._listener = listener
         self._fault: str | None = None
         self._seen = self._signature()
+        self._inode = self._seen[0] if self._seen else None  # of the file that was read last
         self.on_change: Callable[[], None] = lambda: None  # called on this thread once another configuration applies
 
     @property
@@ -182,7 +185,25 @@ class ConfigWatch(Worker):
 
     def _look_again(self) -> None:
         self._seen = self._signature()  # before reading: a later change is read again
+        if self._is_being_written():
+            self._seen = None  # looked at again after _LOOK_S
+            return
+        self._inode = self._seen[0] if self._seen else None
         self.look()
+
+    def _is_being_written(self) -> bool:
+        """Return whether the last line may be half of one, such as `- update_twin` of `- update_twin: own`.
+
+        A file that was put in the place of the one before is whole.
+        """
+        try:
+            with self._path.open("rb") as stream:
+                status = os.fstat(stream.fileno())
+                stream.seek(-1, os.SEEK_END)
+                in_place, age = status.st_ino == self._inode, time.time() - status.st_mtime
+                return in_place and stream.read(1) != b"\n" and 0 <= age < _WRITTEN_WITHIN_S
+        except OSError:  # missing, or empty: look() says so
+            return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:

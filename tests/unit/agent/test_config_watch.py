@@ -1,6 +1,7 @@
 """A changed file applies at once, an error in it changes nothing but the reports, and what must wait is named."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,12 @@ class Watched:
         self.reported_changes.append(by_role)
 
     def write(self, **grants: list[str]) -> None:
-        self.path.write_text(json.dumps({**SHIPPED, "grants": grants}))
+        self.path.write_text(json.dumps({**SHIPPED, "grants": grants}) + "\n")
 
     def replace(self, content: str) -> None:
         """Put a new file in the old one's place, as editors do."""
         draft = self.path.with_name("draft")
-        draft.write_text(content)
+        draft.write_text(f"{content}\n")
         draft.rename(self.path)
 
     def allows(self, action: str) -> bool:
@@ -144,6 +145,19 @@ def test_a_change_is_seen_within_a_second_however_it_is_made(running: Watched) -
     wait_until(lambda: running.allows("three"), SEEN_WITHIN_S, "mended")
     wait_until(lambda: running.watch.fault is None, SEEN_WITHIN_S, "and its correction")
     assert not running.allows("two")
+
+
+def test_half_a_line_applies_only_if_nothing_follows(running: Watched) -> None:
+    """An editor that writes in place may pause in the middle of a grant, whose beginning would grant more."""
+    half = yaml.safe_dump({**SHIPPED, "grants": {}}).replace("grants: {}\n", "")
+    half += "grants:\n  agent:\n  - reset\n  - update_twin"
+    running.path.write_text(half)
+    time.sleep(SEEN_WITHIN_S / 2)
+    running.path.write_text(f"{half}: own\n")
+    wait_until(lambda: running.allows("reset"), SEEN_WITHIN_S, "the whole file applies")
+    assert not any("update_twin" in by_role["agent"] for by_role in running.reported_changes)
+    running.path.write_text(half)
+    wait_until(lambda: running.allows("update_twin"), PATIENCE_S, "a file whose last line has no end")
 
 
 def test_a_deleted_folder_is_reported_and_awaited(running: Watched, tmp_path: Path) -> None:
