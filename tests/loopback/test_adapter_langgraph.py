@@ -4,6 +4,7 @@ Ours is a client, under its own key, of a real UnifiedMemoryReasoningAgent.
 """
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -506,6 +507,8 @@ def test_what_no_store_has_put_is_no_item(ours: TwinhostStore, client: Client, r
     keywords = client.call("query_memory", key=_memory_key(((root,), "k")))["memories"][0]["keywords"]
     client.call("store_memory", content=content, key=_memory_key(((root,), "k")), keywords=keywords)
     client.call("store_memory", content=content, keywords=keywords)
+    forged = json.dumps({"namespace": [root], "key": "forged", "value": {}})
+    client.call("store_memory", content=forged, key="another key", keywords=keywords)
     assert ours.get((root,), "k") is None
     assert ours.search((root,), query="JSON namespace") == []
     ours.put((root,), "k", {"n": 1})

@@ -14,17 +14,18 @@ import asyncio
 import base64
 import hashlib
 import json
-import operator
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from twinhost.adapters import missing_extra
+from twinhost.adapters.item_filters import fits
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound, NotGranted
+from twinhost.secure_zmq.wire import Reply
 
 try:
     from langgraph.store import base
@@ -39,7 +40,6 @@ _MOST_FOUND, _MOST_ON_A_PAGE = 100, 1_000
 _encoded = re.compile(r"[^a-z0-9_-]")
 _escape = re.compile(r"\\(.)")
 _UNINDEXED = '"text": [], "encoded": "'  # JSON escapes quotation marks, so no text of an item has this
-_COMPARISONS = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
 
 _Place = tuple[tuple[str, ...], str]  # an item's namespace and key
 _Memory = Mapping[str, Any]
@@ -98,7 +98,7 @@ class TwinhostStore(base.BaseStore):
         if op.query:
             sources.insert(0, self._ranked(op.query, op.namespace_prefix))
         for item in (each for source in sources for each in source):
-            if _fits(item.value, op.filter or {}):
+            if fits(item.value, op.filter or {}):
                 found.setdefault((item.namespace, item.key), item)
             if len(found) >= most:
                 break
@@ -108,11 +108,10 @@ class TwinhostStore(base.BaseStore):
         """Yield what fits a query, best first."""
         text = query.encode()[:_MOST_QUERY_BYTES].decode(errors="ignore")
         results = self._client.call("search_memory", query=text, keyword=_keyword(prefix), limit=_MOST_FOUND)["results"]
-        for each in results:
-            if "superseded_by" in each or _UNINDEXED in each["content"]:
-                continue
-            whole = self._client.call("query_memory", ids=[each["id"]])["memories"] if each["cut"] else [each]
-            yield from (base.SearchItem(**document, score=each["score"]) for document in _documents(whole))
+        found = [each for each in results if "superseded_by" not in each and _UNINDEXED not in each["content"]]
+        wholes = self._client.map(("query_memory", {"ids": [each["id"]]}) for each in found)
+        for each, whole in zip(found, cast("Iterator[Reply]", wholes), strict=True):  # an error is raised
+            yield from (base.SearchItem(**document, score=each["score"]) for document in _documents(whole["memories"]))
 
     def _listed(self, prefix: tuple[str, ...], limit: int) -> Iterator[base.SearchItem]:
         """Yield the items under a namespace, the last one that was put first."""
@@ -206,7 +205,7 @@ def _start(values: Sequence[_Memory]) -> dict[str, str]:
     starts = max((datetime.fromisoformat(each["valid_from"]) for each in values), default=None)
     if starts is None or starts < datetime.now(UTC):
         return {}
-    return {"valid_from": (starts + timedelta(milliseconds=1)).isoformat()}
+    return {"valid_from": (starts + timedelta(milliseconds=2)).isoformat()}  # a time is cut to milliseconds
 
 
 def _json(value: object) -> str:
@@ -220,6 +219,8 @@ def _documents(memories: Iterable[_Memory]) -> Iterator[dict[str, Any]]:
     for memory in memories:
         with suppress(ValueError, TypeError, KeyError):
             found = json.loads(memory["content"], strict=False)
+            if memory["key"] != _memory_key((tuple(found["namespace"]), found["key"])):
+                continue  # another program's, which names an item that it is not
             stored = memory.get("timestamp") or memory["created"]  # by the put of this value: it is not changed
             yield {
                 "namespace": tuple(found["namespace"]),
@@ -234,26 +235,3 @@ def _matches(namespace: tuple[str, ...], condition: base.MatchCondition) -> bool
     path = condition.path
     part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[len(namespace) - len(path) :]
     return len(part) == len(path) and all(wanted in ("*", label) for label, wanted in zip(part, path, strict=True))
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    """Return whether a value fits a filter: operators, an object with these fields, or an equal value."""
-    if isinstance(wanted, Mapping):
-        if any(name.startswith("$") for name in wanted):
-            return all(_compares(value, name, operand) for name, operand in wanted.items())
-        return isinstance(value, Mapping) and all(_fits(value.get(name), each) for name, each in wanted.items())
-    if isinstance(wanted, (list, tuple)) and isinstance(value, list):
-        return len(value) == len(wanted) and all(map(_fits, value, wanted))
-    return bool(value == wanted)
-
-
-def _compares(value: Any, name: str, operand: Any) -> bool:
-    """Return whether a comparison holds; what is no number is neither more nor less."""
-    if name in ("$eq", "$ne"):
-        return (value == operand) is (name == "$eq")
-    if name not in _COMPARISONS:
-        raise ValueError(f"{name!r} is no operator of a filter; use $eq, $ne, $gt, $gte, $lt, or $lte")
-    try:
-        return bool(_COMPARISONS[name](float(value), float(operand)))
-    except (TypeError, ValueError):
-        return False
