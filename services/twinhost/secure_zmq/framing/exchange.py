@@ -193,9 +193,10 @@ class Exchange:
         What an older server ignores of what the client itself adds is no news to the caller.
         """
         if "accepts" in reply:
-            self._forms = frozenset(map(str, reply.pop("accepts")))
+            accepts = reply.pop("accepts")
+            self._forms = frozenset(map(str, accepts)) if isinstance(accepts, list) else frozenset()
         ignored = reply.pop("ignored_fields", None)
-        if ignored is None:
+        if not isinstance(ignored, list):  # absent, or of no agent of this project
             return
         if "accepts" in ignored:
             self._forms = frozenset()
