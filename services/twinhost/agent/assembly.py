@@ -3,21 +3,24 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
-from starlette.routing import BaseRoute
 
 from twinhost.agent.health import Health, HealthActions, iso_time
-from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.live_config import GrantsListener
-from twinhost.agent.settings import Settings
-from twinhost.agent.telemetry import Telemetry
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
 from twinhost.secure_zmq.dispatch import Counters, RefusalListener
 from twinhost.secure_zmq.feed import Feed
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.store.database import Database
+
+if TYPE_CHECKING:  # they need the extra `agent`, which a program that only calls agents does without
+    from starlette.routing import BaseRoute
+
+    from twinhost.agent.host_keys import HostKeys
+    from twinhost.agent.settings import Settings
+    from twinhost.agent.telemetry import Telemetry
 
 
 class StartAgain(Exception):
@@ -61,14 +64,14 @@ class Publisher:
 class Foundation:
     """What an agent is built on."""
 
-    settings: Settings
+    settings: "Settings"
     database: Database
-    keys: HostKeys
+    keys: "HostKeys"
     handshakes: Handshakes
     health: Health
     counters: Counters
     publisher: Publisher
-    telemetry: Telemetry
+    telemetry: "Telemetry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +88,4 @@ class Assembly:
     on_grants: GrantsListener = lambda *_: None
     on_stop: Callable[[], None] = lambda: None
     companions: Sequence[Companion] = field(default=())
-    routes: Sequence[BaseRoute] = field(default=())  # HTTP routes besides health and metrics
+    routes: "Sequence[BaseRoute]" = field(default=())  # HTTP routes besides health and metrics

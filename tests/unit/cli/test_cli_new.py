@@ -110,6 +110,16 @@ def test_a_folder_in_the_checkout_is_refused(cli: Cli) -> None:
     assert not (REPOSITORY / "weather_station").exists()
 
 
+def test_a_relative_folder_beside_the_checkout_is_written(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the tutorial: `--folder ../greeter`, in the checkout."""
+    (tmp_path / "checkout" / "services" / "twinhost").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "checkout")
+    assert cli("new", "agent", "WeatherStation", "--folder", "../station").status == 0
+    assert (tmp_path / "station" / "weather_station.py").is_file()
+
+
 def test_the_agent_is_as_short_as_the_readme_says() -> None:
     assert len((TEMPLATE / "greeter.py").read_text().splitlines()) <= MOST_LINES
     assert f"writes one in {MOST_LINES} lines" in (REPOSITORY / "README.md").read_text()

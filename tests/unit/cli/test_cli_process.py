@@ -180,6 +180,16 @@ def test_a_missing_package_is_one_sentence(hosts: TwoHosts, tmp_path: Path, pack
     assert sentence_of(ran) == f"twinhost: the package {package} is not installed; run: pip install 'twinhost[{extra}]'"
 
 
+@pytest.mark.parametrize("command", ["status", "call", "memory search", "events watch", "keys list", "lease", "doctor"])
+def test_commands_of_a_client_need_no_extra(hosts: TwoHosts, tmp_path: Path, command: str) -> None:
+    """A program's machine has the wheel alone: none of what the extra `agent` installs."""
+    for package in ("prometheus_client", "psutil", "pynvml", "re2", "starlette", "uvicorn"):
+        (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(name={package!r})\n")
+    settings = {**hosts.environment, "PYTHONPATH": f"{tmp_path}{os.pathsep}{SERVICES}"}
+    ran = run_process(settings, *command.split(), "--help")
+    assert (ran.status, ran.err) == (0, "")
+
+
 @pytest.mark.parametrize("words", [("agents",), ("call", SDT, "no_such_action", "--json"), ("--help",)])
 def test_a_reader_that_leaves_causes_no_traceback(hosts: TwoHosts, words: tuple[str, ...]) -> None:
     """As `cli agents | head -1` does; an error object that nobody reads is none either."""

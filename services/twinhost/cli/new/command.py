@@ -120,7 +120,7 @@ def _write(folder: Path, stem: str, words: Mapping[str, str]) -> list[str]:
     Raises:
         ConfigurationError: the folder exists, lies in a checkout of twinhost, or can't be written.
     """
-    for parent in folder.absolute().parents:
+    for parent in folder.resolve().parents:
         if (parent / "services" / "twinhost").is_dir():
             raise ConfigurationError(
                 f"{folder} would be in the checkout of twinhost, {parent}; name a folder outside it: --folder DIR"
