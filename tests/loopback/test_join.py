@@ -239,7 +239,7 @@ def at_an_unknown_name(line: str) -> str:
         (mistyped, "it was used or withdrawn, it expired, or the line is mistyped"),
         (cut_off, "the invitation is cut off or mistyped at its end"),
         (expired, "the invitation expired 2026-01-01T00:00:00Z and this machine's clock says"),
-        (of_another_server, "most likely its key is not the pinned"),
+        (of_another_server, "does not have the key that the line names, or broke the connection off; copy the whole"),
         (on_a_closed_port, "give the address at which this machine reaches it: twinhost join --address"),
         (at_an_unknown_name, "mainpc can't be reached (this machine knows no address of mainpc.invalid: "),
     ],

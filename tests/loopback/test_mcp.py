@@ -101,7 +101,7 @@ async def use_everything(client: Client) -> None:
     stored = await call(client, "remember", content="The well pump costs 40 euros.")
     other = await call(client, "remember", content="The well pump costs 50 euros.")
     assert other["conflict_ids"] == [stored["memory_id"]]
-    assert "[memory]: The well pump costs 40 euros." in other["conflicts"]
+    assert f"[memory {stored['memory_id']}]: The well pump costs 40 euros." in other["conflicts"]
     found = await call(client, "search_memory", query="well pump")
     assert {each["id"] for each in found["results"]} == {stored["memory_id"], other["memory_id"]}
     for each in (stored, other):

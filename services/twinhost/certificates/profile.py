@@ -289,3 +289,8 @@ def _explained(folder: Path) -> Iterator[None]:
             f"{join_command(folder, '--address ADDRESS[:PORT] LINE')}; on mainpc's own machine: "
             f"{join_command(folder, '--local')}"
         ) from None
+    except WrongServerKey as error:
+        raise WrongServerKey(
+            f"{str(error).partition(' ')[0]} does not have the key that the line names, or broke the connection off; "
+            f"copy the whole line again; if it is the same, compare on mainpc: {CERTS_INIT_PIPED} public server"
+        ) from None

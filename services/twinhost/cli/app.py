@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-_EXTRAS = {"typer": "cli", "rich": "cli"}  # other packages are needed by both agents' code, as `explain` reads it
+_OWN = {"typer", "rich", "msgspec", "structlog", "yaml", "zmq"}  # comes with the package; others with the extra `agent`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in {"", "twinhost"}:
             raise
-        extra = _EXTRAS.get(package, "cli,agent")
-        sys.stderr.write(f"twinhost: the package {package} is not installed; run: pip install 'twinhost[{extra}]'\n")
+        install = "--force-reinstall twinhost" if package in _OWN else "'twinhost[agent]'"
+        sys.stderr.write(f"twinhost: the package {package} is not installed; run: pip install {install}\n")
         return 1
 
 

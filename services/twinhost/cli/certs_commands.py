@@ -125,7 +125,7 @@ def run_invite(
             "docker compose up -d mainpc, and repeat this with --again."
         )
     if host not in config.hosts:
-        note(f"{config.source} has no host {host}: no agent there can be called until you add it.")
+        note(f"A program on {host} needs nothing else; an agent there also needs the host in {config.source}.")
 
 
 @commands.command("join")

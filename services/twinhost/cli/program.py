@@ -98,7 +98,7 @@ def _take_profile(arguments: list[str]) -> list[str]:
 def _application(first_word: str) -> typer.Typer:
     """Return the program with the command that the first word names, or with all of them."""
     app = typer.Typer(
-        help="Calls SystemDigitalTwin and UnifiedMemoryReasoningAgent, with the operator's key.",
+        help="Calls SystemDigitalTwin and UnifiedMemoryReasoningAgent, with the key of this user or of the operator.",
         epilog="Exit status: 0 success, 1 refused or unhealthy, 2 usage.",
         add_completion=False,
         pretty_exceptions_enable=False,

@@ -28,7 +28,15 @@ def fenced(results: Iterable[Mapping[str, Any]]) -> str:
 def memories(found: Iterable[Mapping[str, Any]]) -> str:
     """Return memories with `content`, `written_by` and `since` as one fenced text."""
     return fenced(
-        {**each, "timestamp": each["since"], "session_id": None, "speaker": None, "kind": "memory", "cut": False}
+        {
+            **each,
+            "id": each["memory_id"],
+            "timestamp": each["since"],
+            "session_id": None,
+            "speaker": None,
+            "kind": "memory",
+            "cut": False,
+        }
         for each in found
     )
 
@@ -46,7 +54,8 @@ def writers_note(writers: Mapping[str, tuple[str, str]]) -> str:
 
 def _kind(result: Mapping[str, Any]) -> str:
     bounds = [f"valid {word} {_day(result[name])}" for name, word in _BOUNDS.items() if result.get(name)]
-    return ", ".join([result["kind"], *bounds])
+    kind = f"memory {name_of(str(result['id']))}" if result["kind"] == "memory" else str(result["kind"])
+    return ", ".join([kind, *bounds])
 
 
 _BOUNDS = {"valid_from": "from", "valid_until": "until"}

@@ -64,6 +64,7 @@ _RECALL = Prompt(
         PromptArgument(name="session_id", description="Search only this session."),
     ],
 )
+_TOOLS_OF_ACTIONS = {"query_memory": "search_memory", "get_metrics": "system_status"}  # in an agent's advice
 Context = ServerRequestContext[Any]
 
 
@@ -97,7 +98,10 @@ class _Handlers:
             request = msgspec.convert(params.arguments or {}, declared.request)
             answer = await declared.handler(self._agents, request)
         except (TwinhostError, msgspec.ValidationError) as error:
-            return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
+            sentence = str(error)
+            for action, tool in _TOOLS_OF_ACTIONS.items():
+                sentence = sentence.replace(action, tool)
+            return CallToolResult(content=[TextContent(type="text", text=sentence)], is_error=True)
         value = msgspec.to_builtins(answer.value)
         return CallToolResult(content=content_of(answer, value), structured_content=value)
 

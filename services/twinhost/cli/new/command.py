@@ -16,7 +16,7 @@ from twinhost.network_config.load import default_path, load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.version import VERSION
 
-new = typer.Typer(help="Writes what an author begins with.")
+new = typer.Typer(help="Begin an agent of your own.")
 
 _TEMPLATE = Path(__file__).with_name("template")
 _EXAMPLE, _EXAMPLE_STEM, _EXAMPLE_PORTS, _EXAMPLE_VERSION = "Greeter", "greeter", (7330, 8330), "0.2.0"

@@ -88,12 +88,12 @@ class Metrics:
 
     def expect(self, hosts: Sequence[str]) -> None:
         """Know these hosts before they report; one that is known stays as long as there is room."""
-        self._configured = frozenset({self.own_host, *hosts})
-        self._hosts |= {name: _Host() for name in sorted(self._configured.difference(self._hosts))}
+        self._configured = {name: place for place, name in enumerate(dict.fromkeys((self.own_host, *hosts)))}
+        self._hosts |= {name: _Host() for name in self._configured if name not in self._hosts}
 
     def hosts(self) -> list[str]:
-        """Return every host, the own one first."""
-        return sorted(self._hosts, key=lambda name: (name != self.own_host, name))
+        """Return every host: the own one, then the others of the configuration in its order, then the rest."""
+        return sorted(self._hosts, key=lambda name: (self._configured.get(name, len(self._configured)), name))
 
     def is_configured(self, host: str) -> bool:
         return host in self._configured

@@ -242,7 +242,7 @@ function updateLink(element, state, span) {
     text,
     {
       broken: `${disconnected.map((host) => plain(host.name, 40)).join(" and ")} can’t be reached.`,
-      encrypted: "Only these two machines can read the traffic.",
+      encrypted: `Only these ${state.hosts.length > 2 ? "" : "two "}machines can read the traffic.`,
       open: "Anybody on the network can read and change the traffic.",
     }[condition],
   );
