@@ -232,7 +232,7 @@ function newLink() {
 function updateLink(element, state, span) {
   const { seal, word, text, rate, metric } = parts.get(element);
   const link = state.link ?? {};
-  const disconnected = state.hosts.filter((host) => !["good", "warn"].includes(wordOfStatus(host.status).tone));
+  const disconnected = state.hosts.slice(0, 2).filter((host) => !["good", "warn"].includes(wordOfStatus(host.status).tone));
   const condition = disconnected.length > 0 ? "broken" : link.encrypted ? "encrypted" : "open";
   setAttribute(element, "data-link", condition);
   setAttribute(element, "data-busy", String(link.messages_per_s > 0));
