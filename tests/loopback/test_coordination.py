@@ -220,7 +220,7 @@ class Asked:
 def asked(agent: ServedAgent, peer_keys: KeyPair) -> Iterator[Asked]:
     asked = Asked(agent, peer_keys)
     yield asked
-    for each in agent.asked.values():
+    for each in list(agent.asked.values()):
         if not each.done():
             each.set_result({"status": "ok"})
     asked.coordinator.stop()

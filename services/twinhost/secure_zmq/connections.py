@@ -173,6 +173,7 @@ class Connection:
     fingerprint: str | None = None  # of its key, proven by a message
     counted_for: str | None = None  # the key that it is counted for: assumed at first, then the proven one
     close_reason: str | None = None  # why it is to be closed, whatever its key
+    shut: bool = False  # here; its end may not have been reported yet
 
 
 class Connections:
@@ -350,6 +351,9 @@ class Connections:
             if not shut(found):
                 connection.close_reason = reason
                 return False
+        if connection.shut:
+            return True
+        connection.shut = True
         self.closed_count += 1
         known = {"fingerprint": connection.fingerprint, "address": peer[0]}
         self._budget.log(_log.warning, "connection_closed", reason, reason=reason, **known)
