@@ -17,6 +17,7 @@ from twinhost.secure_zmq.keys import load_certificate
 pytestmark = pytest.mark.thorough
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+NO_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # of the tests' own pytest runs: each takes time to import
 
 
 def run_script(name: str, *arguments: str, **settings: str) -> Ran:
@@ -25,7 +26,7 @@ def run_script(name: str, *arguments: str, **settings: str) -> Ran:
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "scripts" / name), *arguments],
         cwd="/",
-        env={**environment, **settings},
+        env={**environment, **NO_PLUGINS, **settings},
         capture_output=True,
         text=True,
         timeout=120,
@@ -217,9 +218,11 @@ def test_a_run_of_all_tests_says_what_the_scripts_would(
     marks = ("sdt_security",) if missing else ("sdt_security", "unified_memory_agent")
     tests = [f"@pytest.mark.{mark}\n{PASSES.replace('{name}', mark)}" for mark in marks]
     (tmp_path / "test_sample.py").write_text("\n".join(["import pytest", *tests, PASSES.replace("{name}", "unmarked")]))
+    plugins = ("-p", "scripts.marked_tests", "-p", "no:cacheprovider")
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "scripts.marked_tests", "-p", "no:cacheprovider", *options, tmp_path],
+        [sys.executable, "-m", "pytest", "-p", "xdist.plugin", *plugins, *options, tmp_path],
         cwd=REPOSITORY,
+        env={**os.environ, **NO_PLUGINS},
         capture_output=True,
         text=True,
         check=False,
