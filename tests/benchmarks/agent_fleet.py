@@ -125,9 +125,9 @@ class FleetProcess:
     def pid(self) -> int:
         return self._process.pid or 0
 
-    def start(self) -> None:
-        """Have all agents start at one moment."""
-        self._ask("start")
+    def start(self, over_s: float = 0.0) -> None:
+        """Have all agents start, at one moment or evenly over so many seconds."""
+        self._ask(f"start {over_s}")
 
     def calls(self) -> list[Call]:
         """Return the calls that ended since this was asked last."""
@@ -172,11 +172,12 @@ def _serve(fleet: Fleet, parent: Connection) -> None:
     calls: list[Call] = []
     links = [_link(fleet, place, calls) for place in range(len(fleet.pairs))]
     feeds = [_subscriber(fleet, pair, link) for pair, link in zip(fleet.pairs, links, strict=True) if fleet.feed]
-    companions: list[_Link | Subscriber] = [*links, *feeds]
+    pairs = zip(links, feeds or [None] * len(links), strict=True)
+    companions: list[_Link | Subscriber] = [each for pair in pairs for each in pair if each]
     while (asked := parent.recv()) != "stop":
-        if asked == "start":
-            for companion in companions:
-                companion.start()
+        if asked.startswith("start"):
+            pause_s = float(asked.removeprefix("start")) / len(companions)
+            threading.Thread(target=_start, args=(companions, pause_s), daemon=True).start()
             parent.send(None)
         elif asked == "calls":
             count = len(calls)
@@ -191,6 +192,12 @@ def _serve(fleet: Fleet, parent: Connection) -> None:
         end.start()
     for end in ends:
         end.join()
+
+
+def _start(companions: Sequence[_Link | Subscriber], pause_s: float) -> None:
+    for companion in companions:
+        companion.start()
+        time.sleep(pause_s)
 
 
 def _link(fleet: Fleet, place: int, calls: list[Call]) -> _Link:

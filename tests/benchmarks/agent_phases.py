@@ -43,14 +43,14 @@ class Peak:
             self.mb = max(self.mb, self._process.memory_info().rss / 2**20)
 
 
-def bring_up(load: LoadedMainpc, deadline_s: float) -> BringUp:
-    """Have all agents start, and wait until each has had its first heartbeat answered."""
+def bring_up(load: LoadedMainpc, deadline_s: float, over_s: float = 0.0) -> BringUp:
+    """Have all agents start over so many seconds, and wait until each has had its first heartbeat answered."""
     idle, fleet_before = load.usage(), load.fleet_usage()
     with Peak(load) as peak:
         began = time.monotonic()
         for fleet in load.fleets:
-            fleet.start()
-        calls = load.wait_until_in_touch(deadline_s)
+            fleet.start(over_s)
+        calls = load.wait_until_in_touch(over_s + deadline_s)
     up, fleet_up = load.usage(), load.fleet_usage()
     seconds = max(first_answers(calls).values()) - began
     registered = [call.ended - call.began for call in calls if call.action == "register_agent" and not call.error]

@@ -75,6 +75,7 @@ class Settings:
     away_s: Sequence[float]
     subscribed: bool
     limits: dict[str, float]
+    start_over_s: float = 0.0
 
 
 def measure(pairs: Sequence[KeyPair], settings: Settings) -> Report:
@@ -92,7 +93,7 @@ def measure(pairs: Sequence[KeyPair], settings: Settings) -> Report:
     ):
         load.start_mainpc()
         idle_percent = phases.idle_cpu_percent(load, min(settings.seconds, 10.0))
-        came = phases.bring_up(load, _DEADLINE_S)
+        came = phases.bring_up(load, _DEADLINE_S, settings.start_over_s)
         stayed = phases.steady(load, settings.seconds, idle_percent)
         read = phases.reads(load)
         changed = phases.key_change(load, _DEADLINE_S)
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--away", type=float, nargs="*", default=AWAY_S, help="seconds that mainpc is away, each time")
     parser.add_argument("--subscribed", action="store_true", help="every agent follows the event feed too")
     parser.add_argument("--stored-replies", type=float, help="seconds that answers are stored (default: as shipped)")
+    parser.add_argument("--start-over", type=float, default=0.0, help="seconds that all agents start in (default: 0)")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     arguments = parser.parse_args()
     raise_file_limit()
@@ -162,6 +164,7 @@ def main() -> None:
         arguments.away,
         arguments.subscribed,
         {"stored_replies_s": arguments.stored_replies or shipped.stored_replies_s},
+        arguments.start_over,
     )
     pairs = new_pairs(arguments.agents)
     counts = [*(count for count in SWEEP if arguments.sweep and count < arguments.agents), arguments.agents]
