@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
+from typing import cast
 
 import httpx2
 import pytest
@@ -24,7 +26,11 @@ from tests.loopback.mcp_clients import ARGUMENTS, call, in_process, own_environm
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S
 from twinhost.cli.program import run
+from twinhost.deployment import load_settings
+from twinhost.mcp.agents import Agents
 from twinhost.mcp.http import token
+from twinhost.mcp.server import mcp_server
+from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import Client as DirectClient
 from twinhost.secure_zmq.errors import ConfigurationError
 
@@ -234,6 +240,30 @@ def test_an_action_that_is_not_granted_is_a_tool_error(hosts: Hosts) -> None:
         asyncio.run(scene())
     finally:
         config.write_text(before)
+
+
+def test_asking_for_a_missing_pin_delays_no_other_call(hosts: Hosts, tmp_path: Path) -> None:
+    """mainpc, which has the key, does not answer; others are served meanwhile, and the call is once it answers."""
+    folder = shutil.copytree(hosts.folder("operator"), tmp_path / "operator")
+    (folder / "client.key").unlink()
+    settings = load_settings({"NETWORK_CONFIG_PATH": hosts.config.source, "TWINHOST_CERTIFICATES": str(folder)})
+    agents = Agents(lambda name: cast(AsyncClient, settings.typed_client(name, asynchronous=True)))
+    mainpc, _ = hosts.processes
+
+    async def scene() -> None:
+        async with Client(mcp_server(agents)) as client:
+            mainpc.send(signal.SIGSTOP)
+            try:
+                searches = [asyncio.create_task(call(client, "search_memory", query="pin")) for _ in range(2)]
+                await client.list_tools()
+                assert not any(each.done() for each in searches)
+            finally:
+                mainpc.send(signal.SIGCONT)
+            for found in await asyncio.gather(*searches):
+                assert found["results"] == []
+        agents.close()
+
+    asyncio.run(scene())
 
 
 def test_recalled_text_cannot_leave_its_fence(hosts: Hosts) -> None:
