@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
-from typing import cast
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -135,6 +135,48 @@ def test_a_client_on_stdio_uses_everything(hosts: Hosts, mode: str) -> None:
             await use_everything(client)
 
     asyncio.run(scene())
+
+
+def lines_of(*calls: tuple[str, dict[str, Any]]) -> bytes:
+    """Return what a client without the SDK writes to call tools."""
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "plain", "version": "1"}}
+    requests = [("initialize", hello), *(("tools/call", {"name": name, "arguments": given}) for name, given in calls)]
+    lines = [
+        {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+        for number, (method, params) in enumerate(requests)
+    ]
+    lines.insert(1, {"jsonrpc": "2.0", "method": "notifications/initialized"})
+    return b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+
+
+def test_messages_larger_than_a_pipe_pass_both_ways(hosts: Hosts, tmp_path: Path) -> None:
+    """The server ends without a word when its client has closed stdout and stdin; stdin may also be a file."""
+    entity = {"name": "large", "entityType": "x", "observations": [f"{number}{'ü' * 15_000}" for number in range(10)]}
+    (tmp_path / "file").write_bytes(lines_of())
+    server = [sys.executable, *ARGUMENTS]
+    options: dict[str, Any] = {"env": hosts.environment("operator"), "stdout": subprocess.PIPE}
+    with (
+        (tmp_path / "file").open("rb") as file,
+        subprocess.Popen(server, stdin=file, **options) as of_file,
+        subprocess.Popen(server, stdin=subprocess.PIPE, stderr=subprocess.PIPE, **options) as of_pipe,
+    ):
+        assert of_pipe.stdin is not None
+        assert of_pipe.stdout is not None
+        assert of_pipe.stderr is not None
+        assert of_file.stdout is not None
+        of_pipe.stdin.write(lines_of(("create_entities", {"entities": [entity]})))
+        of_pipe.stdin.flush()
+        replies = [json.loads(of_pipe.stdout.readline()) for _ in range(2)]
+        assert replies[1]["result"]["structuredContent"] == {"entities": [entity]}
+        of_pipe.stdin.write(lines_of(("delete_entities", {"entityNames": ["large"]})).splitlines(keepends=True)[-1])
+        of_pipe.stdin.flush()
+        assert json.loads(of_pipe.stdout.readline())["result"]["structuredContent"]["success"]
+        of_pipe.stdout.close()
+        of_pipe.stdin.write(lines_of().splitlines(keepends=True)[0])
+        of_pipe.stdin.close()
+        assert (of_pipe.wait(PATIENCE_S), of_pipe.stderr.read()) == (0, b"")
+        assert json.loads(of_file.stdout.readline())["result"]["serverInfo"]["name"] == "twinhost"
+        assert of_file.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 from mcp.server import ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
@@ -144,13 +143,3 @@ def _as_protocol_error() -> Iterator[None]:
         yield
     except TwinhostError as error:
         raise MCPError(INTERNAL_ERROR, str(error)) from None
-
-
-async def serve_stdio(agents: Agents) -> None:
-    """Serve one client on stdin and stdout, until it closes them."""
-    server = mcp_server(agents)
-    try:
-        async with stdio_server() as (reader, writer):
-            await server.run(reader, writer, server.create_initialization_options())
-    finally:
-        agents.close()
