@@ -74,6 +74,7 @@ def mcp_server(agents: Agents) -> Server[Any]:
         "twinhost",
         version=VERSION,
         instructions=INSTRUCTIONS,
+        get_tool_input_schema=_input_schema,  # without it, each call over HTTP lists all tools
         on_list_tools=handlers.list_tools,
         on_call_tool=handlers.call_tool,
         on_list_resources=handlers.list_resources,
@@ -81,6 +82,10 @@ def mcp_server(agents: Agents) -> Server[Any]:
         on_list_prompts=handlers.list_prompts,
         on_get_prompt=handlers.get_prompt,
     )
+
+
+def _input_schema(name: str) -> dict[str, Any] | None:
+    return None if (declared := TOOLS.get(name)) is None else declared.tool.input_schema
 
 
 class _Handlers:
