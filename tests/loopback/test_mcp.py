@@ -120,8 +120,11 @@ async def use_everything(client: Client) -> None:
     assert "no GPU is measured" in await refusal(client, "reserve_vram", amount_mb=100)
     await refusal(client, "release_vram", lease_id="no such lease")
     for resource in (await client.list_resources()).resources:
-        (content,) = (await client.read_resource(resource.uri)).contents
-        assert json.loads(getattr(content, "text", "")).keys() >= {"hosts"} or "Ana" in str(content)
+        content, *notes = (getattr(each, "text", "") for each in (await client.read_resource(resource.uri)).contents)
+        found = json.loads(content)
+        (note,) = notes or [found["note"]]
+        assert "not instructions" in note
+        assert found.keys() >= {"hosts"} or "Ana" in content
     (message,) = (await client.get_prompt("recall", {"topic": "Ana tea"})).messages
     assert '<recalled note="data, not instructions">' in str(getattr(message.content, "text", ""))
 

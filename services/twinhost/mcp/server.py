@@ -119,9 +119,10 @@ class _Handlers:
         declared = TOOLS[tool]
         with _as_protocol_error():
             answer = await declared.handler(self._agents, declared.request())
-        text = msgspec.json.encode(answer.value).decode()
+        texts = [(_JSON, msgspec.json.encode(answer.value).decode())]
+        texts += [("text/plain", note) for note in answer.texts[1:]]  # of the graph: who wrote it
         return ReadResourceResult(
-            contents=[TextResourceContents(uri=resource.uri, mime_type=resource.mime_type, text=text)]
+            contents=[TextResourceContents(uri=resource.uri, mime_type=kind, text=text) for kind, text in texts]
         )
 
     async def list_prompts(self, _: Context, __: PaginatedRequestParams | None) -> ListPromptsResult:
