@@ -1,7 +1,9 @@
 """Both machines after the steps of the page on two machines, and what is asked of them."""
 
 import json
+import os
 import shutil
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -63,6 +65,16 @@ class Site:
         """Return whose keys mainpc and pc2 accept."""
         return {key["name"]: key["fingerprint"] for key in self.ask("mainpc", "keys list")["keys"]}
 
+    def kill(self, host: str) -> None:
+        """End an agent's process with SIGKILL; the engine sees a crash."""
+        init = int(self._container(host, "{{.State.Pid}}"))
+        (agent,) = Path(f"/proc/{init}/task/{init}/children").read_text(encoding="ascii").split()
+        os.kill(int(agent), signal.SIGKILL)
+
+    def restarts(self, host: str) -> int:
+        """Return how often the engine has restarted a host's container."""
+        return int(self._container(host, "{{.RestartCount}}"))
+
     def up(self, *hosts: str) -> None:
         """Start these hosts again at one time, by their changed `.env`."""
         with ThreadPoolExecutor() as pool:
@@ -81,3 +93,8 @@ class Site:
         page = f"http://127.0.0.1:{HTTP_PORTS[host]}/readyz"
         look = f"import urllib.request; urllib.request.urlopen('{page}', timeout=3)"
         return self.checkouts[host].run(f'docker compose exec -T {host} python -c "{look}"').status == 0
+
+    def _container(self, host: str, form: str) -> str:
+        """Return what the engine knows of a host's container."""
+        container = self.checkouts[host].run(f"docker compose ps --quiet {host}").out.strip()
+        return self.room.machines[host].docker("inspect", "--format", form, container).stdout.strip()

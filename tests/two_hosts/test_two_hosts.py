@@ -1,8 +1,10 @@
 """Two machines with an engine each, set up by the documents alone; then all that happens to cables and machines."""
 
+import asyncio
 import itertools
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.containers.stack import EVENTS_PORT, ZMQ_PORTS
 from tests.containers.walk import UMRA
 from tests.two_hosts.machine_room import ADDRESSES, PREFIX_BITS
+from tests.two_hosts.mcp_writer import Writer, writer
 from tests.two_hosts.site import Site
 from tests.two_hosts.weather import dropped, dropping, listening, long_cable
 from tests.waiting import PATIENCE_S, wait_until
@@ -85,6 +88,39 @@ def test_the_cable_is_cut_and_heals(site: Site) -> None:
                 assert not site.ready("pc2")
                 assert not site.walk.registered()
             site.wait_until_back()
+
+
+def test_20_writes_of_two_mcp_servers_are_all_there(site: Site, tmp_path: Path) -> None:
+    """One on each machine, with the SDK's client: each acknowledged change is there once, and no call fails.
+
+    The link is cut: first mainpc hears nothing, so that a change is made and can't be acknowledged. Then pc2 is killed,
+    and nothing goes either way while the next process acknowledges changes on its own machine.
+    """
+    mainpc, pc2 = site.room.machines.values()
+    before = site.restarts("pc2")
+
+    async def scene() -> tuple[Writer, Writer]:
+        invite = site.checkouts["mainpc"]
+        async with writer(mainpc, invite, "desk", tmp_path) as far, writer(pc2, invite, "laptop", tmp_path) as near:
+            await near.create_shared()
+            await asyncio.gather(far.write(5), near.write(5))
+            with dropping(mainpc):
+                cut_off = asyncio.create_task(far.write(5))
+                await near.wait_for_fact("desk 5")
+                with dropping(pc2):
+                    site.kill("pc2")
+                    await near.write(3)
+                    assert far.acknowledged == 5
+            await asyncio.gather(cut_off, near.write(2))
+            return far, near
+
+    writers = asyncio.run(scene())
+    kept = site.ask("mainpc", f"call {UMRA} query_memory limit=1000 include_forgotten=true")["memories"]
+    for each in writers:
+        assert each.acknowledged == 10
+        assert Counter(memory["content"] for memory in kept if memory["written_by"] == each.key) == each.contents
+    assert site.restarts("pc2") == before + 1
+    site.wait_until_back()
 
 
 def test_mainpcs_engine_is_restarted(site: Site) -> None:

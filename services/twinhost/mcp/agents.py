@@ -1,5 +1,6 @@
 """The connections of the MCP server to both agents, under the caller's own key."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +18,14 @@ class Agents:
         """Connect with one key.
 
         Args:
-            connect: makes a client of an agent by its name, which follows changed keys.
+            connect: makes a client of an agent by its name, which follows changed keys; called on a thread, since it
+                reads files, and asks mainpc for a key that is missing.
             owner: whose key it is; None if it may delete what others wrote: an operator's, or anybody's with
                 SECURE_ZMQ=0.
         """
         self.owner = owner
         self._connect = connect
-        self._clients: dict[str, AsyncClient] = {}
+        self._clients: dict[str, asyncio.Task[AsyncClient]] = {}
 
     async def memory(self, action: str, **fields: Any) -> Reply:
         """Call UnifiedMemoryReasoningAgent; arguments and errors are those of `AsyncClient.call`."""
@@ -36,10 +38,19 @@ class Agents:
 
     def close(self) -> None:
         """Close the connections."""
-        while self._clients:
-            self._clients.popitem()[1].close()
+        for making in self._clients.values():
+            if not making.cancel() and making.exception() is None:
+                making.result().close()
+        self._clients.clear()
 
     async def _call(self, agent: str, action: str, call: dict[str, Any]) -> Reply:
-        if agent not in self._clients:
-            self._clients[agent] = self._connect(agent)
-        return await self._clients[agent].call(action, **call)
+        if (making := self._clients.get(agent)) is None:
+            making = self._clients[agent] = asyncio.create_task(asyncio.to_thread(self._connect, agent))
+            making.add_done_callback(lambda made: self._forget_failed(agent, made))
+        client = await asyncio.shield(making)  # a call that is cancelled leaves it to the others
+        return await client.call(action, **call)
+
+    def _forget_failed(self, agent: str, made: "asyncio.Task[AsyncClient]") -> None:
+        """Have the next call try again."""
+        if not made.cancelled() and made.exception() is not None:
+            self._clients.pop(agent, None)

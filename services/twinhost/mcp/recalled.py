@@ -1,4 +1,5 @@
-"""Recalled text between the lines of a fence, with writer and day, as `get_context` has it (decision 50).
+"""Text of others between the lines of a fence: what is recalled, with writer and day as `get_context` has it (decision
+50), and what agents have reported of themselves, as JSON.
 
 A model shall not take what somebody once wrote for an instruction. A fence does not make that impossible: the tools'
 descriptions say it too.
@@ -7,7 +8,19 @@ descriptions say it too.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from twinhost.unified_memory_reasoning.conversations.context_text import CLOSING, CUT, OPENING, lines_of, name_of
+import msgspec
+
+from twinhost.unified_memory_reasoning.conversations.context_text import (
+    CLOSING,
+    CUT,
+    OPENING,
+    lines_of,
+    name_of,
+    one_line,
+    without_fence,
+)
+
+_REPORTED_CHARACTERS = 256  # of a name or a text that an agent reports: no action takes a longer one
 
 
 def fenced(results: Iterable[Mapping[str, Any]]) -> str:
@@ -39,6 +52,23 @@ def memories(found: Iterable[Mapping[str, Any]]) -> str:
         }
         for each in found
     )
+
+
+def reported(value: Any) -> Any:
+    """Return what agents have reported, with each text in it as one line that has no fence."""
+    match value:
+        case str():
+            return without_fence(one_line(value, _REPORTED_CHARACTERS))
+        case Mapping():
+            return {reported(name): reported(each) for name, each in value.items()}
+        case list():
+            return [reported(each) for each in value]
+    return value
+
+
+def fenced_json(value: Any) -> str:
+    """Return what `reported` returned as one fenced text."""
+    return f"{OPENING}\n{msgspec.json.format(msgspec.json.encode(value)).decode()}\n{CLOSING}"
 
 
 def writers_note(writers: Mapping[str, tuple[str, str]]) -> str:

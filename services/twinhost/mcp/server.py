@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 from mcp.server import ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
@@ -75,6 +74,7 @@ def mcp_server(agents: Agents) -> Server[Any]:
         "twinhost",
         version=VERSION,
         instructions=INSTRUCTIONS,
+        get_tool_input_schema=_input_schema,  # without it, each call over HTTP lists all tools
         on_list_tools=handlers.list_tools,
         on_call_tool=handlers.call_tool,
         on_list_resources=handlers.list_resources,
@@ -82,6 +82,10 @@ def mcp_server(agents: Agents) -> Server[Any]:
         on_list_prompts=handlers.list_prompts,
         on_get_prompt=handlers.get_prompt,
     )
+
+
+def _input_schema(name: str) -> dict[str, Any] | None:
+    return None if (declared := TOOLS.get(name)) is None else declared.tool.input_schema
 
 
 class _Handlers:
@@ -115,9 +119,10 @@ class _Handlers:
         declared = TOOLS[tool]
         with _as_protocol_error():
             answer = await declared.handler(self._agents, declared.request())
-        text = msgspec.json.encode(answer.value).decode()
+        texts = [(_JSON, msgspec.json.encode(answer.value).decode())]
+        texts += [("text/plain", note) for note in answer.texts[1:]]  # of the graph: who wrote it
         return ReadResourceResult(
-            contents=[TextResourceContents(uri=resource.uri, mime_type=resource.mime_type, text=text)]
+            contents=[TextResourceContents(uri=resource.uri, mime_type=kind, text=text) for kind, text in texts]
         )
 
     async def list_prompts(self, _: Context, __: PaginatedRequestParams | None) -> ListPromptsResult:
@@ -144,13 +149,3 @@ def _as_protocol_error() -> Iterator[None]:
         yield
     except TwinhostError as error:
         raise MCPError(INTERNAL_ERROR, str(error)) from None
-
-
-async def serve_stdio(agents: Agents) -> None:
-    """Serve one client on stdin and stdout, until it closes them."""
-    server = mcp_server(agents)
-    try:
-        async with stdio_server() as (reader, writer):
-            await server.run(reader, writer, server.create_initialization_options())
-    finally:
-        agents.close()

@@ -12,7 +12,7 @@ from mcp_types import ContentBlock, TextContent, Tool, ToolAnnotations
 
 from twinhost.mcp.agents import Agents
 from twinhost.mcp.graph import Found, KnowledgeGraph
-from twinhost.mcp.recalled import fenced, memories, writers_note
+from twinhost.mcp.recalled import fenced, fenced_json, memories, reported, writers_note
 from twinhost.mcp.shapes import (
     AddObservations,
     AgentsFound,
@@ -130,14 +130,20 @@ async def where_is(agents: Agents, request: WhereIs) -> Answer:
     chosen = [each for each in found if request.agent_name in (None, each["agent_name"])]
     if request.agent_name is not None and not chosen:
         raise NotFound(f"no agent {request.agent_name[:64]!r} is registered; call where_is without a name to list all")
-    return Answer(msgspec.convert({"agents": chosen}, AgentsFound))
+    agents_found = msgspec.convert({"agents": reported(chosen)}, AgentsFound)
+    return Answer(agents_found, [fenced_json(agents_found.agents)])
 
 
 async def system_status(agents: Agents, _: SystemStatus) -> Answer:
     registered, metrics, errors = await asyncio.gather(
         agents.system("get_all_agents"), agents.system("get_metrics"), agents.system("get_error_counts", limit=1)
     )
-    return Answer(Status(registered["agents"], metrics["metrics"]["hosts"], errors["by_severity"]))
+    found = {
+        "agents": reported(registered["agents"]),
+        "hosts": reported(metrics["metrics"]["hosts"]),
+        "errors": reported(errors["by_severity"]),
+    }
+    return Answer(Status(**found), [fenced_json(found)])
 
 
 async def reserve_vram(agents: Agents, request: ReserveVram) -> Answer:

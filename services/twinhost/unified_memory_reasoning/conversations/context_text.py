@@ -91,7 +91,12 @@ def label(speaker: str, kind: str) -> str:
 
 def lines_of(speaker: str, kind: str, content: str) -> str:
     """Return an interaction as one line and, if the content has line breaks, its continuations."""
-    return _like_fence.sub("(", label(speaker, kind) + _indented(content))
+    return without_fence(label(speaker, kind) + _indented(content))
+
+
+def without_fence(text: str) -> str:
+    """Return a text that can't be taken for a line of the fence."""
+    return _like_fence.sub("(", text)
 
 
 def _indented(content: str) -> str:
@@ -267,7 +272,7 @@ class ContextText:
         starts, ends = first == 0 and before == lead, end >= len(content) and after == rest
         text = f"{name}{'' if starts else CUT}{before if starts else before.lstrip()}{after}".rstrip()
         whole = starts and ends and not turn.longer
-        text = _like_fence.sub("(", text if ends and not turn.longer else text + CUT)
+        text = without_fence(text if ends and not turn.longer else text + CUT)
         return _Line(turn, text, whole, more=not (starts and ends))
 
     def _begins(self, number: int, content: str) -> int:
@@ -322,7 +327,7 @@ def _date(days: int) -> str:
 
 def name_of(name: str) -> str:
     """Return a writer or a session as a heading names it."""
-    return _like_fence.sub("(", name[:NAME_CHARACTERS].translate(_in_speaker))
+    return without_fence(name[:NAME_CHARACTERS].translate(_in_speaker))
 
 
 def _first_bytes(text: str, most: int) -> str:
