@@ -246,6 +246,7 @@ def test_a_history_continues_where_its_page_ended(bench: MemoryBench) -> None:
         ("store_memory", {"key": ""}, "at `$.key`"),
         ("store_memory", {"key": "k" * 257}, "at `$.key`"),
         ("store_memory", {"key": " \t"}, "a key can't be blank; name what the fact is about - at `$.key`"),
+        ("store_memory", {"key": "\u200b\u0301\u3164 \u2800\0"}, "a key can't be blank"),
         ("query_memory", {"key": " "}, "a key can't be blank"),
         ("store_memory", {"review_at": 5}, "at `$.review_at`"),
         ("store_memory", {"pin": 1}, "at `$.pin`"),
