@@ -225,7 +225,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         deadline_s: float = DEFAULT_DEADLINE_S,
         request_id: str | None = None,
     ) -> ContextCleared:
-        """Delete a session, or what one speaker said in it.
+        """Delete a session, or what one speaker said in it, whose name is written exactly so.
 
         Limits: `session_id` 1 to 256 characters; `speaker` at most 256 characters.
 
@@ -373,7 +373,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text.
 
         With a `query`, at most 4096 bytes, the turns that fit it are quoted too, from the session or, with `scope`
-        `all`, from all sessions and the memories.
+        `all`, from all sessions and the memories. `speaker` is compared without case.
 
         Limits: `session_id` 1 to 256 characters; `max_tokens` 1 to 100,000, 2000 if omitted; `speaker` at most 256
         characters; `query` 1 to 4,096 characters; `scope` 'session' if omitted.
@@ -921,7 +921,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
 
         `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored.
         `as_of` searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity`
-        are left out. With `keyword`, the results are memories that have it, in any case.
+        are left out. With `keyword`, the results are memories that have it. `speaker` and `keyword` are compared
+        without case.
 
         Limits: `query` 1 to 4,096 characters; `session_id` 1 to 256 characters; `speaker` 1 to 256 characters; `limit`
         1 to 100, 10 if omitted; `since` 1 to 64 characters or 0 to 100,000,000,000; `until` 1 to 64 characters or 0 to

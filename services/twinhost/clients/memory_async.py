@@ -218,7 +218,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         deadline_s: float = DEFAULT_DEADLINE_S,
         request_id: str | None = None,
     ) -> ContextCleared:
-        """Delete a session, or what one speaker said in it.
+        """Delete a session, or what one speaker said in it, whose name is written exactly so.
 
         See `UnifiedMemoryReasoningAgent.clear_context`.
 

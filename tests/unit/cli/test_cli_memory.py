@@ -584,6 +584,8 @@ def test_a_search_and_a_context_are_shown(remembering: MemoryHosts, cli: Cli) ->
     assert rows[0].split()[3:] == ["interaction", "Ben", "trip", "operator"]
     ran = cli(remembering, "memory", "search", "ferry", "--speaker", "Ana", "-n", "1", "--json")
     assert [result["speaker"] for result in json.loads(ran.out)["results"]] == ["Ana"]
+    ran = cli(remembering, "memory", "search", "ferry", "--keyword", "boats")
+    assert ran.out.splitlines()[0] == "Found (0)"
     ran = cli(remembering, "memory", "search", "zeppelin")
     assert (ran.status, ran.err) == (0, "words: nothing has zeppelin\n")
     ran = cli(remembering, "memory", "context", "trip", "--max-tokens", "200")

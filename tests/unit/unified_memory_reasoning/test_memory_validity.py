@@ -180,7 +180,7 @@ def test_a_deletion_makes_the_previous_value_current(bench: MemoryBench) -> None
 
 
 def test_what_is_superseded_by_id_has_a_history(bench: MemoryBench) -> None:
-    """By the id of any of the memories, even if they supersede each other in a cycle."""
+    """By the id of any of the memories."""
     bench.store("a")
     bench.clock.let_pass(1)
     bench.store("b", supersedes=["a"])
@@ -191,7 +191,22 @@ def test_what_is_superseded_by_id_has_a_history(bench: MemoryBench) -> None:
     assert bench.get("a")["superseded_by"] == "b"
     now = bench.get("c")["created"]
     assert bench.ask("get_memory", memory_id="a", as_of=now)["memory"]["id"] == "c"
-    bench.store("a", supersedes=["c"])
+
+
+def test_no_memory_supersedes_what_supersedes_it(bench: MemoryBench) -> None:
+    """Nothing of a cycle would be valid; a sync may bring one, whose memories have a history."""
+    bench.store("a")
+    bench.store("b", supersedes=["a"])
+    bench.store("c", supersedes=["b"])
+    for name in "bc":
+        reply = bench.ask("store_memory", content="text", id="a", supersedes=[name])
+        assert (reply["code"], f"memory '{name}' already supersedes this one" in reply["error"]) == (
+            "malformed_request",
+            True,
+        )
+    assert bench.get("a")["superseded_by"] == "b"
+    record = {"id": "a", "content": "x", "last_accessed": bench.get("c")["revised"], "supersedes": ["c"]}
+    assert bench.ask("sync_memories", memories=[record])["changed"] == 1
     assert len(values(bench, memory_id="b")) == 3
 
 
@@ -246,6 +261,7 @@ def test_a_history_continues_where_its_page_ended(bench: MemoryBench) -> None:
         ("store_memory", {"key": ""}, "at `$.key`"),
         ("store_memory", {"key": "k" * 257}, "at `$.key`"),
         ("store_memory", {"key": " \t"}, "a key can't be blank; name what the fact is about - at `$.key`"),
+        ("store_memory", {"key": "\u200b\u0301\u3164 \u2800\0"}, "a key can't be blank"),
         ("query_memory", {"key": " "}, "a key can't be blank"),
         ("store_memory", {"review_at": 5}, "at `$.review_at`"),
         ("store_memory", {"pin": 1}, "at `$.pin`"),

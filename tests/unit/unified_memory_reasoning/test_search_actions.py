@@ -63,6 +63,18 @@ def test_a_wrong_field_is_named(kept: SearchBench, fields: dict[str, Any], sente
     assert sentence in reply["error"]
 
 
+def test_a_speaker_is_found_in_any_case(bench: SearchBench) -> None:
+    """Also by the turn of somebody else, a name that came after a search, and one beyond ASCII; by no other name."""
+    bench.interaction("the gateway is gone", speaker="Ben")
+    first = bench.interaction("the gateway is open", speaker="Ana")
+    assert bench.ids("gateway", speaker="ana") == bench.ids("gateway", speaker="ANA") == [first]
+    asked = bench.interaction("where is the ferry?", session_id="f", speaker="ANA")
+    answer = bench.interaction("pier 3", session_id="f", speaker="Be\u00f1ing Cruz")
+    assert bench.ids("ferry", speaker="ana") == [asked]
+    assert bench.ids("ferry", speaker="BE\u00d1ING  cruz") == [answer]
+    assert bench.ids("ferry", speaker="Be\u00f1ing") == []
+
+
 @pytest.mark.parametrize(
     ("fields", "found"),
     [

@@ -14,7 +14,7 @@ from tests.unit.unified_memory_reasoning.memory_model_bench import Clock, Search
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.search.index_tables import OCCURRED_MIGRATION
-from twinhost.unified_memory_reasoning.search.vocabulary import Vocabulary
+from twinhost.unified_memory_reasoning.search.vocabulary import MOST_SPELLINGS, Speakers, Vocabulary
 from twinhost.unified_memory_reasoning.search.words import is_spelt_like, lengths_spelt_like
 
 MAY, JUNE = "2026-05-04T10:00:00+00:00", "2026-06-09T10:00:00+00:00"
@@ -208,3 +208,26 @@ def test_memories_of_an_older_store_get_their_days(tmp_path: Path) -> None:
     with SearchedBench(tmp_path / "db", Clock(), half_life_days=1e6) as bench:
         assert ids(bench, "what was on May 4?") == ["m1"]
         assert ids(bench, "what was on 2023-11-14?") == ["m2"]
+
+
+def test_the_spellings_of_names_are_bounded(bench: SearchBench, tmp_path: Path) -> None:
+    """Of one name, the given one first; of all names, above which a name is as it is given."""
+    for letters in itertools.product("aA", repeat=5):
+        bench.interaction("gateway", speaker="".join(letters))
+    spelt = Speakers(bench.database).spelt("aaaaa")
+    assert (spelt[0], len(spelt)) == ("aaaaa", MOST_SPELLINGS)
+    with closing(Database(tmp_path / "many", SearchBench.MIGRATIONS)) as database:
+        speakers = Speakers(database, most=3)
+        tell(database, *("x" * 5))
+        for number, name in enumerate(("Ana", "Ben", "Cleo", "Dan", "Ana"), 1):
+            database.execute("UPDATE interactions SET speaker = ? WHERE id = ?", (name, number))
+        assert database.value("SELECT count(*) FROM recall_speakers") == 3  # of those that nobody has looked for yet
+        assert (speakers.spelt("ana"), speakers.spelt("ana")) == (("ana",), ("ana",))
+        database.execute("DELETE FROM interactions WHERE speaker = 'Ben'")
+        speakers = Speakers(database, most=3)
+        assert speakers.spelt("ana") == ("ana", "Ana")
+        for name in ("ANA", "Ana", "x", "y"):
+            database.execute("UPDATE interactions SET speaker = ? WHERE id = 1", (name,))
+        database.execute("UPDATE interactions SET speaker = 'aNA' WHERE id = 1")  # no place is left for it
+        database.execute("DELETE FROM interactions WHERE speaker = 'Dan'")
+        assert speakers.spelt("ana") == ("ana", "Ana", "aNA")

@@ -296,8 +296,8 @@ def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> Non
     assert len(bench.near("car", -9.0)) == MOST_HITS
     assert wanted not in bench.near("car", -9.0)
     assert bench.near("car", -9.0, session_id="s") == [wanted]
-    assert bench.near("car", -9.0, speaker="Ana") == [wanted]
-    assert bench.near("car", -9.0, session_id="s", speaker="Ben") == []
+    assert bench.near("car", -9.0, speakers=("ana", "Ana")) == [wanted]
+    assert bench.near("car", -9.0, session_id="s", speakers=("Ben",)) == []
     assert bench.near("car", -9.0, keyword="cars") == [MEMORY_ROWS + 1]
     assert bench.near("car", -9.0, keyword="car") == []
     assert bench.near("car", -9.0, until=time.time() - 3_600) == []

@@ -81,6 +81,7 @@ def search(
     kind: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="user_query, system_response, code, or error.")
     ] = None,
+    keyword: Annotated[str | None, typer.Option("--keyword", metavar="WORD", help="Only memories with it.")] = None,
     since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="From then on, ISO-8601.")] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Until then, ISO-8601.")] = None,
     as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="Search as at that time.")] = None,
@@ -91,8 +92,9 @@ def search(
     as_json: AsJson = False,
 ) -> int:
     """Search in interactions and memories, best first."""
-    filters = {"session_id": session, "speaker": speaker, "type": kind, "since": since, "until": until, "as_of": as_of}
-    fields: dict[str, Any] = {"query": " ".join(query), "limit": limit, "min_similarity": least, **filters}
+    filters = {"session_id": session, "speaker": speaker, "type": kind, "keyword": keyword}
+    times = {"since": since, "until": until, "as_of": as_of}
+    fields: dict[str, Any] = {"query": " ".join(query), "limit": limit, "min_similarity": least, **filters, **times}
     with memory_client() as (client, _):
         reply = client.call("search_memory", deadline_s=DEADLINE_S, **fields)
     if as_json:

@@ -56,7 +56,7 @@ class GetContext(Request, tag="get_context"):
     """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text.
 
     With a `query`, at most 4096 bytes, the turns that fit it are quoted too, from the session or, with `scope` `all`,
-    from all sessions and the memories.
+    from all sessions and the memories. `speaker` is compared without case.
     """
 
     session_id: NAME
@@ -73,7 +73,7 @@ class GetContext(Request, tag="get_context"):
 
 
 class ClearContext(Request, tag="clear_context"):
-    """Delete a session, or what one speaker said in it."""
+    """Delete a session, or what one speaker said in it, whose name is written exactly so."""
 
     session_id: NAME
     speaker: SPEAKER | None = None
@@ -193,13 +193,15 @@ class ContextActions(Feature):
     def get(self, request: GetContext, _: Caller) -> ContextFound | Future[ContextFound]:
         if request.query is None:
             return self._context(request, None)
-        filters = filters_of(request.session_id, request.speaker or None, everywhere=request.scope == "all")
+        speakers = self._search.speakers(request.speaker or None)
+        filters = filters_of(request.session_id, speakers, everywhere=request.scope == "all")
         return with_meaning(
             self._search.meaning, request.query, filters, lambda recalled: self._context(request, recalled)
         )
 
     def _context(self, request: GetContext, recalled: Recalled | None) -> ContextFound:
-        speaker, everywhere = request.speaker or None, request.scope == "all"
+        speaker = self._interactions.speaker(request.session_id, request.speaker)
+        everywhere = request.scope == "all"
         found = self._interactions.context(request.session_id, speaker)
         summary = found.summary.document()
         bytes_left = self._max_bytes - len(msgspec.json.encode(summary)) - _AROUND_TEXT_BYTES

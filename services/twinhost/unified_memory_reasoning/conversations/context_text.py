@@ -11,9 +11,9 @@ wrote them where that changes, and with the session in a context of several sess
 lines among the turns, with `memories` in place of the session.
 
 A turn begins with `[speaker]: `. A line break in the content continues on a line that begins with four spaces, so that
-no content can start a line with `[`, a day, or the fence. Wherever `<` precedes `recalled`, it is replaced by `(`, so
-that no content has the fence in it at all. A speaker contains no bracket and no line break. Characters that control a
-terminal or change the reading direction are replaced by U+FFFD.
+no content can start a line with `[`, a day, or the fence. Wherever `<` precedes `recalled`, it is replaced by `(`, also
+with characters in the word that show nothing, so that no content has the fence in it at all. A speaker contains no
+bracket and no line break. Characters that control a terminal or change the reading direction are replaced by U+FFFD.
 
 A turn takes at most half of the tokens, unless nothing else needs them. Of a longer one, a passage is quoted: what
 `passage_of` names, with a quarter of its tokens for what precedes it; `…` stands for what is left out. White space at
@@ -48,7 +48,10 @@ _CHARACTERS_PER_TOKEN = 16  # at most
 _MOST_MISSES = 12  # turns that don't fit, one after the other, until no more are tried
 
 _line_break = re.compile(rf"\r\n|[{LINE_BREAKS}]")
-_like_fence = re.compile(r"<(?=\W{0,8}recalled)", re.IGNORECASE)
+_unseen = r"\u00ad\u034f\u180e\u200b-\u200f\u2060-\u206f\ufe00-\ufe0f\ufeff"  # characters that show nothing
+_like_fence = re.compile(
+    rf"<(?=[{_unseen}]*(?:[^\w{_unseen}][{_unseen}]*){{0,8}}{f'[{_unseen}]*'.join('recalled')})", re.IGNORECASE
+)
 
 _BIDIRECTIONAL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _controls = {

@@ -16,6 +16,7 @@ import msgspec
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
 from twinhost.unified_memory_reasoning.conversations.summary import Entry, Part, merged
+from twinhost.unified_memory_reasoning.memories.model import folded_key
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 
 SMALLEST = 5
@@ -259,6 +260,9 @@ _VISIBLE = (
 _VISIBLE_OF_SPEAKER = (
     "SELECT coalesce(sum(count), 0) FROM visible_context_speakers WHERE session_id = ? AND speaker = ?"
 )
+_VISIBLE_SPEAKERS = (
+    "SELECT speaker, sum(count) FROM visible_context_speakers WHERE session_id = ? GROUP BY speaker ORDER BY speaker"
+)
 _RECOUNT = (
     "INSERT INTO context_sessions SELECT session_id, count(*), coalesce(min(id) FILTER (WHERE tier = 0), 0), "
     "coalesce(min(id) FILTER (WHERE tier = 1), 0), coalesce(min(id) FILTER (WHERE tier = 2), 0) "
@@ -354,6 +358,12 @@ class SessionCounts:
     def visible_of(self, session_id: str, speaker: str) -> int:
         """Return how many of a speaker's interactions are visible."""
         return int(self._database.value(_VISIBLE_OF_SPEAKER, (session_id, speaker)))
+
+    def speaker(self, session_id: str, name: str) -> str:
+        """Return a speaker's name as the session has it: as given, else the most frequent one that differs in case."""
+        counts = dict(self._database.execute(_VISIBLE_SPEAKERS, (session_id,)).fetchall())
+        others = [each for each in counts if folded_key(each) == folded_key(name)]
+        return name if name in counts else max(others, key=counts.__getitem__, default=name)
 
     def recount(self, session_id: str) -> int:
         """Count a session's rows again after some were removed, and return how many are left."""

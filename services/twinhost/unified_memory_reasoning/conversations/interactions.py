@@ -251,6 +251,10 @@ class Interactions:
             last_updated=counted.updated,
         )
 
+    def speaker(self, session_id: str, name: str | None) -> str | None:
+        """Return a speaker's name as a session has it, if it does in another case; None if there is no name."""
+        return self._counts.speaker(session_id, name) if name else None
+
     def visible(self, ids: list[int]) -> list[Utterance]:
         """Return interactions in the order of the given ids, without those of quarantined writers."""
         rows = self._database.select(Utterance, _VISIBLE, (self._encoder.encode(ids).decode(),))

@@ -28,9 +28,9 @@ _BYTES_PER_TOKEN = 16  # of a content that is read
 _TOGETHER = 16  # results whose neighbours are read together
 
 
-def filters_of(session_id: str, speaker: str | None, *, everywhere: bool) -> Filters:
+def filters_of(session_id: str, speakers: tuple[str, ...] | None, *, everywhere: bool) -> Filters:
     """Return where the turns that fit a question are searched."""
-    return Filters(session_id=None if everywhere else session_id, speaker=speaker)
+    return Filters(session_id=None if everywhere else session_id, speakers=speakers)
 
 
 class Recollection:
@@ -71,7 +71,7 @@ class Recollection:
             found: Iterator[Turn] = iter(())
         else:
             text.fill(newest, int(NEWEST_SHARE * max_tokens))
-            filters = filters_of(session_id, speaker, everywhere=everywhere)
+            filters = filters_of(session_id, self._search.speakers(speaker), everywhere=everywhere)
             ranking = self._search.rank(query, filters, nearness=nearness)
             text.passage_of = lambda content: self._search.passage(content, ranking)
             ranked = [each for each in ranking.rows if each.row < MEMORY_ROWS or everywhere]

@@ -30,6 +30,7 @@ MAX_CHARACTERS = 4_096
 MOST_VALUES = 24  # of a text
 MOST_WORDS = 64  # of a sentence
 LEAST_SUBJECT, MOST_SUBJECT = 2, 8  # significant words
+MOST_OF_A_NAME = 4  # words of a person's name in Filipino
 LEAST_STEM = 3  # characters that a final s follows
 Stated = tuple[int, int, Value]  # where a value begins and ends
 At = Mapping[int, tuple[int, Value]]  # by where a value begins: where it ends, and the value
@@ -218,7 +219,10 @@ def _of_relation(tokens: list[str], lower: list[str], values: At, place: int) ->
     about = tokens[: place + colon]
     place += 1
     if not about and lower[place : place + 1] == ["si"]:
-        about, place = tokens[place + 1 : place + 2], place + 2
+        name, place = place + 1, place + 2  # of one word, or of several before a preposition
+        following = enumerate(lower[place : name + MOST_OF_A_NAME + 1], place)
+        place = next((at for at, word in following if word in _PREPOSITIONS), place)
+        about = tokens[name:place]
     preposition = ""
     while place < len(lower) and (
         lower[place] in _FILLERS or lower[place] in _PREPOSITIONS or lower[place] in ("a", "an", "si")

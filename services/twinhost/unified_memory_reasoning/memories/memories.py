@@ -94,7 +94,7 @@ class Memories:
         """Store a memory, with a new id if none is given.
 
         Raises:
-            MalformedRequest: it would end before it begins, or supersede itself.
+            MalformedRequest: it would end before it begins, or supersede itself, also through others.
             NotFound: a memory that it newly supersedes doesn't exist, or its writer is quarantined.
             NotGranted: the memory belongs to another caller.
             LimitReached: there are too many memories, or too many of this writer.
@@ -226,11 +226,18 @@ class Memories:
         if memory.id in details.supersedes:
             raise MalformedRequest("a memory can't supersede itself; name other memories - at `$.supersedes`")
         known = () if before is None else before.memory.details.supersedes
-        for superseded in details.supersedes:
-            if superseded not in known and self._visible(superseded) is None:
+        added = [each for each in details.supersedes if each not in known]
+        later = self.validity.later(memory.id) if added else set()
+        for superseded in added:
+            if self._visible(superseded) is None:
                 raise NotFound(
                     f"there is no memory {superseded[:64]!r} to supersede; `query_memory` lists them - "
                     "at `$.supersedes`"
+                )
+            if superseded in later:
+                raise MalformedRequest(
+                    f"memory {superseded[:64]!r} already supersedes this one, so neither would be valid; store the new "
+                    "value under another id - at `$.supersedes`"
                 )
         entry = self._write(memory, caller, before)
         return Put(entry, new, [] if self._hidden(entry) else self.audit.conflicts(entry.number, memory))

@@ -9,7 +9,7 @@ import msgspec
 
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning.memories.audit import BriefMemory
-from twinhost.unified_memory_reasoning.memories.model import FIRST_STRENGTH, FORGOTTEN_UNDER, MOST_STRENGTH
+from twinhost.unified_memory_reasoning.memories.model import FIRST_STRENGTH, FORGOTTEN_UNDER, MOST_STRENGTH, is_visible
 from twinhost.unified_memory_reasoning.memories.recall import StrengthDocument
 from twinhost.unified_memory_reasoning.moments import MOMENT
 
@@ -236,7 +236,7 @@ def _require_id_or_key(memory_id: str | None, other: str | None, key: str | None
 
 
 def _require_text(key: str | None) -> None:
-    if key is not None and not key.strip():
+    if key is not None and not is_visible(key):
         raise ValueError("a key can't be blank; name what the fact is about - at `$.key`")
 
 

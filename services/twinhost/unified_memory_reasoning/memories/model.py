@@ -24,6 +24,7 @@ DECAY_FACTOR = 0.9
 FORGOTTEN_UNDER = 0.1
 REINFORCE_FACTOR = 1.2
 MOST_STRENGTH = 5.0
+_SHOWING_NOTHING = "\u115f\u1160\u2800\u3164\uffa0"  # fillers of Hangul, and the empty pattern of Braille
 FIRST_STRENGTH = 1.0
 
 
@@ -73,6 +74,11 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     supersedes: tuple[str, ...] = ()
     review_at: float | None = None
     pinned: bool = False
+
+
+def is_visible(text: str) -> bool:
+    """Return whether a text has a letter, digit, punctuation or symbol that shows anything."""
+    return any(unicodedata.category(each)[0] in "LNPS" and each not in _SHOWING_NOTHING for each in text)
 
 
 def folded_key(key: str | None) -> str | None:

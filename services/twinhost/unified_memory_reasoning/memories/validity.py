@@ -62,11 +62,14 @@ SELECT d.number, d.starts, (SELECT json_group_array(number) FROM (
 )) FROM memory_details d WHERE d.number IN (SELECT value FROM json_each(?1)) AND d.starts > ?2
 """
 OF_KEY = "m.number IN (SELECT number FROM memory_details WHERE folded_key = ?)"  # of a `folded_key`
-_CHAIN = f"""
+_LATER = f"""
 WITH RECURSIVE later(id) AS (
     SELECT ?1 UNION SELECT v.id FROM later JOIN memory_supersedes s ON s.superseded = later.id
     JOIN visible_memory_details v ON v.number = s.number LIMIT {MOST_IN_CHAIN}
-), earlier(id) AS (
+)""".strip()  # noqa: S608 - constants
+_ALL_LATER = f"{_LATER} SELECT id FROM later"  # noqa: S608 - constants
+_CHAIN = f"""
+{_LATER}, earlier(id) AS (
     SELECT ?1 UNION SELECT s.superseded FROM earlier JOIN visible_memory_details v ON v.id = earlier.id
     JOIN memory_supersedes s ON s.number = v.number LIMIT {MOST_IN_CHAIN}
 )
@@ -143,6 +146,10 @@ class Validity:
             chain = [each for (each,) in self._database.execute(_CHAIN, (memory_id,))]
             sql, values = _IN_ORDER.format("m.id IN (SELECT value FROM json_each(?))"), [json.dumps(chain)]
         return [number for (number,) in self._database.execute(sql, [*values, limit, skip])]
+
+    def later(self, memory_id: str) -> set[str]:
+        """Return the ids of a memory and of those that supersede it, directly or through others."""
+        return {each for (each,) in self._database.execute(_ALL_LATER, (memory_id,))}
 
     def valid_at(self, key: str | None, memory_id: str, moment: float) -> int:
         """Return the number of the value of a key, or among those that supersede each other, that was valid then.

@@ -60,7 +60,7 @@ class SearchMemory(Request, tag="search_memory"):
 
     `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored. `as_of`
     searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity` are left
-    out. With `keyword`, the results are memories that have it, in any case.
+    out. With `keyword`, the results are memories that have it. `speaker` and `keyword` are compared without case.
     """
 
     query: QUERY
@@ -266,6 +266,10 @@ class Search:
         ordered = sorted(((scores[text.row], text.moment, text.row) for text, _, _ in candidates), reverse=True)
         return [Ranked(row, score, fits[row].similarity, starts.get(row)) for score, _, row in ordered]
 
+    def speakers(self, name: str | None) -> tuple[str, ...] | None:
+        """Return the spellings of a speaker's name, in any case, for `Filters`; None if there is no name."""
+        return None if name is None else self._index.speakers.spelt(name)
+
     def passage(self, content: str, ranking: Ranking) -> int:
         """Return where the passage of a content begins that a search has found; 0 if it has found none of its words."""
         return self._passages.best(content, ranking.expressions)
@@ -322,7 +326,7 @@ class SearchActions(Feature):
             raise MalformedRequest(
                 f"Expected `str` of at most {MAX_QUERY_BYTES} bytes, got {size} - at `$.query`; send fewer words"
             )
-        filters, now = _filters(request)
+        filters, now = _filters(request, self._search.speakers(request.speaker))
         return with_meaning(
             self._search.meaning,
             request.query,
@@ -351,7 +355,7 @@ class SearchActions(Feature):
         return found if recalled.missing is None else {**found, "without_meaning": recalled.missing}
 
 
-def _filters(request: SearchMemory) -> tuple[Filters, float | None]:
+def _filters(request: SearchMemory, speakers: tuple[str, ...] | None) -> tuple[Filters, float | None]:
     """Return what results must be, and the time of the search; None: now."""
     since, until, as_of = (_seconds(getattr(request, name), name) for name in ("since", "until", "as_of"))
     if as_of is not None:
@@ -359,7 +363,7 @@ def _filters(request: SearchMemory) -> tuple[Filters, float | None]:
     if since is not None and until is not None and since > until:
         raise MalformedRequest("`since` is later than `until` or `as_of`, so nothing can be found - at `$.since`")
     keyword = None if request.keyword is None else request.keyword.casefold()
-    return Filters(request.session_id, request.speaker, request.type, since, until, keyword), as_of
+    return Filters(request.session_id, speakers, request.type, since, until, keyword), as_of
 
 
 def _seconds(value: str | float | None, name: str) -> float | None:

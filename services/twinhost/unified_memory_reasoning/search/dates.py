@@ -29,6 +29,15 @@ MONTHS = {name: number for number, names in enumerate(_MONTHS, 1) for name in na
 WEEKDAYS = {name: number for number, names in enumerate(_WEEKDAYS) for name in names}
 _MONTH, _WEEKDAY = "|".join(MONTHS), "|".join(WEEKDAYS)
 _DAYS_AGO = {"two ago": 2, "yesterday": 1, "today": 0}
+_NUMBERS = {
+    name: number
+    for names in (
+        ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+        ("isang", "dalawang", "tatlong", "apat na", "limang", "anim na", "pitong", "walong", "siyam na", "sampung"),
+    )
+    for number, name in enumerate(names, 1)
+}
+_COUNT = rf"(?P<count>\d{{1,3}}|{'|'.join(_NUMBERS)})"
 _YEAR = r"(?:,?\s+(?P<year>(?:19|20)\d\d))?"
 _LAST = r"last|this past|noong nakaraang|nung nakaraang|nakaraang"
 _EXPRESSIONS = [
@@ -37,7 +46,8 @@ _EXPRESSIONS = [
         ("iso", r"(?P<iso>\d{4}-\d\d-\d\d)"),
         ("day", rf"(?P<month>{_MONTH})\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?{_YEAR}"),
         ("day", rf"(?:ika-?)?(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:(?:of|ng)\s+)?(?P<month>{_MONTH}){_YEAR}"),
-        ("ago", r"(?P<count>\d{1,3})\s+days?\s+ago"),
+        ("ago", rf"{_COUNT}\s+days?\s+ago"),
+        ("ago", rf"{_COUNT}\s+araw\s+(?:na\s+)?(?:ang\s+)?(?:nakalipas|nakaraan|nakararaan)"),
         ("two ago", r"day before yesterday|kamakalawa"),
         ("yesterday", r"yesterday|kahapon|last night|kagabi"),
         ("today", r"today|tonight|ngayong araw|ngayong gabi"),
@@ -116,7 +126,8 @@ def _asked(name: str, groups: dict[str, str], today: date) -> AskedDate:
     elif name == "week":
         terms = [_day(today, monday + back) for back in range(1, 8)]
     else:
-        terms = [_day(today, int(groups["count"]) if name == "ago" else _DAYS_AGO[name])]
+        count = groups.get("count", "")
+        terms = [_day(today, _NUMBERS[count] if count in _NUMBERS else int(count or _DAYS_AGO[name]))]
     return AskedDate(tuple(terms))
 
 

@@ -22,7 +22,7 @@ from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 from twinhost.unified_memory_reasoning.search.dates import AskedDate
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
-from twinhost.unified_memory_reasoning.search.vocabulary import Vocabulary
+from twinhost.unified_memory_reasoning.search.vocabulary import Speakers, Vocabulary
 from twinhost.unified_memory_reasoning.search.words import (
     SHORTEST_NAME,
     Asked,
@@ -59,6 +59,7 @@ _HAS_KEYWORD = (
     f"EXISTS (SELECT 1 FROM memory_keywords WHERE number = recall_words.rowid - {MEMORY_ROWS} "  # noqa: S608
     "AND keyword = CAST(x'{}' AS TEXT))"
 )
+OF_SPEAKERS = "(?2 IS NULL OR speaker IN (SELECT value FROM json_each(?2)))"  # of `speakers_json`
 _FITTING = "SELECT rowid FROM recall_words WHERE recall_words MATCH ?1 AND ?2 <= ?3 AND {} {} LIMIT ?4"
 _NEIGHBOURS = (
     "SELECT seed.id AS number, seed.content || ' ' LIKE '%? %' AS question, "  # noqa: S608
@@ -70,7 +71,7 @@ _NEIGHBOURS = (
 )
 _AS_FILTERED = (
     "SELECT id FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?1)) "  # noqa: S608
-    "AND (?2 IS NULL OR speaker = ?2) AND (?3 IS NULL OR type = ?3) AND ?6 IS NULL "
+    f"AND {OF_SPEAKERS} AND (?3 IS NULL OR type = ?3) AND ?6 IS NULL "
     f"AND {interaction_moment('visible_interactions')} BETWEEN ?4 AND ?5 "
     f"UNION ALL SELECT number + {MEMORY_ROWS} FROM visible_memories WHERE number IN "
     f"(SELECT value - {MEMORY_ROWS} FROM json_each(?1)) AND ?2 IS NULL AND ?3 IS NULL "
@@ -85,11 +86,11 @@ _TEXTS_OF_SESSION = "SELECT coalesce(sum(count), 0) FROM context_sessions WHERE 
 class Filters:
     """What a result must be; with a session, a speaker or a type, only interactions; with a keyword, only memories.
 
-    Times are in seconds since the epoch; the keyword is in folded case.
+    Times are in seconds since the epoch; the keyword is in folded case. `speakers` are the spellings of one name.
     """
 
     session_id: str | None = None
-    speaker: str | None = None
+    speakers: tuple[str, ...] | None = None
     kind: str | None = None
     since: float | None = None
     until: float | None = None
@@ -98,7 +99,12 @@ class Filters:
     @property
     def within_session(self) -> bool:
         """Whether of two turns in one session one may fit and the other not."""
-        return (self.speaker, self.kind, self.since, self.until) != (None, None, None, None)
+        return (self.speakers, self.kind, self.since, self.until) != (None, None, None, None)
+
+    @property
+    def speakers_json(self) -> str | None:
+        """The speakers, as SQL takes them."""
+        return None if self.speakers is None else json.dumps(self.speakers)
 
 
 EVERYTHING = Filters()
@@ -144,6 +150,7 @@ class SearchIndex:
         create_visible_views(database, "interactions", "memories")
         self._database = database
         self._vocabulary = Vocabulary(database)
+        self.speakers = Speakers(database)
 
     def find(self, asked: Asked, filters: Filters) -> Found:
         """Return the visible, not forgotten texts with the rarest words and dates of a query."""
@@ -168,7 +175,7 @@ class SearchIndex:
 
     def fitting(self, rows: Collection[int], filters: Filters) -> set[int]:
         """Return those of some interactions and memories that are as the filters say."""
-        values = (json.dumps(list(rows)), filters.speaker, filters.kind, *_period(filters), filters.keyword)
+        values = (json.dumps(list(rows)), filters.speakers_json, filters.kind, *_period(filters), filters.keyword)
         return {row for (row,) in self._database.execute(_AS_FILTERED, values)}
 
     def neighbours(self, rows: Iterable[int]) -> list[Neighbours]:
@@ -218,7 +225,8 @@ class _Lookup:
             f" NOT scope : ({_either(_term('w', name) for (name,) in hidden)})" if hidden and not many else ""
         )
         of_session, since, until = _scope("s", filters.session_id), *_period(filters)
-        narrowed = of_session + _scope("p", filters.speaker) + _scope("t", filters.kind) + _months((since, until))
+        of_speaker, of_kind = _scope("p", *(filters.speakers or ())), _scope("t", filters.kind)
+        narrowed = of_session + of_speaker + of_kind + _months((since, until))
         within = f"{visible} AND {_WITHIN}"
         timed, bounded = filters.since is not None, filters.until is not None
         self._anywhere = _Scope("", visible, _ALWAYS)
@@ -227,7 +235,7 @@ class _Lookup:
             condition += f" AND {_HAS_KEYWORD.format(filters.keyword.encode().hex())}"
         self._filtered = _Scope(narrowed, condition, (since, until))
         others = _Scope(of_session, within if bounded else visible, (_ALWAYS[0], until))  # what is later lends nothing
-        self._others = others if (filters.speaker, filters.kind, filters.since) != (None, None, None) else None
+        self._others = others if (filters.speakers, filters.kind, filters.since) != (None, None, None) else None
 
     def date(self, date: AskedDate) -> _Rows:
         """Return the texts of a date, and those that name it."""
@@ -343,8 +351,9 @@ def _term(kind: str, name: str) -> str:
     return f'"{kind}{name.encode().hex()}"'
 
 
-def _scope(kind: str, name: str | None) -> str:
-    return "" if name is None else f" AND scope : {_term(kind, name)}"
+def _scope(kind: str, *names: str | None) -> str:
+    terms = [_term(kind, name) for name in names if name is not None]
+    return f" AND scope : ({_either(terms)})" if terms else ""
 
 
 def _period(filters: Filters) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.damage import connect_to_read
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.interactions import AT
-from twinhost.unified_memory_reasoning.search.index import EVERYTHING, Filters
+from twinhost.unified_memory_reasoning.search.index import EVERYTHING, OF_SPEAKERS, Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 
 MIGRATION = f"""
@@ -91,7 +91,7 @@ _HIDDEN = (
 )
 _PERIOD = "coalesce(?4, 0.0) AND coalesce(?5, 1e11)"
 _FILTERED = (
-    "SELECT id FROM interactions WHERE (?1 IS NULL OR session_id = ?1) AND (?2 IS NULL OR speaker = ?2) "  # noqa: S608
+    f"SELECT id FROM interactions WHERE (?1 IS NULL OR session_id = ?1) AND {OF_SPEAKERS} "  # noqa: S608
     f"AND (?3 IS NULL OR type = ?3) AND ?6 IS NULL AND {AT} BETWEEN {_PERIOD} "
     f"UNION ALL SELECT number + {MEMORY_ROWS} FROM memories WHERE ?1 IS NULL AND ?2 IS NULL AND ?3 IS NULL "
     "AND (?6 IS NULL OR number IN (SELECT number FROM memory_keywords WHERE keyword = ?6)) "
@@ -202,7 +202,8 @@ class VectorReader:
         """Return the rows that are as the filters say; None for all of them."""
         if filters == EVERYTHING:
             return None
-        values = (filters.session_id, filters.speaker, filters.kind, filters.since, filters.until, filters.keyword)
+        of_turns = filters.session_id, filters.speakers_json, filters.kind
+        values = (*of_turns, filters.since, filters.until, filters.keyword)
         sql = _FILTERED if filters.session_id is None else _OF_SESSION
         return [row for (row,) in self._connection.execute(sql, values)]
 

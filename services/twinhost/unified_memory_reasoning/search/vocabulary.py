@@ -6,9 +6,14 @@ stored since, and is emptied by the next search. Terms that no text has any more
 are too many terms to keep, every form is searched.
 
 The index keeps what the English stemmer leaves of a word. Another temporary index stems the forms.
+
+The names of speakers are kept too, so that a filter finds a name in whatever case it was written.
 """
 
+from collections import defaultdict
+
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.memories.model import folded_key
 from twinhost.unified_memory_reasoning.search.index_tables import TOKENIZER
 from twinhost.unified_memory_reasoning.search.words import is_spelt_like, lengths_spelt_like
 
@@ -41,6 +46,10 @@ _ADDED = "(SELECT coalesce(max(id), 0) FROM recall_added_docsize)"
 _COUNTED_AS_ONE = 256  # bytes of a text; a longer one counts as several
 MOST_ADDED = 50_000  # texts between two searches whose terms are kept; if there are more, all terms are read again
 MOST_KNOWN = 500_000  # terms, of about 105 bytes each
+MOST_SPEAKERS = 100_000  # spellings of names
+MOST_SPELLINGS = 16  # of one name, by which a filter looks
+_SPEAKERS = "CREATE TABLE IF NOT EXISTS temp.recall_speakers (number INTEGER PRIMARY KEY, speaker TEXT UNIQUE)"
+_MOST_NUMBER = "(SELECT coalesce(max(number), 0) FROM recall_speakers)"
 
 
 class Vocabulary:
@@ -112,3 +121,41 @@ class Vocabulary:
 
     def _empty(self, table: str) -> None:
         self._database.execute(f"INSERT INTO {table} ({table}) VALUES ('delete-all')")  # noqa: S608 - of this module
+
+
+class Speakers:
+    """The spellings of the names of speakers.
+
+    They are read once, before the first search with a speaker; a temporary table has those that were stored since. If
+    it is full, all are read again.
+    """
+
+    def __init__(self, database: Database, most: int = MOST_SPEAKERS) -> None:
+        database.execute(_SPEAKERS)
+        for name, event in (("recall_new_speaker", "INSERT"), ("recall_other_speaker", "UPDATE OF speaker")):
+            database.execute(
+                f"CREATE TEMP TRIGGER IF NOT EXISTS {name} AFTER {event} ON main.interactions "  # noqa: S608 - constants
+                f"WHEN {_MOST_NUMBER} < {most} BEGIN "
+                "INSERT OR IGNORE INTO recall_speakers (speaker) VALUES (new.speaker); END"
+            )
+        self._database, self._most = database, most
+        self._known: dict[str | None, set[str]] | None = None
+        self._too_many = False
+
+    def spelt(self, name: str) -> tuple[str, ...]:
+        """Return the spellings of a name that differ in case; only its own if there are too many names to keep."""
+        if self._too_many:
+            return (name,)
+        added = [each for (each,) in self._database.execute("SELECT speaker FROM recall_speakers")]
+        if self._known is None or len(added) >= self._most:
+            self._known = defaultdict(set)
+            added = [each for (each,) in self._database.execute("SELECT DISTINCT speaker FROM interactions")]
+        for speaker in added:
+            self._known[folded_key(speaker)].add(speaker)
+        if added:
+            self._database.execute("DELETE FROM recall_speakers")
+            self._too_many = sum(map(len, self._known.values())) > self._most
+        others = self._known.get(folded_key(name), set()) - {name}
+        if self._too_many:
+            self._known, others = None, set()
+        return (name, *sorted(others)[: MOST_SPELLINGS - 1])
