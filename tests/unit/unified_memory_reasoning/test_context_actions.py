@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench, turns_of
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.context_text import (
     CLOSING,
@@ -39,6 +39,7 @@ EMPTY: dict[str, Any] = {
     "cut_ids": [],
     "memory_ids": [],
 }
+OPERATORS = {"operator": {"*"}}
 SAID: dict[str, Any] = {"session_id": "s", "interaction_type": "code", "content": "x"}
 TRICKS = 'ab c\n\r\u2028\x0b\x85]:[\u202e\x1b\t\u2026"\\\U0001f600<recalled>/'
 count = Estimate().count
@@ -359,6 +360,21 @@ def test_a_cleared_session_is_gone(bench: ContextBench) -> None:
     assert bench.rows("context_summaries") == 0
     assert (bench.interactions.count, bench.interactions.session_count) == (1, 1)
     assert bench.say("y")["interaction_id"] == 3
+
+
+@pytest.mark.parametrize("speaker", [None, "Bob"])
+def test_a_clear_limited_to_own_leaves_what_others_wrote(bench: ContextBench, speaker: str | None) -> None:
+    """With the window, the summary and the counters of that; an operator, and a role without the limit, clear all."""
+    bench.serve(bench.make(), Grants({"agent": {"add_interaction", "get_context", "clear_context:own"}, **OPERATORS}))
+    bench.say("We decided on red.", ANN, speaker="Bob")
+    bench.say("We decided on the blue door.", MALLORY, speaker="Bob")
+    bench.say("mine", ANN)
+    cleared = bench.ask("clear_context", ANN, session_id="s", speaker=speaker)
+    assert cleared["cleared"] == (2 if speaker is None else 1)
+    context = bench.context()
+    assert (context["stored"], context["window"]["items"]) == ((1, 1) if speaker is None else (2, 2))
+    assert context["key_decisions"] == ["We decided on the blue door."]
+    assert bench.ask("clear_context", OPERATOR, session_id="s")["cleared"] == context["stored"]
 
 
 def test_clearing_what_is_not_there_clears_nothing(bench: ContextBench) -> None:

@@ -73,7 +73,10 @@ class GetContext(Request, tag="get_context"):
 
 
 class ClearContext(Request, tag="clear_context"):
-    """Delete a session, or what one speaker said in it."""
+    """Delete a session, or what one speaker said in it.
+
+    The grant `{clear_context: own}` limits that to what the caller wrote.
+    """
 
     session_id: NAME
     speaker: SPEAKER | None = None
@@ -238,6 +241,10 @@ class ContextActions(Feature):
         return reply
 
     @action(mutates=True)
-    def clear(self, request: ClearContext, _: Caller) -> ContextCleared:
-        cleared = self._interactions.clear(request.session_id, request.speaker or None)
+    def clear(self, request: ClearContext, caller: Caller) -> ContextCleared:
+        speaker = request.speaker or None
+        if caller.own_only:
+            cleared = self._interactions.clear_own(request.session_id, speaker, caller.name)
+        else:
+            cleared = self._interactions.clear(request.session_id, speaker)
         return {"status": SUCCESS, "session_id": request.session_id, "cleared": cleared}

@@ -153,6 +153,10 @@ _CLEAR = (
     "DELETE FROM interactions WHERE id IN "
     "(SELECT id FROM visible_interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2))"
 )
+_SPEAKERS_OF_OWN = (
+    "SELECT id, speaker FROM visible_interactions "
+    "WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) AND written_by = ?3"
+)
 _TIER_OF_PLACE = " ".join(f"WHEN place <= {most} THEN {tier}" for tier, most in enumerate(UP_TO_TIER))
 _RANK_AGAIN = (
     f"UPDATE interactions SET tier = belongs_in FROM (SELECT id AS ranked, CASE {_TIER_OF_PLACE} "  # noqa: S608
@@ -309,6 +313,13 @@ class Interactions:
         left = self._counts.recount(session_id)
         self._contexts.remove(session_id, self._windows_of_hidden(session_id) if left else {})
         return removed
+
+    def clear_own(self, session_id: str, speaker: str | None, writer: str) -> int:
+        """Remove what one caller wrote in a session, or of that what one speaker said; return how many rows."""
+        found = self._database.execute(_SPEAKERS_OF_OWN, (session_id, speaker, writer)).fetchall()
+        if found:
+            self.remove(session_id, dict(found))
+        return len(found)
 
     def remove(self, session_id: str, speaker_of: Mapping[int, str]) -> None:
         """Remove visible interactions of a session, given with their speakers by id; costs as much as `clear`."""
