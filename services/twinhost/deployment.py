@@ -77,18 +77,19 @@ class FollowedKeys:
         return [pin for pin in self._pins if pin.fingerprint not in self._contents.revoked]
 
     def _look(self) -> None:
-        """Read the keys again if a file was replaced; while they can't be read, they stay as they were."""
+        """Read the keys again if a file was replaced; while our own pair can't be read, the one before stays in use."""
         if (now := time.monotonic()) < self._look_at:
             return
         self._look_at = now + _LOOK_S
-        if (seen := self._changes()) == self._seen:
+        seen = self._changes()
+        if seen == self._seen or not seen[0]:  # the folder is gone, and no key is known to be revoked by that
             return
+        self._contents = read_folders(folders_of_keys(self._folder), self._contents.revoked)
         try:
             self._own = load_certificates(self._folder).own_keys
-            self._contents = read_folders(folders_of_keys(self._folder), self._contents.revoked)
-            self._seen = seen
-        except TwinhostError:  # of our own pair, which is being replaced
+        except TwinhostError:  # it is being replaced, or can't be read: all is read again the next time
             return
+        self._seen = seen
 
     def _changes(self) -> list[int]:
         return [
