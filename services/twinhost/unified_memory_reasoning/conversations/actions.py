@@ -242,9 +242,6 @@ class ContextActions(Feature):
 
     @action(mutates=True)
     def clear(self, request: ClearContext, caller: Caller) -> ContextCleared:
-        speaker = request.speaker or None
-        if caller.own_only:
-            cleared = self._interactions.clear_own(request.session_id, speaker, caller.name)
-        else:
-            cleared = self._interactions.clear(request.session_id, speaker)
+        writer = caller.name if caller.own_only else None
+        cleared = self._interactions.clear(request.session_id, request.speaker or None, writer)
         return {"status": SUCCESS, "session_id": request.session_id, "cleared": cleared}
