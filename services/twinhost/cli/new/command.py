@@ -56,6 +56,7 @@ def agent(
     words = {
         _EXAMPLE: name,
         _EXAMPLE_STEM: stem,
+        _EXAMPLE_STEM.upper(): stem.upper(),
         str(_EXAMPLE_PORTS[0]): str(zmq_port),
         str(_EXAMPLE_PORTS[1]): str(http_port),
         _EXAMPLE_VERSION: VERSION,

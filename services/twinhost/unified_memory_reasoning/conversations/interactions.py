@@ -135,8 +135,7 @@ _WRITTEN = (
     "occurred_at, tier, written_by FROM interactions WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
 )
 _ITEMS = (
-    "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "
-    "ORDER BY id DESC LIMIT ?3"
+    "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) ORDER BY id DESC LIMIT ?3"
 )
 _VISIBLE_ITEMS, _STORED_ITEMS = _ITEMS.format("visible_interactions"), _ITEMS.format("interactions")
 _FIRST_OF_NEWEST = "(SELECT min(id) FROM (SELECT id FROM interactions WHERE session_id = ?1 ORDER BY id DESC LIMIT ?2))"
