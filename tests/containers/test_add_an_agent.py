@@ -89,9 +89,9 @@ def test_it_is_an_agent_as_the_others_are(author: Author) -> None:
     info = author.run("./twinhost call SystemDigitalTwin get_agent_info agent_name=Greeter --json")
     assert '"location":"greeter"' in info.replace(" ", "")
     assert '"registered_by":"Greeter"' in info.replace(" ", "")
-    author.run("./twinhost call Greeter greet whom=Ben")
+    author.run("./twinhost call Greeter greet name=Ben")
     wait_until(
-        lambda: '"whom":"Ben"' in author.run("./twinhost call SystemDigitalTwin get_events --json").replace(" ", ""),
+        lambda: '"name":"Ben"' in author.run("./twinhost call SystemDigitalTwin get_events --json").replace(" ", ""),
         PATIENCE_S,
         "the event is on mainpc",
     )
@@ -105,7 +105,7 @@ def test_it_is_an_agent_as_the_others_are(author: Author) -> None:
 def test_it_asks_another_in_its_callers_name(author: Author) -> None:
     """pc2's answer comes back through it."""
     author.run('./twinhost call UnifiedMemoryReasoningAgent update_twin user_id=Ana \'twin_data={"language": "fil"}\'')
-    answer = author.run("./twinhost call Greeter who_is whom=Ana --json")
+    answer = author.run("./twinhost call Greeter who_is name=Ana --json")
     assert '"language":"fil"' in answer.replace(" ", "")
 
 

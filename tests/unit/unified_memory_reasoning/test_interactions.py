@@ -247,13 +247,13 @@ def test_a_writers_rows_are_listed_newest_first_in_pages(bench: ContextBench) ->
     )
 )
 def test_a_quarantine_leaves_what_there_is_without_the_writer(
-    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[Any, str, str]]
+    tmp_path_factory: pytest.TempPathFactory, said: list[tuple[Any, str, str]]
 ) -> None:
     """Windows and decisions are as if the writer had written nothing; released, all is as it was."""
     folder = tmp_path_factory.mktemp("quarantine")
     with ContextBench(folder / "with") as bench, ContextBench(folder / "without") as without:
         numbers = {}
-        for caller, speaker, content in told:
+        for caller, speaker, content in said:
             reply = bench.say(content, caller, speaker=speaker)
             if caller is ANN:
                 numbers[without.say(content, caller, speaker=speaker)["interaction_id"]] = reply["interaction_id"]
@@ -281,17 +281,17 @@ def test_a_quarantine_leaves_what_there_is_without_the_writer(
 )
 @pytest.mark.thorough
 def test_clearing_takes_nothing_that_a_quarantine_hides(
-    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[Any, str, str]], cleared: str | None
+    tmp_path_factory: pytest.TempPathFactory, said: list[tuple[Any, str, str]], cleared: str | None
 ) -> None:
     """Released afterwards, what the hidden writer said is there as if the cleared texts had never been written."""
     folder = tmp_path_factory.mktemp("cleared")
     with ContextBench(folder / "with") as bench, ContextBench(folder / "without") as without:
-        for caller, speaker, content in told:
+        for caller, speaker, content in said:
             bench.say(content, caller, speaker=speaker)
             if caller is MALLORY or cleared not in (None, speaker):
                 without.say(content, caller, speaker=speaker)
         bench.hide(MALLORY)
-        visible = sum(caller is ANN and cleared in (None, speaker) for caller, speaker, _ in told)
+        visible = sum(caller is ANN and cleared in (None, speaker) for caller, speaker, _ in said)
         assert bench.ask("clear_context", session_id="s", speaker=cleared)["cleared"] == visible
         bench.release(MALLORY)
         for view in (None, "bob", "eve"):
@@ -388,7 +388,7 @@ def test_an_interaction_is_as_old_as_when_it_was_said(bench: ContextBench) -> No
     bench.say("second", occurred_at="2026-05-02T00:00:00+00:00")
     bench.say("first", occurred_at="2026-05-01T08:00:00+08:00")
     bench.say("third")
-    assert bench.told() == [f"[user_query]: {each}" for each in ("first", "second", "third")]
+    assert bench.shown() == [f"[user_query]: {each}" for each in ("first", "second", "third")]
     third, first, second = bench.interactions.written_by(SDT.name, None, 9)
     assert first["occurred_at"] == "2026-05-01T00:00:00.000+00:00" < first["created"]
     assert ("occurred_at" in third, second["occurred_at"][:10]) == (False, "2026-05-02")

@@ -186,7 +186,7 @@ class Contexts:
             session_id: the session.
             speakers: who said it.
             removed: returns whether an entry of the summary is of what is removed.
-            windows: the session's own window, and that of each speaker of whom anything is left.
+            windows: the session's own window, and that of each speaker with anything left.
             left: what is visible in tiers 0 to 2 after that, oldest first. What the removed entries had replaced is
                 folded again from these, and noted again from tiers 0 and 1 (250 interactions).
         """

@@ -1,4 +1,4 @@
-"""The store of interactions: what was said in each session, by whom, and how it ages through four tiers.
+"""The store of interactions: what was said in each session, its speakers, and how it ages through four tiers.
 
 An interaction that moves to an older tier is folded into its session's summary (see `contexts`) and stays in the table:
 nothing is lost except what `clear` removes. Adding one reads the counters, windows and summaries of its session and at
