@@ -66,7 +66,7 @@ def agent(
         output.show_value({"status": "ok", "folder": str(folder), "files": written}, as_json=True)
         return 0
     output.show(f"Wrote {folder}: {', '.join(written)}")
-    output.show_line(f"To test it, with pytest installed: cd {folder} && python -m pytest")
+    output.show_line(f"To test it, with twinhost[agent] and pytest installed: cd {folder} && python -m pytest")
     output.show_line(f"To run it beside a stack: {folder / 'README.md'}")
     return 0
 
