@@ -74,7 +74,14 @@ class FollowedKeys:
         self._look()
         if known := self._contents.keys_of(self._agent):
             return valid_now(known)
+        if self._unread:
+            return []
         return [pin for pin in self._pins if pin.fingerprint not in self._contents.revoked]
+
+    @property
+    def _unread(self) -> bool:
+        """Whether the keys, or the revocations, could not be read, so that any key may be revoked."""
+        return bool(self._contents.rejected) and not self._contents.current
 
     def _look(self) -> None:
         """Read the keys again if a file was replaced; while our own pair can't be read, the one before stays in use."""
@@ -89,7 +96,8 @@ class FollowedKeys:
             self._own = load_certificates(self._folder).own_keys
         except TwinhostError:  # it is being replaced, or can't be read: all is read again the next time
             return
-        self._seen = seen
+        if not self._unread:
+            self._seen = seen
 
     def _changes(self) -> list[int]:
         return [
